@@ -1,0 +1,7 @@
+"""Data terms: how misfit between prediction and measurements is measured."""
+
+from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.data_terms.stack import Stack
+
+__all__ = ["DataTerm", "LeastSquares", "Stack"]

@@ -1,0 +1,84 @@
+"""How misfit is measured: ``D(A(x), y)``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.settings import Settings
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+
+class DataTerm(Settings, ABC):
+    """A misfit between a prediction and the measurements, one number an item.
+
+    A subclass writes ``value``. What else it can do in closed form it overrides, and solvers look at `offers`.
+
+    Attributes:
+        is_convex: convex in the prediction.
+        is_quadratic: ``value`` is ``1/2 <r, W r>`` with ``r = prediction - y``, and ``weighted(r)`` is ``W r``.
+    """
+
+    is_convex: bool = True
+    is_quadratic: bool = False
+
+    @abstractmethod
+    def value(self, prediction: Any, y: Any) -> Tensor:
+        """``D(prediction, y)``, shape ``(batch,)``."""
+
+    def grad(self, prediction: Any, y: Any) -> Any:
+        """The gradient of ``value`` in the prediction, shaped like the prediction."""
+        if self.is_quadratic:
+            return self.weighted(prediction - y)
+        parts = prediction if isinstance(prediction, tuple) else (prediction,)
+        with torch.enable_grad():
+            free = tuple(p if p.requires_grad else p.detach().requires_grad_(True) for p in parts)
+            value = self.value(free if isinstance(prediction, tuple) else free[0], y).sum()
+            gradient = torch.autograd.grad(value, free, create_graph=any(p.requires_grad for p in parts))
+        return gradient if isinstance(prediction, tuple) else gradient[0]
+
+    def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
+        """``argmin_p D(p, y) + |p - prediction|^2 / (2 step)``; ``step`` is a number, or one an item."""
+        raise InputError(f"{type(self).__name__} has no proximal operator in closed form")
+
+    def weighted(self, residual: Any) -> Any:
+        """``W r`` of a quadratic term, for the normal equations ``A^T W A``."""
+        raise InputError(f"{type(self).__name__} is not quadratic, so it has no normal equations")
+
+    def curvature(self, y: Any) -> Tensor | None:
+        """The Lipschitz constant of `grad`, shape ``(batch,)`` or ``(1,)``; ``None`` where there is none."""
+        return None
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """The closed forms this term has, out of ``prox`` and ``weighted``."""
+        return frozenset(n for n in ("prox", "weighted") if getattr(type(self), n) is not getattr(DataTerm, n))
+
+    # -- the noise: what the discrepancy principle needs ---------------------------------------------------------
+
+    def discrepancy(self, prediction: Any, y: Any) -> Tensor:
+        """The size of the misfit on the scale of `expected_discrepancy`, shape ``(batch,)``."""
+        return (2 * self.value(prediction, y)).clamp_min(0).sqrt()
+
+    def expected_discrepancy(self, y: Any) -> Tensor | None:
+        """`discrepancy` at the true image, shape ``(batch,)``; ``None`` where the noise level is unknown."""
+        return None
+
+    # -- life in the loop ------------------------------------------------------------------------------------------
+
+    def check(self, y: Any) -> None:
+        """Raise an `InputError` where ``y`` cannot be such measurements."""
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        """A copy bound to the problem; the loop calls this once, before the first iteration."""
+        return self
+
+    def at(self, iteration: int) -> Self:
+        """The term at an iteration, where it follows a schedule."""
+        return self

@@ -1,0 +1,83 @@
+"""Least squares: Gaussian noise."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import expand, inner
+
+
+class LeastSquares(DataTerm):
+    r"""``D(p, y) = 1/2 sum_i w_i |(p_i - y_i) / noise_std|^2``; without ``noise_std``, ``1/2 sum_i w_i |p_i - y_i|^2``.
+
+    Args:
+        noise_std: standard deviation of the noise, in the units of ``y``; a number, or one an item ``(batch,)``.
+            Where it is given, the weight of the prior is found by the discrepancy principle by default.
+        weights: nonnegative weights that broadcast against ``y``, for example 0 for dead pixels.
+
+    >>> term = LeastSquares(noise_std=0.5)
+    >>> term.value(torch.ones(2, 1, 3), torch.zeros(2, 1, 3))
+    tensor([6., 6.])
+    """
+
+    is_quadratic = True
+    item_fields: ClassVar[tuple[str, ...]] = ("noise_std", "weights")
+
+    def __init__(self, noise_std: float | Tensor | None = None, weights: Tensor | None = None) -> None:
+        self.noise_std = noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
+        if self.noise_std is not None and not bool(((self.noise_std > 0) & self.noise_std.isfinite()).all()):
+            raise InputError(f"noise_std must be positive and finite, got {noise_std}")
+        if weights is not None and not bool(((weights >= 0) & weights.isfinite()).all()):
+            raise InputError("the weights of LeastSquares must be nonnegative and finite")
+        self.weights = weights
+
+    def _precision(self, like: Tensor) -> Tensor | float:
+        """``1 / noise_std^2`` as a factor of ``like``."""
+        return 1.0 if self.noise_std is None else expand(self.noise_std.pow(-2), like)
+
+    def weighted(self, residual: Tensor) -> Tensor:
+        if self.weights is not None:
+            residual = self.weights.to(residual.real.dtype if residual.is_complex() else residual.dtype) * residual
+        return residual if self.noise_std is None else residual * self._precision(residual)
+
+    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
+        residual = prediction - y
+        return 0.5 * inner(residual, self.weighted(residual))
+
+    def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
+        t = expand(step, prediction) * self._precision(prediction)
+        if self.weights is not None:
+            t = t * self.weights.to(prediction.dtype)
+        return prediction + (t / (1 + t)) * (y - prediction)
+
+    def curvature(self, y: Tensor) -> Tensor:
+        precision = torch.ones(1, dtype=torch.float64) if self.noise_std is None else self.noise_std.pow(-2).reshape(-1)
+        largest = 1.0 if self.weights is None else self.weights.flatten(1).amax(1).to(torch.float64)
+        real = y.real.dtype if y.is_complex() else y.dtype
+        return (precision.to(y.device) * largest).to(real)
+
+    def expected_discrepancy(self, y: Tensor) -> Tensor | None:
+        """``sqrt(m)`` with m measurements (of positive weight: the square root of the sum of the weights)."""
+        if self.noise_std is None:
+            return None
+        per_item = y.numel() // y.shape[0] * (2 if y.is_complex() else 1)
+        if self.weights is None:
+            count = torch.tensor([float(per_item)])
+        else:
+            count = self.weights.expand_as(y).flatten(1).sum(1)
+        return count.sqrt().expand(y.shape[0]).to(y.device)
+
+    def with_noise_std(self, noise_std: Tensor) -> LeastSquares:
+        """The same term with a noise level."""
+        return LeastSquares(noise_std, self.weights)
+
+    def __repr__(self) -> str:
+        if self.noise_std is None:
+            return "LeastSquares()"
+        std = self.noise_std.flatten()
+        return f"LeastSquares(noise_std={std.item():.4g})" if len(std) == 1 else f"LeastSquares(noise_std=({len(std)},))"

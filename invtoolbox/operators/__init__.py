@@ -1,0 +1,8 @@
+"""Forward operators and their algebra."""
+
+from invtoolbox.operators.algebra import stack
+from invtoolbox.operators.base import LinearOperator, Operator
+from invtoolbox.operators.finite_difference import FiniteDifference
+from invtoolbox.operators.identity import Identity
+
+__all__ = ["FiniteDifference", "Identity", "LinearOperator", "Operator", "stack"]

@@ -1,0 +1,255 @@
+"""Operators made of operators: composition, sum, multiple, adjoint, stack, Jacobian."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import LinearOperator, Operator, Shape, expand
+
+
+def _items(parts: Sequence[Operator]) -> int | None:
+    counts = {part.items for part in parts if part.items is not None}
+    if len(counts) > 1:
+        raise InputError(f"these operators hold parameters for batches of different sizes: {sorted(counts)}")
+    return counts.pop() if counts else None
+
+
+class _Combined(Operator):
+    """What the combinations share: parameters and items are those of the parts."""
+
+    parts: tuple[Operator, ...]
+
+    def __init__(self, parts: Sequence[Operator]) -> None:
+        self.parts = tuple(parts)
+        self.items = _items(self.parts)
+        self.channelwise = all(part.channelwise for part in self.parts)
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {f"{k}.{name}": value for k, part in enumerate(self.parts) for name, value in part.parameters().items()}
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Any:
+        def own(k: int) -> dict[str, Tensor]:
+            return {name.split(".", 1)[1]: v for name, v in parameters.items() if name.startswith(f"{k}.")}
+
+        return self._with_parts([part._replace(own(k)) for k, part in enumerate(self.parts)])
+
+    def select(self, index: Tensor) -> Any:
+        return self._with_parts([part.select(index) for part in self.parts])
+
+    def _with_parts(self, parts: Sequence[Operator]) -> Any:
+        import copy
+
+        other = copy.copy(self)
+        other.parts, other.items = tuple(parts), _items(parts)
+        return other
+
+
+class Composition(_Combined):
+    """``A(B(x))``."""
+
+    def __init__(self, outer: Operator, inner: Operator) -> None:
+        if outer.domain_shape != inner.range_shape and not (
+            outer.channelwise and tuple(outer.domain_shape[1:]) == tuple(inner.range_shape[1:])
+        ):
+            raise InputError(f"{outer} @ {inner} does not fit: {inner} gives {inner.range_shape}, "
+                             f"{outer} takes {outer.domain_shape}")
+        super().__init__((outer, inner))
+        self.domain_shape, self.range_shape = inner.domain_shape, outer.range_shape
+        if outer.channelwise and not inner.channelwise and outer.range_shape and not isinstance(outer.range_shape[0], tuple):
+            self.range_shape = cast(Shape, (inner.range_shape[0], *outer.range_shape[1:]))
+
+    def _forward(self, x: Tensor) -> Any:
+        return self.parts[0]._forward(self.parts[1]._forward(x))
+
+    def __repr__(self) -> str:
+        return f"{self.parts[0]} @ {self.parts[1]}"
+
+
+class LinearComposition(Composition, LinearOperator):
+    """``A B x`` with adjoint ``B^T A^T y``."""
+
+    parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
+
+    def _adjoint(self, y: Any) -> Tensor:
+        return self.parts[1]._adjoint(self.parts[0]._adjoint(y))
+
+
+class OperatorSum(_Combined):
+    """``A(x) + B(x)``."""
+
+    def __init__(self, first: Operator, second: Operator) -> None:
+        if (first.domain_shape, first.range_shape) != (second.domain_shape, second.range_shape):
+            raise InputError(f"{first} + {second} does not fit: {first.domain_shape} -> {first.range_shape} "
+                             f"and {second.domain_shape} -> {second.range_shape}")
+        super().__init__((first, second))
+        self.domain_shape, self.range_shape = first.domain_shape, first.range_shape
+
+    def _forward(self, x: Tensor) -> Any:
+        return _plus(self.parts[0]._forward(x), self.parts[1]._forward(x))
+
+    def __repr__(self) -> str:
+        return f"({self.parts[0]} + {self.parts[1]})"
+
+
+class LinearSum(OperatorSum, LinearOperator):
+    """``(A + B) x``."""
+
+    parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
+
+    def _adjoint(self, y: Any) -> Tensor:
+        return self.parts[0]._adjoint(y) + self.parts[1]._adjoint(y)
+
+
+class Scaled(_Combined):
+    """``a A(x)`` for a number ``a``."""
+
+    def __init__(self, factor: float | Tensor, part: Operator) -> None:
+        super().__init__((part,))
+        self.factor = factor
+        self.domain_shape, self.range_shape = part.domain_shape, part.range_shape
+        if isinstance(factor, Tensor) and factor.ndim == 1 and len(factor) > 1:
+            if self.items not in (None, len(factor)):
+                raise InputError(f"{len(factor)} factors do not fit {part}, which holds {self.items} items")
+            self.items = len(factor)
+
+    def _forward(self, x: Tensor) -> Any:
+        return _times(self.factor, self.parts[0]._forward(x))
+
+    def select(self, index: Tensor) -> Any:
+        other = self._with_parts([self.parts[0].select(index)])
+        if isinstance(self.factor, Tensor) and self.factor.ndim == 1 and len(self.factor) > 1:
+            other.factor, other.items = self.factor.index_select(0, index), len(index)
+        return other
+
+    def __repr__(self) -> str:
+        return f"{self.factor} * {self.parts[0]}"
+
+
+class LinearScaled(Scaled, LinearOperator):
+    """``a A x``."""
+
+    parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
+
+    def _adjoint(self, y: Any) -> Tensor:
+        factor = self.factor.conj() if isinstance(self.factor, Tensor) else complex(self.factor).conjugate()
+        if isinstance(factor, complex) and factor.imag == 0:
+            factor = factor.real
+        return _times(factor, self.parts[0]._adjoint(y))
+
+
+class Adjoint(_Combined, LinearOperator):
+    """``A^T`` as an operator of its own."""
+
+    parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
+
+    def __init__(self, part: LinearOperator) -> None:
+        super().__init__((part,))
+        self.domain_shape, self.range_shape = cast(Shape, part.range_shape), part.domain_shape
+
+    def _forward(self, x: Tensor) -> Any:
+        return self.parts[0]._adjoint(x)
+
+    def _adjoint(self, y: Any) -> Tensor:
+        return cast(Tensor, self.parts[0]._forward(y))
+
+    @property
+    def T(self) -> LinearOperator:
+        return self.parts[0]
+
+    def __repr__(self) -> str:
+        return f"{self.parts[0]}.T"
+
+
+class Stack(_Combined):
+    """Several operators that look at the same ``x``; the prediction is a tuple."""
+
+    def __init__(self, parts: Sequence[Operator]) -> None:
+        if not parts:
+            raise InputError("stack needs at least one operator")
+        shapes = {tuple(part.domain_shape) for part in parts}
+        if len(shapes) > 1:
+            raise InputError(f"stack needs operators on the same images, got domain shapes {sorted(shapes)}")
+        super().__init__(parts)
+        self.domain_shape = parts[0].domain_shape
+        self.range_shape = tuple(cast(Shape, part.range_shape) for part in parts)
+
+    def _forward(self, x: Tensor) -> Any:
+        return tuple(part._forward(x) for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"stack({', '.join(map(str, self.parts))})"
+
+
+class LinearStack(Stack, LinearOperator):
+    """Stacked linear operators; the adjoint adds theirs."""
+
+    parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
+
+    def _adjoint(self, y: Any) -> Tensor:
+        result = self.parts[0]._adjoint(y[0])
+        for part, piece in zip(self.parts[1:], y[1:]):
+            result = result + part._adjoint(piece)
+        return result
+
+
+class Jacobian(LinearOperator):
+    """The derivative of a nonlinear operator at a point."""
+
+    def __init__(self, operator: Operator, x: Tensor) -> None:
+        self.operator, self.point = operator, x.detach()
+        self.domain_shape, self.range_shape = operator.domain_shape, operator.range_shape
+        self.channelwise, self.items = operator.channelwise, x.shape[0]
+
+    def _forward(self, x: Tensor) -> Any:
+        return torch.func.jvp(self.operator._forward, (self.point,), (x,))[1]
+
+    def _adjoint(self, y: Any) -> Tensor:
+        return cast(Tensor, torch.func.vjp(self.operator._forward, self.point)[1](y)[0])
+
+    def select(self, index: Tensor) -> Any:
+        return Jacobian(self.operator.select(index), self.point.index_select(0, index))
+
+    def __repr__(self) -> str:
+        return f"{self.operator}.linearize(x)"
+
+
+def compose(outer: Operator, inner: Operator) -> Operator:
+    linear = isinstance(outer, LinearOperator) and isinstance(inner, LinearOperator)
+    return LinearComposition(outer, inner) if linear else Composition(outer, inner)
+
+
+def add(first: Operator, second: Operator) -> Operator:
+    linear = isinstance(first, LinearOperator) and isinstance(second, LinearOperator)
+    return LinearSum(first, second) if linear else OperatorSum(first, second)
+
+
+def scale(part: Operator, factor: float | Tensor) -> Operator:
+    return LinearScaled(factor, part) if isinstance(part, LinearOperator) else Scaled(factor, part)
+
+
+def stack(parts: Sequence[Operator]) -> Operator:
+    """Measure the same ``x`` with several operators; ``A(x)`` and ``y`` are then tuples.
+
+    >>> import invtoolbox as it
+    >>> A = stack([it.operators.Identity((1, 2)), 2 * it.operators.Identity((1, 2))])
+    >>> A.adjoint(A(torch.ones(1, 1, 2)))
+    tensor([[[5., 5.]]])
+    """
+    return LinearStack(parts) if all(isinstance(part, LinearOperator) for part in parts) else Stack(parts)
+
+
+def _plus(a: Any, b: Any) -> Any:
+    return tuple(p + q for p, q in zip(a, b)) if isinstance(a, tuple) else a + b
+
+
+def _times(factor: float | complex | Tensor, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_times(factor, part) for part in value)
+    if isinstance(factor, Tensor):
+        return value * (expand(factor, value) if not factor.is_complex() else factor)
+    return factor * value

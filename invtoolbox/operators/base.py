@@ -1,0 +1,248 @@
+"""The forward operator: what maps the unknown ``x`` to a prediction of the measurements ``y``."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.settings import Settings
+
+Shape = tuple[int, ...]
+#: The shape of a tensor without its batch axis, or a tuple of such shapes.
+Shapes = Shape | tuple[Shape, ...]
+
+_SPATIAL_NAMES = {1: ("column",), 2: ("row", "column"), 3: ("slice", "row", "column")}
+
+
+class Operator(Settings, ABC):
+    """A map from images to measurements, differentiable by autograd.
+
+    A subclass sets ``domain_shape`` and ``range_shape`` (without the batch axis) and writes ``_forward``.
+
+    Attributes:
+        domain_shape: ``(channel, *space)`` of ``x``.
+        range_shape: the same of ``A(x)``; a tuple of shapes where the measurements are a tuple.
+        channelwise: the operator treats every channel alike, so any number of channels is accepted.
+        items: how many items its parameters belong to; ``None`` where every item shares them.
+    """
+
+    domain_shape: Shape
+    range_shape: Shapes
+    channelwise: bool = False
+    items: int | None = None
+
+    @abstractmethod
+    def _forward(self, x: Tensor) -> Any: ...
+
+    def __call__(self, x: Tensor) -> Any:
+        """The prediction ``A(x)``, shape ``(batch, *range_shape)``."""
+        check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
+        return self._forward(x)
+
+    def linearize(self, x: Tensor) -> LinearOperator:
+        """The derivative of ``A`` at ``x``, a linear operator: forward by jvp, adjoint by vjp."""
+        from invtoolbox.operators.algebra import Jacobian
+
+        return Jacobian(self, x)
+
+    # -- parameters: geometry, kernels, masks -------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The tensors that a user may calibrate or differentiate in, by name."""
+        return {}
+
+    def with_parameters(self, **parameters: Tensor) -> Self:
+        """The same operator with other parameters; this one is left as it is."""
+        known = self.parameters()
+        for name in parameters:
+            if name not in known:
+                raise InputError(f"{self} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+        return self._replace(parameters)
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        other = copy.copy(self)
+        for name, value in parameters.items():
+            setattr(other, name, value)
+        return other
+
+    def select(self, index: Tensor) -> Self:
+        """The operator for the items ``index`` of the batch; itself where every item shares the parameters."""
+        if self.items is None:
+            return self
+        return self._replace({k: v.index_select(0, index) for k, v in self.parameters().items()
+                              if v.shape[:1] == (self.items,)})._with_items(len(index))
+
+    def _with_items(self, items: int) -> Self:
+        other = copy.copy(self)
+        other.items = items
+        return other
+
+    # -- algebra --------------------------------------------------------------------------------------------------
+
+    def __matmul__(self, other: Operator) -> Operator:
+        from invtoolbox.operators.algebra import compose
+
+        return compose(self, other) if isinstance(other, Operator) else NotImplemented
+
+    def __add__(self, other: Operator) -> Operator:
+        from invtoolbox.operators.algebra import add
+
+        return add(self, other) if isinstance(other, Operator) else NotImplemented
+
+    def __sub__(self, other: Operator) -> Operator:
+        return self + (-1.0) * other if isinstance(other, Operator) else NotImplemented
+
+    def __rmul__(self, factor: float | Tensor) -> Operator:
+        from invtoolbox.operators.algebra import scale
+
+        return scale(self, factor)
+
+    __mul__ = __rmul__
+
+    def __neg__(self) -> Operator:
+        return -1.0 * self
+
+    def __repr__(self) -> str:
+        return type(self).__name__
+
+
+class LinearOperator(Operator):
+    """A linear map with an adjoint that is exact to rounding.
+
+    A subclass writes ``_forward`` and, unless automatic differentiation of it is good enough, ``_adjoint``.
+
+    >>> class Double(LinearOperator):
+    ...     domain_shape = range_shape = (1, 4)
+    ...     def _forward(self, x):
+    ...         return 2 * x
+    >>> A = Double()
+    >>> A.adjoint(torch.ones(1, 1, 4))
+    tensor([[[2., 2., 2., 2.]]])
+    >>> round(float(A.norm()), 4)
+    2.0
+    """
+
+    def adjoint(self, y: Any) -> Tensor:
+        """``A^T y`` (``A^H y`` where complex), shape ``(batch, *domain_shape)``."""
+        check_shape(y, self.range_shape, f"the adjoint of {self} takes y", self.channelwise, self.items)
+        return self._adjoint(y)
+
+    def _adjoint(self, y: Any) -> Tensor:
+        first = y[0] if isinstance(y, (tuple, list)) else y
+        channels = first.shape[1] if self.channelwise else self.domain_shape[0]
+        with torch.enable_grad():
+            x = torch.zeros(first.shape[0], channels, *self.domain_shape[1:], dtype=first.dtype,
+                            device=first.device, requires_grad=True)
+            prediction = self._forward(x)
+            create_graph = any(t.requires_grad for t in ([y] if isinstance(y, Tensor) else y))
+            (result,) = torch.autograd.grad(prediction, x, y, create_graph=create_graph)
+        return result
+
+    @property
+    def T(self) -> LinearOperator:
+        """The adjoint as an operator."""
+        from invtoolbox.operators.algebra import Adjoint
+
+        return Adjoint(self)
+
+    @property
+    def H(self) -> LinearOperator:
+        """The adjoint as an operator (the same as ``T``: complex operators conjugate)."""
+        return self.T
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^T A x``."""
+        return self.adjoint(self(x))
+
+    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
+             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+        """The largest singular value, shape ``(1,)``, or ``(items,)`` for operators that differ from item to item.
+
+        Power method on ``A^T A`` from a fixed random start; the estimate approaches the norm from below and
+        stops once it changes by less than ``tolerance`` relative. Nothing is kept in the operator.
+        """
+        tensors = list(self.parameters().values())
+        device = device if device is not None else (tensors[0].device if tensors else "cpu")
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.rand(1, *self.domain_shape, generator=generator, dtype=dtype).to(device)
+        x = x.expand(self.items or 1, *self.domain_shape).contiguous()
+        x = x / expand(item_norm(x), x)
+        estimate = torch.zeros(self.items or 1, dtype=x.dtype, device=device)
+        for _ in range(max_iterations):
+            x = self.normal(x)
+            squared = item_norm(x)
+            if not bool((squared > 0).any()):
+                return squared
+            x = x / expand(squared.clamp_min(torch.finfo(squared.dtype).tiny), x)
+            new = squared.sqrt()
+            if bool(((new - estimate).abs() <= tolerance * new).all()):
+                return new
+            estimate = new
+        return estimate
+
+    def pseudo_inverse(self, y: Any) -> Tensor:
+        """An approximate inverse in closed form (filtered back-projection for CT), where one exists."""
+        raise InputError(f"{self} has no closed-form pseudo-inverse; use it.solve(problem, solver=it.solvers.CGLS())")
+
+
+# -- helpers that every operator, prior and solver shares: one definition of "per item" ---------------------------
+
+
+def inner(a: Any, b: Any) -> Tensor:
+    """The real inner product of each item, shape ``(batch,)``; tuples are summed over."""
+    if isinstance(a, (tuple, list)):
+        return torch.stack([inner(p, q) for p, q in zip(a, b)]).sum(0)
+    a, b = a.flatten(1), b.flatten(1)
+    if a.is_complex() or b.is_complex():
+        return (a * b.conj()).sum(1).real
+    # A batched matrix product reads both operands once and makes no temporary.
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).reshape(-1)
+
+
+def item_norm(a: Any) -> Tensor:
+    """The Euclidean norm of each item, shape ``(batch,)``."""
+    if isinstance(a, (tuple, list)):
+        return torch.stack([item_norm(part) for part in a]).square().sum(0).sqrt()
+    return torch.linalg.vector_norm(a.flatten(1), dim=1)
+
+
+def expand(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number, or one number an item, shaped so that it multiplies ``like``."""
+    value = torch.as_tensor(value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
+    return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+
+
+def check_shape(value: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
+    """Raise an `InputError` that names the axis where ``value`` does not have ``(batch, *shape)``."""
+    if shape and isinstance(shape[0], tuple):
+        if not isinstance(value, (tuple, list)) or len(value) != len(shape):
+            raise InputError(f"{what} as a tuple of {len(shape)} tensors, got {_describe(value)}")
+        for k, (part, part_shape) in enumerate(zip(value, shape)):
+            check_shape(part, part_shape, f"{what}[{k}]", channelwise, items)
+        return
+    expected: Sequence[Any] = ("channel" if channelwise else shape[0], *shape[1:])
+    wanted = f"(batch, {', '.join(str(n) for n in expected)})"
+    if not isinstance(value, Tensor):
+        raise InputError(f"{what} as a torch tensor of shape {wanted}, got {_describe(value)}")
+    if value.ndim != len(shape) + 1:
+        axes = "a batch axis and a channel axis" if value.ndim == len(shape) - 1 else "a batch axis"
+        hint = f"; add {axes} in front" if value.ndim < len(shape) + 1 else ""
+        raise InputError(f"{what} of shape {wanted}, got {tuple(value.shape)}{hint}")
+    names = ("batch", "channel", *_SPATIAL_NAMES.get(len(shape) - 1, [f"space {k}" for k in range(len(shape) - 1)]))
+    for axis in range(1, value.ndim):
+        if value.shape[axis] != shape[axis - 1] and not (channelwise and axis == 1):
+            raise InputError(f"{what} of shape {wanted}, got {tuple(value.shape)}: "
+                             f"axis {axis} ({names[axis]}) has {value.shape[axis]}, expected {shape[axis - 1]}")
+    if items is not None and value.shape[0] != items:
+        raise InputError(f"{what} with a batch of {items}, because its parameters differ from item to item, "
+                         f"got a batch of {value.shape[0]}")
+
+
+def _describe(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"

@@ -1,0 +1,63 @@
+"""The discrete gradient and its adjoint, the negative divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invtoolbox.operators.base import LinearOperator
+
+
+class FiniteDifference(LinearOperator):
+    r"""Forward differences along every spatial axis, ``(channel, *space) -> (dimensions * channel, *space)``.
+
+    ``(D x)_k[i] = x[i + e_k] - x[i]``, and 0 at the last index of axis k (Neumann), or wrapped around where
+    ``periodic``. The differences of one channel lie next to each other: channel ``c * dimensions + k``.
+    Norm: ``|D|^2 <= 4 * dimensions`` (Chambolle 2004).
+
+    >>> D = FiniteDifference((1, 3))
+    >>> D(torch.tensor([[[0., 1., 3.]]]))
+    tensor([[[1., 2., 0.]]])
+    """
+
+    def __init__(self, shape: Sequence[int], periodic: bool = False) -> None:
+        self.domain_shape = tuple(int(n) for n in shape)
+        self.dimensions = len(self.domain_shape) - 1
+        self.range_shape = (self.dimensions * self.domain_shape[0], *self.domain_shape[1:])
+        self.periodic = periodic
+
+    def _forward(self, x: Tensor) -> Tensor:
+        out = x.new_empty(x.shape[0], x.shape[1], self.dimensions, *x.shape[2:])
+        for k in range(self.dimensions):
+            axis, n, part = k + 2, x.shape[k + 2], out.select(2, k)
+            if n > 1:
+                torch.sub(x.narrow(axis, 1, n - 1), x.narrow(axis, 0, n - 1), out=part.narrow(axis, 0, n - 1)) \
+                    if not _needs_graph(x) else part.narrow(axis, 0, n - 1).copy_(x.narrow(axis, 1, n - 1) - x.narrow(axis, 0, n - 1))
+            last = part.narrow(axis, n - 1, 1)
+            if self.periodic:
+                last.copy_(x.narrow(axis, 0, 1) - x.narrow(axis, n - 1, 1))
+            else:
+                last.zero_()
+        return out.flatten(1, 2)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        channels = y.shape[1] // self.dimensions
+        p = y.unflatten(1, (channels, self.dimensions))
+        out = y.new_zeros(y.shape[0], channels, *y.shape[2:])
+        for k in range(self.dimensions):
+            axis, n, part = k + 2, y.shape[k + 2], p.select(2, k)
+            if n > 1:
+                inside = part.narrow(axis, 0, n - 1)
+                out.narrow(axis, 0, n - 1).sub_(inside)
+                out.narrow(axis, 1, n - 1).add_(inside)
+            if self.periodic:
+                last = part.narrow(axis, n - 1, 1)
+                out.narrow(axis, n - 1, 1).sub_(last)
+                out.narrow(axis, 0, 1).add_(last)
+        return out
+
+
+def _needs_graph(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad

@@ -1,0 +1,307 @@
+"""What makes a problem well-posed: explicit priors ``R(x)``, implicit priors ``x = g(z)``, and their sums."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.settings import Settings
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+_METHODS = ("energy", "prox", "denoise", "gradient", "split", "weights")
+
+
+class Prior(Settings):
+    """Anything that may stand in a sum of priors."""
+
+    def as_sum(self) -> PriorSum:
+        raise InputError(f"{self!r} is not a prior")
+
+    def __add__(self, other: Prior) -> PriorSum:
+        return self.as_sum()._joined(other.as_sum()) if isinstance(other, Prior) else NotImplemented
+
+    def __rmul__(self, weight: float | Tensor) -> PriorSum:
+        return self.as_sum()._scaled(weight)
+
+    __mul__ = __rmul__
+
+    # -- life in the loop ------------------------------------------------------------------------------------------
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        """A frozen copy bound to the problem; the loop calls this once, before the first iteration.
+
+        Graphs, trees and first reconstructions are made here; ``solve`` is the toolbox's own, so that no prior
+        imports a solver.
+        """
+        return self
+
+    def at(self, iteration: int) -> Self:
+        """The prior at an iteration, where it follows a schedule."""
+        return self
+
+
+class ExplicitPrior(Prior):
+    r"""A term ``R(x)`` that is added to the objective.
+
+    A subclass writes at least one of
+
+    * ``energy(x) -> (batch,)``; its gradient then comes from autograd,
+    * ``prox(x, step)``: ``argmin_u R(u) + |u - x|^2 / (2 step)``, ``step`` a number or one an item,
+    * ``denoise(x, sigma)``: a denoiser for noise of standard deviation ``sigma``; then ``prox(x, t)`` is
+      ``denoise(x, sqrt(t) * self.sigma)`` (plug-and-play) and ``gradient`` is ``x - denoise(x, self.sigma)`` (RED),
+    * ``gradient(x, generator)``, for a prior without an energy,
+
+    and may add ``split() -> (K, F)`` with ``R(x) = F(K x)``, K linear and F with a prox, or ``weights(x)`` for
+    iteratively reweighted least squares.
+
+    >>> class Ridge(ExplicitPrior):
+    ...     def energy(self, x):
+    ...         return 0.5 * x.flatten(1).square().sum(1)
+    >>> Ridge().gradient(torch.tensor([[[3.0]]]))
+    tensor([[[3.]]])
+    >>> sorted(Ridge().offers)
+    ['energy', 'gradient']
+
+    Attributes:
+        is_convex: ``None`` where it is not known.
+        is_smooth: differentiable everywhere; ``None`` means: unless it has a ``prox`` or a ``split``.
+        sigma: the scale of a denoiser, see above.
+        fixed_level: the denoiser knows one noise level only, so it can be given no weight.
+    """
+
+    is_convex: bool | None = None
+    is_smooth: bool | None = None
+    sigma: float = 1.0
+    fixed_level: bool = False
+
+    def energy(self, x: Tensor) -> Tensor:
+        raise InputError(f"{self!r} has no energy")
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        if "denoise" not in self.offers:
+            raise InputError(f"{self!r} has no proximal operator")
+        step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
+        return self.denoise(x, self.sigma if self.fixed_level else step.sqrt() * self.sigma)
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        raise InputError(f"{self!r} is not a denoiser")
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        if "energy" in self.offers:
+            with torch.enable_grad():
+                free = x if x.requires_grad else x.detach().requires_grad_(True)
+                (result,) = torch.autograd.grad(self.energy(free).sum(), free, create_graph=x.requires_grad)
+            return result
+        if "denoise" in self.offers:
+            return x - self.denoise(x, self.sigma)
+        raise InputError(f"{self!r} has no gradient")
+
+    def split(self) -> tuple[LinearOperator, ExplicitPrior]:
+        raise InputError(f"{self!r} does not split into a linear operator and a simple prior")
+
+    def weights(self, x: Tensor) -> Tensor:
+        raise InputError(f"{self!r} has no reweighting")
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What this prior can do; what follows from what was written is included."""
+        own = {n for n in _METHODS if getattr(type(self), n) is not getattr(ExplicitPrior, n)}
+        if "energy" in own:
+            own.add("gradient")
+        if "denoise" in own:
+            own |= {"prox", "gradient"}
+        return frozenset(own)
+
+    @property
+    def smooth(self) -> bool:
+        return self.is_smooth if self.is_smooth is not None else not ({"prox", "split"} & self.offers)
+
+    def as_sum(self) -> PriorSum:
+        if not self.offers:
+            raise InputError(f"{type(self).__name__} offers nothing; write one of energy(x), prox(x, step), "
+                             "denoise(x, sigma) or gradient(x, generator)")
+        return PriorSum((Term(1.0, self),))
+
+    def __matmul__(self, operator: LinearOperator) -> ExplicitPrior:
+        """``R(K x)`` for a linear operator ``K``."""
+        return ComposedPrior(self, operator) if isinstance(operator, LinearOperator) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class ComposedPrior(ExplicitPrior):
+    """``R(K x)``: the prior of what a linear operator makes of the image."""
+
+    def __init__(self, prior: ExplicitPrior, operator: LinearOperator) -> None:
+        self.prior, self.operator = prior, operator
+        self.is_convex, self.is_smooth = prior.is_convex, prior.smooth
+
+    def energy(self, x: Tensor) -> Tensor:
+        return self.prior.energy(self.operator(x))
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.operator.adjoint(self.prior.gradient(self.operator(x), generator))
+
+    def split(self) -> tuple[LinearOperator, ExplicitPrior]:
+        if "prox" in self.prior.offers:
+            return self.operator, self.prior
+        inner, simple = self.prior.split()
+        composed = inner @ self.operator
+        assert isinstance(composed, LinearOperator)
+        return composed, simple
+
+    @property
+    def offers(self) -> frozenset[str]:
+        inner = self.prior.offers
+        own = inner & {"energy", "gradient"}
+        return own | {"split"} if inner & {"prox", "split"} else own
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        other = copy.copy(self)
+        other.prior = self.prior.prepare(problem, solve)
+        return other
+
+    def at(self, iteration: int) -> Self:
+        other = copy.copy(self)
+        other.prior = self.prior.at(iteration)
+        return other
+
+    def select(self, index: Tensor) -> Self:
+        other = copy.copy(self)
+        other.prior, other.operator = self.prior.select(index), self.operator.select(index)
+        return other
+
+    def __repr__(self) -> str:
+        return f"{self.prior!r} @ {self.operator!r}"
+
+
+class ImplicitPrior(Prior, ABC):
+    """The variable that is optimised in place of ``x``: ``x = decode(z)``, with a term ``S(z)``.
+
+    ``initial()`` gives a dict of tensors with the batch as first axis (an axis of 1 is repeated for every item);
+    ``decode`` turns it into images. Parameters of different items do not mix.
+    """
+
+    @abstractmethod
+    def initial(self) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any: ...
+
+    def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
+        """``S(z)``, shape ``(batch,)``; 0 unless overridden."""
+        first = next(iter(parameters.values()))
+        return torch.zeros(first.shape[0], dtype=first.dtype, device=first.device)
+
+    def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
+        """A factor on the solver's step for each leaf; 1 unless overridden."""
+        return dict.fromkeys(parameters, 1.0)
+
+    def as_sum(self) -> PriorSum:
+        return PriorSum((), self)
+
+    def __rmul__(self, weight: float | Tensor) -> PriorSum:
+        raise InputError(f"{self!r} is an implicit prior: it is what is optimised, so it takes no weight")
+
+    __mul__ = __rmul__
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+@dataclass(frozen=True)
+class Term:
+    """A prior and its weight in a sum: a number, or one number an item."""
+
+    weight: float | Tensor
+    prior: ExplicitPrior
+
+    def __repr__(self) -> str:
+        if isinstance(self.weight, Tensor):
+            return f"w * {self.prior!r}"
+        return repr(self.prior) if self.weight == 1 else f"{self.weight:g} * {self.prior!r}"
+
+
+class PriorSum(Prior):
+    """Explicit priors with weights, and at most one implicit prior.
+
+    >>> import invtoolbox as it
+    >>> 0.1 * it.priors.TotalVariation() + it.priors.Tikhonov()
+    0.1 * TotalVariation() + Tikhonov()
+    """
+
+    def __init__(self, terms: tuple[Term, ...] = (), implicit: ImplicitPrior | None = None) -> None:
+        self.terms, self.implicit = terms, implicit
+
+    def as_sum(self) -> PriorSum:
+        return self
+
+    def _joined(self, other: PriorSum) -> PriorSum:
+        if self.implicit is not None and other.implicit is not None:
+            raise InputError(f"a sum holds at most one implicit prior, got {self.implicit!r} and {other.implicit!r}")
+        return PriorSum(self.terms + other.terms, self.implicit or other.implicit)
+
+    def _scaled(self, weight: float | Tensor) -> PriorSum:
+        values = torch.as_tensor(weight)
+        if values.ndim > 1 or not bool((values.isfinite() & (values >= 0)).all()):
+            raise InputError(f"the weight of a prior is a nonnegative number, or one an item, got {weight}")
+        if self.implicit is not None:
+            raise InputError(f"{self.implicit!r} is an implicit prior, so the sum takes no weight; weigh its other terms")
+        return PriorSum(tuple(Term(weight * term.weight, term.prior) for term in self.terms))
+
+    @property
+    def has_energy(self) -> bool:
+        return all("energy" in term.prior.offers for term in self.terms)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """``sum_i w_i R_i(x)``, shape ``(batch,)``."""
+        total = x.new_zeros(x.shape[0], dtype=x.real.dtype if x.is_complex() else x.dtype)
+        for term in self.terms:
+            total = total + expand(term.weight, total) * term.prior.energy(x)
+        return total
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        total = torch.zeros_like(x)
+        for term in self.terms:
+            total = total + expand(term.weight, x) * term.prior.gradient(x, generator)
+        return total
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        return self._each(lambda p: p.prepare(problem, solve))
+
+    def at(self, iteration: int) -> Self:
+        return self._each(lambda p: p.at(iteration))
+
+    def select(self, index: Tensor) -> Self:
+        other = self._each(lambda p: p.select(index))
+        other.terms = tuple(Term(t.weight.index_select(0, index) if isinstance(t.weight, Tensor) and t.weight.ndim
+                                 and len(t.weight) > 1 else t.weight, t.prior) for t in other.terms)
+        return other
+
+    def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
+           dtype: torch.dtype | None = None) -> Self:
+        other = self._each(lambda p: p.to(target, device=device, dtype=dtype))
+        place = device if device is not None else (target if not isinstance(target, torch.dtype) else None)
+        other.terms = tuple(Term(t.weight.to(place) if isinstance(t.weight, Tensor) else t.weight, t.prior)
+                            for t in other.terms)
+        return other
+
+    def _each(self, change: Any) -> Self:
+        other = copy.copy(self)
+        other.terms = tuple(Term(term.weight, change(term.prior)) for term in self.terms)
+        other.implicit = change(self.implicit) if self.implicit is not None else None
+        return other
+
+    def __repr__(self) -> str:
+        names = ([repr(self.implicit)] if self.implicit is not None else []) + [repr(term) for term in self.terms]
+        return " + ".join(names) or "no prior"

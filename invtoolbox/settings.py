@@ -1,0 +1,65 @@
+"""What operators, data terms and priors have in common: they hold settings, and are copied rather than changed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from invtoolbox.tree import tree_map
+
+
+class Settings:
+    """Something that holds settings and tensors, and never changes by being used.
+
+    Attributes:
+        item_fields: names of the attributes whose first axis is the batch (or 1, for a value that every item
+            shares). `select` picks items from them when finished items leave the batch.
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ()
+
+    def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
+           dtype: torch.dtype | None = None) -> Self:
+        """A copy on another device, or in another precision: ``p.to("cuda")``, ``p.to(torch.float64)``."""
+        if isinstance(target, torch.dtype):
+            dtype = target
+        elif target is not None:
+            device = target
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            object.__setattr__(other, name, _moved(value, device, dtype))
+        return other
+
+    def select(self, index: Tensor) -> Self:
+        """A copy for the items ``index`` of the batch."""
+        fields = {name: getattr(self, name, None) for name in self.item_fields}
+        batched = {name: value for name, value in fields.items()
+                   if isinstance(value, Tensor) and value.ndim and value.shape[0] > 1}
+        if not batched:
+            return self
+        other = copy.copy(self)
+        for name, value in batched.items():
+            object.__setattr__(other, name, value.index_select(0, index))
+        return other
+
+
+def cast_dtype(old: torch.dtype, new: torch.dtype | None) -> torch.dtype:
+    """What a tensor becomes when precision ``new`` is asked for: integers stay, complex stays complex."""
+    if new is None or not (old.is_floating_point or old.is_complex):
+        return old
+    if old.is_complex and not new.is_complex:
+        return torch.complex128 if new == torch.float64 else torch.complex64
+    return new
+
+
+def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
+    if isinstance(value, Settings):
+        return value.to(device=device, dtype=dtype)
+    if isinstance(value, nn.Module):
+        return copy.deepcopy(value).to(device=device, dtype=dtype)
+    if isinstance(value, (tuple, list)) and any(isinstance(v, (Settings, nn.Module)) for v in value):
+        return type(value)(_moved(v, device, dtype) for v in value)
+    return tree_map(lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype)), value)

@@ -1,0 +1,25 @@
+"""What every test shares: one thread, the folder of real measurements, and the errors of missing data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Two threads on two loaded cores can be much slower than one.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real measurements: ``INVTOOLBOX_DATA``, or ``../shared/data`` beside the repository."""
+    folder = Path(os.environ.get("INVTOOLBOX_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real measurements at {folder}; set INVTOOLBOX_DATA to the folder that holds them")
+    return folder
