@@ -1,4 +1,42 @@
 """invtoolbox: inverse problems and 3D reconstruction in PyTorch.
 
-Every job here is one job: find ``x`` such that ``A(x)`` explains the measurements ``y``. See `docs/architecture.md`.
+Every job here is one job: find ``x`` such that ``A(x)`` explains the measurements ``y``, when ``y`` alone does not
+determine ``x``. `docs/architecture.md` shows the house on one page.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULES = ("data_terms", "datasets", "kernels", "metrics", "operators", "parameter_choice", "plotting", "priors", "scenes",
+            "solvers", "testing")
+_NAMES = {
+    "Problem": "invtoolbox.problem",
+    "Solution": "invtoolbox.solution",
+    "Progress": "invtoolbox.loop",
+    "Checkpoint": "invtoolbox.checkpoint",
+    "solve": "invtoolbox.solve",
+    "reconstruct": "invtoolbox.reconstruct",
+    "as_operator": "invtoolbox.operators.adapters",
+    "to_deepinv": "invtoolbox.operators.adapters",
+    "InputError": "invtoolbox.errors",
+}
+__all__ = ["__version__", *_MODULES, *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    # Parts are imported when they are first used, so that `import invtoolbox` costs next to nothing.
+    if name in _MODULES:
+        return importlib.import_module(f"invtoolbox.{name}")
+    if name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'invtoolbox' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -76,12 +76,14 @@ class ExplicitPrior(Prior):
         is_smooth: differentiable everywhere; ``None`` means: unless it has a ``prox`` or a ``split``.
         sigma: the scale of a denoiser, see above.
         fixed_level: the denoiser knows one noise level only, so it can be given no weight.
+        is_constraint: the energy is 0 or infinite, so a weight does not matter.
     """
 
     is_convex: bool | None = None
     is_smooth: bool | None = None
     sigma: float = 1.0
     fixed_level: bool = False
+    is_constraint: bool = False
 
     def energy(self, x: Tensor) -> Tensor:
         raise InputError(f"{self!r} has no energy")
@@ -221,10 +223,11 @@ class ImplicitPrior(Prior, ABC):
 
 @dataclass(frozen=True)
 class Term:
-    """A prior and its weight in a sum: a number, or one number an item."""
+    """A prior and its weight in a sum: a number, or one number an item; ``chosen`` where somebody wrote it."""
 
     weight: float | Tensor
     prior: ExplicitPrior
+    chosen: bool = False
 
     def __repr__(self) -> str:
         if isinstance(self.weight, Tensor):
@@ -257,7 +260,7 @@ class PriorSum(Prior):
             raise InputError(f"the weight of a prior is a nonnegative number, or one an item, got {weight}")
         if self.implicit is not None:
             raise InputError(f"{self.implicit!r} is an implicit prior, so the sum takes no weight; weigh its other terms")
-        return PriorSum(tuple(Term(weight * term.weight, term.prior) for term in self.terms))
+        return PriorSum(tuple(Term(weight * term.weight, term.prior, True) for term in self.terms))
 
     @property
     def has_energy(self) -> bool:
@@ -285,20 +288,20 @@ class PriorSum(Prior):
     def select(self, index: Tensor) -> Self:
         other = self._each(lambda p: p.select(index))
         other.terms = tuple(Term(t.weight.index_select(0, index) if isinstance(t.weight, Tensor) and t.weight.ndim
-                                 and len(t.weight) > 1 else t.weight, t.prior) for t in other.terms)
+                                 and len(t.weight) > 1 else t.weight, t.prior, t.chosen) for t in other.terms)
         return other
 
     def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
            dtype: torch.dtype | None = None) -> Self:
         other = self._each(lambda p: p.to(target, device=device, dtype=dtype))
         place = device if device is not None else (target if not isinstance(target, torch.dtype) else None)
-        other.terms = tuple(Term(t.weight.to(place) if isinstance(t.weight, Tensor) else t.weight, t.prior)
+        other.terms = tuple(Term(t.weight.to(place) if isinstance(t.weight, Tensor) else t.weight, t.prior, t.chosen)
                             for t in other.terms)
         return other
 
     def _each(self, change: Any) -> Self:
         other = copy.copy(self)
-        other.terms = tuple(Term(term.weight, change(term.prior)) for term in self.terms)
+        other.terms = tuple(Term(term.weight, change(term.prior), term.chosen) for term in self.terms)
         other.implicit = change(self.implicit) if self.implicit is not None else None
         return other
 

@@ -1,0 +1,203 @@
+"""What a solver minimises: ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, with ``x = g(z)``.
+
+The loop binds a problem, the prepared priors and the weight of each item into one `Objective`. Solvers of images work
+on ``x``; where an implicit prior is present, solvers work on its parameters packed into one vector an item.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.operators.base import LinearOperator, expand, inner
+from invtoolbox.priors.base import ExplicitPrior, PriorSum
+from invtoolbox.problem import Problem
+
+if TYPE_CHECKING:
+    from invtoolbox.parameter_choice.base import WeightRule
+
+
+class Evaluation(NamedTuple):
+    """An objective at a point; ``value`` is NaN where some prior has no energy."""
+
+    value: Tensor  # (batch,)
+    gradient: Tensor  # like the variable
+    discrepancy: Tensor  # (batch,)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the parameters of an implicit prior lie in one vector an item."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def pack(self, parameters: dict[str, Tensor]) -> Tensor:
+        return torch.cat([parameters[name].flatten(1) for name in self.names], dim=1)
+
+    def unpack(self, vector: Tensor) -> dict[str, Tensor]:
+        sizes = [torch.Size(shape).numel() for shape in self.shapes]
+        parts = vector.split(sizes, dim=1)
+        return {n: part.unflatten(1, shape) if shape else part.squeeze(1) for n, part, shape in zip(self.names, parts, self.shapes)}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A problem, its prepared priors, and the weight of each item.
+
+    Attributes:
+        problem: measurements, operator and data term.
+        prior: the prepared priors.
+        regularization: the weight of the explicit priors, ``(batch,)``.
+        rule: what chooses that weight, where something does.
+        layout: of the parameters, where there is an implicit prior.
+        seed, iteration: random draws are a function of these two.
+    """
+
+    problem: Problem
+    prior: PriorSum
+    regularization: Tensor
+    rule: WeightRule | None = None
+    layout: Layout | None = None
+    seed: int = 0
+    iteration: int = 0
+
+    # -- parts that solvers look at -----------------------------------------------------------------------------------
+
+    @cached_property
+    def terms(self) -> tuple[tuple[Tensor, ExplicitPrior], ...]:
+        """Every explicit prior with its whole weight ``regularization * w_i``, ``(batch,)``."""
+        one = self.regularization
+        return tuple((one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior) for t in self.prior.terms)
+
+    @property
+    def has_value(self) -> bool:
+        return self.prior.has_energy
+
+    @property
+    def batch(self) -> int:
+        return self.problem.batch
+
+    def nan(self) -> Tensor:
+        return torch.full_like(self.regularization, float("nan"))
+
+    def generator(self) -> Generator:
+        """Draws of this iteration; the same whatever the batch is, and after a resume."""
+        return torch.Generator(self.problem.first.device).manual_seed((self.seed * 1_000_003 + self.iteration) % (1 << 62))
+
+    # -- the data part -------------------------------------------------------------------------------------------------
+
+    def data(self, x: Tensor) -> Evaluation:
+        """``D(A(x), y)``, its gradient ``A^T D'`` and the discrepancy, from one forward and one adjoint."""
+        A, D, y = self.problem.operator, self.problem.data_term, self.problem.y
+        if isinstance(A, LinearOperator):
+            prediction = A(x)
+            gradient = A.adjoint(D.grad(prediction, y))
+        else:
+            with torch.enable_grad():
+                free = x.detach().requires_grad_(True)
+                tracked = A(free)
+                prediction = tuple(t.detach() for t in tracked) if isinstance(tracked, tuple) else tracked.detach()
+                (gradient,) = torch.autograd.grad(tracked, free, D.grad(prediction, y))
+        return Evaluation(D.value(prediction, y), gradient, D.discrepancy(prediction, y))
+
+    def data_value(self, x: Tensor) -> Tensor:
+        return self.problem.data_term.value(self.problem.operator(x), self.problem.y)
+
+    def prior_value(self, x: Tensor) -> Tensor:
+        """``regularization * sum_i w_i R_i(x)``, NaN where some prior has no energy."""
+        if not self.has_value:
+            return self.nan()
+        total = torch.zeros_like(self.regularization)
+        for weight, prior in self.terms:
+            total = total + weight * prior.energy(x)
+        return total
+
+    # -- the whole, for solvers that follow gradients ---------------------------------------------------------------
+
+    def evaluate(self, variable: Tensor) -> Evaluation:
+        """Value and gradient in the variable: ``x``, or the packed parameters of the implicit prior."""
+        if self.layout is not None:
+            return self._evaluate_parameters(variable)
+        value, gradient, discrepancy = self.data(variable)
+        if not self.has_value:
+            value = self.nan()
+        generator = self.generator()
+        for weight, prior in self.terms:
+            energy, slope = _energy_and_gradient(prior, variable, generator)
+            gradient = torch.addcmul(gradient, slope, expand(weight, slope))
+            if energy is not None:
+                value = value + weight * energy
+        return Evaluation(value, gradient, discrepancy)
+
+    def value(self, variable: Tensor) -> Tensor:
+        """The objective alone, ``(batch,)``; for line searches."""
+        if self.layout is None:
+            return self.data_value(variable) + self.prior_value(variable)
+        with torch.no_grad():
+            x, parameters = self._decoded(variable)
+            assert self.prior.implicit is not None
+            return self.data_value(x) + self.prior_value(x) + self.prior.implicit.energy(parameters, x)
+
+    def _evaluate_parameters(self, vector: Tensor) -> Evaluation:
+        assert self.prior.implicit is not None
+        D, y = self.problem.data_term, self.problem.y
+        with torch.enable_grad():
+            free = vector.detach().requires_grad_(True)
+            x, parameters = self._decoded(free)
+            prediction = self.problem.operator(x)
+            value = D.value(prediction, y) + self.prior.implicit.energy(parameters, x)
+            pull = torch.zeros_like(value)  # priors without an energy act through their gradient alone
+            for weight, prior in self.terms:
+                if "energy" in prior.offers:
+                    value = value + weight * prior.energy(x)
+                else:
+                    pull = pull + weight * inner(x, prior.gradient(x.detach(), self.generator()))
+            (gradient,) = torch.autograd.grad((value + pull).sum(), free)
+        with torch.no_grad():
+            fixed = tuple(t.detach() for t in prediction) if isinstance(prediction, tuple) else prediction.detach()
+            return Evaluation(value.detach() if self.has_value else self.nan(), gradient, D.discrepancy(fixed, y))
+
+    def _decoded(self, vector: Tensor) -> tuple[Any, dict[str, Tensor]]:
+        assert self.layout is not None and self.prior.implicit is not None
+        parameters = self.layout.unpack(vector)
+        return self.prior.implicit.decode(parameters, self.generator()), parameters
+
+    def decode(self, variable: Tensor) -> Any:
+        """The image of a variable, without draws."""
+        if self.layout is None:
+            return variable
+        assert self.prior.implicit is not None
+        with torch.no_grad():
+            return self.prior.implicit.decode(self.layout.unpack(variable))
+
+    # -- the loop's changes ---------------------------------------------------------------------------------------------
+
+    def at(self, iteration: int) -> Objective:
+        problem = self.problem.with_data_term(self.problem.data_term.at(iteration))
+        return dataclasses.replace(self, problem=problem, prior=self.prior.at(iteration), iteration=iteration)
+
+    def with_regularization(self, regularization: Tensor) -> Objective:
+        return dataclasses.replace(self, regularization=regularization)
+
+    def select(self, index: Tensor) -> Objective:
+        return dataclasses.replace(self, problem=self.problem.select(index), prior=self.prior.select(index),
+                                   regularization=self.regularization.index_select(0, index))
+
+
+def _energy_and_gradient(prior: ExplicitPrior, x: Tensor, generator: Generator) -> tuple[Tensor | None, Tensor]:
+    """Both from one pass where the gradient is the energy's own."""
+    if "energy" not in prior.offers:
+        return None, prior.gradient(x, generator)
+    if type(prior).gradient is not ExplicitPrior.gradient:
+        return prior.energy(x), prior.gradient(x, generator)
+    with torch.enable_grad():
+        free = x.detach().requires_grad_(True)
+        energy = prior.energy(free)
+        (slope,) = torch.autograd.grad(energy.sum(), free)
+    return energy.detach(), slope

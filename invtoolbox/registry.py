@@ -1,0 +1,133 @@
+"""Names: what can be written as a word in the API, in a scene file and on the command line.
+
+Own classes are listed here; plug-ins register theirs under the entry points ``invtoolbox.priors``, ``.operators``,
+``.solvers`` and ``.readers``. Trained priors and presets come from the catalogue.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.priors.base import Prior
+from invtoolbox.solvers.base import Solver
+
+#: Short names beside the class names.
+_OWN: dict[str, dict[str, str]] = {
+    "priors": {
+        "tikhonov": "invtoolbox.priors:Tikhonov",
+        "tv": "invtoolbox.priors:TotalVariation",
+        "wavelet": "invtoolbox.priors:WaveletL1",
+        "l1": "invtoolbox.priors:L1",
+        "nonnegative": "invtoolbox.priors:NonNegative",
+        "box": "invtoolbox.priors:Box",
+        "graph-laplacian": "invtoolbox.priors:GraphLaplacian",
+        "denoiser": "invtoolbox.priors:Denoiser",
+        "coordinate-network": "invtoolbox.priors:CoordinateNetwork",
+    },
+    "operators": {
+        "identity": "invtoolbox.operators:Identity",
+        "parallel-beam": "invtoolbox.operators:ParallelBeam",
+        "fan-beam": "invtoolbox.operators:FanBeam",
+        "blur": "invtoolbox.operators:Blur",
+        "inpainting": "invtoolbox.operators:Inpainting",
+        "downsampling": "invtoolbox.operators:Downsampling",
+        "finite-difference": "invtoolbox.operators:FiniteDifference",
+    },
+    "data_terms": {
+        "least-squares": "invtoolbox.data_terms:LeastSquares",
+        "sobolev": "invtoolbox.data_terms:Sobolev",
+        "poisson": "invtoolbox.data_terms:Poisson",
+        "poisson-transmission": "invtoolbox.data_terms:PoissonTransmission",
+    },
+    "solvers": {
+        "cg": "invtoolbox.solvers:ConjugateGradient",
+        "cgls": "invtoolbox.solvers:CGLS",
+        "gradient-descent": "invtoolbox.solvers:GradientDescent",
+        "lbfgs": "invtoolbox.solvers:LBFGS",
+        "adam": "invtoolbox.solvers:Adam",
+        "proximal-gradient": "invtoolbox.solvers:ProximalGradient",
+        "fista": "invtoolbox.solvers:FISTA",
+        "admm": "invtoolbox.solvers:ADMM",
+        "pdhg": "invtoolbox.solvers:PDHG",
+        "krylov-mm": "invtoolbox.solvers:KrylovMM",
+    },
+    "readers": {},
+}
+KINDS = tuple(_OWN)
+
+
+@cache
+def names(kind: str) -> dict[str, Callable[[], Any]]:
+    """Every registered name of a kind, each with what loads its class; a plug-in may not take a name of ours."""
+    if kind not in _OWN:
+        raise unknown_name("kind of part", kind, _OWN)
+    found: dict[str, Callable[[], Any]] = {}
+    for point in entry_points(group=f"invtoolbox.{kind}"):
+        found[point.name] = point.load
+    for name, target in _OWN[kind].items():
+        found[name] = _loader(target)
+    return found
+
+
+def lookup(kind: str, name: str) -> Any:
+    """The class registered under a name, or under its class name.
+
+    >>> lookup("priors", "tv").__name__
+    'TotalVariation'
+    """
+    known = names(kind)
+    if name in known:
+        return known[name]()
+    for target in _OWN[kind].values():
+        if target.split(":")[1] == name:
+            return _loader(target)()
+    raise unknown_name(kind.replace("_", " ").removesuffix("s"), name, known)
+
+
+def build(kind: str, name: str, settings: dict[str, Any]) -> Any:
+    """An instance of a registered class; a setting it does not take is named together with those it does.
+
+    >>> build("priors", "tv", {"isotropic": False})
+    TotalVariation(isotropic=False)
+    """
+    import inspect
+
+    cls = lookup(kind, name)
+    taken = [p for p in inspect.signature(cls).parameters if p not in ("self", "args", "kwargs")]
+    for key in settings:
+        if key not in taken:
+            raise InputError(f"{name!r} has no setting {key!r}; it has {', '.join(taken) or 'none'}")
+    try:
+        return cls(**settings)
+    except TypeError as error:
+        raise InputError(f"{name!r} cannot be built from {settings}: {error}") from error
+
+
+def prior_named(name: str) -> Prior:
+    """A prior by its registered name, or a trained one of the catalogue."""
+    from invtoolbox.catalogue import has_prior, load_prior
+
+    prior = load_prior(name) if has_prior(name) else build("priors", name, {})
+    if not isinstance(prior, Prior):
+        raise InputError(f"the plug-in {name!r} gave a {type(prior).__name__}, not a prior")
+    return prior
+
+
+def solver_named(name: str) -> Solver:
+    """A solver by its registered name, or a preset of the catalogue."""
+    from invtoolbox.catalogue import has_preset, load_preset
+
+    solver = load_preset(name) if has_preset(name) else build("solvers", name, {})
+    if not isinstance(solver, Solver):
+        raise InputError(f"the plug-in {name!r} gave a {type(solver).__name__}, not a solver")
+    return solver
+
+
+def _loader(target: str) -> Callable[[], Any]:
+    module, attribute = target.split(":")
+    return lambda: getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,253 @@
+"""The one entry point: bind problem, priors, solver and rule, and run the loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.checkpoint import Checkpoint, Writer, fingerprint
+from invtoolbox.errors import InputError
+from invtoolbox.loop import RECORDED, STATUS, Callback, Limits, Loop, run
+from invtoolbox.objective import Layout, Objective
+from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner
+from invtoolbox.parameter_choice import rule_named
+from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
+from invtoolbox.problem import Problem
+from invtoolbox.progress import ProgressBar
+from invtoolbox.registry import prior_named, solver_named
+from invtoolbox.solution import Solution
+from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.choice import check_fits, choose
+
+log = logging.getLogger("invtoolbox")
+
+
+def solve(
+    problem: Problem | Sequence[Problem],
+    prior: Prior | str | None = None,
+    solver: Solver | str | None = None,
+    regularization: float | Tensor | str | WeightRule = "auto",
+    initial: Tensor | dict[str, Tensor] | None = None,
+    max_iterations: int | None = None,
+    tolerance: float | None = None,
+    time_limit: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    differentiate: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = True,
+) -> Any:
+    r"""Minimise ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, for every item of the batch.
+
+    Args:
+        problem: measurements, operator and data term; a list of problems (of different shapes, say) gives a list.
+        prior: a prior, a sum of priors, a name out of ``invtoolbox list priors``, or none.
+        solver: settings of an algorithm, or its name; where none is given one that fits is chosen, and
+            ``Solution.reason`` says which and why.
+        regularization: the weight of the explicit priors: a number, one an item ``(batch,)``, a rule or its name.
+            ``"auto"`` keeps weights that were written (``0.1 * prior``), and where none was, uses the discrepancy
+            principle with the noise level of the data term, or with one estimated from the data.
+        initial: where to start: images ``(batch or 1, channel, *space)``, or parameters of the implicit prior.
+        max_iterations, tolerance: the solver's own where not given. The tolerance bounds the solver's certificate.
+        time_limit: seconds after which items that still run are ``stopped``.
+        seed: random draws are a function of it and of the iteration.
+        device, dtype: where given, problem and prior are copied there first.
+        differentiate: ``"implicit"`` makes ``Solution.x`` differentiable in the tensors that problem and prior hold.
+        callbacks: called with a `Progress` after every step; one that returns True stops the run.
+        checkpoint: a file to write the run to, and to go on from where it exists.
+        progress: show a bar on a terminal.
+
+    Returns:
+        a `Solution`.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.ones(2, 1, 8), it.operators.Identity((1, 8)))
+    >>> solution = it.solve(problem, prior=it.priors.Tikhonov(), regularization=1.0, progress=False)
+    >>> solution.x.mean(), solution.status
+    (tensor(0.5000), ('converged', 'converged'))
+    """
+    if not isinstance(problem, Problem):
+        if checkpoint is not None or initial is not None:
+            raise InputError("a list of problems takes no initial= and no checkpoint=; solve them one by one for these")
+        return [solve(p, prior, solver, regularization, None, max_iterations, tolerance, time_limit, seed, device, dtype,
+                      differentiate, callbacks, None, progress) for p in problem]
+    began = time.monotonic()
+    _check_settings(max_iterations, tolerance, time_limit, differentiate)
+    problem = problem.to(device=device, dtype=dtype)
+    priors = _as_sum(prior).to(device=device, dtype=dtype)
+    with torch.no_grad():
+        objective, rule, why_weight = bind(problem, priors, regularization, seed)
+        algorithm, reason = _solver(solver, objective)
+        if rule is not None and not objective.terms:
+            raise InputError("a rule for the weight needs an explicit prior to weigh, and there is none")
+        notes = [why_weight] if why_weight else []
+        if not objective.has_value:
+            without = next(p for _, p in objective.terms if "energy" not in p.offers)
+            notes.append(f"history holds no objective: {without!r} has no energy")
+        for note in (reason, *notes):
+            log.info(note)
+        variable = _start(objective, initial)
+        limits = Limits(
+            max_iterations=algorithm.max_iterations if max_iterations is None else max_iterations,
+            tolerance=algorithm.tolerance if tolerance is None else tolerance,
+            deadline=None if time_limit is None else began + time_limit,
+        )
+        loop, objective = Loop.start(algorithm, objective, variable, rule)
+        writer = None
+        if checkpoint is not None:
+            settings = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+            digest = fingerprint(problem.y, variable, problem, priors, algorithm, regularization, seed)
+            writer = Writer(settings, digest)
+            loop = writer.resume(loop)
+        with ProgressBar(limits.max_iterations, loop.iteration, type(algorithm).__name__, enabled=progress) as bar:
+            def after_step(current: Loop) -> None:
+                bar.update(current)
+                if writer is not None:
+                    writer.after_step(current)
+
+            try:
+                loop = run(loop, objective, algorithm, rule, limits, callbacks, after_step)
+            except KeyboardInterrupt:
+                if writer is not None:
+                    writer.write(loop)
+                raise
+        x = objective.decode(loop.x)
+        whole = objective.with_regularization(loop.weight)
+    if differentiate == "implicit":
+        from invtoolbox.differentiation import differentiable
+
+        x = differentiable(x, whole, priors)
+    rows = torch.stack(loop.history).cpu() if loop.history else torch.zeros(0, len(RECORDED), problem.batch)
+    return Solution(
+        x=x,
+        status=tuple(STATUS[int(k)] for k in loop.status),
+        iterations=loop.iterations.cpu(),
+        history={name: rows[:, k] for k, name in enumerate(RECORDED)},
+        regularization=loop.weight,
+        parameters=objective.layout.unpack(loop.x) if objective.layout is not None else None,
+        solver=repr(algorithm),
+        certificate=algorithm.certificate_name,
+        prior=repr(priors),
+        reason=reason,
+        notes=tuple(notes),
+        seconds=time.monotonic() - began,
+        seed=seed,
+        problem=problem,
+    )
+
+
+def bind(problem: Problem, priors: PriorSum, regularization: float | Tensor | str | WeightRule = "auto",
+         seed: int = 0) -> tuple[Objective, WeightRule | None, str]:
+    """The objective of a problem with prepared priors, its rule for the weight, and why that rule."""
+    rule = rule_named(regularization) if isinstance(regularization, str) and regularization != "auto" else regularization
+    _check_fixed_levels(priors)
+    problem = problem.with_data_term(problem.data_term.prepare(problem, solve))
+    bound = priors.prepare(problem, solve)
+    real = problem.first.real.dtype if problem.first.is_complex() else problem.first.dtype
+    ones = torch.ones(problem.batch, dtype=real, device=problem.first.device)
+    layout = None
+    if bound.implicit is not None:
+        parameters = bound.implicit.initial()
+        layout = Layout(tuple(parameters), tuple(tuple(t.shape[1:]) for t in parameters.values()))
+    objective = Objective(problem, bound, ones, layout=layout, seed=seed)
+    why = ""
+    if isinstance(rule, str):
+        rule, why = _automatic(priors)
+    if isinstance(rule, WeightRule):
+        objective = Objective(problem, bound, ones, rule, layout, seed)
+        return objective, rule, f"{why}{rule.describe(objective)}"
+    weight = torch.as_tensor(rule, dtype=real, device=ones.device)
+    if weight.ndim > 1 or weight.numel() not in (1, problem.batch) or not bool(((weight >= 0) & weight.isfinite()).all()):
+        raise InputError(f"regularization must be a nonnegative number or one for each of the {problem.batch} items, got {rule}")
+    if bool((weight != 1).any()) and any(term.prior.fixed_level for term in priors.terms):
+        name = next(term.prior for term in priors.terms if term.prior.fixed_level)
+        raise InputError(f"{name!r} knows one noise level only, so it takes no weight; use the solver's step instead")
+    return objective.with_regularization(weight.expand(problem.batch).clone()), None, why
+
+
+def _automatic(priors: PriorSum) -> tuple[float | WeightRule, str]:
+    from invtoolbox.parameter_choice import DiscrepancyPrinciple
+
+    weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
+    if not weighable:
+        return 1.0, ""
+    if any(t.chosen for t in weighable):
+        return 1.0, "the weights of the priors are kept as they were written"
+    return DiscrepancyPrinciple(), "no weight was given: "
+
+
+def _check_fixed_levels(priors: PriorSum) -> None:
+    for term in priors.terms:
+        if term.prior.fixed_level and bool((torch.as_tensor(term.weight) != 1).any()):
+            raise InputError(f"{term.prior!r} knows one noise level only, so it takes no weight; use the solver's step instead")
+
+
+def _as_sum(prior: Prior | str | None) -> PriorSum:
+    if prior is None:
+        return PriorSum()
+    if isinstance(prior, str):
+        prior = prior_named(prior)
+    if not isinstance(prior, Prior):
+        raise InputError(f"prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got {type(prior).__name__}")
+    return prior.as_sum()
+
+
+def _solver(solver: Solver | str | None, objective: Objective) -> tuple[Solver, str]:
+    if solver is None:
+        return choose(objective)
+    algorithm = solver_named(solver) if isinstance(solver, str) else solver
+    if not isinstance(algorithm, Solver):
+        raise InputError(f"solver must be one of it.solvers, got {type(solver).__name__}")
+    check_fits(algorithm, objective)
+    return algorithm, f"{type(algorithm).__name__} was asked for"
+
+
+def _start(objective: Objective, initial: Tensor | dict[str, Tensor] | None) -> Tensor:
+    problem, batch = objective.problem, objective.batch
+    if objective.layout is not None:
+        assert isinstance(objective.prior.implicit, ImplicitPrior)
+        parameters = objective.prior.implicit.initial() if initial is None else initial
+        if not isinstance(parameters, dict) or set(parameters) != set(objective.layout.names):
+            raise InputError(f"initial must be a dict with {', '.join(objective.layout.names)} for {objective.prior.implicit!r}")
+        repeated = {k: t.detach().expand(batch, *t.shape[1:]) if t.shape[0] == 1 else t.detach() for k, t in parameters.items()}
+        return objective.layout.pack(repeated)
+    if initial is not None:
+        image = torch.as_tensor(initial).detach().to(problem.first)
+        check_shape(image, problem.image_shape, "initial is an image", problem.operator.channelwise)
+        if image.shape[0] not in (1, batch):
+            raise InputError(f"initial has {image.shape[0]} items, expected 1 or {batch}")
+        if not bool(torch.isfinite(image).all()):
+            raise InputError("initial holds values that are NaN or infinite")
+        return image.expand(batch, *image.shape[1:]).clone()
+    return first_guess(problem)
+
+
+def first_guess(problem: Problem) -> Tensor:
+    """The multiple of the back-projection ``A^T y`` that fits best; zeros where misfit is not quadratic."""
+    A = problem.operator
+    if not isinstance(A, LinearOperator) or not problem.data_term.is_quadratic:
+        return problem.zeros()
+    x = A.adjoint(problem.y)
+    prediction = A(x)
+    squared = inner(prediction, prediction)
+    return x * expand(torch.where(squared > 0, inner(prediction, problem.y) / squared.clamp_min(1e-30), torch.zeros_like(squared)), x)
+
+
+def _check_settings(max_iterations: int | None, tolerance: float | None, time_limit: float | None, differentiate: str | None) -> None:
+    if max_iterations is not None and max_iterations < 0:
+        raise InputError(f"max_iterations must not be negative, got {max_iterations}")
+    if tolerance is not None and not tolerance >= 0:
+        raise InputError(f"tolerance must be a nonnegative number, got {tolerance}")
+    if time_limit is not None and not time_limit > 0:
+        raise InputError(f"time_limit must be a positive number of seconds, got {time_limit}")
+    if differentiate not in (None, "implicit"):
+        raise InputError(f"differentiate must be None or 'implicit', got {differentiate!r}")

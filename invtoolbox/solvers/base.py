@@ -1,0 +1,91 @@
+"""The solver: a frozen record of settings, and one step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+
+
+@dataclass
+class State:
+    """What a solver carries from step to step. A subclass adds fields.
+
+    Every tensor has the batch as its first axis, and every value that changes is a tensor (a counter too): the loop
+    drops finished items from all of them alike, and a checkpoint writes all of them. ``x`` is never written in place,
+    because the loop keeps the last finite one; other fields are buffers that a step may overwrite.
+    """
+
+    x: Tensor  # the variable: the image, or the packed parameters of an implicit prior
+    value: Tensor  # (batch,) the objective at x; NaN where it is not defined or not computed
+    discrepancy: Tensor  # (batch,) the size of the misfit at x
+    certificate: Tensor  # (batch,) what the tolerance bounds; relative
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """Settings of an algorithm. The loop in `solve` calls ``init`` once and ``step`` until every item is done.
+
+    Attributes:
+        max_iterations, tolerance: defaults that ``solve`` uses where the caller gives none.
+        certificate_name: what the tolerance bounds, in words.
+        finds_weight: the solver meets the target of a discrepancy principle by itself, inside its step, and its state
+            has a field ``regularization``.
+    """
+
+    max_iterations: int = 500
+    tolerance: float = 1e-4
+
+    certificate_name: ClassVar[str] = "relative gradient norm"
+    finds_weight: ClassVar[bool] = False
+
+    def misfit(self, objective: Objective) -> str | None:
+        """Why this solver cannot minimise the objective; ``None`` where it can."""
+        return None
+
+    def suits(self, objective: Objective) -> bool:
+        """Whether this solver, where it fits, is also the one to choose; see `choice`."""
+        return True
+
+    @abstractmethod
+    def init(self, objective: Objective, start: Tensor) -> Any:
+        """The state before the first step."""
+
+    @abstractmethod
+    def step(self, objective: Objective, state: Any) -> Any:
+        """One iteration, for every item of the batch."""
+
+    def converged(self, state: Any, tolerance: float) -> Tensor:
+        """Which items have reached the tolerance, ``(batch,)`` booleans."""
+        certificate: Tensor = state.certificate
+        return certificate <= tolerance
+
+    def result(self, state: Any) -> Tensor:
+        """The iterate that is the answer: the last one unless a solver says otherwise."""
+        x: Tensor = state.x
+        return x
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        """Whether the conditions of the convergence theorem hold, and which fails or cannot be checked."""
+        return False, f"no condition is checked for {type(self).__name__}"
+
+
+def nonsmooth_reason(objective: Objective, name: str) -> str | None:
+    """Why a method that follows gradients does not fit, or ``None``."""
+    for _, prior in objective.terms:
+        if "gradient" not in prior.offers:
+            return f"{name} needs the gradient of every prior, and {prior!r} has none"
+        if not prior.smooth:
+            return f"{name} needs every prior to be differentiable, and {prior!r} is not"
+    return None
+
+
+def implicit_reason(objective: Objective, name: str) -> str | None:
+    """Why a method that works on images does not fit an implicit prior, or ``None``."""
+    if objective.prior.implicit is not None:
+        return f"{name} works on images, and {objective.prior.implicit!r} is an implicit prior"
+    return None

@@ -1,0 +1,45 @@
+"""Which solver fits an objective, and which is chosen where none is named."""
+
+from __future__ import annotations
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective import Objective
+from invtoolbox.solvers.base import Solver
+
+
+def candidates() -> tuple[tuple[Solver, str], ...]:
+    """Every solver in the order of preference, with what speaks for it where it fits."""
+    from invtoolbox import solvers
+
+    return (
+        (solvers.ConjugateGradient(), "everything is quadratic, and conjugate gradients solve the normal equations"),
+        (solvers.KrylovMM(), "the priors are norms of linear operators, and majorisation in a Krylov subspace needs few products"),
+        (solvers.ADMM(), "the misfit is quadratic and a prior is a denoiser"),
+        (solvers.PDHG(), "every prior has a proximal operator, alone or behind a linear operator"),
+        (solvers.LBFGS(), "everything is differentiable"),
+        (solvers.Adam(), "the variable is the implicit prior's parameters"),
+        (solvers.ProximalGradient(), "the misfit is differentiable and one prior has a proximal operator"),
+        (solvers.GradientDescent(), "everything is differentiable"),
+        (solvers.GradientDescent(step_size=1e-3), "priors have gradients but no energy"),
+    )
+
+
+def choose(objective: Objective) -> tuple[Solver, str]:
+    """The first solver that fits and is at home here, and why."""
+    for solver, reason in candidates():
+        if solver.misfit(objective) is None and solver.suits(objective):
+            return solver, f"{type(solver).__name__} was chosen: {reason}"
+    for solver, reason in candidates():
+        if solver.misfit(objective) is None:
+            return solver, f"{type(solver).__name__} was chosen: {reason}"
+    reasons = "; ".join(dict.fromkeys(solver.misfit(objective) or "" for solver, _ in candidates()))
+    raise InputError(f"no solver fits this problem: {reasons}")
+
+
+def check_fits(solver: Solver, objective: Objective) -> None:
+    """Raise an `InputError` that names the solvers that would work."""
+    reason = solver.misfit(objective)
+    if reason is None:
+        return
+    fitting = dict.fromkeys(type(other).__name__ for other, _ in candidates() if other.misfit(objective) is None)
+    raise InputError(f"{reason}; {'these would work: ' + ', '.join(fitting) if fitting else 'no solver fits'}")

@@ -1,0 +1,110 @@
+"""Gradient descent with a line search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective import Evaluation, Objective
+from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
+
+
+@dataclass
+class DescentState(State):
+    gradient: Tensor
+    trial: Tensor  # (batch,) the step to try first
+    scale: Tensor  # (batch,) what the gradient norm is measured against
+
+
+@dataclass(frozen=True)
+class GradientDescent(Solver):
+    r"""Gradient descent, ``x <- x - t grad F(x)``, with steps of Barzilai and Borwein (1988) and an Armijo line search.
+
+    Each item has its own step. A step t is accepted once ``F(x - t g) <= F(x) - sufficient_decrease t |g|^2``
+    (Armijo 1966), so the objective never increases. Where some prior has no energy (RED), ``step_size`` must be given
+    and is used as it is.
+
+    Converges to a stationary point for any continuously differentiable objective that is bounded below; to a
+    minimiser where it is convex. Certificate: ``|grad F(x)|`` relative to that at the start or at 0, the larger.
+
+    Args:
+        step_size: a fixed step in place of the line search; converges for ``step_size < 2 / L``, L the Lipschitz constant.
+        sufficient_decrease: the constant of Armijo's condition.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
+    >>> float(it.solve(problem, solver=it.solvers.GradientDescent(), progress=False).x.mean())
+    1.0
+    """
+
+    max_iterations: int = 1000
+    tolerance: float = 1e-4
+    step_size: float | None = None
+    sufficient_decrease: float = 1e-4
+
+    def misfit(self, objective: Objective) -> str | None:
+        if not objective.has_value and self.step_size is None:
+            return "GradientDescent without a fixed step_size= needs an energy for its line search, and a prior here has none"
+        return nonsmooth_reason(objective, "GradientDescent")
+
+    def init(self, objective: Objective, start: Tensor) -> DescentState:
+        value, gradient, discrepancy = objective.evaluate(start)
+        norm = item_norm(gradient)
+        scale = gradient_scale(objective, norm)
+        trial = torch.full_like(norm, self.step_size) if self.step_size is not None else torch.ones_like(norm)
+        return DescentState(start, value, discrepancy, norm / scale, gradient, trial, scale)
+
+    def step(self, objective: Objective, state: DescentState) -> DescentState:
+        direction = -state.gradient
+        slope = -inner(state.gradient, state.gradient)
+        if self.step_size is not None:
+            x = state.x + self.step_size * direction
+            new, trial = objective.evaluate(x), state.trial
+        else:
+            value = objective.value(state.x)  # the weight may have changed since the last step
+            x, new, taken = backtrack(objective, state.x, value, direction, slope, state.trial, self.sufficient_decrease)
+            trial = _barzilai_borwein(x - state.x, new.gradient - state.gradient, taken)
+        certificate = item_norm(new.gradient) / state.scale
+        return DescentState(x, new.value, new.discrepancy, certificate, new.gradient, trial, state.scale)
+
+
+def gradient_scale(objective: Objective, start_norm: Tensor) -> Tensor:
+    """What a gradient norm is measured against: the norm at the start or at 0, the larger (a warm start asks no more)."""
+    if objective.layout is not None:
+        scale = start_norm
+    else:
+        scale = torch.maximum(start_norm, item_norm(objective.data(objective.problem.zeros()).gradient))
+    return scale.clamp_min(torch.finfo(scale.dtype).tiny)
+
+
+def backtrack(objective: Objective, x: Tensor, value: Tensor, direction: Tensor, slope: Tensor, trial: Tensor,
+              sufficient_decrease: float, halvings: int = 40) -> tuple[Tensor, Evaluation, Tensor]:
+    """The first step among ``trial, trial / 2, ...`` that meets Armijo's condition, per item; and the point there.
+
+    An item that no step improves stays where it is (its step is 0). Rounding is allowed for: near the minimiser the
+    objective cannot be told to decrease.
+    """
+    rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
+    step, accepted = trial.clone(), torch.zeros_like(trial, dtype=torch.bool)
+    for _ in range(halvings):
+        point = torch.addcmul(x, expand(step, direction), direction)
+        new = objective.evaluate(point)
+        accepted = new.value <= value + sufficient_decrease * step * slope + rounding
+        if bool(accepted.all()):
+            return point, new, step
+        step = torch.where(accepted, step, step / 2)
+    step = torch.where(accepted, step, torch.zeros_like(step))
+    point = torch.addcmul(x, expand(step, direction), direction)
+    return point, objective.evaluate(point), step
+
+
+def _barzilai_borwein(moved: Tensor, change: Tensor, taken: Tensor) -> Tensor:
+    """``<s, s> / <s, d>``, the inverse of the mean curvature along the last step; where it is not positive, twice the last step."""
+    curvature = inner(moved, change)
+    length = inner(moved, moved)
+    usable = (curvature > 1e-12 * length) & (length > 0)
+    fallback = torch.where(taken > 0, 2 * taken, torch.ones_like(taken))
+    return torch.where(usable, length / torch.where(usable, curvature, torch.ones_like(curvature)), fallback)
