@@ -95,7 +95,7 @@ def solve(
             notes.append(f"history holds no objective: {without!r} has no energy")
         for note in (reason, *notes):
             log.info(note)
-        variable = _start(objective, initial)
+        variable = _start(objective, initial, algorithm)
         limits = Limits(
             max_iterations=algorithm.max_iterations if max_iterations is None else max_iterations,
             tolerance=algorithm.tolerance if tolerance is None else tolerance,
@@ -211,7 +211,7 @@ def _solver(solver: Solver | str | None, objective: Objective) -> tuple[Solver, 
     return algorithm, f"{type(algorithm).__name__} was asked for"
 
 
-def _start(objective: Objective, initial: Tensor | dict[str, Tensor] | None) -> Tensor:
+def _start(objective: Objective, initial: Tensor | dict[str, Tensor] | None, solver: Solver) -> Tensor:
     problem, batch = objective.problem, objective.batch
     if objective.layout is not None:
         assert isinstance(objective.prior.implicit, ImplicitPrior)
@@ -228,7 +228,7 @@ def _start(objective: Objective, initial: Tensor | dict[str, Tensor] | None) -> 
         if not bool(torch.isfinite(image).all()):
             raise InputError("initial holds values that are NaN or infinite")
         return image.expand(batch, *image.shape[1:]).clone()
-    return first_guess(problem)
+    return problem.zeros() if solver.starts_at_zero else first_guess(problem)
 
 
 def first_guess(problem: Problem) -> Tensor:

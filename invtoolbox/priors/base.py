@@ -17,7 +17,7 @@ from invtoolbox.settings import Settings
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
-_METHODS = ("energy", "prox", "denoise", "gradient", "split", "weights")
+_METHODS = ("energy", "prox", "denoise", "gradient", "split", "quadratic", "weights")
 
 
 class Prior(Settings):
@@ -60,8 +60,8 @@ class ExplicitPrior(Prior):
       ``denoise(x, sqrt(t) * self.sigma)`` (plug-and-play) and ``gradient`` is ``x - denoise(x, self.sigma)`` (RED),
     * ``gradient(x, generator)``, for a prior without an energy,
 
-    and may add ``split() -> (K, F)`` with ``R(x) = F(K x)``, K linear and F with a prox, or ``weights(x)`` for
-    iteratively reweighted least squares.
+    and may add ``split() -> (K, F)`` with ``R(x) = F(K x)``, K linear and F with a prox, ``quadratic() -> (L, b)`` with
+    ``R(x) = 1/2 |L x - b|^2``, or ``weights(x)`` for iteratively reweighted least squares.
 
     >>> class Ridge(ExplicitPrior):
     ...     def energy(self, x):
@@ -109,6 +109,10 @@ class ExplicitPrior(Prior):
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         raise InputError(f"{self!r} does not split into a linear operator and a simple prior")
+
+    def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
+        """``(L, b)`` with ``R(x) = 1/2 |L x - b|^2``; ``None`` stands for the identity and for 0."""
+        raise InputError(f"{self!r} is not quadratic")
 
     def weights(self, x: Tensor) -> Tensor:
         raise InputError(f"{self!r} has no reweighting")

@@ -35,6 +35,7 @@ class Solver(ABC):
         certificate_name: what the tolerance bounds, in words.
         finds_weight: the solver meets the target of a discrepancy principle by itself, inside its step, and its state
             has a field ``regularization``.
+        starts_at_zero: the solver regularises by where it starts, so it starts at 0 unless told otherwise.
     """
 
     max_iterations: int = 500
@@ -42,6 +43,7 @@ class Solver(ABC):
 
     certificate_name: ClassVar[str] = "relative gradient norm"
     finds_weight: ClassVar[bool] = False
+    starts_at_zero: ClassVar[bool] = False
 
     def misfit(self, objective: Objective) -> str | None:
         """Why this solver cannot minimise the objective; ``None`` where it can."""

@@ -1,0 +1,125 @@
+"""Conjugate gradients for problems in which everything is quadratic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.solvers.base import Solver, State, implicit_reason
+
+
+@dataclass
+class CGState(State):
+    residual: Tensor  # b - H x
+    direction: Tensor
+    weight: Tensor  # (batch,) the regularisation the residual belongs to
+    prediction: Tensor  # A x, carried along
+    scale: Tensor  # (batch,) |b|
+
+
+@dataclass(frozen=True)
+class ConjugateGradient(Solver):
+    r"""Conjugate gradients (Hestenes and Stiefel 1952) on the normal equations
+
+    ``(A^T W A + sum_i w_i L_i^T L_i) x = A^T W y + sum_i w_i L_i^T b_i``
+
+    of a quadratic data term and quadratic priors ``w_i / 2 |L_i x - b_i|^2``. Each item has its own step lengths, and
+    restarts where its weight changes. Converges to the minimiser (of least norm from 0) for every linear A; the error
+    decreases monotonically in the norm of the system. Certificate: ``|b - H x| / |b|``, b the right-hand side.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
+    >>> it.solve(problem, prior=it.priors.Tikhonov(), regularization=3.0, progress=False).x
+    tensor([[[0.2500, 0.2500, 0.2500, 0.2500]]])
+    """
+
+    max_iterations: int = 500
+    tolerance: float = 1e-5
+    certificate_name: ClassVar[str] = "relative residual of the normal equations"
+
+    def misfit(self, objective: Objective) -> str | None:
+        return implicit_reason(objective, "ConjugateGradient") or quadratic_reason(objective, "ConjugateGradient")
+
+    def suits(self, objective: Objective) -> bool:
+        return bool(objective.terms)
+
+    def init(self, objective: Objective, start: Tensor) -> CGState:
+        right = right_side(objective)
+        prediction = objective.problem.operator(start)
+        residual = right - apply_hessian(objective, start, prediction)
+        scale = item_norm(right)
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        return self._state(objective, start, residual, residual, prediction, scale)
+
+    def step(self, objective: Objective, state: CGState) -> CGState:
+        residual, direction = state.residual, state.direction
+        changed = objective.regularization != state.weight
+        if bool(changed.any()):
+            fresh = right_side(objective) - apply_hessian(objective, state.x, state.prediction)
+            mask = changed.view(-1, *[1] * (fresh.ndim - 1))
+            residual, direction = torch.where(mask, fresh, residual), torch.where(mask, fresh, direction)
+        forward = objective.problem.operator(direction)
+        product = apply_hessian(objective, direction, forward)
+        squared, curvature = inner(residual, residual), inner(direction, product)
+        alpha = torch.where(curvature > 0, squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)),
+                            torch.zeros_like(squared))
+        x = torch.addcmul(state.x, expand(alpha, direction), direction)
+        prediction = torch.addcmul(state.prediction, expand(alpha, forward), forward)
+        residual = torch.addcmul(residual, expand(-alpha, product), product)
+        beta = torch.where(squared > 0, inner(residual, residual) / torch.where(squared > 0, squared, torch.ones_like(squared)),
+                           torch.zeros_like(squared))
+        direction = torch.addcmul(residual, expand(beta, direction), direction)
+        return self._state(objective, x, residual, direction, prediction, state.scale)
+
+    def _state(self, objective: Objective, x: Tensor, residual: Tensor, direction: Tensor, prediction: Tensor,
+               scale: Tensor) -> CGState:
+        D, y = objective.problem.data_term, objective.problem.y
+        value = D.value(prediction, y) + objective.prior_value(x)
+        return CGState(x, value, D.discrepancy(prediction, y), item_norm(residual) / scale, residual, direction,
+                       objective.regularization.clone(), prediction, scale)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        return True, "the system is symmetric and positive semidefinite"
+
+
+def quadratic_reason(objective: Objective, name: str) -> str | None:
+    """Why the normal equations do not exist, or ``None``."""
+    problem = objective.problem
+    if not problem.is_linear:
+        return f"{name} needs a linear operator, and {problem.operator} is not"
+    if not problem.data_term.is_quadratic:
+        return f"{name} needs a quadratic data term, and {problem.data_term!r} is not"
+    for _, prior in objective.terms:
+        if "quadratic" not in prior.offers:
+            return f"{name} needs quadratic priors, and {prior!r} is not"
+    return None
+
+
+def apply_hessian(objective: Objective, x: Tensor, prediction: Tensor) -> Tensor:
+    """``(A^T W A + sum_i w_i L_i^T L_i) x``, given ``prediction = A x``."""
+    problem = objective.problem
+    assert isinstance(problem.operator, LinearOperator)
+    result = problem.operator.adjoint(problem.data_term.weighted(prediction))
+    for weight, prior in objective.terms:
+        operator, _ = prior.quadratic()
+        part = x if operator is None else operator.normal(x)
+        result = torch.addcmul(result, expand(weight, part), part)
+    return result
+
+
+def right_side(objective: Objective) -> Tensor:
+    """``A^T W y + sum_i w_i L_i^T b_i``."""
+    problem = objective.problem
+    assert isinstance(problem.operator, LinearOperator)
+    result = problem.operator.adjoint(problem.data_term.weighted(problem.y))
+    for weight, prior in objective.terms:
+        operator, target = prior.quadratic()
+        if target is not None:
+            part = target if operator is None else operator.adjoint(target)
+            result = result + expand(weight, part) * part
+    return result

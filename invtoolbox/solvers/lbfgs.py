@@ -1,0 +1,122 @@
+"""Limited-memory BFGS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import inner, item_norm
+from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
+from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
+
+
+@dataclass
+class LBFGSState(State):
+    gradient: Tensor
+    moves: Tensor  # (batch, memory, n) the last steps s
+    changes: Tensor  # (batch, memory, n) the changes d of the gradient along them
+    curvatures: Tensor  # (batch, memory) <s, d>, 0 in an empty slot
+    place: Tensor  # (batch,) the slot to write next
+    scale: Tensor  # (batch,)
+
+
+@dataclass(frozen=True)
+class LBFGS(Solver):
+    r"""L-BFGS (Nocedal 1980; Nocedal and Wright 2006, algorithm 7.4) with an Armijo line search.
+
+    Each item has its own memory and its own step, so the objective of no item ever increases. A pair is kept only
+    where ``<s, d> > 1e-8 |s| |d|``, so the metric stays positive definite without Wolfe's second condition.
+
+    Converges to a stationary point of a continuously differentiable objective that is bounded below; linearly where
+    it is strongly convex. Certificate: ``|grad F(x)|`` relative to that at the start or at 0, the larger.
+
+    Args:
+        memory: pairs kept of each item; they take ``2 * memory`` times the space of x.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
+    >>> float(it.solve(problem, solver=it.solvers.LBFGS(), progress=False).x.mean())
+    1.0
+    """
+
+    max_iterations: int = 500
+    tolerance: float = 1e-5
+    memory: int = 10
+    sufficient_decrease: float = 1e-4
+
+    def misfit(self, objective: Objective) -> str | None:
+        if not objective.has_value:
+            return "LBFGS needs an energy of every prior for its line search, and a prior here has none"
+        return nonsmooth_reason(objective, "LBFGS")
+
+    def suits(self, objective: Objective) -> bool:
+        return objective.layout is None
+
+    def init(self, objective: Objective, start: Tensor) -> LBFGSState:
+        value, gradient, discrepancy = objective.evaluate(start)
+        norm = item_norm(gradient)
+        scale = gradient_scale(objective, norm)
+        batch, n = start.shape[0], start[0].numel()
+        pairs = torch.zeros(batch, self.memory, n, dtype=start.dtype, device=start.device)
+        place = torch.zeros(batch, dtype=torch.long, device=start.device)
+        return LBFGSState(start, value, discrepancy, norm / scale, gradient, pairs, torch.zeros_like(pairs),
+                          torch.zeros(batch, self.memory, dtype=norm.dtype, device=start.device), place, scale)
+
+    def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
+        value = objective.value(state.x)  # the weight may have changed since the last step
+        direction = -self._metric(state).view_as(state.x)
+        slope = inner(state.gradient, direction)
+        # Where rounding has spoiled the metric, go downhill instead.
+        uphill = ~(slope < 0)
+        if bool(uphill.any()):
+            mask = uphill.view(-1, *[1] * (direction.ndim - 1))
+            direction = torch.where(mask, -state.gradient, direction)
+            slope = inner(state.gradient, direction)
+        empty = (state.curvatures == 0).all(1)
+        # Without a pair the length of the gradient says nothing about x, so the first step is short.
+        size = item_norm(state.x)
+        first = 0.01 * torch.where(size > 0, size, torch.ones_like(size)) / item_norm(direction).clamp_min(1e-30)
+        trial = torch.where(empty, first, torch.ones_like(slope))
+        x, new, _ = backtrack(objective, state.x, value, direction, slope, trial, self.sufficient_decrease)
+        self._remember(state, (x - state.x).flatten(1), (new.gradient - state.gradient).flatten(1))
+        certificate = item_norm(new.gradient) / state.scale
+        return LBFGSState(x, new.value, new.discrepancy, certificate, new.gradient, state.moves, state.changes,
+                          state.curvatures, state.place, state.scale)
+
+    def _metric(self, state: LBFGSState) -> Tensor:
+        """The two-loop recursion: the inverse Hessian's estimate times the gradient."""
+        rows = torch.arange(len(state.place), device=state.x.device)
+        q = state.gradient.flatten(1).clone()
+        order = [(state.place - 1 - k) % self.memory for k in range(self.memory)]
+        alphas = []
+        for slot in order:
+            curvature = state.curvatures[rows, slot]
+            alpha = torch.where(curvature > 0, inner(state.moves[rows, slot], q) / _safe(curvature), torch.zeros_like(curvature))
+            q.sub_(state.changes[rows, slot] * alpha[:, None])
+            alphas.append(alpha)
+        latest = state.changes[rows, order[0]]
+        curvature = state.curvatures[rows, order[0]]
+        gamma = torch.where(curvature > 0, curvature / _safe(inner(latest, latest)), torch.ones_like(curvature))
+        q.mul_(gamma[:, None])
+        for slot, alpha in zip(reversed(order), reversed(alphas)):
+            curvature = state.curvatures[rows, slot]
+            beta = torch.where(curvature > 0, inner(state.changes[rows, slot], q) / _safe(curvature), torch.zeros_like(curvature))
+            q.add_(state.moves[rows, slot] * (alpha - beta)[:, None])
+        return q
+
+    def _remember(self, state: LBFGSState, move: Tensor, change: Tensor) -> None:
+        """Write the pair into each item's next slot where its curvature is positive enough."""
+        curvature = inner(move, change)
+        good = (curvature > 1e-8 * item_norm(move) * item_norm(change)).nonzero().squeeze(1)
+        slots = state.place[good]
+        state.moves[good, slots] = move[good]
+        state.changes[good, slots] = change[good]
+        state.curvatures[good, slots] = curvature[good]
+        state.place = state.place.index_copy(0, good, (slots + 1) % self.memory)
+
+
+def _safe(curvature: Tensor) -> Tensor:
+    return torch.where(curvature > 0, curvature, torch.ones_like(curvature))
