@@ -1,0 +1,123 @@
+"""Start Warp silently and run its kernels on every core: Warp itself runs a launch on the CPU serially."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.kernels.threads import run_on_threads
+
+_LOCK = threading.RLock()
+_NO_DRIVER = b"Could not find or load the NVIDIA CUDA driver"
+#: Parts of a launch per thread. More than one, so that a thread with light parts takes over from one with heavy parts.
+_PARTS_PER_THREAD = 6
+
+
+@cache
+def warp() -> Any:
+    """The Warp module, imported at the first call and started without its banner."""
+    with _LOCK:
+        already = "warp" in sys.modules
+        import warp as wp
+
+        if not already:
+            # A user who works with Warp keeps their own settings.
+            if hasattr(wp.config, "log_level"):
+                wp.config.log_level = getattr(wp, "LOG_WARNING", 30)
+            else:
+                wp.config.quiet = True
+        with _without_driver_warning():
+            wp.init()
+        return wp
+
+
+def launch(kernel: Any, tasks: int, arguments: list[Any], tensors: list[Tensor], work: float) -> None:
+    """Run ``kernel(*arguments, first_task)`` for every task in ``range(tasks)``.
+
+    The kernel computes its task as ``wp.tid() + first_task``; no two tasks may write to the same place (or they
+    use atomics, on CUDA). On the CPU the tasks are split over ``torch.get_num_threads()`` threads.
+    Which thread runs a task never alters the result.
+
+    Args:
+        arguments: what the kernel takes before ``first_task``; tensors by `address`.
+        tensors: the tensors behind the addresses; the first one names the device.
+        work: number of elementary steps, to run small launches on the calling thread.
+    """
+    if tasks == 0:
+        return
+    wp = warp()
+    device = tensors[0].device
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            stream = wp.stream_from_torch(torch.cuda.current_stream(device))
+            wp.launch(kernel, dim=tasks, inputs=[*arguments, 0], device=wp.device_from_torch(device), stream=stream)
+            for tensor in tensors:
+                # The caching allocator must know that this stream still reads the tensor.
+                tensor.record_stream(torch.cuda.current_stream(device))
+        return
+
+    def part(first: int, last: int) -> None:
+        wp.launch(kernel, dim=last - first, inputs=[*arguments, first], device="cpu")
+
+    threads = min(torch.get_num_threads(), tasks)
+    if threads == 1 or work < 2e5:
+        with _compiled(kernel):
+            part(0, tasks)
+        return
+    parts = min(tasks, threads * _PARTS_PER_THREAD)
+    edges = [tasks * k // parts for k in range(parts + 1)]
+    with _compiled(kernel):
+        part(edges[0], edges[1])
+    run_on_threads(threads, iter(list(zip(edges[1:-1], edges[2:]))), part)
+
+
+def address(tensor: Tensor) -> int:
+    """The address of a contiguous tensor, as the kernels take it."""
+    if not tensor.is_contiguous():
+        raise AssertionError("a kernel was given a tensor that is not contiguous")
+    return tensor.data_ptr()
+
+
+@contextmanager
+def _compiled(kernel: Any) -> Iterator[None]:
+    """Let the first launch of a kernel, which compiles it, run alone: Warp's compiler is not thread-safe."""
+    if kernel in _READY:
+        yield
+        return
+    with _LOCK:
+        yield
+        _READY.add(kernel)
+
+
+_READY: set[Any] = set()
+
+
+@contextmanager
+def _without_driver_warning() -> Iterator[None]:
+    """Swallow the line that Warp's C++ writes to stderr on machines without a GPU; pass on everything else."""
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # no stderr at all (a service): nothing to keep clean
+        yield
+        return
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            captured.seek(0)
+            lines = [line for line in captured.read().splitlines(keepends=True) if _NO_DRIVER not in line]
+            if lines:
+                os.write(2, b"".join(lines))
