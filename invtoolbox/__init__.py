@@ -9,6 +9,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+# Bound at once, because `invtoolbox.solve` is also the name of the module.
+from invtoolbox.solve import solve
+
 __version__ = "0.1.0"
 
 _MODULES = ("data_terms", "datasets", "kernels", "metrics", "operators", "parameter_choice", "plotting", "priors", "scenes",
@@ -18,13 +21,12 @@ _NAMES = {
     "Solution": "invtoolbox.solution",
     "Progress": "invtoolbox.loop",
     "Checkpoint": "invtoolbox.checkpoint",
-    "solve": "invtoolbox.solve",
     "reconstruct": "invtoolbox.reconstruct",
     "as_operator": "invtoolbox.operators.adapters",
     "to_deepinv": "invtoolbox.operators.adapters",
     "InputError": "invtoolbox.errors",
 }
-__all__ = ["__version__", *_MODULES, *_NAMES]
+__all__ = ["__version__", "solve", *_MODULES, *_NAMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -47,8 +47,8 @@ class Writer:
         self.path, self.every, self.fingerprint = Path(settings.path), settings.every, fingerprint
         self.last = time.monotonic()
 
-    def after_step(self, loop: Loop) -> None:
-        if time.monotonic() - self.last >= self.every or not bool(loop.running.any()):
+    def after_step(self, loop: Loop, last: bool) -> None:
+        if last or time.monotonic() - self.last >= self.every:
             self.write(loop)
             self.last = time.monotonic()
 

@@ -103,8 +103,12 @@ class Limits:
 
 
 def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | None, limits: Limits,
-        callbacks: Sequence[Callback], after_step: Callable[[Loop], None]) -> Loop:
-    """Step until every item is done. ``after_step`` writes checkpoints and moves the progress bar."""
+        callbacks: Sequence[Callback], after_step: Callable[[Loop, bool], None]) -> Loop:
+    """Step until every item is done.
+
+    ``after_step(loop, last)`` writes checkpoints and moves the progress bar. It sees the items that a budget ends as
+    still running, so that a later run with a larger budget goes on with them.
+    """
     if len(loop.active) < objective.batch:  # resumed after a compaction
         objective = objective.select(loop.active)
     if loop.rule_state is not None:
@@ -113,13 +117,12 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
     every = 1 if loop.x.device.type == "cpu" else 10
     if loop.iteration == 0:
         _finish(loop, solver, CONVERGED, loop.running & solver.converged(loop.state, limits.tolerance))
-    last_finite = loop.state.x
+    last_finite, stop = loop.state.x, False
     while bool(loop.running.any()):
-        if loop.iteration >= limits.max_iterations:
-            _finish(loop, solver, MAX_ITERATIONS, loop.running.clone())
-            break
-        if limits.deadline is not None and time.monotonic() >= limits.deadline:
-            _finish(loop, solver, STOPPED, loop.running.clone())
+        full = loop.iteration >= limits.max_iterations
+        if full or stop or (limits.deadline is not None and time.monotonic() >= limits.deadline):
+            after_step(loop, True)
+            _finish(loop, solver, MAX_ITERATIONS if full else STOPPED, loop.running.clone())
             break
         loop.state = solver.step(objective.at(loop.iteration), loop.state)
         loop.iteration += 1
@@ -136,9 +139,9 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
             _finish(loop, solver, CONVERGED, loop.running & converged)
             objective = _compact(loop, objective)
             last_finite = loop.state.x
-        if callbacks and any([callback(_progress(loop, objective)) is True for callback in callbacks]):
-            _finish(loop, solver, STOPPED, loop.running.clone())
-        after_step(loop)
+        # Every callback is told, also after one of them has asked to stop.
+        stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
+        after_step(loop, not bool(loop.running.any()))
     return loop
 
 

@@ -107,7 +107,7 @@ def _each(y: Any, change: Any) -> Any:
 def _as_measurements(y: Any) -> Tensor:
     if isinstance(y, np.ndarray) and not y.flags.writeable:
         y = y.copy()
-    tensor = y.detach() if isinstance(y, Tensor) else torch.as_tensor(y)
+    tensor = y if isinstance(y, Tensor) else torch.as_tensor(y)
     return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.float32)
 
 

@@ -109,10 +109,10 @@ def solve(
             writer = Writer(settings, digest)
             loop = writer.resume(loop)
         with ProgressBar(limits.max_iterations, loop.iteration, type(algorithm).__name__, enabled=progress) as bar:
-            def after_step(current: Loop) -> None:
+            def after_step(current: Loop, last: bool) -> None:
                 bar.update(current)
                 if writer is not None:
-                    writer.after_step(current)
+                    writer.after_step(current, last)
 
             try:
                 loop = run(loop, objective, algorithm, rule, limits, callbacks, after_step)
@@ -121,11 +121,12 @@ def solve(
                     writer.write(loop)
                 raise
         x = objective.decode(loop.x)
-        whole = objective.with_regularization(loop.weight)
     if differentiate == "implicit":
         from invtoolbox.differentiation import differentiable
 
-        x = differentiable(x, whole, priors)
+        kept = isinstance(regularization, Tensor) and regularization.requires_grad
+        weight = regularization.expand(problem.batch) if kept else loop.weight
+        x = differentiable(x, objective.with_regularization(weight))
     rows = torch.stack(loop.history).cpu() if loop.history else torch.zeros(0, len(RECORDED), problem.batch)
     return Solution(
         x=x,
@@ -175,14 +176,12 @@ def bind(problem: Problem, priors: PriorSum, regularization: float | Tensor | st
 
 
 def _automatic(priors: PriorSum) -> tuple[float | WeightRule, str]:
-    from invtoolbox.parameter_choice import DiscrepancyPrinciple
-
     weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
     if not weighable:
         return 1.0, ""
     if any(t.chosen for t in weighable):
         return 1.0, "the weights of the priors are kept as they were written"
-    return DiscrepancyPrinciple(), "no weight was given: "
+    return rule_named("discrepancy"), "no weight was given: "
 
 
 def _check_fixed_levels(priors: PriorSum) -> None:

@@ -7,8 +7,8 @@ two nearest pixels; outside the image is zero:
           \quad i_{rj} + w_{rj} = a_r + b_r j, \; 0 \le w_{rj} < 1.
 
 P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3), 1982.
-The back-projection is the transpose of this matrix, with bitwise the same weights. Both are differentiable in their
-input (to any order) and in the rays' offset, slope and step.
+The back-projection is the transpose of this matrix, with bitwise the same weights. Both are differentiable
+in their input and in the rays' offset, slope and step, to any order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import address, launch, warp
@@ -56,8 +55,9 @@ def project(image: Tensor, rays: Rays) -> Tensor:
 def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
     """The transpose of `project`, ``(N, V, D) -> (N, H, W)``.
 
-    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered with atomic additions,
-    whose order varies, unless ``torch.use_deterministic_algorithms(True)`` asks for the slower ordered kernel.
+    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered with atomic
+    additions, whose order varies, unless ``torch.use_deterministic_algorithms(True)`` asks for the slower
+    ordered kernel.
 
     Raises:
         InputError: wrong shape or dtype.
@@ -78,10 +78,11 @@ def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
     return result
 
 
-# Both directions are special cases of one family that is closed under differentiation. With u, v the two pixels of a
-# sample and t the line's distance from the centre,
-#     y = c0 sum(u + w (v - u)) + c1 sum(v - u) + c2 sum(t (v - u)),      c0 = step, c1 = c2 = 0 in a projection;
-# d/d(offset) turns c0 into c1, d/d(slope) turns c0 into c2, and the second derivatives of linear interpolation vanish.
+# Both directions are special cases of one family that is closed under differentiation. With u, v the two pixels
+# of a sample and t the line's distance from the centre,
+#     y = c0 sum(u + w (v - u)) + c1 sum(v - u) + c2 sum(t (v - u)),    c0 = step, c1 = c2 = 0 in a projection;
+# d/d(offset) turns c0 into c1, d/d(slope) turns c0 into c2, and the second derivatives of linear interpolation
+# vanish.
 
 
 class _Project(torch.autograd.Function):
@@ -108,7 +109,7 @@ class _Project(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         image, offset, slope, coefficients = ctx.saved_tensors
         d_image, d_offset, d_slope, d_coefficients, _ = tangents
-        total = torch.zeros_like(image[:, :0, :0]).new_zeros(image.shape[0], *offset.shape)
+        total = image.new_zeros(image.shape[0], *offset.shape)
         if d_image is not None:
             total = total + _Project.apply(d_image, offset, slope, coefficients, ctx.rays)
         tangent = _tangent(coefficients, d_offset, d_slope, d_coefficients)
@@ -200,7 +201,7 @@ def _tangent(coefficients: Tensor, d_offset: Tensor | None, d_slope: Tensor | No
     return torch.stack(parts)
 
 
-# -- running the kernels ----------------------------------------------------------------------------------------------
+# -- running the kernels ---------------------------------------------------------------------------------------
 
 
 def _run_project(image: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays) -> Tensor:
@@ -209,10 +210,9 @@ def _run_project(image: Tensor, offset: Tensor, slope: Tensor, coefficients: Ten
     tables = [t.contiguous() for t in (offset, slope, coefficients)]
     for start, count, lanes in _plan(image):
         rows, columns = _padded_lines(image[start:start + count], lanes)
-        items = rows.shape[0]
         direct = lanes == 1
         y = sinogram[start:start + count] if direct else image.new_empty(offset.numel(), lanes)
-        _run_rays(rows, columns, y, *tables, rays, items, lanes, mode)
+        _run_rays(rows, columns, y, tables[0], tables[1], tables[2], rays, lanes, mode)
         if not direct:
             sinogram[start:start + count] = y.t()[:count].view(count, *offset.shape)
     return sinogram
@@ -225,23 +225,25 @@ def _run_moments(image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor,
         rows, columns = _padded_lines(image[start:start + count], lanes)
         y = _interleaved(sinogram[start:start + count], lanes)
         part = torch.empty_like(moments)
-        _run_rays(rows, columns, y, *tables, part, rays, rows.shape[0], lanes, 2)
+        _run_rays(rows, columns, y, tables[0], tables[1], part, rays, lanes, 2)
         moments += part
     return moments
 
 
-def _run_rays(rows: Tensor, columns: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor,
-              rays: Rays, items: int, lanes: int, mode: int) -> None:
+def _run_rays(rows: Tensor, columns: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor,
+              coefficients: Tensor, rays: Rays, lanes: int, mode: int) -> None:
     warp()
     from invtoolbox.kernels.joseph_kernels import project_kernel
 
+    items = rows.shape[0]
     group = _GROUP if lanes == 1 and rows.device.type == "cpu" else 1
     vertical, total = rays.number_vertical, offset.numel()
     groups = -(-vertical // group) - (-(total - vertical) // group)
     kernel = project_kernel(rows.dtype, lanes, group, mode)
     tensors = [rows, columns, sinogram, offset, slope, coefficients, rays.order]
     arguments = [*map(address, tensors), vertical, total, *rays.shape, items]
-    launch(kernel, groups * (1 if mode == 2 else items), arguments, tensors, float(total) * max(rays.shape) * items)
+    tasks = groups * (1 if mode == 2 else items)
+    launch(kernel, tasks, arguments, tensors, float(total) * max(rays.shape) * items)
 
 
 def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays) -> Tensor:
@@ -314,7 +316,7 @@ def _padded_lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
 
 
 def _interleaved(sinogram: Tensor, lanes: int) -> Tensor:
-    """(count, V, D) as the kernels read it: (count, V * D) for one lane, else (V * D, lanes) with empty lanes zero."""
+    """(count, V, D) as the kernels read it: (count, V * D), or (V * D, lanes) with empty lanes zero."""
     flat = sinogram.reshape(sinogram.shape[0], -1)
     if lanes == 1:
         return flat.contiguous()

@@ -1,15 +1,15 @@
 """Warp kernels of Joseph's method: one source for the CPU and CUDA.
 
-Import only after `invtoolbox.kernels.launch.warp` has started Warp. The loops are native snippets (C++ and CUDA C++
-at once), because their layout decides the speed on the CPU: with plain pointers and sizes known at compile time
-the loop over a group of rays, or over the images of a batch, becomes vector instructions.
+Import only after `invtoolbox.kernels.launch.warp` has started Warp. The loops are native snippets (C++ and CUDA
+C++ at once), because their layout decides the speed on the CPU: with plain pointers and sizes known at compile
+time, the loop over a group of rays, or over the images of a batch, becomes vector instructions.
 
 Layout of the data, with L = lanes (images that are projected together, next to each other in memory):
 
 - an image is kept twice, by rows ``(H, W + 4, L)`` for rays whose main axis is vertical and by columns
-  ``(W, H + 4, L)`` for the others, so that a sample's two neighbours are always adjacent. Two zeros in front of every
-  line and two behind it stand for the outside: positions are clamped onto them instead of tested; with two,
-  the difference of neighbours, which the derivatives need, is zero there as well.
+  ``(W, H + 4, L)`` for the others, so that a sample's two neighbours are always adjacent. Two zeros in front of
+  every line and two behind it stand for the outside: positions are clamped onto them instead of tested. With
+  two of them the difference of neighbours, which the derivatives need, is zero there as well.
 - a sinogram is ``(rays, L)``.
 """
 # mypy: ignore-errors
@@ -19,7 +19,7 @@ from functools import cache
 import torch
 import warp as wp
 
-# The ray `r` in the units of the padded lines, and the sample of line `j`: pixels `i` and `i + 1`, weights 1 - w and w.
+# A ray in the units of the padded lines, and its sample on line `j`: pixels `i` and `i + 1`, weights 1 - w and w.
 # Every kernel uses these very expressions, so the adjoint's weights are the forward's to the last bit.
 _RAY = """
         const REAL shift = (REAL)0.5 * (REAL)(across - 1) + (REAL)2;
@@ -83,7 +83,8 @@ _PROJECT = """
             moment0[g] = moment1[g] = moment2[g] = (REAL)0;
         for (int n = 0; n < items_here; ++n) {
             const int item = MODE == 2 ? n : task / groups;
-            const REAL* line = (const REAL*)(vertical ? rows : columns) + ((size_t)item * lines + from_all) * stride;
+            const REAL* line = (const REAL*)(vertical ? rows : columns)
+                + ((size_t)item * lines + from_all) * stride;
             REAL sum0[GROUP * LANES], sum1[GROUP * LANES], sum2[GROUP * LANES];
             for (int g = 0; g < GROUP * LANES; ++g)
                 sum0[g] = sum1[g] = sum2[g] = (REAL)0;
@@ -128,8 +129,8 @@ _PROJECT = """
         }
 """
 
-# One task: LINES neighbouring lines of one image group, which no other task writes to, and every ray that has them in
-# its way. The lines stay in the cache nearest to the core, and no atomics are needed.
+# One task: LINES neighbouring lines of one image group, which no other task writes to, and every ray that has
+# them in its way. The lines stay in the cache nearest to the core, and no atomics are needed.
 _BACKPROJECT_LINES = """
         const int blocks_vertical = (height + LINES - 1) / LINES;
         const int blocks = blocks_vertical + (width + LINES - 1) / LINES;
@@ -179,7 +180,7 @@ _BACKPROJECT_LINES = """
         }
 """
 
-# One task: one ray, scattered with atomic additions. For CUDA; on the CPU it serves as a check of the kernel above.
+# One task: one ray, scattered with atomic additions. For CUDA; on the CPU it is a check of the kernel above.
 _BACKPROJECT_SCATTER = """
         const int item = task / all_rays;
         const int k = task % all_rays;
@@ -219,9 +220,10 @@ _BACKPROJECT_SCATTER = """
 def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int):
     """Forward projection of ``group`` rays and ``lanes`` images a task.
 
-    ``mode`` 0: ``coefficients[0]`` times the sum of samples. 1: plus ``coefficients[1]`` times the sum of the differences
-    of neighbours, plus ``coefficients[2]`` times that sum weighted by the line's distance from the centre (derivatives
-    in offset and slope). 2: those three sums times the sinogram, summed over the batch, into ``coefficients``.
+    ``mode`` 0: ``coefficients[0]`` times the sum of samples. 1: plus ``coefficients[1]`` times the sum of the
+    differences of neighbours, plus ``coefficients[2]`` times that sum weighted by the line's distance from the
+    centre (derivatives in offset and slope). 2: those three sums times the sinogram, summed over the batch,
+    into ``coefficients``.
     """
     return _kernel(_PROJECT, dtype, LANES=lanes, GROUP=group, MODE=mode)
 
@@ -239,16 +241,16 @@ def _kernel(source: str, dtype: torch.dtype, **sizes: int):
         snippet = snippet.replace(name, str(size))
 
     @wp.func_native(snippet=snippet)
-    def run_task(rows: wp.uint64, columns: wp.uint64, sinogram: wp.uint64, offsets: wp.uint64, slopes_in: wp.uint64,
-                 coefficients: wp.uint64, order: wp.uint64, vertical_rays: int, all_rays: int, height: int, width: int,
-                 items: int, task: int): ...
+    def run_task(rows: wp.uint64, columns: wp.uint64, sinogram: wp.uint64, offsets: wp.uint64,
+                 slopes_in: wp.uint64, coefficients: wp.uint64, order: wp.uint64, vertical_rays: int,
+                 all_rays: int, height: int, width: int, items: int, task: int): ...
 
     # A module of its own: only the variant that is used gets compiled.
     @wp.kernel(module="unique", enable_backward=False)
-    def kernel(rows: wp.uint64, columns: wp.uint64, sinogram: wp.uint64, offsets: wp.uint64, slopes_in: wp.uint64,
-               coefficients: wp.uint64, order: wp.uint64, vertical_rays: int, all_rays: int, height: int, width: int,
-               items: int, first_task: int):
-        run_task(rows, columns, sinogram, offsets, slopes_in, coefficients, order, vertical_rays, all_rays, height,
-                 width, items, wp.tid() + first_task)
+    def kernel(rows: wp.uint64, columns: wp.uint64, sinogram: wp.uint64, offsets: wp.uint64,
+               slopes_in: wp.uint64, coefficients: wp.uint64, order: wp.uint64, vertical_rays: int,
+               all_rays: int, height: int, width: int, items: int, first_task: int):
+        run_task(rows, columns, sinogram, offsets, slopes_in, coefficients, order, vertical_rays, all_rays,
+                 height, width, items, wp.tid() + first_task)
 
     return kernel

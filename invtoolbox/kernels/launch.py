@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from invtoolbox.kernels.threads import run_on_threads
 
 _LOCK = threading.RLock()
 _NO_DRIVER = b"Could not find or load the NVIDIA CUDA driver"
-#: Parts of a launch per thread. More than one, so that a thread with light parts takes over from one with heavy parts.
+#: Parts of a launch per thread. More than one, so that a thread with light parts helps one with heavy parts.
 _PARTS_PER_THREAD = 6
 
 
@@ -58,11 +59,9 @@ def launch(kernel: Any, tasks: int, arguments: list[Any], tensors: list[Tensor],
     device = tensors[0].device
     if device.type == "cuda":
         with torch.cuda.device(device):
+            # On torch's own stream, so that its allocator knows when the tensors are free again.
             stream = wp.stream_from_torch(torch.cuda.current_stream(device))
-            wp.launch(kernel, dim=tasks, inputs=[*arguments, 0], device=wp.device_from_torch(device), stream=stream)
-            for tensor in tensors:
-                # The caching allocator must know that this stream still reads the tensor.
-                tensor.record_stream(torch.cuda.current_stream(device))
+            wp.launch(kernel, dim=tasks, inputs=[*arguments, 0], stream=stream)
         return
 
     def part(first: int, last: int) -> None:
@@ -77,7 +76,7 @@ def launch(kernel: Any, tasks: int, arguments: list[Any], tensors: list[Tensor],
     edges = [tasks * k // parts for k in range(parts + 1)]
     with _compiled(kernel):
         part(edges[0], edges[1])
-    run_on_threads(threads, iter(list(zip(edges[1:-1], edges[2:]))), part)
+    run_on_threads(threads, pairwise(edges[1:]), part)
 
 
 def address(tensor: Tensor) -> int:

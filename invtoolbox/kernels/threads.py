@@ -35,7 +35,8 @@ def run_on_threads(threads: int, bounds: Iterator[tuple[int, int]], part: Callab
                 if step is None:
                     return
                 part(*step)
-        except BaseException as error:  # also Ctrl-C: nothing may be raised through C code; it is raised again below
+        except BaseException as error:
+            # Also Ctrl-C: nothing may be raised through C code, so it is raised again below.
             errors.append(error)
 
     openmp = _openmp()
@@ -55,8 +56,9 @@ def run_on_threads(threads: int, bounds: Iterator[tuple[int, int]], part: Callab
 def _openmp() -> tuple[Any, Any] | None:
     """The entry of GNU OpenMP's parallel region in the copy that torch has loaded, or None.
 
-    OpenMP's threads keep spinning for some milliseconds after each parallel operation of torch, so threads of our own would
-    get half a core (measured on two cores: a projection of 4.3 ms took 7.0 ms). Its threads themselves start at once.
+    OpenMP's threads keep spinning for some milliseconds after each parallel operation of torch, so threads of
+    our own would get half a core (measured on two cores: a projection of 4.3 ms took 7.0 ms). Its own threads
+    start at once.
     """
     no_load = getattr(os, "RTLD_NOLOAD", None)
     if no_load is None or not torch.backends.openmp.is_available():

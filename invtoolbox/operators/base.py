@@ -51,6 +51,16 @@ class Operator(Settings, ABC):
 
         return Jacobian(self, x)
 
+    def simulate(self, x: Tensor, noise: Any = 0.0, seed: int | Sequence[int] = 0) -> Any:
+        """Measurements of ``x`` with noise, ``A(x) + e``, whose draw depends on ``seed`` alone.
+
+        ``noise`` is a standard deviation, or one of `invtoolbox.operators.noise`: Gaussian, RelativeGaussian,
+        Poisson. Every item of the batch gets the same draw, unless there is one seed an item.
+        """
+        from invtoolbox.operators.noise import simulate
+
+        return simulate(self, x, noise, seed)
+
     # -- parameters: geometry, kernels, masks -------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
@@ -159,6 +169,15 @@ class LinearOperator(Operator):
     def normal(self, x: Tensor) -> Tensor:
         """``A^T A x``."""
         return self.adjoint(self(x))
+
+    @property
+    def has_normal_resolvent(self) -> bool:
+        """Whether `normal_resolvent` has a closed form."""
+        return type(self).normal_resolvent is not LinearOperator.normal_resolvent
+
+    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+        """``(weight A^T A + rho I)^{-1} v`` where that has a closed form; ``rho`` and ``weight`` may differ by item."""
+        raise InputError(f"{self} has no closed form of (A^T A + rho I)^-1; use it.solvers.CG()")
 
     def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
              dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The projection kernels: against a matrix written out by hand, their transpose, their derivatives, their purity."""
+"""The projection kernels: a matrix written out by hand, its transpose, their derivatives, their purity."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def matrix(rays: Rays) -> Tensor:
     """Joseph's method written down sample by sample, (V * D, H * W)."""
     height, width = rays.shape
     out = np.zeros((rays.offset.numel(), height, width))
-    for r, (a, b, step, vertical) in enumerate(zip(rays.offset.flatten().tolist(), rays.slope.flatten().tolist(),
-                                                   rays.step.flatten().tolist(), rays.vertical.flatten().tolist())):
+    tables = (rays.offset, rays.slope, rays.step, rays.vertical)
+    for r, (a, b, step, vertical) in enumerate(zip(*(t.flatten().tolist() for t in tables))):
         lines, across = (height, width) if vertical else (width, height)
         for j in range(lines):
             x = a + b * (j - (lines - 1) / 2) + (across - 1) / 2
@@ -69,7 +69,8 @@ def test_adjoint_is_exact(height: int, width: int, views: int, detectors: int, b
                           double: bool) -> None:
     dtype = torch.float64 if double else torch.float32
     rays = random_rays((height, width), views, detectors, seed)
-    x, y = uniform(batch, height, width, seed=seed, dtype=dtype), uniform(batch, views, detectors, seed=1, dtype=dtype)
+    x = uniform(batch, height, width, seed=seed, dtype=dtype)
+    y = uniform(batch, views, detectors, seed=1, dtype=dtype)
     Ax, Aty = project(x, rays).double(), backproject(y, rays).double()
     gap = (Ax * y).sum((1, 2)) - (x * Aty).sum((1, 2))
     scale = Ax.flatten(1).norm(dim=1) * y.double().flatten(1).norm(dim=1)
@@ -115,15 +116,18 @@ def test_the_scatter_kernel_of_cuda_is_the_same_transpose(dtype: torch.dtype, mo
     coefficients = torch.cat([rays.step[None], uniform(2, 6, 40, seed=9, dtype=dtype)])[:1 + 2 * mode].contiguous()
     images = []
     for scatter in (False, True):
-        rows, columns = (torch.zeros(t.shape, dtype=dtype) for t in _padded_lines(torch.zeros(2, 21, 34, dtype=dtype), 1))
+        zeros = torch.zeros(2, 21, 34, dtype=dtype)
+        rows, columns = (torch.zeros_like(t) for t in _padded_lines(zeros, 1))
         tensors = [rows, columns, y, rays.offset, rays.slope, coefficients, rays.order]
         kernel = backproject_kernel(dtype, 1, 1, mode, scatter)
         tasks = 2 * (rays.offset.numel() if scatter else 21 + 34)
-        launch(kernel, tasks, [*map(address, tensors), rays.number_vertical, rays.offset.numel(), 21, 34, 2], tensors, 0.0)
+        numbers = [rays.number_vertical, rays.offset.numel(), 21, 34, 2]
+        launch(kernel, tasks, [*map(address, tensors), *numbers], tensors, 0.0)
         images.append(rows[:, :, 2:-2, 0] + columns[:, :, 2:-2, 0].transpose(1, 2))
-    torch.testing.assert_close(images[1], images[0], rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(images[1], images[0], rtol=0, atol=tolerance)
     if mode == 0:
-        torch.testing.assert_close(images[0], backproject(y, rays), rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-12)
+        torch.testing.assert_close(images[0], backproject(y, rays), rtol=0, atol=tolerance)
 
 
 def test_derivatives_in_images_and_rays_to_second_order() -> None:
@@ -196,14 +200,17 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
         pytest.skip("this Warp was built without CUDA")
     from invtoolbox.kernels.joseph_kernels import backproject_kernel, project_kernel
 
-    for kernel in (project_kernel(torch.float32, 1, 1, 0), project_kernel(torch.float64, 1, 1, 2),
-                   backproject_kernel(torch.float64, 1, 1, 0, True), backproject_kernel(torch.float32, 1, 1, 1, False)):
+    f32, f64 = torch.float32, torch.float64
+    for kernel in (project_kernel(f32, 1, 1, 0), project_kernel(f64, 1, 1, 2),
+                   backproject_kernel(f64, 1, 1, 0, True), backproject_kernel(f32, 1, 1, 1, False)):
         wp.compile_aot_module(kernel.module, arch=75, module_dir=tmp_path, use_ptx=True)
     assert len(list(tmp_path.glob("*.ptx"))) == 4
 
 
 def test_warp_starts_silently_and_only_when_needed() -> None:
-    code = ("import sys, torch; from invtoolbox.kernels.joseph import project; from invtoolbox.kernels.rays import Rays\n"
+    code = ("import sys, torch\n"
+            "from invtoolbox.kernels.joseph import project\n"
+            "from invtoolbox.kernels.rays import Rays\n"
             "assert 'warp' not in sys.modules\n"
             "one = torch.ones(1, 1, dtype=torch.float64)\n"
             "project(torch.ones(1, 4, 4), Rays.through((one, one), (one, 2 * one), (4, 4), (1.0, 1.0)))\n")

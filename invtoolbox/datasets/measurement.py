@@ -1,0 +1,78 @@
+"""The item of every data set: the measurements and all that is known about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """One measurement, ready for a `Problem`: ``it.Problem(item.y, item.geometry.operator())``.
+
+    Attributes:
+        y: the measured data, ``(1, channel, *space)``, float32 (complex64 where the file is complex). A sinogram
+            is ``(1, 1, angles, detectors)``.
+        geometry: how a sinogram was scanned; None for pictures.
+        reference: the image that comes with the data for comparison, ``(1, channel, *space)``, or None.
+        segmentation: the labels that come with the data, ``(1, channel, *space)``, uint8, or None.
+        noise_std: the standard deviation of the noise in `y`, or None where the file does not say.
+        meta: plain facts, at least ``source`` (the path) and ``units`` (of `y`).
+
+    >>> Measurement(torch.zeros(1, 1, 4, 4), meta={"source": "nowhere", "units": "1"}).meta["units"]
+    '1'
+    """
+
+    y: Tensor
+    geometry: Geometry | None = None
+    reference: Tensor | None = None
+    segmentation: Tensor | None = None
+    noise_std: float | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "meta", MappingProxyType(dict(self.meta)))
+        source = self.meta.get("source", "measurement")
+        if self.y.ndim < 3 or self.y.shape[0] != 1:
+            raise InputError(f"{source}: y has shape {tuple(self.y.shape)}; expected (1, channel, *space)")
+        finite = torch.isfinite(self.y)
+        if not finite.all():
+            bad = torch.nonzero(~finite)
+            raise InputError(f"{source}: {len(bad)} of {self.y.numel()} values are NaN or infinite, the first at "
+                             f"index {tuple(bad[0].tolist())} of (1, channel, *space); repair or mask them")
+        if self.geometry is not None and tuple(self.y.shape[-2:]) != self.geometry.sinogram_shape:
+            rows, columns = self.geometry.sinogram_shape
+            raise InputError(f"{source}: the sinogram has {self.y.shape[-2]} rows and {self.y.shape[-1]} columns, "
+                             f"but the geometry has {rows} angles and {columns} detector elements; transpose the "
+                             "sinogram or correct the geometry")
+
+
+class DataSet(Protocol):
+    """A data set: anything with a length whose items are measurements."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Measurement: ...
+
+
+def as_tensor(array: Any) -> Tensor:
+    """A contiguous float32 (or complex64) tensor of its own memory from any numeric array."""
+    array = np.asarray(array)
+    kind = np.complex64 if np.iscomplexobj(array) else np.float32
+    return torch.from_numpy(np.array(array, dtype=kind, order="C"))
+
+
+def checked_index(index: int, length: int) -> int:
+    """The index counted from the front, or IndexError (which ends a for loop) when it is out of range."""
+    if not -length <= index < length:
+        raise IndexError(f"item {index} of a data set of {length}")
+    return index % length

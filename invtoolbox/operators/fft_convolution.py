@@ -1,0 +1,177 @@
+"""Convolution with a kernel by FFT: whole images, or overlapping tiles where the image is large.
+
+Everything here is a plain function of tensors, differentiable in image and kernel. `valid_convolution` needs no
+boundary rule; `pad` and `pad_transpose` bring one in, and are each other's exact transposes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: numpy's names: "reflect" mirrors without repeating the edge pixel (d c b | a b c d | c b a).
+PAD_MODES = {"reflect": "reflect", "periodic": "circular", "zero": "constant"}
+
+
+class Plan(NamedTuple):
+    """How an image is cut: FFT lengths, and how many output pixels a tile yields, both (rows, columns)."""
+
+    length: tuple[int, int]
+    tile: tuple[int, int]
+
+
+@functools.lru_cache(maxsize=1024)
+def fast_length(n: int) -> int:
+    """The smallest even 2^a 3^b 5^c that is at least ``n``: such FFTs are several times faster than prime ones.
+
+    >>> fast_length(541)
+    576
+    """
+    best = 1 << max(n - 1, 1).bit_length()
+    five = 1
+    while five < best:
+        three = five
+        while three < best:
+            power = 2
+            while three * power < n:
+                power *= 2
+            best = min(best, three * power)
+            three *= 3
+        five *= 5
+    return best
+
+
+def whole_limit(device: torch.device) -> int:
+    """The pixels of a plane above which it is cut into tiles.
+
+    On a CPU tiles that stay in the cache halve the time of a 4 megapixel image (20 ms against 40); on a GPU one
+    large transform is faster, and tiles only bound the memory.
+    """
+    return 1 << 24 if device.type == "cuda" else 1 << 20
+
+
+def plan(size: tuple[int, int], kernel: tuple[int, int], tile: int | None, device: torch.device) -> Plan:
+    """Cut an image of ``size`` (padding included); ``tile`` is the FFT length of a tile, ``None`` chooses."""
+    if tile is not None:
+        edge = tile
+    elif size[0] * size[1] <= whole_limit(device):
+        edge = max(size)
+    else:
+        edge = 2048 if device.type == "cuda" else 512
+    # At least half of a tile must be new pixels, or the overlap is most of the work.
+    length = tuple(min(fast_length(n), fast_length(max(edge, 2 * k))) for n, k in zip(size, kernel))
+    return Plan((length[0], length[1]), (min(length[0], size[0]) - kernel[0] + 1, min(length[1], size[1]) - kernel[1] + 1))
+
+
+def groups(x: Tensor, area: int) -> Iterator[tuple[slice, slice]]:
+    """Cut (batch, channel) into groups whose transforms, of ``area`` pixels a plane, go together.
+
+    On a CPU a transform of several planes at once is up to three times slower per pixel than plane by plane, as
+    soon as they leave the fast cache together; small planes gain from going together.
+    """
+    budget = (1 << 26) if x.device.type == "cuda" else (1 << 16)
+    batch, channels = x.shape[0], x.shape[1]
+    if area * channels <= budget:
+        step = max(1, budget // (area * channels))
+        for b in range(0, batch, step):
+            yield slice(b, min(b + step, batch)), slice(0, channels)
+    else:
+        for b in range(batch):
+            for c in range(channels):
+                yield slice(b, b + 1), slice(c, c + 1)
+
+
+def spectrum(kernel: Tensor, length: tuple[int, int]) -> Tensor:
+    """The transform of a kernel whose first entry lies at the origin."""
+    return torch.fft.rfft2(kernel, s=length)
+
+
+def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
+    """The transform of a kernel whose centre ``(kh // 2, kw // 2)`` lies at the origin: periodic convolution."""
+    kh, kw = kernel.shape[-2:]
+    whole = F.pad(kernel, (0, size[1] - kw, 0, size[0] - kh))
+    return torch.fft.rfft2(torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
+
+
+def filtered(x: Tensor, multiplier: Tensor) -> Tensor:
+    """Multiply in the Fourier domain: periodic convolution with a transfer function."""
+    return torch.fft.irfft2(torch.fft.rfft2(x) * multiplier, s=x.shape[-2:])
+
+
+def valid_convolution(x: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan) -> Tensor:
+    """Convolution where the kernel fits inside ``x``: sizes shrink by ``kernel - 1`` (overlap-save)."""
+    (kh, kw), (n0, n1) = kernel, cut.length
+    size = x.shape[-2] - kh + 1, x.shape[-1] - kw + 1
+    out = None
+    for r, c, h, w in _tiles(size, cut.tile):
+        part = x[..., r:r + h + kh - 1, c:c + w + kw - 1]
+        piece = torch.fft.irfft2(torch.fft.rfft2(part, s=(n0, n1)) * kernel_spectrum, s=(n0, n1))
+        # The first kernel - 1 outputs of a periodic convolution have wrapped around.
+        piece = piece[..., kh - 1:kh - 1 + h, kw - 1:kw - 1 + w]
+        if (h, w) == size:
+            return piece
+        if out is None:
+            out = piece.new_empty(*piece.shape[:-2], *size)
+        out[..., r:r + h, c:c + w] = piece
+    assert out is not None
+    return out
+
+
+def valid_transpose(y: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan) -> Tensor:
+    """The transpose of `valid_convolution`: full correlation, sizes grow by ``kernel - 1`` (overlap-add)."""
+    (kh, kw), (n0, n1) = kernel, cut.length
+    size = y.shape[-2], y.shape[-1]
+    conjugate = kernel_spectrum.conj()
+    out = None
+    for r, c, h, w in _tiles(size, cut.tile):
+        part = F.pad(y[..., r:r + h, c:c + w], (kw - 1, n1 - w - kw + 1, kh - 1, n0 - h - kh + 1))
+        piece = torch.fft.irfft2(torch.fft.rfft2(part) * conjugate, s=(n0, n1))
+        piece = piece[..., :h + kh - 1, :w + kw - 1]
+        if (h, w) == size:
+            return piece
+        if out is None:
+            out = piece.new_zeros(*piece.shape[:-2], size[0] + kh - 1, size[1] + kw - 1)
+        out[..., r:r + h + kh - 1, c:c + w + kw - 1] += piece
+    assert out is not None
+    return out
+
+
+def pad(x: Tensor, margins: tuple[int, int, int, int], boundary: str) -> Tensor:
+    """Extend the last two axes by ``margins`` (top, bottom, left, right)."""
+    top, bottom, left, right = margins
+    if not any(margins):
+        return x
+    return F.pad(x, (left, right, top, bottom), mode=PAD_MODES[boundary])
+
+
+def pad_transpose(z: Tensor, margins: tuple[int, int, int, int], boundary: str) -> Tensor:
+    """The transpose of `pad`: what was copied outwards is added back where it came from. Works in place on ``z``."""
+    z = _fold(z, -2, margins[0], margins[1], boundary)
+    return _fold(z, -1, margins[2], margins[3], boundary)
+
+
+def _fold(z: Tensor, axis: int, before: int, after: int, boundary: str) -> Tensor:
+    n = z.shape[axis] - before - after
+    core, head, tail = z.narrow(axis, before, n), z.narrow(axis, 0, before), z.narrow(axis, before + n, after)
+    if boundary == "reflect":
+        if before:
+            core.narrow(axis, 1, before).add_(head.flip(axis))
+        if after:
+            core.narrow(axis, n - 1 - after, after).add_(tail.flip(axis))
+    elif boundary == "periodic":
+        if before:
+            core.narrow(axis, n - before, before).add_(head)
+        if after:
+            core.narrow(axis, 0, after).add_(tail)
+    return core
+
+
+def _tiles(size: tuple[int, int], tile: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    for r in range(0, size[0], tile[0]):
+        for c in range(0, size[1], tile[1]):
+            yield r, c, min(tile[0], size[0] - r), min(tile[1], size[1] - c)

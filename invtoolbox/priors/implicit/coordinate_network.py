@@ -1,0 +1,94 @@
+"""A coordinate network: the image is a function of position, and its weights are the unknown."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import ImplicitPrior
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+
+class CoordinateNetwork(ImplicitPrior):
+    r"""``x(p) = offset + scale * MLP([cos 2 pi B p, sin 2 pi B p])``, with p in ``[-1/2, 1/2]`` along the longest axis.
+
+    Random Fourier features (Tancik et al. 2020) with ``B ~ N(0, bandwidth^2)`` and a ReLU network, one network an item.
+    The bandwidth, in cycles across the image, is the strength of the prior: what oscillates faster is learned late.
+    Offset and scale are the mean and the standard deviation of a few CGLS steps, so that the weights are of order 1
+    whatever the units of ``x`` are.
+
+    Args:
+        features: number of frequencies.
+        width, depth: of the hidden layers.
+        bandwidth: standard deviation of the frequencies, in cycles across the image.
+        seed: of the frequencies and of the first weights; they are the same for every item.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.rand(2, 1, 8, 8), it.operators.Identity((1, 8, 8)))
+    >>> prior = CoordinateNetwork(features=8, width=16).prepare(problem, it.solve)
+    >>> prior.decode({k: t.expand(2, *t.shape[1:]) for k, t in prior.initial().items()}).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("scale", "offset")
+
+    def __init__(self, features: int = 128, width: int = 128, depth: int = 3, bandwidth: float = 8.0, seed: int = 0) -> None:
+        if min(features, width, depth) < 1 or not bandwidth > 0:
+            raise InputError("CoordinateNetwork needs positive features, width, depth and bandwidth")
+        self.features, self.width, self.depth, self.bandwidth, self.seed = features, width, depth, bandwidth, seed
+        self.inputs: Tensor | None = None
+        self.image_shape: tuple[int, ...] = ()
+        self.scale = self.offset = torch.ones(1)
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        bound = copy.copy(self)
+        bound.image_shape = problem.image_shape
+        dtype, device = problem.first.dtype, problem.first.device
+        axes = [(torch.arange(n, dtype=torch.float64) - (n - 1) / 2) / max(problem.image_shape[1:]) for n in problem.image_shape[1:]]
+        positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
+        generator = torch.Generator().manual_seed(self.seed)
+        frequencies = self.bandwidth * torch.randn(positions.shape[1], self.features, generator=generator, dtype=torch.float64)
+        phase = 2 * math.pi * positions @ frequencies
+        bound.inputs = torch.cat([phase.cos(), phase.sin()], dim=1).to(dtype=dtype, device=device)
+        bound.offset, bound.scale = torch.zeros(1, dtype=dtype, device=device), torch.ones(1, dtype=dtype, device=device)
+        if problem.is_linear and problem.data_term.is_quadratic:
+            guess = solve(problem, solver="cgls", max_iterations=5, progress=False).x.flatten(1)
+            spread = guess.std(1)
+            bound.offset, bound.scale = guess.mean(1), torch.where(spread > 0, spread, torch.ones_like(spread))
+        return bound
+
+    def initial(self) -> dict[str, Tensor]:
+        """He initialisation; the last layer starts near 0, so that the image starts at its offset."""
+        if self.inputs is None:
+            raise InputError("CoordinateNetwork must be prepared with a problem first; it.solve does so")
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        sizes = [2 * self.features, *[self.width] * self.depth, self.image_shape[0]]
+        parameters: dict[str, Tensor] = {}
+        for k, (n_in, n_out) in enumerate(zip(sizes, sizes[1:])):
+            gain = math.sqrt(2.0 / n_in) * (0.1 if k == self.depth else 1.0)
+            parameters[f"weight{k}"] = (gain * torch.randn(1, n_in, n_out, generator=generator)).to(self.inputs)
+            parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(self.inputs)
+        return parameters
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        assert self.inputs is not None
+        batch = parameters["weight0"].shape[0]
+        hidden = self.inputs.expand(batch, *self.inputs.shape)
+        for k in range(self.depth + 1):
+            hidden = torch.baddbmm(parameters[f"bias{k}"], hidden, parameters[f"weight{k}"])
+            if k < self.depth:
+                hidden = torch.relu(hidden)
+        image = hidden.transpose(1, 2).reshape(batch, *self.image_shape)
+        shape = (-1, *[1] * (image.ndim - 1))
+        return self.offset.view(shape) + self.scale.view(shape) * image
+
+    def __repr__(self) -> str:
+        return (f"CoordinateNetwork(features={self.features}, width={self.width}, depth={self.depth}, "
+                f"bandwidth={self.bandwidth:g}, seed={self.seed})")
