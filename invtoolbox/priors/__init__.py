@@ -1,6 +1,15 @@
 """Priors: what is known about the image before it is measured."""
 
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
+from invtoolbox.priors.explicit.constraints import Box, NonNegative
+from invtoolbox.priors.explicit.denoiser import Denoiser
+from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
+from invtoolbox.priors.explicit.sparsity import L1, GroupL1
+from invtoolbox.priors.explicit.tikhonov import Tikhonov
+from invtoolbox.priors.explicit.total_variation import TotalVariation
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 
-__all__ = ["CoordinateNetwork", "ExplicitPrior", "ImplicitPrior", "Prior", "PriorSum"]
+__all__ = [
+    "Box", "CoordinateNetwork", "Denoiser", "DnCNN", "ExplicitPrior", "GroupL1", "ImplicitPrior", "L1",
+    "NonNegative", "Prior", "PriorSum", "Tikhonov", "TotalVariation", "load_dncnn",
+]
