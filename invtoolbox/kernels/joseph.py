@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import address, launch, warp
+from invtoolbox.kernels.lanes import interleaved, padded_lines, plan_lanes
+from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.rays import Rays
 
 #: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units busy.
@@ -109,7 +110,7 @@ class _Project(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         image, offset, slope, coefficients = ctx.saved_tensors
         d_image, d_offset, d_slope, d_coefficients, _ = tangents
-        total = image.new_zeros(image.shape[0], *offset.shape)
+        total: Tensor = image.new_zeros(image.shape[0], *offset.shape)
         if d_image is not None:
             total = total + _Project.apply(d_image, offset, slope, coefficients, ctx.rays)
         tangent = _tangent(coefficients, d_offset, d_slope, d_coefficients)
@@ -142,7 +143,7 @@ class _Backproject(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         sinogram, offset, slope, coefficients = ctx.saved_tensors
         d_sinogram, d_offset, d_slope, d_coefficients, _ = tangents
-        total = sinogram.new_zeros(sinogram.shape[0], *ctx.rays.shape)
+        total: Tensor = sinogram.new_zeros(sinogram.shape[0], *ctx.rays.shape)
         if d_sinogram is not None:
             total = total + _Backproject.apply(d_sinogram, offset, slope, coefficients, ctx.rays)
         tangent = _tangent(coefficients, d_offset, d_slope, d_coefficients)
@@ -208,8 +209,8 @@ def _run_project(image: Tensor, offset: Tensor, slope: Tensor, coefficients: Ten
     sinogram = image.new_empty(image.shape[0], *offset.shape)
     mode = 0 if coefficients.shape[0] == 1 else 1
     tables = [t.contiguous() for t in (offset, slope, coefficients)]
-    for start, count, lanes in _plan(image):
-        rows, columns = _padded_lines(image[start:start + count], lanes)
+    for start, count, lanes in plan_lanes(image):
+        rows, columns = _lines(image[start:start + count], lanes)
         direct = lanes == 1
         y = sinogram[start:start + count] if direct else image.new_empty(offset.numel(), lanes)
         _run_rays(rows, columns, y, tables[0], tables[1], tables[2], rays, lanes, mode)
@@ -221,9 +222,9 @@ def _run_project(image: Tensor, offset: Tensor, slope: Tensor, coefficients: Ten
 def _run_moments(image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor, rays: Rays) -> Tensor:
     moments = offset.new_zeros(3, *offset.shape)
     tables = [t.contiguous() for t in (offset, slope)]
-    for start, count, lanes in _plan(image):
-        rows, columns = _padded_lines(image[start:start + count], lanes)
-        y = _interleaved(sinogram[start:start + count], lanes)
+    for start, count, lanes in plan_lanes(image):
+        rows, columns = _lines(image[start:start + count], lanes)
+        y = interleaved(sinogram[start:start + count], lanes)
         part = torch.empty_like(moments)
         _run_rays(rows, columns, y, tables[0], tables[1], part, rays, lanes, 2)
         moments += part
@@ -232,7 +233,6 @@ def _run_moments(image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor,
 
 def _run_rays(rows: Tensor, columns: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor,
               coefficients: Tensor, rays: Rays, lanes: int, mode: int) -> None:
-    warp()
     from invtoolbox.kernels.joseph_kernels import project_kernel
 
     items = rows.shape[0]
@@ -247,7 +247,6 @@ def _run_rays(rows: Tensor, columns: Tensor, sinogram: Tensor, offset: Tensor, s
 
 
 def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays) -> Tensor:
-    warp()
     from invtoolbox.kernels.joseph_kernels import backproject_kernel
 
     height, width = rays.shape
@@ -258,12 +257,12 @@ def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficien
     blocks_vertical, blocks_horizontal = -(-height // block), -(-width // block)
     tables = [t.contiguous() for t in (offset, slope, coefficients)]
     vertical, total = rays.number_vertical, offset.numel()
-    for start, count, lanes in _plan(sinogram):
+    for start, count, lanes in plan_lanes(sinogram):
         items = count if lanes == 1 else 1
         new = sinogram.new_zeros if scatter else sinogram.new_empty
         rows = new(items, blocks_vertical * block, width + 4, lanes)
         columns = new(items, blocks_horizontal * block, height + 4, lanes)
-        y = _interleaved(sinogram[start:start + count], lanes)
+        y = interleaved(sinogram[start:start + count], lanes)
         kernel = backproject_kernel(sinogram.dtype, lanes, block, mode, scatter)
         tensors = [rows, columns, y, *tables, rays.order]
         arguments = [*map(address, tensors), vertical, total, height, width, items]
@@ -277,53 +276,9 @@ def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficien
     return image
 
 
-def _plan(tensor: Tensor) -> list[tuple[int, int, int]]:
-    """Parts of the batch as (first item, items, lanes): on the CPU, images that share a vector register.
-
-    A vector of 64 bytes is hardly slower than one number, so a few empty lanes cost less than another pass.
-    """
-    batch = tensor.shape[0]
-    if tensor.device.type == "cuda":
-        return [(0, batch, 1)]
-    size = tensor.element_size()
-    wide, narrow = 64 // size, 16 // size
-    plan, start = [], 0
-    while start < batch:
-        left = batch - start
-        lanes = wide if left > narrow else narrow if left > 1 else 1
-        plan.append((start, min(left, lanes), lanes))
-        start += lanes
-    return plan
-
-
-def _padded_lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
-    """The images by rows, (items, H, W + 4, lanes), and by columns, with zeros around every line."""
-    lines = []
-    for view in (image, image.transpose(1, 2)):
-        count, length, across = view.shape
-        items = count if lanes == 1 else 1
-        padded = image.new_empty(items, length, across + 4, lanes)
-        padded[:, :, :2] = 0
-        padded[:, :, across + 2:] = 0
-        inside = padded[:, :, 2:across + 2]
-        if lanes == 1:
-            inside[..., 0] = view
-        else:
-            inside[0, :, :, :count] = view.permute(1, 2, 0)
-            inside[0, :, :, count:] = 0
-        lines.append(padded)
-    return lines[0], lines[1]
-
-
-def _interleaved(sinogram: Tensor, lanes: int) -> Tensor:
-    """(count, V, D) as the kernels read it: (count, V * D), or (V * D, lanes) with empty lanes zero."""
-    flat = sinogram.reshape(sinogram.shape[0], -1)
-    if lanes == 1:
-        return flat.contiguous()
-    out = flat.new_empty(flat.shape[1], lanes)
-    out[:, :flat.shape[0]] = flat.t()
-    out[:, flat.shape[0]:] = 0
-    return out
+def _lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
+    """The images by rows and by columns, as the kernels read them."""
+    return padded_lines(image, lanes), padded_lines(image.transpose(1, 2), lanes)
 
 
 def _check(value: Tensor, shape: tuple[int, int], what: str, names: tuple[str, str]) -> None:

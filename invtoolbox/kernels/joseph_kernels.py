@@ -1,6 +1,6 @@
 """Warp kernels of Joseph's method: one source for the CPU and CUDA.
 
-Import only after `invtoolbox.kernels.launch.warp` has started Warp. The loops are native snippets (C++ and CUDA
+Importing this module starts Warp. The loops are native snippets (C++ and CUDA
 C++ at once), because their layout decides the speed on the CPU: with plain pointers and sizes known at compile
 time, the loop over a group of rays, or over the images of a batch, becomes vector instructions.
 
@@ -17,7 +17,10 @@ Layout of the data, with L = lanes (images that are projected together, next to 
 from functools import cache
 
 import torch
-import warp as wp
+
+from invtoolbox.kernels.launch import warp
+
+wp = warp()
 
 # A ray in the units of the padded lines, and its sample on line `j`: pixels `i` and `i + 1`, weights 1 - w and w.
 # Every kernel uses these very expressions, so the adjoint's weights are the forward's to the last bit.

@@ -35,7 +35,7 @@ def warp() -> Any:
             if hasattr(wp.config, "log_level"):
                 wp.config.log_level = getattr(wp, "LOG_WARNING", 30)
             else:
-                wp.config.quiet = True
+                wp.config.quiet = True  # type: ignore[attr-defined]
         with _without_driver_warning():
             wp.init()
         return wp

@@ -76,8 +76,8 @@ class Rays:
         """The same rays elsewhere; itself where nothing changes."""
         if self.offset.device == device and self.offset.dtype == dtype:
             return self
-        rays = Rays(*(t.to(device=device, dtype=dtype) for t in (self.offset, self.slope, self.step)),
-                    self.vertical.to(device), self.shape)
+        offset, slope, step = (t.to(device=device, dtype=dtype) for t in (self.offset, self.slope, self.step))
+        rays = Rays(offset, slope, step, self.vertical.to(device), self.shape)
         # The order does not depend on the precision: carry it over instead of sorting again at every call.
         object.__setattr__(rays, "order", self.order.to(device))
         object.__setattr__(rays, "number_vertical", self.number_vertical)

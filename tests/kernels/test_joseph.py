@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.joseph import _padded_lines, backproject, project
+from invtoolbox.kernels.joseph import _lines, backproject, project
 from invtoolbox.kernels.launch import address, launch, warp
 from invtoolbox.kernels.rays import Rays
 from invtoolbox.kernels.threads import run_on_threads
@@ -108,7 +108,6 @@ def test_bitwise_the_same_on_any_number_of_threads(batch: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_scatter_kernel_of_cuda_is_the_same_transpose(dtype: torch.dtype, mode: int) -> None:
     """Atomic scatter, as a GPU runs it, on one thread of the CPU: the same sums in another order."""
-    warp()
     from invtoolbox.kernels.joseph_kernels import backproject_kernel
 
     rays = random_rays((21, 34), 6, 40, seed=5).to(torch.device("cpu"), dtype)
@@ -117,7 +116,7 @@ def test_the_scatter_kernel_of_cuda_is_the_same_transpose(dtype: torch.dtype, mo
     images = []
     for scatter in (False, True):
         zeros = torch.zeros(2, 21, 34, dtype=dtype)
-        rows, columns = (torch.zeros_like(t) for t in _padded_lines(zeros, 1))
+        rows, columns = (torch.zeros_like(t) for t in _lines(zeros, 1))
         tensors = [rows, columns, y, rays.offset, rays.slope, coefficients, rays.order]
         kernel = backproject_kernel(dtype, 1, 1, mode, scatter)
         tasks = 2 * (rays.offset.numel() if scatter else 21 + 34)

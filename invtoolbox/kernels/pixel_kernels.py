@@ -1,0 +1,106 @@
+"""Warp kernels of pixel-driven back-projection, and their transpose. See `invtoolbox.kernels.pixel_backprojection`.
+
+Importing this module starts Warp.
+"""
+# mypy: ignore-errors
+
+from functools import cache
+
+import torch
+
+from invtoolbox.kernels.launch import warp
+
+wp = warp()
+
+# The place of a pixel on the detector of a view, in cells of the padded line: two zeros on either side of the
+# detector's cells stand for what it did not measure.
+_PLACE = """
+                const REAL c = (REAL)i - (REAL)0.5 * (REAL)(width - 1);
+                const REAL lateral = view[0] + view[1] * c + view[2] * row;
+                const REAL depth = view[3] + view[4] * c + view[5] * row;
+#if CURVED
+                const REAL weight = (REAL)1 / (lateral * lateral + depth * depth);
+                REAL x = view[6] + view[7] * atan(lateral / depth) + (REAL)2;
+#else
+                const REAL inverse = (REAL)1 / depth;
+                const REAL weight = inverse * inverse;
+                REAL x = lateral * inverse + (REAL)2;
+#endif
+                x = x > (REAL)0 ? x : (REAL)0;
+                x = x < (REAL)(detectors + 2) ? x : (REAL)(detectors + 2);
+                const int k = (int)x;
+                const REAL w = x - (REAL)k;
+"""
+
+# One task: `segment` neighbouring pixels of a row, all views.
+_GATHER = """
+        const int segments = (width + segment - 1) / segment;
+        const int item = task / (height * segments);
+        const int j = task / segments % height;
+        const int begin = task % segments * segment;
+        const int end = begin + segment < width ? begin + segment : width;
+        const REAL row = (REAL)j - (REAL)0.5 * (REAL)(height - 1);
+        REAL* __restrict out = (REAL*)image + (size_t)(item * height + j) * width * LANES;
+        for (int k = begin * LANES; k < end * LANES; ++k)
+            out[k] = (REAL)0;
+        for (int v = 0; v < views; ++v) {
+            const REAL* __restrict view = (const REAL*)table + 8 * v;
+            const REAL* __restrict line = (const REAL*)lines + (size_t)(item * views + v) * (detectors + 4) * LANES;
+            for (int i = begin; i < end; ++i) {
+""" + _PLACE + """
+                for (int l = 0; l < LANES; ++l) {
+                    const REAL left = line[k * LANES + l], right = line[(k + 1) * LANES + l];
+                    out[i * LANES + l] += weight * (left + w * (right - left));
+                }
+            }
+        }
+"""
+
+# The transpose. One task: a view, to whose line no other task writes; or, with atomics, one row of it.
+_SCATTER = """
+        const int parts = ATOMIC ? height : 1;
+        const int item = task / (views * parts);
+        const int v = task / parts % views;
+        const int first = ATOMIC ? task % parts : 0;
+        const int last = ATOMIC ? first + 1 : height;
+        const REAL* view = (const REAL*)table + 8 * v;
+        REAL* line = (REAL*)lines + (size_t)(item * views + v) * (detectors + 4) * LANES;
+        for (int j = first; j < last; ++j) {
+            const REAL row = (REAL)j - (REAL)0.5 * (REAL)(height - 1);
+            const REAL* values = (const REAL*)image + (size_t)(item * height + j) * width * LANES;
+            for (int i = 0; i < width; ++i) {
+""" + _PLACE + """
+                for (int l = 0; l < LANES; ++l) {
+                    const REAL scaled = weight * values[i * LANES + l];
+                    const REAL right = scaled * w;
+#if ATOMIC
+                    wp::atomic_add(line + k * LANES + l, scaled - right);
+                    wp::atomic_add(line + (k + 1) * LANES + l, right);
+#else
+                    line[k * LANES + l] += scaled - right;
+                    line[(k + 1) * LANES + l] += right;
+#endif
+                }
+            }
+        }
+"""
+
+
+@cache
+def pixel_kernel(dtype: torch.dtype, lanes: int, curved: bool, transpose: bool, atomic: bool):
+    """Back-projection of ``lanes`` images a task, or its transpose."""
+    snippet = _SCATTER if transpose else _GATHER
+    snippet = snippet.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
+    for name, size in {"LANES": lanes, "CURVED": int(curved), "ATOMIC": int(atomic)}.items():
+        snippet = snippet.replace(name, str(size))
+
+    @wp.func_native(snippet=snippet)
+    def run_task(image: wp.uint64, lines: wp.uint64, table: wp.uint64, height: int, width: int, views: int,
+                 detectors: int, segment: int, task: int): ...
+
+    @wp.kernel(module="unique", enable_backward=False)
+    def kernel(image: wp.uint64, lines: wp.uint64, table: wp.uint64, height: int, width: int, views: int,
+               detectors: int, segment: int, first_task: int):
+        run_task(image, lines, table, height, width, views, detectors, segment, wp.tid() + first_task)
+
+    return kernel
