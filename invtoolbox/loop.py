@@ -45,11 +45,11 @@ class Progress:
     certificate: Tensor
     discrepancy: Tensor
     regularization: Tensor
-    _decode: Callable[[], Any] = field(repr=False)
+    decode: Callable[[], Any] = field(repr=False)
 
     @property
     def x(self) -> Any:
-        return self._decode()
+        return self.decode()
 
 
 Callback = Callable[[Progress], Any]
@@ -131,7 +131,8 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
             objective = objective.with_regularization(loop.rule_state.weight)
         _record(loop, solver, objective)
         if loop.iteration % every == 0 or loop.iteration >= limits.max_iterations:
-            finite = torch.isfinite(loop.state.x.flatten(1).sum(1))
+            # A sum is non-finite where an entry is; it needs no temporary of the size of x.
+            finite = torch.isfinite(loop.state.x.flatten(1).sum(1)) & ~torch.isnan(loop.state.certificate)
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
             converged = solver.converged(loop.state, limits.tolerance)
             if loop.rule_state is not None and rule is not None:
@@ -186,4 +187,4 @@ def _compact(loop: Loop, objective: Objective) -> Objective:
 
 def _progress(loop: Loop, objective: Objective) -> Progress:
     x, last = loop.state.x, loop.history[-1][:, loop.active]
-    return Progress(loop.iteration, loop.active, *last, _decode=lambda: objective.decode(x))
+    return Progress(loop.iteration, loop.active, last[0], last[1], last[2], last[3], lambda: objective.decode(x))

@@ -42,7 +42,7 @@ class Layout:
 
     def unpack(self, vector: Tensor) -> dict[str, Tensor]:
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
-        parts = vector.split(sizes, dim=1)
+        parts = torch.split(vector, sizes, dim=1)
         return {n: part.unflatten(1, shape) if shape else part.squeeze(1) for n, part, shape in zip(self.names, parts, self.shapes)}
 
 

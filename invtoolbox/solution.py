@@ -111,7 +111,8 @@ class Solution:
         """Write one self-contained HTML page: measurements, reconstruction, residual, convergence, settings, versions."""
         from invtoolbox.plotting.report import write_report
 
-        return write_report(self, Path(path), reference=reference, title=title, overwrite=overwrite)
+        written: Path = write_report(self, Path(path), reference=reference, title=title, overwrite=overwrite)
+        return written
 
     def plot(self, reference: Tensor | None = None) -> Any:
         """A matplotlib figure: reconstruction, measurements, residual and convergence of the first item."""

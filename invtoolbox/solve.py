@@ -124,8 +124,9 @@ def solve(
     if differentiate == "implicit":
         from invtoolbox.differentiation import differentiable
 
-        kept = isinstance(regularization, Tensor) and regularization.requires_grad
-        weight = regularization.expand(problem.batch) if kept else loop.weight
+        weight = loop.weight
+        if isinstance(regularization, Tensor) and regularization.requires_grad:
+            weight = regularization.expand(problem.batch)
         x = differentiable(x, objective.with_regularization(weight))
     rows = torch.stack(loop.history).cpu() if loop.history else torch.zeros(0, len(RECORDED), problem.batch)
     return Solution(

@@ -2,18 +2,21 @@
 
 A view and the one opposite to it are mirror images about the axis. Two measures of that are used in turn.
 
-1. *Opposite views.* The first view and the mirrored one of half a turn later must agree where both are measured:
-   the least mean square difference over all shifts of half a column finds the axis to a few columns, also of an
-   object that is wider than the detector.
-2. *Symmetry of the sinogram.* Half a turn of views, followed by its own mirror image about column ``c``, is a whole
-   turn: a smooth, periodic sinogram if ``c`` is the axis, and one with a fault line if it is not. The 2D spectrum of
-   a true sinogram lies in a double wedge, ``|k| <= R |w|`` for angular frequency k, detector frequency w and an
-   object of radius R; a fault line spills energy outside. The axis is where that share is least (Vo, Drakopoulos,
-   Atwood, Reinhard, "Reliable method for calculating the center of rotation in parallel-beam tomography", Optics
-   Express 22, 2014). All views take part, which gives a few hundredths of a column where the data allow it.
+1. *Opposite views.* The first view and the mirrored one of half a turn later must agree where both are
+   measured: the least mean square difference over all shifts of half a column finds the axis to a few
+   columns, also of an object that is wider than the detector.
+2. *Symmetry of the sinogram.* Half a turn of views, followed by its own mirror image about column ``c``, is a
+   whole
+   turn: a smooth, periodic sinogram if ``c`` is the axis, and one with a fault line if it is not. The 2D
+   spectrum of a true sinogram lies in a double wedge, ``|k| <= R |w|`` for angular frequency k, detector
+   frequency w and an object of radius R; a fault line spills energy outside. The axis is where that share is
+   least (Vo, Drakopoulos, Atwood, Reinhard, "Reliable method for calculating the center of rotation in
+   parallel-beam tomography", Optics Express 22, 2014). All views take part, which gives a few hundredths of a
+   column where the data allow it.
 
-What differs from the paper: the mirror about ``c`` is a phase ``exp(-2i w c)`` of the spectrum, so no image is
-interpolated; and the views are windowed about each candidate, so that the ends of the detector leave no trace.
+What differs from the paper: the mirror about ``c`` is a phase ``exp(-2i w c)`` of the spectrum, so no image
+is interpolated; and the views are windowed about each candidate, so that the ends of the detector leave no
+trace.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ import numpy as np
 
 from invtoolbox.errors import InputError
 
-# How far, in columns, the pair of opposite views may be wrong (seen at most 6, at a noise of a fifth of the peak).
+# How far, in columns, the pair of opposite views may be wrong (seen at most 6, at a noise of a fifth of the
+# peak).
 _DOUBT = 6.0
 # The share of the window that rises from zero to one.
 _TAPER = 0.15
@@ -35,8 +39,8 @@ def center_of_rotation(sinogram: Any, angles: Any, search: tuple[float, float] |
     """The detector column, counted from 0 at the centre of the first, that sees the axis of rotation.
 
     Args:
-        sinogram: line integrals of a parallel-beam scan, ``(views, columns)``, or ``(rows, views, columns)`` for
-            detector rows that share one axis.
+        sinogram: line integrals of a parallel-beam scan, ``(views, columns)``, or ``(rows, views, columns)``
+            for detector rows that share one axis.
         angles: the angle of each view in radians, in any order, covering at least half a turn.
         search: the first and last column that may be the axis; by default the middle half of the detector.
 
@@ -45,7 +49,8 @@ def center_of_rotation(sinogram: Any, angles: Any, search: tuple[float, float] |
 
     >>> angles = np.linspace(0, np.pi, 90, endpoint=False)
     >>> u = np.arange(64)[None] - 30.25                              # the axis is at column 30.25
-    >>> sinogram = sum(np.exp(-((u - r * np.cos(angles - a)[:, None]) / 3) ** 2) for r, a in [(9, 0.3), (15, 2)])
+    >>> sinogram = sum(np.exp(-((u - r * np.cos(angles - a)[:, None]) / 3) ** 2) for r, a in [(9, 0.3), (15,
+    2)])
     >>> round(center_of_rotation(sinogram, angles), 2)
     30.25
     """
@@ -54,14 +59,17 @@ def center_of_rotation(sinogram: Any, angles: Any, search: tuple[float, float] |
     if sinogram.ndim == 2:
         sinogram = sinogram[None]
     if sinogram.ndim != 3 or angles.shape != sinogram.shape[1:2]:
-        raise InputError(f"center of rotation: the sinogram has shape {sinogram.shape} and there are {angles.size} "
-                         "angles; expected (views, columns) or (rows, views, columns) and one angle a view")
+        raise InputError(f"center of rotation: the sinogram has shape {sinogram.shape} and there are "
+                         f"{angles.size} angles; expected (views, columns) or (rows, views, columns) and one "
+                         "angle a view")
     if not np.isfinite(sinogram).all() or not np.isfinite(angles).all():
-        raise InputError("center of rotation: the sinogram or the angles hold NaN or infinite values; repair them")
+        raise InputError("center of rotation: the sinogram or the angles hold NaN or infinite values; "
+                         "repair them")
     columns = sinogram.shape[-1]
     low, high = search or (0.25 * (columns - 1), 0.75 * (columns - 1))
     if not 0 <= low < high <= columns - 1:
-        raise InputError(f"center of rotation: search is ({low:g}, {high:g}); give two columns in 0..{columns - 1}")
+        raise InputError(f"center of rotation: search is ({low:g}, {high:g}); give two columns in "
+                         f"0..{columns - 1}")
     if np.ptp(sinogram) <= 1e-12 * np.abs(sinogram).max():
         raise InputError("center of rotation: the sinogram is constant, so it shows no axis; give the center")
     halves = _half_turns(sinogram, angles)
@@ -83,8 +91,8 @@ def _half_turns(sinogram: np.ndarray, angles: np.ndarray) -> np.ndarray:
     step = span / max(views - 1, 1)
     turns = math.floor((span + max(1.5 * step, np.radians(1.0))) / np.pi)
     if turns < 1 or views < 8:
-        raise InputError(f"center of rotation: {views} views over {math.degrees(span):.1f} degrees; at least half a "
-                         "turn is needed, give the center")
+        raise InputError(f"center of rotation: {views} views over {math.degrees(span):.1f} degrees; at least "
+                         "half a turn is needed, give the center")
     count = max(round(np.pi / step), 8)
     parts = []
     for turn in range(turns):
@@ -131,7 +139,8 @@ def _spill(halves: np.ndarray, center: float, reach: float) -> float:
     second = np.conj(first) * np.exp(-2j * frequency * center)
     energy = np.abs(np.fft.fft(np.concatenate([first, second], axis=1), axis=1)) ** 2
     harmonic = np.abs(np.fft.fftfreq(2 * views, 1 / (2 * views)))
-    # The object may be as wide as two detectors; the edge of the wedge is soft, hence two harmonics of margin.
+    # The object may be as wide as two detectors; the edge of the wedge is soft, hence two harmonics of
+    # margin.
     # Frequency zero holds the fluctuations of the beam, and no information on the axis.
     outside = harmonic[:, None] > columns * frequency + 2
     return float(energy[:, outside & (frequency > 0)].sum() / energy[..., 1:].sum())

@@ -1,7 +1,7 @@
 """Scientific Data Exchange (DXchange) HDF5: parallel-beam scans of synchrotrons, one sinogram a detector row.
 
-De Carlo et al., "Scientific data exchange: a schema for HDF5-based storage of raw and analyzed data", Journal of
-Synchrotron Radiation 21, 2014.
+De Carlo et al., "Scientific data exchange: a schema for HDF5-based storage of raw and analyzed data", Journal
+of Synchrotron Radiation 21, 2014.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _LARGEST_UNUSABLE_SHARE = 0.1
 class DataExchange:
     """A data set with one sinogram for each detector row of `/exchange/data`.
 
-    Counts become line integrals by ``y = -log((data - dark) / (white - dark))`` with the means of `data_white`
-    and `data_dark` over their frames. Two kinds of values have no logarithm, and are treated so:
+    Counts become line integrals by ``y = -log((data - dark) / (white - dark))`` with the means of
+    `data_white` and `data_dark` over their frames. Two kinds of values have no logarithm, and are treated so:
 
-    - a detector element whose flat field is not above its dark field is dead: its column is interpolated from its
-      neighbours (`meta["dead_columns"]`);
-    - a count at or below the dark field (a starved ray) takes the smallest positive transmission of its sinogram,
-      the largest attenuation that was measured (`meta["starved_rays"]` counts them).
+    - a detector element whose flat field is not above its dark field is dead: its column is interpolated from
+      its neighbours (`meta["dead_columns"]`);
+    - a count at or below the dark field (a starved ray) takes the smallest positive transmission of its
+      sinogram, the largest attenuation that was measured (`meta["starved_rays"]` counts them).
 
-    More than 10 % of either is an error. The axis of rotation is found from the data (`center_of_rotation`) unless
-    `center`, a column counted from 0 at the centre of the first, or a whole `geometry` is given. The file has no
-    pixel size, so lengths are in detector pixels unless `pixel_size` is given.
+    More than 10 % of either is an error. The axis of rotation is found from the data (`center_of_rotation`)
+    unless `center`, a column counted from 0 at the centre of the first, or a whole `geometry` is given. The
+    file has no pixel size, so lengths are in detector pixels unless `pixel_size` is given.
 
     Args:
         path: the HDF5 file.
@@ -53,8 +53,8 @@ class DataExchange:
             views, self._rows, columns = _projections_shape(self.path, exchange["data"])
             for name in ("data_white", "data_dark"):
                 if exchange[name].ndim != 3 or exchange[name].shape[1:] != (self._rows, columns):
-                    raise InputError(f"{self.path}: /exchange/{name} has shape {exchange[name].shape}; expected "
-                                     f"(frames, {self._rows}, {columns}) as in /exchange/data")
+                    raise InputError(f"{self.path}: /exchange/{name} has shape {exchange[name].shape}; "
+                                     f"expected (frames, {self._rows}, {columns}) as in /exchange/data")
             angles = None if geometry is not None else _angles(self.path, exchange, views)
         if geometry is not None:
             self.geometry = geometry
@@ -82,7 +82,8 @@ class DataExchange:
                   "dead_columns": dead, "starved_rays": starved})
 
     def _sinogram(self, row: int) -> tuple[np.ndarray, tuple[int, ...], int]:
-        """Line integrals (views, columns) of a detector row, its dead columns, and its number of starved rays."""
+        """Line integrals (views, columns) of a detector row, its dead columns, and its number of starved
+        rays."""
         with decoding(self.path, "DXchange HDF5"), _open(self.path) as file:
             exchange = file["exchange"]
             counts = np.asarray(exchange["data"][:, row], dtype=np.float64)
@@ -95,16 +96,16 @@ def line_integrals(counts: np.ndarray, white: np.ndarray, dark: np.ndarray,
                    source: str = "counts") -> tuple[np.ndarray, tuple[int, ...], int]:
     """``-log((counts - dark) / (white - dark))`` of counts (views, columns), with nothing left undefined.
 
-    Returns the line integrals, the dead columns (interpolated from their neighbours), and the number of starved
-    rays (set to the smallest positive transmission); see `DataExchange`.
+    Returns the line integrals, the dead columns (interpolated from their neighbours), and the number of
+    starved rays (set to the smallest positive transmission); see `DataExchange`.
 
     >>> line_integrals(np.array([[50.0, 25.0]]), white=np.full(2, 100.0), dark=np.zeros(2))[0].round(3)
     array([[0.693, 1.386]])
     """
     alive = white > dark
     if (~alive).mean() > _LARGEST_UNUSABLE_SHARE:
-        raise InputError(f"{source}: the flat field is not above the dark field in {(~alive).sum()} of {alive.size} "
-                         "columns; check that data_white and data_dark are not swapped")
+        raise InputError(f"{source}: the flat field is not above the dark field in {(~alive).sum()} of "
+                         f"{alive.size} columns; check that data_white and data_dark are not swapped")
     transmission = (counts - dark) / np.where(alive, white - dark, 1.0)
     if (~alive).any():
         columns = np.arange(alive.size)
@@ -127,8 +128,8 @@ def _open(path: Any) -> Any:
 def _exchange(path: Any, file: Any) -> Any:
     missing = [n for n in ("data", "data_white", "data_dark") if f"exchange/{n}" not in file]
     if missing:
-        raise InputError(f"{path}: no dataset {', '.join('/exchange/' + n for n in missing)}; "
-                         "a DXchange file holds data, data_white, data_dark and theta under /exchange")
+        raise InputError(f"{path}: no dataset {', '.join('/exchange/' + n for n in missing)}; a DXchange "
+                         "file holds data, data_white, data_dark and theta under /exchange")
     return file["exchange"]
 
 
@@ -136,8 +137,8 @@ def _projections_shape(path: Any, data: Any) -> tuple[int, int, int]:
     axes = data.attrs.get("axes", "theta:y:x")
     axes = axes.decode() if isinstance(axes, bytes) else str(axes)
     if axes != "theta:y:x" or data.ndim != 3:
-        raise InputError(f"{path}: /exchange/data has {data.ndim} axes named {axes!r}; "
-                         "only theta:y:x (views, rows, columns) is read, transpose it")
+        raise InputError(f"{path}: /exchange/data has {data.ndim} axes named {axes!r}; only theta:y:x "
+                         "(views, rows, columns) is read, transpose it")
     return data.shape  # type: ignore[no-any-return]
 
 
@@ -146,7 +147,8 @@ def _angles(path: Any, exchange: Any, views: int) -> np.ndarray:
         raise InputError(f"{path}: no dataset /exchange/theta; pass a geometry with the angles")
     theta = np.asarray(exchange["theta"][:], dtype=np.float64)
     if theta.shape != (views,):
-        raise InputError(f"{path}: /exchange/theta has shape {theta.shape}, but /exchange/data has {views} views")
+        raise InputError(f"{path}: /exchange/theta has shape {theta.shape}, but /exchange/data has {views} "
+                         "views")
     units = exchange["theta"].attrs.get("units", "degrees")
     units = units.decode() if isinstance(units, bytes) else str(units)
     if units.startswith("deg"):

@@ -41,8 +41,8 @@ def decoding(path: Path, format_name: str) -> Iterator[None]:
         raise
     except _DAMAGE as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"{path}: truncated or not a readable {format_name} file ({reason}); "
-                         "fetch or export it again") from error
+        raise InputError(f"{path}: truncated or not a readable {format_name} file ({reason}); fetch or "
+                         "export it again") from error
 
 
 def sniff(path: Path) -> str:

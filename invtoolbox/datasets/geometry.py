@@ -44,10 +44,10 @@ _ANGLE_FIELDS = ("unit", "start", "stop", "count", "endpoint", "values")
 class Geometry:
     """A 2D parallel or fan beam scan: plain numbers, checked, comparable, written to and read from TOML.
 
-    All lengths are in one unit (`length_unit`, a name only), all angles in radians. The conventions are those of
-    `invtoolbox.operators.ParallelBeam` and `FanBeam`: the centre of detector element ``i`` lies at
-    ``(i - (num_detectors - 1) / 2) * detector_spacing + detector_shift`` along the detector, so the axis of
-    rotation is seen at column ``(num_detectors - 1) / 2 - detector_shift / detector_spacing``.
+    All lengths are in one unit (`length_unit`, a name only), all angles in radians. The conventions are those
+    of `invtoolbox.operators.ParallelBeam` and `FanBeam`: the centre of detector element ``i`` lies at ``(i -
+    (num_detectors - 1) / 2) * detector_spacing + detector_shift`` along the detector, so the axis of rotation
+    is seen at column ``(num_detectors - 1) / 2 - detector_shift / detector_spacing``.
 
     Raises `InputError` for numbers that cannot be a scan: angles that look like degrees, a source inside the
     image, a detector that does not see the image.
@@ -95,7 +95,8 @@ class Geometry:
             raise InputError("geometry: there are no angles; give at least one")
         bad = [i for i, a in enumerate(self.angles) if not math.isfinite(a)]
         if bad:
-            raise InputError(f"geometry: angle {bad[0]} is {self.angles[bad[0]]}; angles must be finite numbers")
+            raise InputError(f"geometry: angle {bad[0]} is {self.angles[bad[0]]}; angles must be finite "
+                             "numbers")
         largest = max(abs(a) for a in self.angles)
         # A scan of more than ten turns is a helical one or, far more often, degrees.
         if largest > 20 * math.pi or (largest > 4 * math.pi and all(a == int(a) for a in self.angles)):
@@ -112,11 +113,13 @@ class Geometry:
             missing = "source_origin" if self.source_origin is None else "source_detector"
             raise InputError(f"geometry: a fan beam needs {missing}; give the distance from the source")
         if self.source_detector < self.source_origin:
-            raise InputError(f"geometry: source_detector ({self.source_detector:g}) is less than source_origin "
-                             f"({self.source_origin:g}); it is measured from the source, past the origin")
+            raise InputError(f"geometry: source_detector ({self.source_detector:g}) is less than "
+                             f"source_origin ({self.source_origin:g}); it is measured from the source, past "
+                             "the origin")
         if self.source_origin <= self.image_radius:
-            raise InputError(f"geometry: the source turns inside the image (source_origin {self.source_origin:g}, "
-                             f"image half diagonal {self.image_radius:g}); check pixel_size and the length units")
+            raise InputError("geometry: the source turns inside the image (source_origin "
+                             f"{self.source_origin:g}, image half diagonal {self.image_radius:g}); check "
+                             "pixel_size and the length units")
 
     def _check_field_of_view(self) -> None:
         width = self.num_detectors * self.detector_spacing
@@ -126,11 +129,13 @@ class Geometry:
             assert self.source_origin is not None and self.source_detector is not None
             shadow *= self.source_detector / math.sqrt(self.source_origin**2 - self.image_radius**2)
         if low >= shadow or high <= -shadow:
-            raise InputError(f"geometry: the detector covers {low:g} to {high:g} and the image casts its shadow on "
-                             f"{-shadow:g} to {shadow:g}, so no ray meets the image; check detector_shift")
+            raise InputError(f"geometry: the detector covers {low:g} to {high:g} and the image casts its "
+                             f"shadow on {-shadow:g} to {shadow:g}, so no ray meets the image; check "
+                             "detector_shift")
         if 2 * shadow < self.detector_spacing:
-            raise InputError(f"geometry: the whole image casts a shadow {2 * shadow:g} wide, less than one detector "
-                             f"element ({self.detector_spacing:g}); pixel_size and detector_spacing need one unit")
+            raise InputError(f"geometry: the whole image casts a shadow {2 * shadow:g} wide, less than one "
+                             f"detector element ({self.detector_spacing:g}); pixel_size and detector_spacing "
+                             "need one unit")
 
     @property
     def image_radius(self) -> float:
@@ -194,7 +199,8 @@ def read_geometry(path: str | os.PathLike[str]) -> Geometry:
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error}); see invtoolbox.datasets.geometry for an example") from None
+        raise InputError(f"{path}: not a TOML file ({error}); see invtoolbox.datasets.geometry "
+                         "for an example") from None
     try:
         return geometry_from_mapping(entries)
     except InputError as error:
@@ -232,17 +238,20 @@ def _angles(table: Any) -> tuple[float, ...]:
             raise unknown_name("field of [angles]", key, _ANGLE_FIELDS)
     unit = table.get("unit")
     if unit not in ("degrees", "radians"):
-        raise InputError(f"geometry: the unit of the angles is {unit!r}; say unit = \"degrees\" or \"radians\"")
+        raise InputError(f"geometry: the unit of the angles is {unit!r}; say unit = \"degrees\" or "
+                         "\"radians\"")
     if "values" in table:
         if len(table) > 2:
-            raise InputError("geometry: give either the values of the angles or start, stop and count, not both")
+            raise InputError("geometry: give either the values of the angles or start, stop and count, not "
+                             "both")
         if not isinstance(table["values"], (list, tuple)):
             raise InputError("geometry: the values of the angles must be a list of numbers")
         values = tuple(_number("an angle", v) for v in table["values"])
     else:
         missing = [k for k in ("start", "stop", "count") if k not in table]
         if missing:
-            raise InputError(f"geometry: [angles] lacks {', '.join(missing)}; give start, stop and count, or values")
+            raise InputError(f"geometry: [angles] lacks {', '.join(missing)}; give start, stop and count, or "
+                             "values")
         start, stop = _number("start", table["start"]), _number("stop", table["stop"])
         endpoint = table.get("endpoint", True)
         if not isinstance(endpoint, bool):

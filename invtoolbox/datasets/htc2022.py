@@ -28,14 +28,14 @@ _PARAMETERS = ("angles", "distanceSourceOrigin", "distanceSourceDetector", "pixe
 class HTC2022:
     """A data set of one sinogram, from one `.mat` file of the challenge.
 
-    The sinogram is already ``-log(I / I0)``; the angles of the file, the distances and the detector are taken as
-    they are, in millimetres. The image is the one of the challenge: 512x512 pixels of the effective pixel size
-    (detector pixel over magnification, 0.148 mm). With the conventions of `invtoolbox.operators.FanBeam` nothing
-    is turned or mirrored: a filtered back-projection lies on the one that comes with the data.
+    The sinogram is already ``-log(I / I0)``; the angles of the file, the distances and the detector are taken
+    as they are, in millimetres. The image is the one of the challenge: 512x512 pixels of the effective pixel
+    size (detector pixel over magnification, 0.148 mm). With the conventions of `invtoolbox.operators.FanBeam`
+    nothing is turned or mirrored: a filtered back-projection lies on the one that comes with the data.
 
     A filtered back-projection (`NAME_recon_fbp.mat`) and a segmentation (`NAME_recon_fbp_seg.mat`) that lie
-    beside the file become `reference` (converted from 1/pixel to 1/mm) and `segmentation`; of a limited arc they
-    are those of the full one.
+    beside the file become `reference` (converted from 1/pixel to 1/mm) and `segmentation`; of a limited arc
+    they are those of the full one.
     """
 
     def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None) -> None:
@@ -50,8 +50,9 @@ class HTC2022:
         variables = _load(self.path)
         data = [v for k, v in variables.items() if k.startswith("CtData")]
         if len(data) != 1 or not hasattr(data[0], "sinogram") or not hasattr(data[0], "parameters"):
-            raise InputError(f"{self.path}: no struct CtDataFull or CtDataLimited with a sinogram and parameters "
-                             f"(found {', '.join(sorted(variables)) or 'nothing'}); give a sinogram of HTC2022")
+            raise InputError(f"{self.path}: no struct CtDataFull or CtDataLimited with a sinogram and "
+                             f"parameters (found {', '.join(sorted(variables)) or 'nothing'}); give a "
+                             "sinogram of HTC2022")
         parameters = data[0].parameters
         geometry = self.geometry or _geometry(self.path, parameters)
         sinogram = np.atleast_2d(data[0].sinogram)
@@ -83,7 +84,8 @@ def _load(path: Path) -> dict[str, Any]:
 def _geometry(path: Path, parameters: Any) -> Geometry:
     missing = [name for name in _PARAMETERS if not hasattr(parameters, name)]
     if missing:
-        raise InputError(f"{path}: parameters lacks {', '.join(missing)}; fetch the file again or pass a geometry")
+        raise InputError(f"{path}: parameters lacks {', '.join(missing)}; fetch the file again or pass a "
+                         "geometry")
     unit = str(getattr(parameters, "distanceUnit", "mm"))
     if unit != "mm":
         raise InputError(f"{path}: distances are in {unit!r}, expected mm; pass a geometry")

@@ -20,8 +20,8 @@ class Measurement:
     """One measurement, ready for a `Problem`: ``it.Problem(item.y, item.geometry.operator())``.
 
     Attributes:
-        y: the measured data, ``(1, channel, *space)``, float32 (complex64 where the file is complex). A sinogram
-            is ``(1, 1, angles, detectors)``.
+        y: the measured data, ``(1, channel, *space)``, float32 (complex64 where the file is complex). A
+            sinogram is ``(1, 1, angles, detectors)``.
         geometry: how a sinogram was scanned; None for pictures.
         reference: the image that comes with the data for comparison, ``(1, channel, *space)``, or None.
         segmentation: the labels that come with the data, ``(1, channel, *space)``, uint8, or None.
@@ -47,13 +47,14 @@ class Measurement:
         finite = torch.isfinite(self.y)
         if not finite.all():
             bad = torch.nonzero(~finite)
-            raise InputError(f"{source}: {len(bad)} of {self.y.numel()} values are NaN or infinite, the first at "
-                             f"index {tuple(bad[0].tolist())} of (1, channel, *space); repair or mask them")
+            raise InputError(f"{source}: {len(bad)} of {self.y.numel()} values are NaN or infinite, the "
+                             f"first at index {tuple(bad[0].tolist())} of (1, channel, *space); repair or "
+                             "mask them")
         if self.geometry is not None and tuple(self.y.shape[-2:]) != self.geometry.sinogram_shape:
             rows, columns = self.geometry.sinogram_shape
-            raise InputError(f"{source}: the sinogram has {self.y.shape[-2]} rows and {self.y.shape[-1]} columns, "
-                             f"but the geometry has {rows} angles and {columns} detector elements; transpose the "
-                             "sinogram or correct the geometry")
+            raise InputError(f"{source}: the sinogram has {self.y.shape[-2]} rows and {self.y.shape[-1]} "
+                             f"columns, but the geometry has {rows} angles and {columns} detector elements; "
+                             "transpose the sinogram or correct the geometry")
 
 
 class DataSet(Protocol):

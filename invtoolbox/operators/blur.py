@@ -35,7 +35,7 @@ class Blur(LinearOperator):
             ``"periodic"`` wraps around; ``"zero"`` is dark; ``"valid"`` keeps only the outputs that need nothing from
             beyond, ``(row - kh + 1, column - kw + 1)`` of them, the one boundary that supposes nothing.
         tile: FFT length of the tiles that a large image is cut into (overlap-save; the same result to rounding).
-            ``None`` cuts above 1 megapixel on a CPU (512) and 16 megapixels on a GPU (2048), so that the memory beyond
+            ``None`` cuts above 1 megapixel on a CPU (384) and 16 megapixels on a GPU (2048), so that the memory beyond
             ``x`` and ``A x`` stays below about four planes of one channel.
 
     Raises:

@@ -62,7 +62,7 @@ def plan(size: tuple[int, int], kernel: tuple[int, int], tile: int | None, devic
     elif size[0] * size[1] <= whole_limit(device):
         edge = max(size)
     else:
-        edge = 2048 if device.type == "cuda" else 512
+        edge = 2048 if device.type == "cuda" else 384
     # At least half of a tile must be new pixels, or the overlap is most of the work.
     length = tuple(min(fast_length(n), fast_length(max(edge, 2 * k))) for n, k in zip(size, kernel))
     return Plan((length[0], length[1]), (min(length[0], size[0]) - kernel[0] + 1, min(length[1], size[1]) - kernel[1] + 1))

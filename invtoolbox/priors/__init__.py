@@ -7,9 +7,10 @@ from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
 from invtoolbox.priors.explicit.total_variation import TotalVariation
+from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 
 __all__ = [
     "Box", "CoordinateNetwork", "Denoiser", "DnCNN", "ExplicitPrior", "GroupL1", "ImplicitPrior", "L1",
-    "NonNegative", "Prior", "PriorSum", "Tikhonov", "TotalVariation", "load_dncnn",
+    "NonNegative", "Prior", "PriorSum", "Tikhonov", "TotalVariation", "WaveletL1", "load_dncnn",
 ]
