@@ -1,0 +1,124 @@
+"""What a run ran on: versions, machine, devices, threads, and which optional packages are there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+DISTRIBUTION = "invtoolbox-torch"
+
+#: Packages whose version can change a result.
+_SHOWN = ("torch", "numpy", "scipy", "warp-lang", "deepinv", "kornia", "scikit-image", "h5py", "pydicom")
+
+
+def versions() -> dict[str, str]:
+    """The version of the toolbox, of Python and of the packages that results depend on.
+
+    >>> sorted(versions())[:2]
+    ['Python', 'deepinv']
+    """
+    from invtoolbox import __version__
+
+    found = {"invtoolbox": __version__, "Python": platform.python_version()}
+    for name in _SHOWN:
+        found[name] = _version(name) or "not installed"
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, memory, threads, GPUs and system, in words."""
+    import torch
+
+    described = {"system": f"{platform.system()} {platform.release()}", "processor": _processor(),
+                 "cores": f"{_cores()} usable of {os.cpu_count()}", "threads": f"{torch.get_num_threads()} (torch)"}
+    memory = _memory()
+    if memory:
+        described["memory"] = f"{memory:.0f} GiB"
+    if torch.cuda.is_available():
+        for k in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(k)
+            described[f"cuda:{k}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    else:
+        described["cuda"] = "no device" if torch.version.cuda else "this build of torch is for CPUs"
+    return described
+
+
+def extras() -> dict[str, dict[str, str | None]]:
+    """The optional packages by extra, each with its installed version or None.
+
+    >>> "pytest" in extras()["test"]
+    True
+    """
+    found: dict[str, dict[str, str | None]] = {}
+    for name, packages in _declared().items():
+        found[name] = {package: _version(package) for package in packages}
+    return found
+
+
+def how_to_get(extra: str) -> str:
+    """The command that installs an extra."""
+    root = Path(__file__).resolve().parent.parent
+    target = f'-e "{root}[{extra}]"' if (root / "pyproject.toml").is_file() else f'"{DISTRIBUTION}[{extra}]"'
+    return f"{sys.executable} -m pip install {target}"
+
+
+def _declared() -> dict[str, list[str]]:
+    import re
+
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return _declared_in_checkout()
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
+        if extra:
+            found.setdefault(extra.group(1), []).append(_package(line))
+    return found
+
+
+def _declared_in_checkout() -> dict[str, list[str]]:
+    import tomllib
+
+    path = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    if not path.is_file():
+        return {}
+    declared = tomllib.loads(path.read_text(encoding="utf-8"))["project"].get("optional-dependencies", {})
+    return {name: [_package(line) for line in lines] for name, lines in declared.items()}
+
+
+def _package(requirement: str) -> str:
+    import re
+
+    matched = re.match(r"[A-Za-z0-9._-]+", requirement)
+    return matched.group(0) if matched else requirement
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return 0.0

@@ -1,0 +1,115 @@
+"""Line charts as SVG, drawn by hand so that a page needs nothing from outside."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+_WIDTH, _HEIGHT = 420, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 34
+#: Okabe and Ito's colours, which colour-blind people can tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (), log: bool = True,
+               level: float | None = None, level_name: str = "") -> str | None:
+    """Values over iterations, one line an item, as an ``<svg>`` element; None where no value is finite.
+
+    Args:
+        lines: the values after iterations 1, 2, ...; NaN leaves a gap.
+        label: what the vertical axis shows.
+        names: of the lines, for a legend.
+        log: logarithmic, where all values are positive.
+        level: a dashed horizontal line, such as the tolerance, and its name.
+
+    >>> line_chart([np.array([1.0, 0.1, 0.01])], "objective")[:4]
+    '<svg'
+    """
+    shown = [np.asarray(line, dtype=np.float64) for line in lines]
+    finite = np.concatenate([line[np.isfinite(line)] for line in shown]) if shown else np.zeros(0)
+    if not finite.size:
+        return None
+    positive = finite[finite > 0]
+    log = log and positive.size == finite.size and float(positive.max()) > 3 * float(positive.min())
+    everything = np.append(finite, level) if level is not None and (level > 0 or not log) else finite
+    low, high = float(everything.min()), float(everything.max())
+    if log:
+        low, high = math.log10(low), math.log10(high)
+    if high - low < 1e-12 * max(abs(high), 1.0):
+        low, high = low - 0.5, high + 0.5
+    margin = 0.04 * (high - low)
+    low, high = low - margin, high + margin
+    last = max(max(len(line) for line in shown), 2)
+
+    def across(k: float) -> float:
+        return _LEFT + (k - 1) / (last - 1) * (_WIDTH - _LEFT - _RIGHT)
+
+    def up(value: float) -> float:
+        place = math.log10(value) if log else value
+        return _TOP + (high - place) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(label)}">']
+    for tick in _log_ticks(low, high) if log else _ticks(low, high):
+        y = up(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                     f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+    for tick in _ticks(1, last):
+        if tick == int(tick):
+            parts.append(f'<text x="{across(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{int(tick)}</text>')
+    parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">iteration</text>')
+    if level is not None and (level > 0 or not log):
+        y = up(level)
+        parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                     f'<text x="{_WIDTH - _RIGHT - 2}" y="{y - 5:.1f}" text-anchor="end">{html.escape(level_name)}</text>')
+    for k, line in enumerate(shown):
+        parts.append(_polyline(line, across, up, COLOURS[k % len(COLOURS)]))
+    for k, name in enumerate(names if len(names) > 1 else ()):
+        y = _TOP + 14 + 15 * k
+        parts.append(f'<text x="{_WIDTH - _RIGHT - 4}" y="{y}" text-anchor="end" style="fill:{COLOURS[k % len(COLOURS)]}">'
+                     f'{html.escape(name)}</text>')
+    return "".join(parts) + "</svg>"
+
+
+def _polyline(line: np.ndarray, across: object, up: object, colour: str) -> str:
+    """The line in pieces: NaN breaks it, and a lone point is a dot."""
+    assert callable(across) and callable(up)
+    pieces: list[list[str]] = [[]]
+    places = range(len(line)) if len(line) <= 2000 else np.unique(np.linspace(0, len(line) - 1, 2000).astype(int)).tolist()
+    for k in places:
+        if math.isfinite(line[k]):
+            pieces[-1].append(f"{across(k + 1):.1f},{up(float(line[k])):.1f}")
+        elif pieces[-1]:
+            pieces.append([])
+    drawn = []
+    for piece in pieces:
+        if len(piece) == 1:
+            x, y = piece[0].split(",")
+            drawn.append(f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>')
+        elif piece:
+            drawn.append(f'<polyline points="{" ".join(piece)}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+    return "".join(drawn)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About four round numbers in an interval."""
+    raw = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+    first = math.ceil(low / step)
+    return [k * step for k in range(first, math.floor(high / step) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, and what lies between where there are few of them."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    every = max(1, round(len(powers) / 5))
+    factors = (1,) if high - low > 2.5 else (1, 2, 5) if high - low > 0.8 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
+    found = [m * 10.0**k for k in powers if k % every == 0 for m in factors if low <= math.log10(m * 10.0**k) <= high]
+    return found if len(found) > 1 else [10**low * 1.0001, 10**high * 0.9999]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")

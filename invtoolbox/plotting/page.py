@@ -1,0 +1,97 @@
+"""The HTML of a page: its style, its tables, its pictures."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from invtoolbox.plotting.pictures import data_uri
+
+_STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f6f6f4; color: #22262a; font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto,
+  "Helvetica Neue", "Noto Sans", Arial, sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 28px 22px 60px; }
+h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }
+h2 { font-size: 18px; margin: 34px 0 10px; }
+p { margin: 4px 0 10px; max-width: 78ch; }
+.lead { color: #5a6067; }
+.row { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); align-items: start; }
+figure { margin: 0; background: #fff; border: 1px solid #e2e3df; border-radius: 8px; overflow: hidden; }
+figure .frame { background: #111417; display: flex; align-items: center; justify-content: center; aspect-ratio: var(--shape); }
+figure.light .frame { background: #f7f7f7; }
+figure img { display: block; width: 100%; height: 100%; object-fit: contain; }
+figure img.coarse { image-rendering: pixelated; }
+figure svg { display: block; width: 100%; height: auto; padding: 6px; background: #fff; }
+figcaption { padding: 8px 11px 10px; font-size: 13.5px; line-height: 1.4; color: #5a6067; }
+figcaption b { color: #22262a; font-weight: 600; display: block; }
+figcaption .figures { display: block; color: #22262a; font-variant-numeric: tabular-nums; }
+svg text { font: 11px system-ui, "Noto Sans", Arial, sans-serif; fill: #5a6067; }
+svg .grid { stroke: #e6e7e3; stroke-width: 1; }
+svg .level { stroke: #8a9096; stroke-width: 1; stroke-dasharray: 4 3; }
+table { border-collapse: collapse; background: #fff; border: 1px solid #e2e3df; border-radius: 8px; font-size: 14px;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 14px; text-align: left; border-bottom: 1px solid #eeefec; vertical-align: top; }
+tr:last-child td { border-bottom: 0; }
+th { font-weight: 600; background: #fbfbfa; }
+td.number, th.number { text-align: right; }
+td.best { font-weight: 700; }
+td.words { overflow-wrap: anywhere; }
+.wide { overflow-x: auto; }
+.good { color: #0b6e4f; } .bad { color: #b3261e; }
+@media print { body { background: #fff; } figure { break-inside: avoid; } }
+"""
+
+
+def page(title: str, body: Sequence[str]) -> bytes:
+    """A whole page that needs nothing from outside."""
+    return ("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
+            f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+            + "\n".join(body) + "\n</main></body></html>\n").encode()
+
+
+def heading(title: str, lead: str) -> str:
+    return f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>'
+
+
+def picture(pixels: np.ndarray, name: str, caption: str, figures: str = "", light: bool = False) -> str:
+    """A figure of uint8 pixels; small pictures are enlarged without smoothing."""
+    rows, columns = pixels.shape[:2]
+    # Neither a tall nor a flat sinogram may stretch the page.
+    shape = min(max(columns / rows, 0.75), 1.8)
+    coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
+    figures = f'<span class="figures">{html.escape(figures)}</span>' if figures else ""
+    return (f'<figure{" class=light" if light else ""}><div class="frame" style="--shape:{shape:.3f}">'
+            f'<img{coarse} alt="{html.escape(name)}" src="{data_uri(pixels)}"></div>'
+            f"<figcaption><b>{html.escape(name)}</b> {html.escape(caption)}{figures}</figcaption></figure>")
+
+
+def chart(svg: str, name: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption><b>{html.escape(name)}</b> {html.escape(caption)}</figcaption></figure>"
+
+
+def row(figures: Sequence[str]) -> str:
+    return f'<div class="row">{"".join(figures)}</div>'
+
+
+def facts(entries: Mapping[str, str]) -> str:
+    """Two columns: what, and its value in words."""
+    lines = "".join(f'<tr><th scope="row">{html.escape(k)}</th><td class="words">{html.escape(v)}</td></tr>'
+                    for k, v in entries.items() if v)
+    return f'<div class="wide"><table>{lines}</table></div>'
+
+
+def numbers(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], best: Mapping[int, int] | None = None) -> str:
+    """A table of numbers; ``best[column] = row`` is set in bold."""
+    best = best or {}
+    head = "".join(f'<th{" class=number" if k else ""}>{html.escape(c)}</th>' for k, c in enumerate(columns))
+    lines = []
+    for i, (name, values) in enumerate(rows):
+        cells = "".join(f'<td class="number{" best" if best.get(k) == i else ""}">{html.escape(v)}</td>'
+                        for k, v in enumerate(values))
+        lines.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'

@@ -1,0 +1,184 @@
+"""One self-contained HTML page about a solution."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.checkpoint import write_atomically
+from invtoolbox.environment import machine, versions
+from invtoolbox.errors import InputError
+from invtoolbox.plotting import page
+from invtoolbox.plotting.charts import line_chart
+from invtoolbox.plotting.pictures import diverging, plane, symmetric_window, to_bytes, window_of
+
+if TYPE_CHECKING:
+    from invtoolbox.solution import Solution
+
+#: Items of a batch that are shown; the numbers of all of them are in the saved solution.
+SHOWN = 4
+
+_CURVES = {
+    "objective": "what the solver minimises",
+    "certificate": "what the tolerance bounds",
+    "discrepancy": "the size of the misfit",
+    "regularization": "the weight of the priors",
+}
+
+
+def write_report(solution: Solution, path: Path, reference: Tensor | None = None, title: str = "Reconstruction",
+                 overwrite: bool = True, metrics: dict[str, list[float]] | None = None) -> Path:
+    """Measurements, reconstruction, residual, convergence, settings and versions on one page.
+
+    Pictures and curves lie inside the page; it needs nothing from outside, and may be mailed.
+
+    Args:
+        solution: as `solve` returns it, or as `Solution.load` reads it.
+        path: where the page is written.
+        reference: the true images ``(batch or 1, channel, *space)``; adds the error and a table of metrics.
+        title: of the page.
+        overwrite: whether a file that is there may be replaced.
+        metrics: measured elsewhere, by name, one value an item; by default PSNR, SSIM and RMSE against the reference.
+
+    Raises:
+        InputError: where the file exists and ``overwrite`` is False, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; give another name, or overwrite=True")
+    truth = _reference(solution, reference)
+    body = [page.heading(title, _lead(solution))]
+    body += _items(solution, truth)
+    if metrics is None and truth is not None:
+        metrics = measure(solution.x, truth)
+    if metrics:
+        body += ["<h2>Metrics</h2>", _metric_table(solution, metrics)]
+    body += ["<h2>Convergence</h2>", _convergence(solution)]
+    body += ["<h2>Settings</h2>", page.facts(_settings(solution))]
+    body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
+    write_atomically(path, page.page(title, body))
+    return path
+
+
+def measure(x: Tensor, truth: Tensor) -> dict[str, list[float]]:
+    """PSNR, SSIM and RMSE of every item; the range of values is that of the reference."""
+    from invtoolbox import metrics
+
+    truth = truth.to(x).expand_as(x)
+    scale = (truth.flatten(1).amax(1) - truth.flatten(1).amin(1)).clamp_min(1e-30)
+    found = {"PSNR [dB]": metrics.psnr(x, truth, data_range=scale), "RMSE": metrics.rmse(x, truth)}
+    if x.ndim == 4 and min(x.shape[-2:]) >= 11:
+        found["SSIM"] = metrics.ssim(x, truth, data_range=scale)
+    return {name: value.tolist() for name, value in found.items()}
+
+
+def _reference(solution: Solution, reference: Any) -> Tensor | None:
+    if reference is None:
+        return None
+    if not isinstance(solution.x, Tensor):
+        raise InputError(f"a reference is compared with images, and the solution is a {type(solution.x).__name__}")
+    truth = torch.as_tensor(reference).detach().cpu()
+    wanted = tuple(solution.x.shape)
+    if truth.ndim != len(wanted) or tuple(truth.shape[1:]) != wanted[1:] or truth.shape[0] not in (1, wanted[0]):
+        raise InputError(f"the reference has shape {tuple(truth.shape)}, expected {wanted} as the solution, or one item")
+    return truth
+
+
+def _lead(solution: Solution) -> str:
+    items = len(solution.status)
+    states = ", ".join(f"{count if items > 1 else ''} {name.replace('_', ' ')}".strip()
+                       for name, count in Counter(solution.status).items())
+    shape = " x ".join(str(n) for n in solution.x.shape[1:]) if isinstance(solution.x, Tensor) else type(solution.x).__name__
+    date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
+    return (f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after at most {int(solution.iterations.max())} "
+            f"iterations, {solution.seconds:.1f} s. {date}.")
+
+
+def _items(solution: Solution, truth: Tensor | None) -> list[str]:
+    if not isinstance(solution.x, Tensor):
+        return ["<p>The solution is not an image; it is in the saved file.</p>"]
+    items = min(len(solution.status), SHOWN)
+    measured, predicted = solution.measured_and_predicted()
+    x = solution.x.detach().cpu()
+    body = []
+    for k in range(items):
+        name = f"Item {k}: {solution.status[k].replace('_', ' ')} after {int(solution.iterations[k])} iterations"
+        body.append(f"<h2>{name if len(solution.status) > 1 else 'Pictures'}</h2>")
+        reference = None if truth is None else truth[min(k, len(truth) - 1)]
+        body.append(page.row([*_image(x[k], reference), *_data(measured, predicted, k)]))
+    if len(solution.status) > items:
+        body.append(f"<p>The first {items} of {len(solution.status)} items are shown.</p>")
+    return body
+
+
+def _image(item: Tensor, reference: Tensor | None) -> list[str]:
+    shown, true = plane(item), None if reference is None else plane(reference)
+    if shown is None:
+        chart = line_chart([t.flatten().double().numpy() for t in (item, reference) if t is not None], "value",
+                           ("reconstruction", "reference"), log=False)
+        return [page.chart(chart, "Reconstruction", "value over position")] if chart else []
+    window = window_of(shown if true is None else true)
+    figures = [page.picture(to_bytes(shown, window), "Reconstruction", f"black to white: {window}")]
+    if true is not None:
+        error = shown - true
+        about = symmetric_window(error)
+        figures.append(page.picture(to_bytes(true, window), "Reference", "in the same window"))
+        figures.append(page.picture(diverging(error, about), "Error", f"blue to red: {about}", light=True))
+    return figures
+
+
+def _data(measured: Any, predicted: Any, k: int) -> list[str]:
+    figures = []
+    parts = list(zip(measured, predicted)) if isinstance(measured, tuple) else [(measured, predicted)]
+    for number, (y, prediction) in enumerate(parts):
+        if not isinstance(y, Tensor):
+            continue
+        label = f" {number + 1}" if len(parts) > 1 else ""
+        shown, fitted = plane(y[k]), plane(prediction[k])
+        if shown is None or fitted is None:
+            continue
+        window, residual = window_of(shown), fitted - shown
+        about = symmetric_window(residual)
+        figures.append(page.picture(to_bytes(shown, window), f"Measurements{label}", f"black to white: {window}"))
+        figures.append(page.picture(diverging(residual, about), f"Residual{label}",
+                                    f"predicted minus measured, blue to red: {about}", light=True))
+    return figures
+
+
+def _metric_table(solution: Solution, metrics: dict[str, list[float]]) -> str:
+    rows = [(f"Item {k}" if len(solution.status) > 1 else "Reconstruction", [f"{values[k]:.4g}" for values in metrics.values()])
+            for k in range(len(solution.status))]
+    return page.numbers(["", *metrics], rows)
+
+
+def _convergence(solution: Solution) -> str:
+    items = range(min(len(solution.status), SHOWN))
+    figures = []
+    for name, meaning in _CURVES.items():
+        values = solution.history.get(name)
+        if values is None or not len(values):
+            continue
+        names = [f"item {k}" for k in items]
+        chart = line_chart([values[:, k].detach().cpu().double().numpy() for k in items], name, names)
+        if chart is not None and not (name == "regularization" and _constant(values)):
+            figures.append(page.chart(chart, name.capitalize(), meaning if name != "certificate" else solution.certificate))
+    return page.row(figures) if figures else "<p>No step was taken.</p>"
+
+
+def _constant(values: Tensor) -> bool:
+    finite = values[torch.isfinite(values)]
+    return not finite.numel() or bool(finite.max() - finite.min() <= 1e-12 * finite.abs().max())
+
+
+def _settings(solution: Solution) -> dict[str, str]:
+    weights = ", ".join(f"{float(w):.4g}" for w in solution.regularization.flatten()[:SHOWN])
+    found = {"solver": solution.solver, "why": solution.reason, "prior": solution.prior, "weight of the prior": weights,
+             "notes": "; ".join(solution.notes), "tolerance bounds": solution.certificate, "seed": str(solution.seed)}
+    if solution.problem is not None:
+        found = {"problem": repr(solution.problem), **found}
+    return found
