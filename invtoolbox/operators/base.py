@@ -175,6 +175,10 @@ class LinearOperator(Operator):
         """Whether `normal_resolvent` has a closed form."""
         return type(self).normal_resolvent is not LinearOperator.normal_resolvent
 
+    def normal_diagonal(self) -> Tensor | None:
+        """The diagonal of ``A^T A`` where it is cheap to know, broadcast to ``(batch, *domain_shape)``; for preconditioners."""
+        return None
+
     def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
         """``(weight A^T A + rho I)^{-1} v`` where that has a closed form; ``rho`` and ``weight`` may differ by item."""
         raise InputError(f"{self} has no closed form of (A^T A + rho I)^-1; use it.solvers.CG()")

@@ -1,0 +1,101 @@
+"""Inpainting: some pixels are measured, the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import LinearOperator, check_shape, expand
+
+
+class Inpainting(LinearOperator):
+    """``A x = mask * x``: 1 where a pixel is known, 0 where it is to be found. Measurements keep the image's shape.
+
+    Args:
+        mask: broadcast against ``image_shape``: ``space`` or ``(channel, *space)``; or with a batch axis in front,
+            ``(batch, 1 or channel, *space)``, for a mask that differs from item to item. Boolean, or real numbers that
+            weigh the pixels.
+        image_shape: ``(channel, *space)``, or ``space`` where the mask has as many axes and there is one channel.
+
+    A mask of one channel takes images of any number of channels.
+
+    Raises:
+        InputError: a mask that does not fit, is not finite, or knows no pixel at all.
+
+    >>> A = Inpainting(torch.tensor([[True, False, True]]), (1, 1, 3))
+    >>> A(torch.ones(1, 1, 1, 3))
+    tensor([[[[1., 0., 1.]]]])
+    """
+
+    # A product with a mask is one line; deepinv's Inpainting goes through an SVD interface for it and keeps the mask
+    # in the dtype that it was given.
+
+    def __init__(self, mask: Any, image_shape: Sequence[int]) -> None:
+        shape = tuple(int(n) for n in image_shape)
+        values = torch.as_tensor(mask)
+        if len(shape) == 2:
+            shape = (1, *shape)
+        self.domain_shape = self.range_shape = shape
+        self.mask = _with_batch(values, shape)
+        if not bool(self.mask.isfinite().all()):
+            raise InputError("the mask of Inpainting has entries that are NaN or infinite")
+        empty = (self.mask == 0).flatten(1).all(1)
+        if bool(empty.any()):
+            which = f" of item {int(empty.nonzero()[0])}" if len(empty) > 1 else ""
+            raise InputError(f"the mask{which} of Inpainting is zero everywhere, so nothing is measured; "
+                             "it is 1 where a pixel is known")
+        self.channelwise = self.mask.shape[1] == 1
+        self.items = self.mask.shape[0] if self.mask.shape[0] > 1 else None
+
+    def parameters(self) -> dict[str, Tensor]:
+        """``mask``, of shape ``(1 or batch, 1 or channel, *space)``."""
+        return {"mask": self.mask}
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        if "mask" not in parameters:
+            return super()._replace(parameters)
+        mask = _with_batch(parameters["mask"], self.domain_shape)
+        return super()._replace({"mask": mask})._with_items(mask.shape[0] if mask.shape[0] > 1 else None)
+
+    def _weights(self, like: Tensor) -> Tensor:
+        # A boolean mask is cast, so that a product has the image's dtype; a complex image keeps its own.
+        return self.mask.to(like.real.dtype if like.is_complex() else like.dtype)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self._weights(x) * x
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._weights(y) * y
+
+    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
+             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+        """The largest entry of the mask: exact."""
+        return self.mask.to(dtype=dtype, device=device).abs().flatten(1).amax(1)
+
+    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+        """``v / (weight * mask^2 + rho)``."""
+        return v / (expand(weight, v) * self._weights(v).square() + expand(rho, v))
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """``y / mask`` where a pixel is known, 0 elsewhere: the least-squares image of smallest norm."""
+        check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", self.channelwise, self.items)
+        mask = self._weights(y)
+        return torch.where(mask != 0, y / torch.where(mask != 0, mask, 1), 0)
+
+    def __repr__(self) -> str:
+        known = float((self.mask != 0).double().mean())
+        return f"Inpainting({self.domain_shape}, {known:.0%} known)"
+
+
+def _with_batch(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask as ``(1 or batch, 1 or channel, *space)``."""
+    full = mask.reshape(*[1] * (len(shape) + 1 - mask.ndim), *mask.shape)
+    fits = full.ndim == len(shape) + 1 and all(m in (1, n) for m, n in zip(full.shape[1:], shape))
+    if not fits:
+        raise InputError(f"the mask of Inpainting has shape {tuple(mask.shape)}, which does not broadcast against "
+                         f"(batch, {', '.join(map(str, shape))})")
+    return full

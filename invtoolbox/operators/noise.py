@@ -1,0 +1,153 @@
+"""Simulated measurement noise. Draws depend on the seed alone: an item gets the same noise alone or in company."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import Operator, expand, item_norm
+
+
+class Noise(ABC):
+    """What the detector does to clean measurements.
+
+    A subclass writes ``apply(clean, generator)`` for one item, shape ``(1, ...)``; it draws on the CPU and in
+    float64, so that a draw is the same on every device and in every precision.
+    """
+
+    @abstractmethod
+    def apply(self, clean: Tensor, generator: Generator) -> Tensor:
+        """Noisy measurements of one item."""
+
+    def item(self, k: int, batch: int) -> Noise:
+        """The noise of item ``k``, where a level differs from item to item."""
+        return self
+
+
+@dataclass(frozen=True)
+class Gaussian(Noise):
+    """``y = A x + std * n`` with n standard normal; for complex measurements real and imaginary part have ``std`` each.
+
+    ``std`` is a number, or one an item, shape ``(batch,)``, in the units of the measurements.
+
+    >>> Gaussian(0.1).apply(torch.zeros(1, 1, 2), torch.Generator().manual_seed(0))
+    tensor([[[ 0.1540, -0.0293]]])
+    """
+
+    std: float | Tensor
+
+    def __post_init__(self) -> None:
+        _check_level(self.std, "the std of Gaussian noise")
+
+    def apply(self, clean: Tensor, generator: Generator) -> Tensor:
+        return clean + _normal(clean, generator) * expand(self.std, clean)
+
+    def item(self, k: int, batch: int) -> Noise:
+        return Gaussian(_of_item(self.std, k, batch, "std"))
+
+
+@dataclass(frozen=True)
+class RelativeGaussian(Noise):
+    """Gaussian noise scaled so that ``|y - A x| = level * |A x|`` exactly, for every item. ``level`` as ``std`` above.
+
+    >>> y = RelativeGaussian(0.02).apply(torch.ones(1, 1, 100), torch.Generator().manual_seed(0))
+    >>> round(float((y - 1).norm() / 10), 6)
+    0.02
+    """
+
+    level: float | Tensor
+
+    def __post_init__(self) -> None:
+        _check_level(self.level, "the level of RelativeGaussian noise")
+
+    def apply(self, clean: Tensor, generator: Generator) -> Tensor:
+        noise = _normal(clean, generator)
+        size = item_norm(clean) / item_norm(noise)
+        return clean + noise * expand(self.level * size.to(torch.float64), clean)
+
+    def item(self, k: int, batch: int) -> Noise:
+        return RelativeGaussian(_of_item(self.level, k, batch, "level"))
+
+
+@dataclass(frozen=True)
+class Poisson(Noise):
+    """``y = Poisson(counts * A x) / counts``: a value of 1 is ``counts`` photons on average.
+
+    ``counts = 1`` is for operators that already predict numbers of photons; larger counts are less noise.
+
+    >>> Poisson(100.0).apply(torch.full((1, 1, 3), 0.5), torch.Generator().manual_seed(0))
+    tensor([[[0.5500, 0.5000, 0.4800]]])
+    """
+
+    counts: float | Tensor = 1.0
+
+    def __post_init__(self) -> None:
+        _check_level(self.counts, "the counts of Poisson noise", positive=True)
+
+    def apply(self, clean: Tensor, generator: Generator) -> Tensor:
+        if clean.is_complex() or bool((clean < 0).any()):
+            raise InputError("Poisson noise needs measurements that are real and not negative: they are mean counts; "
+                             f"got {'complex ones' if clean.is_complex() else f'a minimum of {float(clean.min()):.3g}'}")
+        counts = torch.as_tensor(self.counts, dtype=torch.float64).reshape(-1)[0].cpu()
+        drawn = torch.poisson(clean.detach().cpu().double() * counts, generator=generator) / counts
+        return drawn.to(dtype=clean.dtype, device=clean.device)
+
+    def item(self, k: int, batch: int) -> Noise:
+        return Poisson(_of_item(self.counts, k, batch, "counts"))
+
+
+def simulate(operator: Operator, x: Tensor, noise: float | Tensor | Noise = 0.0, seed: int | Sequence[int] = 0) -> Any:
+    """Noisy measurements ``A(x) + e``, shape ``(batch, *range_shape)``; a tuple where the measurements are one.
+
+    Args:
+        noise: a standard deviation (a number, or one an item), or a `Noise`.
+        seed: every item gets the same draw; a sequence of seeds, one an item, gives each its own.
+
+    >>> import invtoolbox as it
+    >>> A = it.operators.Identity((1, 2))
+    >>> y = simulate(A, torch.zeros(2, 1, 2), noise=0.1, seed=0)
+    >>> torch.equal(y[0], y[1]), torch.equal(y[:1], simulate(A, torch.zeros(1, 1, 2), noise=0.1, seed=0))
+    (True, True)
+    """
+    with torch.no_grad():
+        clean = operator(x)
+    model = noise if isinstance(noise, Noise) else Gaussian(noise)
+    parts = tuple(clean) if isinstance(clean, (tuple, list)) else (clean,)
+    batch = parts[0].shape[0]
+    seeds = [int(seed)] * batch if isinstance(seed, int) else [int(s) for s in seed]
+    if len(seeds) != batch:
+        raise InputError(f"there are {len(seeds)} seeds for a batch of {batch}; give one seed, or one an item")
+    rows = []
+    for k in range(batch):
+        # Item by item, because how far a Poisson draw advances the generator depends on its rates.
+        generator, own = torch.Generator().manual_seed(seeds[k]), model.item(k, batch)
+        rows.append([own.apply(part[k:k + 1], generator) for part in parts])
+    noisy = tuple(torch.cat([row[j] for row in rows]) for j in range(len(parts)))
+    return noisy if isinstance(clean, (tuple, list)) else noisy[0]
+
+
+def _normal(like: Tensor, generator: Generator) -> Tensor:
+    shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
+    drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return (torch.view_as_complex(drawn) if like.is_complex() else drawn).to(dtype=like.dtype, device=like.device)
+
+
+def _check_level(value: float | Tensor, what: str, positive: bool = False) -> None:
+    level = torch.as_tensor(value)
+    fits = level.ndim <= 1 and not level.is_complex() and bool(level.isfinite().all())
+    if not fits or bool((level < 0).any()) or (positive and bool((level == 0).any())):
+        raise InputError(f"{what} is a {'positive' if positive else 'nonnegative'} number, or one an item, got {value}")
+
+
+def _of_item(value: float | Tensor, k: int, batch: int, name: str) -> float | Tensor:
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) == 1:
+        return value
+    if len(value) != batch:
+        raise InputError(f"the noise has {len(value)} values of {name} for a batch of {batch}")
+    return value[k:k + 1]
