@@ -2,6 +2,8 @@
 
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
+from invtoolbox.data_terms.sobolev import Sobolev
 from invtoolbox.data_terms.stack import Stack
 
-__all__ = ["DataTerm", "LeastSquares", "Stack"]
+__all__ = ["DataTerm", "LeastSquares", "Poisson", "PoissonTransmission", "Sobolev", "Stack"]
