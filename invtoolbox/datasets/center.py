@@ -6,9 +6,8 @@ A view and the one opposite to it are mirror images about the axis. Two measures
    measured: the least mean square difference over all shifts of half a column finds the axis to a few
    columns, also of an object that is wider than the detector.
 2. *Symmetry of the sinogram.* Half a turn of views, followed by its own mirror image about column ``c``, is a
-   whole
-   turn: a smooth, periodic sinogram if ``c`` is the axis, and one with a fault line if it is not. The 2D
-   spectrum of a true sinogram lies in a double wedge, ``|k| <= R |w|`` for angular frequency k, detector
+   whole turn: a smooth, periodic sinogram if ``c`` is the axis, and one with a fault line if it is not. The
+   2D spectrum of a true sinogram lies in a double wedge, ``|k| <= R |w|`` for angular frequency k, detector
    frequency w and an object of radius R; a fault line spills energy outside. The axis is where that share is
    least (Vo, Drakopoulos, Atwood, Reinhard, "Reliable method for calculating the center of rotation in
    parallel-beam tomography", Optics Express 22, 2014). All views take part, which gives a few hundredths of a
@@ -28,8 +27,7 @@ import numpy as np
 
 from invtoolbox.errors import InputError
 
-# How far, in columns, the pair of opposite views may be wrong (seen at most 6, at a noise of a fifth of the
-# peak).
+# How far, in columns, the pair of opposite views may be wrong; 6 was seen at a noise of a fifth of the peak.
 _DOUBT = 6.0
 # The share of the window that rises from zero to one.
 _TAPER = 0.15
@@ -49,8 +47,8 @@ def center_of_rotation(sinogram: Any, angles: Any, search: tuple[float, float] |
 
     >>> angles = np.linspace(0, np.pi, 90, endpoint=False)
     >>> u = np.arange(64)[None] - 30.25                              # the axis is at column 30.25
-    >>> sinogram = sum(np.exp(-((u - r * np.cos(angles - a)[:, None]) / 3) ** 2) for r, a in [(9, 0.3), (15,
-    2)])
+    >>> paths = [r * np.cos(angles - a)[:, None] for r, a in [(9, 0.3), (15, 2)]]
+    >>> sinogram = sum(np.exp(-((u - path) / 3) ** 2) for path in paths)
     >>> round(center_of_rotation(sinogram, angles), 2)
     30.25
     """
@@ -112,9 +110,11 @@ def _match_opposite_views(halves: np.ndarray, low: float, high: float) -> float:
     start = 1.5 * halves[:, 0] - 0.5 * halves[:, 1]
     stop = (1.5 * halves[:, -1] - 0.5 * halves[:, -2])[:, ::-1]
     shifts = range(math.ceil(2 * low) - (columns - 1), math.floor(2 * high) - (columns - 1) + 1)
-    difference = [np.mean((start[:, max(d, 0):columns + min(d, 0)] - stop[:, max(-d, 0):columns - max(d, 0)]) ** 2)
-                  for d in shifts]
-    return (shifts[int(np.argmin(difference))] + columns - 1) / 2
+    difference = []
+    for d in shifts:
+        kept, mirrored = start[:, max(d, 0):columns + min(d, 0)], stop[:, max(-d, 0):columns - max(d, 0)]
+        difference.append(np.mean((kept - mirrored) ** 2))
+    return float(shifts[int(np.argmin(difference))] + columns - 1) / 2
 
 
 def _least(halves: np.ndarray, candidates: np.ndarray, reach: float) -> float:

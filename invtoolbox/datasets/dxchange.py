@@ -61,12 +61,14 @@ class DataExchange:
             return
         assert angles is not None
         if center is None:
-            rows = np.unique(np.linspace(0, self._rows - 1, min(self._rows, _ROWS_FOR_AXIS)).round().astype(int))
-            center = center_of_rotation(np.stack([self._sinogram(int(r))[0] for r in rows]), angles)
+            count = min(self._rows, _ROWS_FOR_AXIS)
+            rows = [int(r) for r in np.linspace(0, self._rows - 1, count).round()]
+            center = center_of_rotation(np.stack([self._sinogram(row)[0] for row in rows]), angles)
         spacing = 1.0 if pixel_size is None else pixel_size
         self.geometry = Geometry(
             kind="parallel", angles=tuple(angles), num_detectors=columns, image_shape=(columns, columns),
-            pixel_size=spacing, detector_spacing=spacing, detector_shift=((columns - 1) / 2 - center) * spacing,
+            pixel_size=spacing, detector_spacing=spacing,
+            detector_shift=((columns - 1) / 2 - center) * spacing,
             length_unit="pixel" if pixel_size is None else "mm")
 
     def __len__(self) -> int:

@@ -13,7 +13,8 @@ from invtoolbox.errors import InputError
 
 # What the decoders raise on damaged bytes: each library has its own habit.
 _DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError,
-           NotImplementedError, RuntimeError, SyntaxError, MemoryError, AssertionError, struct.error, zlib.error)
+           NotImplementedError, RuntimeError, SyntaxError, MemoryError, AssertionError, struct.error,
+           zlib.error)
 
 
 def require_file(path: str | os.PathLike[str]) -> Path:
@@ -28,7 +29,7 @@ def require_file(path: str | os.PathLike[str]) -> Path:
             if not stream.read(1):
                 raise InputError(f"{path}: the file is empty; fetch or write it again")
     except OSError as error:
-        raise InputError(f"{path}: the file cannot be read ({error.strerror}); check its permissions") from None
+        raise InputError(f"{path}: the file cannot be read ({error.strerror}); check permissions") from None
     return path
 
 

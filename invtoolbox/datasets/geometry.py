@@ -167,8 +167,9 @@ class Geometry:
         assert self.source_origin is not None and self.source_detector is not None
         return operators.FanBeam(
             image_shape=self.image_shape, angles=angles, num_detectors=self.num_detectors,
-            source_origin=self.source_origin, source_detector=self.source_detector, pixel_size=self.pixel_size,
-            detector_spacing=self.detector_spacing, detector_shift=self.detector_shift, curved=self.curved)
+            source_origin=self.source_origin, source_detector=self.source_detector,
+            pixel_size=self.pixel_size, detector_spacing=self.detector_spacing,
+            detector_shift=self.detector_shift, curved=self.curved)
 
     def to_toml(self) -> str:
         """The text of a geometry file that `from_mapping` reads back to an equal geometry."""

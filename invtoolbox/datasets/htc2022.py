@@ -21,8 +21,8 @@ from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_inde
 from invtoolbox.errors import InputError
 
 IMAGE_SHAPE = (512, 512)
-_PARAMETERS = ("angles", "distanceSourceOrigin", "distanceSourceDetector", "pixelSizePost", "numDetectorsPost",
-               "effectivePixelSizePost")
+_PARAMETERS = ("angles", "distanceSourceOrigin", "distanceSourceDetector", "pixelSizePost",
+               "numDetectorsPost", "effectivePixelSizePost")
 
 
 class HTC2022:
@@ -65,8 +65,9 @@ class HTC2022:
             geometry=geometry,
             reference=None if reference is None else as_tensor(reference / geometry.pixel_size)[None, None],
             segmentation=None if segmentation is None else _labels(segmentation),
-            meta={"source": str(self.path), "units": "1 (line integral of the attenuation)", "image_units": "1/mm",
-                  "date": str(getattr(parameters, "date", "")), "scanner": str(getattr(parameters, "scanner", ""))})
+            meta={"source": str(self.path), "units": "1 (line integral of the attenuation)",
+                  "image_units": "1/mm", "date": str(getattr(parameters, "date", "")),
+                  "scanner": str(getattr(parameters, "scanner", ""))})
 
 
 def _load(path: Path) -> dict[str, Any]:

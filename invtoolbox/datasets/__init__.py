@@ -1,0 +1,34 @@
+"""Data sets: one reader a format, each anything with ``__len__`` and ``__getitem__`` that gives a
+`Measurement`."""
+
+from __future__ import annotations
+
+from invtoolbox.datasets.arrays import Arrays
+from invtoolbox.datasets.blur_kernels import BlurKernels
+from invtoolbox.datasets.center import center_of_rotation
+from invtoolbox.datasets.dicom import Dicom, attenuation_to_hounsfield, hounsfield_to_attenuation
+from invtoolbox.datasets.dxchange import DataExchange
+from invtoolbox.datasets.geometry import Geometry, geometry_from_mapping, read_geometry
+from invtoolbox.datasets.htc2022 import HTC2022
+from invtoolbox.datasets.measurement import DataSet, Measurement
+from invtoolbox.datasets.opening import READERS, open
+from invtoolbox.datasets.output import (
+    Written,
+    write,
+    write_bytes,
+    write_hdf5,
+    write_npy,
+    write_png,
+    write_tiff,
+)
+from invtoolbox.datasets.pictures import Pictures
+from invtoolbox.datasets.samples import ct_small, photograph
+from invtoolbox.datasets.shelf import data_folder, find_file, open_named, verify
+
+__all__ = [
+    "HTC2022", "READERS", "Arrays", "BlurKernels", "DataExchange", "DataSet", "Dicom", "Geometry",
+    "Measurement", "Pictures", "Written", "attenuation_to_hounsfield", "center_of_rotation", "ct_small",
+    "data_folder", "find_file", "geometry_from_mapping", "hounsfield_to_attenuation", "open", "open_named",
+    "photograph", "read_geometry", "verify", "write", "write_bytes", "write_hdf5", "write_npy", "write_png",
+    "write_tiff",
+]

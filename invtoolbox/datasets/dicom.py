@@ -1,0 +1,124 @@
+"""DICOM: slices of clinical CT in Hounsfield units, or turned into attenuation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from invtoolbox.datasets.files import decoding, require_file
+from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.errors import InputError
+
+#: Linear attenuation of water in 1/mm at 70 keV, about the mean energy of a 120 kV spectrum (NIST XCOM).
+WATER_ATTENUATION = 0.0193
+_AIR = -1000.0
+
+
+class Dicom:
+    """A data set of DICOM slices: one file, or a folder of `.dcm` files sorted by series and position along
+    z.
+
+    An item's `y` is the slice, ``(1, 1, rows, columns)``, in Hounsfield units: stored value times
+    RescaleSlope plus RescaleIntercept. Pixels that the file marks as padding are set to air, -1000 HU. `meta`
+    holds ``pixel_size`` (row spacing, column spacing) in mm, or None where the file has none. With
+    ``units="1/mm"`` the slice is attenuation instead (`hounsfield_to_attenuation`).
+
+    Raises:
+        InputError: for a multi-frame or colour image, a file without pixels, or an image that has no rescale.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None,
+                 units: str = "HU") -> None:
+        if geometry is not None:
+            raise InputError(f"{path}: a DICOM file holds an image, not a sinogram; leave the geometry out")
+        if units not in ("HU", "1/mm"):
+            raise InputError(f"units is {units!r}; choose 'HU' or '1/mm'")
+        self.units = units
+        folder = Path(path).expanduser()
+        self.files = _series(folder) if folder.is_dir() else [require_file(folder)]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Measurement:
+        path = self.files[checked_index(index, len(self))]
+        header = _read(path)
+        image = _hounsfield(path, header)
+        y = as_tensor(image)[None, None]
+        if self.units == "1/mm":
+            y = hounsfield_to_attenuation(y)
+        spacing = header.get("PixelSpacing")
+        return Measurement(y=y, meta={
+            "source": str(path), "units": self.units, "modality": str(header.get("Modality", "")),
+            "pixel_size": None if spacing is None else (float(spacing[0]), float(spacing[1])),
+            "slice_thickness": None if header.get("SliceThickness") is None else float(header.SliceThickness),
+            "kvp": None if header.get("KVP") is None else float(header.KVP)})
+
+
+def hounsfield_to_attenuation(hounsfield: Tensor, water: float = WATER_ATTENUATION) -> Tensor:
+    """Linear attenuation in 1/mm, ``water * (1 + HU / 1000)``, and zero below air.
+
+    >>> import torch
+    >>> hounsfield_to_attenuation(torch.tensor([-1000.0, 0.0, 1000.0]), water=0.02)
+    tensor([0.0000, 0.0200, 0.0400])
+    """
+    return (water * (1 + hounsfield / 1000)).clamp(min=0)
+
+
+def attenuation_to_hounsfield(attenuation: Tensor, water: float = WATER_ATTENUATION) -> Tensor:
+    """Hounsfield units, ``1000 * (attenuation / water - 1)``, of linear attenuation in 1/mm.
+
+    >>> import torch
+    >>> attenuation_to_hounsfield(torch.tensor([0.0, 0.02]), water=0.02)
+    tensor([-1000.,     0.])
+    """
+    return 1000 * (attenuation / water - 1)
+
+
+def _read(path: Path, pixels: bool = True) -> Any:
+    from pydicom import dcmread
+
+    with decoding(require_file(path), "DICOM"):
+        return dcmread(path, stop_before_pixels=not pixels)
+
+
+def _hounsfield(path: Path, header: Any) -> np.ndarray:
+    if int(header.get("NumberOfFrames") or 1) > 1:
+        raise InputError(f"{path}: holds {header.NumberOfFrames} frames; only single slices are read, export "
+                         "one file a slice")
+    if int(header.get("SamplesPerPixel") or 1) != 1:
+        raise InputError(f"{path}: a colour image; only grey slices are read, export it as PNG")
+    if "PixelData" not in header:
+        raise InputError(f"{path}: holds no pixels ({header.get('Modality', 'unknown modality')}); give an "
+                         "image")
+    if header.get("RescaleSlope") is None or header.get("RescaleIntercept") is None:
+        raise InputError(f"{path}: no RescaleSlope and RescaleIntercept, so its values are not in Hounsfield "
+                         "units; give a CT image")
+    with decoding(path, "DICOM"):
+        stored = header.pixel_array
+    image = stored.astype(np.float64) * float(header.RescaleSlope) + float(header.RescaleIntercept)
+    padding = header.get("PixelPaddingValue")
+    if padding is not None:
+        limit = header.get("PixelPaddingRangeLimit", padding)
+        low, high = sorted((int(padding), int(limit)))
+        image[(stored >= low) & (stored <= high)] = _AIR
+    return np.asarray(image)
+
+
+def _series(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.dcm"))
+    if not files:
+        raise InputError(f"{folder}: no .dcm files in this folder; give the folder that holds the slices")
+
+    def place(path: Path) -> tuple[str, float, float, str]:
+        header = _read(path, pixels=False)
+        position = header.get("ImagePositionPatient")
+        return (str(header.get("SeriesInstanceUID", "")), float(position[2]) if position else 0.0,
+                float(header.get("InstanceNumber") or 0), path.name)
+
+    return sorted(files, key=place)

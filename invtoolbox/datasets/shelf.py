@@ -1,0 +1,99 @@
+"""Data sets by name: a TOML file of the catalogue says which files, which reader, which checksums.
+
+A file on the shelf reads::
+
+    # One line that says what it is.
+    reader = "htc2022"
+    folder = "htc2022"                       # in INVTOOLBOX_DATA; with `package`, in that package
+    default = "htc2022_ta_full.mat"          # what opens when no file is named; "." is the whole folder
+    licence = "CC BY 4.0"
+    source = "where it comes from"
+
+    [sha256]                                 # every file, relative to the folder
+    "htc2022_ta_full.mat" = "..."
+
+    [readers]                                # optional: files that another reader reads
+    "labels.png" = "pictures"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from invtoolbox import catalogue
+from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.measurement import DataSet
+from invtoolbox.datasets.opening import open as open_path
+from invtoolbox.errors import InputError, unknown_name
+
+
+def data_folder() -> Path:
+    """Where real measurements lie: `INVTOOLBOX_DATA`, else ``../shared/data`` beside the repository's
+    root."""
+    named = os.environ.get("INVTOOLBOX_DATA")
+    root = Path(__file__).resolve().parent.parent.parent
+    return Path(named).expanduser() if named else root.parent / "shared" / "data"
+
+
+def find_file(name: str, file: str | None = None) -> Path:
+    """The path of a file of a data set on the shelf, or of its default one.
+
+    Raises:
+        InputError: for an unknown data set or file, and where the file is not there.
+    """
+    entry = catalogue.find("datasets", name)
+    settings = _checked(entry.path, entry.read())
+    wanted = file or settings["default"]
+    folders = {".", *(str(parent) for known in settings["sha256"] for parent in Path(known).parents)}
+    if wanted not in folders and wanted not in settings["sha256"]:
+        raise unknown_name(f"file of the data set {name}", wanted, settings["sha256"])
+    path = _folder(entry.path, settings) / wanted
+    if not path.exists():
+        raise InputError(f"{path}: a file of the data set {name} is missing; fetch it from "
+                         f"{settings['source']}, and set INVTOOLBOX_DATA to the folder that holds the data "
+                         "sets")
+    return path
+
+
+def open_named(name: str, file: str | None = None, geometry: Geometry | None = None) -> DataSet:
+    """Open a data set of the catalogue, as `open` opens a path.
+
+    >>> open_named("ct-small")[0].y.shape
+    torch.Size([1, 1, 128, 128])
+    """
+    path = find_file(name, file)
+    settings = catalogue.find("datasets", name).read()
+    return open_path(path, geometry, reader=settings.get("readers", {}).get(file, settings["reader"]))
+
+
+def verify(name: str) -> None:
+    """Compare every file of a data set that is there with its checksum; `InputError` names the first that
+    differs."""
+    entry = catalogue.find("datasets", name)
+    settings = _checked(entry.path, entry.read())
+    folder = _folder(entry.path, settings)
+    for file, digest in settings["sha256"].items():
+        path = folder / file
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise InputError(f"{path}: differs from the file that {entry.path.name} describes; fetch it "
+                             "again")
+
+
+def _checked(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    missing = [k for k in ("reader", "folder", "default", "licence", "source", "sha256") if k not in settings]
+    if missing:
+        raise InputError(f"{path}: a data set of the catalogue needs {', '.join(missing)}; see shelf.py")
+    return settings
+
+
+def _folder(path: Path, settings: dict[str, Any]) -> Path:
+    if "package" not in settings:
+        return data_folder() / str(settings["folder"])
+    spec = find_spec(settings["package"])
+    if spec is None or spec.origin is None:
+        raise InputError(f"{path}: the package {settings['package']} is not installed; install it with pip")
+    return Path(spec.origin).parent / str(settings["folder"])
