@@ -5,7 +5,8 @@ from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.blur import Blur
 from invtoolbox.operators.downsampling import Downsampling
 from invtoolbox.operators.finite_difference import FiniteDifference
+from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
 from invtoolbox.operators.identity import Identity
 from invtoolbox.operators.inpainting import Inpainting
 
-__all__ = ["Blur", "Downsampling", "FiniteDifference", "Identity", "Inpainting", "LinearOperator", "Operator", "stack"]
+__all__ = ["Blur", "Downsampling", "FiniteDifference", "Identity", "Inpainting", "LinearOperator", "Operator", "PixelGraphLaplacian", "stack"]

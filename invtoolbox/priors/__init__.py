@@ -4,6 +4,8 @@ from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.explicit.constraints import Box, NonNegative
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
+from invtoolbox.priors.explicit.graph_laplacian import GraphLaplacian
+from invtoolbox.priors.explicit.smoothed_norm import SmoothedNorm
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
 from invtoolbox.priors.explicit.total_variation import TotalVariation
@@ -11,6 +13,6 @@ from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 
 __all__ = [
-    "Box", "CoordinateNetwork", "Denoiser", "DnCNN", "ExplicitPrior", "GroupL1", "ImplicitPrior", "L1",
-    "NonNegative", "Prior", "PriorSum", "Tikhonov", "TotalVariation", "WaveletL1", "load_dncnn",
+    "Box", "CoordinateNetwork", "Denoiser", "DnCNN", "ExplicitPrior", "GraphLaplacian", "GroupL1", "ImplicitPrior", "L1",
+    "NonNegative", "Prior", "PriorSum", "SmoothedNorm", "Tikhonov", "TotalVariation", "WaveletL1", "load_dncnn",
 ]

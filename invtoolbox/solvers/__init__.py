@@ -5,6 +5,7 @@ from invtoolbox.solvers.base import Solver, State
 from invtoolbox.solvers.cgls import CGLS
 from invtoolbox.solvers.conjugate_gradient import ConjugateGradient
 from invtoolbox.solvers.gradient_descent import GradientDescent
+from invtoolbox.solvers.krylov_mm import KrylovMM
 from invtoolbox.solvers.lbfgs import LBFGS
 
-__all__ = ["CGLS", "LBFGS", "Adam", "ConjugateGradient", "GradientDescent", "Solver", "State"]
+__all__ = ["CGLS", "LBFGS", "Adam", "ConjugateGradient", "GradientDescent", "KrylovMM", "Solver", "State"]

@@ -1,0 +1,154 @@
+"""The discrepancy principle: as much regularisation as the noise allows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import item_norm
+from invtoolbox.parameter_choice.base import RuleState, WeightRule
+from invtoolbox.parameter_choice.noise import estimate_noise_std
+
+#: Estimated noise is not taken to be below this fraction of the measurements: a target of 0 cannot be met.
+_LEAST_NOISE = 1e-4
+#: An item is looked at once its discrepancy has settled: it moves by less than this fraction of what is missing.
+_SETTLED = 0.05
+_LEAST_WAIT, _LONGEST_WAIT = 4, 60  # steps between two weights
+_LARGEST_MOVE = math.log(10.0)
+_LARGEST_WEIGHT = math.log(1e14)  # relative to the first weight, either way
+
+
+@dataclass
+class DiscrepancyState(RuleState):
+    target: Tensor  # (batch,)
+    first: Tensor  # (batch,) log of the first weight
+    low: Tensor  # (batch,) log of the largest weight known to be too small; -inf where none is
+    high: Tensor  # (batch,) log of the smallest weight known to be too large
+    last_weight: Tensor  # (batch,) log of the weight looked at before; NaN at first
+    last_error: Tensor  # (batch,) log of discrepancy over target there
+    slope: Tensor  # (batch,) d log discrepancy / d log weight
+    discrepancy: Tensor  # (batch,) after the last step
+    waited: Tensor  # (batch,) steps since the weight changed
+
+
+@dataclass(frozen=True)
+class DiscrepancyPrinciple(WeightRule):
+    r"""The weight at which ``discrepancy(A(x), y) = tau * expected discrepancy`` (Morozov 1966), an item at a time.
+
+    For least squares the expected discrepancy is ``|noise|``, ``sqrt(m) noise_std`` for m measurements (in units of
+    ``noise_std`` where the data term has one). Solvers that can, find the weight inside their step; for the others it
+    is sought between steps, by the secant method in ``log discrepancy`` over ``log weight`` inside a bracket. A weight is
+    judged only once the discrepancy has settled, and a bracket that the still moving solver got wrong is opened again.
+
+    Args:
+        tau: a little above 1, so that the noise is not fitted.
+        noise_std: of the measurements, ``(batch,)`` or a number; by default the data term's, and where that has none,
+            `estimate_noise_std` of the measurements.
+        tolerance: relative distance of the discrepancy from its target within which the weight is kept.
+    """
+
+    tau: float = 1.01
+    noise_std: float | Tensor | None = None
+    tolerance: float = 0.005
+
+    def __post_init__(self) -> None:
+        if not self.tau > 0 or not self.tolerance > 0:
+            raise InputError(f"tau and tolerance must be positive, got {self.tau} and {self.tolerance}")
+
+    def target(self, objective: Objective) -> Tensor:
+        problem = objective.problem
+        return self.tau * expected_discrepancy(objective, self.noise_std).to(objective.regularization).expand(problem.batch)
+
+    def init(self, objective: Objective, x: Tensor) -> DiscrepancyState:
+        weight, nan = first_weight(objective, x), objective.nan()
+        return DiscrepancyState(
+            weight=weight, target=self.target(objective).clone(), first=weight.log(),
+            low=torch.full_like(nan, -torch.inf), high=torch.full_like(nan, torch.inf), last_weight=nan, last_error=nan.clone(),
+            slope=torch.full_like(nan, 0.3), discrepancy=nan.clone(), waited=torch.zeros_like(nan),
+        )
+
+    def update(self, state: DiscrepancyState, discrepancy: Tensor, iteration: int) -> DiscrepancyState:
+        tiny = torch.finfo(discrepancy.dtype).tiny
+        error = discrepancy.clamp_min(tiny).log() - state.target.clamp_min(tiny).log()
+        drift = (discrepancy.clamp_min(tiny).log() - state.discrepancy.clamp_min(tiny).log()).abs()
+        waited = state.waited + 1
+        settled = (drift <= _SETTLED * error.abs()) & (waited >= _LEAST_WAIT) | (waited >= _LONGEST_WAIT)
+        look = settled & (error.abs() > self.tolerance) & discrepancy.isfinite()
+        weight = state.weight.log()
+        # The slope between the last two weights that were judged; the discrepancy increases with the weight.
+        apart = weight - state.last_weight
+        slope = torch.where(look & (apart.abs() > 1e-3), (error - state.last_error) / apart, state.slope)
+        slope = torch.where(slope.isfinite(), slope, state.slope).clamp(0.03, 2.0)
+        low = torch.where(look & (error < 0), torch.maximum(state.low, weight), state.low)
+        high = torch.where(look & (error > 0), torch.minimum(state.high, weight), state.high)
+        # A bracket that closed without meeting the target was judged too early on one side.
+        closed = look & (high - low < 1e-3)
+        low, high = torch.where(closed & (error > 0), -torch.inf, low), torch.where(closed & (error < 0), torch.inf, high)
+        new = weight - (error / slope).clamp(-_LARGEST_MOVE, _LARGEST_MOVE)
+        outside = (new <= low) | (new >= high)
+        new = torch.where(outside & (high - low).isfinite(), (low + high) / 2, new)
+        new = torch.where(look, new, weight).clamp(state.first - _LARGEST_WEIGHT, state.first + _LARGEST_WEIGHT)
+        return DiscrepancyState(
+            weight=torch.where(look, new.exp(), state.weight), target=state.target, first=state.first, low=low, high=high,
+            last_weight=torch.where(look, weight, state.last_weight), last_error=torch.where(look, error, state.last_error),
+            slope=slope, discrepancy=discrepancy, waited=torch.where(look, torch.zeros_like(waited), waited),
+        )
+
+    def satisfied(self, state: DiscrepancyState, discrepancy: Tensor) -> Tensor:
+        near = (discrepancy - state.target).abs() <= 1.5 * self.tolerance * state.target
+        return near | ((state.weight.log() - state.first).abs() >= _LARGEST_WEIGHT)
+
+    def describe(self, objective: Objective) -> str:
+        if self.noise_std is not None or objective.problem.data_term.expected_discrepancy(objective.problem.y) is not None:
+            return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with the noise level that was given"
+        level = ", ".join(f"{float(s):.4g}" for s in _estimated(objective)[:4])
+        level += ", ..." if objective.batch > 4 else ""
+        return (f"the discrepancy principle chooses the weight, tau = {self.tau:g}, "
+                f"with noise_std = {level} estimated from the data")
+
+
+def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None = None) -> Tensor:
+    """The discrepancy at the true image, ``(batch,)``: from ``noise_std``, the data term, or an estimate of the noise."""
+    D, y = objective.problem.data_term, objective.problem.y
+    own = D.expected_discrepancy(y)
+    if noise_std is None and own is not None:
+        return own
+    if not hasattr(D, "with_noise_std"):
+        raise InputError(f"the noise level of {D!r} is not known, and it takes none: give regularization= a number")
+    device = objective.problem.first.device
+    std = _estimated(objective) if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64, device=device)
+    bare: Tensor = D.with_noise_std(std).expected_discrepancy(y)
+    # A term without a noise level measures misfit in the units of y, one with a level in units of that level.
+    unit = getattr(D, "noise_std", None)
+    return bare * (std if unit is None else std / unit.to(std))
+
+
+def first_weight(objective: Objective, x: Tensor) -> Tensor:
+    """A weight that changes with the units as the right one does, ``(batch,)``; ``objective.regularization`` is 1.
+
+    Where every prior has an energy, data term and priors are made alike at ``x`` (a back-projection, or the user's start):
+    half the misfit of the noise over the energy. Else their gradients are.
+    """
+    one = torch.ones_like(objective.regularization)
+    if objective.has_value:
+        rule = objective.rule
+        noise = rule.target(objective) if rule is not None else objective.data(x).discrepancy
+        energy = objective.prior_value(x)
+        return torch.where((energy > 0) & (noise > 0), 0.5 * noise.square() / energy.clamp_min(torch.finfo(energy.dtype).tiny), one)
+    slopes = [w.view(-1, *[1] * (x.ndim - 1)) * p.gradient(x, objective.generator()) for w, p in objective.terms if "gradient" in p.offers]
+    if not slopes:
+        return one
+    pull, data = item_norm(sum(slopes[1:], slopes[0])), item_norm(objective.data(objective.problem.zeros()).gradient)
+    return torch.where((pull > 0) & (data > 0), 0.01 * data / pull.clamp_min(torch.finfo(pull.dtype).tiny), one)
+
+
+def _estimated(objective: Objective) -> Tensor:
+    problem = objective.problem
+    std = estimate_noise_std(problem.y, problem.operator, getattr(problem.data_term, "weights", None)).double()
+    size = problem.first.abs().flatten(1).square().mean(1).sqrt().double()
+    return torch.maximum(std, _LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))

@@ -1,0 +1,126 @@
+"""The small problem of a subspace method: a quadratic in the coefficients of a basis, one an item, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+#: What the diagonal of the scaled system is raised by: the matrices are inner products that were summed in float32.
+_RIDGE = 1e-7
+#: The weight is sought within this factor of the ratio of the two matrices, either way.
+_LARGEST = 1e12
+_NEWTON_STEPS = 60
+_ACCURACY = 1e-6  # of the discrepancy, relative
+
+
+@dataclass
+class Projected:
+    """``1/2 r^2(y) + eta q(y)`` around the coefficients y, where r is the discrepancy and q the majorant of the prior.
+
+    ``r^2(y + d) = squared + 2 <data_gradient, d> + <d, data_matrix d>``, and q likewise. In terms of the step d nothing
+    cancels: ``r`` is two orders of magnitude below the measurements, which ``<y, data_matrix y>`` would be as large as.
+    """
+
+    data_matrix: Tensor  # (batch, size, size) (A V)^T W (A V)
+    prior_matrix: Tensor  # (batch, size, size) (L V)^T (L V)
+    data_gradient: Tensor  # (batch, size) (A V)^T W (A x - y)
+    prior_gradient: Tensor  # (batch, size) (L V)^T phi'(L x) / c
+    squared: Tensor  # (batch,) the squared discrepancy at y
+    coefficients: Tensor  # (batch, size) y
+
+    @classmethod
+    def zeros(cls, batch: int, size: int, device: torch.device) -> Self:
+        def new(*shape: int) -> Tensor:
+            return torch.zeros(batch, *shape, dtype=torch.float64, device=device)
+
+        return cls(new(size, size), new(size, size), new(size), new(size), new(), new(size))
+
+    def first(self, k: int) -> Projected:
+        """Views of the part that belongs to the first k vectors."""
+        return Projected(self.data_matrix[:, :k, :k], self.prior_matrix[:, :k, :k], self.data_gradient[:, :k],
+                         self.prior_gradient[:, :k], self.squared, self.coefficients[:, :k])
+
+    def change_basis(self, new: Tensor, size: int) -> None:
+        """Make the columns of ``new (batch, k, m)`` the first m vectors; the rest is empty."""
+        small, m = self.first(size), new.shape[2]
+        for whole, part in ((self.data_matrix, small.data_matrix), (self.prior_matrix, small.prior_matrix)):
+            changed = new.mT @ part @ new
+            whole.zero_()
+            whole[:, :m, :m] = changed
+        coefficients = _times(new.mT, small.coefficients)
+        self.coefficients.zero_()
+        self.coefficients[:, :m] = coefficients
+
+
+def minimise(small: Projected, eta: Tensor) -> Tensor:
+    """The step d that minimises data term plus ``eta`` times majorant, ``(batch, k)``."""
+    return -_Factor(small, eta).solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
+
+
+def discrepancy_weight(small: Projected, target: Tensor, start: Tensor) -> Tensor:
+    """The ``eta`` at whose minimiser the discrepancy is ``target``, ``(batch,)``; the end of its range where none is.
+
+    The discrepancy increases with eta, so Newton's method on ``log r(eta) = log target`` in ``log eta`` is kept inside a
+    bracket; a step out of it becomes a bisection. An item that is done no longer moves, whatever its neighbours do.
+    """
+    trace = small.data_matrix.diagonal(dim1=1, dim2=2).sum(1), small.prior_matrix.diagonal(dim1=1, dim2=2).sum(1)
+    tiny = torch.finfo(torch.float64).tiny
+    middle = (trace[0].clamp_min(tiny) / trace[1].clamp_min(tiny)).clamp(1e-150, 1e150)
+    low, high = (middle / _LARGEST).log(), (middle * _LARGEST).log()
+    error, _ = _log_error(small, low, target)
+    found = error >= 0  # even the smallest weight leaves more than the target: nothing in this basis fits better
+    t = torch.where(found, low, start.clamp_min(tiny).log().clamp(low, high))
+    for _ in range(_NEWTON_STEPS):
+        if bool(found.all()):
+            break
+        error, slope = _log_error(small, t, target)
+        low, high = torch.where(error < 0, t, low), torch.where(error < 0, high, t)
+        newton = t - error / slope.clamp_min(1e-12)
+        inside = (newton > low) & (newton < high)
+        new = torch.where(inside, newton, (low + high) / 2)
+        done = (error.abs() <= _ACCURACY) | (high - low < 1e-9)
+        t = torch.where(found | done, t, new)
+        found = found | done
+    return t.exp()
+
+
+def _log_error(small: Projected, t: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """``log r - log target`` at ``eta = exp(t)`` and its derivative in t."""
+    eta = t.exp()
+    factor = _Factor(small, eta)
+    step = -factor.solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
+    fitted = _times(small.data_matrix, step)
+    tiny = torch.finfo(torch.float64).tiny
+    squared = (small.squared + ((2 * small.data_gradient + fitted) * step).sum(1)).clamp_min(tiny)
+    moved = factor.solve(small.prior_gradient + _times(small.prior_matrix, step))  # -d step / d eta
+    slope = -eta * ((small.data_gradient + fitted) * moved).sum(1) / squared
+    return 0.5 * squared.log() - target.clamp_min(tiny).log(), slope
+
+
+class _Factor:
+    """The Cholesky factor of ``data_matrix + eta prior_matrix``, scaled to a unit diagonal."""
+
+    def __init__(self, small: Projected, eta: Tensor) -> None:
+        matrix = small.data_matrix + eta.view(-1, 1, 1) * small.prior_matrix
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        # A vector that was dropped has a row of zeros: it keeps the coefficient 0.
+        tiny = torch.finfo(torch.float64).tiny
+        self.scale = torch.where(diagonal > 0, diagonal.clamp_min(tiny).rsqrt(), torch.zeros_like(diagonal))
+        scaled = matrix * self.scale.unsqueeze(1) * self.scale.unsqueeze(2)
+        eye = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+        scaled = scaled + eye * torch.where(diagonal > 0, _RIDGE, 1.0).unsqueeze(1)
+        self.factor, failed = torch.linalg.cholesky_ex(scaled)
+        if bool((failed > 0).any()):  # rounding made it indefinite: damp the items in question
+            damped = scaled + eye * torch.where(failed > 0, 1e-3, 0.0).view(-1, 1, 1)
+            self.factor = torch.linalg.cholesky_ex(damped).L
+
+    def solve(self, right: Tensor) -> Tensor:
+        scaled = (right * self.scale).unsqueeze(2)
+        return torch.cholesky_solve(scaled, self.factor).squeeze(2) * self.scale
+
+
+def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+    return torch.bmm(matrix, vector.unsqueeze(2)).squeeze(2)
