@@ -1,7 +1,8 @@
-r"""Projection and back-projection of 2D images along straight rays by Joseph's method, an exactly matched pair.
+r"""Projection and back-projection of 2D images along straight rays by Joseph's method, an exactly matched
+pair.
 
-A ray is sampled once on every row (or column, if it is closer to horizontal), by linear interpolation between the
-two nearest pixels; outside the image is zero:
+A ray is sampled once on every row (or column, if it is closer to horizontal), by linear interpolation between
+the two nearest pixels; outside the image is zero:
 
 .. math:: (A x)_r = \ell_r \sum_j (1 - w_{rj}) x_{j, i_{rj}} + w_{rj} x_{j, i_{rj} + 1},
           \quad i_{rj} + w_{rj} = a_r + b_r j, \; 0 \le w_{rj} < 1.
@@ -25,7 +26,8 @@ from invtoolbox.kernels.rays import Rays
 
 #: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units busy.
 _GROUP = 32
-#: Lines of the image that a task of the CPU's back-projection owns; eight fit the nearest cache at 512 pixels.
+#: Lines of the image that a task of the CPU's back-projection owns; eight fit the nearest cache at 512
+#: pixels.
 _LINES = 8
 
 
@@ -41,7 +43,7 @@ def project(image: Tensor, rays: Rays) -> Tensor:
 
     >>> from invtoolbox.kernels.rays import Rays
     >>> one = torch.ones(1, 1, dtype=torch.float64)
-    >>> ray = Rays.through((0 * one, 0 * one), (0 * one, one), (4, 3), (1.0, 1.0))   # upwards through the centre
+    >>> ray = Rays.through((0 * one, 0 * one), (0 * one, one), (4, 3), (1.0, 1.0))   # upwards, centre
     >>> project(torch.ones(1, 4, 3), ray)
     tensor([[[4.]]])
     """
@@ -56,9 +58,9 @@ def project(image: Tensor, rays: Rays) -> Tensor:
 def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
     """The transpose of `project`, ``(N, V, D) -> (N, H, W)``.
 
-    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered with atomic
-    additions, whose order varies, unless ``torch.use_deterministic_algorithms(True)`` asks for the slower
-    ordered kernel.
+    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered with
+    atomic additions, whose order varies, unless ``torch.use_deterministic_algorithms(True)`` asks for the
+    slower ordered kernel.
 
     Raises:
         InputError: wrong shape or dtype.
@@ -79,11 +81,11 @@ def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
     return result
 
 
-# Both directions are special cases of one family that is closed under differentiation. With u, v the two pixels
-# of a sample and t the line's distance from the centre,
-#     y = c0 sum(u + w (v - u)) + c1 sum(v - u) + c2 sum(t (v - u)),    c0 = step, c1 = c2 = 0 in a projection;
-# d/d(offset) turns c0 into c1, d/d(slope) turns c0 into c2, and the second derivatives of linear interpolation
-# vanish.
+# Both directions are special cases of one family that is closed under differentiation. With u, v the two
+# pixels of a sample and t the line's distance from the centre,
+#     y = c0 sum(u + w (v - u)) + c1 sum(v - u) + c2 sum(t (v - u)),    c0 = step, c1 = c2 = 0 in a
+# projection; d/d(offset) turns c0 into c1, d/d(slope) turns c0 into c2, and the second derivatives of linear
+# interpolation vanish.
 
 
 class _Project(torch.autograd.Function):
@@ -202,7 +204,8 @@ def _tangent(coefficients: Tensor, d_offset: Tensor | None, d_slope: Tensor | No
     return torch.stack(parts)
 
 
-# -- running the kernels ---------------------------------------------------------------------------------------
+# -- running the kernels
+# ---------------------------------------------------------------------------------------
 
 
 def _run_project(image: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays) -> Tensor:
@@ -246,7 +249,8 @@ def _run_rays(rows: Tensor, columns: Tensor, sinogram: Tensor, offset: Tensor, s
     launch(kernel, tasks, arguments, tensors, float(total) * max(rays.shape) * items)
 
 
-def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays) -> Tensor:
+def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor,
+                     rays: Rays) -> Tensor:
     from invtoolbox.kernels.joseph_kernels import backproject_kernel
 
     height, width = rays.shape
@@ -283,7 +287,7 @@ def _lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
 
 def _check(value: Tensor, shape: tuple[int, int], what: str, names: tuple[str, str]) -> None:
     if value.ndim != 3 or tuple(value.shape[1:]) != shape:
-        raise InputError(f"{what} of shape (batch, {shape[0]}, {shape[1]}) = (batch, {names[0]}, {names[1]}), "
-                         f"got {tuple(value.shape)}")
+        raise InputError(f"{what} of shape (batch, {shape[0]}, {shape[1]}) = (batch, {names[0]}, "
+                         f"{names[1]}), got {tuple(value.shape)}")
     if value.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
         raise InputError(f"{what} in float32, float64 or complex, got {value.dtype}; convert with .float()")

@@ -1,15 +1,15 @@
 """Warp kernels of Joseph's method: one source for the CPU and CUDA.
 
 Importing this module starts Warp. The loops are native snippets (C++ and CUDA
-C++ at once), because their layout decides the speed on the CPU: with plain pointers and sizes known at compile
-time, the loop over a group of rays, or over the images of a batch, becomes vector instructions.
+C++ at once), because their layout decides the speed on the CPU: with plain pointers and sizes known at
+compile time, the loop over a group of rays, or over the images of a batch, becomes vector instructions.
 
 Layout of the data, with L = lanes (images that are projected together, next to each other in memory):
 
 - an image is kept twice, by rows ``(H, W + 4, L)`` for rays whose main axis is vertical and by columns
-  ``(W, H + 4, L)`` for the others, so that a sample's two neighbours are always adjacent. Two zeros in front of
-  every line and two behind it stand for the outside: positions are clamped onto them instead of tested. With
-  two of them the difference of neighbours, which the derivatives need, is zero there as well.
+  ``(W, H + 4, L)`` for the others, so that a sample's two neighbours are always adjacent. Two zeros in front
+  of every line and two behind it stand for the outside: positions are clamped onto them instead of tested.
+  With two of them the difference of neighbours, which the derivatives need, is zero there as well.
 - a sinogram is ``(rays, L)``.
 """
 # mypy: ignore-errors
@@ -22,8 +22,8 @@ from invtoolbox.kernels.launch import warp
 
 wp = warp()
 
-# A ray in the units of the padded lines, and its sample on line `j`: pixels `i` and `i + 1`, weights 1 - w and w.
-# Every kernel uses these very expressions, so the adjoint's weights are the forward's to the last bit.
+# A ray in the units of the padded lines, and its sample on line `j`: pixels `i` and `i + 1`, weights 1 - w
+# and w. Every kernel uses these very expressions, so the adjoint's weights are the forward's to the last bit.
 _RAY = """
         const REAL shift = (REAL)0.5 * (REAL)(across - 1) + (REAL)2;
         const REAL middle = (REAL)0.5 * (REAL)(lines - 1);
@@ -224,16 +224,17 @@ def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int):
     """Forward projection of ``group`` rays and ``lanes`` images a task.
 
     ``mode`` 0: ``coefficients[0]`` times the sum of samples. 1: plus ``coefficients[1]`` times the sum of the
-    differences of neighbours, plus ``coefficients[2]`` times that sum weighted by the line's distance from the
-    centre (derivatives in offset and slope). 2: those three sums times the sinogram, summed over the batch,
-    into ``coefficients``.
+    differences of neighbours, plus ``coefficients[2]`` times that sum weighted by the line's distance from
+    the centre (derivatives in offset and slope). 2: those three sums times the sinogram, summed over the
+    batch, into ``coefficients``.
     """
     return _kernel(_PROJECT, dtype, LANES=lanes, GROUP=group, MODE=mode)
 
 
 @cache
 def backproject_kernel(dtype: torch.dtype, lanes: int, lines: int, mode: int, scatter: bool):
-    """The transpose of `project_kernel` in modes 0 and 1: by ``lines`` that a task owns, or by atomic scatter."""
+    """The transpose of `project_kernel` in modes 0 and 1: by ``lines`` that a task owns, or by atomic
+    scatter."""
     source = _BACKPROJECT_SCATTER if scatter else _BACKPROJECT_LINES
     return _kernel(source, dtype, LANES=lanes, LINES=lines, MODE=mode)
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 
 def plan_lanes(tensor: Tensor) -> list[tuple[int, int, int]]:
-    """Parts of a batch as (first item, items, lanes): on the CPU, items that lie next to each other in memory.
+    """Parts of a batch as (first item, items, lanes): on the CPU, items that lie next to each other in
+    memory.
 
     A vector of 64 bytes is hardly slower than one number, so some empty lanes cost less than another pass.
 
@@ -32,8 +33,8 @@ def padded_lines(values: Tensor, lanes: int) -> Tensor:
     """Items ``(count, lines, across)`` with two zeros on either side of every line, and the items innermost.
 
     Returns:
-        shape (items, lines, across + 4, lanes), where items is ``count`` for one lane and 1 otherwise; empty lanes
-        are zero.
+        shape (items, lines, across + 4, lanes), where items is ``count`` for one lane and 1 otherwise; empty
+        lanes are zero.
     """
     count, length, across = values.shape
     padded = values.new_empty(count if lanes == 1 else 1, length, across + 4, lanes)
@@ -49,7 +50,8 @@ def padded_lines(values: Tensor, lanes: int) -> Tensor:
 
 
 def interleaved(values: Tensor, lanes: int) -> Tensor:
-    """Items ``(count, ...)`` as (count, numbers) for one lane, else (numbers, lanes) with empty lanes zero."""
+    """Items ``(count, ...)`` as (count, numbers) for one lane, else (numbers, lanes) with empty lanes
+    zero."""
     flat = values.reshape(values.shape[0], -1)
     if lanes == 1:
         return flat.contiguous()

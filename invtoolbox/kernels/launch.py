@@ -44,8 +44,8 @@ def warp() -> Any:
 def launch(kernel: Any, tasks: int, arguments: list[Any], tensors: list[Tensor], work: float) -> None:
     """Run ``kernel(*arguments, first_task)`` for every task in ``range(tasks)``.
 
-    The kernel computes its task as ``wp.tid() + first_task``; no two tasks may write to the same place (or they
-    use atomics, on CUDA). On the CPU the tasks are split over ``torch.get_num_threads()`` threads.
+    The kernel computes its task as ``wp.tid() + first_task``; no two tasks may write to the same place (or
+    they use atomics, on CUDA). On the CPU the tasks are split over ``torch.get_num_threads()`` threads.
     Which thread runs a task never alters the result.
 
     Args:
@@ -102,7 +102,8 @@ _READY: set[Any] = set()
 
 @contextmanager
 def _without_driver_warning() -> Iterator[None]:
-    """Swallow the line that Warp's C++ writes to stderr on machines without a GPU; pass on everything else."""
+    """Swallow the line that Warp's C++ writes to stderr on machines without a GPU; pass on everything
+    else."""
     sys.stderr.flush()
     try:
         saved = os.dup(2)

@@ -1,8 +1,9 @@
 r"""Pixel-driven back-projection, the last step of filtered back-projection.
 
-Each pixel looks up, in every view, the place where it is seen on the detector, interpolates linearly between the two
-cells there (zero outside the detector) and adds the value with its distance weight. Smoother than the transpose of
-the projector, which is why analytic inversion uses it; it has a transpose of its own for automatic differentiation.
+Each pixel looks up, in every view, the place where it is seen on the detector, interpolates linearly between
+the two cells there (zero outside the detector) and adds the value with its distance weight. Smoother than the
+transpose of the projector, which is why analytic inversion uses it; it has a transpose of its own for
+automatic differentiation.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from invtoolbox.kernels.launch import address, launch
 class PixelViews:
     r"""Where the pixels of an image of ``shape`` (H, W) are seen, view by view.
 
-    With a pixel's column ``c`` and row ``r`` counted from the image's centre, ``lateral = t_0 + t_1 c + t_2 r`` and
-    ``depth = t_3 + t_4 c + t_5 r``:
+    With a pixel's column ``c`` and row ``r`` counted from the image's centre, ``lateral = t_0 + t_1 c + t_2
+    r`` and ``depth = t_3 + t_4 c + t_5 r``:
 
     - flat detector: cell ``lateral / depth``, weight ``1 / depth^2`` (a parallel beam has depth 1);
     - curved detector: cell ``t_6 + t_7 arctan(lateral / depth)``, weight ``1 / (lateral^2 + depth^2)``.
@@ -42,15 +43,16 @@ class PixelViews:
 def pixel_backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
     """Back-project ``(N, V, D) -> (N, H, W)``, differentiable in the sinogram.
 
-    >>> table = torch.tensor([[1.0, 1, 0, 1, 0, 0, 0, 0]], dtype=torch.float64)    # column c is seen in cell 1 + c
+    >>> table = torch.tensor([[1.0, 1, 0, 1, 0, 0, 0, 0]])      # column c is seen in cell 1 + c
     >>> pixel_backproject(torch.tensor([[[1.0, 2.0, 4.0]]]), PixelViews(table, (1, 5)))
     tensor([[[0., 1., 2., 4., 0.]]])
     """
     if sinogram.ndim != 3 or sinogram.shape[1] != views.table.shape[0]:
-        raise InputError(f"back-projection takes sinograms of shape (batch, {views.table.shape[0]}, detectors), "
-                         f"got {tuple(sinogram.shape)}")
+        raise InputError(f"back-projection takes sinograms of shape (batch, {views.table.shape[0]}, "
+                         f"detectors), got {tuple(sinogram.shape)}")
     if sinogram.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"back-projection takes float32 or float64, got {sinogram.dtype}; convert with .float()")
+        raise InputError(f"back-projection takes float32 or float64, got {sinogram.dtype}; "
+                         f"convert with .float()")
     result: Tensor = _Gather.apply(sinogram, views)
     return result
 

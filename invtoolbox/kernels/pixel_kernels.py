@@ -1,4 +1,5 @@
-"""Warp kernels of pixel-driven back-projection, and their transpose. See `invtoolbox.kernels.pixel_backprojection`.
+"""Warp kernels of pixel-driven back-projection, and their transpose. See
+`invtoolbox.kernels.pixel_backprojection`.
 
 Importing this module starts Warp.
 """
@@ -45,7 +46,8 @@ _GATHER = """
             out[k] = (REAL)0;
         for (int v = 0; v < views; ++v) {
             const REAL* __restrict view = (const REAL*)table + 8 * v;
-            const REAL* __restrict line = (const REAL*)lines + (size_t)(item * views + v) * (detectors + 4) * LANES;
+            const REAL* __restrict line =
+                (const REAL*)lines + (size_t)(item * views + v) * (detectors + 4) * LANES;
             for (int i = begin; i < end; ++i) {
 """ + _PLACE + """
                 for (int l = 0; l < LANES; ++l) {

@@ -14,14 +14,15 @@ class Rays:
     r"""The ``V * D`` rays of a scan (V views, D detector cells) through an image of ``shape`` (H, W).
 
     In units of pixels, with both coordinates counted from the image's centre (row ``r = i - (H - 1) / 2``,
-    column ``c = j - (W - 1) / 2``), a ray runs along its *main* axis, the one along which it crosses more pixels:
+    column ``c = j - (W - 1) / 2``), a ray runs along its *main* axis, the one along which it crosses more
+    pixels:
 
     - main axis vertical: at row ``r`` the ray is at column ``offset + slope * r``;
     - main axis horizontal: at column ``c`` it is at row ``offset + slope * c``;
 
     ``|slope| <= 1``, and ``step`` is the length of the ray between two neighbouring rows (columns), in the
-    user's unit of length. Offsets from the centre are half as large as offsets from the corner, which is worth
-    one bit in float32.
+    user's unit of length. Offsets from the centre are half as large as offsets from the corner, which is
+    worth one bit in float32.
 
     Attributes:
         offset, slope, step: shape (V, D), float64 by habit, differentiable.
@@ -40,8 +41,8 @@ class Rays:
                 pixel_size: tuple[float, float]) -> Rays:
         """Rays given by a point and a direction ``(x, y)`` each, any of which broadcasts to (V, D).
 
-        ``x`` points along the columns, ``y`` against the rows, the origin is the image's centre; lengths are in
-        the unit of ``pixel_size`` (row, column). Directions need no unit length. Differentiable in both.
+        ``x`` points along the columns, ``y`` against the rows, the origin is the image's centre; lengths are
+        in the unit of ``pixel_size`` (row, column). Directions need no unit length. Differentiable in both.
         """
         height, width = pixel_size
         column, row, d_column, d_row = torch.broadcast_tensors(
@@ -52,7 +53,8 @@ class Rays:
         along = torch.where(vertical, d_row, d_column)
         slope = torch.where(vertical, d_column, d_row) / along
         offset = torch.where(vertical, column, row) - slope * torch.where(vertical, row, column)
-        return Rays(offset.contiguous(), slope.contiguous(), (length / along.abs()).contiguous(), vertical, shape)
+        step = (length / along.abs()).contiguous()
+        return Rays(offset.contiguous(), slope.contiguous(), step, vertical, shape)
 
     @property
     def views(self) -> int:

@@ -15,7 +15,8 @@ import torch
 
 
 def run_on_threads(threads: int, bounds: Iterator[tuple[int, int]], part: Callable[[int, int], None]) -> None:
-    """Call ``part(first, last)`` for every pair of ``bounds`` on ``threads`` threads, the calling one among them.
+    """Call ``part(first, last)`` for every pair of ``bounds`` on ``threads`` threads, the calling one among
+    them.
 
     The first exception of a part is raised once all threads have ended.
 
@@ -66,7 +67,8 @@ def _openmp() -> tuple[Any, Any] | None:
     folder = Path(torch.__file__).parent
     for library in sorted([*folder.glob("lib/libgomp*"), *folder.parent.glob("torch.libs/libgomp*")]):
         try:
-            # Only a copy that is in use already: a second OpenMP in one process would have threads of its own.
+            # Only a copy that is in use already: a second OpenMP in one process would have threads of its
+            # own.
             region = ctypes.CDLL(str(library), mode=no_load | os.RTLD_NOW).GOMP_parallel
         except (OSError, AttributeError):
             continue

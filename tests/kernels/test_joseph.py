@@ -22,8 +22,13 @@ from invtoolbox.kernels.threads import run_on_threads
 DOT = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
-def random_rays(shape: tuple[int, int], views: int, detectors: int, seed: int,
-                pixel_size: tuple[float, float] = (1.0, 1.0)) -> Rays:
+def random_rays(
+    shape: tuple[int, int],
+    views: int,
+    detectors: int,
+    seed: int,
+    pixel_size: tuple[float, float] = (1.0, 1.0),
+) -> Rays:
     """Lines in any direction, some of which miss the image."""
     g = torch.Generator().manual_seed(seed)
     reach = max(shape[0] * pixel_size[0], shape[1] * pixel_size[1])
@@ -62,11 +67,19 @@ def test_is_the_matrix_of_josephs_method(shape: tuple[int, int], batch: int) -> 
     torch.testing.assert_close(backproject(y, rays).flatten(1), y.flatten(1) @ A, rtol=1e-12, atol=1e-12)
 
 
-@given(height=st.integers(1, 40), width=st.integers(1, 40), views=st.integers(1, 7), detectors=st.integers(1, 50),
-       batch=st.integers(1, 20), seed=st.integers(0, 10**6), double=st.booleans())
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    views=st.integers(1, 7),
+    detectors=st.integers(1, 50),
+    batch=st.integers(1, 20),
+    seed=st.integers(0, 10**6),
+    double=st.booleans(),
+)
 @settings(max_examples=40, deadline=None)
-def test_adjoint_is_exact(height: int, width: int, views: int, detectors: int, batch: int, seed: int,
-                          double: bool) -> None:
+def test_adjoint_is_exact(
+    height: int, width: int, views: int, detectors: int, batch: int, seed: int, double: bool
+) -> None:
     dtype = torch.float64 if double else torch.float32
     rays = random_rays((height, width), views, detectors, seed)
     x = uniform(batch, height, width, seed=seed, dtype=dtype)
@@ -82,8 +95,8 @@ def test_an_item_has_the_same_answer_alone_and_in_company(dtype: torch.dtype) ->
     rays = random_rays((30, 41), 6, 50, seed=3)
     x, y = uniform(21, 30, 41, dtype=dtype), uniform(21, 6, 50, dtype=dtype)
     for k in (0, 7, 20):
-        assert torch.equal(project(x, rays)[k:k + 1], project(x[k:k + 1], rays))
-        assert torch.equal(backproject(y, rays)[k:k + 1], backproject(y[k:k + 1], rays))
+        assert torch.equal(project(x, rays)[k : k + 1], project(x[k : k + 1], rays))
+        assert torch.equal(backproject(y, rays)[k : k + 1], backproject(y[k : k + 1], rays))
     x[3] = float("nan")
     assert torch.isfinite(project(x, rays)[[2, 4]]).all()
 
@@ -112,7 +125,9 @@ def test_the_scatter_kernel_of_cuda_is_the_same_transpose(dtype: torch.dtype, mo
 
     rays = random_rays((21, 34), 6, 40, seed=5).to(torch.device("cpu"), dtype)
     y = uniform(2, 6, 40, dtype=dtype)
-    coefficients = torch.cat([rays.step[None], uniform(2, 6, 40, seed=9, dtype=dtype)])[:1 + 2 * mode].contiguous()
+    coefficients = torch.cat([rays.step[None], uniform(2, 6, 40, seed=9, dtype=dtype)])[
+        : 1 + 2 * mode
+    ].contiguous()
     images = []
     for scatter in (False, True):
         zeros = torch.zeros(2, 21, 34, dtype=dtype)
@@ -137,7 +152,10 @@ def test_derivatives_in_images_and_rays_to_second_order() -> None:
 
     geometry = [t.clone().requires_grad_() for t in (rays.offset, rays.slope, rays.step)]
     x, y = uniform(2, 5, 6).requires_grad_(), uniform(2, 2, 5).requires_grad_()
-    for function, value in ((lambda v, *g: project(v, scan(*g)), x), (lambda v, *g: backproject(v, scan(*g)), y)):
+    for function, value in (
+        (lambda v, *g: project(v, scan(*g)), x),
+        (lambda v, *g: backproject(v, scan(*g)), y),
+    ):
         assert torch.autograd.gradcheck(function, (value, *geometry), eps=1e-7, atol=1e-5)
         assert torch.autograd.gradgradcheck(function, (value, *geometry), eps=1e-7, atol=1e-5)
 
@@ -200,18 +218,24 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
     from invtoolbox.kernels.joseph_kernels import backproject_kernel, project_kernel
 
     f32, f64 = torch.float32, torch.float64
-    for kernel in (project_kernel(f32, 1, 1, 0), project_kernel(f64, 1, 1, 2),
-                   backproject_kernel(f64, 1, 1, 0, True), backproject_kernel(f32, 1, 1, 1, False)):
+    for kernel in (
+        project_kernel(f32, 1, 1, 0),
+        project_kernel(f64, 1, 1, 2),
+        backproject_kernel(f64, 1, 1, 0, True),
+        backproject_kernel(f32, 1, 1, 1, False),
+    ):
         wp.compile_aot_module(kernel.module, arch=75, module_dir=tmp_path, use_ptx=True)
     assert len(list(tmp_path.glob("*.ptx"))) == 4
 
 
 def test_warp_starts_silently_and_only_when_needed() -> None:
-    code = ("import sys, torch\n"
-            "from invtoolbox.kernels.joseph import project\n"
-            "from invtoolbox.kernels.rays import Rays\n"
-            "assert 'warp' not in sys.modules\n"
-            "one = torch.ones(1, 1, dtype=torch.float64)\n"
-            "project(torch.ones(1, 4, 4), Rays.through((one, one), (one, 2 * one), (4, 4), (1.0, 1.0)))\n")
+    code = (
+        "import sys, torch\n"
+        "from invtoolbox.kernels.joseph import project\n"
+        "from invtoolbox.kernels.rays import Rays\n"
+        "assert 'warp' not in sys.modules\n"
+        "one = torch.ones(1, 1, dtype=torch.float64)\n"
+        "project(torch.ones(1, 4, 4), Rays.through((one, one), (one, 2 * one), (4, 4), (1.0, 1.0)))\n"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "" and run.stderr == ""
