@@ -119,6 +119,8 @@ class PoissonTransmission(_Counts):
         self.is_convex = not bool(self.background.any())
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
+        if self.is_convex:
+            return _divergence(self._transmitted(prediction), y, _field(self.I0, prediction).log() - prediction)
         return _divergence(self._transmitted(prediction) + _field(self.background, prediction), y)
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
@@ -154,14 +156,22 @@ class PoissonTransmission(_Counts):
         return f"PoissonTransmission({_shown(self.I0)}{background})"
 
 
-def _divergence(mean: Tensor, y: Tensor) -> Tensor:
-    """``sum mean - y log(mean / y) - y``, ``(batch,)``; infinite outside of the domain."""
-    inside = (mean > 0) | ((mean == 0) & (y == 0))
-    # In the difference d = mean - y, the sum has no large terms that cancel: d - y log(1 + d / y).
-    counted = y > 0
-    safe = torch.where(counted, y, 1.0)
-    ratio = torch.where(counted & inside, (mean - y) / safe, 0.0)
-    terms = torch.where(counted, (mean - y) - y * torch.log1p(ratio), mean)
+def _divergence(mean: Tensor, y: Tensor, log_mean: Tensor | None = None) -> Tensor:
+    """``sum mean - y log(mean / y) - y``, ``(batch,)``; infinite outside of the domain.
+
+    ``log_mean`` is for a mean that is positive even where it underflows.
+    """
+    inside = torch.ones_like(mean, dtype=torch.bool) if log_mean is not None else (mean > 0) | ((mean == 0) & (y == 0))
+    usual = (y > 0) & inside
+    safe = torch.where(usual, y, 1.0)
+    ratio = torch.where(usual, (mean - y) / safe, 0.0)
+    # Near the count, the logarithm of 1 + d / y does not cancel against the difference d = mean - y; far below it, 1 + d / y
+    # has no digits left.
+    near = ratio > -0.5
+    if log_mean is None:
+        log_mean = torch.where(usual, mean, 1.0).log()
+    log_ratio = torch.where(near, torch.where(near, ratio, 0.0).log1p(), log_mean - safe.log())
+    terms = mean - y - torch.where(usual, y * log_ratio, 0.0)
     return torch.where(inside, terms, float("inf")).flatten(1).sum(1)
 
 
