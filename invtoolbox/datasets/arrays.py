@@ -92,7 +92,7 @@ def _items_first(path: Path, array: np.ndarray, name: str) -> np.ndarray:
     """The array as (items, channel, *space)."""
     if array.size == 0:
         raise InputError(f"{path}: the array {name} of shape {array.shape} is empty; write it again")
-    if array.ndim == 3 and array.shape[-1] in (3, 4):
+    if array.ndim == 3 and array.shape[-1] in (3, 4) and min(array.shape[:2]) > 4:
         raise InputError(f"{path}: the array {name} of shape {array.shape} looks like a picture with its "
                          "colours last; save it as (1, channel, rows, columns)")
     if array.ndim == 2:

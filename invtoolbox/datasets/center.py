@@ -91,14 +91,18 @@ def _half_turns(sinogram: np.ndarray, angles: np.ndarray) -> np.ndarray:
     if turns < 1 or views < 8:
         raise InputError(f"center of rotation: {views} views over {math.degrees(span):.1f} degrees; at least "
                          "half a turn is needed, give the center")
+    gap = float(np.diff(angles).max())
+    if gap > np.pi / 8:
+        raise InputError(f"center of rotation: the angles leave a gap of {math.degrees(gap):g} degrees, "
+                         "across which views cannot be interpolated; correct the angles or give the center")
     count = max(round(np.pi / step), 8)
     parts = []
     for turn in range(turns):
         wanted = angles[0] + np.pi * (turn + np.arange(count) / count)
         # Linear interpolation between the two neighbouring views; beyond the last one, that one is held.
         right = np.clip(np.searchsorted(angles, wanted), 1, views - 1)
-        gap = angles[right] - angles[right - 1]
-        weight = np.clip((wanted - angles[right - 1]) / np.where(gap > 0, gap, 1), 0, 1)[:, None]
+        width = np.maximum(angles[right] - angles[right - 1], 1e-300)
+        weight = np.clip((wanted - angles[right - 1]) / width, 0, 1)[:, None]
         parts.append((1 - weight) * sinogram[:, right - 1] + weight * sinogram[:, right])
     return np.concatenate(parts)
 

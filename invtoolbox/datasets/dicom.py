@@ -47,17 +47,16 @@ class Dicom:
 
     def __getitem__(self, index: int) -> Measurement:
         path = self.files[checked_index(index, len(self))]
-        header = _read(path)
-        image = _hounsfield(path, header)
-        y = as_tensor(image)[None, None]
-        if self.units == "1/mm":
-            y = hounsfield_to_attenuation(y)
-        spacing = header.get("PixelSpacing")
-        return Measurement(y=y, meta={
-            "source": str(path), "units": self.units, "modality": str(header.get("Modality", "")),
-            "pixel_size": None if spacing is None else (float(spacing[0]), float(spacing[1])),
-            "slice_thickness": None if header.get("SliceThickness") is None else float(header.SliceThickness),
-            "kvp": None if header.get("KVP") is None else float(header.KVP)})
+        # pydicom decodes a field when it is asked for, so damage may show at any line of this block.
+        with decoding(path, "DICOM"):
+            header = _read(path)
+            y = as_tensor(_hounsfield(path, header))[None, None]
+            spacing = header.get("PixelSpacing")
+            meta = {
+                "source": str(path), "units": self.units, "modality": str(header.get("Modality", "")),
+                "pixel_size": None if spacing is None else (float(spacing[0]), float(spacing[1])),
+                "slice_thickness": _number(header.get("SliceThickness")), "kvp": _number(header.get("KVP"))}
+        return Measurement(y=y if self.units == "HU" else hounsfield_to_attenuation(y), meta=meta)
 
 
 def hounsfield_to_attenuation(hounsfield: Tensor, water: float = WATER_ATTENUATION) -> Tensor:
@@ -83,8 +82,7 @@ def attenuation_to_hounsfield(attenuation: Tensor, water: float = WATER_ATTENUAT
 def _read(path: Path, pixels: bool = True) -> Any:
     from pydicom import dcmread
 
-    with decoding(require_file(path), "DICOM"):
-        return dcmread(path, stop_before_pixels=not pixels)
+    return dcmread(require_file(path), stop_before_pixels=not pixels)
 
 
 def _hounsfield(path: Path, header: Any) -> np.ndarray:
@@ -99,8 +97,7 @@ def _hounsfield(path: Path, header: Any) -> np.ndarray:
     if header.get("RescaleSlope") is None or header.get("RescaleIntercept") is None:
         raise InputError(f"{path}: no RescaleSlope and RescaleIntercept, so its values are not in Hounsfield "
                          "units; give a CT image")
-    with decoding(path, "DICOM"):
-        stored = header.pixel_array
+    stored = header.pixel_array
     image = stored.astype(np.float64) * float(header.RescaleSlope) + float(header.RescaleIntercept)
     padding = header.get("PixelPaddingValue")
     if padding is not None:
@@ -116,9 +113,14 @@ def _series(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: no .dcm files in this folder; give the folder that holds the slices")
 
     def place(path: Path) -> tuple[str, float, float, str]:
-        header = _read(path, pixels=False)
-        position = header.get("ImagePositionPatient")
-        return (str(header.get("SeriesInstanceUID", "")), float(position[2]) if position else 0.0,
-                float(header.get("InstanceNumber") or 0), path.name)
+        with decoding(path, "DICOM"):
+            header = _read(path, pixels=False)
+            position = header.get("ImagePositionPatient")
+            return (str(header.get("SeriesInstanceUID", "")), float(position[2]) if position else 0.0,
+                    float(header.get("InstanceNumber") or 0), path.name)
 
     return sorted(files, key=place)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

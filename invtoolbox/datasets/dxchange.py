@@ -60,12 +60,17 @@ class DataExchange:
             self.geometry = geometry
             return
         assert angles is not None
+        with decoding(self.path, "DXchange HDF5"):
+            self.geometry = self._find_geometry(angles, columns, center, pixel_size)
+
+    def _find_geometry(self, angles: np.ndarray, columns: int, center: float | None,
+                       pixel_size: float | None) -> Geometry:
         if center is None:
             count = min(self._rows, _ROWS_FOR_AXIS)
             rows = [int(r) for r in np.linspace(0, self._rows - 1, count).round()]
             center = center_of_rotation(np.stack([self._sinogram(row)[0] for row in rows]), angles)
         spacing = 1.0 if pixel_size is None else pixel_size
-        self.geometry = Geometry(
+        return Geometry(
             kind="parallel", angles=tuple(angles), num_detectors=columns, image_shape=(columns, columns),
             pixel_size=spacing, detector_spacing=spacing,
             detector_shift=((columns - 1) / 2 - center) * spacing,

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import os
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from invtoolbox.errors import InputError
-
-# What the decoders raise on damaged bytes: each library has its own habit.
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError,
-           NotImplementedError, RuntimeError, SyntaxError, MemoryError, AssertionError, struct.error,
-           zlib.error)
 
 
 def require_file(path: str | os.PathLike[str]) -> Path:
@@ -35,12 +28,18 @@ def require_file(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def decoding(path: Path, format_name: str) -> Iterator[None]:
-    """Turn what a decoder raises on a damaged file into one sentence that names the file."""
+    """Turn what a decoder raises on a damaged file into one sentence that names the file.
+
+    An `InputError` passes, with the name of the file before it.
+    """
     try:
         yield
-    except InputError:
-        raise
-    except _DAMAGE as error:
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+    except Exception as error:
+        # On damaged bytes each library raises what happened to go wrong (zlib.error, struct.error, TypeError,
+        # its own
+        # subclasses of Exception): a list of them is never complete. The cause stays attached.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{path}: truncated or not a readable {format_name} file ({reason}); fetch or "
                          "export it again") from error

@@ -23,6 +23,7 @@ A geometry file says everything that the numbers of a sinogram do not::
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import tomllib
@@ -179,13 +180,18 @@ class Geometry:
             if field.name == "angles" or value is None:
                 continue
             lines.append(f"{field.name} = {_toml(value)}")
-        lines += ["", "[angles]", 'unit = "radians"']
-        start, stop, count = self.angles[0], self.angles[-1], len(self.angles)
-        if count > 2 and _evenly_spaced(start, stop, count, True) == self.angles:
-            lines += [f"start = {start!r}", f"stop = {stop!r}", f"count = {count}"]
-        else:
-            lines.append(f"values = {_toml(self.angles)}")
+        lines += ["", "[angles]", *(f"{key} = {_toml(value)}" for key, value in self._angle_table().items())]
         return "\n".join(lines) + "\n"
+
+    def _angle_table(self) -> dict[str, Any]:
+        """The shortest table that gives back the same angles to the last bit."""
+        count = len(self.angles)
+        degrees = [round(math.degrees(a), 9) for a in (self.angles[0], self.angles[-1])]
+        for unit, (start, stop) in (("degrees", degrees), ("radians", (self.angles[0], self.angles[-1]))):
+            table = {"unit": unit, "start": start, "stop": stop, "count": count}
+            if count > 2 and _angles(table) == self.angles:
+                return table
+        return {"unit": "radians", "values": self.angles}
 
     def write(self, path: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """Write the geometry file, atomically, and never over another one unless told to."""
@@ -291,7 +297,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # JSON escapes as TOML does, but for the delete character.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(v) for v in value) + "]"
     return repr(value)

@@ -54,7 +54,8 @@ class HTC2022:
                              f"parameters (found {', '.join(sorted(variables)) or 'nothing'}); give a "
                              "sinogram of HTC2022")
         parameters = data[0].parameters
-        geometry = self.geometry or _geometry(self.path, parameters)
+        with decoding(self.path, "HTC2022"):
+            geometry = self.geometry or _geometry(self.path, parameters)
         sinogram = np.atleast_2d(data[0].sinogram)
         if sinogram.dtype == object or not np.issubdtype(sinogram.dtype, np.number):
             raise InputError(f"{self.path}: the sinogram is not an array of numbers; fetch the file again")

@@ -106,11 +106,7 @@ def _read_deep_colour(path: Path) -> np.ndarray:
     mode = {2: "rgb", 6: "rgba"}.get(path.read_bytes()[25])
     if mode is None:
         raise InputError(f"{path}: 16 bit grey with alpha; save it without the alpha channel")
-    try:
-        return np.asarray(kornia_rs.io.read_image_png_u16(str(path), mode))
-    except Exception as error:  # kornia_rs raises bare Exception for every kind of damage
-        raise InputError(f"{path}: truncated or not a readable PNG file ({error}); export it "
-                         "again") from error
+    return np.asarray(kornia_rs.io.read_image_png_u16(str(path), mode))
 
 
 def _unit_range(path: Path, array: np.ndarray) -> Any:
