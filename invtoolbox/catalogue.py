@@ -3,37 +3,20 @@
 ``solvers/NAME.toml`` is a preset, ``priors/NAME/`` a trained prior, ``datasets/NAME.toml`` says where a data set comes
 from and how it is read, ``scenes/NAME.toml`` is a whole runnable problem. The shelves are looked for in the user's own
 folder (``INVTOOLBOX_CATALOGUE``, else the current directory) and then in what the toolbox brings; the first one that
-has a name wins. No code runs from a catalogue file, and weights load without pickle.
+has a name wins. This module finds and reads the files; `presets` builds solvers and priors from them.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invtoolbox.errors import InputError, unknown_name
 
-if TYPE_CHECKING:
-    from torch import nn
-
-    from invtoolbox.priors.base import Prior
-    from invtoolbox.solvers.base import Solver
-
 SHELVES = ("solvers", "priors", "scenes", "datasets")
-
-#: Networks that a card of a trained prior, or a scene file, may name. All of them are built without a download.
-NETWORKS = {
-    "dncnn": "deepinv.models:DnCNN",
-    "drunet": "deepinv.models:DRUNet",
-    "gsdrunet": "deepinv.models:GSDRUNet",
-    "scunet": "deepinv.models:SCUNet",
-}
 
 
 @dataclass(frozen=True)
@@ -99,110 +82,8 @@ def has_preset(name: str) -> bool:
     return name in entries("solvers")
 
 
-def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
-    """A solver as a preset describes it: the key ``solver`` names it, the rest are its settings.
-
-    Args:
-        name: a file of the shelf ``solvers``, without ``.toml``.
-        changes: settings that replace those of the preset.
-    """
-    from invtoolbox.registry import build
-
-    entry = find("solvers", name)
-    settings = entry.read()
-    solver = settings.pop("solver", None)
-    if not isinstance(solver, str):
-        raise InputError(f'{entry.path} does not say which solver it is a preset of; add for example solver = "admm"')
-    with _in_file(entry.path):
-        result: Solver = build("solvers", solver, {**settings, **(changes or {})})
-    return result
-
-
 def has_prior(name: str) -> bool:
     return name in entries("priors")
-
-
-def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
-    """A trained prior: ``card.toml`` names the kind of prior, its settings and its network, whose weights lie beside it.
-
-    A card reads::
-
-        # DnCNN, trained on natural images for noise of standard deviation 25/255.
-        prior = "denoiser"
-        sigma = 0.098
-        [network]
-        name = "dncnn"
-        in_channels = 1
-        out_channels = 1
-        weights = "weights.safetensors"
-
-    Args:
-        name: a folder of the shelf ``priors``.
-        changes: settings that replace those of the card.
-    """
-    from invtoolbox.registry import build
-
-    entry = find("priors", name)
-    settings = entry.read()
-    kind = settings.pop("prior", None)
-    if not isinstance(kind, str):
-        raise InputError(f'{entry.path} does not say which prior it describes; add for example prior = "denoiser"')
-    settings.update(changes or {})
-    with _in_file(entry.path):
-        if isinstance(settings.get("network"), dict):
-            settings["network"] = build_network(settings["network"], entry.path.parent)
-        result: Prior = build("priors", kind, settings)
-    return result
-
-
-def build_network(table: Mapping[str, Any], folder: Path) -> nn.Module:
-    """The network that a table describes: its name, what its class takes, and its file of weights.
-
-    Args:
-        table: ``name`` out of `NETWORKS`, ``weights`` (a safetensors file, relative to ``folder``) or none for random
-            ones, and the arguments of the class.
-        folder: where the weights lie.
-    """
-    import inspect
-
-    arguments = dict(table)
-    name, weights = arguments.pop("name", None), arguments.pop("weights", None)
-    if not isinstance(name, str):
-        raise InputError(f"the network has no name; it is one of {', '.join(NETWORKS)}")
-    if name not in NETWORKS:
-        raise unknown_name("network", name, NETWORKS)
-    module, attribute = NETWORKS[name].split(":")
-    cls = getattr(importlib.import_module(module), attribute)
-    taken = inspect.signature(cls).parameters
-    for key in arguments:
-        if key not in taken:
-            raise InputError(f"the network {name!r} has no setting {key!r}; it has {', '.join(taken)}")
-    if "pretrained" in taken:
-        arguments["pretrained"] = None  # its own default would download
-    network: nn.Module = cls(**arguments)
-    if weights is not None:
-        load_weights(network, folder / str(weights))
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    return network.eval()
-
-
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Fill a network from a safetensors file; every weight must be there and have its shape."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise InputError(f"there are no weights at {path}; fetch or train them first")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({error})") from error
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:300]
-        raise InputError(f"the weights of {path} do not fit the network {type(network).__name__}: {first}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -215,15 +96,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error
-
-
-@contextmanager
-def _in_file(path: Path) -> Iterator[None]:
-    """Errors raised inside begin with the name of the file."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _summary(path: Path) -> str:

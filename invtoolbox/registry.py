@@ -110,7 +110,8 @@ def build(kind: str, name: str, settings: dict[str, Any]) -> Any:
 
 def prior_named(name: str) -> Prior:
     """A prior by its registered name, or a trained one of the catalogue."""
-    from invtoolbox.catalogue import has_prior, load_prior
+    from invtoolbox.catalogue import has_prior
+    from invtoolbox.presets import load_prior
 
     prior = load_prior(name) if has_prior(name) else build("priors", name, {})
     if not isinstance(prior, Prior):
@@ -120,7 +121,8 @@ def prior_named(name: str) -> Prior:
 
 def solver_named(name: str) -> Solver:
     """A solver by its registered name, or a preset of the catalogue."""
-    from invtoolbox.catalogue import has_preset, load_preset
+    from invtoolbox.catalogue import has_preset
+    from invtoolbox.presets import load_preset
 
     solver = load_preset(name) if has_preset(name) else build("solvers", name, {})
     if not isinstance(solver, Solver):

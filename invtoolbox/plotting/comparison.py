@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from invtoolbox.checkpoint import write_atomically
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.environment import machine, versions
 from invtoolbox.errors import InputError
 from invtoolbox.plotting import page
@@ -66,16 +66,12 @@ def write_comparison(path: str | Path, title: str, lead: str, cases: Sequence[Ca
     Raises:
         InputError: where the file exists and ``overwrite`` is False, or cannot be written.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; give another name, or overwrite=True")
     date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
     body = [page.heading(title, f"{lead} {date}.")]
     for case in cases:
         body += _case(case)
     body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
-    write_atomically(path, page.page(title, body))
-    return path
+    return write_bytes(path, page.page(title, body), overwrite)
 
 
 def _case(case: Case) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from invtoolbox.checkpoint import write_atomically
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.environment import machine, versions
 from invtoolbox.errors import InputError
 from invtoolbox.plotting import page
@@ -48,9 +48,6 @@ def write_report(solution: Solution, path: Path, reference: Tensor | None = None
     Raises:
         InputError: where the file exists and ``overwrite`` is False, or cannot be written.
     """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; give another name, or overwrite=True")
     truth = _reference(solution, reference)
     body = [page.heading(title, _lead(solution))]
     body += _items(solution, truth)
@@ -61,8 +58,7 @@ def write_report(solution: Solution, path: Path, reference: Tensor | None = None
     body += ["<h2>Convergence</h2>", _convergence(solution)]
     body += ["<h2>Settings</h2>", page.facts(_settings(solution))]
     body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
-    write_atomically(path, page.page(title, body))
-    return path
+    return write_bytes(path, page.page(title, body), overwrite)
 
 
 def measure(x: Tensor, truth: Tensor) -> dict[str, list[float]]:

@@ -1,5 +1,6 @@
 """Priors: what is known about the image before it is measured."""
 
+from invtoolbox.presets import load_prior as load
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.explicit.constraints import Box, NonNegative
 from invtoolbox.priors.explicit.denoiser import Denoiser
@@ -14,5 +15,5 @@ from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 
 __all__ = [
     "Box", "CoordinateNetwork", "Denoiser", "DnCNN", "ExplicitPrior", "GraphLaplacian", "GroupL1", "ImplicitPrior", "L1",
-    "NonNegative", "Prior", "PriorSum", "SmoothedNorm", "Tikhonov", "TotalVariation", "WaveletL1", "load_dncnn",
+    "NonNegative", "Prior", "PriorSum", "SmoothedNorm", "Tikhonov", "TotalVariation", "WaveletL1", "load", "load_dncnn",
 ]

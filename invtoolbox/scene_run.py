@@ -1,0 +1,203 @@
+"""Run a scene file: read, solve with checkpoints, write the results, measure them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox import datasets, scene_parts
+from invtoolbox.checkpoint import Checkpoint, write_atomically
+from invtoolbox.environment import versions
+from invtoolbox.errors import InputError
+from invtoolbox.problem import Problem
+from invtoolbox.scene_file import SceneFile, read_scene
+from invtoolbox.scene_parts import Measured
+from invtoolbox.solution import Solution
+from invtoolbox.solve import solve
+
+CHECKPOINT = "checkpoint.safetensors"
+#: What a run writes, and so what it may replace.
+_FILES = ("scene.json", "metrics.json", "solution.h5", "reconstruction.png", "reconstruction.tif", "reconstruction.npy",
+          "report.html")
+#: Tables that may differ between a run and its resumption: they do not change what is solved.
+_FREE = ("title", "output", "evaluation")
+_BUDGETS = ("max_iterations", "tolerance", "time_limit")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; the message says from where the run can go on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A solution, how good it is, and where it was written.
+
+    Attributes:
+        metrics: by name, one value an item; empty where there is nothing to compare with.
+        files: what was written.
+    """
+
+    solution: Solution
+    folder: Path
+    metrics: dict[str, list[float]]
+    files: tuple[Path, ...]
+
+
+def run(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
+        resume: bool = False, overwrite: bool = False, progress: bool = True) -> Solution:
+    """Run a scene file and write its results; `it.scenes.run`.
+
+    Args:
+        scene: the path of a TOML file, or the name of a scene of the catalogue.
+        overrides: keys to change, ``{"solver.max_iterations": 200}`` or ``["solver.max_iterations=200"]``.
+        output: folder for the results; by default that of the scene, or ``results/NAME``.
+        resume: go on from the checkpoint in that folder; where the run is finished, give its solution.
+        overwrite: replace the results of an earlier run.
+        progress: show a bar on a terminal.
+
+    Raises:
+        InputError: a fault in the scene or its data; results that are there while neither ``resume`` nor ``overwrite``
+            is given; a disk that is full.
+    """
+    return run_scene(scene, overrides, output, resume, overwrite, progress).solution
+
+
+def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
+              resume: bool = False, overwrite: bool = False, progress: bool = True) -> Outcome:
+    """As `run`, with the metrics and the files that were written."""
+    if resume and overwrite:
+        raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
+    file = read_scene(scene, overrides)
+    folder = Path(output or file.scene.output.folder or Path("results") / file.name)
+    settings = file.scene.model_dump(mode="json")
+    _check_folder(folder, settings, resume, overwrite)
+    finished = folder / "solution.h5"
+    if resume and finished.exists() and not (folder / CHECKPOINT).exists():
+        metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+        return Outcome(Solution.load(finished), folder, metrics, ())
+    measured = scene_parts.measure(file)
+    problem = Problem(measured.y, measured.operator, scene_parts.data_term(file, measured.noise_std))
+    prior, solver, rule = scene_parts.prior(file), scene_parts.solver(file), scene_parts.rule(file)
+    reference = _reference(file, measured)
+    if overwrite:
+        for name in (*_FILES, CHECKPOINT):
+            (folder / name).unlink(missing_ok=True)
+    write_atomically(folder / "scene.json", json.dumps({"scene": settings, "versions": versions()}, indent=1).encode())
+    budgets = file.scene.solver
+    checkpoint = folder / CHECKPOINT
+    try:
+        solution: Solution = solve(
+            problem, prior=prior, solver=solver, regularization=rule, max_iterations=budgets.max_iterations,
+            tolerance=budgets.tolerance, time_limit=budgets.time_limit, seed=file.scene.seed, device=file.scene.device,
+            dtype=getattr(torch, file.scene.dtype) if file.scene.dtype else None, checkpoint=Checkpoint(checkpoint),
+            progress=progress)
+    except KeyboardInterrupt:
+        if not checkpoint.exists():
+            raise Interrupted("stopped before the first iteration; nothing was computed yet") from None
+        raise Interrupted(f"stopped; the checkpoint {checkpoint} stays, and --resume goes on from it") from None
+    metrics = evaluate(file, solution.x, reference, measured.segmentation)
+    files = _write(file, folder, solution, reference, metrics, measured)
+    if all(status == "converged" for status in solution.status):
+        checkpoint.unlink(missing_ok=True)
+    return Outcome(solution, folder, metrics, files)
+
+
+def evaluate(file: SceneFile, x: Tensor, reference: Tensor | None, segmentation: Tensor | None) -> dict[str, list[float]]:
+    """The metrics that a scene asks for, by name, one value an item."""
+    from invtoolbox import metrics
+
+    wanted = file.scene.evaluation
+    if wanted is None:
+        return {}
+    x, found = x.detach().cpu(), {}
+    truth = None if reference is None else reference.to(x).expand_as(x)
+    for name in wanted.metrics:
+        if name == "matthews":
+            if segmentation is None:
+                raise InputError(f"{file.path}: evaluation.metrics has 'matthews', but no segmentation comes with the data")
+            labels = (segmentation > 0).expand(x.shape)
+            value = metrics.matthews_correlation(metrics.otsu_segmentation(x), labels, border=wanted.border)
+        elif truth is None:
+            raise InputError(f"{file.path}: evaluation.metrics has {name!r}, but there is nothing to compare with; "
+                             "add evaluation.reference")
+        elif name in ("psnr", "ssim"):
+            span = wanted.data_range or (truth.flatten(1).amax(1) - truth.flatten(1).amin(1))
+            value = getattr(metrics, name)(x, truth, data_range=span, border=wanted.border)
+        else:
+            value = getattr(metrics, name)(x, truth, border=wanted.border)
+        found[name] = [float(v) for v in value]
+    return found
+
+
+def _reference(file: SceneFile, measured: Measured) -> Tensor | None:
+    evaluation = file.scene.evaluation
+    if evaluation is not None and evaluation.reference is not None:
+        return scene_parts.read(file, evaluation.reference).y
+    return measured.truth
+
+
+def _check_folder(folder: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"the output {folder} is a file; give a folder")
+    there = [name for name in (*_FILES, CHECKPOINT) if (folder / name).exists()]
+    if there and not resume and not overwrite:
+        raise InputError(f"{folder} holds results already ({', '.join(there)}); give --resume to go on from them, "
+                         "--overwrite to replace them, or another --output")
+    if not (resume and (folder / "scene.json").exists()):
+        return
+    before = _read_json(folder / "scene.json").get("scene", {})
+    changed = [key for key in _differences(before, settings)
+               if key.split(".")[0] not in _FREE and key not in {f"solver.{b}" for b in _BUDGETS}]
+    if changed:
+        raise InputError(f"{folder} holds a run with another {', '.join(changed)}; resume it with the same settings, "
+                         "or give --overwrite to start anew")
+
+
+def _differences(before: Any, now: Any, key: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [d for name in sorted({*before, *now})
+                for d in _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)]
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        return [d for k, (a, b) in enumerate(zip(before, now)) for d in _differences(a, b, f"{key}.{k}")]
+    return [] if before == now else [key]
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); give --overwrite to start anew") from error
+
+
+def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor | None, metrics: dict[str, list[float]],
+           measured: Measured) -> tuple[Path, ...]:
+    from invtoolbox.plotting.report import write_report
+
+    wanted, x = file.scene.output, solution.x
+    written: list[Path] = []
+    if metrics:
+        write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+        written.append(folder / "metrics.json")
+    for kind in dict.fromkeys(wanted.formats):
+        if kind == "h5":
+            written.append(solution.save(folder / "solution.h5", overwrite=True))
+        elif kind == "html":
+            fits = reference is not None and reference.shape[1:] == x.shape[1:]
+            written.append(write_report(solution, folder / "report.html", reference if fits else None,
+                                        file.scene.title or file.name, metrics=metrics or None))
+        else:
+            images = x.detach().cpu()
+            path = folder / f"reconstruction.{kind}"
+            if kind == "png":
+                window = wanted.window or ((0.0, 1.0) if measured.is_photograph else None)
+                datasets.write_png(path, images[0], window, overwrite=True)
+            else:
+                datasets.write(path, images, overwrite=True)
+            written.append(path)
+    return tuple(written)
