@@ -9,7 +9,8 @@ from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
 from invtoolbox.operators.identity import Identity
 from invtoolbox.operators.inpainting import Inpainting
+from invtoolbox.operators.matrix import Matrix
 from invtoolbox.operators.parallel_beam import ParallelBeam
 
 __all__ = ["Blur", "Downsampling", "FanBeam", "FiniteDifference", "Identity", "Inpainting", "LinearOperator",
-           "Operator", "ParallelBeam", "PixelGraphLaplacian", "stack"]
+           "Matrix", "Operator", "ParallelBeam", "PixelGraphLaplacian", "stack"]

@@ -88,7 +88,7 @@ class Operator(Settings, ABC):
         return self._replace({k: v.index_select(0, index) for k, v in self.parameters().items()
                               if v.shape[:1] == (self.items,)})._with_items(len(index))
 
-    def _with_items(self, items: int) -> Self:
+    def _with_items(self, items: int | None) -> Self:
         other = copy.copy(self)
         other.items = items
         return other

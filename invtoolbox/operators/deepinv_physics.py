@@ -1,0 +1,212 @@
+"""deepinv's physics as operators, and operators as deepinv's physics. Importing this imports deepinv."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Self, cast
+
+import torch
+from deepinv.physics import DecomposablePhysics, LinearPhysics, Physics, ZeroNoise
+from deepinv.physics.forward import ComposedPhysics, StackedPhysics
+from deepinv.utils import TensorList
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.algebra import stack
+from invtoolbox.operators.base import LinearOperator, Operator, expand
+from invtoolbox.operators.function import probed_range
+from invtoolbox.settings import cast_dtype
+
+
+class DeepinvOperator(Operator):
+    """The noiseless forward model ``physics.A`` of a copy of a deepinv physics.
+
+    Parameters of the physics whose first axis is a batch (a mask or a filter of shape ``(batch, ...)``) make an operator
+    that differs from item to item.
+    """
+
+    def __init__(self, physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False) -> None:
+        # The caller's physics is left alone: several of them rewrite their own buffers in a call.
+        self.physics = physics.clone()
+        self.channelwise = channelwise
+        batches = {len(v) for v in self.parameters().values() if v.ndim >= 4 and len(v) > 1}
+        if len(batches) > 1:
+            raise InputError(f"{self} holds parameters for batches of different sizes: {sorted(batches)}")
+        self.items = batches.pop() if batches else None
+        self.domain_shape = _domain_shape(physics, domain_shape)
+        like = next((v.real for v in self.physics.buffers() if v.is_floating_point() or v.is_complex()), torch.empty(0))
+        self.range_shape = probed_range(self._forward, self.domain_shape, like, repr(self), self.items or 1)
+
+    def _forward(self, x: Tensor) -> Any:
+        return _to_tuple(self.physics.A(x))
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The tensors of the physics, by its own names: ``mask``, ``filter``, ``angles``."""
+        return {name: value for name, value in self.physics._buffers.items()
+                if value is not None and value.is_floating_point() | value.is_complex() and name != "_device_holder"}
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        other = self._with_buffers({})
+        # `update_parameters`, because some physics derive others of their tensors from these.
+        other.physics.update_parameters(**parameters)
+        batches = {len(v) for v in other.parameters().values() if v.ndim >= 4 and len(v) > 1}
+        return other._with_items(batches.pop() if batches else None)
+
+    def select(self, index: Tensor) -> Self:
+        if self.items is None:
+            return self
+        chosen = {name: value.index_select(0, index) for name, value in self.parameters().items()
+                  if value.ndim >= 4 and len(value) == self.items}
+        return self._with_buffers(chosen)._with_items(len(index))
+
+    def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
+           dtype: torch.dtype | None = None) -> Self:
+        if isinstance(target, torch.dtype):
+            dtype = target
+        elif target is not None:
+            device = target
+        other = copy.copy(self)
+        # Module.to(float64) would cast complex buffers to real ones, and drop their imaginary parts.
+        other.physics = self.physics.clone()._apply(lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype)))
+        return other
+
+    def _with_buffers(self, buffers: dict[str, Tensor]) -> Self:
+        """A copy with some tensors exchanged; the others are shared, so that gradients pass through them."""
+        other, physics = copy.copy(self), copy.copy(self.physics)
+        physics._buffers = {**self.physics._buffers, **buffers}
+        physics._modules, physics._parameters = dict(self.physics._modules), dict(self.physics._parameters)
+        other.physics = physics
+        return other
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.physics).__name__})"
+
+
+class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
+    """The linear forward model of a copy of a deepinv physics: ``A`` and ``A_adjoint``."""
+
+    def _adjoint(self, y: Any) -> Tensor:
+        return cast(Tensor, self.physics.A_adjoint(_to_list(y)))
+
+    def pseudo_inverse(self, y: Any) -> Tensor:
+        """``A_dagger`` where the physics has a closed form of it (filtered back-projection, an SVD)."""
+        if type(self.physics).A_dagger is LinearPhysics.A_dagger:
+            return super().pseudo_inverse(y)
+        # On a copy, because A_dagger rewrites the physics' own settings.
+        return cast(Tensor, self._with_buffers({}).physics.A_dagger(_to_list(y)))
+
+    @property
+    def has_normal_resolvent(self) -> bool:
+        return isinstance(self.physics, DecomposablePhysics) and not self._compressed
+
+    @property
+    def _compressed(self) -> bool:
+        """Whether fewer numbers than the image's leave ``V^T``: then ``V V^T`` is no identity."""
+        return type(self.physics).prox_l2 is not DecomposablePhysics.prox_l2 or self.domain_shape != self.range_shape
+
+    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+        """``V (weight |s|^2 + rho)^{-1} V^T v`` for a physics ``U diag(s) V^T``."""
+        if not self.has_normal_resolvent:
+            return super().normal_resolvent(v, rho, weight)
+        spectral = self.physics.V_adjoint(v)
+        mask = torch.as_tensor(self.physics.mask)
+        power = mask.abs().square()
+        real = spectral.real if spectral.is_complex() else spectral
+        scale = expand(weight, real) * power + expand(rho, real)
+        return cast(Tensor, self.physics.V(spectral / scale))
+
+
+def from_physics(physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False) -> Operator:
+    """The operator of a physics; stacked and composed ones become stacks and compositions of operators."""
+    if isinstance(physics, (OperatorPhysics, OperatorLinearPhysics)):
+        return physics.operator
+    if isinstance(physics, StackedPhysics):
+        return stack([from_physics(part, domain_shape, channelwise) for part in physics.physics_list])
+    if isinstance(physics, ComposedPhysics):
+        operator = from_physics(physics.physics_list[0], domain_shape, channelwise)
+        for part in physics.physics_list[1:]:
+            operator = from_physics(part, cast("tuple[int, ...]", operator.range_shape), channelwise) @ operator
+        return operator
+    kind = DeepinvLinearOperator if isinstance(physics, LinearPhysics) else DeepinvOperator
+    return kind(physics, domain_shape, channelwise)
+
+
+class _Bridge:
+    """What both physics share: the operator, its parameters as keywords, and moves between devices."""
+
+    operator: Operator
+
+    def A(self, x: Tensor, **parameters: Any) -> Any:
+        return _to_list(self._with(parameters)(x))
+
+    def _with(self, parameters: dict[str, Any]) -> Operator:
+        known = self.operator.parameters()
+        given = {k: v for k, v in parameters.items() if k in known and v is not None}
+        return self.operator.with_parameters(**given) if given else self.operator
+
+    def update_parameters(self, **parameters: Any) -> None:
+        self.operator = self._with(parameters)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        moved = super()._apply(fn, recurse)  # type: ignore[misc]
+        # The base class moves itself while it is made, before there is an operator.
+        if "operator" in self.__dict__:
+            single, double = fn(torch.zeros(1)), fn(torch.zeros(1, dtype=torch.float64))
+            cast_to = single.dtype if single.dtype == double.dtype else None
+            self.operator = self.operator.to(device=single.device, dtype=cast_to)
+        return moved
+
+
+class OperatorPhysics(_Bridge, Physics):  # type: ignore[misc]
+    """An operator as a deepinv physics without noise."""
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__(noise_model=ZeroNoise())
+        self.img_size = operator.domain_shape
+        self.operator = operator
+
+
+class OperatorLinearPhysics(_Bridge, LinearPhysics):  # type: ignore[misc]
+    """A linear operator as a deepinv physics without noise; closed forms are used where the operator has them."""
+
+    operator: LinearOperator
+
+    def __init__(self, operator: LinearOperator) -> None:
+        device = next((value.device for value in operator.parameters().values()), torch.device("cpu"))
+        super().__init__(img_size=operator.domain_shape, noise_model=ZeroNoise(), device=device)
+        self.operator = operator
+
+    def A_adjoint(self, y: Any, **parameters: Any) -> Tensor:
+        return cast(LinearOperator, self._with(parameters)).adjoint(_to_tuple(y))
+
+    def A_dagger(self, y: Any, **keywords: Any) -> Any:
+        if type(self.operator).pseudo_inverse is not LinearOperator.pseudo_inverse:
+            return self.operator.pseudo_inverse(_to_tuple(y))
+        return super().A_dagger(y, **keywords)
+
+    def prox_l2(self, z: Any, y: Any, gamma: Any, **keywords: Any) -> Any:
+        if not self.operator.has_normal_resolvent:
+            return super().prox_l2(z, y, gamma, **keywords)
+        gamma = gamma.flatten() if isinstance(gamma, Tensor) and gamma.ndim else gamma
+        right = self.A_adjoint(y)
+        right = expand(gamma, right) * right + (0 if z is None else z)
+        return self.operator.normal_resolvent(right, 1.0, gamma)
+
+
+def _domain_shape(physics: Physics, given: Sequence[int] | None) -> tuple[int, ...]:
+    width = getattr(physics, "img_width", None)
+    for shape in (given, getattr(physics, "img_size", None), getattr(physics, "imsize", None),
+                  (1, width, width) if width else None):
+        if shape is not None:
+            return tuple(int(n) for n in shape)
+    raise InputError(f"deepinv's {type(physics).__name__} does not tell the shape of its images; "
+                     "pass domain_shape=(channel, row, column)")
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(value.x) if isinstance(value, TensorList) else value
+
+
+def _to_list(value: Any) -> Any:
+    return TensorList(list(value)) if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,307 @@
+"""Operators of other packages: the same numbers, exact adjoints, nothing of the caller's changed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import deepinv
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.sparse.linalg
+import torch
+from deepinv.physics import MRI, BlurFFT, CompressedSensing, Inpainting, Tomography
+from deepinv.physics import Blur as DeepinvBlur
+from deepinv.physics import Downsampling as DeepinvDownsampling
+
+import invtoolbox as it
+from invtoolbox.operators import Blur, Identity, LinearOperator, Operator
+
+
+def _random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    real = torch.complex128 if dtype.is_complex else torch.float64
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=real).to(dtype)
+
+
+def _dot_test(A: LinearOperator, batch: int = 2, dtype: torch.dtype = torch.float32) -> float:
+    batch = A.items or batch
+    x = _random(batch, *A.domain_shape, seed=1, dtype=dtype)
+    Ax = A(x)
+    parts = Ax if isinstance(Ax, tuple) else (Ax,)
+    ys = tuple(_random(*part.shape, seed=2, dtype=part.dtype) for part in parts)
+    wide = torch.complex128 if parts[0].is_complex() else torch.float64
+    left = sum((p.to(wide) * y.to(wide).conj()).sum().real for p, y in zip(parts, ys))
+    back = A.adjoint(ys if isinstance(Ax, tuple) else ys[0])
+    right = (x.to(torch.complex128) * back.to(torch.complex128).conj()).sum().real
+    size = sum(float(p.abs().square().sum()) for p in parts) ** 0.5 * sum(float(y.abs().square().sum()) for y in ys) ** 0.5
+    return abs(float(left - right)) / size
+
+
+def _tomography() -> Tomography:
+    return Tomography(angles=7, img_width=16, normalize=False)
+
+
+PHYSICS: dict[str, Callable[[], deepinv.physics.LinearPhysics]] = {
+    "blur": lambda: DeepinvBlur(filter=torch.rand(1, 1, 3, 5), padding="reflect"),
+    "blur_fft": lambda: BlurFFT(img_size=(1, 16, 16), filter=torch.rand(1, 1, 3, 5)),
+    "inpainting": lambda: Inpainting(img_size=(1, 16, 16), mask=(torch.rand(1, 16, 16) > 0.5).float()),
+    "mri": lambda: MRI(img_size=(2, 16, 16), mask=(torch.rand(1, 16, 16) > 0.5).float()),
+    "downsampling": lambda: DeepinvDownsampling(img_size=(1, 16, 16), factor=2, filter="bicubic"),
+    "compressed_sensing": lambda: CompressedSensing(m=20, img_size=(1, 16, 16)),
+    "tomography": _tomography,
+}
+
+
+@pytest.mark.parametrize("name", PHYSICS)
+def test_deepinv_physics(name: str) -> None:
+    physics = PHYSICS[name]()
+    shape = (1, 16, 16) if name == "blur" else None
+    A = it.as_operator(physics, shape)
+    assert isinstance(A, LinearOperator)
+    x = _random(2, *A.domain_shape)
+    y = physics.A(x)
+    assert A.range_shape == tuple(y.shape[1:])
+    torch.testing.assert_close(A(x), y, rtol=0, atol=0)
+    torch.testing.assert_close(A.adjoint(y), physics.A_adjoint(y), rtol=0, atol=0)
+    assert _dot_test(A) < 1e-5
+
+
+def test_noise_is_not_applied() -> None:
+    physics = Inpainting(img_size=(1, 8, 8), mask=torch.ones(1, 8, 8), noise_model=deepinv.physics.GaussianNoise(1.0))
+    x = _random(1, 1, 8, 8)
+    assert torch.equal(it.as_operator(physics)(x), x)
+
+
+def test_the_callers_physics_is_left_alone() -> None:
+    physics = Inpainting(img_size=(1, 8, 8), mask=(torch.rand(1, 8, 8) > 0.5).float())
+    A = it.as_operator(physics)
+    before, x = physics.mask.clone(), _random(1, 1, 8, 8)
+    y = A(x)
+    A.with_parameters(mask=torch.ones(1, 1, 8, 8))
+    A.pseudo_inverse(y)
+    assert torch.equal(physics.mask, before)
+    physics.mask.zero_()
+    assert torch.equal(A(x), y)
+    single = BlurFFT(img_size=(1, 8, 8), filter=torch.rand(1, 1, 3, 3))
+    double = it.as_operator(single).to(torch.float64)
+    assert double(x.double()).dtype == torch.float64 and single.A(x).dtype == torch.float32
+    torch.testing.assert_close(double(x.double()).float(), single.A(x))
+
+
+@pytest.mark.parametrize("make", [
+    lambda p: DeepinvBlur(filter=p), lambda p: BlurFFT(img_size=(1, 12, 12), filter=p),
+], ids=["blur", "blur_fft"])
+def test_parameters_that_differ_from_item_to_item(make: Callable[[torch.Tensor], deepinv.physics.LinearPhysics]) -> None:
+    filters = torch.rand(3, 1, 3, 3)
+    A, x = it.as_operator(make(filters), (1, 12, 12)), _random(3, 1, 12, 12)
+    assert A.items == 3
+    alone = [make(filters[k:k + 1]).A(x[k:k + 1]) for k in range(3)]
+    torch.testing.assert_close(A(x), torch.cat(alone))
+    chosen = A.select(torch.tensor([2, 0]))
+    torch.testing.assert_close(chosen(x[[2, 0]]), torch.cat([alone[2], alone[0]]))
+    other = A.with_parameters(filter=filters.flip(0))
+    torch.testing.assert_close(other(x)[:1], make(filters[2:]).A(x[:1]))
+    with pytest.raises(it.InputError, match="batch of 3"):
+        A(x[:2])
+    assert _dot_test(A) < 1e-6
+
+
+def test_gradients_in_the_parameters_of_a_physics() -> None:
+    A, x = it.as_operator(DeepinvBlur(filter=torch.rand(1, 1, 3, 3)), (1, 8, 8)), _random(1, 1, 8, 8)
+    kernel = torch.rand(1, 1, 3, 3).requires_grad_()
+    (slope,) = torch.autograd.grad(A.with_parameters(filter=kernel)(x).square().sum(), kernel)
+    step = torch.zeros(1, 1, 3, 3)
+    step[0, 0, 1, 2] = 1e-2
+    up, down = (A.with_parameters(filter=kernel.detach() + s * step)(x).square().sum() for s in (1, -1))
+    assert float((up - down) / 2e-2) == pytest.approx(float(slope[0, 0, 1, 2]), rel=1e-2)
+
+
+def test_stacked_and_composed_physics() -> None:
+    first = Inpainting(img_size=(1, 12, 12), mask=(torch.rand(1, 12, 12) > 0.5).float())
+    second = DeepinvBlur(filter=torch.rand(1, 1, 3, 3), padding="valid")
+    x = _random(2, 1, 12, 12)
+    A = it.as_operator(deepinv.physics.stack(first, second), (1, 12, 12))
+    assert A.range_shape == ((1, 12, 12), (1, 10, 10))
+    torch.testing.assert_close(A(x)[1], second.A(x))
+    assert _dot_test(A) < 1e-6
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        physics = second * first
+    B = it.as_operator(physics, (1, 12, 12))
+    torch.testing.assert_close(B(x), second.A(first.A(x)))
+    assert _dot_test(B) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["blur_fft", "inpainting", "mri"])
+def test_closed_forms_of_a_decomposable_physics(name: str) -> None:
+    A = it.as_operator(PHYSICS[name]())
+    assert isinstance(A, LinearOperator) and A.has_normal_resolvent
+    v, rho, weight = _random(2, *A.domain_shape), torch.tensor([0.5, 2.0]), torch.tensor([1.5, 0.3])
+    x = A.normal_resolvent(v, rho, weight)
+    torch.testing.assert_close(weight.view(2, 1, 1, 1) * A.normal(x) + rho.view(2, 1, 1, 1) * x, v, rtol=1e-4, atol=1e-5)
+    assert not it.as_operator(PHYSICS["downsampling"]()).has_normal_resolvent
+
+
+def test_nonlinear_physics() -> None:
+    physics = deepinv.physics.Physics(A=lambda x, **_: x.square())
+    A = it.as_operator(physics, (1, 4, 4))
+    x, v = _random(2, 1, 4, 4), _random(2, 1, 4, 4, seed=1)
+    assert not isinstance(A, LinearOperator)
+    torch.testing.assert_close(A.linearize(x)(v), 2 * x * v)
+
+
+def test_a_physics_without_a_shape_says_what_to_do() -> None:
+    with pytest.raises(it.InputError, match="domain_shape="):
+        it.as_operator(DeepinvBlur(filter=torch.rand(1, 1, 3, 3)))
+
+
+# -- SciPy and PyLops --------------------------------------------------------------------------------------------------
+
+
+def test_pylops() -> None:
+    pylops = pytest.importorskip("pylops")
+    op = pylops.FirstDerivative(dims=(5, 6), axis=1, dtype="float64")
+    A = it.as_operator(op)
+    assert A.domain_shape == A.range_shape == (1, 5, 6)
+    x = _random(2, 1, 5, 6, dtype=torch.float64)
+    np.testing.assert_allclose(A(x)[1, 0].numpy(), op @ x[1, 0].numpy())
+    assert _dot_test(A, dtype=torch.float64) < 1e-14
+    assert _dot_test(A, dtype=torch.float32) < 1e-6 and A(x.float()).dtype == torch.float32
+
+
+def test_sparse_matrices_and_linear_operators_flatten_in_c_order() -> None:
+    matrix = scipy.sparse.random(10, 24, density=0.4, random_state=0, format="csr")
+    x = _random(3, 2, 3, 4, dtype=torch.float64)
+    wanted = torch.tensor(np.stack([matrix @ item.numpy().ravel() for item in x])).reshape(3, 1, 10)
+    for obj in (matrix, matrix.tocoo(), scipy.sparse.linalg.aslinearoperator(matrix)):
+        A = it.as_operator(obj, (2, 3, 4))
+        torch.testing.assert_close(A(x), wanted)
+        assert _dot_test(A, dtype=torch.float64) < 1e-14
+        exact = np.linalg.norm(matrix.toarray(), 2)
+        assert float(A.norm(tolerance=1e-9, max_iterations=2000)) == pytest.approx(exact, rel=1e-4)
+    with pytest.raises(it.InputError, match=r"24 columns, but domain_shape \(1, 5, 5\) has 25"):
+        it.as_operator(matrix, (1, 5, 5))
+
+
+def test_a_complex_operator() -> None:
+    pylops = pytest.importorskip("pylops")
+    op = pylops.signalprocessing.FFT(dims=16, real=False, dtype="complex128")
+    A = it.as_operator(op)
+    assert _dot_test(A, dtype=torch.complex128) < 1e-14
+
+
+def test_gradients_pass_through_scipy() -> None:
+    matrix = scipy.sparse.random(5, 6, density=0.6, random_state=0, format="csr")
+    A = it.as_operator(matrix)
+    x = _random(2, 1, 6, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(A, (x,), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda z: A(z).square(), (x,))
+    square = it.as_operator(lambda z: z.square(), (1, 6))
+    torch.testing.assert_close((A @ square).linearize(x.detach())(x.detach()), A(2 * x.detach().square()))
+    mapped = torch.func.vmap(A)(torch.stack([x.detach(), 2 * x.detach()]))
+    torch.testing.assert_close(mapped[1], 2 * A(x.detach()))
+
+
+# -- matrices and functions ------------------------------------------------------------------------------------------
+
+
+def test_dense_matrices() -> None:
+    matrix = _random(3, 7, 12, dtype=torch.float64)
+    A = it.as_operator(matrix, (1, 3, 4))
+    assert A.items == 3 and _dot_test(A, dtype=torch.float64) < 1e-14 and _dot_test(A) < 1e-6
+    x = _random(3, 1, 3, 4, dtype=torch.float64)
+    torch.testing.assert_close(A(x)[1, 0], matrix[1] @ x[1].flatten())
+    torch.testing.assert_close(A.norm(dtype=torch.float64), torch.linalg.matrix_norm(matrix, 2))
+    torch.testing.assert_close(A(A.pseudo_inverse(A(x))), A(x))
+    torch.testing.assert_close(A.select(torch.tensor([2]))(x[2:]), A(x)[2:])
+    one = it.as_operator(matrix[0].numpy())
+    assert one.items is None and one(x.reshape(3, 1, 12)).shape == (3, 1, 7)
+
+
+def test_functions_and_networks() -> None:
+    A = it.as_operator(lambda x: x[..., ::2] * 3, (2, 8), linear=True, channelwise=True)
+    assert A.range_shape == (2, 4) and _dot_test(A) < 1e-6
+    network = torch.nn.Conv2d(1, 2, 3, padding=1)
+    B = it.as_operator(network, (1, 8, 8))
+    assert not isinstance(B, LinearOperator) and B.range_shape == (2, 8, 8)
+    with pytest.raises(it.InputError, match="is not linear"):
+        it.as_operator(network, (1, 8, 8), linear=True)
+    linear = it.as_operator(torch.nn.Conv2d(1, 2, 3, padding=1, bias=False), (1, 8, 8), linear=True)
+    assert _dot_test(linear) < 1e-6
+    x, before = _random(1, 1, 8, 8), network.weight.clone()
+    zeroed = B.with_parameters(**{"weight": torch.zeros_like(before)})
+    torch.testing.assert_close(zeroed(x), network.bias.view(1, 2, 1, 1).expand(1, 2, 8, 8))
+    assert torch.equal(network.weight, before) and torch.equal(B(x), network(x))
+    assert B.to(torch.float64)(x.double()).dtype == torch.float64 and network.weight.dtype == torch.float32
+
+
+def test_a_given_adjoint_is_used() -> None:
+    A = it.as_operator(lambda x: 2 * x, (1, 4), adjoint=lambda y: 5 * y)
+    assert isinstance(A, LinearOperator) and A.adjoint(torch.ones(1, 1, 4))[0, 0, 0] == 5
+
+
+def test_a_function_of_two_outputs() -> None:
+    A = it.as_operator(lambda x: (x.sum(-1), x * 2), (2, 6), linear=True)
+    assert A.range_shape == ((2,), (2, 6)) and _dot_test(A) < 1e-6
+
+
+@pytest.mark.parametrize(("obj", "shape", "message"), [
+    (3, None, "got int"),
+    (torch.sin, None, r"domain_shape=\(channel"),
+    (lambda x: x.sum(), (1, 4), "first axis is the batch"),
+    (torch.ones(3), None, r"\(m, n\)"),
+])
+def test_what_is_no_operator_gets_one_sentence(obj: object, shape: tuple[int, ...] | None, message: str) -> None:
+    with pytest.raises(it.InputError, match=message):
+        it.as_operator(obj, shape)
+
+
+def test_an_operator_stays_itself() -> None:
+    A = Identity((1, 4, 4))
+    assert it.as_operator(A) is A and it.as_operator(it.to_deepinv(A)) is A
+
+
+# -- back to deepinv ---------------------------------------------------------------------------------------------------
+
+
+def test_deepinvs_own_reconstructor_gives_the_same_with_our_blur_as_with_theirs() -> None:
+    kernel = torch.rand(1, 1, 5, 5)
+    kernel = kernel / kernel.sum()
+    theirs = DeepinvBlur(filter=kernel, padding="reflect")
+    ours = it.to_deepinv(Blur(kernel, (1, 32, 32)))
+    x = torch.rand(2, 1, 32, 32)
+    y = theirs.A(x)
+    results = []
+    for physics in (theirs, ours):
+        solver = deepinv.optim.PGD(prior=deepinv.optim.TVPrior(n_it_max=20), data_fidelity=deepinv.optim.L2(),
+                                   lambda_reg=1e-3, stepsize=1.0, max_iter=20, early_stop=False)
+        results.append(solver(y, physics))
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-4)
+    assert float((results[1] - x).square().mean()) < float((y - x).square().mean())
+
+
+def test_a_physics_made_of_an_operator() -> None:
+    kernel = _random(3, 3, dtype=torch.float64)
+    A = Blur(kernel, (1, 12, 12), "periodic")
+    physics = it.to_deepinv(A)
+    x, z = _random(2, 1, 12, 12, dtype=torch.float64), _random(2, 1, 12, 12, seed=1, dtype=torch.float64)
+    y = A(x)
+    torch.testing.assert_close(physics(x), y)
+    assert physics.img_size == (1, 12, 12)
+    # argmin gamma / 2 |A u - y|^2 + 1 / 2 |u - z|^2
+    u = physics.prox_l2(z, y, 3.0)
+    torch.testing.assert_close(3.0 * A.adjoint(A(u) - y) + u - z, torch.zeros_like(u))
+    torch.testing.assert_close(physics.A_dagger(y), A.pseudo_inverse(y))
+    torch.testing.assert_close(physics.A(x, kernel=2 * kernel), 2 * y)
+    torch.testing.assert_close(physics(x), y)
+    single = it.to_deepinv(A).to(torch.float32)
+    assert single.operator.kernel.dtype == torch.float32 and A.kernel.dtype == torch.float64
+    copied = physics.clone()
+    torch.testing.assert_close(copied.A(x), y)
+    stacked = it.to_deepinv(it.operators.stack([A, 2 * A]))
+    torch.testing.assert_close(stacked.A_adjoint(stacked.A(x)), 5 * A.normal(x))
+    nonlinear = it.to_deepinv(it.as_operator(torch.sin, (1, 12, 12)))
+    torch.testing.assert_close(nonlinear.A(x), x.sin())
+    with pytest.raises(it.InputError, match="takes an operator"):
+        it.to_deepinv(Operator)  # type: ignore[arg-type]
