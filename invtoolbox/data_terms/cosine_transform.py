@@ -1,4 +1,4 @@
-"""The cosine transform: what the Fourier transform is to periodic signals, for signals mirrored at their edges."""
+"""The cosine transform: the Fourier transform of signals that are mirrored at their edges."""
 
 from __future__ import annotations
 

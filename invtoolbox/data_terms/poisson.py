@@ -17,7 +17,7 @@ _OMEGA_STEPS = 4
 
 
 class _Counts(DataTerm):
-    """What both models share: the measurements are counts, and D is their Kullback-Leibler divergence from the mean."""
+    """What both models share: measurements are counts, D their Kullback-Leibler divergence from the mean."""
 
     item_fields: ClassVar[tuple[str, ...]] = ("background",)
 
@@ -29,11 +29,12 @@ class _Counts(DataTerm):
         bad = y < 0
         if bool(bad.any()):
             place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
-            raise InputError(f"{self!r} takes counts, which are not negative, got {int(bad.sum())} values below 0, "
-                             f"the first at index ({place}); give what was subtracted from them as background=")
+            raise InputError(f"{self!r} takes counts, which are not negative, got {int(bad.sum())} values "
+                             f"below 0, the first at index ({place}); what was subtracted is background=")
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
-        """``sqrt(m)`` with m measurements: twice the divergence is near m at the true image (Bertero et al. 2010).
+        """``sqrt(m)`` with m measurements: twice the divergence is near m at the true image (Bertero et al.
+        2010).
 
         The approximation holds to a few percent where most counts are above about 5.
         """
@@ -41,14 +42,15 @@ class _Counts(DataTerm):
 
 
 class Poisson(_Counts):
-    r"""Emission: ``y ~ Poisson(p + background)``, ``D(p, y) = sum_i m_i - y_i log m_i + y_i log y_i - y_i``, ``m = p + background``.
+    r"""Emission: ``y ~ Poisson(p + background)``, ``D(p, y) = sum_i m_i - y_i log m_i + y_i log y_i - y_i``,
+    ``m = p + background``.
 
-    The Kullback-Leibler divergence, at least 0, and 0 where the mean m equals y. It is infinite where a mean is negative, or
-    is 0 where something was counted.
+    The Kullback-Leibler divergence, at least 0, and 0 where the mean m equals y. It is infinite where a mean
+    is negative, or is 0 where something was counted.
 
     Args:
-        background: mean of the counts that do not come from the image (scatter, dark current), in counts: a number, one
-            an item, or a tensor that broadcasts against ``y`` with its batch axis.
+        background: mean of the counts that do not come from the image (scatter, dark current), in counts: a
+            number, one an item, or a tensor that broadcasts against ``y`` with its batch axis.
 
     `curvature` holds for ``p >= 0`` only, and there is none without a background: use the prox then.
 
@@ -71,7 +73,7 @@ class Poisson(_Counts):
         return 1 - y / mean.clamp_min(torch.finfo(mean.dtype).eps)
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
-        """Closed form: the mean m is the positive root of ``m^2 + (t - v) m - t y = 0`` with ``v = prediction + background``."""
+        """The mean m is the root of ``m^2 + (t - v) m - t y = 0`` with ``v = prediction + background``."""
         background, t = _field(self.background, prediction), expand(step, prediction)
         half = (prediction + background - t) / 2
         product = t * y
@@ -92,18 +94,19 @@ class Poisson(_Counts):
 
 
 class PoissonTransmission(_Counts):
-    r"""Transmission: ``y ~ Poisson(I0 exp(-p) + background)``, with line integrals ``p = A x`` of the attenuation.
+    r"""Transmission: ``y ~ Poisson(I0 exp(-p) + background)``, with line integrals ``p = A x`` of the
+    attenuation.
 
-    ``D(p, y) = sum_i m_i - y_i log m_i + y_i log y_i - y_i`` with the mean ``m``: at least 0, and 0 where m equals y.
-    Convex without a background, and not with one.
+    ``D(p, y) = sum_i m_i - y_i log m_i + y_i log y_i - y_i`` with the mean ``m``: at least 0, and 0 where m
+    equals y. Convex without a background, and not with one.
 
     Args:
         I0: counts with nothing in the beam: a number, one an item, or a tensor that broadcasts against ``y``
             (a flat field).
         background: mean of the counts that do not come through the object, as in `Poisson`.
 
-    `curvature` bounds the second derivative for ``p >= 0`` (the maximum curvature of Erdogan & Fessler, PMB 44, 1999). Without a
-    background there is a prox, by the Wright omega function.
+    `curvature` bounds the second derivative for ``p >= 0`` (the maximum curvature of Erdogan & Fessler, PMB
+    44, 1999). Without a background there is a prox, by the Wright omega function.
 
     >>> term = PoissonTransmission(100.0)
     >>> p = torch.tensor([[[0.5]]])
@@ -120,7 +123,8 @@ class PoissonTransmission(_Counts):
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         if self.is_convex:
-            return _divergence(self._transmitted(prediction), y, _field(self.I0, prediction).log() - prediction)
+            log_mean = _field(self.I0, prediction).log() - prediction
+            return _divergence(log_mean.exp(), y, log_mean)
         return _divergence(self._transmitted(prediction) + _field(self.background, prediction), y)
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
@@ -131,7 +135,7 @@ class PoissonTransmission(_Counts):
         return transmitted * (y / mean.clamp_min(torch.finfo(mean.dtype).tiny) - 1)
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
-        """The root of ``p = v - t y + t I0 exp(-p)``, which is ``v - t y + omega(v')`` with ``v' = log(t I0) - v + t y``."""
+        """``s + omega(log(t I0) - s)``, the root of ``p = s + t I0 exp(-p)``, ``s = prediction - t y``."""
         if not self.is_convex:
             raise InputError(f"{self!r} has no proximal operator, because it is not convex with a background")
         t = expand(step, prediction)
@@ -144,7 +148,8 @@ class PoissonTransmission(_Counts):
 
     def curvature(self, y: Tensor) -> Tensor:
         """``max(I0)``, or ``max(I0, y / 4)`` with a background, for ``p >= 0``."""
-        # h''(p) = l - y b l / (l + b)^2 with l = I0 exp(-p) in (0, I0]; the second part lies between 0 and y / 4.
+        # h''(p) = l - y b l / (l + b)^2 with l = I0 exp(-p) in (0, I0]; the second part is between 0 and
+        # y / 4.
         largest = _field(self.I0, y).expand(y.shape).flatten(1).amax(1)
         return largest if self.is_convex else largest.maximum(y.flatten(1).amax(1) / 4)
 
@@ -161,12 +166,14 @@ def _divergence(mean: Tensor, y: Tensor, log_mean: Tensor | None = None) -> Tens
 
     ``log_mean`` is for a mean that is positive even where it underflows.
     """
-    inside = torch.ones_like(mean, dtype=torch.bool) if log_mean is not None else (mean > 0) | ((mean == 0) & (y == 0))
+    inside = (mean > 0) | ((mean == 0) & (y == 0))
+    if log_mean is not None:
+        inside = torch.ones_like(inside)
     usual = (y > 0) & inside
     safe = torch.where(usual, y, 1.0)
     ratio = torch.where(usual, (mean - y) / safe, 0.0)
-    # Near the count, the logarithm of 1 + d / y does not cancel against the difference d = mean - y; far below it, 1 + d / y
-    # has no digits left.
+    # Near the count, the logarithm of 1 + d / y does not cancel against the difference d = mean - y; far
+    # below it, 1 + d / y has no digits left.
     near = ratio > -0.5
     if log_mean is None:
         log_mean = torch.where(usual, mean, 1.0).log()

@@ -23,30 +23,35 @@ Unit = Literal["wavenumber", "sample"]
 
 
 class Sobolev(DataTerm):
-    r"""``D(p, y) = 1/2 |p - y|^2_{H^s} / noise_std^2``, with ``|r|^2_{H^s} = <r, W r>``, ``W = c (1 - Laplacian)^s``.
+    r"""``D(p, y) = 1/2 |p - y|^2_{H^s} / noise_std^2``, with ``|r|^2_{H^s} = <r, W r>``,
+    ``W = c (1 - Laplacian)^s``.
 
-    W multiplies the Fourier coefficient at frequency ``xi`` by ``w(xi) = c (1 + |length_scale xi|^2)^s`` for any real
-    ``s`` (Zhu, Hu, Lou & Yang, arXiv 2109.06255, section 2). ``s < 0`` trusts low frequencies more and is robust to noise of high
-    frequency; ``s > 0`` trusts high frequencies more and is robust to noise of low frequency; ``s = 0`` is least squares. In
-    Bayesian terms the noise has the covariance ``noise_std^2 W^-1``. The constant ``c`` makes the mean of ``w`` over all
-    frequencies 1, so that the weight of a prior means the same whatever ``s`` is: white noise, and noise of that
-    covariance, then both have an expected misfit of 1/2 a measurement.
+    W multiplies the Fourier coefficient at frequency ``xi`` by ``w(xi) = c (1 + |length_scale xi|^2)^s`` for
+    any real ``s`` (Zhu, Hu, Lou & Yang, arXiv 2109.06255, section 2). ``s < 0`` trusts low frequencies more
+    and is robust to noise of high frequency; ``s > 0`` trusts high frequencies more and is robust to noise of
+    low frequency; ``s = 0`` is least squares. In Bayesian terms the noise has the covariance
+    ``noise_std^2 W^-1``. The constant ``c`` makes the mean of ``w`` over all frequencies 1, so that the
+    weight of a prior means the same whatever ``s`` is: white noise, and noise of that covariance, then both
+    have an expected misfit of 1/2 a measurement.
 
-    The unit of ``xi`` matters more than the order: at the highest frequency of a 256x256 image, ``w`` is ``3e4^s`` in integer
-    wavenumbers and ``20^s`` in radians a sample, up to ``c``.
+    The unit of ``xi`` matters more than the order: at the highest frequency of a 256x256 image, ``w`` is
+    ``3e4^s`` in integer wavenumbers and ``20^s`` in radians a sample, up to ``c``.
 
     Args:
         order: ``s``.
-        length_scale: the length at which the weights turn, in the unit below; ``1 / length_scale`` is the frequency from which
-            on they differ much from a constant.
+        length_scale: the length at which the weights turn, in the unit below; ``1 / length_scale`` is the
+            frequency from which on they differ much from a constant.
         noise_std: noise level, a number or one an item; see above.
-        axes: the axes of ``y`` that are transformed, counted with the batch as axis 0; ``None``: all behind the channel.
-            For a sinogram ``(batch, channel, angle, detector)``, ``(-1,)`` is the detector alone.
-        homogeneous: weights ``|length_scale xi|^(2s)``. Frequency 0 gets weight 0, so the mean of the data has no influence.
-        boundary: ``"periodic"`` (FFT), or ``"neumann"`` (cosine transform DCT-II: mirrored at the edges), which does not
-            take the jump from one edge to the other for a detail.
-        unit: of ``xi``: ``"wavenumber"``, periods over the length of each axis, whatever that length is (the domain is
-            then ``[0, 2 pi]`` in every axis), or ``"sample"``, radians a sample, so that ``length_scale`` is a number of samples.
+        axes: the axes of ``y`` that are transformed, counted with the batch as axis 0; ``None``: all behind
+            the channel. For a sinogram ``(batch, channel, angle, detector)``, ``(-1,)`` is the detector
+            alone.
+        homogeneous: weights ``|length_scale xi|^(2s)``. Frequency 0 gets weight 0, so the mean of the data
+            has no influence.
+        boundary: ``"periodic"`` (FFT), or ``"neumann"`` (cosine transform DCT-II: mirrored at the edges),
+            which does not take the jump from one edge to the other for a detail.
+        unit: of ``xi``: ``"wavenumber"``, periods over the length of each axis, whatever that length is (the
+            domain is then ``[0, 2 pi]`` in every axis), or ``"sample"``, radians a sample, so that
+            ``length_scale`` is a number of samples.
 
     >>> y = torch.zeros(1, 1, 8)
     >>> wave = torch.cos(2 * torch.pi * torch.arange(8) / 8 * 3).view(1, 1, 8)
@@ -59,8 +64,8 @@ class Sobolev(DataTerm):
     item_fields: ClassVar[tuple[str, ...]] = ("noise_std",)
 
     def __init__(self, order: float, length_scale: float = 1.0, noise_std: float | Tensor | None = None,
-                 axes: Sequence[int] | None = None, homogeneous: bool = False, boundary: Boundary = "periodic",
-                 unit: Unit = "wavenumber") -> None:
+                 axes: Sequence[int] | None = None, homogeneous: bool = False,
+                 boundary: Boundary = "periodic", unit: Unit = "wavenumber") -> None:
         if not math.isfinite(order):
             raise InputError(f"the order of Sobolev is a finite number, got {order}")
         if not (length_scale > 0 and math.isfinite(length_scale)):
@@ -77,7 +82,7 @@ class Sobolev(DataTerm):
         self.homogeneous, self.boundary, self.unit = homogeneous, boundary, unit
         self._prepared: Tensor | None = None
 
-    # -- the misfit --------------------------------------------------------------------------------------------------
+    # -- the misfit --------------------------------------------------------------------------------------
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         residual = prediction - y
@@ -87,14 +92,15 @@ class Sobolev(DataTerm):
         return self._filter(residual, self._weights(residual) * self._precision(residual))
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
-        """Closed form: the coefficient at frequency ``xi`` moves by ``t w / (1 + t w)`` of its way to that of ``y``."""
+        """The coefficient at frequency ``xi`` goes ``t w / (1 + t w)`` of its way to that of ``y``."""
         pull = self._weights(prediction) * self._precision(prediction) * _real(expand(step, prediction))
         return prediction + self._filter(y - prediction, pull / (1 + pull))
 
     def curvature(self, y: Tensor) -> Tensor:
-        precision = torch.ones(1, dtype=torch.float64) if self.noise_std is None else self.noise_std.pow(-2).reshape(-1)
-        weights = self._weights(y)
-        return precision.to(device=y.device, dtype=weights.dtype) * weights.amax()
+        largest = self._weights(y).amax().reshape(1)
+        if self.noise_std is None:
+            return largest
+        return largest * self.noise_std.pow(-2).reshape(-1).to(largest)
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
         """``sqrt(m)`` with m measurements."""
@@ -109,13 +115,14 @@ class Sobolev(DataTerm):
         other.noise_std = torch.as_tensor(noise_std, dtype=torch.float64)
         return other
 
-    # -- the weights ---------------------------------------------------------------------------------------------------
+    # -- the weights -------------------------------------------------------------------------------------
 
     def frequency_weights(self, shape: Sequence[int], dtype: torch.dtype = torch.float64,
-                device: torch.device | str | None = None) -> Tensor:
-        """``w`` for data of a shape (batch included): an axis of frequencies for each transformed axis, 1 elsewhere.
+                          device: torch.device | str | None = None) -> Tensor:
+        """``w`` for data of a shape, batch included; of mean 1.
 
-        In the order of `torch.fft.fftfreq`, or of the cosine transform. The mean is 1.
+        The axes that are transformed are frequencies, in the order of `torch.fft.fftfreq` or of the cosine
+        transform; the others have length 1.
 
         >>> Sobolev(1.0).frequency_weights((1, 1, 4)).flatten()
         tensor([0.4000, 0.8000, 2.0000, 0.8000], dtype=torch.float64)
@@ -129,7 +136,8 @@ class Sobolev(DataTerm):
             else:
                 wavenumber = torch.arange(n, dtype=torch.float64, device=device) / 2
             xi = wavenumber if self.unit == "wavenumber" else wavenumber * (2 * math.pi / n)
-            squared = squared + (self.length_scale * xi).square().view([n if k == axis else 1 for k in range(len(shape))])
+            along = [n if k == axis else 1 for k in range(len(shape))]
+            squared = squared + (self.length_scale * xi).square().view(along)
         if self.homogeneous:
             # Frequency 0 has no norm of a negative order; weight 0 is what a residual of mean zero would see.
             weights = torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).pow(self.order), 0.0)
@@ -159,7 +167,8 @@ class Sobolev(DataTerm):
             return tuple(range(2, ndim))
         axes = tuple(sorted({a % ndim if -ndim <= a < ndim else 0 for a in self.axes}))
         if not axes or axes[0] == 0 or len(axes) != len(self.axes):
-            raise InputError(f"axes of Sobolev are distinct axes of y other than the batch (0), y has {ndim} axes, got {self.axes}")
+            raise InputError("axes of Sobolev are distinct axes of y other than the batch (0); "
+                             f"y has {ndim} axes, got {self.axes}")
         return axes
 
     def _filter(self, residual: Tensor, weights: Tensor) -> Tensor:
@@ -176,19 +185,23 @@ class Sobolev(DataTerm):
                 coefficients = inverse_cosine_transform(coefficients, axis)
             return coefficients
         if residual.is_complex():
-            return torch.fft.ifftn(torch.fft.fftn(residual, dim=axes) * weights, dim=axes)
+            whole: Tensor = torch.fft.ifftn(torch.fft.fftn(residual, dim=axes) * weights, dim=axes)
+            return whole
         half = torch.fft.rfftn(residual, dim=axes)
         half = half * weights.narrow(axes[-1], 0, half.shape[axes[-1]])
-        return torch.fft.irfftn(half, s=[residual.shape[a] for a in axes], dim=axes)
+        result: Tensor = torch.fft.irfftn(half, s=[residual.shape[a] for a in axes], dim=axes)
+        return result
 
     def _precision(self, like: Tensor) -> Tensor | float:
         """``1 / noise_std^2``, for each item."""
         return 1.0 if self.noise_std is None else _real(expand(self.noise_std.pow(-2), like))
 
     def __repr__(self) -> str:
-        std = "" if self.noise_std is None else f", noise_std={float(self.noise_std):.4g}" if self.noise_std.numel() == 1 \
-            else f", noise_std=({len(self.noise_std)},)"
-        return f"Sobolev({self.order:g}{std})"
+        if self.noise_std is None:
+            return f"Sobolev({self.order:g})"
+        std = self.noise_std.flatten()
+        shown = f"{std.item():.4g}" if len(std) == 1 else f"({len(std)},)"
+        return f"Sobolev({self.order:g}, noise_std={shown})"
 
 
 def _real(value: Tensor) -> Tensor:

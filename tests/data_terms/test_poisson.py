@@ -116,7 +116,9 @@ def test_curvature_bounds_the_second_derivative(name: str) -> None:
     assert bound is not None and Poisson().curvature(y) is None
     for level in (0.0, 0.01, 0.3, 1.0, 3.0, 6.0, 10.0):
         p = torch.full_like(y, level).requires_grad_(True)
-        (second,) = torch.autograd.grad(torch.autograd.grad(term.value(p, y).sum(), p, create_graph=True)[0].sum(), p)
+        (second,) = torch.autograd.grad(
+            torch.autograd.grad(term.value(p, y).sum(), p, create_graph=True)[0].sum(), p
+        )
         assert bool((second.abs().flatten(1).amax(1) <= bound * (1 + 1e-9)).all())
 
 
@@ -131,10 +133,13 @@ def test_convexity_is_told_honestly() -> None:
     assert float(term.value((ends[0] + ends[1]) / 2, y)) > float(chord)
 
 
-@pytest.mark.parametrize(("term", "mean"), [
-    (Poisson(3.0), lambda p: 20 * p + 3.0),
-    (PoissonTransmission(200.0, 5.0), lambda p: 200 * torch.exp(-p) + 5),
-])
+@pytest.mark.parametrize(
+    ("term", "mean"),
+    [
+        (Poisson(3.0), lambda p: 20 * p + 3.0),
+        (PoissonTransmission(200.0, 5.0), lambda p: 200 * torch.exp(-p) + 5),
+    ],
+)
 def test_the_expected_discrepancy_is_met(term: DataTerm, mean: Callable[[Tensor], Tensor]) -> None:
     p = 2 * torch.rand(50, 1, 400, generator=torch.Generator().manual_seed(0))
     y = torch.poisson(mean(p), generator=torch.Generator().manual_seed(1))
@@ -142,7 +147,9 @@ def test_the_expected_discrepancy_is_met(term: DataTerm, mean: Callable[[Tensor]
     expected = term.expected_discrepancy(y)
     assert expected is not None
     measured = term.discrepancy(prediction, y).square().mean().sqrt()
-    assert float(measured) == pytest.approx(float(expected[0]), rel=0.03) and float(expected[0]) == pytest.approx(20)
+    assert float(measured) == pytest.approx(float(expected[0]), rel=0.03) and float(
+        expected[0]
+    ) == pytest.approx(20)
 
 
 @pytest.mark.parametrize("name", TERMS)
@@ -158,6 +165,10 @@ def test_bad_input_is_refused() -> None:
     y = torch.tensor([1.0, -2.0, 3.0]).view(1, 1, 3)
     with pytest.raises(InputError, match=r"1 values below 0, the first at index \(0, 0, 1\)"):
         it.Problem(y, it.operators.Identity((1, 3)), Poisson())
-    for make in (lambda: Poisson(-1.0), lambda: PoissonTransmission(0.0), lambda: PoissonTransmission(1.0, float("nan"))):
+    for make in (
+        lambda: Poisson(-1.0),
+        lambda: PoissonTransmission(0.0),
+        lambda: PoissonTransmission(1.0, float("nan")),
+    ):
         with pytest.raises(InputError):
             make()

@@ -1,4 +1,4 @@
-"""Sobolev data terms: known weights, the closed-form prox, and the conditioning that the order sets (spec 4.4, S2, S3)."""
+"""Sobolev data terms: known weights, the closed-form prox, and the conditioning that the order sets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_weight_of_a_plane_wave() -> None:
     def ratio(term: Sobolev, r: Tensor) -> float:
         """The weight at the wave over the weight at frequency 0."""
         flat = torch.ones_like(r)
-        return float(term.value(r, 0 * r) / r.square().sum() / (term.value(flat, 0 * r) / flat.square().sum()))
+        return float(
+            term.value(r, 0 * r) / r.square().sum() / (term.value(flat, 0 * r) / flat.square().sum())
+        )
 
     assert float(energy) > 0
     assert ratio(Sobolev(0.5), wave) == pytest.approx((1 + 9 + 25) ** 0.5)
@@ -70,7 +72,9 @@ def test_weights_have_mean_one_and_are_symmetric(name: str) -> None:
     a, b = noise(*shape), noise(*shape, seed=1)
     assert float((term.weighted(a) * b).sum()) == pytest.approx(float((a * term.weighted(b)).sum()))
     basis = torch.eye(60, dtype=torch.float64).view(60, 1, 6, 10)
-    matrix = Sobolev(term.order, term.length_scale, None, term.axes, term.homogeneous, term.boundary, term.unit).weighted(basis)
+    matrix = Sobolev(
+        term.order, term.length_scale, None, term.axes, term.homogeneous, term.boundary, term.unit
+    ).weighted(basis)
     assert float(matrix.view(60, 60).trace()) == pytest.approx(60)
 
 
@@ -82,7 +86,9 @@ def test_gradient_prox_and_curvature(name: str) -> None:
     torch.testing.assert_close(term.grad(p, y), gradient)
     step = torch.tensor([0.2, 3.0], dtype=torch.float64)
     u = term.prox(p, y, step)
-    torch.testing.assert_close(term.grad(u, y) + (u - p) / step.view(-1, 1, 1, 1), torch.zeros_like(p), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        term.grad(u, y) + (u - p) / step.view(-1, 1, 1, 1), torch.zeros_like(p), rtol=0, atol=1e-10
+    )
     bound = term.curvature(y).view(-1)
     slope = term.weighted(p)
     assert bool((slope.flatten(1).norm(dim=1) <= bound * p.flatten(1).norm(dim=1) * (1 + 1e-12)).all())
@@ -100,12 +106,18 @@ def test_items_precision_and_purity(name: str, dtype: torch.dtype) -> None:
     bound = term.prepare(it.Problem(y, it.operators.Identity((1, 6, 9)), term), None)
     for t in (term, bound):
         assert t.prox(p, y, step).dtype == dtype and t.value(p, y).shape == (2,)
-        assert torch.equal(t.prox(p, y, step), term.prox(p, y, step)) and torch.equal(t.grad(p, y), term.grad(p, y))
+        assert torch.equal(t.prox(p, y, step), term.prox(p, y, step)) and torch.equal(
+            t.grad(p, y), term.grad(p, y)
+        )
         for k in range(2):
             alone = t.select(torch.tensor([k]))
             i = slice(k, k + 1)
-            torch.testing.assert_close(alone.value(p[i], y[i]), term.value(p, y)[i], rtol=tolerance, atol=tolerance)
-            torch.testing.assert_close(alone.prox(p[i], y[i], step[i]), term.prox(p, y, step)[i], rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(
+                alone.value(p[i], y[i]), term.value(p, y)[i], rtol=tolerance, atol=tolerance
+            )
+            torch.testing.assert_close(
+                alone.prox(p[i], y[i], step[i]), term.prox(p, y, step)[i], rtol=tolerance, atol=tolerance
+            )
 
 
 @pytest.mark.parametrize("order", [-1.0, 0.5])
@@ -118,16 +130,24 @@ def test_the_expected_discrepancy_is_met_by_both_kinds_of_noise(order: float) ->
     expected = term.expected_discrepancy(white)
     assert expected is not None and expected.shape == (200,)
     for residual in (white, coloured):
-        assert float(term.discrepancy(residual, 0 * residual).square().mean().sqrt()) == pytest.approx(16, rel=0.02)
+        assert float(term.discrepancy(residual, 0 * residual).square().mean().sqrt()) == pytest.approx(
+            16, rel=0.02
+        )
         assert float(expected[0]) == pytest.approx(16)
 
 
 def test_bad_input_is_refused() -> None:
     y = noise(1, 1, 4, 4)
-    for make in (lambda: Sobolev(float("nan")), lambda: Sobolev(1.0, length_scale=0.0), lambda: Sobolev(1.0, noise_std=-1.0),
-                 lambda: Sobolev(1.0, boundary="reflect"), lambda: Sobolev(1.0, unit="pixel"),  # type: ignore[arg-type]
-                 lambda: Sobolev(1.0, axes=(0,)).value(y, y), lambda: Sobolev(1.0, axes=(4,)).value(y, y),
-                 lambda: Sobolev(1.0, axes=(3, -1)).value(y, y)):
+    for make in (
+        lambda: Sobolev(float("nan")),
+        lambda: Sobolev(1.0, length_scale=0.0),
+        lambda: Sobolev(1.0, noise_std=-1.0),
+        lambda: Sobolev(1.0, boundary="reflect"),
+        lambda: Sobolev(1.0, unit="pixel"),  # type: ignore[arg-type]
+        lambda: Sobolev(1.0, axes=(0,)).value(y, y),
+        lambda: Sobolev(1.0, axes=(4,)).value(y, y),
+        lambda: Sobolev(1.0, axes=(3, -1)).value(y, y),
+    ):
         with pytest.raises(InputError):
             make()
 
@@ -151,7 +171,9 @@ def bracket(n: int) -> Tensor:
     return (1 + k[:, None] ** 2 + k[None, :] ** 2).sqrt()
 
 
-def gradient_steps(A: LinearOperator, term: Sobolev, truth: Tensor, low: float, high: float, most: int) -> int:
+def gradient_steps(
+    A: LinearOperator, term: Sobolev, truth: Tensor, low: float, high: float, most: int
+) -> int:
     """Steps of ``2 / (L + mu)`` from 0 until the relative error is at most 1e-2."""
     y, x = A(truth), torch.zeros_like(truth)
     for k in range(1, most + 1):
@@ -161,11 +183,19 @@ def gradient_steps(A: LinearOperator, term: Sobolev, truth: Tensor, low: float, 
     return most + 1
 
 
-@pytest.mark.parametrize(("a", "order", "condition", "most"), [
-    (1.0, 1.0, 1.0, 1), (2.0, 2.0, 1.0, 1), (1.0, 0.5, 181.02, 417), (1.0, 1.5, 181.02, 417),
-])
-def test_the_order_of_the_operator_is_a_perfect_preconditioner(a: float, order: float, condition: float, most: int) -> None:
-    """S2: for an operator that smooths by ``<xi>^-a``, one step at ``s = a``, and at most 417 half an order away."""
+@pytest.mark.parametrize(
+    ("a", "order", "condition", "most"),
+    [
+        (1.0, 1.0, 1.0, 1),
+        (2.0, 2.0, 1.0, 1),
+        (1.0, 0.5, 181.02, 417),
+        (1.0, 1.5, 181.02, 417),
+    ],
+)
+def test_the_order_of_the_operator_is_a_perfect_preconditioner(
+    a: float, order: float, condition: float, most: int
+) -> None:
+    """S2: where A smooths by ``<xi>^-a``, one step at ``s = a``, at most 417 half an order away."""
     n = 256
     A = Filter(bracket(n) ** -a)
     # All of the error in the two frequencies that converge slowest: the constant and the checkerboard.

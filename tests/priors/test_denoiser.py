@@ -40,16 +40,19 @@ def test_plug_and_play_prox_and_red_gradient() -> None:
     assert sorted(prior.offers) == ["denoise", "gradient", "prox"] and not prior.smooth
 
 
-@pytest.mark.parametrize(("network", "level", "fixed"), [
-    (Shrink(), "batch", False),
-    (Blind(), "none", True),
-    (nn.Identity(), "none", True),
-    (lambda x, sigma: x, "number", False),
-    (lambda x: x, "none", True),
-    (lambda x, mask=3: x, "none", True),
-    (lambda x, sigma=0.1: x, "number", False),
-    (DnCNN(depth=2, width=2), "none", True),
-])
+@pytest.mark.parametrize(
+    ("network", "level", "fixed"),
+    [
+        (Shrink(), "batch", False),
+        (Blind(), "none", True),
+        (nn.Identity(), "none", True),
+        (lambda x, sigma: x, "number", False),
+        (lambda x: x, "none", True),
+        (lambda x, mask=3: x, "none", True),
+        (lambda x, sigma=0.1: x, "number", False),
+        (DnCNN(depth=2, width=2), "none", True),
+    ],
+)
 def test_the_level_argument_is_read_from_the_signature(network: Any, level: str, fixed: bool) -> None:
     prior = Denoiser(network)
     assert (prior.level, prior.fixed_level) == (level, fixed)
@@ -57,14 +60,18 @@ def test_the_level_argument_is_read_from_the_signature(network: Any, level: str,
 
 def test_deepinv_denoisers() -> None:
     deepinv = pytest.importorskip("deepinv")
-    assert Denoiser(deepinv.models.DnCNN(pretrained=None, depth=3, nf=4, in_channels=1, out_channels=1)).fixed_level
+    assert Denoiser(
+        deepinv.models.DnCNN(pretrained=None, depth=3, nf=4, in_channels=1, out_channels=1)
+    ).fixed_level
     drunet = deepinv.models.DRUNet(in_channels=1, out_channels=1, nc=[2, 2, 2, 2], nb=1, pretrained=None)
     prior = Denoiser(drunet)
     x = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     sigmas = torch.tensor([0.01, 0.1, 0.5])
     together = prior.denoise(x, sigmas)
     for k in range(3):
-        torch.testing.assert_close(prior.denoise(x[k:k + 1], float(sigmas[k])), together[k:k + 1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            prior.denoise(x[k : k + 1], float(sigmas[k])), together[k : k + 1], rtol=0, atol=1e-5
+        )
     assert prior.level == "batch" and not torch.equal(prior.denoise(x, 0.5), prior.denoise(x, 0.01))
 
 
@@ -78,7 +85,9 @@ def test_callables_get_numbers() -> None:
 
 
 def test_the_network_is_left_as_it_was() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Conv2d(2, 1, 1))
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.Conv2d(2, 1, 1)
+    )
     network.train()
     network[2].eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -104,7 +113,7 @@ def test_intensity_range_and_precision() -> None:
 
 
 def test_rescaling_gives_a_fixed_network_other_levels() -> None:
-    """Above the trained level intensities are scaled, below it a part of the noise is removed, at 0 nothing."""
+    """Above the trained level intensities are scaled, below it a part is removed, at 0 nothing."""
     seen: list[Tensor] = []
 
     def network(x: Tensor) -> Tensor:
@@ -125,18 +134,23 @@ def test_channels_and_complex_images() -> None:
     torch.testing.assert_close(Denoiser(network, channelwise=True).denoise(x, sigmas), expected)
     assert network.calls[-1][0].shape == (6, 1, 4, 4)
     z = torch.complex(x, x.flip(1))
-    torch.testing.assert_close(Denoiser(network, channelwise=True).denoise(z, sigmas), torch.complex(expected, expected.flip(1)))
+    torch.testing.assert_close(
+        Denoiser(network, channelwise=True).denoise(z, sigmas), torch.complex(expected, expected.flip(1))
+    )
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Denoiser(3),  # type: ignore[arg-type]
-    lambda: Denoiser(Shrink(), sigma=0.0),
-    lambda: Denoiser(Shrink(), trained_level=0.1, rescale=True),
-    lambda: Denoiser(nn.Identity(), rescale=True),
-    lambda: Denoiser(nn.Identity(), intensity_range=(1.0, 1.0)),
-    lambda: Denoiser(lambda x: x[..., :1]).denoise(torch.ones(1, 1, 2, 2), 0.1),
-    lambda: load_dncnn("missing.pth"),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Denoiser(3),  # type: ignore[arg-type]
+        lambda: Denoiser(Shrink(), sigma=0.0),
+        lambda: Denoiser(Shrink(), trained_level=0.1, rescale=True),
+        lambda: Denoiser(nn.Identity(), rescale=True),
+        lambda: Denoiser(nn.Identity(), intensity_range=(1.0, 1.0)),
+        lambda: Denoiser(lambda x: x[..., :1]).denoise(torch.ones(1, 1, 2, 2), 0.1),
+        lambda: load_dncnn("missing.pth"),
+    ],
+)
 def test_bad_input_is_refused(make: Any) -> None:
     with pytest.raises(InputError):
         make()
@@ -169,6 +183,8 @@ def test_trained_dncnn_removes_noise(data_dir: Path) -> None:
         return float(-10 * (prior.denoise(image + sigma * noise, sigma) - image).square().mean().log10())
 
     plain, rescaled = Denoiser(network), Denoiser(network, trained_level=25 / 255, rescale=True)
-    assert psnr(plain, 25 / 255) > 27.0 and psnr(rescaled, 25 / 255) == pytest.approx(psnr(plain, 25 / 255), abs=1e-3)
+    assert psnr(plain, 25 / 255) > 27.0 and psnr(rescaled, 25 / 255) == pytest.approx(
+        psnr(plain, 25 / 255), abs=1e-3
+    )
     assert psnr(rescaled, 5 / 255) > psnr(plain, 5 / 255) + 2.0
     assert psnr(rescaled, 50 / 255) > psnr(plain, 50 / 255) + 5.0

@@ -9,7 +9,16 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.priors import L1, Box, ExplicitPrior, GroupL1, NonNegative, Tikhonov, TotalVariation, WaveletL1
+from invtoolbox.priors import (
+    L1,
+    Box,
+    ExplicitPrior,
+    GroupL1,
+    NonNegative,
+    Tikhonov,
+    TotalVariation,
+    WaveletL1,
+)
 
 TIGHT = 1e-9
 REFERENCE = torch.linspace(-1, 1, 4 * 12 * 10, dtype=torch.float64).view(1, 4, 12, 10)
@@ -19,7 +28,9 @@ PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
     "tv-anisotropic": lambda: TotalVariation(isotropic=False, tolerance=TIGHT, max_iterations=20000),
     "tv-periodic": lambda: TotalVariation(periodic=True, tolerance=TIGHT, max_iterations=20000),
     "tv-coupled": lambda: TotalVariation(coupled=True, tolerance=TIGHT, max_iterations=20000),
-    "tv-anisotropic-coupled": lambda: TotalVariation(isotropic=False, coupled=True, tolerance=TIGHT, max_iterations=20000),
+    "tv-anisotropic-coupled": lambda: TotalVariation(
+        isotropic=False, coupled=True, tolerance=TIGHT, max_iterations=20000
+    ),
     "l1": L1,
     "group": lambda: GroupL1(2),
     "group-all": GroupL1,
@@ -33,7 +44,9 @@ PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
 
 
 def images(dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(3, 4, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    return torch.randn(3, 4, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(
+        dtype
+    )
 
 
 STEPS = torch.tensor([0.1, 0.4, 1.3], dtype=torch.float64)
@@ -45,7 +58,7 @@ def proximal_objective(prior: ExplicitPrior, u: torch.Tensor, x: torch.Tensor) -
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_prox_is_a_minimiser(name: str) -> None:
-    """No perturbation lowers the objective by more than the stated accuracy allows, in any direction or size."""
+    """No perturbation, of any direction or size, lowers the objective by more than the stated accuracy."""
     prior, x = PRIORS[name](), images()
     u = prior.prox(x, STEPS)
     best = proximal_objective(prior, u, x)
@@ -58,8 +71,12 @@ def test_prox_is_a_minimiser(name: str) -> None:
             assert bool((proximal_objective(prior, u + size * direction, x) >= best * (1 - 2 * TIGHT)).all())
         # Towards the input and towards 0 are the two directions in which a wrong step shows.
         for target in (x, torch.zeros_like(x)):
-            assert bool((proximal_objective(prior, u + size * (target - u), x) >= best * (1 - 2 * TIGHT)).all())
-            assert bool((proximal_objective(prior, u - size * (target - u), x) >= best * (1 - 2 * TIGHT)).all())
+            assert bool(
+                (proximal_objective(prior, u + size * (target - u), x) >= best * (1 - 2 * TIGHT)).all()
+            )
+            assert bool(
+                (proximal_objective(prior, u - size * (target - u), x) >= best * (1 - 2 * TIGHT)).all()
+            )
 
 
 @pytest.mark.parametrize("name", PRIORS)
@@ -83,8 +100,8 @@ def test_batch_equals_items_and_calls_are_pure(name: str, dtype: torch.dtype) ->
     assert torch.equal(u, prior.prox(x, STEPS)) and torch.equal(x, before)
     for k in range(3):
         alone = prior.select(torch.tensor([k]))
-        torch.testing.assert_close(alone.prox(x[k:k + 1], float(STEPS[k])), u[k:k + 1], rtol=0, atol=1e-6)
-        torch.testing.assert_close(alone.energy(x[k:k + 1]), prior.energy(x)[k:k + 1])
+        torch.testing.assert_close(alone.prox(x[k : k + 1], float(STEPS[k])), u[k : k + 1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(alone.energy(x[k : k + 1]), prior.energy(x)[k : k + 1])
     order = torch.tensor([2, 0, 1])
     torch.testing.assert_close(prior.select(order).prox(x[order], STEPS[order]), u[order], rtol=0, atol=1e-6)
 
@@ -108,7 +125,7 @@ def test_gradient_is_finite_where_the_energy_has_a_kink(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["l1", "group", "tv", "tv-anisotropic", "tv-coupled", "wavelet", "tikhonov"])
 def test_complex_images_count_by_their_modulus(name: str) -> None:
-    """A global phase changes no energy and turns the prox with it; a real image is one with no imaginary part."""
+    """A global phase changes no energy, and the prox turns with it."""
     prior, x = PRIORS[name](), images()
     phase = torch.polar(torch.ones((), dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64))
     torch.testing.assert_close(prior.energy(phase * x), prior.energy(x))
@@ -147,12 +164,22 @@ def test_bounds_hold_to_rounding_and_no_further() -> None:
     assert Box(upper=1.0).energy(torch.tensor([[[-5.0]]])).item() == 0
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Box(1.0, 0.0), lambda: Box(float("nan")), lambda: GroupL1(0), lambda: WaveletL1("db44"),
-    lambda: WaveletL1("bior2.2"), lambda: WaveletL1(levels=0), lambda: TotalVariation(tolerance=0.0),
-    lambda: Tikhonov("laplacian"), lambda: GroupL1(3).prox(torch.zeros(1, 4, 5), 1.0),
-    lambda: TotalVariation().split(), lambda: NonNegative().prox(torch.zeros(1, 1, 2, dtype=torch.complex64), 1.0),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Box(1.0, 0.0),
+        lambda: Box(float("nan")),
+        lambda: GroupL1(0),
+        lambda: WaveletL1("db44"),
+        lambda: WaveletL1("bior2.2"),
+        lambda: WaveletL1(levels=0),
+        lambda: TotalVariation(tolerance=0.0),
+        lambda: Tikhonov("laplacian"),
+        lambda: GroupL1(3).prox(torch.zeros(1, 4, 5), 1.0),
+        lambda: TotalVariation().split(),
+        lambda: NonNegative().prox(torch.zeros(1, 1, 2, dtype=torch.complex64), 1.0),
+    ],
+)
 def test_bad_input_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         make()

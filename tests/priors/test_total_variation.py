@@ -13,7 +13,9 @@ def photograph(noise: float = 0.1) -> torch.Tensor:
     from skimage import data
 
     image = torch.from_numpy(data.camera()[64:192:1, 128:256:1].astype(np.float64) / 255)[None, None]
-    return image + noise * torch.randn(image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return image + noise * torch.randn(
+        image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
 def objective(u: torch.Tensor, x: torch.Tensor, step: float) -> float:
@@ -43,7 +45,8 @@ def test_energy_in_any_dimension(shape: tuple[int, ...], periodic: bool) -> None
         parts.append(difference)
     squares = torch.stack(parts).square().sum(0)
     expected = {
-        (True, False): squares.sqrt(), (True, True): squares.sum(1, keepdim=True).sqrt(),
+        (True, False): squares.sqrt(),
+        (True, True): squares.sum(1, keepdim=True).sqrt(),
         (False, False): torch.stack(parts).abs().sum(0),
         (False, True): torch.stack(parts).square().sum(2, keepdim=True).sqrt().sum(0),
     }
@@ -57,7 +60,8 @@ def test_agrees_with_scikit_image() -> None:
     from skimage.restoration import denoise_tv_chambolle
 
     x = photograph()
-    # The fixed-point iteration of scikit-image converges slowly: at most it can come near our objective from above.
+    # The fixed-point iteration of scikit-image converges slowly: at most it can come near our objective from
+    # above.
     theirs = denoise_tv_chambolle(x[0, 0].numpy(), weight=0.1, eps=1e-9, max_num_iter=5000)
     ours = TotalVariation(tolerance=1e-6, max_iterations=5000).prox(x, 0.1)
     reference = objective(torch.from_numpy(theirs)[None, None], x, 0.1)
@@ -79,15 +83,21 @@ def test_the_gap_bounds_the_error() -> None:
 
 def test_items_stop_by_themselves() -> None:
     """An easy, a hard, a constant, a zero-step and a broken item in one batch: each as it is alone."""
-    x = torch.cat([photograph(0.02), photograph(0.2), torch.ones(1, 1, 128, 128), photograph(), photograph()]).float()
+    x = torch.cat(
+        [photograph(0.02), photograph(0.2), torch.ones(1, 1, 128, 128), photograph(), photograph()]
+    ).float()
     x[4, 0, 3, 3] = float("nan")
     steps = torch.tensor([0.01, 0.3, 0.1, 0.0, 0.1])
     prior = TotalVariation(tolerance=1e-3)
     together, gaps = prior.prox_with_gap(x, steps)
     assert bool((gaps[:4] <= 1e-3).all())
-    assert torch.equal(together[2], x[2]) and torch.equal(together[3], x[3]) and not bool(together[4].isfinite().all())
+    assert (
+        torch.equal(together[2], x[2])
+        and torch.equal(together[3], x[3])
+        and not bool(together[4].isfinite().all())
+    )
     for k in (0, 1):
-        assert torch.equal(prior.prox(x[k:k + 1], steps[k:k + 1])[0], together[k])
+        assert torch.equal(prior.prox(x[k : k + 1], steps[k : k + 1])[0], together[k])
 
 
 def test_more_iterations_than_allowed_are_told() -> None:

@@ -33,7 +33,8 @@ def test_agrees_with_pywavelets(wavelet: str) -> None:
     np.testing.assert_allclose(coefficients[0, 0, :8, :12].numpy(), theirs[0], atol=1e-12)
     assert not bool(details[:8, :12].any()) and int(details.sum()) == x.size - 8 * 12
     assert prior.energy(torch.from_numpy(x)[None, None]).item() == pytest.approx(
-        sum(np.abs(band).sum() for level in theirs[1:] for band in level))
+        sum(np.abs(band).sum() for level in theirs[1:] for band in level)
+    )
 
 
 def test_what_the_wavelet_annihilates_costs_nothing() -> None:

@@ -16,11 +16,12 @@ class Box(ExplicitPrior):
     """``lower <= x <= upper``, value by value.
 
     Args:
-        lower, upper: numbers, one an item ``(batch,)``, tensors that broadcast against the image with its batch axis, or
-            ``None`` for no bound.
+        lower, upper: numbers, one an item ``(batch,)``, tensors that broadcast against the image with its
+            batch axis, or ``None`` for no bound.
 
-    The energy is 0 where the bounds hold to rounding: a value may be outside by 8 units in the last place of the
-    largest of the bounds and the item's values, because a solver that mixes feasible images leaves the set by that much.
+    The energy is 0 where the bounds hold to rounding: a value may be outside by 8 units in the last place of
+    the largest of the bounds and the item's values, because a solver that mixes feasible images leaves the
+    set by that much.
 
     >>> Box(0, 1).prox(torch.tensor([[[-1.0, 0.5, 2.0]]]), 1.0)
     tensor([[[0.0000, 0.5000, 1.0000]]])
@@ -38,7 +39,8 @@ class Box(ExplicitPrior):
         if self.lower is not None and self.upper is not None:
             low, high = (b if b.ndim != 1 else b.view(-1, 1) for b in (self.lower, self.upper))
             if not bool((low <= high).all()):
-                raise InputError(f"the lower bound of {type(self).__name__} must not exceed its upper bound, got {lower} and {upper}")
+                raise InputError(f"the lower bound of {type(self).__name__} must not exceed its upper bound, "
+                                 f"got {lower} and {upper}")
 
     def energy(self, x: Tensor) -> Tensor:
         _check_real(x)
@@ -64,12 +66,16 @@ class Box(ExplicitPrior):
         return x if upper is None else x.minimum(upper)
 
     def _bounds(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        lower, upper = (None if b is None else expand(b, x) if b.ndim <= 1 else b.to(x) for b in (self.lower, self.upper))
-        return lower, upper
+        def fitted(bound: Tensor | None) -> Tensor | None:
+            return None if bound is None else expand(bound, x) if bound.ndim <= 1 else bound.to(x)
+
+        return fitted(self.lower), fitted(self.upper)
 
     def __repr__(self) -> str:
         def shown(bound: Tensor | None) -> str:
-            return "None" if bound is None else f"{float(bound):g}" if bound.numel() == 1 else f"{tuple(bound.shape)}"
+            if bound is None:
+                return "None"
+            return f"{float(bound):g}" if bound.numel() == 1 else f"{tuple(bound.shape)}"
 
         return f"Box({shown(self.lower)}, {shown(self.upper)})"
 

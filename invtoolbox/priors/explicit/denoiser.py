@@ -21,24 +21,27 @@ _LEVEL_NAMES = {"sigma", "noise_level", "noise_std", "level", "std"}
 class Denoiser(ExplicitPrior):
     r"""Any denoiser: a deepinv denoiser, an ``nn.Module`` or a callable.
 
-    It stands in for a proximal operator, ``prox(x, t) = denoise(x, sqrt(t) sigma)`` (plug-and-play, Venkatakrishnan et al.
-    2013), or for a gradient, ``x - denoise(x, sigma)`` (RED, Romano et al. 2017); there is no energy. The network runs in
-    evaluation mode, in its own precision and on its own device, and is left as it was found. Gradients pass through it only
-    where ``x`` asks for them.
+    It stands in for a proximal operator, ``prox(x, t) = denoise(x, sqrt(t) sigma)`` (plug-and-play,
+    Venkatakrishnan et al. 2013), or for a gradient, ``x - denoise(x, sigma)`` (RED, Romano et al. 2017);
+    there is no energy. The network runs in evaluation mode, in its own precision and on its own device, and
+    is left as it was found. Gradients pass through it only where ``x`` asks for them.
 
     Args:
         network: called ``network(x, sigma)`` or ``network(x)``, see ``level``.
-        sigma: noise level that the prior removes at weight and step 1, in the units of the image; a number, or one an item.
-        level: how the network takes the noise level: a tensor ``(batch,)`` (``"batch"``, deepinv's convention), a plain
-            number (``"number"``: items of other levels are called apart), or not at all (``"none"``). By default it is read
-            from the signature: a second argument that is required or has the name of a noise level is one, unless its
-            default is None, which is how deepinv marks networks that ignore it. Modules get tensors, other callables numbers.
-        trained_level: the noise level that a network without a level argument was trained for, on its own intensity scale.
-        rescale: use such a network at other levels ``s`` than the trained ``s0``. Above it the intensities are scaled,
-            ``(s / s0) network(x s0 / s)`` (Xu, Liu, Sun, Wohlberg & Kamilov 2020); below it that would show the network
-            values it never saw, so there it removes a part only, ``x + (s / s0) (network(x) - x)``. For KAIR's
-            DnCNN of level 25/255 on a photograph with noise 10/255: 31.4 dB, 25.5 by scaling, 30.6 as it is; with noise
-            50/255: 27.0 dB, 17.5 as it is.
+        sigma: noise level that the prior removes at weight and step 1, in the units of the image; a number,
+            or one an item.
+        level: how the network takes the noise level: a tensor ``(batch,)`` (``"batch"``, deepinv's
+            convention), a plain number (``"number"``: items of other levels are called apart), or not at all
+            (``"none"``). By default it is read from the signature: a second argument that is required or has
+            the name of a noise level is one, unless its default is None, which is how deepinv marks networks
+            that ignore it. Modules get tensors, other callables numbers.
+        trained_level: the noise level that a network without a level argument was trained for, on its own
+            intensity scale.
+        rescale: use such a network at other levels ``s`` than the trained ``s0``. Above it the intensities
+            are scaled, ``(s / s0) network(x s0 / s)`` (Xu, Liu, Sun, Wohlberg & Kamilov 2020); below it that
+            would show the network values it never saw, so there it removes a part only,
+            ``x + (s / s0) (network(x) - x)``. For KAIR's DnCNN of level 25/255 on a photograph with noise
+            10/255: 31.4 dB, 25.5 by scaling, 30.6 as it is; with noise 50/255: 27.0 dB, 17.5 as it is.
         intensity_range: the values ``(low, high)`` of the image that the network is to see as 0 and 1.
         channelwise: call a network for one channel on every channel by itself.
 
@@ -58,8 +61,9 @@ class Denoiser(ExplicitPrior):
     item_fields: ClassVar[tuple[str, ...]] = ("sigma",)
 
     def __init__(self, network: Callable[..., Tensor], sigma: float | Tensor = 0.05, *,
-                 level: LevelArgument | None = None, trained_level: float | None = None, rescale: bool = False,
-                 intensity_range: tuple[float, float] = (0.0, 1.0), channelwise: bool = False) -> None:
+                 level: LevelArgument | None = None, trained_level: float | None = None,
+                 rescale: bool = False, intensity_range: tuple[float, float] = (0.0, 1.0),
+                 channelwise: bool = False) -> None:
         if not callable(network):
             raise InputError(f"the network of a Denoiser is something to call, got {type(network).__name__}")
         if not bool((torch.as_tensor(sigma) > 0).all()):
@@ -71,7 +75,8 @@ class Denoiser(ExplicitPrior):
         self.network, self.sigma = network, sigma  # type: ignore[assignment]
         self.level: LevelArgument = level if level is not None else _level_argument(network)
         if rescale and (self.level != "none" or trained_level is None or not trained_level > 0):
-            raise InputError("rescale is for a network without a noise level argument, and needs its trained_level")
+            raise InputError("rescale is for a network without a noise level argument, "
+                             "and needs its trained_level")
         self.trained_level, self.rescale = trained_level, rescale
         self.intensity_range, self.channelwise = intensity_range, channelwise
         self.fixed_level = self.level == "none" and not rescale
@@ -105,8 +110,8 @@ class Denoiser(ExplicitPrior):
         reference = next((p for p in _tensors(self.network) if p.is_floating_point()), None)
         if reference is not None:
             if reference.device != x.device:
-                raise InputError(f"the network of {self!r} is on {reference.device} and the image on {x.device}; "
-                                 f"move the prior with prior.to({str(x.device)!r})")
+                raise InputError(f"the network of {self!r} is on {reference.device} and the image on "
+                                 f"{x.device}; move the prior with prior.to({str(x.device)!r})")
             x = x.to(reference.dtype)
         if self.level == "none":
             clean = self.network(x)
@@ -123,7 +128,8 @@ class Denoiser(ExplicitPrior):
 
     def __repr__(self) -> str:
         name = getattr(self.network, "__name__", type(self.network).__name__)
-        sigma = f"{float(self.sigma):g}" if torch.as_tensor(self.sigma).numel() == 1 else f"({len(self.sigma)},)"  # type: ignore[arg-type]
+        levels = torch.as_tensor(self.sigma)
+        sigma = f"{float(levels):g}" if levels.numel() == 1 else f"({len(levels)},)"
         return f"Denoiser({name}, sigma={sigma})"
 
 
@@ -133,7 +139,8 @@ def _level_argument(network: Callable[..., Tensor]) -> LevelArgument:
     try:
         signature = inspect.signature(network.forward if isinstance(network, nn.Module) else network)
     except (TypeError, ValueError):
-        raise InputError("the signature of this denoiser cannot be read; give level='batch', 'number' or 'none'") from None
+        raise InputError("the signature of this denoiser cannot be read; "
+                         "give level='batch', 'number' or 'none'") from None
     positional = [p for p in signature.parameters.values()
                   if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
     if len(positional) < 2 or positional[1].default is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from invtoolbox.errors import InputError
 
 
 class DnCNN(nn.Module):
-    r"""``x - F(x)``, F a chain of 3x3 convolutions and ReLUs that predicts the noise (Zhang et al., IEEE TIP 26, 2017).
+    r"""``x - F(x)``, F a chain of 3x3 convolutions and ReLUs that predicts the noise (Zhang et al., IEEE TIP
+    26, 2017).
 
-    Batch normalisation is merged into the convolutions, so training and evaluation are the same. The layout of the
-    weights is that of the KAIR model zoo (``model.0.weight``, ``model.2.weight``, ...), whose files `load_dncnn` reads.
+    Batch normalisation is merged into the convolutions, so training and evaluation are the same. The layout
+    of the weights is that of the KAIR model zoo (``model.0.weight``, ``model.2.weight``, ...), whose files
+    `load_dncnn` reads.
 
     Args:
         channels: of the image.
@@ -30,12 +33,13 @@ class DnCNN(nn.Module):
         super().__init__()
         widths = [channels, *[width] * (depth - 1), channels]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:]):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(inplace=True)]
         self.model = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return x - self.model(x)
+        noise: Tensor = self.model(x)
+        return x - noise
 
 
 def load_dncnn(path: str | Path) -> DnCNN:
@@ -51,7 +55,8 @@ def load_dncnn(path: str | Path) -> DnCNN:
     except FileNotFoundError:
         raise InputError(f"there is no file of weights at {path}") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} cannot be read as a file of weights: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read as a file of weights: {reason}") from error
     layers = [w for name, w in state.items() if name.endswith("weight")] if isinstance(state, dict) else []
     if not layers or layers[0].ndim != 4:
         raise InputError(f"{path} does not hold the convolutions of a DnCNN")
@@ -59,5 +64,6 @@ def load_dncnn(path: str | Path) -> DnCNN:
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise InputError(f"{path} holds another network than DnCNN: {str(error).splitlines()[-1].strip()}") from error
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{path} holds another network than DnCNN: {reason}") from error
     return network.eval().requires_grad_(False)

@@ -31,14 +31,21 @@ class L1(ExplicitPrior):
         # x minus its projection onto [-step, step]: two passes, and exactly 0 inside.
         return x - x.maximum(-step).minimum(step)
 
+    def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
+        """The projection onto ``|v_i| <= weight``."""
+        radius = expand(weight, v)
+        if v.is_complex():
+            return v.mul_(_within(v.abs(), radius.real))
+        return torch.minimum(v, radius, out=v).maximum(-radius)
+
 
 class GroupL1(ExplicitPrior):
     r"""``R(x) = sum_groups |x_group|_2``, where the channels of a pixel fall into groups: the l2,1 norm.
 
     Args:
         size: channels in a group; ``None`` puts all channels of a pixel into one group.
-        interleaved: groups are ``size`` neighbouring channels by default (channel ``g * size + k``, the layout of
-            `FiniteDifference`); where True, member k of group g is channel ``k * groups + g``.
+        interleaved: groups are ``size`` neighbouring channels by default (channel ``g * size + k``, the
+            layout of `FiniteDifference`); where True, member k of group g is channel ``k * groups + g``.
 
     Prox: block soft thresholding, ``x_group max(1 - step / |x_group|, 0)``.
 
@@ -61,7 +68,9 @@ class GroupL1(ExplicitPrior):
         if x.shape[1] % size:
             raise InputError(f"groups of {size} channels do not fit an image of {x.shape[1]} channels")
         groups = x.shape[1] // size
-        return (x.unflatten(1, (size, groups)), 1) if self.interleaved else (x.unflatten(1, (groups, size)), 2)
+        if self.interleaved:
+            return x.unflatten(1, (size, groups)), 1
+        return x.unflatten(1, (groups, size)), 2
 
     def energy(self, x: Tensor) -> Tensor:
         return group_norm(*self._grouped(x)).flatten(1).sum(1)
@@ -71,6 +80,13 @@ class GroupL1(ExplicitPrior):
         factor = _shrinkage(group_norm(grouped, axis), expand(step, grouped))
         return (grouped * factor).flatten(1, 2)
 
+    def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
+        """The projection onto ``|v_group| <= weight``."""
+        grouped, axis = self._grouped(v)
+        radius = expand(weight, grouped)
+        grouped.mul_(_within(group_norm(grouped, axis), radius.real if radius.is_complex() else radius))
+        return v
+
     def __repr__(self) -> str:
         return f"GroupL1({self.size})" if not self.interleaved else f"GroupL1({self.size}, interleaved=True)"
 
@@ -78,7 +94,8 @@ class GroupL1(ExplicitPrior):
 def group_norm(x: Tensor, axis: int) -> Tensor:
     """The Euclidean norm along an axis, which stays with length 1; its derivative at 0 is 0.
 
-    Squares are added slice by slice: the library's own norm along a short axis in the middle is a hundred times slower.
+    Squares are added slice by slice: the library's own norm along a short axis in the middle is a hundred
+    times slower.
     """
     parts = [p for s in x.split(1, axis) for p in ((s.real, s.imag) if x.is_complex() else (s,))]
     total = parts[0] * parts[0]
@@ -95,3 +112,8 @@ def _shrinkage(norm: Tensor, step: Tensor) -> Tensor:
     """``max(1 - step / norm, 0)``, and 0 where the norm is 0."""
     step = step.real if step.is_complex() else step
     return (norm - step).clamp_min_(0).div_(norm.clamp_min(torch.finfo(norm.dtype).tiny))
+
+
+def _within(norm: Tensor, radius: Tensor) -> Tensor:
+    """``min(1, radius / norm)``; overwrites ``norm``."""
+    return torch.div(radius, norm.clamp_min_(torch.finfo(norm.dtype).tiny), out=norm).clamp_max_(1)

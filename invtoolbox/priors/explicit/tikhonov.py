@@ -20,12 +20,12 @@ class Tikhonov(ExplicitPrior):
     r"""``R(x) = 1/2 |L (x - reference)|^2`` (Tikhonov 1963).
 
     Args:
-        operator: the linear operator ``L``; ``None`` is the identity, and ``"gradient"`` the forward differences along
-            every spatial axis (the H1 seminorm), made for the image at hand.
+        operator: the linear operator ``L``; ``None`` is the identity, and ``"gradient"`` the forward
+            differences along every spatial axis (the H1 seminorm), made for the image at hand.
         reference: what the image is pulled towards, ``(batch or 1, channel, *space)``; 0 by default.
 
-    With the identity there is a prox, ``(x + step reference) / (1 + step)``; with another ``L``, `split` gives ``L`` and
-    the squared norm. `quadratic` serves the solvers of linear systems.
+    With the identity there is a prox, ``(x + step reference) / (1 + step)``; with another ``L``, `split`
+    gives ``L`` and the squared norm. `quadratic` serves the solvers of linear systems.
 
     >>> import torch
     >>> Tikhonov().energy(torch.full((2, 1, 3), 2.0))
@@ -43,7 +43,8 @@ class Tikhonov(ExplicitPrior):
     def __init__(self, operator: LinearOperator | Literal["gradient"] | None = None,
                  reference: Tensor | None = None) -> None:
         if operator is not None and operator != "gradient" and not isinstance(operator, LinearOperator):
-            raise InputError(f"the operator of Tikhonov is a linear operator, 'gradient' or None, got {operator!r}")
+            raise InputError("the operator of Tikhonov is a linear operator, 'gradient' or None, "
+                             f"got {operator!r}")
         self.operator, self.reference = operator, reference
         self.shape: tuple[int, ...] | None = None
 
@@ -58,7 +59,8 @@ class Tikhonov(ExplicitPrior):
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         if self.operator is not None:
-            raise InputError(f"{self!r} has a proximal operator for the identity only; its split() serves other operators")
+            raise InputError(f"{self!r} has a proximal operator for the identity only; "
+                             "its split() serves other operators")
         step = expand(step, x)
         return (x if self.reference is None else x + step * self.reference.to(x.dtype)) / (1 + step)
 

@@ -18,8 +18,9 @@ from invtoolbox.priors.explicit.sparsity import L1, GroupL1, group_norm
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
-# The momentum of an accelerated gradient method is (k - 1) / (k + MOMENTUM); any value above 2 makes the iterates
-# converge (Chambolle & Dossal 2015), and 6 reached a small gap in the fewest iterations on photographs.
+# The momentum of an accelerated gradient method is (k - 1) / (k + MOMENTUM); any value above 2 makes the
+# iterates converge (Chambolle & Dossal 2015), and 6 reached a small gap in the fewest iterations on
+# photographs.
 _MOMENTUM = 6.0
 # A CPU is fastest while all buffers of the iteration fit in its cache, so a large batch is cut into pieces.
 _CACHE_ELEMENTS = 1 << 17
@@ -31,16 +32,16 @@ class TotalVariation(ExplicitPrior):
     Isotropic: ``|.|`` is the Euclidean norm of the differences of a pixel (Rudin, Osher & Fatemi 1992);
     anisotropic: the sum of their moduli.
 
-    The prox minimises ``|u - x|^2 / (2 step) + R(u)`` through its dual, ``min |x - step D^T p|^2`` over ``|p| <= 1``, by the
-    accelerated projected gradient method of Beck & Teboulle (IEEE TIP 18, 2009). It converges for every step, and an item
-    stops once its duality gap is at most ``tolerance`` times its primal objective, so the distance to the exact answer is
-    at most ``sqrt(2 gap)``. Nothing is kept between calls.
+    The prox minimises ``|u - x|^2 / (2 step) + R(u)`` through its dual, ``min |x - step D^T p|^2`` over
+    ``|p| <= 1``, by the accelerated projected gradient method of Beck & Teboulle (IEEE TIP 18, 2009). It
+    converges for every step, and an item stops once its duality gap is at most ``tolerance`` times its primal
+    objective, so the distance to the exact answer is at most ``sqrt(2 gap)``. Nothing is kept between calls.
 
     Args:
         isotropic: see above.
         periodic: differences wrap around; by default they are 0 at the border (Neumann).
-        coupled: the differences of all channels of a pixel share one norm (vectorial TV, Bresson & Chan 2008);
-            by default every channel has its own. Complex values count as their modulus in both.
+        coupled: the differences of all channels of a pixel share one norm (vectorial TV, Bresson & Chan
+            2008); by default every channel has its own. Complex values count as their modulus in both.
         tolerance: the relative duality gap of the prox; not below what the precision of ``x`` can show.
         max_iterations: where the prox stops even if the gap is larger; `prox_with_gap` tells.
 
@@ -63,7 +64,7 @@ class TotalVariation(ExplicitPrior):
         self.shape: tuple[int, ...] | None = None
 
     def energy(self, x: Tensor) -> Tensor:
-        differences = FiniteDifference(x.shape[1:], self.periodic)(x)
+        differences: Tensor = FiniteDifference(x.shape[1:], self.periodic)(x)
         by_axis = differences.unflatten(1, (x.shape[1], x.ndim - 2))
         if self.isotropic:
             grouped, axis = (by_axis.flatten(1, 2), 1) if self.coupled else (by_axis, 2)
@@ -127,7 +128,8 @@ class TotalVariation(ExplicitPrior):
 
     def __repr__(self) -> str:
         changed = [f"{name}={value}" for name, value, default in (
-            ("isotropic", self.isotropic, True), ("periodic", self.periodic, False), ("coupled", self.coupled, False),
+            ("isotropic", self.isotropic, True), ("periodic", self.periodic, False),
+            ("coupled", self.coupled, False),
         ) if value != default]
         return f"TotalVariation({', '.join(changed)})"
 
@@ -175,7 +177,7 @@ class _Dual:
         return result, reached
 
     def _step(self, k: int) -> None:
-        """``p_k = project(q + D u / |D|^2)`` with ``u = x - D^T q``, then ``q = p_k + beta (p_k - p_{k-1})``."""
+        """``p = project(q + D u / |D|^2)`` with ``u = x - D^T q``, then ``q = p + beta (p - p_before)``."""
         self._primal(self.q)
         bound = 4.0 * len(self.axes)
         for axis, q, g in zip(self.axes, self.q, self.g):
@@ -242,7 +244,10 @@ class _Dual:
         return first
 
     def _relative_gap(self) -> Tensor:
-        """``(|D u| - <D u, p>) / (1/2 |u - x|^2 + |D u|)``: every pixel's part of the gap is nonnegative, so it does not cancel."""
+        """``(|D u| - <D u, p>) / (1/2 |u - x|^2 + |D u|)``.
+
+        Written so, every pixel's part of the gap is nonnegative, and nothing large cancels.
+        """
         members = self.x.shape[2]
         # The buffers g are free between steps: they take the differences.
         for axis, g in zip(self.axes, self.g):
@@ -266,7 +271,8 @@ class _Dual:
     def _keep(self, index: Tensor) -> None:
         self.x, self.u, self.norm, self.difference = (
             t.index_select(0, index) for t in (self.x, self.u, self.norm, self.difference))
-        self.p, self.q, self.g = ([t.index_select(0, index) for t in parts] for parts in (self.p, self.q, self.g))
+        self.p, self.q, self.g = (
+            [t.index_select(0, index) for t in parts] for parts in (self.p, self.q, self.g))
 
 
 def _at(tensor: Tensor, axis: int, place: tuple[int, int]) -> Tensor:

@@ -13,13 +13,15 @@ from invtoolbox.priors.explicit.sparsity import L1
 class WaveletL1(ExplicitPrior):
     r"""``R(x) = sum of |wavelet coefficients|``, of the details only: the coarse approximation is free.
 
-    The transform ``W`` is the periodised, separable discrete wavelet transform along every spatial axis (Mallat 1989), and
-    exactly orthogonal at every size, so the prox is ``W^T soft(W x, step)``. Two rules make it so: an axis that is shorter
-    than the filter is not split any further, and where the length of an axis is odd its last sample is set aside: it is
-    neither filtered along this axis nor split at coarser levels. Sizes that are multiples of ``2^levels`` set nothing aside.
+    The transform ``W`` is the periodised, separable discrete wavelet transform along every spatial axis
+    (Mallat 1989), and exactly orthogonal at every size, so the prox is ``W^T soft(W x, step)``. Two rules
+    make it so: an axis that is shorter than the filter is not split any further, and where the length of an
+    axis is odd its last sample is set aside: it is neither filtered along this axis nor split at coarser
+    levels. Sizes that are multiples of ``2^levels`` set nothing aside.
 
     Args:
-        wavelet: the name of an orthogonal wavelet in PyWavelets: ``"haar"``, ``"db4"``, ``"sym8"``, ``"coif2"``, ...
+        wavelet: the name of an orthogonal wavelet in PyWavelets: ``"haar"``, ``"db4"``, ``"sym8"``,
+            ``"coif2"``, ...
         levels: how often the approximation is split.
 
     >>> prior = WaveletL1("haar", levels=1)
@@ -47,7 +49,7 @@ class WaveletL1(ExplicitPrior):
         return self.inverse(torch.where(details, L1().prox(coefficients, step), coefficients))
 
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``W x``, shaped like ``x`` with the approximation in the first corner, and which of its entries are details."""
+        """``W x``, shaped like ``x``, its approximation in the first corner, and which entries are detail."""
         coefficients = x.clone()
         details = torch.zeros(x.shape[2:], dtype=torch.bool, device=x.device)
         for lengths, axes in self._plan(tuple(x.shape[2:])):
@@ -83,12 +85,13 @@ class WaveletL1(ExplicitPrior):
         return plan
 
     def _analyse(self, x: Tensor, axis: int) -> Tensor:
-        """One level along an axis: ``(low, high)``, then the sample that was set aside, where there is one."""
+        """One level along an axis: ``(low, high)``, then the sample that is set aside, where there is one."""
         n = x.shape[axis]
         half, reach = n // 2, len(self._low) // 2 - 1
         x, aside = x.narrow(axis, 0, 2 * half).roll(reach, axis), x.narrow(axis, 2 * half, n - 2 * half)
         pairs = x.unflatten(axis, (half, 2))
-        # Even and odd samples by themselves, continued periodically: every pass below then reads neighbours in memory.
+        # Even and odd samples by themselves, continued periodically: every pass below then reads neighbours
+        # in memory.
         even, odd = (torch.cat([p, p.narrow(axis, 0, reach)], axis) for p in pairs.unbind(axis + 1))
         low, high = self._low[0] * even.narrow(axis, 0, half), self._high[0] * even.narrow(axis, 0, half)
         for k in range(1, len(self._low)):
@@ -127,9 +130,11 @@ def _filters(name: str) -> tuple[list[float], list[float]]:
     wavelet = pywt.Wavelet(name)
     low, high = [float(v) for v in wavelet.dec_lo[::-1]], [float(v) for v in wavelet.dec_hi[::-1]]
     # What a library calls orthogonal may be so to few digits only (dmey), and then the prox would not be one.
-    error = max(abs(sum(a * b for a, b in zip(low[shift:], low)) - (shift == 0)) for shift in range(0, len(low), 2))
+    error = max(abs(sum(a * b for a, b in zip(low[shift:], low)) - (shift == 0))
+                for shift in range(0, len(low), 2))
     if not wavelet.orthogonal or error > 1e-7:
-        raise InputError(f"the wavelet {name!r} is not orthogonal, so its prox has no closed form; use haar, db, sym or coif")
+        raise InputError(f"the wavelet {name!r} is not orthogonal, so its prox has no closed form; "
+                         "use haar, db, sym or coif")
     return low, high
 
 
