@@ -108,7 +108,7 @@ class Downsampling(LinearOperator):
     def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
              dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
         """The largest singular value: exact."""
-        value = torch.linalg.matrix_norm(self.rows, 2) * torch.linalg.matrix_norm(self.columns, 2)
+        value: Tensor = torch.linalg.matrix_norm(self.rows, 2) * torch.linalg.matrix_norm(self.columns, 2)
         return value.reshape(1).to(dtype=dtype, device=device)
 
     def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
@@ -119,13 +119,15 @@ class Downsampling(LinearOperator):
         rho = expand(rho, v)
         # In the span of the singular vectors 1 / (power + rho), outside it 1 / rho.
         inside = (v0 @ v @ v1.T) * (-power / (rho * (power + rho)))
-        return v / rho + v0.T @ inside @ v1
+        solution: Tensor = v / rho + v0.T @ inside @ v1
+        return solution
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """The least-squares image of smallest norm, ``A^+ y``."""
         check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", self.channelwise, self.items)
         rows, columns = (torch.linalg.pinv(m.double()).to(y.dtype) for m in (self.rows, self.columns))
-        return rows @ y @ columns.T
+        result: Tensor = rows @ y @ columns.T
+        return result
 
     def _singular(self, axis: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Singular values and right singular vectors of the matrix of an axis."""

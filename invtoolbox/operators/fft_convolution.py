@@ -88,29 +88,32 @@ def groups(x: Tensor, area: int) -> Iterator[tuple[slice, slice]]:
 
 def spectrum(kernel: Tensor, length: tuple[int, int]) -> Tensor:
     """The transform of a kernel whose first entry lies at the origin."""
-    return torch.fft.rfft2(kernel, s=length)
+    transformed: Tensor = torch.fft.rfft2(kernel, s=length)
+    return transformed
 
 
 def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """The transform of a kernel whose centre ``(kh // 2, kw // 2)`` lies at the origin: periodic convolution."""
     kh, kw = kernel.shape[-2:]
     whole = F.pad(kernel, (0, size[1] - kw, 0, size[0] - kh))
-    return torch.fft.rfft2(torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
+    transformed: Tensor = torch.fft.rfft2(torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
+    return transformed
 
 
 def filtered(x: Tensor, multiplier: Tensor) -> Tensor:
     """Multiply in the Fourier domain: periodic convolution with a transfer function."""
-    return torch.fft.irfft2(torch.fft.rfft2(x) * multiplier, s=x.shape[-2:])
+    result: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * multiplier, s=x.shape[-2:])
+    return result
 
 
 def valid_convolution(x: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan) -> Tensor:
     """Convolution where the kernel fits inside ``x``: sizes shrink by ``kernel - 1`` (overlap-save)."""
     (kh, kw), (n0, n1) = kernel, cut.length
     size = x.shape[-2] - kh + 1, x.shape[-1] - kw + 1
-    out = None
+    out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
         part = x[..., r:r + h + kh - 1, c:c + w + kw - 1]
-        piece = torch.fft.irfft2(torch.fft.rfft2(part, s=(n0, n1)) * kernel_spectrum, s=(n0, n1))
+        piece: Tensor = torch.fft.irfft2(torch.fft.rfft2(part, s=(n0, n1)) * kernel_spectrum, s=(n0, n1))
         # The first kernel - 1 outputs of a periodic convolution have wrapped around.
         piece = piece[..., kh - 1:kh - 1 + h, kw - 1:kw - 1 + w]
         if (h, w) == size:
@@ -127,10 +130,10 @@ def valid_transpose(y: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int],
     (kh, kw), (n0, n1) = kernel, cut.length
     size = y.shape[-2], y.shape[-1]
     conjugate = kernel_spectrum.conj()
-    out = None
+    out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
         part = F.pad(y[..., r:r + h, c:c + w], (kw - 1, n1 - w - kw + 1, kh - 1, n0 - h - kh + 1))
-        piece = torch.fft.irfft2(torch.fft.rfft2(part) * conjugate, s=(n0, n1))
+        piece: Tensor = torch.fft.irfft2(torch.fft.rfft2(part) * conjugate, s=(n0, n1))
         piece = piece[..., :h + kh - 1, :w + kw - 1]
         if (h, w) == size:
             return piece

@@ -63,12 +63,14 @@ class Matrix(LinearOperator):
     def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
              dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
         """The largest singular value: exact."""
-        return torch.linalg.matrix_norm(self.matrix, 2).reshape(-1).to(dtype=dtype, device=device)
+        largest: Tensor = torch.linalg.matrix_norm(self.matrix, 2)
+        return largest.reshape(-1).to(dtype=dtype, device=device)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """The least-squares image of smallest norm."""
         check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", self.channelwise, self.items)
-        return self._product(y, torch.linalg.pinv(self.matrix)).reshape(y.shape[0], *self.domain_shape)
+        inverse: Tensor = torch.linalg.pinv(self.matrix)
+        return self._product(y, inverse).reshape(y.shape[0], *self.domain_shape)
 
     def __repr__(self) -> str:
         return f"Matrix({'x'.join(map(str, self.matrix.shape))})"

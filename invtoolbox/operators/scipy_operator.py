@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,10 +45,10 @@ class ScipyOperator(LinearOperator):
         self.range_shape = fitted_shape(range_shape, m, "rows", "range_shape")
 
     def _forward(self, x: Tensor) -> Tensor:
-        return _Apply.apply(x, self, False)
+        return cast(Tensor, _Apply.apply(x, self, False))
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return _Apply.apply(y, self, True)
+        return cast(Tensor, _Apply.apply(y, self, True))
 
     def compute(self, x: Tensor, transpose: bool) -> Tensor:
         """``A x``, or ``A^H x`` where ``transpose``, outside automatic differentiation."""
