@@ -13,6 +13,7 @@ from torch import Tensor
 
 from invtoolbox.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.errors import InputError
+from invtoolbox.interrupt import DeferredInterrupt
 from invtoolbox.loop import RECORDED, STATUS, Callback, Limits, Loop, run
 from invtoolbox.objective import Layout, Objective
 from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner
@@ -108,16 +109,18 @@ def solve(
             digest = fingerprint(problem.y, variable, problem, priors, algorithm, regularization, seed)
             writer = Writer(settings, digest)
             loop = writer.resume(loop)
-        with ProgressBar(limits.max_iterations, loop.iteration, type(algorithm).__name__, enabled=progress) as bar:
+        with (ProgressBar(limits.max_iterations, loop.iteration, type(algorithm).__name__, enabled=progress) as bar,
+              DeferredInterrupt() as interrupt):
             def after_step(current: Loop, last: bool) -> None:
                 bar.update(current)
                 if writer is not None:
                     writer.after_step(current, last)
+                interrupt.check()
 
             try:
                 loop = run(loop, objective, algorithm, rule, limits, callbacks, after_step)
             except KeyboardInterrupt:
-                if writer is not None:
+                if writer is not None and not interrupt.forced:
                     writer.write(loop)
                 raise
         x = objective.decode(loop.x)

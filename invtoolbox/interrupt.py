@@ -1,0 +1,44 @@
+"""Ctrl-C between two steps: a step that is under way is finished, so that what is written to a checkpoint is whole."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+
+class DeferredInterrupt:
+    """While this is open, the first Ctrl-C waits for `check`; a second one is raised at once.
+
+    Solvers overwrite their buffers during a step, so a state that is interrupted in its middle is neither the old one nor
+    the new one. Outside the main thread, and where a program has a handler of its own, nothing is changed.
+
+    Attributes:
+        forced: the second Ctrl-C came, so a step may have been cut in two.
+    """
+
+    def __init__(self) -> None:
+        self._pending = self.forced = self._installed = False
+
+    def check(self) -> None:
+        """Raise the `KeyboardInterrupt` that is waiting."""
+        if self._pending:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._handle)
+            self._installed = True
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._pending:
+            self.forced = True
+            raise KeyboardInterrupt
+        self._pending = True
