@@ -7,6 +7,12 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from invtoolbox.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 DISTRIBUTION = "invtoolbox-torch"
 
@@ -44,6 +50,30 @@ def machine() -> dict[str, str]:
     else:
         described["cuda"] = "no device" if torch.version.cuda else "this build of torch is for CPUs"
     return described
+
+
+def device_named(name: str | None) -> torch.device | None:
+    """The device of a name, if this machine has it.
+
+    >>> device_named("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"there is no device named {name!r}; give cpu, cuda or cuda:1") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            found = f"there are {count}" if count else "this machine, or this build of torch, has none"
+            raise InputError(f"the device {name} is asked for, and {found}; see `invtoolbox info`")
+    elif device.type != "cpu":
+        raise InputError(f"the kernels run on cpu and cuda, not on {name}")
+    return device
 
 
 def extras() -> dict[str, dict[str, str | None]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invtoolbox import datasets, scene_parts
 from invtoolbox.checkpoint import Checkpoint, write_atomically
-from invtoolbox.environment import versions
+from invtoolbox.environment import device_named, versions
 from invtoolbox.errors import InputError
 from invtoolbox.problem import Problem
 from invtoolbox.scene_file import SceneFile, read_scene
@@ -84,7 +84,7 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     measured = scene_parts.measure(file)
     problem = Problem(measured.y, measured.operator, scene_parts.data_term(file, measured.noise_std))
     prior, solver, rule = scene_parts.prior(file), scene_parts.solver(file), scene_parts.rule(file)
-    reference = _reference(file, measured)
+    reference, device = _reference(file, measured), device_named(file.scene.device)
     if overwrite:
         for name in (*_FILES, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
@@ -94,7 +94,7 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     try:
         solution: Solution = solve(
             problem, prior=prior, solver=solver, regularization=rule, max_iterations=budgets.max_iterations,
-            tolerance=budgets.tolerance, time_limit=budgets.time_limit, seed=file.scene.seed, device=file.scene.device,
+            tolerance=budgets.tolerance, time_limit=budgets.time_limit, seed=file.scene.seed, device=device,
             dtype=getattr(torch, file.scene.dtype) if file.scene.dtype else None, checkpoint=Checkpoint(checkpoint),
             progress=progress)
     except KeyboardInterrupt:

@@ -1,0 +1,96 @@
+"""The command line: ``invtoolbox run``, ``ct``, ``deblur``, ``list``, ``info``, ``demo``.
+
+What a user can do wrong ends in one sentence and exit code 2; Ctrl-C ends in exit code 130. ``INVTOOLBOX_DEBUG=1`` shows
+the traceback instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from invtoolbox.cli import ct, deblur, demo, info, listing, run
+from invtoolbox.errors import InputError, MissingDependency
+
+_COMMANDS = (run, ct, deblur, listing, info, demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit code."""
+    parsed = parser().parse_args(arguments)
+    debug = os.environ.get("INVTOOLBOX_DEBUG", "") not in ("", "0")
+    warnings.showwarning = _note
+    try:
+        code = parsed.command(parsed)
+        sys.stdout.flush()
+        return int(code or 0)
+    except (InputError, MissingDependency) as error:
+        if debug:
+            raise
+        return _complain(str(error))
+    except BrokenPipeError:  # `invtoolbox list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if debug:
+            raise
+        return _complain(_describe(error))
+    except MemoryError:
+        if debug:
+            raise
+        return _complain("there is not enough memory; choose a smaller image, or fewer items at once")
+    except KeyboardInterrupt as error:
+        if debug:
+            raise
+        _complain(str(error) or "stopped")
+        return 130
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one sentence, like those of everything else here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"invtoolbox: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    from invtoolbox import __version__
+
+    top = Parser(
+        prog="invtoolbox",
+        description="Inverse problems from the command line: reconstruct a sinogram, sharpen a photograph, run a scene file.",
+        epilog="examples:\n"
+               "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n"
+               "  invtoolbox deblur photo.png --kernel kernel.png\n"
+               "  invtoolbox run ct-small --set prior.tv.weight=0.01\n"
+               "  invtoolbox list priors\n\n"
+               "Each command has a --help of its own. INVTOOLBOX_DEBUG=1 shows where an error came from.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    top.add_argument("--version", action="version", version=f"invtoolbox {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for module in _COMMANDS:
+        module.add(commands)
+    return top
+
+
+def _complain(sentence: str) -> int:
+    print(f"invtoolbox: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def _describe(error: OSError) -> str:
+    name = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{name}no room left on the disk; free some or choose another folder"
+    return f"{name}{error.strerror or error}"
+
+
+def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, UserWarning):
+        print(f"invtoolbox: note: {' '.join(str(message).split())}", file=sys.stderr)

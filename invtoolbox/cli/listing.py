@@ -1,0 +1,58 @@
+"""``invtoolbox list [KIND]``."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import Any
+
+KINDS = ("priors", "solvers", "operators", "data_terms", "datasets", "scenes", "readers")
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "list", help="list what can be named",
+        description="List what can be named in the API, in a scene file and on the command line: classes of the toolbox,\n"
+                    "plug-ins, and what the catalogue holds (in its folders here, and in those of the toolbox).",
+        epilog="examples:\n  invtoolbox list\n  invtoolbox list priors",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=", ".join(KINDS) + " (default: all)")
+    parser.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    for number, kind in enumerate([arguments.kind] if arguments.kind else KINDS):
+        entries = _entries(kind)
+        print(("\n" if number else "") + kind.replace("_", " "))
+        width = max((len(name) for name in entries), default=0)
+        for name, summary in entries.items():
+            print(f"  {name:<{width}}  {summary}".rstrip())
+        if not entries:
+            print("  none")
+    return 0
+
+
+def _entries(kind: str) -> dict[str, str]:
+    from invtoolbox import catalogue, registry
+
+    found: dict[str, str] = {}
+    if kind == "readers":
+        from invtoolbox.datasets import READERS
+
+        found |= {name: _first_sentence(cls) for name, cls in READERS.items()}
+    if kind in registry.KINDS:
+        for name, load in registry.names(kind).items():
+            try:
+                found[name] = _first_sentence(load())
+            except (ImportError, AttributeError) as error:  # a plug-in whose package is broken
+                found[name] = f"cannot be loaded: {' '.join(str(error).split())}"
+    if kind in catalogue.SHELVES:
+        found |= {entry.name: entry.summary for entry in catalogue.entries(kind).values()}
+    return found
+
+
+def _first_sentence(thing: Any) -> str:
+    """The first paragraph of a docstring, without its mark-up, up to its first full stop."""
+    paragraph = " ".join((inspect.getdoc(thing) or "").split("\n\n")[0].split())
+    sentence = paragraph.split(". ")[0].rstrip(".").replace("``", "").replace("`", "")
+    return sentence if len(sentence) <= 110 else sentence[:107].rsplit(" ", 1)[0] + " ..."

@@ -1,0 +1,47 @@
+"""``invtoolbox run SCENE``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "run", help="run a scene file",
+        description="Run a scene file: read or simulate the measurements, reconstruct, and write picture, solution and report.",
+        epilog="examples:\n"
+               "  invtoolbox run ct-small\n"
+               "  invtoolbox run scenes/htc2022-90deg.toml --set solver.max_iterations=300 --output results/long\n"
+               "  invtoolbox run ct-small --set prior.tv.weight=0.01 --set 'output.formats=[\"tif\"]' --overwrite\n"
+               "  invtoolbox run ct-small --resume\n\n"
+               "The scenes of the catalogue: invtoolbox list scenes.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scene", metavar="SCENE", help="a TOML file, or the name of a scene of the catalogue")
+    parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
+                        help="change a key of the scene by its dotted name; the value is TOML, or else a word")
+    parser.add_argument("--output", "-o", metavar="FOLDER", help="where results go (default: results/SCENE)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint that an interrupted run left")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
+    parser.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    from invtoolbox.scene_run import run_scene
+
+    outcome = run_scene(arguments.scene, arguments.overrides, arguments.output, arguments.resume, arguments.overwrite,
+                        progress=not arguments.quiet)
+    if not arguments.quiet:
+        print(outcome.solution)
+        for name, values in outcome.metrics.items():
+            print(f"  {name:<15}{', '.join(f'{v:.4g}' for v in values)}")
+        if outcome.files:
+            print("written:", *outcome.files, sep="\n  ")
+        else:
+            print(f"the run in {outcome.folder} was finished already; nothing was done")
+    if "diverged" in outcome.solution.status:
+        print("invtoolbox: the iteration diverged, and the last finite image was written; try another solver", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,88 @@
+"""The one-liner: measurements and an operator in, a solution out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import Operator
+from invtoolbox.priors.base import Prior
+from invtoolbox.problem import Problem
+from invtoolbox.registry import prior_named
+from invtoolbox.solution import Solution
+from invtoolbox.solve import solve
+from invtoolbox.solvers.base import Solver
+
+
+def reconstruct(y: Any, A: Any, prior: str | Prior | Sequence[str | Prior] | None = "tv",
+                noise_std: float | Tensor | None = None, data_term: DataTerm | None = None, solver: Solver | str | None = None,
+                regularization: Any = "auto", max_iterations: int | None = None, seed: int = 0, progress: bool = True) -> Solution:
+    """Find the image that explains measurements, with everything chosen that is not said.
+
+    Args:
+        y: measurements, a tensor or an array, ``(batch, *A.range_shape)``; the batch axis, and the channel axis too, may
+            be left out.
+        A: the forward operator, or anything `as_operator` takes.
+        prior: a prior, a name out of ``invtoolbox list priors``, several of them, or None for least squares.
+        noise_std: standard deviation of the noise, a number or one an item; estimated from ``y`` where the weight of the
+            prior needs it.
+        data_term: how misfit is measured; least squares by default.
+        solver, regularization, max_iterations, seed, progress: as in `solve`.
+
+    Returns:
+        a `Solution`; its ``x`` is always ``(batch, channel, *space)``.
+
+    Raises:
+        InputError: as `Problem` and `solve`; where both ``noise_std`` and ``data_term`` are given.
+
+    >>> import invtoolbox as it
+    >>> A = it.operators.Blur(torch.ones(1, 3) / 3, (16, 16))
+    >>> y = np.zeros((16, 16), dtype=np.float32)
+    >>> y[4:12, 4:12] = 1
+    >>> it.reconstruct(y, A, prior="tikhonov", noise_std=0.05, progress=False).x.shape
+    torch.Size([1, 1, 16, 16])
+    """
+    if data_term is not None and noise_std is not None:
+        raise InputError("give noise_std, or a data_term that knows it, not both")
+    if not isinstance(A, Operator):
+        from invtoolbox.operators.adapters import as_operator
+
+        A = as_operator(A)
+    problem = Problem(with_axes(y, A), A, data_term if data_term is not None else LeastSquares(noise_std=noise_std))
+    solution: Solution = solve(problem, prior=_sum(prior), solver=solver, regularization=regularization,
+                               max_iterations=max_iterations, seed=seed, progress=progress)
+    return solution
+
+
+def with_axes(y: Any, A: Operator) -> Any:
+    """The measurements with a batch axis, and a channel axis, where they were left out."""
+    if isinstance(y, (tuple, list)):
+        return y
+    tensor = y if isinstance(y, Tensor) else torch.as_tensor(np.array(y))  # a copy: the array may be read-only
+    shape = A.range_shape
+    if not shape or isinstance(shape[0], tuple):
+        return tensor
+    missing = len(shape) + 1 - tensor.ndim
+    if missing == 2 and shape[0] == 1:
+        return tensor[None, None]
+    return tensor[None] if missing == 1 else tensor
+
+
+def _sum(prior: str | Prior | Sequence[str | Prior] | None) -> Prior | None:
+    if prior is None or isinstance(prior, Prior):
+        return prior
+    names = [prior] if isinstance(prior, str) else list(prior)
+    total: Prior | None = None
+    for one in names:
+        part = prior_named(one) if isinstance(one, str) else one
+        if not isinstance(part, Prior):
+            raise InputError(f"a prior is a name or one of it.priors, got {type(part).__name__}")
+        total = part if total is None else total + part
+    return total
