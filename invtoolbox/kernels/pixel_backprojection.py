@@ -18,6 +18,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.kernels.lanes import interleaved, padded_lines, plan_lanes
 from invtoolbox.kernels.launch import address, launch
 
+#: Neighbouring pixels that a task of the CPU treats side by side, one image at a time.
+_GROUP = 32
+
 
 @dataclass(frozen=True, eq=False)
 class PixelViews:
@@ -102,16 +105,16 @@ def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:
     number_views, detectors = sinogram.shape[1:]
     table = views.table.to(sinogram).contiguous()
     image = sinogram.new_empty(sinogram.shape[0], height, width)
-    segment = width if sinogram.device.type == "cpu" else 1
     for start, count, lanes in plan_lanes(sinogram):
         lines = padded_lines(sinogram[start:start + count], lanes)
         items = lines.shape[0]
         direct = lanes == 1
         out = image[start:start + count] if direct else image.new_empty(height * width, lanes)
         tensors = [out, lines, table]
-        kernel = pixel_kernel(sinogram.dtype, lanes, views.curved, False, False)
-        launch(kernel, items * height * -(-width // segment),
-               [*map(address, tensors), height, width, number_views, detectors, segment], tensors,
+        group = max(_GROUP // lanes, 4) if sinogram.device.type == "cpu" else 1
+        kernel = pixel_kernel(sinogram.dtype, lanes, group, views.curved, False, False)
+        launch(kernel, items * height * -(-width // group),
+               [*map(address, tensors), height, width, number_views, detectors], tensors,
                float(items * height * width) * number_views)
         if not direct:
             image[start:start + count] = out.t()[:count].view(count, height, width)
@@ -131,9 +134,9 @@ def _scatter(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
         items = count if lanes == 1 else 1
         lines = image.new_zeros(items, number_views, detectors + 4, lanes)
         tensors = [values, lines, table]
-        kernel = pixel_kernel(image.dtype, lanes, views.curved, True, atomic)
+        kernel = pixel_kernel(image.dtype, lanes, 1, views.curved, True, atomic)
         launch(kernel, items * number_views * (height if atomic else 1),
-               [*map(address, tensors), height, width, number_views, detectors, 1], tensors,
+               [*map(address, tensors), height, width, number_views, detectors], tensors,
                float(items * height * width) * number_views)
         inside = lines[:, :, 2:detectors + 2].permute(0, 3, 1, 2)[:, :count // items]
         sinogram[start:start + count] = inside.reshape(count, number_views, detectors)

@@ -33,29 +33,32 @@ _PLACE = """
                 const REAL w = x - (REAL)k;
 """
 
-# One task: `segment` neighbouring pixels of a row, all views.
+# One task: GROUP neighbouring pixels of a row, all views. The sums of the group stay in registers.
 _GATHER = """
-        const int segments = (width + segment - 1) / segment;
-        const int item = task / (height * segments);
-        const int j = task / segments % height;
-        const int begin = task % segments * segment;
-        const int end = begin + segment < width ? begin + segment : width;
+        const int groups = (width + GROUP - 1) / GROUP;
+        const int item = task / (height * groups);
+        const int j = task / groups % height;
+        const int first = task % groups * GROUP;
         const REAL row = (REAL)j - (REAL)0.5 * (REAL)(height - 1);
-        REAL* __restrict out = (REAL*)image + (size_t)(item * height + j) * width * LANES;
-        for (int k = begin * LANES; k < end * LANES; ++k)
-            out[k] = (REAL)0;
-        for (int v = 0; v < views; ++v) {
-            const REAL* __restrict view = (const REAL*)table + 8 * v;
-            const REAL* __restrict line =
-                (const REAL*)lines + (size_t)(item * views + v) * (detectors + 4) * LANES;
-            for (int i = begin; i < end; ++i) {
+        const REAL* line = (const REAL*)lines + (size_t)item * views * (detectors + 4) * LANES;
+        REAL sum[GROUP * LANES];
+        for (int g = 0; g < GROUP * LANES; ++g)
+            sum[g] = (REAL)0;
+        for (int v = 0; v < views; ++v, line += (detectors + 4) * LANES) {
+            const REAL* view = (const REAL*)table + 8 * v;
+            for (int g = 0; g < GROUP; ++g) {
+                const int i = first + g;
 """ + _PLACE + """
                 for (int l = 0; l < LANES; ++l) {
                     const REAL left = line[k * LANES + l], right = line[(k + 1) * LANES + l];
-                    out[i * LANES + l] += weight * (left + w * (right - left));
+                    sum[g * LANES + l] += weight * (left + w * (right - left));
                 }
             }
         }
+        REAL* out = (REAL*)image + (size_t)(item * height + j) * width * LANES;
+        for (int g = 0; g < GROUP && first + g < width; ++g)
+            for (int l = 0; l < LANES; ++l)
+                out[(first + g) * LANES + l] = sum[g * LANES + l];
 """
 
 # The transpose. One task: a view, to whose line no other task writes; or, with atomics, one row of it.
@@ -89,20 +92,20 @@ _SCATTER = """
 
 
 @cache
-def pixel_kernel(dtype: torch.dtype, lanes: int, curved: bool, transpose: bool, atomic: bool):
-    """Back-projection of ``lanes`` images a task, or its transpose."""
+def pixel_kernel(dtype: torch.dtype, lanes: int, group: int, curved: bool, transpose: bool, atomic: bool):
+    """Back-projection of ``group`` pixels and ``lanes`` images a task, or its transpose."""
     snippet = _SCATTER if transpose else _GATHER
     snippet = snippet.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
-    for name, size in {"LANES": lanes, "CURVED": int(curved), "ATOMIC": int(atomic)}.items():
+    for name, size in {"LANES": lanes, "GROUP": group, "CURVED": int(curved), "ATOMIC": int(atomic)}.items():
         snippet = snippet.replace(name, str(size))
 
     @wp.func_native(snippet=snippet)
     def run_task(image: wp.uint64, lines: wp.uint64, table: wp.uint64, height: int, width: int, views: int,
-                 detectors: int, segment: int, task: int): ...
+                 detectors: int, task: int): ...
 
     @wp.kernel(module="unique", enable_backward=False)
     def kernel(image: wp.uint64, lines: wp.uint64, table: wp.uint64, height: int, width: int, views: int,
-               detectors: int, segment: int, first_task: int):
-        run_task(image, lines, table, height, width, views, detectors, segment, wp.tid() + first_task)
+               detectors: int, first_task: int):
+        run_task(image, lines, table, height, width, views, detectors, wp.tid() + first_task)
 
     return kernel

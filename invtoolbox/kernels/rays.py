@@ -75,24 +75,26 @@ class Rays:
         return int(self.vertical.sum())
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rays:
-        """The same rays elsewhere; itself where nothing changes."""
+        """The same rays elsewhere; itself where nothing changes. A table without a graph is kept with this one."""
         if self.offset.device == device and self.offset.dtype == dtype:
             return self
+        if any(t.requires_grad for t in (self.offset, self.slope, self.step)):
+            return self._convert(device, dtype)
+        kept: Rays | None = self._converted.get((device, dtype))
+        if kept is None:
+            # What is kept must also serve calls that record gradients.
+            with torch.inference_mode(False):
+                kept = self._converted[device, dtype] = self._convert(device, dtype)
+        return kept
+
+    def _convert(self, device: torch.device, dtype: torch.dtype) -> Rays:
         offset, slope, step = (t.to(device=device, dtype=dtype) for t in (self.offset, self.slope, self.step))
         rays = Rays(offset, slope, step, self.vertical.to(device), self.shape)
         # The order does not depend on the precision: carry it over instead of sorting again at every call.
-        object.__setattr__(rays, "order", self.order.to(device))
-        object.__setattr__(rays, "number_vertical", self.number_vertical)
+        rays.__dict__["order"] = self.order.to(device)
+        rays.__dict__["number_vertical"] = self.number_vertical
         return rays
 
     @cached_property
-    def extent(self) -> Tensor:
-        """Number of main-axis samples that each ray takes inside the image, shape (V, D)."""
-        height, width = self.shape
-        samples = torch.where(self.vertical, height, width).to(self.offset)
-        half = torch.where(self.vertical, width, height).to(self.offset) / 2
-        middle, reach = self.offset.detach(), self.slope.detach().abs().clamp_min(1e-12)
-        low = torch.maximum((-half - middle) / reach, -samples / 2)
-        high = torch.minimum((half - middle) / reach, samples / 2)
-        # The sign of the slope mirrors the interval, its length is the same.
-        return (high - low).clamp_min(0)
+    def _converted(self) -> dict[tuple[torch.device, torch.dtype], Rays]:
+        return {}

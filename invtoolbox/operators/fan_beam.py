@@ -72,8 +72,8 @@ class FanBeam(Scan2D):
                              f"but the image's corners are {radius:.4g} from the centre; check pixel_size "
                              f"and source_origin (one unit of length)")
         if self.source_detector < self.source_origin:
-            raise InputError(f"source_detector ({self.source_detector:.4g}) is the distance from the source "
-                             f"to the detector, so it must be at least source_origin ({self.source_origin:.4g})")
+            raise InputError(f"source_detector ({self.source_detector:.4g}) is the distance from the source to "
+                             f"the detector: at least source_origin ({self.source_origin:.4g})")
         self._check_view()
 
     def _fan_angle(self, s: Tensor) -> Tensor:

@@ -110,7 +110,9 @@ class Scan2D(LinearOperator):
         kept = self.__dict__.get("_rays")
         key = (_version(self.angles), _version(self.detector_shift))
         if kept is None or kept[0] != key:
-            kept = self.__dict__["_rays"] = (key, self._trace(self.angles, self.detector_shift))
+            # What is kept must also serve calls that record gradients.
+            with torch.inference_mode(False):
+                kept = self.__dict__["_rays"] = (key, self._trace(self.angles, self.detector_shift))
         rays: Rays = kept[1]
         return rays
 

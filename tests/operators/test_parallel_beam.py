@@ -159,6 +159,15 @@ def test_a_change_of_the_angles_in_place_is_noticed() -> None:
     assert torch.equal(A(x), ParallelBeam((9, 8), turn(5) + 0.1, 12)(x))
 
 
+def test_a_table_made_in_inference_mode_serves_autograd() -> None:
+    A = ParallelBeam((9, 8), turn(5), 12)
+    x = torch.rand(1, 1, 9, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        A(x)
+    A(x.requires_grad_()).sum().backward()
+    assert x.grad is not None and torch.equal(x.grad, A.adjoint(torch.ones(1, *A.range_shape)))
+
+
 def test_calls_are_pure_and_precision_is_a_copy() -> None:
     A = ParallelBeam((20, 21), turn(12), 30)
     x = torch.rand(3, 1, 20, 21, generator=torch.Generator().manual_seed(0))
