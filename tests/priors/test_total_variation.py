@@ -103,3 +103,23 @@ def test_items_stop_by_themselves() -> None:
 def test_more_iterations_than_allowed_are_told() -> None:
     _, gap = TotalVariation(tolerance=1e-6, max_iterations=20).prox_with_gap(photograph(), 0.5)
     assert 1e-6 < float(gap) < 1
+
+
+def test_bounds_are_part_of_the_prox() -> None:
+    """The prox of TV + indicator, against projecting afterwards (which is not it) and against random feasible points."""
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(2, 1, 12, 12, generator=generator, dtype=torch.float64)
+    prior = TotalVariation(lower=-0.2, upper=0.5, tolerance=1e-10, max_iterations=20000)
+    u = prior.prox(x, 0.3)
+    assert float(u.min()) >= -0.2 and float(u.max()) <= 0.5
+
+    def objective(v: torch.Tensor) -> torch.Tensor:
+        return prior.energy(v) + (v - x).flatten(1).square().sum(1) / 0.6
+
+    best = objective(u)
+    projected = TotalVariation(tolerance=1e-10, max_iterations=20000).prox(x, 0.3).clamp(-0.2, 0.5)
+    assert bool((objective(projected) > best + 1e-6).all())
+    for _ in range(20):
+        near = (u + 1e-3 * torch.randn(u.shape, generator=generator, dtype=u.dtype)).clamp(-0.2, 0.5)
+        assert bool((objective(near) >= best - 1e-9).all())
+    assert bool(prior.energy(torch.full_like(x, 0.6)).isinf().all()) and "split" not in prior.offers

@@ -37,6 +37,9 @@ class TotalVariation(ExplicitPrior):
     converges for every step, and an item stops once its duality gap is at most ``tolerance`` times its primal
     objective, so the distance to the exact answer is at most ``sqrt(2 gap)``. Nothing is kept between calls.
 
+    With ``lower`` or ``upper`` the energy is infinite where ``x`` leaves ``[lower, upper]``, and the prox is that of both
+    together: the primal point of the dual method is clamped (section 4 of the same paper).
+
     Args:
         isotropic: see above.
         periodic: differences wrap around; by default they are 0 at the border (Neumann).
@@ -44,6 +47,7 @@ class TotalVariation(ExplicitPrior):
             2008); by default every channel has its own. Complex values count as their modulus in both.
         tolerance: the relative duality gap of the prox; not below what the precision of ``x`` can show.
         max_iterations: where the prox stops even if the gap is larger; `prox_with_gap` tells.
+        lower, upper: bounds on ``x``, for real images; ``lower=0`` for what cannot be negative.
 
     >>> x = torch.tensor([[[0., 0., 4., 4.]]])
     >>> TotalVariation().energy(x)
@@ -55,15 +59,35 @@ class TotalVariation(ExplicitPrior):
     is_convex = True
 
     def __init__(self, isotropic: bool = True, periodic: bool = False, coupled: bool = False,
-                 tolerance: float = 1e-4, max_iterations: int = 2000) -> None:
+                 tolerance: float = 1e-4, max_iterations: int = 2000,
+                 lower: float | None = None, upper: float | None = None) -> None:
         if not tolerance > 0 or max_iterations < 1:
             raise InputError("TotalVariation needs a positive tolerance and at least one iteration, "
                              f"got {tolerance} and {max_iterations}")
         self.isotropic, self.periodic, self.coupled = isotropic, periodic, coupled
         self.tolerance, self.max_iterations = tolerance, max_iterations
+        if lower is not None and upper is not None and not lower < upper:
+            raise InputError(f"TotalVariation needs lower < upper, got {lower} and {upper}")
+        self.lower, self.upper = lower, upper
         self.shape: tuple[int, ...] | None = None
 
+    @property
+    def _bounded(self) -> bool:
+        return self.lower is not None or self.upper is not None
+
+    @property
+    def offers(self) -> frozenset[str]:
+        # With bounds the energy is no function of the differences alone.
+        return super().offers - {"split"} if self._bounded else super().offers
+
     def energy(self, x: Tensor) -> Tensor:
+        variation = self._variation(x)
+        if not self._bounded:
+            return variation
+        inside = (x.clamp(self.lower, self.upper) == x).flatten(1).all(1)
+        return torch.where(inside, variation, torch.full_like(variation, float("inf")))
+
+    def _variation(self, x: Tensor) -> Tensor:
         differences: Tensor = FiniteDifference(x.shape[1:], self.periodic)(x)
         by_axis = differences.unflatten(1, (x.shape[1], x.ndim - 2))
         if self.isotropic:
@@ -90,9 +114,13 @@ class TotalVariation(ExplicitPrior):
                 image, scale = self._components(x[part]), steps[part]
                 # With u and x in units of the step, the dual ball has radius 1 for every item.
                 unit = expand(torch.where(scale > 0, scale, torch.ones_like(scale)), image)
-                dual = _Dual(image / unit, self.isotropic, self.periodic)
+                bounds = [None if b is None else (b / unit).expand(image.shape[0], *[1] * (image.ndim - 1))
+                          for b in (self.lower, self.upper)]
+                dual = _Dual(image / unit, self.isotropic, self.periodic, bounds[0], bounds[1])
                 u, gap = dual.solve(tolerance, self.max_iterations)
                 u = torch.where(expand(scale, image) > 0, u.mul_(unit), image)
+                if self._bounded:  # the change of unit may leave them by a rounding
+                    u = u.clamp_(self.lower, self.upper)
                 result[part] = self._image(u, x)
                 reached[part] = torch.where(scale > 0, gap, torch.zeros_like(gap))
         return result, reached
@@ -108,6 +136,8 @@ class TotalVariation(ExplicitPrior):
         return u.flatten(1, 2)
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
+        if self._bounded:
+            raise InputError(f"{self!r} does not split; add it.priors.Box(lower, upper) instead of bounds")
         if self.shape is None:
             raise InputError("TotalVariation splits once it knows the shape of the image; "
                              "it.solve binds it, or call prior.bind(image_shape)")
@@ -130,6 +160,7 @@ class TotalVariation(ExplicitPrior):
         changed = [f"{name}={value}" for name, value, default in (
             ("isotropic", self.isotropic, True), ("periodic", self.periodic, False),
             ("coupled", self.coupled, False),
+            ("lower", self.lower, None), ("upper", self.upper, None),
         ) if value != default]
         return f"TotalVariation({', '.join(changed)})"
 
@@ -141,8 +172,9 @@ class _Dual:
     ``x`` has the shape ``(items, groups, members, *space)``, and ``p`` one such tensor an axis of space.
     """
 
-    def __init__(self, x: Tensor, isotropic: bool, periodic: bool) -> None:
+    def __init__(self, x: Tensor, isotropic: bool, periodic: bool, lower: Tensor | None, upper: Tensor | None) -> None:
         self.x, self.isotropic, self.periodic = x.contiguous(), isotropic, periodic
+        self.lower, self.upper = lower, upper
         self.axes = range(3, x.ndim)
         self.p, self.q, self.g = ([torch.zeros_like(self.x) for _ in self.axes] for _ in range(3))
         self.u, self.norm, self.difference = (torch.empty_like(self.x) for _ in range(3))
@@ -191,7 +223,7 @@ class _Dual:
         self.p, self.g = self.g, self.p
 
     def _primal(self, p: list[Tensor]) -> None:
-        """``u = x - D^T p``."""
+        """``u = x - D^T p``, clamped to the bounds."""
         self.u.copy_(self.x)
         for axis, part in zip(self.axes, p):
             n = part.shape[axis]
@@ -202,6 +234,10 @@ class _Dual:
                 last = part.narrow(axis, n - 1, 1)
                 self.u.narrow(axis, n - 1, 1).add_(last)
                 self.u.narrow(axis, 0, 1).sub_(last)
+        if self.lower is not None:
+            torch.maximum(self.u, self.lower, out=self.u)
+        if self.upper is not None:
+            torch.minimum(self.u, self.upper, out=self.u)
 
     def _differences(self, axis: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
         """The differences of ``u`` along an axis, piece by piece, each with its place ``(start, length)``."""
@@ -271,6 +307,7 @@ class _Dual:
     def _keep(self, index: Tensor) -> None:
         self.x, self.u, self.norm, self.difference = (
             t.index_select(0, index) for t in (self.x, self.u, self.norm, self.difference))
+        self.lower, self.upper = (None if b is None else b.index_select(0, index) for b in (self.lower, self.upper))
         self.p, self.q, self.g = (
             [t.index_select(0, index) for t in parts] for parts in (self.p, self.q, self.g))
 
