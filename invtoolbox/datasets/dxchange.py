@@ -36,7 +36,8 @@ class DataExchange:
 
     More than 10 % of either is an error. The axis of rotation is found from the data (`center_of_rotation`)
     unless `center`, a column counted from 0 at the centre of the first, or a whole `geometry` is given. The
-    file has no pixel size, so lengths are in detector pixels unless `pixel_size` is given.
+    image is the square about the axis that all views see. The file has no pixel size, so lengths are in
+    detector pixels unless `pixel_size` is given.
 
     Args:
         path: the HDF5 file.
@@ -70,8 +71,13 @@ class DataExchange:
             rows = [int(r) for r in np.linspace(0, self._rows - 1, count).round()]
             center = center_of_rotation(np.stack([self._sinogram(row)[0] for row in rows]), angles)
         spacing = 1.0 if pixel_size is None else pixel_size
+        reaches = (center + 0.5, columns - 0.5 - center)
+        # Half a turn sees whole what the shorter side of the detector reaches; a full turn, what the longer
+        # one does.
+        full_turn = np.ptp(angles) > 2 * np.pi * (1 - 1.5 / angles.size)
+        size = max(2 * round(max(reaches) if full_turn else min(reaches)), 1)
         return Geometry(
-            kind="parallel", angles=tuple(angles), num_detectors=columns, image_shape=(columns, columns),
+            kind="parallel", angles=tuple(angles), num_detectors=columns, image_shape=(size, size),
             pixel_size=spacing, detector_spacing=spacing,
             detector_shift=((columns - 1) / 2 - center) * spacing,
             length_unit="pixel" if pixel_size is None else "mm")

@@ -62,6 +62,8 @@ def _count_pages(path: Path) -> int:
     import tifffile
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+        if len(file.pages) == 0:
+            raise InputError(f"{path}: a TIFF file without a page; export it again")
         return len(file.pages)
 
 

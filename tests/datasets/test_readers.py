@@ -218,6 +218,7 @@ def test_dxchange(tmp_path: Path) -> None:
     assert item.geometry.kind == "parallel" and item.geometry.length_unit == "pixel"
     assert item.y.max().item() == pytest.approx(2, abs=0.05)
     assert item.geometry.axis_column == pytest.approx(27.2, abs=0.1)
+    assert item.geometry.image_shape == (56, 56), "as far as the shorter side of the detector reaches"
     given = datasets.DataExchange(tmp_path / "scan.h5", center=20.0, pixel_size=0.005).geometry
     assert given.axis_column == pytest.approx(20.0) and given.detector_spacing == 0.005
     assert given.length_unit == "mm"

@@ -1,0 +1,34 @@
+"""The axis of rotation of TomoPy's tooth, found from the data; a good reconstruction needs 295.5 within 0.5.
+
+Run: python benchmarks/tooth_center.py
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from invtoolbox import datasets
+from invtoolbox.datasets.center import center_of_rotation
+
+TARGET, TOLERANCE = 295.5, 0.5
+
+
+def main() -> None:
+    start = time.perf_counter()
+    data = datasets.open_named("tooth")
+    opened = time.perf_counter() - start
+    found = {"all rows": data[0].meta["center_column"]}
+    for row in range(len(data)):
+        item = data[row]
+        start = time.perf_counter()
+        found[f"row {row}"] = center_of_rotation(item.y[0, 0].numpy(), item.geometry.angles)
+        seconds = time.perf_counter() - start
+    print(f"load average {os.getloadavg()[0]:.1f}; opened in {opened:.2f} s, one row takes {seconds:.2f} s")
+    for name, column in found.items():
+        verdict = "within" if abs(column - TARGET) <= TOLERANCE else "NOT within"
+        print(f"{name:9} column {column:.3f}, {verdict} {TOLERANCE} of {TARGET}")
+
+
+if __name__ == "__main__":
+    main()
