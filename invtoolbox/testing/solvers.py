@@ -1,0 +1,109 @@
+"""`check_solver`: does a solver keep the promises that every solver makes?"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import Prior, PriorSum
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import bind, first_guess, solve
+from invtoolbox.solvers.base import Solver
+from invtoolbox.testing.common import gap, item, parts, same_tensors, tensors_of
+from invtoolbox.testing.report import Checklist, Report
+
+
+def check_solver(solver: Solver, problem: Problem, prior: Prior | None = None, *, regularization: float = 1.0, iterations: int = 25,
+                 tolerance: float | None = None, max_iterations: int | None = None, raise_error: bool = True) -> Report:
+    """Test a solver on a problem with at least two different items.
+
+    Called twice it gives bitwise the same (1e-6 on CUDA); a permuted batch gives the permuted answer to 1e-6; an item
+    alone gives what it gives in company to 1e-5, at a fixed number of iterations; settings, problem and prior are not
+    written to; the objective of the answer is not above that of the start, nor of the image 0; where an item is
+    ``converged``, its certificate is within the tolerance, and running on with a tighter one does not improve the
+    objective by more than ten times the tolerance, relative to what was gained since the start.
+
+    Args:
+        iterations: the fixed number.
+        tolerance, max_iterations: of the run to convergence; the solver's own by default.
+        raise_error: raise an `AssertionError` with one sentence on a fault; with False only report.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.rand(2, 1, 8), it.operators.Identity((1, 8)))
+    >>> check_solver(it.solvers.GradientDescent(), problem, it.priors.Tikhonov()).ok
+    True
+    """
+    if problem.batch < 2:
+        raise InputError("check_solver needs a problem with at least two items, to see whether they keep to themselves")
+    check = Checklist(repr(solver))
+    settings, held = copy.deepcopy(solver), tensors_of((problem, prior))
+
+    def run(p: Problem, r: Prior | None, steps: int | None, bound: float | None) -> Solution:
+        solution: Solution = solve(p, r, solver, regularization, max_iterations=steps, tolerance=bound, progress=False)
+        return solution
+
+    first = run(problem, prior, iterations, 0.0)
+    second = run(problem, prior, iterations, 0.0)
+    on_gpu = parts(first.x)[0].is_cuda
+    equal = all(torch.equal(p, q) for p, q in zip(parts(first.x), parts(second.x)))
+    check.at_most("twice", 0.0 if equal else max(gap(first.x, second.x), 1e-30), 1e-6 if on_gpu else 0.0,
+                  "the solver called twice gives answers that differ by {figure:.1e} relative; keep nothing between calls, and "
+                  "draw from objective.generator()")
+    check.holds("settings are kept", repr(settings) == repr(solver) and settings == solver,
+                "the solver writes into its own settings; what changes belongs into the state")
+    order = torch.arange(problem.batch - 1, -1, -1, device=problem.first.device)
+    permuted = run(problem.select(order), None if prior is None else prior.select(order), iterations, 0.0)
+    check.at_most("permuted batch", gap(permuted.x, _select(first.x, order)), 1e-6,
+                  "a permuted batch gives another answer than the permuted one, by {figure:.1e} relative")
+    alone = []
+    for k in range(problem.batch):
+        index = order[:1] * 0 + k
+        alone.append(gap(run(problem.select(index), None if prior is None else prior.select(index), iterations, 0.0).x,
+                         item(first.x, k)))
+    check.at_most("item by item", max(alone), 1e-5,
+                  "an item alone gives another answer than in company, by {figure:.1e} relative, after the same number of "
+                  "iterations; steps and tests belong to each item, (batch,)")
+    _check_converged(check, solver, problem, prior, regularization, run(problem, prior, max_iterations, tolerance), tolerance)
+    changed = same_tensors(held, tensors_of((problem, prior)))
+    check.holds("problem and prior are kept", changed is None, f"the solver writes into {changed}, 0 being the problem and 1 the prior")
+    return check.finish(raise_error)
+
+
+def _check_converged(check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float,
+                     answer: Solution, tolerance: float | None) -> None:
+    check.holds("does not diverge", "diverged" not in answer.status,
+                f"item {answer.status.index('diverged') if 'diverged' in answer.status else ''} diverged")
+    bound = solver.tolerance if tolerance is None else tolerance
+    last = [float(answer.history["certificate"][int(n) - 1, k]) for k, n in enumerate(answer.iterations)
+            if answer.status[k] == "converged" and int(n) > 0]
+    check.at_most("certificate of what converged", max(last, default=0.0), bound,
+                  f"an item is called converged with a certificate of {{figure:.1e}}, above the tolerance {bound:.1e}")
+    objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), regularization)
+    if not objective.has_value or objective.layout is not None:
+        return
+    with torch.no_grad():
+        start = problem.zeros() if solver.starts_at_zero else first_guess(problem)
+        before, after = objective.value(start), objective.value(answer.x)
+        zero = objective.value(torch.zeros_like(start))
+    best = torch.minimum(torch.where(before.isfinite(), before, zero), torch.where(zero.isfinite(), zero, before))
+    rounding = 1e-5 if after.dtype == torch.float32 else 1e-10
+    check.at_most("objective goes down", (after - best) / best.abs().clamp_min(1e-30), rounding,
+                  "the objective of the answer is above that of the start, or of the image 0, by {figure:.1e} relative")
+    if all(status == "converged" for status in answer.status):
+        further: Solution = solve(problem, prior, solver, regularization, initial=answer.x, max_iterations=200,
+                                  tolerance=0.0, progress=False)
+        with torch.no_grad():
+            gain = after - objective.value(further.x)
+        size = torch.maximum((best - after).abs(), 1e-6 * best.abs()).clamp_min(1e-30)
+        check.at_most("what converged has converged", gain / size, max(10 * bound, rounding),
+                      "200 iterations more improve what was called converged by {figure:.1e} of all that was gained since the start")
+
+
+def _select(x: Any, index: Tensor) -> Any:
+    chosen = tuple(p.index_select(0, index) for p in parts(x))
+    return chosen if isinstance(x, (tuple, list)) else chosen[0]
