@@ -85,6 +85,13 @@ class Scan2D(LinearOperator):
         other.__dict__.pop("_rays", None)
         return other
 
+    def to(self, target: torch.device | torch.dtype | str | None = None, *,
+           device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        other = super().to(target, device=device, dtype=dtype)
+        # Traced afresh from the moved angles, so that the copy does not depend on what was called before.
+        other.__dict__.pop("_rays", None)
+        return other
+
     def subset(self, index: Tensor | slice | Sequence[int]) -> Self:
         """The scan of some of the views, for ordered-subset methods: ``A.subset(i)(x) = A(x)[:, :, i]``.
 

@@ -216,16 +216,20 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
     if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
     from invtoolbox.kernels.joseph_kernels import backproject_kernel, project_kernel
+    from invtoolbox.kernels.pixel_kernels import pixel_kernel
 
     f32, f64 = torch.float32, torch.float64
-    for kernel in (
+    kernels = [
         project_kernel(f32, 1, 1, 0),
         project_kernel(f64, 1, 1, 2),
         backproject_kernel(f64, 1, 1, 0, True),
         backproject_kernel(f32, 1, 1, 1, False),
-    ):
+        pixel_kernel(f32, 1, 1, True, False, False),
+        pixel_kernel(f64, 1, 1, False, True, True),
+    ]
+    for kernel in kernels:
         wp.compile_aot_module(kernel.module, arch=75, module_dir=tmp_path, use_ptx=True)
-    assert len(list(tmp_path.glob("*.ptx"))) == 4
+    assert len(list(tmp_path.glob("*.ptx"))) == len(kernels)
 
 
 def test_warp_starts_silently_and_only_when_needed() -> None:
