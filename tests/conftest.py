@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,3 +25,13 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real measurements at {folder}; set INVTOOLBOX_DATA to the folder that holds them")
     return folder
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """With INVTOOLBOX_REQUIRE_DATA a test of real measurements may not skip for want of them."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("INVTOOLBOX_REQUIRE_DATA") and item.get_closest_marker("data"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} needs real measurements and skipped: {report.longrepr}"
