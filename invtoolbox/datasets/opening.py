@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from invtoolbox.datasets.arrays import Arrays
@@ -17,7 +18,9 @@ from invtoolbox.datasets.measurement import DataSet
 from invtoolbox.datasets.pictures import SUFFIXES, Pictures
 from invtoolbox.errors import InputError, unknown_name
 
-#: Every reader by name: ``READERS[name](path, geometry)`` is a data set. Plug-ins add theirs.
+#: Our readers by name: ``READERS[name](path, geometry)`` is a data set. Plug-ins register theirs under the
+# entry point
+#: ``invtoolbox.readers``.
 READERS: dict[str, Callable[..., DataSet]] = {
     "htc2022": HTC2022,
     "dxchange": DataExchange,
@@ -38,7 +41,7 @@ def open(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[st
     Args:
         path: HTC2022 `.mat`, DXchange HDF5, DICOM, PNG, JPEG, TIFF, `.npy` or `.npz`; the first bytes decide.
         geometry: a `Geometry`, or the path of a geometry file, for arrays that come without one.
-        reader: the name of a reader in `READERS`, to decide by hand.
+        reader: the name of a reader in `READERS` or of a plug-in, to decide by hand.
 
     Raises:
         InputError: for a missing, empty, truncated or unknown file, in one sentence that names it.
@@ -54,9 +57,18 @@ def open(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[st
     if reader is None:
         path = Path(path).expanduser()
         reader = _reader_of_folder(path) if path.is_dir() else _reader_of_file(path)
-    if reader not in READERS:
-        raise unknown_name("reader", reader, READERS)
-    return READERS[reader](path, geometry)
+    return _named(reader)(path, geometry)
+
+
+def _named(reader: str) -> Callable[..., DataSet]:
+    """A reader of ours, or one that a plug-in registered; a plug-in may not take a name of ours."""
+    if reader in READERS:
+        return READERS[reader]
+    plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
+    if reader not in plugins:
+        raise unknown_name("reader", reader, [*READERS, *plugins])
+    found: Callable[..., DataSet] = plugins[reader].load()
+    return found
 
 
 def _reader_of_file(path: Path) -> str:

@@ -167,6 +167,19 @@ def test_missing_empty_and_unknown(tmp_path: Path) -> None:
         datasets.open(tmp_path / "folder")
 
 
+def test_a_plug_in_reads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import EntryPoint
+
+    from invtoolbox.datasets import opening
+
+    (tmp_path / "a.raw").write_bytes(b"1")
+    plug_in = EntryPoint("mine", "invtoolbox.datasets.pictures:Pictures", "invtoolbox.readers")
+    monkeypatch.setattr(opening, "entry_points", lambda group: [plug_in])
+    assert isinstance(datasets.open(tmp_path / "a.raw", reader="mine"), datasets.Pictures)
+    with pytest.raises(InputError, match="did you mean 'mine'"):
+        datasets.open(tmp_path / "a.raw", reader="mines")
+
+
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple:
