@@ -1,0 +1,204 @@
+"""Proximal gradient and its accelerated form, FISTA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.gradient_descent import gradient_scale
+
+
+@dataclass
+class ProximalState(State):
+    prediction: Any  # A(x)
+    point: Tensor  # where the next gradient is taken; x itself without acceleration
+    ahead: Any  # A(point)
+    momentum: Tensor  # (batch,) t of FISTA; 1 without acceleration
+    trial: Tensor  # (batch,) the step to try first
+    scale: Tensor  # (batch,)
+
+
+@dataclass(frozen=True)
+class ProximalGradient(Solver):
+    r"""Proximal gradient, ``x <- prox_{t R}(x - t grad f(x))``, f the misfit and the smooth priors.
+
+    At most one prior enters through its prox; every other must be differentiable. Each item has its own step, found by
+    halving until ``f(u) <= f(x) + <grad f(x), u - x> + |u - x|^2 / (2 t)`` (Beck and Teboulle, SIAM J. Imaging Sci. 2,
+    2009), so no norm is needed, and the operator may be nonlinear. A step costs one A and one adjoint.
+
+    The objective never increases. Converges to a minimiser for convex f and R; to a stationary point where R alone is
+    convex; with a denoiser in place of the prox (plug-and-play) where the denoiser is a prox or averaged, which cannot be
+    checked. Certificate: the gradient mapping ``|x - u| / t``, relative to ``|grad f|`` at the start or at 0.
+
+    Args:
+        step_size: a fixed step in place of the search; converges for steps below ``1 / |A|^2`` (times ``noise_std^2``).
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
+    >>> it.solve(problem, it.priors.L1(), ProximalGradient(), regularization=1.0, progress=False).x
+    tensor([[[ 2.,  0., -1.]]])
+    """
+
+    max_iterations: int = 1000
+    tolerance: float = 1e-4
+    step_size: float | None = None
+
+    certificate_name: ClassVar[str] = "relative norm of the gradient mapping"
+    accelerated: ClassVar[bool] = False
+
+    def misfit(self, objective: Objective) -> str | None:
+        name = type(self).__name__
+        rough = [prior for _, prior in objective.terms if not prior.smooth]
+        if len(rough) > 1:
+            return (f"{name} takes one prior that is not differentiable, and there are {rough[0]!r} and {rough[1]!r} "
+                    "(TotalVariation has bounds of its own: lower=, upper=)")
+        if rough and "prox" not in rough[0].offers:
+            return f"{name} needs a proximal operator of {rough[0]!r}, and it has none"
+        for _, prior in objective.terms:
+            if prior.smooth and "gradient" not in prior.offers:
+                return f"{name} needs the gradient of {prior!r}, and it has none"
+            if prior.smooth and "energy" not in prior.offers and self.step_size is None:
+                return f"{name} without a fixed step_size= needs an energy of {prior!r}, and it has none"
+        return implicit_reason(objective, name)
+
+    def suits(self, objective: Objective) -> bool:
+        return any(not prior.smooth for _, prior in objective.terms)
+
+    def init(self, objective: Objective, start: Tensor) -> ProximalState:
+        D, y = objective.problem.data_term, objective.problem.y
+        prediction = objective.problem.operator(start)
+        gradient = _gradient(objective, start, prediction)
+        norm = item_norm(gradient)
+        scale = gradient_scale(objective, norm)
+        trial = self._first_step(objective, gradient)
+        value = D.value(prediction, y) + objective.prior_value(start)
+        return ProximalState(start, value, D.discrepancy(prediction, y), torch.full_like(norm, torch.inf), prediction, start,
+                             prediction, torch.ones_like(norm), trial, scale)
+
+    def _first_step(self, objective: Objective, gradient: Tensor) -> Tensor:
+        """The inverse curvature along the first gradient: no step above it can pass, and few halvings lead to one that does."""
+        norm = item_norm(gradient)
+        if self.step_size is not None:
+            return torch.full_like(norm, self.step_size)
+        A, D, y = objective.problem.operator, objective.problem.data_term, objective.problem.y
+        if not isinstance(A, LinearOperator) or not D.is_quadratic:
+            return torch.ones_like(norm)
+        forward = A(gradient)
+        curvature = inner(forward, D.weighted(forward))
+        return torch.where(curvature > 0, norm.square() / torch.where(curvature > 0, curvature, norm), torch.ones_like(norm))
+
+    def step(self, objective: Objective, state: ProximalState) -> ProximalState:
+        D, y = objective.problem.data_term, objective.problem.y
+        gradient = _gradient(objective, state.point, state.ahead)
+        x, prediction, step, data = self._search(objective, state, gradient)
+        moved = x - state.point
+        certificate = item_norm(moved) / step / state.scale
+        point, ahead, momentum = self._extrapolate(objective, state, x, prediction, moved)
+        value = objective.nan()
+        if objective.has_value:
+            value = data + objective.prior_value(x)
+        return ProximalState(x, value, D.discrepancy(prediction, y), certificate, prediction, point, ahead, momentum, step,
+                             state.scale)
+
+    def _search(self, objective: Objective, state: ProximalState, gradient: Tensor) -> tuple[Tensor, Any, Tensor, Tensor]:
+        """The point after a step that the quadratic model bounds, its prediction, the step, and the misfit there."""
+        A, D, y = objective.problem.operator, objective.problem.data_term, objective.problem.y
+        here = D.value(state.ahead, y) + _smooth_value(objective, state.point)
+        step = state.trial
+        for _ in range(60):
+            x = torch.addcmul(state.point, expand(-step, gradient), gradient)
+            for weight, prior in _rough(objective):
+                x = prior.prox(x, step * weight)
+            prediction = A(x)
+            data = D.value(prediction, y)
+            if self.step_size is not None:
+                break
+            moved = x - state.point
+            model = here + inner(gradient, moved) + inner(moved, moved) / (2 * step)
+            rounding = 8 * torch.finfo(here.dtype).eps * here.abs()
+            # Written so that an item that is not finite is not searched for ever.
+            rejected = data + _smooth_value(objective, x) > model + rounding
+            if not bool(rejected.any()):
+                break
+            step = torch.where(rejected, step / 2, step)
+        return x, prediction, step, data
+
+    def _extrapolate(self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any,
+                     moved: Tensor) -> tuple[Tensor, Any, Tensor]:
+        return x, prediction, state.momentum
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        if not objective.problem.data_term.is_convex or not objective.problem.is_linear:
+            return False, "the misfit is not convex in x"
+        for _, prior in objective.terms:
+            if prior.is_convex is not True:
+                return False, f"{prior!r} is not known to be convex"
+        if self.step_size is not None:
+            return False, "whether step_size is below the inverse curvature is not checked"
+        return True, "misfit and priors are convex, and the step is searched for"
+
+
+@dataclass(frozen=True)
+class FISTA(ProximalGradient):
+    r"""Accelerated proximal gradient (Beck and Teboulle 2009) with adaptive restart (O'Donoghue and Candes 2015).
+
+    The gradient is taken at ``z = x + (t - 1) / t_next (x - x_before)``. An item forgets its momentum where it points uphill,
+    ``<z - x, x - x_before> > 0`` (their gradient scheme), so that ill-chosen momentum costs a few steps at most.
+    The prediction ``A z`` follows from those of x by linearity: a step costs one A and one adjoint, as without acceleration.
+
+    Converges for convex f and R, the objective as ``O(1 / k^2)`` between restarts; it need not decrease monotonically.
+    The certificate is that of `ProximalGradient`, at z.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
+    >>> it.solve(problem, it.priors.L1(), FISTA(), regularization=1.0, progress=False).x
+    tensor([[[ 2.,  0., -1.]]])
+    """
+
+    accelerated: ClassVar[bool] = True
+
+    def _extrapolate(self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any,
+                     moved: Tensor) -> tuple[Tensor, Any, Tensor]:
+        change = x - state.x
+        restart = -inner(moved, change) > 0
+        before = torch.where(restart, torch.ones_like(state.momentum), state.momentum)
+        momentum = (1 + (1 + 4 * before.square()).sqrt()) / 2
+        beta = (before - 1) / momentum
+        point = torch.addcmul(x, expand(beta, change), change)
+        A = objective.problem.operator
+        if isinstance(A, LinearOperator) and isinstance(prediction, Tensor):
+            ahead: Any = prediction + expand(beta, prediction) * (prediction - state.prediction)
+        else:
+            ahead = A(point)
+        return point, ahead, momentum
+
+
+def _rough(objective: Objective) -> list[tuple[Tensor, ExplicitPrior]]:
+    return [(weight, prior) for weight, prior in objective.terms if not prior.smooth]
+
+
+def _smooth_value(objective: Objective, x: Tensor) -> Tensor:
+    total = torch.zeros_like(objective.regularization)
+    for weight, prior in objective.terms:
+        if prior.smooth and "energy" in prior.offers:
+            total = total + weight * prior.energy(x)
+    return total
+
+
+def _gradient(objective: Objective, x: Tensor, prediction: Any) -> Tensor:
+    """Of the misfit and the smooth priors, given ``prediction = A(x)``."""
+    A, D, y = objective.problem.operator, objective.problem.data_term, objective.problem.y
+    gradient = A.adjoint(D.grad(prediction, y)) if isinstance(A, LinearOperator) else objective.data(x).gradient
+    generator = objective.generator()
+    for weight, prior in objective.terms:
+        if prior.smooth:
+            slope = prior.gradient(x, generator)
+            gradient = torch.addcmul(gradient, expand(weight, slope), slope)
+    return gradient
