@@ -115,6 +115,10 @@ def line_integrals(counts: np.ndarray, white: np.ndarray, dark: np.ndarray,
     >>> line_integrals(np.array([[50.0, 25.0]]), white=np.full(2, 100.0), dark=np.zeros(2))[0].round(3)
     array([[0.693, 1.386]])
     """
+    bad = np.argwhere(~np.isfinite(counts))
+    if bad.size:
+        raise InputError(f"{source}: {len(bad)} of {counts.size} counts are NaN or infinite, the first at view "
+                         f"{bad[0, 0]}, column {bad[0, 1]}; repair them")
     alive = white > dark
     if (~alive).mean() > _LARGEST_UNUSABLE_SHARE:
         raise InputError(f"{source}: the flat field is not above the dark field in {(~alive).sum()} of "
@@ -123,7 +127,7 @@ def line_integrals(counts: np.ndarray, white: np.ndarray, dark: np.ndarray,
     if (~alive).any():
         columns = np.arange(alive.size)
         transmission = np.stack([np.interp(columns, columns[alive], view[alive]) for view in transmission])
-    starved = ~(transmission > 0)
+    starved = transmission <= 0
     if starved.mean() > _LARGEST_UNUSABLE_SHARE:
         raise InputError(f"{source}: {starved.sum()} of {starved.size} counts are not above the dark field; "
                          "check the dark field")

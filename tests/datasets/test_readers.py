@@ -263,6 +263,8 @@ def test_counts_without_a_logarithm() -> None:
     assert sinogram[2, 7] == sinogram[3, 8] == sinogram[4, 9] == pytest.approx(np.log(100))
     assert sinogram[:, 20] == pytest.approx(np.full(10, np.log(2)))
     assert np.isfinite(sinogram).all()
+    with pytest.raises(InputError, match=r"1 of 400 counts are NaN or infinite, the first at view 5, column 6"):
+        line_integrals(np.where(np.arange(400).reshape(10, 40) == 206, np.nan, counts), np.full(40, 1e3), dark)
     with pytest.raises(InputError, match=r"400 counts are not above the dark field"):
         line_integrals(np.full((10, 40), 90.0), np.full(40, 1000.0), dark)
 
