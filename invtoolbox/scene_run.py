@@ -85,6 +85,7 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     problem = Problem(measured.y, measured.operator, scene_parts.data_term(file, measured.noise_std))
     prior, solver, rule = scene_parts.prior(file), scene_parts.solver(file), scene_parts.rule(file)
     reference, device = _reference(file, measured), device_named(file.scene.device)
+    _check_evaluation(file, problem, reference, measured.segmentation)
     if overwrite:
         for name in (*_FILES, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
@@ -119,20 +120,31 @@ def evaluate(file: SceneFile, x: Tensor, reference: Tensor | None, segmentation:
     truth = None if reference is None else reference.to(x).expand_as(x)
     for name in wanted.metrics:
         if name == "matthews":
-            if segmentation is None:
-                raise InputError(f"{file.path}: evaluation.metrics has 'matthews', but no segmentation comes with the data")
+            assert segmentation is not None
             labels = (segmentation > 0).expand(x.shape)
             value = metrics.matthews_correlation(metrics.otsu_segmentation(x), labels, border=wanted.border)
-        elif truth is None:
-            raise InputError(f"{file.path}: evaluation.metrics has {name!r}, but there is nothing to compare with; "
-                             "add evaluation.reference")
         elif name in ("psnr", "ssim"):
+            assert truth is not None
             span = wanted.data_range or (truth.flatten(1).amax(1) - truth.flatten(1).amin(1))
             value = getattr(metrics, name)(x, truth, data_range=span, border=wanted.border)
         else:
             value = getattr(metrics, name)(x, truth, border=wanted.border)
         found[name] = [float(v) for v in value]
     return found
+
+
+def _check_evaluation(file: SceneFile, problem: Problem, reference: Tensor | None, segmentation: Tensor | None) -> None:
+    """Whether there is what the metrics compare with; said before anything is computed."""
+    for name in file.scene.evaluation.metrics if file.scene.evaluation is not None else ():
+        labels = name == "matthews"
+        other = segmentation if labels else reference
+        if other is None:
+            raise InputError(f"{file.path}: evaluation.metrics has {name!r}, but "
+                             + ("no segmentation comes with the data" if labels
+                                else "there is nothing to compare with; add evaluation.reference"))
+        if tuple(other.shape[1:]) != problem.image_shape:
+            raise InputError(f"{file.path}: evaluation compares images of {problem.image_shape} with "
+                             f"{'a segmentation' if labels else 'a reference'} of {tuple(other.shape[1:])}")
 
 
 def _reference(file: SceneFile, measured: Measured) -> Tensor | None:

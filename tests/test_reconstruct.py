@@ -1,0 +1,40 @@
+"""The one-liner: axes that were left out, names, NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (1, 12, 12), (1, 1, 12, 12), (3, 12, 12), (2, 3, 12, 12)])
+def test_axes_that_were_left_out_are_added(shape: tuple[int, ...]) -> None:
+    A = it.operators.Blur(torch.ones(1, 3) / 3, (12, 12))
+    y = np.random.default_rng(0).random(shape, dtype=np.float32)
+    y.flags.writeable = False
+    solution = it.reconstruct(y, A, prior="tikhonov", regularization=0.1, progress=False)
+    whole = torch.as_tensor(y.copy()).reshape((1,) * (4 - len(shape)) + shape)
+    expected = it.solve(it.Problem(whole, A), it.priors.Tikhonov(), regularization=0.1, progress=False)
+    assert torch.equal(solution.x, expected.x) and solution.x.shape == whole.shape
+
+
+def test_several_priors_by_name_and_as_objects() -> None:
+    A = it.operators.Identity((1, 6, 6))
+    solution = it.reconstruct(np.ones((6, 6)), A, prior=["tikhonov", 2 * it.priors.Tikhonov()], regularization=1.0,
+                              max_iterations=1, progress=False)
+    assert solution.prior == "Tikhonov() + 2 * Tikhonov()" and solution.x.dtype == torch.float64
+
+
+def test_what_does_not_fit_is_said() -> None:
+    A = it.operators.Identity((1, 6, 6))
+    with pytest.raises(InputError, match="row"):
+        it.reconstruct(np.ones((5, 6)), A)
+    with pytest.raises(InputError, match="did you mean 'tv'"):
+        it.reconstruct(np.ones((6, 6)), A, prior="tvv")
+    with pytest.raises(InputError, match="not both"):
+        it.reconstruct(np.ones((6, 6)), A, noise_std=1.0, data_term=it.data_terms.LeastSquares(1.0))
+    with pytest.raises(InputError, match="NaN"):
+        it.reconstruct(np.full((6, 6), np.nan), A)
