@@ -48,7 +48,7 @@ def tree_restore(tree: T, leaves: dict[str, Tensor]) -> T:
     def take(path: str, old: Tensor) -> Tensor:
         if path not in leaves:
             raise KeyError(path)
-        return leaves[path].to(device=old.device)
+        return leaves[path].to(device=old.device).clone()  # own, aligned memory: sums depend on the alignment
 
     return _rebuild(tree, take, "")
 
