@@ -72,8 +72,8 @@ def ct_case(say: Callable[[str], None]) -> Case:
     problem = Problem(y, A, data_terms.LeastSquares(noise_std))
     say("CT: FBP")
     began = time.monotonic()
-    fbp = A.pseudo_inverse(y)
-    methods = [Method("FBP", fbp, time.monotonic() - began, "filtered back-projection, no prior")]
+    fbp = A.pseudo_inverse(y, filter="hann")
+    methods = [Method("FBP", fbp, time.monotonic() - began, "filtered back-projection with a Hann window")]
     positive = priors.NonNegative()
     methods.append(_solved("TV", problem, priors.TotalVariation() + positive, "total variation, nonnegative", say, "CT"))
     methods.append(_solved("graphLa+TV", problem, priors.GraphLaplacian(first="tv"),
@@ -93,7 +93,7 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
     from invtoolbox.problem import Problem
     from invtoolbox.scene_parts import gaussian_kernel
 
-    truth, std = datasets.photograph("cat"), 0.02
+    truth, std = datasets.photograph("cat"), 0.01
     A = operators.Blur(gaussian_kernel(1.6, "kernel"), tuple(truth.shape[-2:]))
     y = simulate(A, truth, std, seed=_SEED)
     problem = Problem(y, A, data_terms.LeastSquares(std))
@@ -101,12 +101,12 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
     began = time.monotonic()
     ratio = float(std**2 / truth.var())
     wiener = A.pseudo_inverse(y, regularization=ratio)
-    methods = [Method("Blurred", y, None, "the measurements themselves"),
+    methods = [Method("Blurred", y, None, "the measurements, with noise"),
                Method("Wiener filter", wiener, time.monotonic() - began, "at the noise-to-signal ratio of the picture")]
     methods.append(_solved("TV", problem, priors.TotalVariation(), "total variation", say, "Deblurring"))
     return Case("Deblurring: a photograph out of focus",
                 "A real photograph of 300x451 colour pixels (chelsea of scikit-image), blurred by a Gaussian of 1.6 pixels, with "
-                "Gaussian noise of 2 % of the range.", truth, y, methods, window=(0.0, 1.0))
+                "Gaussian noise of 1 % of the range.", truth, y, methods, window=(0.0, 1.0), detail=(70, 90, 90, 135))
 
 
 def _solved(name: str, problem: Problem, prior: Prior, note: str, say: Callable[[str], None], what: str) -> Method:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,7 @@ class Case:
         measurements: ``(1, channel, rows, columns)``.
         methods: in the order they are shown.
         window: the values shown as black and white; chosen from the reference where not given.
+        detail: top, left, rows and columns of a part that is shown enlarged.
     """
 
     title: str
@@ -53,6 +55,7 @@ class Case:
     measurements: Tensor
     methods: Sequence[Method]
     window: tuple[float, float] | None = None
+    detail: tuple[int, int, int, int] | None = None
 
     def figures(self) -> dict[str, list[float]]:
         """PSNR, RMSE and SSIM by name, one value a method."""
@@ -83,16 +86,26 @@ def _case(case: Case) -> list[str]:
     shown = [plane(m.x[0]) for m in case.methods]
     errors = [p - truth for p in shown if p is not None]
     about = max((symmetric_window(e) for e in errors), key=lambda w: w.high)
-    pictures = [page.picture(to_bytes(truth, window), "Truth", f"black to white: {window}"),
-                page.picture(to_bytes(measured, window_of(measured)), "Measurements", "with noise")]
+    pictures = [page.picture(to_bytes(truth, window), "Truth", f"black to white: {window}")]
+    if all(method.x is not case.measurements for method in case.methods):
+        pictures.append(page.picture(to_bytes(measured, window_of(measured)), "Measurements", "with noise"))
     for k, (method, image) in enumerate(zip(case.methods, shown)):
         if image is not None:
             numbers = ", ".join([f"{figures['PSNR [dB]'][k]:.2f} dB", *_ssim(figures, k)])
             pictures.append(page.picture(to_bytes(image, window), method.name, method.note, numbers))
     drawn = [page.picture(diverging(error, about), f"{method.name}: error", f"blue to red: {about}", light=True)
              for method, error in zip(case.methods, errors)]
-    return [f"<h2>{page.html.escape(case.title)}</h2>", f"<p>{page.html.escape(case.text)}</p>", page.row(pictures),
-            "<h2>Errors</h2>", page.row(drawn), "<h2>Table</h2>", _table(case, figures)]
+    body = [f"<h2>{page.html.escape(case.title)}</h2>", f"<p>{page.html.escape(case.text)}</p>", page.row(pictures)]
+    if case.detail is not None:
+        body += ["<h3>Detail</h3>", page.row(_details(case, truth, shown, window))]
+    return [*body, "<h3>Errors</h3>", page.row(drawn), "<h3>Table</h3>", _table(case, figures)]
+
+
+def _details(case: Case, truth: np.ndarray, shown: list[np.ndarray | None], window: Window) -> list[str]:
+    assert case.detail is not None
+    top, left, rows, columns = case.detail
+    named = [("Truth", truth), *((m.name, image) for m, image in zip(case.methods, shown) if image is not None)]
+    return [page.picture(to_bytes(image[top:top + rows, left:left + columns], window), name, "") for name, image in named]
 
 
 def _ssim(figures: dict[str, list[float]], k: int) -> list[str]:

@@ -17,6 +17,7 @@ body { margin: 0; background: #f6f6f4; color: #22262a; font: 15px/1.5 system-ui,
 main { max-width: 1180px; margin: 0 auto; padding: 28px 22px 60px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 18px; margin: 34px 0 10px; }
+h3 { font-size: 14px; margin: 20px 0 8px; color: #5a6067; font-weight: 600; }
 p { margin: 4px 0 10px; max-width: 78ch; }
 .lead { color: #5a6067; }
 .row { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); align-items: start; }
