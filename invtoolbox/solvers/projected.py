@@ -10,8 +10,6 @@ from torch import Tensor
 
 #: What the diagonal of the scaled system is raised by: the matrices are inner products that were summed in float32.
 _RIDGE = 1e-7
-#: The weight is sought within this factor of the ratio of the two matrices, either way.
-_LARGEST = 1e12
 _NEWTON_STEPS = 60
 _ACCURACY = 1e-6  # of the discrepancy, relative
 
@@ -60,19 +58,15 @@ def minimise(small: Projected, eta: Tensor) -> Tensor:
     return -_Factor(small, eta).solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
 
 
-def discrepancy_weight(small: Projected, target: Tensor, start: Tensor) -> Tensor:
-    """The ``eta`` at whose minimiser the discrepancy is ``target``, ``(batch,)``; the end of its range where none is.
+def discrepancy_weight(small: Projected, target: Tensor, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The ``eta`` between ``low`` and ``high`` at whose minimiser the discrepancy is ``target``; else the nearer end.
 
     The discrepancy increases with eta, so Newton's method on ``log r(eta) = log target`` in ``log eta`` is kept inside a
     bracket; a step out of it becomes a bisection. An item that is done no longer moves, whatever its neighbours do.
     """
-    trace = small.data_matrix.diagonal(dim1=1, dim2=2).sum(1), small.prior_matrix.diagonal(dim1=1, dim2=2).sum(1)
-    tiny = torch.finfo(torch.float64).tiny
-    middle = (trace[0].clamp_min(tiny) / trace[1].clamp_min(tiny)).clamp(1e-150, 1e150)
-    low, high = (middle / _LARGEST).log(), (middle * _LARGEST).log()
-    error, _ = _log_error(small, low, target)
-    found = error >= 0  # even the smallest weight leaves more than the target: nothing in this basis fits better
-    t = torch.where(found, low, start.clamp_min(tiny).log().clamp(low, high))
+    low, high = low.log(), high.log()
+    found = _log_error(small, low, target)[0] >= 0  # even the smallest weight leaves more: nothing in the basis fits better
+    t = torch.where(found, low, start.clamp_min(torch.finfo(torch.float64).tiny).log().clamp(low, high))
     for _ in range(_NEWTON_STEPS):
         if bool(found.all()):
             break
