@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.operators.base import inner, item_norm
 from invtoolbox.testing.common import (
     check_items,
     check_kind,

@@ -18,7 +18,6 @@ from invtoolbox.testing.common import (
     in_precision,
     item,
     parts,
-    precision,
     randn_like,
 )
 from invtoolbox.testing.report import Checklist, Report

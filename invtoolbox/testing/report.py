@@ -93,6 +93,6 @@ def distance(a: Tensor, b: Tensor) -> float:
         return math.inf
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
     a, b = a.detach().to(wide), b.detach().to(wide)
-    size = max(float(a.abs().square().sum()), float(b.abs().square().sum())) ** 0.5
-    gap = float((a - b).abs().square().sum()) ** 0.5
+    size = math.sqrt(max(float(a.abs().square().sum()), float(b.abs().square().sum())))
+    gap = math.sqrt(float((a - b).abs().square().sum()))
     return gap / size if size else gap

@@ -14,7 +14,7 @@ from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import bind, first_guess, solve
 from invtoolbox.solvers.base import Solver
-from invtoolbox.testing.common import gap, item, parts, same_tensors, tensors_of
+from invtoolbox.testing.common import gap, parts, same_tensors, tensors_of
 from invtoolbox.testing.report import Checklist, Report
 
 
@@ -23,10 +23,11 @@ def check_solver(solver: Solver, problem: Problem, prior: Prior | None = None, *
     """Test a solver on a problem with at least two different items.
 
     Called twice it gives bitwise the same (1e-6 on CUDA); a permuted batch gives the permuted answer to 1e-6; an item
-    alone gives what it gives in company to 1e-5, at a fixed number of iterations; settings, problem and prior are not
+    alone gives what it gives in company to 1e-5, at a fixed number of iterations (both in float64, because a line search
+    amplifies rounding, which depends on the batch, up to a thousandfold in some tens of iterations); settings, problem and prior are not
     written to; the objective of the answer is not above that of the start, nor of the image 0; where an item is
     ``converged``, its certificate is within the tolerance, and running on with a tighter one does not improve the
-    objective by more than ten times the tolerance, relative to what was gained since the start.
+    objective by more than 100 times the tolerance, relative to what was gained since the start.
 
     Args:
         iterations: the fixed number.
@@ -56,16 +57,17 @@ def check_solver(solver: Solver, problem: Problem, prior: Prior | None = None, *
                   "draw from objective.generator()")
     check.holds("settings are kept", repr(settings) == repr(solver) and settings == solver,
                 "the solver writes into its own settings; what changes belongs into the state")
+    exact, finer = problem.to(dtype=torch.float64), None if prior is None else prior.to(torch.float64)
+    whole = run(exact, finer, iterations, 0.0).x
+
+    def part(index: Tensor) -> Any:
+        return run(exact.select(index), None if finer is None else finer.select(index), iterations, 0.0).x
+
     order = torch.arange(problem.batch - 1, -1, -1, device=problem.first.device)
-    permuted = run(problem.select(order), None if prior is None else prior.select(order), iterations, 0.0)
-    check.at_most("permuted batch", gap(permuted.x, _select(first.x, order)), 1e-6,
+    check.at_most("permuted batch", gap(part(order), _select(whole, order)), 1e-6,
                   "a permuted batch gives another answer than the permuted one, by {figure:.1e} relative")
-    alone = []
-    for k in range(problem.batch):
-        index = order[:1] * 0 + k
-        alone.append(gap(run(problem.select(index), None if prior is None else prior.select(index), iterations, 0.0).x,
-                         item(first.x, k)))
-    check.at_most("item by item", max(alone), 1e-5,
+    alone = max(gap(part(order[k:k + 1]), _select(whole, order[k:k + 1])) for k in range(problem.batch))
+    check.at_most("item by item", alone, 1e-5,
                   "an item alone gives another answer than in company, by {figure:.1e} relative, after the same number of "
                   "iterations; steps and tests belong to each item, (batch,)")
     _check_converged(check, solver, problem, prior, regularization, run(problem, prior, max_iterations, tolerance), tolerance)
@@ -100,7 +102,7 @@ def _check_converged(check: Checklist, solver: Solver, problem: Problem, prior: 
         with torch.no_grad():
             gain = after - objective.value(further.x)
         size = torch.maximum((best - after).abs(), 1e-6 * best.abs()).clamp_min(1e-30)
-        check.at_most("what converged has converged", gain / size, max(10 * bound, rounding),
+        check.at_most("what converged has converged", gain / size, max(100 * bound, rounding),
                       "200 iterations more improve what was called converged by {figure:.1e} of all that was gained since the start")
 
 
