@@ -21,7 +21,7 @@ _NAMES = {
     "Solution": "invtoolbox.solution",
     "Progress": "invtoolbox.loop",
     "Checkpoint": "invtoolbox.checkpoint",
-    "reconstruct": "invtoolbox.reconstruct",
+    "reconstruct": "invtoolbox.reconstruction",
     "as_operator": "invtoolbox.operators.adapters",
     "to_deepinv": "invtoolbox.operators.adapters",
     "InputError": "invtoolbox.errors",

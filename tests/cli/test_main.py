@@ -1,0 +1,76 @@
+"""The command line as a whole: help, versions, lists, faults of usage."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from invtoolbox import __version__, catalogue, registry
+from invtoolbox.cli import listing
+from tests.cli.conftest import Run, one_sentence
+
+
+@pytest.mark.parametrize("command", ["run", "ct", "deblur", "list", "info", "demo"])
+def test_every_command_has_a_help_with_an_example(run: Run, command: str) -> None:
+    ran = run(command, "--help")
+    assert ran.code == 0 and "example" in ran.out and f"  invtoolbox {command}" in ran.out
+    assert command in run("--help").out
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out.strip() == f"invtoolbox {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [[], ["reconstruct"], ["run"], ["deblur", "x.png"], ["ct", "x", "--item", "a"],
+                                       ["list", "prior"]])
+def test_faults_of_usage_are_one_sentence_that_names_the_help(run: Run, arguments: list[str]) -> None:
+    assert "--help" in one_sentence(run(*arguments))
+
+
+def test_list_shows_every_name_with_what_it_is(run: Run) -> None:
+    whole = run("list")
+    assert whole.code == 0
+    for kind in listing.KINDS:
+        ran = run("list", kind)
+        lines = [line.split(maxsplit=1) for line in ran.out.splitlines()[1:]]
+        assert all(len(line) == 2 for line in lines), ran.out
+        assert ran.out.strip() in whole.out
+        names = {line[0] for line in lines}
+        if kind in registry.KINDS:
+            assert set(registry.names(kind)) <= names
+            assert "cannot be loaded" not in ran.out
+        if kind in catalogue.SHELVES:
+            assert set(catalogue.entries(kind)) <= names
+
+
+def test_info_shows_versions_devices_and_extras(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from invtoolbox import environment
+
+    monkeypatch.setattr(environment, "extras", lambda: {"test": {"pytest": "9"}, "view": {"viser": None, "rerun-sdk": "1"}})
+    ran = run("info")
+    assert ran.code == 0 and __version__ in ran.out and "threads" in ran.out and "cuda" in ran.out
+    line = next(line for line in ran.out.splitlines() if line.strip().startswith("view"))
+    assert "missing viser" in line and "rerun" not in line and "pip install" in line and "[view]" in line
+
+
+def test_python_m_and_its_exit_code() -> None:
+    ran = subprocess.run([sys.executable, "-m", "invtoolbox", "run", "ct-smal"], capture_output=True, text=True, timeout=100)
+    assert ran.returncode == 2 and ran.stdout == ""
+    assert ran.stderr.strip().startswith("invtoolbox: there is no scene named 'ct-smal'; did you mean 'ct-small'")
+    assert "Traceback" not in ran.stderr
+
+
+def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    monkeypatch.setenv("INVTOOLBOX_DEBUG", "1")
+    with pytest.raises(ValueError, match="ct-smal"):
+        run("run", "ct-smal")
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m invtoolbox list scenes | true"
+    ran = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=100,
+                         env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert ran.returncode == 0 and ran.stderr == ""
