@@ -88,11 +88,13 @@ class Checklist:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """``|a - b| / max(|a|, |b|)`` over everything, in float64; infinite where shapes differ."""
+    """``|a - b| / max(|a|, |b|)`` over everything, in float64; infinite where shapes differ, and equal infinities are equal."""
     if a.shape != b.shape:
         return math.inf
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
     a, b = a.detach().to(wide), b.detach().to(wide)
     size = math.sqrt(max(float(a.abs().square().sum()), float(b.abs().square().sum())))
+    same = a == b
+    a, b = a.masked_fill(same, 0), b.masked_fill(same, 0)
     gap = math.sqrt(float((a - b).abs().square().sum()))
-    return gap / size if size else gap
+    return gap / size if 0 < size < math.inf else gap

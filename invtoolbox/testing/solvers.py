@@ -85,6 +85,7 @@ def _check_converged(check: Checklist, solver: Solver, problem: Problem, prior: 
             if answer.status[k] == "converged" and int(n) > 0]
     check.at_most("certificate of what converged", max(last, default=0.0), bound,
                   f"an item is called converged with a certificate of {{figure:.1e}}, above the tolerance {bound:.1e}")
+    _check_tolerance(check, solver, problem, prior, regularization)
     objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), regularization)
     if not objective.has_value or objective.layout is not None:
         return
@@ -104,6 +105,18 @@ def _check_converged(check: Checklist, solver: Solver, problem: Problem, prior: 
         size = torch.maximum((best - after).abs(), 1e-6 * best.abs()).clamp_min(1e-30)
         check.at_most("what converged has converged", gain / size, max(100 * bound, rounding),
                       "200 iterations more improve what was called converged by {figure:.1e} of all that was gained since the start")
+
+
+def _check_tolerance(check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float) -> None:
+    """No item may be called converged while its certificate is above the tolerance."""
+    objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), regularization)
+    if objective.layout is not None:
+        return
+    with torch.no_grad():
+        state = solver.init(objective, problem.zeros() if solver.starts_at_zero else first_guess(problem))
+        early = solver.converged(state, 0.0) & (state.certificate > 0)
+    check.holds("converged obeys the tolerance", not bool(early.any()),
+                "converged(state, 0) is True at the start, where the certificate is not 0; compare it with the tolerance")
 
 
 def _select(x: Any, index: Tensor) -> Any:

@@ -1,0 +1,89 @@
+"""Every fault of a data term is found and named; sound ones pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.data_terms import DataTerm, LeastSquares
+from invtoolbox.operators.base import expand
+from invtoolbox.testing import check_data_term
+
+
+def _sum(r: Tensor) -> Tensor:
+    return r.flatten(1).sum(1)
+
+
+class Quartic(DataTerm):
+    """Sound."""
+
+    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return _sum((prediction - y) ** 4) / 4
+
+
+class ScalarValue(Quartic):
+    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return (prediction - y).square().sum()
+
+
+class MixedItems(Quartic):
+    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return super().value(prediction, y) * (1 + prediction.mean())
+
+
+class WrongGrad(Quartic):
+    def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return (prediction - y) ** 3 * 1.01
+
+
+class WrongProx(LeastSquares):
+    def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
+        return prediction + expand(step, prediction) / (1.2 + expand(step, prediction)) * (y - prediction)
+
+
+class SmallCurvature(LeastSquares):
+    def curvature(self, y: Tensor) -> Tensor:
+        return 0.9 * super().curvature(y)
+
+
+class WrongWeighted(LeastSquares):
+    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return 2 * super().value(prediction, y)
+
+
+class NotSymmetric(LeastSquares):
+    def weighted(self, residual: Tensor) -> Tensor:
+        return residual.roll(1, -1)
+
+    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * _sum((prediction - y) * self.weighted(prediction - y))
+
+
+@pytest.mark.parametrize(("term", "finding", "words"), [
+    (ScalarValue(), "value has shape (batch,)", "one number for each of 2 items"),
+    (MixedItems(), "value item by item", "another result alone"),
+    (WrongGrad(), "grad is that of value", "not the gradient"),
+    (WrongProx(), "prox at step 1 minimises", "does not minimise"),
+    (SmallCurvature(), "curvature bounds grad", "too small"),
+    (WrongWeighted(), "weighted makes the value", "is not value"),
+    (NotSymmetric(), "weighted is symmetric", "not symmetric"),
+])
+def test_a_fault_is_found_and_named(term: DataTerm, finding: str, words: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, y = (torch.rand(2, 1, 4, 5, generator=generator) + 0.5 for _ in range(2))
+    report = check_data_term(term, p, y, raise_error=False)
+    assert not report[finding].ok, str(report)
+    assert words in report[finding].sentence
+    with pytest.raises(AssertionError):
+        check_data_term(term, p, y)
+
+
+def test_sound_terms_pass() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, y, w = (torch.rand(2, 1, 4, 5, generator=generator) + 0.5 for _ in range(3))
+    check_data_term(Quartic(), p, y)
+    check_data_term(LeastSquares(noise_std=torch.tensor([0.1, 0.3]), weights=w), p, y)
+    check_data_term(it.data_terms.Sobolev(-0.5), p, y)
+    check_data_term(it.data_terms.Stack(LeastSquares(), LeastSquares(0.5), weights=(1.0, 2.0)), (p, 2 * p), (y, y))

@@ -1,0 +1,205 @@
+"""Every fault of a prior is found and named; sound ones pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+import invtoolbox as it
+from invtoolbox.operators.base import expand
+from invtoolbox.priors import ExplicitPrior, ImplicitPrior
+from invtoolbox.testing import check_prior
+
+
+def _squares(x: Tensor) -> Tensor:
+    return x.flatten(1).square().sum(1)
+
+
+class Ridge(ExplicitPrior):
+    """Sound: 1/2 |x|^2 with its prox."""
+
+    is_convex = True
+
+    def energy(self, x: Tensor) -> Tensor:
+        return 0.5 * _squares(x)
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        return x / (1 + expand(step, x))
+
+
+class MeanOverBatch(Ridge):
+    def energy(self, x: Tensor) -> Tensor:
+        return 0.5 * x.square().mean()
+
+
+class MixedItems(Ridge):
+    def energy(self, x: Tensor) -> Tensor:
+        return 0.5 * _squares(x - 0.1 * x.mean(0))
+
+
+class WrongProx(Ridge):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        return x / (1 + 1.1 * expand(step, x))
+
+
+class SharedStep(Ridge):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        return x / (1 + torch.as_tensor(step).to(x).max())
+
+
+class WrongGradient(Ridge):
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return 2 * x
+
+
+class MovesPrecision(Ridge):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        return super().prox(x.double(), step)
+
+
+class RoundsToSingle(Ridge):
+    def energy(self, x: Tensor) -> Tensor:
+        return super().energy(x.float())
+
+
+class WritesInput(Ridge):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        return x.div_(1 + expand(step, x))
+
+
+class WarmStart(Ridge):
+    """What the main rival does: a result that depends on the calls before."""
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        exact = super().prox(x, step)
+        last = getattr(self, "last", None)
+        self.last = exact.detach()
+        return exact if last is None or last.shape != x.shape else exact + 1e-4 * (last.to(x) - exact)
+
+
+class Unseeded(ExplicitPrior):
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return x + 0.1 * torch.randn(x.shape, dtype=x.dtype)
+
+
+class NotFirm(ExplicitPrior):
+    is_convex = True
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return 1.2 * x
+
+
+class WrongSplit(Ridge):
+    def split(self) -> tuple[it.operators.LinearOperator, ExplicitPrior]:
+        return 2.0 * it.operators.Identity((1, 6, 5)), Ridge()
+
+
+class WrongQuadratic(Ridge):
+    def quadratic(self) -> tuple[None, Tensor]:
+        return None, torch.ones(1, 1, 6, 5, dtype=torch.float64)
+
+
+class WrongConjugate(Ridge):
+    def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
+        return v / (1 + expand(step, v))
+
+
+class ImageShapedEnergy(Ridge):
+    def energy(self, x: Tensor) -> Tensor:
+        return 0.5 * x.square()
+
+
+class Nothing(ExplicitPrior):
+    pass
+
+
+@pytest.mark.parametrize(("kind", "finding", "words"), [
+    (MeanOverBatch, "energy has the shape", "one number for each of 3 items"),
+    (ImageShapedEnergy, "energy has the shape", "x.flatten(1).sum(1)"),
+    (MixedItems, "energy item by item", "another result alone than in a batch"),
+    (WrongProx, "prox at step 0.1 minimises", "does not minimise"),
+    (SharedStep, "prox takes a level an item", "one level an item"),
+    (WrongGradient, "gradient is that of energy", "not the gradient of energy"),
+    (MovesPrecision, "prox (float32) keeps the precision", "float32 gives torch.float64"),
+    (RoundsToSingle, "energy (float64) keeps the precision", "float64 gives torch.float32"),
+    (WritesInput, "prox (float32) leaves argument 1 alone", "writes into its argument"),
+    (WarmStart, "prox (float32) twice", "earlier calls"),
+    (Unseeded, "gradient (float32) twice", "unseeded draws"),
+    (NotFirm, "prox at step 0.1 is firm", "firmly nonexpansive"),
+    (WrongSplit, "split has the same energy", "they differ"),
+    (WrongQuadratic, "quadratic has the same energy", "they differ"),
+    (WrongConjugate, "prox_conjugate", "step * prox"),
+    (Nothing, "offers something", "write one of energy"),
+])
+def test_a_fault_is_found_and_named(kind: type[ExplicitPrior], finding: str, words: str) -> None:
+    x = torch.rand(3, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    report = check_prior(kind(), x.clone(), raise_error=False)
+    assert not report.ok and not report[finding].ok, str(report)
+    assert words in report[finding].sentence
+    with pytest.raises(AssertionError) as error:
+        check_prior(kind(), x)
+    assert "\n" not in str(error.value)
+
+
+def test_sound_priors_pass() -> None:
+    x = torch.rand(1, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    check_prior(Ridge(), x)
+    priors = it.priors
+    for prior in (priors.Tikhonov(), priors.L1(), priors.NonNegative(), priors.SmoothedNorm(), priors.TotalVariation(),
+                  priors.Denoiser(torch.nn.Conv2d(1, 1, 3, padding=1)), 0.1 * priors.L1() + 2 * priors.Tikhonov()):
+        check_prior(prior, x - 0.3)
+
+
+def test_one_wrong_term_of_a_sum_is_found() -> None:
+    with pytest.raises(AssertionError, match="not the gradient of energy"):
+        check_prior(0.1 * it.priors.L1() + WrongGradient(), torch.rand(2, 1, 6, 5))
+
+
+class Pixels(ImplicitPrior):
+    """Sound: the image is exp of the parameters."""
+
+    def initial(self) -> dict[str, Tensor]:
+        return {"z": torch.zeros(1, 1, 6, 5)}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        return parameters["z"].exp()
+
+    def to(self, target: object = None, **_: object) -> Pixels:  # type: ignore[override]
+        other = type(self)()
+        dtype = target if isinstance(target, torch.dtype) else torch.float32
+        other.initial = lambda: {"z": torch.zeros(1, 1, 6, 5, dtype=dtype)}  # type: ignore[method-assign]
+        return other
+
+
+class DecodeMixes(Pixels):
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        return (parameters["z"] - parameters["z"].mean(0)).exp()
+
+
+class DecodeDetaches(Pixels):
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        return parameters["z"].detach().exp()
+
+
+class DecodeForgets(Pixels):
+    """Only half of the derivative gets through."""
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        return (0.5 * parameters["z"] + 0.5 * parameters["z"].detach()).exp()
+
+
+class ScalarEnergy(Pixels):
+    def energy(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return x.sum()
+
+
+@pytest.mark.parametrize(("kind", "finding"), [
+    (DecodeMixes, "decode item by item"), (DecodeDetaches, "decode is differentiable"),
+    (DecodeForgets, "decode has the right derivative"), (ScalarEnergy, "energy has shape (batch,)"),
+])
+def test_faults_of_implicit_priors(kind: type[ImplicitPrior], finding: str) -> None:
+    x = torch.rand(2, 1, 6, 5)
+    check_prior(Pixels(), x)
+    report = check_prior(kind(), x, raise_error=False)
+    assert not report[finding].ok, str(report)
