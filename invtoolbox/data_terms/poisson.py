@@ -30,7 +30,8 @@ class _Counts(DataTerm):
         if bool(bad.any()):
             place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
             raise InputError(f"{self!r} takes counts, which are not negative, got {int(bad.sum())} values "
-                             f"below 0, the first at index ({place}); what was subtracted is background=")
+                             f"below 0, the first at index ({place}); if a background was subtracted, add "
+                             "it back and give it as background=")
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
         """``sqrt(m)`` with m measurements: twice the divergence is near m at the true image (Bertero et al.

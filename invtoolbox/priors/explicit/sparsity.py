@@ -98,7 +98,7 @@ def group_norm(x: Tensor, axis: int) -> Tensor:
     times slower.
     """
     parts = [p for s in x.split(1, axis) for p in ((s.real, s.imag) if x.is_complex() else (s,))]
-    total = parts[0] * parts[0]
+    total: Tensor = parts[0] * parts[0]
     if torch.is_grad_enabled() and x.requires_grad:
         for part in parts[1:]:
             total = total + part * part
