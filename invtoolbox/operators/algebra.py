@@ -141,6 +141,21 @@ class LinearScaled(Scaled, LinearOperator):
             factor = factor.real
         return _times(factor, self.parts[0]._adjoint(y))
 
+    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
+             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+        """``|a|`` times the norm of the part, which may be known in closed form."""
+        inner_norm = self.parts[0].norm(tolerance=tolerance, max_iterations=max_iterations, seed=seed, dtype=dtype, device=device)
+        size = self.factor.abs().reshape(-1).to(inner_norm) if isinstance(self.factor, Tensor) else abs(self.factor)
+        return inner_norm * size
+
+    @property
+    def has_normal_resolvent(self) -> bool:
+        return self.parts[0].has_normal_resolvent
+
+    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+        size = self.factor.abs().to(v.device) if isinstance(self.factor, Tensor) else abs(self.factor)
+        return self.parts[0].normal_resolvent(v, rho, weight * size ** 2)
+
 
 class Adjoint(_Combined, LinearOperator):
     """``A^T`` as an operator of its own."""
@@ -251,5 +266,7 @@ def _times(factor: float | complex | Tensor, value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_times(factor, part) for part in value)
     if isinstance(factor, Tensor):
-        return value * (expand(factor, value) if not factor.is_complex() else factor)
+        if factor.is_complex():  # `expand` gives real factors
+            return value * (factor.reshape(-1, *[1] * (value.ndim - 1)) if factor.ndim else factor)
+        return value * expand(factor, value)
     return factor * value
