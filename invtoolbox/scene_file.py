@@ -31,9 +31,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from invtoolbox import catalogue
 from invtoolbox.errors import InputError
 
-METRICS = ("psnr", "ssim", "rmse", "mae", "relative_error", "correlation", "matthews")
-FORMATS = ("h5", "png", "tif", "npy", "html")
-
 
 class _Table(BaseModel):
     """A table whose keys are all known."""

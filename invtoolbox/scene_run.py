@@ -116,7 +116,8 @@ def evaluate(file: SceneFile, x: Tensor, reference: Tensor | None, segmentation:
     wanted = file.scene.evaluation
     if wanted is None:
         return {}
-    x, found = x.detach().cpu(), {}
+    x = x.detach().cpu()
+    found: dict[str, list[float]] = {}
     truth = None if reference is None else reference.to(x).expand_as(x)
     for name in wanted.metrics:
         if name == "matthews":

@@ -118,7 +118,7 @@ def test_faults_are_said_in_a_sentence_that_names_file_and_key(scene: Path, over
 
 
 def test_a_scene_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="no scene file nowhere.toml"):
+    with pytest.raises(InputError, match=r"no scene file nowhere.toml"):
         read_scene("nowhere.toml")
     with pytest.raises(InputError, match="the catalogue has a scene 'ct-small'"):
         read_scene("elsewhere/ct-small.toml")
@@ -218,7 +218,7 @@ def test_results_are_not_written_over_unasked(scene: Path) -> None:
     run(scene)
     folder = Path("results/small")
     before = contents(folder)
-    with pytest.raises(InputError, match="holds results already.*--resume.*--overwrite"):
+    with pytest.raises(InputError, match=r"holds results already.*--resume.*--overwrite"):
         run(scene, ["seed=1"])
     assert contents(folder) == before
     run(scene, ["prior.weight=3"], overwrite=True)

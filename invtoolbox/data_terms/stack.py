@@ -41,12 +41,12 @@ class Stack(DataTerm):
         return tuple(term.prox(p, m, w * step) for w, term, p, m in zip(self.weights, self.terms, prediction, y))
 
     def curvature(self, y: Any) -> Tensor | None:
-        parts = [term.curvature(m) for term, m in zip(self.terms, y)]
-        if any(part is None for part in parts):
-            return None
-        bound = parts[0] * self.weights[0]  # type: ignore[operator]
-        for weight, part in zip(self.weights[1:], parts[1:]):
-            bound = bound.maximum(weight * part)  # type: ignore[operator]
+        bound: Tensor | None = None
+        for weight, term, m in zip(self.weights, self.terms, y):
+            part = term.curvature(m)
+            if part is None:
+                return None
+            bound = weight * part if bound is None else bound.maximum(weight * part)
         return bound
 
     def expected_discrepancy(self, y: Any) -> Tensor | None:

@@ -54,7 +54,7 @@ class PixelGraphLaplacian(LinearOperator):
         for k, offset in enumerate(offsets):
             here, there = _pair(offset, image.shape[2:])
             difference = image[(slice(None), slice(None), *here)] - image[(slice(None), slice(None), *there)]
-            weights[(slice(None), k, *here)] = difference.square_().sum(1).mul_(-rate).exp_()
+            weights[:, k][(slice(None), *here)] = difference.square_().sum(1).mul_(-rate).exp_()
         norm = torch.linalg.vector_norm(weights.flatten(1), dim=1) * 2**0.5  # each edge stands in W twice
         weights /= expand(norm.clamp_min(torch.finfo(norm.dtype).tiny), weights)
         return cls(image.shape[1:], weights, radius)

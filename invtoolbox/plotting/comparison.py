@@ -95,7 +95,7 @@ def _case(case: Case) -> list[str]:
             pictures.append(page.picture(to_bytes(image, window), method.name, method.note, numbers))
     drawn = [page.picture(diverging(error, about), f"{method.name}: error", f"blue to red: {about}", light=True)
              for method, error in zip(case.methods, errors)]
-    body = [f"<h2>{page.html.escape(case.title)}</h2>", f"<p>{page.html.escape(case.text)}</p>", page.row(pictures)]
+    body = [page.section(case.title, case.text), page.row(pictures)]
     if case.detail is not None:
         body += ["<h3>Detail</h3>", page.row(_details(case, truth, shown, window))]
     return [*body, "<h3>Errors</h3>", page.row(drawn), "<h3>Table</h3>", _table(case, figures)]

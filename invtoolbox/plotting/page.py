@@ -59,6 +59,10 @@ def heading(title: str, lead: str) -> str:
     return f'<h1>{html.escape(title)}</h1><p class="lead">{html.escape(lead)}</p>'
 
 
+def section(title: str, text: str) -> str:
+    return f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
+
+
 def picture(pixels: np.ndarray, name: str, caption: str, figures: str = "", light: bool = False) -> str:
     """A figure of uint8 pixels; small pictures are enlarged without smoothing."""
     rows, columns = pixels.shape[:2]
