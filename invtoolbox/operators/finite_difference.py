@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ class FiniteDifference(LinearOperator):
 
     ``(D x)_k[i] = x[i + e_k] - x[i]``, and 0 at the last index of axis k (Neumann), or wrapped around where
     ``periodic``. The differences of one channel lie next to each other: channel ``c * dimensions + k``.
-    Norm: ``|D|^2 <= 4 * dimensions`` (Chambolle 2004).
+    `norm` is exact; ``|D|^2 <= 4 * dimensions`` (Chambolle 2004).
 
     >>> D = FiniteDifference((1, 3))
     >>> D(torch.tensor([[[0., 1., 3.]]]))
@@ -57,6 +58,18 @@ class FiniteDifference(LinearOperator):
                 out.narrow(axis, n - 1, 1).sub_(last)
                 out.narrow(axis, 0, 1).add_(last)
         return out
+
+    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
+             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+        """The largest singular value, in closed form.
+
+        The eigenvalues next to the largest are so near to it that a power method stops 1.5 % below it, and a
+        primal-dual method with a step that long diverges on images of high-frequency noise.
+        """
+        # Along an axis the largest frequency is the alternating sign, where the boundary lets it be.
+        squares = [4.0 if self.periodic and n % 2 == 0 else 4 * math.cos(math.pi / (2 * n)) ** 2
+                   for n in self.domain_shape[1:]]
+        return torch.full((1,), math.sqrt(sum(squares)), dtype=dtype, device=device)
 
 
 def _needs_graph(x: Tensor) -> bool:
