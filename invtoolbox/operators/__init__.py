@@ -1,5 +1,6 @@
 """Forward operators and their algebra."""
 
+from invtoolbox.operators import noise
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.blur import Blur
@@ -13,4 +14,4 @@ from invtoolbox.operators.matrix import Matrix
 from invtoolbox.operators.parallel_beam import ParallelBeam
 
 __all__ = ["Blur", "Downsampling", "FanBeam", "FiniteDifference", "Identity", "Inpainting", "LinearOperator",
-           "Matrix", "Operator", "ParallelBeam", "PixelGraphLaplacian", "stack"]
+           "Matrix", "Operator", "ParallelBeam", "PixelGraphLaplacian", "noise", "stack"]

@@ -196,7 +196,8 @@ class LinearOperator(Operator):
         x = torch.rand(1, *self.domain_shape, generator=generator, dtype=dtype).to(device)
         x = x.expand(self.items or 1, *self.domain_shape).contiguous()
         x = x / expand(item_norm(x), x)
-        estimate = torch.zeros(self.items or 1, dtype=x.dtype, device=device)
+        estimate = torch.zeros(self.items or 1, dtype=x.real.dtype if x.is_complex() else x.dtype, device=device)
+        done = torch.zeros(len(estimate), dtype=torch.bool, device=device)
         for _ in range(max_iterations):
             x = self.normal(x)
             squared = item_norm(x)
@@ -204,9 +205,12 @@ class LinearOperator(Operator):
                 return squared
             x = x / expand(squared.clamp_min(torch.finfo(squared.dtype).tiny), x)
             new = squared.sqrt()
-            if bool(((new - estimate).abs() <= tolerance * new).all()):
-                return new
-            estimate = new
+            settled = (new - estimate).abs() <= tolerance * new
+            # An item that has settled keeps its estimate, so that it does not depend on its company.
+            estimate = torch.where(done, estimate, new)
+            done = done | settled
+            if bool(done.all()):
+                break
         return estimate
 
     def pseudo_inverse(self, y: Any) -> Tensor:

@@ -100,6 +100,10 @@ def _check_linear(check: Checklist, A: LinearOperator, x: Tensor, Ax: Any, dtype
     norm = A.norm(dtype=dtype, device=x.device)
     check.holds(f"norm has shape {name}", tuple(norm.shape) == (A.items or 1,),
                 f"A.norm() has shape {tuple(norm.shape)}, expected ({A.items or 1},)")
+    if A.items is not None:
+        alone = [A.select(torch.tensor([k], device=x.device)).norm(dtype=dtype, device=x.device) for k in range(A.items)]
+        check.at_most(f"norm item by item {name}", gap(torch.cat(alone), norm), limit,
+                      "A.norm() gives an item another value alone than in company, by {figure:.1e} relative")
     check.at_most(f"norm {name}", item_norm(A(v)) / norm.clamp_min(torch.finfo(dtype).tiny), 1.01,
                   "A.norm() is too small: there is an image that the operator makes longer than that, {figure:.3f} times")
     if A.has_normal_resolvent:
