@@ -127,7 +127,7 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
         loop.state = solver.step(objective.at(loop.iteration), loop.state)
         loop.iteration += 1
         if loop.rule_state is not None and rule is not None:
-            loop.rule_state = rule.update(loop.rule_state, loop.state.discrepancy, loop.iteration)
+            loop.rule_state = rule.update(loop.rule_state, loop.state.discrepancy, loop.state.certificate, loop.iteration)
             objective = objective.with_regularization(loop.rule_state.weight)
         _record(loop, solver, objective)
         if loop.iteration % every == 0 or loop.iteration >= limits.max_iterations:

@@ -27,8 +27,8 @@ class WeightRule(ABC):
         """The first weight; ``objective.regularization`` is 1 here."""
 
     @abstractmethod
-    def update(self, state: Any, discrepancy: Tensor, iteration: int) -> Any:
-        """The weight after a step that ended with this discrepancy, ``(batch,)``."""
+    def update(self, state: Any, discrepancy: Tensor, certificate: Tensor, iteration: int) -> Any:
+        """The weight after a step that ended with this discrepancy and certificate of the solver, ``(batch,)`` each."""
 
     @abstractmethod
     def satisfied(self, state: Any, discrepancy: Tensor) -> Tensor:

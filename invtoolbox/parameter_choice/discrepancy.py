@@ -16,11 +16,13 @@ from invtoolbox.parameter_choice.noise import estimate_noise_std
 
 #: Estimated noise is not taken to be below this fraction of the measurements: a target of 0 cannot be met.
 _LEAST_NOISE = 1e-4
-#: An item is looked at once its discrepancy has settled: it moves by less than this fraction of what is missing.
+#: A weight is judged once the solver has come this far with it, and the discrepancy moves by less than this fraction of
+#: what is missing.
+_CERTIFIED = 0.1
 _SETTLED = 0.05
 _LEAST_WAIT, _LONGEST_WAIT = 4, 60  # steps between two weights
 _LARGEST_MOVE = math.log(10.0)
-_LARGEST_WEIGHT = math.log(1e14)  # relative to the first weight, either way
+_LARGEST_WEIGHT = math.log(1e10)  # relative to the first weight, either way
 
 
 @dataclass
@@ -43,7 +45,7 @@ class DiscrepancyPrinciple(WeightRule):
     For least squares the expected discrepancy is ``|noise|``, ``sqrt(m) noise_std`` for m measurements (in units of
     ``noise_std`` where the data term has one). Solvers that can, find the weight inside their step; for the others it
     is sought between steps, by the secant method in ``log discrepancy`` over ``log weight`` inside a bracket. A weight is
-    judged only once the discrepancy has settled, and a bracket that the still moving solver got wrong is opened again.
+    judged only once solver and discrepancy have settled, and a bracket that the still moving solver got wrong is opened again.
 
     Args:
         tau: a little above 1, so that the noise is not fitted.
@@ -72,12 +74,13 @@ class DiscrepancyPrinciple(WeightRule):
             slope=torch.full_like(nan, 0.3), discrepancy=nan.clone(), waited=torch.zeros_like(nan),
         )
 
-    def update(self, state: DiscrepancyState, discrepancy: Tensor, iteration: int) -> DiscrepancyState:
+    def update(self, state: DiscrepancyState, discrepancy: Tensor, certificate: Tensor, iteration: int) -> DiscrepancyState:
         tiny = torch.finfo(discrepancy.dtype).tiny
         error = discrepancy.clamp_min(tiny).log() - state.target.clamp_min(tiny).log()
         drift = (discrepancy.clamp_min(tiny).log() - state.discrepancy.clamp_min(tiny).log()).abs()
         waited = state.waited + 1
-        settled = (drift <= _SETTLED * error.abs()) & (waited >= _LEAST_WAIT) | (waited >= _LONGEST_WAIT)
+        still = (drift <= _SETTLED * error.abs()) & (certificate <= _CERTIFIED)
+        settled = still & (waited >= _LEAST_WAIT) | (waited >= _LONGEST_WAIT)
         look = settled & (error.abs() > self.tolerance) & discrepancy.isfinite()
         weight = state.weight.log()
         # The slope between the last two weights that were judged; the discrepancy increases with the weight.
