@@ -1,0 +1,68 @@
+"""What the benchmark scripts share: where the data is, what the machine is doing, and how a verdict reads."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def data_folder() -> Path:
+    """The real measurements: ``INVTOOLBOX_DATA``, or ``../shared/data`` beside the repository."""
+    folder = Path(os.environ.get("INVTOOLBOX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        raise SystemExit(f"no real measurements at {folder}; set INVTOOLBOX_DATA to the folder that holds them")
+    return folder
+
+
+def machine() -> str:
+    """Threads, load, and the time of one ASTRA 256x256 forward projection, so that seconds can be compared."""
+    return f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.2f}, {_astra()}"
+
+
+def verdict(holds: bool, bar: str) -> str:
+    return f"[{'holds' if holds else 'FALLS SHORT'}: {bar}]"
+
+
+def alternating(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, float]:
+    """The median seconds of each call, the calls taking turns, after one warm-up of each."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(repeats):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - began)
+    return {name: median(values) for name, values in times.items()}
+
+
+def kernels(folder: Path, numbers: Sequence[int]) -> list[torch.Tensor]:
+    """Levin's blur kernels, counted from 1."""
+    import h5py
+
+    with h5py.File(folder / "kernels" / "Levin09.mat") as file:
+        references = np.array(file["kernels"]).ravel()
+        return [torch.from_numpy(np.array(file[references[n - 1]]).T.astype(np.float32)) for n in numbers]
+
+
+def _astra() -> str:
+    try:
+        import astra
+    except ImportError:
+        return "astra-toolbox is not installed"
+    volume = astra.create_vol_geom(256, 256)
+    projector = astra.create_projector(
+        "linear", astra.create_proj_geom("parallel", 1.0, 384, np.linspace(0, np.pi, 180, False)), volume)
+    image = np.ones((256, 256), dtype=np.float32)
+    began = time.perf_counter()
+    identifier, _ = astra.create_sino(image, projector)
+    seconds = time.perf_counter() - began
+    astra.data2d.delete(identifier)
+    return f"one ASTRA 256x256 forward projection (180 views, 384 bins, 1 thread) {1e3 * seconds:.0f} ms"

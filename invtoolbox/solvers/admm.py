@@ -1,0 +1,221 @@
+"""The alternating direction method of multipliers, also with a denoiser in place of a prox."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.pieces import PriorPiece, pieces_reason, prior_pieces
+
+
+@dataclass
+class ADMMState(State):
+    splits: tuple[Tensor, ...]  # z_i, the copies of K_i x
+    duals: tuple[Tensor, ...]  # u_i, scaled by 1 / rho
+    rho: Tensor  # (batch,)
+    steps: Tensor  # (batch,)
+    answer: Tensor  # the copy z of the first prior that is not behind an operator, or x
+
+
+@dataclass(frozen=True)
+class ADMM(Solver):
+    r"""ADMM (Boyd et al. 2011, section 3) for a quadratic misfit and any number of priors with a prox::
+
+        x   = argmin D(A x, y) + rho/2 sum_i |K_i x - z_i + u_i|^2
+        z_i = prox_{w_i R_i / rho}(K_i x + u_i)
+        u_i = u_i + K_i x - z_i
+
+    The first line is closed where the operator knows ``(A^T A + rho)^{-1}`` (a periodic blur, a mask) and every K_i is the
+    identity; elsewhere it is a few warm-started conjugate gradients, more of them as the iterates settle.
+
+    A prior that is a denoiser makes this plug-and-play (Venkatakrishnan et al. 2013). The penalty decides how strongly it
+    acts. Where ``rho`` is not given it is the weight of the denoiser, so that the denoiser always works at its own
+    ``sigma`` and the weight is the strength; a denoiser of one level, which takes no weight, gets ``rho = 1 / sigma^2`` in
+    units of the noise, as the prox of a density would (with the noise level of the data term, or one estimated from y).
+
+    Converges for convex priors and any fixed ``rho > 0``; ``rho`` is balanced (Boyd et al., 3.4.1) in the first 100
+    iterations only. With a denoiser it converges where that is a prox or averaged, which cannot be checked.
+    The answer is z of the first prior that is not behind an operator: it satisfies constraints and has the prior's look;
+    where there is none, x. Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
+
+    Args:
+        rho: the penalty, in the units of the objective; see above.
+        inner_iterations: conjugate gradient steps an iteration, at most.
+        iterate: ``"x"`` returns the side of the misfit in any case.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
+    >>> it.solve(problem, it.priors.L1(), ADMM(tolerance=1e-6), regularization=1.0, progress=False).x.round(decimals=4)
+    tensor([[[ 2.,  0., -1.]]])
+    """
+
+    max_iterations: int = 500
+    tolerance: float = 1e-3
+    rho: float | None = None
+    inner_iterations: int = 20
+    iterate: Literal["auto", "x"] = "auto"
+
+    certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
+
+    def misfit(self, objective: Objective) -> str | None:
+        reason = implicit_reason(objective, "ADMM") or pieces_reason(objective, "ADMM")
+        if reason is not None:
+            return reason
+        if not objective.problem.data_term.is_quadratic:
+            return f"ADMM needs a quadratic data term, and {objective.problem.data_term!r} is not"
+        if not objective.terms:
+            return "ADMM needs a prior, and there is none"
+        if self.rho is not None and not self.rho > 0:
+            return f"ADMM needs a positive rho, got {self.rho}"
+        return None
+
+    def suits(self, objective: Objective) -> bool:
+        return any("denoise" in prior.offers for _, prior in objective.terms)
+
+    def init(self, objective: Objective, start: Tensor) -> ADMMState:
+        problem, pieces = objective.problem, prior_pieces(objective)
+        splits = tuple(piece.apply(start).clone() for piece in pieces)
+        duals = tuple(torch.zeros_like(z) for z in splits)
+        value = problem.data_term.value(problem.operator(start), problem.y)
+        return ADMMState(start, value, problem.data_term.discrepancy(problem.operator(start), problem.y),
+                         torch.full_like(value, torch.inf), splits, duals, self._first_rho(objective), torch.zeros_like(value),
+                         start)
+
+    def step(self, objective: Objective, state: ADMMState) -> ADMMState:
+        problem, pieces = objective.problem, prior_pieces(objective)
+        D, y = problem.data_term, problem.y
+        rho = self._followed(objective, state.rho)
+        # The multipliers are rho u: another rho is another u.
+        duals = tuple(u * expand(state.rho / rho, u) for u in state.duals)
+        x = self._least_squares(objective, pieces, state, duals, rho)
+        prediction = problem.operator(x)
+        value, primal = D.value(prediction, y), torch.zeros_like(rho)
+        splits, moved, size, pull = [], torch.zeros_like(x), torch.zeros_like(rho), torch.zeros_like(x)
+        for piece, z, u in zip(pieces, state.splits, duals):
+            image = piece.apply(x)
+            target = image + u
+            new = piece.prox(target, 1 / rho)
+            u.copy_(target).sub_(new)
+            splits.append(new)
+            moved = moved + piece.adjoint(new - z)
+            pull = pull + piece.adjoint(u)
+            primal = primal + item_norm(image - new).square()
+            size = size + torch.maximum(item_norm(image), item_norm(new)).square()
+            value = value + piece.value(new)
+        primal = (primal / size.clamp_min(torch.finfo(size.dtype).tiny)).sqrt()
+        dual_residual = item_norm(moved) / item_norm(pull).clamp_min(torch.finfo(size.dtype).tiny)
+        steps = state.steps + 1
+        rho_next = self._balanced(objective, rho, primal, dual_residual, steps)
+        duals = tuple(u * expand(rho / rho_next, u) for u in duals)
+        copies = [z for piece, z in zip(pieces, splits) if piece.operator is None]
+        answer = copies[0] if copies and self.iterate == "auto" else x
+        return ADMMState(x, value, D.discrepancy(prediction, y), torch.maximum(primal, dual_residual), tuple(splits), duals,
+                         rho_next, steps, answer)
+
+    def result(self, state: ADMMState) -> Tensor:
+        return state.answer
+
+    # -- the penalty ---------------------------------------------------------------------------------------------------
+
+    def _denoising(self, objective: Objective) -> tuple[Tensor, Any] | None:
+        return next(((weight, prior) for weight, prior in objective.terms if "denoise" in prior.offers), None)
+
+    def _first_rho(self, objective: Objective) -> Tensor:
+        one = torch.ones_like(objective.regularization)
+        if self.rho is not None:
+            return one * self.rho
+        curvature = objective.problem.data_term.curvature(objective.problem.y)
+        scale = one if curvature is None else one * curvature.to(one)
+        denoising = self._denoising(objective)
+        if denoising is None:
+            return 0.1 * scale  # balanced later
+        weight, prior = denoising
+        if not prior.fixed_level:
+            return weight
+        return one / torch.as_tensor(prior.sigma, dtype=one.dtype, device=one.device) ** 2 * _noise_variance(objective) * scale
+
+    def _followed(self, objective: Objective, rho: Tensor) -> Tensor:
+        """A denoiser's weight may change by a rule, and then its penalty does."""
+        denoising = self._denoising(objective)
+        if self.rho is None and denoising is not None and not denoising[1].fixed_level:
+            return denoising[0]
+        return rho
+
+    def _balanced(self, objective: Objective, rho: Tensor, primal: Tensor, dual: Tensor, steps: Tensor) -> Tensor:
+        if self.rho is not None or self._denoising(objective) is not None:
+            return rho
+        now = (steps <= 100) & (steps % 5 == 0)
+        rho = torch.where(now & (primal > 5 * dual), rho * 2, rho)
+        return torch.where(now & (dual > 5 * primal), rho / 2, rho)
+
+    # -- the first line -------------------------------------------------------------------------------------------------
+
+    def _least_squares(self, objective: Objective, pieces: tuple[PriorPiece, ...], state: ADMMState, duals: tuple[Tensor, ...],
+                       rho: Tensor) -> Tensor:
+        problem = objective.problem
+        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        right = torch.zeros_like(state.x)
+        for piece, z, u in zip(pieces, state.splits, duals):
+            right = right + piece.adjoint(z - u)
+        right = torch.addcmul(A.adjoint(D.weighted(problem.y)), expand(rho, right), right)
+        plain = isinstance(D, LeastSquares) and D.weights is None
+        if plain and A.has_normal_resolvent and all(piece.operator is None for piece in pieces):
+            precision = cast(Tensor, D.curvature(problem.y)).expand_as(rho)
+            return A.normal_resolvent(right, rho * len(pieces), precision)
+
+        def system(v: Tensor) -> Tensor:
+            result = A.adjoint(D.weighted(A(v)))
+            for piece in pieces:
+                part = piece.adjoint(piece.apply(v))
+                result = torch.addcmul(result, expand(rho, part), part)
+            return result
+
+        accuracy = (0.1 * state.certificate).clamp(1e-8, 1e-3)
+        return _conjugate_gradients(system, right, state.x, accuracy, self.inner_iterations)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        for _, prior in objective.terms:
+            if prior.is_convex is not True:
+                return False, f"{prior!r} is not known to be convex"
+        return True, "misfit and priors are convex, and rho is constant after 100 iterations"
+
+
+def _noise_variance(objective: Objective) -> Tensor:
+    """In units of the data term's own scale: 1 where it knows the noise level."""
+    from invtoolbox.parameter_choice.noise import estimate_noise_std
+
+    problem = objective.problem
+    if problem.data_term.expected_discrepancy(problem.y) is not None:
+        variance = torch.ones_like(objective.regularization)
+        curvature = problem.data_term.curvature(problem.y)
+        return variance if curvature is None else variance / curvature.to(variance)
+    return estimate_noise_std(problem.y, problem.operator).to(objective.regularization).square()
+
+
+def _conjugate_gradients(system: Any, right: Tensor, x: Tensor, accuracy: Tensor, iterations: int) -> Tensor:
+    """Warm-started conjugate gradients; an item stops moving once its residual is within its accuracy."""
+    residual = right - system(x)
+    direction, squared = residual.clone(), inner(residual, residual)
+    goal = (accuracy * item_norm(right)).square()
+    zero = torch.zeros_like(squared)
+    for _ in range(iterations):
+        going = squared > goal
+        if not bool(going.any()):
+            break
+        product = system(direction)
+        curvature = inner(direction, product)
+        alpha = torch.where(going & (curvature > 0), squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)), zero)
+        x = torch.addcmul(x, expand(alpha, x), direction)
+        residual = torch.addcmul(residual, expand(-alpha, x), product)
+        new = inner(residual, residual)
+        beta = torch.where(going & (squared > 0), new / torch.where(squared > 0, squared, torch.ones_like(squared)), zero)
+        direction = torch.addcmul(residual, expand(beta, x), direction)
+        squared = new
+    return x

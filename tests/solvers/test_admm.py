@@ -1,0 +1,84 @@
+"""ADMM: the same minimisers as other methods, and what plug-and-play promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+from invtoolbox.priors import ExplicitPrior
+from invtoolbox.solvers import ADMM, FISTA
+
+
+def blurred(boundary: str = "periodic", noise_std: float = 0.02) -> tuple[it.Problem, Tensor]:
+    x = torch.zeros(2, 1, 24, 20)
+    x[0, :, 5:15, 4:12], x[1, :, 8:20, 8:18] = 1.0, 0.5
+    kernel = torch.outer(torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0]), torch.tensor([1.0, 2.0, 1.0]))
+    A = it.operators.Blur(kernel / kernel.sum(), (24, 20), boundary=boundary)
+    y = A.simulate(x, noise_std, seed=1)
+    return it.Problem(y, A, it.data_terms.LeastSquares(noise_std=noise_std)), x
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "reflect"])
+@pytest.mark.parametrize("prior", [it.priors.L1(), it.priors.TotalVariation(tolerance=1e-7)], ids=["l1", "tv"])
+def test_agrees_with_fista(boundary: str, prior: ExplicitPrior) -> None:
+    problem, _ = blurred(boundary)
+    weight = torch.tensor([30.0, 100.0])
+    # A blur hides differences between minimisers, so what is compared is the objective.
+    values = []
+    for solver in (FISTA(max_iterations=3000, tolerance=1e-5), ADMM(max_iterations=5000, tolerance=1e-5)):
+        x = it.solve(problem, prior, solver, regularization=weight).x
+        values.append(problem.data_term.value(problem.operator(x), problem.y) + weight * prior.energy(x))
+    torch.testing.assert_close(values[1], values[0], rtol=1e-3, atol=0)
+
+
+def test_several_priors_and_a_constraint_hold_exactly() -> None:
+    problem, _ = blurred()
+    prior = it.priors.NonNegative() + 3.0 * it.priors.TotalVariation()
+    solution = it.solve(problem, prior, ADMM(max_iterations=2000), tolerance=1e-4)
+    bounded = 3.0 * it.priors.TotalVariation(lower=0.0, tolerance=1e-7)
+    reference = it.solve(problem, bounded, FISTA(max_iterations=3000), tolerance=1e-5).x
+    assert solution.status == ("converged",) * 2 and float(solution.x.min()) >= 0
+    assert float((solution.x - reference).norm() / reference.norm()) < 1e-2
+
+
+class Shrink(ExplicitPrior):
+    """The denoiser of a Gaussian density of unit variance: x / (1 + sigma^2); plug-and-play with it is Tikhonov."""
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return x / (1 + torch.as_tensor(sigma, dtype=x.dtype) ** 2).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def test_a_denoiser_works_at_its_own_level_and_the_weight_is_the_strength() -> None:
+    problem, _ = blurred()
+    prior, weight = Shrink(), torch.tensor([4.0, 40.0])
+    prior.sigma = 0.5
+    solution = it.solve(problem, prior, regularization=weight, tolerance=1e-6, max_iterations=3000)
+    assert "ADMM was chosen" in solution.reason
+    # prox_{t w R} = denoise(., sqrt(t w) sigma), so w R = w sigma^2 / 2 |x|^2.
+    quadratic = it.solve(problem, it.priors.Tikhonov(), regularization=weight * 0.25, tolerance=1e-7).x
+    assert float((solution.x - quadratic).norm() / quadratic.norm()) < 1e-3
+
+
+def test_items_alone_and_in_company_and_twice() -> None:
+    problem, _ = blurred("reflect")
+    weight = torch.tensor([3.0, 10.0])
+
+    def run(p: it.Problem, w: Tensor) -> Tensor:
+        x: Tensor = it.solve(p, it.priors.TotalVariation(), ADMM(), regularization=w, max_iterations=30, tolerance=0).x
+        return x
+
+    whole = run(problem, weight)
+    assert torch.equal(whole, run(problem, weight))
+    for k in range(2):
+        lone = run(problem.select(torch.tensor([k])), weight[k:k + 1])
+        assert float((lone[0] - whole[k]).norm() / lone.norm()) < 1e-5
+
+
+def test_what_does_not_fit_is_said() -> None:
+    y = torch.ones(1, 1, 4)
+    poisson = it.Problem(y, it.operators.Identity((1, 4)), it.data_terms.Poisson())
+    with pytest.raises(InputError, match="ADMM needs a quadratic data term"):
+        it.solve(poisson, it.priors.L1(), ADMM(), regularization=1.0)
