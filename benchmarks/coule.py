@@ -2,10 +2,11 @@
 
     python benchmarks/coule.py [--threads 2] [--repeats 3] [--sweep] [--seed 0]
 
-Parallel beam over 180 degrees, ``floor(sqrt(2) n)`` detector cells of one pixel; the noise is scaled to ``level |A x|``
-exactly, and the data term is told its standard deviation. The 128x128 images are means of 2x2 pixels. PSNR and SSIM have
-peak 1. ``--sweep`` repeats image 0 at 128x128 with 0.1 to 10 % noise; ``true`` stands for a graph made from the true image.
-Seconds are the median of warm runs, the first reconstruction included; the first call compiles or loads the kernels.
+Parallel beam over 180 degrees, ``floor(sqrt(2) n)`` detector cells of one pixel; the noise is scaled to
+``level |A x|`` exactly, and the data term is told its standard deviation. The 128x128 images are means of 2x2
+pixels. PSNR and SSIM have peak 1. ``--sweep`` repeats image 0 at 128x128 with 0.1 to 10 % noise; ``true``
+stands for a graph made from the true image. Seconds are the median of warm runs, the first reconstruction
+included; the first call compiles or loads the kernels.
 """
 
 from __future__ import annotations

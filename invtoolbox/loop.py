@@ -74,7 +74,7 @@ class Loop:
     def start(cls, solver: Solver, objective: Objective, variable: Tensor, rule: WeightRule | None) -> tuple[Loop, Objective]:
         """The loop before the first step, and the objective with the first weights."""
         batch, device = objective.batch, variable.device
-        rule_state = rule.init(objective, variable) if rule is not None and not solver.finds_weight else None
+        rule_state = rule.init(objective, variable) if rule is not None and not solver.meets_target(objective) else None
         if rule_state is not None:
             objective = objective.with_regularization(rule_state.weight)
         state = solver.init(objective, variable)
@@ -147,7 +147,7 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
 
 
 def _weights(loop: Loop, solver: Solver, objective: Objective) -> Tensor:
-    weights: Tensor = loop.state.regularization if solver.finds_weight else objective.regularization
+    weights: Tensor = loop.state.regularization if solver.meets_target(objective) else objective.regularization
     return weights
 
 

@@ -17,10 +17,11 @@ Offset = tuple[int, ...]
 class PixelGraphLaplacian(LinearOperator):
     r"""``(Delta x)(p) = sum_q w(p, q) (x(p) - x(q))``, q in a window around the pixel p.
 
-    ``Delta = D - W`` is symmetric and positive semidefinite, and an image that is constant on every connected part of
-    the graph is in its null space. An edge is stored once: ``edge_weights[:, k]`` at p is the weight between p and
-    ``p + offsets[k]``, 0 where that lies outside. Nothing else is kept: Delta is applied offset by offset, which takes
-    one pass over the weights and is, on a CPU, several times faster than a sparse matrix.
+    ``Delta = D - W`` is symmetric and positive semidefinite, and an image that is constant on every connected
+    part of the graph is in its null space. An edge is stored once: ``edge_weights[:, k]`` at p is the weight
+    between p and ``p + offsets[k]``, 0 where that lies outside. Nothing else is kept: Delta is applied offset
+    by offset, which takes one pass over the weights and is, on a CPU, several times faster than a sparse
+    matrix.
 
     Args:
         image_shape: ``(channel, *space)``; every channel is treated alike.
@@ -45,8 +46,9 @@ class PixelGraphLaplacian(LinearOperator):
     def from_image(cls, image: Tensor, radius: int, intensity_scale: float | Tensor) -> Self:
         r"""The graph of an image ``(batch, channel, *space)``, one graph an item.
 
-        ``w(p, q) = exp(-|x(p) - x(q)|^2 / intensity_scale)`` with the distance over the channels; all weights of a
-        graph are then divided by the Frobenius norm of W. ``intensity_scale`` is a number, or one an item.
+        ``w(p, q) = exp(-|x(p) - x(q)|^2 / intensity_scale)`` with the distance over the channels; all weights
+        of a graph are then divided by the Frobenius norm of W. ``intensity_scale`` is a number, or one an
+        item.
         """
         offsets = half_window(radius, image.ndim - 2)
         weights = image.new_zeros(image.shape[0], len(offsets), *image.shape[2:])

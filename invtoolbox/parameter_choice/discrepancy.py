@@ -16,8 +16,8 @@ from invtoolbox.parameter_choice.noise import estimate_noise_std
 
 #: Estimated noise is not taken to be below this fraction of the measurements: a target of 0 cannot be met.
 _LEAST_NOISE = 1e-4
-#: A weight is judged once the solver has come this far with it, and the discrepancy moves by less than this fraction of
-#: what is missing.
+#: A weight is judged once the solver has come this far with it, and the discrepancy moves by less than this
+#: fraction of what is missing.
 _CERTIFIED = 0.1
 _SETTLED = 0.05
 _LEAST_WAIT, _LONGEST_WAIT = 4, 60  # steps between two weights
@@ -42,14 +42,15 @@ class DiscrepancyState(RuleState):
 class DiscrepancyPrinciple(WeightRule):
     r"""The weight at which ``discrepancy(A(x), y) = tau * expected discrepancy`` (Morozov 1966), an item at a time.
 
-    For least squares the expected discrepancy is ``|noise|``, ``sqrt(m) noise_std`` for m measurements (in units of
-    ``noise_std`` where the data term has one). Solvers that can, find the weight inside their step; for the others it
-    is sought between steps, by the secant method in ``log discrepancy`` over ``log weight`` inside a bracket. A weight is
-    judged only once solver and discrepancy have settled, and a bracket that the still moving solver got wrong is opened again.
+    For least squares the expected discrepancy is ``|noise|``, ``sqrt(m) noise_std`` for m measurements (in
+    units of ``noise_std`` where the data term has one). Solvers that can, find the weight inside their step;
+    for the others it is sought between steps, by the secant method in ``log discrepancy`` over ``log weight``
+    inside a bracket. A weight is judged only once solver and discrepancy have settled, and a bracket that the
+    still moving solver got wrong is opened again.
 
     Args:
-        tau: a little above 1, so that the noise is not fitted.
-        noise_std: of the measurements, ``(batch,)`` or a number; by default the data term's, and where that has none,
+        tau: a little above 1, so that the noise is not fitted. noise_std: of the measurements, ``(batch,)``
+        or a number; by default the data term's, and where that has none,
             `estimate_noise_std` of the measurements.
         tolerance: relative distance of the discrepancy from its target within which the weight is kept.
     """
@@ -134,8 +135,8 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
 def first_weight(objective: Objective, x: Tensor) -> Tensor:
     """A weight that changes with the units as the right one does, ``(batch,)``; ``objective.regularization`` is 1.
 
-    Where every prior has an energy, data term and priors are made alike at ``x`` (a back-projection, or the user's start):
-    half the misfit of the noise over the energy. Else their gradients are.
+    Where every prior has an energy, data term and priors are made alike at ``x`` (a back-projection, or the
+    user's start): half the misfit of the noise over the energy. Else their gradients are.
     """
     one = torch.ones_like(objective.regularization)
     if objective.has_value:

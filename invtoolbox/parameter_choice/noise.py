@@ -12,27 +12,28 @@ from invtoolbox.operators.base import Operator
 _MEDIAN_OF_MODULUS = 0.6744897501960817
 #: Third differences: they vanish on parabolas, and the factor keeps the standard deviation of white noise.
 _THIRD_DIFFERENCE: tuple[float, ...] = (1.0, -3.0, 3.0, -1.0)
-#: The product of second differences along both axes (Immerkaer 1996) vanishes on edges that run along an axis.
+#: The product of second differences along both axes (Immerkaer 1996) vanishes on edges that run along an
+#: axis.
 _SECOND_DIFFERENCE: tuple[float, ...] = (1.0, -2.0, 1.0)
 
 
 def estimate_noise_std(y: Tensor, operator: Operator | None = None, weights: Tensor | None = None) -> Tensor:
     r"""The standard deviation of white Gaussian noise in ``y (batch, channel, *space)``, ``(batch,)``.
 
-    ``median(|H y|) / 0.6745``, H a difference filter of norm 1 that sees little of a smooth signal (Donoho & Johnstone
-    1994; Immerkaer 1996):
+    ``median(|H y|) / 0.6745``, H a difference filter of norm 1 that sees little of a smooth signal (Donoho &
+    Johnstone 1994; Immerkaer 1996):
 
     - a picture (the measurements lie on the grid of the image, as for denoising, blur and inpainting): second
       differences along both axes of space;
-    - other measurements (a sinogram): third differences along the last axis, the detector's. Neighbouring views are not
-      compared, because there may be few.
+    - other measurements (a sinogram): third differences along the last axis, the detector's. Neighbouring
+      views are not compared, because there may be few.
 
     Complex values count as two real ones, so the result is that of their real and of their imaginary part.
 
-    What it cannot do: noise that is correlated between neighbours (measurements that were interpolated, rebinned or
-    compressed) is underestimated, and fine texture is taken for noise, as are the pixels of an image that a sinogram was
-    simulated from (a third too much at 2 % noise, far more below). Where the level depends on the signal (photon counts)
-    it is that of a typical measurement.
+    What it cannot do: noise that is correlated between neighbours (measurements that were interpolated,
+    rebinned or compressed) is underestimated, and fine texture is taken for noise, as are the pixels of an
+    image that a sinogram was simulated from (a third too much at 2 % noise, far more below). Where the level
+    depends on the signal (photon counts) it is that of a typical measurement.
 
     Args:
         operator: tells a picture from other measurements, and which pixels an inpainting mask hides.

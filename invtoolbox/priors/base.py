@@ -94,6 +94,14 @@ class ExplicitPrior(Prior):
         step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
         return self.denoise(x, self.sigma if self.fixed_level else step.sqrt() * self.sigma)
 
+    def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
+        """The prox of the convex conjugate of ``weight * R``, for dual methods; may overwrite ``v``.
+
+        Moreau's identity unless overridden: ``v - step prox(v / step, weight / step)``.
+        """
+        factor = expand(step, v)
+        return v.sub_(factor * self.prox(v / factor, weight / step))
+
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         raise InputError(f"{self!r} is not a denoiser")
 
@@ -129,7 +137,10 @@ class ExplicitPrior(Prior):
 
     @property
     def smooth(self) -> bool:
-        return self.is_smooth if self.is_smooth is not None else not ({"prox", "split"} & self.offers)
+        if self.is_smooth is not None:
+            return self.is_smooth
+        # A prox that follows from a denoiser says nothing against its gradient (RED).
+        return "split" not in self.offers and ("prox" not in self.offers or "denoise" in self.offers)
 
     def as_sum(self) -> PriorSum:
         if not self.offers:

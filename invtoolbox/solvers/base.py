@@ -49,6 +49,10 @@ class Solver(ABC):
         """Why this solver cannot minimise the objective; ``None`` where it can."""
         return None
 
+    def meets_target(self, objective: Objective) -> bool:
+        """Whether this solver meets the target of the objective's rule by itself, so that the loop leaves the weight to it."""
+        return self.finds_weight and objective.rule is not None
+
     def suits(self, objective: Objective) -> bool:
         """Whether this solver, where it fits, is also the one to choose; see `choice`."""
         return True

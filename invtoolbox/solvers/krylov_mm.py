@@ -18,13 +18,13 @@ from invtoolbox.priors.explicit.smoothed_norm import SmoothedNorm, smoothed
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.projected import Projected, discrepancy_weight, minimise
 
-#: The weight is sought up to this multiple of the largest eigenvalue of ``A^T W A`` over the mean one of ``L^T L``. At
-#: 10 % noise and a graph made from noise it was 1e4; where more is asked for, the prior agrees with all of the
-#: measurements, and no weight raises the discrepancy to its target.
+#: The weight is sought up to this multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
+#: ``L^T L``. At 10 % noise and a graph made from noise it was 1e4; where more is asked for, the prior agrees
+#: with all of the measurements, and no weight raises the discrepancy to its target.
 _LARGEST = 2e4
 _SMALLEST = 1e-13  # of the largest
-#: With less noise the certificate is measured against the noise: the gradient of the data term is then small long before
-#: the measurements are fitted as well as the discrepancy principle asks for.
+#: With less noise the certificate is measured against the noise: the gradient of the data term is then small
+#: long before the measurements are fitted as well as the discrepancy principle asks for.
 _USUAL_NOISE = 0.02
 
 
@@ -50,30 +50,33 @@ class KrylovState(State):
 class KrylovMM(Solver):
     r"""The l2-lq method: MM with a fixed quadratic majorant, in a generalised Krylov subspace.
 
-    Minimises ``1/2 <A x - y, W (A x - y)> + lambda sum_i phi((L x)_i)`` for a quadratic data term and one prior that is a
-    (smoothed) norm of a linear operator: total variation, `GraphLaplacian`, wavelet l1, Tikhonov. With ``c >= phi''`` the
-    majorant at ``u_k = L x_k`` is ``c/2 |L x - (u_k - phi'(u_k) / c)|^2``, whose matrix never changes. A step
+    Minimises ``1/2 <A x - y, W (A x - y)> + lambda sum_i phi((L x)_i)`` for a quadratic data term and one
+    prior that is a (smoothed) norm of a linear operator: total variation, `GraphLaplacian`, wavelet l1,
+    Tikhonov. With ``c >= phi''`` the majorant at ``u_k = L x_k`` is ``c/2 |L x - (u_k - phi'(u_k) / c)|^2``,
+    whose matrix never changes. A step
 
-    1. minimises data term plus majorant over the span of V exactly, a problem of ``basis_size`` unknowns whose matrices
-       ``(A V)^T W (A V)`` and ``(L V)^T (L V)`` grow by one column a step;
+    1. minimises data term plus majorant over the span of V exactly, a problem of ``basis_size`` unknowns
+       whose matrices ``(A V)^T W (A V)`` and ``(L V)^T (L V)`` grow by one column a step;
     2. adds the preconditioned gradient at the new point to V, orthogonalised twice: one product with each of
        A, A^T, L and L^T.
 
-    Where the weight follows the discrepancy principle it is found inside step 1, by Newton's method on the projected
-    problem, so a solve costs no more than one with the weight known. The preconditioner is the diagonal of
-    ``A^T W A + lambda c L^T L``, which a `GraphLaplacian` knows (its pixels differ by orders of magnitude); the published
-    method has none, and needs several times as many products. A full basis is restarted with ``x_k`` and
-    ``x_k - x_{k-1}``, which for a quadratic objective loses nothing (it is what conjugate gradients keep).
+    Where the weight follows the discrepancy principle it is found inside step 1, by Newton's method on the
+    projected problem, so a solve costs no more than one with the weight known. The preconditioner is the
+    diagonal of ``A^T W A + lambda c L^T L``, which a `GraphLaplacian` knows (its pixels differ by orders of
+    magnitude); the published method has none, and needs several times as many products. A full basis is
+    restarted with ``x_k`` and ``x_k - x_{k-1}``, which for a quadratic objective loses nothing (it is what
+    conjugate gradients keep).
 
-    For a fixed weight the objective never increases, and the iterates converge to a stationary point for every phi with
-    bounded curvature; to the minimiser where it is convex, that is for ``q >= 1`` and null spaces of A and L with
-    nothing but 0 in common (Huang, Lanza, Morigi, Reichel & Sgallari, BIT 57, 2017, theorem 3.3).
-    Certificate: the gradient of the objective at the current weight, relative to that of the data term at 0, both in the
-    norm of the inverse preconditioner; where the weight follows a noise level below 2 % of the measurements, more by as much.
+    For a fixed weight the objective never increases, and the iterates converge to a stationary point for
+    every phi with bounded curvature; to the minimiser where it is convex, that is for ``q >= 1`` and null
+    spaces of A and L with nothing but 0 in common (Huang, Lanza, Morigi, Reichel & Sgallari, BIT 57, 2017,
+    theorem 3.3). Certificate: the gradient of the objective at the current weight, relative to that of the
+    data term at 0, both in the norm of the inverse preconditioner; where the weight follows a noise level
+    below 2 % of the measurements, more by as much.
 
     Args:
-        basis_size: where the basis is restarted.
-        smoothing: of a prior that is not smooth (TV), as a fraction of the intensity range of the image; a prior that
+        basis_size: where the basis is restarted. smoothing: of a prior that is not smooth (TV), as a fraction
+        of the intensity range of the image; a prior that
             brings its own smoothing (`GraphLaplacian`, `SmoothedNorm`) keeps it.
 
     >>> import invtoolbox as it
@@ -111,7 +114,7 @@ class KrylovMM(Solver):
         prior = objective.terms[0][1]
         return prior.smooth and ("quadratic" not in prior.offers or objective.rule is not None)
 
-    # -- life ---------------------------------------------------------------------------------------------------------
+    # -- life ------------------------------------------------------------------------------------------------
 
     def init(self, objective: Objective, start: Tensor) -> KrylovState:
         problem = objective.problem
@@ -195,7 +198,7 @@ class KrylovMM(Solver):
         return bool(prior.is_convex), "for a convex norm" if prior.is_convex else f"{prior!r} is not known to be convex"
 
 
-# -- the prior ------------------------------------------------------------------------------------------------------------
+# -- the prior -----------------------------------------------------------------------------------------------
 
 
 class _Parts(NamedTuple):
@@ -251,8 +254,9 @@ def _prior_diagonal(parts: _Parts, x: Tensor) -> Tensor:
 def _scales(A: LinearOperator, D: DataTerm, parts: _Parts, data_gradient: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     """The number that stands for ``A^T W A`` in the preconditioner, and the largest weight of the majorant, ``(batch,)``.
 
-    The first is the geometric mean of the mean diagonal of ``A^T W A`` (seen by noise) and its largest eigenvalue (seen by
-    the back-projection): the middle of a spectrum that falls over orders of magnitude. On CT either end alone is slower.
+    The first is the geometric mean of the mean diagonal of ``A^T W A`` (seen by noise) and its largest
+    eigenvalue (seen by the back-projection): the middle of a spectrum that falls over orders of magnitude. On
+    CT either end alone is slower.
     """
     signs = torch.randint(0, 2, data_gradient.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.int8)
     noise = (2 * signs - 1).to(data_gradient).expand_as(data_gradient).contiguous()
@@ -271,7 +275,7 @@ def _strictness(target: Tensor, D: DataTerm, y: Tensor) -> Tensor:
     return torch.where(noise > 0, noise, torch.ones_like(noise)).clamp(1e-3, 1.0)
 
 
-# -- the basis ------------------------------------------------------------------------------------------------------------
+# -- the basis -----------------------------------------------------------------------------------------------
 
 
 def _evaluate(objective: Objective, parts: _Parts, state: KrylovState, prediction: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -332,7 +336,8 @@ def _restart(state: KrylovState) -> None:
 
 def _combine(coefficients: Tensor, rows: Tensor) -> Tensor:
     """``sum_k coefficients_k rows_k``, ``(batch, n)``, over as many rows as there are coefficients."""
-    # Item by item: a batched product is many times slower for shapes this thin, and rounds an item by its company.
+    # Item by item: a batched product is many times slower for shapes this thin, and rounds an item by its
+    # company.
     k = coefficients.shape[1]
     return torch.stack([torch.mv(row[:k].T, c) for row, c in zip(rows, coefficients.to(rows.dtype))])
 

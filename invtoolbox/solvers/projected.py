@@ -8,7 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-#: What the diagonal of the scaled system is raised by: the matrices are inner products that were summed in float32.
+#: What the diagonal of the scaled system is raised by: the matrices are inner products that were summed in
+#: float32.
 _RIDGE = 1e-7
 _NEWTON_STEPS = 60
 _ACCURACY = 1e-6  # of the discrepancy, relative
@@ -18,8 +19,9 @@ _ACCURACY = 1e-6  # of the discrepancy, relative
 class Projected:
     """``1/2 r^2(y) + eta q(y)`` around the coefficients y, where r is the discrepancy and q the majorant of the prior.
 
-    ``r^2(y + d) = squared + 2 <data_gradient, d> + <d, data_matrix d>``, and q likewise. In terms of the step d nothing
-    cancels: ``r`` is two orders of magnitude below the measurements, which ``<y, data_matrix y>`` would be as large as.
+    ``r^2(y + d) = squared + 2 <data_gradient, d> + <d, data_matrix d>``, and q likewise. In terms of the step
+    d nothing cancels: ``r`` is two orders of magnitude below the measurements, which ``<y, data_matrix y>``
+    would be as large as.
     """
 
     data_matrix: Tensor  # (batch, size, size) (A V)^T W (A V)
@@ -61,8 +63,9 @@ def minimise(small: Projected, eta: Tensor) -> Tensor:
 def discrepancy_weight(small: Projected, target: Tensor, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """The ``eta`` between ``low`` and ``high`` at whose minimiser the discrepancy is ``target``; else the nearer end.
 
-    The discrepancy increases with eta, so Newton's method on ``log r(eta) = log target`` in ``log eta`` is kept inside a
-    bracket; a step out of it becomes a bisection. An item that is done no longer moves, whatever its neighbours do.
+    The discrepancy increases with eta, so Newton's method on ``log r(eta) = log target`` in ``log eta`` is
+    kept inside a bracket; a step out of it becomes a bisection. An item that is done no longer moves,
+    whatever its neighbours do.
     """
     low, high = low.log(), high.log()
     found = _log_error(small, low, target)[0] >= 0  # even the smallest weight leaves more: nothing in the basis fits better

@@ -55,21 +55,21 @@ class ProximalGradient(Solver):
 
     def misfit(self, objective: Objective) -> str | None:
         name = type(self).__name__
-        rough = [prior for _, prior in objective.terms if not prior.smooth]
+        rough = [prior for _, prior in _rough(objective)]
         if len(rough) > 1:
             return (f"{name} takes one prior that is not differentiable, and there are {rough[0]!r} and {rough[1]!r} "
                     "(TotalVariation has bounds of its own: lower=, upper=)")
         if rough and "prox" not in rough[0].offers:
             return f"{name} needs a proximal operator of {rough[0]!r}, and it has none"
-        for _, prior in objective.terms:
-            if prior.smooth and "gradient" not in prior.offers:
+        for _, prior in _smooth(objective):
+            if "gradient" not in prior.offers:
                 return f"{name} needs the gradient of {prior!r}, and it has none"
-            if prior.smooth and "energy" not in prior.offers and self.step_size is None:
+            if "energy" not in prior.offers and self.step_size is None:
                 return f"{name} without a fixed step_size= needs an energy of {prior!r}, and it has none"
         return implicit_reason(objective, name)
 
     def suits(self, objective: Objective) -> bool:
-        return any(not prior.smooth for _, prior in objective.terms)
+        return bool(_rough(objective))
 
     def init(self, objective: Objective, start: Tensor) -> ProximalState:
         D, y = objective.problem.data_term, objective.problem.y
@@ -181,13 +181,18 @@ class FISTA(ProximalGradient):
 
 
 def _rough(objective: Objective) -> list[tuple[Tensor, ExplicitPrior]]:
-    return [(weight, prior) for weight, prior in objective.terms if not prior.smooth]
+    """The priors that enter by their prox; a denoiser does so too (plug-and-play), though it has a gradient (RED)."""
+    return [(w, prior) for w, prior in objective.terms if not prior.smooth or "denoise" in prior.offers]
+
+
+def _smooth(objective: Objective) -> list[tuple[Tensor, ExplicitPrior]]:
+    return [(w, prior) for w, prior in objective.terms if prior.smooth and "denoise" not in prior.offers]
 
 
 def _smooth_value(objective: Objective, x: Tensor) -> Tensor:
     total = torch.zeros_like(objective.regularization)
-    for weight, prior in objective.terms:
-        if prior.smooth and "energy" in prior.offers:
+    for weight, prior in _smooth(objective):
+        if "energy" in prior.offers:
             total = total + weight * prior.energy(x)
     return total
 
@@ -197,8 +202,7 @@ def _gradient(objective: Objective, x: Tensor, prediction: Any) -> Tensor:
     A, D, y = objective.problem.operator, objective.problem.data_term, objective.problem.y
     gradient = A.adjoint(D.grad(prediction, y)) if isinstance(A, LinearOperator) else objective.data(x).gradient
     generator = objective.generator()
-    for weight, prior in objective.terms:
-        if prior.smooth:
-            slope = prior.gradient(x, generator)
-            gradient = torch.addcmul(gradient, expand(weight, slope), slope)
+    for weight, prior in _smooth(objective):
+        slope = prior.gradient(x, generator)
+        gradient = torch.addcmul(gradient, expand(weight, slope), slope)
     return gradient

@@ -100,7 +100,8 @@ def test_finds_the_minimiser(name: str, basis_size: int) -> None:
 
 
 def test_total_variation_is_smoothed_as_asked() -> None:
-    # Denoising has an exact answer, the prox; the minimum of the smoothed objective is at most lambda eps pixels above.
+    # Denoising has an exact answer, the prox; the minimum of the smoothed objective is at most lambda eps
+    # pixels above.
     y = blurred()[2] + 0.05 * torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     prior = it.priors.TotalVariation(tolerance=1e-9, max_iterations=20000)
     objective, _, _ = bind(it.Problem(y, it.operators.Identity(SHAPE)), prior.as_sum(), 0.1)
@@ -191,7 +192,8 @@ def test_the_discrepancy_is_met_by_every_item(prior: ExplicitPrior) -> None:
 
 def test_a_target_out_of_reach_ends_all_the_same() -> None:
     problem, x = scan(1)
-    # The null space of this graph holds the true image and little else: no weight raises the discrepancy to 1.01 |noise|.
+    # The null space of this graph holds the true image and little else: no weight raises the discrepancy to
+    # 1.01 |noise|.
     flat = it.Problem(problem.operator((x > 0).float()) + problem.y - problem.operator(x), problem.operator, problem.data_term)
     exact = it.solve(flat, GraphLaplacian(first=(x > 0).float()), KrylovMM(), max_iterations=300, progress=False)
     assert float((exact.x - (x > 0).float()).norm() / (x > 0).float().norm()) < 0.02

@@ -29,23 +29,26 @@ class GraphLaplacian(ExplicitPrior):
     r"""``R(x) = |Delta x|_1``, Delta the Laplacian of a graph built from a first reconstruction ``x~``.
 
     Pixels p and q at most ``radius`` apart (in the maximum norm) are joined by an edge of weight
-    ``exp(-|x~(p) - x~(q)|^2 / (intensity_scale r^2))``, r the intensity range of ``x~``; W is divided by its Frobenius
-    norm, and ``Delta = diag(W 1) - W``. So ``x`` is asked to be constant where ``x~`` is, and free to jump where ``x~``
-    does: the result keeps the edges of the first reconstruction and not its errors of intensity.
+    ``exp(-|x~(p) - x~(q)|^2 / (intensity_scale r^2))``, r the intensity range of ``x~``; W is divided by its
+    Frobenius norm, and ``Delta = diag(W 1) - W``. So ``x`` is asked to be constant where ``x~`` is, and free
+    to jump where ``x~`` does: the result keeps the edges of the first reconstruction and not its errors of
+    intensity.
 
-    The l1 norm is smoothed, ``|t| ~ sqrt(t^2 + eps^2) - eps`` with ``eps = smoothing r``. Because Delta is tiny after its
-    normalisation (about ``1e-3`` an entry at 128x128), ``|Delta x|`` stays below eps nearly everywhere, and the term acts
-    like ``|Delta x|^2 / (2 eps)``: this is the method of the paper, whose figures belong to ``smoothing=0.1``; a much
-    smaller value is another method. The normalisation also makes weights of 1e4 to 1e9 normal: leave them to the
-    discrepancy principle.
+    The l1 norm is smoothed, ``|t| ~ sqrt(t^2 + eps^2) - eps`` with ``eps = smoothing r``. Because Delta is
+    tiny after its normalisation (about ``1e-3`` an entry at 128x128), ``|Delta x|`` stays below eps nearly
+    everywhere, and the term acts like ``|Delta x|^2 / (2 eps)``: this is the method of the paper, whose
+    figures belong to ``smoothing=0.1``; a much smaller value is another method. The normalisation also makes
+    weights of 1e4 to 1e9 normal: leave them to the discrepancy principle.
 
-    Source: Bianchi, Evangelista, Aleotti, Donatelli, Loli Piccolomini & Li, "A data-dependent regularization method based
-    on the graph Laplacian", arXiv 2312.16936, eqs. 2.3 to 2.5 and section 5.
+    Source: Bianchi, Evangelista, Aleotti, Donatelli, Loli Piccolomini & Li, "A data-dependent regularization
+    method based on the graph Laplacian", arXiv 2312.16936, eqs. 2.3 to 2.5 and section 5.
 
     Args:
-        first: where ``x~`` comes from: ``"tv"``, ``"tikhonov"`` (squared differences), ``"pseudo-inverse"`` or ``"fbp"``
-            (the same), a prior to solve with first (a `Denoiser`, say), a network that refines the pseudo-inverse
-            (`torch.nn.Module`), an image ``(batch or 1, channel, *space)``, or a function of the problem that gives one.
+        first: where ``x~`` comes from: ``"tv"``, ``"tikhonov"`` (squared differences), ``"pseudo-inverse"``
+        or ``"fbp"``
+            (the same), a prior to solve with first (a `Denoiser`, say), a network that refines the
+            pseudo-inverse (`torch.nn.Module`), an image ``(batch or 1, channel, *space)``, or a function of
+            the problem that gives one.
         radius: of the window in pixels; 4 means 9x9, 80 neighbours.
         intensity_scale: the whole denominator of the exponent, for an image of intensity range 1.
         intensity_range: r, in the unit of the image; measured in ``x~`` where not given.
@@ -123,14 +126,15 @@ class GraphLaplacian(ExplicitPrior):
         solver = None
         if isinstance(first, str):
             differences = FiniteDifference(problem.image_shape)
-            # The paper's TV is anisotropic and smoothed, which the Krylov method does where misfit is quadratic.
+            # The paper's TV is anisotropic and smoothed, which the Krylov method does where misfit is
+            # quadratic.
             if problem.is_linear and problem.data_term.is_quadratic:
                 solver = "krylov-mm"
             first = TotalVariation(isotropic=False) if first == "tv" else SmoothedNorm(2.0) @ differences
         image: Tensor = solve(problem, first, solver=solver, regularization=self.first_regularization, progress=False).x
         return image
 
-    # -- the energy ----------------------------------------------------------------------------------------------------
+    # -- the energy ------------------------------------------------------------------------------------------
 
     @property
     def laplacian(self) -> PixelGraphLaplacian:

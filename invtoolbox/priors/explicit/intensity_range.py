@@ -9,8 +9,8 @@ from torch import Tensor
 def intensity_range(image: Tensor, pooling: int = 4, tail: float = 0.005) -> Tensor:
     """Difference between the upper and the lower quantile ``tail`` of block means of ``pooling`` pixels, ``(batch,)``.
 
-    Block means hold little of the noise of a first reconstruction, and quantiles little of a few bright pixels. An
-    image without contrast gives its largest modulus, an image of zeros 1.
+    Block means hold little of the noise of a first reconstruction, and quantiles little of a few bright
+    pixels. An image without contrast gives its largest modulus, an image of zeros 1.
 
     >>> intensity_range(torch.tensor([0., 1.]).repeat_interleave(64).view(1, 1, 128))
     tensor([1.])

@@ -16,10 +16,10 @@ from invtoolbox.priors.explicit.sparsity import L1, GroupL1, group_norm
 class SmoothedNorm(ExplicitPrior):
     r"""``R(x) = sum_i (|x_i|^2 + smoothing^2)^(power/2) - smoothing^power``, ``0 < power <= 2``.
 
-    For ``|x_i|`` well above the smoothing this is ``|x_i|^power``; below it is the parabola
-    ``power/2 smoothing^(power - 2) |x_i|^2``. The curvature is largest at 0, ``power smoothing^(power - 2)``, so a parabola
-    of that curvature majorises R everywhere (Lanza, Morigi, Reichel & Sgallari, SIAM J. Sci. Comput. 37, 2015).
-    Convex for ``power >= 1``.
+    For ``|x_i|`` well above the smoothing this is ``|x_i|^power``; below it is the parabola ``power/2
+    smoothing^(power - 2) |x_i|^2``. The curvature is largest at 0, ``power smoothing^(power - 2)``, so a
+    parabola of that curvature majorises R everywhere (Lanza, Morigi, Reichel & Sgallari, SIAM J. Sci. Comput.
+    37, 2015). Convex for ``power >= 1``.
 
     Args:
         power: 1 for sparsity, 2 for ``sum |x_i|^2``; below 1 the prior is not convex.
