@@ -95,7 +95,7 @@ def test_a_trained_prior_solves_a_problem_by_its_name(shelf: Path) -> None:
     trained(shelf)
     y = torch.rand(1, 1, 8, 8)
     problem = it.Problem(y, it.operators.Identity((1, 8, 8)))
-    solution = it.solve(problem, prior="tiny", regularization=1.0, solver="gradient-descent", max_iterations=3, progress=False)
+    solution = it.solve(problem, prior="tiny", regularization=1.0, solver="admm", max_iterations=3, progress=False)
     assert solution.x.isfinite().all() and not torch.equal(solution.x, y)
 
 
