@@ -83,6 +83,7 @@ def _conjugate_gradients(apply: Any, right: Tensor, tolerance: float = 1e-6, max
         x = x + expand(alpha, x) * direction
         residual = residual - expand(alpha, x) * product
         new = inner(residual, residual)
-        direction = residual + expand(torch.where(squared > 0, new / squared.clamp_min(torch.finfo(right.dtype).tiny), torch.zeros_like(new)), x) * direction
+        beta = torch.where(squared > 0, new / squared.clamp_min(torch.finfo(right.dtype).tiny), torch.zeros_like(new))
+        direction = residual + expand(beta, x) * direction
         squared = new
     return x

@@ -14,6 +14,22 @@ from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 
 __all__ = [
-    "Box", "CoordinateNetwork", "Denoiser", "DnCNN", "ExplicitPrior", "GraphLaplacian", "GroupL1", "ImplicitPrior", "L1",
-    "NonNegative", "Prior", "PriorSum", "SmoothedNorm", "Tikhonov", "TotalVariation", "WaveletL1", "load", "load_dncnn",
+    "L1",
+    "Box",
+    "CoordinateNetwork",
+    "Denoiser",
+    "DnCNN",
+    "ExplicitPrior",
+    "GraphLaplacian",
+    "GroupL1",
+    "ImplicitPrior",
+    "NonNegative",
+    "Prior",
+    "PriorSum",
+    "SmoothedNorm",
+    "Tikhonov",
+    "TotalVariation",
+    "WaveletL1",
+    "load",
+    "load_dncnn",
 ]

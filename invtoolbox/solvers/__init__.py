@@ -11,4 +11,17 @@ from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.pdhg import PDHG
 from invtoolbox.solvers.proximal_gradient import FISTA, ProximalGradient
 
-__all__ = ["ADMM", "CGLS", "FISTA", "LBFGS", "PDHG", "Adam", "ConjugateGradient", "GradientDescent", "KrylovMM", "ProximalGradient", "Solver", "State"]
+__all__ = [
+    "ADMM",
+    "CGLS",
+    "FISTA",
+    "LBFGS",
+    "PDHG",
+    "Adam",
+    "ConjugateGradient",
+    "GradientDescent",
+    "KrylovMM",
+    "ProximalGradient",
+    "Solver",
+    "State",
+]

@@ -87,7 +87,7 @@ class ProximalGradient(Solver):
         norm = item_norm(gradient)
         if self.step_size is not None:
             return torch.full_like(norm, self.step_size)
-        A, D, y = objective.problem.operator, objective.problem.data_term, objective.problem.y
+        A, D = objective.problem.operator, objective.problem.data_term
         if not isinstance(A, LinearOperator) or not D.is_quadratic:
             return torch.ones_like(norm)
         forward = A(gradient)

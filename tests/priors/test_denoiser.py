@@ -37,7 +37,7 @@ def test_plug_and_play_prox_and_red_gradient() -> None:
     u = prior.prox(x, torch.tensor([1.0, 4.0]))
     torch.testing.assert_close(u[:, 0, 0, 0], torch.tensor([1 / 1.25, 1 / 2.0]))
     torch.testing.assert_close(prior.gradient(x), x - x / 1.25)
-    assert sorted(prior.offers) == ["denoise", "gradient", "prox"] and not prior.smooth
+    assert sorted(prior.offers) == ["denoise", "gradient", "prox"] and prior.smooth
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_it_improves_on_its_first_reconstruction() -> None:
 
 
 def test_bad_input_is_told() -> None:
-    problem, clean = denoising(2)
+    problem, _ = denoising(2)
     with pytest.raises(InputError, match="did you mean 'tikhonov'"):
         GraphLaplacian(first="tikonov")
     with pytest.raises(InputError, match="radius"):

@@ -169,7 +169,8 @@ def scan(batch: int, dtype: torch.dtype = torch.float32) -> tuple[it.Problem, Te
     A = it.operators.ParallelBeam((1, 32, 32), torch.arange(48) * torch.pi / 48, 47)
     grid = torch.linspace(-1, 1, 32, dtype=dtype)
     radius = torch.hypot(grid[:, None], grid[None, :])
-    x = torch.stack([(radius < 0.8) * (1 + 0.5 * grid) + k * (torch.hypot(grid[:, None] - 0.2, grid + 0.1) < 0.3) for k in range(batch)])[:, None]
+    disc = torch.hypot(grid[:, None] - 0.2, grid + 0.1) < 0.3
+    x = torch.stack([(radius < 0.8) * (1 + 0.5 * grid) + k * disc for k in range(batch)])[:, None]
     clean = A(x)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(7), dtype=dtype)
     std = (0.02 + 0.02 * torch.arange(batch)) * clean.flatten(1).square().mean(1).sqrt()

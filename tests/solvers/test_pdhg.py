@@ -232,7 +232,8 @@ def varied(batch: int = 5) -> tuple[it.Problem, Any]:
     y = problem.operator.simulate(problem.y, 0.0) + levels.view(-1, 1, 1, 1) * torch.randn(
         problem.y.shape, generator=torch.Generator().manual_seed(5))
     weights = torch.logspace(-1, 1, batch)
-    return it.Problem(y, problem.operator, it.data_terms.LeastSquares(noise_std=levels)), weights * it.priors.TotalVariation() + it.priors.NonNegative()
+    prior = weights * it.priors.TotalVariation() + it.priors.NonNegative()
+    return it.Problem(y, problem.operator, it.data_terms.LeastSquares(noise_std=levels)), prior
 
 
 def alone(problem: it.Problem, prior: Any, k: int) -> tuple[it.Problem, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -71,7 +72,7 @@ class CoordinateNetwork(ImplicitPrior):
         generator = torch.Generator().manual_seed(self.seed + 1)
         sizes = [2 * self.features, *[self.width] * self.depth, self.image_shape[0]]
         parameters: dict[str, Tensor] = {}
-        for k, (n_in, n_out) in enumerate(zip(sizes, sizes[1:])):
+        for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             gain = math.sqrt(2.0 / n_in) * (0.1 if k == self.depth else 1.0)
             parameters[f"weight{k}"] = (gain * torch.randn(1, n_in, n_out, generator=generator)).to(self.inputs)
             parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(self.inputs)
