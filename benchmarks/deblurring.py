@@ -20,7 +20,7 @@ from skimage.io import imread
 import invtoolbox as it
 
 NOISE = 2.55 / 255
-WEIGHTS = (2e-4, 4e-4, 8e-4)  # of TV, in units of 1/2 |Ax - y|^2
+WEIGHTS = (4e-4, 8e-4, 1.6e-3)  # of TV, in units of 1/2 |Ax - y|^2
 
 
 def main() -> None:
