@@ -121,10 +121,13 @@ class ProximalGradient(Solver):
             if self.step_size is not None:
                 break
             moved = x - state.point
-            model = here + inner(gradient, moved) + inner(moved, moved) / (2 * step)
-            rounding = 8 * torch.finfo(here.dtype).eps * here.abs()
+            allowed = inner(moved, moved) / (2 * step)
+            bend, rounding = _quadratic_bend(objective, moved, prediction, state.ahead), 1e-5 * allowed
+            if bend is None:
+                bend = data + _smooth_value(objective, x) - here - inner(gradient, moved)
+                rounding = 32 * torch.finfo(here.dtype).eps * here.abs()
             # Written so that an item that is not finite is not searched for ever.
-            rejected = data + _smooth_value(objective, x) > model + rounding
+            rejected = bend > allowed + rounding
             if not bool(rejected.any()):
                 break
             step = torch.where(rejected, step / 2, step)
@@ -195,6 +198,27 @@ def _smooth_value(objective: Objective, x: Tensor) -> Tensor:
         if "energy" in prior.offers:
             total = total + weight * prior.energy(x)
     return total
+
+
+def _quadratic_bend(objective: Objective, moved: Tensor, prediction: Any, ahead: Any) -> Tensor | None:
+    """``f(x) - f(z) - <grad f(z), x - z>`` where f is quadratic, ``None`` elsewhere.
+
+    As half a square it has no cancellation: near the minimiser the difference of two values is nothing but rounding, which
+    made the search halve the step again and again until nothing moved.
+    """
+    D = objective.problem.data_term
+    if not objective.problem.is_linear or not D.is_quadratic or not isinstance(prediction, Tensor):
+        return None
+    smooth = _smooth(objective)
+    if not all("quadratic" in prior.offers for _, prior in smooth):
+        return None
+    change = prediction - ahead
+    bend = inner(change, D.weighted(change)) / 2
+    for weight, prior in smooth:
+        L, _ = prior.quadratic()
+        part = moved if L is None else L(moved)
+        bend = bend + weight * inner(part, part) / 2
+    return bend
 
 
 def _gradient(objective: Objective, x: Tensor, prediction: Any) -> Tensor:

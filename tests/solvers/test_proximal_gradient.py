@@ -99,3 +99,13 @@ def test_a_nonlinear_operator_is_searched_too() -> None:
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(InputError, match="TotalVariation has bounds of its own"):
         it.solve(lasso(), it.priors.L1() + it.priors.NonNegative(), FISTA(), regularization=1.0)
+
+
+def test_the_search_is_not_lost_in_rounding() -> None:
+    # A misfit of many thousand hides a bend of 1e-4 in float32; the step must not shrink because of it.
+    x = torch.zeros(1, 1, 24, 20)
+    x[..., 5:15, 4:12] = 1.0
+    A = it.operators.Blur(torch.ones(5, 3) / 15, (24, 20))
+    problem = it.Problem(A.simulate(x, 0.02, seed=0), A, it.data_terms.LeastSquares(noise_std=0.02))
+    solution = it.solve(problem, it.priors.WaveletL1("haar", 2), FISTA(), regularization=2.0, tolerance=1e-6, progress=False)
+    assert solution.status == ("converged",)
