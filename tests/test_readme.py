@@ -1,0 +1,49 @@
+"""What the README shows is run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from invtoolbox.cli import parser
+from invtoolbox.scene_file import read_scene
+from invtoolbox.scene_parts import measure
+
+README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec("\n".join(blocks("python")), names)
+    assert "converged" in capsys.readouterr().out and (tmp_path / "ct.html").exists()
+    solution = names["solution"]
+    assert solution.status == ("converged",) and "Smoothness" in solution.prior  # type: ignore[attr-defined]
+
+
+def test_the_scene_is_one(tmp_path: Path) -> None:
+    (toml,) = blocks("toml")
+    path = tmp_path / "scene.toml"
+    path.write_text(toml)
+    assert measure(read_scene(path)).y.shape == (1, 1, 120, 192)
+
+
+def test_the_commands_are_those_of_the_command_line() -> None:
+    lines = [line.split("#")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("invtoolbox ")]
+    assert len(commands) >= 5
+    for command in commands:
+        assert callable(parser().parse_args(command).command)
+
+
+def test_the_files_it_points_to_are_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (Path(__file__).resolve().parent.parent / target).exists(), target
