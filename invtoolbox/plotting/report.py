@@ -85,13 +85,17 @@ def _reference(solution: Solution, reference: Any) -> Tensor | None:
     return truth
 
 
+_STATES = {"max_iterations": "reached the limit of iterations", "stopped": "stopped before the tolerance was met"}
+
+
 def _lead(solution: Solution) -> str:
     items = len(solution.status)
-    states = ", ".join(f"{count if items > 1 else ''} {name.replace('_', ' ')}".strip()
+    states = ", ".join(f"{count if items > 1 else ''} {_STATES.get(name, name)}".strip()
                        for name, count in Counter(solution.status).items())
+    most = int(solution.iterations.max())
     shape = " x ".join(str(n) for n in solution.x.shape[1:]) if isinstance(solution.x, Tensor) else type(solution.x).__name__
     date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
-    return (f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after at most {int(solution.iterations.max())} "
+    return (f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after {'at most ' if items > 1 else ''}{most} "
             f"iterations, {solution.seconds:.1f} s. {date}.")
 
 
@@ -103,7 +107,7 @@ def _items(solution: Solution, truth: Tensor | None) -> list[str]:
     x = solution.x.detach().cpu()
     body = []
     for k in range(items):
-        name = f"Item {k}: {solution.status[k].replace('_', ' ')} after {int(solution.iterations[k])} iterations"
+        name = f"Item {k}: {_STATES.get(solution.status[k], solution.status[k])} after {int(solution.iterations[k])} iterations"
         body.append(f"<h2>{name if len(solution.status) > 1 else 'Pictures'}</h2>")
         reference = None if truth is None else truth[min(k, len(truth) - 1)]
         body.append(page.row([*_image(x[k], reference), *_data(measured, predicted, k)]))
