@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox import datasets, scene_parts
-from invtoolbox.checkpoint import Checkpoint, write_atomically
+from invtoolbox.checkpoint import Checkpoint
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.environment import device_named, versions
 from invtoolbox.errors import InputError
 from invtoolbox.problem import Problem
@@ -89,7 +90,8 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     if overwrite:
         for name in (*_FILES, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
-    write_atomically(folder / "scene.json", json.dumps({"scene": settings, "versions": versions()}, indent=1).encode())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(folder / "scene.json", json.dumps({"scene": settings, "versions": versions()}, indent=1).encode(), overwrite=True)
     budgets = file.scene.solver
     checkpoint = folder / CHECKPOINT
     try:
@@ -188,6 +190,10 @@ def _read_json(path: Path) -> Any:
         raise InputError(f"{path} cannot be read ({error}); give --overwrite to start anew") from error
 
 
+def _write_json(path: Path, content: Any) -> None:
+    datasets.write_bytes(path, json.dumps(content, indent=1).encode(), overwrite=True)
+
+
 def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor | None, metrics: dict[str, list[float]],
            measured: Measured) -> tuple[Path, ...]:
     from invtoolbox.plotting.report import write_report
@@ -195,7 +201,7 @@ def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor 
     wanted, x = file.scene.output, solution.x
     written: list[Path] = []
     if metrics:
-        write_atomically(folder / "metrics.json", json.dumps(metrics, indent=1).encode())
+        write_bytes(folder / "metrics.json", json.dumps(metrics, indent=1).encode(), overwrite=True)
         written.append(folder / "metrics.json")
     for kind in dict.fromkeys(wanted.formats):
         if kind == "h5":
