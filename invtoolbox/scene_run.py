@@ -91,7 +91,7 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
         for name in (*_FILES, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / "scene.json", json.dumps({"scene": settings, "versions": versions()}, indent=1).encode(), overwrite=True)
+    _write_json(folder / "scene.json", {"scene": settings, "versions": versions()})
     budgets = file.scene.solver
     checkpoint = folder / CHECKPOINT
     try:
@@ -191,7 +191,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    datasets.write_bytes(path, json.dumps(content, indent=1).encode(), overwrite=True)
+    write_bytes(path, json.dumps(content, indent=1).encode(), overwrite=True)
 
 
 def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor | None, metrics: dict[str, list[float]],
@@ -201,7 +201,7 @@ def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor 
     wanted, x = file.scene.output, solution.x
     written: list[Path] = []
     if metrics:
-        write_bytes(folder / "metrics.json", json.dumps(metrics, indent=1).encode(), overwrite=True)
+        _write_json(folder / "metrics.json", metrics)
         written.append(folder / "metrics.json")
     for kind in dict.fromkeys(wanted.formats):
         if kind == "h5":
