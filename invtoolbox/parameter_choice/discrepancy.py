@@ -49,9 +49,9 @@ class DiscrepancyPrinciple(WeightRule):
     still moving solver got wrong is opened again.
 
     Args:
-        tau: a little above 1, so that the noise is not fitted. noise_std: of the measurements, ``(batch,)``
-        or a number; by default the data term's, and where that has none,
-            `estimate_noise_std` of the measurements.
+        tau: a little above 1, so that the noise is not fitted.
+        noise_std: of the measurements, ``(batch,)`` or a number; by default the data term's, and where that
+            has none, `estimate_noise_std` of the measurements.
         tolerance: relative distance of the discrepancy from its target within which the weight is kept.
     """
 

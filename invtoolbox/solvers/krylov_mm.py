@@ -69,15 +69,17 @@ class KrylovMM(Solver):
 
     For a fixed weight the objective never increases, and the iterates converge to a stationary point for
     every phi with bounded curvature; to the minimiser where it is convex, that is for ``q >= 1`` and null
-    spaces of A and L with nothing but 0 in common (Huang, Lanza, Morigi, Reichel & Sgallari, BIT 57, 2017,
-    theorem 3.3). Certificate: the gradient of the objective at the current weight, relative to that of the
-    data term at 0, both in the norm of the inverse preconditioner; where the weight follows a noise level
-    below 2 % of the measurements, more by as much.
+    spaces of A and L with nothing but 0 in common (Huang, Lanza, Morigi, Reichel & Sgallari, BIT Numer. Math.
+    57, 2017). Certificate: the gradient of the objective at the current weight, relative to that of the data
+    term at 0, both in the norm of the inverse preconditioner; where the weight follows a noise level n below
+    2 % of the measurements it is multiplied by 0.02 / n, so that it is measured against the noise.
+
+    Source: Lanza, Morigi, Reichel & Sgallari, SIAM J. Sci. Comput. 37 (2015).
 
     Args:
-        basis_size: where the basis is restarted. smoothing: of a prior that is not smooth (TV), as a fraction
-        of the intensity range of the image; a prior that
-            brings its own smoothing (`GraphLaplacian`, `SmoothedNorm`) keeps it.
+        basis_size: where the basis is restarted.
+        smoothing: of a prior that is not smooth (TV), as a fraction of the intensity range of the image; a
+            prior that brings its own smoothing (`GraphLaplacian`, `SmoothedNorm`) keeps it.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[0., 0., 9., 9.]]]), it.operators.Identity((1, 4)))

@@ -133,3 +133,11 @@ def test_smoothed_norm(power: float, groups: it.priors.GroupL1 | None) -> None:
         assert torch.allclose(p + torch.tensor([0.3, 2.0]).view(2, 1, 1) * prior.gradient(p), x.detach(), atol=1e-10)
     else:
         assert "prox" not in prior.offers
+
+
+def test_keeps_the_contracts() -> None:
+    problem, _ = denoising(2)
+    it.testing.check_prior(GraphLaplacian(first="fbp", radius=2).prepare(problem, it.solve), problem.y)
+    it.testing.check_prior(SmoothedNorm(1.0, 0.2), problem.y)
+    one_graph = GraphLaplacian().bind(picture())
+    assert one_graph.select(torch.tensor([4, 2])) is one_graph

@@ -279,3 +279,9 @@ def test_settings_are_not_changed_by_a_run() -> None:
     it.solve(problem, prior, solver, max_iterations=3, progress=False)
     assert solver == KrylovMM() and before.keys() == vars(prior).keys()
     assert prior.guess is None
+
+
+@pytest.mark.parametrize(("prior", "weight"), [(GraphLaplacian(first="fbp"), 1e6), (it.priors.TotalVariation(), 30.0),
+                                               (it.priors.Tikhonov(), 30.0)], ids=repr)
+def test_keeps_the_contracts(prior: ExplicitPrior, weight: float) -> None:
+    it.testing.check_solver(KrylovMM(), scan(2)[0], prior, regularization=weight)

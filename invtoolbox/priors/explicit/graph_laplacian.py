@@ -41,12 +41,11 @@ class GraphLaplacian(ExplicitPrior):
     weights of 1e4 to 1e9 normal: leave them to the discrepancy principle.
 
     Source: Bianchi, Evangelista, Aleotti, Donatelli, Loli Piccolomini & Li, "A data-dependent regularization
-    method based on the graph Laplacian", arXiv 2312.16936, eqs. 2.3 to 2.5 and section 5.
+    method based on the graph Laplacian", arXiv 2312.16936.
 
     Args:
-        first: where ``x~`` comes from: ``"tv"``, ``"tikhonov"`` (squared differences), ``"pseudo-inverse"``
-        or ``"fbp"``
-            (the same), a prior to solve with first (a `Denoiser`, say), a network that refines the
+        first: where ``x~`` comes from: ``"tv"``, ``"tikhonov"`` (squared differences), ``"pseudo-inverse"`` or
+            ``"fbp"`` (the same), a prior to solve with first (a `Denoiser`, say), a network that refines the
             pseudo-inverse (`torch.nn.Module`), an image ``(batch or 1, channel, *space)``, or a function of
             the problem that gives one.
         radius: of the window in pixels; 4 means 9x9, 80 neighbours.
@@ -153,7 +152,7 @@ class GraphLaplacian(ExplicitPrior):
         return self.laplacian, self._norm
 
     def select(self, index: Tensor) -> Self:
-        if self._laplacian is None or self.guess is None:
+        if self._laplacian is None or self.guess is None or self.guess.shape[0] == 1:  # one graph that all items share
             return self
         other = copy.copy(self)
         other.guess = self.guess.index_select(0, index)
