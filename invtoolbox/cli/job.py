@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +72,7 @@ def paths(arguments: argparse.Namespace, default: str) -> Paths:
     return Paths(output, report, checkpoint)
 
 
-def priors(names: str, overrides: Mapping[str, Prior] | None = None) -> Prior | None:
+def priors(names: str) -> Prior | None:
     """The sum of the priors whose names are joined by commas; ``none`` is none."""
     from invtoolbox.registry import prior_named
 
