@@ -6,12 +6,9 @@ moment leaves the last whole one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import secrets
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.loop import Loop
 from invtoolbox.tree import tree_leaves, tree_restore
@@ -62,7 +60,8 @@ class Writer:
         # safetensors refuses tensors that share memory, as an iterate and its average may at the start.
         tensors = {name: t.clone() for name, t in tensors.items()}
         meta = {"format": _FORMAT, "fingerprint": self.fingerprint, "iteration": str(loop.iteration)}
-        write_atomically(self.path, save(tensors, metadata=meta))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(self.path, save(tensors, metadata=meta), overwrite=True)
 
     def resume(self, loop: Loop) -> Loop:
         """The loop as it was written, or ``loop`` where there is no file yet."""
@@ -87,25 +86,6 @@ class Writer:
         restored.iteration = int(meta["iteration"])
         restored.history = list(history.to(loop.x.device)) if history is not None else []
         return restored
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, whole; a full disk leaves the old one."""
-    # Not mkstemp: a result is readable by whom the umask allows, not by its owner alone.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise InputError(f"{path} could not be written: {error.strerror or error}; what was there is unchanged") from error
-        raise
 
 
 def fingerprint(y: Any, start: Tensor, *settings: Any) -> str:

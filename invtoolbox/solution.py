@@ -72,7 +72,7 @@ class Solution:
 
         import h5py
 
-        from invtoolbox.checkpoint import write_atomically
+        from invtoolbox.datasets.output import write_bytes
 
         path = Path(path)
         if path.exists() and not overwrite:
@@ -87,8 +87,7 @@ class Solution:
             file.attrs["format"], file.attrs["settings"] = _FORMAT, json.dumps(words)
             for name, value in groups.items():
                 _write(file, name, value)
-        write_atomically(path, buffer.getvalue())
-        return path
+        return write_bytes(path, buffer.getvalue(), overwrite)
 
     @staticmethod
     def load(path: str | Path) -> Solution:
