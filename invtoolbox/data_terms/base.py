@@ -51,6 +51,13 @@ class DataTerm(Settings, ABC):
         """``W r`` of a quadratic term, for the normal equations ``A^T W A``."""
         raise InputError(f"{type(self).__name__} is not quadratic, so it has no normal equations")
 
+    def symbol(self, y: Any) -> tuple[Tensor, bool] | None:
+        """The eigenvalues of W under `torch.fft.rfftn` of the spatial axes of y, ``(1 or batch, 1 or channel, *half)``.
+
+        And whether they are exact; an approximation serves as a preconditioner. ``None`` where W is not like a convolution.
+        """
+        return None
+
     def curvature(self, y: Any) -> Tensor | None:
         """The Lipschitz constant of `grad`, shape ``(batch,)`` or ``(1,)``; ``None`` where there is none."""
         return None

@@ -55,6 +55,14 @@ class LeastSquares(DataTerm):
             t = t * self.weights.to(prediction.dtype)
         return prediction + (t / (1 + t)) * (y - prediction)
 
+    def symbol(self, y: Tensor) -> tuple[Tensor, bool]:
+        real = y.real if y.is_complex() else y
+        precision = torch.ones([1] * y.ndim, dtype=real.dtype, device=y.device) * self._precision(real)
+        if self.weights is None:
+            return precision, True
+        mean = self.weights.to(real).expand_as(real).flatten(1).mean(1)
+        return precision * mean.view(-1, *[1] * (y.ndim - 1)), False
+
     def curvature(self, y: Tensor) -> Tensor:
         precision = torch.ones(1, dtype=torch.float64) if self.noise_std is None else self.noise_std.pow(-2).reshape(-1)
         largest = 1.0 if self.weights is None else self.weights.flatten(1).amax(1).to(torch.float64)

@@ -96,6 +96,11 @@ class Sobolev(DataTerm):
         pull = self._weights(prediction) * self._precision(prediction) * _real(expand(step, prediction))
         return prediction + self._filter(y - prediction, pull / (1 + pull))
 
+    def symbol(self, y: Tensor) -> tuple[Tensor, bool] | None:
+        if self._transformed(y.ndim) != tuple(range(2, y.ndim)) or self.boundary != "periodic":
+            return None
+        return self._weights(y).narrow(-1, 0, y.shape[-1] // 2 + 1) * self._precision(y), True
+
     def curvature(self, y: Tensor) -> Tensor:
         largest = self._weights(y).amax().reshape(1)
         if self.noise_std is None:

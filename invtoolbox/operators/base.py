@@ -179,6 +179,14 @@ class LinearOperator(Operator):
         """The diagonal of ``A^T A`` where it is cheap to know, broadcast to ``(batch, *domain_shape)``; for preconditioners."""
         return None
 
+    def normal_symbol(self) -> tuple[Tensor, bool] | None:
+        """The eigenvalues of ``A^T A`` under `torch.fft.rfftn` of the spatial axes, and whether they are exact.
+
+        Shape ``(1 or items, 1 or channel, *half spectrum)``. Not exact, but good for preconditioning, for a convolution with
+        another boundary than a periodic one; ``None`` for what is not like a convolution.
+        """
+        return None
+
     def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
         """``(weight A^T A + rho I)^{-1} v`` where that has a closed form; ``rho`` and ``weight`` may differ by item."""
         raise InputError(f"{self} has no closed form of (A^T A + rho I)^-1; use it.solvers.CG()")

@@ -150,6 +150,10 @@ class Blur(LinearOperator):
         kernel = self.kernel.float() if self.kernel.dtype in _HALF else self.kernel
         return fft.transfer(kernel, (self.domain_shape[-2], self.domain_shape[-1]))
 
+    def normal_symbol(self) -> tuple[Tensor, bool]:
+        transfer = self._transfer(self.kernel, (self.domain_shape[-2], self.domain_shape[-1]))
+        return transfer.real.square() + transfer.imag.square(), self.boundary == "periodic"
+
     @property
     def has_normal_resolvent(self) -> bool:
         return self.boundary == "periodic"

@@ -71,6 +71,15 @@ class FiniteDifference(LinearOperator):
                    for n in self.domain_shape[1:]]
         return torch.full((1,), math.sqrt(sum(squares)), dtype=dtype, device=device)
 
+    def normal_symbol(self) -> tuple[Tensor, bool]:
+        """``sum_k 4 sin^2(xi_k / 2)``, the Laplacian's; with Neumann's boundary a neighbour of what is right."""
+        symbol = torch.zeros([1] * len(self.domain_shape), dtype=torch.float64)
+        for axis, n in enumerate(self.domain_shape[1:]):
+            frequencies = torch.arange(n // 2 + 1 if axis == self.dimensions - 1 else n, dtype=torch.float64)
+            part = 4 * (torch.pi * frequencies / n).sin().square()
+            symbol = symbol + part.view([-1 if k == axis + 1 else 1 for k in range(len(self.domain_shape))])
+        return symbol.unsqueeze(0), self.periodic
+
 
 def _needs_graph(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad

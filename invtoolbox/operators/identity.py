@@ -32,5 +32,8 @@ class Identity(LinearOperator):
              dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
         return torch.ones(1, dtype=dtype, device=device)
 
+    def normal_symbol(self) -> tuple[Tensor, bool]:
+        return torch.ones([1] * (len(self.domain_shape) + 1)), True
+
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         return y

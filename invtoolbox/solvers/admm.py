@@ -33,7 +33,9 @@ class ADMM(Solver):
         u_i = u_i + K_i x - z_i
 
     The first line is closed where the operator knows ``(A^T A + rho)^{-1}`` (a periodic blur, a mask) and every K_i is the
-    identity; elsewhere it is a few warm-started conjugate gradients, more of them as the iterates settle.
+    identity, and where everything in it is a periodic convolution, as total variation and the Sobolev misfit can be: then
+    one FFT divides. Elsewhere it is a few warm-started conjugate gradients, more of them as the iterates settle; they are
+    preconditioned by the periodic convolution next to the system where there is one (a blur that reflects).
 
     A prior that is a denoiser makes this plug-and-play (Venkatakrishnan et al. 2013). The penalty decides how strongly it
     acts. Where ``rho`` is not given it is the weight of the denoiser, so that the denoiser always works at its own
@@ -47,6 +49,7 @@ class ADMM(Solver):
 
     Args:
         rho: the penalty, in the units of the objective; see above.
+        relaxation: over-relaxation (ibid., 3.4.3) in (0, 2); not used with a denoiser.
         inner_iterations: conjugate gradient steps an iteration, at most.
         iterate: ``"x"`` returns the side of the misfit in any case.
 
@@ -59,6 +62,7 @@ class ADMM(Solver):
     max_iterations: int = 500
     tolerance: float = 1e-3
     rho: float | None = None
+    relaxation: float = 1.6
     inner_iterations: int = 20
     iterate: Literal["auto", "x"] = "auto"
 
@@ -85,7 +89,7 @@ class ADMM(Solver):
         duals = tuple(torch.zeros_like(z) for z in splits)
         value = problem.data_term.value(problem.operator(start), problem.y)
         return ADMMState(start, value, problem.data_term.discrepancy(problem.operator(start), problem.y),
-                         torch.full_like(value, torch.inf), splits, duals, self._first_rho(objective), torch.zeros_like(value),
+                         torch.full_like(value, torch.inf), splits, duals, self._first_rho(objective, start), torch.zeros_like(value),
                          start)
 
     def step(self, objective: Objective, state: ADMMState) -> ADMMState:
@@ -97,10 +101,11 @@ class ADMM(Solver):
         x = self._least_squares(objective, pieces, state, duals, rho)
         prediction = problem.operator(x)
         value, primal = D.value(prediction, y), torch.zeros_like(rho)
+        relaxation = 1.0 if self._denoising(objective) is not None else self.relaxation
         splits, moved, size, pull = [], torch.zeros_like(x), torch.zeros_like(rho), torch.zeros_like(x)
         for piece, z, u in zip(pieces, state.splits, duals):
             image = piece.apply(x)
-            target = image + u
+            target = torch.lerp(z, image, relaxation) + u
             new = piece.prox(target, 1 / rho)
             u.copy_(target).sub_(new)
             splits.append(new)
@@ -108,7 +113,8 @@ class ADMM(Solver):
             pull = pull + piece.adjoint(u)
             primal = primal + item_norm(image - new).square()
             size = size + torch.maximum(item_norm(image), item_norm(new)).square()
-            value = value + piece.value(new)
+            # A piece behind an operator is seen at the image; a constraint holds at z alone.
+            value = value + piece.value(new if piece.operator is None else image)
         primal = (primal / size.clamp_min(torch.finfo(size.dtype).tiny)).sqrt()
         dual_residual = item_norm(moved) / item_norm(pull).clamp_min(torch.finfo(size.dtype).tiny)
         steps = state.steps + 1
@@ -127,7 +133,7 @@ class ADMM(Solver):
     def _denoising(self, objective: Objective) -> tuple[Tensor, Any] | None:
         return next(((weight, prior) for weight, prior in objective.terms if "denoise" in prior.offers), None)
 
-    def _first_rho(self, objective: Objective) -> Tensor:
+    def _first_rho(self, objective: Objective, start: Tensor) -> Tensor:
         one = torch.ones_like(objective.regularization)
         if self.rho is not None:
             return one * self.rho
@@ -135,11 +141,19 @@ class ADMM(Solver):
         scale = one if curvature is None else one * curvature.to(one)
         denoising = self._denoising(objective)
         if denoising is None:
-            return 0.1 * scale  # balanced later
+            return self._guess(objective, start, scale)
         weight, prior = denoising
         if not prior.fixed_level:
             return weight
         return one / torch.as_tensor(prior.sigma, dtype=one.dtype, device=one.device) ** 2 * _noise_variance(objective) * scale
+
+    def _guess(self, objective: Objective, start: Tensor, curvature: Tensor) -> Tensor:
+        """Thresholds of a tenth of the intensity range, ``weight / rho = range / 10``; balanced later."""
+        weights = [weight for weight, prior in objective.terms if not prior.is_constraint]
+        size = start.abs().flatten(1).amax(1)
+        total = sum(weights[1:], weights[0]) if weights else torch.zeros_like(size)
+        usable = (total > 0) & (size > 0)
+        return torch.where(usable, 10 * total / torch.where(usable, size, torch.ones_like(size)), 0.1 * curvature)
 
     def _followed(self, objective: Objective, rho: Tensor) -> Tensor:
         """A denoiser's weight may change by a rule, and then its penalty does."""
@@ -169,6 +183,9 @@ class ADMM(Solver):
         if plain and A.has_normal_resolvent and all(piece.operator is None for piece in pieces):
             precision = cast(Tensor, D.curvature(problem.y)).expand_as(rho)
             return A.normal_resolvent(right, rho * len(pieces), precision)
+        symbol, exact = _system_symbol(objective, pieces, rho, right)
+        if symbol is not None and exact:
+            return _filtered(right, 1 / symbol)
 
         def system(v: Tensor) -> Tensor:
             result = A.adjoint(D.weighted(A(v)))
@@ -177,8 +194,9 @@ class ADMM(Solver):
                 result = torch.addcmul(result, expand(rho, part), part)
             return result
 
-        accuracy = (0.1 * state.certificate).clamp(1e-8, 1e-3)
-        return _conjugate_gradients(system, right, state.x, accuracy, self.inner_iterations)
+        accuracy = (1e-3 * state.certificate).clamp(1e-7, 1e-4)
+        inverse = None if symbol is None else 1 / symbol
+        return _conjugate_gradients(system, right, state.x, accuracy, self.inner_iterations, inverse)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         for _, prior in objective.terms:
@@ -199,14 +217,50 @@ def _noise_variance(objective: Objective) -> Tensor:
     return estimate_noise_std(problem.y, problem.operator).to(objective.regularization).square()
 
 
-def _conjugate_gradients(system: Any, right: Tensor, x: Tensor, accuracy: Tensor, iterations: int) -> Tensor:
-    """Warm-started conjugate gradients; an item stops moving once its residual is within its accuracy."""
+def _system_symbol(objective: Objective, pieces: tuple[PriorPiece, ...], rho: Tensor, like: Tensor) -> tuple[Tensor | None, bool]:
+    """The eigenvalues of ``A^T W A + rho sum_i K_i^T K_i`` under the FFT, and whether they are exact; or ``None``."""
+    problem = objective.problem
+    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    known = A.normal_symbol(), D.symbol(problem.y) if isinstance(problem.y, Tensor) else None
+    if like.is_complex() or known[0] is None or known[1] is None:
+        return None, False
+    (power, first), (weights, second) = known[0], known[1]
+    half = (*like.shape[2:-1], like.shape[-1] // 2 + 1)
+    if any(n not in (1, m) for n, m in zip(weights.shape[2:], half)):
+        return None, False  # measurements of another size than the image
+    exact = first and second
+    symbol = power.to(like) * weights.to(like)
+    for piece in pieces:
+        own = (torch.ones_like(symbol[:1, :1]), True) if piece.operator is None else piece.operator.normal_symbol()
+        if own is None:
+            return None, False
+        symbol = symbol + expand(rho, symbol) * own[0].to(like)
+        exact = exact and own[1]
+    # Frequencies that nothing sees leave the image as it is.
+    floor = 1e-6 * symbol.flatten(1).amax(1)
+    return symbol.maximum(expand(floor, symbol)), exact
+
+
+def _filtered(x: Tensor, multiplier: Tensor) -> Tensor:
+    axes = tuple(range(2, x.ndim))
+    return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * multiplier, s=x.shape[2:], dim=axes)
+
+
+def _conjugate_gradients(system: Any, right: Tensor, x: Tensor, accuracy: Tensor, iterations: int, inverse: Tensor | None) -> Tensor:
+    """Warm-started conjugate gradients; an item stops moving once its residual is within its accuracy.
+
+    ``inverse`` preconditions in the Fourier domain.
+    """
+    def precondition(r: Tensor) -> Tensor:
+        return r if inverse is None else _filtered(r, inverse)
+
     residual = right - system(x)
-    direction, squared = residual.clone(), inner(residual, residual)
     goal = (accuracy * item_norm(right)).square()
-    zero = torch.zeros_like(squared)
-    for _ in range(iterations):
-        going = squared > goal
+    zero = torch.zeros_like(goal)
+    direction = precondition(residual)
+    squared = inner(residual, direction)
+    for k in range(iterations):
+        going = inner(residual, residual) > goal
         if not bool(going.any()):
             break
         product = system(direction)
@@ -214,8 +268,11 @@ def _conjugate_gradients(system: Any, right: Tensor, x: Tensor, accuracy: Tensor
         alpha = torch.where(going & (curvature > 0), squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)), zero)
         x = torch.addcmul(x, expand(alpha, x), direction)
         residual = torch.addcmul(residual, expand(-alpha, x), product)
-        new = inner(residual, residual)
+        if k + 1 == iterations:
+            break
+        conditioned = precondition(residual)
+        new = inner(residual, conditioned)
         beta = torch.where(going & (squared > 0), new / torch.where(squared > 0, squared, torch.ones_like(squared)), zero)
-        direction = torch.addcmul(residual, expand(beta, x), direction)
+        direction = torch.addcmul(conditioned, expand(beta, x), direction)
         squared = new
     return x

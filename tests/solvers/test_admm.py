@@ -10,6 +10,7 @@ import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.priors import ExplicitPrior
 from invtoolbox.solvers import ADMM, FISTA
+from invtoolbox.testing import check_solver
 
 
 def blurred(boundary: str = "periodic", noise_std: float = 0.02) -> tuple[it.Problem, Tensor]:
@@ -82,3 +83,44 @@ def test_what_does_not_fit_is_said() -> None:
     poisson = it.Problem(y, it.operators.Identity((1, 4)), it.data_terms.Poisson())
     with pytest.raises(InputError, match="ADMM needs a quadratic data term"):
         it.solve(poisson, it.priors.L1(), ADMM(), regularization=1.0)
+
+
+@pytest.mark.parametrize("periodic", [True, False], ids=["closed", "preconditioned"])
+def test_the_first_line_is_solved_in_the_fourier_domain(periodic: bool) -> None:
+    problem, _ = blurred("periodic" if periodic else "reflect")
+    problem = it.Problem(problem.y, problem.operator, it.data_terms.Sobolev(-0.5, noise_std=0.02))
+    weight = torch.tensor([3.0, 10.0])
+    prior = it.priors.TotalVariation(periodic=periodic, tolerance=1e-7)
+    ours = it.solve(problem, prior, ADMM(max_iterations=1000), weight, tolerance=1e-4)
+    theirs = it.solve(problem, prior, FISTA(max_iterations=5000), weight, tolerance=1e-5)
+
+    def objective(x: Tensor) -> Tensor:
+        return problem.data_term.value(problem.operator(x), problem.y) + weight * prior.energy(x)
+
+    assert ours.status == ("converged",) * 2
+    torch.testing.assert_close(objective(ours.x), objective(theirs.x), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 6), (2, 5, 7), (1, 9), (1, 4, 5, 6)], ids=str)
+def test_symbols_are_the_eigenvalues(shape: tuple[int, ...]) -> None:
+    x = torch.randn(2, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    axes = tuple(range(2, x.ndim))
+    operators = [it.operators.Identity(shape), it.operators.FiniteDifference(shape, periodic=True)]
+    if len(shape) == 3:
+        kernel = torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        operators.append(it.operators.Blur(kernel, shape, boundary="periodic"))
+    for A in operators:
+        symbol, exact = A.normal_symbol()
+        filtered = torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * symbol, s=x.shape[2:], dim=axes)
+        assert exact
+        torch.testing.assert_close(filtered, A.normal(x), atol=1e-9, rtol=0)
+    for term in (it.data_terms.LeastSquares(noise_std=torch.tensor([0.5, 2.0])), it.data_terms.Sobolev(0.7, noise_std=0.3)):
+        symbol, exact = term.symbol(x)
+        filtered = torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * symbol, s=x.shape[2:], dim=axes)
+        assert exact
+        torch.testing.assert_close(filtered, term.weighted(x), atol=1e-9, rtol=0)
+
+
+def test_check_solver() -> None:
+    problem, _ = blurred()
+    assert check_solver(ADMM(), problem, 10.0 * it.priors.TotalVariation() + it.priors.NonNegative()).ok
