@@ -142,7 +142,7 @@ def _spill(halves: np.ndarray, center: float, reach: float) -> float:
     first = np.fft.rfft(halves * window, length)
     second = np.conj(first) * np.exp(-2j * frequency * center)
     energy = np.abs(np.fft.fft(np.concatenate([first, second], axis=1), axis=1)) ** 2
-    harmonic = np.abs(np.fft.fftfreq(2 * views, 1 / (2 * views)))
+    harmonic = np.abs(np.fft.fftfreq(2 * views, 0.5 / views))
     # The object may be as wide as two detectors; the edge of the wedge is soft, hence two harmonics of
     # margin.
     # Frequency zero holds the fluctuations of the beam, and no information on the axis.

@@ -35,7 +35,7 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
     positive = finite[finite > 0]
     log = log and positive.size == finite.size and float(positive.max()) > 3 * float(positive.min())
     everything = np.append(finite, level) if level is not None and (level > 0 or not log) else finite
-    low, high = float(everything.min()), float(everything.max())
+    low, high = float(np.min(everything)), float(np.max(everything))
     if log:
         low, high = math.log10(low), math.log10(high)
     if high - low < 1e-12 * max(abs(high), 1.0):

@@ -56,7 +56,7 @@ def window_of(*pictures: np.ndarray | None) -> Window:
     if -0.05 <= low <= 0.3 and 0.7 <= high <= 1.05:
         return Window(0.0, 1.0)
     if not high > low:
-        low, high = float(values.min()), float(values.max())
+        low, high = float(np.min(values)), float(np.max(values))
     return Window(low, high) if high > low else Window(low, low + 1.0)
 
 
