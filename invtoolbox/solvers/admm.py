@@ -13,6 +13,10 @@ from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.pieces import PriorPiece, pieces_reason, prior_pieces
+from invtoolbox.tree import join_items, tree_map
+
+#: Values in an image from which on a CPU works item by item.
+_LARGE = 1 << 15
 
 
 @dataclass
@@ -93,6 +97,16 @@ class ADMM(Solver):
                          start)
 
     def step(self, objective: Objective, state: ADMMState) -> ADMMState:
+        x = state.x
+        A = cast(LinearOperator, objective.problem.operator)
+        if len(x) == 1 or x.is_cuda or x[0].numel() < _LARGE or A.normal_symbol() is None:
+            return self._step(objective, state)
+        # What is done by FFT gains nothing from company, and large items then leave the cache of a CPU together.
+        # Their part of the state is a view, which `_step` does not write to.
+        return join_items([self._step(objective.select(torch.tensor([k])), tree_map(lambda t, k=k: t.narrow(0, k, 1), state))
+                           for k in range(len(x))])
+
+    def _step(self, objective: Objective, state: ADMMState) -> ADMMState:
         problem, pieces = objective.problem, prior_pieces(objective)
         D, y = problem.data_term, problem.y
         rho = self._followed(objective, state.rho)
@@ -249,16 +263,12 @@ def _filtered(x: Tensor, multiplier: Tensor) -> Tensor:
 def _conjugate_gradients(system: Any, right: Tensor, x: Tensor, accuracy: Tensor, iterations: int, inverse: Tensor | None) -> Tensor:
     """Warm-started conjugate gradients; an item stops moving once its residual is within its accuracy.
 
-    ``inverse`` preconditions in the Fourier domain.
+    ``inverse`` preconditions in the Fourier domain; ``right`` is overwritten.
     """
-    def precondition(r: Tensor) -> Tensor:
-        return r if inverse is None else _filtered(r, inverse)
-
-    residual = right - system(x)
     goal = (accuracy * item_norm(right)).square()
-    zero = torch.zeros_like(goal)
-    direction = precondition(residual)
-    squared = inner(residual, direction)
+    residual, x = right.sub_(system(x)), x.clone()
+    conditioned = residual if inverse is None else _filtered(residual, inverse)
+    direction, squared, zero = conditioned.clone(), inner(residual, conditioned), torch.zeros_like(goal)
     for k in range(iterations):
         going = inner(residual, residual) > goal
         if not bool(going.any()):
@@ -266,13 +276,13 @@ def _conjugate_gradients(system: Any, right: Tensor, x: Tensor, accuracy: Tensor
         product = system(direction)
         curvature = inner(direction, product)
         alpha = torch.where(going & (curvature > 0), squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)), zero)
-        x = torch.addcmul(x, expand(alpha, x), direction)
-        residual = torch.addcmul(residual, expand(-alpha, x), product)
+        x.addcmul_(direction, expand(alpha, x))
+        residual.addcmul_(product, expand(-alpha, x))
         if k + 1 == iterations:
             break
-        conditioned = precondition(residual)
+        conditioned = residual if inverse is None else _filtered(residual, inverse)
         new = inner(residual, conditioned)
         beta = torch.where(going & (squared > 0), new / torch.where(squared > 0, squared, torch.ones_like(squared)), zero)
-        direction = torch.addcmul(conditioned, expand(beta, x), direction)
+        direction.mul_(expand(beta, x)).add_(conditioned)
         squared = new
     return x

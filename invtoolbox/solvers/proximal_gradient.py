@@ -13,6 +13,7 @@ from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
+from invtoolbox.tree import scatter_items, select_items
 
 
 @dataclass
@@ -109,28 +110,16 @@ class ProximalGradient(Solver):
 
     def _search(self, objective: Objective, state: ProximalState, gradient: Tensor) -> tuple[Tensor, Any, Tensor, Tensor]:
         """The point after a step that the quadratic model bounds, its prediction, the step, and the misfit there."""
-        A, D, y = objective.problem.operator, objective.problem.data_term, objective.problem.y
-        here = D.value(state.ahead, y) + _smooth_value(objective, state.point)
-        step = state.trial
+        here = objective.problem.data_term.value(state.ahead, objective.problem.y) + _smooth_value(objective, state.point)
+        x, prediction, step, data, rejected = _trial(objective, state.point, state.ahead, gradient, here, state.trial)
         for _ in range(60):
-            x = torch.addcmul(state.point, expand(-step, gradient), gradient)
-            for weight, prior in _rough(objective):
-                x = prior.prox(x, step * weight)
-            prediction = A(x)
-            data = D.value(prediction, y)
-            if self.step_size is not None:
+            if self.step_size is not None or not bool(rejected.any()):
                 break
-            moved = x - state.point
-            allowed = inner(moved, moved) / (2 * step)
-            bend, rounding = _quadratic_bend(objective, moved, prediction, state.ahead), 1e-5 * allowed
-            if bend is None:
-                bend = data + _smooth_value(objective, x) - here - inner(gradient, moved)
-                rounding = 32 * torch.finfo(here.dtype).eps * here.abs()
-            # Written so that an item that is not finite is not searched for ever.
-            rejected = bend > allowed + rounding
-            if not bool(rejected.any()):
-                break
-            step = torch.where(rejected, step / 2, step)
+            # Only the items whose step was too long are tried again: a prox may be the better part of the work.
+            again = rejected.nonzero().squeeze(1)
+            point, ahead, slope, value = (select_items(t, again) for t in (state.point, state.ahead, gradient, here))
+            tried = _trial(objective.select(again), point, ahead, slope, value, step[again] / 2)
+            x, prediction, step, data, rejected = scatter_items(again, tried, (x, prediction, step, data, rejected))
         return x, prediction, step, data
 
     def _extrapolate(self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any,
@@ -198,6 +187,24 @@ def _smooth_value(objective: Objective, x: Tensor) -> Tensor:
         if "energy" in prior.offers:
             total = total + weight * prior.energy(x)
     return total
+
+
+def _trial(objective: Objective, point: Tensor, ahead: Any, gradient: Tensor, here: Tensor,
+           step: Tensor) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
+    """A step of this length: where it leads, the prediction there, the step, the misfit, and which items must shorten it."""
+    x = torch.addcmul(point, expand(-step, gradient), gradient)
+    for weight, prior in _rough(objective):
+        x = prior.prox(x, step * weight)
+    prediction = objective.problem.operator(x)
+    data = objective.problem.data_term.value(prediction, objective.problem.y)
+    moved = x - point
+    allowed = inner(moved, moved) / (2 * step)
+    bend, rounding = _quadratic_bend(objective, moved, prediction, ahead), 1e-5 * allowed
+    if bend is None:
+        bend = data + _smooth_value(objective, x) - here - inner(gradient, moved)
+        rounding = 32 * torch.finfo(here.dtype).eps * here.abs()
+    # Written so that an item that is not finite is not searched for ever.
+    return x, prediction, step, data, bend > allowed + rounding
 
 
 def _quadratic_bend(objective: Objective, moved: Tensor, prediction: Any, ahead: Any) -> Tensor | None:
