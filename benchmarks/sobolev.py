@@ -64,11 +64,10 @@ def coloured_noise(colour: str, n: int, seed: int) -> Tensor:
 
 def denoised(y: Tensor, truth: Tensor, order: float, weights: Tensor) -> tuple[float, bool]:
     """The PSNR at the best weight, the mean over the draws; and whether that weight is at the end of the grid."""
-    # The weights of order 1 span four orders of magnitude and want another ratio of the steps. With these
-    # settings the PSNR is within 0.02 dB of that after 800 steps of an ADMM that is diagonal in the Fourier
-    # domain.
-    ratio, tolerance = {1.0: (100.0, 1e-2), 0.5: (1.0, 1e-3)}.get(order, (1.0, 1e-2))
-    solver = it.solvers.PDHG(tolerance=tolerance, max_iterations=1000, adaptive=False, ratio=ratio)
+    # Diagonal in the Fourier domain, so the condition of the weights does not matter. With these tolerances
+    # the PSNR is within 0.02 dB of that after 800 steps; in single precision the certificate of order -1 gets
+    # no smaller than 3e-3.
+    solver = it.solvers.ADMM(tolerance=1e-2 if order < -0.5 else 3e-3, max_iterations=300)
     curves = []
     for draw in y.split(1):  # all weights in one batch
         problem = it.Problem(draw.repeat(len(weights), 1, 1, 1), Identity(draw.shape[1:]), Sobolev(order))
@@ -81,7 +80,7 @@ def denoised(y: Tensor, truth: Tensor, order: float, weights: Tensor) -> tuple[f
 
 
 def denoising(images: list[str], draws: int) -> bool:
-    print(f"\nS1: TV denoising at the best of 11 weights, mean of {draws} draws, PSNR in dB "
+    print(f"\nS1: TV denoising at the best of 15 weights, mean of {draws} draws, PSNR in dB "
           "(* weight at the end of the grid)")
     print("image  noise " + "".join(f"{f's={s:g}':>9}" for s in ORDERS) + "   ordering")
     good = True
@@ -91,8 +90,8 @@ def denoising(images: list[str], draws: int) -> bool:
             y = torch.cat([truth + coloured_noise(colour, 256, seed) for seed in range(draws)])
             psnr, marks = {}, []
             for order in ORDERS:
-                centre = {1.0: -2.0}.get(order, -1.3)
-                psnr[order], edge = denoised(y, truth, order, torch.logspace(centre - 0.8, centre + 0.8, 11))
+                centre = {1.0: -2.0, -0.5: -1.0}.get(order, -1.2)
+                psnr[order], edge = denoised(y, truth, order, torch.logspace(centre - 0.8, centre + 0.8, 15))
                 marks.append(f"{psnr[order]:8.2f}{'*' if edge else ' '}")
             best = max(ORDERS, key=lambda s: psnr[s])
             gain = psnr[best] - psnr[0.0]
@@ -138,7 +137,8 @@ def conditioning(n: int = 256, most: int = 1000) -> bool:
                 return bool(taken)
 
             it.solve(problem.with_data_term(term), solver=it.solvers.GradientDescent(step_size=2 / (low + high)),
-                     max_iterations=most, tolerance=1e-300, callbacks=[reached], progress=False)
+                     initial=torch.zeros_like(truth), max_iterations=most, tolerance=1e-300,
+                     callbacks=[reached], progress=False)
             bound = {0.0: 1, 0.5: 417}.get(abs(order - a))
             held = bound is None or (bool(taken) and taken[0] <= bound)
             good &= held
