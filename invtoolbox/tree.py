@@ -8,7 +8,7 @@ In all of them the batch is the first axis of every tensor.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -56,12 +56,6 @@ def tree_restore(tree: T, leaves: dict[str, Tensor]) -> T:
 def select_items(tree: T, index: Tensor) -> T:
     """Keep the items ``index`` of the batch in every tensor."""
     return tree_map(lambda t: t.index_select(0, index), tree)
-
-
-def join_items(parts: Sequence[T]) -> T:
-    """One container from several, the batch axes put one behind the other; the inverse of `select_items`."""
-    leaves = [dict(tree_leaves(part)) for part in parts]
-    return _rebuild(parts[0], lambda path, leaf: torch.cat([part[path] for part in leaves]), "")
 
 
 def where_items(mask: Tensor, new: T, old: T) -> T:

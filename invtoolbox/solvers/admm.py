@@ -13,7 +13,7 @@ from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.pieces import PriorPiece, pieces_reason, prior_pieces
-from invtoolbox.tree import join_items, tree_map
+from invtoolbox.tree import tree_map
 
 #: Values in an image from which on a CPU works item by item.
 _LARGE = 1 << 15
@@ -102,9 +102,16 @@ class ADMM(Solver):
         if len(x) == 1 or x.is_cuda or x[0].numel() < _LARGE or A.normal_symbol() is None:
             return self._step(objective, state)
         # What is done by FFT gains nothing from company, and large items then leave the cache of a CPU together.
-        # Their part of the state is a view, which `_step` does not write to.
-        return join_items([self._step(objective.select(torch.tensor([k])), tree_map(lambda t, k=k: t.narrow(0, k, 1), state))
-                           for k in range(len(x))])
+        x = torch.empty_like(state.x)
+        numbers = []
+        for k in range(len(x)):
+            part = self._step(objective.select(torch.tensor([k])), _item(state, k))
+            x[k] = part.x[0]
+            for whole, piece in zip((*state.splits, *state.duals), (*part.splits, *part.duals)):
+                whole[k] = piece[0]
+            numbers.append((part.value, part.discrepancy, part.certificate, part.rho, part.steps))
+        value, discrepancy, certificate, rho, steps = (torch.cat(column) for column in zip(*numbers))
+        return ADMMState(x, value, discrepancy, certificate, state.splits, state.duals, rho, steps)
 
     def _step(self, objective: Objective, state: ADMMState) -> ADMMState:
         problem, pieces = objective.problem, prior_pieces(objective)
@@ -217,6 +224,11 @@ class ADMM(Solver):
             if prior.is_convex is not True:
                 return False, f"{prior!r} is not known to be convex"
         return True, "misfit and priors are convex, and rho is constant after 100 iterations"
+
+
+def _item(state: ADMMState, k: int) -> ADMMState:
+    """One item of a state, as views."""
+    return tree_map(lambda t: t.narrow(0, k, 1), state)
 
 
 def _noise_variance(objective: Objective) -> Tensor:
