@@ -102,16 +102,16 @@ class ADMM(Solver):
         if len(x) == 1 or x.is_cuda or x[0].numel() < _LARGE or A.normal_symbol() is None:
             return self._step(objective, state)
         # What is done by FFT gains nothing from company, and large items then leave the cache of a CPU together.
-        x = torch.empty_like(state.x)
+        x, answer = torch.empty_like(state.x), torch.empty_like(state.x)
         numbers = []
         for k in range(len(x)):
             part = self._step(objective.select(torch.tensor([k])), _item(state, k))
-            x[k] = part.x[0]
+            x[k], answer[k] = part.x[0], part.answer[0]
             for whole, piece in zip((*state.splits, *state.duals), (*part.splits, *part.duals)):
                 whole[k] = piece[0]
             numbers.append((part.value, part.discrepancy, part.certificate, part.rho, part.steps))
         value, discrepancy, certificate, rho, steps = (torch.cat(column) for column in zip(*numbers))
-        return ADMMState(x, value, discrepancy, certificate, state.splits, state.duals, rho, steps)
+        return ADMMState(x, value, discrepancy, certificate, state.splits, state.duals, rho, steps, answer)
 
     def _step(self, objective: Objective, state: ADMMState) -> ADMMState:
         problem, pieces = objective.problem, prior_pieces(objective)

@@ -124,3 +124,16 @@ def test_symbols_are_the_eigenvalues(shape: tuple[int, ...]) -> None:
 def test_check_solver() -> None:
     problem, _ = blurred()
     assert check_solver(ADMM(), problem, 10.0 * it.priors.TotalVariation() + it.priors.NonNegative()).ok
+
+
+def test_large_items_go_one_by_one_and_are_the_same() -> None:
+    x = torch.zeros(2, 1, 192, 192)
+    x[0, :, 40:150, 30:100], x[1, :, 80:120, 60:170] = 1.0, 0.5
+    A = it.operators.Blur(torch.ones(5, 5) / 25, (192, 192))
+    problem = it.Problem(A.simulate(x, 0.02, seed=0), A)
+    prior, weight = it.priors.TotalVariation() + it.priors.NonNegative(), torch.tensor([1.0, 3.0])
+    both, again = (it.solve(problem, prior, ADMM(), weight, max_iterations=6, tolerance=0) for _ in range(2))
+    assert torch.equal(both.x, again.x) and float(both.x.min()) >= 0
+    for k in range(2):
+        lone = it.solve(problem.select(torch.tensor([k])), prior, ADMM(), weight[k:k + 1], max_iterations=6, tolerance=0)
+        assert float((both.x[k] - lone.x[0]).norm() / lone.x.norm()) <= 1e-5
