@@ -68,7 +68,7 @@ class ADMM(Solver):
     tolerance: float = 1e-3
     rho: float | None = None
     relaxation: float = 1.6
-    inner_iterations: int = 5
+    inner_iterations: int = 3
     iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
@@ -151,7 +151,7 @@ class ADMM(Solver):
         copies = [z for piece, z in zip(pieces, splits) if piece.operator is None]
         answer = copies[0] if copies and self.iterate == "auto" else x
         return ADMMState(x, value, D.discrepancy(prediction, y), certificate, tuple(splits), duals,
-                         rho_next, steps, prediction, answer)
+                         rho_next, steps, prediction.clone() if prediction is x else prediction, answer)
 
     def result(self, state: ADMMState) -> Tensor:
         return state.answer
