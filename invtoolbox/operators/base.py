@@ -229,6 +229,10 @@ class LinearOperator(Operator):
 # -- helpers that every operator, prior and solver shares: one definition of "per item" ---------------------------
 
 
+#: Values that one dot product runs over.
+_BLOCK = 1 << 16
+
+
 def inner(a: Any, b: Any) -> Tensor:
     """The real inner product of each item, shape ``(batch,)``; tuples are summed over."""
     if isinstance(a, (tuple, list)):
@@ -237,12 +241,14 @@ def inner(a: Any, b: Any) -> Tensor:
     if a.is_complex() or b.is_complex():
         return (a * b.conj()).sum(1).real
     if a.is_cuda:
-        return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).reshape(-1)
-    # On a CPU one dot product an item is ten times as fast as a batched matrix product (16 images of 256x256: 0.12 ms against
-    # 0.8 and 1.4 on one and two threads), and bitwise the same whatever the batch is, which the matrix product is not.
+        return torch.linalg.vecdot(a, b)
     if a.shape[1] < 4096:
         return (a * b).sum(1)
-    return torch.stack([torch.dot(p, q) for p, q in zip(a.unbind(0), b.unbind(0))])
+    # On a CPU one dot product an item makes no temporary of the size of x, and rounds the same whatever the batch is, which
+    # a batched matrix product does not. In float32 a dot product over 16 million positive values is off by 1e-4, so it is
+    # summed in blocks.
+    return torch.stack([torch.stack([torch.dot(u, v) for u, v in zip(p.split(_BLOCK), q.split(_BLOCK))]).sum()
+                        for p, q in zip(a.unbind(0), b.unbind(0))])
 
 
 def item_norm(a: Any) -> Tensor:
