@@ -13,9 +13,8 @@ from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.pieces import PriorPiece, pieces_reason, prior_pieces
-from invtoolbox.tree import tree_map
 
-#: Values in an image from which on a CPU works item by item.
+#: Values in an image from which on a CPU transforms it by itself.
 _LARGE = 1 << 15
 
 
@@ -47,7 +46,9 @@ class ADMM(Solver):
     ``sigma`` and the weight is the strength; a denoiser of one level, which takes no weight, gets ``rho = 1 / sigma^2`` in
     units of the noise, as the prox of a density would (with the noise level of the data term, or one estimated from y).
 
-    Converges for convex priors and any fixed ``rho > 0``; ``rho`` is balanced (Boyd et al., 3.4.1) at iterations
+    Converges for convex priors and any fixed ``rho > 0`` where the first line is closed; where it is not, the theorem needs
+    errors of a finite sum, which a fixed number of inner steps does not promise, so what they leave is part of the
+    certificate. ``rho`` is balanced (Boyd et al., 3.4.1) at iterations
     5, 10, 20, 40 and 80 only. With a denoiser it converges where that is a prox or averaged, which cannot be checked.
     The answer is z of the first prior that is not behind an operator: it satisfies constraints and has the prior's look;
     where there is none, x. Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
@@ -99,25 +100,6 @@ class ADMM(Solver):
                          self._first_rho(objective, start), torch.zeros_like(value), prediction.clone(), start)
 
     def step(self, objective: Objective, state: ADMMState) -> ADMMState:
-        x = state.x
-        A = cast(LinearOperator, objective.problem.operator)
-        if len(x) == 1 or x.is_cuda or x[0].numel() < _LARGE or A.normal_symbol() is None:
-            return self._step(objective, state)
-        # What is done by FFT gains nothing from company, and large items then leave the cache of a CPU together.
-        x, answer = torch.empty_like(state.x), torch.empty_like(state.x)
-        numbers = []
-        for k in range(len(x)):
-            part = self._step(objective.select(torch.tensor([k])), _item(state, k))
-            x[k], answer[k] = part.x[0], part.answer[0]
-            for whole, piece in zip((*state.splits, *state.duals, state.prediction),
-                                    (*part.splits, *part.duals, part.prediction)):
-                whole[k] = piece[0]
-            numbers.append((part.value, part.discrepancy, part.certificate, part.rho, part.steps))
-        value, discrepancy, certificate, rho, steps = (torch.cat(column) for column in zip(*numbers))
-        return ADMMState(x, value, discrepancy, certificate, state.splits, state.duals, rho, steps,
-                         state.prediction, answer)
-
-    def _step(self, objective: Objective, state: ADMMState) -> ADMMState:
         problem, pieces = objective.problem, prior_pieces(objective)
         D, y = problem.data_term, problem.y
         rho = self._followed(objective, state.rho)
@@ -130,12 +112,12 @@ class ADMM(Solver):
         splits, moved, size, pull = [], torch.zeros_like(x), torch.zeros_like(rho), torch.zeros_like(x)
         for piece, z, u in zip(pieces, state.splits, duals):
             image = piece.apply(x)
-            target = torch.lerp(z, image, relaxation) + u
+            target = torch.lerp(z, image, relaxation).add_(u)
             new = piece.prox(target, 1 / rho)
             u.copy_(target).sub_(new)
             splits.append(new)
-            moved = moved + piece.adjoint(new - z)
-            pull = pull + piece.adjoint(u)
+            moved.add_(piece.adjoint(new - z))
+            pull.add_(piece.adjoint(u))
             primal = primal + item_norm(image - new).square()
             size = size + torch.maximum(item_norm(image), item_norm(new)).square()
             # A piece behind an operator is seen at the image; a constraint holds at z alone.
@@ -209,10 +191,9 @@ class ADMM(Solver):
         # amplifies by its condition number.
         right = A.adjoint(D.weighted(problem.y - state.prediction))
         for piece, z, u in zip(pieces, state.splits, duals):
-            missing = piece.adjoint(z - u - piece.apply(state.x))
-            right = torch.addcmul(right, expand(rho, missing), missing)
-        plain = isinstance(D, LeastSquares) and D.weights is None
-        if plain and A.has_normal_resolvent and all(piece.operator is None for piece in pieces):
+            missing = piece.adjoint((z - u).sub_(piece.apply(state.x)))
+            right.addcmul_(missing, expand(rho, missing))
+        if _has_resolvent(objective, pieces):
             precision = cast(Tensor, D.curvature(problem.y)).expand_as(rho)
             return state.x + A.normal_resolvent(right, rho * len(pieces), precision), torch.zeros_like(rho)
         symbol, exact = _system_symbol(objective, pieces, rho, right)
@@ -223,7 +204,7 @@ class ADMM(Solver):
             result = A.adjoint(D.weighted(A(v)))
             for piece in pieces:
                 part = piece.adjoint(piece.apply(v))
-                result = torch.addcmul(result, expand(rho, part), part)
+                result = torch.addcmul(result, expand(rho, part), part)  # not in place: an operator may give its argument back
             return result
 
         # A fixed number: a test of accuracy would send an item different ways on its two sides, for rounding that depends on
@@ -236,12 +217,17 @@ class ADMM(Solver):
         for _, prior in objective.terms:
             if prior.is_convex is not True:
                 return False, f"{prior!r} is not known to be convex"
+        pieces, one = prior_pieces(objective), torch.ones_like(objective.regularization)
+        if not _has_resolvent(objective, pieces) and not _system_symbol(objective, pieces, one, objective.problem.zeros())[1]:
+            return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and priors are convex, and rho is constant after 80 iterations"
 
 
-def _item(state: ADMMState, k: int) -> ADMMState:
-    """One item of a state, as views."""
-    return tree_map(lambda t: t.narrow(0, k, 1), state)
+def _has_resolvent(objective: Objective, pieces: tuple[PriorPiece, ...]) -> bool:
+    """Whether the operator solves the first line by itself."""
+    A, D = cast(LinearOperator, objective.problem.operator), objective.problem.data_term
+    plain = isinstance(D, LeastSquares) and D.weights is None
+    return plain and A.has_normal_resolvent and all(piece.operator is None for piece in pieces)
 
 
 def _noise_variance(objective: Objective) -> Tensor:
@@ -281,8 +267,15 @@ def _system_symbol(objective: Objective, pieces: tuple[PriorPiece, ...], rho: Te
 
 
 def _filtered(x: Tensor, multiplier: Tensor) -> Tensor:
+    """Multiply in the Fourier domain; large items one by one, because then they stay in the cache of a CPU."""
     axes = tuple(range(2, x.ndim))
-    return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * multiplier, s=x.shape[2:], dim=axes)
+    if x.is_cuda or x[0].numel() < _LARGE or len(x) == 1:
+        return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * multiplier, s=x.shape[2:], dim=axes)
+    out = torch.empty_like(x)
+    for k in range(len(x)):
+        own = multiplier[k:k + 1] if len(multiplier) > 1 else multiplier
+        out[k:k + 1] = torch.fft.irfftn(torch.fft.rfftn(x[k:k + 1], dim=axes).mul_(own), s=x.shape[2:], dim=axes)
+    return out
 
 
 def _conjugate_gradients(system: Any, residual: Tensor, iterations: int, inverse: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.priors import ExplicitPrior
+from invtoolbox.solve import bind
 from invtoolbox.solvers import ADMM, FISTA
 from invtoolbox.testing import check_solver
 
@@ -126,7 +127,7 @@ def test_check_solver() -> None:
     assert check_solver(ADMM(), problem, 10.0 * it.priors.TotalVariation() + it.priors.NonNegative()).ok
 
 
-def test_large_items_go_one_by_one_and_are_the_same() -> None:
+def test_large_items_are_the_same_in_company() -> None:
     x = torch.zeros(2, 1, 192, 192)
     x[0, :, 40:150, 30:100], x[1, :, 80:120, 60:170] = 1.0, 0.5
     A = it.operators.Blur(torch.ones(5, 5) / 25, (192, 192))
@@ -137,3 +138,10 @@ def test_large_items_go_one_by_one_and_are_the_same() -> None:
     for k in range(2):
         lone = it.solve(problem.select(torch.tensor([k])), prior, ADMM(), weight[k:k + 1], max_iterations=6, tolerance=0)
         assert float((both.x[k] - lone.x[0]).norm() / lone.x.norm()) <= 1e-5
+
+
+def test_it_promises_convergence_only_where_the_first_line_is_closed() -> None:
+    for boundary, prior, holds in (("periodic", it.priors.L1(), True), ("periodic", it.priors.TotalVariation(periodic=True), True),
+                                   ("reflect", it.priors.TotalVariation(), False)):
+        objective, _, _ = bind(blurred(boundary)[0], prior.as_sum(), 1.0)
+        assert ADMM().is_provably_convergent(objective)[0] is holds
