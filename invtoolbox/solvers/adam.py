@@ -32,8 +32,8 @@ class Adam(Solver):
     r"""Adam (Kingma and Ba 2015, algorithm 1), the same for an item alone and in a batch.
 
     An implicit prior's ``learning_rates`` multiply ``learning_rate`` leaf by leaf. There is no promise of a monotone
-    objective; with ``decay`` the learning rate falls as ``1 / sqrt(1 + decay * steps)``, under which the regret bound
-    of the paper holds for convex objectives (with the correction of Reddi et al. 2018 apart).
+    objective, nor of convergence (Reddi, Kale and Kumar 2018 give a convex objective on which Adam does not converge); with
+    ``decay`` the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
     Certificate: ``|grad F|`` relative to that at the start.
 
     Args:
