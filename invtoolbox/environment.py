@@ -31,6 +31,9 @@ def versions() -> dict[str, str]:
     found = {"invtoolbox": __version__, "Python": platform.python_version()}
     for name in _SHOWN:
         found[name] = _version(name) or "not installed"
+    import torch
+
+    found["torch"] = str(torch.__version__)  # with the build (+cpu, +cu132), which the package index does not tell
     return found
 
 

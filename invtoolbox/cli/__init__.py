@@ -34,11 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(str(error))
     except BrokenPipeError:  # `invtoolbox list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except OSError as error:
         if debug:
             raise
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return _complain(_describe(error))
     except MemoryError:
         if debug:
@@ -77,6 +81,11 @@ def parser() -> argparse.ArgumentParser:
     for module in _COMMANDS:
         module.add(commands)
     return top
+
+
+def _drop_output() -> None:
+    """Nothing more can be printed; what waits in the buffer would fail again when Python ends, and change the exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(sentence: str) -> int:

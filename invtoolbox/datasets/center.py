@@ -147,4 +147,4 @@ def _spill(halves: np.ndarray, center: float, reach: float) -> float:
     # margin.
     # Frequency zero holds the fluctuations of the beam, and no information on the axis.
     outside = harmonic[:, None] > columns * frequency + 2
-    return float(energy[:, outside & (frequency > 0)].sum() / energy[..., 1:].sum())
+    return float(np.sum(energy[:, outside & (frequency > 0)])) / float(np.sum(energy[..., 1:]))

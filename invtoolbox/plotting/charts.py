@@ -33,7 +33,7 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
     if not finite.size:
         return None
     positive = finite[finite > 0]
-    log = log and positive.size == finite.size and float(positive.max()) > 3 * float(positive.min())
+    log = log and positive.size == finite.size and float(np.max(positive)) > 3 * float(np.min(positive))
     everything = np.append(finite, level) if level is not None and (level > 0 or not log) else finite
     low, high = float(np.min(everything)), float(np.max(everything))
     if log:
