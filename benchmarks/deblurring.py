@@ -20,7 +20,7 @@ from skimage.io import imread
 import invtoolbox as it
 
 NOISE = 2.55 / 255
-WEIGHTS = (4e-4, 8e-4, 1.6e-3)  # of TV, in units of 1/2 |Ax - y|^2
+WEIGHTS = (4e-4, 8e-4, 1.6e-3, 3.2e-3)  # of TV, in units of 1/2 |Ax - y|^2
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
             y = A.simulate(x, NOISE, seed=image)
             problem = it.Problem(y, A)
             began = time.perf_counter()
-            batch = it.Problem(y.expand(len(WEIGHTS), -1, -1, -1), A)  # the three weights are one batch
+            batch = it.Problem(y.expand(len(WEIGHTS), -1, -1, -1), A)  # the weights are one batch
             tv = it.solve(batch, it.priors.TotalVariation(periodic=True), it.solvers.PDHG(), progress=False,
                           regularization=torch.tensor(WEIGHTS))
             seconds_tv = (time.perf_counter() - began) / len(WEIGHTS)

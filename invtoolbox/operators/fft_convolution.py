@@ -49,8 +49,8 @@ def fast_length(n: int) -> int:
 def whole_limit(device: torch.device) -> int:
     """The pixels of a plane above which it is cut into tiles.
 
-    On a CPU tiles that stay in the cache halve the time of a 4 megapixel image (20 ms against 40); on a GPU one
-    large transform is faster, and tiles only bound the memory.
+    On a CPU tiles that stay in the cache pay from a few megapixels on (2048x2048: 36 ms against 58 at once); on a GPU tiles
+    only bound the memory.
     """
     return 1 << 24 if device.type == "cuda" else 1 << 20
 
