@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.operators.algebra import picked
 from invtoolbox.operators.base import LinearOperator, Operator, check_shape
 from invtoolbox.settings import Settings
 
@@ -78,6 +79,30 @@ class Problem(Settings):
     def select(self, index: Tensor) -> Problem:
         pick = _each(self.y, lambda t: t.index_select(0, index))
         return self._with(pick, self.operator.select(index), self.data_term.select(index))
+
+    def subset(self, index: Any, generator: Generator | None = None) -> Problem:
+        """The problem of some blocks of the measurements: views of a scan, rows of a matrix, parts of a stack.
+
+        Operator, data term and measurements are taken together, so the misfits of disjoint subsets add up to the whole.
+
+        Args:
+            index: which blocks, as tensors are indexed; a whole number draws that many, without repetition.
+            generator: of the draw.
+
+        >>> import invtoolbox as it
+        >>> problem = it.Problem(torch.ones(1, 1, 6), it.operators.Matrix(torch.ones(6, 2)))
+        >>> problem.subset([0, 3]).y.shape
+        torch.Size([1, 1, 2])
+        """
+        blocks = self.operator.blocks
+        if blocks is not None and isinstance(index, int):
+            if not 1 <= index <= blocks:
+                raise InputError(f"a subset holds 1 to {blocks} of the blocks of {self.operator}, got {index}")
+            drawn = torch.randperm(blocks, generator=generator, device=generator.device if generator is not None else "cpu")
+            index = drawn[:index].to(self.first.device)
+        operator = self.operator.subset(index)  # says so where there are no blocks
+        y = tuple(picked(self.y, index)) if isinstance(self.y, tuple) else self.y[:, :, index]
+        return self._with(y, operator, self.data_term.subset(index, self.y))
 
     def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
            dtype: torch.dtype | None = None) -> Problem:

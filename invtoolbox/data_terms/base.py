@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -23,10 +24,12 @@ class DataTerm(Settings, ABC):
     Attributes:
         is_convex: convex in the prediction.
         is_quadratic: ``value`` is ``1/2 <r, W r>`` with ``r = prediction - y``, and ``weighted(r)`` is ``W r``.
+        measurement_fields: names of the attributes that broadcast against ``y``, such as weights; `subset` picks from them.
     """
 
     is_convex: bool = True
     is_quadratic: bool = False
+    measurement_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def value(self, prediction: Any, y: Any) -> Tensor:
@@ -81,6 +84,17 @@ class DataTerm(Settings, ABC):
 
     def check(self, y: Any) -> None:
         """Raise an `InputError` where ``y`` cannot be such measurements."""
+
+    def subset(self, index: Any, y: Any) -> Self:
+        """The term for the blocks ``index`` of ``y``: entries of its first axis behind the channel."""
+        other = copy.copy(self)
+        for name in self.measurement_fields:
+            value = getattr(self, name)
+            axis = value.ndim - (y.ndim - 2) if isinstance(value, Tensor) else -1
+            # A tensor of one axis holds one value an item, not one a measurement.
+            if axis >= 0 and isinstance(value, Tensor) and value.ndim > 1 and value.shape[axis] == y.shape[2] > 1:
+                setattr(other, name, value[(slice(None),) * axis + (index,)])
+        return other
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         """A copy bound to the problem; the loop calls this once, before the first iteration."""

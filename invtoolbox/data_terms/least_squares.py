@@ -27,6 +27,7 @@ class LeastSquares(DataTerm):
 
     is_quadratic = True
     item_fields: ClassVar[tuple[str, ...]] = ("noise_std", "weights")
+    measurement_fields: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __init__(self, noise_std: float | Tensor | None = None, weights: Tensor | None = None) -> None:
         self.noise_std = noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)

@@ -20,6 +20,7 @@ class _Counts(DataTerm):
     """What both models share: measurements are counts, D their Kullback-Leibler divergence from the mean."""
 
     item_fields: ClassVar[tuple[str, ...]] = ("background",)
+    measurement_fields: ClassVar[tuple[str, ...]] = ("background",)
 
     def check(self, y: Any) -> None:
         if isinstance(y, tuple):
@@ -116,6 +117,7 @@ class PoissonTransmission(_Counts):
     """
 
     item_fields: ClassVar[tuple[str, ...]] = ("I0", "background")
+    measurement_fields: ClassVar[tuple[str, ...]] = ("I0", "background")
 
     def __init__(self, I0: float | Tensor, background: float | Tensor = 0.0) -> None:
         self.I0 = _nonnegative(I0, "I0", strict=True)

@@ -158,6 +158,11 @@ class Sobolev(DataTerm):
         other._prepared = self.frequency_weights(y.shape, _real(y).dtype, y.device)
         return other
 
+    def subset(self, index: Any, y: Tensor) -> Self:
+        if 2 in self._transformed(y.ndim):
+            raise InputError(f"{self!r} transforms the axis along which subsets are taken; give it other axes=")
+        return self
+
     def _weights(self, like: Tensor) -> Tensor:
         w = self._prepared
         axes = self._transformed(like.ndim)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
+from invtoolbox.operators.algebra import picked
 
 
 class Stack(DataTerm):
@@ -64,6 +65,9 @@ class Stack(DataTerm):
 
     def select(self, index: Tensor) -> Stack:
         return Stack(*(term.select(index) for term in self.terms), weights=self.weights)
+
+    def subset(self, index: Any, y: Any) -> Stack:
+        return Stack(*picked(self.terms, index), weights=picked(self.weights, index))
 
     def at(self, iteration: int) -> Stack:
         return Stack(*(term.at(iteration) for term in self.terms), weights=self.weights)

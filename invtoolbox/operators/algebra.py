@@ -66,6 +66,13 @@ class Composition(_Combined):
     def _forward(self, x: Tensor) -> Any:
         return self.parts[0]._forward(self.parts[1]._forward(x))
 
+    @property
+    def blocks(self) -> int | None:
+        return self.parts[0].blocks
+
+    def subset(self, index: Any) -> Operator:
+        return compose(self.parts[0].subset(index), self.parts[1])
+
     def __repr__(self) -> str:
         return f"{self.parts[0]} @ {self.parts[1]}"
 
@@ -91,6 +98,14 @@ class OperatorSum(_Combined):
 
     def _forward(self, x: Tensor) -> Any:
         return _plus(self.parts[0]._forward(x), self.parts[1]._forward(x))
+
+    @property
+    def blocks(self) -> int | None:
+        counts = {part.blocks for part in self.parts}
+        return counts.pop() if len(counts) == 1 else None
+
+    def subset(self, index: Any) -> Operator:
+        return add(self.parts[0].subset(index), self.parts[1].subset(index))
 
     def __repr__(self) -> str:
         return f"({self.parts[0]} + {self.parts[1]})"
@@ -125,6 +140,13 @@ class Scaled(_Combined):
         if isinstance(self.factor, Tensor) and self.factor.ndim == 1 and len(self.factor) > 1:
             other.factor, other.items = self.factor.index_select(0, index), len(index)
         return other
+
+    @property
+    def blocks(self) -> int | None:
+        return self.parts[0].blocks
+
+    def subset(self, index: Any) -> Operator:
+        return scale(self.parts[0].subset(index), self.factor)
 
     def __repr__(self) -> str:
         return f"{self.factor} * {self.parts[0]}"
@@ -196,6 +218,15 @@ class Stack(_Combined):
     def _forward(self, x: Tensor) -> Any:
         return tuple(part._forward(x) for part in self.parts)
 
+    @property
+    def blocks(self) -> int:
+        """The number of stacked operators."""
+        return len(self.parts)
+
+    def subset(self, index: Any) -> Operator:
+        """Some of the stacked operators."""
+        return stack(picked(self.parts, index))
+
     def __repr__(self) -> str:
         return f"stack({', '.join(map(str, self.parts))})"
 
@@ -256,6 +287,11 @@ def stack(parts: Sequence[Operator]) -> Operator:
     tensor([[[5., 5.]]])
     """
     return LinearStack(parts) if all(isinstance(part, LinearOperator) for part in parts) else Stack(parts)
+
+
+def picked(parts: Sequence[Any], index: Any) -> list[Any]:
+    """The entries ``index`` of a sequence, for an index as tensors take it."""
+    return [parts[k] for k in torch.arange(len(parts))[index.cpu() if isinstance(index, Tensor) else index].reshape(-1).tolist()]
 
 
 def _plus(a: Any, b: Any) -> Any:

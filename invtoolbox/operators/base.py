@@ -93,6 +93,20 @@ class Operator(Settings, ABC):
         other.items = items
         return other
 
+    # -- subsets of the measurements: ordered subsets, stochastic solvers ------------------------------------------
+
+    @property
+    def blocks(self) -> int | None:
+        """How many blocks of measurements `subset` picks from (views of a scan, rows of a matrix); ``None`` where it cannot.
+
+        Blocks lie along the first axis of ``y`` behind the channel; in a stack, the stacked operators are the blocks.
+        """
+        return None
+
+    def subset(self, index: Any) -> Operator:
+        """The operator for some blocks of the measurements: ``A.subset(i)(x) = A(x)[:, :, i]``."""
+        raise InputError(f"the measurements of {self} do not fall into blocks, so it has no subsets; use a solver without subset_size=")
+
     # -- algebra --------------------------------------------------------------------------------------------------
 
     def __matmul__(self, other: Operator) -> Operator:

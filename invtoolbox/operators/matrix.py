@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape
+from invtoolbox.operators.base import LinearOperator, Operator, check_shape
 
 
 class Matrix(LinearOperator):
@@ -49,6 +49,19 @@ class Matrix(LinearOperator):
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = super()._replace(parameters)
         return other._with_items(len(other.matrix) if other.matrix.ndim == 3 and len(other.matrix) > 1 else None)
+
+    @property
+    def blocks(self) -> int | None:
+        """The number of rows, where the measurements are one row of numbers."""
+        return self.range_shape[1] if len(self.range_shape) == 2 and self.range_shape[0] == 1 else None
+
+    def subset(self, index: Any) -> Operator:
+        """Some of the rows: ``A.subset(i)(x) = A(x)[:, :, i]``."""
+        if self.blocks is None:
+            return super().subset(index)
+        other = self._replace({"matrix": self.matrix[..., index, :]})
+        other.range_shape = (1, other.matrix.shape[-2])
+        return other
 
     def _forward(self, x: Tensor) -> Tensor:
         return self._product(x, self.matrix).reshape(x.shape[0], *self.range_shape)

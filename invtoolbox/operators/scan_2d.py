@@ -92,6 +92,11 @@ class Scan2D(LinearOperator):
         other.__dict__.pop("_rays", None)
         return other
 
+    @property
+    def blocks(self) -> int:
+        """The number of views."""
+        return int(self.angles.shape[-1])
+
     def subset(self, index: Tensor | slice | Sequence[int]) -> Self:
         """The scan of some of the views, for ordered-subset methods: ``A.subset(i)(x) = A(x)[:, :, i]``.
 
