@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.penalty import denoising_term, first_penalty
 from invtoolbox.solvers.pieces import PriorPiece, pieces_reason, prior_pieces
-
-#: Values in an image from which on a CPU transforms it by itself.
-_LARGE = 1 << 15
+from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
 
 @dataclass
@@ -108,7 +106,7 @@ class ADMM(Solver):
         x, left = self._least_squares(objective, pieces, state, duals, rho)
         prediction = problem.operator(x)
         value, primal = D.value(prediction, y), torch.zeros_like(rho)
-        relaxation = 1.0 if self._denoising(objective) is not None else self.relaxation
+        relaxation = 1.0 if denoising_term(objective) is not None else self.relaxation
         splits, moved, size, pull = [], torch.zeros_like(x), torch.zeros_like(rho), torch.zeros_like(x)
         for piece, z, u in zip(pieces, state.splits, duals):
             image = piece.apply(x)
@@ -140,40 +138,19 @@ class ADMM(Solver):
 
     # -- the penalty ---------------------------------------------------------------------------------------------------
 
-    def _denoising(self, objective: Objective) -> tuple[Tensor, Any] | None:
-        return next(((weight, prior) for weight, prior in objective.terms if "denoise" in prior.offers), None)
-
     def _first_rho(self, objective: Objective, start: Tensor) -> Tensor:
         one = torch.ones_like(objective.regularization)
-        if self.rho is not None:
-            return one * self.rho
-        curvature = objective.problem.data_term.curvature(objective.problem.y)
-        scale = one if curvature is None else one * curvature.to(one)
-        denoising = self._denoising(objective)
-        if denoising is None:
-            return self._guess(objective, start, scale)
-        weight, prior = denoising
-        if not prior.fixed_level:
-            return weight
-        return one / torch.as_tensor(prior.sigma, dtype=one.dtype, device=one.device) ** 2 * _noise_variance(objective) * scale
-
-    def _guess(self, objective: Objective, start: Tensor, curvature: Tensor) -> Tensor:
-        """Thresholds of a tenth of the intensity range, ``weight / rho = range / 10``; balanced later."""
-        weights = [weight for weight, prior in objective.terms if not prior.is_constraint]
-        size = start.abs().flatten(1).amax(1)
-        total = sum(weights[1:], weights[0]) if weights else torch.zeros_like(size)
-        usable = (total > 0) & (size > 0)
-        return torch.where(usable, 10 * total / torch.where(usable, size, torch.ones_like(size)), 0.1 * curvature)
+        return one * self.rho if self.rho is not None else first_penalty(objective, start)
 
     def _followed(self, objective: Objective, rho: Tensor) -> Tensor:
         """A denoiser's weight may change by a rule, and then its penalty does."""
-        denoising = self._denoising(objective)
+        denoising = denoising_term(objective)
         if self.rho is None and denoising is not None and not denoising[1].fixed_level:
             return denoising[0]
         return rho
 
     def _balanced(self, objective: Objective, rho: Tensor, primal: Tensor, dual: Tensor, steps: Tensor) -> Tensor:
-        if self.rho is not None or self._denoising(objective) is not None:
+        if self.rho is not None or denoising_term(objective) is not None:
             return rho
         # Without thresholds, on whose two sides rounding would send an item different ways.
         now = torch.stack([steps == 5 * 2**k for k in range(5)]).any(0)
@@ -187,120 +164,17 @@ class ADMM(Solver):
         """x, and the norm of the residual that it leaves, ``(batch,)``."""
         problem = objective.problem
         A, D = cast(LinearOperator, problem.operator), problem.data_term
-        # What is solved for is the change of x: the right-hand side then is small, and so is its rounding, which the system
-        # amplifies by its condition number.
         right = A.adjoint(D.weighted(problem.y - state.prediction))
         for piece, z, u in zip(pieces, state.splits, duals):
             missing = piece.adjoint((z - u).sub_(piece.apply(state.x)))
             right.addcmul_(missing, expand(rho, missing))
-        if _has_resolvent(objective, pieces):
-            precision = cast(Tensor, D.curvature(problem.y)).expand_as(rho)
-            return state.x + A.normal_resolvent(right, rho * len(pieces), precision), torch.zeros_like(rho)
-        symbol, exact = _system_symbol(objective, pieces, rho, right)
-        if symbol is not None and exact:
-            return state.x + _filtered(right, 1 / symbol), torch.zeros_like(rho)
-
-        def system(v: Tensor) -> Tensor:
-            result = A.adjoint(D.weighted(A(v)))
-            for piece in pieces:
-                part = piece.adjoint(piece.apply(v))
-                result = torch.addcmul(result, expand(rho, part), part)  # not in place: an operator may give its argument back
-            return result
-
-        # A fixed number: a test of accuracy would send an item different ways on its two sides, for rounding that depends on
-        # the batch; and a long run of conjugate gradients in float32 amplifies that rounding itself.
-        inverse = None if symbol is None else 1 / symbol
-        change, left = _conjugate_gradients(system, right, self.inner_iterations, inverse)
+        change, left = solve_quadratic(objective, [(rho, piece.operator) for piece in pieces], right, self.inner_iterations)
         return state.x + change, left
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         for _, prior in objective.terms:
             if prior.is_convex is not True:
                 return False, f"{prior!r} is not known to be convex"
-        pieces, one = prior_pieces(objective), torch.ones_like(objective.regularization)
-        if not _has_resolvent(objective, pieces) and not _system_symbol(objective, pieces, one, objective.problem.zeros())[1]:
+        if not is_closed(objective, [(weight, piece.operator) for (weight, _), piece in zip(objective.terms, prior_pieces(objective))]):
             return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and priors are convex, and rho is constant after 80 iterations"
-
-
-def _has_resolvent(objective: Objective, pieces: tuple[PriorPiece, ...]) -> bool:
-    """Whether the operator solves the first line by itself."""
-    A, D = cast(LinearOperator, objective.problem.operator), objective.problem.data_term
-    plain = isinstance(D, LeastSquares) and D.weights is None
-    return plain and A.has_normal_resolvent and all(piece.operator is None for piece in pieces)
-
-
-def _noise_variance(objective: Objective) -> Tensor:
-    """In units of the data term's own scale: 1 where it knows the noise level."""
-    from invtoolbox.parameter_choice.noise import estimate_noise_std
-
-    problem = objective.problem
-    if problem.data_term.expected_discrepancy(problem.y) is not None:
-        variance = torch.ones_like(objective.regularization)
-        curvature = problem.data_term.curvature(problem.y)
-        return variance if curvature is None else variance / curvature.to(variance)
-    return estimate_noise_std(problem.y, problem.operator).to(objective.regularization).square()
-
-
-def _system_symbol(objective: Objective, pieces: tuple[PriorPiece, ...], rho: Tensor, like: Tensor) -> tuple[Tensor | None, bool]:
-    """The eigenvalues of ``A^T W A + rho sum_i K_i^T K_i`` under the FFT, and whether they are exact; or ``None``."""
-    problem = objective.problem
-    A, D = cast(LinearOperator, problem.operator), problem.data_term
-    known = A.normal_symbol(), D.symbol(problem.y) if isinstance(problem.y, Tensor) else None
-    if like.is_complex() or known[0] is None or known[1] is None:
-        return None, False
-    (power, first), (weights, second) = known[0], known[1]
-    half = (*like.shape[2:-1], like.shape[-1] // 2 + 1)
-    if any(n not in (1, m) for n, m in zip(weights.shape[2:], half)):
-        return None, False  # measurements of another size than the image
-    exact = first and second
-    symbol = power.to(like) * weights.to(like)
-    for piece in pieces:
-        own = (torch.ones_like(symbol[:1, :1]), True) if piece.operator is None else piece.operator.normal_symbol()
-        if own is None:
-            return None, False
-        symbol = symbol + expand(rho, symbol) * own[0].to(like)
-        exact = exact and own[1]
-    # Frequencies that nothing sees leave the image as it is.
-    floor = 1e-6 * symbol.flatten(1).amax(1)
-    return symbol.maximum(expand(floor, symbol)), exact
-
-
-def _filtered(x: Tensor, multiplier: Tensor) -> Tensor:
-    """Multiply in the Fourier domain; large items one by one, because then they stay in the cache of a CPU."""
-    axes = tuple(range(2, x.ndim))
-    if x.is_cuda or x[0].numel() < _LARGE or len(x) == 1:
-        return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * multiplier, s=x.shape[2:], dim=axes)
-    out = torch.empty_like(x)
-    for k in range(len(x)):
-        own = multiplier[k:k + 1] if len(multiplier) > 1 else multiplier
-        out[k:k + 1] = torch.fft.irfftn(torch.fft.rfftn(x[k:k + 1], dim=axes).mul_(own), s=x.shape[2:], dim=axes)
-    return out
-
-
-def _conjugate_gradients(system: Any, residual: Tensor, iterations: int, inverse: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Conjugate gradients from 0, and the norm of the residual.
-
-    ``inverse`` preconditions in the Fourier domain; ``residual``, the right-hand side, is overwritten.
-    """
-    x = torch.zeros_like(residual)
-    conditioned = residual if inverse is None else _filtered(residual, inverse)
-    direction, squared = conditioned.clone(), inner(residual, conditioned)
-    for k in range(iterations):
-        product = system(direction)
-        curvature = inner(direction, product)
-        alpha = _quotient(squared, curvature)
-        x.addcmul_(direction, expand(alpha, x))
-        residual.addcmul_(product, expand(-alpha, x))
-        if k + 1 == iterations:
-            break
-        conditioned = residual if inverse is None else _filtered(residual, inverse)
-        new = inner(residual, conditioned)
-        direction.mul_(expand(_quotient(new, squared), x)).add_(conditioned)
-        squared = new
-    return x, item_norm(residual)
-
-
-def _quotient(a: Tensor, b: Tensor) -> Tensor:
-    """``a / b`` where b is positive, and 0 elsewhere: there is nothing left to do."""
-    return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))
