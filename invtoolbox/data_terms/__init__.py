@@ -3,7 +3,8 @@
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
+from invtoolbox.data_terms.robust import L1, Huber, Student
 from invtoolbox.data_terms.sobolev import Sobolev
 from invtoolbox.data_terms.stack import Stack
 
-__all__ = ["DataTerm", "LeastSquares", "Poisson", "PoissonTransmission", "Sobolev", "Stack"]
+__all__ = ["L1", "DataTerm", "Huber", "LeastSquares", "Poisson", "PoissonTransmission", "Sobolev", "Stack", "Student"]

@@ -24,11 +24,17 @@ class DataTerm(Settings, ABC):
     Attributes:
         is_convex: convex in the prediction.
         is_quadratic: ``value`` is ``1/2 <r, W r>`` with ``r = prediction - y``, and ``weighted(r)`` is ``W r``.
+        is_smooth: differentiable everywhere in its domain.
+        is_majoriser: ``1/2 <r, w r>`` with ``w = residual_weights`` plus a constant lies above ``value``, and touches it.
+        is_for_nonnegative: predictions are counts or line integrals; `curvature` holds for those that are not negative.
         measurement_fields: names of the attributes that broadcast against ``y``, such as weights; `subset` picks from them.
     """
 
     is_convex: bool = True
     is_quadratic: bool = False
+    is_smooth: bool = True
+    is_majoriser: bool = False
+    is_for_nonnegative: bool = False
     measurement_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -54,6 +60,10 @@ class DataTerm(Settings, ABC):
         """``W r`` of a quadratic term, for the normal equations ``A^T W A``."""
         raise InputError(f"{type(self).__name__} is not quadratic, so it has no normal equations")
 
+    def residual_weights(self, prediction: Any, y: Any) -> Any:
+        """``w`` with ``grad = w (prediction - y)``, for iteratively reweighted least squares; see `is_majoriser`."""
+        raise InputError(f"{type(self).__name__} has no weights for reweighted least squares")
+
     def symbol(self, y: Any) -> tuple[Tensor, bool] | None:
         """The eigenvalues of W under `torch.fft.rfftn` of the spatial axes of y, ``(1 or batch, 1 or channel, *half)``.
 
@@ -67,8 +77,8 @@ class DataTerm(Settings, ABC):
 
     @property
     def offers(self) -> frozenset[str]:
-        """The closed forms this term has, out of ``prox`` and ``weighted``."""
-        return frozenset(n for n in ("prox", "weighted") if getattr(type(self), n) is not getattr(DataTerm, n))
+        """The closed forms this term has, out of ``prox``, ``weighted`` and ``residual_weights``."""
+        return frozenset(n for n in ("prox", "weighted", "residual_weights") if getattr(type(self), n) is not getattr(DataTerm, n))
 
     # -- the noise: what the discrepancy principle needs ---------------------------------------------------------
 

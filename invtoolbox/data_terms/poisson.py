@@ -19,6 +19,7 @@ _OMEGA_STEPS = 4
 class _Counts(DataTerm):
     """What both models share: measurements are counts, D their Kullback-Leibler divergence from the mean."""
 
+    is_for_nonnegative = True
     item_fields: ClassVar[tuple[str, ...]] = ("background",)
     measurement_fields: ClassVar[tuple[str, ...]] = ("background",)
 

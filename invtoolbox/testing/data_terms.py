@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from invtoolbox.testing.common import (
     in_precision,
     item,
     parts,
+    precision,
     randn_like,
 )
 from invtoolbox.testing.operators import PRECISIONS
@@ -32,7 +33,8 @@ def check_data_term(term: DataTerm, prediction: Any, y: Any, *, precisions: Sequ
 
     ``value`` has shape ``(batch,)``, items do not see each other, and a call changes nothing. In float64: ``grad`` is the
     gradient of ``value`` (finite differences), ``prox`` minimises what it says, ``weighted`` is what ``value`` is made
-    of, and ``curvature`` bounds the slope of ``grad``.
+    of, ``curvature`` bounds the slope of ``grad``, and ``residual_weights`` make the gradient and, where the term says so, a majorant.
+    Of a term that is for nonnegative predictions (counts), nothing is asked for negative ones.
 
     Args:
         prox_tolerance: by how much a prox may miss its minimum, relative, where it is computed by iterations.
@@ -60,6 +62,9 @@ def _check_in(check: Checklist, term: DataTerm, p: Any, y: Any, dtype: torch.dty
                        "axis but the first, r.flatten(1).sum(1)"):
         return
     check_kind(check, f"value {name}", value, parts(p)[0])
+    if not check.holds(f"value is finite {name}", bool(value.isfinite().all()),
+                       f"value is {value.tolist()} at these predictions; they lie outside of its domain, so give others"):
+        return
     index = [torch.tensor([k], device=value.device) for k in range(batch)]
     check_items(check, "value", value, lambda k: term.select(index[k]).value(item(p, k), item(y, k)), batch, dtype)
     grad = check_purity(check, term, f"grad {name}", term.grad, (p, y), (other, y))
@@ -70,7 +75,12 @@ def _check_in(check: Checklist, term: DataTerm, p: Any, y: Any, dtype: torch.dty
 
 
 def _check_forms(check: Checklist, term: DataTerm, p: Any, y: Any, seed: int, prox_tolerance: float) -> None:
+    if any("value" in f.name and not f.ok for f in check.findings):
+        return
     direction = randn_like(p, seed)
+    if term.is_for_nonnegative:
+        # A multiple of the prediction in every entry, so that short moves leave no entry on the other side of 0.
+        direction = _each(lambda d, q: d * q.abs(), direction, p)
     step = 1e-4 * max(float(q.abs().mean()) for q in parts(p)) + 1e-12
 
     def along(t: Tensor) -> Tensor:
@@ -93,11 +103,15 @@ def _check_forms(check: Checklist, term: DataTerm, p: Any, y: Any, seed: int, pr
     bound = term.curvature(y)
     if bound is not None:
         for other in (_moved(p, direction, 1.0), _moved(p, direction, 1e-3), _moved(p, direction, -0.3)):
+            if term.is_for_nonnegative:
+                other = _each(lambda q, _: q.abs(), other, p)
             change = item_norm(_minus(term.grad(other, y), grad)) / item_norm(_minus(other, p)).clamp_min(1e-300)
             check.at_most("curvature bounds grad", (change / bound.clamp_min(1e-300)), 1 + 1e-6,
                           "curvature is too small: grad changes {figure:.3f} times as fast as it allows")
+    if "residual_weights" in term.offers:
+        _check_weights(check, term, p, y, direction)
     if "prox" in term.offers and isinstance(p, Tensor):
-        bounds = torch.ones(1, dtype=torch.float64, device=p.device) if bound is None else bound.to(p)
+        bounds = torch.ones(1, dtype=torch.float64, device=p.device) if bound is None else bound.to(precision(p))
         for factor in (0.1, 1.0, 10.0):
             t = (factor / bounds).expand(len(p))
             found = term.prox(p, y, t)
@@ -107,6 +121,25 @@ def _check_forms(check: Checklist, term: DataTerm, p: Any, y: Any, seed: int, pr
             alone = again if again is not None else term.select(torch.tensor([1])).prox(item(p, 1), item(y, 1), t[1:2])
             check.at_most("prox item by item", gap(item(found, min(1, len(p) - 1)), alone), 1e-10,
                           "prox gives an item another result alone than in company, by {figure:.1e} relative")
+
+
+def _check_weights(check: Checklist, term: DataTerm, p: Tensor, y: Tensor, direction: Tensor) -> None:
+    weights, residual = term.residual_weights(p, y), p - y
+    check.at_most("residual_weights make the gradient", gap(weights * residual, term.grad(p, y)), 1e-10,
+                  "residual_weights(p, y) * (p - y) is not the gradient: they differ by {figure:.1e} relative")
+    if not term.is_majoriser:
+        return
+    here = term.value(p, y)
+    for t in (1.0, -1.0, 0.1, 30.0):
+        moved = p + t * direction - y
+        bound = here + 0.5 * (inner(moved, weights * moved) - inner(residual, weights * residual))
+        check.at_most("residual_weights majorise", (term.value(y + moved, y) - bound) / bound.abs().clamp_min(1e-300), 1e-9,
+                      "1/2 <r, w r> with w = residual_weights is below value somewhere, by {figure:.1e} of it; so is_majoriser is wrong")
+
+
+def _each(change: Callable[[Tensor, Tensor], Tensor], value: Any, other: Any) -> Any:
+    changed = tuple(change(a, b) for a, b in zip(parts(value), parts(other)))
+    return changed if isinstance(value, (tuple, list)) else changed[0]
 
 
 def _size(a: Any, b: Any) -> Tensor:
@@ -126,5 +159,3 @@ def _moved(value: Any, direction: Any, t: float) -> Any:
 
 def _minus(a: Any, b: Any) -> Any:
     return _moved(a, b, -1.0)
-
-

@@ -87,3 +87,37 @@ def test_sound_terms_pass() -> None:
     check_data_term(LeastSquares(noise_std=torch.tensor([0.1, 0.3]), weights=w), p, y)
     check_data_term(it.data_terms.Sobolev(-0.5), p, y)
     check_data_term(it.data_terms.Stack(LeastSquares(), LeastSquares(0.5), weights=(1.0, 2.0)), (p, 2 * p), (y, y))
+
+
+class BelowTheTerm(it.data_terms.Huber):
+    """Weights that make the gradient of least squares, and say that they majorise."""
+
+    def residual_weights(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return 0.5 * super().residual_weights(prediction, y)
+
+    def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return 2 * (prediction - y) * self.residual_weights(prediction, y)
+
+
+def test_counts_are_asked_for_nonnegative_predictions_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p = 3 * torch.rand(2, 1, 4, 5, generator=generator) + 1e-3
+    y = torch.poisson(4 * torch.ones(2, 1, 4, 5), generator=generator)
+    for term in (it.data_terms.Poisson(), it.data_terms.Poisson(torch.tensor([0.5, 2.0])), it.data_terms.PoissonTransmission(50.0),
+                 it.data_terms.PoissonTransmission(50.0, background=5.0)):
+        check_data_term(term, p, y)
+    report = check_data_term(it.data_terms.Poisson(), p - 1, y, raise_error=False)
+    assert "outside of its domain" in report["value is finite"].sentence
+
+    class TooFlat(it.data_terms.Poisson):
+        def curvature(self, y: Tensor) -> Tensor:
+            return 0.05 * y.flatten(1).amax(1)
+
+    assert not check_data_term(TooFlat(0.5), p, y, raise_error=False)["curvature bounds grad"].ok
+
+
+def test_wrong_weights_of_reweighting_are_found() -> None:
+    generator = torch.Generator().manual_seed(0)
+    p, y = (torch.randn(2, 1, 4, 5, generator=generator) for _ in range(2))
+    report = check_data_term(BelowTheTerm(), p, y, raise_error=False)
+    assert not report["residual_weights make the gradient"].ok and not report["residual_weights majorise"].ok
