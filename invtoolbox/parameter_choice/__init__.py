@@ -2,17 +2,59 @@
 
 from __future__ import annotations
 
-from invtoolbox.errors import unknown_name
-from invtoolbox.parameter_choice.base import RuleState, WeightRule
-from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.objective import Objective
+from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule, WeightSearch
+from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
+from invtoolbox.parameter_choice.gcv import GCV
+from invtoolbox.parameter_choice.l_curve import LCurve
 from invtoolbox.parameter_choice.noise import estimate_noise_std
+from invtoolbox.parameter_choice.quasi_optimality import QuasiOptimality
+from invtoolbox.parameter_choice.score_search import ScoreSearch
+from invtoolbox.parameter_choice.sure import SURE
+from invtoolbox.parameter_choice.trials import Trials
 
-__all__ = ["DiscrepancyPrinciple", "RuleState", "WeightRule", "estimate_noise_std", "rule_named"]
+__all__ = [
+    "GCV",
+    "SURE",
+    "DiscrepancyPrinciple",
+    "LCurve",
+    "QuasiOptimality",
+    "RuleState",
+    "ScoreSearch",
+    "Trials",
+    "WeightCurve",
+    "WeightRule",
+    "WeightSearch",
+    "automatic",
+    "estimate_noise_std",
+    "rule_named",
+]
+
+_RULES: dict[str, type[WeightRule | WeightSearch]] = {
+    "discrepancy": DiscrepancyPrinciple,
+    "gcv": GCV,
+    "sure": SURE,
+    "l-curve": LCurve,
+    "quasi-optimality": QuasiOptimality,
+}
 
 
-def rule_named(name: str) -> WeightRule:
-    """The rule of a name, with its default settings."""
-    rules = {"discrepancy": DiscrepancyPrinciple}
-    if name not in rules:
-        raise unknown_name("rule for the weight", name, rules)
-    return rules[name]()
+def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
+    """The rule where the user says nothing, and the first words of why: the discrepancy principle, if it can know the noise."""
+    try:
+        expected_discrepancy(objective)
+    except InputError as unknown:
+        return LCurve(), f"no weight was given, and no noise level can be had ({unknown}): "
+    return DiscrepancyPrinciple(), "no weight was given: "
+
+
+def rule_named(name: str) -> WeightRule | WeightSearch:
+    """The rule of a name, with its default settings.
+
+    >>> rule_named("gcv").probes
+    1
+    """
+    if name not in _RULES:
+        raise unknown_name("rule for the weight", name, _RULES)
+    return _RULES[name]()

@@ -12,10 +12,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice.base import RuleState, WeightRule
-from invtoolbox.parameter_choice.noise import estimate_noise_std
+from invtoolbox.parameter_choice.noise import listed, noise_std_of
 
-#: Estimated noise is not taken to be below this fraction of the measurements: a target of 0 cannot be met.
-_LEAST_NOISE = 1e-4
 #: A weight is judged once the solver has come this far with it, and the discrepancy moves by less than this
 #: fraction of what is missing.
 _CERTIFIED = 0.1
@@ -110,10 +108,8 @@ class DiscrepancyPrinciple(WeightRule):
     def describe(self, objective: Objective) -> str:
         if self.noise_std is not None or objective.problem.data_term.expected_discrepancy(objective.problem.y) is not None:
             return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with the noise level that was given"
-        level = ", ".join(f"{float(s):.4g}" for s in _estimated(objective)[:4])
-        level += ", ..." if objective.batch > 4 else ""
         return (f"the discrepancy principle chooses the weight, tau = {self.tau:g}, "
-                f"with noise_std = {level} estimated from the data")
+                f"with noise_std = {listed(noise_std_of(objective.problem))} estimated from the data")
 
 
 def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None = None) -> Tensor:
@@ -125,23 +121,25 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
     if not hasattr(D, "with_noise_std"):
         raise InputError(f"the noise level of {D!r} is not known, and it takes none: give regularization= a number")
     device = objective.problem.first.device
-    std = _estimated(objective) if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64, device=device)
+    std = noise_std_of(objective.problem) if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64, device=device)
     bare: Tensor = D.with_noise_std(std).expected_discrepancy(y)
     # A term without a noise level measures misfit in the units of y, one with a level in units of that level.
     unit = getattr(D, "noise_std", None)
     return bare * (std if unit is None else std / unit.to(std))
 
 
-def first_weight(objective: Objective, x: Tensor) -> Tensor:
+def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -> Tensor:
     """A weight that changes with the units as the right one does, ``(batch,)``; ``objective.regularization`` is 1.
 
     Where every prior has an energy, data term and priors are made alike at ``x`` (a back-projection, or the
-    user's start): half the misfit of the noise over the energy. Else their gradients are.
+    user's start): half the misfit of the noise over the energy. Else their gradients are. The discrepancy that ``noise``
+    leaves is by default what the rule wants to see.
     """
     one = torch.ones_like(objective.regularization)
     if objective.has_value:
         rule = objective.rule
-        noise = rule.target(objective) if rule is not None else objective.data(x).discrepancy
+        if noise is None:
+            noise = rule.target(objective) if rule is not None else objective.data(x).discrepancy
         energy = objective.prior_value(x)
         return torch.where((energy > 0) & (noise > 0), 0.5 * noise.square() / energy.clamp_min(torch.finfo(energy.dtype).tiny), one)
     slopes = [w.view(-1, *[1] * (x.ndim - 1)) * p.gradient(x, objective.generator()) for w, p in objective.terms if "gradient" in p.offers]
@@ -149,10 +147,3 @@ def first_weight(objective: Objective, x: Tensor) -> Tensor:
         return one
     pull, data = item_norm(sum(slopes[1:], slopes[0])), item_norm(objective.data(objective.problem.zeros()).gradient)
     return torch.where((pull > 0) & (data > 0), 0.01 * data / pull.clamp_min(torch.finfo(pull.dtype).tiny), one)
-
-
-def _estimated(objective: Objective) -> Tensor:
-    problem = objective.problem
-    std = estimate_noise_std(problem.y, problem.operator, getattr(problem.data_term, "weights", None)).double()
-    size = problem.first.abs().flatten(1).square().mean(1).sqrt().double()
-    return torch.maximum(std, _LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))

@@ -7,11 +7,14 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import Operator
+from invtoolbox.problem import Problem
 
 #: The median of |n| over the standard deviation, for Gaussian n.
 _MEDIAN_OF_MODULUS = 0.6744897501960817
 #: Third differences: they vanish on parabolas, and the factor keeps the standard deviation of white noise.
 _THIRD_DIFFERENCE: tuple[float, ...] = (1.0, -3.0, 3.0, -1.0)
+#: Estimated noise is not taken to be below this fraction of the measurements: no rule can work with a level of 0.
+_LEAST_NOISE = 1e-4
 #: The product of second differences along both axes (Immerkaer 1996) vanishes on edges that run along an
 #: axis.
 _SECOND_DIFFERENCE: tuple[float, ...] = (1.0, -2.0, 1.0)
@@ -66,6 +69,23 @@ def estimate_noise_std(y: Tensor, operator: Operator | None = None, weights: Ten
                              "give it with LeastSquares(noise_std=...)")
         levels.append(seen.median() / _MEDIAN_OF_MODULUS)
     return torch.stack(levels)
+
+
+def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tensor:
+    """The noise level of a problem, ``(batch,)`` in float64: the given one, the data term's, or an estimate."""
+    y = problem.first
+    known = given if given is not None else getattr(problem.data_term, "noise_std", None)
+    if known is not None:
+        return torch.as_tensor(known, dtype=torch.float64, device=y.device).expand(problem.batch)
+    std = estimate_noise_std(problem.y, problem.operator, getattr(problem.data_term, "weights", None)).double()
+    size = y.abs().flatten(1).square().mean(1).sqrt().double()
+    return torch.maximum(std, _LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))
+
+
+def listed(values: Tensor, shown: int = 4) -> str:
+    """The first numbers of a tensor, for a sentence."""
+    numbers = ", ".join(f"{float(s):.4g}" for s in values[:shown])
+    return f"{numbers}, ..." if len(values) > shown else numbers
 
 
 def _used(y: Tensor, operator: Operator | None, weights: Tensor | None) -> Tensor:

@@ -1,0 +1,117 @@
+"""How many degrees of freedom a reconstruction has: the divergence of its prediction in the measurements."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import expand
+from invtoolbox.parameter_choice.noise import noise_std_of
+from invtoolbox.parameter_choice.trials import Trials
+from invtoolbox.priors.base import PriorSum
+from invtoolbox.problem import Problem
+
+#: The probe's size where the solution is affine in the measurements, and any size gives the same.
+_LARGE = 1.0
+#: The noise, relative to the measurements, where it cannot be estimated.
+_USUAL_NOISE = 0.02
+
+
+class Fit(NamedTuple):
+    """What the scores are made of, ``(k, n)`` each; measurements of weight w count as if their noise had variance ``1 / w``."""
+
+    residual: Tensor  # sum_i w_i (A x - y)_i^2
+    degrees: Tensor  # the divergence of A x in y
+    measured: Tensor  # measurements of positive weight
+
+
+def fits(trials: Trials, log_weight: Tensor, items: Tensor, probes: int, step: float, seed: int) -> Fit:
+    r"""Residuals and degrees of freedom of the solutions ``x(y)`` for weights ``(k, n, weights)``.
+
+    ``div A x(y) ~ <b, A x(y + h b) - A x(y)> / h`` for a probe b of random signs, averaged over ``probes`` of them
+    (Hutchinson 1989; Girard 1989; Ramani, Blu & Unser 2008). The probes are the same for every item and weight. Where
+    everything is quadratic x(y) is affine and h is the size of the measurements, so that the difference is exact but
+    for rounding; else h is ``step`` times the noise.
+    """
+    problem = trials.problem
+    check_white_noise(problem)
+    root = _root_weights(problem)
+    signs = [_signs(problem.y, seed + k) for k in range(probes)]
+    h = _probe_size(trials, step)
+
+    def measure(objective: Objective, solution: Any, which: slice = slice(None)) -> Tensor:
+        """The squared residual and the products with the probes, in float64: what is wanted is a small difference."""
+        prediction = solution.problem.operator(solution.x)
+        scale = _root_weights(objective.problem)
+        misfit = (scale * (prediction - objective.problem.y)).flatten(1)
+        squared = misfit.abs().double().square().sum(1)
+        return torch.stack([squared, *(_product(scale * prediction, b) for b in signs[which])], 1)
+
+    base = trials(log_weight, measure, items)
+    degrees = torch.zeros_like(base[..., 0])
+    for k, b in enumerate(signs):
+        shift = expand(h, b) * torch.where(root > 0, b / root.clamp_min(torch.finfo(root.dtype).tiny), torch.zeros_like(b))
+        shift = shift.expand(trials.batch, *shift.shape[1:])
+        moved = trials(log_weight, lambda o, s, k=k: measure(o, s, slice(k, k + 1))[:, 1], items, shift)  # type: ignore[misc]
+        degrees = degrees + (moved - base[..., 1 + k]) / (probes * h[items].double())
+    return Fit(base[..., 0], degrees, number_of(problem)[items].double().expand_as(degrees))
+
+
+def check_white_noise(problem: Problem) -> None:
+    """Raise an `InputError` where the rules for white noise say nothing."""
+    D = problem.data_term
+    if isinstance(problem.y, tuple) or not hasattr(D, "with_noise_std"):
+        raise InputError(f"this rule for the weight is for white noise in one tensor of measurements, not for {D!r}; use 'l-curve', "
+                         "'quasi-optimality' or a number")
+
+
+def number_of(problem: Problem) -> Tensor:
+    """The measurements of positive weight, ``(batch,)``; complex ones count twice."""
+    y = problem.first
+    used = (_root_weights(problem) > 0).expand(y.shape).flatten(1).sum(1)
+    return used * (2 if y.is_complex() else 1)
+
+
+def _root_weights(problem: Problem) -> Tensor:
+    y, weights = problem.first, getattr(problem.data_term, "weights", None)
+    real = y.real if y.is_complex() else y
+    return torch.ones_like(real[:1]) if weights is None else weights.to(real).sqrt().expand(-1, *y.shape[1:])
+
+
+def _signs(y: Tensor, seed: int) -> Tensor:
+    """Random signs, the same for every item: ``(1, *y.shape[1:])``."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = y.shape[1:]
+
+    def draw() -> Tensor:
+        return (2 * torch.randint(0, 2, (1, *shape), generator=generator) - 1).to(y.real if y.is_complex() else y)
+
+    return torch.complex(draw(), draw()) if y.is_complex() else draw()
+
+
+def _product(prediction: Tensor, b: Tensor) -> Tensor:
+    product = (prediction * b.conj()).real if prediction.is_complex() else prediction * b
+    return product.flatten(1).double().sum(1)
+
+
+def _probe_size(trials: Trials, step: float) -> Tensor:
+    y = trials.problem.first
+    size = y.abs().flatten(1).square().mean(1).sqrt()
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    if _is_affine(trials.problem, trials.objective.prior):
+        return _LARGE * size
+    try:
+        noise = noise_std_of(trials.problem).to(size)
+    except InputError:
+        noise = _USUAL_NOISE * size
+    return step * noise
+
+
+def _is_affine(problem: Problem, prior: PriorSum) -> bool:
+    """Whether the solution is an affine function of the measurements."""
+    plain = problem.is_linear and problem.data_term.is_quadratic and not problem.unknown and prior.implicit is None
+    return plain and all("quadratic" in term.prior.offers and not term.prior.is_constraint for term in prior.terms)

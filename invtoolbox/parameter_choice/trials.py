@@ -1,0 +1,144 @@
+"""Solve one problem with many weights: the candidates are the items of one batch."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective import Objective
+from invtoolbox.parameter_choice.base import WeightCurve
+from invtoolbox.parameter_choice.discrepancy import expected_discrepancy, first_weight
+from invtoolbox.priors.base import PriorSum, Term
+from invtoolbox.problem import Problem
+
+#: Values of one image (or its measurements) times the items that are solved in one batch: 16 MB a tensor.
+_AT_ONCE = 1 << 22
+#: The noise, relative to the measurements, where nothing tells how large it is.
+_USUAL_NOISE = 0.02
+
+#: ``(problem, priors, weight (n,), items (n,)) -> Solution`` of ``n`` items, whose places in the batch are ``items``.
+Attempt = Callable[[Problem, PriorSum, Tensor, Tensor], Any]
+#: What a rule wants to know: ``(objective of n items, Solution) -> (n, ...)``.
+Measure = Callable[[Objective, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Solutions of a problem for the weights that a rule asks for.
+
+    Attributes:
+        objective: the problem with its prepared priors; its weight is 1.
+        problem, priors: the same before they were prepared.
+        start: an image to compare data term and priors at, ``(batch, channel, *space)``.
+        attempt: `invtoolbox.solve` with solver, start and budgets filled in.
+        separate: every prior has a weight of its own; else all of them share one factor.
+    """
+
+    objective: Objective
+    problem: Problem
+    priors: PriorSum
+    start: Any
+    attempt: Attempt
+    separate: bool = False
+
+    @property
+    def batch(self) -> int:
+        return self.objective.batch
+
+    @property
+    def every(self) -> Tensor:
+        """The places of all items, ``(batch,)``."""
+        return torch.arange(self.batch, device=self.objective.regularization.device)
+
+    @cached_property
+    def groups(self) -> tuple[int, ...]:
+        """For every term of the sum, which of the weights it has; constraints do not care."""
+        groups, free = [], 0
+        for term in self.priors.terms:
+            if term.prior.fixed_level:
+                raise InputError(f"{term.prior!r} knows one noise level only, so no rule can choose a weight for it; give "
+                                 "regularization=1 and choose the solver's step")
+            own = self.separate and not term.prior.is_constraint
+            groups.append(free if own else 0)
+            free += own
+        if all(term.prior.is_constraint for term in self.priors.terms):
+            raise InputError("a rule for the weight needs an explicit prior to weigh, and there is none")
+        return tuple(groups)
+
+    @property
+    def number(self) -> int:
+        """How many weights there are."""
+        return max(self.groups) + 1
+
+    def centre(self) -> Tensor:
+        """Logarithms of weights to start from, ``(batch, number)``: half the misfit of the noise over the prior's energy."""
+        one, columns = self.objective, []
+        for k in range(self.number):
+            terms = tuple(t for t, g in zip(one.prior.terms, self.groups) if g == k and not t.prior.is_constraint)
+            part = dataclasses.replace(one, prior=PriorSum(terms))
+            columns.append(first_weight(part, self.start, noise_size(one)) / self.number)
+        return torch.stack(columns, 1).clamp_min(torch.finfo(one.regularization.dtype).tiny).log()
+
+    def __call__(self, log_weight: Tensor, measure: Measure, items: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """Solve ``n`` items of the batch with ``k`` weights each and measure the solutions.
+
+        Args:
+            log_weight: ``(k, n, number)``.
+            measure: of the solutions; measured at once, so that they need not be kept.
+            items: their places in the batch, all of them by default.
+            shift: added to the measurements, ``(batch, *y.shape[1:])``; priors that look at the measurements are
+                prepared anew.
+
+        Returns:
+            ``(k, n, ...)``.
+        """
+        items = self.every if items is None else items
+        k, n, number = log_weight.shape
+        index, weight = items.repeat(k), log_weight.exp().reshape(k * n, number)
+        size = max(self.problem.first[0].numel(), torch.Size(self.problem.image_shape).numel())
+        parts = [self._measured(i, w, measure, shift) for i, w in zip(index.split(max(1, _AT_ONCE // size)),
+                                                                      weight.split(max(1, _AT_ONCE // size)))]
+        return torch.cat(parts).unflatten(0, (k, n))
+
+    def _measured(self, index: Tensor, weight: Tensor, measure: Measure, shift: Tensor | None) -> Tensor:
+        problem, prior = self.problem.select(index), self.objective.prior
+        if shift is not None:
+            problem, prior = copy.copy(problem), self.priors
+            problem.y = problem.y + shift.index_select(0, index)
+        solution = self.attempt(problem, self.weighed(prior.select(index), weight), weight[:, 0], index)
+        bound = self.objective.select(index).with_regularization(weight[:, 0])
+        return measure(dataclasses.replace(bound, prior=self.weighed(bound.prior, weight)), solution)
+
+    def chosen(self, curve: WeightCurve) -> Objective:
+        """The objective with the weights that a rule chose."""
+        weight = curve.chosen.to(self.objective.regularization).reshape(self.batch, self.number)
+        prior = self.weighed(self.objective.prior, weight)
+        return dataclasses.replace(self.objective, regularization=weight[:, 0].clone(), prior=prior)
+
+    def weighed(self, prior: PriorSum, weight: Tensor) -> PriorSum:
+        """The sum in which every prior has its own of the weights ``(n, number)``, relative to the first."""
+        if self.number == 1:
+            return prior
+        ratio = weight / weight[:, :1]
+        terms = tuple(Term(ratio[:, g] * torch.as_tensor(t.weight, dtype=ratio.dtype, device=ratio.device), t.prior, True)
+                      for t, g in zip(prior.terms, self.groups))
+        return PriorSum(terms, prior.implicit)
+
+
+def noise_size(objective: Objective) -> Tensor:
+    """The discrepancy that noise alone would leave, ``(batch,)``; a guess where nothing tells."""
+    D, y = objective.problem.data_term, objective.problem.y
+    try:
+        noise = expected_discrepancy(objective)
+    except InputError:
+        nothing = tuple(map(torch.zeros_like, y)) if isinstance(y, tuple) else torch.zeros_like(y)
+        noise = _USUAL_NOISE * D.discrepancy(nothing, y)
+    return noise.to(objective.regularization).expand(objective.batch)
