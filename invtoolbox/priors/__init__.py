@@ -6,7 +6,8 @@ from invtoolbox.priors.explicit.constraints import Box, NonNegative
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
 from invtoolbox.priors.explicit.graph_laplacian import GraphLaplacian
-from invtoolbox.priors.explicit.smoothed_norm import SmoothedNorm
+from invtoolbox.priors.explicit.huber_tv import HuberTV
+from invtoolbox.priors.explicit.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
 from invtoolbox.priors.explicit.total_variation import TotalVariation
@@ -22,6 +23,8 @@ __all__ = [
     "ExplicitPrior",
     "GraphLaplacian",
     "GroupL1",
+    "HuberNorm",
+    "HuberTV",
     "ImplicitPrior",
     "NonNegative",
     "Prior",

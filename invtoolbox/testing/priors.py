@@ -22,6 +22,7 @@ from invtoolbox.testing.common import (
     gap,
     in_precision,
     item,
+    precision,
     randn_like,
 )
 from invtoolbox.testing.implicit import check_implicit
@@ -43,6 +44,7 @@ def check_prior(prior: Prior, x: Tensor, *, problem: Problem | None = None, step
     * ``prox(x, step)`` minimises ``R(u) + |u - x|^2 / (2 step)``: no other candidate is better, and for a convex prior
       every other is worse by at least ``|u - prox|^2 / (2 step)``;
     * a prox of a convex prior is firmly nonexpansive, with or without an energy;
+    * ``weights(x) x`` is the gradient, and where the prior says so, the weights make a majorant;
     * ``prox_conjugate`` is Moreau's; ``split() = (K, F)`` has ``F(K x) = R(x)``; ``quadratic() = (L, b)`` has
       ``1/2 |L x - b|^2 = R(x)``.
 
@@ -154,6 +156,21 @@ def _check_consistent(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: 
         residual = residual if b is None else residual - b
         check.at_most("quadratic has the same energy", gap(0.5 * inner(residual, residual), prior.energy(rough)), 1e-9,
                       "quadratic() = (L, b), but 1/2 |L x - b|^2 is not energy(x): they differ by {figure:.1e} relative")
+    if {"weights", "energy"} <= offers:
+        _check_weights(check, prior, rough, seed)
+
+
+def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    weights = prior.weights(x)
+    check.at_most("weights make the gradient", gap(weights * x, prior.gradient(x, Generator(x.device).manual_seed(0))), 1e-9,
+                  "weights(x) * x is not gradient(x): they differ by {figure:.1e} relative")
+    if not prior.is_majoriser:
+        return
+    for k, size in enumerate((1e-2, 1.0, 30.0)):
+        other = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
+        bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
+        check.at_most("weights majorise", (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300), 1e-9,
+                      "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of it; so is_majoriser is wrong")
 
 
 def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
@@ -176,7 +193,7 @@ def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int
 def _check_prox(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Sequence[float], seed: int, tolerance: float) -> None:
     other = x.flip(-1) * 0.8 + 0.1 * x.abs().mean() * randn_like(x, seed + 3)
     for number in steps:
-        step = torch.full((len(x),), number, dtype=x.dtype, device=x.device)
+        step = torch.full((len(x),), number, dtype=precision(x), device=x.device)
         p = prior.prox(x, step)
         if "energy" in prior.offers:
             gradient = (lambda u: prior.gradient(u, None)) if "gradient" in prior.offers and not prior.is_constraint else None

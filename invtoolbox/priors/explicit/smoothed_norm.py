@@ -32,6 +32,7 @@ class SmoothedNorm(ExplicitPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("smoothing",)
     is_smooth = True
+    is_majoriser = True
 
     def __init__(self, power: float = 1.0, smoothing: float | Tensor = 0.1, groups: GroupL1 | None = None) -> None:
         if not 0 < power <= 2:
@@ -58,6 +59,11 @@ class SmoothedNorm(ExplicitPrior):
             return 2 * x
         factor = self._slope(self._modulus(x, squared=True))
         return x * factor if self.groups is None else self._scaled(x, factor)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """``R'(s) / s``, s the modulus: R is concave in its square, so these weights majorise."""
+        factor = self._slope(self._modulus(x, squared=True))
+        return factor if self.groups is None else self._spread(x, factor)
 
     def curvature(self, like: Tensor) -> Tensor:
         """The largest second derivative, ``(batch,)`` or ``()``."""
@@ -86,7 +92,7 @@ class SmoothedNorm(ExplicitPrior):
 
     @property
     def offers(self) -> frozenset[str]:
-        own = frozenset({"energy", "gradient"})
+        own = frozenset({"energy", "gradient", "weights"})
         return own | {"prox"} if self.power >= 1 else own
 
     def _slope(self, squared: Tensor) -> Tensor:
@@ -109,9 +115,57 @@ class SmoothedNorm(ExplicitPrior):
         grouped, _ = self.groups._grouped(x)
         return (grouped * factor).flatten(1, 2)
 
+    def _spread(self, x: Tensor, factor: Tensor) -> Tensor:
+        """The factor of every value, from that of its group."""
+        assert self.groups is not None
+        return factor.expand(self.groups._grouped(x)[0].shape).flatten(1, 2)
+
     def __repr__(self) -> str:
         groups = f", groups={self.groups!r}" if self.groups is not None else ""
         return f"SmoothedNorm(power={self.power:g}{groups})"
+
+
+class HuberNorm(SmoothedNorm):
+    r"""``R(x) = sum_i h(|x_i|)``, ``h(s) = s^2 / (2 threshold)`` up to the threshold and ``s - threshold / 2`` beyond.
+
+    The modulus with its kink replaced by a parabola (Huber 1964), which is its Moreau envelope.
+
+    Args:
+        threshold: positive, in the units of x; a number, or one an item.
+        groups: as for `SmoothedNorm`.
+
+    >>> HuberNorm(2.0).energy(torch.tensor([[1.0, 5.0]]))
+    tensor([4.2500])
+    >>> HuberNorm(2.0).prox(torch.tensor([[1.0, 5.0]]), 2.0)
+    tensor([[0.5000, 3.0000]])
+    """
+
+    def __init__(self, threshold: float | Tensor = 0.1, groups: GroupL1 | None = None) -> None:
+        super().__init__(1.0, threshold, groups)
+
+    def energy(self, x: Tensor) -> Tensor:
+        modulus = self._modulus(x, squared=False)
+        return huber(modulus, expand(self.smoothing, modulus)).flatten(1).sum(1)
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        modulus = self._modulus(x, squared=False)
+        t, threshold = expand(step, modulus), expand(self.smoothing, modulus)
+        # The two branches meet at a modulus of threshold + step, and each is the larger one on its side.
+        factor = torch.maximum(threshold / (threshold + t), 1 - t / modulus.maximum(threshold))
+        return x * factor if self.groups is None else self._scaled(x, factor)
+
+    def _slope(self, squared: Tensor) -> Tensor:
+        return 1 / squared.sqrt().maximum(expand(self.smoothing, squared))
+
+    def __repr__(self) -> str:
+        shown = f"{float(self.smoothing):g}" if self.smoothing.numel() == 1 else f"{tuple(self.smoothing.shape)}"
+        return f"HuberNorm({shown}{f', groups={self.groups!r}' if self.groups is not None else ''})"
+
+
+def huber(norm: Tensor, threshold: Tensor) -> Tensor:
+    """``norm^2 / (2 threshold)`` up to the threshold and ``norm - threshold / 2`` beyond."""
+    inner = norm.minimum(threshold)
+    return inner / threshold * (norm - 0.5 * inner)
 
 
 def smoothed(prior: ExplicitPrior, smoothing: float | Tensor) -> SmoothedNorm | None:

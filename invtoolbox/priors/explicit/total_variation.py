@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -14,20 +15,17 @@ from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1, group_norm
+from invtoolbox.priors.explicit.total_variation_dual import TotalVariationDual
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
-# The momentum of an accelerated gradient method is (k - 1) / (k + MOMENTUM); any value above 2 makes the
-# iterates converge (Chambolle & Dossal 2015), and 6 reached a small gap in the fewest iterations on
-# photographs.
-_MOMENTUM = 6.0
 # A CPU is fastest while all buffers of the iteration fit in its cache, so a large batch is cut into pieces.
 _CACHE_ELEMENTS = 1 << 17
 
 
 class TotalVariation(ExplicitPrior):
-    r"""``R(x) = sum_pixels |D x|``, D the forward differences along every spatial axis.
+    r"""``R(x) = sum_pixels |D x|``, D the forward differences along every spatial axis: signals, images, volumes.
 
     Isotropic: ``|.|`` is the Euclidean norm of the differences of a pixel (Rudin, Osher & Fatemi 1992);
     anisotropic: the sum of their moduli.
@@ -48,6 +46,8 @@ class TotalVariation(ExplicitPrior):
         tolerance: the relative duality gap of the prox; not below what the precision of ``x`` can show.
         max_iterations: where the prox stops even if the gap is larger; `prox_with_gap` tells.
         lower, upper: bounds on ``x``, for real images; ``lower=0`` for what cannot be negative.
+        spacing: the distance of two neighbours along every spatial axis, so that differences are slopes; for volumes whose slices
+            are farther apart than their pixels, say. 1 by default.
 
     >>> x = torch.tensor([[[0., 0., 4., 4.]]])
     >>> TotalVariation().energy(x)
@@ -57,10 +57,11 @@ class TotalVariation(ExplicitPrior):
     """
 
     is_convex = True
+    has_exact_prox = False
 
     def __init__(self, isotropic: bool = True, periodic: bool = False, coupled: bool = False,
                  tolerance: float = 1e-4, max_iterations: int = 2000,
-                 lower: float | None = None, upper: float | None = None) -> None:
+                 lower: float | None = None, upper: float | None = None, spacing: Sequence[float] | None = None) -> None:
         if not tolerance > 0 or max_iterations < 1:
             raise InputError("TotalVariation needs a positive tolerance and at least one iteration, "
                              f"got {tolerance} and {max_iterations}")
@@ -69,6 +70,9 @@ class TotalVariation(ExplicitPrior):
         if lower is not None and upper is not None and not lower < upper:
             raise InputError(f"TotalVariation needs lower < upper, got {lower} and {upper}")
         self.lower, self.upper = lower, upper
+        self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
+        if self.spacing is not None and not all(h > 0 and math.isfinite(h) for h in self.spacing):
+            raise InputError(f"the spacing of TotalVariation is positive and finite, got {spacing}")
         self.shape: tuple[int, ...] | None = None
 
     @property
@@ -88,15 +92,23 @@ class TotalVariation(ExplicitPrior):
         return torch.where(inside, variation, torch.full_like(variation, float("inf")))
 
     def _variation(self, x: Tensor) -> Tensor:
-        differences: Tensor = FiniteDifference(x.shape[1:], self.periodic)(x)
+        differences: Tensor = FiniteDifference(x.shape[1:], self.periodic, self.spacing)(x)
         by_axis = differences.unflatten(1, (x.shape[1], x.ndim - 2))
         if self.isotropic:
             grouped, axis = (by_axis.flatten(1, 2), 1) if self.coupled else (by_axis, 2)
         elif self.coupled:
             grouped, axis = by_axis, 1
         else:
-            return differences.abs().flatten(1).sum(1)
-        return group_norm(grouped, axis).flatten(1).sum(1)
+            return self._loss(differences.abs()).flatten(1).sum(1)
+        return self._loss(group_norm(grouped, axis)).flatten(1).sum(1)
+
+    def _loss(self, norm: Tensor) -> Tensor:
+        """Of the norm of the differences."""
+        return norm
+
+    def _smoothing(self, like: Tensor) -> Tensor | None:
+        """The norm below which the loss is a parabola, ``(batch,)``."""
+        return None
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         return self.prox_with_gap(x, step)[0]
@@ -108,6 +120,8 @@ class TotalVariation(ExplicitPrior):
         steps = expand(step, reached).expand_as(reached)
         per_call = x.shape[0] if x.is_cuda else max(1, _CACHE_ELEMENTS // max(1, x[0].numel()))
         tolerance = max(self.tolerance, 4 * torch.finfo(reached.dtype).eps)
+        smoothing = self._smoothing(reached)
+        slopes = self._slopes(x.ndim - 2)
         with torch.no_grad():
             for k in range(0, x.shape[0], per_call):
                 part = slice(k, k + per_call)
@@ -116,7 +130,8 @@ class TotalVariation(ExplicitPrior):
                 unit = expand(torch.where(scale > 0, scale, torch.ones_like(scale)), image)
                 bounds = [None if b is None else (b / unit).expand(image.shape[0], *[1] * (image.ndim - 1))
                           for b in (self.lower, self.upper)]
-                dual = _Dual(image / unit, self.isotropic, self.periodic, bounds[0], bounds[1])
+                curve = None if smoothing is None else expand(smoothing[part], image) / unit
+                dual = TotalVariationDual(image / unit, self.isotropic, self.periodic, slopes, bounds[0], bounds[1], curve)
                 u, gap = dual.solve(tolerance, self.max_iterations)
                 u = torch.where(expand(scale, image) > 0, u.mul_(unit), image)
                 if self._bounded:  # the change of unit may leave them by a rounding
@@ -139,13 +154,29 @@ class TotalVariation(ExplicitPrior):
         if self._bounded:
             raise InputError(f"{self!r} does not split; add it.priors.Box(lower, upper) instead of bounds")
         if self.shape is None:
-            raise InputError("TotalVariation splits once it knows the shape of the image; "
+            raise InputError(f"{type(self).__name__} splits once it knows the shape of the image; "
                              "it.solve binds it, or call prior.bind(image_shape)")
-        channels, dimensions = self.shape[0], len(self.shape) - 1
-        differences = FiniteDifference(self.shape, self.periodic)
+        return self._split(self.shape)
+
+    def _split(self, shape: tuple[int, ...]) -> tuple[LinearOperator, ExplicitPrior]:
+        channels, dimensions = shape[0], len(shape) - 1
+        differences = FiniteDifference(shape, self.periodic, self.spacing)
+        groups = None
         if self.isotropic:
-            return differences, GroupL1(dimensions * channels if self.coupled else dimensions)
-        return differences, GroupL1(channels, interleaved=True) if self.coupled and channels > 1 else L1()
+            groups = GroupL1(dimensions * channels if self.coupled else dimensions)
+        elif self.coupled and channels > 1:
+            groups = GroupL1(channels, interleaved=True)
+        return differences, self._norm(groups)
+
+    def _norm(self, groups: GroupL1 | None) -> ExplicitPrior:
+        """The prior of the differences."""
+        return L1() if groups is None else groups
+
+    def _slopes(self, dimensions: int) -> tuple[float, ...]:
+        """``1 / spacing``."""
+        if self.spacing is not None and len(self.spacing) != dimensions:
+            raise InputError(f"{self!r} has a spacing for {len(self.spacing)} axes, and the image has {dimensions}")
+        return tuple(1 / h for h in self.spacing) if self.spacing is not None else (1.0,) * dimensions
 
     def bind(self, shape: tuple[int, ...]) -> Self:
         """A copy for images of shape ``(channel, *space)``, which `split` needs."""
@@ -157,160 +188,12 @@ class TotalVariation(ExplicitPrior):
         return self.bind(problem.image_shape)
 
     def __repr__(self) -> str:
-        changed = [f"{name}={value}" for name, value, default in (
+        return f"TotalVariation({', '.join(self._changed())})"
+
+    def _changed(self) -> list[str]:
+        """The settings that are not the default ones."""
+        return [f"{name}={value}" for name, value, default in (
             ("isotropic", self.isotropic, True), ("periodic", self.periodic, False),
             ("coupled", self.coupled, False),
-            ("lower", self.lower, None), ("upper", self.upper, None),
+            ("lower", self.lower, None), ("upper", self.upper, None), ("spacing", self.spacing, None),
         ) if value != default]
-        return f"TotalVariation({', '.join(changed)})"
-
-
-class _Dual:
-    """Accelerated projected gradient on ``min 1/2 |x - D^T p|^2`` over the unit ball of the dual norm.
-
-    Everything the iteration touches is allocated here once: a fresh temporary costs more than its arithmetic.
-    ``x`` has the shape ``(items, groups, members, *space)``, and ``p`` one such tensor an axis of space.
-    """
-
-    def __init__(self, x: Tensor, isotropic: bool, periodic: bool, lower: Tensor | None, upper: Tensor | None) -> None:
-        self.x, self.isotropic, self.periodic = x.contiguous(), isotropic, periodic
-        self.lower, self.upper = lower, upper
-        self.axes = range(3, x.ndim)
-        self.p, self.q, self.g = ([torch.zeros_like(self.x) for _ in self.axes] for _ in range(3))
-        self.u, self.norm, self.difference = (torch.empty_like(self.x) for _ in range(3))
-
-    def solve(self, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
-        """``(u, relative gap)`` for every item; items leave as they finish."""
-        result = torch.empty_like(self.x)
-        reached = torch.zeros(self.x.shape[0], dtype=self.x.dtype, device=self.x.device)
-        active = torch.arange(self.x.shape[0], device=self.x.device)
-        check = 10
-        for k in range(1, max_iterations + 1):
-            self._step(k)
-            if k < check and k < max_iterations:
-                continue
-            # The same iterations are checked whatever the batch is, so company changes nothing.
-            check = max(k + 10, int(1.15 * k))
-            self._primal(self.p)
-            gap = self._relative_gap()
-            # Written so that an item that is not finite counts as finished.
-            going = (gap > tolerance) & (k < max_iterations)
-            left = int(going.sum())
-            if left == len(active):
-                continue
-            done = (~going).nonzero().flatten()
-            result[active[done]] = self.u[done]
-            reached[active[done]] = gap[done]
-            if not left:
-                break
-            index = going.nonzero().flatten()
-            active = active[index]
-            self._keep(index)
-        return result, reached
-
-    def _step(self, k: int) -> None:
-        """``p = project(q + D u / |D|^2)`` with ``u = x - D^T q``, then ``q = p + beta (p - p_before)``."""
-        self._primal(self.q)
-        bound = 4.0 * len(self.axes)
-        for axis, q, g in zip(self.axes, self.q, self.g):
-            for inside, slope in self._differences(axis):
-                torch.add(_at(q, axis, inside), slope, alpha=1 / bound, out=_at(g, axis, inside))
-        self._project(self.g)
-        beta = (k - 1) / (k + _MOMENTUM)
-        for p, q, g in zip(self.p, self.q, self.g):
-            torch.sub(g, p, out=p)
-            torch.add(g, p, alpha=beta, out=q)
-        self.p, self.g = self.g, self.p
-
-    def _primal(self, p: list[Tensor]) -> None:
-        """``u = x - D^T p``, clamped to the bounds."""
-        self.u.copy_(self.x)
-        for axis, part in zip(self.axes, p):
-            n = part.shape[axis]
-            inside = part.narrow(axis, 0, n - 1)
-            self.u.narrow(axis, 0, n - 1).add_(inside)
-            self.u.narrow(axis, 1, n - 1).sub_(inside)
-            if self.periodic:
-                last = part.narrow(axis, n - 1, 1)
-                self.u.narrow(axis, n - 1, 1).add_(last)
-                self.u.narrow(axis, 0, 1).sub_(last)
-        if self.lower is not None:
-            torch.maximum(self.u, self.lower, out=self.u)
-        if self.upper is not None:
-            torch.minimum(self.u, self.upper, out=self.u)
-
-    def _differences(self, axis: int) -> Iterator[tuple[tuple[int, int], Tensor]]:
-        """The differences of ``u`` along an axis, piece by piece, each with its place ``(start, length)``."""
-        u, n = self.u, self.u.shape[axis]
-        inside = self.difference.narrow(axis, 0, n - 1)
-        torch.sub(u.narrow(axis, 1, n - 1), u.narrow(axis, 0, n - 1), out=inside)
-        yield (0, n - 1), inside
-        if self.periodic:
-            last = self.difference.narrow(axis, n - 1, 1)
-            torch.sub(u.narrow(axis, 0, 1), u.narrow(axis, n - 1, 1), out=last)
-            yield (n - 1, 1), last
-
-    def _project(self, g: list[Tensor]) -> None:
-        """Onto the unit ball of the norm that is dual to the one in the energy."""
-        members = self.x.shape[2]
-        if self.isotropic:
-            self._squares(g)
-            factor = self._shared(self.norm, members).clamp_min_(1).rsqrt_()
-            for part in g:
-                part.mul_(factor)
-        elif members == 1:
-            for part in g:
-                part.clamp_(-1, 1)
-        else:
-            for part in g:
-                self._squares([part])
-                part.mul_(self._shared(self.norm, members).clamp_min_(1).rsqrt_())
-
-    def _squares(self, parts: list[Tensor]) -> None:
-        torch.mul(parts[0], parts[0], out=self.norm)
-        for part in parts[1:]:
-            self.norm.addcmul_(part, part)
-
-    @staticmethod
-    def _shared(squares: Tensor, members: int) -> Tensor:
-        """The sum over the members of a group, in place of its first member."""
-        first = squares.narrow(2, 0, 1)
-        for k in range(1, members):
-            first.add_(squares.narrow(2, k, 1))
-        return first
-
-    def _relative_gap(self) -> Tensor:
-        """``(|D u| - <D u, p>) / (1/2 |u - x|^2 + |D u|)``.
-
-        Written so, every pixel's part of the gap is nonnegative, and nothing large cancels.
-        """
-        members = self.x.shape[2]
-        # The buffers g are free between steps: they take the differences.
-        for axis, g in zip(self.axes, self.g):
-            for inside, slope in self._differences(axis):
-                _at(g, axis, inside).copy_(slope)
-            if not self.periodic:
-                g.narrow(axis, g.shape[axis] - 1, 1).zero_()
-        variation = torch.zeros_like(self.norm.narrow(2, 0, 1))
-        for group in ([self.g] if self.isotropic else [[g] for g in self.g]):
-            self._squares(group)
-            variation.add_(self._shared(self.norm, members).sqrt_())
-        torch.mul(self.g[0], self.p[0], out=self.norm)
-        for g, p in zip(self.g[1:], self.p[1:]):
-            self.norm.addcmul_(g, p)
-        total = variation.flatten(1).sum(1)
-        gap = variation.sub_(self._shared(self.norm, members)).flatten(1).sum(1).clamp_min(0)
-        misfit = torch.sub(self.u, self.x, out=self.norm).flatten(1)
-        primal = total + 0.5 * torch.linalg.vector_norm(misfit, dim=1).square()
-        return torch.where(gap > 0, gap / primal, gap)
-
-    def _keep(self, index: Tensor) -> None:
-        self.x, self.u, self.norm, self.difference = (
-            t.index_select(0, index) for t in (self.x, self.u, self.norm, self.difference))
-        self.lower, self.upper = (None if b is None else b.index_select(0, index) for b in (self.lower, self.upper))
-        self.p, self.q, self.g = (
-            [t.index_select(0, index) for t in parts] for parts in (self.p, self.q, self.g))
-
-
-def _at(tensor: Tensor, axis: int, place: tuple[int, int]) -> Tensor:
-    return tensor.narrow(axis, *place)
