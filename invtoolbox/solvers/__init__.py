@@ -4,24 +4,39 @@ from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.admm import ADMM
 from invtoolbox.solvers.base import Solver, State
 from invtoolbox.solvers.cgls import CGLS
+from invtoolbox.solvers.condat_vu import CondatVu
 from invtoolbox.solvers.conjugate_gradient import ConjugateGradient
+from invtoolbox.solvers.douglas_rachford import DouglasRachford
 from invtoolbox.solvers.gradient_descent import GradientDescent
+from invtoolbox.solvers.half_quadratic import HalfQuadratic
 from invtoolbox.solvers.krylov_mm import KrylovMM
 from invtoolbox.solvers.lbfgs import LBFGS
+from invtoolbox.solvers.lsmr import LSMR
+from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
 from invtoolbox.solvers.pdhg import PDHG
 from invtoolbox.solvers.proximal_gradient import FISTA, ProximalGradient
+from invtoolbox.solvers.sirt import SIRT
+from invtoolbox.solvers.stochastic_pdhg import StochasticPDHG
 
 __all__ = [
     "ADMM",
     "CGLS",
     "FISTA",
     "LBFGS",
+    "LSMR",
+    "OSEM",
+    "OSSART",
     "PDHG",
+    "SIRT",
     "Adam",
+    "CondatVu",
     "ConjugateGradient",
+    "DouglasRachford",
     "GradientDescent",
+    "HalfQuadratic",
     "KrylovMM",
     "ProximalGradient",
     "Solver",
     "State",
+    "StochasticPDHG",
 ]

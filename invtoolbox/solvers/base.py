@@ -95,3 +95,17 @@ def implicit_reason(objective: Objective, name: str) -> str | None:
     if objective.prior.implicit is not None:
         return f"{name} works on images, and {objective.prior.implicit!r} is an implicit prior"
     return None
+
+
+def nonconvex_reason(objective: Objective) -> str | None:
+    """What keeps the objective from being convex in x, as far as it is known, or ``None``."""
+    if objective.layout is not None:
+        return "the image is a nonlinear function of the parameters"
+    if not objective.problem.is_linear:
+        return f"{objective.problem.operator} is not linear"
+    if not objective.problem.data_term.is_convex:
+        return f"{objective.problem.data_term!r} is not convex"
+    for prior in objective.explicit_priors:
+        if prior.is_convex is not True:
+            return f"{prior!r} is not known to be convex"
+    return None
