@@ -11,6 +11,8 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.preconditioner import Kind, Preconditioner, preconditioner
+from invtoolbox.tree import where_items
 
 
 @dataclass
@@ -20,6 +22,7 @@ class CGState(State):
     weight: Tensor  # (batch,) the regularisation the residual belongs to
     prediction: Tensor  # A x, carried along
     scale: Tensor  # (batch,) |b|
+    inverse: Preconditioner | None
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class ConjugateGradient(Solver):
     restarts where its weight changes. Converges to the minimiser (of least norm from 0) for every linear A; the error
     decreases monotonically in the norm of the system. Certificate: ``|b - H x| / |b|``, b the right-hand side.
 
+    Args:
+        preconditioner: ``"fourier"`` for systems next to a convolution (a blur of any boundary), ``"diagonal"`` for weights that differ
+            much from pixel to pixel or ray to ray, ``"auto"`` for the first of these that exists; none by default. See `preconditioner`.
+
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
     >>> it.solve(problem, prior=it.priors.Tikhonov(), regularization=3.0, progress=False).x
@@ -40,9 +47,12 @@ class ConjugateGradient(Solver):
 
     max_iterations: int = 500
     tolerance: float = 1e-5
+    preconditioner: Kind | None = None
     certificate_name: ClassVar[str] = "relative residual of the normal equations"
 
     def misfit(self, objective: Objective) -> str | None:
+        if self.preconditioner not in (None, "auto", "diagonal", "fourier"):
+            return f"the preconditioner of ConjugateGradient is 'auto', 'diagonal', 'fourier' or None, got {self.preconditioner!r}"
         return implicit_reason(objective, "ConjugateGradient") or quadratic_reason(objective, "ConjugateGradient")
 
     def suits(self, objective: Objective) -> bool:
@@ -54,37 +64,45 @@ class ConjugateGradient(Solver):
         residual = right - apply_hessian(objective, start, prediction)
         scale = item_norm(right)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        return self._state(objective, start, residual, residual, prediction, scale)
+        inverse = preconditioner(objective, self.preconditioner)
+        return self._state(objective, start, residual, _conditioned(inverse, residual), prediction, scale, inverse)
 
     def step(self, objective: Objective, state: CGState) -> CGState:
-        residual, direction = state.residual, state.direction
+        residual, direction, inverse = state.residual, state.direction, state.inverse
         changed = objective.regularization != state.weight
         if bool(changed.any()):
             fresh = right_side(objective) - apply_hessian(objective, state.x, state.prediction)
             mask = changed.view(-1, *[1] * (fresh.ndim - 1))
-            residual, direction = torch.where(mask, fresh, residual), torch.where(mask, fresh, direction)
+            if inverse is not None:
+                inverse = where_items(changed, preconditioner(objective, self.preconditioner), inverse)
+            residual, direction = torch.where(mask, fresh, residual), torch.where(mask, _conditioned(inverse, fresh), direction)
         forward = objective.problem.operator(direction)
         product = apply_hessian(objective, direction, forward)
-        squared, curvature = inner(residual, residual), inner(direction, product)
+        squared, curvature = inner(residual, _conditioned(inverse, residual)), inner(direction, product)
         alpha = torch.where(curvature > 0, squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)),
                             torch.zeros_like(squared))
         x = torch.addcmul(state.x, expand(alpha, direction), direction)
         prediction = torch.addcmul(state.prediction, expand(alpha, forward), forward)
         residual = torch.addcmul(residual, expand(-alpha, product), product)
-        beta = torch.where(squared > 0, inner(residual, residual) / torch.where(squared > 0, squared, torch.ones_like(squared)),
+        conditioned = _conditioned(inverse, residual)
+        beta = torch.where(squared > 0, inner(residual, conditioned) / torch.where(squared > 0, squared, torch.ones_like(squared)),
                            torch.zeros_like(squared))
-        direction = torch.addcmul(residual, expand(beta, direction), direction)
-        return self._state(objective, x, residual, direction, prediction, state.scale)
+        direction = torch.addcmul(conditioned, expand(beta, direction), direction)
+        return self._state(objective, x, residual, direction, prediction, state.scale, inverse)
 
     def _state(self, objective: Objective, x: Tensor, residual: Tensor, direction: Tensor, prediction: Tensor,
-               scale: Tensor) -> CGState:
+               scale: Tensor, inverse: Preconditioner | None) -> CGState:
         D, y = objective.problem.data_term, objective.problem.y
         value = D.value(prediction, y) + objective.prior_value(x)
         return CGState(x, value, D.discrepancy(prediction, y), item_norm(residual) / scale, residual, direction,
-                       objective.regularization.clone(), prediction, scale)
+                       objective.regularization.clone(), prediction, scale, inverse)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return True, "the system is symmetric and positive semidefinite"
+
+
+def _conditioned(inverse: Preconditioner | None, residual: Tensor) -> Tensor:
+    return residual if inverse is None else inverse(residual)
 
 
 def quadratic_reason(objective: Objective, name: str) -> str | None:

@@ -179,7 +179,7 @@ class PDHG(Solver):
                 return False, f"{prior!r} is not known to be convex"
         return True, "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power method"
 
-    def _first_ratio(self, objective: Objective, parts: _Parts, state: PDHGState, start: Tensor) -> Tensor:
+    def _first_ratio(self, objective: Objective, parts: Parts, state: PDHGState, start: Tensor) -> Tensor:
         """The balance for a guess: half the bound of a norm, 2 % of noise, an image that moves by a fifth."""
         if self.ratio is not None:
             return torch.full_like(state.ratio, self.ratio)
@@ -197,19 +197,19 @@ class PDHG(Solver):
 
     # -- pieces -------------------------------------------------------------------------------------------------------
 
-    def _parts(self, objective: Objective, target: Tensor) -> _Parts:
+    def _parts(self, objective: Objective, target: Tensor) -> Parts:
         data, priors = data_pieces(objective), prior_pieces(objective)
         if self.meets_target(objective):
             D = objective.problem.data_term
             assert isinstance(D, LeastSquares)
             ball = _Ball(data[0].operator, data[0].y, target * _unit(D, target), _unit(D, target))
-            primal, others = _take_primal(priors)
-            return _Parts(primal, (ball, *others), ())
-        primal, others = _take_primal(priors)
+            primal, others = take_primal(priors)
+            return Parts(primal, (ball, *others), ())
+        primal, others = take_primal(priors)
         if primal is None and len(data) == 1 and isinstance(data[0].operator, Identity) and "prox" in data[0].data_term.offers:
-            return _Parts(data[0], others, ())
+            return Parts(data[0], others, ())
         proximable = tuple(piece for piece in data if "prox" in piece.data_term.offers)
-        return _Parts(primal, (*proximable, *others), tuple(piece for piece in data if piece not in proximable))
+        return Parts(primal, (*proximable, *others), tuple(piece for piece in data if piece not in proximable))
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ class _Ball:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """``primal`` has a prox at the image itself, ``dual`` one behind an operator each, ``smooth`` a gradient only."""
 
     primal: Piece | None
@@ -252,7 +252,7 @@ class _Parts:
         return self.dual[0] if self.dual and isinstance(self.dual[0], _Ball) else None
 
 
-def _take_primal(priors: tuple[PriorPiece, ...]) -> tuple[PriorPiece | None, tuple[PriorPiece, ...]]:
+def take_primal(priors: tuple[PriorPiece, ...]) -> tuple[PriorPiece | None, tuple[PriorPiece, ...]]:
     """The prior that acts on the image itself, a constraint before any other, so that the answer meets it; and the rest."""
     free = [piece for piece in priors if piece.operator is None]
     if not free:
@@ -261,7 +261,7 @@ def _take_primal(priors: tuple[PriorPiece, ...]) -> tuple[PriorPiece | None, tup
     return chosen, tuple(piece for piece in priors if piece is not chosen)
 
 
-def _steps(parts: _Parts, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _steps(parts: Parts, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]:
     """tau and every sigma, each ``(batch,)``."""
     count = len(parts.dual)
     squares = state.norms[:, :count].square().clamp_min(torch.finfo(state.norms.dtype).tiny)
@@ -273,7 +273,7 @@ def _steps(parts: _Parts, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]
     return 1 / (1 / state.ratio + lipschitz / 2 if count else lipschitz), sigmas
 
 
-def _curvatures(parts: _Parts, like: Tensor) -> Tensor:
+def _curvatures(parts: Parts, like: Tensor) -> Tensor:
     """Of every misfit, ``(batch, misfits)``."""
     columns = []
     for piece in (*parts.all, parts.primal):
@@ -284,7 +284,7 @@ def _curvatures(parts: _Parts, like: Tensor) -> Tensor:
     return torch.stack(columns, 1) if columns else like.new_zeros(len(like), 0)
 
 
-def _balance(parts: _Parts, state: PDHGState, distance: Tensor, sizes: list[Tensor]) -> Tensor:
+def _balance(parts: Parts, state: PDHGState, distance: Tensor, sizes: list[Tensor]) -> Tensor:
     r"""The ratio of primal to dual step that suits these sizes of ``x - start`` and of every dual.
 
     The geometric mean of two rules. The worst case: the bound of Chambolle and Pock (2011, theorem 1) is least where
@@ -355,7 +355,7 @@ def _worth(ball: _Ball, state: PDHGState) -> Tensor:
     return ball.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
 
 
-def _values(objective: Objective, parts: _Parts, u: Tensor, seen: list[Tensor], regularization: Tensor) -> tuple[Tensor, Tensor]:
+def _values(objective: Objective, parts: Parts, u: Tensor, seen: list[Tensor], regularization: Tensor) -> tuple[Tensor, Tensor]:
     """The objective and the discrepancy at ``u``, from the images that the step has made."""
     D, y = objective.problem.data_term, objective.problem.y
     data = [z for piece, z in zip(parts.all, seen) if not isinstance(piece, PriorPiece)]

@@ -1,0 +1,139 @@
+"""Douglas-Rachford splitting: the prox of the misfit and that of one prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.operators.identity import Identity
+from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.penalty import first_penalty
+from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
+
+
+@dataclass
+class DouglasRachfordState(State):
+    point: Tensor  # v, what the iteration contracts
+    answer: Tensor  # z
+    step_size: Tensor  # (batch,)
+    prediction: Tensor  # A x
+
+
+@dataclass(frozen=True)
+class DouglasRachford(Solver):
+    r"""Douglas-Rachford splitting (Lions and Mercier 1979; Combettes and Pesquet 2007, algorithm 17)::
+
+        x = prox_{t f}(v)
+        z = prox_{t w R}(2 x - v)
+        v = v + relaxation (z - x)
+
+    f is the misfit and R the one prior, or none. The first line solves ``(A^T W A + 1 / t) x = A^T W y + v / t`` as `ADMM` does: closed
+    where the operator knows how, elsewhere by ``inner_iterations`` warm-started conjugate gradients; a misfit that is not
+    quadratic needs a prox and the identity as operator. With a denoiser as the prior this is PnP-DRS (Ryu et al. 2019).
+
+    Converges to a minimiser for convex f and R, every ``t > 0`` and relaxation in (0, 2), where both lines are exact (it is the
+    proximal point method in v, Eckstein and Bertsekas 1992). The answer is z: it satisfies constraints and has the prior's look.
+    Certificate: the fixed-point residual ``|x - z|``, relative to x and to ``|v - x|``, the larger: ``(x - z) / t`` is what is missing
+    in ``0 in df(x) + d(w R)(z)``, of which ``(v - x) / t`` is one part.
+
+    Args:
+        step_size: t; by default thresholds ``t w`` are 10 % of the intensity range, and a denoiser works at its own level.
+        relaxation: in (0, 2); 1 is none.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
+    >>> solver = it.solvers.DouglasRachford(tolerance=1e-6)
+    >>> it.solve(problem, it.priors.L1(), solver, regularization=1.0, progress=False).x.round(decimals=4)
+    tensor([[[ 2.,  0., -1.]]])
+    """
+
+    max_iterations: int = 1000
+    tolerance: float = 1e-4
+    step_size: float | None = None
+    relaxation: float = 1.0
+    inner_iterations: int = 5
+
+    certificate_name: ClassVar[str] = "relative fixed-point residual"
+
+    def misfit(self, objective: Objective) -> str | None:
+        reason = implicit_reason(objective, "DouglasRachford")
+        if reason is not None:
+            return reason
+        problem = objective.problem
+        if not problem.is_linear:
+            return f"DouglasRachford needs a linear operator, and {problem.operator} is not"
+        if not problem.data_term.is_quadratic and not _is_direct(objective):
+            return (f"DouglasRachford needs a quadratic data term, or one with a proximal operator behind the identity, and "
+                    f"{problem.data_term!r} behind {problem.operator} is neither")
+        if len(objective.terms) > 1:
+            return f"DouglasRachford takes one prior, and there are {len(objective.terms)}; ADMM and PDHG take several"
+        for _, prior in objective.terms:
+            if "prox" not in prior.offers:
+                return f"DouglasRachford needs the proximal operator of {prior!r}, and it has none; ADMM and PDHG split it"
+        if not 0 < self.relaxation < 2:
+            return f"DouglasRachford needs a relaxation between 0 and 2, got {self.relaxation}"
+        if self.step_size is not None and not self.step_size > 0:
+            return f"DouglasRachford needs a positive step_size, got {self.step_size}"
+        return None
+
+    def init(self, objective: Objective, start: Tensor) -> DouglasRachfordState:
+        D, y = objective.problem.data_term, objective.problem.y
+        prediction = objective.problem.operator(start)
+        value = D.value(prediction, y)
+        step = torch.ones_like(value) * self.step_size if self.step_size is not None else 1 / first_penalty(objective, start)
+        return DouglasRachfordState(start, value, D.discrepancy(prediction, y), torch.full_like(value, torch.inf), start, start,
+                                    step, prediction)
+
+    def step(self, objective: Objective, state: DouglasRachfordState) -> DouglasRachfordState:
+        problem, t, v = objective.problem, state.step_size, state.point
+        D, y = problem.data_term, problem.y
+        x, left = self._data_prox(objective, state)
+        z = torch.sub(2 * x, v)
+        for weight, prior in objective.terms:
+            z = prior.prox(z, t * weight)
+        gap = z - x
+        residual, tiny = item_norm(gap), torch.finfo(t.dtype).tiny
+        certificate = torch.maximum(residual / torch.maximum(item_norm(x), item_norm(z)).clamp_min(tiny),
+                                    (residual + t * left) / item_norm(v - x).clamp_min(tiny))
+        # Where everything is 0 there is nothing to compare with.
+        certificate = torch.where(residual + left > 0, certificate, residual)
+        prediction = problem.operator(x)
+        # The constraint holds at z; the misfit is seen at x.
+        value = D.value(prediction, y) + objective.prior_value(z)
+        return DouglasRachfordState(x, value, D.discrepancy(prediction, y), certificate, v + self.relaxation * gap, z, t, prediction)
+
+    def result(self, state: DouglasRachfordState) -> Tensor:
+        return state.answer
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        if not objective.problem.data_term.is_convex:
+            return False, f"{objective.problem.data_term!r} is not convex"
+        for prior in objective.explicit_priors:
+            if prior.is_convex is not True:
+                return False, f"{prior!r} is not known to be convex"
+            if not prior.has_exact_prox:
+                return False, f"the prox of {prior!r} is itself iterated"
+        if not _is_direct(objective) and not is_closed(objective, [(torch.ones_like(objective.regularization), None)]):
+            return False, "the first line is solved by a fixed number of inner steps"
+        return True, "misfit and prior are convex, and both proximal operators are closed"
+
+    def _data_prox(self, objective: Objective, state: DouglasRachfordState) -> tuple[Tensor, Tensor]:
+        """The prox of the misfit at v, and the norm of what it leaves of ``grad f(x) + (x - v) / t``."""
+        problem, t = objective.problem, state.step_size
+        if _is_direct(objective):
+            return problem.data_term.prox(state.point, problem.y, t), torch.zeros_like(t)
+        A = cast(LinearOperator, problem.operator)
+        missing = state.point - state.x
+        right = torch.addcmul(A.adjoint(problem.data_term.weighted(problem.y - state.prediction)), expand(1 / t, missing), missing)
+        change, left = solve_quadratic(objective, [(1 / t, None)], right, self.inner_iterations)
+        return state.x + change, left
+
+
+def _is_direct(objective: Objective) -> bool:
+    """Whether the data term's own prox is that of the misfit."""
+    return isinstance(objective.problem.operator, Identity) and "prox" in objective.problem.data_term.offers

@@ -1,0 +1,156 @@
+"""Half-quadratic splitting, for a fixed penalty and for a denoiser whose level falls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.priors.explicit.intensity_range import intensity_range
+from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.penalty import denoising_term, first_penalty
+from invtoolbox.solvers.pieces import pieces_reason, prior_pieces
+from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
+
+
+@dataclass
+class HalfQuadraticState(State):
+    splits: tuple[Tensor, ...]  # z_i
+    penalty: Tensor  # (batch,) the fixed one; with a schedule, the largest noise level
+    steps: Tensor  # (batch,)
+    prediction: Tensor  # A x
+    answer: Tensor
+    scale: Tensor  # (batch,) |A^T W y|
+
+
+@dataclass(frozen=True)
+class HalfQuadratic(Solver):
+    r"""Half-quadratic splitting (Geman and Yang 1995; Wang, Yang, Yin and Zhang 2008) for a quadratic misfit::
+
+        x   = argmin D(A x, y) + mu/2 sum_i |K_i x - z_i|^2
+        z_i = prox_{w_i R_i / mu}(K_i x)
+
+    With a fixed penalty ``mu`` it minimises ``D(A x, y) + sum_i (w_i R_i)_mu(K_i x)``, every prior in place of its Moreau envelope
+    (the modulus becomes Huber's function with a corner of ``w / mu``): the objective itself as mu grows, ever more slowly.
+
+    With a denoiser that knows noise levels (plug-and-play; DPIR of Zhang et al., IEEE TPAMI 44, 2022) the level falls geometrically
+    from ``sigma_start`` to ``sigma_end`` in ``schedule`` steps, and ``mu_k = w sigma^2 / sigma_k^2`` with the prior's own
+    ``sigma`` and weight w: the product ``w sigma^2`` is their lambda, 0.23 with a data term that knows its noise level. Run it for
+    ``max_iterations=schedule`` to do as they do; later steps stay at ``sigma_end``.
+
+    Converges to a minimiser of the half-quadratic objective for convex priors, a fixed ``mu > 0`` and a first line that is
+    closed; elsewhere the first line is ``inner_iterations`` warm-started conjugate gradients. With a denoiser
+    nothing is promised. The answer is z of the first prior that is not behind an operator: it satisfies constraints and has the
+    prior's look; where there is none, x. Certificate: the gradient of the half-quadratic objective,
+    ``|mu sum_i K_i^T (z_i - z_i_before)|``, relative to ``|A^T W y|``; infinite while the schedule runs.
+
+    Args:
+        penalty: mu, in the units of the objective; by default such that thresholds are 1 % of the intensity range.
+        sigma_start: the first level of a denoiser, in the units of the image; 20 % of its intensity range by default.
+        sigma_end: the last one; the ``sigma`` of the prior by default.
+        schedule: steps from one to the other.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
+    >>> solver = HalfQuadratic(penalty=1.0, tolerance=1e-6)
+    >>> it.solve(problem, it.priors.L1(), solver, regularization=1.0, progress=False).x.round(decimals=4)
+    tensor([[[1., 0., -0.]]])
+    """
+
+    max_iterations: int = 500
+    tolerance: float = 1e-4
+    penalty: float | None = None
+    sigma_start: float | None = None
+    sigma_end: float | None = None
+    schedule: int = 8
+    inner_iterations: int = 5
+
+    certificate_name: ClassVar[str] = "relative gradient norm of the half-quadratic objective"
+
+    def misfit(self, objective: Objective) -> str | None:
+        reason = implicit_reason(objective, "HalfQuadratic") or pieces_reason(objective, "HalfQuadratic")
+        if reason is not None:
+            return reason
+        if not objective.problem.data_term.is_quadratic:
+            return f"HalfQuadratic needs a quadratic data term, and {objective.problem.data_term!r} is not"
+        if not objective.terms:
+            return "HalfQuadratic needs a prior, and there is none"
+        for name, value in (("penalty", self.penalty), ("sigma_start", self.sigma_start), ("sigma_end", self.sigma_end)):
+            if value is not None and not value > 0:
+                return f"HalfQuadratic needs a positive {name}, got {value}"
+        return None if self.schedule >= 1 else f"HalfQuadratic needs a schedule of at least one step, got {self.schedule}"
+
+    def init(self, objective: Objective, start: Tensor) -> HalfQuadraticState:
+        problem = objective.problem
+        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        prediction = A(start)
+        scale = item_norm(A.adjoint(D.weighted(problem.y)))
+        if self._levels(objective):
+            usual = 0.2 * intensity_range(start)
+            first = usual if self.sigma_start is None else torch.full_like(usual, self.sigma_start)
+        else:
+            one = torch.ones_like(objective.regularization)
+            first = first_penalty(objective, start, 0.01) if self.penalty is None else one * self.penalty
+        splits = tuple(piece.apply(start).clone() for piece in prior_pieces(objective))
+        return HalfQuadraticState(
+            start, D.value(prediction, problem.y), D.discrepancy(prediction, problem.y), torch.full_like(scale, torch.inf), splits,
+            first.to(scale), torch.zeros_like(scale), prediction, start, scale.clamp_min(torch.finfo(scale.dtype).tiny))
+
+    def step(self, objective: Objective, state: HalfQuadraticState) -> HalfQuadraticState:
+        problem, pieces = objective.problem, prior_pieces(objective)
+        A, D, y = cast(LinearOperator, problem.operator), problem.data_term, problem.y
+        mu = self._penalty(objective, state)
+        right = A.adjoint(D.weighted(y - state.prediction))
+        for piece, z in zip(pieces, state.splits):
+            missing = piece.adjoint(z - piece.apply(state.x))
+            right = torch.addcmul(right, expand(mu, missing), missing)
+        change, left = solve_quadratic(objective, [(mu, piece.operator) for piece in pieces], right, self.inner_iterations)
+        x = state.x + change
+        prediction = A(x)
+        value, moved = D.value(prediction, y), torch.zeros_like(x)
+        splits = []
+        for piece, z in zip(pieces, state.splits):
+            image = piece.apply(x)
+            new = piece.prox(image, 1 / mu)
+            moved = moved + piece.adjoint(new - z)
+            splits.append(new)
+            # A piece behind an operator is seen at the image; a constraint holds at z alone.
+            value = value + piece.value(new if piece.operator is None else image)
+        steps = state.steps + 1
+        certificate = (mu * item_norm(moved) + left) / state.scale
+        if self._levels(objective):
+            certificate = torch.where(steps < self.schedule, torch.inf, certificate)
+        copies = [z for piece, z in zip(pieces, splits) if piece.operator is None]
+        return HalfQuadraticState(x, value, D.discrepancy(prediction, y), certificate, tuple(splits), state.penalty, steps, prediction,
+                                  copies[0] if copies else x, state.scale)
+
+    def result(self, state: HalfQuadraticState) -> Tensor:
+        return state.answer
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        for prior in objective.explicit_priors:
+            if prior.is_convex is not True:
+                return False, f"{prior!r} is not known to be convex"
+        if not is_closed(objective, [(objective.regularization, piece.operator) for piece in prior_pieces(objective)]):
+            return False, "the first line is solved by a fixed number of inner steps"
+        return True, "misfit and priors are convex and mu is fixed: to a minimiser with every prior in place of its Moreau envelope"
+
+    def _levels(self, objective: Objective) -> bool:
+        """Whether the level of a denoiser follows the schedule."""
+        denoising = denoising_term(objective)
+        return denoising is not None and not denoising[1].fixed_level and self.penalty is None
+
+    def _penalty(self, objective: Objective, state: HalfQuadraticState) -> Tensor:
+        denoising = denoising_term(objective)
+        if denoising is None or not self._levels(objective):
+            return state.penalty
+        weight, prior = denoising
+        own = torch.as_tensor(prior.sigma, dtype=weight.dtype, device=weight.device)
+        last = own if self.sigma_end is None else torch.full_like(own, self.sigma_end)
+        done = (state.steps / max(self.schedule - 1, 1)).clamp_max(1)
+        level = torch.maximum(state.penalty, last) ** (1 - done) * last**done
+        return weight * (own / level).square()

@@ -1,0 +1,187 @@
+"""LSMR: least squares by Golub-Kahan bidiagonalisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.conjugate_gradient import quadratic_reason
+from invtoolbox.tree import where_items
+
+#: The measurements and the rows of every prior.
+Rows = tuple[Tensor, ...]
+
+
+@dataclass
+class LSMRState(State):
+    residual: Rows  # b - K x
+    left: Rows  # u of the bidiagonalisation
+    right: Tensor  # v
+    image: Rows  # K h
+    image_bar: Rows  # K hbar
+    h: Tensor
+    h_bar: Tensor
+    mix: Tensor  # (batch,) from here on; h is v - mix times the h before
+    alpha: Tensor
+    alpha_bar: Tensor
+    zeta_bar: Tensor
+    rho: Tensor
+    rho_bar: Tensor
+    cosine: Tensor
+    sine: Tensor
+    squared_norm: Tensor  # of K, as far as it has been seen
+    weight: Tensor  # the regularisation that the bidiagonalisation belongs to
+    scale: Tensor  # |b|
+
+
+@dataclass(frozen=True)
+class LSMR(Solver):
+    r"""LSMR (Fong and Saunders, SIAM J. Sci. Comput. 33, 2011) for least squares, with quadratic priors as further rows.
+
+    Minimises ``1/2 <Ax - y, W (Ax - y)> + sum_i w_i / 2 |L_i x - b_i|^2``, that is ``1/2 |K x - b|^2`` with
+    ``K = (A, L_1, L_2, ...)`` in the inner product ``<u, W u> + sum_i w_i |u_i|^2`` (Arioli 2013 for the weighted bidiagonalisation,
+    which needs no square root of W). Damping is the prior `Tikhonov`.
+
+    In exact arithmetic the iterates are those of MINRES on the normal equations: ``|K^T r|`` decreases monotonically, where that
+    of conjugate gradients (CGLS, LSQR) oscillates, so it may be stopped early safely. Converges for every linear A, from 0 to the
+    solution of least norm. An item whose weight changes starts again from where it is.
+
+    Certificate: the backward error ``|K^T r| / (|K| |r|)`` (ibid., 4.2; K in the norm of Frobenius, as far as it has been
+    seen), or ``|r| / (|b| + |K| |x|)`` where that is smaller: a system that has an exact solution leaves no residual to compare with.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
+    >>> it.solve(problem, it.priors.Tikhonov(), it.solvers.LSMR(), regularization=3.0, progress=False).x
+    tensor([[[0.2500, 0.2500, 0.2500, 0.2500]]])
+    """
+
+    max_iterations: int = 500
+    tolerance: float = 1e-6
+    certificate_name: ClassVar[str] = "backward error of the least-squares problem"
+
+    def misfit(self, objective: Objective) -> str | None:
+        return implicit_reason(objective, "LSMR") or quadratic_reason(objective, "LSMR")
+
+    def init(self, objective: Objective, start: Tensor) -> LSMRState:
+        residual = _residual(objective, start)
+        scale = _norm(objective, _residual(objective, torch.zeros_like(start)))
+        return self._begin(objective, start, residual, scale)
+
+    def step(self, objective: Objective, state: LSMRState) -> LSMRState:
+        changed = objective.regularization != state.weight
+        if bool(changed.any()):
+            state = where_items(changed, self._begin(objective, state.x, _residual(objective, state.x), state.scale), state)
+        s = state
+        forward = _forward(objective, s.right)
+        image = _plus(forward, -s.mix, s.image)
+        left, beta = _normalised(objective, _plus(forward, -s.alpha, s.left))
+        right = torch.addcmul(_adjoint(objective, left), expand(-beta, s.right), s.right)
+        alpha = item_norm(right)
+        right = right * expand(_inverse(alpha), right)
+        # Two rotations: of the bidiagonal matrix (rho, theta), and of its transpose (rho_bar, theta_bar).
+        cos, sin, rho = _rotation(s.alpha_bar, beta)
+        theta = sin * alpha
+        theta_bar = s.sine * rho
+        cosine, sine, rho_bar = _rotation(s.cosine * rho, theta)
+        zeta, zeta_bar = cosine * s.zeta_bar, -sine * s.zeta_bar
+        back = theta_bar * rho * _inverse(s.rho * s.rho_bar)
+        h_bar = torch.addcmul(s.h, expand(-back, s.h), s.h_bar)
+        image_bar = _plus(image, -back, s.image_bar)
+        along = zeta * _inverse(rho * rho_bar)
+        x = torch.addcmul(s.x, expand(along, h_bar), h_bar)
+        mix = theta * _inverse(rho)
+        h = torch.addcmul(right, expand(-mix, s.h), s.h)
+        return self._measured(objective, LSMRState(
+            x, s.value, s.discrepancy, s.certificate, _plus(s.residual, -along, image_bar), left, right, image, image_bar, h, h_bar,
+            mix, alpha, cos * alpha, zeta_bar, rho, rho_bar, cosine, sine, s.squared_norm + s.alpha.square() + beta.square(),
+            s.weight, s.scale))
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        return True, "the problem is a linear least-squares problem"
+
+    def _begin(self, objective: Objective, x: Tensor, residual: Rows, scale: Tensor) -> LSMRState:
+        left, beta = _normalised(objective, residual)
+        right = _adjoint(objective, left)
+        alpha = item_norm(right)
+        right = right * expand(_inverse(alpha), right)
+        zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
+        empty = tuple(torch.zeros_like(r) for r in residual)
+        return self._measured(objective, LSMRState(
+            x, objective.nan(), objective.nan(), zero, residual, left, right, empty, empty, right, torch.zeros_like(right), zero, alpha,
+            alpha, alpha * beta, one, one, one, zero, zero, objective.regularization.clone(), scale))
+
+    def _measured(self, objective: Objective, state: LSMRState) -> LSMRState:
+        """The state with value, discrepancy and certificate."""
+        D, y = objective.problem.data_term, objective.problem.y
+        left = _norm(objective, state.residual)
+        state.value = 0.5 * left.square()
+        state.discrepancy = D.discrepancy(y - state.residual[0], y)
+        norm = state.squared_norm.sqrt()
+        # Before the first step the norm is not known: |K| >= alpha_1.
+        norm = torch.where(norm > 0, norm, state.alpha)
+        slope = state.zeta_bar.abs() * _inverse(norm * left)
+        state.certificate = torch.minimum(slope, left * _inverse(state.scale + norm * item_norm(state.x)))
+        return state
+
+
+def _residual(objective: Objective, x: Tensor) -> Rows:
+    """``b - K x``."""
+    problem = objective.problem
+    rows = [problem.y - problem.operator(x)]
+    for _, prior in objective.terms:
+        L, target = prior.quadratic()
+        image = x if L is None else L(x)
+        rows.append(-image if target is None else target.to(image.dtype) - image)
+    return tuple(rows)
+
+
+def _forward(objective: Objective, x: Tensor) -> Rows:
+    """``K x``."""
+    operators = [prior.quadratic()[0] for _, prior in objective.terms]
+    return (objective.problem.operator(x), *(x if L is None else L(x) for L in operators))
+
+
+def _adjoint(objective: Objective, rows: Rows) -> Tensor:
+    """``A^T W u_0 + sum_i w_i L_i^T u_i``."""
+    A, D = objective.problem.operator, objective.problem.data_term
+    assert isinstance(A, LinearOperator)
+    result = A.adjoint(D.weighted(rows[0]))
+    for (weight, prior), row in zip(objective.terms, rows[1:]):
+        L, _ = prior.quadratic()
+        part = row if L is None else L.adjoint(row)
+        result = torch.addcmul(result, expand(weight, part), part)
+    return result
+
+
+def _norm(objective: Objective, rows: Rows) -> Tensor:
+    """The norm of the inner product ``<u_0, W u_0> + sum_i w_i |u_i|^2``, ``(batch,)``."""
+    total = inner(rows[0], objective.problem.data_term.weighted(rows[0]))
+    for (weight, _), row in zip(objective.terms, rows[1:]):
+        total = total + weight * inner(row, row)
+    return total.clamp_min(0).sqrt()
+
+
+def _normalised(objective: Objective, rows: Rows) -> tuple[Rows, Tensor]:
+    size = _norm(objective, rows)
+    return tuple(row * expand(_inverse(size), row) for row in rows), size
+
+
+def _plus(rows: Rows, factor: Tensor, others: Rows) -> Rows:
+    return tuple(torch.addcmul(row, expand(factor, other), other) for row, other in zip(rows, others))
+
+
+def _rotation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``(c, s, r)`` with ``c a + s b = r`` and ``c b - s a = 0``; the identity where both are 0."""
+    r = torch.hypot(a, b)
+    return torch.where(r > 0, a * _inverse(r), torch.ones_like(r)), b * _inverse(r), r
+
+
+def _inverse(value: Tensor) -> Tensor:
+    """``1 / value``, and 0 for 0: an item that has its solution moves no more."""
+    return torch.where(value != 0, 1 / torch.where(value != 0, value, torch.ones_like(value)), torch.zeros_like(value))

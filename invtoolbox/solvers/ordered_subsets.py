@@ -1,0 +1,236 @@
+"""Ordered subsets: OS-SART for least squares, OSEM for emission counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.poisson import Poisson
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, item_norm
+from invtoolbox.priors.explicit.constraints import NonNegative
+from invtoolbox.problem import Problem
+from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.row_column_sums import inverse_or_zero, row_sums, with_moduli
+from invtoolbox.solvers.sirt import SIRT, algebraic_reason, constrained, metric_reason
+
+
+def subset_indices(problem: Problem, subset_size: int | None) -> list[Tensor]:
+    """The blocks of every subset: each spread evenly over all blocks, so that every subset sees the whole image.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.ones(1, 1, 5), it.operators.Matrix(torch.ones(5, 2)))
+    >>> [index.tolist() for index in subset_indices(problem, 2)]
+    [[0, 3], [1, 4], [2]]
+    """
+    blocks = cast(int, problem.operator.blocks)
+    count = 1 if subset_size is None else -(-blocks // subset_size)
+    return [torch.arange(k, blocks, count, device=problem.first.device) for k in range(count)]
+
+
+def subset_reason(objective: Objective, name: str, subset_size: int | None) -> str | None:
+    """Why subsets of this size cannot be taken, or ``None``."""
+    blocks = objective.problem.operator.blocks
+    if subset_size is None and name == "OSEM":
+        return None
+    if blocks is None:
+        return (f"{name} needs measurements that fall into blocks (views of a scan, rows of a matrix), and those of "
+                f"{objective.problem.operator} do not")
+    if subset_size is None or not 1 <= subset_size <= blocks:
+        return f"{name} needs a subset_size from 1 to the {blocks} blocks of {objective.problem.operator}, got {subset_size}"
+    return None
+
+
+def shuffled(objective: Objective, count: int) -> list[int]:
+    """An order of the subsets that is a function of seed and iteration, the same for every item."""
+    generator = objective.generator()
+    order: list[int] = torch.randperm(count, generator=generator, device=generator.device).tolist()
+    return order
+
+
+@dataclass
+class OSSARTState(State):
+    rows: Tensor  # R
+    columns: Tensor  # C
+    passes: Tensor  # (batch,)
+
+
+@dataclass(frozen=True)
+class OSSART(Solver):
+    r"""OS-SART (Andersen and Kak 1984 for one view a subset; Wang and Jiang 2004), with constraints. One iteration is one pass::
+
+        for every subset s, in an order drawn anew for every pass:
+            x = P(x + relaxation_k C A_s^T R_s W_s (y_s - A_s x))
+
+    R holds the inverse row sums of A and W the weights of the data term, as in `SIRT`. C is the same for all subsets, the inverse of the
+    largest column sum of any ``A_s^T W_s``: for a pixel that every view sees alike this is SART's own, and one that few views see
+    is not pushed too far. ``subset_size=1`` is SART; all views in one subset are SIRT. A pass costs what an iteration of SIRT
+    costs (a forward projection more than it must, for the objective at its end) and gains about as many of them as there are subsets.
+
+    With ``decay > 0`` the relaxation is ``relaxation / (1 + decay k)`` in pass k, and it converges to a minimiser of
+    ``<Ax - y, R W (Ax - y)>`` over the box (Ahn and Fessler 2003; an incremental gradient method in the metric ``C^-1``). With a
+    constant relaxation in (0, 2) it does so where the measurements are consistent, and elsewhere ends in a cycle around it whose size
+    falls with the relaxation; stop it early.
+    Certificate: how far a pass moves x, over the relaxation and relative to x.
+
+    Args:
+        subset_size: views (blocks of the operator) in a subset, each spread evenly over all views.
+        relaxation: in (0, 2).
+        decay: see above.
+
+    >>> import invtoolbox as it
+    >>> A = it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
+    >>> problem = it.Problem(torch.tensor([[[3.0, 2.0]]]), A)
+    >>> it.solve(problem, solver=OSSART(subset_size=1), tolerance=1e-6, progress=False).x.round(decimals=3)
+    tensor([[[2., 1.]]])
+    """
+
+    max_iterations: int = 50
+    tolerance: float = 1e-3
+    subset_size: int = 10
+    relaxation: float = 1.0
+    decay: float = 0.0
+
+    certificate_name: ClassVar[str] = "relative length of a pass"
+    starts_at_zero: ClassVar[bool] = True
+
+    def misfit(self, objective: Objective) -> str | None:
+        if not 0 < self.relaxation < 2:
+            return f"OSSART needs a relaxation between 0 and 2, got {self.relaxation}"
+        if self.decay < 0:
+            return f"OSSART needs a decay that is not negative, got {self.decay}"
+        return (implicit_reason(objective, "OSSART") or algebraic_reason(objective, "OSSART")
+                or subset_reason(objective, "OSSART", self.subset_size))
+
+    def init(self, objective: Objective, start: Tensor) -> OSSARTState:
+        problem = objective.problem
+        sums = row_sums(problem)
+        rows = inverse_or_zero(sums)
+        counted = rows * sums
+        largest = torch.zeros_like(start)
+        for index in subset_indices(problem, self.subset_size):
+            part = problem.subset(index)
+            largest = largest.maximum(with_moduli(_linear(part)).adjoint(part.data_term.weighted(counted[:, :, index])))
+        x = constrained(objective, start)
+        prediction = problem.operator(x)
+        return OSSARTState(x, *_seen(objective, x, prediction), objective.nan().fill_(torch.inf), rows, inverse_or_zero(largest),
+                           torch.zeros_like(objective.regularization))
+
+    def step(self, objective: Objective, state: OSSARTState) -> OSSARTState:
+        problem, x = objective.problem, state.x
+        indices = subset_indices(problem, self.subset_size)
+        relaxation = self.relaxation / (1 + self.decay * state.passes)
+        step = relaxation.view(-1, *[1] * (x.ndim - 1)) * state.columns
+        for k in shuffled(objective, len(indices)):
+            part = problem.subset(indices[k])
+            residual = part.data_term.weighted(part.y - part.operator(x))
+            update = _linear(part).adjoint(state.rows[:, :, indices[k]] * residual)
+            x = constrained(objective, torch.addcmul(x, step, update))
+        moved = item_norm(x - state.x) / relaxation / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
+        return OSSARTState(x, *_seen(objective, x, problem.operator(x)), moved, state.rows, state.columns, state.passes + 1)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        if len(subset_indices(objective.problem, self.subset_size)) == 1:
+            return SIRT(relaxation=self.relaxation).is_provably_convergent(objective)
+        if self.decay == 0:
+            return False, "with a constant relaxation it ends in a cycle, unless the measurements are consistent; give a decay"
+        reason = metric_reason(objective)
+        if reason is not None:
+            return False, reason
+        return True, "the misfit is convex, and the relaxations fall as 1 / k"
+
+
+@dataclass
+class OSEMState(State):
+    sensitivities: tuple[Tensor, ...]  # A_s^T 1 of every subset
+
+
+@dataclass(frozen=True)
+class OSEM(Solver):
+    r"""Expectation maximisation for emission counts: MLEM (Shepp and Vardi 1982), and OSEM (Hudson and Larkin 1994) over subsets::
+
+        x = x / (A_s^T 1) * A_s^T (y_s / (A_s x + background_s))
+
+    for a `Poisson` data term and an operator without negative entries. ``subset_size=None`` is MLEM; else one iteration is one pass over
+    all subsets, in an order drawn anew for every pass. x stays nonnegative, and a pixel that starts at 0 stays there; a
+    start of zeros is replaced by a constant that explains the total of the counts.
+
+    MLEM never increases the objective and converges to a maximiser of the likelihood (Vardi, Shepp and Kaufman 1985). OSEM is about as
+    many times faster as there are subsets, and ends in a cycle. Both fit the noise in the end: stop early (`Solution.iterations`), or
+    use `PDHG` with a prior. Certificate: ``|x_new - x| / |x|``; for MLEM ``x_new - x`` is the scaled gradient, ``-x grad D / (A^T 1)``.
+
+    Args:
+        subset_size: views (blocks of the operator) in a subset, each spread evenly over all views.
+
+    >>> import invtoolbox as it
+    >>> A = it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
+    >>> problem = it.Problem(torch.tensor([[[3.0, 2.0]]]), A, it.data_terms.Poisson())
+    >>> it.solve(problem, solver=OSEM(), progress=False).x.round(decimals=2)
+    tensor([[[2., 1.]]])
+    """
+
+    max_iterations: int = 100
+    tolerance: float = 1e-4
+    subset_size: int | None = None
+
+    certificate_name: ClassVar[str] = "relative change of the image"
+    starts_at_zero: ClassVar[bool] = True
+
+    def misfit(self, objective: Objective) -> str | None:
+        problem = objective.problem
+        if not problem.is_linear or not isinstance(problem.y, Tensor):
+            return f"OSEM needs a linear operator and one tensor of counts, and the operator is {problem.operator}"
+        if not isinstance(problem.data_term, Poisson):
+            return f"OSEM needs the Poisson data term of emission, and {problem.data_term!r} is another"
+        for prior in objective.explicit_priors:
+            if not isinstance(prior, NonNegative):
+                return f"OSEM takes no prior but NonNegative, which it fulfils by itself, and {prior!r} is another"
+        return implicit_reason(objective, "OSEM") or subset_reason(objective, "OSEM", self.subset_size)
+
+    def init(self, objective: Objective, start: Tensor) -> OSEMState:
+        problem = objective.problem
+        total = row_sums(problem).flatten(1).sum(1)
+        level = problem.y.flatten(1).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)
+        empty = (start <= 0).flatten(1).all(1).view(-1, *[1] * (start.ndim - 1))
+        x = torch.where(empty, level.view(-1, *[1] * (start.ndim - 1)), start.clamp_min(0))
+        sensitivities = tuple(_linear(part).adjoint(torch.ones_like(part.y)) for _, part in self._subsets(problem))
+        return OSEMState(x, *_seen(objective, x, problem.operator(x)), objective.nan().fill_(torch.inf), sensitivities)
+
+    def step(self, objective: Objective, state: OSEMState) -> OSEMState:
+        problem, x = objective.problem, state.x
+        subsets = dict(self._subsets(problem))
+        for k in shuffled(objective, len(subsets)):
+            part = subsets[k]
+            # The gradient is 1 - y / mean, so this is the ratio, with the data term's own care for a mean of 0.
+            ratio = 1 - part.data_term.grad(part.operator(x), part.y)
+            inverse = inverse_or_zero(state.sensitivities[k])
+            # A pixel that no ray of the subset meets is left as it is.
+            x = x * torch.where(inverse > 0, _linear(part).adjoint(ratio) * inverse, 1.0).clamp_min_(0)
+        moved = item_norm(x - state.x) / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
+        return OSEMState(x, *_seen(objective, x, problem.operator(x)), moved, state.sensitivities)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        if len(list(self._subsets(objective.problem))) > 1:
+            return False, "ordered subsets end in a cycle, unless the counts are consistent; subset_size=None converges"
+        return True, "expectation maximisation of a concave likelihood"
+
+    def _subsets(self, problem: Problem) -> Iterator[tuple[int, Problem]]:
+        if self.subset_size is None:
+            yield 0, problem
+            return
+        for k, index in enumerate(subset_indices(problem, self.subset_size)):
+            yield k, problem.subset(index)
+
+
+def _linear(problem: Problem) -> LinearOperator:
+    return cast(LinearOperator, problem.operator)
+
+
+def _seen(objective: Objective, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """The objective and the discrepancy at x."""
+    D, y = objective.problem.data_term, objective.problem.y
+    return D.value(prediction, y) + objective.prior_value(x), D.discrepancy(prediction, y)

@@ -1,0 +1,100 @@
+"""Preconditioners of the normal equations: a diagonal, in the image or in the Fourier domain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.operators.finite_difference import FiniteDifference
+from invtoolbox.solvers.quadratic_step import filtered, system_symbol
+from invtoolbox.solvers.row_column_sums import with_moduli
+
+Kind = Literal["auto", "diagonal", "fourier"]
+
+#: Entries of a diagonal below this fraction of the item's largest are raised to it.
+_FLOOR = 1e-3
+
+
+@dataclass
+class Preconditioner:
+    """An approximate inverse of ``A^T W A + sum_i w_i L_i^T L_i``, symmetric and positive definite."""
+
+    diagonal: Tensor | None = None  # shaped like x, multiplies it
+    spectrum: Tensor | None = None  # multiplies its `torch.fft.rfftn`; the batch is the first axis
+
+    def __call__(self, residual: Tensor) -> Tensor:
+        if self.diagonal is not None:
+            return residual * self.diagonal
+        return residual if self.spectrum is None else filtered(residual, self.spectrum)
+
+
+def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | None:
+    """The preconditioner of a quadratic objective.
+
+    ``"fourier"`` divides by the eigenvalues of the periodic convolution next to the system (Chan 1988), where operator, data term and
+    priors know theirs (`normal_symbol`). ``"diagonal"`` divides by the diagonal where operators know theirs (`normal_diagonal`), and by
+    the row sums ``A^T W A 1`` for an operator without negative entries, which bound the system from above (the separable
+    surrogate of Erdogan and Fessler 1999). ``"auto"`` takes the first of the two that exists.
+
+    Raises:
+        InputError: where the kind that is asked for does not exist.
+    """
+    if kind is None:
+        return None
+    x = objective.problem.zeros()
+    if kind in ("auto", "fourier"):
+        penalties = [(weight, prior.quadratic()[0]) for weight, prior in objective.terms]
+        symbol, _ = system_symbol(objective, penalties, x)
+        if symbol is not None:
+            return Preconditioner(spectrum=(1 / symbol).expand(len(x), *symbol.shape[1:]).clone())
+        if kind == "fourier":
+            raise InputError(f"there is no Fourier preconditioner here, because {objective.problem.operator}, the data term or a prior is "
+                             "not like a convolution; use preconditioner='diagonal'")
+    diagonal = _data_diagonal(objective, x)
+    for weight, prior in objective.terms:
+        L, _ = prior.quadratic()
+        own = torch.ones_like(x) if L is None else _diagonal(L, x)
+        if own is not None:
+            diagonal = torch.addcmul(diagonal, expand(weight, x), own)
+    largest = diagonal.flatten(1).amax(1)
+    raised = diagonal.maximum(expand(_FLOOR * largest, diagonal))
+    return Preconditioner(diagonal=torch.where(raised > 0, 1 / torch.where(raised > 0, raised, 1.0), 1.0))
+
+
+def _data_diagonal(objective: Objective, x: Tensor) -> Tensor:
+    """Of ``A^T W A``, or its row sums."""
+    problem = objective.problem
+    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    known = A.normal_diagonal()
+    curvature = cast(Tensor, D.curvature(problem.y))
+    if known is not None:
+        return known.to(x) * expand(curvature, x)
+    positive = with_moduli(A)
+    return positive.adjoint(D.weighted(positive(torch.ones_like(x)))).real.clamp_min(0).to(x)
+
+
+def _diagonal(L: LinearOperator, x: Tensor) -> Tensor | None:
+    """Of ``L^T L``, where it is known."""
+    known = L.normal_diagonal()
+    if known is not None:
+        return known.to(x).expand_as(x)
+    if isinstance(L, FiniteDifference):
+        total = torch.zeros_like(x)
+        for axis in range(2, x.ndim):
+            n = x.shape[axis]
+            # A pixel is in the difference that it starts and in the one that it ends.
+            count = torch.full([n], 2.0, dtype=x.dtype, device=x.device)
+            if not L.periodic:
+                count[0] -= 1
+                count[-1] -= 1
+            if L.spacing is not None:
+                count /= L.spacing[axis - 2] ** 2
+            total += count.view([-1 if k == axis else 1 for k in range(x.ndim)])
+        return total
+    return None

@@ -1,0 +1,151 @@
+"""SIRT: simultaneous reconstruction with the weights of row and column sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, inner, item_norm
+from invtoolbox.priors.explicit.constraints import Box
+from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.row_column_sums import inverse_or_zero, row_sums, with_moduli
+
+
+@dataclass
+class SIRTState(State):
+    prediction: Tensor  # A x
+    rows: Tensor  # R
+    columns: Tensor  # C
+    scale: Tensor  # (batch,) the length of the first step from 0
+    target: Tensor  # (batch,) the discrepancy to stop at; 0 where the noise level is unknown
+
+
+@dataclass(frozen=True)
+class SIRT(Solver):
+    r"""SIRT (Gilbert 1972; Gregor and Benson, IEEE TMI 27, 2008)::
+
+        x = P(x + relaxation C A^T R W (y - A x))
+
+    R holds the inverse row sums of A and C the inverse column sums of ``R W A``'s transpose, that is of ``A^T W``; W the weights of the
+    least squares data term (its noise level cancels), and P projects onto the constraints: `Box` or `NonNegative` as
+    priors. A ray that misses the image and a pixel that no ray meets get the weight 0. For an operator without negative entries; a
+    `Matrix` enters the sums by its moduli.
+
+    It minimises ``<Ax - y, R W (Ax - y)>``, which is not the data term: every ray counts alike, whatever its length inside the
+    image. Its early iterates are smooth and the later ones fit the noise, so it starts at 0, and where the data term knows the noise
+    level an item stops once its discrepancy is ``tau`` times the expected one.
+
+    Converges for relaxations in (0, 2), because the eigenvalues of ``C A^T R W A`` are at most 1 (ibid., section 3), with bounds too
+    (projected Landweber in the metric ``C^-1``, in which a box keeps its projection).
+    Certificate: the length of the step over that of the first one from 0, in the metric ``C^-1``.
+
+    Args:
+        relaxation: in (0, 2).
+        tau: stop at ``tau`` times the expected discrepancy; 0 never stops early.
+
+    >>> import invtoolbox as it
+    >>> A = it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
+    >>> problem = it.Problem(torch.tensor([[[3.0, 2.0]]]), A)
+    >>> it.solve(problem, solver=it.solvers.SIRT(), tolerance=1e-6, progress=False).x.round(decimals=3)
+    tensor([[[2., 1.]]])
+    """
+
+    max_iterations: int = 200
+    tolerance: float = 1e-4
+    relaxation: float = 1.0
+    tau: float = 1.01
+
+    certificate_name: ClassVar[str] = "relative length of the step"
+    starts_at_zero: ClassVar[bool] = True
+
+    def misfit(self, objective: Objective) -> str | None:
+        if not 0 < self.relaxation < 2:
+            return f"SIRT needs a relaxation between 0 and 2, got {self.relaxation}"
+        return implicit_reason(objective, "SIRT") or algebraic_reason(objective, "SIRT")
+
+    def init(self, objective: Objective, start: Tensor) -> SIRTState:
+        problem = objective.problem
+        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        sums = row_sums(problem)
+        rows = inverse_or_zero(sums)
+        # The column sums of what is applied: where a row sum is 0, so is its weight.
+        columns = inverse_or_zero(with_moduli(A).adjoint(D.weighted(rows * sums)))
+        first = columns * A.adjoint(rows * D.weighted(problem.y))
+        expected = D.expected_discrepancy(problem.y)
+        target = torch.zeros_like(objective.regularization) if expected is None else self.tau * expected.to(objective.regularization)
+        x = constrained(objective, start)
+        prediction = A(x)
+        return SIRTState(x, D.value(prediction, problem.y) + objective.prior_value(x), D.discrepancy(prediction, problem.y),
+                         torch.full_like(target, torch.inf), prediction, rows, columns, _length(first, columns), target)
+
+    def step(self, objective: Objective, state: SIRTState) -> SIRTState:
+        problem = objective.problem
+        A, D, y = cast(LinearOperator, problem.operator), problem.data_term, problem.y
+        residual = D.weighted(y - state.prediction)
+        update = A.adjoint(state.rows * residual).mul_(state.columns)
+        x = constrained(objective, torch.add(state.x, update, alpha=self.relaxation))
+        prediction = A(x)
+        moved = _length(x - state.x, state.columns) / self.relaxation
+        certificate = moved / state.scale.clamp_min(torch.finfo(moved.dtype).tiny)
+        return SIRTState(x, D.value(prediction, y) + objective.prior_value(x), D.discrepancy(prediction, y), certificate, prediction,
+                         state.rows, state.columns, state.scale, state.target)
+
+    def converged(self, state: SIRTState, tolerance: float) -> Tensor:
+        return (state.certificate <= tolerance) | (state.discrepancy <= state.target)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        reason = metric_reason(objective)
+        if reason is not None:
+            return False, reason
+        largest = self._largest_eigenvalue(objective)
+        if self.relaxation * largest >= 2:
+            return False, f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R W A is not below 2"
+        return True, f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R W A is below 2"
+
+    def _largest_eigenvalue(self, objective: Objective) -> float:
+        """Of ``C A^T R W A``, by a power method; operators with negative entries may have one above 1."""
+        problem = objective.problem
+        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        state = self.init(objective, problem.zeros())
+        x = torch.rand(state.x.shape, generator=torch.Generator().manual_seed(0)).to(state.x)
+        for _ in range(30):
+            x = x / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny).view(-1, *[1] * (x.ndim - 1))
+            x = state.columns * A.adjoint(state.rows * D.weighted(A(x)))
+        return float(item_norm(x).max())
+
+
+def algebraic_reason(objective: Objective, name: str) -> str | None:
+    """Why an algebraic method (SIRT, SART) does not fit, or ``None``."""
+    problem = objective.problem
+    if not problem.is_linear:
+        return f"{name} needs a linear operator, and {problem.operator} is not"
+    if not isinstance(problem.data_term, LeastSquares) or not isinstance(problem.y, Tensor):
+        return f"{name} needs least squares of one tensor of measurements, and the data term is {problem.data_term!r}"
+    if problem.y.is_complex():
+        return f"{name} needs real measurements"
+    for prior in objective.explicit_priors:
+        if not prior.is_constraint or "prox" not in prior.offers:
+            return f"{name} takes constraints only as priors, such as NonNegative or Box, and {prior!r} is none"
+    return None
+
+
+def metric_reason(objective: Objective) -> str | None:
+    """Why a constraint has another projection in the metric ``C^-1`` than its own, or ``None``."""
+    other = next((prior for prior in objective.explicit_priors if not isinstance(prior, Box)), None)
+    return None if other is None else f"the projection onto {other!r} in the metric of the column sums is not its own"
+
+
+def constrained(objective: Objective, x: Tensor) -> Tensor:
+    for weight, prior in objective.terms:
+        x = prior.prox(x, weight)
+    return x
+
+
+def _length(step: Tensor, columns: Tensor) -> Tensor:
+    """The norm of a step in the metric ``C^-1``, ``(batch,)``."""
+    return inner(step, step * inverse_or_zero(columns)).clamp_min(0).sqrt()

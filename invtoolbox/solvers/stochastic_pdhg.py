@@ -1,0 +1,183 @@
+"""Stochastic PDHG: a primal-dual method that looks at one subset of the measurements a step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.solvers.base import Solver, State, implicit_reason, nonconvex_reason
+from invtoolbox.solvers.ordered_subsets import subset_indices, subset_reason
+from invtoolbox.solvers.pdhg import take_primal
+from invtoolbox.solvers.pieces import DataPiece, Piece, PriorPiece, operator_norm, pieces_reason, prior_pieces
+
+
+@dataclass
+class StochasticPDHGState(State):
+    duals: tuple[Tensor, ...]  # of every subset, then of every prior behind an operator
+    pulls: tuple[Tensor, ...]  # A^T y, then K_j^T p_j
+    ahead: Tensor  # the extrapolated sum of the pulls
+    tau: Tensor  # (batch,)
+    sigmas: Tensor  # (batch, duals)
+
+
+@dataclass(frozen=True)
+class StochasticPDHG(Solver):
+    r"""Stochastic primal-dual hybrid gradient (Chambolle, Ehrhardt, Richtarik and Schoenlieb, SIAM J. Optim. 28, 2018, algorithm 1).
+
+    Minimises ``G(x) + sum_s D_s(A_s x) + sum_j F_j(K_j x)`` over subsets s of the measurements; G is one prior with a prox, every F_j is
+    behind a linear operator (total variation). One step draws a subset s, every one with the probability p = 1 / subsets::
+
+        x   = prox_{tau G}(x - tau v)
+        y_s = prox_{sigma_s D_s*}(y_s + sigma_s A_s x),         d_s = the change of A_s^T y_s
+        p_j = prox_{sigma_j F_j*}(p_j + sigma_j K_j x),         d_j = the change of K_j^T p_j
+        v   = sum_s A_s^T y_s + sum_j K_j^T p_j + d_s / p + sum_j d_j
+
+    and one iteration is as many steps as there are subsets, so that it costs what one of `PDHG` does (and a forward projection
+    more, for the objective and the certificate). The priors are cheap next to a projection and take part in every step.
+
+    Converges almost surely for convex D, G and F_j (ibid., theorem 4.3; Gutierrez, Delplancke and Ehrhardt 2022), because with J priors
+    behind operators ``tau sigma_s (1 + J) |A_s|^2 < p`` and ``tau sigma_j (1 + J) |K_j|^2 < 1``, norms from the power method.
+    The draws are a function of seed and iteration, the same for every item; the objective need not decrease monotonically.
+    Certificate: the larger of the primal and the dual residual of the whole problem at the end of a pass, as for `PDHG`.
+
+    Args:
+        subset_size: views (blocks of the operator) in a subset, each spread evenly over all views.
+        ratio: a factor on tau, against every sigma.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.tensor([[[3.0, 2.0]]]), it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]])))
+    >>> it.solve(problem, it.priors.NonNegative(), StochasticPDHG(subset_size=1), tolerance=1e-5, progress=False).x.round(decimals=3)
+    tensor([[[2., 1.]]])
+    """
+
+    max_iterations: int = 500
+    tolerance: float = 1e-3
+    subset_size: int = 10
+    ratio: float = 1.0
+
+    certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
+
+    def misfit(self, objective: Objective) -> str | None:
+        reason = implicit_reason(objective, "StochasticPDHG") or pieces_reason(objective, "StochasticPDHG")
+        if reason is not None:
+            return reason
+        problem = objective.problem
+        if not isinstance(problem.y, Tensor):
+            return "StochasticPDHG takes one tensor of measurements, and there are several; use PDHG"
+        if "prox" not in problem.data_term.offers:
+            return f"StochasticPDHG needs the proximal operator of the data term, and {problem.data_term!r} has none"
+        if not self.ratio > 0:
+            return f"StochasticPDHG needs a positive ratio, got {self.ratio}"
+        return subset_reason(objective, "StochasticPDHG", self.subset_size)
+
+    def init(self, objective: Objective, start: Tensor) -> StochasticPDHGState:
+        problem = objective.problem
+        subsets, (_, others) = self._subsets(objective), take_primal(prior_pieces(objective))
+        dual: list[Piece] = [*subsets, *others]
+        duals = tuple(torch.zeros_like(piece.apply(start)) for piece in dual)
+        # A few steps of the power method: the singular vectors of projections are smooth, and the margin below is 5 %.
+        norms = torch.stack([1.05 * _rough_norm(piece.operator, start) if isinstance(piece, DataPiece)
+                             else operator_norm(piece.operator, start) for piece in dual], 1)
+        probabilities = torch.tensor([1 / len(subsets)] * len(subsets) + [1.0] * len(others)).to(norms)
+        bounds = 0.99 * probabilities / ((1 + len(others)) * norms.square().clamp_min(torch.finfo(norms.dtype).tiny))
+        tau = self.ratio * _first_step(objective, norms, len(subsets), others, start)
+        prediction = problem.operator(start)
+        zero = torch.zeros_like(start)
+        return StochasticPDHGState(
+            start, problem.data_term.value(prediction, problem.y) + objective.prior_value(start),
+            problem.data_term.discrepancy(prediction, problem.y), torch.full_like(tau, torch.inf), duals,
+            (zero, *(torch.zeros_like(start) for _ in others)), zero.clone(), tau, bounds / tau.unsqueeze(1))
+
+    def step(self, objective: Objective, state: StochasticPDHGState) -> StochasticPDHGState:
+        subsets, (primal, others) = self._subsets(objective), take_primal(prior_pieces(objective))
+        count, tau, x = len(subsets), state.tau, state.x
+        duals, pulls, ahead = list(state.duals), list(state.pulls), state.ahead
+        generator = objective.generator()
+        for s in torch.randint(count, (count,), generator=generator, device=generator.device).tolist():
+            x = _primal_step(primal, x, ahead, tau)
+            changes = []
+            for piece, place, slot in [(subsets[s], s, 0), *((piece, count + j, 1 + j) for j, piece in enumerate(others))]:
+                new = _ascended(piece, duals[place], piece.apply(x), state.sigmas[:, place])
+                change = piece.adjoint(new - duals[place])
+                duals[place], pulls[slot] = new, pulls[slot] + change
+                changes.append(change if slot else count * change)
+            ahead = _sum(pulls) + _sum(changes)
+        new_state = StochasticPDHGState(x, state.value, state.discrepancy, state.certificate, tuple(duals), tuple(pulls), ahead, tau,
+                                        state.sigmas)
+        return self._measured(objective, new_state, subsets, primal, others)
+
+    def _measured(self, objective: Objective, state: StochasticPDHGState, subsets: list[DataPiece], primal: PriorPiece | None,
+                  others: tuple[PriorPiece, ...]) -> StochasticPDHGState:
+        """The state with value, discrepancy and certificate: a full step of the deterministic method, but for the adjoint."""
+        problem, x, tau = objective.problem, state.x, state.tau
+        prediction = problem.operator(x)
+        indices = subset_indices(problem, self.subset_size)
+        images = [prediction[:, :, index] for index in indices]
+        missing = [item_norm(_ascended(piece, p, image, sigma) - p) / sigma
+                   for piece, p, image, sigma in zip(subsets, state.duals, images, state.sigmas.unbind(1))]
+        tiny = torch.finfo(tau.dtype).tiny
+        dual = torch.stack(missing).square().sum(0).sqrt() / item_norm(prediction).clamp_min(tiny)
+        for j, piece in enumerate(others, len(subsets)):
+            image, sigma = piece.apply(x), state.sigmas[:, j]
+            # An image without slopes is not far from optimal because its slopes are small.
+            size = torch.maximum(item_norm(image), 1e-2 * item_norm(x)).clamp_min(tiny)
+            dual = dual.maximum(item_norm(_ascended(piece, state.duals[j], image, sigma) - state.duals[j]) / sigma / size)
+        moved = item_norm(x - _primal_step(primal, x, _sum(list(state.pulls)), tau)) / tau
+        pulled = torch.stack([item_norm(pull) for pull in state.pulls]).amax(0)
+        state.certificate = torch.where(moved > 0, moved / pulled.clamp_min(tiny), moved).maximum(dual)
+        state.value = problem.data_term.value(prediction, problem.y) + objective.prior_value(x)
+        state.discrepancy = problem.data_term.discrepancy(prediction, problem.y)
+        return state
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        reason = nonconvex_reason(objective)
+        if reason is not None:
+            return False, reason
+        return True, "everything is convex, and tau sigma_s (1 + J) |A_s|^2 < p with norms from the power method: almost surely"
+
+    def _subsets(self, objective: Objective) -> list[DataPiece]:
+        parts = [objective.problem.subset(index) for index in subset_indices(objective.problem, self.subset_size)]
+        return [DataPiece(1.0, part.data_term, cast(LinearOperator, part.operator), part.y) for part in parts]
+
+
+def _first_step(objective: Objective, norms: Tensor, count: int, others: tuple[PriorPiece, ...], start: Tensor) -> Tensor:
+    """tau for a guess, the rule of `PDHG`: half the bound of a prior's dual, an image that moves by a fifth."""
+    problem, weight = objective.problem, 1 + len(others)
+    squared = weight * norms[:, :count].square().sum(1)
+    curvature = problem.data_term.curvature(problem.y)
+    rate = squared * (torch.ones_like(squared) if curvature is None else curvature.to(squared).expand_as(squared))
+    sizes = [0.5 * math.sqrt(start[0].numel()) * piece.weight * norm for piece, norm in zip(others, norms[:, count:].unbind(1))]
+    if sizes:
+        every = (weight * torch.stack(sizes).square().sum(0)).sqrt()
+    else:
+        every = squared.sqrt() * item_norm(problem.data_term.grad(0.98 * problem.y, problem.y))
+    distance = 0.2 * item_norm(start)
+    tau = (distance / (every * rate)).sqrt() / math.sqrt(count)
+    return torch.where(tau.isfinite() & (tau > 0), tau, 1 / (count * squared).sqrt())
+
+
+def _rough_norm(operator: LinearOperator, like: Tensor) -> Tensor:
+    norm = operator.norm(tolerance=1e-2, max_iterations=20, dtype=like.dtype, device=like.device)
+    return norm.real.expand(len(like)) if norm.is_complex() else norm.expand(len(like))
+
+
+def _primal_step(primal: PriorPiece | None, x: Tensor, pull: Tensor, tau: Tensor) -> Tensor:
+    u = torch.addcmul(x, expand(-tau, x), pull)
+    return u if primal is None else primal.prox(u, tau)
+
+
+def _ascended(piece: Piece, dual: Tensor, image: Tensor, sigma: Tensor) -> Tensor:
+    return piece.prox_conjugate(torch.addcmul(dual, expand(sigma, dual), image), sigma)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
