@@ -7,10 +7,15 @@ from invtoolbox.datasets.arrays import Arrays
 from invtoolbox.datasets.blur_kernels import BlurKernels
 from invtoolbox.datasets.center import center_of_rotation
 from invtoolbox.datasets.dicom import Dicom, attenuation_to_hounsfield, hounsfield_to_attenuation
+from invtoolbox.datasets.dicom_series import DicomSeries
 from invtoolbox.datasets.dxchange import DataExchange
 from invtoolbox.datasets.geometry import Geometry, geometry_from_mapping, read_geometry
+from invtoolbox.datasets.hdf5 import Hdf5
 from invtoolbox.datasets.htc2022 import HTC2022
 from invtoolbox.datasets.measurement import DataSet, Measurement
+from invtoolbox.datasets.metaimage import MetaImage, write_metaimage
+from invtoolbox.datasets.nexus import NXtomo
+from invtoolbox.datasets.nifti import Nifti, write_nifti
 from invtoolbox.datasets.opening import READERS, open
 from invtoolbox.datasets.output import (
     Written,
@@ -20,15 +25,20 @@ from invtoolbox.datasets.output import (
     write_npy,
     write_png,
     write_tiff,
+    writing,
 )
 from invtoolbox.datasets.pictures import Pictures
+from invtoolbox.datasets.raw import Raw, write_raw
 from invtoolbox.datasets.samples import ct_small, photograph
 from invtoolbox.datasets.shelf import data_folder, find_file, open_named, verify
+from invtoolbox.datasets.tiff import TiffStack, write_tiff_stack
+from invtoolbox.datasets.volume import Grid, Volume
 
 __all__ = [
-    "HTC2022", "READERS", "Arrays", "BlurKernels", "DataExchange", "DataSet", "Dicom", "Geometry",
-    "Measurement", "Pictures", "Written", "attenuation_to_hounsfield", "center_of_rotation", "ct_small",
-    "data_folder", "find_file", "geometry_from_mapping", "hounsfield_to_attenuation", "open", "open_named",
-    "photograph", "read_geometry", "verify", "write", "write_bytes", "write_hdf5", "write_npy", "write_png",
-    "write_tiff",
+    "HTC2022", "READERS", "Arrays", "BlurKernels", "DataExchange", "DataSet", "Dicom", "DicomSeries", "Geometry", "Grid",
+    "Hdf5", "Measurement", "MetaImage", "NXtomo", "Nifti", "Pictures", "Raw", "TiffStack", "Volume", "Written",
+    "attenuation_to_hounsfield", "center_of_rotation", "ct_small", "data_folder", "find_file", "geometry_from_mapping",
+    "hounsfield_to_attenuation", "open", "open_named", "photograph", "read_geometry", "verify", "write", "write_bytes",
+    "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_png", "write_raw", "write_tiff", "write_tiff_stack",
+    "writing",
 ]

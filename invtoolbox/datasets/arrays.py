@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from invtoolbox.datasets.files import decoding, require_file
+from invtoolbox.datasets.files import decoding, require_bytes, require_file, sniff
 from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
 from invtoolbox.errors import InputError
@@ -17,7 +18,7 @@ _MEASUREMENT_NAMES = ("y", "sinogram", "measurements")
 
 
 class Arrays:
-    """A data set from a `.npy` file or a `.npz` archive; objects are never unpickled.
+    """A data set from a `.npy` file, which is mapped, or a `.npz` archive; objects are never unpickled.
 
     The first axis counts the items: ``(rows, columns)`` is one item, ``(items, rows, columns)`` are as many
     with one channel, ``(items, channel, *space)`` are as many. With a geometry, rows are angles and columns
@@ -32,10 +33,10 @@ class Arrays:
         self.geometry = geometry
         arrays = _load(self.path)
         chosen = _choose(self.path, arrays, name)
-        self.array = _items_first(self.path, arrays[chosen], chosen)
+        self.array = _with_axes(self.path, arrays[chosen], chosen)
         self.reference = None
         if "reference" in arrays and chosen != "reference":
-            self.reference = _items_first(self.path, arrays["reference"], "reference")
+            self.reference = _with_axes(self.path, arrays["reference"], "reference")
             if len(self.reference) != len(self.array):
                 raise InputError(f"{self.path}: {len(self.array)} items but {len(self.reference)} "
                                  "references; give one a measurement")
@@ -55,9 +56,14 @@ class Arrays:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     with decoding(path, "NumPy"):
+        if sniff(path) == "npy":
+            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+            if mapped.size:
+                require_bytes(path, int(mapped.offset), mapped.shape or (1,), mapped.dtype)
+            return {"y": mapped}
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return {"y": loaded}
+            raise InputError(f"{path}: neither a .npy file nor a .npz archive; save it again with NumPy")
         arrays = {}
         with loaded:
             for key in loaded.files:
@@ -88,16 +94,21 @@ def _choose(path: Path, arrays: dict[str, np.ndarray], name: str | None) -> str:
     return others[0]
 
 
-def _items_first(path: Path, array: np.ndarray, name: str) -> np.ndarray:
-    """The array as (items, channel, *space)."""
-    if array.size == 0:
-        raise InputError(f"{path}: the array {name} of shape {array.shape} is empty; write it again")
-    if array.ndim == 3 and array.shape[-1] in (3, 4) and min(array.shape[:2]) > 4:
-        raise InputError(f"{path}: the array {name} of shape {array.shape} looks like a picture with its "
+def items_first(path: Path, array: Any, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape (items, channel, *space) of an array in a file, and its type; the array itself is not read."""
+    shape = tuple(int(n) for n in array.shape)
+    if 0 in shape:
+        raise InputError(f"{path}: the array {name} of shape {shape} is empty; write it again")
+    if len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
+        raise InputError(f"{path}: the array {name} of shape {shape} looks like a picture with its "
                          "colours last; save it as (1, channel, rows, columns)")
-    if array.ndim == 2:
-        return array[None, None]
-    return array[:, None] if array.ndim == 3 else array
+    if len(shape) == 2:
+        return (1, 1, *shape), array.dtype
+    return ((shape[0], 1, *shape[1:]) if len(shape) == 3 else shape), array.dtype
+
+
+def _with_axes(path: Path, array: np.ndarray, name: str) -> np.ndarray:
+    return array.reshape(items_first(path, array, name)[0])
 
 
 def _noise(path: Path, arrays: dict[str, np.ndarray], items: int) -> np.ndarray | None:

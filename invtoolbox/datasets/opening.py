@@ -9,18 +9,24 @@ from pathlib import Path
 
 from invtoolbox.datasets.arrays import Arrays
 from invtoolbox.datasets.blur_kernels import BlurKernels
-from invtoolbox.datasets.dicom import Dicom
+from invtoolbox.datasets.dicom import Dicom, is_slice
+from invtoolbox.datasets.dicom_series import DicomSeries
 from invtoolbox.datasets.dxchange import DataExchange
-from invtoolbox.datasets.files import require_file, sniff
+from invtoolbox.datasets.files import decoding, require_file, sniff
 from invtoolbox.datasets.geometry import Geometry, read_geometry
+from invtoolbox.datasets.hdf5 import Hdf5
 from invtoolbox.datasets.htc2022 import HTC2022
 from invtoolbox.datasets.measurement import DataSet
+from invtoolbox.datasets.metaimage import MetaImage
+from invtoolbox.datasets.nexus import NXtomo, entries
+from invtoolbox.datasets.nifti import Nifti
 from invtoolbox.datasets.pictures import SUFFIXES, Pictures
+from invtoolbox.datasets.raw import Raw, sidecar_of
+from invtoolbox.datasets.tiff import TiffStack, is_stack
 from invtoolbox.errors import InputError, unknown_name
 
 #: Our readers by name: ``READERS[name](path, geometry)`` is a data set. Plug-ins register theirs under the
-# entry point
-#: ``invtoolbox.readers``.
+#: entry point ``invtoolbox.readers``.
 READERS: dict[str, Callable[..., DataSet]] = {
     "htc2022": HTC2022,
     "dxchange": DataExchange,
@@ -28,18 +34,30 @@ READERS: dict[str, Callable[..., DataSet]] = {
     "pictures": Pictures,
     "arrays": Arrays,
     "blur-kernels": BlurKernels,
+    "tiff-stack": TiffStack,
+    "nifti": Nifti,
+    "dicom-series": DicomSeries,
+    "nxtomo": NXtomo,
+    "hdf5": Hdf5,
+    "metaimage": MetaImage,
+    "raw": Raw,
 }
 
 _READER_OF = {"png": "pictures", "jpeg": "pictures", "tiff": "pictures", "npy": "arrays", "npz": "arrays",
-              "mat5": "htc2022", "mat7.3": "blur-kernels", "hdf5": "dxchange", "dicom": "dicom"}
+              "mat5": "htc2022", "mat7.3": "blur-kernels", "dicom": "dicom", "nifti": "nifti", "metaimage": "metaimage"}
+# What says the format where the first bytes do not.
+_READER_OF_SUFFIX = {".dcm": "dicom", ".dicom": "dicom", ".nii": "nifti", ".mha": "metaimage", ".mhd": "metaimage", ".raw": "raw"}
 
 
 def open(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[str] | None = None,
          reader: str | None = None) -> DataSet:
-    """Open a file, or a folder of pictures or DICOM slices, as a data set.
+    """Open a file, or a folder of pictures or slices, as a data set.
 
     Args:
-        path: HTC2022 `.mat`, DXchange HDF5, DICOM, PNG, JPEG, TIFF, `.npy` or `.npz`; the first bytes decide.
+        path: HTC2022 `.mat`, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, `.npy` or `.npz`;
+            the first bytes decide. Raw values come with a TOML file beside them. A TIFF with several grey pages, and a
+            folder of numbered TIFF files, are volumes: their values stay as they are stored (reader "tiff-stack", or
+            "pictures" for the range 0 to 1).
         geometry: a `Geometry`, or the path of a geometry file, for arrays that come without one.
         reader: the name of a reader in `READERS` or of a plug-in, to decide by hand.
 
@@ -73,19 +91,38 @@ def _named(reader: str) -> Callable[..., DataSet]:
 
 def _reader_of_file(path: Path) -> str:
     kind = sniff(require_file(path))
+    suffix = path.suffix.lower()
+    if suffix == ".toml" or (kind in ("", "dicom") and sidecar_of(path) is not None):
+        return "raw"
+    if kind == "hdf5":
+        return _reader_of_hdf5(path)
+    if kind == "tiff":
+        return "tiff-stack" if is_stack(path) else "pictures"
     if kind:
         return _READER_OF[kind]
-    # Old DICOM files lack the preamble that shows the format.
-    if path.suffix.lower() in (".dcm", ".dicom"):
-        return "dicom"
-    raise InputError(f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange "
-                     "HDF5, DICOM, PNG, JPEG, TIFF, .npy and .npz")
+    # Old DICOM files lack the preamble that shows the format; of others, the reader says what is wrong.
+    if suffix in _READER_OF_SUFFIX or path.name.lower().endswith(".nii.gz"):
+        return _READER_OF_SUFFIX.get(suffix, "nifti")
+    raise InputError(f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, NXtomo and plain "
+                     "HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, .npy, .npz, and raw values with a TOML file beside them")
+
+
+def _reader_of_hdf5(path: Path) -> str:
+    import h5py
+
+    with decoding(path, "HDF5"), h5py.File(path, "r") as file:
+        if "exchange" in file:
+            return "dxchange"
+        return "nxtomo" if entries(file) else "hdf5"
 
 
 def _reader_of_folder(path: Path) -> str:
-    suffixes = {f.suffix.lower() for f in path.iterdir()}
-    has_slices, has_pictures = ".dcm" in suffixes, bool(suffixes & set(SUFFIXES))
+    files = [f for f in path.iterdir() if f.is_file()]
+    has_pictures = bool({f.suffix.lower() for f in files} & set(SUFFIXES))
+    has_slices = any(is_slice(f) for f in files)
     if has_slices == has_pictures:
         found = "both DICOM slices and pictures" if has_slices else "neither DICOM slices nor pictures"
         raise InputError(f"{path}: the folder holds {found}; give one file, or say reader=")
-    return "dicom" if has_slices else "pictures"
+    if has_slices:
+        return "dicom"
+    return "tiff-stack" if is_stack(path) else "pictures"

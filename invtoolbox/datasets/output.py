@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from torch import Tensor
@@ -36,11 +38,15 @@ class Written:
         return f"{self.path}: {self.low:g} is black, {self.high:g} is white{cut}"
 
 
-def write(path: str | os.PathLike[str], x: Tensor | np.ndarray, overwrite: bool = False) -> Written:
-    """Write an array in the format of the path's suffix: .png, .tif, .tiff, .h5, .hdf5 or .npy.
+#: What `write` takes, by the suffix of the path.
+SUFFIXES = (".png", ".tif", ".tiff", ".h5", ".hdf5", ".npy", ".nii", ".nii.gz", ".mha", ".mhd", ".raw")
+
+
+def write(path: str | os.PathLike[str], x: Any, overwrite: bool = False) -> Written:
+    """Write an array, or a `Volume`, in the format of the path's suffix (`SUFFIXES`).
 
     PNG scales the values to its range (see `write_png`, also for other settings); the other formats keep
-    them.
+    them. Volumes (.tif, .nii, .mha, .mhd, .raw) are written slice by slice, with the voxel sizes of a `Volume`.
 
     >>> import tempfile, torch
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -49,16 +55,28 @@ def write(path: str | os.PathLike[str], x: Tensor | np.ndarray, overwrite: bool 
     array([[1., 1.],
            [1., 1.]], dtype=float32)
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".png":
-        return write_png(path, x, overwrite=overwrite)
+    from invtoolbox.datasets import metaimage, nifti, raw
+    from invtoolbox.datasets.volume import Volume
+
+    name = Path(path).name.lower()
+    suffix = ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+    if suffix in (".nii", ".nii.gz"):
+        return nifti.write_nifti(path, x, overwrite=overwrite)
+    if suffix in (".mha", ".mhd"):
+        return metaimage.write_metaimage(path, x, overwrite=overwrite)
+    if suffix == ".raw":
+        return raw.write_raw(path, x, overwrite=overwrite)
     if suffix in (".tif", ".tiff"):
         return write_tiff(path, x, overwrite)
+    if isinstance(x, Volume):
+        x = x.slices()
+    if suffix == ".png":
+        return write_png(path, x, overwrite=overwrite)
     if suffix in (".h5", ".hdf5"):
         return write_hdf5(path, {"image": x}, overwrite=overwrite)
     if suffix == ".npy":
         return write_npy(path, x, overwrite)
-    raise InputError(f"{path}: no format for the suffix {suffix!r}; use .png, .tif, .h5 or .npy")
+    raise InputError(f"{path}: no format for the suffix {suffix!r}; use one of {', '.join(SUFFIXES)}")
 
 
 def write_png(path: str | os.PathLike[str], image: Tensor | np.ndarray,
@@ -95,22 +113,34 @@ def write_png(path: str | os.PathLike[str], image: Tensor | np.ndarray,
     return Written(write_bytes(path, stream.getvalue(), overwrite), float(low), float(high), clipped)
 
 
-def write_tiff(path: str | os.PathLike[str], image: Tensor | np.ndarray, overwrite: bool = False) -> Written:
+def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False) -> Written:
     """Write an image, or a volume as pages, in float32 and without scaling; axes of length one are dropped.
 
     The last two axes are rows and columns; ``(3, rows, columns)`` is written as a colour picture.
     """
     import tifffile
 
-    array = np.squeeze(_array(path, image))
-    if array.ndim < 2 or np.iscomplexobj(array):
-        raise InputError(f"{path}: shape {array.shape}, {array.dtype}; TIFF holds real images, use .npy or "
-                         ".h5")
-    colour = array.ndim == 3 and array.shape[0] == 3
-    stream = io.BytesIO()
-    tifffile.imwrite(stream, np.moveaxis(array, 0, -1).copy() if colour else array.astype(np.float32),
-                     dtype=np.float32, photometric="rgb" if colour else "minisblack")
-    return Written(write_bytes(path, stream.getvalue(), overwrite))
+    from invtoolbox.datasets.volume import Volume, slices_of
+
+    options: dict[str, Any] = {"dtype": np.float32, "photometric": "minisblack"}
+    if isinstance(image, Volume):
+        shape, _, pages = slices_of(path, image)
+        data: Any = (page.astype(np.float32) for page in pages)
+        options |= {"shape": shape, "metadata": {"axes": "ZYX"}}
+    else:
+        array = np.squeeze(_array(path, image))
+        if array.ndim < 2 or np.iscomplexobj(array):
+            raise InputError(f"{path}: shape {array.shape}, {array.dtype}; TIFF holds real images, use .npy or "
+                             ".h5")
+        shape = array.shape
+        if array.ndim == 3 and array.shape[0] == 3:
+            data, options["photometric"] = np.moveaxis(array, 0, -1).astype(np.float32), "rgb"
+        else:
+            data = array.astype(np.float32)
+    with writing(path, overwrite) as stream:
+        # Offsets of the plain format have 32 bits; the room beyond the pixels is that of the pages' tags.
+        tifffile.imwrite(stream, data, bigtiff=4 * math.prod(shape) > 2**32 - 2**25, **options)
+    return Written(Path(path).expanduser())
 
 
 def write_npy(path: str | os.PathLike[str], x: Tensor | np.ndarray, overwrite: bool = False) -> Written:
@@ -142,6 +172,17 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, overwrite: bool = 
         InputError: where a file is there already and `overwrite` is false, the folder is missing, or there is
             no room.
     """
+    with writing(path, overwrite) as stream:
+        stream.write(content)
+    return Path(path).expanduser()
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[BinaryIO]:
+    """A stream into a hidden file, which takes its place under `path` when the block ends without an error.
+
+    For what is larger than memory; otherwise as `write_bytes`.
+    """
     path = Path(path).expanduser()
     if not overwrite and path.exists():
         raise _exists(path)
@@ -150,21 +191,21 @@ def write_bytes(path: str | os.PathLike[str], content: bytes, overwrite: bool = 
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         _put(temporary, path, overwrite)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise InputError(f"{path}: no room left on the disk for {len(content):,} bytes, nothing was "
-                             "written; free some or choose another folder") from error
+        # NumPy's own writing does not say the number of the error.
+        if error.errno in _NO_ROOM or "requested and" in str(error):
+            raise InputError(f"{path}: no room left on the disk, nothing was written; free some or choose another "
+                             "folder") from error
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another "
                          "folder") from error
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def _put(temporary: Path, path: Path, overwrite: bool) -> None:

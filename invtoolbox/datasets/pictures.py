@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.datasets.files import decoding, require_file, sniff
+from invtoolbox.datasets.files import decoding, require_file, require_plausible, sniff
 from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
 from invtoolbox.errors import InputError
 
+# The number of the tag, in EXIF as in TIFF.
+_ORIENTATION = 274
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
@@ -22,14 +24,15 @@ class Pictures:
 
     An item's `y` is ``(1, channel, rows, columns)`` with one channel (grey) or three (red, green, blue).
     Whole numbers are divided by the largest of their type (255, 65535; all 16 bits count, in colour too);
-    floating point is taken as it is, because then the file says the unit. An alpha channel is dropped. The
-    orientation tag of a JPEG is not applied: masks and kernels refer to the pixels as they are stored. With a
-    geometry, a grey picture (a TIFF of measured line integrals, say) is a sinogram: rows are angles, columns
-    detector elements.
+    floating point is taken as it is, because then the file says the unit. An alpha channel is dropped. A picture
+    is turned as its orientation tag (EXIF, TIFF) says, as every viewer shows it; `as_stored` leaves the pixels in the
+    order of the file. With a geometry, a grey picture (a TIFF of measured line integrals, say) is a sinogram: rows are
+    angles, columns detector elements, as they are stored.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, as_stored: bool = False) -> None:
         self.geometry = geometry
+        self.as_stored = as_stored or geometry is not None
         folder = Path(path).expanduser()
         files = [require_file(folder)] if not folder.is_dir() else sorted(
             f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
@@ -50,6 +53,8 @@ class Pictures:
             raise InputError(f"{path}: an array of shape {array.shape} is neither a grey nor a colour "
                              "picture; save a volume as .npy")
         array = array[..., :1 if array.shape[-1] <= 2 else 3]
+        if not self.as_stored:
+            array = _upright(array, _orientation(path, page))
         y = as_tensor(np.moveaxis(_unit_range(path, array), -1, 0))[None]
         units = "as stored" if np.issubdtype(stored, np.floating) else "1 (0 black to 1 white)"
         return Measurement(y=y, geometry=self.geometry,
@@ -76,6 +81,7 @@ def _read(path: Path, page: int) -> np.ndarray:
         raise InputError(f"{path}: the first bytes are not those of a PNG, JPEG or TIFF file; export it "
                          "again")
     with decoding(path, kind.upper()):
+        _check_size(path)
         if kind == "png" and _is_deep_colour(path):
             return _read_deep_colour(path)
         from skimage.io import imread
@@ -88,12 +94,55 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
         one = file.pages[page]
+        require_plausible(path, one.shape, one.dtype)
         array = np.asarray(one.asarray())
         if one.axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
         if getattr(one, "photometric", None) == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
             array = np.iinfo(array.dtype).max - array
         return array
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a picture that is declared larger than its file can hold, before memory is asked for it."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        require_plausible(path, (picture.height, picture.width, len(picture.getbands())), np.uint8)
+
+
+def _orientation(path: Path, page: int) -> int:
+    """The orientation tag, 1 to 8; 1 (as stored) where there is none, or none that has a meaning."""
+    if sniff(path) == "tiff":
+        import tifffile
+
+        with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+            keyframe: Any = file.pages[page].keyframe
+            tag = keyframe.tags.get(_ORIENTATION)
+            value = 1 if tag is None else tag.value
+    else:
+        from PIL import Image
+
+        with decoding(path, "picture"), Image.open(path) as picture:
+            value = picture.getexif().get(_ORIENTATION, 1)
+    return int(value) if value in range(1, 9) else 1
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels (rows, columns, channels) as they are to be seen.
+
+    >>> _upright(np.arange(6).reshape(2, 3, 1), 6)[..., 0]
+    array([[3, 0],
+           [4, 1],
+           [5, 2]])
+    """
+    if orientation >= 5:  # rows and columns are swapped
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
 
 
 def _is_deep_colour(path: Path) -> bool:
