@@ -74,12 +74,12 @@ class LeastSquares(DataTerm):
         """``sqrt(m)`` with m measurements (of positive weight: the square root of the sum of the weights)."""
         if self.noise_std is None:
             return None
-        per_item = y.numel() // y.shape[0] * (2 if y.is_complex() else 1)
         if self.weights is None:
-            count = torch.tensor([float(per_item)])
+            count = torch.tensor([float(y.numel() // y.shape[0])])
         else:
             count = self.weights.expand_as(y).flatten(1).sum(1)
-        return count.sqrt().expand(y.shape[0]).to(y.device)
+        # Complex noise has the level in its real and in its imaginary part.
+        return (2 * count if y.is_complex() else count).sqrt().expand(y.shape[0]).to(y.device)
 
     def with_noise_std(self, noise_std: Tensor) -> LeastSquares:
         """The same term with a noise level."""

@@ -4,14 +4,28 @@ from invtoolbox.operators import noise
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.blur import Blur
+from invtoolbox.operators.blur_3d import Blur3D, measured_psf
+from invtoolbox.operators.coil_maps import estimate_coil_maps
+from invtoolbox.operators.compressed_sensing import GaussianSensing, HadamardSensing
 from invtoolbox.operators.downsampling import Downsampling
 from invtoolbox.operators.fan_beam import FanBeam
 from invtoolbox.operators.finite_difference import FiniteDifference
+from invtoolbox.operators.fourier import Fourier
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
 from invtoolbox.operators.identity import Identity
 from invtoolbox.operators.inpainting import Inpainting
 from invtoolbox.operators.matrix import Matrix
+from invtoolbox.operators.mri import CartesianMRI, outer_noise_std
+from invtoolbox.operators.non_uniform_fourier import NonUniformFourier, radial_trajectory
 from invtoolbox.operators.parallel_beam import ParallelBeam
+from invtoolbox.operators.phase_retrieval import PhaseRetrieval, aligned, spectral_initialization
+from invtoolbox.operators.sampling import Sampling
+from invtoolbox.operators.space_varying_blur import SpaceVaryingBlur, grid_weights
+from invtoolbox.operators.unmixing import Unmixing
+from invtoolbox.operators.wavelet import Wavelet
 
-__all__ = ["Blur", "Downsampling", "FanBeam", "FiniteDifference", "Identity", "Inpainting", "LinearOperator",
-           "Matrix", "Operator", "ParallelBeam", "PixelGraphLaplacian", "noise", "stack"]
+__all__ = ["Blur", "Blur3D", "CartesianMRI", "Downsampling", "FanBeam", "FiniteDifference", "Fourier",
+           "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix",
+           "NonUniformFourier", "Operator", "ParallelBeam", "PhaseRetrieval", "PixelGraphLaplacian", "Sampling",
+           "SpaceVaryingBlur", "Unmixing", "Wavelet", "aligned", "estimate_coil_maps", "grid_weights",
+           "measured_psf", "noise", "outer_noise_std", "radial_trajectory", "spectral_initialization", "stack"]

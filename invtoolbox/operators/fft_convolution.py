@@ -157,11 +157,11 @@ def pad(x: Tensor, margins: tuple[int, int, int, int], boundary: str) -> Tensor:
 
 def pad_transpose(z: Tensor, margins: tuple[int, int, int, int], boundary: str) -> Tensor:
     """The transpose of `pad`: what was copied outwards is added back where it came from. Works in place on ``z``."""
-    z = _fold(z, -2, margins[0], margins[1], boundary)
-    return _fold(z, -1, margins[2], margins[3], boundary)
+    z = fold(z, -2, margins[0], margins[1], boundary)
+    return fold(z, -1, margins[2], margins[3], boundary)
 
 
-def _fold(z: Tensor, axis: int, before: int, after: int, boundary: str) -> Tensor:
+def fold(z: Tensor, axis: int, before: int, after: int, boundary: str) -> Tensor:
     n = z.shape[axis] - before - after
     core, head, tail = z.narrow(axis, before, n), z.narrow(axis, 0, before), z.narrow(axis, before + n, after)
     if boundary == "reflect":

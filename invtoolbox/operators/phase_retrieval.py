@@ -1,0 +1,93 @@
+"""Phase retrieval: intensities of a linear transform, whose phase is lost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.algebra import _Combined
+from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner, item_norm
+
+
+class PhaseRetrieval(_Combined):
+    r"""``A(x) = |B x|^2`` for a linear operator B; nonlinear, differentiable, real measurements of complex images.
+
+    ``x`` and ``exp(i phi) x`` give the same measurements, so compare with a reference after `aligned`. The misfit is not
+    convex: start from `spectral_initialization` (Candes, Li & Soltanolkotabi, IEEE TIT 61, 2015)::
+
+        start = it.operators.spectral_initialization(A, y)
+        it.solve(it.Problem(y, A), solver=it.solvers.GradientDescent(), initial=start)
+
+    Args:
+        B: a linear operator, such as ``GaussianSensing(..., complex=True)``, or a `Fourier` of a masked and padded image.
+        complex: whether images are complex; with False they are real, and known up to their sign.
+
+    >>> from invtoolbox.operators import Fourier
+    >>> PhaseRetrieval(Fourier((1, 4)))(torch.ones(1, 1, 4, dtype=torch.complex64))
+    tensor([[[0., 0., 4., 0.]]])
+    """
+
+    # deepinv's PhaseRetrieval has the derivative without the conjugate of (B x) that complex v needs, no `linearize`, and a
+    # spectral method that draws from the global generator.
+
+    parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
+
+    def __init__(self, B: LinearOperator, complex: bool = True) -> None:
+        if not isinstance(B, LinearOperator) or (B.range_shape and isinstance(B.range_shape[0], tuple)):
+            raise InputError(f"PhaseRetrieval takes a linear operator with one tensor of measurements, got {B!r}")
+        super().__init__((B,))
+        self.domain_shape, self.range_shape, self.complex_images = B.domain_shape, B.range_shape, bool(complex)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        image: Tensor = self.parts[0]._forward(x)
+        # Not abs().square(): the modulus has no derivative at 0.
+        return image.real.square() + image.imag.square() if image.is_complex() else image.square()
+
+    def __repr__(self) -> str:
+        return f"PhaseRetrieval({self.parts[0]})"
+
+
+def spectral_initialization(A: PhaseRetrieval, y: Tensor, iterations: int = 100, seed: int = 0) -> Tensor:
+    r"""A first image for intensities ``y``: the leading eigenvector of ``B^H diag(y 1[y <= 9 mean(y)]) B`` (Chen & Candes 2015).
+
+    Large intensities are cut off because they would decide alone. By the power method from a fixed random start, an
+    item at a time; the length is the one that explains the total intensity, ``sum |B x|^2 = sum y``.
+
+    Args:
+        y: intensities ``(batch, *A.range_shape)``; negative ones (noise) count as 0.
+        iterations: of the power method.
+        seed: of its start.
+    """
+    check_shape(y, A.range_shape, f"the intensities of {A}", A.channelwise, A.items)
+    B = A.parts[0]
+    y = y.clamp_min(0)
+    mean = y.flatten(1).mean(1)
+    weights = torch.where(y <= 9 * expand(mean, y), y, 0) / expand(mean.clamp_min(torch.finfo(y.dtype).tiny), y)
+    channels = y.shape[1] if A.channelwise else A.domain_shape[0]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(1, channels, *A.domain_shape[1:], 2, generator=generator, dtype=torch.float64)
+    start = torch.view_as_complex(drawn) if A.complex_images else drawn[..., 0]
+    dtype = (torch.complex128 if y.dtype == torch.float64 else torch.complex64) if A.complex_images else y.dtype
+    x = start.to(dtype=dtype, device=y.device).expand(y.shape[0], *start.shape[1:]).contiguous()
+    tiny = torch.finfo(y.dtype).tiny
+    with torch.no_grad():
+        for _ in range(iterations):
+            x = B.adjoint(weights * B(x))
+            x = x if A.complex_images or not x.is_complex() else x.real
+            x = x / expand(item_norm(x).clamp_min(tiny), x)
+        total = A(x).flatten(1).sum(1).clamp_min(tiny)
+        return x * expand((y.flatten(1).sum(1) / total).sqrt(), x)
+
+
+def aligned(x: Tensor, reference: Tensor) -> Tensor:
+    """``x`` times the phase (or the sign) with which every item comes nearest to the reference.
+
+    >>> aligned(torch.tensor([[[-1.0, -2.0]]]), torch.tensor([[[1.0, 2.0]]]))
+    tensor([[[1., 2.]]])
+    """
+    if not x.is_complex():
+        return x * expand(torch.where(inner(x, reference) < 0, -1.0, 1.0), x)
+    overlap = (x.conj() * reference).flatten(1).sum(1)
+    phase = torch.where(overlap.abs() > 0, overlap / overlap.abs().clamp_min(1e-30), 1)
+    return x * phase.view(-1, *[1] * (x.ndim - 1))
