@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,8 @@ def check_solver(solver: Solver, problem: Problem, prior: Prior | None = None, *
                  tolerance: float | None = None, max_iterations: int | None = None, raise_error: bool = True) -> Report:
     """Test a solver on a problem with at least two different items.
 
-    Called twice it gives bitwise the same (1e-6 on CUDA); a permuted batch gives the permuted answer to 1e-6; an item
+    Called twice it gives bitwise the same (1e-6 on CUDA), and so does a run that is cut off half-way and resumed from its
+    checkpoint; a permuted batch gives the permuted answer to 1e-6; an item
     alone gives what it gives in company to 1e-5, at a fixed number of iterations (both in float64, because a line search
     amplifies rounding, which depends on the batch, up to a thousandfold in some tens of iterations); settings, problem and prior are not
     written to; the objective of the answer is not above that of the start, nor of the image 0; where an item is
@@ -73,7 +76,20 @@ def check_solver(solver: Solver, problem: Problem, prior: Prior | None = None, *
     _check_converged(check, solver, problem, prior, regularization, run(problem, prior, max_iterations, tolerance), tolerance)
     changed = same_tensors(held, tensors_of((problem, prior)))
     check.holds("problem and prior are kept", changed is None, f"the solver writes into {changed}, 0 being the problem and 1 the prior")
+    if changed is None and settings == solver:  # else the checkpoint is that of another problem
+        check.at_most("resumed", _resumed_gap(solver, problem, prior, regularization, iterations, first.x), 1e-6 if on_gpu else 0.0,
+                      "a run resumed from its checkpoint half-way ends elsewhere than one that ran through, by {figure:.1e} "
+                      "relative; everything that changes belongs into tensors of the state, with the batch as their first axis")
     return check.finish(raise_error)
+
+
+def _resumed_gap(solver: Solver, problem: Problem, prior: Prior | None, regularization: float, iterations: int, through: Any) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        for steps in (iterations // 2, iterations):
+            x = solve(problem, prior, solver, regularization, max_iterations=steps, tolerance=0.0, progress=False,
+                      checkpoint=Path(folder) / "run").x
+    equal = all(torch.equal(p, q) for p, q in zip(parts(x), parts(through)))
+    return 0.0 if equal else max(gap(x, through), 1e-30)
 
 
 def _check_converged(check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float,

@@ -106,6 +106,24 @@ class SaysSo(Descent):
         return torch.ones_like(state.certificate, dtype=torch.bool)
 
 
+@dataclass
+class CountedState(State):
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Counts(Descent):
+    """A counter that is no tensor does not come back from a checkpoint."""
+
+    def init(self, objective: Objective, start: Tensor) -> CountedState:
+        return CountedState(**vars(self._at(objective, start)))
+
+    def step(self, objective: Objective, state: State) -> CountedState:
+        assert isinstance(state, CountedState)
+        x = state.x - self.step_size / (1 + state.count) * self._slope(objective, state.x)
+        return CountedState(**vars(self._at(objective, x)), count=state.count + 1)
+
+
 def _problem() -> it.Problem:
     generator = torch.Generator().manual_seed(0)
     A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 10, 9))
@@ -121,6 +139,7 @@ def _problem() -> it.Problem:
     (Ascent, "objective goes down", "above that of the start"),
     (WritesMeasurements, "problem and prior are kept", "writes into 0.y"),
     (Unordered, "permuted batch", "permuted"),
+    (Counts, "resumed", "into tensors of the state"),
     (SaysSo, "converged obeys the tolerance", "compare it with the tolerance"),
 ])
 def test_a_fault_is_found_and_named(kind: type[Solver], finding: str, words: str) -> None:
