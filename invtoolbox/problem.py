@@ -69,12 +69,18 @@ class Problem(Settings):
         return (self.first.shape[1], *domain[1:]) if self.operator.channelwise else tuple(domain)
 
     @property
+    def image_dtype(self) -> torch.dtype:
+        """That of the measurements; complex where the operator takes complex images to real measurements."""
+        real = self.first.dtype
+        return real.to_complex() if self.operator.complex_images and not real.is_complex else real
+
+    @property
     def is_linear(self) -> bool:
         return isinstance(self.operator, LinearOperator)
 
     def zeros(self) -> Tensor:
         """An image of zeros for every item."""
-        return torch.zeros(self.batch, *self.image_shape, dtype=self.first.dtype, device=self.first.device)
+        return torch.zeros(self.batch, *self.image_shape, dtype=self.image_dtype, device=self.first.device)
 
     def select(self, index: Tensor) -> Problem:
         pick = _each(self.y, lambda t: t.index_select(0, index))

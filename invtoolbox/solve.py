@@ -224,7 +224,7 @@ def _start(objective: Objective, initial: Tensor | dict[str, Tensor] | None, sol
         repeated = {k: t.detach().expand(batch, *t.shape[1:]) if t.shape[0] == 1 else t.detach() for k, t in parameters.items()}
         return objective.layout.pack(repeated)
     if initial is not None:
-        image = torch.as_tensor(initial).detach().to(problem.first)
+        image = torch.as_tensor(initial).detach().to(device=problem.first.device, dtype=problem.image_dtype)
         check_shape(image, problem.image_shape, "initial is an image", problem.operator.channelwise)
         if image.shape[0] not in (1, batch):
             raise InputError(f"initial has {image.shape[0]} items, expected 1 or {batch}")

@@ -29,12 +29,14 @@ class Operator(Settings, ABC):
         domain_shape: ``(channel, *space)`` of ``x``.
         range_shape: the same of ``A(x)``; a tuple of shapes where the measurements are a tuple.
         channelwise: the operator treats every channel alike, so any number of channels is accepted.
+        complex_images: images are complex although measurements are real; without it, images have the dtype of the measurements.
         items: how many items its parameters belong to; ``None`` where every item shares them.
     """
 
     domain_shape: Shape
     range_shape: Shapes
     channelwise: bool = False
+    complex_images: bool = False
     items: int | None = None
 
     @abstractmethod
