@@ -7,6 +7,7 @@ from invtoolbox.operators.blur import Blur
 from invtoolbox.operators.blur_3d import Blur3D, measured_psf
 from invtoolbox.operators.coil_maps import estimate_coil_maps
 from invtoolbox.operators.compressed_sensing import GaussianSensing, HadamardSensing
+from invtoolbox.operators.cone_beam import ConeBeam
 from invtoolbox.operators.downsampling import Downsampling
 from invtoolbox.operators.fan_beam import FanBeam
 from invtoolbox.operators.finite_difference import FiniteDifference
@@ -18,14 +19,16 @@ from invtoolbox.operators.matrix import Matrix
 from invtoolbox.operators.mri import CartesianMRI, outer_noise_std
 from invtoolbox.operators.non_uniform_fourier import NonUniformFourier, radial_trajectory
 from invtoolbox.operators.parallel_beam import ParallelBeam
+from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
 from invtoolbox.operators.phase_retrieval import PhaseRetrieval, aligned, spectral_initialization
 from invtoolbox.operators.sampling import Sampling
 from invtoolbox.operators.space_varying_blur import SpaceVaryingBlur, grid_weights
 from invtoolbox.operators.unmixing import Unmixing
+from invtoolbox.operators.vector_scan import VectorScan
 from invtoolbox.operators.wavelet import Wavelet
 
-__all__ = ["Blur", "Blur3D", "CartesianMRI", "Downsampling", "FanBeam", "FiniteDifference", "Fourier",
+__all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "FanBeam", "FiniteDifference", "Fourier",
            "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix",
-           "NonUniformFourier", "Operator", "ParallelBeam", "PhaseRetrieval", "PixelGraphLaplacian", "Sampling",
-           "SpaceVaryingBlur", "Unmixing", "Wavelet", "aligned", "estimate_coil_maps", "grid_weights",
+           "NonUniformFourier", "Operator", "ParallelBeam", "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian", "Sampling",
+           "SpaceVaryingBlur", "Unmixing", "VectorScan", "Wavelet", "aligned", "estimate_coil_maps", "grid_weights",
            "measured_psf", "noise", "outer_noise_std", "radial_trajectory", "spectral_initialization", "stack"]

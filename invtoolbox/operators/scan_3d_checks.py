@@ -1,0 +1,183 @@
+"""What is checked of the geometry of a 3D scan before the first ray is traced."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.kernels.views import Views
+from invtoolbox.operators.scan_2d import positive
+
+#: Steps between views that are larger than this, in an angle of more than two turns, are taken for degrees.
+_LARGE_STEP = 0.2
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value}")
+    return int(value)
+
+
+def shape_of(name: str, shape: Sequence[int], axes: tuple[str, ...]) -> tuple[int, Any]:
+    """The number of channels (1 where not given), and the sizes along the axes."""
+    sizes = tuple(shape) if isinstance(shape, (tuple, list, torch.Size, np.ndarray)) else (shape,)
+    if len(sizes) not in (len(axes), len(axes) + 1):
+        raise InputError(f"{name} must be ({', '.join(axes)}), got {sizes if len(sizes) > 1 else shape}")
+    channels, *rest = (whole(f"every entry of {name}", n) for n in (1, *sizes)[-len(axes) - 1:])
+    return channels, tuple(rest)
+
+
+def lengths(name: str, value: float | Sequence[float], axes: tuple[str, ...]) -> Any:
+    """One positive length for every axis, or one for all."""
+    values = (value,) * len(axes) if isinstance(value, (int, float)) else tuple(value)
+    if len(values) != len(axes):
+        raise InputError(f"{name} must be one length or {len(axes)} of them ({', '.join(axes)}), got {value}")
+    return tuple(positive(name, v) for v in values)
+
+
+def checked_angles(angles: Any, helical: bool = False) -> Tensor:
+    """Angles as a tensor (V,) of radians; what looks like degrees is refused."""
+    tensor = angles if isinstance(angles, Tensor) else torch.from_numpy(np.array(angles, dtype=np.float64))
+    tensor = tensor if tensor.is_floating_point() else tensor.double()
+    if tensor.ndim != 1 or tensor.numel() == 0:
+        raise InputError(f"angles must have shape (views,) with at least one view, got {tuple(tensor.shape)}")
+    finite = torch.isfinite(tensor)
+    if not bool(finite.all()):
+        raise InputError(f"angles must be finite: {int((~finite).sum())} of {tensor.numel()} are not, the first at view "
+                         f"{int((~finite).nonzero()[0])}")
+    plain = tensor.detach()
+    # A helix has many turns, with small steps.
+    if float(plain.abs().max()) > 4 * math.pi + 1e-3 and not (helical and len(plain) > 1
+                                                              and float(plain.diff().abs().median()) <= _LARGE_STEP):
+        raise InputError(f"angles look like degrees (up to {float(plain.abs().max()):.4g}): pass torch.deg2rad(angles); radians of "
+                         f"more than two turns can be given as angles % (2 * pi), or have steps of at most {_LARGE_STEP} in a helix")
+    return tensor
+
+
+def finite(name: str, value: Any) -> Any:
+    """Refuse numbers that are not finite."""
+    if not bool(torch.isfinite(torch.as_tensor(value)).all()):
+        raise InputError(f"{name} must be finite")
+    return value
+
+
+def positive_everywhere(name: str, value: Any) -> Any:
+    """Refuse lengths that are not positive."""
+    tensor = torch.as_tensor(value)
+    if not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
+        raise InputError(f"{name} must be a positive number, got {value if tensor.ndim == 0 else tensor.min().item()}")
+    return value
+
+
+def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where points (P, 3) are seen in every view: row and column (V, P), counted from 0, and how far in front of the source.
+
+    The depth is in units of the distance from the source to the panel's plane, and 1 for parallel beams.
+    """
+    rows, columns = views.panel
+    if views.parallel:
+        solved = _solve(torch.stack([views.u, views.v, views.source], -1), points[None] - views.detector[:, None])
+        depth = torch.ones_like(solved[..., 0])
+        across, along = solved[..., 0], solved[..., 1]
+    elif views.curved:
+        central = views.detector - views.source
+        along_ray, across_ray, up = (t[:, None] for t in (central, views.u, views.v))
+        away = points[None] - views.source[:, None]
+        radius = central.norm(dim=-1)[:, None]
+        ahead = (away * along_ray).sum(-1) / radius
+        aside = (away * across_ray).sum(-1) / views.u.norm(dim=-1)[:, None]
+        flat = torch.hypot(ahead, aside)
+        across = torch.atan2(aside, ahead) * radius / views.u.norm(dim=-1)[:, None]
+        along = (away * up).sum(-1) / views.v.square().sum(-1)[:, None] * radius / flat
+        depth = ahead / radius
+    else:
+        solved = _solve(torch.stack([views.u, views.v, views.detector - views.source], -1), points[None] - views.source[:, None])
+        depth = solved[..., 2]
+        across, along = solved[..., 0] / depth, solved[..., 1] / depth
+    return along + (rows - 1) / 2, across + (columns - 1) / 2, depth
+
+
+def _solve(matrices: Tensor, points: Tensor) -> Tensor:
+    solved: Tensor = torch.linalg.solve(matrices[:, None], points[..., None])[..., 0]
+    return solved
+
+
+def half_size(views: Views) -> Tensor:
+    """Half the extent of the volume along (x, y, z)."""
+    sizes = [n * size / 2 for n, size in zip(views.volume, views.voxel_size)]
+    return views.source.new_tensor(sizes[::-1])
+
+
+def check_view(name: str, views: Views) -> None:
+    """Raise where no ray meets the volume or its centre is never seen, warn where the object is cut off."""
+    half = half_size(views)
+    corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=half.dtype, device=half.device) * half
+    if not views.parallel:
+        inside = (views.source.abs() < half).all(1)
+        if bool(inside.any()):
+            raise InputError(f"the source of {name} lies inside the volume in view {int(inside.nonzero()[0])}: it is at "
+                             f"{_point(views.source[inside][0])} where the volume reaches {_point(half)}; check voxel_size and "
+                             f"source_origin (one unit of length)")
+    rows, columns = views.panel
+    row, column, depth = seen_cells(views, corners)
+    ahead = (depth > 0).any(1)
+    # Bounding boxes of what is seen; a volume that reaches beside the source may be seen anywhere.
+    beside = (depth <= 0).any(1)
+    meets = ahead & (beside | _overlap(row, rows) & _overlap(column, columns))
+    if not bool(meets.any()):
+        view = 0
+        raise InputError(f"no ray of {name} meets the volume: in view {view} it is seen at rows {_span(row[view])} and columns "
+                         f"{_span(column[view])} of a panel of {rows} by {columns} cells; check detector_shift, detector_spacing and "
+                         f"voxel_size (one unit of length)")
+    row, column, depth = seen_cells(views, torch.zeros_like(corners[:1]))
+    centre = (depth > 0) & _within(row, rows) & _within(column, columns)
+    if not bool(centre.any()):
+        raise InputError(f"{name} never sees the centre of the volume: in view 0 it would be at row {float(row[0, 0]):.1f} and column "
+                         f"{float(column[0, 0]):.1f} of a panel of {rows} by {columns} cells; check detector_shift (lengths, not cells)")
+    _warn_of_cut(name, views, half)
+
+
+def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:
+    rows, columns = views.panel
+    inner = half[:2].min()
+    around = torch.arange(16, dtype=half.dtype, device=half.device) * (math.pi / 8)
+    rim = torch.stack([inner * around.cos(), inner * around.sin(), torch.zeros_like(around)], 1)
+    _, column, _ = seen_cells(views, rim)
+    # A cell's width of slack: a volume as wide as its panel is the common case.
+    if float(column.min()) < -1.5 or float(column.max()) > columns + 0.5:
+        warnings.warn(f"the field of view of {name} cuts the object off at the sides: the cylinder inside the volume is seen at columns "
+                      f"{_span(column)} of {columns}", stacklevel=5)
+        return
+    if float(views.source[:, 2].max() - views.source[:, 2].min()) > 1e-6 * float(half.max()):
+        return  # a helix sees a part of the object at a time
+    ends = torch.stack([torch.zeros_like(half), torch.zeros_like(half)])
+    ends[:, 2] = torch.stack([-half[2], half[2]])
+    row, _, _ = seen_cells(views, ends)
+    if float(row.min()) < -1.5 or float(row.max()) > rows + 0.5:
+        warnings.warn(f"the field of view of {name} cuts the object off above or below: the axis of rotation is seen at rows {_span(row)} "
+                      f"of {rows}", stacklevel=5)
+
+
+def _overlap(places: Tensor, cells: int) -> Tensor:
+    return (places.amax(1) > -0.5) & (places.amin(1) < cells - 0.5)
+
+
+def _within(places: Tensor, cells: int) -> Tensor:
+    return (places >= -0.5) & (places <= cells - 0.5)
+
+
+def _span(places: Tensor) -> str:
+    return f"{float(places.min()):.1f} to {float(places.max()):.1f}"
+
+
+def _point(point: Tensor) -> str:
+    return "(" + ", ".join(f"{v:.4g}" for v in point.tolist()) + ")"
