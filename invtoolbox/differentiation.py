@@ -14,7 +14,8 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.objective import Objective
-from invtoolbox.operators.base import expand, inner
+from invtoolbox.operators.base import expand
+from invtoolbox.solvers.inner_cg import conjugate_gradients
 
 
 def differentiable(x: Tensor, objective: Objective) -> Tensor:
@@ -27,7 +28,8 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
         if "gradient" not in prior.offers or not prior.smooth:
             raise InputError(f"differentiate='implicit' needs a smooth objective, and {prior!r} is not differentiable")
     if objective.layout is not None:
-        raise InputError(f"differentiate='implicit' works on images, and {objective.prior.implicit!r} is an implicit prior")
+        what = f"{objective.prior.implicit!r} is an implicit prior" if objective.unknowns is None else "the operator has unknowns"
+        raise InputError(f"differentiate='implicit' works on images, and {what}")
     point = x.detach()
     with torch.enable_grad():
         # `free` stands for x inside the gradient; the graph to theta goes through everything else.
@@ -53,7 +55,7 @@ class _ImplicitFunction(torch.autograd.Function):
             (product,) = torch.autograd.grad(ctx.gradient, ctx.free, v, retain_graph=True)
             return product
 
-        return None, -_conjugate_gradients(hessian, outputs[0]), None
+        return None, -conjugate_gradients(hessian, outputs[0], 1e-6, 500)[0], None
 
 
 def _gradient(objective: Objective, x: Tensor) -> Tensor:
@@ -68,22 +70,3 @@ def _gradient(objective: Objective, x: Tensor) -> Tensor:
             without_energy = without_energy + expand(weight, x) * prior.gradient(x)
     (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
     return gradient + without_energy
-
-
-def _conjugate_gradients(apply: Any, right: Tensor, tolerance: float = 1e-6, max_iterations: int = 500) -> Tensor:
-    x, residual = torch.zeros_like(right), right.clone()
-    direction, squared = residual.clone(), inner(right, right)
-    goal = tolerance**2 * squared
-    for _ in range(max_iterations):
-        if bool((squared <= goal).all()):
-            break
-        product = apply(direction)
-        curvature = inner(direction, product)
-        alpha = torch.where(curvature > 0, squared / curvature.clamp_min(torch.finfo(right.dtype).tiny), torch.zeros_like(squared))
-        x = x + expand(alpha, x) * direction
-        residual = residual - expand(alpha, x) * product
-        new = inner(residual, residual)
-        beta = torch.where(squared > 0, new / squared.clamp_min(torch.finfo(right.dtype).tiny), torch.zeros_like(new))
-        direction = residual + expand(beta, x) * direction
-        squared = new
-    return x

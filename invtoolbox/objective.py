@@ -1,7 +1,8 @@
 """What a solver minimises: ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, with ``x = g(z)``.
 
 The loop binds a problem, the prepared priors and the weight of each item into one `Objective`. Solvers of images work
-on ``x``; where an implicit prior is present, solvers work on its parameters packed into one vector an item.
+on ``x``. Where an implicit prior is present, or parameters of the operator are unknown, solvers work on parameters packed into
+one vector an item: those of the implicit prior (or the image), and the unknowns.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.operators.base import LinearOperator, expand, inner
+from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.problem import Problem
+from invtoolbox.unknowns import Unknowns
 
 if TYPE_CHECKING:
     from invtoolbox.parameter_choice.base import WeightRule
@@ -30,9 +32,17 @@ class Evaluation(NamedTuple):
     discrepancy: Tensor  # (batch,)
 
 
+class Decoded(NamedTuple):
+    """What a variable stands for."""
+
+    x: Any
+    parameters: dict[str, Tensor]  # empty where the variable is the image
+    operator: Operator
+
+
 @dataclass(frozen=True)
 class Layout:
-    """How the parameters of an implicit prior lie in one vector an item."""
+    """How parameters lie in one vector an item."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -55,7 +65,8 @@ class Objective:
         prior: the prepared priors.
         regularization: the weight of the explicit priors, ``(batch,)``.
         rule: what chooses that weight, where something does.
-        layout: of the parameters, where there is an implicit prior.
+        layout: of the parameters, where there is an implicit prior or an unknown.
+        unknowns: parameters of the operator that are found with the image.
         seed, iteration: random draws are a function of these two.
     """
 
@@ -64,6 +75,7 @@ class Objective:
     regularization: Tensor
     rule: WeightRule | None = None
     layout: Layout | None = None
+    unknowns: Unknowns | None = None
     seed: int = 0
     iteration: int = 0
 
@@ -76,8 +88,14 @@ class Objective:
         return tuple((one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior) for t in self.prior.terms)
 
     @property
+    def explicit_priors(self) -> tuple[ExplicitPrior, ...]:
+        """Those of the image, and those of unknown parameters."""
+        own = self.unknowns.priors.values() if self.unknowns is not None else ()
+        return tuple(term.prior for sum_ in (self.prior, *own) for term in sum_.terms)
+
+    @property
     def has_value(self) -> bool:
-        return self.prior.has_energy
+        return all("energy" in prior.offers for prior in self.explicit_priors)
 
     @property
     def batch(self) -> int:
@@ -140,18 +158,17 @@ class Objective:
         if self.layout is None:
             return self.data_value(variable) + self.prior_value(variable)
         with torch.no_grad():
-            x, parameters = self._decoded(variable)
-            assert self.prior.implicit is not None
-            return self.data_value(x) + self.prior_value(x) + self.prior.implicit.energy(parameters, x)
+            decoded = self.decoded(variable)
+            misfit = self.problem.data_term.value(decoded.operator(decoded.x), self.problem.y)
+            return misfit + self.prior_value(decoded.x) + self.parameter_energy(decoded)
 
     def _evaluate_parameters(self, vector: Tensor) -> Evaluation:
-        assert self.prior.implicit is not None
         D, y = self.problem.data_term, self.problem.y
         with torch.enable_grad():
             free = vector.detach().requires_grad_(True)
-            x, parameters = self._decoded(free)
-            prediction = self.problem.operator(x)
-            value = D.value(prediction, y) + self.prior.implicit.energy(parameters, x)
+            decoded = self.decoded(free)
+            x, prediction = decoded.x, decoded.operator(decoded.x)
+            value = D.value(prediction, y) + self.parameter_energy(decoded)
             pull = torch.zeros_like(value)  # priors without an energy act through their gradient alone
             for weight, prior in self.terms:
                 if "energy" in prior.offers:
@@ -163,18 +180,29 @@ class Objective:
             fixed = tuple(t.detach() for t in prediction) if isinstance(prediction, tuple) else prediction.detach()
             return Evaluation(value.detach() if self.has_value else self.nan(), gradient, D.discrepancy(fixed, y))
 
-    def _decoded(self, vector: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        assert self.layout is not None and self.prior.implicit is not None
-        parameters = self.layout.unpack(vector)
-        return self.prior.implicit.decode(parameters, self.generator()), parameters
+    def decoded(self, variable: Tensor) -> Decoded:
+        """The image, and the operator that predicts from it, as functions of the variable."""
+        if self.layout is None:
+            return Decoded(variable, {}, self.problem.operator)
+        parameters = self.layout.unpack(variable)
+        implicit, unknowns = self.prior.implicit, self.unknowns
+        x = parameters["x"] if implicit is None else implicit.decode(parameters, self.generator())
+        return Decoded(x, parameters, self.problem.operator if unknowns is None else unknowns.operator(self.problem.operator, parameters))
+
+    def parameter_energy(self, decoded: Decoded) -> Tensor:
+        """``S(z)`` and the priors of the unknowns, ``(batch,)``."""
+        total = torch.zeros_like(self.regularization)
+        if self.prior.implicit is not None:
+            total = total + self.prior.implicit.energy(decoded.parameters, decoded.x)
+        return total if self.unknowns is None else total + self.unknowns.energy(decoded.parameters)
 
     def decode(self, variable: Tensor) -> Any:
         """The image of a variable, without draws."""
         if self.layout is None:
             return variable
-        assert self.prior.implicit is not None
         with torch.no_grad():
-            return self.prior.implicit.decode(self.layout.unpack(variable))
+            parameters = self.layout.unpack(variable)
+            return parameters["x"] if self.prior.implicit is None else self.prior.implicit.decode(parameters)
 
     # -- the loop's changes ---------------------------------------------------------------------------------------------
 
@@ -187,7 +215,8 @@ class Objective:
 
     def select(self, index: Tensor) -> Objective:
         return dataclasses.replace(self, problem=self.problem.select(index), prior=self.prior.select(index),
-                                   regularization=self.regularization.index_select(0, index))
+                                   regularization=self.regularization.index_select(0, index),
+                                   unknowns=None if self.unknowns is None else self.unknowns.select(index))
 
 
 def _energy_and_gradient(prior: ExplicitPrior, x: Tensor, generator: Generator) -> tuple[Tensor | None, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import picked
 from invtoolbox.operators.base import LinearOperator, Operator, check_shape
+from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.settings import Settings
 
 
@@ -23,6 +25,9 @@ class Problem(Settings):
         y: measurements ``(batch, *operator.range_shape)``, a tensor or an array; a tuple for stacked operators.
         operator: the forward operator, or anything `as_operator` takes.
         data_term: how misfit is measured; least squares without a noise level by default.
+        unknown: parameters of the operator (``operator.parameters()``) that are found together with the image, each with an
+            explicit prior of its own or None: ``{"angles": None}``, ``{"kernel": it.priors.Simplex()}``. They start from the
+            operator's own, every item has its own, and ``Solution.parameters`` and ``Solution.problem.operator`` hold what was found.
 
     Raises:
         InputError: where a shape does not fit (it names the axis) or measurements are not finite (it says where).
@@ -36,8 +41,9 @@ class Problem(Settings):
     y: Any
     operator: Operator
     data_term: DataTerm
+    unknown: dict[str, PriorSum]
 
-    def __init__(self, y: Any, operator: Any, data_term: DataTerm | None = None) -> None:
+    def __init__(self, y: Any, operator: Any, data_term: DataTerm | None = None, unknown: dict[str, Prior | None] | None = None) -> None:
         if not isinstance(operator, Operator):
             from invtoolbox.operators.adapters import as_operator
 
@@ -51,6 +57,7 @@ class Problem(Settings):
         for part in self.y if isinstance(self.y, tuple) else (self.y,):
             _check_finite(part)
         self.data_term.check(self.y)
+        self.unknown = _checked_unknown(unknown or {}, operator)
 
     @property
     def first(self) -> Tensor:
@@ -83,8 +90,10 @@ class Problem(Settings):
         return torch.zeros(self.batch, *self.image_shape, dtype=self.image_dtype, device=self.first.device)
 
     def select(self, index: Tensor) -> Problem:
-        pick = _each(self.y, lambda t: t.index_select(0, index))
-        return self._with(pick, self.operator.select(index), self.data_term.select(index))
+        picked_y = _each(self.y, lambda t: t.index_select(0, index))
+        other = self._with(picked_y, self.operator.select(index), self.data_term.select(index))
+        other.unknown = {name: prior.select(index) for name, prior in self.unknown.items()}
+        return other
 
     def subset(self, index: Any, generator: Generator | None = None) -> Problem:
         """The problem of some blocks of the measurements: views of a scan, rows of a matrix, parts of a stack.
@@ -114,21 +123,43 @@ class Problem(Settings):
            dtype: torch.dtype | None = None) -> Problem:
         if target is None and device is None and dtype is None:
             return self
-        moved = super().to(target, device=device, dtype=dtype)
-        return self._with(moved.y, moved.operator, moved.data_term)
+        return super().to(target, device=device, dtype=dtype)
 
     def with_data_term(self, data_term: DataTerm) -> Problem:
         """The same measurements and operator with another misfit."""
         return self._with(self.y, self.operator, data_term)
 
+    def with_operator(self, operator: Operator) -> Problem:
+        """The same measurements and misfit with another operator of the same shapes."""
+        return self._with(self.y, operator, self.data_term)
+
+    def as_known(self) -> Problem:
+        """The same problem with the operator taken as it is: what priors make their first reconstructions from."""
+        other = copy.copy(self)
+        other.unknown = {}
+        return other
+
     def _with(self, y: Any, operator: Operator, data_term: DataTerm) -> Problem:
-        other = object.__new__(Problem)  # what is already checked is not checked again
+        other = copy.copy(self)  # what is already checked is not checked again
         other.y, other.operator, other.data_term = y, operator, data_term
         return other
 
     def __repr__(self) -> str:
+        unknown = f", unknown {', '.join(self.unknown)}" if self.unknown else ""
         return (f"Problem: {self.batch} item{'s' if self.batch != 1 else ''}, {self.operator} {self.image_shape} -> "
-                f"{self.operator.range_shape}, {self.data_term!r}")
+                f"{self.operator.range_shape}, {self.data_term!r}{unknown}")
+
+
+def _checked_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict[str, PriorSum]:
+    known = operator.parameters()
+    for name, prior in unknown.items():
+        if name not in known:
+            raise InputError(f"unknown= names {name!r}, which is no parameter of {operator}; it has {', '.join(known) or 'none'}")
+        if not (known[name].is_floating_point() or known[name].is_complex()):
+            raise InputError(f"unknown= names {name!r}, which holds {known[name].dtype} and cannot be moved in small steps")
+        if prior is not None and (not isinstance(prior, Prior) or prior.as_sum().implicit is not None):
+            raise InputError(f"the prior of the unknown {name!r} must be an explicit one or None, got {prior!r}")
+    return {name: PriorSum() if prior is None else prior.as_sum() for name, prior in unknown.items()}
 
 
 def _each(y: Any, change: Any) -> Any:

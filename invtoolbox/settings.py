@@ -62,4 +62,6 @@ def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | N
         return copy.deepcopy(value).to(device=device, dtype=dtype)
     if isinstance(value, (tuple, list)) and any(isinstance(v, (Settings, nn.Module)) for v in value):
         return type(value)(_moved(v, device, dtype) for v in value)
+    if isinstance(value, dict) and any(isinstance(v, Settings) for v in value.values()):
+        return {k: _moved(v, device, dtype) for k, v in value.items()}
     return tree_map(lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype)), value)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.problem import Problem
 
 _FORMAT = "invtoolbox solution 1"
@@ -28,12 +29,13 @@ class Solution:
         history: ``objective``, ``certificate``, ``discrepancy`` and ``regularization``, each ``(iterations, batch)``;
             NaN after an item is done, and where a value does not exist (``notes`` says why).
         regularization: the weight of the explicit priors each item ended with, ``(batch,)``.
-        parameters: of the implicit prior, where there is one.
+        parameters: of the implicit prior, where there is one, and the operator's that were unknown, ``(batch, ...)`` each.
         posterior: a distribution over ``x``, only where the method has one.
         solver, prior, certificate: what was run, in words; the tolerance bounds the certificate.
         reason, notes: why this solver, and which rule chose the weight.
         seconds: wall-clock time.
-        problem: what was solved; ``None`` after `load`.
+        weight_search: the weights that a rule compared and their scores, where it compared several.
+        problem: what was solved, with the operator that was found where parts of it were unknown; ``None`` after `load`.
         measurements, prediction: ``y`` and ``A(x)`` as they were saved, after `load`.
     """
 
@@ -51,6 +53,7 @@ class Solution:
     seed: int
     parameters: dict[str, Tensor] | None = None
     posterior: Any = None
+    weight_search: WeightCurve | None = field(default=None, repr=False)
     problem: Problem | None = field(default=None, repr=False)
     measurements: Any = field(default=None, repr=False)
     prediction: Any = field(default=None, repr=False)
@@ -80,8 +83,11 @@ class Solution:
         y, prediction = self.measured_and_predicted()
         groups = {"x": self.x, "iterations": self.iterations, "regularization": self.regularization, "history": self.history,
                   "parameters": self.parameters, "measurements": y, "prediction": prediction}
+        if self.weight_search is not None:
+            groups["weight_search"] = {name: getattr(self.weight_search, name) for name in ("weights", "scores", "chosen")}
         words = {"status": self.status, "solver": self.solver, "prior": self.prior, "certificate": self.certificate,
-                 "reason": self.reason, "notes": self.notes, "seconds": self.seconds, "seed": self.seed}
+                 "reason": self.reason, "notes": self.notes, "seconds": self.seconds, "seed": self.seed,
+                 "weight_search": None if self.weight_search is None else self.weight_search.rule}
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:
             file.attrs["format"], file.attrs["settings"] = _FORMAT, json.dumps(words)
@@ -103,6 +109,9 @@ class Solution:
         except OSError as error:
             raise InputError(f"{path} cannot be read as a saved solution: {error}") from error
         words["status"], words["notes"] = tuple(words["status"]), tuple(words["notes"])
+        rule = words.pop("weight_search", None)
+        if rule is not None:
+            groups["weight_search"] = WeightCurve(rule, **groups["weight_search"])
         return Solution(**words, **groups)
 
     def report(self, path: str | Path, reference: Tensor | None = None, title: str = "Reconstruction",

@@ -17,8 +17,8 @@ from invtoolbox.interrupt import DeferredInterrupt
 from invtoolbox.loop import RECORDED, STATUS, Callback, Limits, Loop, run
 from invtoolbox.objective import Layout, Objective
 from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner
-from invtoolbox.parameter_choice import rule_named
-from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.parameter_choice import Trials, automatic, rule_named
+from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
 from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.progress import ProgressBar
@@ -26,6 +26,7 @@ from invtoolbox.registry import prior_named, solver_named
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.choice import check_fits, choose
+from invtoolbox.unknowns import Unknowns
 
 log = logging.getLogger("invtoolbox")
 
@@ -34,7 +35,7 @@ def solve(
     problem: Problem | Sequence[Problem],
     prior: Prior | str | None = None,
     solver: Solver | str | None = None,
-    regularization: float | Tensor | str | WeightRule = "auto",
+    regularization: float | Tensor | str | WeightRule | WeightSearch = "auto",
     initial: Tensor | dict[str, Tensor] | None = None,
     max_iterations: int | None = None,
     tolerance: float | None = None,
@@ -56,7 +57,9 @@ def solve(
             ``Solution.reason`` says which and why.
         regularization: the weight of the explicit priors: a number, one an item ``(batch,)``, a rule or its name.
             ``"auto"`` keeps weights that were written (``0.1 * prior``), and where none was, uses the discrepancy
-            principle with the noise level of the data term, or with one estimated from the data.
+            principle with the noise level of the data term, or with one estimated from the data; where neither is to be
+            had, the L-curve. ``"gcv"``, ``"sure"``, ``"l-curve"`` and ``"quasi-optimality"`` solve with several weights
+            first (half of a ``time_limit`` at most); callbacks and history are of the last solve.
         initial: where to start: images ``(batch or 1, channel, *space)``, or parameters of the implicit prior.
         max_iterations, tolerance: the solver's own where not given. The tolerance bounds the solver's certificate.
         time_limit: seconds after which items that still run are ``stopped``.
@@ -92,7 +95,7 @@ def solve(
             raise InputError("a rule for the weight needs an explicit prior to weigh, and there is none")
         notes = [why_weight] if why_weight else []
         if not objective.has_value:
-            without = next(p for _, p in objective.terms if "energy" not in p.offers)
+            without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
             notes.append(f"history holds no objective: {without!r} has no energy")
         for note in (reason, *notes):
             log.info(note)
@@ -102,6 +105,18 @@ def solve(
             tolerance=algorithm.tolerance if tolerance is None else tolerance,
             deadline=None if time_limit is None else began + time_limit,
         )
+        curve: WeightCurve | None = None
+        search = rule if isinstance(rule, WeightSearch) else None
+        if search is not None:
+            # A checkpoint knows the weight, but only one an item.
+            written = checkpoint is not None and Path(checkpoint if isinstance(checkpoint, (str, Path)) else checkpoint.path).exists()
+            if not written or search.separate:
+                attempt = _attempts(algorithm, initial, max_iterations, tolerance, time_limit, seed)
+                trials = Trials(objective, problem, priors, objective.decode(variable), attempt, search.separate)
+                curve = search.choose(trials)
+                objective = trials.chosen(curve)
+            rule = None
+        assert not isinstance(rule, WeightSearch)
         loop, objective = Loop.start(algorithm, objective, variable, rule)
         writer = None
         if checkpoint is not None:
@@ -109,6 +124,8 @@ def solve(
             digest = fingerprint(problem.y, variable, problem, priors, algorithm, regularization, seed)
             writer = Writer(settings, digest)
             loop = writer.resume(loop)
+            if search is not None:
+                objective = objective.with_regularization(loop.weight)
         with (ProgressBar(limits.max_iterations, loop.iteration, type(algorithm).__name__, enabled=progress) as bar,
               DeferredInterrupt() as interrupt):
             def after_step(current: Loop, last: bool) -> None:
@@ -131,6 +148,12 @@ def solve(
         if isinstance(regularization, Tensor) and regularization.requires_grad:
             weight = regularization.expand(problem.batch)
         x = differentiable(x, objective.with_regularization(weight))
+    parameters, found = None, problem
+    if objective.layout is not None:
+        parameters = objective.layout.unpack(loop.x)
+        if objective.unknowns is not None:
+            parameters = {k: t for k, t in parameters.items() if k != "x"} | objective.unknowns.values(parameters)
+            found = problem.with_operator(problem.operator.with_parameters(**{k: parameters[k] for k in objective.unknowns.starts}))
     rows = torch.stack(loop.history).cpu() if loop.history else torch.zeros(0, len(RECORDED), problem.batch)
     return Solution(
         x=x,
@@ -138,7 +161,7 @@ def solve(
         iterations=loop.iterations.cpu(),
         history={name: rows[:, k] for k, name in enumerate(RECORDED)},
         regularization=loop.weight,
-        parameters=objective.layout.unpack(loop.x) if objective.layout is not None else None,
+        parameters=parameters,
         solver=repr(algorithm),
         certificate=algorithm.certificate_name,
         prior=repr(priors),
@@ -146,29 +169,50 @@ def solve(
         notes=tuple(notes),
         seconds=time.monotonic() - began,
         seed=seed,
-        problem=problem,
+        problem=found,
+        weight_search=curve,
     )
 
 
-def bind(problem: Problem, priors: PriorSum, regularization: float | Tensor | str | WeightRule = "auto",
-         seed: int = 0) -> tuple[Objective, WeightRule | None, str]:
+def _attempts(solver: Solver, initial: Any, max_iterations: int | None, tolerance: float | None, time_limit: float | None,
+              seed: int) -> Any:
+    """What a search for the weight calls; see `invtoolbox.parameter_choice.trials`."""
+    deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
+
+    def attempt(problem: Problem, priors: PriorSum, weight: Tensor, items: Tensor) -> Solution:
+        def pick(value: Any) -> Tensor:
+            start = torch.as_tensor(value)
+            return start if start.shape[0] == 1 else start.index_select(0, items.to(start.device))
+
+        start = {k: pick(t) for k, t in initial.items()} if isinstance(initial, dict) else None if initial is None else pick(initial)
+        left = None if deadline is None else max(1e-3, deadline - time.monotonic())
+        solution: Solution = solve(problem, priors, solver, weight, start, max_iterations, tolerance, left, seed, progress=False)
+        return solution
+
+    return attempt
+
+
+def bind(problem: Problem, priors: PriorSum, regularization: float | Tensor | str | WeightRule | WeightSearch = "auto",
+         seed: int = 0) -> tuple[Objective, WeightRule | WeightSearch | None, str]:
     """The objective of a problem with prepared priors, its rule for the weight, and why that rule."""
     rule = rule_named(regularization) if isinstance(regularization, str) and regularization != "auto" else regularization
     _check_fixed_levels(priors)
-    problem = problem.with_data_term(problem.data_term.prepare(problem, solve))
-    bound = priors.prepare(problem, solve)
+    problem = problem.with_data_term(problem.data_term.prepare(problem.as_known(), solve))
+    bound = priors.prepare(problem.as_known(), solve)
     real = problem.first.real.dtype if problem.first.is_complex() else problem.first.dtype
     ones = torch.ones(problem.batch, dtype=real, device=problem.first.device)
     layout = None
-    if bound.implicit is not None:
-        parameters = bound.implicit.initial()
-        layout = Layout(tuple(parameters), tuple(tuple(t.shape[1:]) for t in parameters.values()))
-    objective = Objective(problem, bound, ones, layout=layout, seed=seed)
+    unknowns = Unknowns.of(problem, first_guess(problem)) if problem.unknown else None
+    if bound.implicit is not None or unknowns is not None:
+        layout = _layout(problem, bound.implicit, unknowns)
+    objective = Objective(problem, bound, ones, layout=layout, unknowns=unknowns, seed=seed)
     why = ""
     if isinstance(rule, str):
-        rule, why = _automatic(priors)
+        rule, why = _automatic(priors, objective)
+    if isinstance(rule, WeightSearch):
+        return objective, rule, f"{why}{rule.describe(objective)}"
     if isinstance(rule, WeightRule):
-        objective = Objective(problem, bound, ones, rule, layout, seed)
+        objective = Objective(problem, bound, ones, rule, layout, unknowns, seed)
         return objective, rule, f"{why}{rule.describe(objective)}"
     weight = torch.as_tensor(rule, dtype=real, device=ones.device)
     if weight.ndim > 1 or weight.numel() not in (1, problem.batch) or not bool(((weight >= 0) & weight.isfinite()).all()):
@@ -179,13 +223,13 @@ def bind(problem: Problem, priors: PriorSum, regularization: float | Tensor | st
     return objective.with_regularization(weight.expand(problem.batch).clone()), None, why
 
 
-def _automatic(priors: PriorSum) -> tuple[float | WeightRule, str]:
+def _automatic(priors: PriorSum, objective: Objective) -> tuple[float | WeightRule | WeightSearch, str]:
     weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
     if not weighable:
         return 1.0, ""
     if any(t.chosen for t in weighable):
         return 1.0, "the weights of the priors are kept as they were written"
-    return rule_named("discrepancy"), "no weight was given: "
+    return automatic(objective)
 
 
 def _check_fixed_levels(priors: PriorSum) -> None:
@@ -214,15 +258,36 @@ def _solver(solver: Solver | str | None, objective: Objective) -> tuple[Solver, 
     return algorithm, f"{type(algorithm).__name__} was asked for"
 
 
+def _layout(problem: Problem, implicit: ImplicitPrior | None, unknowns: Unknowns | None) -> Layout:
+    """The implicit prior's parameters or the image, and the unknowns behind them."""
+    shapes = {"x": problem.image_shape} if implicit is None else {k: tuple(t.shape[1:]) for k, t in implicit.initial().items()}
+    for name, start in () if unknowns is None else unknowns.starts.items():
+        if name in shapes:
+            raise InputError(f"the unknown {name!r} of {problem.operator} has the name of a parameter of {implicit!r}; rename the latter")
+        shapes[name] = tuple(start.shape[1:])
+    return Layout(tuple(shapes), tuple(shapes.values()))
+
+
 def _start(objective: Objective, initial: Tensor | dict[str, Tensor] | None, solver: Solver) -> Tensor:
+    implicit = objective.prior.implicit
+    parameters = {"x": _start_image(objective, initial, solver)} if implicit is None else _start_parameters(objective, implicit, initial)
+    if objective.layout is None:
+        return parameters["x"]
+    if objective.unknowns is not None:
+        parameters |= objective.unknowns.zeros(next(iter(parameters.values())))
+    return objective.layout.pack(parameters)
+
+
+def _start_parameters(objective: Objective, implicit: ImplicitPrior, initial: Any) -> dict[str, Tensor]:
+    first = implicit.initial()
+    parameters = first if initial is None else initial
+    if not isinstance(parameters, dict) or set(parameters) != set(first):
+        raise InputError(f"initial must be a dict with {', '.join(first)} for {implicit!r}")
+    return {k: t.detach().expand(objective.batch, *t.shape[1:]) if t.shape[0] == 1 else t.detach() for k, t in parameters.items()}
+
+
+def _start_image(objective: Objective, initial: Any, solver: Solver) -> Tensor:
     problem, batch = objective.problem, objective.batch
-    if objective.layout is not None:
-        assert isinstance(objective.prior.implicit, ImplicitPrior)
-        parameters = objective.prior.implicit.initial() if initial is None else initial
-        if not isinstance(parameters, dict) or set(parameters) != set(objective.layout.names):
-            raise InputError(f"initial must be a dict with {', '.join(objective.layout.names)} for {objective.prior.implicit!r}")
-        repeated = {k: t.detach().expand(batch, *t.shape[1:]) if t.shape[0] == 1 else t.detach() for k, t in parameters.items()}
-        return objective.layout.pack(repeated)
     if initial is not None:
         image = torch.as_tensor(initial).detach().to(device=problem.first.device, dtype=problem.image_dtype)
         check_shape(image, problem.image_shape, "initial is an image", problem.operator.channelwise)

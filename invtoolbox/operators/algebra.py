@@ -32,6 +32,9 @@ class _Combined(Operator):
     def parameters(self) -> dict[str, Tensor]:
         return {f"{k}.{name}": value for k, part in enumerate(self.parts) for name, value in part.parameters().items()}
 
+    def item_parameters(self, batch: int) -> dict[str, Tensor]:
+        return {f"{k}.{name}": value for k, part in enumerate(self.parts) for name, value in part.item_parameters(batch).items()}
+
     def _replace(self, parameters: dict[str, Tensor]) -> Any:
         def own(k: int) -> dict[str, Tensor]:
             return {name.split(".", 1)[1]: v for name, v in parameters.items() if name.startswith(f"{k}.")}

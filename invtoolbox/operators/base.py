@@ -69,6 +69,11 @@ class Operator(Settings, ABC):
         """The tensors that a user may calibrate or differentiate in, by name."""
         return {}
 
+    def item_parameters(self, batch: int) -> dict[str, Tensor]:
+        """The parameters with one set an item, ``(batch, ...)``, as `with_parameters` takes them."""
+        return {name: value.expand(batch, *value.shape[1:]) if self.items is not None and value.shape[:1] == (self.items,)
+                else value.expand(batch, *value.shape) for name, value in self.parameters().items()}
+
     def with_parameters(self, **parameters: Tensor) -> Self:
         """The same operator with other parameters; this one is left as it is."""
         known = self.parameters()

@@ -81,6 +81,9 @@ class Blur(LinearOperator):
         """``kernel``, of shape ``(1 or batch, 1 or channel, kh, kw)``."""
         return {"kernel": self.kernel}
 
+    def item_parameters(self, batch: int) -> dict[str, Tensor]:
+        return {"kernel": self.kernel.expand(batch, *self.kernel.shape[1:])}
+
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = super()._replace({})
         if "kernel" in parameters:

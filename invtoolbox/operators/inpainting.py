@@ -55,6 +55,9 @@ class Inpainting(LinearOperator):
         """``mask``, of shape ``(1 or batch, 1 or channel, *space)``."""
         return {"mask": self.mask}
 
+    def item_parameters(self, batch: int) -> dict[str, Tensor]:
+        return {"mask": self.mask.expand(batch, *self.mask.shape[1:])}
+
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if "mask" not in parameters:
             return super()._replace(parameters)

@@ -61,7 +61,7 @@ class ExplicitPrior(Prior):
     * ``gradient(x, generator)``, for a prior without an energy,
 
     and may add ``split() -> (K, F)`` with ``R(x) = F(K x)``, K linear and F with a prox, ``quadratic() -> (L, b)`` with
-    ``R(x) = 1/2 |L x - b|^2``, or ``weights(x)`` for iteratively reweighted least squares.
+    ``R(x) = 1/2 |L x - b|^2``, or ``weights(x)`` for iteratively reweighted least squares, ``gradient(x) = weights(x) x``.
 
     >>> class Ridge(ExplicitPrior):
     ...     def energy(self, x):
@@ -77,6 +77,8 @@ class ExplicitPrior(Prior):
         sigma: the scale of a denoiser, see above.
         fixed_level: the denoiser knows one noise level only, so it can be given no weight.
         is_constraint: the energy is 0 or infinite, so a weight does not matter.
+        is_majoriser: ``1/2 <u, w u>`` with ``w = weights(x)`` plus a constant lies above R, and touches it at x.
+        has_exact_prox: the prox has a closed form; False where it is itself iterated to a tolerance.
     """
 
     is_convex: bool | None = None
@@ -84,6 +86,8 @@ class ExplicitPrior(Prior):
     sigma: float = 1.0
     fixed_level: bool = False
     is_constraint: bool = False
+    is_majoriser: bool = False
+    has_exact_prox: bool = True
 
     def energy(self, x: Tensor) -> Tensor:
         raise InputError(f"{self!r} has no energy")
@@ -276,10 +280,6 @@ class PriorSum(Prior):
         if self.implicit is not None:
             raise InputError(f"{self.implicit!r} is an implicit prior, so the sum takes no weight; weigh its other terms")
         return PriorSum(tuple(Term(weight * term.weight, term.prior, True) for term in self.terms))
-
-    @property
-    def has_energy(self) -> bool:
-        return all("energy" in term.prior.offers for term in self.terms)
 
     def energy(self, x: Tensor) -> Tensor:
         """``sum_i w_i R_i(x)``, shape ``(batch,)``."""

@@ -7,6 +7,7 @@ from invtoolbox.solvers.cgls import CGLS
 from invtoolbox.solvers.condat_vu import CondatVu
 from invtoolbox.solvers.conjugate_gradient import ConjugateGradient
 from invtoolbox.solvers.douglas_rachford import DouglasRachford
+from invtoolbox.solvers.gauss_newton import GaussNewton, LevenbergMarquardt
 from invtoolbox.solvers.gradient_descent import GradientDescent
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
 from invtoolbox.solvers.krylov_mm import KrylovMM
@@ -32,9 +33,11 @@ __all__ = [
     "CondatVu",
     "ConjugateGradient",
     "DouglasRachford",
+    "GaussNewton",
     "GradientDescent",
     "HalfQuadratic",
     "KrylovMM",
+    "LevenbergMarquardt",
     "ProximalGradient",
     "Solver",
     "State",

@@ -82,7 +82,7 @@ class Solver(ABC):
 
 def nonsmooth_reason(objective: Objective, name: str) -> str | None:
     """Why a method that follows gradients does not fit, or ``None``."""
-    for _, prior in objective.terms:
+    for prior in objective.explicit_priors:
         if "gradient" not in prior.offers:
             return f"{name} needs the gradient of every prior, and {prior!r} has none"
         if not prior.smooth:
@@ -91,7 +91,9 @@ def nonsmooth_reason(objective: Objective, name: str) -> str | None:
 
 
 def implicit_reason(objective: Objective, name: str) -> str | None:
-    """Why a method that works on images does not fit an implicit prior, or ``None``."""
+    """Why a method that works on images alone does not fit, or ``None``."""
+    if objective.unknowns is not None:
+        return f"{name} works on images, and here {', '.join(objective.unknowns.starts)} of the operator are unknown too"
     if objective.prior.implicit is not None:
         return f"{name} works on images, and {objective.prior.implicit!r} is an implicit prior"
     return None

@@ -16,6 +16,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
         (solvers.KrylovMM(), "the priors are norms of linear operators, and majorisation in a Krylov subspace needs few products"),
         (solvers.ADMM(), "the misfit is quadratic and a prior is a denoiser"),
         (solvers.PDHG(), "every prior has a proximal operator, alone or behind a linear operator"),
+        (solvers.LevenbergMarquardt(), "parameters of the operator are unknown, which makes a smooth problem nonlinear"),
         (solvers.LBFGS(), "everything is differentiable"),
         (solvers.Adam(), "the variable is the implicit prior's parameters"),
         (solvers.ProximalGradient(), "the misfit is differentiable and one prior has a proximal operator"),

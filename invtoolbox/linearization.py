@@ -1,0 +1,74 @@
+"""The objective around a point: the products with its generalised Gauss-Newton matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+
+
+class Linearization:
+    r"""``F(u + v) ~ F(u) + <g, v> + 1/2 <v, H v>`` with the generalised Gauss-Newton matrix (Schraudolph 2002)
+
+    .. math:: H = J^T \, C'' \, J + S''
+
+    where ``J`` is the derivative of image and prediction in the variable, ``C`` the convex rest ``D + sum_i w_i R_i`` as a
+    function of the two, and ``S`` the energy of parameters. For a quadratic misfit of a linear operator it is the Hessian; for a
+    nonlinear one it leaves out what the residual multiplies, and stays positive semidefinite where C and S are convex.
+
+    Nothing is stored but the graph of one evaluation. ``J v`` is made by reverse mode twice, ``J^T w`` being linear in w,
+    because operators need a backward pass only.
+    """
+
+    def __init__(self, objective: Objective, variable: Tensor) -> None:
+        D, y = objective.problem.data_term, objective.problem.y
+        self._data_term, self._quadratic = D, D.is_quadratic
+        with torch.enable_grad():
+            self._free = variable.detach().requires_grad_(True)
+            decoded = objective.decoded(self._free)
+            prediction = decoded.operator(decoded.x)
+            self._predictions = prediction if isinstance(prediction, tuple) else (prediction,)
+            self._is_tuple = isinstance(prediction, tuple)
+            self._x = decoded.x
+            self._outputs = (*self._predictions, self._x)
+            self._probe = tuple(torch.zeros_like(t, requires_grad=True) for t in self._outputs)
+            (self._pulled,) = torch.autograd.grad(self._outputs, self._free, self._probe, create_graph=True)
+            if not self._quadratic:
+                self._points = tuple(p.detach().requires_grad_(True) for p in self._predictions)
+                misfit = D.value(self._points if self._is_tuple else self._points[0], y)
+                self._slopes = torch.autograd.grad(misfit.sum(), self._points, create_graph=True)
+            self._image = self._x.detach().requires_grad_(True)
+            self._image_slope = _slope(objective.prior_value(self._image), self._image)
+            self._parameter_slope = _slope(objective.parameter_energy(decoded), self._free) if objective.layout is not None else None
+
+    def product(self, v: Tensor) -> Tensor:
+        """``H v``."""
+        with torch.enable_grad():
+            *moved, moved_x = torch.autograd.grad(self._pulled, self._probe, v, retain_graph=True)
+            if self._quadratic:
+                bent: tuple[Any, ...] = (self._data_term.weighted(moved[0]),)
+            else:
+                bent = torch.autograd.grad(self._slopes, self._points, moved, retain_graph=True)
+            bent_x = _product(self._image_slope, self._image, moved_x)
+            (result,) = torch.autograd.grad(self._outputs, self._free, (*bent, bent_x), retain_graph=True)
+            if self._parameter_slope is not None:
+                result = result + _product(self._parameter_slope, self._free, v)
+        return result.detach()
+
+
+def _slope(energy: Tensor, at: Tensor) -> Tensor | None:
+    """The gradient with its own graph, or ``None`` where the energy is constant."""
+    if not energy.requires_grad:
+        return None
+    (slope,) = torch.autograd.grad(energy.sum(), at, create_graph=True, allow_unused=True)
+    return slope if slope is not None and slope.requires_grad else None
+
+
+def _product(slope: Tensor | None, at: Tensor, v: Tensor) -> Tensor:
+    if slope is None:
+        return torch.zeros_like(v)
+    (result,) = torch.autograd.grad(slope, at, v, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(v) if result is None else result

@@ -1,0 +1,137 @@
+"""Gauss-Newton and Levenberg-Marquardt: for nonlinear operators, unknown geometry, and images that a network makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.linearization import Linearization
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import expand, inner, item_norm
+from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
+from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
+from invtoolbox.solvers.inner_cg import conjugate_gradients
+from invtoolbox.tree import where_items
+
+
+@dataclass
+class GaussNewtonState(State):
+    gradient: Tensor
+    damping: Tensor  # (batch,) mu; 0 for Gauss-Newton
+    growth: Tensor  # (batch,) what mu is multiplied by at the next step that fails
+    scale: Tensor  # (batch,) what the gradient norm is measured against
+
+
+@dataclass(frozen=True)
+class GaussNewton(Solver):
+    r"""Gauss-Newton with conjugate gradients inside and an Armijo line search.
+
+    Each step solves ``H d = -grad F`` with the generalised Gauss-Newton matrix H (see `Linearization`), by at most
+    ``inner_iterations`` conjugate gradients, stopped at ``inner_tolerance`` relative (a truncated Newton method; Nash 2000).
+    Truncated or not, d is a direction of descent where H is positive semidefinite, so the objective never increases.
+
+    Converges to a stationary point of a smooth objective that is bounded below, given that H stays bounded and positive definite
+    along the way (Nocedal and Wright 2006, theorem 10.1); where it may lose rank, use `LevenbergMarquardt`.
+    Certificate: ``|grad F|`` relative to that at the start or at 0, the larger.
+
+    Args:
+        inner_iterations, inner_tolerance: of the conjugate gradients.
+
+    >>> import invtoolbox as it
+    >>> square = it.as_operator(lambda x: x**2, domain_shape=(1, 4), range_shape=(1, 4))
+    >>> problem = it.Problem(torch.full((1, 1, 4), 9.0), square)
+    >>> solution = it.solve(problem, solver=it.solvers.GaussNewton(), initial=torch.ones(1, 1, 4), progress=False)
+    >>> round(float(solution.x.mean()), 4)
+    3.0
+    """
+
+    max_iterations: int = 50
+    tolerance: float = 1e-5
+    inner_iterations: int = 50
+    inner_tolerance: float = 1e-2
+    sufficient_decrease: float = 1e-4
+
+    def misfit(self, objective: Objective) -> str | None:
+        if not objective.has_value:
+            return f"{type(self).__name__} needs an energy of every prior, and a prior here has none"
+        return nonsmooth_reason(objective, type(self).__name__)
+
+    def suits(self, objective: Objective) -> bool:
+        return objective.unknowns is not None
+
+    def init(self, objective: Objective, start: Tensor) -> GaussNewtonState:
+        value, gradient, discrepancy = objective.evaluate(start)
+        norm = item_norm(gradient)
+        scale = gradient_scale(objective, norm)
+        zeros, twice = torch.zeros_like(norm), torch.full_like(norm, 2.0)
+        return GaussNewtonState(start, value, discrepancy, norm / scale, gradient, zeros, twice, scale)
+
+    def step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
+        model = Linearization(objective, state.x)
+        direction, _ = conjugate_gradients(model.product, -state.gradient, self.inner_tolerance, self.inner_iterations)
+        value = objective.value(state.x)  # the weight may have changed since the last step
+        slope = inner(state.gradient, direction)
+        x, new, _ = backtrack(objective, state.x, value, direction, slope, torch.ones_like(value), self.sufficient_decrease)
+        return GaussNewtonState(x, new.value, new.discrepancy, item_norm(new.gradient) / state.scale, new.gradient, state.damping,
+                                state.growth, state.scale)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        return False, "the Gauss-Newton matrix must stay positive definite along the way, which is not checked"
+
+
+@dataclass(frozen=True)
+class LevenbergMarquardt(GaussNewton):
+    r"""Levenberg-Marquardt: Gauss-Newton with damping, ``(H + mu I) d = -grad F``, conjugate gradients inside.
+
+    ``mu`` follows the ratio of the decrease to the predicted one (Nielsen 1999; Madsen, Nielsen and Tingleff 2004, algorithm
+    3.16), for each item: a step that does not decrease the objective is not taken, so the objective never increases.
+    ``damping`` is its first value in units of the mean curvature along the gradient, ``<g, H g> / |g|^2``.
+
+    Converges to a stationary point of a smooth objective that is bounded below and has a bounded H (More 1978).
+    Certificate: ``|grad F|`` relative to that at the start or at 0, the larger.
+
+    >>> import invtoolbox as it
+    >>> square = it.as_operator(lambda x: x**2, domain_shape=(1, 4), range_shape=(1, 4))
+    >>> problem = it.Problem(torch.full((1, 1, 4), 9.0), square)
+    >>> solution = it.solve(problem, solver=it.solvers.LevenbergMarquardt(), initial=torch.ones(1, 1, 4), progress=False)
+    >>> round(float(solution.x.mean()), 4)
+    3.0
+    """
+
+    damping: float = 1e-3
+
+    def init(self, objective: Objective, start: Tensor) -> GaussNewtonState:
+        state = super().init(objective, start)
+        g = state.gradient
+        squared, bent = inner(g, g), inner(g, Linearization(objective, start).product(g))
+        curvature = torch.where((squared > 0) & (bent > 0), bent / torch.where(squared > 0, squared, torch.ones_like(squared)),
+                                torch.ones_like(squared))
+        state.damping = self.damping * curvature
+        return state
+
+    def step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
+        model, mu = Linearization(objective, state.x), state.damping
+        direction, residual = conjugate_gradients(lambda v: torch.addcmul(model.product(v), expand(mu, v), v), -state.gradient,
+                                                  self.inner_tolerance, self.inner_iterations)
+        # <g, d> + 1/2 <d, H d> with H d = -g - residual - mu d, and no further product.
+        predicted = 0.5 * (inner(direction, residual) + mu * inner(direction, direction) - inner(direction, state.gradient))
+        value = objective.value(state.x)  # the weight may have changed since the last step
+        new = objective.evaluate(state.x + direction)
+        rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
+        decrease = value - new.value
+        ratio = torch.where(predicted > 0, decrease / torch.where(predicted > 0, predicted, torch.ones_like(predicted)),
+                            torch.full_like(predicted, -1.0))
+        # Near the minimiser a decrease is below rounding, and the model is right: such a step is good.
+        taken = (ratio > 1e-4) | ((predicted <= rounding) & (decrease >= -rounding))
+        ratio = torch.where(predicted <= rounding, torch.ones_like(ratio), ratio)
+        smaller = mu * torch.maximum(torch.full_like(ratio, 1 / 3), 1 - (2 * ratio - 1) ** 3)
+        damping = torch.where(taken, smaller, mu * state.growth)
+        growth = torch.where(taken, torch.full_like(mu, 2.0), 2 * state.growth)
+        old = (state.x, value, state.gradient, state.discrepancy)
+        x, kept, gradient, discrepancy = where_items(taken, (state.x + direction, new.value, new.gradient, new.discrepancy), old)
+        return GaussNewtonState(x, kept, discrepancy, item_norm(gradient) / state.scale, gradient, damping, growth, state.scale)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        return True, "every step that is taken decreases the objective, and the damping grows until one does; to a stationary point"

@@ -1,0 +1,82 @@
+"""Parameters of the operator that are found together with the image: angles, shifts, poses, a kernel, coil maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.operators.base import Operator, expand, inner
+from invtoolbox.priors.base import PriorSum
+from invtoolbox.problem import Problem
+
+
+@dataclass(frozen=True)
+class Unknowns:
+    """The parameters ``theta`` of an operator that are unknown, one set an item.
+
+    A solver moves ``u`` in ``theta = start + scale * u``, so that a unit of ``u`` bends the misfit as much as a unit of
+    ``x`` does: angles in radians and images in attenuation differ by orders of magnitude, and a gradient method would
+    move only one of them.
+
+    Attributes:
+        starts: where each parameter starts, ``(batch, ...)``.
+        scales: its scale, ``(batch,)``.
+        priors: explicit priors of the parameters, with the weights as they were written.
+    """
+
+    starts: dict[str, Tensor]
+    scales: dict[str, Tensor]
+    priors: dict[str, PriorSum]
+
+    @classmethod
+    def of(cls, problem: Problem, x: Tensor) -> Unknowns:
+        """The unknowns of a problem, with scales that fit near the image ``x``."""
+        every = problem.operator.item_parameters(problem.batch)
+        starts = {name: every[name].detach() for name in problem.unknown}
+        like = problem.first.real if problem.first.is_complex() else problem.first
+        scales = {name: _scale(problem, starts, name, x).to(like) for name in starts}
+        return cls(starts, scales, dict(problem.unknown))
+
+    def zeros(self, like: Tensor) -> dict[str, Tensor]:
+        """``u`` at the start."""
+        return {name: torch.zeros_like(start, dtype=like.dtype, device=like.device) for name, start in self.starts.items()}
+
+    def values(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``theta`` of ``u``."""
+        return {name: start + expand(self.scales[name], start) * parameters[name] for name, start in self.starts.items()}
+
+    def operator(self, operator: Operator, parameters: dict[str, Tensor]) -> Operator:
+        return operator.with_parameters(**self.values(parameters))
+
+    def energy(self, parameters: dict[str, Tensor]) -> Tensor:
+        """The sum of the parameters' priors, ``(batch,)``."""
+        values = self.values(parameters)
+        first = next(iter(self.scales.values()))
+        return sum((self.priors[name].energy(value).to(first) for name, value in values.items()), torch.zeros_like(first))
+
+    def select(self, index: Tensor) -> Unknowns:
+        def pick(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
+
+        return Unknowns(pick(self.starts), pick(self.scales), {name: prior.select(index) for name, prior in self.priors.items()})
+
+
+def _scale(problem: Problem, starts: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """``|A x| / |x|`` over ``|J v| / |v|``, with J the derivative of ``A x`` in the parameter and v a random direction."""
+    operator, start = problem.operator, starts[name]
+    v = torch.randn(start.shape[1:], generator=Generator().manual_seed(0), dtype=torch.float64).to(start).expand_as(start)
+    with torch.enable_grad():
+        free = start.clone().requires_grad_(True)
+        prediction = operator.with_parameters(**{**starts, name: free})(x)
+        parts = prediction if isinstance(prediction, tuple) else (prediction,)
+        # Forward mode by reverse mode twice, as kernels have a backward pass only: J^T w is linear in w, and its derivative is J v.
+        w = tuple(torch.zeros_like(p, requires_grad=True) for p in parts)
+        (pulled,) = torch.autograd.grad(parts, free, w, create_graph=True)
+        moved = torch.autograd.grad(pulled, w, v)
+    seen = inner(tuple(p.detach() for p in parts), tuple(p.detach() for p in parts))
+    bent, size, length = inner(moved, moved), inner(x, x), inner(v, v).to(seen)
+    usable = (bent > 0) & (seen > 0) & (size > 0)
+    ratio = (seen * length) / torch.where(usable, size * bent, torch.ones_like(bent))
+    return torch.where(usable, ratio, torch.ones_like(ratio)).sqrt()
