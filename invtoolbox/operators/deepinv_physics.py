@@ -36,7 +36,14 @@ class DeepinvOperator(Operator):
         self.items = batches.pop() if batches else None
         self.domain_shape = _domain_shape(physics, domain_shape)
         like = next((v.real for v in self.physics.buffers() if v.is_floating_point() or v.is_complex()), torch.empty(0))
-        self.range_shape = probed_range(self._forward, self.domain_shape, like, repr(self), self.items or 1)
+        try:
+            self.range_shape = probed_range(self._forward, self.domain_shape, like, repr(self), self.items or 1)
+        except RuntimeError:
+            if not any(v.is_complex() for v in self.physics.buffers()):
+                raise
+            # Complex matrices take complex images, coil maps take pairs of real channels; nothing but trying tells.
+            self.range_shape = probed_range(self._forward, self.domain_shape, like.to(like.dtype.to_complex()), repr(self), self.items or 1)
+            self.complex_images = True
 
     def _forward(self, x: Tensor) -> Any:
         return _to_tuple(self.physics.A(x))
