@@ -28,6 +28,7 @@ class _Combined(Operator):
         self.parts = tuple(parts)
         self.items = _items(self.parts)
         self.channelwise = all(part.channelwise for part in self.parts)
+        self.complex_images = self.parts[-1].complex_images  # of a composition, the part that sees the image
 
     def parameters(self) -> dict[str, Tensor]:
         return {f"{k}.{name}": value for k, part in enumerate(self.parts) for name, value in part.parameters().items()}
