@@ -6,7 +6,10 @@ from invtoolbox.priors.explicit.constraints import Box, NonNegative
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
 from invtoolbox.priors.explicit.graph_laplacian import GraphLaplacian
+from invtoolbox.priors.explicit.group_sparsity import GroupSparsity
 from invtoolbox.priors.explicit.huber_tv import HuberTV
+from invtoolbox.priors.explicit.nuclear_norm import NuclearNorm
+from invtoolbox.priors.explicit.prior_image import PriorImage
 from invtoolbox.priors.explicit.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
@@ -23,11 +26,14 @@ __all__ = [
     "ExplicitPrior",
     "GraphLaplacian",
     "GroupL1",
+    "GroupSparsity",
     "HuberNorm",
     "HuberTV",
     "ImplicitPrior",
     "NonNegative",
+    "NuclearNorm",
     "Prior",
+    "PriorImage",
     "PriorSum",
     "SmoothedNorm",
     "Tikhonov",

@@ -43,7 +43,7 @@ class Box(ExplicitPrior):
                                  f"got {lower} and {upper}")
 
     def energy(self, x: Tensor) -> Tensor:
-        _check_real(x)
+        check_real(x)
         lower, upper = self._bounds(x)
         scale = x.detach().abs().flatten(1).amax(1)
         excess = x.new_zeros(x.shape[0])
@@ -59,7 +59,7 @@ class Box(ExplicitPrior):
         return value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        _check_real(x)
+        check_real(x)
         lower, upper = self._bounds(x)
         if lower is not None:
             x = x.maximum(lower)
@@ -101,6 +101,6 @@ def _bound(value: float | Tensor | None) -> Tensor | None:
     return bound
 
 
-def _check_real(x: Tensor) -> None:
+def check_real(x: Tensor) -> None:
     if x.is_complex():
         raise InputError("bounds need real images; complex numbers have no order")

@@ -172,6 +172,6 @@ def smoothed(prior: ExplicitPrior, smoothing: float | Tensor) -> SmoothedNorm | 
     """A smoothed version of a norm, itself where it is smooth already, ``None`` where it is another kind of prior."""
     if isinstance(prior, SmoothedNorm):
         return prior
-    if isinstance(prior, L1):
+    if isinstance(prior, L1) and prior.bounds is None:
         return SmoothedNorm(1.0, smoothing)
-    return SmoothedNorm(1.0, smoothing, prior) if isinstance(prior, GroupL1) else None
+    return SmoothedNorm(1.0, smoothing, prior) if isinstance(prior, GroupL1) and not prior.nonnegative else None

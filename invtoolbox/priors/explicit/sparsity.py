@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.explicit.constraints import Box, NonNegative, check_real
 
 
 class L1(ExplicitPrior):
@@ -15,28 +19,54 @@ class L1(ExplicitPrior):
 
     Prox: soft thresholding, ``sign(x) max(|x| - step, 0)`` (Donoho 1995).
 
+    Args:
+        lower, upper: bounds on ``x``, as `Box` takes them; the energy is infinite outside. In one dimension the minimiser under
+            bounds is the one without, moved into them, so the prox of both together is soft thresholding and then clamping.
+
     >>> L1().prox(torch.tensor([[[3.0, -0.5]]]), 1.0)
+    tensor([[[2., 0.]]])
+    >>> L1(lower=0.0).prox(torch.tensor([[[3.0, -2.0]]]), 1.0)
     tensor([[[2., 0.]]])
     """
 
     is_convex = True
 
+    def __init__(self, lower: float | Tensor | None = None, upper: float | Tensor | None = None) -> None:
+        self.bounds = None if lower is None and upper is None else Box(lower, upper)
+
     def energy(self, x: Tensor) -> Tensor:
-        return x.abs().flatten(1).sum(1)
+        total = x.abs().flatten(1).sum(1)
+        return total if self.bounds is None else total + self.bounds.energy(x)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         step = expand(step, x)
+        if self.bounds is not None:
+            check_real(x)
         if x.is_complex():
             return x * _shrinkage(x.abs(), step)
         # x minus its projection onto [-step, step]: two passes, and exactly 0 inside.
-        return x - x.maximum(-step).minimum(step)
+        if self.bounds is None:
+            return x - x.maximum(-step).minimum(step)
+        return self.bounds.prox(x - x.maximum(-step).minimum(step), step)
 
     def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
-        """The projection onto ``|v_i| <= weight``."""
+        """The projection onto ``|v_i| <= weight``, where there are no bounds."""
+        if self.bounds is not None:
+            return super().prox_conjugate(v, step, weight)
         radius = expand(weight, v)
         if v.is_complex():
             return v.mul_(_within(v.abs(), radius.real))
         return torch.minimum(v, radius, out=v).maximum(-radius)
+
+    def select(self, index: Tensor) -> Self:
+        if self.bounds is None:
+            return self
+        other = copy.copy(self)
+        other.bounds = self.bounds.select(index)
+        return other
+
+    def __repr__(self) -> str:
+        return "L1()" if self.bounds is None else f"L1{repr(self.bounds).removeprefix('Box')}"
 
 
 class GroupL1(ExplicitPrior):
@@ -46,8 +76,10 @@ class GroupL1(ExplicitPrior):
         size: channels in a group; ``None`` puts all channels of a pixel into one group.
         interleaved: groups are ``size`` neighbouring channels by default (channel ``g * size + k``, the
             layout of `FiniteDifference`); where True, member k of group g is channel ``k * groups + g``.
+        nonnegative: values may not be negative; the energy is infinite where one is.
 
-    Prox: block soft thresholding, ``x_group max(1 - step / |x_group|, 0)``.
+    Prox: block soft thresholding, ``x_group max(1 - step / |x_group|, 0)``; with ``nonnegative``, of ``max(x, 0)``.
+    `GroupSparsity` takes any other groups.
 
     >>> GroupL1(2).energy(torch.tensor([3.0, 4.0]).view(1, 2, 1))
     tensor([5.])
@@ -57,10 +89,10 @@ class GroupL1(ExplicitPrior):
 
     is_convex = True
 
-    def __init__(self, size: int | None = None, interleaved: bool = False) -> None:
+    def __init__(self, size: int | None = None, interleaved: bool = False, nonnegative: bool = False) -> None:
         if size is not None and size < 1:
             raise InputError(f"the size of a group is a positive number of channels, got {size}")
-        self.size, self.interleaved = size, interleaved
+        self.size, self.interleaved, self.nonnegative = size, interleaved, nonnegative
 
     def _grouped(self, x: Tensor) -> tuple[Tensor, int]:
         """A view with one axis for the groups and one for their members, and which axis the members have."""
@@ -73,22 +105,29 @@ class GroupL1(ExplicitPrior):
         return x.unflatten(1, (groups, size)), 2
 
     def energy(self, x: Tensor) -> Tensor:
-        return group_norm(*self._grouped(x)).flatten(1).sum(1)
+        total = group_norm(*self._grouped(x)).flatten(1).sum(1)
+        return total + NonNegative().energy(x) if self.nonnegative else total
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        if self.nonnegative:
+            x = NonNegative().prox(x, step)
         grouped, axis = self._grouped(x)
         factor = _shrinkage(group_norm(grouped, axis), expand(step, grouped))
         return (grouped * factor).flatten(1, 2)
 
     def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
-        """The projection onto ``|v_group| <= weight``."""
+        """The projection onto ``|v_group| <= weight``, where any sign is allowed."""
+        if self.nonnegative:
+            return super().prox_conjugate(v, step, weight)
         grouped, axis = self._grouped(v)
         radius = expand(weight, grouped)
         grouped.mul_(_within(group_norm(grouped, axis), radius.real if radius.is_complex() else radius))
         return v
 
     def __repr__(self) -> str:
-        return f"GroupL1({self.size})" if not self.interleaved else f"GroupL1({self.size}, interleaved=True)"
+        shown = [] if self.size is None else [f"{self.size}"]
+        shown += [f"{name}=True" for name in ("interleaved", "nonnegative") if getattr(self, name)]
+        return f"GroupL1({', '.join(shown)})"
 
 
 def group_norm(x: Tensor, axis: int) -> Tensor:
@@ -110,7 +149,6 @@ def group_norm(x: Tensor, axis: int) -> Tensor:
 
 def _shrinkage(norm: Tensor, step: Tensor) -> Tensor:
     """``max(1 - step / norm, 0)``, and 0 where the norm is 0."""
-    step = step.real if step.is_complex() else step
     return (norm - step).clamp_min_(0).div_(norm.clamp_min(torch.finfo(norm.dtype).tiny))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from invtoolbox.operators.wavelet import OrthogonalWavelet
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.explicit.sparsity import L1
+from invtoolbox.priors.explicit.sparsity import L1, GroupL1, group_norm
 
 
 class WaveletL1(ExplicitPrior):
@@ -21,6 +21,8 @@ class WaveletL1(ExplicitPrior):
         wavelet: the name of an orthogonal wavelet in PyWavelets: ``"haar"``, ``"db4"``, ``"sym8"``,
             ``"coif2"``, ...
         levels: how often the approximation is split.
+        coupled: the coefficients of all channels at one place share a norm (group sparsity): for channels whose edges lie at the
+            same places, such as colours, contrasts or echoes.
 
     >>> prior = WaveletL1("haar", levels=1)
     >>> x = torch.tensor([[[1.0, 3.0, 5.0, 5.0]]])
@@ -32,16 +34,18 @@ class WaveletL1(ExplicitPrior):
 
     is_convex = True
 
-    def __init__(self, wavelet: str = "db4", levels: int = 3) -> None:
-        self.basis = OrthogonalWavelet(wavelet, levels)
+    def __init__(self, wavelet: str = "db4", levels: int = 3, coupled: bool = False) -> None:
+        self.basis, self.coupled = OrthogonalWavelet(wavelet, levels), coupled
 
     def energy(self, x: Tensor) -> Tensor:
         coefficients, details = self.transform(x)
-        return (coefficients.abs() * details).flatten(1).sum(1)
+        size = group_norm(coefficients, 1) if self.coupled else coefficients.abs()
+        return (size * details).flatten(1).sum(1)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         coefficients, details = self.transform(x)
-        return self.inverse(torch.where(details, L1().prox(coefficients, step), coefficients))
+        norm = GroupL1() if self.coupled else L1()
+        return self.inverse(torch.where(details, norm.prox(coefficients, step), coefficients))
 
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``W x``, shaped like ``x``, its approximation in the first corner, and which entries are detail."""
@@ -52,4 +56,4 @@ class WaveletL1(ExplicitPrior):
         return self.basis.inverse(coefficients)
 
     def __repr__(self) -> str:
-        return f"WaveletL1({self.basis.wavelet!r}, levels={self.basis.levels})"
+        return f"WaveletL1({self.basis.wavelet!r}, levels={self.basis.levels}{', coupled=True' if self.coupled else ''})"

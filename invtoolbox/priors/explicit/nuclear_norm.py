@@ -1,0 +1,148 @@
+"""The nuclear norm: channels or frames that are combinations of a few pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import expand, inner
+from invtoolbox.priors.base import ExplicitPrior
+
+
+class NuclearNorm(ExplicitPrior):
+    r"""``R(x) = sum of the singular values`` of the matrix whose rows are the channels of the image: low rank.
+
+    The rows may be the frames of a dynamic series, so that this is the Casorati matrix of Liang (ISBI 2007), the bands of a
+    spectral image, or contrasts. With ``patch`` it is the sum over the patches of an even tiling, each a matrix of its
+    own: locally low rank (Trzasko & Manduca, ISMRM 2011), which allows another few pictures at every place.
+
+    Prox: soft thresholding of the singular values (Cai, Candes & Shen, SIAM J. Optim. 20, 2010), exact for every tiling: what a patch
+    at the border lacks is filled with zeros, which changes no singular value. The matrices are decomposed by QR of the long
+    side and a singular value decomposition of the small triangle, so the cost is linear in the pixels.
+
+    Args:
+        axis: which axis of the image gives the rows: 1, the channel, or an axis of space counted with the batch as axis 0 and
+            the channel as axis 1; every other axis lies in the columns.
+        patch: the edge of the patches in pixels, a number or one for every spatial axis that is not ``axis``; the whole image by default.
+        offset: where the tiling begins, in pixels, a number or one an axis; tilings with different offsets in a sum blur the seams.
+
+    >>> x = torch.tensor([[3.0, 0.0], [0.0, 1.0]]).view(1, 2, 2)
+    >>> NuclearNorm().energy(x)
+    tensor([4.])
+    >>> NuclearNorm().prox(x, 2.0).abs().round(decimals=4)
+    tensor([[[1., 0.],
+             [0., 0.]]])
+    """
+
+    is_convex = True
+
+    def __init__(self, axis: int = 1, patch: int | Sequence[int] | None = None, offset: int | Sequence[int] = 0) -> None:
+        if axis < 1:
+            raise InputError(f"axis of NuclearNorm is 1, the channel, or an axis of space from 2 on, got {axis}")
+        sizes = () if patch is None else (patch,) if isinstance(patch, int) else tuple(patch)
+        starts = (offset,) if isinstance(offset, int) else tuple(offset)
+        if any(n < 1 for n in sizes) or any(n < 0 for n in starts):
+            raise InputError(f"NuclearNorm needs patches of at least one pixel and offsets from 0 on, got {patch} and {offset}")
+        self.axis, self.patch, self.offset = axis, patch if patch is None or isinstance(patch, int) else sizes, offset
+
+    def energy(self, x: Tensor) -> Tensor:
+        fixed = x.detach()
+        total = torch.linalg.svdvals(self._short(self._matrices(fixed)[0])).flatten(1).sum(1)
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return total
+        # Automatic differentiation of a QR decomposition fails at matrices of lower rank, which is where the answers lie.
+        return total + inner(x - fixed, self.gradient(fixed))
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """``U V^H`` of every matrix, without the singular values that are 0 to rounding: the subgradient of least norm."""
+        def inverse(values: Tensor) -> Tensor:
+            least = 32 * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
+            return torch.where(values > least, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), torch.zeros_like(values))
+
+        return self._filtered(x, inverse)
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        def kept(values: Tensor) -> Tensor:
+            return (values - expand(step, values)).clamp_min(0) / values.clamp_min(torch.finfo(values.dtype).tiny)
+
+        return self._filtered(x, kept)
+
+    def _filtered(self, x: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
+        """``U f(S) S V^H`` of every matrix ``U S V^H``, from the side of the small matrix: ``U f U^H M`` or ``M V f V^H``."""
+        matrices, shape = self._matrices(x)
+        left, values, right = torch.linalg.svd(self._short(matrices), full_matrices=False)
+        f = factor(values).unsqueeze(-2)
+        if matrices.shape[-2] > matrices.shape[-1]:
+            return self._image(matrices @ ((right.mH * f) @ right), shape, x)
+        return self._image((left * f) @ (left.mH @ matrices), shape, x)
+
+    @staticmethod
+    def _short(matrices: Tensor) -> Tensor:
+        """A square matrix with the same singular values, and the same singular vectors on the side that is short."""
+        rows, columns = matrices.shape[-2:]
+        if columns > rows:
+            return torch.linalg.qr(matrices.mH, mode="r").R.mH
+        return torch.linalg.qr(matrices, mode="r").R if rows > columns else matrices
+
+    def _matrices(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """``(batch, patches, rows, columns)``, and the shape of the image with its rows first, ``(batch, rows, channel or 1, *space)``."""
+        if self.axis >= x.ndim:
+            raise InputError(f"axis {self.axis} of NuclearNorm is no axis of an image of shape {tuple(x.shape)}")
+        image = x.unsqueeze(2) if self.axis == 1 else x.movedim(self.axis, 1)
+        shape = tuple(image.shape)
+        if self.patch is None:
+            return image.flatten(2).unsqueeze(1), shape
+        sizes, starts = self._tiling(len(shape) - 3)
+        for k, (size, start) in enumerate(zip(sizes, starts)):
+            before = -start % size  # zeros, so that a patch begins at the offset
+            image = _padded(image, k + 3, before, -(before + shape[k + 3]) % size)
+        for k, size in reversed(list(enumerate(sizes))):
+            image = image.unflatten(k + 3, (-1, size))
+        blocks, inside = range(3, 3 + 2 * len(sizes), 2), range(4, 4 + 2 * len(sizes), 2)
+        image = image.permute(0, *blocks, 1, 2, *inside)
+        return image.flatten(len(sizes) + 2).flatten(1, len(sizes)), shape
+
+    def _image(self, matrices: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """The inverse of `_matrices`."""
+        if self.patch is None:
+            image = matrices.view(shape)
+        else:
+            sizes, starts = self._tiling(len(shape) - 3)
+            befores = [-start % size for size, start in zip(sizes, starts)]
+            counts = [math.ceil((before + n) / size) for before, n, size in zip(befores, shape[3:], sizes)]
+            image = matrices.view(shape[0], *counts, shape[1], shape[2], *sizes)
+            d = len(sizes)
+            image = image.permute(0, d + 1, d + 2, *[axis for k in range(d) for axis in (k + 1, d + 3 + k)])
+            for k in range(d):
+                image = image.flatten(k + 3, k + 4).narrow(k + 3, befores[k], shape[k + 3])
+        return image.squeeze(2).contiguous() if self.axis == 1 else image.movedim(1, self.axis).contiguous()
+
+    def _tiling(self, dimensions: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The size and the start of the patches along every axis."""
+        given: list[tuple[int, ...]] = []
+        for name, value in (("patch", self.patch), ("offset", self.offset)):
+            values = (value,) * dimensions if isinstance(value, int) else tuple(value or ())
+            if len(values) != dimensions:
+                raise InputError(f"{name} of NuclearNorm has {len(values)} numbers, and the image has {dimensions} axes for its columns")
+            given.append(values)
+        return given[0], given[1]
+
+    def __repr__(self) -> str:
+        shown = [f"{name}={value}" for name, value, default in (
+            ("axis", self.axis, 1), ("patch", self.patch, None), ("offset", self.offset, 0)) if value != default]
+        return f"NuclearNorm({', '.join(shown)})"
+
+
+def _padded(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    if not before and not after:
+        return x
+    shape = list(x.shape)
+    parts = []
+    for n in (before, after):
+        shape[axis] = n
+        parts.append(x.new_zeros(shape))
+    return torch.cat([parts[0], x, parts[1]], axis)

@@ -1,0 +1,94 @@
+"""A prior image: the unknown differs little from a picture that is known already."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.explicit.total_variation import TotalVariation
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+
+class PriorImage(ExplicitPrior):
+    r"""``R(x) = prior(x - reference)`` for any explicit prior: an earlier scan, a planning CT, another contrast, an atlas.
+
+    Prior-image constrained compressed sensing (PICCS; Chen, Tang & Leng, Med. Phys. 35, 2008) is the sum
+    ``alpha * PriorImage(x0) + (1 - alpha) * TotalVariation()``. It offers what the prior offers, moved: the prox is
+    ``reference + prox(x - reference)``, and where the prior splits as ``F(K x)``, this one is ``F(K x - K reference)``.
+
+    Args:
+        reference: ``(batch or 1, channel, *space)``.
+        prior: of the difference; total variation by default.
+
+    >>> import torch
+    >>> from invtoolbox.priors import L1
+    >>> prior = PriorImage(torch.full((1, 1, 3), 2.0), L1())
+    >>> prior.prox(torch.tensor([[[0.0, 2.5, 5.0]]]), 1.0)
+    tensor([[[1., 2., 4.]]])
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("reference",)
+
+    def __init__(self, reference: Tensor, prior: ExplicitPrior | None = None) -> None:
+        self.reference, self.prior = reference, prior if prior is not None else TotalVariation()
+        if not isinstance(reference, Tensor) or not bool(reference.isfinite().all()):
+            raise InputError("the reference of PriorImage is an image with finite values")
+        if not isinstance(self.prior, ExplicitPrior):
+            raise InputError(f"PriorImage takes one explicit prior, got {prior!r}; add several of them for a sum")
+        inherited = self.prior
+        self.is_convex, self.is_smooth = inherited.is_convex, inherited.smooth
+        self.is_constraint, self.has_exact_prox = inherited.is_constraint, inherited.has_exact_prox
+
+    def energy(self, x: Tensor) -> Tensor:
+        return self.prior.energy(x - self._reference(x))
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.prior.gradient(x - self._reference(x), generator)
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        reference = self._reference(x)
+        return reference + self.prior.prox(x - reference, step)
+
+    def split(self) -> tuple[LinearOperator, ExplicitPrior]:
+        K, F = self.prior.split()
+        return K, PriorImage(K(self.reference), F)
+
+    def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
+        L, b = self.prior.quadratic()
+        moved = self.reference if L is None else L(self.reference)
+        return L, moved if b is None else b + moved
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return self.prior.offers & {"energy", "gradient", "prox", "split", "quadratic"}
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        shape = problem.image_shape
+        if tuple(self.reference.shape[1:]) != tuple(shape) or self.reference.shape[0] not in (1, problem.batch):
+            raise InputError(f"the reference of PriorImage has the shape {tuple(self.reference.shape)}, expected "
+                             f"({'1 or ' if problem.batch > 1 else ''}{problem.batch}, {', '.join(map(str, shape))})")
+        return self._with(self.prior.prepare(problem, solve))
+
+    def at(self, iteration: int) -> Self:
+        return self._with(self.prior.at(iteration))
+
+    def select(self, index: Tensor) -> Self:
+        return super().select(index)._with(self.prior.select(index))
+
+    def _with(self, prior: ExplicitPrior) -> Self:
+        other = copy.copy(self)
+        other.prior = prior
+        return other
+
+    def _reference(self, like: Tensor) -> Tensor:
+        return self.reference.to(device=like.device, dtype=like.dtype)
+
+    def __repr__(self) -> str:
+        return f"PriorImage(..., {self.prior!r})"
