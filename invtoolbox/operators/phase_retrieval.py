@@ -28,8 +28,8 @@ class PhaseRetrieval(_Combined):
     tensor([[[0., 0., 4., 0.]]])
     """
 
-    # deepinv's PhaseRetrieval has the derivative without the conjugate of (B x) that complex v needs, no `linearize`, and a
-    # spectral method that draws from the global generator.
+    # deepinv's PhaseRetrieval is the same line, without a derivative forward, and its spectral method draws from the global
+    # generator, so that two calls differ. `it.as_operator` takes it all the same.
 
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
 
