@@ -148,21 +148,41 @@ class _Geometry(torch.autograd.Function):
         (grad,) = grads
         volume, projections, table = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        if needs[2]:
-            raise _second_derivative()
         grad_volume = _Backproject.apply(projections, table, grad, ctx.views) if needs[0] else None
         grad_projections = _Project.apply(volume, table, grad, ctx.views) if needs[1] else None
-        return grad_volume, grad_projections, None, None
+        return grad_volume, grad_projections, torch.zeros_like(table) if needs[2] else None, None
+
+
+class _FirstOrder(torch.autograd.Function):
+    """The table, of which no further derivative is known: an error for those who ask for one, and for nobody else."""
+
+    @staticmethod
+    def forward(table: Tensor) -> Tensor:
+        return table.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        raise _second_derivative()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        raise _second_derivative()
 
 
 def _geometry_grads(ctx: Any, volume: Tensor, projections: Tensor, table: Tensor,
                     tangent: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
     """Gradients in the table and in the tangent, in which both directions are linear."""
+    of_table, of_tangent = ctx.needs_input_grad[1:3]
+    table = _FirstOrder.apply(table)
     if tangent is None:
-        return _Geometry.apply(volume, projections, table, ctx.views) if ctx.needs_input_grad[1] else None, None
-    if ctx.needs_input_grad[1]:
-        raise _second_derivative()
-    return None, _Geometry.apply(volume, projections, table, ctx.views) if ctx.needs_input_grad[2] else None
+        return _Geometry.apply(volume, projections, table, ctx.views) if of_table else None, None
+    # The table went in as `_FirstOrder`, which stops whoever follows this zero.
+    return (torch.zeros_like(table) if of_table else None,
+            _Geometry.apply(volume, projections, table, ctx.views) if of_tangent else None)
 
 
 def _sum_of_tangents(function: Any, total: Tensor, views: Views, value: Tensor, table: Tensor, tangent: Tensor | None,
@@ -171,9 +191,7 @@ def _sum_of_tangents(function: Any, total: Tensor, views: Views, value: Tensor, 
     if d_value is not None:
         total = total + function.apply(d_value, table, tangent, views)
     if d_table is not None:
-        if tangent is not None:
-            raise _second_derivative()
-        total = total + function.apply(value, table, d_table, views)
+        total = total + function.apply(value, _FirstOrder.apply(table), d_table, views)
     if d_tangent is not None:
         total = total + function.apply(value, table, d_tangent, views)
     return total
