@@ -22,6 +22,7 @@ _NAMES = {
     "Progress": "invtoolbox.loop",
     "Checkpoint": "invtoolbox.checkpoint",
     "reconstruct": "invtoolbox.reconstruction",
+    "map_slices": "invtoolbox.study.slices",
     "as_operator": "invtoolbox.operators.adapters",
     "to_deepinv": "invtoolbox.operators.adapters",
     "InputError": "invtoolbox.errors",

@@ -51,6 +51,15 @@ class Measured:
 
 def read(file: SceneFile, source: Source, geometry: Geometry | None = None) -> Measurement:
     """The item of a data set that a table of the scene names."""
+    opened = open_source(file, source, geometry)
+    if not -len(opened) <= source.item < len(opened):
+        raise InputError(f"{file.path}: item {source.item} of {source.dataset or source.path} is asked for, and it has {len(opened)}, "
+                         "counted from 0")
+    return opened[source.item]
+
+
+def open_source(file: SceneFile, source: Source, geometry: Geometry | None = None) -> datasets.DataSet:
+    """The data set that a table of the scene names."""
     path, reader = None, source.reader
     if source.dataset is not None:
         path = datasets.find_file(source.dataset, source.file)
@@ -68,12 +77,9 @@ def read(file: SceneFile, source: Source, geometry: Geometry | None = None) -> M
         for key in source.options:
             if key not in taken:
                 raise InputError(f"{file.path}: the reader {reader!r} has no option {key!r}; it has {', '.join(taken) or 'none'}")
-        opened = cls(path, geometry, **source.options)
-    else:
-        opened = datasets.open(path, geometry, reader=reader)
-    if not -len(opened) <= source.item < len(opened):
-        raise InputError(f"{file.path}: item {source.item} of {path} is asked for, and it has {len(opened)}, counted from 0")
-    return opened[source.item]
+        opened: datasets.DataSet = cls(path, geometry, **source.options)
+        return opened
+    return datasets.open(path, geometry, reader=reader)
 
 
 def measure(file: SceneFile) -> Measured:
@@ -81,7 +87,7 @@ def measure(file: SceneFile) -> Measured:
     wanted = file.scene.measurements
     if wanted.simulate is not None:
         return _simulated(file)
-    item = read(file, wanted, _geometry(file))
+    item = read(file, wanted, geometry_of(file))
     y, geometry = item.y, item.geometry
     if wanted.crop is not None:
         if geometry is not None:
@@ -252,7 +258,8 @@ def rule(file: SceneFile) -> float | str | WeightRule:
     return changed
 
 
-def _geometry(file: SceneFile) -> Geometry | None:
+def geometry_of(file: SceneFile) -> Geometry | None:
+    """The geometry that a scene gives for its measurements."""
     given = file.scene.measurements.geometry
     if given is None:
         return None

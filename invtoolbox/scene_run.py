@@ -24,7 +24,7 @@ from invtoolbox.solve import solve
 
 CHECKPOINT = "checkpoint.safetensors"
 #: What a run writes, and so what it may replace.
-_FILES = ("scene.json", "metrics.json", "solution.h5", "reconstruction.png", "reconstruction.tif", "reconstruction.npy",
+FILES = ("scene.json", "metrics.json", "solution.h5", "reconstruction.png", "reconstruction.tif", "reconstruction.npy",
           "report.html")
 #: Tables that may differ between a run and its resumption: they do not change what is solved.
 _FREE = ("title", "output", "evaluation")
@@ -52,7 +52,7 @@ class Outcome:
 
 def run(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
         resume: bool = False, overwrite: bool = False, progress: bool = True) -> Solution:
-    """Run a scene file and write its results; `it.scenes.run`.
+    """Run a scene file and write its results; behind `it.scenes.run`.
 
     Args:
         scene: the path of a TOML file, or the name of a scene of the catalogue.
@@ -88,7 +88,7 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     reference, device = _reference(file, measured), device_named(file.scene.device)
     _check_evaluation(file, problem, reference, measured.segmentation)
     if overwrite:
-        for name in (*_FILES, CHECKPOINT):
+        for name in (*FILES, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "scene.json", {"scene": settings, "versions": versions()})
@@ -160,7 +160,7 @@ def _reference(file: SceneFile, measured: Measured) -> Tensor | None:
 def _check_folder(folder: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"the output {folder} is a file; give a folder")
-    there = [name for name in (*_FILES, CHECKPOINT) if (folder / name).exists()]
+    there = [name for name in (*FILES, CHECKPOINT) if (folder / name).exists()]
     if there and not resume and not overwrite:
         raise InputError(f"{folder} holds results already ({', '.join(there)}); give --resume to go on from them, "
                          "--overwrite to replace them, or another --output")

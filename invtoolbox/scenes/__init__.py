@@ -1,5 +1,5 @@
 """Scenes: whole runnable problems, as TOML files of the catalogue or as the user's own."""
 
-from invtoolbox.scene_run import run
+from invtoolbox.study.scenes import run
 
 __all__ = ["run"]

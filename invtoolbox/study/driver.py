@@ -1,0 +1,217 @@
+"""The driver of a study: what is done, in which order, what is there already, and how each item ended."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.datasets.output import write_bytes
+from invtoolbox.environment import versions
+from invtoolbox.errors import InputError
+from invtoolbox.study.results import Answer, read_result
+from invtoolbox.study.spread import spread
+from invtoolbox.study.worker import LOCKS, Item, Report, Task, perform
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; the message says how much is done and how to go on."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study: a report an item, in the order of the items, and the result files.
+
+    >>> study = Study(Path("results"), (Report("slice-0000", "done"),))
+    >>> len(study), study.failed, str(study.file(0))
+    (1, (), 'results/slice-0000.h5')
+    """
+
+    folder: Path
+    reports: tuple[Report, ...]
+
+    @property
+    def failed(self) -> tuple[Report, ...]:
+        return tuple(r for r in self.reports if r.outcome == "failed")
+
+    def file(self, index: int) -> Path:
+        """The result file of an item."""
+        return self.folder / f"{self.reports[index].name}.h5"
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+    def __getitem__(self, index: int) -> Answer:
+        """The answer of an item, read from its file."""
+        return read_result(self.file(index))
+
+    def stack(self) -> Tensor:
+        """The images of all items, ``(items, channel, *space)``."""
+        return torch.cat([torch.as_tensor(np.asarray(self[k].arrays["x"])) for k in range(len(self))])
+
+
+def run_study(work: Callable[..., Any], items: Sequence[Item], folder: str | Path, description: Mapping[str, Any], workers: int = 1,
+              cluster: str | None = None, threads: int = 1, resume: bool = False, overwrite: bool = False, progress: bool = True,
+              clear: Callable[[str], None] | None = None) -> Study:
+    """Do the work of every item that has no whole result file yet.
+
+    Args:
+        work: takes the arguments of an item and gives a `Solution`, an image or an `Answer`.
+        items: with names that differ.
+        description: plain values that say what is computed; a folder is resumed only with an equal one.
+        clear: removes what else an item of that name left, where results are replaced.
+
+    Raises:
+        InputError: results are there and neither `resume` nor `overwrite` is given, or they are those of another study.
+        Interrupted: Ctrl-C; results that are done stay.
+    """
+    folder = Path(folder).expanduser().absolute()
+    names = [items.names[k] if isinstance(items, Items) else items[k].name for k in range(len(items))]
+    _check_names(names)
+    fingerprint = _prepare(folder, names, description, resume, overwrite, clear)
+    reports: dict[int, Report] = {}
+    for k, name in enumerate(names):
+        with contextlib.suppress(InputError):
+            reports[k] = Report(name, "kept", facts=read_result(folder / f"{name}.h5", fingerprint).facts)
+    pending = [k for k in range(len(items)) if k not in reports]
+    if not pending:
+        return _finished(folder, names, reports)
+    tasks = _Tasks(pending, items, work, folder, fingerprint, threads)
+    with _bar(len(items), len(reports), progress) as tell:
+        try:
+            for number, ended in spread(perform, tasks, workers, cluster, threads):
+                k = pending[number]
+                reports[k] = ended if isinstance(ended, Report) else Report(
+                    names[k], "failed", error=f"its worker was lost ({' '.join(str(ended).split())[:200]}); it may have needed more "
+                                              "memory than there is")
+                tell(reports[k])
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume (resume=True) goes on "
+                              "from them") from None
+    return _finished(folder, names, reports)
+
+
+class Items(Sequence[Item]):
+    """Items that are made when they are asked for."""
+
+    def __init__(self, names: list[str], arguments: Callable[[int], tuple[Any, ...]]) -> None:
+        self.names, self._arguments = names, arguments
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Item(self.names[index], self._arguments(index))
+
+
+class _Tasks(Sequence[Task]):
+    """The tasks of the pending items, made one by one."""
+
+    def __init__(self, pending: list[int], items: Sequence[Item], work: Callable[..., Any], folder: Path, fingerprint: str,
+                 threads: int) -> None:
+        self._pending, self._items = pending, items
+        self._rest = (work, folder, fingerprint, threads)
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __getitem__(self, index: Any) -> Any:
+        if index >= len(self._pending):
+            raise IndexError(index)
+        return Task(self._items[self._pending[index]], *self._rest)
+
+
+def _check_names(names: list[str]) -> None:
+    if not names:
+        raise InputError("there is nothing to do: no items were chosen")
+    for name in names:
+        if not re.fullmatch(r"[^/\\\0.][^/\\\0]*", name):
+            raise InputError(f"{name!r} cannot be the name of a result file")
+    if len(set(names)) < len(names):
+        twice = next(n for k, n in enumerate(names) if n in names[:k])
+        raise InputError(f"two items are named {twice!r}; their results would be one file")
+
+
+def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], resume: bool, overwrite: bool,
+             clear: Callable[[str], None] | None) -> str:
+    """Make the folder, and give the fingerprint that its result files carry."""
+    if resume and overwrite:
+        raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"the output {folder} is a file; give a folder")
+    # The number of items may grow; what each of them is may not change.
+    content = json.loads(json.dumps(dict(description), sort_keys=True))
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    notes = folder / "study.json"
+    there = [n for n in names if (folder / f"{n}.h5").exists()]
+    if notes.exists() and not overwrite:
+        if not resume:
+            raise InputError(f"{folder} holds a study already ({len(there)} of {len(names)} results); give --resume to go on from "
+                             "it, --overwrite to replace it, or another --output")
+        before = _read(notes).get("description")
+        if before != content:
+            raise InputError(f"{folder} holds another study ({_difference(before, content)} differs); resume it with the same "
+                             "settings and data, or give --overwrite to start anew")
+    elif there and not overwrite:
+        raise InputError(f"{folder / there[0]}.h5 is there, and no study.json says what it is; give another --output, or "
+                         "--overwrite to replace it")
+    if overwrite:
+        notes.unlink(missing_ok=True)
+        for name in names:
+            (folder / f"{name}.h5").unlink(missing_ok=True)
+            if clear is not None:
+                clear(name)
+        (folder / "study.log").unlink(missing_ok=True)
+    (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+    write_bytes(notes, json.dumps({"description": content, "items": names, "versions": versions()}, indent=1).encode(), overwrite=True)
+    return fingerprint
+
+
+def _finished(folder: Path, names: list[str], reports: Mapping[int, Report]) -> Study:
+    ordered = tuple(reports[k] for k in range(len(names)))
+    if not any(r.outcome == "failed" for r in ordered):
+        shutil.rmtree(folder / LOCKS, ignore_errors=True)
+    return Study(folder, ordered)
+
+
+def _difference(before: Any, now: Any) -> str:
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return "the description"
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key):
+            inner = before.get(key), now.get(key)
+            return f"{key}.{_difference(*inner)}" if all(isinstance(i, dict) for i in inner) else key
+    return "nothing"
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); give --overwrite to start anew") from error
+
+
+@contextmanager
+def _bar(total: int, done: int, enabled: bool) -> Iterator[Callable[[Report], None]]:
+    from tqdm.auto import tqdm
+
+    # `disable=None` lets tqdm look whether the output is a terminal.
+    with tqdm(total=total, initial=done, unit="item", leave=False, disable=None if enabled else True) as bar:
+        def tell(report: Report) -> None:
+            if report.outcome == "failed":
+                bar.write(f"{report.name} failed: {report.error}")
+            bar.set_postfix_str(f"{report.name} {report.outcome}", refresh=False)
+            bar.update()
+
+        yield tell

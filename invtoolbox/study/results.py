@@ -1,0 +1,84 @@
+"""The result file of one item of a study: whole or not counted, and the same bytes for the same answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from invtoolbox.datasets.output import write_hdf5
+from invtoolbox.errors import InputError
+from invtoolbox.solution import Solution
+from invtoolbox.tree import tree_leaves
+
+_FORMAT = "invtoolbox result 1"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one item: arrays by name, ``x`` among them, and facts that JSON can hold.
+
+    Both are functions of the item alone; times and names of machines are in the log, so that result files can be compared.
+    """
+
+    arrays: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def answer_of(result: Solution | Tensor | np.ndarray | Answer) -> Answer:
+    """The answer that a solution or an image is."""
+    if isinstance(result, Answer):
+        return result
+    if isinstance(result, Solution):
+        arrays = {"x": result.x} if isinstance(result.x, Tensor) else {f"x.{k}": v for k, v in tree_leaves(result.x)}
+        return Answer({**arrays, "iterations": result.iterations, "regularization": result.regularization},
+                      {"status": list(result.status), "solver": result.solver, "prior": result.prior})
+    if isinstance(result, (Tensor, np.ndarray)):
+        return Answer({"x": result})
+    raise InputError(f"the work gave a {type(result).__name__}; a Solution, an image or an Answer is expected")
+
+
+def write_result(path: Path, answer: Answer, name: str, fingerprint: str) -> None:
+    """Write a result file: the same answer gives the same bytes."""
+    arrays = {key: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+              for key, value in answer.arrays.items()}
+    facts = json.dumps(answer.facts, sort_keys=True)
+    attributes = {"format": _FORMAT, "item": name, "study": fingerprint, "facts": facts, "sha256": _digest(arrays, facts)}
+    write_hdf5(path, arrays, attributes, overwrite=True)
+
+
+def read_result(path: str | Path, fingerprint: str | None = None) -> Answer:
+    """Read a result file.
+
+    Raises:
+        InputError: it is not there, not whole, or (where a fingerprint is given) of another study.
+    """
+    import h5py
+
+    from invtoolbox.datasets.files import decoding, require_file
+
+    path = require_file(path)
+    with decoding(path, "result"), h5py.File(path, "r") as file:
+        if file.attrs.get("format") != _FORMAT:
+            raise InputError(f"{path}: not a result file of a study")
+        arrays = {key: np.asarray(node[()]) for key, node in file.items()}
+        facts, found, digest = (str(file.attrs[key]) for key in ("facts", "study", "sha256"))
+    if digest != _digest(arrays, facts):
+        raise InputError(f"{path}: damaged, its checksum is wrong; compute it again")
+    if fingerprint is not None and found != fingerprint:
+        raise InputError(f"{path}: a result of another study")
+    return Answer(arrays, json.loads(facts))
+
+
+def _digest(arrays: Mapping[str, np.ndarray], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for key in sorted(arrays):
+        digest.update(f"{key} {arrays[key].dtype.str} {arrays[key].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[key]).tobytes())
+    return digest.hexdigest()
