@@ -7,12 +7,14 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.cli import job
+from invtoolbox.cli import job, many
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
     from invtoolbox.datasets.geometry import Geometry
     from invtoolbox.datasets.measurement import Measurement
+    from invtoolbox.problem import Problem
+    from invtoolbox.solution import Solution
 
 
 def add(commands: Any) -> None:
@@ -23,7 +25,8 @@ def add(commands: Any) -> None:
         epilog="examples:\n"
                "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n"
                "  invtoolbox ct htc2022_01a_limited.mat --report report.html\n"
-               "  invtoolbox ct tooth.h5 --item 1 --center 295.5 --prior tv --regularization 0.02\n\n"
+               "  invtoolbox ct tooth.h5 --item 1 --center 295.5 --prior tv --regularization 0.02\n"
+               "  invtoolbox ct tooth.h5 --items all --workers 2 --output tooth.mha\n\n"
                "a geometry file (angles in rows, detector elements in columns; one length unit throughout):\n"
                "  kind = \"fan\"                  # or \"parallel\"\n"
                "  num_detectors = 560\n"
@@ -50,12 +53,28 @@ def add(commands: Any) -> None:
     scan.add_argument("--image-shape", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of the reconstruction")
     scan.add_argument("--pixel-size", type=float, metavar="LENGTH", help="of the reconstruction")
     job.add_options(parser, prior="tv,nonnegative", output="SINOGRAM_reconstruction.tif in this folder")
+    many.add_options(parser, "which sinograms of the file")
     parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
+    if many.is_asked_for(arguments):
+        everywhere = many.absolute(arguments, ("sinogram", "geometry"))
+        return many.run(everywhere, everywhere.sinogram, reconstruct, len(_open(everywhere)))
     where = job.paths(arguments, f"{Path(arguments.sinogram).stem}_reconstruction.tif")
-    item = _read(arguments)
+    return job.run(_problem(arguments, arguments.item), arguments, where, f"CT of {Path(arguments.sinogram).name}", value_range=None)
+
+
+def reconstruct(arguments: argparse.Namespace, item: int) -> Solution:
+    """One sinogram of many."""
+    return job.solve(_problem(arguments, item), arguments)
+
+
+def _problem(arguments: argparse.Namespace, number: int) -> Problem:
+    opened = _open(arguments)
+    if not -len(opened) <= number < len(opened):
+        raise InputError(f"--item {number}: {arguments.sinogram} has {len(opened)} items, counted from 0")
+    item: Measurement = opened[number]
     if item.geometry is None:
         raise InputError(f"{arguments.sinogram} does not say how it was scanned; give --geometry, a file that does "
                          "(`invtoolbox ct --help` shows one)")
@@ -64,17 +83,13 @@ def command(arguments: argparse.Namespace) -> int:
     from invtoolbox.problem import Problem
 
     noise_std = arguments.noise_std if arguments.noise_std is not None else item.noise_std
-    problem = Problem(y, geometry.operator(), LeastSquares(noise_std))
-    return job.run(problem, arguments, where, f"CT of {Path(arguments.sinogram).name}", value_range=None)
+    return Problem(y, geometry.operator(), LeastSquares(noise_std))
 
 
-def _read(arguments: argparse.Namespace) -> Measurement:
+def _open(arguments: argparse.Namespace) -> Any:
     from invtoolbox import datasets
 
-    opened = datasets.open(arguments.sinogram, arguments.geometry, reader=arguments.reader)
-    if not -len(opened) <= arguments.item < len(opened):
-        raise InputError(f"--item {arguments.item}: {arguments.sinogram} has {len(opened)} items, counted from 0")
-    return opened[arguments.item]
+    return datasets.open(arguments.sinogram, arguments.geometry, reader=arguments.reader)
 
 
 def _choose(arguments: argparse.Namespace, item: Measurement, geometry: Geometry) -> tuple[Geometry, Any]:

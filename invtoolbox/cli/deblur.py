@@ -6,11 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.cli import job
+from invtoolbox.cli import job, many
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from invtoolbox.problem import Problem
+    from invtoolbox.solution import Solution
 
 
 def add(commands: Any) -> None:
@@ -20,7 +23,8 @@ def add(commands: Any) -> None:
         epilog="examples:\n"
                "  invtoolbox deblur photo.png --kernel kernel.png\n"
                "  invtoolbox deblur photo.png --kernel gaussian:1.6 --noise-std 0.02 --report report.html\n"
-               "  invtoolbox deblur photo.tif --kernel Levin09.mat --kernel-item 3 --boundary valid --output sharp.tif",
+               "  invtoolbox deblur photo.tif --kernel Levin09.mat --kernel-item 3 --boundary valid --output sharp.tif\n"
+               "  invtoolbox deblur photos/ --kernel kernel.png --workers 2 --output sharp/",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("picture", metavar="PICTURE", help="PNG, JPEG, TIFF or .npy; pictures run from 0 to 1")
     blur = parser.add_argument_group("blur")
@@ -31,17 +35,36 @@ def add(commands: Any) -> None:
                       help="what the blur saw beyond the edge; valid supposes nothing and gives a picture larger by the kernel "
                            "(default: reflect)")
     job.add_options(parser, prior="tv", output="PICTURE_deblurred.png in this folder")
+    many.add_options(parser, "which pictures of a folder, or pages of a file")
     parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
+    if many.is_asked_for(arguments):
+        from invtoolbox import datasets
+
+        everywhere = many.absolute(arguments, ("picture",))
+        if not arguments.kernel.startswith("gaussian:"):
+            everywhere = many.absolute(everywhere, ("kernel",))
+        return many.run(everywhere, everywhere.picture, sharpen, len(datasets.open(everywhere.picture)))
     where = job.paths(arguments, f"{Path(arguments.picture).stem}_deblurred.png")
+    problem, is_photograph = _problem(arguments, 0)
+    return job.run(problem, arguments, where, f"Deblurring of {Path(arguments.picture).name}", (0.0, 1.0) if is_photograph else None)
+
+
+def sharpen(arguments: argparse.Namespace, item: int) -> Solution:
+    """One picture of many."""
+    return job.solve(_problem(arguments, item)[0], arguments)
+
+
+def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, bool]:
+    """The problem of one picture, and whether its values are those of a photograph."""
     from invtoolbox import datasets
     from invtoolbox.data_terms.least_squares import LeastSquares
     from invtoolbox.operators import Blur
     from invtoolbox.problem import Problem
 
-    item = datasets.open(arguments.picture)[0]
+    item = datasets.open(arguments.picture)[number]
     if item.y.ndim != 4 or item.geometry is not None:
         raise InputError(f"{arguments.picture} is not a picture; a sinogram is reconstructed by `invtoolbox ct`")
     kernel = _kernel(arguments)
@@ -49,8 +72,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.boundary == "valid":
         rows, columns = rows + kernel.shape[0] - 1, columns + kernel.shape[1] - 1
     problem = Problem(item.y, Blur(kernel, (rows, columns), boundary=arguments.boundary), LeastSquares(arguments.noise_std))
-    is_photograph = "black" in item.meta["units"]
-    return job.run(problem, arguments, where, f"Deblurring of {Path(arguments.picture).name}", (0.0, 1.0) if is_photograph else None)
+    return problem, "black" in item.meta["units"]
 
 
 def _kernel(arguments: argparse.Namespace) -> Tensor:

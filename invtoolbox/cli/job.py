@@ -99,6 +99,18 @@ def solver(arguments: argparse.Namespace) -> Solver | None:
     return solver_named(arguments.solver) if arguments.solver else None
 
 
+def solve(problem: Problem, arguments: argparse.Namespace, checkpoint: Any = None, progress: bool = False) -> Solution:
+    """Solve with the method that the options say."""
+    import invtoolbox
+    from invtoolbox.environment import device_named
+
+    solution: Solution = invtoolbox.solve(
+        problem, prior=priors(arguments.prior), solver=solver(arguments), regularization=weight(arguments.regularization),
+        max_iterations=arguments.max_iterations, time_limit=arguments.time_limit, device=device_named(arguments.device),
+        checkpoint=checkpoint, progress=progress)
+    return solution
+
+
 def run(problem: Problem, arguments: argparse.Namespace, where: Paths, title: str,
         value_range: tuple[float, float] | None) -> int:
     """Solve, write the picture and the report, and say what was done.
@@ -107,15 +119,10 @@ def run(problem: Problem, arguments: argparse.Namespace, where: Paths, title: st
         value_range: the values that become black and white in a PNG; the least and the greatest where None.
     """
     from invtoolbox.checkpoint import Checkpoint
-    from invtoolbox.environment import device_named
-    from invtoolbox.solve import solve
 
     reference = _reference(arguments)
     try:
-        solution: Solution = solve(
-            problem, prior=priors(arguments.prior), solver=solver(arguments), regularization=weight(arguments.regularization),
-            max_iterations=arguments.max_iterations, time_limit=arguments.time_limit, device=device_named(arguments.device),
-            checkpoint=Checkpoint(where.checkpoint), progress=not arguments.quiet)
+        solution = solve(problem, arguments, Checkpoint(where.checkpoint), progress=not arguments.quiet)
     except KeyboardInterrupt:
         if not where.checkpoint.exists():
             raise KeyboardInterrupt("stopped before the first iteration; nothing was written") from None

@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any
 
+from invtoolbox.cli import many
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
@@ -15,23 +17,33 @@ def add(commands: Any) -> None:
                "  invtoolbox run ct-small\n"
                "  invtoolbox run scenes/htc2022-90deg.toml --set solver.max_iterations=300 --output results/long\n"
                "  invtoolbox run ct-small --set prior.tv.weight=0.01 --set 'output.formats=[\"tif\"]' --overwrite\n"
-               "  invtoolbox run ct-small --resume\n\n"
+               "  invtoolbox run ct-small --resume\n"
+               "  invtoolbox run tooth --items all --workers 2 --output results/tooth\n"
+               "  invtoolbox run scenes/*.toml --workers 4 --output results/study\n\n"
                "The scenes of the catalogue: invtoolbox list scenes.",
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scene", metavar="SCENE", help="a TOML file, or the name of a scene of the catalogue")
+    parser.add_argument("scene", metavar="SCENE", nargs="+",
+                        help="a TOML file, or the name of a scene of the catalogue; several are a study")
     parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
                         help="change a key of the scene by its dotted name; the value is TOML, or else a word")
     parser.add_argument("--output", "-o", metavar="FOLDER", help="where results go (default: results/SCENE)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint that an interrupted run left")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
+    many.add_options(parser, "of the data set of the scene")
     parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
+    if many.is_asked_for(arguments) or len(arguments.scene) > 1:
+        from invtoolbox.study.scenes import run_scenes
+
+        return many.tell(run_scenes(
+            arguments.scene, arguments.overrides, arguments.output, arguments.items, arguments.workers or 1, arguments.cluster,
+            arguments.threads, arguments.resume, arguments.overwrite, not arguments.quiet), arguments.quiet)
     from invtoolbox.scene_run import run_scene
 
-    outcome = run_scene(arguments.scene, arguments.overrides, arguments.output, arguments.resume, arguments.overwrite,
+    outcome = run_scene(arguments.scene[0], arguments.overrides, arguments.output, arguments.resume, arguments.overwrite,
                         progress=not arguments.quiet)
     if not arguments.quiet:
         print(outcome.solution)

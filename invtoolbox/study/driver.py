@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.datasets.output import write_bytes
+from invtoolbox.datasets.volume import Grid, Volume
 from invtoolbox.environment import versions
 from invtoolbox.errors import InputError
 from invtoolbox.study.results import Answer, read_result
@@ -55,6 +56,10 @@ class Study:
     def __getitem__(self, index: int) -> Answer:
         """The answer of an item, read from its file."""
         return read_result(self.file(index))
+
+    def volume(self) -> Volume:
+        """The images of all items as the slices of a volume, read one by one; for `it.datasets.write`."""
+        return _Slices(self)
 
     def stack(self) -> Tensor:
         """The images of all items, ``(items, channel, *space)``."""
@@ -100,6 +105,22 @@ def run_study(work: Callable[..., Any], items: Sequence[Item], folder: str | Pat
             raise Interrupted(f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume (resume=True) goes on "
                               "from them") from None
     return _finished(folder, names, reports)
+
+
+class _Slices(Volume):
+    """The result files of a study as a volume."""
+
+    format_name = "result"
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        first = np.asarray(study[0].arrays["x"])
+        if first.ndim != 4 or first.shape[:2] != (1, 1):
+            raise InputError(f"{study.file(0)}: an image of shape {first.shape} is no slice of a volume; give a folder as --output")
+        super().__init__(study.folder, (len(study), first.shape[2], first.shape[3]), Grid(unit="voxel"), "as computed")
+
+    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
+        return np.concatenate([np.asarray(self._study[k].arrays["x"])[0] for k in range(start, stop)])
 
 
 class Items(Sequence[Item]):
