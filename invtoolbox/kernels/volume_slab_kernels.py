@@ -27,6 +27,8 @@ wp = warp()
 COLS, ROWS = 16, 256
 #: Zeros around the cells of a tile in the back-projection, which reads past its ends.
 MARGIN = 96
+#: Lines of a plane that a group of neighbouring cells is followed across one by one; beyond, voxels are gathered.
+SWEEP = 8
 #: Zeros at the end of a line, beyond the two that stand for the outside.
 TAIL = 36
 
@@ -124,7 +126,6 @@ _ALIGNED_PLANE = """
 """
 # A group of rays that are followed one by one: their numbers, in arrays.
 _GROUP = """
-                REAL start_a[LANES], start_b[LANES], slope_a[LANES], slope_b[LANES], length[LANES];
                 double low_d[LANES], high_d[LANES];
                 for (int l = 0; l < LANES; ++l) {
                     const double rp = rp0 + (double)(r + l);
@@ -136,7 +137,7 @@ _GROUP = """
                     }
                     const double dx = fabs(d[0]), dy = fabs(d[1]), dz = fabs(d[2]);
                     const int axis = dx >= dy ? (dx >= dz ? 0 : 2) : (dy >= dz ? 1 : 2);
-                    const bool mine = axis == AXIS && r + l < here;
+                    const bool mine = axis == AXIS;
                     const double inverse = 1.0 / (mine ? d[M] : 1.0);
                     const double sa = d[A] * inverse, sb = d[B] * inverse;
                     const double oa = P[A] - sa * P[M] + shift_a, ob = P[B] - sb * P[M] + shift_b;
@@ -164,18 +165,6 @@ _GROUP = """
                 const int from = low > (double)k_first ? (low < (double)(k_first + planes) ? (int)low : k_first + planes) : k_first;
                 const int to = high < (double)(k_first + planes) ? (high > (double)k_first ? (int)high : k_first) : k_first + planes;
 """
-_GROUP_PLANE = """
-                        const REAL t = (REAL)k - (REAL)middle_m;
-                        REAL xa = start_a[l] + slope_a[l] * t, xb = start_b[l] + slope_b[l] * t;
-                        xa = xa > (REAL)0 ? xa : (REAL)0;
-                        xa = xa < last_a ? xa : last_a;
-                        xb = xb > (REAL)0 ? xb : (REAL)0;
-                        xb = xb < last_b ? xb : last_b;
-                        const int ia = (int)xa, ib = (int)xb;
-                        const REAL wa = xa - (REAL)ia, wb = xb - (REAL)ib;
-                        const int at = ia * stride + ib;
-"""
-
 # One task: a tile of columns of one view through the planes of the slab; adds to the projections.
 _PROJECT = _TYPES + _VIEW + """
         const int view = ((const int*)chosen)[task / tiles];
@@ -240,23 +229,55 @@ _PROJECT = _TYPES + _VIEW + """
                 }
                 } else {
                 for (int r = 0; r < here; r += LANES) {
+                REAL start_a[LANES], start_b[LANES], slope_a[LANES], slope_b[LANES], length[LANES];
 """ + _GROUP + """
                     if (from >= to)
                         continue;
-                    REAL sum[LANES];
+                    bool whole = true;
                     for (int l = 0; l < LANES; ++l)
-                        sum[l] = (REAL)0;
+                        whole = whole && length[l] > (REAL)0;
+                    vec total = (vec)(REAL)0;
                     const REAL* base = (const REAL*)slab + (from - k_first) * plane;
                     for (int k = from; k < to; ++k, base += plane) {
-                        for (int l = 0; l < LANES; ++l) {
-""" + _GROUP_PLANE + """
-                            const REAL v00 = base[at], v01 = base[at + 1], v10 = base[at + stride], v11 = base[at + stride + 1];
-                            const REAL below = v00 + wb * (v01 - v00), above = v10 + wb * (v11 - v10);
-                            sum[l] += below + wa * (above - below);
+                        const REAL t = (REAL)k - (REAL)middle_m;
+                        vec xa = load(start_a) + load(slope_a) * t, xb = load(start_b) + load(slope_b) * t;
+                        xa = xa > (REAL)0 ? xa : (vec)(REAL)0;
+                        xa = xa < last_a ? xa : (vec)last_a;
+                        xb = xb > (REAL)0 ? xb : (vec)(REAL)0;
+                        xb = xb < last_b ? xb : (vec)last_b;
+                        const ivec ia = __builtin_convertvector(xa, ivec), ib = __builtin_convertvector(xb, ivec);
+                        const vec wb = xb - __builtin_convertvector(ib, vec);
+                        // Along the column positions are monotone: the ends bound the lines and the voxels in question.
+                        const int a0 = (int)ia[0], a1 = (int)ia[LANES - 1], b0 = (int)ib[0], b1 = (int)ib[LANES - 1];
+                        const int line0 = least(a0, a1), line1 = most(a0, a1) + 1, i0 = least(b0, b1);
+                        if (whole && line1 - line0 <= SWEEP && most(b0, b1) - i0 < 2 * LANES - 1) {
+                            const ivec index = ib - (INTEGER)i0;
+                            for (int j = line0; j <= line1; ++j) {
+                                const REAL* line = base + j * stride + i0;
+                                const vec first = load(line), second = load(line + LANES);
+                                const vec left = pick(first, second, index), right = pick(first, second, index + 1);
+                                vec weight = xa - (REAL)j;
+                                weight = weight > (REAL)0 ? (REAL)1 - weight : (REAL)1 + weight;
+                                weight = weight > (REAL)0 ? weight : (vec)(REAL)0;
+                                total += weight * (left + wb * (right - left));
+                            }
+                        } else {
+                            const vec wa = xa - __builtin_convertvector(ia, vec);
+                            const ivec at = ia * (INTEGER)stride + ib;
+                            vec v00, v01, v10, v11;
+                            for (int l = 0; l < LANES; ++l) {
+                                const REAL* voxel = base + at[l];
+                                v00[l] = voxel[0];
+                                v01[l] = voxel[1];
+                                v10[l] = voxel[stride];
+                                v11[l] = voxel[stride + 1];
+                            }
+                            const vec below = v00 + wb * (v01 - v00), above = v10 + wb * (v11 - v10);
+                            total += below + wa * (above - below);
                         }
                     }
                     for (int l = 0; l < LANES; ++l)
-                        sums[r + l] = length[l] * sum[l];
+                        sums[r + l] = length[l] * total[l];
                 }
                 }
             }
@@ -282,6 +303,12 @@ _BACKPROJECT = _TYPES + _VIEW + """
         alignas(64) REAL tile[COLS * (ROWS + 2 * MARGIN)];
         for (int k = 0; k < COLS * (ROWS + 2 * MARGIN); ++k)
             tile[k] = (REAL)0;
+        REAL starts_a[ROWS], starts_b[ROWS], slopes_a[ROWS], slopes_b[ROWS], padded_a[ROWS + 2 * MARGIN], padded_b[ROWS + 2 * MARGIN];
+        for (int k = 0; k < ROWS + 2 * MARGIN; ++k) {
+            padded_a[k] = (REAL)0;
+            padded_b[k] = (REAL)-1e9;
+        }
+        REAL *places_a = padded_a + MARGIN, *places_b = padded_b + MARGIN;
         for (int job = 0; job < listed * tiles; ++job) {
         const int view = ((const int*)chosen)[job / tiles];
         const int c_first = job % tiles * COLS, c_end = least(c_first + COLS, columns);
@@ -318,7 +345,8 @@ _BACKPROJECT = _TYPES + _VIEW + """
 """ + _ALIGNED_PLANE + """
                     REAL* line = mine + (k - k_first) * plane + j * stride;
                     REAL* next = line + stride;
-                    if (width_z * (REAL)(2 * LANES - 2) >= (REAL)(LANES - 1)) {
+                    if (width_z > (REAL)0.02) {
+                        const bool near = width_z * (REAL)(2 * LANES - 2) >= (REAL)(LANES - 1);
                         // Voxel i gets the cells r with |za + zb r - i| < 1, of which there are at most `terms`.
                         const REAL per = (REAL)1 / zb, end = za + zb * (REAL)(rb - 1), begin = za + zb * (REAL)ra;
                         REAL low = begin < end ? begin : end, high = begin < end ? end : begin;
@@ -339,7 +367,17 @@ _BACKPROJECT = _TYPES + _VIEW + """
                             for (int term = 0; term < terms; ++term) {
                                 vec weight = offset > (REAL)0 ? (REAL)1 - offset : (REAL)1 + offset;
                                 weight = weight > (REAL)0 ? weight : (vec)(REAL)0;
-                                sum += weight * pick(load(from_r + term), load(from_r + term + LANES), index);
+                                if (near) {
+                                    sum += weight * pick(load(from_r + term), load(from_r + term + LANES), index);
+                                } else {
+                                    ivec far = r + (INTEGER)term;
+                                    far = far > (INTEGER)-1 ? far : (ivec)(INTEGER)-1;
+                                    far = far < (INTEGER)ROWS ? far : (ivec)(INTEGER)ROWS;
+                                    vec value;
+                                    for (int l = 0; l < LANES; ++l)
+                                        value[l] = values[far[l]];
+                                    sum += weight * value;
+                                }
                                 offset += zb;
                             }
                             const vec above = wa * sum;
@@ -363,28 +401,107 @@ _BACKPROJECT = _TYPES + _VIEW + """
                     }
                 }
                 } else {
+                int from_all = k_first + planes, to_all = k_first, ra = here, rb = 0, own = 0;
                 for (int r = 0; r < here; r += LANES) {
+                REAL *start_a = starts_a + r, *start_b = starts_b + r, *slope_a = slopes_a + r, *slope_b = slopes_b + r, length[LANES];
 """ + _GROUP + """
-                    for (int k = from; k < to; ++k) {
-                        REAL* base = mine + (k - k_first) * plane;
-                        int place[LANES];
-                        REAL v00[LANES], v01[LANES], v10[LANES], v11[LANES];
-                        for (int l = 0; l < LANES; ++l) {
-""" + _GROUP_PLANE + """
-                            const REAL value = length[l] * values[r + l];
-                            const REAL above = wa * value, below = value - above;
-                            place[l] = at;
-                            v01[l] = wb * below;
-                            v00[l] = below - wb * below;
-                            v11[l] = wb * above;
-                            v10[l] = above - wb * above;
+                    from_all = least(from_all, from);
+                    to_all = most(to_all, to);
+                    for (int l = 0; l < LANES; ++l) {
+                        values[r + l] *= length[l];
+                        if (length[l] > (REAL)0 && r + l < here) {
+                            ra = least(ra, r + l);
+                            rb = most(rb, r + l + 1);
+                            ++own;
+                        } else {
+                            start_b[l] = (REAL)-1e9;
                         }
-                        for (int l = 0; l < LANES; ++l) {
-                            REAL* voxel = base + place[l];
-                            voxel[0] += v00[l];
-                            voxel[1] += v01[l];
-                            voxel[stride] += v10[l];
-                            voxel[stride + 1] += v11[l];
+                    }
+                }
+                const int ends = (here + LANES - 1) / LANES * LANES;
+                for (int r = ends; r < ends + MARGIN; ++r)
+                    places_b[r] = (REAL)-1e9;
+                const double fm = fma(rp0, T[9 + M], middle[M]), fb = fma(rp0, T[9 + B], middle[B]), vm = T[9 + M], vb = T[9 + B];
+                // One run of rows on one side of the source: positions are monotone along the column.
+                const bool run = own == rb - ra && own > 1 && (PARALLEL || (fm + ra * vm) * (fm + (rb - 1) * vm) > 0.0);
+                for (int k = from_all; k < to_all; ++k) {
+                    REAL* base = mine + (k - k_first) * plane;
+                    const REAL t = (REAL)k - (REAL)middle_m;
+                    for (int r = 0; r < here; r += LANES) {
+                        store(places_a + r, load(starts_a + r) + load(slopes_a + r) * t);
+                        store(places_b + r, load(starts_b + r) + load(slopes_b + r) * t);
+                    }
+                    REAL gap = (REAL)0;
+                    if (run) {
+                        const REAL gap0 = places_b[ra + 1] - places_b[ra], gap1 = places_b[rb - 1] - places_b[rb - 2];
+                        const REAL size0 = gap0 < (REAL)0 ? -gap0 : gap0, size1 = gap1 < (REAL)0 ? -gap1 : gap1;
+                        gap = size0 < size1 ? size0 : size1;
+                    }
+                    if (gap * (REAL)(2 * LANES - 3) >= (REAL)LANES) {
+                        // Voxel i gets the cells that lie less than one voxel away. They begin at the row r whose position is i - 1 (or
+                        // i + 1, where positions fall): r = (n0 + n1 (i - 1)) / (m0 + m1 (i - 1)), a little earlier for the rounding.
+                        const double reach = (double)t - (PARALLEL ? fm : T[M]), at_b = shift_b + (PARALLEL ? 0.0 : T[B]);
+                        const double sb = T[B] / T[M];
+                        const REAL n0 = (REAL)(PARALLEL ? -(fb + sb * reach + shift_b) : reach * fb + at_b * fm);
+                        const REAL n1 = (REAL)(PARALLEL ? 1.0 : -fm);
+                        const REAL m0 = (REAL)(PARALLEL ? vb - sb * vm : -reach * vb - at_b * vm), m1 = (REAL)(PARALLEL ? 0.0 : vm);
+                        const REAL begin = places_b[ra], end = places_b[rb - 1];
+                        const bool falls = end < begin;
+                        const REAL lowest = falls ? end : begin, highest = falls ? begin : end;
+                        const REAL low = lowest > (REAL)2 ? lowest : (REAL)2;
+                        const REAL high = highest < last_b - (REAL)1 ? highest : last_b - (REAL)1;
+                        const int terms = least((int)((REAL)2 / gap + (REAL)1.02), TERMS);
+                        for (int i = (int)low; (REAL)i < high + (REAL)1; i += LANES) {
+                            const vec at = lane + (REAL)i;
+                            // Held within the column, where the map is monotone: it may have a pole beyond.
+                            vec edge = falls ? at + (REAL)1 : at - (REAL)1;
+                            edge = edge > lowest ? edge : (vec)lowest;
+                            edge = edge < highest ? edge : (vec)highest;
+                            const vec row = (n0 + n1 * edge) / (m0 + m1 * edge);
+                            const ivec r = __builtin_convertvector(row + (REAL)(MARGIN + 0.99), ivec) - (INTEGER)MARGIN;
+                            const int r_low = (int)r[0], r_high = (int)r[LANES - 1], r0 = least(r_low, r_high);
+                            const ivec index = r - (INTEGER)r0;
+                            vec weighed[TERMS], across[TERMS];
+                            for (int term = 0; term < terms; ++term) {
+                                const REAL *pa = places_a + r0 + term, *pb = places_b + r0 + term, *pv = values + r0 + term;
+                                vec weight = pick(load(pb), load(pb + LANES), index) - at;
+                                weight = weight > (REAL)0 ? (REAL)1 - weight : (REAL)1 + weight;
+                                weight = weight > (REAL)0 ? weight : (vec)(REAL)0;
+                                weighed[term] = weight * pick(load(pv), load(pv + LANES), index);
+                                across[term] = pick(load(pa), load(pa + LANES), index);
+                            }
+                            const int r_a = most(ra, least(r0, rb - 1)), r_b = least(rb - 1, most(most(r_low, r_high) + terms - 1, ra));
+                            const REAL xa = places_a[r_a], xb = places_a[r_b];
+                            REAL line_low = xa < xb ? xa : xb, line_high = xa < xb ? xb : xa;
+                            line_low = line_low > (REAL)2 ? line_low : (REAL)2;
+                            line_high = line_high < last_a - (REAL)1 ? line_high : last_a - (REAL)1;
+                            for (int j = (int)line_low; (REAL)j < line_high + (REAL)1; ++j) {
+                                vec sum = (vec)(REAL)0;
+                                for (int term = 0; term < terms; ++term) {
+                                    vec weight = across[term] - (REAL)j;
+                                    weight = weight > (REAL)0 ? (REAL)1 - weight : (REAL)1 + weight;
+                                    weight = weight > (REAL)0 ? weight : (vec)(REAL)0;
+                                    sum += weight * weighed[term];
+                                }
+                                REAL* line = base + j * stride + i;
+                                store(line, load(line) + sum);
+                            }
+                        }
+                    } else {
+                        for (int r = ra; r < rb; ++r) {
+                            REAL xa = places_a[r], xb = places_b[r];
+                            xa = xa > (REAL)0 ? xa : (REAL)0;
+                            xa = xa < last_a ? xa : last_a;
+                            xb = xb > (REAL)0 ? xb : (REAL)0;
+                            xb = xb < last_b ? xb : last_b;
+                            const int ia = (int)xa, ib = (int)xb;
+                            const REAL wa = xa - (REAL)ia, wb = xb - (REAL)ib;
+                            const REAL above = wa * values[r], below = values[r] - above;
+                            REAL* voxel = base + ia * stride + ib;
+                            voxel[0] += below - wb * below;
+                            voxel[1] += wb * below;
+                            voxel[stride] += above - wb * above;
+                            voxel[stride + 1] += wb * above;
                         }
                     }
                 }
@@ -491,7 +608,7 @@ def _filled(source: str, dtype: torch.dtype, parallel: bool, curved: bool, axis:
         "PERMUTE": "__builtin_ia32_vpermi2varps512" if single else "__builtin_ia32_vpermi2varpd512",
         "INTEGER": "int" if single else "long long", "ROOT": "__builtin_sqrtf" if single else "__builtin_sqrt",
         "REAL": "float" if single else "double", "LANES": "16" if single else "8", "COLS": str(COLS), "ROWS": str(ROWS),
-        "MARGIN": str(MARGIN), "PARALLEL": str(int(parallel)), "CURVED": str(int(curved)), "AXIS": str(axis),
+        "MARGIN": str(MARGIN), "SWEEP": str(SWEEP), "TERMS": "5", "PARALLEL": str(int(parallel)), "CURVED": str(int(curved)), "AXIS": str(axis),
     }
     for word, value in words.items():
         source = source.replace(word, value)
