@@ -111,14 +111,17 @@ def _check_converged(check: Checklist, solver: Solver, problem: Problem, prior: 
         zero = objective.value(torch.zeros_like(start))
     best = torch.minimum(torch.where(before.isfinite(), before, zero), torch.where(zero.isfinite(), zero, before))
     rounding = 1e-5 if after.dtype == torch.float32 else 1e-10
-    check.at_most("objective goes down", (after - best) / best.abs().clamp_min(1e-30), rounding,
+    # A misfit of counts is infinite at an image of zeros.
+    rise = torch.where(best.isfinite(), (after - best) / best.abs().clamp_min(1e-30), torch.where(after.isfinite(), -1.0, torch.inf))
+    check.at_most("objective goes down", rise, rounding,
                   "the objective of the answer is above that of the start, or of the image 0, by {figure:.1e} relative")
     if all(status == "converged" for status in answer.status):
         further: Solution = solve(problem, prior, solver, regularization, initial=answer.x, max_iterations=200,
                                   tolerance=0.0, progress=False)
         with torch.no_grad():
             gain = after - objective.value(further.x)
-        size = torch.maximum((best - after).abs(), 1e-6 * best.abs()).clamp_min(1e-30)
+        gained = torch.where(best.isfinite(), (best - after).abs(), after.abs())
+        size = torch.maximum(gained, 1e-6 * torch.where(best.isfinite(), best, after).abs()).clamp_min(1e-30)
         check.at_most("what converged has converged", gain / size, max(100 * bound, rounding),
                       "200 iterations more improve what was called converged by {figure:.1e} of all that was gained since the start")
 
