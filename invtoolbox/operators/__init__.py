@@ -1,6 +1,6 @@
 """Forward operators and their algebra."""
 
-from invtoolbox.operators import noise
+from invtoolbox.operators import noise, trajectories
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.blur import Blur
@@ -8,6 +8,10 @@ from invtoolbox.operators.blur_3d import Blur3D, measured_psf
 from invtoolbox.operators.coil_maps import estimate_coil_maps
 from invtoolbox.operators.compressed_sensing import GaussianSensing, HadamardSensing
 from invtoolbox.operators.cone_beam import ConeBeam
+from invtoolbox.operators.conversion import from_astra, to_astra
+from invtoolbox.operators.conversion_cil import from_cil, to_cil
+from invtoolbox.operators.conversion_odl import from_odl, to_odl
+from invtoolbox.operators.conversion_tigre import from_tigre, to_tigre
 from invtoolbox.operators.downsampling import Downsampling
 from invtoolbox.operators.fan_beam import FanBeam
 from invtoolbox.operators.finite_difference import FiniteDifference
@@ -27,8 +31,9 @@ from invtoolbox.operators.unmixing import Unmixing
 from invtoolbox.operators.vector_scan import VectorScan
 from invtoolbox.operators.wavelet import Wavelet
 
-__all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "FanBeam", "FiniteDifference", "Fourier",
-           "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix",
-           "NonUniformFourier", "Operator", "ParallelBeam", "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian", "Sampling",
-           "SpaceVaryingBlur", "Unmixing", "VectorScan", "Wavelet", "aligned", "estimate_coil_maps", "grid_weights",
-           "measured_psf", "noise", "outer_noise_std", "radial_trajectory", "spectral_initialization", "stack"]
+__all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "FanBeam", "FiniteDifference", "Fourier", "GaussianSensing",
+           "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix", "NonUniformFourier", "Operator", "ParallelBeam",
+           "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian", "Sampling", "SpaceVaryingBlur", "Unmixing", "VectorScan", "Wavelet",
+           "aligned", "estimate_coil_maps", "from_astra", "from_cil", "from_odl", "from_tigre", "grid_weights", "measured_psf", "noise",
+           "outer_noise_std", "radial_trajectory", "spectral_initialization", "stack", "to_astra", "to_cil", "to_odl", "to_tigre",
+           "trajectories"]

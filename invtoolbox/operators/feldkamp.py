@@ -38,7 +38,8 @@ _ADVICE = "use it.solve(problem, solver=it.solvers.CGLS())"
 def feldkamp(y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float) -> Tensor:
     """What some views of a circular cone beam ``(N, V', R, C)`` add to the volume ``(N, D, H, W)``.
 
-    Small shifts of the source and turns of the panel are followed by the back-projection and left out of the weights.
+    Small turns of the panel, and shifts of the source that differ from view to view, are followed by the back-projection and left out
+    of the weights; a shift of the source in all views is treated as what it is, another distance, shift of the axis and foot.
 
     Raises:
         InputError: for a helix, laminography, and a short scan whose panel sees too little of one side.
@@ -49,6 +50,8 @@ def feldkamp(y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice
         raise InputError(f"Feldkamp's method is for a circle around the object, and {A} has a {name}; {_ADVICE}")
     vectors = A._vectors(p)
     angles = p["angles"]
+    if not A.curved:
+        p = _without_source_shift(p)
     p = {name: value.expand(len(angles), *value.shape[1:]) if len(value) > 1 else value for name, value in p.items()}
     near, far = p["source_origin"], p["source_detector"]
     across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
@@ -69,6 +72,13 @@ def feldkamp(y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice
     if A.curved:
         filtered = filtered / (near[views] if len(near) > 1 else near)[:, None, None].to(y)
     return voxel_backproject(filtered, _voxel_views(A, vectors[views], part["source_origin"], part["source_detector"], margins))
+
+
+def _without_source_shift(p: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of the same rays with the frame of every view moved to the source: exact for flat panels."""
+    moved = p["source_shift"].mean(0, keepdim=True)
+    return p | {"source_origin": p["source_origin"] - moved[:, 2], "source_detector": p["source_detector"] - moved[:, 2],
+                "axis_shift": p["axis_shift"] - moved[:, 0], "detector_shift": p["detector_shift"] - moved[:, :2]}
 
 
 def parallel_backprojection(y: Tensor, A: ParallelBeam3D, parameters: dict[str, Tensor], views: slice, filter: str,
