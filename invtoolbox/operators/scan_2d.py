@@ -92,6 +92,13 @@ class Scan2D(LinearOperator):
         other.__dict__.pop("_rays", None)
         return other
 
+    def select(self, index: Tensor) -> Self:
+        if self.items is None:
+            return self
+        # Only what has an axis of items: two views are not two items.
+        return self._replace({name: value.index_select(0, index) for name, value in self.parameters().items()
+                              if value.ndim == 2 and value.shape[0] > 1})._with_items(len(index))
+
     @property
     def blocks(self) -> int:
         """The number of views."""
@@ -188,6 +195,12 @@ class Scan2D(LinearOperator):
         if low > -inner + slack or high < inner - slack:
             warnings.warn(f"the field of view of this {name} cuts the object off: {sees}, the image has an "
                           f"inner radius of {inner:.4g}", stacklevel=4)
+
+    def plot(self) -> Any:
+        """A picture of the geometry, a ``matplotlib.figure.Figure``: source path, detector, image, direction of rotation."""
+        from invtoolbox.plotting.geometry import geometry_figure
+
+        return geometry_figure(self)
 
     def __repr__(self) -> str:
         height, width = self.image_shape

@@ -141,6 +141,14 @@ def test_every_item_may_have_its_own_geometry() -> None:
         B(x[:1])
 
 
+def test_items_are_not_taken_for_views() -> None:
+    """Two views that both items share, and a shift of each item's own."""
+    B = ParallelBeam((9, 8), turn(2), 12).with_parameters(detector_shift=torch.tensor([[0.0], [0.5]]))
+    x = torch.rand(2, 1, 9, 8, generator=torch.Generator().manual_seed(0))
+    for k in range(2):
+        assert torch.equal(B.select(torch.tensor([k]))(x[k : k + 1]), B(x)[k : k + 1])
+
+
 def test_a_subset_is_the_same_views() -> None:
     shifts = torch.linspace(-1, 1, 10, dtype=torch.float64)
     A = ParallelBeam((9, 8), turn(10), 12, detector_shift=shifts)
