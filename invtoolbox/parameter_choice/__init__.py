@@ -13,11 +13,13 @@ from invtoolbox.parameter_choice.quasi_optimality import QuasiOptimality
 from invtoolbox.parameter_choice.score_search import ScoreSearch
 from invtoolbox.parameter_choice.sure import SURE
 from invtoolbox.parameter_choice.trials import Trials
+from invtoolbox.parameter_choice.weight_grid import GridSearch
 
 __all__ = [
     "GCV",
     "SURE",
     "DiscrepancyPrinciple",
+    "GridSearch",
     "LCurve",
     "QuasiOptimality",
     "RuleState",

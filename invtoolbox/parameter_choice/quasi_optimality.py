@@ -11,58 +11,46 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import item_norm
-from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
-from invtoolbox.parameter_choice.l_curve import log_grid, peak
+from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.trials import Trials
+from invtoolbox.parameter_choice.weight_grid import GridSearch, lowest
 
 
 @dataclass(frozen=True)
-class QuasiOptimality(WeightSearch):
+class QuasiOptimality(GridSearch):
     r"""The weight at which the solution changes least, ``min |x(q weight) - x(weight)|`` (Tikhonov & Glasko 1965).
 
-    Too little weight, and the noise changes with it; too much, and the image does. It needs no noise level, no energy
-    and no divergence, only solutions on a logarithmic grid, one solve each; it is a heuristic.
+    Too little weight, and the noise changes with it; too much, and the image does. It needs no noise level (but a rough
+    one for the first guess), no energy and no divergence, only solutions on a grid. A heuristic, and the least reliable
+    of the rules here: a solution that hardly changes may also be one that is smooth already.
 
     Args:
-        decades: of the grid, around a first guess.
-        per_decade: points of it; ``q = 10^(1 / per_decade)``.
+        below, above, per_decade: the grid, in decades around a first guess; ``q = 10^(1 / per_decade)``.
 
     >>> import torch, invtoolbox as it
-    >>> clean = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    >>> clean = torch.zeros(1, 1, 32, 32)
+    >>> clean[..., 8:24, 8:24] = 1
     >>> A = it.operators.Identity((1, 32, 32))
     >>> problem = it.Problem(A.simulate(clean, 0.1, seed=0), A)
-    >>> solution = it.solve(problem, it.priors.Tikhonov("gradient"), regularization=QuasiOptimality(per_decade=2), progress=False)
-    >>> bool(solution.regularization > 1)
+    >>> solution = it.solve(problem, it.priors.TotalVariation(), regularization=QuasiOptimality(per_decade=2), progress=False)
+    >>> bool((solution.x - clean).norm() < 0.5 * (problem.y - clean).norm())
     True
     """
 
-    decades: float = 5.0
+    below: float = 2.5
+    above: float = 0.5
     per_decade: int = 3
     name: ClassVar[str] = "quasi-optimality"
 
-    def __post_init__(self) -> None:
-        if not self.decades > 0 or self.per_decade < 1 or self.decades * self.per_decade < 4:
-            raise InputError(f"quasi-optimality needs a grid of at least 5 points, got {self.decades:g} decades of {self.per_decade}")
-        if self.separate:
-            raise InputError("quasi-optimality chooses one weight; use 'gcv' or 'sure' for several")
-
     def choose(self, trials: Trials) -> WeightCurve:
-        spacing, t = log_grid(trials, self.decades, self.per_decade)
+        t = self.grid(trials)
         x = trials(t.unsqueeze(2), _image)
         changes = torch.stack([item_norm(x[k + 1] - x[k]) for k in range(len(x) - 1)]).double()
-        middle = t[:-1] + spacing / 2
-        best = peak(middle, -_inner(changes).clamp_min(torch.finfo(torch.float64).tiny).log())
-        return WeightCurve(self.name, middle.exp().T, changes.to(t).T, best.exp())
+        middle = (t[:-1] + t[1:]) / 2
+        return WeightCurve(self.name, middle.exp().T, changes.to(t).T, lowest(middle, changes).exp())
 
     def describe(self, objective: Objective) -> str:
         return "quasi-optimality chooses the weight at which the solution changes least, which needs no noise level"
-
-
-def _inner(changes: Tensor) -> Tensor:
-    """Infinite but at local minima inside the grid, where there is one."""
-    local = torch.zeros_like(changes, dtype=torch.bool)
-    local[1:-1] = (changes[1:-1] <= changes[:-2]) & (changes[1:-1] <= changes[2:])
-    return changes
 
 
 def _image(objective: Objective, solution: Any) -> Tensor:
