@@ -49,7 +49,7 @@ class GaussNewton(Solver):
 
     max_iterations: int = 50
     tolerance: float = 1e-5
-    inner_iterations: int = 50
+    inner_iterations: int = 30
     inner_tolerance: float = 1e-2
     sufficient_decrease: float = 1e-4
 
