@@ -27,15 +27,15 @@ class LCurve(GridSearch):
     Above the corner more weight costs misfit and hardly lowers the energy; below it less weight lets in noise and hardly
     lowers the misfit. Two corners are to be had:
 
-    - ``"chord"``: the point of ``(log discrepancy, R)`` that lies furthest below the chord between the ends of the grid.
-      Energies are not taken the logarithm of, because in ``(discrepancy^2, R)`` the curve of a convex problem is convex,
-      with one corner.
+    - ``"chord"``: the point of ``(discrepancy, R)`` that lies furthest below the chord between the ends of the grid. For a
+      convex problem this curve is convex (the Pareto curve of van den Berg & Friedlander, SIAM J. Sci. Comput. 31,
+      2008), so it has one corner.
     - ``"curvature"``: the largest curvature of ``(log discrepancy, log R)``, Hansen's own.
 
-    Blurred pictures have no sharp corner in logarithms, but several blunt ones: on the 20 problems of
-    ``benchmarks/parameter_choice.py`` the curvature loses three times as many dB as the chord. The chord depends on the
-    ends of the grid, by a factor of 2 in the weight for half a decade. Needs no noise level (but a rough one for the
-    first guess) and no white noise, but an energy. A heuristic.
+    In logarithms blurred pictures have several blunt corners: on the problems of ``benchmarks/parameter_choice.py`` the
+    curvature loses several times as many dB as the chord. The chord, in turn, depends on the ends of the grid: by about
+    a factor of 2 in the weight for half a decade. Needs no noise level (but a rough one for the first guess) and no white
+    noise, but an energy. A heuristic.
 
     Args:
         below, above, per_decade: the grid, in decades around a first guess.
@@ -67,7 +67,7 @@ class LCurve(GridSearch):
         seen = trials(t.unsqueeze(2), _misfit_and_energy).double()
         misfit, energy = seen.clamp_min(torch.finfo(torch.float64).tiny).unbind(2)
         spacing = float(t[1, 0] - t[0, 0])
-        score = _chord(misfit.log(), energy) if self.corner == "chord" else -_curvature(misfit.log(), energy.log(), spacing)
+        score = _chord(misfit, energy) if self.corner == "chord" else -_curvature(misfit.log(), energy.log(), spacing)
         return WeightCurve(self.name, t.exp().T, score.to(t).T, lowest(t, score).exp())
 
     def describe(self, objective: Objective) -> str:

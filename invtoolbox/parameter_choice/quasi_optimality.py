@@ -22,7 +22,8 @@ class QuasiOptimality(GridSearch):
 
     Too little weight, and the noise changes with it; too much, and the image does. It needs no noise level (but a rough
     one for the first guess), no energy and no divergence, only solutions on a grid. A heuristic, and the least reliable
-    of the rules here: a solution that hardly changes may also be one that is smooth already.
+    of the rules here: a solution may also hardly change because it is smooth already, or because so little weight does
+    nothing (denoising, where the rule fails).
 
     Args:
         below, above, per_decade: the grid, in decades around a first guess; ``q = 10^(1 / per_decade)``.
@@ -30,7 +31,7 @@ class QuasiOptimality(GridSearch):
     >>> import torch, invtoolbox as it
     >>> clean = torch.zeros(1, 1, 32, 32)
     >>> clean[..., 8:24, 8:24] = 1
-    >>> A = it.operators.Identity((1, 32, 32))
+    >>> A = it.operators.Blur(torch.ones(3, 3) / 9, (32, 32))
     >>> problem = it.Problem(A.simulate(clean, 0.1, seed=0), A)
     >>> solution = it.solve(problem, it.priors.TotalVariation(), regularization=QuasiOptimality(per_decade=2), progress=False)
     >>> bool((solution.x - clean).norm() < 0.5 * (problem.y - clean).norm())

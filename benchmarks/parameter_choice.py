@@ -1,0 +1,175 @@
+"""The rules for the weight on 20 problems: how many dB they lose to the best weight, which only the truth can tell.
+
+    python benchmarks/parameter_choice.py [--threads 2] [--rules sure,gcv] [--problems 1,2,13] [--noise]
+
+Problems 1 to 12 are deblurring, 128x128 parts of scikit-image's pictures and of Set12, with Levin's kernels or a Gaussian;
+13 to 20 are CT of COULE images, 128x128 (means of 2x2 pixels), 60 angles over half a turn. The prior is total variation,
+or squared differences (Tikhonov). The best weight is that of a grid of tenths of a decade. Rules that need the noise level
+(discrepancy, sure) are told it; "discrepancy, estimated" and "sure, estimated" are not. ``--noise`` tests the estimate of
+the noise level alone: bias and spread over draws, on pictures and on sinograms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from common import data_folder, kernels, machine, verdict
+from scipy.io import loadmat
+from torch import Tensor
+
+import invtoolbox as it
+
+SIZE, ANGLES = 128, 60
+RULES = ("discrepancy", "sure", "gcv", "l-curve", "quasi-optimality", "tau 0.98", "curvature", "discrepancy, estimated", "sure, estimated")
+SETTINGS = {"tau 0.98": it.parameter_choice.DiscrepancyPrinciple(tau=0.98), "curvature": it.parameter_choice.LCurve(corner="curvature")}
+BLIND = ("gcv", "l-curve", "quasi-optimality", "curvature")
+BARS = {"discrepancy": 0.5, "sure": 0.5, "gcv": 1.0, "l-curve": 1.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem: a picture and its blur, or a COULE image; ``noise`` is a standard deviation, or relative for CT."""
+
+    picture: str
+    blur: str
+    noise: float
+    prior: str = "tv"
+
+    def __str__(self) -> str:
+        return f"{self.picture:14} {self.blur:9} noise {self.noise:<5g} {self.prior:8}"
+
+
+CASES = (
+    Case("camera", "gauss 1.5", 0.01), Case("camera", "levin 1", 0.03), Case("astronaut", "gauss 2.5", 0.02),
+    Case("astronaut", "levin 4", 0.01), Case("coins", "levin 1", 0.01), Case("coins", "gauss 1.5", 0.05),
+    Case("set12 01", "levin 4", 0.03), Case("set12 05", "levin 1", 0.05), Case("set12 08", "gauss 1.5", 0.003),
+    Case("camera", "levin 4", 0.02, "tikhonov"), Case("set12 05", "gauss 2.5", 0.01, "tikhonov"),
+    Case("coins", "levin 1", 0.05, "tikhonov"),
+    Case("coule 0", "CT", 0.01), Case("coule 1", "CT", 0.02), Case("coule 2", "CT", 0.05), Case("coule 3", "CT", 0.02),
+    Case("coule 4", "CT", 0.005), Case("coule 5", "CT", 0.1), Case("coule 0", "CT", 0.02, "tikhonov"),
+    Case("coule 1", "CT", 0.05, "tikhonov"),
+)
+
+
+def picture(name: str) -> Tensor:
+    """128x128 pixels in [0, 1], ``(1, 1, row, column)``."""
+    kind, _, number = name.partition(" ")
+    if kind == "coule":
+        stored = loadmat(data_folder() / "coule" / "COULE_test" / f"{number}.mat")
+        (array,) = (value for key, value in stored.items() if not key.startswith("__"))
+        return torch.nn.functional.avg_pool2d(torch.from_numpy(array).float()[None, None], array.shape[0] // SIZE)
+    if kind == "set12":
+        from skimage.io import imread
+
+        whole = imread(data_folder() / "set12" / f"{number}.png").astype(np.float32) / 255
+    else:
+        from skimage import color, data
+
+        whole = getattr(data, kind)()
+        whole = (color.rgb2gray(whole) if whole.ndim == 3 else whole / 255).astype(np.float32)
+    corner = [(n - SIZE) // 2 for n in whole.shape]
+    return torch.from_numpy(whole[corner[0]:corner[0] + SIZE, corner[1]:corner[1] + SIZE].copy())[None, None]
+
+
+def operator(blur: str) -> it.operators.base.LinearOperator:
+    kind, _, number = blur.partition(" ")
+    if kind == "CT":
+        angles = torch.arange(ANGLES) * math.pi / ANGLES
+        return it.operators.ParallelBeam((1, SIZE, SIZE), angles, math.floor(math.sqrt(2) * SIZE))
+    if kind == "levin":
+        return it.operators.Blur(kernels(data_folder(), (int(number),))[0], (SIZE, SIZE), boundary="periodic")
+    reach = torch.arange(-12.0, 13.0)
+    line = torch.exp(-reach.square() / (2 * float(number) ** 2))
+    return it.operators.Blur(torch.outer(line, line) / line.sum() ** 2, (SIZE, SIZE), boundary="periodic")
+
+
+def problem(case: Case, seed: int, tell: bool = True) -> tuple[it.Problem, Tensor]:
+    """The problem and its true image."""
+    truth, A = picture(case.picture), operator(case.blur)
+    std = case.noise * float(A(truth).square().mean().sqrt()) if case.blur == "CT" else case.noise
+    return it.Problem(A.simulate(truth, std, seed=seed), A, it.data_terms.LeastSquares(std if tell else None)), truth
+
+
+def prior(case: Case) -> it.priors.ExplicitPrior:
+    periodic = case.blur != "CT"
+    if case.prior == "tv":
+        return it.priors.TotalVariation(periodic=periodic)
+    return it.priors.Tikhonov("gradient")
+
+
+@dataclass(frozen=True)
+class Truth(it.parameter_choice.ScoreSearch):
+    """The rule that knows the true image."""
+
+    image: Any = None
+
+    def score(self, trials: it.parameter_choice.Trials, log_weight: Tensor, items: Tensor) -> Tensor:
+        return trials(log_weight, lambda _, solution: -it.metrics.psnr(solution.x, self.image.expand_as(solution.x)), items)
+
+    def describe(self, objective: Any) -> str:
+        return "the true image chooses the weight"
+
+
+def best(task: it.Problem, truth: Tensor, R: it.priors.ExplicitPrior) -> tuple[float, float]:
+    """The best weight of a fine grid, and its PSNR."""
+    coarse = it.solve(task, R, regularization=Truth(sections=0, image=truth), progress=False)
+    grid = float(coarse.regularization) * torch.logspace(-0.6, 0.6, 13)
+    many = it.Problem(task.y.expand(13, *task.y.shape[1:]), task.operator, task.data_term)
+    psnr = it.metrics.psnr(it.solve(many, R, regularization=grid, progress=False).x, truth.expand(13, *truth.shape[1:]))
+    k = int(psnr.argmax())
+    return float(grid[k]), float(psnr[k])
+
+
+def run(rules: tuple[str, ...], chosen: list[int], seed: int) -> None:
+    losses: dict[str, list[float]] = {rule: [] for rule in rules}
+    seconds: dict[str, float] = dict.fromkeys(rules, 0.0)
+    print("\nThe best PSNR, and what each rule loses to it; in brackets its weight over the best one")
+    print(" " * 46 + "".join(f"{rule.replace("estimated", "est."):>22}" for rule in ("best", *rules)))
+    for k in chosen:
+        case = CASES[k - 1]
+        told, truth = problem(case, seed + k)
+        untold = it.Problem(told.y, told.operator)
+        R = prior(case)
+        weight, top = best(told, truth, R)
+        line = f"{k:3} {case} {top:19.2f} dB"
+        for rule in rules:
+            name, _, estimated = rule.partition(", ")
+            began = time.perf_counter()
+            task = untold if estimated or name in BLIND else told
+            solution = it.solve(task, R, regularization=SETTINGS.get(name, name), progress=False)
+            seconds[rule] += time.perf_counter() - began
+            losses[rule].append(top - float(it.metrics.psnr(solution.x, truth)))
+            scale = 1.0 if task is told else float(told.data_term.noise_std) ** 2
+            line += f"{losses[rule][-1]:11.2f} ({float(solution.regularization) / scale / weight:8.3g})"
+        print(line, flush=True)
+    print()
+    for rule, values in losses.items():
+        worst = int(np.argmax(values))
+        bar = BARS.get(rule)
+        print(f"{rule:23}: median loss {np.median(values):5.2f} dB, worst {values[worst]:5.2f} dB (problem {chosen[worst]}), "
+              f"{seconds[rule] / len(values):.1f} s a problem "
+              f"{verdict(float(np.median(values)) <= bar, f'median within {bar:g} dB') if bar else ''}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rules", default=";".join(RULES), help="separated by semicolons")
+    parser.add_argument("--problems", default=",".join(str(k + 1) for k in range(len(CASES))))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(machine())
+    began = time.perf_counter()
+    run(tuple(options.rules.split(";")), [int(k) for k in options.problems.split(",")], options.seed)
+    print(f"{time.perf_counter() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
