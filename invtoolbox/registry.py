@@ -77,6 +77,7 @@ _OWN: dict[str, dict[str, str]] = {
         "fista": "invtoolbox.solvers:FISTA",
         "admm": "invtoolbox.solvers:ADMM",
         "pdhg": "invtoolbox.solvers:PDHG",
+        "reweighted": "invtoolbox.solvers:Reweighted",
         "krylov-mm": "invtoolbox.solvers:KrylovMM",
         "lsmr": "invtoolbox.solvers:LSMR",
         "sirt": "invtoolbox.solvers:SIRT",

@@ -16,6 +16,7 @@ from invtoolbox.solvers.lsmr import LSMR
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
 from invtoolbox.solvers.pdhg import PDHG
 from invtoolbox.solvers.proximal_gradient import FISTA, ProximalGradient
+from invtoolbox.solvers.reweighted import Reweighted
 from invtoolbox.solvers.sirt import SIRT
 from invtoolbox.solvers.stochastic_pdhg import StochasticPDHG
 
@@ -39,6 +40,7 @@ __all__ = [
     "KrylovMM",
     "LevenbergMarquardt",
     "ProximalGradient",
+    "Reweighted",
     "Solver",
     "State",
     "StochasticPDHG",

@@ -82,6 +82,8 @@ class Solver(ABC):
 
 def nonsmooth_reason(objective: Objective, name: str) -> str | None:
     """Why a method that follows gradients does not fit, or ``None``."""
+    if not objective.problem.data_term.is_smooth:
+        return f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is not"
     for prior in objective.explicit_priors:
         if "gradient" not in prior.offers:
             return f"{name} needs the gradient of every prior, and {prior!r} has none"

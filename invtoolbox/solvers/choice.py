@@ -15,6 +15,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
         (solvers.ConjugateGradient(), "everything is quadratic, and conjugate gradients solve the normal equations"),
         (solvers.KrylovMM(), "the priors are norms of linear operators, and majorisation in a Krylov subspace needs few products"),
         (solvers.ADMM(), "the misfit is quadratic and a prior is a denoiser"),
+        (solvers.Reweighted(), "the misfit is robust and the priors are smooth norms, which are squares once they are weighted"),
         (solvers.PDHG(), "every prior has a proximal operator, alone or behind a linear operator"),
         (solvers.LevenbergMarquardt(), "parameters of the operator are unknown, which makes a smooth problem nonlinear"),
         (solvers.LBFGS(), "everything is differentiable"),

@@ -90,9 +90,10 @@ class PDHG(Solver):
         return None
 
     def suits(self, objective: Objective) -> bool:
-        """Where every prior is convex and its prox exact: not for denoisers, nor where all is smooth."""
+        """Where misfit and priors are convex and their prox exact: not for denoisers, nor where all is smooth."""
         priors = [prior for _, prior in objective.terms]
-        return bool(priors) and all(prior.is_convex is not False and "denoise" not in prior.offers for prior in priors)
+        convex = objective.problem.data_term.is_convex and all(prior.is_convex is not False for prior in priors)
+        return bool(priors) and convex and not any("denoise" in prior.offers for prior in priors)
 
     def meets_target(self, objective: Objective) -> bool:
         D, y = objective.problem.data_term, objective.problem.y

@@ -56,6 +56,8 @@ class ProximalGradient(Solver):
 
     def misfit(self, objective: Objective) -> str | None:
         name = type(self).__name__
+        if not objective.problem.data_term.is_smooth:
+            return f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is not"
         rough = [prior for _, prior in _rough(objective)]
         if len(rough) > 1:
             return (f"{name} takes one prior that is not differentiable, and there are {rough[0]!r} and {rough[1]!r} "

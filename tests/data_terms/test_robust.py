@@ -130,3 +130,20 @@ def test_l1_deblurs_salt_and_pepper_where_least_squares_does_not() -> None:
 def test_bad_input_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         make()
+
+
+def test_solvers_that_follow_gradients_refuse_the_modulus() -> None:
+    problem = it.Problem(drawn(1), it.operators.Identity((1, 4, 5)), L1())
+    for solver in (it.solvers.LBFGS(), it.solvers.FISTA(), it.solvers.GradientDescent()):
+        with pytest.raises(InputError, match="differentiable data term"):
+            it.solve(problem, it.priors.Tikhonov(), solver, 1.0, progress=False)
+    solution = it.solve(problem, it.priors.Tikhonov(), regularization=0.5, tolerance=1e-6, progress=False)
+    torch.testing.assert_close(solution.x, problem.y.clamp(-2, 2), rtol=0, atol=1e-4)
+
+
+def test_a_misfit_that_is_not_convex_goes_to_a_solver_that_descends() -> None:
+    problem = it.Problem(drawn(1), it.operators.Identity((1, 4, 5)), Student())
+    solution = it.solve(problem, it.priors.TotalVariation(), regularization=0.5, progress=False)
+    assert "ProximalGradient" in solution.reason
+    values = solution.history["objective"].nan_to_num(nan=-torch.inf)
+    assert bool((values[1:] <= values[:-1] * (1 + 1e-9)).all())

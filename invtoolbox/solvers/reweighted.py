@@ -1,0 +1,176 @@
+"""Iteratively reweighted least squares: robust misfits and smooth norms as a sequence of weighted squares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from torch import Tensor
+
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.gradient_descent import gradient_scale
+from invtoolbox.solvers.inner_cg import conjugate_gradients
+
+
+@dataclass
+class ReweightedState(State):
+    prediction: Tensor  # A x
+    scale: Tensor  # (batch,) what the gradient norm is measured against
+
+
+@dataclass(frozen=True)
+class Reweighted(Solver):
+    r"""Iteratively reweighted least squares, or majorisation-minimisation with quadratic majorants.
+
+    A step finds the weights ``w`` of the misfit and of every prior at ``x``, with which ``1/2 <r, w r>`` has the same gradient
+    there, and goes towards the minimiser of
+
+    ``1/2 <A u - y, w (A u - y)> + sum_i w_i / 2 <K_i u, v_i K_i u>``
+
+    by conjugate gradients from ``x``. It takes every data term that is quadratic or offers ``residual_weights`` (`Huber`,
+    `Student`) and every prior that is quadratic or offers ``weights``, alone or behind its `split` (`SmoothedNorm`, `HuberNorm`,
+    `HuberTV`).
+
+    Where all weights majorise (``is_majoriser``) the objective never increases, however early the conjugate gradients stop, and
+    the iterates converge to a stationary point, to the minimiser where the objective is convex (Hunter & Lange, Am. Stat. 58,
+    2004; Huber 1981 for the weights). Where some do not (BiNI's), nothing is promised, and the answer may depend on
+    ``inner_iterations``. Certificate: ``|grad F(x)|`` relative to that at the start or at 0, the larger.
+
+    Args:
+        inner_iterations, inner_tolerance: of the conjugate gradients, which stop once their residual has fallen to this fraction.
+
+    >>> import torch
+    >>> import invtoolbox as it
+    >>> y = torch.tensor([[[1.0, 1.1, 0.9, 1.0, 50.0]]])
+    >>> A = it.operators.Matrix(torch.ones(5, 1), (1, 1), (1, 5))
+    >>> problem = it.Problem(y, A, it.data_terms.Student(nu=1.0, noise_std=0.1))
+    >>> round(float(it.solve(problem, solver=Reweighted(), progress=False).x), 2)
+    1.0
+    """
+
+    max_iterations: int = 200
+    tolerance: float = 1e-4
+    inner_iterations: int = 20
+    inner_tolerance: float = 0.1
+
+    def misfit(self, objective: Objective) -> str | None:
+        reason = implicit_reason(objective, "Reweighted")
+        if reason is not None:
+            return reason
+        problem = objective.problem
+        if not problem.is_linear or isinstance(problem.y, tuple):
+            return "Reweighted needs a linear operator with its measurements in one tensor"
+        if not problem.data_term.is_quadratic and "residual_weights" not in problem.data_term.offers:
+            return f"Reweighted needs a data term that is quadratic or offers residual_weights, and {problem.data_term!r} does not"
+        for _, prior in objective.terms:
+            if _reweighable(prior) is None:
+                return f"Reweighted needs priors that are quadratic or offer weights, alone or behind a split, and {prior!r} does not"
+        return None
+
+    def suits(self, objective: Objective) -> bool:
+        """For robust misfits; norms alone are for `KrylovMM`, and squares for `ConjugateGradient`."""
+        return not objective.problem.data_term.is_quadratic
+
+    def init(self, objective: Objective, start: Tensor) -> ReweightedState:
+        prediction = cast(Tensor, objective.problem.operator(start))
+        parts = _parts(objective, start, prediction)
+        norm = item_norm(parts.gradient())
+        scale = gradient_scale(objective, norm)
+        return self._state(objective, start, prediction, norm / scale, scale)
+
+    def step(self, objective: Objective, state: ReweightedState) -> ReweightedState:
+        parts = _parts(objective, state.x, state.prediction)
+        change, _ = conjugate_gradients(parts.product, -parts.gradient(), self.inner_tolerance, self.inner_iterations)
+        x = state.x + change
+        prediction = cast(Tensor, objective.problem.operator(x))
+        norm = item_norm(_parts(objective, x, prediction).gradient())
+        return self._state(objective, x, prediction, norm / state.scale, state.scale)
+
+    def _state(self, objective: Objective, x: Tensor, prediction: Tensor, certificate: Tensor, scale: Tensor) -> ReweightedState:
+        D, y = objective.problem.data_term, objective.problem.y
+        value = D.value(prediction, y) + objective.prior_value(x)
+        kept = prediction.clone() if prediction is x else prediction
+        return ReweightedState(x, value, D.discrepancy(prediction, y), certificate, kept, scale)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        D = objective.problem.data_term
+        if not D.is_quadratic and not D.is_majoriser:
+            return False, f"the weights of {D!r} do not majorise"
+        for _, prior in objective.terms:
+            _, function = cast(tuple[LinearOperator | None, ExplicitPrior], _reweighable(prior))
+            if "quadratic" not in prior.offers and not function.is_majoriser:
+                return False, f"the weights of {prior!r} do not majorise"
+        convex = D.is_convex and all(prior.is_convex is True for _, prior in objective.terms)
+        return True, f"all weights majorise, so the objective falls to {'the minimum' if convex else 'a stationary point'}"
+
+
+class _Term(NamedTuple):
+    """``1/2 <K u - b, v (K u - b)>``; ``None`` stands for the identity, for 1 and for 0."""
+
+    operator: LinearOperator | None
+    weights: Tensor  # broadcasts against K u; the whole weight of the term is in it
+    residual: Tensor  # K x - b
+
+    def gradient(self) -> Tensor:
+        return self._back(self.weights * self.residual)
+
+    def product(self, u: Tensor) -> Tensor:
+        return self._back(self.weights * (u if self.operator is None else self.operator(u)))
+
+    def _back(self, v: Tensor) -> Tensor:
+        return v if self.operator is None else self.operator.adjoint(v)
+
+
+class _Parts(NamedTuple):
+    """The quadratic majorant at a point."""
+
+    objective: Objective
+    weights: Tensor | None  # of the misfit; None where it is quadratic by itself
+    residual: Tensor  # A x - y
+    terms: tuple[_Term, ...]
+
+    def _weighted(self, residual: Tensor) -> Tensor:
+        return self.objective.problem.data_term.weighted(residual) if self.weights is None else self.weights * residual
+
+    def gradient(self) -> Tensor:
+        A = cast(LinearOperator, self.objective.problem.operator)
+        total = A.adjoint(self._weighted(self.residual))
+        for term in self.terms:
+            total = total + term.gradient()
+        return total
+
+    def product(self, u: Tensor) -> Tensor:
+        A = cast(LinearOperator, self.objective.problem.operator)
+        total = A.adjoint(self._weighted(A(u)))
+        for term in self.terms:
+            total = total + term.product(u)
+        return total
+
+
+def _parts(objective: Objective, x: Tensor, prediction: Tensor) -> _Parts:
+    D, y, terms = objective.problem.data_term, objective.problem.y, []
+    for weight, prior in objective.terms:
+        operator, function = cast(tuple[LinearOperator | None, ExplicitPrior], _reweighable(prior))
+        image = x if operator is None else cast(Tensor, operator(x))
+        if "quadratic" in prior.offers:
+            target = prior.quadratic()[1]
+            terms.append(_Term(operator, expand(weight, image), image if target is None else image - target))
+        else:
+            weights = function.weights(image)
+            terms.append(_Term(operator, weights * expand(weight, weights), image))
+    return _Parts(objective, None if D.is_quadratic else D.residual_weights(prediction, y), prediction - y, tuple(terms))
+
+
+def _reweighable(prior: ExplicitPrior) -> tuple[LinearOperator | None, ExplicitPrior] | None:
+    """The operator and the function of which there are weights, or ``None``."""
+    if "quadratic" in prior.offers:
+        return prior.quadratic()[0], prior
+    if "weights" in prior.offers:
+        return None, prior
+    if "split" in prior.offers:
+        operator, function = prior.split()
+        return (operator, function) if "weights" in function.offers else None
+    return None
