@@ -32,7 +32,8 @@ def tooth(size: int) -> None:
         A = it.operators.ParallelBeam((size, size), item.geometry.angles, columns, pixel_size=columns / size, detector_shift=shift)
         problem = it.Problem(y, A, unknown={"detector_shift": None})
         began = time.perf_counter()
-        solution = it.solve(problem, smoothness(size), regularization=3e3, max_iterations=30, tolerance=1e-3, progress=False)
+        solution = it.solve(problem, smoothness(size), regularization=3e3, max_iterations=60, tolerance=1e-4,
+                            progress=False)
         seconds = time.perf_counter() - began
         column = (columns - 1) / 2 - float(solution.parameters["detector_shift"])
         found.append(column)
@@ -79,7 +80,8 @@ def cone(size: int) -> None:
         start[wrong] += error
         problem = it.Problem(y, scan(start), it.data_terms.LeastSquares(noise_std=noise), unknown={"angles": None})
         began = time.perf_counter()
-        solution = it.solve(problem, it.priors.Tikhonov(), regularization=10.0, max_iterations=30, tolerance=1e-4, progress=False)
+        prior = it.priors.Tikhonov() @ it.operators.FiniteDifference((1, size, size, size))
+        solution = it.solve(problem, prior, regularization=300.0, max_iterations=60, tolerance=1e-4, progress=False)
         seconds = time.perf_counter() - began
         found.append(solution.parameters["angles"][0])
         # A rotation of all views together is a rotation of the volume, which nothing decides.
@@ -99,7 +101,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     print(machine())
     tooth(128 if options.quick else 256)
-    cone(24 if options.quick else 48)
+    cone(32 if options.quick else 64)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from invtoolbox.solvers.base import Solver
 #: Short names beside the class names.
 _OWN: dict[str, dict[str, str]] = {
     "priors": {
+        "simplex": "invtoolbox.priors:Simplex",
         "tikhonov": "invtoolbox.priors:Tikhonov",
         "tv": "invtoolbox.priors:TotalVariation",
         "huber-tv": "invtoolbox.priors:HuberTV",
@@ -76,6 +77,7 @@ _OWN: dict[str, dict[str, str]] = {
         "proximal-gradient": "invtoolbox.solvers:ProximalGradient",
         "fista": "invtoolbox.solvers:FISTA",
         "admm": "invtoolbox.solvers:ADMM",
+        "palm": "invtoolbox.solvers:PALM",
         "pdhg": "invtoolbox.solvers:PDHG",
         "reweighted": "invtoolbox.solvers:Reweighted",
         "krylov-mm": "invtoolbox.solvers:KrylovMM",

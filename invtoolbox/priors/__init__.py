@@ -10,6 +10,7 @@ from invtoolbox.priors.explicit.group_sparsity import GroupSparsity
 from invtoolbox.priors.explicit.huber_tv import HuberTV
 from invtoolbox.priors.explicit.nuclear_norm import NuclearNorm
 from invtoolbox.priors.explicit.prior_image import PriorImage
+from invtoolbox.priors.explicit.simplex import Simplex
 from invtoolbox.priors.explicit.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
@@ -35,6 +36,7 @@ __all__ = [
     "Prior",
     "PriorImage",
     "PriorSum",
+    "Simplex",
     "SmoothedNorm",
     "Tikhonov",
     "TotalVariation",

@@ -14,6 +14,7 @@ from invtoolbox.solvers.krylov_mm import KrylovMM
 from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.lsmr import LSMR
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
+from invtoolbox.solvers.palm import PALM
 from invtoolbox.solvers.pdhg import PDHG
 from invtoolbox.solvers.proximal_gradient import FISTA, ProximalGradient
 from invtoolbox.solvers.reweighted import Reweighted
@@ -28,6 +29,7 @@ __all__ = [
     "LSMR",
     "OSEM",
     "OSSART",
+    "PALM",
     "PDHG",
     "SIRT",
     "Adam",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from invtoolbox.objective import Objective
+from invtoolbox.priors.base import ExplicitPrior
 
 
 @dataclass
@@ -84,11 +85,15 @@ def nonsmooth_reason(objective: Objective, name: str) -> str | None:
     """Why a method that follows gradients does not fit, or ``None``."""
     if not objective.problem.data_term.is_smooth:
         return f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is not"
-    for prior in objective.explicit_priors:
-        if "gradient" not in prior.offers:
-            return f"{name} needs the gradient of every prior, and {prior!r} has none"
-        if not prior.smooth:
-            return f"{name} needs every prior to be differentiable, and {prior!r} is not"
+    return next((reason for prior in objective.explicit_priors if (reason := unfit_gradient(prior, name)) is not None), None)
+
+
+def unfit_gradient(prior: ExplicitPrior, name: str) -> str | None:
+    """Why a prior has no gradient to follow, or ``None``."""
+    if "gradient" not in prior.offers:
+        return f"{name} needs the gradient of every prior, and {prior!r} has none"
+    if not prior.smooth:
+        return f"{name} needs every prior to be differentiable, and {prior!r} is not"
     return None
 
 

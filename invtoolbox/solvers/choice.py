@@ -18,6 +18,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
         (solvers.Reweighted(), "the misfit is robust and the priors are smooth norms, which are squares once they are weighted"),
         (solvers.PDHG(), "every prior has a proximal operator, alone or behind a linear operator"),
         (solvers.LevenbergMarquardt(), "parameters of the operator are unknown, which makes a smooth problem nonlinear"),
+        (solvers.PALM(), "parameters of the operator are unknown, and a prior enters by its proximal operator"),
         (solvers.LBFGS(), "everything is differentiable"),
         (solvers.Adam(), "the variable is the implicit prior's parameters"),
         (solvers.ProximalGradient(), "the misfit is differentiable and one prior has a proximal operator"),
