@@ -14,7 +14,7 @@ from invtoolbox.solve import solve
 
 __version__ = "0.1.0"
 
-_MODULES = ("data_terms", "datasets", "kernels", "metrics", "operators", "parameter_choice", "plotting", "priors", "scenes",
+_MODULES = ("data_terms", "datasets", "kernels", "metrics", "operators", "parameter_choice", "plotting", "priors", "processing", "scenes",
             "solvers", "testing")
 _NAMES = {
     "Problem": "invtoolbox.problem",
