@@ -17,7 +17,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import address, launch
 
 #: A task of the CPU treats a block of the volume, (slices, rows, columns), whose sums stay close at hand.
-BLOCK = (4, 4, 16)
+_BLOCK = (4, 4, 16)
+#: Slices of a block of upright lines; the one that fits the volume is taken.
+_LINES = (64, 32, 8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +112,14 @@ def _run(projections: Tensor, volume: Tensor, views: VoxelViews, transpose: bool
     cuda = projections.device.type == "cuda"
     items, count = projections.shape[:2]
     depth, height, width = views.volume
+    # On a CPU a line of voxels along the slices that is seen in one column is treated at once.
+    upright = not (cuda or transpose) and float(views.table[:, [2, 10]].abs().max()) * depth < 1e-9
+    if upright:
+        projections = torch.nn.functional.pad(projections.transpose(2, 3), (1, 1, 1, 1))
     # On a GPU neighbouring threads read neighbouring cells: one voxel each, and the transpose with atomics, a row of voxels a task.
-    block = (1, 1, 1) if cuda else BLOCK
+    block = (1, 1, 1) if cuda else _BLOCK
+    if upright:
+        block = (min(_LINES, key=lambda slices: -(-depth // slices) * (slices + 4)), 4, 4)
     atomic = cuda and not torch.are_deterministic_algorithms_enabled()
     table = views.table.to(projections).contiguous()
     filled, read = (projections, volume) if transpose else (volume, projections)
@@ -121,7 +129,7 @@ def _run(projections: Tensor, volume: Tensor, views: VoxelViews, transpose: bool
         tasks = items
         for size, step in zip((depth, height, width), block):
             tasks *= -(-size // step)
-    kernel = voxel_kernel(projections.dtype, block, views.curved, transpose, atomic)
+    kernel = voxel_kernel(projections.dtype, block, views.curved, transpose, upright, atomic)
     tensors = [filled, read, table]
     launch(kernel, tasks, [*map(address, tensors), depth, height, width, count, *views.panel], tensors,
            float(items * depth * height * width) * count)

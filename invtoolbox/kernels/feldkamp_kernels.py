@@ -86,6 +86,68 @@ _GATHER = """
         }
 """
 
+# One task as above, for views whose columns hold lines of voxels along the slices: the column, its weight and the arctangent are found
+# once a line. Panels come with their columns one after the other, and a cell of zeros around.
+_GATHER_UPRIGHT = """
+        const int across_tasks = (width + BX - 1) / BX, along_tasks = (height + BY - 1) / BY, deep_tasks = (depth + BZ - 1) / BZ;
+        const int i0 = task % across_tasks * BX;
+        const int j0 = task / across_tasks % along_tasks * BY;
+        const int h0 = task / (across_tasks * along_tasks) % deep_tasks * BZ;
+        const int item = task / (across_tasks * along_tasks * deep_tasks);
+        REAL sum[BY * BX * BZ];
+        for (int g = 0; g < BY * BX * BZ; ++g)
+            sum[g] = (REAL)0;
+        const size_t size = (size_t)(rows + 2) * (columns + 2);
+        const REAL* panel = (const REAL*)read + (size_t)item * views * size;
+        const REAL slice = (REAL)h0 - (REAL)0.5 * (REAL)(depth - 1);
+        for (int v = 0; v < views; ++v, panel += size) {
+            const REAL* view = (const REAL*)table + 15 * v;
+            for (int b = 0; b < BY * BX; ++b) {
+                const REAL row = (REAL)(j0 + b / BX) - (REAL)0.5 * (REAL)(height - 1);
+                const REAL c = (REAL)(i0 + b % BX) - (REAL)0.5 * (REAL)(width - 1);
+                const REAL across = view[0] * c + view[1] * row + view[3];
+                const REAL ahead = view[8] * c + view[9] * row + view[11];
+                if (!(ahead > (REAL)0))
+                    continue;
+#if CURVED
+                const REAL inverse = (REAL)1 / sqrt(across * across + ahead * ahead);
+                const REAL x = view[12] + view[13] * atan(across / ahead) + (REAL)1;
+                const REAL lift = view[14] + (REAL)1;
+#else
+                const REAL inverse = (REAL)1 / ahead;
+                const REAL x = across * inverse + (REAL)1;
+                const REAL lift = (REAL)1;
+#endif
+                if (!(x > (REAL)0 && x < (REAL)(columns + 1)))
+                    continue;
+                const int k = (int)x;
+                const REAL weight = inverse * inverse;
+                const REAL right = weight * (x - (REAL)k), left = weight - right;
+                const REAL* near = panel + (size_t)k * (rows + 2);
+                const REAL* next = near + rows + 2;
+                const REAL start = (view[4] * c + view[5] * row + view[6] * slice + view[7]) * inverse + lift;
+                const REAL step = view[6] * inverse;
+                REAL* line = sum + b * BZ;
+                for (int g = 0; g < BZ; ++g) {
+                    REAL y = start + step * (REAL)g;
+                    y = y > (REAL)0 ? y : (REAL)0;
+                    y = y < (REAL)(rows + 1) ? y : (REAL)(rows + 1);
+                    int l = (int)y;
+                    l = l < rows ? l : rows;
+                    const REAL q = y - (REAL)l;
+                    const REAL low = left * near[l] + right * next[l], high = left * near[l + 1] + right * next[l + 1];
+                    line[g] += low + q * (high - low);
+                }
+            }
+        }
+        for (int g = 0; g < BZ && h0 + g < depth; ++g)
+            for (int j = 0; j < BY && j0 + j < height; ++j) {
+                REAL* out = (REAL*)filled + (((size_t)item * depth + h0 + g) * height + j0 + j) * width;
+                for (int i = 0; i < BX && i0 + i < width; ++i)
+                    out[i0 + i] = sum[(j * BX + i) * BZ + g];
+            }
+"""
+
 # The transpose. One task: a view, to whose panel no other task writes; or, with atomics, one row of voxels of it.
 _SCATTER = """
         const int parts = ATOMIC ? depth * height : 1;
@@ -119,9 +181,9 @@ _SCATTER = """
 
 
 @cache
-def voxel_kernel(dtype: torch.dtype, block: tuple[int, int, int], curved: bool, transpose: bool, atomic: bool):
+def voxel_kernel(dtype: torch.dtype, block: tuple[int, int, int], curved: bool, transpose: bool, upright: bool, atomic: bool):
     """Back-projection of a block of voxels a task, or its transpose."""
-    snippet = _SCATTER if transpose else _GATHER
+    snippet = _SCATTER if transpose else _GATHER_UPRIGHT if upright else _GATHER
     snippet = snippet.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
     for name, size in {"CURVED": int(curved), "ATOMIC": int(atomic), "BZ": block[0], "BY": block[1], "BX": block[2]}.items():
         snippet = snippet.replace(name, str(size))

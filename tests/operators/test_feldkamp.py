@@ -158,5 +158,13 @@ def test_back_projection_has_a_transpose(curved: bool) -> None:
         assert torch.equal(two, voxel_backproject(y, large))
     finally:
         torch.set_num_threads(before)
+    # Lines of voxels that are seen in one column have a kernel of their own.
+    table[:, [2, 10]] = 0.0
+    table[:, 6] = 0.3
+    for depth in (1, 5, 33, 70):
+        line = VoxelViews(table, (depth, 6, 7), (4, 5), curved)
+        nearly = VoxelViews(table + torch.nn.functional.one_hot(torch.tensor(2), 15) * 1e-9, (depth, 6, 7), (4, 5), curved)
+        assert relative(voxel_backproject(y.detach(), line), voxel_backproject(y.detach(), nearly)) < 1e-7
+        assert torch.autograd.gradcheck(lambda y, line=line: voxel_backproject(y, line), y, fast_mode=True)
     with pytest.raises(InputError, match="projections of shape"):
         voxel_backproject(y[:, :2], views)
