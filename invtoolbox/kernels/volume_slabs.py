@@ -12,14 +12,15 @@ from invtoolbox.kernels.volume_table import views_by_axis
 #: The share of the larger of volume and projections that a slab may take, and what it may take in any case (bytes).
 _SHARE, _SMALL = 0.05, 4 * 2**20
 #: Planes of a slab at most: more of them would not stay near the cores.
-_PLANES = 32
+_PLANES = 64
 #: Planes of a slab that one task of the back-projection owns, at most.
-_BLOCK = 16
+_BLOCK = 32
 
 
 def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
     """``(N, D, H, W) -> (N, V, R, C)``; both contiguous."""
-    from invtoolbox.kernels.volume_slab_kernels import COLS, move_slab_kernel, project_slab_kernel
+    from invtoolbox.kernels.volume_slab_kernels import COLS, move_slab_kernel
+    from invtoolbox.kernels.volume_slab_projection import project_slab_kernel
 
     projections = volume.new_zeros(volume.shape[0], table.shape[0], *views.panel)
     for axis, chosen in enumerate(views_by_axis(table, views)):
@@ -41,7 +42,8 @@ def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
 
 def backproject(projections: Tensor, table: Tensor, views: Views) -> Tensor:
     """The transpose, ``(N, V, R, C) -> (N, D, H, W)``; both contiguous."""
-    from invtoolbox.kernels.volume_slab_kernels import backproject_slab_kernel, move_slab_kernel
+    from invtoolbox.kernels.volume_slab_backprojection import backproject_slab_kernel
+    from invtoolbox.kernels.volume_slab_kernels import move_slab_kernel
 
     volume = projections.new_zeros(projections.shape[0], *views.volume)
     for axis, chosen in enumerate(views_by_axis(table, views)):
@@ -50,10 +52,10 @@ def backproject(projections: Tensor, table: Tensor, views: Views) -> Tensor:
         slab, planes = _slab(volume, projections, axis)
         move = move_slab_kernel(volume.dtype, axis, True)
         kernel = backproject_slab_kernel(volume.dtype, views.parallel, views.curved, axis)
-        block = max(1, min(_BLOCK, planes // torch.get_num_threads()))
         for item in range(volume.shape[0]):
             for first in range(0, _length(volume, axis), planes):
                 here = min(planes, _length(volume, axis) - first)
+                block = min(_BLOCK, -(-here // torch.get_num_threads()))
                 tensors = [slab, projections[item], table, chosen]
                 numbers = [*views.panel, *views.volume, *views.voxel_size[::-1], slab.shape[2], first, here, chosen.numel(), block]
                 launch(kernel, -(-here // block), [*map(address, tensors), *numbers], tensors,

@@ -51,7 +51,8 @@ def random_views(shape: tuple[int, int, int], panel: tuple[int, int], count: int
     pitch = fine * 2.2 * size / max(panel)
     source = out if kind == "parallel" else centre + 2 * size * out
     sign = torch.where(rand(count) < 0.5, -1.0, 1.0)[:, None]
-    return Views(source, centre - size * out, across * pitch, sign * up * pitch * 0.9, panel, shape, voxel_size, kind == "parallel", kind == "curved")
+    return Views(source, centre - size * out, across * pitch, sign * up * pitch * 0.9, panel, shape, voxel_size,
+                 parallel=kind == "parallel", curved=kind == "curved")
 
 
 def matrix(views: Views) -> Tensor:
@@ -209,7 +210,8 @@ def test_one_slice_in_parallel_beam_is_the_2d_projector() -> None:
     zero = torch.zeros_like(angles)
     rays = Rays.through((s * angles.cos()[:, None], s * angles.sin()[:, None]), (angles.sin()[:, None], -angles.cos()[:, None]),
                         (16, 14), (0.9, 1.1))
-    views = Views(torch.stack([angles.sin(), angles.cos(), zero], 1), torch.zeros(9, 3), torch.stack([angles.cos(), -angles.sin(), zero], 1),
+    views = Views(torch.stack([angles.sin(), angles.cos(), zero], 1), torch.zeros(9, 3),
+                  torch.stack([angles.cos(), -angles.sin(), zero], 1),
                   torch.tensor([0.0, 0.0, 1.0]).expand(9, 3), (1, 25), (1, 16, 14), (1.0, 0.9, 1.1), True, False)
     x, y = uniform(2, 16, 14), uniform(2, 9, 25)
     torch.testing.assert_close(project_volume(x[:, None], views)[:, :, 0], project(x, rays), rtol=1e-12, atol=1e-12)
@@ -263,7 +265,8 @@ def test_steep_rays_are_counted_once() -> None:
     s = torch.tensor([[0.0, -20.0, 0.0], [-20.0, -20.0, 0.0]], dtype=torch.float64)
     out = -s / s.norm(dim=1, keepdim=True)
     u = torch.stack([-out[:, 1], out[:, 0], torch.zeros(2)], 1)
-    views = Views(s, 10 * out, 4 * u, torch.tensor([[0.0, 0.0, 4.0]]).expand(2, 3), (41, 41), (size, size, size), (1.0, 1.0, 1.0), False, False)
+    views = Views(s, 10 * out, 4 * u, torch.tensor([[0.0, 0.0, 4.0]]).expand(2, 3), (41, 41),
+                  (size, size, size), (1.0, 1.0, 1.0), False, False)
     x = torch.ones(1, size, size, size, dtype=torch.float64)
     turned = dataclasses.replace(views, v=views.v + torch.tensor([1e-13, 0.0, 0.0]))  # the other kernel
     torch.testing.assert_close(project_volume(x, views), project_volume(x, turned), rtol=0, atol=1e-9)

@@ -1,0 +1,163 @@
+"""The Warp kernel that projects a slab of a volume on the CPU. See `volume_slab_kernels`.
+
+Importing this module starts Warp.
+"""
+# mypy: ignore-errors
+
+from functools import cache
+
+import torch
+
+from invtoolbox.kernels.launch import warp
+from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANE, COLUMN_POINT, GROUP, TYPES, VIEW, filled
+
+wp = warp()
+
+# One task: a tile of columns of one view through the planes of the slab; adds to the projections.
+_PROJECT = TYPES + VIEW + """
+        const int view = ((const int*)chosen)[task / tiles];
+        const int c_first = task % tiles * COLS, c_end = least(c_first + COLS, columns);
+        const double* T = (const double*)table + 13 * view;
+        const bool aligned = AXIS != 2 && T[9] == 0.0 && T[10] == 0.0;
+        alignas(64) REAL tile[COLS * ROWS];
+        for (int r_first = 0; r_first < rows; r_first += ROWS) {
+            const int here = least(ROWS, rows - r_first);
+            for (int k = 0; k < COLS * ROWS; ++k)
+                tile[k] = (REAL)0;
+            for (int c = c_first; c < c_end; ++c) {
+                REAL* sums = tile + (c - c_first) * ROWS;
+""" + COLUMN_POINT + """
+                if (aligned) {
+""" + ALIGNED + """
+                for (int k = from; k < to; ++k) {
+""" + ALIGNED_PLANE + """
+                    const REAL* line = (const REAL*)slab + (k - k_first) * plane + j * stride;
+                    const REAL* next = line + stride;
+                    // Only rows that are inside; what is outside adds zeros.
+                    int r0 = ra, r1 = rb;
+                    const REAL per = (REAL)1 / zb, p = -za * per, q = (last_b - za) * per;
+                    if (width_z > (REAL)1e-6) {
+                        const REAL low = (p < q ? p : q) - (REAL)1, high = (p < q ? q : p) + (REAL)2;
+                        r0 = low > (REAL)r0 ? (low < (REAL)r1 ? (int)low : r1) : r0;
+                        r1 = high < (REAL)r1 ? (high > (REAL)r0 ? (int)high : r0) : r1;
+                    }
+                    if (width_z * (REAL)(LANES - 1) < (REAL)(2 * LANES - 3)) {
+                        for (int r = r0 / LANES * LANES; r < r1; r += LANES) {
+                            vec z = za + zb * (lane + (REAL)r);
+                            z = z > (REAL)0 ? z : (vec)(REAL)0;
+                            z = z < last_b ? z : (vec)last_b;
+                            const ivec i = __builtin_convertvector(z, ivec);
+                            const vec w = z - __builtin_convertvector(i, vec);
+                            const int i0 = (int)(zb < (REAL)0 ? i[LANES - 1] : i[0]);
+                            const REAL *p0 = line + i0, *p1 = next + i0;
+                            vec below = load(p0), above = load(p0 + LANES);
+                            below += wa * (load(p1) - below);
+                            above += wa * (load(p1 + LANES) - above);
+                            const ivec index = i - (INTEGER)i0;
+                            const vec left = pick(below, above, index), right = pick(below, above, index + 1);
+                            store(sums + r, load(sums + r) + (left + w * (right - left)));
+                        }
+                    } else {
+                        for (int r = r0; r < r1; ++r) {
+                            REAL z = za + zb * (REAL)r;
+                            z = z > (REAL)0 ? z : (REAL)0;
+                            z = z < last_b ? z : last_b;
+                            const int i = (int)z;
+                            const REAL w = z - (REAL)i;
+                            const REAL left = line[i] + wa * (next[i] - line[i]);
+                            const REAL right = line[i + 1] + wa * (next[i + 1] - line[i + 1]);
+                            sums[r] += left + w * (right - left);
+                        }
+                    }
+                }
+                for (int r = 0; r < here; ++r) {
+                    const REAL steep = steep0 + steep1 * (REAL)r;
+                    const REAL length = ROOT(flat + steep * steep);
+                    sums[r] = r >= ra && r < rb ? length * sums[r] : (REAL)0;
+                }
+                } else {
+                for (int r = 0; r < here; r += LANES) {
+                REAL start_a[LANES], start_b[LANES], slope_a[LANES], slope_b[LANES], length[LANES];
+""" + GROUP + """
+                    if (from >= to)
+                        continue;
+                    bool whole = true;
+                    for (int l = 0; l < LANES; ++l)
+                        whole = whole && length[l] > (REAL)0;
+                    vec total = (vec)(REAL)0;
+                    const REAL* base = (const REAL*)slab + (from - k_first) * plane;
+                    for (int k = from; k < to; ++k, base += plane) {
+                        const REAL t = (REAL)k - (REAL)middle_m;
+                        vec xa = load(start_a) + load(slope_a) * t, xb = load(start_b) + load(slope_b) * t;
+                        xa = xa > (REAL)0 ? xa : (vec)(REAL)0;
+                        xa = xa < last_a ? xa : (vec)last_a;
+                        xb = xb > (REAL)0 ? xb : (vec)(REAL)0;
+                        xb = xb < last_b ? xb : (vec)last_b;
+                        const ivec ia = __builtin_convertvector(xa, ivec), ib = __builtin_convertvector(xb, ivec);
+                        const vec wb = xb - __builtin_convertvector(ib, vec);
+                        // Along the column positions are monotone: the ends bound the lines and the voxels in question.
+                        const int a0 = (int)ia[0], a1 = (int)ia[LANES - 1], b0 = (int)ib[0], b1 = (int)ib[LANES - 1];
+                        const int line0 = least(a0, a1), line1 = most(a0, a1) + 1, i0 = least(b0, b1);
+                        if (whole && line1 - line0 <= SWEEP && most(b0, b1) - i0 < 2 * LANES - 1) {
+                            const ivec index = ib - (INTEGER)i0;
+                            for (int j = line0; j <= line1; ++j) {
+                                const REAL* line = base + j * stride + i0;
+                                const vec first = load(line), second = load(line + LANES);
+                                const vec left = pick(first, second, index), right = pick(first, second, index + 1);
+                                vec weight = xa - (REAL)j;
+                                weight = weight > (REAL)0 ? (REAL)1 - weight : (REAL)1 + weight;
+                                weight = weight > (REAL)0 ? weight : (vec)(REAL)0;
+                                total += weight * (left + wb * (right - left));
+                            }
+                        } else {
+                            const vec wa = xa - __builtin_convertvector(ia, vec);
+                            const ivec at = ia * (INTEGER)stride + ib;
+                            vec v00, v01, v10, v11;
+                            for (int l = 0; l < LANES; ++l) {
+                                const REAL* voxel = base + at[l];
+                                v00[l] = voxel[0];
+                                v01[l] = voxel[1];
+                                v10[l] = voxel[stride];
+                                v11[l] = voxel[stride + 1];
+                            }
+                            const vec below = v00 + wb * (v01 - v00), above = v10 + wb * (v11 - v10);
+                            total += below + wa * (above - below);
+                        }
+                    }
+                    for (int l = 0; l < LANES; ++l)
+                        sums[r + l] = length[l] * total[l];
+                }
+                }
+            }
+            REAL* y = (REAL*)projections + ((long long)view * rows + r_first) * columns + c_first;
+            if (c_end - c_first == COLS) {
+                for (int r = 0; r < here; ++r)
+                    for (int g = 0; g < COLS; ++g)
+                        y[(long long)r * columns + g] += tile[g * ROWS + r];
+            } else {
+                for (int r = 0; r < here; ++r)
+                    for (int g = 0; g < c_end - c_first; ++g)
+                        y[(long long)r * columns + g] += tile[g * ROWS + r];
+            }
+        }
+"""
+
+
+@cache
+def project_slab_kernel(dtype: torch.dtype, parallel: bool, curved: bool, axis: int):
+    """Adds to the projections what the rays along ``axis`` meet in the slab. A task: COLS columns of a listed view."""
+    snippet = filled(_PROJECT, dtype, parallel, curved, axis)
+
+    @wp.func_native(snippet=snippet)
+    def run_task(slab: wp.uint64, projections: wp.uint64, table: wp.uint64, chosen: wp.uint64, rows: int, columns: int, depth: int,
+                 height: int, width: int, size_x: wp.float64, size_y: wp.float64, size_z: wp.float64, stride: int, k_first: int,
+                 planes: int, task: int): ...
+
+    @wp.kernel(module="unique", enable_backward=False)
+    def kernel(slab: wp.uint64, projections: wp.uint64, table: wp.uint64, chosen: wp.uint64, rows: int, columns: int, depth: int,
+               height: int, width: int, size_x: wp.float64, size_y: wp.float64, size_z: wp.float64, stride: int, k_first: int,
+               planes: int, first_task: int):
+        run_task(slab, projections, table, chosen, rows, columns, depth, height, width, size_x, size_y, size_z, stride, k_first, planes,
+                 wp.tid() + first_task)
+
+    return kernel
