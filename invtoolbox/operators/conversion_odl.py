@@ -28,8 +28,8 @@ def from_odl(geometry: Any, space: Any) -> Scan2D | Scan3D:
     - 2D: ``image = numpy.rot90(array)`` (columns along x, row 0 at the largest y), sinograms are the same.
 
     Args:
-        geometry: ``Parallel2dGeometry``, ``FanBeamGeometry``, ``Parallel3dAxisGeometry``, ``Parallel3dEulerGeometry``,
-            ``ConeBeamGeometry``; flat detectors, and curved ones around the source.
+        geometry: ``Parallel2dGeometry``, ``FanBeamGeometry``, ``Parallel3dAxisGeometry``, ``ConeBeamGeometry``;
+            flat detectors, and curved ones around the source.
         space: the ``DiscretizedSpace`` of volumes, as ``odl.uniform_discr`` makes it; it need not be centred.
 
     Raises:
@@ -39,6 +39,8 @@ def from_odl(geometry: Any, space: Any) -> Scan2D | Scan3D:
     centre = (np.asarray(partition.min_pt) + np.asarray(partition.max_pt)) / 2
     grid = Grid(tuple(int(n) for n in partition.shape[::-1]), tuple(float(s) for s in partition.cell_sides[::-1]), tuple(centre))
     angles, panel = geometry.angles, geometry.det_partition
+    if np.ndim(angles) != 1:
+        raise InputError(f"from_odl takes geometries with one angle a view, got {type(geometry).__name__} with {np.shape(angles)[0]}")
     cells, widths = [int(n) for n in panel.shape], [float(w) for w in panel.cell_sides]
     middle = geometry.det_params.mid_pt
     middle = float(np.ravel(middle)[0]) if len(cells) == 1 else middle

@@ -98,12 +98,13 @@ def parallel_backprojection(y: Tensor, A: ParallelBeam3D, parameters: dict[str, 
         raise InputError(f"filtered back-projection of laminography needs a full turn, and the views of {A} cover "
                          f"{math.degrees(turn.length):.4g} degrees; {_ADVICE}")
     across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
+    size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
     margins = (0, 0)
-    if turn.closed and len(angles) > 1:
-        size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
+    if tilted or (turn.closed and _lopsided(across, size)):
         margins = _margins(across, turn, size)
         weights = _redundancy(across, turn, angles, size, str(A)) * turn.weights[:, None]
     else:
+        # A view from behind is the same one.
         weights = arc_weights(angles, math.pi).weights[:, None].expand(len(angles), across.shape[1])
     weights = weights * p["tilt"].cos()[:, None]
     weighted = pad(y * weights[views][:, None].to(y), margins)

@@ -127,6 +127,7 @@ def check_view(name: str, views: Views) -> None:
             raise InputError(f"the source of {name} lies inside the volume in view {int(inside.nonzero()[0])}: it is at "
                              f"{_point(views.source[inside][0])} where the volume reaches {_point(half)}; check voxel_size and "
                              f"source_origin (one unit of length)")
+    _check_facing(name, views)
     rows, columns = views.panel
     row, column, depth = seen_cells(views, corners)
     ahead = (depth > 0).any(1)
@@ -144,6 +145,15 @@ def check_view(name: str, views: Views) -> None:
         raise InputError(f"{name} never sees the centre of the volume: in view 0 it would be at row {float(row[0, 0]):.1f} and column "
                          f"{float(column[0, 0]):.1f} of a panel of {rows} by {columns} cells; check detector_shift (lengths, not cells)")
     _warn_of_cut(name, views, half)
+
+
+def _check_facing(name: str, views: Views) -> None:
+    """Rays must cross the panel: u, v and the direction to its centre span the space."""
+    arm = views.source if views.parallel else views.detector - views.source
+    spans = torch.stack([t / t.norm(dim=1, keepdim=True).clamp_min(1e-300) for t in (views.u, views.v, arm)], 2)
+    edge_on = torch.linalg.det(spans).abs() < 1e-9
+    if bool(edge_on.any()):
+        raise InputError(f"the panel of {name} is seen edge-on, or its u and v are parallel, in view {int(edge_on.nonzero()[0])}")
 
 
 def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:

@@ -278,7 +278,9 @@ def test_warns_of_what_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize(
-    "vectors, message", [(np.zeros((3, 12)), "length 0"), (np.zeros((3, 6)), "shape"), (np.full((1, 12), np.nan), "finite")]
+    "vectors, message", [
+        ([[0, -20, 0, 0, 20, 0, 0, 1, 0, 0, 0, 1.0]], "edge-on.*view 0"),
+        (np.zeros((3, 12)), "length 0"), (np.zeros((3, 6)), "shape"), (np.full((1, 12), np.nan), "finite")]
 )
 def test_refuses_vectors(vectors: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
