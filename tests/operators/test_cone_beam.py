@@ -16,9 +16,10 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators import trajectories
 from invtoolbox.operators.cone_beam import ConeBeam
 from invtoolbox.operators.fan_beam import FanBeam
+from invtoolbox.operators.scan_3d_checks import seen_cells
 from invtoolbox.operators.vector_scan import VectorScan
 from invtoolbox.testing import check_operator
-from tests.operators.scan_3d_helpers import ball, bells, chords, relative, spot, turn
+from tests.operators.scan_3d_helpers import ball, bells, chords, rays, relative, spot, turn
 
 SMALL: dict[str, Any] = dict(volume_shape=(5, 7, 6), angles=[0.31, 1.17, 2.6], detector_shape=(6, 8), source_origin=14.0,
                              source_detector=21.0, voxel_size=(1.0, 0.9, 1.1), detector_spacing=(1.7, 1.6))
@@ -292,6 +293,21 @@ def test_draws_its_geometry(tmp_path: Any) -> None:
         figure = A.plot()
         figure.savefig(tmp_path / "geometry.png")
         assert (tmp_path / "geometry.png").stat().st_size > 10_000
-    panel = ConeBeam(**SMALL).plot().axes[1]
-    # The volume's outline on the panel: the corner nearest to the source is seen where the formula says.
-    assert max(line.get_xdata().max() for line in panel.lines[:12]) < 8 and len(panel.lines) > 12
+    # The volume's outline on the panel in view 0 begins at its corner (-x, -y, -z).
+    A = ConeBeam(**SMALL)
+    first = A.plot().axes[1].lines[0]
+    source, detector, u, v = A.vectors[0].numpy().reshape(4, 3)
+    across, along, depth = np.linalg.solve(np.stack([u, v, detector - source], 1), [-3.3, -3.15, -2.5] - source)
+    np.testing.assert_allclose([first.get_xdata()[0], first.get_ydata()[0]], [across / depth + 3.5, along / depth + 2.5])
+
+
+@pytest.mark.parametrize("further", [{}, dict(curved=True), dict(tilt=0.3, pitch=4.0, detector_rotation=(0.1, 0.2, 0.3))], ids=str)
+def test_cells_are_seen_in_themselves(further: dict[str, Any]) -> None:
+    A = ConeBeam(**SMALL, **further)
+    start, direction = rays(A)
+    for k in range(3):
+        places = (start + 0.7 * direction)[k].reshape(-1, 3)
+        row, column, depth = seen_cells(A._views(A.vectors, A.vectors), places)
+        np.testing.assert_allclose(row[k].reshape(6, 8), np.arange(6)[:, None] + np.zeros(8), atol=1e-9)
+        np.testing.assert_allclose(column[k].reshape(6, 8), np.arange(8) + np.zeros((6, 1)), atol=1e-9)
+        assert bool((depth[k] > 0).all())
