@@ -3,7 +3,11 @@
     python benchmarks/htc2022.py
 
 Prints the correlation for disc ``ta`` and, for disc ``01a``, the Matthews correlation of Otsu's segmentation with the one
-from the full scan, for FBP and for TV with nonnegativity by FISTA; and the seconds, with kernels warm.
+from the full scan as it was measured: for FBP, for TV with nonnegativity by FISTA, and for the scene ``htc2022-90deg``, which
+corrects beam hardening and bounds the density from above; and the seconds, with kernels warm.
+
+What the scene knows of the material comes from the solid disc of the training data: the polynomial against beam hardening, and
+the bound, 3 % above that disc's density (the training discs' densities spread by 3.5 %).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import torch
 from common import data_folder, machine, verdict
 
 import invtoolbox as it
+from invtoolbox.processing import fit_beam_hardening
 
 
 def main() -> None:
@@ -37,13 +42,32 @@ def main() -> None:
     problem = it.Problem(limited.y, A)
     prior = it.priors.TotalVariation(lower=0.0, tolerance=1e-2, max_iterations=30)
     for weight in (0.03, 0.1, 0.3):
-        began = time.perf_counter()
-        solution = it.solve(problem, prior, it.solvers.FISTA(), regularization=weight, initial=fbp.clamp(0, 0.04),
-                            max_iterations=400, tolerance=1e-6, progress=False)
-        seconds = time.perf_counter() - began
-        score = matthews(solution.x, truth)
-        print(f"01a, 90 degrees: TV, weight {weight:<5} {score:.4f} in {seconds:.1f} s, {int(solution.iterations[0])} iterations "
-              f"{verdict(score >= 0.967 and seconds < 30, 'at least 0.967 in under 30 s, aim 0.975')}", flush=True)
+        report("TV", weight, truth, problem, prior, fbp.clamp(0, 0.04), 400, "at least 0.967 in under 30 s, aim 0.975", 0.967)
+
+    solid = it.datasets.open(folder / "htc2022_solid_disc_full.mat")[0]
+    whole = solid.geometry.operator()
+    inside = it.metrics.otsu_segmentation(whole.pseudo_inverse(solid.y)).float()
+    fit = fit_beam_hardening(solid.y, whole(inside), degree=3)
+    density = float(whole.pseudo_inverse(fit.apply(solid.y))[inside.bool()].median())
+    print(f"solid disc: coefficients {', '.join(f'{a:.5f}' for a in fit.coefficients)} up to {fit.largest:.4f}; density {density:.5f} / mm, "
+          f"bound {1.03 * density:.5f}")
+    corrected = fit.apply(limited.y)
+    problem = it.Problem(corrected, A)
+    prior = it.priors.TotalVariation(lower=0.0, upper=1.03 * density, tolerance=1e-2, max_iterations=30)
+    start = A.pseudo_inverse(corrected).clamp(0, 1.03 * density)
+    for weight in (0.03, 0.1, 0.3):
+        report("TV, hardening corrected, bounded", weight, truth, problem, prior, start, 300, "at least 0.98 in 30 s", 0.98)
+
+
+def report(what: str, weight: float, truth: torch.Tensor, problem: it.Problem, prior: it.priors.ExplicitPrior, start: torch.Tensor,
+           iterations: int, bar: str, least: float) -> None:
+    began = time.perf_counter()
+    solution = it.solve(problem, prior, it.solvers.FISTA(), regularization=weight, initial=start, max_iterations=iterations,
+                        tolerance=1e-6, progress=False)
+    seconds = time.perf_counter() - began
+    score = matthews(solution.x, truth)
+    print(f"01a, 90 degrees: {what}, weight {weight:<5} {score:.4f} in {seconds:.1f} s, {int(solution.iterations[0])} iterations "
+          f"{verdict(score >= least and seconds < 30, bar)}", flush=True)
 
 
 def matthews(x: torch.Tensor, truth: torch.Tensor) -> float:

@@ -3,7 +3,7 @@
 The tables, in the order of the work::
 
     title, seed, device, dtype
-    [measurements]            measured: dataset or path, file, item, geometry, views, crop, noise_std
+    [measurements]            measured: dataset or path, file, item, geometry, views, crop, beam_hardening, noise_std
     [measurements.simulate]   or simulated: dataset or path of the truth, and the noise
     [operator]                needed where the measurements do not bring it
     [data_term]               least squares by default
@@ -88,6 +88,13 @@ class Views(_Table):
     step: int = Field(1, ge=1)
 
 
+class Hardening(_Table):
+    """The polynomial against beam hardening; `invtoolbox.processing.fit_beam_hardening` finds it from a homogeneous object."""
+
+    coefficients: list[float] = Field(min_length=1)
+    largest: float = Field(gt=0)
+
+
 class Simulate(Source):
     """Measurements made from a true image: the operator is applied, and noise added."""
 
@@ -112,6 +119,7 @@ class Measurements(Source):
     noise_std: float | None = Field(None, gt=0)
     views: Views | None = None
     crop: Crop | None = None
+    beam_hardening: Hardening | None = None
     simulate: Simulate | None = None
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from invtoolbox.parameter_choice import rule_named
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.presets import build_network, load_preset, load_prior
 from invtoolbox.priors.base import Prior
+from invtoolbox.processing.beam_hardening import BeamHardening
 from invtoolbox.registry import build, lookup
 from invtoolbox.scene_file import Crop, SceneFile, Source
 from invtoolbox.solvers.base import Solver
@@ -100,8 +101,12 @@ def measure(file: SceneFile) -> Measured:
         if wanted.views is not None:
             chosen = slice(wanted.views.start, wanted.views.stop, wanted.views.step)
             geometry, y = dataclasses.replace(geometry, angles=geometry.angles[chosen]), y[:, :, chosen]
+        if wanted.beam_hardening is not None:
+            y = BeamHardening(tuple(wanted.beam_hardening.coefficients), wanted.beam_hardening.largest).apply(y)
         built: Operator = geometry.operator()
     else:
+        if wanted.beam_hardening is not None:
+            raise InputError(f"{file.path}: beam hardening is corrected in a sinogram whose geometry is known")
         if wanted.views is not None:
             raise InputError(f"{file.path}: views are chosen of a sinogram whose geometry is known")
         if operator is None or operator.name is None:

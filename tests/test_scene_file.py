@@ -179,6 +179,23 @@ def test_measured_arrays_come_with_a_geometry_and_views(scene: Path) -> None:
         measure(read_scene(scene))
 
 
+def test_beam_hardening_is_corrected_in_a_sinogram(scene: Path) -> None:
+    sinogram = np.linspace(0, 3, 96, dtype=np.float32).reshape(8, 12)
+    np.save("sinogram.npy", sinogram)
+    geometry = {"kind": "parallel", "num_detectors": 12, "image_shape": [8, 8],
+                "angles": {"unit": "degrees", "start": 0, "stop": 180, "count": 8, "endpoint": False}}
+    scene.write_text('measurements.path = "sinogram.npy"\nprior = "tikhonov"\n')
+    changes = {"measurements.geometry": geometry, "measurements.beam_hardening": {"coefficients": [1.0, 0.5], "largest": 2.0}}
+    y = measure(read_scene(scene, changes)).y[0, 0].numpy()
+    below = sinogram <= 2
+    np.testing.assert_allclose(y[below], (sinogram + 0.5 * sinogram**2)[below], rtol=1e-5)
+    np.testing.assert_allclose(y[~below], (4 + 3 * (sinogram - 2))[~below], rtol=1e-5)  # on along the tangent
+    np.save("photo.npy", sinogram)
+    scene.write_text('measurements.path = "photo.npy"\nprior = "tikhonov"\noperator.name = "identity"\n')
+    with pytest.raises(InputError, match="in a sinogram whose geometry is known"):
+        measure(read_scene(scene, {"measurements.beam_hardening": {"coefficients": [1.0], "largest": 2.0}}))
+
+
 def test_priors_of_a_scene_add_with_their_weights(scene: Path) -> None:
     file = read_scene(scene, {"prior": [{"name": "tikhonov", "weight": 0.5}, "nonnegative"]})
     assert repr(prior(file)) == "0.5 * Tikhonov() + NonNegative()"
