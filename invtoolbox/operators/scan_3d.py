@@ -197,13 +197,14 @@ class Scan3D(LinearOperator):
         >>> [views for views, part in A.chunks(4)]
         [slice(0, 4, None), slice(4, 6, None)]
         """
-        count = views_per_chunk or self.views_per_chunk
-        if count is None:
-            depth, height, width = self.volume_shape
-            count = max(max(depth * height * width, _CHUNK) // (self.detector_shape[0] * self.detector_shape[1]), _FEWEST_VIEWS)
+        depth, height, width = self.volume_shape
+        count = views_per_chunk or self.views_per_chunk or self._views_of(max(depth * height * width, _CHUNK))
         for start in range(0, self.blocks, count):
             views = slice(start, min(start + count, self.blocks))
             yield views, self if views == slice(0, self.blocks) else self.subset(views)
+
+    def _views_of(self, values: int) -> int:
+        return max(values // (self.detector_shape[0] * self.detector_shape[1]), _FEWEST_VIEWS)
 
     def project_chunks(self, x: Tensor, views_per_chunk: int | None = None) -> Iterator[tuple[slice, Tensor]]:
         """``A(x)`` part by part, to be written away: (views, projections of these views ``(batch, channel, V', R, C)``).
@@ -252,7 +253,9 @@ class Scan3D(LinearOperator):
             check_shape(y, scan.range_shape, f"the pseudo-inverse of {scan} takes y", self.channelwise, self.items)
             return self._each_item(lambda item, p: self._invert(item, p, views, filter, cutoff), y)
 
-        return _total(part(views, scan) for views, scan in self.chunks(views_per_chunk))
+        # The filter needs several times the memory of what it filters.
+        count = views_per_chunk or self.views_per_chunk or self._views_of(_CHUNK // 4)
+        return _total(part(views, scan) for views, scan in self.chunks(count))
 
     def _check_view(self) -> None:
         """Raise where no ray meets the volume or its centre is never seen, warn where it is cut off."""
