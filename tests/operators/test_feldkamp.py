@@ -11,7 +11,9 @@ import torch
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.feldkamp_backprojection import VoxelViews, voxel_backproject
 from invtoolbox.operators.cone_beam import ConeBeam
+from invtoolbox.operators.fan_beam import FanBeam
 from invtoolbox.operators.filtered_backprojection import FILTERS
+from invtoolbox.operators.parallel_beam import ParallelBeam
 from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
 from tests.operators.scan_3d_helpers import chords, grid, interior, relative, turn
 
@@ -45,6 +47,18 @@ def test_a_ball_has_its_density(further: dict[str, Any], curved: bool) -> None:
     arguments: dict[str, Any] = dict(angles=turn(180), detector_shape=(40, 130), source_origin=NEAR, source_detector=FAR) | further
     x = density(ConeBeam(VOLUME, curved=curved, **arguments))
     assert (x - 1).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("curved", [False, True])
+@pytest.mark.parametrize("angles", [turn(40), turn(40, 0.3, 3.8)], ids=["turn", "short scan"])
+def test_the_middle_slice_is_that_of_a_fan_beam(angles: torch.Tensor, curved: bool) -> None:
+    A = ConeBeam((1, 14, 13), angles, (1, 23), 40.0, 60.0, (1.0, 0.9, 1.1), 1.5, (0.3, 0.0), curved=curved)
+    F = FanBeam((14, 13), angles, 23, 40.0, 60.0, (0.9, 1.1), 1.5, 0.3, curved)
+    y = torch.rand(1, 1, 40, 23, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert relative(A.pseudo_inverse(y[:, :, :, None])[:, :, 0], F.pseudo_inverse(y).flip(2)) < 1e-12
+    P = ParallelBeam3D((1, 14, 13), angles, (1, 23), (1.0, 0.9, 1.1), 1.5, (0.3, 0.0))
+    Q = ParallelBeam((14, 13), angles, 23, (0.9, 1.1), 1.5, 0.3)
+    assert relative(P.pseudo_inverse(y[:, :, :, None])[:, :, 0], Q.pseudo_inverse(y).flip(2)) < 1e-12
 
 
 @pytest.mark.filterwarnings("ignore:the field of view")
