@@ -148,6 +148,10 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
         if lopsided:
             raise InputError(f"the panel of {name} sees more of one side than of the other, and less than a full turn does not make up for "
                              f"that; {_ADVICE}")
+        # An arc that is long enough for the object, but not for all of the panel, leaves nothing out but air.
+        enough = (arc.length - math.pi) / 2
+        if seen <= enough < float(place.abs().max()):
+            place = place.clamp(-enough, enough)
         return parker_weights(begin[:, None], place, arc.length)
     if not lopsided:
         return torch.full_like(place, 0.5)

@@ -35,12 +35,13 @@ def density(A: Any, filter: str = "hann", centre: Any = CENTRE, radius: float = 
         dict(detector_shift=(3.3, 0.0)),
         dict(axis_shift=7.0, detector_shift=(10.5, 0.0)),
         dict(angles=turn(150, 1.0, SHORT)),
+        dict(angles=turn(150, 1.0, math.pi + 2 * math.asin(30 / NEAR) + 0.06)),
         dict(angles=turn(150, 1.0, -SHORT), axis_shift=7.0, detector_shift=(10.5, 0.0)),
         dict(detector_shape=(40, 80), detector_shift=(25.0, 0.0)),
         dict(detector_shape=(40, 80), detector_shift=(-25.0, 0.0)),
         dict(source_origin=torch.full((180,), NEAR), source_detector=torch.full((180,), FAR)),
     ],
-    ids=["turn", "shift", "axis", "short scan", "short, axis", "half fan", "other half", "a distance a view"],
+    ids=["turn", "shift", "axis", "short scan", "short for the object", "short, axis", "half fan", "other half", "a distance a view"],
 )
 @pytest.mark.filterwarnings("ignore:the field of view")
 def test_a_ball_has_its_density(further: dict[str, Any], curved: bool) -> None:
