@@ -33,7 +33,7 @@ Images = dict[str, Tensor]
 def samples(full: CartesianMRI, y: Tensor) -> tuple[LinearOperator, Tensor]:
     """The operator that gives nothing but the samples that were taken, and these: so that every measurement counts once."""
     where = full.mask.expand(1, 1, *full.domain_shape[1:])[0, 0] != 0
-    picked = Sampling(where, full.range_shape)
+    picked = Sampling(where, (full.coils, *full.domain_shape[1:]))
     operator = picked @ full
     assert isinstance(operator, LinearOperator)
     return operator, picked(y)
