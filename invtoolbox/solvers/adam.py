@@ -74,7 +74,8 @@ class Adam(Solver):
     def step(self, objective: Objective, state: AdamState) -> AdamState:
         gradient = state.gradient
         mean = state.mean.mul_(self.beta_mean).add_(gradient, alpha=1 - self.beta_mean)
-        square = state.square.mul_(self.beta_square).addcmul_(gradient, gradient, value=1 - self.beta_square)
+        # Of complex values the squared modulus, so that the phase of the image does not matter.
+        square = state.square.mul_(self.beta_square).addcmul_(gradient, gradient.conj(), value=1 - self.beta_square)
         steps = state.steps + 1
         shape = (-1, *[1] * (gradient.ndim - 1))
         rate = self.learning_rate / (1 + self.decay * steps).sqrt() / (1 - self.beta_mean**steps)
@@ -88,6 +89,9 @@ class Adam(Solver):
 
     def result(self, state: AdamState) -> Tensor:
         return state.best if self.iterate == "best" else state.x
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        return False, "Adam may cycle or diverge even where everything is convex (Reddi, Kale and Kumar 2018)"
 
 
 def _rates(objective: Objective, start: Tensor) -> Tensor:

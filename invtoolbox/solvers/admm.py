@@ -175,6 +175,9 @@ class ADMM(Solver):
         for _, prior in objective.terms:
             if prior.is_convex is not True:
                 return False, f"{prior!r} is not known to be convex"
+        for piece in prior_pieces(objective):
+            if not piece.function.has_exact_prox:
+                return False, f"the prox of {piece.function!r} is itself iterated"
         if not is_closed(objective, [(weight, piece.operator) for (weight, _), piece in zip(objective.terms, prior_pieces(objective))]):
             return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and priors are convex, and rho is constant after 80 iterations"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invtoolbox.objective import Evaluation, Objective
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
+from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
 
 
 @dataclass
@@ -69,6 +69,14 @@ class GradientDescent(Solver):
             trial = _barzilai_borwein(x - state.x, new.gradient - state.gradient, taken)
         certificate = item_norm(new.gradient) / state.scale
         return DescentState(x, new.value, new.discrepancy, certificate, new.gradient, trial, state.scale)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        if self.step_size is not None:
+            return False, "whether step_size is below 2 / L is not checked"
+        reason = nonconvex_reason(objective)
+        if reason is not None:
+            return False, f"to a stationary point only: {reason}"
+        return True, "everything is convex and differentiable, and the step is searched for"
 
 
 def gradient_scale(objective: Objective, start_norm: Tensor) -> Tensor:

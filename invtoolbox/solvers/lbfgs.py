@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import inner, item_norm
-from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
+from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 
 
@@ -116,6 +116,12 @@ class LBFGS(Solver):
         state.changes[good, slots] = change[good]
         state.curvatures[good, slots] = curvature[good]
         state.place = state.place.index_copy(0, good, (slots + 1) % self.memory)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        reason = nonconvex_reason(objective)
+        if reason is not None:
+            return False, f"to a stationary point only: {reason}"
+        return True, "everything is convex and differentiable, and only pairs of positive curvature enter the metric"
 
 
 def _safe(curvature: Tensor) -> Tensor:

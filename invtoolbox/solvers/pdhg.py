@@ -178,6 +178,9 @@ class PDHG(Solver):
         for _, prior in objective.terms:
             if prior.is_convex is not True:
                 return False, f"{prior!r} is not known to be convex"
+        for piece in prior_pieces(objective):
+            if not piece.function.has_exact_prox:
+                return False, f"the prox of {piece.function!r} is itself iterated"
         return True, "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power method"
 
     def _first_ratio(self, objective: Objective, parts: Parts, state: PDHGState, start: Tensor) -> Tensor:

@@ -134,6 +134,9 @@ class ProximalGradient(Solver):
         for _, prior in objective.terms:
             if prior.is_convex is not True:
                 return False, f"{prior!r} is not known to be convex"
+        for _, prior in _rough(objective):
+            if not prior.has_exact_prox:
+                return False, f"the prox of {prior!r} is itself iterated"
         if self.step_size is not None:
             return False, "whether step_size is below the inverse curvature is not checked"
         return True, "misfit and priors are convex, and the step is searched for"

@@ -147,7 +147,10 @@ class StochasticPDHG(Solver):
 
 
 def _first_step(objective: Objective, norms: Tensor, count: int, others: tuple[PriorPiece, ...], start: Tensor) -> Tensor:
-    """tau for a guess, the rule of `PDHG`: half the bound of a prior's dual, an image that moves by a fifth."""
+    """tau for a guess, the rule of `PDHG`: half the bound of a prior's dual, an image that moves by a fifth.
+
+    Over two decades of the factor, 0.3 was the best on CT with Gaussian and with Poisson noise, for 3 and 10 views of 60 in a subset.
+    """
     problem, weight = objective.problem, 1 + len(others)
     squared = weight * norms[:, :count].square().sum(1)
     curvature = problem.data_term.curvature(problem.y)
@@ -158,7 +161,7 @@ def _first_step(objective: Objective, norms: Tensor, count: int, others: tuple[P
     else:
         every = squared.sqrt() * item_norm(problem.data_term.grad(0.98 * problem.y, problem.y))
     distance = 0.2 * item_norm(start)
-    tau = (distance / (every * rate)).sqrt() / math.sqrt(count)
+    tau = 0.3 * (distance / (every * rate)).sqrt() / math.sqrt(count)
     return torch.where(tau.isfinite() & (tau > 0), tau, 1 / (count * squared).sqrt())
 
 

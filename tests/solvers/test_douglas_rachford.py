@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.priors import L1
 from invtoolbox.solve import bind
 from invtoolbox.solvers import FISTA, PDHG, DouglasRachford
 from invtoolbox.testing import check_solver
@@ -66,7 +66,7 @@ def test_items_stop_by_themselves() -> None:
     assert solution.status == ("converged",) * 2 and len(set(solution.iterations.tolist())) == 2
 
 
-class Inner(it.priors.L1):
+class Inner(L1):
     """A prox that says it is iterated."""
 
     has_exact_prox = False

@@ -8,6 +8,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.operators.base import item_norm
+from invtoolbox.priors import ExplicitPrior
 from invtoolbox.solve import bind
 from invtoolbox.solvers import LBFGS, HalfQuadratic
 from invtoolbox.testing import check_solver
@@ -21,7 +22,7 @@ def blurred(boundary: str = "periodic", noise_std: float = 0.02) -> tuple[it.Pro
     return it.Problem(A.simulate(x, noise_std, seed=1), A, it.data_terms.LeastSquares(noise_std=noise_std)), x
 
 
-class Envelope(it.priors.ExplicitPrior):
+class Envelope(ExplicitPrior):
     """``sum min_z |z| + mu/2 |D x - z|^2`` of the norms of the differences: Huber's function."""
 
     is_convex, is_smooth = True, True
@@ -72,7 +73,7 @@ def test_denoising_by_the_modulus_has_a_closed_form() -> None:
 LEVELS: list[Tensor] = []
 
 
-class Watched(it.priors.ExplicitPrior):
+class Watched(ExplicitPrior):
     """Notes the levels that it is asked for; the denoiser of a Gaussian density of unit variance."""
 
     def __init__(self, sigma: float) -> None:

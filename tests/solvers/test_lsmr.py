@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,7 @@ def test_the_gradient_falls_monotonically_and_items_stop_by_themselves() -> None
     for steps in range(1, 9):
         x = it.solve(problem, solver=LSMR(), max_iterations=steps, tolerance=0.0).x
         gradients.append(item_norm((x[:, 0] @ matrix.T - problem.y[:, 0]) @ matrix))
-    assert all(bool((after <= before * (1 + 1e-12)).all()) for before, after in zip(gradients, gradients[1:]))
+    assert all(bool((after <= before * (1 + 1e-12)).all()) for before, after in pairwise(gradients))
     loose = it.solve(problem, it.priors.Tikhonov(), LSMR(), torch.tensor([10.0, 1e-6]), tolerance=1e-8)
     assert int(loose.iterations[0]) < int(loose.iterations[1])
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.priors import ExplicitPrior
 from invtoolbox.solve import bind
 from invtoolbox.solvers import SIRT
 from invtoolbox.testing import check_solver
@@ -87,7 +89,7 @@ def test_what_does_not_fit_is_said() -> None:
     assert it.solve(it.Problem(torch.ones(1, 1, 5), gradient), solver=SIRT(), max_iterations=3).x.abs().max() == 0
 
 
-class Half(it.operators.base.LinearOperator):
+class Half(LinearOperator):
     """Rows (1, -0.9): their sums are far below their norms."""
 
     def __init__(self) -> None:
@@ -113,7 +115,7 @@ def test_it_promises_convergence_where_the_eigenvalues_allow_it() -> None:
         assert answer is holds and words in reason
 
 
-class Plane(it.priors.ExplicitPrior):
+class Plane(ExplicitPrior):
     """Images whose values add to 0: a projection that no diagonal metric keeps."""
 
     is_convex, is_constraint, is_smooth = True, True, False
