@@ -170,6 +170,16 @@ def test_linear_solvers_agree_on_complex_images(undersampled: tuple[it.Problem, 
     assert float((sense[0] - x[0]).norm() / x.norm()) < 0.1
 
 
+@pytest.mark.parametrize("solver", [it.solvers.Adam(learning_rate=0.05), it.solvers.LBFGS(), it.solvers.GradientDescent()], ids=repr)
+def test_the_phase_of_the_image_does_not_matter(undersampled: tuple[it.Problem, torch.Tensor], solver: Any) -> None:
+    problem, _ = undersampled
+    turn = complex(0.6, 0.8)
+    turned = it.Problem(problem.y * turn, problem.operator, problem.data_term)
+    first, second = (it.solve(p, it.priors.Tikhonov(), solver, regularization=1.0, max_iterations=30, progress=False).x
+                     for p in (problem, turned))
+    assert float((turn * first - second).norm() / first.norm()) < 1e-6
+
+
 def test_the_discrepancy_counts_complex_samples_that_were_taken(undersampled: tuple[it.Problem, torch.Tensor]) -> None:
     problem, x = undersampled
     truth = torch.cat([x, 2 * x])
