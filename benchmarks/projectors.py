@@ -1,4 +1,4 @@
-"""Projection and back-projection in 2D against ASTRA's CPU projectors and deepinv's `Tomography`.
+"""Projection and back-projection in 2D against ASTRA's CPU projectors, deepinv's `Tomography` and mbirtorch, where it is installed.
 
 Everything runs in one process, peers and we in turn, and the median of several rounds counts. ASTRA's CPU projectors run
 on one thread; torch and we use all that `--threads` allows.
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 
@@ -75,6 +76,15 @@ def deepinv_pair(size: int, views: int, batch: int) -> dict[str, Run]:
     # Its adjoint and its projector are written in torch and differentiable; no gradient is asked for here.
     return {f"deepinv x{batch} forward": torch.no_grad()(lambda: physics.A(x)),
             f"deepinv x{batch} adjoint": torch.no_grad()(lambda: physics.A_adjoint(y))}
+
+
+def mbirtorch_pair(size: int, angles: torch.Tensor, detectors: int) -> dict[str, Run]:
+    import mbirtorch
+
+    model = mbirtorch.ParallelBeamModel((len(angles), 1, detectors), angles)
+    model.set_params(recon_shape=(size, size, 1))
+    x, y = torch.rand(size, size, 1), torch.rand(len(angles), 1, detectors)
+    return {"mbirtorch forward": lambda: model.forward_project(x), "mbirtorch adjoint": lambda: model.back_project(y)}
 
 
 def report(name: str, times: dict[str, float], peers: dict[str, int]) -> None:
@@ -157,6 +167,13 @@ def main() -> None:
         runs = deepinv_pair(256, 180, 1) | deepinv_pair(256, 180, 8) | ours(A, 1) | ours(A, 8)
         times = alternate(runs, max(3, options.rounds // 2))
         report("parallel beam 256x256, 180 views, 363 cells", times, {"deepinv x1": 1, "deepinv x8": 8})
+        angles = torch.arange(360, dtype=torch.float64) * math.pi / 360
+        A = ParallelBeam((512, 512), angles, 725)
+        runs = deepinv_pair(512, 360, 1) | ours(A, 1) | ours(A, 8)
+        peers = {"deepinv x1": 1}
+        if find_spec("mbirtorch") is not None:
+            runs, peers = runs | mbirtorch_pair(512, angles, 725), peers | {"mbirtorch": 1}
+        report("parallel beam 512x512, 360 views, 725 cells", alternate(runs, 3), peers)
     print(f"\npeak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB; "
           f"load average {os.getloadavg()[0]:.2f}")
 
