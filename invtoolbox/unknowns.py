@@ -45,7 +45,7 @@ class Unknowns:
 
     def values(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """``theta`` of ``u``."""
-        return {name: start + expand(self.scales[name], start) * parameters[name] for name, start in self.starts.items()}
+        return {name: start + expand(self.scales[name], start) * _as_real(parameters[name], start) for name, start in self.starts.items()}
 
     def operator(self, operator: Operator, parameters: dict[str, Tensor]) -> Operator:
         return operator.with_parameters(**self.values(parameters))
@@ -61,6 +61,11 @@ class Unknowns:
             return {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
 
         return Unknowns(pick(self.starts), pick(self.scales), {name: prior.select(index) for name, prior in self.priors.items()})
+
+
+def _as_real(u: Tensor, start: Tensor) -> Tensor:
+    """Beside a complex image every parameter is packed as complex; of a real one the imaginary part moves nothing."""
+    return u.real if u.is_complex() and not start.is_complex() else u
 
 
 def _scale(problem: Problem, starts: dict[str, Tensor], name: str, x: Tensor) -> Tensor:

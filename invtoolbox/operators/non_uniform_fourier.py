@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -62,10 +62,23 @@ class NonUniformFourier(LinearOperator):
         self.domain_shape, self.width, self.oversampling = shape, int(width), float(oversampling)
         self.coil_maps = None if coil_maps is None else coil_maps_of(torch.as_tensor(coil_maps), shape[1:], "NonUniformFourier")
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
-        self.items = len(self.coil_maps) if self.coil_maps is not None and len(self.coil_maps) > 1 else None
         self.grid = tuple(2 * math.ceil(oversampling * n / 2) for n in shape[1:])
-        self._set_trajectory(torch.as_tensor(trajectory))
-        self.range_shape = (self.coils, *self.trajectory.shape[:-1])
+        values = torch.as_tensor(trajectory)
+        self.sample_shape = tuple(values.shape[:-1])
+        self._set_trajectory(values)
+        self.range_shape = (self.coils, *self.sample_shape)
+        self.items = self._count()
+
+    def _count(self) -> int | None:
+        counts = {len(t) for t in (self.coil_maps, self.trajectory if self._differs else None) if t is not None and len(t) > 1}
+        if len(counts) > 1:
+            raise InputError(f"the trajectory and the coil_maps of {self} are for batches of different sizes: {sorted(counts)}")
+        return counts.pop() if counts else None
+
+    @property
+    def _differs(self) -> bool:
+        """Whether every item has a trajectory of its own, ``(batch, *samples, dimensions)``."""
+        return self.trajectory.ndim == len(self.sample_shape) + 2
 
     def _set_trajectory(self, trajectory: Tensor) -> None:
         space = self.domain_shape[1:]
@@ -77,10 +90,11 @@ class NonUniformFourier(LinearOperator):
             raise InputError(f"the trajectory of NonUniformFourier reaches {[round(k, 3) for k in largest]} cycles per field of "
                              f"view, but an image of {space} holds half as many as it has pixels")
         self.trajectory = trajectory
-        # By axis: which cells of the grid each sample looks at, and with what weights; (width, samples) each.
-        points = [u * (g / n) for u, g, n in zip(trajectory.reshape(-1, len(space)).double().unbind(1), self.grid, space)]
+        # By axis: which cells of the grid each sample looks at, and with what weights; (width, 1 or batch, samples) each.
+        flat = trajectory.reshape(len(trajectory) if self._differs else 1, -1, len(space))
+        points = [u * (g / n) for u, g, n in zip(flat.double().unbind(2), self.grid, space)]
         first = [torch.ceil(u.detach() - self.width / 2) for u in points]
-        offsets = torch.arange(self.width, device=trajectory.device).unsqueeze(1)
+        offsets = torch.arange(self.width, device=trajectory.device).view(-1, 1, 1)
         self.cells = tuple(((f + offsets) % g).long() for f, g in zip(first, self.grid))
         self.taps = tuple(self._kernel(u - (f + offsets)) for u, f in zip(points, first))
 
@@ -109,30 +123,38 @@ class NonUniformFourier(LinearOperator):
     # -- parameters ---------------------------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
-        """``trajectory (*samples, dimensions)``, and ``coil_maps (1 or batch, coil, *space)`` where there are some."""
+        """``trajectory (*samples, dimensions)``, with a batch axis in front where items differ, and ``coil_maps (1 or batch, coil,
+        *space)`` where there are some."""
         own = {} if self.coil_maps is None else {"coil_maps": self.coil_maps}
         return {"trajectory": self.trajectory, **own}
+
+    def item_parameters(self, batch: int) -> dict[str, Tensor]:
+        own = {} if self.coil_maps is None else {"coil_maps": self.coil_maps.expand(batch, *self.coil_maps.shape[1:])}
+        shape = self.trajectory.shape[1:] if self._differs else self.trajectory.shape
+        return {"trajectory": self.trajectory.expand(batch, *shape), **own}
 
     def select(self, index: Tensor) -> Self:
         if self.items is None:
             return self
-        # The trajectory belongs to all items, even where it has as many interleaves as there are items.
-        return self._replace({"coil_maps": cast(Tensor, self.coil_maps).index_select(0, index)})._with_items(len(index))
+        # A trajectory that all items share may have as many interleaves as there are items.
+        chosen = {"trajectory": self.trajectory.index_select(0, index)} if self._differs else {}
+        if self.coil_maps is not None and len(self.coil_maps) > 1:
+            chosen["coil_maps"] = self.coil_maps.index_select(0, index)
+        return self._replace(chosen)._with_items(len(index))
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
-        maps = parameters.get("coil_maps")
-        if maps is not None:
-            maps = coil_maps_of(maps, self.domain_shape[1:], "NonUniformFourier")
-            if maps.shape[1] != self.coils:
-                raise InputError(f"{self} has {self.coils} coils, got maps of {maps.shape[1]}")
-        other = super()._replace({} if maps is None else {"coil_maps": maps})
+        other = super()._replace({})
+        if "coil_maps" in parameters:
+            other.coil_maps = coil_maps_of(parameters["coil_maps"], self.domain_shape[1:], "NonUniformFourier")
+            if other.coil_maps.shape[1] != self.coils:
+                raise InputError(f"{self} has {self.coils} coils, got maps of {other.coil_maps.shape[1]}")
         if "trajectory" in parameters:
-            if parameters["trajectory"].shape != self.trajectory.shape:
-                raise InputError(f"{self} has a trajectory of shape {tuple(self.trajectory.shape)}, "
-                                 f"got {tuple(parameters['trajectory'].shape)}; make a new NonUniformFourier")
+            given = tuple(parameters["trajectory"].shape)
+            if given[-len(self.sample_shape) - 1:-1] != self.sample_shape or len(given) > len(self.sample_shape) + 2:
+                raise InputError(f"{self} has a trajectory of shape {(*self.sample_shape, self.trajectory.shape[-1])}, or one an item, "
+                                 f"got {given}; make a new NonUniformFourier")
             other._set_trajectory(parameters["trajectory"])
-        return other._with_items(None if maps is None and self.items is None else
-                                 len(cast(Tensor, other.coil_maps)) if len(cast(Tensor, other.coil_maps)) > 1 else None)
+        return other._with_items(other._count())
 
     # -- the operator -------------------------------------------------------------------------------------------------
 
@@ -142,7 +164,7 @@ class NonUniformFourier(LinearOperator):
         padded = self._padded(seen * self._correction(x))
         axes = tuple(range(2, padded.ndim))
         values = self._interpolated(torch.fft.fftn(padded, dim=axes).flatten(2))
-        return values.unflatten(2, tuple(self.trajectory.shape[:-1]))
+        return values.unflatten(2, self.sample_shape)
 
     def _adjoint(self, y: Tensor) -> Tensor:
         y = y.to(complex_of(y))
@@ -166,13 +188,13 @@ class NonUniformFourier(LinearOperator):
         return x
 
     def _taps(self, like: Tensor) -> Any:
-        """For every cell of the kernel: the flat index on the grid and the weight of each sample."""
+        """For every cell of the kernel: the flat index on the grid and the weight of each sample, ``(1 or batch, 1, samples)``."""
         dtype = like.real.dtype if like.is_complex() else like.dtype
         for offsets in itertools.product(range(self.width), repeat=len(self.grid)):
             index, weight = self.cells[0][offsets[0]], self.taps[0][offsets[0]]
             for axis, k in enumerate(offsets[1:], start=1):
                 index, weight = index * self.grid[axis] + self.cells[axis][k], weight * self.taps[axis][k]
-            yield index, weight.to(dtype)
+            yield index.unsqueeze(1), weight.unsqueeze(1).to(dtype)
 
     # Cell by cell: all of them at once would take width^dimensions times the memory of the measurements.
 
@@ -203,23 +225,23 @@ class NonUniformFourier(LinearOperator):
                             dtype=torch.complex128 if real == torch.float64 else torch.complex64).to(real)
 
     def density(self, iterations: int = 20) -> Tensor:
-        """The area of k-space that each sample stands for, ``samples``, in units of a Cartesian sample's.
+        """The area of k-space that each sample stands for, ``(1 or batch, *samples)``, in units of a Cartesian sample's.
 
         By the fixed point ``w <- w / (P P^T w)``, P the interpolation (Pipe & Menon, MRM 41, 1999).
         """
-        weights = torch.ones(1, 1, math.prod(self.trajectory.shape[:-1]), dtype=torch.float64, device=self.trajectory.device)
+        weights = torch.ones(self.cells[0].shape[1], 1, math.prod(self.sample_shape), dtype=torch.float64, device=self.trajectory.device)
         with torch.no_grad():
             for _ in range(iterations):
                 weights = weights / self._interpolated(self._gridded(weights)).clamp_min(1e-12)
             # Now the kernel's square integral is 1 everywhere on the grid; a Cartesian sample has the area of the oversampling.
             for n, g in zip(self.domain_shape[1:], self.grid):
                 weights = weights * float(self._kernel_transform(torch.zeros((), dtype=torch.float64))) ** 2 * n / g
-        return weights.view(self.trajectory.shape[:-1])
+        return weights.view(-1, *self.sample_shape)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """The gridding reconstruction: the adjoint of the samples times their `density`, coils combined as in `CartesianMRI`."""
         check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", items=self.items)
-        image = self._adjoint(y * self.density().to(y.real.dtype))
+        image = self._adjoint(y * self.density().to(y.real.dtype).unsqueeze(1))
         if self.coil_maps is None:
             return image
         power = self.coil_maps.abs().square().sum(1, keepdim=True).to(image.real.dtype)
@@ -227,7 +249,7 @@ class NonUniformFourier(LinearOperator):
 
     def __repr__(self) -> str:
         coils = f", {self.coils} coils" if self.coil_maps is not None else ""
-        return f"NonUniformFourier({'x'.join(map(str, self.trajectory.shape[:-1]))} samples, {self.domain_shape}{coils})"
+        return f"NonUniformFourier({'x'.join(map(str, self.sample_shape))} samples, {self.domain_shape}{coils})"
 
 
 def radial_trajectory(size: int, spokes: int, samples: int | None = None, golden: bool = True) -> Tensor:

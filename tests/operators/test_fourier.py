@@ -70,6 +70,36 @@ def test_the_non_uniform_transform_keeps_the_contract(items: int) -> None:
     assert check_operator(volume, noise(2, 1, 4, 5, 6)).ok
 
 
+def test_a_trajectory_an_item() -> None:
+    k = radial_trajectory(12, spokes=2, samples=10)
+    shared = NonUniformFourier(k, (12, 11), noise(1, 2, 12, 11))
+    A = shared.with_parameters(trajectory=torch.stack([k, 0.9 * k, k + 0.2]))
+    assert A.items == 3 and shared.items is None
+    assert check_operator(A, noise(3, 1, 12, 11, seed=1)).ok
+    x = noise(3, 1, 12, 11, seed=1)
+    torch.testing.assert_close(A(x)[1:2], shared.with_parameters(trajectory=0.9 * k)(x[1:2]))
+    assert A.density().shape == (3, 2, 10)
+    same = shared.with_parameters(**shared.item_parameters(3))
+    torch.testing.assert_close(same(x), shared(x))
+
+
+def test_a_real_trajectory_is_an_unknown_beside_a_complex_image() -> None:
+    rows, columns = ((torch.arange(16, dtype=torch.float64) - 8) / 8 for _ in range(2))
+    x = torch.exp(-12 * ((rows[:, None] - 0.1) ** 2 + (columns - 0.2) ** 2)).to(torch.complex128)[None, None]
+    k = radial_trajectory(16, spokes=30).double() * 0.95
+    y = NonUniformFourier(k, (16, 16))(x)
+    generator = torch.Generator().manual_seed(0)
+    wrong = k + 0.1 * torch.randn(k.shape, generator=generator, dtype=torch.float64)
+    problem = it.Problem(y, NonUniformFourier(wrong, (16, 16)), unknown={"trajectory": None})
+    solution = it.solve(problem, it.priors.Tikhonov(), it.solvers.LBFGS(), regularization=1e-3, max_iterations=100, progress=False)
+    assert solution.parameters is not None and solution.parameters["trajectory"].dtype == torch.float64
+    assert solution.parameters["trajectory"].shape == (1, 30, 32, 2)
+    # Shifts of single samples and the image are not told apart, but together they explain what the wrong trajectory cannot.
+    known = it.solve(it.Problem(y, NonUniformFourier(wrong, (16, 16))), it.priors.Tikhonov(), regularization=1e-3, progress=False)
+    left = [float((s.problem.operator(s.x) - y).norm()) for s in (solution, known)]
+    assert left[0] < 0.5 * left[1]
+
+
 def test_gradients_in_trajectory_and_coil_maps() -> None:
     A = NonUniformFourier(torch.rand(6, 2, dtype=torch.float64) * 3 - 1.5, (5, 4), noise(1, 2, 5, 4), width=5)
     x = noise(1, 1, 5, 4, seed=1)
