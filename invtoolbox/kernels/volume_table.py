@@ -33,7 +33,13 @@ def table_of(views: Views, device: torch.device) -> Tensor:
         f, turn = u * (radius / spacing), spacing / radius
     else:
         e, f, turn = detector - source, u, torch.zeros_like(source[:, :1])
-    return torch.cat([source / size, e / size, f / size, v / size, turn], dim=1)
+    v = v / size
+    # Rows that are stacked along z but for the rounding of a rotation are stacked along z, which the kernels turn to account. Only the
+    # value is rounded: the derivative stays.
+    sideways = v * v.new_tensor([1.0, 1.0, 0.0])
+    rounding = sideways.abs().amax(dim=1, keepdim=True) <= 1e-13 * v[:, 2:].abs()
+    v = v - torch.where(rounding, sideways, 0.0).detach()
+    return torch.cat([source / size, e / size, f / size, v, turn], dim=1)
 
 
 def views_by_axis(table: Tensor, views: Views) -> list[Tensor]:

@@ -268,10 +268,19 @@ def test_steep_rays_are_counted_once() -> None:
     views = Views(s, 10 * out, 4 * u, torch.tensor([[0.0, 0.0, 4.0]]).expand(2, 3), (41, 41),
                   (size, size, size), (1.0, 1.0, 1.0), False, False)
     x = torch.ones(1, size, size, size, dtype=torch.float64)
-    turned = dataclasses.replace(views, v=views.v + torch.tensor([1e-13, 0.0, 0.0]))  # the other kernel
+    turned = dataclasses.replace(views, v=views.v + torch.tensor([1e-12, 0.0, 0.0]))  # the other kernel
     torch.testing.assert_close(project_volume(x, views), project_volume(x, turned), rtol=0, atol=1e-9)
     y = uniform(1, 2, 41, 41)
     torch.testing.assert_close(backproject_volume(y, views), backproject_volume(y, turned), rtol=0, atol=1e-9)
+
+
+def test_rows_along_z_but_for_rounding_are_rows_along_z() -> None:
+    views = random_views((6, 7, 8), (9, 10), 3, "flat", seed=9, aligned=True)
+    off = dataclasses.replace(views, v=(views.v + torch.tensor([1e-17, -2e-17, 0.0])).requires_grad_())
+    x = uniform(1, 6, 7, 8)
+    assert torch.equal(project_volume(x, off), project_volume(x, views))
+    (sideways,) = torch.autograd.grad(project_volume(x, off).sum(), off.v)
+    assert bool((sideways[:, :2].abs() > 1e-3).all())
 
 
 def test_complex_volumes_are_projected_part_by_part() -> None:
