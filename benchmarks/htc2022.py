@@ -49,8 +49,8 @@ def main() -> None:
     inside = it.metrics.otsu_segmentation(whole.pseudo_inverse(solid.y)).float()
     fit = fit_beam_hardening(solid.y, whole(inside), degree=3)
     density = float(whole.pseudo_inverse(fit.apply(solid.y))[inside.bool()].median())
-    print(f"solid disc: coefficients {', '.join(f'{a:.5f}' for a in fit.coefficients)} up to {fit.largest:.4f}; density {density:.5f} / mm, "
-          f"bound {1.03 * density:.5f}")
+    coefficients = ", ".join(f"{a:.5f}" for a in fit.coefficients)
+    print(f"solid disc: coefficients {coefficients} up to {fit.largest:.4f}; density {density:.5f} / mm, bound {1.03 * density:.5f}")
     corrected = fit.apply(limited.y)
     problem = it.Problem(corrected, A)
     prior = it.priors.TotalVariation(lower=0.0, upper=1.03 * density, tolerance=1e-2, max_iterations=30)

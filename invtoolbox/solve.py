@@ -20,6 +20,7 @@ from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner
 from invtoolbox.parameter_choice import Trials, automatic, rule_named
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
 from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
+from invtoolbox.posterior import gaussian_posterior
 from invtoolbox.problem import Problem
 from invtoolbox.progress import ProgressBar
 from invtoolbox.registry import prior_named, solver_named
@@ -171,6 +172,7 @@ def solve(
         seed=seed,
         problem=found,
         weight_search=curve,
+        posterior=gaussian_posterior(objective.with_regularization(loop.weight), x, solve),
     )
 
 

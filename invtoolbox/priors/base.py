@@ -181,10 +181,18 @@ class ComposedPrior(ExplicitPrior):
         assert isinstance(composed, LinearOperator)
         return composed, simple
 
+    def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
+        inner, target = self.prior.quadratic()
+        if inner is None:
+            return self.operator, target
+        composed = inner @ self.operator
+        assert isinstance(composed, LinearOperator)
+        return composed, target
+
     @property
     def offers(self) -> frozenset[str]:
         inner = self.prior.offers
-        own = inner & {"energy", "gradient"}
+        own = inner & {"energy", "gradient", "quadratic"}
         return own | {"split"} if inner & {"prox", "split"} else own
 
     def prepare(self, problem: Problem, solve: Any) -> Self:

@@ -1,0 +1,64 @@
+"""`Solution.posterior` of linear problems with Gaussian noise and quadratic priors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+
+
+def solved(weights: torch.Tensor | None = None, batch: int = 1) -> tuple[it.Solution, torch.Tensor]:
+    """A small problem, and its covariance in closed form."""
+    generator = torch.Generator().manual_seed(0)
+    M = torch.randn(8, 5, generator=generator, dtype=torch.float64)
+    noise = torch.tensor([0.3, 0.6])[:batch].double()
+    y = torch.randn(batch, 1, 8, generator=generator, dtype=torch.float64)
+    L = it.operators.FiniteDifference((1, 5))
+    prior = 2.0 * it.priors.Tikhonov(reference=torch.ones(1, 1, 5, dtype=torch.float64)) + 3.0 * it.priors.Tikhonov("gradient")
+    problem = it.Problem(y, it.operators.Matrix(M), it.data_terms.LeastSquares(noise_std=noise, weights=weights))
+    solution = it.solve(problem, prior, regularization=1.5, tolerance=1e-9, progress=False)
+    D = torch.stack([L(e.view(1, 1, 5))[0].flatten() for e in torch.eye(5, dtype=torch.float64)], 1)
+    W = torch.eye(8, dtype=torch.float64) if weights is None else torch.diag(weights.flatten().double())
+    H = torch.stack([M.T @ W @ M / s**2 + 1.5 * (2 * torch.eye(5, dtype=torch.float64) + 3 * D.T @ D) for s in noise])
+    return solution, torch.linalg.inv(H)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([[[0.0, 1, 2, 1, 1, 0.5, 1, 3]]])], ids=["plain", "weighted"])
+def test_mean_and_covariance_are_those_of_the_closed_form(weights: torch.Tensor | None) -> None:
+    solution, covariance = solved(weights, batch=2)
+    samples = solution.posterior.sample(4000)
+    assert samples.shape == (4000, 2, 1, 5)
+    for k in range(2):
+        x = samples[:, k, 0]
+        standard_error = covariance[k].diagonal().sqrt() / 4000**0.5
+        assert bool(((x.mean(0) - solution.x[k, 0]).abs() < 4.5 * standard_error).all())
+        assert float(torch.linalg.matrix_norm(torch.cov(x.T) - covariance[k]) / torch.linalg.matrix_norm(covariance[k])) < 0.08
+        torch.testing.assert_close(solution.posterior.std[k, 0], covariance[k].diagonal().sqrt(), rtol=0.25, atol=0)
+
+
+def test_the_interval_holds_what_it_says() -> None:
+    solution, _ = solved()
+    low, high = solution.posterior.interval(0.9)
+    samples = solution.posterior.sample(1000, seed=7)
+    share = ((samples > low) & (samples < high)).double().mean()
+    assert 0.84 < float(share) < 0.95
+    with pytest.raises(InputError, match="between 0 and 1"):
+        solution.posterior.interval(95)
+
+
+def test_samples_are_a_function_of_their_number_and_an_item_is_alone() -> None:
+    solution, _ = solved(batch=2)
+    assert torch.equal(solution.posterior.sample(3), solution.posterior.sample(3))
+    torch.testing.assert_close(solution.posterior.sample(3)[1:], solution.posterior.sample(2, first=1), rtol=1e-4, atol=1e-5)
+    alone, _ = solved(batch=1)
+    torch.testing.assert_close(alone.posterior.sample(2)[:, 0], solution.posterior.sample(2)[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_there_is_none_where_the_method_has_none() -> None:
+    problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
+    assert it.solve(problem, it.priors.Tikhonov(), regularization=1.0, progress=False).posterior is None  # no noise level
+    known = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)), it.data_terms.LeastSquares(noise_std=0.1))
+    assert it.solve(known, it.priors.TotalVariation(), regularization=1.0, progress=False).posterior is None
+    assert it.solve(known, it.priors.Tikhonov(), regularization=1.0, progress=False).posterior is not None
