@@ -51,9 +51,9 @@ def _parallel(r: Any, d: Any, u: Any, v: Any, grid: Grid, panel: tuple[int, int]
     upright = _upright(u, v)
     if upright is None:
         return None
-    angles, spacing, across, ahead = upright
+    angles, spacing, across, _ = upright
     direction = r / np.linalg.norm(r, axis=1, keepdims=True)
-    if not _same(np.abs((direction * ahead).sum(1)), 1.0, 1.0):
+    if not (_same((direction * across).sum(1), 0.0, 1.0) and _same(direction[:, 2], 0.0, 1.0)):
         return None
     shift = np.stack([(d * across).sum(1), d[:, 2]], 1)
     return ParallelBeam3D(grid.shape, angles, panel, grid.cell, spacing, _one(shift, _scale(grid)))
@@ -81,8 +81,8 @@ def _upright(u: Any, v: Any) -> tuple[Any, tuple[float, float], Any, Any] | None
     """Angles, spacing, and the directions u and n of views whose panel stands upright; None where one does not."""
     wide, tall = np.linalg.norm(u, axis=1), np.linalg.norm(v, axis=1)
     across = u / wide[:, None]
-    if not (_same(wide, wide[0], wide[0]) and _same(tall, tall[0], tall[0]) and _same(v[:, 2] / tall, 1.0, 1.0)
-            and _same(across[:, 2], 0.0, 1.0)):
+    if not (_same(wide, wide[0], wide[0]) and _same(tall, tall[0], tall[0]) and _same(v[:, :2] / tall[:, None], 0.0, 1.0)
+            and _same(across[:, 2], 0.0, 1.0) and bool((v[:, 2] > 0).all())):
         return None
     angles = np.arctan2(across[:, 1], across[:, 0])
     ahead = np.stack([-across[:, 1], across[:, 0], np.zeros_like(angles)], 1)

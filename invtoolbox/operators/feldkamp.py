@@ -200,20 +200,15 @@ def _voxel_views(A: Scan3D, vectors: Tensor, near: Tensor, far: Tensor, margins:
     rows, columns = A.detector_shape
     middle = (columns - 1) / 2 + margins[0]
     voxel = vectors.new_tensor(A.voxel_size[::-1])
-    if A.curved:
-        step = u.norm(dim=1)
-        upwards = v / v.square().sum(1, keepdim=True)
-        arm = detector - source
-        lift = (arm * upwards).sum(1)
-        arm = arm - lift[:, None] * v
-        lines = torch.stack([u / step[:, None], upwards * far[:, None], arm / arm.norm(dim=1, keepdim=True)], 1) / near[:, None, None]
-        start, origin = source, torch.stack([torch.full_like(step, middle), far / step, (rows - 1) / 2 + lift], 1)
-    else:
-        last = source if A.parallel else detector - source
-        lines = torch.linalg.inv(torch.stack([u, v, last], 2))
-        start, origin = (detector if A.parallel else source), vectors.new_zeros(len(vectors), 3)
-        if not A.parallel:
-            lines = lines * (far / near)[:, None, None]
+    # Solve for the place on the panel: a parallel beam along its rays, a cone along the central ray; a curved panel's columns are
+    # angles between that and a ray along u, as long as it.
+    arm = source if A.parallel else detector - source
+    wide = arm.norm(dim=1) / u.norm(dim=1) if A.curved else torch.ones_like(arm[:, 0])
+    lines = torch.linalg.inv(torch.stack([u * wide[:, None], v, arm], 2))
+    start = detector if A.parallel else source
+    origin = torch.stack([torch.full_like(wide, middle), wide, torch.full_like(wide, (rows - 1) / 2)], 1)
+    if not A.parallel:
+        lines = lines * (far / near)[:, None, None]
     constants = -(lines * start[:, None]).sum(2, keepdim=True)
     if A.parallel:
         lines[:, 2], constants[:, 2] = 0.0, 1.0

@@ -88,21 +88,16 @@ def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         solved = _solve(torch.stack([views.u, views.v, views.source], -1), points[None] - views.detector[:, None])
         depth = torch.ones_like(solved[..., 0])
         across, along = solved[..., 0], solved[..., 1]
-    elif views.curved:
-        central = views.detector - views.source
-        along_ray, across_ray, up = (t[:, None] for t in (central, views.u, views.v))
-        away = points[None] - views.source[:, None]
-        radius = central.norm(dim=-1)[:, None]
-        ahead = (away * along_ray).sum(-1) / radius
-        aside = (away * across_ray).sum(-1) / views.u.norm(dim=-1)[:, None]
-        flat = torch.hypot(ahead, aside)
-        across = torch.atan2(aside, ahead) * radius / views.u.norm(dim=-1)[:, None]
-        along = (away * up).sum(-1) / views.v.square().sum(-1)[:, None] * radius / flat
-        depth = ahead / radius
     else:
-        solved = _solve(torch.stack([views.u, views.v, views.detector - views.source], -1), points[None] - views.source[:, None])
-        depth = solved[..., 2]
-        across, along = solved[..., 0] / depth, solved[..., 1] / depth
+        arm = views.detector - views.source
+        # A curved panel's columns are angles between the central ray and one along u, as long as it.
+        wide = arm.norm(dim=-1) / views.u.norm(dim=-1) if views.curved else torch.ones_like(arm[:, 0])
+        solved = _solve(torch.stack([views.u * wide[:, None], views.v, arm], -1), points[None] - views.source[:, None])
+        across, along, depth = solved.unbind(-1)
+        if views.curved:
+            across, along = torch.atan2(across, depth) * wide[:, None], along / torch.hypot(across, depth)
+        else:
+            across, along = across / depth, along / depth
     return along + (rows - 1) / 2, across + (columns - 1) / 2, depth
 
 

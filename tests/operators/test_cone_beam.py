@@ -301,7 +301,8 @@ def test_draws_its_geometry(tmp_path: Any) -> None:
     np.testing.assert_allclose([first.get_xdata()[0], first.get_ydata()[0]], [across / depth + 3.5, along / depth + 2.5])
 
 
-@pytest.mark.parametrize("further", [{}, dict(curved=True), dict(tilt=0.3, pitch=4.0, detector_rotation=(0.1, 0.2, 0.3))], ids=str)
+@pytest.mark.parametrize("further", [{}, dict(curved=True), dict(tilt=0.3, pitch=4.0, detector_rotation=(0.1, 0.2, 0.3)),
+                                     dict(curved=True, detector_rotation=(0.1, 0.05, 0.3), source_shift=(0.3, 0.2, 0.1))], ids=str)
 def test_cells_are_seen_in_themselves(further: dict[str, Any]) -> None:
     A = ConeBeam(**SMALL, **further)
     start, direction = rays(A)

@@ -85,6 +85,12 @@ def test_astra_3d(kind: str) -> None:
         np.testing.assert_allclose(to_astra(D)[0]["Vectors"], tilted["Vectors"], atol=1e-12)
 
 
+def test_a_small_tilt_is_not_taken_for_none() -> None:
+    for A in (ConeBeam(**CONE, tilt=0.003), ParallelBeam3D(**VOLUME, tilt=0.003)):
+        B = from_astra(*to_astra(A))
+        assert isinstance(B, VectorScan) and torch.equal(A.vectors, B.vectors)
+
+
 def test_astra_volumes_beside_the_origin() -> None:
     """What matters is where the rays run through the voxels."""
     astra = pytest.importorskip("astra")
