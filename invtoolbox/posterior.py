@@ -62,7 +62,7 @@ class GaussianPosterior:
 
     @cached_property
     def std(self) -> Tensor:
-        """The standard deviation of every pixel from ``number`` samples, kept one batch at a time; relative error ``1 / sqrt(2 number)``."""
+        """The standard deviation of every pixel from ``number`` samples, a few at a time; relative error ``1 / sqrt(2 number)``."""
         at_once = max(1, _AT_ONCE // max(1, self.mean.numel()))
         squared = torch.zeros_like(self.mean)
         for k in range(0, self.number, at_once):

@@ -19,8 +19,8 @@ from invtoolbox.objective import Layout, Objective
 from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner
 from invtoolbox.parameter_choice import Trials, automatic, rule_named
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
-from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
 from invtoolbox.posterior import gaussian_posterior
+from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.progress import ProgressBar
 from invtoolbox.registry import prior_named, solver_named

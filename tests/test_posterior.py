@@ -14,7 +14,7 @@ def solved(weights: torch.Tensor | None = None, batch: int = 1) -> tuple[it.Solu
     generator = torch.Generator().manual_seed(0)
     M = torch.randn(8, 5, generator=generator, dtype=torch.float64)
     noise = torch.tensor([0.3, 0.6])[:batch].double()
-    y = torch.randn(batch, 1, 8, generator=generator, dtype=torch.float64)
+    y = torch.stack([torch.randn(1, 8, generator=generator, dtype=torch.float64) for _ in range(batch)])
     L = it.operators.FiniteDifference((1, 5))
     prior = 2.0 * it.priors.Tikhonov(reference=torch.ones(1, 1, 5, dtype=torch.float64)) + 3.0 * it.priors.Tikhonov("gradient")
     problem = it.Problem(y, it.operators.Matrix(M), it.data_terms.LeastSquares(noise_std=noise, weights=weights))

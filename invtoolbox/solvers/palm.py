@@ -96,7 +96,7 @@ class PALM(Solver):
         return PALMState(vector, value, after.discrepancy, squared.sqrt() / state.scale, steps, state.scale)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return False, "the theorem needs bounded iterates and semi-algebraic terms, which are not checked; the limit is a critical point only"
+        return False, "the theorem needs bounded iterates and semi-algebraic terms, which are not checked; a limit is a critical point"
 
 
 def _blocks(objective: Objective) -> dict[str, list[tuple[Tensor, ExplicitPrior]]]:
