@@ -27,6 +27,12 @@ def estimate_coil_maps(y: Tensor, calibration: int | tuple[int, int] = 24, kerne
 
     Raises:
         InputError: a calibration region that is larger than k-space, smaller than a patch, or not fully sampled.
+
+    >>> from invtoolbox.operators import Fourier
+    >>> coils = torch.tensor([0.6, 0.8j]).view(1, 2, 1, 1) * torch.ones(32, 32)  # two coils that see all pixels alike
+    >>> maps = estimate_coil_maps(Fourier((2, 32, 32))(coils * torch.rand(32, 32)))
+    >>> maps.shape, maps[0, :, 16, 16].abs().round(decimals=2)
+    (torch.Size([1, 2, 32, 32]), tensor([0.6000, 0.8000]))
     """
     rows, columns = (calibration, calibration) if isinstance(calibration, int) else calibration
     height, width = y.shape[-2:]

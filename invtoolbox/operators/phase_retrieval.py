@@ -58,6 +58,12 @@ def spectral_initialization(A: PhaseRetrieval, y: Tensor, iterations: int = 100,
         y: intensities ``(batch, *A.range_shape)``; negative ones (noise) count as 0.
         iterations: of the power method.
         seed: of its start.
+
+    >>> from invtoolbox.operators import GaussianSensing
+    >>> A = PhaseRetrieval(GaussianSensing((1, 2), 40, complex=True))
+    >>> x = torch.tensor([[[[1.0, 2.0j]]]])
+    >>> bool((aligned(spectral_initialization(A, A(x)), x) - x).norm() < 0.5 * x.norm())
+    True
     """
     check_shape(y, A.range_shape, f"the intensities of {A}", A.channelwise, A.items)
     B = A.parts[0]

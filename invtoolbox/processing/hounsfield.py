@@ -41,6 +41,9 @@ def water_attenuation(image: Tensor, region: Tensor) -> Tensor:
     Args:
         image: ``(batch, channel, *space)``.
         region: True where there is water, broadcast against ``image``.
+
+    >>> water_attenuation(torch.tensor([[[0.02, 0.021, 0.022, 0.5]]]), torch.tensor([True, True, True, False]))
+    tensor([0.0210])
     """
     inside = region.expand_as(image)
     if not bool(inside.flatten(1).any(1).all()):
