@@ -23,6 +23,7 @@ _OWN: dict[str, dict[str, str]] = {
         "tikhonov": "invtoolbox.priors:Tikhonov",
         "tv": "invtoolbox.priors:TotalVariation",
         "huber-tv": "invtoolbox.priors:HuberTV",
+        "tgv": "invtoolbox.priors:TotalGeneralizedVariation",
         "wavelet": "invtoolbox.priors:WaveletL1",
         "l1": "invtoolbox.priors:L1",
         "group-l1": "invtoolbox.priors:GroupL1",

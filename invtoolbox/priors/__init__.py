@@ -14,6 +14,7 @@ from invtoolbox.priors.explicit.simplex import Simplex
 from invtoolbox.priors.explicit.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
+from invtoolbox.priors.explicit.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.explicit.total_variation import TotalVariation
 from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
@@ -39,6 +40,7 @@ __all__ = [
     "Simplex",
     "SmoothedNorm",
     "Tikhonov",
+    "TotalGeneralizedVariation",
     "TotalVariation",
     "WaveletL1",
     "load",
