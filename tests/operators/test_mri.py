@@ -191,3 +191,16 @@ def test_the_discrepancy_counts_complex_samples_that_were_taken(undersampled: tu
                                expected.double(), rtol=0.03, atol=0)
     solution = it.solve(problem.select(torch.tensor([0])), it.priors.TotalVariation(), progress=False)
     assert float((solution.x[0] - x[0]).norm() / x.norm()) < 0.1
+
+
+def test_coil_maps_are_an_unknown_beside_the_image() -> None:
+    x, maps = scan(32)
+    A = CartesianMRI(lines(32, 32, seed=1), (32, 32), maps)
+    y = A(x[None, None])
+    wrong = A.with_parameters(coil_maps=maps * (1 + 0.1 * noise(4, 1, 1)))  # a gain of each coil that is off
+    problem = it.Problem(torch.cat([y, 2 * y]), wrong, unknown={"coil_maps": None})
+    solution = it.solve(problem, it.priors.Tikhonov(), it.solvers.LBFGS(), regularization=1e-4, max_iterations=40, progress=False)
+    assert solution.parameters is not None and solution.parameters["coil_maps"].shape == (2, 4, 32, 32)
+    fixed = it.solve(it.Problem(y, wrong), it.priors.Tikhonov(), regularization=1e-4, progress=False)
+    left = float((solution.problem.operator(solution.x)[:1] - y).norm())
+    assert left < 0.5 * float((wrong(fixed.x) - y).norm())
