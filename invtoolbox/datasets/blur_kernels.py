@@ -11,6 +11,7 @@ import numpy as np
 
 from invtoolbox.datasets.files import decoding, require_file
 from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
 from invtoolbox.errors import InputError
 
@@ -29,7 +30,7 @@ class BlurKernels:
 
         self.path = require_file(path)
         self._kernels: list[np.ndarray] = []
-        with decoding(self.path, "MATLAB 7.3"), h5py.File(self.path, "r") as file:
+        with decoding(self.path, "MATLAB 7.3"), open_hdf5(self.path) as file:
             if "kernels" not in file or file["kernels"].dtype != h5py.ref_dtype:
                 raise InputError(f"{self.path}: no cell array named kernels (found "
                                  f"{', '.join(file) or 'nothing'})")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from invtoolbox.datasets.files import decoding, require_file, require_plausible, sniff
+from invtoolbox.datasets.files import Bounded, decoding, require_file, require_plausible, sniff
 from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
 from invtoolbox.errors import InputError
@@ -85,7 +85,8 @@ def read_header(path: Path, pixels: bool = True) -> Any:
     """The data set of a DICOM file."""
     from pydicom import dcmread
 
-    return dcmread(require_file(path), stop_before_pixels=not pixels)
+    with Bounded(require_file(path)) as file:
+        return dcmread(file, stop_before_pixels=not pixels)
 
 
 def hounsfield(path: Path, header: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from invtoolbox.datasets.detector_rows import DetectorRows, line_integrals
 from invtoolbox.datasets.files import decoding, require_file, require_plausible
 from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.errors import InputError
 
 __all__ = ["DataExchange", "line_integrals"]
@@ -39,7 +40,7 @@ class DataExchange(DetectorRows):
     def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None,
                  center: float | None = None, pixel_size: float | None = None) -> None:
         self.path = require_file(path)
-        with decoding(self.path, "DXchange HDF5"), _open(self.path) as file:
+        with decoding(self.path, "DXchange HDF5"), open_hdf5(self.path) as file:
             exchange = _exchange(self.path, file)
             views, self._rows, columns = _projections_shape(self.path, exchange["data"])
             for name in ("data_white", "data_dark"):
@@ -57,17 +58,11 @@ class DataExchange(DetectorRows):
             self.geometry = self._find_geometry(angles, columns, center, pixel_size)
 
     def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        with _open(self.path) as file:
+        with open_hdf5(self.path) as file:
             exchange = file["exchange"]
             return (np.asarray(exchange["data"][:, row], dtype=np.float64),
                     np.asarray(exchange["data_white"][:, row], dtype=np.float64).mean(axis=0),
                     np.asarray(exchange["data_dark"][:, row], dtype=np.float64).mean(axis=0))
-
-
-def _open(path: Any) -> Any:
-    import h5py
-
-    return h5py.File(path, "r")
 
 
 def _exchange(path: Any, file: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import zlib
@@ -45,7 +46,9 @@ def decoding(path: Path, format_name: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:
         # On damaged bytes each library raises what happened to go wrong (zlib.error, struct.error, TypeError, its own
         # subclasses of Exception): a list of them is never complete. The cause stays attached.
@@ -93,6 +96,18 @@ def mapped(path: Path, offset: int, shape: Sequence[int], dtype: Any, start: int
     """Slices ``start`` to ``stop`` of an uncompressed array in a file, mapped into memory: nothing else is read."""
     one = math.prod(shape[1:]) * np.dtype(dtype).itemsize
     return np.memmap(path, dtype=dtype, mode="r", offset=offset + start * one, shape=(stop - start, *shape[1:]))
+
+
+class Bounded(io.BufferedReader):
+    """A file whose reads never ask for more than is left: decoders ask for as many bytes as a damaged header says."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = path.stat().st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def sniff(path: Path) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from invtoolbox.datasets.arrays import items_first
 from invtoolbox.datasets.files import decoding, require_file, require_plausible
 from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
 from invtoolbox.errors import InputError
 
@@ -33,7 +34,7 @@ class Hdf5:
     def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, name: str | None = None) -> None:
         self.path = require_file(path)
         self.geometry = geometry
-        with decoding(self.path, "HDF5"), _open(self.path) as file:
+        with decoding(self.path, "HDF5"), open_hdf5(self.path) as file:
             self._name = _choose(self.path, file, name)
             data = file[self._name]
             self._shape, dtype = items_first(self.path, data, self._name)
@@ -45,19 +46,13 @@ class Hdf5:
 
     def __getitem__(self, index: int) -> Measurement:
         index = checked_index(index, len(self))
-        with decoding(self.path, "HDF5"), _open(self.path) as file:
+        with decoding(self.path, "HDF5"), open_hdf5(self.path) as file:
             data = file[self._name]
             array = np.asarray(data[()] if self._axes == 2 else data[index])
             units = data.attrs.get("units", file.attrs.get("units", "as stored"))
         y = as_tensor(array.reshape(self._shape[1:]))[None]
         return Measurement(y, self.geometry, meta={"source": str(self.path), "item": index, "name": self._name,
                                                    "units": units.decode() if isinstance(units, bytes) else str(units)})
-
-
-def _open(path: Any) -> Any:
-    import h5py
-
-    return h5py.File(path, "r")
 
 
 def _choose(path: Any, file: Any, name: str | None) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from invtoolbox.datasets.detector_rows import DetectorRows
 from invtoolbox.datasets.files import decoding, require_file, require_plausible
 from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.errors import InputError
 
 # What a frame is, in `image_key`.
@@ -40,7 +41,7 @@ class NXtomo(DetectorRows):
     def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, center: float | None = None,
                  pixel_size: float | None = None, entry: str | None = None) -> None:
         self.path = require_file(path)
-        with decoding(self.path, "NeXus"), _open(self.path) as file:
+        with decoding(self.path, "NeXus"), open_hdf5(self.path) as file:
             found = entries(file)
             if entry is None and len(found) != 1:
                 raise InputError(f"{self.path}: no entry with instrument/detector/data and image_key, as NXtomo has them"
@@ -71,7 +72,7 @@ class NXtomo(DetectorRows):
             self.geometry = self._find_geometry(angles, columns, center, pixel_size)
 
     def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        with _open(self.path) as file:
+        with open_hdf5(self.path) as file:
             frames = np.asarray(file[self._entry]["instrument/detector/data"][:, row], dtype=np.float64)
         return frames[self._views], frames[self._flats].mean(axis=0), frames[self._darks].mean(axis=0)
 
@@ -88,12 +89,6 @@ def entries(file: Any) -> list[str]:
                     "instrument/detector/image_key" in candidate):
                 found.append(path)
     return found
-
-
-def _open(path: Any) -> Any:
-    import h5py
-
-    return h5py.File(path, "r")
 
 
 def _angles(path: Any, group: Any, frames: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from invtoolbox.datasets.dxchange import DataExchange
 from invtoolbox.datasets.files import decoding, require_file, sniff
 from invtoolbox.datasets.geometry import Geometry, read_geometry
 from invtoolbox.datasets.hdf5 import Hdf5
+from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.datasets.htc2022 import HTC2022
 from invtoolbox.datasets.measurement import DataSet
 from invtoolbox.datasets.metaimage import MetaImage
@@ -108,9 +109,7 @@ def _reader_of_file(path: Path) -> str:
 
 
 def _reader_of_hdf5(path: Path) -> str:
-    import h5py
-
-    with decoding(path, "HDF5"), h5py.File(path, "r") as file:
+    with decoding(path, "HDF5"), open_hdf5(path) as file:
         if "exchange" in file:
             return "dxchange"
         return "nxtomo" if entries(file) else "hdf5"

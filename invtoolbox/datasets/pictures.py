@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.datasets.files import decoding, require_file, require_plausible, sniff
+from invtoolbox.datasets.files import Bounded, decoding, require_file, require_plausible, sniff
 from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.tiff import check_length, require_pages
 from invtoolbox.errors import InputError
 
 # The number of the tag, in EXIF as in TIFF.
@@ -67,9 +68,7 @@ def _count_pages(path: Path) -> int:
     import tifffile
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
-        if len(file.pages) == 0:
-            raise InputError(f"{path}: a TIFF file without a page; export it again")
-        return len(file.pages)
+        return require_pages(path, file)
 
 
 def _read(path: Path, page: int) -> np.ndarray:
@@ -86,7 +85,8 @@ def _read(path: Path, page: int) -> np.ndarray:
             return _read_deep_colour(path)
         from skimage.io import imread
 
-        return np.asarray(imread(path))
+        with Bounded(path) as file:
+            return np.asarray(imread(file))
 
 
 def _read_tiff(path: Path, page: int) -> np.ndarray:
@@ -95,6 +95,7 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
         one = file.pages[page]
         require_plausible(path, one.shape, one.dtype)
+        check_length(path, page, one)
         array = np.asarray(one.asarray())
         if one.axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
@@ -107,7 +108,7 @@ def _check_size(path: Path) -> None:
     """Refuse a picture that is declared larger than its file can hold, before memory is asked for it."""
     from PIL import Image
 
-    with Image.open(path) as picture:
+    with Bounded(path) as file, Image.open(file) as picture:
         require_plausible(path, (picture.height, picture.width, len(picture.getbands())), np.uint8)
 
 
@@ -123,7 +124,7 @@ def _orientation(path: Path, page: int) -> int:
     else:
         from PIL import Image
 
-        with decoding(path, "picture"), Image.open(path) as picture:
+        with decoding(path, "picture"), Bounded(path) as stored, Image.open(stored) as picture:
             value = picture.getexif().get(_ORIENTATION, 1)
     return int(value) if value in range(1, 9) else 1
 

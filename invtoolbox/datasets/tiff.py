@@ -67,7 +67,7 @@ class TiffStack(Volume):
             if other.pages != 1 or first.pages != 1:
                 raise InputError(f"{other.path if other.pages != 1 else first.path}: several pages in a folder of slices; keep one "
                                  "page a file, or all pages in one file")
-        frames, slices = (1, len(self._files)) if len(self._files) > 1 else (1, *first.lead)[-2:]
+        frames, slices = (1, len(self._files)) if len(self._files) > 1 else (1, 1, *first.lead)[-2:]
         if len(first.lead) > 2:
             raise InputError(f"{first.path}: axes of lengths {first.lead} before rows and columns; a stack has slices, or frames "
                              "and slices")
@@ -134,6 +134,8 @@ def is_stack(path: Path) -> bool:
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
         pages: list[Any] = [p.keyframe for p in file.pages]
+        if len(pages) == 1 and file.is_imagej:  # one page may stand for all of a file beyond 4 GB
+            return pages[0].samplesperpixel == 1 and math.prod(file.series[0].shape[:-2]) > 1
         return len(pages) > 1 and len({(p.shape, str(p.dtype)) for p in pages}) == 1 and pages[0].samplesperpixel == 1
 
 
@@ -164,14 +166,34 @@ def _ordered(folder: Path) -> list[Path]:
     return [numbers[n] for n in order]
 
 
+def require_pages(path: Path, file: Any) -> int:
+    """The number of pages of an open TIFF file, whose chain must end as the format says.
+
+    Each page names the place of the next one. The reader takes a place beyond the end of the file for the end of the
+    chain, so that a truncated file would be a shorter one.
+    """
+    pages = len(file.pages)
+    form = file.tiff
+    if not pages:
+        raise InputError(f"{path}: a TIFF file without a page; export it again")
+    place = int(file.pages[pages - 1].offset)
+    with path.open("rb") as stream:
+        stream.seek(place)
+        tags = int.from_bytes(stream.read(form.tagnosize), "little" if file.byteorder == "<" else "big")
+        stream.seek(place + form.tagnosize + tags * form.tagsize)
+        last = stream.read(form.offsetsize)
+    if len(last) < form.offsetsize or any(last):
+        raise InputError(f"{path}: truncated or damaged, what follows page {pages - 1} is missing; fetch or export it again")
+    return pages
+
+
 def _scan(path: Path) -> _File:
     import tifffile
 
     if sniff(require_file(path)) != "tiff":
         raise InputError(f"{path}: the first bytes are not those of a TIFF file; export it again")
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
-        if not len(file.pages):
-            raise InputError(f"{path}: a TIFF file without a page; export it again")
+        require_pages(path, file)
         series = file.series[0]
         first = file.pages.first
         for number, page in enumerate(file.pages):
@@ -190,11 +212,11 @@ def _scan(path: Path) -> _File:
         lead = tuple(int(n) for n, _ in names)
         whole = first.compression == 1 and first.bitspersample == 8 * dtype.itemsize and first.predictor == 1
         offset = series.dataoffset if whole else None
-        if offset is None and math.prod(lead) != len(file.pages):
+        if math.prod(lead) != len(file.pages) and (offset is None or len(file.pages) > 1):
             raise InputError(f"{path}: {len(file.pages)} pages where its metadata say {math.prod(lead)}; truncated, or edited by a "
                              "program that left the metadata as they were")
-        if whole:
-            _check_lengths(path, file, first, dtype)
+        for number, page in enumerate(file.pages):
+            check_length(path, number, page)
         if offset is not None and offset + math.prod(lead) * first.nbytes > path.stat().st_size:
             complete = (path.stat().st_size - offset) // first.nbytes
             raise InputError(f"{path}: truncated, of {math.prod(lead)} slices those from {complete} on are missing; fetch it again")
@@ -202,16 +224,15 @@ def _scan(path: Path) -> _File:
         return _File(path, lead, (int(first.shape[0]), int(first.shape[1])), dtype, offset, _grid(file))
 
 
-def _check_lengths(path: Path, file: Any, first: Any, dtype: np.dtype) -> None:
+def check_length(path: Path, number: int, page: Any) -> None:
     """Pages that are not packed must be as long as their shape says: else one of the two is damaged."""
-    size = path.stat().st_size
-    for number, page in enumerate(file.pages):
-        there = sum(page.databytecounts)
-        if page.keyframe.is_tiled:
-            continue
-        if there != math.prod(first.shape) * dtype.itemsize or any(o + n > size for o, n in zip(page.dataoffsets, page.databytecounts)):
-            raise InputError(f"{path}: page {number} has {there:,} bytes where shape {first.shape} and type {dtype} need "
-                             f"{math.prod(first.shape) * dtype.itemsize:,}, or they lie beyond the end; truncated or damaged")
+    first = page.keyframe
+    if first.compression != 1 or first.is_tiled or first.dtype is None or first.bitspersample != 8 * first.dtype.itemsize:
+        return
+    there, wanted, size = sum(page.databytecounts), math.prod(first.shape) * first.dtype.itemsize, path.stat().st_size
+    if there != wanted or any(o + n > size for o, n in zip(page.dataoffsets, page.databytecounts)):
+        raise InputError(f"{path}: page {number} has {there:,} bytes where shape {first.shape} and type {first.dtype} need "
+                         f"{wanted:,}, or they lie beyond the end; truncated or damaged")
 
 
 def _pages(file: _File, start: int, stop: int) -> np.ndarray:

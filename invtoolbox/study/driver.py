@@ -175,12 +175,13 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
     content = json.loads(json.dumps(dict(description), sort_keys=True))
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     notes = folder / "study.json"
-    there = [n for n in names if (folder / f"{n}.h5").exists()]
-    if notes.exists() and not overwrite:
+    known = _read(notes) if notes.exists() and not overwrite else {}
+    there = [n for n in dict.fromkeys([*names, *known.get("items", ())]) if (folder / f"{n}.h5").exists()]
+    if known and there:
         if not resume:
-            raise InputError(f"{folder} holds a study already ({len(there)} of {len(names)} results); give --resume to go on from "
-                             "it, --overwrite to replace it, or another --output")
-        before = _read(notes).get("description")
+            raise InputError(f"{folder} holds a study already ({len(there)} of {len(known.get('items', names))} results); give "
+                             "--resume to go on from it, --overwrite to replace it, or another --output")
+        before = known.get("description")
         if before != content:
             raise InputError(f"{folder} holds another study ({_difference(before, content)} differs); resume it with the same "
                              "settings and data, or give --overwrite to start anew")

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from invtoolbox.datasets.files import decoding, require_file
+from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.datasets.output import write_hdf5
 from invtoolbox.errors import InputError
 from invtoolbox.solution import Solution
@@ -59,20 +61,16 @@ def read_result(path: str | Path, fingerprint: str | None = None) -> Answer:
     Raises:
         InputError: it is not there, not whole, or (where a fingerprint is given) of another study.
     """
-    import h5py
-
-    from invtoolbox.datasets.files import decoding, require_file
-
     path = require_file(path)
-    with decoding(path, "result"), h5py.File(path, "r") as file:
+    with decoding(path, "result"), open_hdf5(path) as file:
         if file.attrs.get("format") != _FORMAT:
             raise InputError(f"{path}: not a result file of a study")
         arrays = {key: np.asarray(node[()]) for key, node in file.items()}
-        facts, found, digest = (str(file.attrs[key]) for key in ("facts", "study", "sha256"))
+        facts, found, digest, item = (str(file.attrs[key]) for key in ("facts", "study", "sha256", "item"))
     if digest != _digest(arrays, facts):
         raise InputError(f"{path}: damaged, its checksum is wrong; compute it again")
-    if fingerprint is not None and found != fingerprint:
-        raise InputError(f"{path}: a result of another study")
+    if fingerprint is not None and (found != fingerprint or item != path.stem):
+        raise InputError(f"{path}: a result of another study, or of another item")
     return Answer(arrays, json.loads(facts))
 
 

@@ -1,0 +1,206 @@
+"""A thousand damaged files through every reader: nothing but an InputError or a valid result, in bounded memory and time.
+
+    python benchmarks/reader_fuzz.py [--count 1000] [--only volume.nii ...] [--seed 0]
+
+Files are opened in child processes whose memory is limited; one that dies, or takes longer than the patience over a file,
+is replaced, and the file is kept under --keep. Printed for each seed file: how many were read and refused; results of
+another shape than the whole file's, by kind of damage (legitimate only where the damage hit a declared size that still fits
+the bytes); the slowest file; the most memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import resource
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+#: Bytes of address space beyond what a child has after its imports, and seconds for one file.
+MEMORY = 1_500_000_000
+PATIENCE = 20.0
+
+
+def child(names: list[str], start: int, stop: int, seed: int) -> None:
+    """Open damaged files and print one line each, before and after."""
+    import logging
+    import warnings
+
+    import numpy as np
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    from tests.datasets import fuzzing
+
+    place = Path(tempfile.mkdtemp(prefix="fuzz_"))
+    seeds = {name: fuzzing.SEEDS[name][1](place / name) for name in names}
+    others = []
+    for other, (_, make) in fuzzing.SEEDS.items():
+        path = make(place / f"other_{other}")
+        others.append((sorted(path.iterdir())[0] if path.is_dir() else path).read_bytes())
+    expected = {name: fuzzing.outcome(whole) for name, whole in seeds.items()}
+    _limit_memory()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, number in [(n, k) for n in seeds for k in range(start if n == names[0] else 0, stop)]:
+        whole = seeds[name]
+        if number == (start if name == names[0] else 0):
+            print(json.dumps({"seed": name, "whole": expected[name]}), flush=True)
+        generator = np.random.default_rng([seed, number])
+        kind = fuzzing.KINDS[number % len(fuzzing.KINDS)]
+        path = fuzzing.damage(whole, place / "damaged", kind, generator, others)
+        # Every tenth file goes through a reader that is named, of whatever format.
+        named = list(fuzzing.datasets.READERS)[number // 10 % len(fuzzing.datasets.READERS)] if number % 10 == 9 else None
+        print(json.dumps({"begin": number, "kind": kind, "reader": named, "path": str(path)}), flush=True)
+        began = time.monotonic()
+        try:
+            result: Any = fuzzing.outcome(path, named)
+            line: dict[str, Any] = {"refused": result} if isinstance(result, str) else {"shapes": result}
+        except BaseException as error:
+            line = {"raised": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                    "trace": traceback.format_exc().splitlines()[-4:]}
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        print(json.dumps({**line, "seconds": round(time.monotonic() - began, 3), "grown_kb": grown}), flush=True)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _limit_memory() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class Watched:
+    """A child, its lines, and how long it may be silent."""
+
+    def __init__(self, names: list[str], start: int, stop: int, seed: int) -> None:
+        command = [sys.executable, __file__, "--child", str(start), str(stop), "--seed", str(seed), "--only", *names]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                        env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    def lines(self) -> Any:
+        """Its lines; None where it was silent for too long."""
+        waiting = b""
+        patience = 120.0  # imports
+        assert self.process.stdout is not None
+        while True:
+            ready, _, _ = select.select([self.process.stdout], [], [], patience)
+            if not ready:
+                yield None
+                return
+            part = os.read(self.process.stdout.fileno(), 65536)
+            if not part:
+                return
+            patience = PATIENCE
+            *whole, waiting = (waiting + part).split(b"\n")
+            yield from (json.loads(line) for line in whole)
+
+    def end(self) -> int:
+        self.process.kill()
+        return self.process.wait()
+
+
+class Seed:
+    """What was seen of the damaged copies of one file."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.read, self.refused, self.slowest, self.most = name, 0, 0, 0.0, 0
+        self.other: collections.Counter[str] = collections.Counter()
+        self.faults: list[str] = []
+        self.expected: Any = None
+
+    def take(self, begun: dict[str, Any], line: dict[str, Any]) -> None:
+        self.slowest, self.most = max(self.slowest, line["seconds"]), max(self.most, line["grown_kb"])
+        if "raised" in line:
+            self.faults.append(f"{begun['begin']} ({begun['kind']}, reader {begun['reader']}): {line['raised']} {line['trace']}")
+        elif "refused" in line:
+            self.refused += 1
+        else:
+            self.read += 1
+            if line["shapes"] != self.expected and begun["reader"] is None:
+                self.other[begun["kind"]] += 1
+                if begun["kind"] == "truncate":
+                    self.faults.append(f"{begun['begin']}: truncated, and read as {line['shapes']} instead of {self.expected}")
+                elif "-v" in sys.argv:
+                    print(f"    {begun['begin']} {begun['kind']}: {line['shapes']}")
+
+    def __str__(self) -> str:
+        shapes = ", ".join(f"{kind} {n}" for kind, n in self.other.items()) or "none"
+        lines = [f"{self.name:<14} {self.read:5d} read, {self.refused:5d} refused, {len(self.faults)} faults; other shapes: {shapes}; "
+                 f"slowest {self.slowest:.2f} s, memory +{self.most / 1024:.0f} MB"]
+        return "\n    FAULT ".join([*lines, *self.faults[:20]])
+
+
+def fuzz(names: list[str], count: int, seed: int, keep: Path) -> int:
+    """Put `count` damaged copies of each file through the readers; the number of faults."""
+    faults = 0
+    while names:
+        start, one = 0, Seed(names[0])
+        while start < count:
+            watched, begun = Watched(names, start, count, seed), None
+            hung = False
+            for line in watched.lines():
+                if line is None:
+                    hung = True
+                    break
+                if "whole" in line:
+                    if line["seed"] != one.name:
+                        print(one, flush=True)
+                        faults += len(one.faults)
+                        names, one = names[names.index(line["seed"]):], Seed(line["seed"])
+                    one.expected = line["whole"]
+                elif "begin" in line:
+                    begun = line
+                else:
+                    assert begun is not None
+                    start = begun["begin"] + 1
+                    one.take(begun, line)
+                    begun = None
+            code = watched.end()
+            if begun is None and (hung or code or start < count):
+                one.faults.append(f"{start}: the child ended early (exit code {code})")
+                break
+            if begun is not None:
+                number, start = begun["begin"], begun["begin"] + 1
+                one.faults.append(f"{number}: {'HUNG' if hung else f'DIED (exit code {code})'} {begun}")
+                keep.mkdir(parents=True, exist_ok=True)
+                source = Path(begun["path"])
+                (shutil.copytree if source.is_dir() else shutil.copy)(source, keep / f"{one.name}-{number}{source.suffix}")
+        print(one, flush=True)
+        faults += len(one.faults)
+        names = names[1:]
+    return faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--keep", type=Path, default=Path("results/fuzz"))
+    parser.add_argument("-v", action="store_true", help="print every result of another shape")
+    parser.add_argument("--child", nargs=2, type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments.only, *arguments.child, arguments.seed)
+        return
+    from tests.datasets import fuzzing
+
+    names = arguments.only or list(fuzzing.SEEDS)
+    total = fuzz(names, arguments.count, arguments.seed, arguments.keep)
+    print(f"{len(names)} seeds, {len(names) * arguments.count} damaged files, {total} faults")
+    sys.exit(1 if total else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Small whole files of every format, and ways to damage them; for the tests and for benchmarks/reader_fuzz.py."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from invtoolbox import datasets
+from tests.datasets import test_readers as plain
+
+RNG = np.random.default_rng(5)
+STORED = RNG.integers(0, 4000, (6, 12, 10), dtype=np.uint16)
+
+
+def write_nifti(path: Path) -> Path:
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(STORED.astype(np.int16).T, np.diag([2, 2, 3, 1.0])), path)
+    return path
+
+
+def write_metaimage(path: Path) -> Path:
+    datasets.write_metaimage(path, STORED, (3, 2, 2), compress="packed" in path.name)
+    return path
+
+
+def write_nxtomo(path: Path) -> Path:
+    """Counts of a Gaussian blob, four flat and three dark frames before the projections."""
+    angles = np.linspace(0, 180, 30, endpoint=False)
+    line = np.exp(-((np.arange(24)[None] - 11 - 4 * np.cos(np.radians(angles) - 0.3)[:, None]) / 3) ** 2)
+    counts = np.repeat((100 + 9900 * np.exp(-line))[:, None], 2, axis=1)
+    frames = np.concatenate([np.full((4, 2, 24), 10000.0), np.full((3, 2, 24), 100.0), counts]).astype(np.uint16)
+    with h5py.File(path, "w") as file:
+        file["entry/instrument/detector/data"] = frames
+        file["entry/instrument/detector/image_key"] = np.repeat([1, 2, 0], [4, 3, 30])
+        file["entry/sample/rotation_angle"] = np.concatenate([np.zeros(7), angles])
+        file["entry/sample/rotation_angle"].attrs["units"] = "degrees"
+    return path
+
+
+def write_hdf5(path: Path) -> Path:
+    datasets.write_hdf5(path, {"x": STORED[:, None].astype(np.float32)}, {"units": "1"})
+    return path
+
+
+def write_hdf5_packed(path: Path) -> Path:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("volume", data=STORED, chunks=(2, 6, 5), compression="gzip", shuffle=True)
+    return path
+
+
+def write_raw(path: Path) -> Path:
+    path.mkdir()
+    datasets.write_raw(path / "volume.raw", STORED, (3, 2, 2))
+    return path / "volume.raw"
+
+
+def write_pair(path: Path) -> Path:
+    path.mkdir()
+    datasets.write_metaimage(path / "volume.mhd", STORED)
+    return path / "volume.mhd"
+
+
+def write_pages(path: Path) -> Path:
+    from tifffile import imwrite
+
+    imwrite(path, STORED, photometric="minisblack", compression="zlib" if "packed" in path.name else None)
+    return path
+
+
+def write_folder(path: Path) -> Path:
+    return datasets.write_tiff_stack(path, STORED)
+
+
+def write_series(path: Path) -> Path:
+    path.mkdir()
+    for number in range(4):
+        plain.write_dicom(path / f"{number}.dcm", ImagePositionPatient=[0, 0, 2 * number], InstanceNumber=number,
+                          ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    return path
+
+
+#: A whole file, or folder, of each reader (and of its variants), with the reader's name.
+SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "scan.mat": ("htc2022", plain.write_htc), "scan.h5": ("dxchange", plain.write_dxchange),
+    "slice.dcm": ("dicom", plain.write_dicom), "kernels.mat": ("blur-kernels", plain.write_kernels),
+    "picture.png": ("pictures", plain.write_picture), "picture.jpg": ("pictures", plain.write_picture),
+    "picture.tif": ("pictures", plain.write_picture), "array.npy": ("arrays", plain.write_array),
+    "array.npz": ("arrays", plain.write_array), "stack.tif": ("tiff-stack", write_pages),
+    "packed.tif": ("tiff-stack", write_pages), "slices": ("tiff-stack", write_folder), "volume.nii": ("nifti", write_nifti),
+    "volume.nii.gz": ("nifti", write_nifti), "series": ("dicom-series", write_series), "scan.nxs": ("nxtomo", write_nxtomo),
+    "arrays.h5": ("hdf5", write_hdf5), "packed.h5": ("hdf5", write_hdf5_packed), "volume.mha": ("metaimage", write_metaimage),
+    "packed.mha": ("metaimage", write_metaimage), "pair": ("metaimage", write_pair), "raw": ("raw", write_raw),
+}
+KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
+_HUGE = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 0x00FFFFFF, 0xFFFF, 0x7FFF)
+
+
+def damaged(content: bytes, kind: str, generator: np.random.Generator, other: bytes) -> bytes:
+    """The bytes of a file after one kind of damage."""
+    if kind == "empty":
+        return b""
+    if kind == "truncate":
+        return content[:int(generator.integers(1, len(content)))]
+    if kind == "swap header":
+        length = int(generator.choice([4, 8, 16, 64, 128, 256, 512]))
+        return other[:length] + content[length:]
+    array = np.frombuffer(content, np.uint8).copy()
+    if kind in ("flip", "flip header"):
+        reach = array.size if kind == "flip" else min(array.size, 512)
+        for place in generator.integers(0, reach, int(generator.integers(1, 9))):
+            array[place] ^= 1 << int(generator.integers(0, 8))
+    elif kind == "zero":
+        start = int(generator.integers(0, array.size))
+        array[start:start + int(generator.integers(1, 257))] = 0
+    elif kind == "huge":
+        head = content[:1024]
+        if b"DimSize" in head or head.startswith(b"shape"):
+            numbers = list(re.finditer(rb"\d+", head))
+            found = numbers[int(generator.integers(0, len(numbers)))]
+            large = str(generator.choice([10**4, 2**31, 10**12, 10**30, -1])).encode()
+            return content[:found.start()] + large + content[found.end():]
+        size = int(generator.choice([2, 4, 8]))
+        place = int(generator.integers(0, max(min(array.size, 2048) - size, 1)))
+        value = int(generator.choice(_HUGE)) * (1 if size < 8 else 2**20)
+        order = "little" if generator.integers(0, 2) else "big"
+        word = (value % 2 ** (8 * size)).to_bytes(size, order)
+        array[place:place + size] = np.frombuffer(word, np.uint8)[:array[place:place + size].size]
+    return array.tobytes()
+
+
+def damage(seed: Path, place: Path, kind: str, generator: np.random.Generator, others: list[bytes]) -> Path:
+    """A damaged copy of a seed under `place`, which is made anew; gives the path to open."""
+    shutil.rmtree(place, ignore_errors=True)
+    alone = seed.is_file() and seed.parent.name not in ("raw", "pair")
+    if alone:
+        place.mkdir()
+        copy = place / seed.name
+        victims = [shutil.copyfile(seed, copy)]
+    else:
+        folder = seed if seed.is_dir() else seed.parent
+        shutil.copytree(folder, place, copy_function=shutil.copyfile)
+        copy = place if seed.is_dir() else place / seed.name
+        victims = sorted(place.iterdir())
+    victim = Path(victims[int(generator.integers(0, len(victims)))])
+    content, other = victim.read_bytes(), others[int(generator.integers(0, len(others)))]
+    if victim.name.endswith(".gz") and generator.integers(0, 2):  # damage beneath the packing
+        victim.write_bytes(gzip.compress(damaged(gzip.decompress(content), kind, generator, other), 1))
+    else:
+        victim.write_bytes(damaged(content, kind, generator, other))
+    if kind == "suffix" and alone:
+        victim.write_bytes(content)
+        suffix = str(generator.choice([".tif", ".png", ".nii", ".nii.gz", ".mha", ".h5", ".dcm", ".raw", ".npy", ".mat", ".toml", ""]))
+        copy = victim.rename(place / f"file{suffix}")
+    return copy
+
+
+def outcome(path: Path, reader: str | None = None) -> list[tuple[int, ...]] | str:
+    """Shapes of the first and the last item and of the volume, or the sentence of the refusal; all else is raised."""
+    from invtoolbox.errors import InputError
+
+    try:
+        data = datasets.open(path, reader=reader)
+        shapes = [tuple(data[k].y.shape) for k in dict.fromkeys((0, len(data) - 1))]
+        if isinstance(data, datasets.Volume):
+            shapes.append(tuple(data.volume().y.shape))
+        return [(len(data),), *shapes]
+    except InputError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, MemoryError):
+                raise MemoryError(str(error)) from error
+            cause = cause.__cause__
+        sentence = str(error)
+        if "\n" in sentence or not sentence.strip() or len(sentence) > 1500:
+            raise AssertionError(f"not one sentence: {sentence!r}") from error
+        return sentence
