@@ -130,7 +130,7 @@ def run(rules: tuple[str, ...], chosen: list[int], seed: int) -> None:
     losses: dict[str, list[float]] = {rule: [] for rule in rules}
     seconds: dict[str, float] = dict.fromkeys(rules, 0.0)
     print("\nThe best PSNR, and what each rule loses to it; in brackets its weight over the best one")
-    print(" " * 46 + "".join(f"{rule.replace("estimated", "est."):>22}" for rule in ("best", *rules)))
+    print(" " * 46 + "".join(f"{rule.replace('estimated', 'est.'):>22}" for rule in ("best", *rules)))
     for k in chosen:
         case = CASES[k - 1]
         told, truth = problem(case, seed + k)

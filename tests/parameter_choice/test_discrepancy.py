@@ -139,4 +139,4 @@ def test_a_data_term_without_a_level_is_refused() -> None:
 
     problem = it.Problem(torch.ones(1, 1, 8, 8), it.operators.Identity((1, 8, 8)), Modulus())
     with pytest.raises(InputError, match="regularization= a number"):
-        it.solve(problem, it.priors.Tikhonov(), progress=False)
+        it.solve(problem, it.priors.Tikhonov(), regularization="discrepancy", progress=False)

@@ -152,7 +152,13 @@ class GraphLaplacian(ExplicitPrior):
         return self.laplacian, self._norm
 
     def select(self, index: Tensor) -> Self:
-        if self._laplacian is None or self.guess is None or self.guess.shape[0] == 1:  # one graph that all items share
+        if self._laplacian is None or self.guess is None:
+            if not isinstance(self.first, Tensor) or self.first.shape[0] == 1:
+                return self
+            other = copy.copy(self)
+            other.first = self.first.index_select(0, index)
+            return other
+        if self.guess.shape[0] == 1:  # one graph that all items share
             return self
         other = copy.copy(self)
         other.guess = self.guess.index_select(0, index)
