@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from invtoolbox.kernels.launch import warp
-from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANE, COLUMN_POINT, GROUP, TYPES, VIEW, filled
+from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANES, COLUMN_POINT, GROUP, TYPES, VIEW, filled
 
 wp = warp()
 
@@ -60,21 +60,32 @@ _BACKPROJECT = TYPES + VIEW + """
                     const REAL length = ROOT(flat + steep * steep);
                     values[r] = r >= ra && r < rb ? length * values[r] : (REAL)0;
                 }
+""" + ALIGNED_PLANES + """
+                // Voxel i gets the cells r with |za + zb r - i| < 1, of which there are at most `terms`.
+                int voxels[DEPTH_OF_SLAB], ends[DEPTH_OF_SLAB], most_terms[DEPTH_OF_SLAB];
+                for (int k = 0; k < to - from; ++k) {
+                    const REAL za = places[k], zb = gaps[k], width_z = zb < (REAL)0 ? -zb : zb;
+                    const REAL end = za + zb * (REAL)(rb - 1), begin = za + zb * (REAL)ra;
+                    REAL low = begin < end ? begin : end, high = (begin < end ? end : begin) + (REAL)1;
+                    low = low > (REAL)2 ? low : (REAL)2;
+                    low = low < last_b ? low : last_b;
+                    high = high < last_b ? high : last_b;
+                    high = high > (REAL)0 ? high : (REAL)0;
+                    voxels[k] = (int)low;
+                    ends[k] = (int)high + ((REAL)(int)high < high);
+                    const REAL terms = (REAL)2 / (width_z > (REAL)0.02 ? width_z : (REAL)0.02);
+                    most_terms[k] = (int)terms + ((REAL)(int)terms < terms);
+                }
                 for (int k = from; k < to; ++k) {
-""" + ALIGNED_PLANE + """
+                    const int j = lines[k - from], terms = most_terms[k - from], i_end = ends[k - from];
+                    const REAL wa = weights[k - from], za = places[k - from], zb = gaps[k - from];
+                    const REAL width_z = zb < (REAL)0 ? -zb : zb;
                     REAL* line = mine + (k - k_first) * plane + j * stride;
                     REAL* next = line + stride;
                     if (width_z > (REAL)0.02) {
                         const bool near = width_z * (REAL)(2 * LANES - 2) >= (REAL)(LANES - 1);
-                        // Voxel i gets the cells r with |za + zb r - i| < 1, of which there are at most `terms`.
-                        const REAL per = (REAL)1 / zb, end = za + zb * (REAL)(rb - 1), begin = za + zb * (REAL)ra;
-                        REAL low = begin < end ? begin : end, high = begin < end ? end : begin;
-                        low = low > (REAL)2 ? low : (REAL)2;
-                        high = high < last_b - (REAL)1 ? high : last_b - (REAL)1;
-                        const REAL terms_f = (REAL)2 / width_z;
-                        const int terms = (int)terms_f + ((REAL)(int)terms_f < terms_f);
-                        const REAL first = zb > (REAL)0 ? (za + (REAL)1) : (za - (REAL)1);
-                        for (int i = (int)low; (REAL)i < high + (REAL)1; i += LANES) {
+                        const REAL per = (REAL)1 / zb, first = zb > (REAL)0 ? (za + (REAL)1) : (za - (REAL)1);
+                        for (int i = voxels[k - from]; i < i_end; i += LANES) {
                             const vec at = lane + (REAL)i;
                             // The next whole number above; what is truncated is kept positive.
                             const ivec r = __builtin_convertvector((at - first) * per + (REAL)(MARGIN + 1), ivec) - (INTEGER)MARGIN;

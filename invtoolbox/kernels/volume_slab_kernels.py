@@ -25,6 +25,8 @@ wp = warp()
 
 #: Cells of a tile: columns that a task treats together, and rows at a time.
 COLS, ROWS = 16, 256
+#: Planes of a slab at most: more of them would not stay near the cores.
+PLANES = 64
 #: Zeros around the cells of a tile in the back-projection, which reads past its ends.
 MARGIN = 96
 #: Lines of a plane that a group of neighbouring cells is followed across one by one; beyond, voxels are gathered.
@@ -114,16 +116,20 @@ ALIGNED = """
                     to = from;
                 }
 """
-# Plane k of such a column: line j and weight wa between lines, and the position za + zb r along them.
-ALIGNED_PLANE = """
+# The planes of such a column, all at once: line j and weight wa between lines, and the position za + zb r along them.
+ALIGNED_PLANES = """
+                int lines[DEPTH_OF_SLAB];
+                REAL weights[DEPTH_OF_SLAB], places[DEPTH_OF_SLAB], gaps[DEPTH_OF_SLAB];
+                for (int k = from; k < to; ++k) {
                     const double t = (double)k - middle_m, reach = (t - pm) * inverse;
                     REAL xa = (REAL)(start + slope * t);
                     xa = xa > (REAL)0 ? xa : (REAL)0;
                     xa = xa < last_a ? xa : last_a;
-                    const int j = (int)xa;
-                    const REAL wa = xa - (REAL)j;
-                    const REAL za = (REAL)(z0 + reach * z1), zb = (REAL)(spread0 + reach * spread1);
-                    const REAL width_z = zb < (REAL)0 ? -zb : zb;
+                    lines[k - from] = (int)xa;
+                    weights[k - from] = xa - (REAL)(int)xa;
+                    places[k - from] = (REAL)(z0 + reach * z1);
+                    gaps[k - from] = (REAL)(spread0 + reach * spread1);
+                }
 """
 # A group of rays that are followed one by one: their numbers, in arrays.
 GROUP = """
@@ -223,7 +229,7 @@ def filled(source: str, dtype: torch.dtype, parallel: bool, curved: bool, axis: 
         "PERMUTE": "__builtin_ia32_vpermi2varps512" if single else "__builtin_ia32_vpermi2varpd512",
         "INTEGER": "int" if single else "long long", "ROOT": "__builtin_sqrtf" if single else "__builtin_sqrt",
         "REAL": "float" if single else "double", "LANES": "16" if single else "8", "COLS": str(COLS),
-        "ROWS": str(ROWS), "MARGIN": str(MARGIN), "SWEEP": str(SWEEP), "TERMS": "5",
+        "ROWS": str(ROWS), "MARGIN": str(MARGIN), "SWEEP": str(SWEEP), "TERMS": "5", "DEPTH_OF_SLAB": str(PLANES),
         "PARALLEL": str(int(parallel)), "CURVED": str(int(curved)), "AXIS": str(axis),
     }
     for word, value in words.items():

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from invtoolbox.kernels.launch import warp
-from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANE, COLUMN_POINT, GROUP, TYPES, VIEW, filled
+from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANES, COLUMN_POINT, GROUP, TYPES, VIEW, filled
 
 wp = warp()
 
@@ -29,20 +29,28 @@ _PROJECT = TYPES + VIEW + """
 """ + COLUMN_POINT + """
                 if (aligned) {
 """ + ALIGNED + """
+""" + ALIGNED_PLANES + """
+                // Only rows that are inside; what is outside adds zeros.
+                int firsts[DEPTH_OF_SLAB], ends[DEPTH_OF_SLAB];
+                for (int k = 0; k < to - from; ++k) {
+                    const REAL za = places[k], zb = gaps[k], per = (REAL)1 / zb, p = -za * per, q = (last_b - za) * per;
+                    const bool level = zb < (REAL)1e-6 && zb > (REAL)-1e-6;
+                    REAL low = (p < q ? p : q) - (REAL)1, high = (p < q ? q : p) + (REAL)2;
+                    low = !level && low > (REAL)ra ? low : (REAL)ra;
+                    low = low < (REAL)rb ? low : (REAL)rb;
+                    high = !level && high < (REAL)rb ? high : (REAL)rb;
+                    high = high > (REAL)ra ? high : (REAL)ra;
+                    firsts[k] = (int)low / LANES * LANES;
+                    ends[k] = (int)high;
+                }
                 for (int k = from; k < to; ++k) {
-""" + ALIGNED_PLANE + """
+                    const int j = lines[k - from], r0 = firsts[k - from], r1 = ends[k - from];
+                    const REAL wa = weights[k - from], za = places[k - from], zb = gaps[k - from];
+                    const REAL width_z = zb < (REAL)0 ? -zb : zb;
                     const REAL* line = (const REAL*)slab + (k - k_first) * plane + j * stride;
                     const REAL* next = line + stride;
-                    // Only rows that are inside; what is outside adds zeros.
-                    int r0 = ra, r1 = rb;
-                    const REAL per = (REAL)1 / zb, p = -za * per, q = (last_b - za) * per;
-                    if (width_z > (REAL)1e-6) {
-                        const REAL low = (p < q ? p : q) - (REAL)1, high = (p < q ? q : p) + (REAL)2;
-                        r0 = low > (REAL)r0 ? (low < (REAL)r1 ? (int)low : r1) : r0;
-                        r1 = high < (REAL)r1 ? (high > (REAL)r0 ? (int)high : r0) : r1;
-                    }
                     if (width_z * (REAL)(LANES - 1) < (REAL)(2 * LANES - 3)) {
-                        for (int r = r0 / LANES * LANES; r < r1; r += LANES) {
+                        for (int r = r0; r < r1; r += LANES) {
                             vec z = za + zb * (lane + (REAL)r);
                             z = z > (REAL)0 ? z : (vec)(REAL)0;
                             z = z < last_b ? z : (vec)last_b;

@@ -10,9 +10,7 @@ from invtoolbox.kernels.views import Views
 from invtoolbox.kernels.volume_table import views_by_axis
 
 #: The share of the larger of volume and projections that a slab may take, and what it may take in any case (bytes).
-_SHARE, _SMALL = 0.05, 4 * 2**20
-#: Planes of a slab at most: more of them would not stay near the cores.
-_PLANES = 64
+_SHARE, _SMALL = 0.04, 4 * 2**20
 #: Planes of a slab that one task of the back-projection owns, at most.
 _BLOCK = 32
 
@@ -69,14 +67,14 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> tuple[Tensor, int]:
 
     It depends on the shapes of one item alone, so that nothing else can alter the order of the sums.
     """
-    from invtoolbox.kernels.volume_slab_kernels import TAIL
+    from invtoolbox.kernels.volume_slab_kernels import PLANES, TAIL
 
     depth, height, width = volume.shape[1:]
     lines, line = ((height, depth), (width, depth), (height, width))[axis]
     stride = -(-(line + 4 + TAIL) // 16) * 16
     plane_bytes = (lines + 4) * stride * volume.element_size()
     larger = max(volume[0].numel(), projections[0].numel()) * volume.element_size()
-    planes = max(1, min(_PLANES, _length(volume, axis), int(max(_SHARE * larger, _SMALL)) // plane_bytes))
+    planes = max(1, min(PLANES, _length(volume, axis), int(max(_SHARE * larger, _SMALL)) // plane_bytes))
     return volume.new_zeros(planes, lines + 4, stride), planes
 
 

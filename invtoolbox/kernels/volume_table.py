@@ -44,6 +44,14 @@ def table_of(views: Views, device: torch.device) -> Tensor:
 
 def views_by_axis(table: Tensor, views: Views) -> list[Tensor]:
     """For each main axis x, y, z the numbers (int32) of the views that may have rays along it, in order."""
+    # Some views at a time: the bounds of all of them would take more memory than the projection itself.
+    parts = [_possible(part, views) for part in table.split(max(1, 16384 // views.panel[1]))]
+    possible = torch.cat(parts)
+    return [possible[:, k].nonzero()[:, 0].to(torch.int32) for k in range(3)]
+
+
+def _possible(table: Tensor, views: Views) -> Tensor:
+    """Which views may have rays along which axis, (V, 3)."""
     a, e, f, v = (table[:, None, 3 * k:3 * k + 3] for k in range(4))
     rows, columns = views.panel
     if views.parallel:
@@ -58,5 +66,4 @@ def views_by_axis(table: Tensor, views: Views) -> list[Tensor]:
     most = torch.maximum(low.abs(), high.abs())
     least = torch.where(low * high <= 0, 0.0, torch.minimum(low.abs(), high.abs()))
     others = torch.stack([torch.maximum(least[..., (k + 1) % 3], least[..., (k + 2) % 3]) for k in range(3)], dim=-1)
-    possible = (most * (1 + 1e-9) >= others).any(dim=1)
-    return [possible[:, k].nonzero()[:, 0].to(torch.int32) for k in range(3)]
+    return (most * (1 + 1e-9) >= others).any(dim=1)
