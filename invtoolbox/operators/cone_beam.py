@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
@@ -57,6 +56,7 @@ class ConeBeam(Scan3D):
         InputError: angles that look like degrees, a source inside the volume, a panel nearer to the source than the axis, rays that
             miss the volume.
 
+    >>> import torch
     >>> A = ConeBeam((5, 5, 5), [0.0], (3, 3), source_origin=10.0, source_detector=20.0, detector_spacing=3.0)
     >>> A(torch.ones(1, 1, 5, 5, 5))[0, 0, 0, 1, 1]
     tensor(5.)
@@ -81,14 +81,14 @@ class ConeBeam(Scan3D):
                  views_per_chunk: int | None = None) -> None:
         self.curved = bool(curved)
         self.detector_spacing: tuple[float, float] = lengths("detector_spacing", detector_spacing, ("between rows", "between columns"))
-        helical = bool((torch.as_tensor(pitch) != 0).any())
+        pitch = finite("pitch", pitch)
         super().__init__(volume_shape, detector_shape, voxel_size, {
-            "angles": checked_angles(angles, helical),
+            "angles": checked_angles(angles, helical=bool((pitch != 0).any())),
             "source_origin": positive_everywhere("source_origin", source_origin),
             "source_detector": positive_everywhere("source_detector", source_detector),
             "detector_shift": finite("detector_shift", detector_shift),
             "axis_shift": finite("axis_shift", axis_shift),
-            "pitch": finite("pitch", pitch),
+            "pitch": pitch,
             "tilt": finite("tilt", tilt),
             "source_shift": finite("source_shift", source_shift),
             "detector_rotation": finite("detector_rotation", detector_rotation)}, views_per_chunk)

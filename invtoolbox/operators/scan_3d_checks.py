@@ -38,16 +38,26 @@ def shape_of(name: str, shape: Sequence[int], axes: tuple[str, ...]) -> tuple[in
 
 def lengths(name: str, value: float | Sequence[float], axes: tuple[str, ...]) -> Any:
     """One positive length for every axis, or one for all."""
-    values = (value,) * len(axes) if isinstance(value, (int, float)) else tuple(value)
+    given = numbers(name, value).detach()
+    values = given.expand(len(axes)).tolist() if given.ndim == 0 else given.tolist()
     if len(values) != len(axes):
         raise InputError(f"{name} must be one length or {len(axes)} of them ({', '.join(axes)}), got {value}")
     return tuple(positive(name, v) for v in values)
 
 
+def numbers(name: str, value: Any) -> Tensor:
+    """Numbers as a tensor, in float64 where they were none."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else value.double()
+    try:
+        return torch.from_numpy(np.array(value, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a number, or an array of numbers, got {value!r}") from error
+
+
 def checked_angles(angles: Any, helical: bool = False) -> Tensor:
     """Angles as a tensor (V,) of radians; what looks like degrees is refused."""
-    tensor = angles if isinstance(angles, Tensor) else torch.from_numpy(np.array(angles, dtype=np.float64))
-    tensor = tensor if tensor.is_floating_point() else tensor.double()
+    tensor = numbers("angles", angles)
     if tensor.ndim != 1 or tensor.numel() == 0:
         raise InputError(f"angles must have shape (views,) with at least one view, got {tuple(tensor.shape)}")
     finite = torch.isfinite(tensor)
@@ -63,19 +73,20 @@ def checked_angles(angles: Any, helical: bool = False) -> Tensor:
     return tensor
 
 
-def finite(name: str, value: Any) -> Any:
-    """Refuse numbers that are not finite."""
-    if not bool(torch.isfinite(torch.as_tensor(value)).all()):
+def finite(name: str, value: Any) -> Tensor:
+    """Numbers as a tensor; those that are not finite are refused."""
+    tensor = numbers(name, value)
+    if not bool(torch.isfinite(tensor).all()):
         raise InputError(f"{name} must be finite")
-    return value
+    return tensor
 
 
-def positive_everywhere(name: str, value: Any) -> Any:
-    """Refuse lengths that are not positive."""
-    tensor = torch.as_tensor(value)
+def positive_everywhere(name: str, value: Any) -> Tensor:
+    """Lengths as a tensor; those that are not positive are refused."""
+    tensor = numbers(name, value)
     if not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
-        raise InputError(f"{name} must be a positive number, got {value if tensor.ndim == 0 else tensor.min().item()}")
-    return value
+        raise InputError(f"{name} must be a positive number, got {tensor.min().item():.6g}")
+    return tensor
 
 
 def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -147,5 +148,5 @@ def _double(value: Any) -> Tensor:
 
 
 def _pair(spacing: Any) -> tuple[float, float]:
-    row, column = (spacing, spacing) if isinstance(spacing, (int, float)) else spacing
+    row, column = (spacing, spacing) if np.ndim(spacing) == 0 else spacing
     return float(row), float(column)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.scan_3d import Scan3D
+from invtoolbox.operators.scan_3d_checks import numbers
 from invtoolbox.operators.trajectories import PARTS
 
 
@@ -52,8 +52,8 @@ class VectorScan(Scan3D):
     def __init__(self, volume_shape: Sequence[int], vectors: Any, detector_shape: Sequence[int],
                  voxel_size: float | Sequence[float] = 1.0, parallel: bool = False, curved: bool = False,
                  views_per_chunk: int | None = None) -> None:
-        table = vectors if isinstance(vectors, Tensor) else torch.from_numpy(np.array(vectors, dtype=np.float64))
-        if table.ndim not in (2, 3) or table.shape[-1] != 12 or 0 in table.shape or not table.is_floating_point():
+        table = numbers("vectors", vectors)
+        if table.ndim not in (2, 3) or table.shape[-1] != 12 or 0 in table.shape:
             raise InputError(f"vectors must have the shape (views, 12): source, detector, u, v with (x, y, z) each; got "
                              f"{tuple(table.shape)}")
         if not bool(torch.isfinite(table).all()):
