@@ -10,53 +10,69 @@ import numpy as np
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.cone_beam import ConeBeam
-from invtoolbox.operators.conversion_poses import Grid, plain_scan, scan_of, scan_of_2d
+from invtoolbox.operators.conversion_poses import Grid, plain_scan, refuse_items, scan_of, scan_of_2d
 from invtoolbox.operators.fan_beam import FanBeam
 from invtoolbox.operators.parallel_beam import ParallelBeam
 from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
 from invtoolbox.operators.scan_2d import Scan2D
 from invtoolbox.operators.scan_3d import Scan3D
+from invtoolbox.operators.vector_scan import VectorScan
 
 
 def from_cil(acquisition: Any, image: Any) -> Scan2D | Scan3D:
-    """The scan of CIL's geometries (the attributes of versions 21 to 26): parallel and cone beam in 2D and 3D.
+    """The scan of CIL's geometries (the attributes of versions 21 to 26): parallel and cone beam in 2D and 3D, and ``Cone3D_Flex``.
 
     In 3D, volumes (vertical, horizontal_y, horizontal_x) and projections (angle, vertical, horizontal) have the same axes here and
     there. In 2D, CIL's row 0 lies at the lowest y and here it is on top: **flip the rows of images** (``x.flip(-2)``); sinograms are
     the same. CIL turns the object, and here the source turns, so angles have the opposite sign.
 
     Args:
-        acquisition: an ``AcquisitionGeometry`` with one system, panel and list of angles.
+        acquisition: an ``AcquisitionGeometry``.
         image: an ``ImageGeometry``; its centre need not be 0 in 3D.
 
     Raises:
-        InputError: poses of every view (``Cone3D_Flex``), a 2D fan whose source faces the axis at a slant.
+        InputError: a 2D fan whose source faces the axis at a slant, something that is no parallel or cone beam.
     """
-    system, panel, angles = acquisition.config.system, acquisition.config.panel, acquisition.config.angles
+    system, panel = acquisition.config.system, acquisition.config.panel
     kind = str(getattr(system, "geometry", "")).lower()
-    if ("parallel" not in kind and "cone" not in kind) or not hasattr(getattr(system, "detector", None), "position"):
-        raise InputError(f"from_cil takes a parallel or cone beam with one source and one detector, got {type(system).__name__}; pass the "
-                         f"vectors of its views to it.operators.VectorScan")
-    parallel = "parallel" in kind
+    if "parallel" not in kind and "cone" not in kind:
+        raise InputError(f"from_cil takes an AcquisitionGeometry of a parallel or cone beam, got {type(system).__name__}")
+    pixels, sizes = [int(n) for n in panel.num_pixels], [float(s) for s in panel.pixel_size]
+    origin = str(panel.origin)
+    wide, tall = sizes[0] * (-1 if "right" in origin else 1), sizes[1] * (-1 if "top" in origin else 1)
+    if not hasattr(system.detector, "position"):
+        return _flexible(system, image, (pixels[1], pixels[0]), wide, tall)
+    parallel, angles = "parallel" in kind, acquisition.config.angles
     degrees = "degree" in str(getattr(angles.angle_unit, "value", angles.angle_unit)).lower()
     turned = float(angles.initial_angle) + np.asarray(angles.angle_data, dtype=np.float64)
     turned = -(np.deg2rad(turned) if degrees else turned)
     flat = len(np.ravel(system.detector.position)) == 2
     first, detector, u, v = _aligned(system, parallel)
-    cells = [int(n) for n in panel.num_pixels], [float(s) for s in panel.pixel_size]
-    origin = str(panel.origin)
-    u, v = u * cells[1][0] * (-1 if "right" in origin else 1), v * cells[1][1] * (-1 if "top" in origin else 1)
-    vectors = np.concatenate([_about_z(turned, part) for part in (first, detector, u, v)], 1)
+    vectors = np.concatenate([_about_z(turned, part) for part in (first, detector, u * wide, v * tall)], 1)
     if flat:
         grid = Grid((image.voxel_num_y, image.voxel_num_x), (image.voxel_size_y, image.voxel_size_x), (image.center_x, image.center_y))
-        return scan_of_2d(vectors[:, [0, 1, 3, 4, 6, 7]], grid, cells[0][0], parallel)
-    grid = Grid((image.voxel_num_z, image.voxel_num_y, image.voxel_num_x), (image.voxel_size_z, image.voxel_size_y, image.voxel_size_x),
-                (image.center_x, image.center_y, image.center_z))
-    return scan_of(vectors, grid, (cells[0][1], cells[0][0]), parallel)
+        return scan_of_2d(vectors[:, [0, 1, 3, 4, 6, 7]], grid, pixels[0], parallel)
+    return scan_of(vectors, _grid(image, np.zeros(3)), (pixels[1], pixels[0]), parallel)
+
+
+def _flexible(system: Any, image: Any, panel: tuple[int, int], wide: float, tall: float) -> Scan3D:
+    """A source and a detector for every view, around a volume with a centre of its own."""
+    vectors = np.concatenate([np.array([_three(part.position) for part in system.source]),
+                              np.array([_three(part.position) for part in system.detector]),
+                              np.array([_three(part.direction_x) for part in system.detector]) * wide,
+                              np.array([_three(part.direction_y) for part in system.detector]) * tall], 1)
+    return scan_of(vectors, _grid(image, _three(system.volume_centre.position)), panel, parallel=False)
+
+
+def _grid(image: Any, centre: Any) -> Grid:
+    x, y, z = image.center_x + centre[0], image.center_y + centre[1], image.center_z + centre[2]
+    return Grid((image.voxel_num_z, image.voxel_num_y, image.voxel_num_x), (image.voxel_size_z, image.voxel_size_y, image.voxel_size_x),
+                (float(x), float(y), float(z)))
 
 
 def to_cil(A: LinearOperator) -> tuple[Any, Any]:
-    """CIL's ``(AcquisitionGeometry, ImageGeometry)`` for a circular scan, parallel or cone beam, 2D or 3D; CIL must be installed.
+    """CIL's ``(AcquisitionGeometry, ImageGeometry)`` for a circular scan, parallel or cone beam, 2D or 3D, or for a `VectorScan` of a
+    cone (``Cone3D_Flex``); CIL must be installed.
 
     In 2D the rows of images are flipped, see `from_cil`.
 
@@ -64,13 +80,12 @@ def to_cil(A: LinearOperator) -> tuple[Any, Any]:
         InputError: a pitch, tilt, curved panel or other parameter that a system of CIL has no place for, or one that differs from view
             to view.
     """
-    if not isinstance(A, ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam) or getattr(A, "curved", False):
+    if not isinstance(A, ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam | VectorScan) or getattr(A, "curved", False):
         raise InputError(f"to_cil takes a parallel or cone beam with a flat panel, got {A}")
+    if isinstance(A, VectorScan):
+        return _to_flexible(A)
     p = plain_scan(A, "CIL", ("detector_shift", "axis_shift"))
-    try:
-        from cil.framework import AcquisitionGeometry, ImageGeometry
-    except ImportError as error:
-        raise MissingDependency("to_cil makes CIL's geometries; install CIL (conda install -c ccpi cil)") from error
+    AcquisitionGeometry, ImageGeometry = _geometries()
     if isinstance(A, Scan2D):
         near, far = (float(getattr(A, name, 0.0)) for name in ("source_origin", "source_detector"))
         shift, axis = [float(p["detector_shift"]), 0.0], 0.0
@@ -80,9 +95,7 @@ def to_cil(A: LinearOperator) -> tuple[Any, Any]:
     else:
         shift, axis = [float(s) for s in p["detector_shift"]], float(p.get("axis_shift", 0.0))
         near, far = float(p.get("source_origin", 0.0)), float(p.get("source_detector", 0.0))
-        depth, rows, columns = A.volume_shape
-        image = ImageGeometry(voxel_num_x=columns, voxel_num_y=rows, voxel_num_z=depth, voxel_size_x=A.voxel_size[2],
-                              voxel_size_y=A.voxel_size[1], voxel_size_z=A.voxel_size[0])
+        image = _image(A, ImageGeometry)
         panel, sizes, dimensions = A.detector_shape[::-1], A.detector_spacing[::-1], 3
     centre = [shift[0], far - near, shift[1]][:dimensions]
     turn = 0.0
@@ -96,6 +109,34 @@ def to_cil(A: LinearOperator) -> tuple[Any, Any]:
         acquisition = make([0.0, 1.0, 0.0][:dimensions], centre)
     acquisition = acquisition.set_angles(np.rad2deg(turn - p["angles"]), angle_unit="degree").set_panel(panel, pixel_size=sizes)
     return acquisition, image
+
+
+def _to_flexible(A: VectorScan) -> tuple[Any, Any]:
+    refuse_items(A)
+    vectors = A.vectors.detach().cpu().numpy()
+    source, detector, u, v = np.split(vectors, 4, 1)
+    wide, tall = np.linalg.norm(u, axis=1), np.linalg.norm(v, axis=1)
+    if A.parallel or np.ptp(wide) > 1e-6 * wide[0] or np.ptp(tall) > 1e-6 * tall[0]:
+        raise InputError(f"poses of every view in CIL are those of a cone beam with the same cells in every view, which {A} is not")
+    AcquisitionGeometry, ImageGeometry = _geometries()
+    acquisition = AcquisitionGeometry.create_Cone3D_Flex(source_position_set=source, detector_position_set=detector,
+                                                         detector_direction_x_set=u / wide[:, None],
+                                                         detector_direction_y_set=v / tall[:, None])
+    return acquisition.set_panel(A.detector_shape[::-1], pixel_size=(float(wide[0]), float(tall[0]))), _image(A, ImageGeometry)
+
+
+def _geometries() -> tuple[Any, Any]:
+    try:
+        from cil.framework import AcquisitionGeometry, ImageGeometry
+    except ImportError as error:
+        raise MissingDependency("to_cil makes CIL's geometries; install CIL (conda install -c ccpi cil)") from error
+    return AcquisitionGeometry, ImageGeometry
+
+
+def _image(A: Scan3D, ImageGeometry: Any) -> Any:
+    depth, rows, columns = A.volume_shape
+    return ImageGeometry(voxel_num_x=columns, voxel_num_y=rows, voxel_num_z=depth, voxel_size_x=A.voxel_size[2],
+                         voxel_size_y=A.voxel_size[1], voxel_size_z=A.voxel_size[0])
 
 
 def _aligned(system: Any, parallel: bool) -> tuple[Any, Any, Any, Any]:

@@ -141,9 +141,8 @@ def check_view(name: str, views: Views) -> None:
     beside = (depth <= 0).any(1)
     meets = ahead & (beside | _overlap(row, rows) & _overlap(column, columns))
     if not bool(meets.any()):
-        view = 0
-        raise InputError(f"no ray of {name} meets the volume: in view {view} it is seen at rows {_span(row[view])} and columns "
-                         f"{_span(column[view])} of a panel of {rows} by {columns} cells; check detector_shift, detector_spacing and "
+        raise InputError(f"no ray of {name} meets the volume: in view 0 it is seen at rows {_span(row[0])} and columns "
+                         f"{_span(column[0])} of a panel of {rows} by {columns} cells; check detector_shift, detector_spacing and "
                          f"voxel_size (one unit of length)")
     row, column, depth = seen_cells(views, torch.zeros_like(corners[:1]))
     centre = (depth > 0) & _within(row, rows) & _within(column, columns)

@@ -237,6 +237,7 @@ def test_tigre_there_and_back() -> None:
     same(from_tigre(*to_tigre(C, SimpleNamespace())), C)
 
 
+@pytest.mark.filterwarnings("ignore:the field of view")
 def test_tigre_offsets_and_tilts() -> None:
     """`offOrigin` (z, y, x) moves the volume; the second Euler angle tilts source and panel about y before the turn about z."""
     plain = from_tigre(tigre(), ANGLES)
@@ -294,6 +295,17 @@ class Acquisition:
     def create_Parallel2D(cls, ray_direction: Any, detector_position: Any) -> Acquisition:
         return cls("parallel", ray_direction, detector_position, (0.0, 0.0))
 
+    @classmethod
+    def create_Cone3D_Flex(cls, source_position_set: Any, detector_position_set: Any, detector_direction_x_set: Any,
+                           detector_direction_y_set: Any, volume_centre_position: Any = (0.0, 0.0, 0.0)) -> Acquisition:
+        self = object.__new__(cls)
+        detectors = [SimpleNamespace(position=d, direction_x=x, direction_y=y)
+                     for d, x, y in zip(detector_position_set, detector_direction_x_set, detector_direction_y_set)]
+        self.config = SimpleNamespace(system=SimpleNamespace(
+            geometry="cone_flex", source=[SimpleNamespace(position=s) for s in source_position_set], detector=detectors,
+            volume_centre=SimpleNamespace(position=np.array(volume_centre_position))))
+        return self
+
     def set_angles(self, angles: Any, initial_angle: float = 0.0, angle_unit: str = "degree") -> Acquisition:
         self.config.angles = SimpleNamespace(angle_data=np.asarray(angles), initial_angle=initial_angle, angle_unit=angle_unit)
         return self
@@ -349,6 +361,19 @@ def test_cil_turns_the_object() -> None:
     torch.testing.assert_close(top(x), from_cil(acquisition, image)(x).flip(3))
 
 
+@pytest.mark.usefixtures("cil")
+def test_cil_poses_of_every_view() -> None:
+    A = VectorScan((12, 14, 13), ConeBeam(**CONE, tilt=0.2, detector_rotation=(0.1, 0.0, 0.2)).vectors, (17, 19), (1.0, 0.9, 1.1))
+    acquisition, image = to_cil(A)
+    same(from_cil(acquisition, image), A)
+    acquisition.config.system.volume_centre.position = np.array([1.0, 0.5, -0.5])
+    torch.testing.assert_close(from_cil(acquisition, image).vectors[:, :3], A.vectors[:, :3] - torch.tensor([1.0, 0.5, -0.5]).double())
+    circle = from_cil(*to_cil(VectorScan((12, 14, 13), ConeBeam(**CONE).vectors, (17, 19), (1.0, 0.9, 1.1))))
+    same(circle, ConeBeam(**CONE))
+    with pytest.raises(InputError, match="every view in CIL"):
+        to_cil(VectorScan((12, 14, 13), ParallelBeam3D(**VOLUME).vectors, (17, 19), parallel=True))
+
+
 def test_cil_laminography_and_refusals(monkeypatch: Any) -> None:
     image = Image(voxel_num_x=13, voxel_num_y=14, voxel_num_z=6)
     leaning = Acquisition.create_Cone3D([0.0, -40.0, 0.0], [0.0, 20.0, 0.0], rotation_axis_direction=[0.0, -math.sin(0.2), math.cos(0.2)])
@@ -356,9 +381,8 @@ def test_cil_laminography_and_refusals(monkeypatch: Any) -> None:
     assert isinstance(A, VectorScan)
     # The axis leans towards the source: seen from the object, the source stands above the plane of rotation.
     torch.testing.assert_close(A.vectors, trajectories.laminography([0.0], 40.0, 60.0, 0.2))
-    with pytest.raises(InputError, match="VectorScan"):
-        flexible = SimpleNamespace(system=SimpleNamespace(geometry="cone", detector=[]), panel=None, angles=None)
-        from_cil(SimpleNamespace(config=flexible), image)
+    with pytest.raises(InputError, match="parallel or cone beam, got"):
+        from_cil(SimpleNamespace(config=SimpleNamespace(system=SimpleNamespace(geometry="spect"), panel=None)), image)
     monkeypatch.setitem(sys.modules, "cil", None)
     with pytest.raises(MissingDependency, match="install CIL"):
         to_cil(ConeBeam(**CONE))
