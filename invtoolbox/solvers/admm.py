@@ -12,7 +12,7 @@ from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.penalty import denoising_term, first_penalty
-from invtoolbox.solvers.pieces import PriorPiece, pieces_reason, prior_pieces
+from invtoolbox.solvers.pieces import PriorPiece, copy_of_image, pieces_reason, prior_pieces
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
 
@@ -23,7 +23,7 @@ class ADMMState(State):
     rho: Tensor  # (batch,)
     steps: Tensor  # (batch,)
     prediction: Tensor  # A x
-    answer: Tensor  # the copy z of the first prior that is not behind an operator, or x
+    answer: Tensor  # the copy z of a constraint, else of the first prior that is not behind an operator, or x
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ADMM(Solver):
     errors of a finite sum, which a fixed number of inner steps does not promise, so what they leave is part of the
     certificate. ``rho`` is balanced (Boyd et al., 3.4.1) at iterations
     5, 10, 20, 40 and 80 only. With a denoiser it converges where that is a prox or averaged, which cannot be checked.
-    The answer is z of the first prior that is not behind an operator: it satisfies constraints and has the prior's look;
+    The answer is z of a constraint, else of the first prior that is not behind an operator: constraints hold, and it has the prior's look;
     where there is none, x. Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
 
     Args:
@@ -128,8 +128,8 @@ class ADMM(Solver):
         steps = state.steps + 1
         rho_next = self._balanced(objective, rho, primal, dual_residual, steps)
         duals = tuple(u * expand(rho / rho_next, u) for u in duals)
-        copies = [z for piece, z in zip(pieces, splits) if piece.operator is None]
-        answer = copies[0] if copies and self.iterate == "auto" else x
+        own = copy_of_image(pieces, splits)
+        answer = own if own is not None and self.iterate == "auto" else x
         return ADMMState(x, value, D.discrepancy(prediction, y), certificate, tuple(splits), duals,
                          rho_next, steps, prediction.clone() if prediction is x else prediction, answer)
 

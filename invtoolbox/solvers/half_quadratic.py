@@ -13,7 +13,7 @@ from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.explicit.intensity_range import intensity_range
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.penalty import denoising_term, first_penalty
-from invtoolbox.solvers.pieces import pieces_reason, prior_pieces
+from invtoolbox.solvers.pieces import copy_of_image, pieces_reason, prior_pieces
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
 
@@ -44,8 +44,8 @@ class HalfQuadratic(Solver):
 
     Converges to a minimiser of the half-quadratic objective for convex priors, a fixed ``mu > 0`` and a first line that is
     closed; elsewhere the first line is ``inner_iterations`` warm-started conjugate gradients. With a denoiser
-    nothing is promised. The answer is z of the first prior that is not behind an operator: it satisfies constraints and has the
-    prior's look; where there is none, x. Certificate: the gradient of the half-quadratic objective,
+    nothing is promised. The answer is z of a constraint, else of the first prior that is not behind an operator, so that constraints
+    hold and it has the prior's look; where there is none, x. Certificate: the gradient of the half-quadratic objective,
     ``|mu sum_i K_i^T (z_i - z_i_before)|``, relative to ``|A^T W y|``; infinite while the schedule runs.
 
     Args:
@@ -124,9 +124,9 @@ class HalfQuadratic(Solver):
         certificate = (mu * item_norm(moved) + left) / state.scale
         if self._levels(objective):
             certificate = torch.where(steps < self.schedule, torch.inf, certificate)
-        copies = [z for piece, z in zip(pieces, splits) if piece.operator is None]
+        own = copy_of_image(pieces, splits)
         return HalfQuadraticState(x, value, D.discrepancy(prediction, y), certificate, tuple(splits), state.penalty, steps, prediction,
-                                  copies[0] if copies else x, state.scale)
+                                  x if own is None else own, state.scale)
 
     def result(self, state: HalfQuadraticState) -> Tensor:
         return state.answer

