@@ -36,6 +36,12 @@ TAIL = 36
 
 TYPES = """
 #pragma clang fp contract(fast)
+#undef LANES
+#if defined(__AVX512F__)
+#define LANES (64 / (int)sizeof(REAL))
+#else
+#define LANES (32 / (int)sizeof(REAL))
+#endif
         typedef REAL vec __attribute__((ext_vector_type(LANES)));
         typedef INTEGER ivec __attribute__((ext_vector_type(LANES)));
         ivec count;
@@ -44,12 +50,16 @@ TYPES = """
         const vec lane = __builtin_convertvector(count, vec);
         auto load = [](const REAL* from) { vec value; __builtin_memcpy(&value, from, sizeof(vec)); return value; };
         auto store = [](REAL* to, vec value) { __builtin_memcpy(to, &value, sizeof(vec)); };
-        typedef REAL raw __attribute__((vector_size(64)));
-        typedef INTEGER raw_index __attribute__((vector_size(64)));
+        typedef REAL raw __attribute__((vector_size(LANES * sizeof(REAL))));
+        typedef INTEGER raw_index __attribute__((vector_size(LANES * sizeof(REAL))));
         // Entries `index` (0 to 2 LANES - 1) of the two vectors.
         auto pick = [](vec first, vec second, ivec index) {
 #if defined(__AVX512F__)
             return (vec)PERMUTE((raw)first, (raw_index)index, (raw)second);
+#elif defined(__AVX2__) && SINGLE
+            const vec low = (vec)__builtin_ia32_permvarsf256((raw)first, (raw_index)index);
+            const vec high = (vec)__builtin_ia32_permvarsf256((raw)second, (raw_index)index);
+            return index < LANES ? low : high;
 #else
             REAL both[2 * LANES];
             __builtin_memcpy(both, &first, sizeof(vec));
@@ -228,7 +238,7 @@ def filled(source: str, dtype: torch.dtype, parallel: bool, curved: bool, axis: 
     words = {
         "PERMUTE": "__builtin_ia32_vpermi2varps512" if single else "__builtin_ia32_vpermi2varpd512",
         "INTEGER": "int" if single else "long long", "ROOT": "__builtin_sqrtf" if single else "__builtin_sqrt",
-        "REAL": "float" if single else "double", "LANES": "16" if single else "8", "COLS": str(COLS),
+        "REAL": "float" if single else "double", "SINGLE": str(int(single)), "COLS": str(COLS),
         "ROWS": str(ROWS), "MARGIN": str(MARGIN), "SWEEP": str(SWEEP), "TERMS": "5", "DEPTH_OF_SLAB": str(PLANES),
         "PARALLEL": str(int(parallel)), "CURVED": str(int(curved)), "AXIS": str(axis),
     }
