@@ -6,7 +6,7 @@ Denoising, ``min 1/2 |u - y|^2 + weight |D u|_{2,1}``: isotropic, forward differ
 Ours runs until its duality gap, ``weight (|D u| - <D u, p>)`` at ``u = y - weight D^T p``, is 1e-4 of the primal objective there. The peers
 give no dual, or an over-relaxed one; they need only reach an objective within 1e-4 of the least one, which is less than such a gap.
 Deblurring, ``min 1/2 |A u - y|^2 + weight |D u|_{2,1}`` with a periodic blur: no method has a feasible dual, so
-there all need an objective within 1e-4 of the least one.
+there all need an objective within 1e-4 of the least one and an image within 1e-3 of the minimiser (the blur hides much from the objective).
 How many iterations a method needs is found beforehand (to 5 %), and is not timed; the methods then take turns in one process.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -65,17 +66,24 @@ def _variation(u: Tensor) -> Tensor:
     return differences.square().sum(1, keepdim=True).sqrt()
 
 
-def needed(method: Method, good: Callable[[tuple[Tensor, Tensor | None]], bool], start: int = 10, most: int = 3000) -> int | None:
-    """The fewest iterations that are enough, to 5 %."""
+def needed(method: Method, good: Callable[[tuple[Tensor, Tensor | None]], bool], start: int = 10, seconds: float = 60.0) -> int | None:
+    """The fewest iterations that are enough, to 5 %; ``None`` where one run of them takes longer than that."""
     low, high = 0, start
-    while not good(method.run(high)):
-        low, high = high, 2 * high
-        if high > most:
+    while True:
+        began = time.perf_counter()
+        if good(method.run(high)):
+            break
+        if time.perf_counter() - began > seconds / 2:
             return None
+        low, high = high, 2 * high
     while high - low > max(1, 0.05 * high):
         middle = (low + high) // 2
         low, high = (low, middle) if good(method.run(middle)) else (middle, high)
     return high
+
+
+def _distance(image: Tensor, best: Tensor) -> float:
+    return float((image.double().reshape(best.shape) - best).norm() / best.norm())
 
 
 def compare(task: Task, ours: list[Method], peers: list[Method], least: float, best: Tensor, repeats: int) -> None:
@@ -83,17 +91,18 @@ def compare(task: Task, ours: list[Method], peers: list[Method], least: float, b
         image, dual = answer
         if dual is not None and task.operator is None:
             return task.relative_gap(dual) <= GAP
-        return task.objective(image) <= (1 + GAP) * least
+        near = task.operator is None or _distance(image, best) < 1e-3
+        return near and task.objective(image) <= (1 + GAP) * least
 
     iterations = {method.name: needed(method, good) for method in [*ours, *peers]}
     usable = [method for method in [*ours, *peers] if iterations[method.name] is not None]
     times = alternating({m.name: (lambda m=m: m.run(iterations[m.name])) for m in usable}, repeats)
     for method in [*ours, *peers]:
         if method not in usable:
-            print(f"  {method.name:<44} does not get there in 3000 iterations")
+            print(f"  {method.name:<44} does not get there within 60 s")
             continue
         image, dual = method.run(iterations[method.name])  # type: ignore[arg-type]
-        distance = float((image.double().reshape(best.shape) - best).norm() / best.norm())
+        distance = _distance(image, best)
         judged = f"gap {task.relative_gap(dual):.1e}" if dual is not None and task.operator is None else \
             f"objective {task.objective(image) / least - 1:.1e} above"
         print(f"  {method.name:<44} {iterations[method.name]:5d} iterations {1e3 * times[method.name]:9.1f} ms   {judged}, "
@@ -219,7 +228,7 @@ def peer_deblurrers(task: Task, kernel: Tensor) -> list[Method]:
     def fista(iterations: int) -> tuple[Tensor, Tensor | None]:
         model = deepinv.optim.optim_builder(
             iteration="FISTA", prior=deepinv.optim.prior.TVPrior(n_it_max=30), data_fidelity=deepinv.optim.data_fidelity.L2(),
-            params_algo={"stepsize": 1.0, "lambda": weight}, max_iter=iterations, early_stop=False)
+            params_algo={"stepsize": 1.0, "lambda": weight, "a": 3}, max_iter=iterations, early_stop=False)
         with torch.no_grad():
             return model(y, physics), None
 
@@ -254,7 +263,7 @@ def main() -> None:
         y = operator.simulate(clean, 0.01, seed=0)
         task = Task(y, 1e-3, operator)
         exact = it.Problem(y.double(), operator.to(torch.float64))
-        best = it.solve(exact, it.priors.TotalVariation(), it.solvers.PDHG(), 1e-3, max_iterations=6000, tolerance=1e-7, progress=False).x
+        best = it.solve(exact, it.priors.TotalVariation(), it.solvers.ADMM(), 1e-3, max_iterations=2000, tolerance=1e-7, progress=False).x
         print("deblurring, 9x9 box, noise 0.01, weight 0.001")
         compare(task, our_deblurrers(task), peer_deblurrers(task, kernel), task.objective(best), best, arguments.repeats)
 
