@@ -302,9 +302,9 @@ def _start_image(objective: Objective, initial: Any, solver: Solver) -> Tensor:
 
 
 def first_guess(problem: Problem) -> Tensor:
-    """The multiple of the back-projection ``A^T y`` that fits best; zeros where misfit is not quadratic."""
+    """The multiple of the back-projection ``A^T y`` that fits best; zeros where predictions and measurements are of another kind."""
     A = problem.operator
-    if not isinstance(A, LinearOperator) or not problem.data_term.is_quadratic:
+    if not isinstance(A, LinearOperator) or not (problem.data_term.is_quadratic or problem.data_term.is_of_residual):
         return problem.zeros()
     x = A.adjoint(problem.y)
     prediction = A(x)

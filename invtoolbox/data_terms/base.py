@@ -24,6 +24,7 @@ class DataTerm(Settings, ABC):
     Attributes:
         is_convex: convex in the prediction.
         is_quadratic: ``value`` is ``1/2 <r, W r>`` with ``r = prediction - y``, and ``weighted(r)`` is ``W r``.
+        is_of_residual: ``value`` depends on ``prediction - y`` only, so that the two are of one kind.
         is_smooth: differentiable everywhere in its domain.
         is_majoriser: ``1/2 <r, w r>`` with ``w = residual_weights`` plus a constant lies above ``value``, and touches it.
         is_for_nonnegative: predictions are counts or line integrals; `curvature` holds for those that are not negative.
@@ -32,6 +33,7 @@ class DataTerm(Settings, ABC):
 
     is_convex: bool = True
     is_quadratic: bool = False
+    is_of_residual: bool = False
     is_smooth: bool = True
     is_majoriser: bool = False
     is_for_nonnegative: bool = False

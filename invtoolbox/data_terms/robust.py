@@ -17,14 +17,18 @@ from invtoolbox.operators.base import expand
 #: The median of |n| over the standard deviation, for Gaussian n: real, and complex with that deviation in either part.
 _MEDIAN, _MEDIAN_COMPLEX = 0.6744897501960817, math.sqrt(2 * math.log(2))
 
+#: Residuals beyond this multiple of their scale are outliers; each round finds the scale anew without them.
+_CLIP, _CLIPPINGS = 3.5, 6
+
 
 class _Robust(DataTerm):
     """``sum_i w_i rho(|p_i - y_i| / noise_std)``, with a ``rho`` that grows slower than a square; complex values by their modulus.
 
-    The discrepancy of these terms is ``sqrt(m)`` times the median residual over the median of ``|n|``, n the noise: what the
-    square root of the sum of squares would be without outliers.
+    The discrepancy of these terms is ``sqrt(m)`` times the median residual over the median of ``|n|``, n the noise, outliers clipped:
+    what the square root of the sum of squares would be without them.
     """
 
+    is_of_residual = True
     item_fields: ClassVar[tuple[str, ...]] = ("noise_std", "weights")
     measurement_fields: ClassVar[tuple[str, ...]] = ("weights",)
 
@@ -83,10 +87,13 @@ class _Robust(DataTerm):
         u = self._scaled(prediction - y).flatten(1)
         used = torch.ones_like(u, dtype=torch.bool) if self.weights is None else (self.weights > 0).to(u.device).expand_as(y).flatten(1)
         count = used.sum(1)
-        ordered = u.masked_fill(~used, torch.inf).sort(1).values
-        middle = ordered.gather(1, ((count - 1).clamp_min(0) // 2).unsqueeze(1)).squeeze(1)
-        size = middle / self._median(_dimensions(y)) * (count * _dimensions(y)).sqrt()
-        return torch.where(count > 0, size, torch.zeros_like(size))
+        ordered, inliers = u.masked_fill(~used, torch.inf).sort(1).values, count
+        scale = torch.zeros_like(u[:, 0])
+        for _ in range(_CLIPPINGS):
+            middle = ordered.gather(1, ((inliers - 1).clamp_min(0) // 2).unsqueeze(1)).squeeze(1)
+            scale = middle / self._median(_dimensions(y))
+            inliers = torch.searchsorted(ordered, _CLIP * scale.unsqueeze(1), right=True).squeeze(1).minimum(count)
+        return torch.where(count > 0, scale * (count * _dimensions(y)).sqrt(), torch.zeros_like(scale))
 
     def _median(self, dimensions: int) -> float:
         """Of ``|n| / noise_std``."""

@@ -147,3 +147,9 @@ def test_a_misfit_that_is_not_convex_goes_to_a_solver_that_descends() -> None:
     assert "ProximalGradient" in solution.reason
     values = solution.history["objective"].nan_to_num(nan=-torch.inf)
     assert bool((values[1:] <= values[:-1] * (1 + 1e-9)).all())
+
+
+def test_the_discrepancy_principle_finds_a_weight_in_spite_of_outliers() -> None:
+    truth, A, y = salt_and_pepper()
+    found = it.solve(it.Problem(y, A, Huber(noise_std=0.005)), it.priors.HuberTV(0.01), max_iterations=200, progress=False)
+    assert float(it.metrics.psnr(found.x, truth)) > 28

@@ -54,7 +54,7 @@ def test_the_objective_falls_to_a_stationary_point(term: str, prior: str) -> Non
         assert bool((values[1:] <= values[:-1] * (1 + 1e-12)).all())
         assert solution.status == ("converged", "converged") or steps == 20
     objective, _, _ = bind(whole, PRIORS[prior].as_sum(), 3.0)
-    x = it.solve(whole, PRIORS[prior], solver, 3.0, tolerance=1e-5, max_iterations=500, progress=False).x
+    x = it.solve(whole, PRIORS[prior], solver, 3.0, whole.zeros(), tolerance=1e-5, max_iterations=500, progress=False).x
     slope, first = objective.evaluate(x).gradient, objective.evaluate(whole.zeros()).gradient
     assert bool((slope.flatten(1).norm(dim=1) <= 1.1e-5 * first.flatten(1).norm(dim=1)).all())
     convergent, reason = solver.is_provably_convergent(objective)
