@@ -11,7 +11,7 @@ comma := ,
 STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint typecheck benchmarks wheel clean
+.PHONY: help venv demo test test-all lint typecheck docs benchmarks wheel clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ lint: $(STAMP)  ## look for style faults and for imports that run the wrong way
 
 typecheck: $(STAMP)  ## check the types
 	$(BIN)/mypy
+
+docs:  ## build the documentation in build/site, with its gallery; a warning is an error
+	@$(MAKE) --no-print-directory EXTRAS=test,docs venv
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 benchmarks: $(STAMP)  ## run every script of benchmarks/; wants an idle machine, and EXTRAS=test,peers
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

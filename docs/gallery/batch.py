@@ -1,0 +1,44 @@
+"""A batch of different problems, each of which stops by itself
+
+Four photographs with four kernels and four noise levels are one batch: one operator with a kernel an item, one data term with
+a noise level an item. Every item gets its own weight, its own step size and its own stopping; its answer is the one it
+would get alone. The last lines check that.
+"""
+
+import matplotlib.pyplot as plt
+import torch
+
+import invtoolbox as it
+
+n = 96
+truth = torch.cat([it.datasets.photograph(name)[:, :1, 60:60 + n, 170:170 + n] for name in ("camera", "coins", "rocket", "brick")])
+r = torch.arange(-5, 6.0)
+width = torch.tensor([0.7, 1.0, 1.3, 1.6])[:, None, None]
+kernels = torch.exp(-(r[:, None] ** 2 + r[None, :] ** 2) / (2 * width**2))
+kernels = kernels / kernels.sum((1, 2), keepdim=True)
+noise_std = torch.tensor([0.05, 0.03, 0.02, 0.01])
+
+A = it.operators.Blur(kernels[:, None], (n, n))  # (item, channel, row, column)
+y = A.simulate(truth, noise=it.operators.noise.Gaussian(noise_std), seed=0)
+problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=noise_std))
+
+left = []  # how many items were still running after each step
+solution = it.solve(problem, it.priors.TotalVariation(), callbacks=[lambda state: left.append(len(state.running))], progress=False)
+psnr = it.metrics.psnr(solution.x, truth)
+for k in range(4):
+    print(f"item {k}: {solution.status[k]} after {int(solution.iterations[k])} steps, weight {float(solution.regularization[k]):.3g}, "
+          f"{float(psnr[k]):.1f} dB")
+print(f"steps with 4, 2 and 1 items in the batch: {left.count(4)}, {left.count(2)}, {left.count(1)}")
+
+alone = it.solve(problem.select(torch.tensor([2])), it.priors.TotalVariation(), progress=False)
+print(f"item 2 alone and in the batch: largest difference {float((alone.x - solution.x[2:3]).abs().max()):.1e}")
+
+figure, axes = plt.subplots(2, 4, figsize=(12, 6.4), layout="constrained")
+for k in range(4):
+    axes[0, k].imshow(y[k, 0], cmap="gray", vmin=0, vmax=1)
+    axes[0, k].set_title(f"kernel {float(width[k, 0, 0]):g}, noise {float(noise_std[k]):g}")
+    axes[1, k].imshow(solution.x[k, 0], cmap="gray", vmin=0, vmax=1)
+    axes[1, k].set_title(f"{int(solution.iterations[k])} steps, {float(psnr[k]):.1f} dB")
+for ax in axes.flat:
+    ax.axis("off")
+figure.savefig("batch.png", dpi=90)

@@ -1,0 +1,82 @@
+"""The documentation: its code runs, its pictures are made, and the site builds without a warning."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+GALLERY = ROOT / "docs" / "gallery"
+#: More than about ten seconds on one core.
+SLOW: set[str] = set()
+
+
+def pages(folder: str) -> list[str]:
+    return sorted(path.stem for path in (ROOT / "docs" / folder).glob("*.md"))
+
+
+@pytest.mark.parametrize("page", pages("how_do_i"))
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "how_do_i" / f"{page}.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert blocks
+    if any(re.search(r"^import deepinv", block, re.MULTILINE) for block in blocks):
+        pytest.importorskip("deepinv")
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / f"{page}.py"
+    program.write_text("\n".join(blocks))
+    runpy.run_path(str(program))
+
+
+@pytest.mark.parametrize("name", [pytest.param(path.stem, marks=pytest.mark.slow if path.stem in SLOW else ())
+                                  for path in sorted(GALLERY.glob("*.py"))])
+def test_a_gallery_script_makes_its_picture(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    threads = torch.get_num_threads()
+    runpy.run_path(str(GALLERY / f"{name}.py"))
+    assert torch.get_num_threads() == threads
+    from PIL import Image
+
+    with Image.open(tmp_path / f"{name}.png") as picture:
+        assert picture.width > 500 and len(set(picture.convert("L").resize((64, 32)).getdata())) > 20, "the picture is blank"
+
+
+def test_every_gallery_script_and_package_has_a_page() -> None:
+    listed = (ROOT / "docs" / "site_pages.py").read_text()
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for path in GALLERY.glob("*.py"):
+        assert f'"{path.stem}"' in listed and f"gallery/{path.stem}.md" in navigation
+    for page in pages("how_do_i"):
+        assert f"how_do_i/{page}.md" in navigation
+    for package in ("operators", "data_terms", "priors", "solvers", "parameter_choice", "datasets", "processing", "metrics", "testing"):
+        assert f'"{package}":' in listed and f"reference/{package}.md" in navigation
+
+
+def test_names_that_the_pages_speak_of_exist() -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for module, name in re.findall(r"\bit\.([a-z_]+)\.([A-Za-z_0-9]+)", path.read_text()):
+            if name in ("toml", "md", "py"):
+                continue
+            assert hasattr(importlib.import_module(f"invtoolbox.{module}"), name), f"{path.name} speaks of it.{module}.{name}"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    for package in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(package, reason="the site needs the extra [docs]: make docs")
+    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")], cwd=ROOT,
+                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert done.returncode == 0, done.stderr
+    start = (tmp_path / "site" / "index.html").read_text()
+    assert "fonts.googleapis" not in start and 'src="http' not in start
+    operators = (tmp_path / "site" / "reference" / "operators.html").read_text()
+    assert 'id="invtoolbox.operators.FanBeam"' in operators and "source_detector" in operators
