@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from invtoolbox.errors import InputError
+
 
 @dataclass(frozen=True, eq=False)
 class Views:
@@ -44,6 +46,10 @@ class Views:
     voxel_size: tuple[float, float, float]
     parallel: bool
     curved: bool
+
+    def __post_init__(self) -> None:
+        if self.parallel and self.curved:
+            raise InputError("a curved panel lies around a source, and a parallel beam has none; choose one of `parallel` and `curved`")
 
     @property
     def count(self) -> int:

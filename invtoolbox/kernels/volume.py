@@ -222,10 +222,11 @@ def _run_backproject(projections: Tensor, table: Tensor, tangent: Tensor | None,
     volume = projections.new_zeros(projections.shape[0], *views.volume)
     if not volume.numel():
         return volume
-    if projections.device.type == "cpu":
+    ordered = projections.device.type == "cpu" or torch.are_deterministic_algorithms_enabled()
+    if ordered and tangent is not None:
         scatter_owned(projections, table, tangent, views, volume)
-    elif torch.are_deterministic_algorithms_enabled():
-        scatter_fixed(projections, table, tangent, views, volume)
+    elif ordered:
+        scatter_fixed(projections, table, views, volume)
     else:
         from invtoolbox.kernels.volume_kernels import scatter_kernel
 
@@ -241,23 +242,22 @@ def scatter_owned(projections: Tensor, table: Tensor, tangent: Tensor | None, vi
     kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, tangent is not None, "plain", True)
     for axis in range(3):
         length = int(volume.shape[3 - axis])
-        block = -(-length // 8)
+        block = -(-length // 8) if volume.device.type == "cpu" else 1
         _launch(kernel, -(-length // block), volume, projections, table, tangent, volume, None, views, axis, block)
 
 
-def scatter_fixed(projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views, volume: Tensor) -> None:
+def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tensor) -> None:
     """Adds the back-projection to the volume by sums of 64-bit whole numbers, item by item: the order of the sums does not matter."""
     from invtoolbox.kernels.volume_kernels import scatter_kernel
 
-    kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, tangent is not None, "fixed", False)
-    change = table.new_ones(()) if tangent is None else tangent.abs().sum(1).amax() * (1 + table.abs().amax())
+    kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, False, "fixed", False)
     for item in range(volume.shape[0]):
         # No voxel can receive more than every value, each times a ray's length of at most a voxel's diagonal.
         diagonal = sum(s * s for s in views.voxel_size) ** 0.5
-        bound = projections[item].double().abs().sum() * diagonal * change
+        bound = projections[item].double().abs().sum() * diagonal
         units = torch.where(bound > 0, 2.0**62 / bound, 0.0)[None]
         sums = torch.zeros(volume.shape[1:], dtype=torch.int64, device=volume.device)
-        _launch(kernel, projections[item].numel(), volume[item:item + 1], projections[item:item + 1], table, tangent, sums, units, views)
+        _launch(kernel, projections[item].numel(), volume[item:item + 1], projections[item:item + 1], table, None, sums, units, views)
         volume[item] += torch.where(units > 0, sums / units, 0.0).to(volume.dtype)
 
 

@@ -237,7 +237,7 @@ def test_the_kernels_of_cuda_are_the_same_pair(kind: str, dtype: torch.dtype) ->
     volumes = [torch.zeros_like(x) for _ in range(3)]
     kernel = scatter_kernel(dtype, views.parallel, views.curved, False, "atomic", False)
     _launch(kernel, y[0].numel(), volumes[0], y, table, None, volumes[0], None, views)
-    scatter_fixed(y, table, None, views, volumes[1])
+    scatter_fixed(y, table, views, volumes[1])
     scatter_owned(y, table, None, views, volumes[2])
     for volume in volumes:
         torch.testing.assert_close(volume, expected, rtol=0, atol=tolerance)
@@ -304,5 +304,7 @@ def test_bad_input_is_named() -> None:
     views = random_views((4, 5, 6), (3, 4), 2, "flat", seed=8)
     with pytest.raises(InputError, match=r"\(batch, 4, 5, 6\).*got \(1, 4, 6, 5\)"):
         project_volume(torch.zeros(1, 4, 6, 5), views)
+    with pytest.raises(InputError, match="curved panel"):
+        dataclasses.replace(views, parallel=True, curved=True)
     with pytest.raises(InputError, match="float16"):
         backproject_volume(torch.zeros(1, 2, 3, 4, dtype=torch.float16), views)
