@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def compare(task: Task, ours: list[Method], peers: list[Method], least: float, b
 
     iterations = {method.name: needed(method, good) for method in [*ours, *peers]}
     usable = [method for method in [*ours, *peers] if iterations[method.name] is not None]
-    times = alternating({m.name: (lambda m=m: m.run(iterations[m.name])) for m in usable}, repeats)
+    times = alternating({m.name: partial(m.run, iterations[m.name] or 0) for m in usable}, repeats)
     for method in [*ours, *peers]:
         if method not in usable:
             print(f"  {method.name:<44} does not get there within 60 s")

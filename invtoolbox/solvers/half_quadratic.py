@@ -135,6 +135,9 @@ class HalfQuadratic(Solver):
         for prior in objective.explicit_priors:
             if prior.is_convex is not True:
                 return False, f"{prior!r} is not known to be convex"
+        for piece in prior_pieces(objective):
+            if not piece.function.has_exact_prox:
+                return False, f"the prox of {piece.function!r} is itself iterated"
         if not is_closed(objective, [(objective.regularization, piece.operator) for piece in prior_pieces(objective)]):
             return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and priors are convex and mu is fixed: to a minimiser with every prior in place of its Moreau envelope"

@@ -139,6 +139,9 @@ class StochasticPDHG(Solver):
         reason = nonconvex_reason(objective)
         if reason is not None:
             return False, reason
+        for piece in prior_pieces(objective):
+            if not piece.function.has_exact_prox:
+                return False, f"the prox of {piece.function!r} is itself iterated"
         return True, "everything is convex, and tau sigma_s (1 + J) |A_s|^2 < p with norms from the power method: almost surely"
 
     def _subsets(self, objective: Objective) -> list[DataPiece]:
