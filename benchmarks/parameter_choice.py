@@ -5,9 +5,9 @@
 Problems 1 to 12 are deblurring, 128x128 parts of scikit-image's pictures and of Set12, with Levin's kernels or a Gaussian;
 13 to 20 are CT of COULE images, 128x128 (means of 2x2 pixels), 60 angles over half a turn. The prior is total variation,
 or squared differences (Tikhonov). The best weight is that of a grid of tenths of a decade. Rules that need the noise level
-(discrepancy, sure) are told it; "discrepancy, estimated" and "sure, estimated" are not. "tau 0.98" is the discrepancy principle
-that asks for a little less than the noise (its default is 1.01), "curvature" Hansen's corner of the L-curve. ``--noise`` tests the estimate of
-the noise level alone: bias and spread over draws, on pictures and on sinograms.
+(discrepancy, sure) are told it; "discrepancy, estimated" and "sure, estimated" are not. "tau 0.98" is the discrepancy
+principle that asks for a little less than the noise (its default is 1.01), "curvature" Hansen's corner of the L-curve.
+``--noise`` tests the estimate of the noise level alone: bias and spread over draws, on pictures and on sinograms.
 """
 
 from __future__ import annotations

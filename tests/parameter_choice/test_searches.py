@@ -39,7 +39,7 @@ def blurred(std: tuple[float, ...] = (0.02, 0.1)) -> it.Problem:
 
 def trials(problem: it.Problem, prior: it.priors.ExplicitPrior) -> Trials:
     def attempt(some: it.Problem, priors: Any, weight: Tensor, items: Tensor) -> Any:
-        return it.solve(some, priors, regularization=weight, progress=False, tolerance=1e-5)
+        return it.solve(some, priors, regularization=weight, progress=False, tolerance=1e-4)
 
     return Trials(bind(problem, prior.as_sum(), 1.0)[0], problem, prior.as_sum(), first_guess(problem), attempt)
 
@@ -117,9 +117,9 @@ def test_sure_is_unbiased() -> None:
     problem = it.Problem(y, A, it.data_terms.LeastSquares(0.1))
     tries = trials(problem, it.priors.TotalVariation(periodic=True))
     log_weight = torch.tensor([2.0]).log().view(1, 1, 1).expand(1, 6, 1)
-    estimate = SURE(probes=6, step=0.1).score(tries, log_weight, torch.arange(6))
+    estimate = SURE(probes=3, step=0.1).score(tries, log_weight, torch.arange(6))
     true = tries(log_weight, lambda o, s: (o.problem.operator(s.x) - clean).flatten(1).square().mean(1))
-    assert float(estimate.mean()) == pytest.approx(float(true.mean()), rel=0.12)
+    assert float(estimate.mean()) == pytest.approx(float(true.mean()), rel=0.15)
     assert float(true.mean()) < 0.5 * 0.1**2
 
 
