@@ -227,9 +227,12 @@ def _scan(path: Path) -> _File:
 def check_length(path: Path, number: int, page: Any) -> None:
     """Pages that are not packed must be as long as their shape says: else one of the two is damaged."""
     first = page.keyframe
-    if first.compression != 1 or first.is_tiled or first.dtype is None or first.bitspersample != 8 * first.dtype.itemsize:
+    if first.compression != 1 or first.is_tiled or first.dtype is None or not isinstance(first.bitspersample, int):
         return
-    there, wanted, size = sum(page.databytecounts), math.prod(first.shape) * first.dtype.itemsize, path.stat().st_size
+    together = first.planarconfig == 1
+    samples, planes = (first.samplesperpixel, 1) if together else (1, first.samplesperpixel)
+    row = -(-first.imagewidth * samples * first.bitspersample // 8)  # rows end at whole bytes
+    there, wanted, size = sum(page.databytecounts), row * first.imagelength * planes * first.imagedepth, path.stat().st_size
     if there != wanted or any(o + n > size for o, n in zip(page.dataoffsets, page.databytecounts)):
         raise InputError(f"{path}: page {number} has {there:,} bytes where shape {first.shape} and type {first.dtype} need "
                          f"{wanted:,}, or they lie beyond the end; truncated or damaged")
