@@ -1,9 +1,12 @@
 """Blind deblurring: the kernel is unknown too
 
-`Problem(unknown={"kernel": ...})` joins the kernel to the image. `Simplex` keeps it nonnegative with sum 1, TV speaks of the image,
-and PALM alternates between the two; no other loop is needed. The problem is not convex, and "no blur at all" is a solution that fits
-the data perfectly: so the start matters (a flat kernel here), the weight of TV is large at first, and lower in a second run
-from where the first one stopped.
+`Problem(unknown={"kernel": it.priors.Simplex()})` joins the kernel to the image; the simplex keeps it nonnegative with sum 1. PALM
+alternates between the two, and no other loop is needed.
+
+The problem is not convex, and three things decide. The *prior*: TV is the same for a blurred edge as for a sharp one and even prefers
+low contrast, so it finds a kernel that is too short; a prior of a few large differences, `log(1 + d^2 / s^2)`, prefers the sharp edge.
+The *weight*: large at first and then lower, each run from where the last one stopped. The *start*: a flat kernel. Photographs are harder
+than this drawing of flat regions.
 """
 
 import matplotlib.pyplot as plt
@@ -11,35 +14,51 @@ import torch
 
 import invtoolbox as it
 
-n = 96
-truth = it.datasets.photograph("page")[..., 20:20 + n, 160:160 + n]
-kernel = torch.zeros(7, 7)
-for k, weight in enumerate([0.1, 0.15, 0.25, 0.25, 0.15, 0.1]):  # motion along a diagonal
-    kernel[1 + k, 5 - k] += weight if 0 <= 5 - k else 0
-kernel = kernel / kernel.sum()
-noise_std = 0.003
+
+class FewDifferences(it.priors.ExplicitPrior):
+    is_convex = False
+
+    def energy(self, x):  # (batch, channel, row, column) -> (batch,)
+        return sum(torch.log1p((x.diff(dim=axis) / 0.05).square()).flatten(1).sum(1) for axis in (2, 3))
+
+
+n = 64
+rows, columns = torch.meshgrid(torch.linspace(-1, 1, n), torch.linspace(-1, 1, n), indexing="ij")
+truth = torch.full((n, n), 0.2)
+truth[torch.hypot(rows, columns) < 0.75] = 0.8
+truth[(rows > 0.1) & (rows < 0.45) & (columns > -0.4) & (columns < 0.1)] = 0.4
+truth[torch.hypot(rows + 0.3, columns - 0.2) < 0.2] = 1.0
+truth[torch.hypot(rows + 0.3, columns + 0.35) < 0.12] = 0.0
+truth = truth[None, None]
+
+kernel = torch.diag(torch.tensor([0.15, 0.25, 0.3, 0.2, 0.1])).flip(1)  # motion along a diagonal
+noise_std = 0.005
 y = it.operators.Blur(kernel, (n, n)).simulate(truth, noise_std, seed=0)
 
-start = it.operators.Blur(torch.full((7, 7), 1 / 49), (n, n))
-data_term = it.data_terms.LeastSquares(noise_std=noise_std)
-image = None
-for weight, iterations in [(400.0, 150), (60.0, 250)]:
-    problem = it.Problem(y, start, data_term, unknown={"kernel": it.priors.Simplex()})
-    solution = it.solve(problem, it.priors.TotalVariation(), it.solvers.PALM(), regularization=weight, initial=image,
-                        max_iterations=iterations, progress=False)
-    image, start = solution.x, solution.problem.operator
-found = solution.parameters["kernel"][0, 0]
-print(solution)
-print(f"kernel: relative error {float((found - kernel).norm() / kernel.norm()):.3f}")
 
-known = it.solve(it.Problem(y, it.operators.Blur(kernel, (n, n)), data_term), it.priors.TotalVariation(), progress=False).x
-figure, axes = plt.subplots(1, 6, figsize=(16, 3.1), layout="constrained")
-for ax, (name, picture) in zip(axes, {
-    "truth": truth[0, 0], f"blurred, {float(it.metrics.psnr(y, truth)):.1f} dB": y[0, 0], "true kernel": kernel, "found kernel": found,
-    f"blind, {float(it.metrics.psnr(image, truth)):.1f} dB": image[0, 0],
-    f"kernel known, {float(it.metrics.psnr(known, truth)):.1f} dB": known[0, 0],
-}.items()):
-    ax.imshow(picture, cmap="gray", vmin=0, vmax=float(kernel.max()) if "kernel" in name and "dB" not in name else 1)
+def deblur(prior, weights):
+    A, image = it.operators.Blur(torch.full((5, 5), 1 / 25), (n, n)), None
+    for weight in weights:
+        problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std), unknown={"kernel": it.priors.Simplex()})
+        solution = it.solve(problem, prior, it.solvers.PALM(), regularization=weight, initial=image, max_iterations=80, progress=False)
+        image, A = solution.x, solution.problem.operator
+    found = solution.parameters["kernel"][0, 0]
+    print(f"{prior}: relative error of the kernel {float((found - kernel).norm() / kernel.norm()):.3f}")
+    return image, found
+
+
+tv, tv_kernel = deblur(it.priors.TotalVariation(), (1000.0, 300.0, 100.0))
+few, few_kernel = deblur(FewDifferences(), (30.0, 10.0, 3.0))
+
+figure, axes = plt.subplots(2, 4, figsize=(11, 5.8), layout="constrained")
+pictures = {"truth": truth, "blurred": y, "blind, TV": tv, "blind, few differences": few}
+for ax, (name, picture) in zip(axes[0], pictures.items()):
+    ax.imshow(picture[0, 0], cmap="gray", vmin=0, vmax=1)
+    ax.set_title(name if picture is truth else f"{name}, {float(it.metrics.psnr(picture, truth)):.1f} dB")
+for ax, (name, picture) in zip(axes[1], {"true kernel": kernel, "start": torch.full((5, 5), 1 / 25), "found with TV": tv_kernel,
+                                         "found with few differences": few_kernel}.items()):
+    ax.imshow(picture, cmap="gray", vmin=0, vmax=0.4)
     ax.set_title(name)
+for ax in axes.flat:
     ax.axis("off")
 figure.savefig("blind_deblurring.png", dpi=100)
