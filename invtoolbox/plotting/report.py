@@ -56,6 +56,8 @@ def write_report(solution: Solution, path: Path, reference: Tensor | None = None
     if metrics:
         body += ["<h2>Metrics</h2>", _metric_table(solution, metrics)]
     body += ["<h2>Convergence</h2>", _convergence(solution)]
+    if solution.weight_search is not None and solution.weight_search.weights.ndim == 2:
+        body += ["<h2>Choice of the weight</h2>", _weights(solution)]
     body += ["<h2>Settings</h2>", page.facts(_settings(solution))]
     body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
     return write_bytes(path, page.page(title, body), overwrite)
@@ -168,6 +170,19 @@ def _convergence(solution: Solution) -> str:
         if chart is not None and not (name == "regularization" and _constant(values)):
             figures.append(page.chart(chart, name.capitalize(), meaning if name != "certificate" else solution.certificate))
     return page.row(figures) if figures else "<p>No step was taken.</p>"
+
+
+def _weights(solution: Solution) -> str:
+    """What the rule compared, item by item; the least score in bold."""
+    curve, tables = solution.weight_search, []
+    assert curve is not None
+    for k in range(min(len(solution.status), SHOWN)):
+        seen = curve.weights[k].isfinite() & curve.scores[k].isfinite()
+        weights, scores = curve.weights[k][seen].tolist(), curve.scores[k][seen].tolist()
+        rows = [(f"{w:.4g}", [f"{v:.6g}"]) for w, v in zip(weights, scores)]
+        tables.append(page.numbers([f"weight of item {k}", f"score of {curve.rule}"], rows,
+                                   {0: scores.index(min(scores))} if scores else None))
+    return "".join(tables)
 
 
 def _constant(values: Tensor) -> bool:

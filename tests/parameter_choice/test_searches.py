@@ -224,7 +224,10 @@ def test_a_checkpoint_keeps_the_weight(tmp_path: Path) -> None:
 
 def test_the_curve_is_saved(tmp_path: Path) -> None:
     solution = it.solve(blurred(), it.priors.Tikhonov("gradient"), regularization=QUICK[0], progress=False)
+    assert solution.weight_search is not None
     loaded = it.Solution.load(solution.save(tmp_path / "s.h5"))
+    page = loaded.report(tmp_path / "s.html").read_text()
+    assert "score of gcv" in page and f"{float(solution.weight_search.weights[0, 0]):.4g}" in page
     assert loaded.weight_search is not None and solution.weight_search is not None
     assert loaded.weight_search.rule == "gcv"
     assert torch.equal(loaded.weight_search.scores.nan_to_num(), solution.weight_search.scores.nan_to_num())
