@@ -39,6 +39,8 @@ PACKAGES = {
     "testing": ("Testing", "Is my operator, prior, data term or solver what it says it is?"),
     "study": ("Studies", "Slices of a volume and scenes of a study, on one machine or on Dask workers, resumable."),
 }
+#: Bases of public classes that hold what users call, but are no public names themselves.
+BASES = {"operators": ("scan_2d.Scan2D", "scan_3d.Scan3D")}
 #: What stands in `invtoolbox` itself.
 TOP = ("Problem", "solve", "Solution", "reconstruct", "map_slices", "as_operator", "to_deepinv", "Checkpoint", "Progress", "InputError")
 
@@ -55,8 +57,9 @@ def on_files(files: Files, config: Any) -> Files:
         for picture in pictures:
             files.append(File.generated(config, f"gallery/{picture.name}", abs_src_path=str(picture)))
         rows.append(f"### [{title}]({name}.md)\n\n[![{title}]({name}.png)]({name}.md)\n\n{prose.split(chr(10) * 2)[0]}\n")
-    pages["gallery/index.md"] = ("# Gallery\n\nEvery page is a script that runs in less than about 20 seconds on one core, with data that come "
-                                 "with installed packages or are simulated. The pictures are made from it when the site is built.\n\n" + "\n".join(rows))
+    pages["gallery/index.md"] = ("# Gallery\n\nEvery page is a script that runs in less than about 20 seconds on one core, with data that "
+                                 "come with installed packages or are simulated. The pictures are made when the site is built.\n\n"
+                                 + "\n".join(rows))
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -120,7 +123,7 @@ def target(name: str) -> str:
 def package_page(package: str) -> str:
     """A heading and a documented object for every public name of a package, from its own list of them."""
     title, what = PACKAGES[package]
-    names = exported(package)
+    names = [*exported(package), *BASES.get(package, ())]
     return f"# {title}\n\n{what} Import as `it.{package}`.\n\n" + "\n\n".join(f"::: invtoolbox.{package}.{name}" for name in names) + "\n"
 
 

@@ -11,7 +11,7 @@ import torch
 import invtoolbox as it
 
 n = 96
-truth = torch.cat([it.datasets.photograph(name)[:, :1, 60:60 + n, 170:170 + n] for name in ("camera", "coins", "rocket", "brick")])
+truth = torch.cat([it.datasets.photograph(name)[:, :1, 60:60 + n, 170:170 + n] for name in ("camera", "coins", "cat", "brick")])
 r = torch.arange(-5, 6.0)
 width = torch.tensor([0.7, 1.0, 1.3, 1.6])[:, None, None]
 kernels = torch.exp(-(r[:, None] ** 2 + r[None, :] ** 2) / (2 * width**2))

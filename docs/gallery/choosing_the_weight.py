@@ -25,7 +25,8 @@ chosen = {}
 for rule in ("discrepancy", "sure", "gcv", "l-curve"):
     solution = it.solve(problem, prior, regularization=rule, progress=False)
     chosen[rule] = solution
-    print(f"{rule}: weight {float(solution.regularization):.2f}, {float(it.metrics.psnr(solution.x, truth)):.2f} dB, {solution.seconds:.1f} s")
+    psnr = float(it.metrics.psnr(solution.x, truth))
+    print(f"{rule}: weight {float(solution.regularization):.2f}, {psnr:.2f} dB, {solution.seconds:.1f} s")
 
 figure, (left, *right) = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained", width_ratios=(1.5, 1, 1, 1))
 left.semilogx(weights, quality, color="black")
