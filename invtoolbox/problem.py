@@ -48,7 +48,7 @@ class Problem(Settings):
             from invtoolbox.operators.adapters import as_operator
 
             operator = as_operator(operator)
-        self.y = tuple(map(_as_measurements, y)) if isinstance(y, (tuple, list)) else _as_measurements(y)
+        self.y = tuple(map(as_measurements, y)) if isinstance(y, (tuple, list)) else as_measurements(y)
         self.operator = operator
         self.data_term = data_term if data_term is not None else LeastSquares()
         if not isinstance(self.data_term, DataTerm):
@@ -166,9 +166,13 @@ def _each(y: Any, change: Any) -> Any:
     return tuple(change(t) for t in y) if isinstance(y, tuple) else change(y)
 
 
-def _as_measurements(y: Any) -> Tensor:
-    if isinstance(y, np.ndarray) and not y.flags.writeable:
-        y = y.copy()
+def as_measurements(y: Any) -> Tensor:
+    """A tensor of floating-point or complex numbers from one, from an array of any layout, or from numbers."""
+    if isinstance(y, np.ndarray):
+        # A read-only array, a negative stride or a foreign byte order is none that a tensor can share memory with.
+        native = y.dtype.newbyteorder("=")
+        if not y.flags.writeable or y.dtype != native or any(stride < 0 for stride in y.strides):
+            y = y.astype(native, order="C")
     tensor = y if isinstance(y, Tensor) else torch.as_tensor(y)
     return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.float32)
 

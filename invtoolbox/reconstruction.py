@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.base import DataTerm
@@ -14,7 +13,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import Prior
-from invtoolbox.problem import Problem
+from invtoolbox.problem import Problem, as_measurements
 from invtoolbox.registry import prior_named
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
@@ -42,7 +41,7 @@ def reconstruct(y: Any, A: Any, prior: str | Prior | Sequence[str | Prior] | Non
     Raises:
         InputError: as `Problem` and `solve`; where both ``noise_std`` and ``data_term`` are given.
 
-    >>> import invtoolbox as it
+    >>> import torch, invtoolbox as it
     >>> A = it.operators.Blur(torch.ones(1, 3) / 3, (16, 16))
     >>> y = np.zeros((16, 16), dtype=np.float32)
     >>> y[4:12, 4:12] = 1
@@ -65,7 +64,7 @@ def with_axes(y: Any, A: Operator) -> Any:
     """The measurements with a batch axis, and a channel axis, where they were left out."""
     if isinstance(y, (tuple, list)):
         return y
-    tensor = y if isinstance(y, Tensor) else torch.as_tensor(np.array(y))  # a copy: the array may be read-only
+    tensor = y if isinstance(y, Tensor) else as_measurements(np.asarray(y))
     shape = A.range_shape
     if not shape or isinstance(shape[0], tuple):
         return tensor

@@ -60,6 +60,7 @@ def relative_error(x: Tensor, reference: Tensor, mask: Tensor | None = None, bor
     >>> relative_error(torch.tensor([[[3.0, 5.0]]]), torch.tensor([[[3.0, 4.0]]]))
     tensor([0.2000])
     """
+    check_pair(x, reference)
     size, inside = region(to_double(reference).abs().square().expand(x.shape), mask, border)
     return like((_mean_square(x, reference, mask, border) / mean(size, inside)).sqrt(), x)
 

@@ -10,6 +10,9 @@ from invtoolbox.errors import InputError
 
 def check_pair(x: Tensor, reference: Tensor) -> None:
     """Refuse two tensors that cannot be compared, saying in which axis they differ."""
+    for name, value in (("x", x), ("the reference", reference)):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name} is a {type(value).__name__}; metrics take tensors, so give torch.as_tensor({name.split()[-1]})")
     if x.ndim < 3:
         raise InputError(f"x has shape {tuple(x.shape)}; metrics take (batch, channel, *space)")
     if x.ndim != reference.ndim:
