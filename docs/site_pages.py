@@ -144,7 +144,7 @@ def command_line_page() -> str:
 
     from invtoolbox.cli import parser
 
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "110"
     top = parser()
     text = f"# Command line\n\n{top.description}\n\n```text\n{top.format_help()}```\n"
     commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
