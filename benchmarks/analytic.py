@@ -19,8 +19,8 @@ from common import verdict
 import invtoolbox as it
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.operators import scan_3d_helpers as solid  # noqa: E402 (the closed forms are those of the tests)
-from tests.operators.scan_helpers import cells, chords, disc, fan_distance, parallel_distance, relative, spot, turn  # noqa: E402
+from tests.operators import scan_3d_helpers as solid
+from tests.operators.scan_helpers import cells, chords, disc, fan_distance, parallel_distance, relative, spot, turn
 
 
 def astra_error(kind: str, shape: tuple[int, int], pixel: tuple[float, float], angles: torch.Tensor, detectors: int,

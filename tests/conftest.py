@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,15 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
     # A job in the background of a shell ignores SIGINT, and so would the runs that the tests start and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def printed_as_before() -> Iterator[None]:
+    """ODL changes how NumPy prints when it is imported, which would fail the examples in docstrings that run later."""
+    before = np.get_printoptions()
+    yield
+    if np.get_printoptions() != before:
+        np.set_printoptions(**before)
 
 
 @pytest.fixture(scope="session")

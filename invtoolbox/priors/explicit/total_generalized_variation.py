@@ -29,9 +29,9 @@ class TotalGeneralizedVariation(ExplicitPrior):
     differences of `TotalVariation`, E is `SymmetrisedGradient`; signals, images and volumes.
 
     The energy and the prox are minimisations of their own, by an over-relaxed primal-dual method with steps for each item. An item
-    stops once its duality gap is at most ``tolerance`` times its primal objective (or a thousandth of its total variation). For the prox the gap is a true bound, so the
-    distance to the exact answer is at most ``sqrt(2 step gap)``; with the default, a few percent of the noise that is removed. The energy
-    is too large by about ``tolerance``, relative. Nothing is kept between calls.
+    stops once its duality gap is at most ``tolerance`` times its primal objective (or a thousandth of its total variation). For the
+    prox the gap is a true bound, so the distance to the exact answer is at most ``sqrt(2 step gap)``; with the default, a few percent
+    of the noise that is removed. The energy is too large by about ``tolerance``, relative. Nothing is kept between calls.
 
     Every solver that takes a prox takes this prior, and pays for hundreds of inner steps in each of its own. Behind an operator
     `joint` is faster by orders of magnitude: it writes the problem with ``w`` as further channels of the unknown, where every
