@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "docs" / "gallery"
-#: Pictures and printed lines, one folder a script, named after its text: an unchanged script is not run again.
+#: Pictures and printed lines, one folder a script, named after its text and the package's: nothing is run again while neither changes.
 BUILT = ROOT / "build" / "gallery"
 
 #: In the order of the gallery's first page.
@@ -83,12 +84,13 @@ def parts(script: Path) -> tuple[str, str, str]:
 
 
 def run(name: str) -> tuple[str, list[Path]]:
-    """What a script prints, and its pictures; from an earlier build where the script's text is the same."""
+    """What a script prints, and its pictures; from an earlier build where neither the script nor the package has changed."""
     script = GALLERY / f"{name}.py"
-    digest = hashlib.sha256(script.read_bytes()).hexdigest()[:12]
-    folder = BUILT / f"{name}-{digest}"
+    folder = BUILT / f"{name}-{hashlib.sha256(script.read_bytes() + package_digest()).hexdigest()[:12]}"
     if not (folder / "printed.txt").exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        for old in BUILT.glob(f"{name}-*"):
+            shutil.rmtree(old)
+        folder.mkdir(parents=True)
         done = subprocess.run([sys.executable, str(script)], cwd=folder, capture_output=True, text=True, check=False,
                               env={**os.environ, "MPLBACKEND": "agg"})
         if done.returncode:
@@ -99,6 +101,14 @@ def run(name: str) -> tuple[str, list[Path]]:
     if not (folder / f"{name}.png").exists():
         raise PluginError(f"{script} made no {name}.png")
     return (folder / "printed.txt").read_text(), pictures
+
+
+@cache
+def package_digest() -> bytes:
+    digest = hashlib.sha256()
+    for source in sorted((ROOT / "invtoolbox").rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.digest()
 
 
 def gallery_page(name: str, title: str, prose: str, code: str, printed: str, pictures: list[str]) -> str:
