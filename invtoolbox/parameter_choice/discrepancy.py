@@ -108,8 +108,11 @@ class DiscrepancyPrinciple(WeightRule):
         return near | ((state.weight.log() - state.first).abs() >= _LARGEST_WEIGHT)
 
     def describe(self, objective: Objective) -> str:
-        if self.noise_std is not None or objective.problem.data_term.expected_discrepancy(objective.problem.y) is not None:
+        if self.noise_std is not None:
             return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with the noise level that was given"
+        D = objective.problem.data_term
+        if D.expected_discrepancy(objective.problem.y) is not None:
+            return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with the noise level of {type(D).__name__}"
         return (f"the discrepancy principle chooses the weight, tau = {self.tau:g}, "
                 f"with noise_std = {listed(noise_std_of(objective.problem))} estimated from the data")
 

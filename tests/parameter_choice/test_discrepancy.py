@@ -140,3 +140,14 @@ def test_a_data_term_without_a_level_is_refused() -> None:
     problem = it.Problem(torch.ones(1, 1, 8, 8), it.operators.Identity((1, 8, 8)), Modulus())
     with pytest.raises(InputError, match="regularization= a number"):
         it.solve(problem, it.priors.Tikhonov(), regularization="discrepancy", progress=False)
+
+
+def test_whose_noise_level_it_is() -> None:
+    """Counts know theirs, so that nothing was given."""
+    A = it.operators.Identity((1, 8, 8))
+    y = torch.full((1, 1, 8, 8), 4.0)
+    for term, rule, words in ((it.data_terms.Poisson(), "auto", "noise level of Poisson"),
+                              (it.data_terms.LeastSquares(2.0), "auto", "noise level of LeastSquares"),
+                              (it.data_terms.LeastSquares(), DiscrepancyPrinciple(noise_std=2.0), "noise level that was given")):
+        solution = it.solve(it.Problem(y, A, term), it.priors.TotalVariation(), regularization=rule, max_iterations=1, progress=False)
+        assert words in " ".join(solution.notes)
