@@ -101,7 +101,7 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     print(machine())
     tooth(128 if options.quick else 256)
-    cone(32 if options.quick else 64)
+    cone(24 if options.quick else 32)
 
 
 if __name__ == "__main__":

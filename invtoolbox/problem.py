@@ -13,7 +13,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import picked
-from invtoolbox.operators.base import LinearOperator, Operator, check_shape
+from invtoolbox.operators.base import LinearOperator, Operator, check_shape, expand, inner
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.settings import Settings
 
@@ -148,6 +148,17 @@ class Problem(Settings):
         unknown = f", unknown {', '.join(self.unknown)}" if self.unknown else ""
         return (f"Problem: {self.batch} item{'s' if self.batch != 1 else ''}, {self.operator} {self.image_shape} -> "
                 f"{self.operator.range_shape}, {self.data_term!r}{unknown}")
+
+
+def fitted_back_projection(problem: Problem) -> Tensor:
+    """The multiple of the back-projection ``A^T p`` that comes nearest to p, the prediction that fits y; zeros where p is not known."""
+    A, wanted = problem.operator, problem.data_term.fitting_prediction(problem.y)
+    if wanted is None or not isinstance(A, LinearOperator):
+        return problem.zeros()
+    x = A.adjoint(wanted)
+    prediction = A(x)
+    squared = inner(prediction, prediction)
+    return x * expand(torch.where(squared > 0, inner(prediction, wanted) / squared.clamp_min(1e-30), torch.zeros_like(squared)), x)
 
 
 def _checked_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict[str, PriorSum]:

@@ -16,12 +16,12 @@ from invtoolbox.errors import InputError
 from invtoolbox.interrupt import DeferredInterrupt
 from invtoolbox.loop import RECORDED, STATUS, Callback, Limits, Loop, run
 from invtoolbox.objective import Layout, Objective
-from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner
+from invtoolbox.operators.base import check_shape
 from invtoolbox.parameter_choice import Trials, automatic, rule_named
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
 from invtoolbox.posterior import gaussian_posterior
 from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
-from invtoolbox.problem import Problem
+from invtoolbox.problem import Problem, fitted_back_projection
 from invtoolbox.progress import ProgressBar
 from invtoolbox.registry import prior_named, solver_named
 from invtoolbox.solution import Solution
@@ -302,14 +302,9 @@ def _start_image(objective: Objective, initial: Any, solver: Solver) -> Tensor:
 
 
 def first_guess(problem: Problem) -> Tensor:
-    """The multiple of the back-projection ``A^T y`` that fits best; zeros where predictions and measurements are of another kind."""
-    A = problem.operator
-    if not isinstance(A, LinearOperator) or not (problem.data_term.is_quadratic or problem.data_term.is_of_residual):
-        return problem.zeros()
-    x = A.adjoint(problem.y)
-    prediction = A(x)
-    squared = inner(prediction, prediction)
-    return x * expand(torch.where(squared > 0, inner(prediction, problem.y) / squared.clamp_min(1e-30), torch.zeros_like(squared)), x)
+    """Where solvers start: the back-projection that fits best; zeros where predictions and measurements are of another kind."""
+    alike = problem.data_term.is_quadratic or problem.data_term.is_of_residual
+    return fitted_back_projection(problem) if alike else problem.zeros()
 
 
 def _check_settings(max_iterations: int | None, tolerance: float | None, time_limit: float | None, differentiate: str | None) -> None:

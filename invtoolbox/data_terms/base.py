@@ -82,6 +82,10 @@ class DataTerm(Settings, ABC):
         """The closed forms this term has, out of ``prox``, ``weighted`` and ``residual_weights``."""
         return frozenset(n for n in ("prox", "weighted", "residual_weights") if getattr(type(self), n) is not getattr(DataTerm, n))
 
+    def fitting_prediction(self, y: Any) -> Any:
+        """A prediction that fits ``y`` best, for a first guess; ``None`` where that is not known."""
+        return y if isinstance(y, Tensor) and (self.is_quadratic or self.is_of_residual) else None
+
     # -- the noise: what the discrepancy principle needs ---------------------------------------------------------
 
     def discrepancy(self, prediction: Any, y: Any) -> Tensor:

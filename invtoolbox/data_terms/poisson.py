@@ -86,6 +86,10 @@ class Poisson(_Counts):
         mean = torch.where(half >= 0, far, product / far.clamp_min(torch.finfo(far.dtype).tiny))
         return mean - background
 
+    def fitting_prediction(self, y: Tensor) -> Tensor:
+        """``y - background``, at least 0."""
+        return (y - _field(self.background, y)).clamp_min(0)
+
     def curvature(self, y: Tensor) -> Tensor | None:
         """``max y / background^2``, a bound for ``p >= 0``."""
         if not bool((self.background > 0).all()):
@@ -149,6 +153,10 @@ class PoissonTransmission(_Counts):
     @property
     def offers(self) -> frozenset[str]:
         return super().offers if self.is_convex else super().offers - {"prox"}
+
+    def fitting_prediction(self, y: Tensor) -> Tensor:
+        """``log(I0 / (y - background))``; a ray without a count is taken for one of half a count."""
+        return _field(self.I0, y).log() - (y - _field(self.background, y)).clamp_min(0.5).log()
 
     def curvature(self, y: Tensor) -> Tensor:
         """``max(I0)``, or ``max(I0, y / 4)`` with a background, for ``p >= 0``."""

@@ -13,6 +13,7 @@ from invtoolbox.objective import Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice.base import RuleState, WeightRule
 from invtoolbox.parameter_choice.noise import listed, noise_std_of
+from invtoolbox.problem import fitted_back_projection
 
 #: A weight is judged once the solver has come this far with it, and the discrepancy moves by less than this
 #: fraction of what is missing.
@@ -146,7 +147,10 @@ def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -
         if noise is None:
             noise = rule.target(objective) if rule is not None else objective.data(x).discrepancy
         energy = objective.prior_value(x)
-        return torch.where((energy > 0) & (noise > 0), 0.5 * noise.square() / energy.clamp_min(torch.finfo(energy.dtype).tiny), one)
+        if bool((energy == 0).any()):  # a start of zeros, say, tells nothing of a total variation
+            energy = torch.where(energy == 0, objective.prior_value(fitted_back_projection(objective.problem)), energy)
+        usable = (energy > 0) & energy.isfinite() & (noise > 0)
+        return torch.where(usable, 0.5 * noise.square() / energy.clamp_min(torch.finfo(energy.dtype).tiny), one)
     slopes = [w.view(-1, *[1] * (x.ndim - 1)) * p.gradient(x, objective.generator()) for w, p in objective.terms if "gradient" in p.offers]
     if not slopes:
         return one

@@ -172,3 +172,25 @@ def test_bad_input_is_refused() -> None:
     ):
         with pytest.raises(InputError):
             make()
+
+
+@pytest.mark.parametrize("term", [it.data_terms.Poisson(background=2.0), it.data_terms.PoissonTransmission(100.0),
+                                  it.data_terms.PoissonTransmission(100.0, background=2.0)], ids=repr)
+def test_the_fitting_prediction_is_the_minimiser(term: it.data_terms.DataTerm) -> None:
+    y = torch.tensor([[[5.0, 40.0, 90.0]]], dtype=torch.float64)
+    torch.testing.assert_close(term.grad(term.fitting_prediction(y), y), torch.zeros_like(y), rtol=0, atol=1e-10)
+    nothing = torch.zeros(1, 1, 3, dtype=torch.float64)
+    assert bool(term.fitting_prediction(nothing).isfinite().all())
+
+
+def test_a_rule_finds_the_weight_of_counts_though_they_start_at_zero() -> None:
+    x = torch.zeros(1, 1, 24, 24)
+    x[..., 6:18, 8:16] = 0.08
+    A = it.operators.ParallelBeam((24, 24), torch.arange(24) * torch.pi / 24, 36)
+    y = torch.poisson(500 * torch.exp(-A(x)), generator=torch.Generator().manual_seed(0))
+    problem = it.Problem(y, A, it.data_terms.PoissonTransmission(500.0))
+    solution = it.solve(problem, it.priors.TotalVariation() + it.priors.NonNegative(), progress=False)
+    assert solution.status == ("converged",)
+    discrepancy = float(solution.history["discrepancy"][-1])
+    assert discrepancy == pytest.approx(1.01 * float(problem.data_term.expected_discrepancy(y)), rel=0.02)
+    assert float(it.metrics.psnr(solution.x, x, data_range=0.08)) > 25
