@@ -33,7 +33,7 @@ class LCurve(GridSearch):
     - ``"curvature"``: the largest curvature of ``(log discrepancy, log R)``, Hansen's own.
 
     In logarithms blurred pictures have several blunt corners: on the problems of ``benchmarks/parameter_choice.py`` the
-    curvature loses several times as many dB as the chord. The chord, in turn, depends on the ends of the grid: by about
+    curvature loses twice as many dB as the chord. The chord, in turn, depends on the ends of the grid: by about
     a factor of 2 in the weight for half a decade. Needs no noise level (but a rough one for the first guess) and no white
     noise, but an energy. A heuristic.
 
