@@ -111,6 +111,6 @@ def _check_distances(folder: Path, slices: Sequence[Header]) -> None:
         raise InputError(f"{folder}: slices are missing at {named} mm along the normal (between {slices[gaps[0]].path.name} and "
                          f"{slices[gaps[0] + 1].path.name}, {usual:g} mm apart elsewhere); export the series again")
     if np.abs(steps - usual).max() > _UNEVEN * usual:
-        worst = int(np.abs(steps - usual).argmax())
+        worst = int(np.argmax(np.abs(steps - usual)))
         raise InputError(f"{folder}: slices are {steps[worst]:g} mm apart at {slices[worst].path.name} and {usual:g} mm elsewhere; "
                          "a volume has even distances, open the folder with reader=\"dicom\" for single slices")

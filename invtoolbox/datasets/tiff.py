@@ -154,7 +154,7 @@ def _ordered(folder: Path) -> list[Path]:
         raise InputError(f"{folder}: two files have one number; keep one stack a folder")
     order = sorted(numbers)
     steps = np.diff(order)
-    step = int(steps.min())
+    step = int(np.min(steps))
     if (steps != step).any():
         missing = [n for a, b in itertools.pairwise(order) for n in range(a + step, b, step)]
         if not missing:
