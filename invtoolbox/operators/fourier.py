@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.operators.unitary import Unitary
 
 
-class Fourier(LinearOperator):
+class Fourier(Unitary):
     r"""The unitary DFT along the last axes, ``(channel, *space) -> (channel, *space)``, complex.
 
     .. math:: (A x)[k] = N^{-1/2} \sum_n x[n] \, e^{-2 \pi i \langle k - c, (n - c) / N \rangle}, \qquad c = N // 2
@@ -44,21 +44,6 @@ class Fourier(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         last = tuple(range(-self.axes, 0))
         return centred_ifft(y, self.axes) if self.centred else torch.fft.ifftn(y, dim=last, norm="ortho")
-
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
-        return torch.ones(1, dtype=dtype, device=device)
-
-    def normal_symbol(self) -> tuple[Tensor, bool]:
-        return torch.ones([1] * (len(self.domain_shape) + 1)), True
-
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
-        """``v / (weight + rho)``."""
-        return v / (expand(weight, v) + expand(rho, v))
-
-    def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """The inverse."""
-        return self.adjoint(y)
 
     def __repr__(self) -> str:
         return f"Fourier({self.domain_shape}{'' if self.axes == len(self.domain_shape) - 1 else f', axes={self.axes}'})"

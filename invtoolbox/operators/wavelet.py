@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.operators.unitary import Unitary
 
 
 class OrthogonalWavelet:
@@ -109,7 +109,7 @@ class OrthogonalWavelet:
         return f"OrthogonalWavelet({self.wavelet!r}, levels={self.levels})"
 
 
-class Wavelet(LinearOperator):
+class Wavelet(Unitary):
     """``A x = W x``, the coefficients of an orthogonal wavelet, in the shape of the image ``(channel, *space)``.
 
     The approximation lies in the first corner, the details around it, coarse to fine; see `OrthogonalWavelet`. Channels are
@@ -137,21 +137,6 @@ class Wavelet(LinearOperator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.basis.inverse(y)
-
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
-        return torch.ones(1, dtype=dtype, device=device)
-
-    def normal_symbol(self) -> tuple[Tensor, bool]:
-        return torch.ones([1] * (len(self.domain_shape) + 1)), True
-
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
-        """``v / (weight + rho)``."""
-        return v / (expand(weight, v) + expand(rho, v))
-
-    def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """The inverse."""
-        return self.adjoint(y)
 
     def __repr__(self) -> str:
         return f"Wavelet({self.domain_shape}, {self.basis.wavelet!r}, levels={self.basis.levels})"
