@@ -10,7 +10,7 @@ from torch import Tensor
 from invtoolbox.linearization import Linearization
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
+from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 from invtoolbox.solvers.inner_cg import conjugate_gradients
 from invtoolbox.tree import where_items
@@ -134,4 +134,7 @@ class LevenbergMarquardt(GaussNewton):
         return GaussNewtonState(x, kept, discrepancy, item_norm(gradient) / state.scale, gradient, damping, growth, state.scale)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return True, "every step that is taken decreases the objective, and the damping grows until one does; to a stationary point"
+        if not objective.problem.is_linear or objective.layout is not None:
+            return False, "the prediction is not linear in the variable, and whether the Gauss-Newton matrix stays bounded is not checked"
+        reason = nonconvex_reason(objective)
+        return reason is None, reason or "the objective is smooth and convex, and the damping grows until a step decreases it"

@@ -69,3 +69,13 @@ def test_phase_retrieval_like_problems_need_no_linear_operator() -> None:
     problem = it.Problem(A(x), A)
     solution = it.solve(problem, solver="levenberg-marquardt", initial=x + 0.3, tolerance=1e-8, progress=False)
     torch.testing.assert_close(solution.x, x, rtol=1e-5, atol=1e-5)
+
+
+def test_what_levenberg_marquardt_promises() -> None:
+    linear = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
+    objective, _, _ = bind(linear, it.priors.Tikhonov().as_sum(), 1.0)
+    assert it.solvers.LevenbergMarquardt().is_provably_convergent(objective)[0]
+    square = it.as_operator(lambda x: x**2, domain_shape=(1, 4), range_shape=(1, 4))
+    objective, _, _ = bind(it.Problem(torch.ones(1, 1, 4), square), it.priors.Tikhonov().as_sum(), 1.0)
+    holds, why = it.solvers.LevenbergMarquardt().is_provably_convergent(objective)
+    assert not holds and "not linear" in why
