@@ -149,7 +149,7 @@ def _ordered(folder: Path) -> list[Path]:
         return files
     if len(stems) > 1:
         raise InputError(f"{folder}: files of several names ({', '.join(sorted(stems)[:3])}); keep one stack a folder")
-    numbers = {int(_NUMBER.search(f.name).group()): f for f in files}  # type: ignore[union-attr]
+    numbers = {int(found.group()): f for f in files if (found := _NUMBER.search(f.name)) is not None}  # every stem has a number
     if len(numbers) < len(files):
         raise InputError(f"{folder}: two files have one number; keep one stack a folder")
     order = sorted(numbers)

@@ -39,11 +39,11 @@ def run(scene: str | Path | Sequence[str | Path], overrides: Overrides = (), out
         InputError: a fault in the scene or its data; results that are there while neither ``resume`` nor ``overwrite``
             is given; a disk that is full.
     """
-    several = not isinstance(scene, (str, Path))
-    if not several and items is None and workers is None and cluster is None:
-        return scene_run.run(scene, overrides, output, resume, overwrite, progress)  # type: ignore[arg-type]
-    return run_scenes([scene] if not several else list(scene), overrides, output, items, workers or 1,  # type: ignore[list-item, arg-type]
-                      cluster, threads, resume, overwrite, progress)
+    if isinstance(scene, (str, Path)):
+        if items is None and workers is None and cluster is None:
+            return scene_run.run(scene, overrides, output, resume, overwrite, progress)
+        scene = [scene]
+    return run_scenes(list(scene), overrides, output, items, workers or 1, cluster, threads, resume, overwrite, progress)
 
 
 def run_scenes(scenes: Sequence[str | Path], overrides: Overrides = (), output: str | Path | None = None,
