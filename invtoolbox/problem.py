@@ -13,7 +13,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import picked
-from invtoolbox.operators.base import LinearOperator, Operator, check_shape, expand, inner
+from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.settings import Settings
 
@@ -53,7 +53,7 @@ class Problem(Settings):
         self.data_term = data_term if data_term is not None else LeastSquares()
         if not isinstance(self.data_term, DataTerm):
             raise InputError(f"data_term must be one of it.data_terms, got {type(data_term).__name__}")
-        check_shape(self.y, operator.range_shape, f"the measurements of {operator}", operator.channelwise, operator.items)
+        self.data_term.check_shape(self.y, operator.range_shape, f"the measurements of {operator}", operator.channelwise, operator.items)
         for part in self.y if isinstance(self.y, tuple) else (self.y,):
             _check_finite(part)
         self.data_term.check(self.y)

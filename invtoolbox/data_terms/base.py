@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.operators.base import Shapes, check_shape
 from invtoolbox.settings import Settings
 
 if TYPE_CHECKING:
@@ -100,6 +101,10 @@ class DataTerm(Settings, ABC):
 
     def check(self, y: Any) -> None:
         """Raise an `InputError` where ``y`` cannot be such measurements."""
+
+    def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
+        """Raise an `InputError` where ``y`` has not the shape of predictions; terms that compare other things say what they take."""
+        check_shape(y, shape, what, channelwise, items)
 
     def subset(self, index: Any, y: Any) -> Self:
         """The term for the blocks ``index`` of ``y``: entries of its first axis behind the channel."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import picked
+from invtoolbox.operators.base import Shape, Shapes
 
 
 class Stack(DataTerm):
@@ -58,6 +59,14 @@ class Stack(DataTerm):
         for weight, part in zip(self.weights[1:], parts[1:]):
             total = total + weight * part.square()  # type: ignore[union-attr]
         return total.sqrt()
+
+    def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
+        if not isinstance(y, tuple) or not len(y) == len(shape) == len(self.terms):
+            given = f"a tuple of {len(y)}" if isinstance(y, tuple) else type(y).__name__
+            raise InputError(f"{what}: {len(self.terms)} data terms are stacked, the operator predicts {len(shape)} parts, and the "
+                             f"measurements are {given}; give one term and one measurement for each part")
+        for k, (term, measured, part) in enumerate(zip(self.terms, y, shape)):
+            term.check_shape(measured, cast(Shape, part), f"{what}[{k}]", channelwise, items)
 
     def check(self, y: Any) -> None:
         for term, measured in zip(self.terms, y):

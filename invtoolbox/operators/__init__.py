@@ -25,6 +25,7 @@ from invtoolbox.operators.non_uniform_fourier import NonUniformFourier, radial_t
 from invtoolbox.operators.parallel_beam import ParallelBeam
 from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
 from invtoolbox.operators.phase_retrieval import PhaseRetrieval, aligned, spectral_initialization
+from invtoolbox.operators.point_warp import PointWarp, PointWarpBothWays
 from invtoolbox.operators.sampling import Sampling
 from invtoolbox.operators.space_varying_blur import SpaceVaryingBlur, grid_weights
 from invtoolbox.operators.unmixing import Unmixing
@@ -33,7 +34,7 @@ from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "FanBeam", "FiniteDifference", "Fourier", "GaussianSensing",
            "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix", "NonUniformFourier", "Operator", "ParallelBeam",
-           "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian", "Sampling", "SpaceVaryingBlur", "Unmixing", "VectorScan", "Wavelet",
+           "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian", "PointWarp", "PointWarpBothWays", "Sampling", "SpaceVaryingBlur", "Unmixing", "VectorScan", "Wavelet",
            "aligned", "estimate_coil_maps", "from_astra", "from_cil", "from_odl", "from_tigre", "grid_weights", "measured_psf", "noise",
            "outer_noise_std", "radial_trajectory", "spectral_initialization", "stack", "to_astra", "to_cil", "to_odl", "to_tigre",
            "trajectories"]

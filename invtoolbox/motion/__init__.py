@@ -1,0 +1,1 @@
+"""Motion in lidar sweeps: scene flow of pairs and of sequences."""
