@@ -47,7 +47,8 @@ def test_parts_of_a_motion():
 
 
 @pytest.mark.parametrize(("motion", "words"), [
-    (torch.eye(3), "4 by 4"), (torch.diag(torch.tensor([2.0, 1, 1, 1])), "no rotation"), (torch.diag(torch.tensor([-1.0, 1, 1, 1])), "no rotation"),
+    (torch.eye(3), "4 by 4"), (torch.diag(torch.tensor([2.0, 1, 1, 1])), "no rotation"),
+    (torch.diag(torch.tensor([-1.0, 1, 1, 1])), "no rotation"),
     (torch.eye(4) + torch.tensor([[0.0] * 4] * 3 + [[1.0, 0, 0, 0]]), "last row")])
 def test_what_is_no_motion_is_refused(motion, words):
     with pytest.raises(InputError, match=words):
