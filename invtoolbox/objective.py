@@ -115,14 +115,17 @@ class Objective:
         A, D, y = self.problem.operator, self.problem.data_term, self.problem.y
         if isinstance(A, LinearOperator):
             prediction = A(x)
-            gradient = A.adjoint(D.grad(prediction, y))
+            value, slope = D.value_and_grad(prediction, y)
+            gradient = A.adjoint(slope)
         else:
             with torch.enable_grad():
                 free = x.detach().requires_grad_(True)
                 tracked = A(free)
                 prediction = tuple(t.detach() for t in tracked) if isinstance(tracked, tuple) else tracked.detach()
-                (gradient,) = torch.autograd.grad(tracked, free, D.grad(prediction, y))
-        return Evaluation(D.value(prediction, y), gradient, D.discrepancy(prediction, y))
+                with torch.no_grad():
+                    value, slope = D.value_and_grad(prediction, y)
+                (gradient,) = torch.autograd.grad(tracked, free, slope)
+        return Evaluation(value, gradient, D.discrepancy_of(value, prediction, y))
 
     def data_value(self, x: Tensor) -> Tensor:
         return self.problem.data_term.value(self.problem.operator(x), self.problem.y)
@@ -168,7 +171,8 @@ class Objective:
             free = vector.detach().requires_grad_(True)
             decoded = self.decoded(free)
             x, prediction = decoded.x, decoded.operator(decoded.x)
-            value = D.value(prediction, y) + self.parameter_energy(decoded)
+            misfit = D.value(prediction, y)
+            value = misfit + self.parameter_energy(decoded)
             pull = torch.zeros_like(value)  # priors without an energy act through their gradient alone
             for weight, prior in self.terms:
                 if "energy" in prior.offers:
@@ -178,7 +182,7 @@ class Objective:
             (gradient,) = torch.autograd.grad((value + pull).sum(), free)
         with torch.no_grad():
             fixed = tuple(t.detach() for t in prediction) if isinstance(prediction, tuple) else prediction.detach()
-            return Evaluation(value.detach() if self.has_value else self.nan(), gradient, D.discrepancy(fixed, y))
+            return Evaluation(value.detach() if self.has_value else self.nan(), gradient, D.discrepancy_of(misfit.detach(), fixed, y))
 
     def decoded(self, variable: Tensor) -> Decoded:
         """The image, and the operator that predicts from it, as functions of the variable."""

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
-from invtoolbox.operators.algebra import picked
+from invtoolbox.operators.algebra import component, picked
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.settings import Settings
@@ -124,6 +124,13 @@ class Problem(Settings):
         if target is None and device is None and dtype is None:
             return self
         return super().to(target, device=device, dtype=dtype)
+
+    def part(self, k: int) -> Problem:
+        """The problem of the k-th of several measurements, whose misfits a `data_terms.Stack` adds."""
+        terms = getattr(self.data_term, "terms", None)
+        if terms is None or not isinstance(self.y, tuple) or not 0 <= k < len(self.y):
+            raise InputError(f"{self!r} has no part {k}; parts belong to measurements that are a tuple, under data_terms.Stack")
+        return self._with(self.y[k], component(self.operator, k), terms[k])
 
     def with_data_term(self, data_term: DataTerm) -> Problem:
         """The same measurements and operator with another misfit."""

@@ -66,6 +66,7 @@ _OWN: dict[str, dict[str, str]] = {
         "l1": "invtoolbox.data_terms:L1",
         "student": "invtoolbox.data_terms:Student",
         "poisson-transmission": "invtoolbox.data_terms:PoissonTransmission",
+        "chamfer": "invtoolbox.data_terms:Chamfer",
     },
     "solvers": {
         "cg": "invtoolbox.solvers:ConjugateGradient",

@@ -55,6 +55,10 @@ class DataTerm(Settings, ABC):
             gradient = torch.autograd.grad(value, free, create_graph=any(p.requires_grad for p in parts))
         return gradient if isinstance(prediction, tuple) else gradient[0]
 
+    def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
+        """`value` and `grad` of one prediction; a term whose two share their work (nearest neighbours) overrides it."""
+        return self.value(prediction, y), self.grad(prediction, y)
+
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
         """``argmin_p D(p, y) + |p - prediction|^2 / (2 step)``; ``step`` is a number, or one an item."""
         raise InputError(f"{type(self).__name__} has no proximal operator in closed form")
@@ -92,6 +96,12 @@ class DataTerm(Settings, ABC):
     def discrepancy(self, prediction: Any, y: Any) -> Tensor:
         """The size of the misfit on the scale of `expected_discrepancy`, shape ``(batch,)``."""
         return (2 * self.value(prediction, y)).clamp_min(0).sqrt()
+
+    def discrepancy_of(self, value: Tensor, prediction: Any, y: Any) -> Tensor:
+        """`discrepancy` where the value is known already, which is not computed again if the one follows from the other."""
+        if type(self).discrepancy is DataTerm.discrepancy:
+            return (2 * value).clamp_min(0).sqrt()
+        return self.discrepancy(prediction, y)
 
     def expected_discrepancy(self, y: Any) -> Tensor | None:
         """`discrepancy` at the true image, shape ``(batch,)``; ``None`` where the noise level is unknown."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -11,6 +11,9 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import picked
 from invtoolbox.operators.base import Shape, Shapes
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
 
 
 class Stack(DataTerm):
@@ -38,6 +41,13 @@ class Stack(DataTerm):
 
     def grad(self, prediction: Any, y: Any) -> Any:
         return tuple(w * term.grad(p, m) for w, term, p, m in zip(self.weights, self.terms, prediction, y))
+
+    def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
+        both = [term.value_and_grad(p, m) for term, p, m in zip(self.terms, prediction, y)]
+        total = self.weights[0] * both[0][0]
+        for weight, (value, _) in zip(self.weights[1:], both[1:]):
+            total = total + weight * value
+        return total, tuple(weight * gradient for weight, (_, gradient) in zip(self.weights, both))
 
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
         return tuple(term.prox(p, m, w * step) for w, term, p, m in zip(self.weights, self.terms, prediction, y))
@@ -77,6 +87,9 @@ class Stack(DataTerm):
 
     def subset(self, index: Any, y: Any) -> Stack:
         return Stack(*picked(self.terms, index), weights=picked(self.weights, index))
+
+    def prepare(self, problem: Problem, solve: Any) -> Stack:
+        return Stack(*(term.prepare(problem.part(k), solve) for k, term in enumerate(self.terms)), weights=self.weights)
 
     def at(self, iteration: int) -> Stack:
         return Stack(*(term.at(iteration) for term in self.terms), weights=self.weights)

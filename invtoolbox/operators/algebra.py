@@ -247,6 +247,29 @@ class LinearStack(Stack, LinearOperator):
         return result
 
 
+class Component(_Combined):
+    """One part of what an operator predicts, where that is a tuple: ``A(x)[k]``."""
+
+    def __init__(self, operator: Operator, k: int) -> None:
+        super().__init__((operator,))
+        self.k = k
+        self.domain_shape, self.range_shape = operator.domain_shape, cast(Shape, operator.range_shape[k])
+
+    def __call__(self, x: Any) -> Any:
+        return self.parts[0](x)[self.k]
+
+    def _forward(self, x: Tensor) -> Any:
+        return self.parts[0]._forward(x)[self.k]
+
+    def __repr__(self) -> str:
+        return f"{self.parts[0]}[{self.k}]"
+
+
+def component(operator: Operator, k: int) -> Operator:
+    """``A(x)[k]``; of stacked operators the k-th."""
+    return operator.parts[k] if isinstance(operator, Stack) else Component(operator, k)
+
+
 class Jacobian(LinearOperator):
     """The derivative of a nonlinear operator at a point."""
 

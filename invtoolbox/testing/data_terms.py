@@ -71,6 +71,9 @@ def _check_in(check: Checklist, term: DataTerm, p: Any, y: Any, dtype: torch.dty
     check.holds(f"grad has the prediction's shape {name}", [g.shape for g in parts(grad)] == [q.shape for q in parts(p)],
                 "grad does not have the shape of the prediction")
     check_kind(check, f"grad {name}", grad, parts(p)[0])
+    both = term.value_and_grad(p, y)
+    check.at_most(f"value_and_grad is both {name}", gap((both[0], *parts(both[1])), (value, *parts(grad))), 1e-12,
+                  "value_and_grad is not (value, grad): they differ by {figure:.1e} relative")
     check_items(check, "grad", grad, lambda k: term.select(index[k]).grad(item(p, k), item(y, k)), batch, dtype)
 
 
