@@ -68,7 +68,9 @@ def test_a_worker_that_dies_over_an_item_takes_nothing_else_with_it(volume: Path
         return item.y
 
     study = it.map_slices(it.datasets.open(volume), deadly, "deadly", slices=[0, 1, 2], workers=2, progress=False)
-    assert [r.outcome for r in study.reports] == ["done", "failed", "done"] and "worker was lost" in study.failed[0].error
+    # A neighbour may have been done by the worker that died before it could say so; then it is found to be there.
+    assert [r.outcome == "failed" for r in study.reports] == [False, True, False] and "worker was lost" in study.failed[0].error
+    assert all(study.file(k).exists() for k in (0, 2))
 
 
 def test_one_worker_needs_no_dask(volume: Path) -> None:

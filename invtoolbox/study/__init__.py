@@ -9,14 +9,14 @@ A folder of results holds::
 
     study.json           what is computed: the items' names, the settings, the versions
     study.log            when each item was begun, done or failed, one JSON object a line
-    slice-0000.h5 ...    one result file an item: x, iterations, and facts in its attributes
+    slice-0000.h5 ...    one result file an item: x, iterations, and facts in its attributes; or another `ResultFormat`
 """
 
 from __future__ import annotations
 
 from invtoolbox.study.driver import Interrupted, Study, run_study
-from invtoolbox.study.results import Answer, read_result
+from invtoolbox.study.results import Answer, ResultFormat, read_result
 from invtoolbox.study.slices import map_slices
 from invtoolbox.study.worker import Item, Report
 
-__all__ = ["Answer", "Interrupted", "Item", "Report", "Study", "map_slices", "read_result", "run_study"]
+__all__ = ["Answer", "Interrupted", "Item", "Report", "ResultFormat", "Study", "map_slices", "read_result", "run_study"]

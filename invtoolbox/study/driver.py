@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.volume import Grid, Volume
 from invtoolbox.environment import versions
 from invtoolbox.errors import InputError
-from invtoolbox.study.results import Answer, read_result
+from invtoolbox.study.results import Hdf5Results, ResultFormat
 from invtoolbox.study.spread import spread
 from invtoolbox.study.worker import LOCKS, Item, Report, Task, perform
 
@@ -41,6 +41,7 @@ class Study:
 
     folder: Path
     reports: tuple[Report, ...]
+    results: ResultFormat = field(default_factory=Hdf5Results)
 
     @property
     def failed(self) -> tuple[Report, ...]:
@@ -48,14 +49,14 @@ class Study:
 
     def file(self, index: int) -> Path:
         """The result file of an item."""
-        return self.folder / f"{self.reports[index].name}.h5"
+        return self.folder / f"{self.reports[index].name}{self.results.suffix}"
 
     def __len__(self) -> int:
         return len(self.reports)
 
-    def __getitem__(self, index: int) -> Answer:
-        """The answer of an item, read from its file."""
-        return read_result(self.file(index))
+    def __getitem__(self, index: int) -> Any:
+        """What came of an item, read from its file: an `Answer`, or what the format of the results says."""
+        return self.results.read(self.file(index))
 
     def volume(self) -> Volume:
         """The images of all items as the slices of a volume, read one by one; for `it.datasets.write`."""
@@ -68,31 +69,32 @@ class Study:
 
 def run_study(work: Callable[..., Any], items: Sequence[Item], folder: str | Path, description: Mapping[str, Any], workers: int = 1,
               cluster: str | None = None, threads: int = 1, resume: bool = False, overwrite: bool = False, progress: bool = True,
-              clear: Callable[[str], None] | None = None) -> Study:
+              clear: Callable[[str], None] | None = None, results: ResultFormat | None = None) -> Study:
     """Do the work of every item that has no whole result file yet.
 
     Args:
-        work: takes the arguments of an item and gives a `Solution`, an image or an `Answer`.
+        work: takes the arguments of an item and gives a `Solution`, an image or an `Answer` (or what else `results` can keep).
         items: with names that differ.
         description: plain values that say what is computed; a folder is resumed only with an equal one.
         clear: removes what else an item of that name left, where results are replaced.
+        results: how they are kept; in HDF5 files by default.
 
     Raises:
         InputError: results are there and neither `resume` nor `overwrite` is given, or they are those of another study.
         Interrupted: Ctrl-C; results that are done stay.
     """
-    folder = Path(folder).expanduser().absolute()
+    folder, kept = Path(folder).expanduser().absolute(), results or Hdf5Results()
     names = [items.names[k] if isinstance(items, Items) else items[k].name for k in range(len(items))]
     _check_names(names)
-    fingerprint = _prepare(folder, names, description, resume, overwrite, clear)
+    fingerprint = _prepare(folder, names, description, resume, overwrite, clear, kept.suffix)
     reports: dict[int, Report] = {}
     for k, name in enumerate(names):
         with contextlib.suppress(InputError):
-            reports[k] = Report(name, "kept", facts=read_result(folder / f"{name}.h5", fingerprint).facts)
+            reports[k] = Report(name, "kept", facts=kept.facts(folder / f"{name}{kept.suffix}", fingerprint))
     pending = [k for k in range(len(items)) if k not in reports]
     if not pending:
-        return _finished(folder, names, reports)
-    tasks = _Tasks(pending, items, work, folder, fingerprint, threads)
+        return _finished(folder, names, reports, kept)
+    tasks = _Tasks(pending, items, work, folder, fingerprint, threads, kept)
     with _bar(len(items), len(reports), progress) as tell:
         try:
             for number, ended in spread(perform, tasks, workers, cluster, threads):
@@ -104,7 +106,7 @@ def run_study(work: Callable[..., Any], items: Sequence[Item], folder: str | Pat
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume (resume=True) goes on "
                               "from them") from None
-    return _finished(folder, names, reports)
+    return _finished(folder, names, reports, kept)
 
 
 class _Slices(Volume):
@@ -140,9 +142,9 @@ class _Tasks(Sequence[Task]):
     """The tasks of the pending items, made one by one."""
 
     def __init__(self, pending: list[int], items: Sequence[Item], work: Callable[..., Any], folder: Path, fingerprint: str,
-                 threads: int) -> None:
+                 threads: int, results: ResultFormat) -> None:
         self._pending, self._items = pending, items
-        self._rest = (work, folder, fingerprint, threads)
+        self._rest = (work, folder, fingerprint, threads, results)
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -165,7 +167,7 @@ def _check_names(names: list[str]) -> None:
 
 
 def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], resume: bool, overwrite: bool,
-             clear: Callable[[str], None] | None) -> str:
+             clear: Callable[[str], None] | None, suffix: str) -> str:
     """Make the folder, and give the fingerprint that its result files carry."""
     if resume and overwrite:
         raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
@@ -176,7 +178,7 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     notes = folder / "study.json"
     known = _read(notes) if notes.exists() and not overwrite else {}
-    there = [n for n in dict.fromkeys([*names, *known.get("items", ())]) if (folder / f"{n}.h5").exists()]
+    there = [n for n in dict.fromkeys([*names, *known.get("items", ())]) if (folder / f"{n}{suffix}").exists()]
     if known and there:
         if not resume:
             raise InputError(f"{folder} holds a study already ({len(there)} of {len(known.get('items', names))} results); give "
@@ -186,12 +188,12 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
             raise InputError(f"{folder} holds another study ({_difference(before, content)} differs); resume it with the same "
                              "settings and data, or give --overwrite to start anew")
     elif there and not overwrite:
-        raise InputError(f"{folder / there[0]}.h5 is there, and no study.json says what it is; give another --output, or "
+        raise InputError(f"{folder / there[0]}{suffix} is there, and no study.json says what it is; give another --output, or "
                          "--overwrite to replace it")
     if overwrite:
         notes.unlink(missing_ok=True)
         for name in names:
-            (folder / f"{name}.h5").unlink(missing_ok=True)
+            (folder / f"{name}{suffix}").unlink(missing_ok=True)
             if clear is not None:
                 clear(name)
         (folder / "study.log").unlink(missing_ok=True)
@@ -200,11 +202,11 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
     return fingerprint
 
 
-def _finished(folder: Path, names: list[str], reports: Mapping[int, Report]) -> Study:
+def _finished(folder: Path, names: list[str], reports: Mapping[int, Report], results: ResultFormat) -> Study:
     ordered = tuple(reports[k] for k in range(len(names)))
     if not any(r.outcome == "failed" for r in ordered):
         shutil.rmtree(folder / LOCKS, ignore_errors=True)
-    return Study(folder, ordered)
+    return Study(folder, ordered, results)
 
 
 def _difference(before: Any, now: Any) -> str:

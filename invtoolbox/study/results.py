@@ -1,4 +1,7 @@
-"""The result file of one item of a study: whole or not counted, and the same bytes for the same answer."""
+"""The result file of one item of a study: whole or not counted, and the same bytes for the same answer.
+
+What a study keeps of an item is the business of its `ResultFormat`; that of images is `Hdf5Results`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -31,6 +34,51 @@ class Answer:
 
     arrays: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ResultFormat(Protocol):
+    """How the result of an item is kept: one file an item, from which what it holds can be told without computing it again.
+
+    A format travels to the workers, so it holds plain values. Its files must be functions of the item alone: the same result gives
+    the same bytes.
+
+    Attributes:
+        suffix: of the file's name, with the dot.
+    """
+
+    @property
+    def suffix(self) -> str: ...
+
+    def write(self, path: Path, result: Any, name: str, fingerprint: str) -> Mapping[str, Any]:
+        """Write what the work gave, whole or not at all, over what is there; gives the facts that `facts` finds again."""
+
+    def facts(self, path: Path, fingerprint: str) -> Mapping[str, Any]:
+        """The facts of a file; an `InputError` where it is not there, not whole, or of another study or item."""
+
+    def read(self, path: Path) -> Any:
+        """What the file holds; an `InputError` where it is not whole."""
+
+
+@dataclass(frozen=True)
+class Hdf5Results:
+    """Solutions, images and `Answer`s as HDF5 files.
+
+    >>> Hdf5Results().suffix
+    '.h5'
+    """
+
+    suffix: str = ".h5"
+
+    def write(self, path: Path, result: Any, name: str, fingerprint: str) -> Mapping[str, Any]:
+        answer = answer_of(result)
+        write_result(path, answer, name, fingerprint)
+        return answer.facts
+
+    def facts(self, path: Path, fingerprint: str) -> Mapping[str, Any]:
+        return read_result(path, fingerprint).facts
+
+    def read(self, path: Path) -> Answer:
+        return read_result(path)
 
 
 def answer_of(result: Solution | Tensor | np.ndarray | Answer) -> Answer:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from invtoolbox.errors import InputError
-from invtoolbox.study.results import answer_of, read_result, write_result
+from invtoolbox.study.results import ResultFormat
 from invtoolbox.study.spread import limited_threads
 
 #: The folder of claims inside that of the results.
@@ -50,20 +50,20 @@ class Task:
     folder: Path
     fingerprint: str
     threads: int
+    results: ResultFormat
 
 
 def perform(task: Task) -> Report:
     """Do one item and write its result file; what goes wrong is reported, not raised."""
-    name, path = task.item.name, task.folder / f"{task.item.name}.h5"
+    name, path = task.item.name, task.folder / f"{task.item.name}{task.results.suffix}"
     began = time.monotonic()
     with _claimed(task.folder / LOCKS / name), limited_threads(task.threads):
         # Another driver's worker, whose driver was killed, may have finished it in the meantime.
         with contextlib.suppress(InputError):
-            return Report(name, "kept", facts=read_result(path, task.fingerprint).facts)
+            return Report(name, "kept", facts=task.results.facts(path, task.fingerprint))
         _log(task.folder, name, "begun")
         try:
-            answer = answer_of(task.work(*task.item.arguments))
-            write_result(path, answer, name, task.fingerprint)
+            facts = task.results.write(path, task.work(*task.item.arguments), name, task.fingerprint)
         except Exception as error:  # a user's function may raise anything; the item's report carries it
             _log(task.folder, name, "failed")
             sentence = " ".join(str(error).split()) or type(error).__name__
@@ -71,7 +71,7 @@ def perform(task: Task) -> Report:
                 sentence = f"{type(error).__name__}: {sentence}"
             return Report(name, "failed", time.monotonic() - began, error=sentence, trace=traceback.format_exc())
         _log(task.folder, name, "done")
-    return Report(name, "done", time.monotonic() - began, answer.facts)
+    return Report(name, "done", time.monotonic() - began, facts)
 
 
 @contextmanager
