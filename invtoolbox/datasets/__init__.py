@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from invtoolbox.datasets.argoverse_flow import ArgoverseFlow, argoverse_mask, argoverse_path, pack_argoverse, read_argoverse, write_argoverse
 from invtoolbox.datasets.arrays import Arrays
 from invtoolbox.datasets.blur_kernels import BlurKernels
 from invtoolbox.datasets.center import center_of_rotation
 from invtoolbox.datasets.dicom import Dicom, attenuation_to_hounsfield, hounsfield_to_attenuation
 from invtoolbox.datasets.dicom_series import DicomSeries
 from invtoolbox.datasets.dxchange import DataExchange
+from invtoolbox.datasets.flow_files import FlowFile, read_flow, refuse_source, write_flow
 from invtoolbox.datasets.geometry import Geometry, geometry_from_mapping, read_geometry
 from invtoolbox.datasets.hdf5 import Hdf5
 from invtoolbox.datasets.htc2022 import HTC2022
@@ -35,10 +37,11 @@ from invtoolbox.datasets.tiff import TiffStack, write_tiff_stack
 from invtoolbox.datasets.volume import Grid, Volume
 
 __all__ = [
-    "HTC2022", "READERS", "Arrays", "BlurKernels", "DataExchange", "DataSet", "Dicom", "DicomSeries", "Geometry", "Grid",
-    "Hdf5", "Measurement", "MetaImage", "NXtomo", "Nifti", "Pictures", "Raw", "TiffStack", "Volume", "Written",
-    "attenuation_to_hounsfield", "center_of_rotation", "ct_small", "data_folder", "find_file", "geometry_from_mapping",
-    "hounsfield_to_attenuation", "open", "open_named", "photograph", "read_geometry", "verify", "write", "write_bytes",
-    "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_png", "write_raw", "write_tiff", "write_tiff_stack",
-    "writing",
+    "HTC2022", "READERS", "ArgoverseFlow", "Arrays", "BlurKernels", "DataExchange", "DataSet", "Dicom", "DicomSeries",
+    "FlowFile", "Geometry", "Grid", "Hdf5", "Measurement", "MetaImage", "NXtomo", "Nifti", "Pictures", "Raw", "TiffStack",
+    "Volume", "Written", "argoverse_mask", "argoverse_path", "attenuation_to_hounsfield", "center_of_rotation", "ct_small",
+    "data_folder", "find_file", "geometry_from_mapping", "hounsfield_to_attenuation", "open", "open_named", "pack_argoverse",
+    "photograph", "read_argoverse", "read_flow", "read_geometry", "refuse_source", "verify", "write", "write_argoverse",
+    "write_bytes", "write_flow", "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_png", "write_raw",
+    "write_tiff", "write_tiff_stack", "writing",
 ]

@@ -115,7 +115,8 @@ def main() -> None:
     from importlib.metadata import version
 
     about = (f"bucketed-scene-flow-eval {version('bucketed-scene-flow-eval')} on the seeded sweeps of "
-             "tests/metrics/bucketed_reference.py, run as `python -m tests.metrics.bucketed_reference`; [static, dynamic] of each class within 35 m")
+             "tests/metrics/bucketed_reference.py, run as `python -m tests.metrics.bucketed_reference`; "
+             "[static, dynamic] of each class within 35 m")
     GOLDEN.write_text(json.dumps({"about": about, **reference_figures()}, indent=1) + "\n", encoding="utf-8")
     print(GOLDEN.read_text(encoding="utf-8"))
 
