@@ -1,0 +1,152 @@
+"""The sensor's own motion between two sweeps: from their poses, or by registration of the points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.scenes.rigid import check_motion, relative_motion
+from invtoolbox.scenes.sweep import Sweep
+
+How = Literal["auto", "poses", "icp", "none"]
+
+#: Closer than this are the vehicle's own parts, which do not move in the sensor's frame; beyond that points are few.
+NEAREST, FARTHEST = 2.5, 80.0
+#: Cell, reach of a correspondence (metres) and neighbours of a covariance, coarse to fine. Cells of half a metre with wide
+#: covariances see surfaces, not the rings of the scan, which stand still in the sensor's frame and pull towards no motion.
+_PASSES = ((1.0, 3.0, 10), (0.5, 1.0, 20))
+#: Along x from where a registration that failed from no motion is tried again, metres.
+_OTHER_STARTS = (3.0, -3.0, 6.0)
+_FEWEST = 100
+_LEAST_OVERLAP = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class EgoMotion:
+    """What a point that stands still in the world does between two sweeps, in the sensor's frame.
+
+    Attributes:
+        matrix: E, float64 ``(4, 4)``: ``p1 = E p0``.
+        how: "poses", "icp" or "none".
+        overlap: the share of upright structure of the source that lies on a surface of the target after E; None where it was
+            not looked at. Two sweeps of one street have 0.9 and more, two of different streets 0.2 and less.
+        notes: what is worth knowing about it.
+    """
+
+    matrix: Tensor
+    how: str
+    overlap: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+def ego_motion(source: Sweep, target: Sweep, how: How = "auto", guess: Tensor | None = None) -> EgoMotion:
+    """The motion of the sensor from one sweep to the next.
+
+    "poses" is ``pose1^-1 pose0``. "icp" is generalised ICP (Segal et al., RSS 2009, by small-gicp) of the points between 2.5 m and
+    80 m, on cells of 1 m and then of 0.5 m; each surface counts by how flat it is. What moves has no correspondence within the last
+    metre, or is outnumbered. It is computed in one thread, so that it gives the same bits every time. "auto" takes poses where
+    both sweeps have one, and else registers. "none" supposes that the sensor stands still.
+
+    Points of a sweep that is not deskewed lie where the sensor saw them while it moved. With even motion a point that stands
+    still is distorted alike in both sweeps, since the sensor sees it after almost the same part of each turn, so that E is that of
+    the sweeps' times all the same; what remains is the change of speed from one sweep to the next.
+
+    Args:
+        guess: ``(4, 4)``, where the registration begins: E of the sweeps before, at even motion. Poses do not need it.
+
+    Raises:
+        InputError: a pose is asked for and missing, there are too few points, or the sweeps do not overlap.
+        MissingDependency: "icp" without small-gicp (the extra `lidar`).
+
+    >>> ahead = torch.eye(4, dtype=torch.float64)
+    >>> ahead[0, 3] = 0.5
+    >>> first, second = (Sweep(torch.zeros(1, 3), pose=pose) for pose in (torch.eye(4, dtype=torch.float64), ahead))
+    >>> ego_motion(first, second).matrix[:3, 3]
+    tensor([-0.5000,  0.0000,  0.0000], dtype=torch.float64)
+    """
+    if how == "none":
+        return EgoMotion(torch.eye(4, dtype=torch.float64), "none")
+    if how not in ("auto", "poses", "icp"):
+        raise InputError(f"ego_motion is {how!r}; expected 'auto', 'poses', 'icp' or 'none'")
+    missing = [sweep.source for sweep in (source, target) if sweep.pose is None]
+    if how == "poses" and missing:
+        raise InputError(f"{missing[0]} has no pose; ego_motion='icp' finds the sensor's motion from the points")
+    if not missing and how != "icp":
+        pose, later = (check_motion(sweep.pose, f"{sweep.source}: the pose") for sweep in (source, target) if sweep.pose is not None)
+        return EgoMotion(relative_motion(pose, later), "poses")
+    found = _registered(source, target, guess)
+    if how == "auto" and len(missing) == 1:
+        return EgoMotion(found.matrix, "icp", found.overlap, (*found.notes, f"{missing[0]} has no pose; the motion is from the points"))
+    return found
+
+
+def _registered(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
+    small_gicp = _small_gicp()
+    pyramid = [[_cells(small_gicp, sweep, cell, neighbours) for sweep in (source, target)] for cell, _, neighbours in _PASSES]
+    start = np.eye(4) if guess is None else check_motion(guess, "the guess of the ego motion").cpu().numpy()
+    matrix, overlap, converged = _align(small_gicp, pyramid, start)
+    for x in _OTHER_STARTS if overlap < _LEAST_OVERLAP else ():
+        start = np.eye(4)
+        start[0, 3] = -x
+        tried = _align(small_gicp, pyramid, start)
+        if tried[1] > overlap:
+            matrix, overlap, converged = tried
+    if overlap < _LEAST_OVERLAP:
+        raise InputError(f"{source.source} and {target.source} do not overlap: after registration {overlap:.0%} of the upright structure "
+                         "of the first lies on surfaces of the second; see that they follow each other, or give poses")
+    notes = () if converged else (f"the registration of {source.source} had not converged",)
+    return EgoMotion(torch.from_numpy(matrix), "icp", overlap, notes)
+
+
+def _cells(small_gicp: Any, sweep: Sweep, cell: float, neighbours: int) -> tuple[Any, Any]:
+    """The mean of the points of each cell, with covariance and normal, and a tree."""
+    points = sweep.points.detach().cpu().numpy()
+    distance = np.linalg.norm(points, axis=1)  # NaN compares false
+    points = points[(distance > NEAREST) & (distance < FARTHEST)].astype(np.float64)
+    cloud, tree = small_gicp.preprocess_points(points, cell, neighbours, 1) if len(points) else (None, None)
+    if cloud is None or cloud.size() < _FEWEST:
+        count = 0 if cloud is None else cloud.size()
+        raise InputError(f"{sweep.source}: {count} cells of {cell:g} m hold points between {NEAREST:g} m and {FARTHEST:g} m; registration "
+                         f"needs {_FEWEST}: give poses, or ego_motion='none' if the sensor stands still")
+    return cloud, tree
+
+
+def _align(small_gicp: Any, pyramid: list[list[tuple[Any, Any]]], start: np.ndarray) -> tuple[np.ndarray, float, bool]:
+    matrix, converged = start, False
+    for ((source, _), (target, tree)), (_, reach, _) in zip(pyramid, _PASSES):
+        result = small_gicp.align(target, source, tree, matrix, "GICP", reach, 1, 50, 1e-5, 1e-4)
+        matrix, converged = result.T_target_source, bool(result.converged)
+    (source, _), (target, tree) = pyramid[-1]
+    return matrix, _overlap(source, target, tree, matrix), converged
+
+
+def _overlap(source: Any, target: Any, tree: Any, matrix: np.ndarray) -> float:
+    """How much of what stands upright in the source lies on a surface of the target: within 0.5 m, and 0.15 m from its plane.
+
+    The ground does not count: that of any two streets is the same. Where nothing stands upright there is only the ground.
+    """
+    points, normals = np.asarray(source.points())[:, :3], np.asarray(source.normals())[:, :3]
+    upright = np.abs(normals[:, 2]) < 0.7
+    if upright.sum() >= _FEWEST // 2:
+        points = points[upright]
+    moved = points @ matrix[:3, :3].T + matrix[:3, 3]
+    nearest, squared = (np.asarray(values).ravel() for values in tree.batch_nearest_neighbor_search(moved, 1))
+    off = moved - np.asarray(target.points())[nearest, :3]
+    plane = np.abs((off * np.asarray(target.normals())[nearest, :3]).sum(axis=1))
+    return float(((squared < 0.5**2) & (plane < 0.15)).mean())
+
+
+def _small_gicp() -> Any:
+    try:
+        import small_gicp
+    except ImportError as error:
+        from invtoolbox.environment import how_to_get
+
+        raise MissingDependency(f"the sensor's motion from points needs small-gicp, which is not installed; {how_to_get('lidar')}; "
+                                "or give poses, or ego_motion='none'") from error
+    return small_gicp

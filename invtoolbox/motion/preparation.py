@@ -1,0 +1,194 @@
+"""A pair of sweeps made ready for scene flow, and the flow of the points that are left turned into that of every point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.motion.deskew import Deskew, When, deskewing
+from invtoolbox.motion.ego_motion import EgoMotion, How, ego_motion
+from invtoolbox.motion.ground import Ground, ground
+from invtoolbox.scenes.rigid import transform
+from invtoolbox.scenes.sweep import Sweep
+
+_FEWEST = 10
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to a pair of sweeps before its flow is estimated. None of it takes a point from the output.
+
+    Attributes:
+        ego_motion: where the sensor's own motion comes from: "auto" (poses, or where a sweep has none the points), "poses",
+            "icp" or "none" (the sensor stands still).
+        deskew: whether the sensor's motion within a sweep is undone: "auto" (where points have times and the data set says that
+            they are not deskewed), "always" or "never".
+        ground: "auto" finds the ground in the points, "labels" takes it from the sweep's labels (and for a sweep without, finds it),
+            "none" keeps it.
+        ground_settings: how it is found.
+        max_range: metres in the plane from the sensor; points beyond move with the static world. None keeps all.
+        min_height, max_height: metres in the sensor's frame; what lies outside moves with the static world. None keeps all.
+    """
+
+    ego_motion: How = "auto"
+    deskew: When = "auto"
+    ground: Literal["auto", "labels", "none"] = "auto"
+    ground_settings: Ground = field(default_factory=Ground)
+    max_range: float | None = None
+    min_height: float | None = None
+    max_height: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.ground not in ("auto", "labels", "none"):
+            raise InputError(f"ground is {self.ground!r}; expected 'auto', 'labels' or 'none'")
+        if self.max_range is not None and not self.max_range > 0:
+            raise InputError(f"max_range must be positive metres or None, got {self.max_range}")
+        if self.min_height is not None and self.max_height is not None and not self.min_height < self.max_height:
+            raise InputError(f"min_height {self.min_height} must be below max_height {self.max_height}")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedPair:
+    """Two sweeps in one frame, without what cannot be told to move; N and M points of the files, n and m that are left.
+
+    Attributes:
+        source: the first sweep's points moved by the ego motion into the target's frame, float32 ``(n, 3)``: what stands still in the
+            world lies on the target.
+        target: the second sweep's points, float32 ``(m, 3)``.
+        index, target_index: their rows in the sweeps, int64.
+        ego_motion: E, float64 ``(4, 4)``.
+        ground, target_ground: bool ``(N,)`` and ``(M,)``.
+        valid, target_valid: which rows are measurements, bool ``(N,)`` and ``(M,)``.
+        notes: what was chosen, and why.
+    """
+
+    source: Tensor
+    target: Tensor
+    index: Tensor
+    target_index: Tensor
+    ego_motion: Tensor
+    ground: Tensor
+    target_ground: Tensor
+    valid: Tensor
+    target_valid: Tensor
+    notes: tuple[str, ...]
+    points: Tensor
+    deskew: Deskew | None
+
+    def flow(self, residual: Tensor) -> Tensor:
+        """The flow of every row of the first sweep from that of the points of `source`: ``(n, 3) -> (N, 3)`` float32, metres.
+
+        `residual` is what they move beyond the static world. The sensor's motion is added, points that were taken out move with
+        the static world (``E p - p``), and the sensor's motion within the sweep is put back: a point of the file plus
+        its flow lies where the next file, as it is, shows it. NaN where a row is no measurement.
+        """
+        if residual.shape != self.source.shape:
+            raise InputError(f"the flow has the shape {tuple(residual.shape)} for {len(self.source)} prepared points; expected "
+                             f"{tuple(self.source.shape)}")
+        points = self.points.double()
+        moved = transform(self.ego_motion, points if self.deskew is None else self.deskew(points))
+        moved[self.index] += residual.to(moved)
+        if self.deskew is not None:
+            moved = self.deskew.undo(moved)
+        moved -= points
+        moved[~self.valid] = torch.nan
+        return moved.float()
+
+
+def prepare_pair(source: Sweep, target: Sweep, preparation: Preparation | None = None, guess: Tensor | None = None) -> PreparedPair:
+    """Ego motion, deskewing, ground and crops of a pair of sweeps.
+
+    Args:
+        guess: the ego motion of the pair before, from which a registration begins.
+
+    Raises:
+        InputError: a sweep holds no points that can be used, or they do not overlap; the message names the sweep.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> first = Sweep(10 * torch.rand(100, 3, generator=generator))
+    >>> pair = prepare_pair(first, Sweep(first.points + 0.1), Preparation(ego_motion="none", ground="none"))
+    >>> pair.flow(torch.full((100, 3), 0.1)).mean(0)
+    tensor([0.1000, 0.1000, 0.1000])
+    """
+    preparation = preparation or Preparation()
+    for sweep in (source, target):
+        _check(sweep)
+    notes: list[str] = []
+    if source.points.shape == target.points.shape and torch.equal(source.points.nan_to_num(), target.points.nan_to_num()):
+        notes.append(f"{source.source} and {target.source} hold the same points")
+    found, undo, undo_target = _motion(source, target, preparation, guess, notes)
+    _check_overlap(source, target, found.matrix)
+    points, later = (sweep.points if part is None else part(sweep.points) for sweep, part in ((source, undo), (target, undo_target)))
+    on_ground, target_ground = (_ground(sweep, cloud, preparation) for sweep, cloud in ((source, points), (target, later)))
+    keep, target_keep = (_keep(sweep, cloud, low, preparation)
+                         for sweep, cloud, low in ((source, points, on_ground), (target, later, target_ground)))
+    index, target_index = keep.nonzero().squeeze(1), target_keep.nonzero().squeeze(1)
+    return PreparedPair(source=transform(found.matrix, points[index].double()).float(), target=later[target_index].float(),
+                        index=index, target_index=target_index, ego_motion=found.matrix, ground=on_ground, target_ground=target_ground,
+                        valid=source.finite, target_valid=target.finite, notes=tuple(notes), points=source.points, deskew=undo)
+
+
+def _check(sweep: Sweep) -> None:
+    if len(sweep) == 0:
+        raise InputError(f"{sweep.source} is empty: it holds no points")
+    count = int(sweep.finite.sum())
+    if count == 0:
+        raise InputError(f"{sweep.source}: none of its {len(sweep)} points is a measurement; all are NaN, infinite or zero")
+    if count < _FEWEST:
+        raise InputError(f"{sweep.source}: {count} of {len(sweep)} points are measurements; scene flow needs {_FEWEST} at least")
+
+
+def _check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
+    """Refuse two sweeps of different places: hardly a column of 5 m that holds points of the one holds points of the other."""
+    columns = []
+    for points in (transform(matrix, source.points[source.finite].double()), target.points[target.finite].double()):
+        column = (points[:, :2] / 5).round().long()
+        columns.append((column[:, 0] << 32) + column[:, 1])
+    share = float(torch.isin(columns[0], columns[1].unique()).double().mean())
+    if share < 0.02:
+        raise InputError(f"{source.source} and {target.source} do not overlap: after the ego motion {share:.1%} of the points of the first "
+                         "lie within 5 m of points of the second; see that they follow each other and that their poses are right")
+
+
+def _motion(source: Sweep, target: Sweep, preparation: Preparation, guess: Tensor | None,
+            notes: list[str]) -> tuple[EgoMotion, Deskew | None, Deskew | None]:
+    """E, and how to deskew each sweep. A registration is repeated on the deskewed points."""
+    found = ego_motion(source, target, preparation.ego_motion, guess)
+    period = target.timestamp - source.timestamp
+    parts = [deskewing(sweep, found.matrix, period, preparation.deskew)[0] for sweep in (source, target)]
+    if found.how == "icp" and any(part is not None for part in parts):
+        first, second = (sweep if part is None else replace(sweep, points=part(sweep.points))
+                         for sweep, part in zip((source, target), parts))
+        found = ego_motion(first, second, "icp", found.matrix)
+        parts = [deskewing(sweep, found.matrix, period, preparation.deskew)[0] for sweep in (source, target)]
+    notes.append({"poses": "ego motion from the poses", "none": "the sensor is taken to stand still",
+                  "icp": "ego motion by registration" + (f", {found.overlap:.0%} overlap" if found.overlap is not None else "")}[found.how])
+    notes += found.notes
+    notes += [f"{sweep.source}: deskewed" for sweep, part in zip((source, target), parts) if part is not None]
+    return found, parts[0], parts[1]
+
+
+def _ground(sweep: Sweep, points: Tensor, preparation: Preparation) -> Tensor:
+    if preparation.ground == "none":
+        return torch.zeros(len(sweep), dtype=torch.bool, device=sweep.points.device)
+    if preparation.ground == "labels" and sweep.labels is not None and sweep.labels.ground is not None:
+        return sweep.labels.ground.bool()
+    return ground(points, preparation.ground_settings)
+
+
+def _keep(sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation) -> Tensor:
+    keep = sweep.finite & ~on_ground
+    if preparation.max_range is not None:
+        keep &= points[:, :2].norm(dim=1) <= preparation.max_range
+    if preparation.min_height is not None:
+        keep &= points[:, 2] >= preparation.min_height
+    if preparation.max_height is not None:
+        keep &= points[:, 2] <= preparation.max_height
+    if not bool(keep.any()):
+        raise InputError(f"{sweep.source}: no point is left without the ground and within the range and heights asked for; "
+                         "widen them, or set ground='none'")
+    return keep
