@@ -35,6 +35,10 @@ _OWN: dict[str, dict[str, str]] = {
         "graph-laplacian": "invtoolbox.priors:GraphLaplacian",
         "denoiser": "invtoolbox.priors:Denoiser",
         "coordinate-network": "invtoolbox.priors:CoordinateNetwork",
+        "arap": "invtoolbox.priors:ARAP",
+        "cluster-consistency": "invtoolbox.priors:ClusterConsistency",
+        "rigid-clusters": "invtoolbox.priors:RigidClusters",
+        "voxel-flow": "invtoolbox.priors:VoxelFlow",
     },
     "operators": {
         "identity": "invtoolbox.operators:Identity",

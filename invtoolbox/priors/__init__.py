@@ -2,6 +2,8 @@
 
 from invtoolbox.presets import load_prior as load
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
+from invtoolbox.priors.explicit.arap import ARAP
+from invtoolbox.priors.explicit.cluster_consistency import ClusterConsistency
 from invtoolbox.priors.explicit.constraints import Box, NonNegative
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
@@ -18,10 +20,14 @@ from invtoolbox.priors.explicit.total_generalized_variation import TotalGenerali
 from invtoolbox.priors.explicit.total_variation import TotalVariation
 from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
+from invtoolbox.priors.implicit.rigid_clusters import RigidClusters
+from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 
 __all__ = [
+    "ARAP",
     "L1",
     "Box",
+    "ClusterConsistency",
     "CoordinateNetwork",
     "Denoiser",
     "DnCNN",
@@ -37,11 +43,13 @@ __all__ = [
     "Prior",
     "PriorImage",
     "PriorSum",
+    "RigidClusters",
     "Simplex",
     "SmoothedNorm",
     "Tikhonov",
     "TotalGeneralizedVariation",
     "TotalVariation",
+    "VoxelFlow",
     "WaveletL1",
     "load",
     "load_dncnn",

@@ -1,0 +1,67 @@
+"""What priors of a flow have in common: something made of each item's points, and one energy an item."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.flow_points import first_flow, flow_points
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+
+class FlowPrior(ExplicitPrior):
+    """A prior of the flow ``(batch, N, 3)`` of points, or of the first of several flows, that looks at where the points are.
+
+    A subclass says what it makes of the points of an item (``_piece``: a graph, say) and the energy of that item's flow.
+    """
+
+    is_smooth = True
+
+    def __init__(self) -> None:
+        self.pieces: tuple[Any, ...] = ()  # one that all items share, or one an item
+
+    @abstractmethod
+    def _piece(self, points: Tensor, item: int) -> Any:
+        """What is kept of the points ``(N, 3)`` of an item: something with a length of N."""
+
+    @abstractmethod
+    def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
+        """The energy, a number, of the flow ``(N, 3)``."""
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        return self.bind(flow_points(problem, repr(self)))
+
+    def bind(self, points: Tensor) -> Self:
+        """A copy for the points ``(1 or batch, N, 3)``."""
+        other = copy.copy(self)
+        other.pieces = tuple(self._piece(cloud, k) for k, cloud in enumerate(points))
+        return other
+
+    def energy(self, x: Any) -> Tensor:
+        if not self.pieces:
+            raise InputError(f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
+        flow = first_flow(x, len(self.pieces[0]), repr(self))
+        if len(self.pieces) not in (1, len(flow)):
+            raise InputError(f"{self!r} was made for {len(self.pieces)} items, and was given {len(flow)}")
+        pieces = self.pieces * len(flow) if len(self.pieces) == 1 else self.pieces
+        return torch.stack([self._item_energy(piece, item) for piece, item in zip(pieces, flow)])
+
+    def select(self, index: Tensor) -> Self:
+        if len(self.pieces) < 2:
+            return self
+        other = copy.copy(self)
+        other.pieces = tuple(self.pieces[k] for k in index.tolist())
+        return other
+
+
+def smoothed_norm(vectors: Tensor, smoothing: float) -> Tensor:
+    """``sqrt(|v|^2 + smoothing^2) - smoothing`` of vectors along the last axis; it has a derivative at 0."""
+    return (vectors.square().sum(-1) + smoothing**2).sqrt() - smoothing

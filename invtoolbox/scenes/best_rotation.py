@@ -1,0 +1,101 @@
+"""The rotation that fits a cloud of vectors to another one best, in closed form for many small clouds at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: How much of the identity is mixed in, relative: what vectors along one line leave open, the turn about it, is then none.
+_TIE = 1e-7
+
+
+def best_rotation(S: Tensor) -> Tensor:
+    r"""The rotation R that minimises ``sum_k w_k |b_k - R a_k|^2``, given ``S = sum_k w_k b_k a_k^T``: ``(..., 3, 3)`` both.
+
+    It maximises ``tr(R^T S)``, and is ``U diag(1, 1, det(U V^T)) V^T`` of the decomposition ``S = U Sigma V^T``; here it is the
+    unit quaternion of the largest eigenvalue of a symmetric 4 by 4 matrix (Horn, J. Opt. Soc. Am. A 4, 1987). Its eigenvalue,
+    the sum of the singular values with the sign of ``det S`` on the least, is written down and mended by two steps of
+    Newton's method (Theobald, Acta Cryst. A 61, 2005). All of it is plain arithmetic on arrays, several times as fast as
+    decompositions one by one. Computed in float64, returned in the precision of S; no derivative passes through:
+    a minimum over R has the derivative that it has with R held fixed.
+
+    >>> import math
+    >>> from invtoolbox.scenes.rigid import rotation
+    >>> a, R = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), rotation(torch.tensor([0.1, -2.0, 1.0]))
+    >>> bool((best_rotation((a @ R.T).T @ a) - R).abs().max() < 1e-6)
+    True
+    """
+    with torch.no_grad():
+        matrix = S.detach().double()
+        size = matrix.square().sum((-1, -2), keepdim=True).sqrt()
+        eye = torch.eye(3, dtype=torch.float64, device=S.device)
+        matrix = torch.where(size > 0, matrix / torch.where(size > 0, size, 1.0) + _TIE * eye, eye)
+        # Each of the nine entries as one array of its own.
+        s = [[c.contiguous() for c in row.unbind(-1)] for row in matrix.unbind(-2)]
+        q = _eigenvector(s, _largest_eigenvalue(s))
+        return _of_quaternion(q).to(S.dtype)
+
+
+def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
+    """``sigma_1 + sigma_2 + sign(det) sigma_3``."""
+    cofactors = [[s[(i + 1) % 3][(j + 1) % 3] * s[(i + 2) % 3][(j + 2) % 3] - s[(i + 1) % 3][(j + 2) % 3] * s[(i + 2) % 3][(j + 1) % 3]
+                  for j in range(3)] for i in range(3)]
+    det = s[0][0] * cofactors[0][0] + s[0][1] * cofactors[0][1] + s[0][2] * cofactors[0][2]
+    trace = torch.stack([c.square() for row in s for c in row]).sum(0)  # of S^T S: the sum of the sigma^2
+    minors = torch.stack([c.square() for row in cofactors for c in row]).sum(0)  # the sum of their products by two
+    # The roots of t^3 - trace t^2 + minors t - det^2, all real: Viete's cosines.
+    centre = trace / 3
+    spread = (centre.square() - minors / 3).clamp_min(0)
+    radius = spread.sqrt()
+    cubed = (spread * radius).clamp_min(1e-300)
+    cosine = ((centre * (centre.square() - minors / 2) + det.square() / 2) / cubed).clamp(-1, 1)
+    angle = cosine.acos() / 3
+    third = 2.0 * torch.pi / 3
+    squares = [(centre + 2 * radius * (angle + k * third).cos()).clamp_min(0) for k in (0, -1, 1)]  # from the largest to the least
+    value = squares[0].sqrt() + squares[1].sqrt() + squares[2].sqrt() * torch.where(det < 0, -1.0, 1.0)
+    last = trace.square() - 4 * minors  # the determinant of the 4 by 4 matrix
+    for _ in range(2):
+        square = value.square()
+        slope = 4 * value * (square - trace) - 8 * det
+        step = ((square - 2 * trace) * square - 8 * det * value + last) / torch.where(slope > 1e-9, slope, 1.0)
+        value = torch.where(slope > 1e-9, value - step, value)
+    return value
+
+
+def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
+    """The quaternion ``(..., 4)``: the longest column of the adjugate of ``K - value``, K Horn's matrix."""
+    (xx, yx, zx), (xy, yy, zy), (xz, yz, zz) = s  # Horn sums a_i b_j, which is S transposed
+    a = xx + yy + zz - value, xx - yy - zz - value, yy - xx - zz - value, zz - xx - yy - value
+    b01, b02, b03, b12, b13, b23 = yz - zy, zx - xz, xy - yx, xy + yx, zx + xz, yz + zy
+    # Products of two rows by two columns: rows 2 and 3, then rows 0 and 1, of a symmetric matrix.
+    low = {(0, 1): b02 * b13 - b12 * b03, (0, 2): b02 * b23 - a[2] * b03, (0, 3): b02 * a[3] - b23 * b03,
+           (1, 2): b12 * b23 - a[2] * b13, (1, 3): b12 * a[3] - b23 * b13, (2, 3): a[2] * a[3] - b23 * b23}
+    top = {(0, 1): a[0] * a[1] - b01 * b01, (0, 2): a[0] * b12 - b02 * b01, (0, 3): a[0] * b13 - b03 * b01,
+           (1, 2): b01 * b12 - b02 * a[1], (1, 3): b01 * b13 - b03 * a[1], (2, 3): b02 * b13 - b03 * b12}
+    c00 = a[1] * low[2, 3] - b12 * low[1, 3] + b13 * low[1, 2]
+    c01 = -(b01 * low[2, 3] - b12 * low[0, 3] + b13 * low[0, 2])
+    c02 = b01 * low[1, 3] - a[1] * low[0, 3] + b13 * low[0, 1]
+    c03 = -(b01 * low[1, 2] - a[1] * low[0, 2] + b12 * low[0, 1])
+    c11 = a[0] * low[2, 3] - b02 * low[0, 3] + b03 * low[0, 2]
+    c12 = -(a[0] * low[1, 3] - b01 * low[0, 3] + b03 * low[0, 1])
+    c13 = a[0] * low[1, 2] - b01 * low[0, 2] + b02 * low[0, 1]
+    c22 = b03 * top[1, 3] - b13 * top[0, 3] + a[3] * top[0, 1]
+    c23 = -(b02 * top[1, 3] - b12 * top[0, 3] + b23 * top[0, 1])
+    c33 = b02 * top[1, 2] - b12 * top[0, 2] + a[2] * top[0, 1]
+    columns = ((c00, c01, c02, c03), (c01, c11, c12, c13), (c02, c12, c22, c23), (c03, c13, c23, c33))
+    best, longest = torch.stack(columns[0], -1), c00.abs()
+    for column, diagonal in zip(columns[1:], (c11, c22, c33)):
+        longer = diagonal.abs() > longest
+        best = torch.where(longer[..., None], torch.stack(column, -1), best)
+        longest = torch.where(longer, diagonal.abs(), longest)
+    return best / best.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+
+
+def _of_quaternion(q: Tensor) -> Tensor:
+    w, x, y, z = q.unbind(-1)
+    wx, wy, wz, xy, xz, yz = w * x, w * y, w * z, x * y, x * z, y * z
+    xx, yy, zz = x * x, y * y, z * z
+    rows = (1 - 2 * (yy + zz), 2 * (xy - wz), 2 * (xz + wy),
+            2 * (xy + wz), 1 - 2 * (xx + zz), 2 * (yz - wx),
+            2 * (xz - wy), 2 * (yz + wx), 1 - 2 * (xx + yy))
+    return torch.stack(rows, -1).unflatten(-1, (3, 3))
