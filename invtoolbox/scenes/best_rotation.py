@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invtoolbox.scenes.rigid import rotation
+
 #: How much of the identity is mixed in, relative: what vectors along one line leave open, the turn about it, is then none.
 _TIE = 1e-7
 
@@ -29,11 +31,11 @@ def best_rotation(S: Tensor) -> Tensor:
         matrix = S.detach().double()
         size = matrix.square().sum((-1, -2), keepdim=True).sqrt()
         eye = torch.eye(3, dtype=torch.float64, device=S.device)
-        matrix = torch.where(size > 0, matrix / torch.where(size > 0, size, 1.0) + _TIE * eye, eye)
+        matrix = torch.where(size > 0, matrix / torch.where(size > 0, size, 1.0), eye)
         # Each of the nine entries as one array of its own.
-        s = [[c.contiguous() for c in row.unbind(-1)] for row in matrix.unbind(-2)]
-        q = _eigenvector(s, _largest_eigenvalue(s))
-        return _of_quaternion(q).to(S.dtype)
+        s = [[c.contiguous() for c in row.unbind(-1)] for row in (matrix + _TIE * eye).unbind(-2)]
+        R = _of_quaternion(_eigenvector(s, _largest_eigenvalue(s)))
+        return _mended(R, matrix) if S.dtype == torch.float64 else R.to(S.dtype)
 
 
 def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
@@ -89,6 +91,16 @@ def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
         best = torch.where(longer[..., None], torch.stack(column, -1), best)
         longest = torch.where(longer, diagonal.abs(), longest)
     return best / best.norm(dim=-1, keepdim=True).clamp_min(1e-300)
+
+
+def _mended(R: Tensor, S: Tensor) -> Tensor:
+    """One step of Newton's method on rotations: takes out what the tie has put in, which only float64 sees."""
+    P = R.transpose(-1, -2) @ S
+    slope = torch.stack([P[..., 2, 1] - P[..., 1, 2], P[..., 0, 2] - P[..., 2, 0], P[..., 1, 0] - P[..., 0, 1]], dim=-1)
+    trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+    eye = torch.eye(3, dtype=P.dtype, device=P.device)
+    step = torch.linalg.solve((trace + 1e-9) * eye - 0.5 * (P + P.transpose(-1, -2)), slope[..., None]).squeeze(-1)
+    return R @ rotation(torch.where(step.norm(dim=-1, keepdim=True) < 1e-3, step, torch.zeros_like(step)))
 
 
 def _of_quaternion(q: Tensor) -> Tensor:

@@ -46,9 +46,10 @@ class RigidClusters(ImplicitPrior):
             cluster's points lie, as a rule.
 
     >>> import invtoolbox as it
+    >>> from invtoolbox.scenes.rigid import rotation
     >>> points = torch.rand(1, 100, 3, generator=torch.Generator().manual_seed(0)) * 4
     >>> labels = (points[0, :, 0] > 2).long() - 1  # one body, and what stands still
-    >>> turned = points @ it.scenes.rigid.rotation(torch.tensor([0.0, 0.0, 0.2])).T + 0.5
+    >>> turned = points @ rotation(torch.tensor([0.0, 0.0, 0.2])).T + 0.5
     >>> target = torch.where((labels == 0)[None, :, None], turned, points)
     >>> problem, solver = it.Problem(target, it.operators.PointWarp(points)), it.solvers.Adam(learning_rate=0.05)
     >>> solution = it.solve(problem, RigidClusters(labels), solver, max_iterations=300, progress=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -12,6 +12,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.kernels.sparse_product import SparseProduct
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.flow_points import flow_points
+from invtoolbox.settings import Settings
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 _BITS = 21  # of each coordinate in the number of a corner
 
 
-class _Touched(NamedTuple):
+class _Touched(Settings):
     """The corners that the points of an item touch."""
 
-    keys: Tensor  # (M,) their numbers, growing
-    interpolation: SparseProduct  # (N, M)
+    def __init__(self, points: Tensor, cell: float) -> None:
+        keys, weights = _corners(points, cell)
+        self.keys, place = keys.unique(return_inverse=True)  # (M,) their numbers, growing
+        rows = torch.arange(len(points), device=points.device).repeat_interleave(8)
+        self.interpolation = SparseProduct(rows, place.flatten(), weights.flatten(), (len(points), len(self.keys)))
 
 
 class VoxelFlow(ImplicitPrior):
@@ -53,7 +57,7 @@ class VoxelFlow(ImplicitPrior):
         if not cell > 0 or levels < 1 or not rate > 0:
             raise InputError(f"VoxelFlow needs a positive cell, levels and rate, got {cell}, {levels} and {rate}")
         self.cell, self.levels, self.rate = float(cell), int(levels), float(rate)
-        self.touched: tuple[tuple[_Touched, ...], ...] = ()  # by level, then by item (one that all share, or one an item)
+        self.touched: tuple[_Touched, ...] = ()  # level by level, of one item that all share or of each
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.bind(flow_points(problem, repr(self)))
@@ -61,7 +65,7 @@ class VoxelFlow(ImplicitPrior):
     def bind(self, points: Tensor) -> Self:
         """A copy for the points ``(1 or batch, N, 3)``."""
         other = copy.copy(self)
-        other.touched = tuple(tuple(_touch(cloud, self._cell(level)) for cloud in points) for level in range(self.levels))
+        other.touched = tuple(_Touched(cloud, self._cell(level)) for level in range(self.levels) for cloud in points)
         return other
 
     def _cell(self, level: int) -> float:
@@ -70,9 +74,8 @@ class VoxelFlow(ImplicitPrior):
 
     def initial(self) -> dict[str, Tensor]:
         """Vectors at corners, ``(1 or batch, corners, 3)`` each level; items with fewer corners leave the last ones unused."""
-        self._check_bound()
         leaves = {}
-        for level, items in enumerate(self.touched):
+        for level, items in enumerate(self._by_level()):
             like = items[0].interpolation.values
             leaves[f"level{level}"] = like.new_zeros(len(items), max(len(item.keys) for item in items), 3)
         return leaves
@@ -81,9 +84,8 @@ class VoxelFlow(ImplicitPrior):
         return {f"level{level}": self.rate**level for level in range(self.levels)}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        self._check_bound()
         total: Tensor | None = None
-        for level, items in enumerate(self.touched):
+        for level, items in enumerate(self._by_level()):
             vectors = parameters[f"level{level}"]
             if len(items) == 1:
                 part = items[0].interpolation(vectors[:, :len(items[0].keys)])
@@ -99,9 +101,8 @@ class VoxelFlow(ImplicitPrior):
         Where some corners of a voxel are unknown, since no point of the problem touched them, the others are taken in their
         proportions; where all are, the level adds nothing.
         """
-        self._check_bound()
         total = torch.zeros_like(points)
-        for level, items in enumerate(self.touched):
+        for level, items in enumerate(self._by_level()):
             known = items[item if len(items) > 1 else 0].keys
             keys, weights = _corners(points, self._cell(level))
             place = torch.searchsorted(known, keys).clamp_max(len(known) - 1)
@@ -111,25 +112,20 @@ class VoxelFlow(ImplicitPrior):
         return total
 
     def select(self, index: Tensor) -> Self:
-        if not self.touched or len(self.touched[0]) == 1:
+        if len(self.touched) <= self.levels:
             return self
         other = copy.copy(self)
-        other.touched = tuple(tuple(items[k] for k in index.tolist()) for items in self.touched)
+        other.touched = tuple(items[k] for items in self._by_level() for k in index.tolist())
         return other
 
-    def _check_bound(self) -> None:
+    def _by_level(self) -> list[tuple[_Touched, ...]]:
         if not self.touched:
             raise InputError(f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
+        items = len(self.touched) // self.levels
+        return [self.touched[level * items:(level + 1) * items] for level in range(self.levels)]
 
     def __repr__(self) -> str:
         return f"VoxelFlow(cell={self.cell:g}, levels={self.levels})"
-
-
-def _touch(points: Tensor, cell: float) -> _Touched:
-    keys, weights = _corners(points, cell)
-    known, place = keys.unique(return_inverse=True)
-    rows = torch.arange(len(points), device=points.device).repeat_interleave(8)
-    return _Touched(known, SparseProduct(rows, place.flatten(), weights.flatten(), (len(points), len(known))))
 
 
 def _corners(points: Tensor, cell: float) -> tuple[Tensor, Tensor]:

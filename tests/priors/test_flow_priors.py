@@ -1,0 +1,116 @@
+"""Explicit priors of motion: invariances, known answers, and the contracts of every prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+from invtoolbox.priors import ARAP, ClusterConsistency, ExplicitPrior
+from invtoolbox.scenes.neighbour_graph import NeighbourGraph
+from invtoolbox.scenes.rigid import rotation
+from invtoolbox.testing import check_prior
+
+N = 40
+
+
+def points(batch: int = 1, n: int = N, seed: int = 0) -> Tensor:
+    return torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4
+
+
+def flow(batch: int = 1, n: int = N, seed: int = 1) -> Tensor:
+    return 0.2 * torch.randn(batch, n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def problem(batch: int = 1) -> it.Problem:
+    return it.Problem(points(max(batch, 1)), it.operators.PointWarp(points(batch)))
+
+
+LABELS = torch.arange(N) % 5 - 1
+PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
+    "arap": lambda: ARAP(neighbours=6),
+    "arap, Gaussian, labels": lambda: ARAP(neighbours=5, weights="gaussian", labels=LABELS),
+    "arap, radius": lambda: ARAP(neighbours=None, radius=1.0),
+    "clusters": lambda: ClusterConsistency(LABELS),
+    "clusters, squared": lambda: ClusterConsistency(LABELS, squared=True),
+    "clusters, per item": lambda: ClusterConsistency(torch.stack([LABELS, LABELS.flip(0), LABELS.roll(3)])),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3], ids=["one cloud", "a cloud an item"])
+@pytest.mark.parametrize("name", PRIORS)
+def test_keeps_the_contracts(name: str, batch: int) -> None:
+    x = flow(3)
+    shared = it.Problem(x, it.operators.PointWarp(points(batch)))
+    check_prior(PRIORS[name](), x, problem=shared)
+
+
+def test_arap_does_not_mind_a_rigid_motion() -> None:
+    p = points()
+    moved = p @ rotation(torch.tensor([0.3, -0.5, 2.0], dtype=torch.float64)).T + torch.tensor([5.0, -3.0, 1.0], dtype=torch.float64)
+    prior = ARAP(6).bind(p)
+    assert float(prior.energy(moved - p)) < 1e-20
+    assert float(prior.gradient(moved - p).abs().max()) < 1e-10
+    single = ARAP(6).bind(p.float())
+    assert float(single.energy((moved - p).float())) < 1e-10
+
+
+def test_arap_minds_stretching_shearing_and_reflection() -> None:
+    p = points()
+    prior = ARAP(6).bind(p)
+    edges = NeighbourGraph.of_points(p[0], 6).vectors.square().sum(1).mean()
+    assert float(prior.energy(0.1 * p)) == pytest.approx(0.01 * float(edges), rel=1e-9)  # scale 1.1: a tenth of every edge
+    shear = torch.zeros_like(p)
+    shear[..., 0] = 0.1 * p[..., 1]
+    assert 0 < float(prior.energy(shear)) < 0.01 * float(edges)
+    mirror = p * torch.tensor([-1.0, 1, 1], dtype=torch.float64) - p
+    assert float(prior.energy(mirror)) > 0.1 * float(edges)
+
+
+def test_arap_knows_planes_and_lines() -> None:
+    p = points()
+    for flat in (p * torch.tensor([1.0, 1, 0], dtype=torch.float64), p * torch.tensor([1.0, 0, 0], dtype=torch.float64)):
+        moved = flat @ rotation(torch.tensor([1.0, 0.5, -1.0], dtype=torch.float64)).T
+        assert float(ARAP(6).bind(flat).energy(moved - flat)) < 1e-14
+
+
+def test_arap_takes_a_graph_and_labels_free_what_they_leave_out() -> None:
+    p = points()
+    graph = NeighbourGraph.of_points(p[0], 6)
+    assert torch.equal(ARAP(graph=graph).bind(p).energy(flow()), ARAP(6).bind(p).energy(flow()))
+    labels = (p[0, :, 0] > 2).long()
+    prior = ARAP(6, labels=labels).bind(p)
+    apart = labels[:, None].double() * torch.tensor([0.0, 3.0, 0.0], dtype=torch.float64)  # two bodies move past each other
+    assert float(prior.energy(apart[None])) < 1e-20
+    assert float(ARAP(6).bind(p).energy(apart[None])) > 1e-2
+    assert float(ARAP(6, labels=torch.full((N,), -1)).bind(p).energy(flow())) == 0
+
+
+def test_arap_of_the_first_flow_of_two() -> None:
+    prior = ARAP(6).bind(points())
+    assert torch.equal(prior.energy((flow(), 100 * flow())), prior.energy(flow()))
+
+
+def test_clusters_that_move_as_one_cost_nothing() -> None:
+    whole = (LABELS.double() * 0.7)[None, :, None].expand(1, N, 3)
+    assert float(ClusterConsistency(LABELS).to(torch.float64).energy(whole)) < 1e-12
+    assert float(ClusterConsistency(LABELS).to(torch.float64).energy(flow())) > 0.1
+    none = ClusterConsistency(torch.full((N,), -1)).to(torch.float64)
+    assert float(none.energy(flow())) == 0 and float(none.gradient(flow()).abs().max()) == 0
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: ARAP().energy(flow()), "knows no points"),
+    (lambda: ARAP().bind(points()).energy(flow(n=7)), "takes a flow"),
+    (lambda: ARAP(graph=NeighbourGraph.of_points(points()[0], 3)).bind(points(n=7)), "has 40 points"),
+    (lambda: ClusterConsistency(LABELS.double()), "whole numbers"),
+    (lambda: ClusterConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
+    (lambda: it.solve(it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4))), ARAP(), "adam", progress=False), "PointWarp"),
+])
+def test_says_what_does_not_fit(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
