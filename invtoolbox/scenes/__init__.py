@@ -1,15 +1,24 @@
-"""Scenes: whole runnable problems, as TOML files of the catalogue or as the user's own; and lidar sweeps and their motion."""
+"""Scenes: whole runnable problems, as TOML files of the catalogue or as the user's own; lidar sweeps and their motion; a street to simulate
+them."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-__all__ = ["run"]
+_NAMES = {
+    # `run` stands on the solvers; who wants only a sweep (readers, metrics) must not import those.
+    "run": "invtoolbox.study.scenes",
+    "SimulatedSequence": "invtoolbox.scenes.lidar",
+    "SpinningLidar": "invtoolbox.scenes.lidar",
+    "Street": "invtoolbox.scenes.street",
+    "random_town": "invtoolbox.scenes.town",
+    "simulated_street": "invtoolbox.scenes.lidar",
+}
+__all__ = ["SimulatedSequence", "SpinningLidar", "Street", "random_town", "run", "simulated_street"]
 
 
 def __getattr__(name: str) -> Any:
-    # `run` stands on the solvers; who wants only a sweep (readers, metrics) must not import those.
-    if name == "run":
-        return importlib.import_module("invtoolbox.study.scenes").run
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
     raise AttributeError(f"module 'invtoolbox.scenes' has no attribute {name!r}")

@@ -74,6 +74,7 @@ class Sweep:
         source: the file, for messages.
         meta: plain facts.
 
+    >>> import torch
     >>> Sweep(torch.zeros(2, 3), source="nowhere")
     Sweep: 2 points of nowhere
     """
