@@ -27,7 +27,8 @@ def street(seed: int, step: float = 0.2, noise: float = 0.01, car: float = 0.0) 
     a = draw(60 * 20)
     parts = [torch.stack([60 * a[:, 0] - 30, 20 * a[:, 1] - 10, torch.full((len(a),), -1.7, dtype=torch.float64)], dim=1)]
     ground = len(a)
-    for x, y, length, along in ((-30.0, 10.0, 40.0, True), (-20.0, -10.0, 50.0, True), (30.0, -10.0, 20.0, False), (10.0, 12.0, 20.0, True)):
+    walls = ((-30.0, 10.0, 40.0, True), (-20.0, -10.0, 50.0, True), (30.0, -10.0, 20.0, False), (10.0, 12.0, 20.0, True))
+    for x, y, length, along in walls:
         a = draw(length * 6)
         u, z = length * a[:, 0], 6 * a[:, 1] - 1.7
         parts.append(torch.stack([x + u, y + 0 * u, z] if along else [x + 0 * u, y + u, z], dim=1))

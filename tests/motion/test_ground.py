@@ -22,7 +22,8 @@ def lines(height, sensor=1.7, lasers=40, columns=600):
         distance = distance.clamp(1, 90)
         x, y = distance * angle.cos(), distance * angle.sin()
     z = height(x, y) - sensor
-    return torch.stack([x, y, z], dim=-1).reshape(-1, 3) + 0.01 * torch.randn(lasers * columns, 3, generator=torch.Generator().manual_seed(0))
+    noise = 0.01 * torch.randn(lasers * columns, 3, generator=torch.Generator().manual_seed(0))
+    return torch.stack([x, y, z], dim=-1).reshape(-1, 3) + noise
 
 
 SHAPES = {

@@ -82,8 +82,8 @@ def test_without_poses(pair):
 def test_labels_are_used_when_asked_for(pair):
     first, second, _ = pair
     low = first.points[:, 2] < 0
-    count = len(first)
-    labels = FlowLabels(torch.zeros(count, 3), torch.ones(count).bool(), torch.zeros(count).bool(), torch.zeros(count).long(), (), ground=low)
+    no = torch.zeros_like(low)
+    labels = FlowLabels(torch.zeros(len(first), 3), ~no, no, no.long(), (), ground=low)
     labelled = Sweep(first.points, pose=first.pose, labels=labels)
     assert torch.equal(prepare_pair(labelled, second, Preparation(ground="labels")).ground, low)
     assert not torch.equal(prepare_pair(labelled, second).ground, low)
