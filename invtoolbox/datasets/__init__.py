@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
-from invtoolbox.datasets.argoverse_flow import ArgoverseFlow, argoverse_mask, argoverse_path, pack_argoverse, read_argoverse, write_argoverse
+from invtoolbox.datasets.argoverse_flow import (
+    ArgoverseFlow,
+    argoverse_mask,
+    argoverse_path,
+    pack_argoverse,
+    read_argoverse,
+    write_argoverse,
+)
 from invtoolbox.datasets.arrays import Arrays
 from invtoolbox.datasets.blur_kernels import BlurKernels
 from invtoolbox.datasets.center import center_of_rotation

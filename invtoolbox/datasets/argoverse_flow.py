@@ -92,7 +92,7 @@ def write_argoverse(folder: str | os.PathLike[str], log: str, sweep: int, estima
         if not bool(shown[mask].isfinite().all()):
             raise InputError(f"{path}: the mask asks for points that are not finite; it belongs to another sweep")
         shown, residual = shown[mask], residual[mask]
-    if shown.numel() and float(shown.abs().max()) > np.finfo(np.float16).max:
+    if shown.numel() and float(shown.abs().max()) > float(np.finfo(np.float16).max):
         raise InputError(f"{path}: a flow is longer than the 65,504 m that the format can hold; it is no flow")
     halves = shown.cpu().numpy().astype(np.float16)
     columns: dict[str, np.ndarray] = {name: halves[:, k].copy() for k, name in enumerate(_FLOW)}

@@ -15,8 +15,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (), log: bool = True,
-               level: float | None = None, level_name: str = "") -> str | None:
-    """Values over iterations, one line an item, as an ``<svg>`` element; None where no value is finite.
+               level: float | None = None, level_name: str = "",
+               axis: str = "iteration") -> str | None:
+    """Values over iterations, or over what else `axis` says, one line an item, as an ``<svg>`` element; None where no value is finite.
 
     Args:
         lines: the values after iterations 1, 2, ...; NaN leaves a gap.
@@ -24,6 +25,7 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
         names: of the lines, for a legend.
         log: logarithmic, where all values are positive.
         level: a dashed horizontal line, such as the tolerance, and its name.
+        axis: what the horizontal axis counts from 1.
 
     >>> line_chart([np.array([1.0, 0.1, 0.01])], "objective")[:4]
     '<svg'
@@ -59,7 +61,7 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
     for tick in _ticks(1, last):
         if tick == int(tick):
             parts.append(f'<text x="{across(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{int(tick)}</text>')
-    parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">iteration</text>')
+    parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">{html.escape(axis)}</text>')
     if level is not None and (level > 0 or not log):
         y = up(level)
         parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
