@@ -43,7 +43,7 @@ class SpinningLidar:
 
     rings: int = 64
     azimuths: int = 1024
-    elevation: tuple[float, float] = (-24.0, 8.0)
+    elevation: tuple[float, float] = (-21.0, 7.0)
     rate: float = 10.0
     noise_std: float = 0.02
     dropout: tuple[float, float] = (0.01, 0.5)

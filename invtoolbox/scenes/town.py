@@ -126,7 +126,7 @@ def _traffic(build: _Builder, centre: tuple[float, float], traffic: float, ego: 
 
     lane = Track(centre, half + LANE, CORNER + LANE)
     speed, first, clock = (ego.speed, ego.start, ego.clock) if ego else moved(lane, 5.0, 9.0)
-    number = min(count(5.0), 12)
+    number = min(count(6.5), 12)
     for k in range(1 if ego else 0, number):
         parts, size, category = _truck(build) if build.random.random() < 0.15 else _car(build)
         gap = lane.length / number
@@ -134,13 +134,13 @@ def _traffic(build: _Builder, centre: tuple[float, float], traffic: float, ego: 
         build.add("car", parts, Route(lane, speed, start, 0.0, clock), category, size)
     cycles = Track(centre, half + CYCLES, CORNER + CYCLES)
     speed, first, clock = moved(cycles, 3.5, 6.0)
-    for k in range(number := min(count(2.5), 40)):
+    for k in range(number := min(count(3.5), 40)):
         parts, size, category = _cyclist(build)
         build.add("cyclist", parts, Route(cycles, speed, first + k * cycles.length / number, 0.0, clock), category, size)
     for inset, backwards in ((1.5, False), (2.5, True)):
         pavement = Track(centre, half - inset, CORNER - inset, backwards)
         speed, first, clock = moved(pavement, 0.9, 1.7)
-        for k in range(number := min(count(4.5), 100)):
+        for k in range(number := min(count(6.0), 100)):
             parts, size, category = _pedestrian(build)
             gap = pavement.length / number
             start = first + (k + build.between(0.0, 0.6)) * gap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 
 import pytest
@@ -259,3 +260,16 @@ def test_faults_are_named() -> None:
 def test_a_town_without_traffic_stands_still() -> None:
     sweep = simulated_street(sweeps=1, points=4000, traffic=0.0)[0]
     assert sweep.labels is not None and not bool(sweep.labels.dynamic.any())
+
+
+def test_moving_points_land_beside_what_the_next_sweep_sees() -> None:
+    sweep, after = simulated_street(sweeps=2, points=20_000, seed=2)
+    assert sweep.labels is not None
+    rows = sweep.labels.dynamic
+    before, with_flow = (torch.cdist(p[rows], after.points).amin(1).median() for p in (sweep.points, sweep.points + sweep.labels.flow))
+    assert float(with_flow) < 0.15 < 0.4 < float(before)
+
+
+def test_travels_to_a_worker() -> None:
+    sequence = simulated_street(sweeps=2, points=1000)
+    assert same(pickle.loads(pickle.dumps(sequence))[1], sequence[1])
