@@ -15,6 +15,9 @@ from invtoolbox.priors.explicit.prior_image import PriorImage
 from invtoolbox.priors.explicit.simplex import Simplex
 from invtoolbox.priors.explicit.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
+from invtoolbox.priors.explicit.spatial_consistency import SpatialConsistency
+from invtoolbox.priors.explicit.speed_limit import AccelerationLimit, SpeedLimit
+from invtoolbox.priors.explicit.static_world import StaticWorld
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
 from invtoolbox.priors.explicit.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.explicit.total_variation import TotalVariation
@@ -26,6 +29,7 @@ from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 __all__ = [
     "ARAP",
     "L1",
+    "AccelerationLimit",
     "Box",
     "ClusterConsistency",
     "CoordinateNetwork",
@@ -46,6 +50,9 @@ __all__ = [
     "RigidClusters",
     "Simplex",
     "SmoothedNorm",
+    "SpatialConsistency",
+    "SpeedLimit",
+    "StaticWorld",
     "Tikhonov",
     "TotalGeneralizedVariation",
     "TotalVariation",

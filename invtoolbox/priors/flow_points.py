@@ -1,4 +1,4 @@
-"""What priors of motion look at: the points that a problem moves, and the first flow of an answer."""
+"""What priors of motion look at: the points that a problem moves, their labels, and the first flow of an answer."""
 
 from __future__ import annotations
 
@@ -43,3 +43,8 @@ def labels_of(labels: Tensor | None, item: int) -> Tensor | None:
     if not (len(labels) == 1 or item < len(labels)):
         raise InputError(f"there are labels for {len(labels)} items, and none for item {item}")
     return labels[item if len(labels) > 1 else 0]
+
+
+def length(vectors: Tensor) -> Tensor:
+    """Of vectors along the last axis, with the derivative 0 where they are."""
+    return vectors.square().sum(-1).clamp_min(1e-24).sqrt()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.priors import ARAP, ClusterConsistency, ExplicitPrior
+from invtoolbox.priors import ARAP, AccelerationLimit, ClusterConsistency, ExplicitPrior, SpatialConsistency, SpeedLimit, StaticWorld
+from invtoolbox.registry import build
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 from invtoolbox.scenes.rigid import rotation
 from invtoolbox.testing import check_prior
@@ -38,6 +39,11 @@ PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
     "clusters": lambda: ClusterConsistency(LABELS),
     "clusters, squared": lambda: ClusterConsistency(LABELS, squared=True),
     "clusters, per item": lambda: ClusterConsistency(torch.stack([LABELS, LABELS.flip(0), LABELS.roll(3)])),
+    "consistency of neighbours": lambda: SpatialConsistency(neighbours=6, tau=1.0, iterations=60),
+    "consistency of clusters": lambda: SpatialConsistency(LABELS, tau=1.0, largest=7, iterations=60),
+    "static": lambda: StaticWorld(threshold=0.1),
+    "static, weights": lambda: StaticWorld(torch.arange(3 * N).view(3, N) % 7),
+    "speed": lambda: SpeedLimit(0.2),
 }
 
 
@@ -103,12 +109,56 @@ def test_clusters_that_move_as_one_cost_nothing() -> None:
     assert float(none.energy(flow())) == 0 and float(none.gradient(flow()).abs().max()) == 0
 
 
+def test_acceleration_keeps_the_contracts_and_is_that_of_a_tuple() -> None:
+    x = torch.stack([flow(3, seed=k) for k in range(4)], dim=1)
+    check_prior(AccelerationLimit(0.2), x)
+    assert torch.equal(AccelerationLimit(0.2).energy(tuple(x.unbind(1))), AccelerationLimit(0.2).energy(x))
+    assert not bool(AccelerationLimit(0.1).energy(x[:, :1].expand(-1, 4, -1, -1)).any())
+
+
+def test_consistency_orders_motions_by_how_much_of_a_body_they_keep() -> None:
+    p = points()
+    turned = p @ rotation(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)).T - p
+    for prior in (SpatialConsistency(torch.zeros(N, dtype=torch.long)).bind(p), SpatialConsistency(neighbours=8).bind(p)):
+        energies = []
+        for stray in (0, 5, 20):  # so many points go their own way
+            x = turned.clone()
+            x[:, :stray] += flow(n=N)[:, :stray] * 5
+            energies.append(float(prior.energy(x)))
+        assert abs(energies[0]) < 1e-9 and energies[0] < energies[1] < energies[2]
+    whole = SpatialConsistency(torch.zeros(N, dtype=torch.long), iterations=100).bind(p)
+    half = turned.clone()
+    half[:, :N // 2] += torch.tensor([100.0, 0, 0], dtype=torch.float64)  # two bodies of one size: lambda / n = 1 / 2
+    assert float(whole.energy(half)) == pytest.approx(0.6931, abs=0.02)
+
+
+def test_a_static_world_lets_go() -> None:
+    prior = StaticWorld(fade_to=0.1, fade_over=100)
+    assert [float(prior.at(k).energy(flow()) / prior.energy(flow())) for k in (0, 50, 100, 1000)] == pytest.approx([1, 0.55, 0.1, 0.1])
+    still = torch.zeros(1, N, 3)
+    assert not bool(StaticWorld().gradient(still).any()) and not bool(SpeedLimit(0.0).gradient(still).any())
+    chosen = torch.arange(N) < 3
+    assert torch.equal(StaticWorld(chosen).energy(flow()), StaticWorld().energy(flow()[:, :3]) * 3 / N)
+
+
+@pytest.mark.parametrize("name", ["arap", "spatial-consistency", "static-world", "speed-limit", "acceleration-limit", "voxel-flow"])
+def test_has_a_name(name: str) -> None:
+    assert isinstance(build("priors", name, {}), it.priors.Prior)
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: ARAP().energy(flow()), "knows no points"),
     (lambda: ARAP().bind(points()).energy(flow(n=7)), "takes a flow"),
     (lambda: ARAP(graph=NeighbourGraph.of_points(points()[0], 3)).bind(points(n=7)), "has 40 points"),
     (lambda: ClusterConsistency(LABELS.double()), "whole numbers"),
     (lambda: ClusterConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
+    (lambda: SpatialConsistency(tau=0), "positive tau"),
+    (lambda: SpatialConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
+    (lambda: StaticWorld(torch.tensor([-1.0])), "not negative"),
+    (lambda: StaticWorld(torch.ones(3)).energy(flow()), "takes a flow"),
+    (lambda: SpeedLimit(-1), "not negative"),
+    (lambda: AccelerationLimit().energy(flow()), "takes flows"),
+    (lambda: AccelerationLimit().energy((flow(),)), "one time only"),
     (lambda: it.solve(it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4))), ARAP(), "adam", progress=False), "PointWarp"),
 ])
 def test_says_what_does_not_fit(call: Callable[[], object], message: str) -> None:

@@ -1,0 +1,110 @@
+"""Spatial consistency: the distances between points of one body stay what they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.explicit.flow_prior import FlowPrior
+from invtoolbox.priors.flow_points import checked_labels, labels_of
+from invtoolbox.scenes.neighbour_graph import NeighbourGraph
+from invtoolbox.settings import Settings
+
+
+class _Groups(Settings):
+    """Groups of points that are one body each, those of one size together: ``(groups, size)`` indices, positions and distances at rest."""
+
+    def __init__(self, points: Tensor, members: list[Tensor]) -> None:
+        self.count, self.members = len(points), members
+        self.total = sum(len(index) for index in members)
+        self.places = [points[index] for index in members]
+        self.distances = [_distances(place) for place in self.places]
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class SpatialConsistency(FlowPrior):
+    r"""``R(x) = mean over groups of -log(lambda / n)``, lambda the largest eigenvalue of the n by n matrix
+
+    .. math:: A_{ij} = \max\left(0,\ 1 - (|p_i - p_j| - |p'_i - p'_j|)^2 / \tau^2\right), \qquad p' = p + x.
+
+    ``lambda / n`` is 1 where every distance within the group is kept, and near the share of the points that keep theirs among
+    each other otherwise: points that do not belong to the body count little, and pull little. Groups are the clusters of
+    ``labels`` where these are given (Vidanapathirana et al., "Multi-body neural scene flow", 3DV 2024), and else each point with
+    its nearest neighbours (Vacek et al., "Let it flow", 2024). A mirrored body costs nothing here, and neither does any
+    flow that tears distances by more than tau: start where that is not so. Not convex.
+
+    The eigenvector comes from ``iterations`` of the power method and is held fixed in the gradient, which is exact once it has
+    converged.
+
+    Args:
+        labels: the cluster of each point, whole numbers ``(N,)`` or ``(batch, N)``; negative for none.
+        neighbours: of each point in its group, where there are no labels.
+        tau: by how much a distance may change, metres.
+        largest: clusters of more points are thinned to as many, drawn with the seed; a matrix takes the square of it.
+        smallest: clusters of fewer points are left out.
+        iterations: of the power method.
+        seed: of the draws.
+
+    >>> p = torch.rand(1, 30, 3, generator=torch.Generator().manual_seed(0))
+    >>> prior = SpatialConsistency(neighbours=8).bind(p)
+    >>> prior.energy(torch.full_like(p, 0.5)).abs().round(decimals=3), bool(prior.energy(0.1 * p) > 0.1)
+    (tensor([0.]), True)
+    """
+
+    def __init__(self, labels: Tensor | None = None, neighbours: int = 16, tau: float = 0.03, largest: int = 3000, smallest: int = 4,
+                 iterations: int = 10, seed: int = 0) -> None:
+        super().__init__()
+        if not tau > 0 or neighbours < 1 or iterations < 1 or largest < smallest or smallest < 2:
+            raise InputError("SpatialConsistency needs a positive tau, a neighbour an iteration, and 2 <= smallest <= largest; "
+                             f"got tau={tau}, neighbours={neighbours}, iterations={iterations}, smallest={smallest}, largest={largest}")
+        self.labels = None if labels is None else checked_labels(labels, "SpatialConsistency")
+        self.neighbours, self.tau, self.largest, self.smallest = neighbours, tau, largest, smallest
+        self.iterations, self.seed = iterations, seed
+
+    def _piece(self, points: Tensor, item: int) -> _Groups:
+        labels = labels_of(self.labels, item)
+        if labels is None:
+            # With so few points that some have fewer neighbours, every group is all of them.
+            k = min(self.neighbours, len(points) - 1)
+            near = NeighbourGraph.of_points(points, max(k, 1)).edges[1].view(-1, max(k, 1))
+            own = torch.arange(len(points), device=points.device)[:len(near), None]
+            return _Groups(points, [torch.cat([own, near], dim=1)] if k else [])
+        if len(labels) != len(points):
+            raise InputError(f"SpatialConsistency has labels of {len(labels)} points, and the problem moves {len(points)}")
+        generator = torch.Generator().manual_seed(self.seed)
+        members = []
+        for label in labels[labels >= 0].unique().tolist():
+            index = (labels == label).nonzero()[:, 0].to(points.device)
+            if len(index) > self.largest:
+                index = index[torch.randperm(len(index), generator=generator)[:self.largest].sort().values.to(index.device)]
+            if len(index) >= self.smallest:
+                members.append(index[None])
+        return _Groups(points, members)
+
+    def _item_energy(self, piece: _Groups, flow: Tensor) -> Tensor:
+        total = 0.0 * flow.sum()
+        for index, place, rest in zip(piece.members, piece.places, piece.distances):
+            A = (1 - ((_distances(place + flow[index]) - rest) / self.tau).square()).clamp_min(0)
+            v = _leading(A.detach(), self.iterations)
+            score = (v * (A @ v)).sum((-1, -2)) / A.shape[-1]
+            total = total - score.log().sum()
+        return total / max(piece.total, 1)
+
+    def __repr__(self) -> str:
+        return f"SpatialConsistency({'labels' if self.labels is not None else f'neighbours={self.neighbours}'}, tau={self.tau:g})"
+
+
+def _distances(points: Tensor) -> Tensor:
+    """Of all pairs, ``(groups, n, 3) -> (groups, n, n)``; not by products, which lose the small ones."""
+    return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _leading(A: Tensor, iterations: int) -> Tensor:
+    v = torch.full_like(A[..., :1], A.shape[-1] ** -0.5)
+    for _ in range(iterations):
+        v = A @ v
+        v = v / v.norm(dim=-2, keepdim=True)
+    return v
