@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
@@ -88,10 +87,10 @@ class Writer:
         return restored
 
 
-def fingerprint(y: Any, start: Tensor, *settings: Any) -> str:
-    """A digest of what must be the same for a run to go on: measurements, start and the settings' names."""
+def fingerprint(tensors: Any, *settings: Any) -> str:
+    """A digest of what must be the same for a run to go on: measurements, start, the operator's parameters, and the settings' names."""
     digest = hashlib.sha256()
-    for part in (*(y if isinstance(y, tuple) else (y,)), start):
+    for _, part in tree_leaves(tensors):
         digest.update(str((part.dtype, tuple(part.shape))).encode())
         digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     digest.update(json.dumps([repr(item) for item in settings]).encode())

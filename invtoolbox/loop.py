@@ -138,6 +138,9 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
             if loop.rule_state is not None and rule is not None:
                 converged = converged & rule.satisfied(loop.rule_state, loop.state.discrepancy)
             _finish(loop, solver, CONVERGED, loop.running & converged)
+            given_up = solver.gives_up(loop.state)
+            if given_up is not None:
+                _finish(loop, solver, STOPPED, loop.running & given_up)
             objective = _compact(loop, objective)
             last_finite = loop.state.x
         # Every callback is told, also after one of them has asked to stop.

@@ -43,6 +43,8 @@ _OWN: dict[str, dict[str, str]] = {
         "acceleration-limit": "invtoolbox.priors:AccelerationLimit",
         "rigid-clusters": "invtoolbox.priors:RigidClusters",
         "voxel-flow": "invtoolbox.priors:VoxelFlow",
+        "neural-scene-flow": "invtoolbox.priors:NeuralSceneFlow",
+        "free-flow": "invtoolbox.priors:FreeFlow",
     },
     "operators": {
         "identity": "invtoolbox.operators:Identity",

@@ -130,10 +130,20 @@ class Solution:
 
     def __str__(self) -> str:
         states = ", ".join(f"{count} {name}" for name, count in Counter(self.status).items())
-        shape = tuple(self.x.shape) if isinstance(self.x, Tensor) else type(self.x).__name__
-        lines = [f"Solution: x {shape}, {states}, at most {int(self.iterations.max())} iterations, {self.seconds:.2f} s",
+        lines = [f"Solution: x {shape_of(self.x)}, {states}, at most {int(self.iterations.max())} iterations, {self.seconds:.2f} s",
                  f"  solver: {self.solver}", f"  prior:  {self.prior}", *(f"  {line}" for line in (self.reason, *self.notes) if line)]
         return "\n".join(lines)
+
+
+def shape_of(x: Any) -> str:
+    """The shape of an answer in words: of a tensor, or of every part of a tuple.
+
+    >>> shape_of((torch.zeros(1, 2, 3), torch.zeros(1, 2, 3)))
+    '((1, 2, 3), (1, 2, 3))'
+    """
+    if isinstance(x, tuple):
+        return f"({', '.join(map(shape_of, x))})"
+    return str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
 
 
 def _write(file: Any, name: str, value: Any) -> None:

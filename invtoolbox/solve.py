@@ -122,7 +122,7 @@ def solve(
         writer = None
         if checkpoint is not None:
             settings = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
-            digest = fingerprint(problem.y, variable, problem, priors, algorithm, regularization, seed)
+            digest = fingerprint((problem.y, variable, problem.operator.parameters()), problem, priors, algorithm, regularization, seed)
             writer = Writer(settings, digest)
             loop = writer.resume(loop)
             if search is not None:

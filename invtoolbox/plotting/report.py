@@ -95,7 +95,8 @@ def _lead(solution: Solution) -> str:
     states = ", ".join(f"{count if items > 1 else ''} {_STATES.get(name, name)}".strip()
                        for name, count in Counter(solution.status).items())
     most = int(solution.iterations.max())
-    shape = " x ".join(str(n) for n in solution.x.shape[1:]) if isinstance(solution.x, Tensor) else type(solution.x).__name__
+    parts = solution.x if isinstance(solution.x, tuple) else (solution.x,)
+    shape = " and ".join(" x ".join(str(n) for n in p.shape[1:]) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
     date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
     return (f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after {'at most ' if items > 1 else ''}{most} "
             f"iterations, {solution.seconds:.1f} s. {date}.")

@@ -23,6 +23,8 @@ from invtoolbox.priors.explicit.total_generalized_variation import TotalGenerali
 from invtoolbox.priors.explicit.total_variation import TotalVariation
 from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
+from invtoolbox.priors.implicit.free_flow import FreeFlow
+from invtoolbox.priors.implicit.neural_scene_flow import NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_clusters import RigidClusters
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 
@@ -36,12 +38,14 @@ __all__ = [
     "Denoiser",
     "DnCNN",
     "ExplicitPrior",
+    "FreeFlow",
     "GraphLaplacian",
     "GroupL1",
     "GroupSparsity",
     "HuberNorm",
     "HuberTV",
     "ImplicitPrior",
+    "NeuralSceneFlow",
     "NonNegative",
     "NuclearNorm",
     "Prior",

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.errors import InputError
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
@@ -25,6 +26,8 @@ class AdamState(State):
     best: Tensor  # the iterate of least objective
     best_value: Tensor  # (batch,)
     scale: Tensor  # (batch,)
+    reference: Tensor  # (batch,) the objective that the next improvement is measured from
+    waited: Tensor  # (batch,) steps since that improvement
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class Adam(Solver):
     Args:
         learning_rate: the step in units of the variable.
         iterate: which iterate is the answer: the ``"last"`` one or the ``"best"``, of least objective.
+        patience: steps without an improvement after which an item gives up, with the status ``stopped``; None for never. Under an
+            implicit prior that learns what is smooth first, it is a regulariser.
+        min_delta: by how much, in the unit of the objective, the objective must fall below the last improvement to be a new one.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -55,10 +61,19 @@ class Adam(Solver):
     epsilon: float = 1e-8
     decay: float = 0.0
     iterate: Literal["last", "best"] = "last"
+    patience: int | None = None
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
+            raise InputError(f"Adam takes patience=None or at least 1 step and a nonnegative min_delta, got patience={self.patience} "
+                             f"and min_delta={self.min_delta}")
 
     def misfit(self, objective: Objective) -> str | None:
         if self.iterate == "best" and not objective.has_value:
             return "Adam(iterate='best') needs an energy of every prior, and a prior here has none"
+        if self.patience is not None and not objective.has_value:
+            return "Adam(patience=...) needs an energy of every prior, and a prior here has none"
         return nonsmooth_reason(objective, "Adam")
 
     def suits(self, objective: Objective) -> bool:
@@ -69,7 +84,8 @@ class Adam(Solver):
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
         return AdamState(start, value, discrepancy, norm / scale, gradient, torch.zeros_like(start), torch.zeros_like(start),
-                         torch.zeros_like(norm), _rates(objective, start), start.clone(), value.clone(), scale)
+                         torch.zeros_like(norm), _rates(objective, start), start.clone(), value.clone(), scale,
+                         value.clone(), torch.zeros_like(norm))
 
     def step(self, objective: Objective, state: AdamState) -> AdamState:
         gradient = state.gradient
@@ -84,8 +100,14 @@ class Adam(Solver):
         value, new, discrepancy = objective.evaluate(x)
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
+        improved = value < state.reference - self.min_delta
         return AdamState(x, value, discrepancy, item_norm(new) / state.scale, new, mean, square, steps, state.rates,
-                         best, torch.where(better, value, state.best_value), state.scale)
+                         best, torch.where(better, value, state.best_value), state.scale,
+                         torch.where(improved, value, state.reference),
+                         torch.where(improved, torch.zeros_like(state.waited), state.waited + 1))
+
+    def gives_up(self, state: AdamState) -> Tensor | None:
+        return None if self.patience is None else state.waited >= self.patience
 
     def result(self, state: AdamState) -> Tensor:
         return state.best if self.iterate == "best" else state.x

@@ -71,6 +71,10 @@ class Solver(ABC):
         certificate: Tensor = state.certificate
         return certificate <= tolerance
 
+    def gives_up(self, state: Any) -> Tensor | None:
+        """Which items end here with the status ``stopped``, short of the tolerance, ``(batch,)`` booleans; ``None`` for none ever."""
+        return None
+
     def result(self, state: Any) -> Tensor:
         """The iterate that is the answer: the last one unless a solver says otherwise."""
         x: Tensor = state.x

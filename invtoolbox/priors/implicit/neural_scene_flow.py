@@ -1,0 +1,119 @@
+"""Neural scene flow prior: the flow is a network of position, and its weights are the unknown."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import Operator
+from invtoolbox.priors.base import ImplicitPrior
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+#: Points that are evaluated at once where no derivative is wanted: 64 MB of activations at the default width.
+_AT_ONCE = 1 << 16
+
+
+class NeuralSceneFlow(ImplicitPrior):
+    r"""``f(p) = MLP(p)``, a ReLU network of the raw coordinates in metres, one network an item.
+
+    Li, Pontes and Lucey, "Neural scene flow prior" (NeurIPS 2021): that such a network learns what is smooth first is the prior, and it
+    is optimised from random weights for each pair of sweeps. Under `operators.PointWarp` x is the flow ``(batch, N, 3)``; under
+    `operators.PointWarpBothWays` it is ``(forward, backward)``, where a second network, at the start a copy of the first, gives the flow
+    back at the points that have arrived, and both learn from how well they return.
+
+    An item is computed by the same products alone and in a batch, so that it gives bitwise the same.
+
+    Args:
+        width, depth: of the hidden layers.
+        initialization: ``"default"`` as the paper (uniform within ``1 / sqrt(inputs)``, weights and offsets), or ``"xavier"`` with
+            offsets of 0 (Li et al., "Fast neural scene flow", ICCV 2023).
+        seed: of the first weights; they are the same for every item. In raw metres and with the large steps of the papers, a draw now
+            and then dies (every unit of a layer at 0): its objective does not fall, and another seed helps.
+
+    >>> import invtoolbox as it
+    >>> points = torch.rand(2, 5, 3)
+    >>> problem = it.Problem(points + 0.1, it.operators.PointWarp(points), it.data_terms.Chamfer())
+    >>> prior = NeuralSceneFlow(width=16, depth=2).prepare(problem, it.solve)
+    >>> prior.decode({k: t.expand(2, *t.shape[1:]) for k, t in prior.initial().items()}).shape
+    torch.Size([2, 5, 3])
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("points",)
+
+    def __init__(self, width: int = 128, depth: int = 8, initialization: Literal["default", "xavier"] = "default", seed: int = 0) -> None:
+        if min(width, depth) < 1:
+            raise InputError(f"NeuralSceneFlow needs a positive width and depth, got {width} and {depth}")
+        if initialization not in ("default", "xavier"):
+            raise InputError(f"initialization is 'default' or 'xavier', got {initialization!r}")
+        self.width, self.depth, self.initialization, self.seed = width, depth, initialization, seed
+        self.points: Tensor | None = None
+        self.both_ways = False
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        bound = copy.copy(self)
+        bound.points, bound.both_ways = warped_points(problem.operator, repr(self))
+        return bound
+
+    def initial(self) -> dict[str, Tensor]:
+        points = self._points()
+        generator = torch.Generator().manual_seed(self.seed)
+        sizes = [points.shape[-1], *[self.width] * self.depth, points.shape[-1]]
+        drawn: dict[str, Tensor] = {}
+        for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+            xavier = self.initialization == "xavier"
+            bound = math.sqrt(6 / (n_in + n_out)) if xavier else 1 / math.sqrt(n_in)
+            drawn[f"weight{k}"] = (bound * (2 * torch.rand(1, n_in, n_out, generator=generator) - 1)).to(points)
+            offset = bound * (2 * torch.rand(1, n_out, generator=generator) - 1)
+            drawn[f"bias{k}"] = (torch.zeros_like(offset) if xavier else offset).to(points)
+        names = ("forward", "backward") if self.both_ways else ("forward",)
+        return {f"{name}_{leaf}": value.clone() for name in names for leaf, value in drawn.items()}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
+        batch = parameters["forward_weight0"].shape[0]
+        points = self._points()
+        points = points.expand(batch, *points.shape[1:])
+        forward = self._network(parameters, "forward", points)
+        # Not detached: where the points arrive is learned from the way back too.
+        return (forward, self._network(parameters, "backward", points + forward)) if self.both_ways else forward
+
+    def flow_at(self, parameters: dict[str, Tensor], points: Tensor) -> Tensor:
+        """The flow of any points, seen or not, without derivatives: ``(batch or 1, n, 3) -> (batch, n, 3)``."""
+        batch = parameters["forward_weight0"].shape[0]
+        points = points.to(parameters["forward_weight0"]).expand(batch, *points.shape[1:])
+        with torch.no_grad():
+            return torch.cat([self._network(parameters, "forward", part) for part in points.split(_AT_ONCE, dim=1)], dim=1)
+
+    def _network(self, parameters: dict[str, Tensor], name: str, points: Tensor) -> Tensor:
+        flows = []
+        for item, hidden in enumerate(points):
+            for k in range(self.depth + 1):
+                hidden = torch.addmm(parameters[f"{name}_bias{k}"][item], hidden, parameters[f"{name}_weight{k}"][item])
+                if k < self.depth:
+                    hidden = hidden.relu_()  # in place: the product's own value is not needed for its derivative
+            flows.append(hidden)
+        return torch.stack(flows)
+
+    def _points(self) -> Tensor:
+        if self.points is None:
+            raise InputError(f"{self!r} must be prepared with a problem first; it.solve does so")
+        return self.points
+
+    def __repr__(self) -> str:
+        return (f"NeuralSceneFlow(width={self.width}, depth={self.depth}, initialization={self.initialization!r}, "
+                f"seed={self.seed})")
+
+
+def warped_points(operator: Operator, name: str) -> tuple[Tensor, bool]:
+    """The points ``(1 or batch, N, 3)`` that an operator moves, and whether x is a flow there and one back."""
+    points = getattr(operator, "points", None)
+    if not isinstance(points, Tensor) or points.ndim != 3:
+        raise InputError(f"{name} is the flow of points, and {operator} moves none; use operators.PointWarp or PointWarpBothWays")
+    return points, isinstance(operator.domain_shape[0], tuple)
