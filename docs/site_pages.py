@@ -24,7 +24,7 @@ BUILT = ROOT / "build" / "gallery"
 
 #: In the order of the gallery's first page.
 SCRIPTS = ("ct_slice", "limited_angle", "cone_beam", "calibration", "deblurring", "blind_deblurring", "mri", "own_prior",
-           "choosing_the_weight", "batch")
+           "choosing_the_weight", "batch", "simulated_street")
 
 #: Reference pages: the module, the page's title, what it is for.
 PACKAGES = {
@@ -38,10 +38,13 @@ PACKAGES = {
     "metrics": ("Metrics", "Measures of quality, each per item: shape `(batch,)`."),
     "plotting": ("Plotting", "Figures and reports."),
     "testing": ("Testing", "Is my operator, prior, data term or solver what it says it is?"),
+    "scenes": ("Scenes", "Scene files, lidar sweeps, and a simulated street with exact labels."),
     "study": ("Studies", "Slices of a volume and scenes of a study, on one machine or on Dask workers, resumable."),
 }
 #: Bases of public classes that hold what users call, but are no public names themselves.
-BASES = {"operators": ("scan_2d.Scan2D", "scan_3d.Scan3D")}
+BASES = {"operators": ("scan_2d.Scan2D", "scan_3d.Scan3D"),
+         "scenes": ("sweep.Sweep", "sweep.FlowLabels", "sweep.Boxes", "street.Thing", "street.Part", "routes.Route", "routes.Track",
+                    "routes.Speed")}
 #: What stands in `invtoolbox` itself.
 TOP = ("Problem", "solve", "Solution", "reconstruct", "map_slices", "as_operator", "to_deepinv", "Checkpoint", "Progress", "InputError")
 
@@ -133,19 +136,21 @@ def target(name: str) -> str:
 def package_page(package: str) -> str:
     """A heading and a documented object for every public name of a package, from its own list of them."""
     title, what = PACKAGES[package]
-    names = [*exported(package), *BASES.get(package, ())]
-    return f"# {title}\n\n{what} Import as `it.{package}`.\n\n" + "\n\n".join(f"::: invtoolbox.{package}.{name}" for name in names) + "\n"
+    paths = [*exported(package), *(f"invtoolbox.{package}.{name}" for name in BASES.get(package, ()))]
+    return f"# {title}\n\n{what} Import as `it.{package}`.\n\n" + "\n\n".join(f"::: {path}" for path in paths) + "\n"
 
 
 def exported(package: str) -> list[str]:
-    """The names in a package's `__all__` that are classes, functions or modules, classes first."""
+    """The classes, functions and modules in a package's `__all__`, classes first: the paths to document them by."""
     import importlib
     import inspect
 
     module = importlib.import_module(f"invtoolbox.{package}")
     objects = {name: getattr(module, name) for name in module.__all__}
     objects = {n: o for n, o in objects.items() if inspect.isclass(o) or inspect.isfunction(o) or inspect.ismodule(o)}
-    return sorted(objects, key=lambda n: (not inspect.isclass(objects[n]), n.lower()))
+    names = sorted(objects, key=lambda n: (not inspect.isclass(objects[n]), n.lower()))
+    # What a package loads when it is first used is not in its text: it is documented by the module that it stands in.
+    return [f"{module.__name__ if name in vars(module) else objects[name].__module__}.{name}" for name in names]
 
 
 def command_line_page() -> str:
