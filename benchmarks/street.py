@@ -41,7 +41,8 @@ def main() -> None:
         began = time.perf_counter()
         cast_rays(origins, rays, share, primitives, sequence.lidar.reach)
         seconds.append(time.perf_counter() - began)
-    print(f"{len(rays)} rays against {len(primitives)} primitives: {1e3 * median(seconds):.0f} ms {verdict(median(seconds) < 1, 'well under 1 s')}")
+    print(f"{len(rays)} rays against {len(primitives)} primitives: {1e3 * median(seconds):.0f} ms "
+          f"{verdict(median(seconds) < 1, 'well under 1 s')}")
 
     seconds, points, moving, early = [], 0, 0, 0.0
     for k in range(wanted.sweeps):
