@@ -73,6 +73,8 @@ def open_source(file: SceneFile, source: Source, geometry: Geometry | None = Non
         if reader is None:
             raise InputError(f"{file.path}: options are those of a reader; name it with reader = ..., "
                              f"one of {', '.join(datasets.READERS)}")
+        if reader in datasets.SWEEP_READERS:
+            raise InputError(f"{file.path}: the reader {reader!r} reads lidar sweeps, and no measurements of an image")
         cls = datasets.READERS.get(reader) or lookup("readers", reader)
         taken = [p for p in inspect.signature(cls).parameters if p not in ("path", "geometry")]
         for key in source.options:
@@ -80,7 +82,7 @@ def open_source(file: SceneFile, source: Source, geometry: Geometry | None = Non
                 raise InputError(f"{file.path}: the reader {reader!r} has no option {key!r}; it has {', '.join(taken) or 'none'}")
         opened: datasets.DataSet = cls(path, geometry, **source.options)
         return opened
-    return datasets.open(path, geometry, reader=reader)
+    return datasets.open_measurements(path, geometry, reader=reader)
 
 
 def measure(file: SceneFile) -> Measured:

@@ -89,7 +89,7 @@ def _problem(arguments: argparse.Namespace, number: int) -> Problem:
 def _open(arguments: argparse.Namespace) -> Any:
     from invtoolbox import datasets
 
-    return datasets.open(arguments.sinogram, arguments.geometry, reader=arguments.reader)
+    return datasets.open_measurements(arguments.sinogram, arguments.geometry, reader=arguments.reader)
 
 
 def _choose(arguments: argparse.Namespace, item: Measurement, geometry: Geometry) -> tuple[Geometry, Any]:

@@ -46,7 +46,7 @@ def command(arguments: argparse.Namespace) -> int:
         everywhere = many.absolute(arguments, ("picture",))
         if not arguments.kernel.startswith("gaussian:"):
             everywhere = many.absolute(everywhere, ("kernel",))
-        return many.run(everywhere, everywhere.picture, sharpen, len(datasets.open(everywhere.picture)))
+        return many.run(everywhere, everywhere.picture, sharpen, len(datasets.open_measurements(everywhere.picture)))
     where = job.paths(arguments, f"{Path(arguments.picture).stem}_deblurred.png")
     problem, is_photograph = _problem(arguments, 0)
     return job.run(problem, arguments, where, f"Deblurring of {Path(arguments.picture).name}", (0.0, 1.0) if is_photograph else None)
@@ -64,7 +64,7 @@ def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, bool]
     from invtoolbox.operators import Blur
     from invtoolbox.problem import Problem
 
-    item = datasets.open(arguments.picture)[number]
+    item = datasets.open_measurements(arguments.picture)[number]
     if item.y.ndim != 4 or item.geometry is not None:
         raise InputError(f"{arguments.picture} is not a picture; a sinogram is reconstructed by `invtoolbox ct`")
     kernel = _kernel(arguments)
@@ -89,7 +89,7 @@ def _kernel(arguments: argparse.Namespace) -> Tensor:
             raise InputError(f"--kernel gaussian:WIDTH takes a positive number of pixels, got {width!r}") from None
     from invtoolbox import datasets
 
-    opened = datasets.open(arguments.kernel)
+    opened = datasets.open_measurements(arguments.kernel)
     if not -len(opened) <= arguments.kernel_item < len(opened):
         raise InputError(f"--kernel-item {arguments.kernel_item}: {arguments.kernel} has {len(opened)} items, counted from 0")
     kernel = opened[arguments.kernel_item].y[0]

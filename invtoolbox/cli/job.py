@@ -164,4 +164,4 @@ def _reference(arguments: argparse.Namespace) -> Any:
         return None
     from invtoolbox import datasets
 
-    return datasets.open(arguments.reference)[0].y
+    return datasets.open_measurements(arguments.reference)[0].y

@@ -1,5 +1,5 @@
 """Data sets: one reader a format, each anything with ``__len__`` and ``__getitem__`` that gives a
-`Measurement`."""
+`Measurement`, or a lidar `Sweep`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ from invtoolbox.datasets.flow_files import FlowFile, read_flow, refuse_source, w
 from invtoolbox.datasets.geometry import Geometry, geometry_from_mapping, read_geometry
 from invtoolbox.datasets.hdf5 import Hdf5
 from invtoolbox.datasets.htc2022 import HTC2022
+from invtoolbox.datasets.lidar_argoverse import Argoverse2
+from invtoolbox.datasets.lidar_folder import LidarFolder
+from invtoolbox.datasets.lidar_kitti import KittiOdometry, KittiRaw
+from invtoolbox.datasets.lidar_kitti_flow import KittiSceneFlow
+from invtoolbox.datasets.lidar_opening import SWEEP_READERS, open_sweeps
+from invtoolbox.datasets.lidar_ouster import OusterFrames
 from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.metaimage import MetaImage, write_metaimage
 from invtoolbox.datasets.nexus import NXtomo
 from invtoolbox.datasets.nifti import Nifti, write_nifti
-from invtoolbox.datasets.opening import READERS, open
+from invtoolbox.datasets.opening import READERS, open, open_measurements
 from invtoolbox.datasets.output import (
     Written,
     write,
@@ -36,7 +42,10 @@ from invtoolbox.datasets.output import (
     write_tiff,
     writing,
 )
+from invtoolbox.datasets.pcd import read_pcd
 from invtoolbox.datasets.pictures import Pictures
+from invtoolbox.datasets.ply import read_ply, write_ply
+from invtoolbox.datasets.pose_files import read_poses
 from invtoolbox.datasets.raw import Raw, write_raw
 from invtoolbox.datasets.samples import ct_small, photograph
 from invtoolbox.datasets.shelf import data_folder, find_file, open_named, verify
@@ -44,11 +53,13 @@ from invtoolbox.datasets.tiff import TiffStack, write_tiff_stack
 from invtoolbox.datasets.volume import Grid, Volume
 
 __all__ = [
-    "HTC2022", "READERS", "ArgoverseFlow", "Arrays", "BlurKernels", "DataExchange", "DataSet", "Dicom", "DicomSeries",
-    "FlowFile", "Geometry", "Grid", "Hdf5", "Measurement", "MetaImage", "NXtomo", "Nifti", "Pictures", "Raw", "TiffStack",
-    "Volume", "Written", "argoverse_mask", "argoverse_path", "attenuation_to_hounsfield", "center_of_rotation", "ct_small",
-    "data_folder", "find_file", "geometry_from_mapping", "hounsfield_to_attenuation", "open", "open_named", "pack_argoverse",
-    "photograph", "read_argoverse", "read_flow", "read_geometry", "refuse_source", "verify", "write", "write_argoverse",
-    "write_bytes", "write_flow", "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_png", "write_raw",
-    "write_tiff", "write_tiff_stack", "writing",
+    "HTC2022", "READERS", "SWEEP_READERS", "Argoverse2", "ArgoverseFlow", "Arrays", "BlurKernels", "DataExchange", "DataSet",
+    "Dicom", "DicomSeries", "FlowFile", "Geometry", "Grid", "Hdf5", "KittiOdometry", "KittiRaw", "KittiSceneFlow",
+    "LidarFolder", "Measurement", "MetaImage", "NXtomo", "Nifti", "OusterFrames", "Pictures", "Raw", "TiffStack", "Volume",
+    "Written", "argoverse_mask", "argoverse_path", "attenuation_to_hounsfield", "center_of_rotation", "ct_small",
+    "data_folder", "find_file", "geometry_from_mapping", "hounsfield_to_attenuation", "open", "open_measurements",
+    "open_named", "open_sweeps", "pack_argoverse", "photograph", "read_argoverse", "read_flow", "read_geometry", "read_pcd",
+    "read_ply", "read_poses", "refuse_source", "verify", "write", "write_argoverse", "write_bytes", "write_flow",
+    "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_ply", "write_png", "write_raw", "write_tiff",
+    "write_tiff_stack", "writing",
 ]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from invtoolbox.datasets.arrays import Arrays
 from invtoolbox.datasets.blur_kernels import BlurKernels
@@ -17,6 +18,7 @@ from invtoolbox.datasets.geometry import Geometry, read_geometry
 from invtoolbox.datasets.hdf5 import Hdf5
 from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.datasets.htc2022 import HTC2022
+from invtoolbox.datasets.lidar_opening import SWEEP_READERS, reader_of_folder
 from invtoolbox.datasets.measurement import DataSet
 from invtoolbox.datasets.metaimage import MetaImage
 from invtoolbox.datasets.nexus import NXtomo, entries
@@ -26,9 +28,9 @@ from invtoolbox.datasets.raw import Raw, sidecar_of
 from invtoolbox.datasets.tiff import TiffStack, is_stack
 from invtoolbox.errors import InputError, unknown_name
 
-#: Our readers by name: ``READERS[name](path, geometry)`` is a data set. Plug-ins register theirs under the
-#: entry point ``invtoolbox.readers``.
-READERS: dict[str, Callable[..., DataSet]] = {
+#: Our readers by name: ``READERS[name](path, geometry)`` is a data set, and ``READERS[name](path)`` one of lidar sweeps for the
+#: names in `SWEEP_READERS`. Plug-ins register theirs under the entry point ``invtoolbox.readers``.
+READERS: dict[str, Callable[..., Any]] = {
     "htc2022": HTC2022,
     "dxchange": DataExchange,
     "dicom": Dicom,
@@ -42,6 +44,7 @@ READERS: dict[str, Callable[..., DataSet]] = {
     "hdf5": Hdf5,
     "metaimage": MetaImage,
     "raw": Raw,
+    **SWEEP_READERS,
 }
 
 _READER_OF = {"png": "pictures", "jpeg": "pictures", "tiff": "pictures", "npy": "arrays", "npz": "arrays",
@@ -62,6 +65,9 @@ def open(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[st
         geometry: a `Geometry`, or the path of a geometry file, for arrays that come without one.
         reader: the name of a reader in `READERS` or of a plug-in, to decide by hand.
 
+    Returns:
+        Measurements; or sweeps where the folder is a lidar sequence (`open_sweeps` opens those with settings).
+
     Raises:
         InputError: for a missing, empty, truncated or unknown file, in one sentence that names it.
 
@@ -76,7 +82,21 @@ def open(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[st
     if reader is None:
         path = Path(path).expanduser()
         reader = _reader_of_folder(path) if path.is_dir() else _reader_of_file(path)
+    if reader in SWEEP_READERS:
+        if geometry is not None:
+            raise InputError(f"{path}: a geometry is that of a scan, and the reader {reader!r} reads lidar sweeps; leave it out")
+        sweeps: DataSet = SWEEP_READERS[reader](path)
+        return sweeps
     return _named(reader)(path, geometry)
+
+
+def open_measurements(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[str] | None = None,
+                      reader: str | None = None) -> DataSet:
+    """As `open`, for who reconstructs: lidar sweeps are refused."""
+    opened = open(path, geometry, reader)
+    if hasattr(opened, "names") and hasattr(opened, "files"):
+        raise InputError(f"{path}: these are lidar sweeps, and no measurements of an image; their motion is what `it.scene_flow` finds")
+    return opened
 
 
 def _named(reader: str) -> Callable[..., DataSet]:
@@ -120,7 +140,10 @@ def _reader_of_folder(path: Path) -> str:
     has_pictures = bool({f.suffix.lower() for f in files} & set(SUFFIXES))
     has_slices = any(is_slice(f) for f in files)
     if has_slices == has_pictures:
-        found = "both DICOM slices and pictures" if has_slices else "neither DICOM slices nor pictures"
+        sweeps = None if has_slices else reader_of_folder(path)
+        if sweeps is not None:
+            return sweeps
+        found = "both DICOM slices and pictures" if has_slices else "neither DICOM slices, nor pictures, nor lidar sweeps"
         raise InputError(f"{path}: the folder holds {found}; give one file, or say reader=")
     if has_slices:
         return "dicom"

@@ -14,6 +14,9 @@ A file on the shelf reads::
 
     [readers]                                # optional: files that another reader reads
     "labels.png" = "pictures"
+
+    [options]                                # optional, of a reader of lidar sweeps; `poses` and `calibration` name files above
+    poses = "poses.txt"
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any
 
 from invtoolbox import catalogue
 from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.lidar_opening import SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.measurement import DataSet
 from invtoolbox.datasets.opening import open as open_path
 from invtoolbox.errors import InputError, unknown_name
@@ -60,14 +64,20 @@ def find_file(name: str, file: str | None = None) -> Path:
 
 
 def open_named(name: str, file: str | None = None, geometry: Geometry | None = None) -> DataSet:
-    """Open a data set of the catalogue, as `open` opens a path.
+    """Open a data set of the catalogue, as `open` opens a path; lidar sweeps with the options that are on the shelf.
 
     >>> open_named("ct-small")[0].y.shape
     torch.Size([1, 1, 128, 128])
     """
     path = find_file(name, file)
     settings = catalogue.find("datasets", name).read()
-    return open_path(path, geometry, reader=settings.get("readers", {}).get(file, settings["reader"]))
+    reader = settings.get("readers", {}).get(file, settings["reader"])
+    if reader in SWEEP_READERS:
+        options = dict(settings.get("options", {}))
+        options |= {key: find_file(name, options[key]) for key in ("poses", "calibration") if key in options}
+        sweeps: Any = open_sweeps(path, reader, **options)
+        return sweeps
+    return open_path(path, geometry, reader=reader)
 
 
 def verify(name: str) -> None:

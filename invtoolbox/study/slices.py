@@ -48,7 +48,7 @@ def map_slices(data: str | Path | DataSet, work: Callable[[Measurement], Solutio
     description: dict[str, Any] = {"settings": dict(settings or {}), "work": getattr(work, "__qualname__", type(work).__name__)}
     if isinstance(data, (str, Path)):
         path = Path(data).expanduser().resolve()
-        opened = datasets.open(path, geometry, reader=reader)
+        opened = datasets.open_measurements(path, geometry, reader=reader)
         description |= {"data": str(path), "reader": reader, "stamp": stamp(path)}
         source: Any = (path, geometry, reader)
     else:
@@ -70,7 +70,7 @@ def _do_slice(work: Callable[[Measurement], Any], source: Any, index: int) -> An
     from invtoolbox import datasets
 
     path, geometry, reader = source
-    return work(datasets.open(path, geometry, reader=reader)[index])
+    return work(datasets.open_measurements(path, geometry, reader=reader)[index])
 
 
 def stamp(path: Path) -> list[int] | None:

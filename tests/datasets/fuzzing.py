@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from invtoolbox import datasets
+from tests.datasets import sweep_sets
 from tests.datasets import test_readers as plain
 
 RNG = np.random.default_rng(5)
@@ -97,7 +98,10 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "volume.nii.gz": ("nifti", write_nifti), "series": ("dicom-series", write_series), "scan.nxs": ("nxtomo", write_nxtomo),
     "arrays.h5": ("hdf5", write_hdf5), "packed.h5": ("hdf5", write_hdf5_packed), "volume.mha": ("metaimage", write_metaimage),
     "packed.mha": ("metaimage", write_metaimage), "pair": ("metaimage", write_pair), "raw": ("raw", write_raw),
+    **sweep_sets.SETS,
 }
+#: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or poses) is a shorter one.
+UNDECLARED = ("odometry", "raw drive", "bins")
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
 _HUGE = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 0x00FFFFFF, 0xFFFF, 0x7FFF)
 
@@ -147,7 +151,8 @@ def damage(seed: Path, place: Path, kind: str, generator: np.random.Generator, o
         folder = seed if seed.is_dir() else seed.parent
         shutil.copytree(folder, place, copy_function=shutil.copyfile)
         copy = place if seed.is_dir() else place / seed.name
-        victims = sorted(place.iterdir())
+        # Some writers give a folder within the one that they fill.
+        victims = sorted(file for file in place.rglob("*") if file.is_file())
     victim = Path(victims[int(generator.integers(0, len(victims)))])
     content, other = victim.read_bytes(), others[int(generator.integers(0, len(others)))]
     if victim.name.endswith(".gz") and generator.integers(0, 2):  # damage beneath the packing
@@ -164,10 +169,12 @@ def damage(seed: Path, place: Path, kind: str, generator: np.random.Generator, o
 def outcome(path: Path, reader: str | None = None) -> list[tuple[int, ...]] | str:
     """Shapes of the first and the last item and of the volume, or the sentence of the refusal; all else is raised."""
     from invtoolbox.errors import InputError
+    from invtoolbox.scenes.sweep import Sweep
 
     try:
         data = datasets.open(path, reader=reader)
-        shapes = [tuple(data[k].y.shape) for k in dict.fromkeys((0, len(data) - 1))]
+        items = [data[k] for k in dict.fromkeys((0, len(data) - 1))]
+        shapes = [tuple(item.points.shape if isinstance(item, Sweep) else item.y.shape) for item in items]
         if isinstance(data, datasets.Volume):
             shapes.append(tuple(data.volume().y.shape))
         return [(len(data),), *shapes]
