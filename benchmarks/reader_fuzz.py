@@ -115,6 +115,9 @@ class Seed:
     """What was seen of the damaged copies of one file."""
 
     def __init__(self, name: str) -> None:
+        from tests.datasets.fuzzing import UNDECLARED
+
+        self.undeclared = name in UNDECLARED
         self.name, self.read, self.refused, self.slowest, self.most = name, 0, 0, 0.0, 0
         self.other: collections.Counter[str] = collections.Counter()
         self.faults: list[str] = []
@@ -130,7 +133,7 @@ class Seed:
             self.read += 1
             if line["shapes"] != self.expected and begun["reader"] is None:
                 self.other[begun["kind"]] += 1
-                if begun["kind"] == "truncate" and self.name not in fuzzing.UNDECLARED:
+                if begun["kind"] == "truncate" and not self.undeclared:
                     self.faults.append(f"{begun['begin']}: truncated, and read as {line['shapes']} instead of {self.expected}")
                 elif "-v" in sys.argv:
                     print(f"    {begun['begin']} {begun['kind']}: {line['shapes']}")

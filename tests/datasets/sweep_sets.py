@@ -188,7 +188,8 @@ def write_drive_alone(folder: Path) -> Path:
 
 #: A whole data set of each reader of sweeps (and of its variants), with the reader's name.
 SETS: dict[str, tuple[str, Any]] = {
-    "av2": ("argoverse2", write_argoverse), "odometry": ("kitti-odometry", write_odometry_alone), "raw drive": ("kitti-raw", write_drive_alone),
+    "av2": ("argoverse2", write_argoverse), "odometry": ("kitti-odometry", write_odometry_alone),
+    "raw drive": ("kitti-raw", write_drive_alone),
     "pairs": ("kitti-scene-flow", write_pairs), "frames": ("ouster", write_ouster), "bins": ("lidar-folder", write_folder),
     "pcds": ("lidar-folder", write_pcds), "plys": ("lidar-folder", write_plys), "npys": ("lidar-folder", write_arrays),
 }

@@ -29,7 +29,7 @@ def test_every_set_is_recognised_read_and_pickled(name: str, tmp_path: Path) -> 
         for k in range(len(opened)):
             sweep = opened[k]
             assert isinstance(sweep, Sweep) and sweep.points.dtype == torch.float32 and len(sweep) == sets.N
-            assert sweep.pose is None or sweep.pose.shape == (4, 4) and sweep.pose.dtype == torch.float64
+            assert sweep.pose is None or (sweep.pose.shape == (4, 4) and sweep.pose.dtype == torch.float64)
     with pytest.raises(IndexError):
         data[len(data)]
     if reader != "kitti-scene-flow":
@@ -137,7 +137,8 @@ AT_OPENING = [
     bad(lambda p: (p / "velodyne_points" / "timestamps.txt").write_text("2011-09-30 12:40:25.1\n2011-09-30 12:40:25.0\n"), r"out of order",
         sets.write_kitti_raw),
     bad(lambda p: (p / "frame_00.npz").rename(p / "frame_07.npz"), r"frame_07.npz: the times are out of order", sets.write_ouster),
-    bad(lambda p: (p / "annotations.feather").write_bytes(b"ARROW1 and no more"), r"annotations.feather: truncated or not", sets.write_argoverse),
+    bad(lambda p: (p / "annotations.feather").write_bytes(b"ARROW1 and no more"), r"annotations.feather: truncated or not",
+        sets.write_argoverse),
     bad(lambda p: (p / "sensors/lidar/first.feather").write_bytes(b"x"), r"first.feather: the name is no number", sets.write_argoverse),
 ]
 
@@ -167,7 +168,8 @@ OF_THE_SECOND = [
     bad(lambda p: _save(p / "000001.bin", np.full((5, 3), np.nan)), r"000001.bin: none of the 5 points of the sweep is finite"),
     bad(lambda p: _save(p / "000001.bin", np.zeros((5, 3))), r"000001.bin: none of the 5 points.*all are zero"),
     bad(lambda p: (p / "000001.bin").unlink(), r"000001.bin: there is no such file"),
-    bad(lambda p: (p / "1.pcd").write_bytes(sets.pcd(np.zeros((0, 3)), np.zeros(0), "ascii")), r"1.pcd: the sweep holds no points", sets.write_pcds),
+    bad(lambda p: (p / "1.pcd").write_bytes(sets.pcd(np.zeros((0, 3)), np.zeros(0), "ascii")), r"1.pcd: the sweep holds no points",
+        sets.write_pcds),
     bad(lambda p: _truncate(p / "1.pcd", 500), r"1.pcd: truncated", sets.write_pcds),
     bad(lambda p: _truncate(p / "1.ply", 500), r"1.ply: truncated, \d+ of 40 vertices", sets.write_plys),
     bad(lambda p: _truncate(p / "1.npy", 300), r"1.npy: truncated", sets.write_arrays),
@@ -177,7 +179,8 @@ OF_THE_SECOND = [
         r"poses.txt: the pose of 000001.bin is missing"),
     bad(lambda p: (p / "oxts/data/0000000001.txt").unlink(), r"oxts/data/0000000001.txt: there is no such file", sets.write_kitti_raw),
     bad(lambda p: (p / "oxts/data/0000000001.txt").write_text("49 8 110"), r"0000000001.txt: 3 numbers; a packet", sets.write_kitti_raw),
-    bad(lambda p: _truncate(sorted((p / "sensors/lidar").iterdir())[1], 900), r"315966265359836000.feather: truncated", sets.write_argoverse),
+    bad(lambda p: _truncate(sorted((p / "sensors/lidar").iterdir())[1], 900), r"315966265359836000.feather: truncated",
+        sets.write_argoverse),
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,15 @@ def test_every_data_set_says_what_and_whence() -> None:
         assert all(word in text for word in ("# What:", "# Whence:", "# When:")), name
         settings = entries[name].read()
         assert settings["reader"] in datasets.READERS and settings["licence"] and settings["sha256"]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["av2-pair", "kitti-raw5", "ouster-frames"])
+def test_every_lidar_sequence_opens_and_is_what_it_says(name: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INVTOOLBOX_DATA", str(data_dir))
+    datasets.verify(name)
+    sweep: Any = datasets.open_named(name)[1]
+    assert len(sweep) > 90_000 and (sweep.pose is None) == (name == "ouster-frames")
 
 
 @pytest.mark.data
