@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -92,8 +92,8 @@ def accumulate(steps: FlowSteps, settings: Accumulation | None = None) -> Iterat
     """The cloud piece by piece: one sweep is in memory at a time, and the points of moving objects within the window.
 
     What moves is carried from its own sweep to the reference by the flows between them, forward from earlier sweeps and backward from later
-    ones; a point that is lost on the way (nothing was measured near it) is left out. Frames are joined by the poses where all steps have
-    one, else by the steps' ego motions, whose errors add.
+    ones. A point that is lost on the way (nothing that moves was measured near it) is left out, and so are those of an object that stops.
+    Frames are joined by the poses where all steps have one, else by the steps' ego motions, whose errors add.
     """
     settings = settings or Accumulation()
     if not 0 <= settings.reference < len(steps):
@@ -171,11 +171,11 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
     for m in range(first, settings.reference):
         step = steps[m]
         earlier = earlier.joined(_moving_of(step, m, settings))
-        moved, seen = carry(earlier.points, step, settings.neighbours, settings.reach)
+        moved, seen = carry(earlier.points, _moving_alone(step), settings.neighbours, settings.reach)
         earlier = _Carried(moved, earlier.flow, earlier.sweep).kept(seen)
     for m in range(last, settings.reference, -1):
         later = later.joined(_moving_of(steps[m], m, settings))
-        moved, seen = carry_back(later.points, steps[m - 1], settings.neighbours, settings.reach)
+        moved, seen = carry_back(later.points, _moving_alone(steps[m - 1]), settings.neighbours, settings.reach)
         later = _Carried(moved, later.flow, later.sweep).kept(seen)
     for part in (at_reference, later, earlier):
         fresh = part.kept(cells.fresh(part.points))
@@ -183,6 +183,13 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
             own = fresh.kept(fresh.sweep == m)
             colours = torch.from_numpy(flow_colours(own.flow.numpy(), settings.full_speed))
             yield Piece(own.points.to(torch.float32), colours.to(torch.float32), True, m)
+
+
+def _moving_alone(step: FlowStep) -> FlowStep:
+    """The step as if what moves were all that was measured: where an object is hidden, its points are lost and do not stay on the road."""
+    if step.dynamic is None:
+        raise InputError(f"{step.name}: the flow does not say which points move; objects cannot be gathered")
+    return replace(step, points=step.points[step.dynamic], flow=step.flow[step.dynamic], dynamic=None)
 
 
 def _moving_of(step: FlowStep, index: int, settings: Accumulation) -> _Carried:

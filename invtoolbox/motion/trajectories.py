@@ -74,7 +74,9 @@ class Tracks:
 def track(points: Tensor, steps: Iterable[FlowStep], neighbours: int = 4, reach: float = 1.0) -> Tracks:
     """Follow points through a sequence by forward Euler: ``p_{k+1} = p_k + f_k(p_k)``.
 
-    Errors of the flow add from step to step. The sweeps are taken one after the other, so that a generator keeps one in memory.
+    Errors of the flow add from step to step. A point that has moved follows moving points as long as one is in reach: where its object is
+    hidden for a sweep, the road behind it would else hold it back. The sweeps are taken one after the other, so that a generator keeps one
+    in memory.
 
     Args:
         points: where the tracks begin, in the frame of the first sweep, ``(M, 3)``; measured points or any others.
@@ -90,9 +92,9 @@ def track(points: Tensor, steps: Iterable[FlowStep], neighbours: int = 4, reach:
     if points.ndim != 2 or points.shape[1] != 3:
         raise InputError(f"the points to follow have shape {tuple(points.shape)}; expected (M, 3)")
     places, known = [points.detach().cpu().to(torch.float64)], [torch.isfinite(points).all(1).cpu()]
-    motions = [torch.eye(4, dtype=torch.float64)]
+    motions, moving = [torch.eye(4, dtype=torch.float64)], torch.zeros(len(points), dtype=torch.bool)
     for step in steps:
-        moved, seen = carry(places[-1], step, neighbours, reach)
+        moved, seen, moving = _carry(places[-1], step, neighbours, reach, moving)
         places.append(moved)
         known.append(known[-1] & seen)
         motions.append(step.ego_motion.to(torch.float64) @ motions[-1])
@@ -114,12 +116,22 @@ def carry(points: Tensor, step: FlowStep, neighbours: int = 4, reach: float = 1.
     Returns:
         The points in the frame of the next sweep, float64 ``(M, 3)``, and which of them had a measured point in reach, ``(M,)``.
     """
+    moved, seen, _ = _carry(points, step, neighbours, reach, torch.zeros(len(points), dtype=torch.bool))
+    return moved, seen
+
+
+def _carry(points: Tensor, step: FlowStep, neighbours: int, reach: float, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `carry`; those known to move follow moving points where one is in reach. Also gives which points move now, ``(M,)``."""
     E, points = check_motion(step.ego_motion, f"{step.name}: the motion of the sensor"), points.to(torch.float64)
     if step.field is not None:
-        return points + step.field(points), points.isfinite().all(1)
+        return points + step.field(points), points.isfinite().all(1), moving
     at, residual, moves = _measured(step)
-    found, seen = _interpolate(points, at, residual, moves, neighbours, reach)
-    return transform(E, points) + found, seen
+    found, seen, now = _interpolate(points, at, residual, moves, neighbours, reach)
+    if moves is not None and bool(moving.any()):
+        followed, there, _ = _interpolate(points[moving], at[moves], residual[moves], None, neighbours, reach)
+        found[moving] = torch.where(there[:, None], followed, found[moving])
+        now[moving] |= there
+    return transform(E, points) + found, seen, now
 
 
 def carry_back(points: Tensor, step: FlowStep, neighbours: int = 4, reach: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -134,7 +146,7 @@ def carry_back(points: Tensor, step: FlowStep, neighbours: int = 4, reach: float
     """
     E, points = check_motion(step.ego_motion, f"{step.name}: the motion of the sensor"), points.to(torch.float64)
     at, residual, moves = _measured(step)
-    found, seen = _interpolate(points, transform(E, at) + residual, residual, moves, neighbours, reach)
+    found, seen, _ = _interpolate(points, transform(E, at) + residual, residual, moves, neighbours, reach)
     return transform(inverse(E), points - found), seen
 
 
@@ -147,15 +159,17 @@ def _measured(step: FlowStep) -> tuple[Tensor, Tensor, Tensor | None]:
     return step.points.cpu().to(torch.float64)[known], residual[known], None if step.dynamic is None else step.dynamic.cpu()[known]
 
 
-def _interpolate(points: Tensor, at: Tensor, values: Tensor, moves: Tensor | None, neighbours: int, reach: float) -> tuple[Tensor, Tensor]:
-    """The weighted mean of the nearest values, zero where none is in reach: ``(M, 3)``, and where one is, ``(M,)``."""
+def _interpolate(points: Tensor, at: Tensor, values: Tensor, moves: Tensor | None, neighbours: int,
+                 reach: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The weighted mean of the nearest values, zero where none is in reach, ``(M, 3)``; where one is; and where moving ones won."""
     from scipy.spatial import cKDTree
 
     if neighbours < 1 or not reach > 0:
         raise InputError(f"neighbours is {neighbours} and reach {reach}; both must be positive")
     found, seen = torch.zeros_like(points), torch.zeros(len(points), dtype=torch.bool)
+    won = torch.zeros_like(seen)
     if not len(at):
-        return found, seen
+        return found, seen, won
     tree = cKDTree(at.numpy())
     k = min(neighbours, len(at))
     for start in range(0, len(points), _BLOCK):
@@ -168,12 +182,13 @@ def _interpolate(points: Tensor, at: Tensor, values: Tensor, moves: Tensor | Non
         weight = torch.where((distance[:, :1] < _SAME).expand_as(weight), (distance < _SAME).to(weight), weight)
         if moves is not None:
             moving = moves[index] & within
-            mostly = (weight * moving).sum(1, keepdim=True) >= 0.5 * weight.sum(1, keepdim=True)
+            mostly = (weight * moving).sum(1, keepdim=True) > 0.5 * weight.sum(1, keepdim=True)
             weight = weight * (moving == mostly)
+            won[rows][finite] = mostly[:, 0]
         total = weight.sum(1, keepdim=True)
         mean = (weight[..., None] * values[index]).sum(1) / torch.where(total > 0, total, torch.ones_like(total))
         found[rows][finite], seen[rows][finite] = mean, within.any(1)
-    return found, seen
+    return found, seen, won
 
 
 def _query(tree: Any, points: np.ndarray, k: int, reach: float) -> tuple[Tensor, Tensor]:

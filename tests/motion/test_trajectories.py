@@ -123,6 +123,21 @@ def test_the_road_does_not_slow_a_car_down() -> None:
     assert blended[0, 0] < 1.45 and decided[0, 0] == pytest.approx(1.5)
 
 
+def test_a_point_whose_object_is_hidden_follows_what_moves() -> None:
+    road = torch.tensor([[x / 10, 0.0, 0.0] for x in range(-10, 60)])
+    rear = torch.tensor([[0.0, 0.0, 0.1], [0.6, 0.0, 0.1]])
+    ahead = torch.tensor([1.0, 0.0, 0.0])
+
+    def step(car: Tensor) -> FlowStep:
+        flow = torch.cat([torch.zeros_like(road), ahead.expand_as(car)])
+        return FlowStep(torch.cat([road, car]), flow, torch.eye(4), torch.arange(70 + len(car)) >= 70)
+
+    # In the second sweep the rear end is not seen, but the front is.
+    tracks = track(rear[:1], [step(rear), step(rear[1:] + ahead), step(rear + 2 * ahead)])
+    assert tracks.positions[:, 0, 0].tolist() == pytest.approx([0, 1, 2, 3])
+    assert carry(rear[:1] + ahead, step(rear[1:] + ahead))[0][0, 0] == pytest.approx(1)  # by itself it would stay on the road
+
+
 def test_a_field_is_asked_where_there_is_one() -> None:
     step = FlowStep(torch.zeros(1, 3), torch.zeros(1, 3), torch.eye(4), field=lambda p: 2 * p)
     assert track(torch.ones(1, 3), [step, step]).positions[:, 0, 0].tolist() == [1, 3, 9]
