@@ -15,16 +15,17 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.datasets.feather import pyarrow
 from invtoolbox.datasets.files import decoding, require_file
 from invtoolbox.datasets.flow_files import Estimate, residual_flow
 from invtoolbox.datasets.output import write_bytes, writing
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 
 Version = Literal[1, 2, 3]
 
@@ -110,7 +111,7 @@ def read_argoverse(path: str | os.PathLike[str], version: Version) -> ArgoverseF
     """
     path = require_file(path)
     wanted = _columns(version)
-    _pyarrow()  # before `decoding`, which would blame the file
+    pyarrow("feather")  # before `decoding`, which would blame the file
     with decoding(path, "feather"):
         table = _read_feather(path)
         if tuple(table) != wanted:
@@ -145,7 +146,7 @@ def argoverse_path(folder: str | os.PathLike[str], log: str, sweep: int, version
 def argoverse_mask(masks: str | os.PathLike[str], log: str, timestamp: int) -> Tensor:
     """The points of a sweep that the challenge of 2023 asks for, boolean ``(N,)``, from its archive of masks (``.zip``)."""
     path, member = require_file(masks), f"{log}/{timestamp}.feather"
-    _pyarrow()
+    pyarrow("feather")
     with decoding(path, "zip"), zipfile.ZipFile(path) as archive:
         if member not in archive.namelist():
             raise InputError(f"{path}: the archive has no mask {member}; that sweep is not asked for")
@@ -206,24 +207,11 @@ def _check_mask(path: Path, mask: Tensor | None, points: Tensor, version: int) -
 
 
 def _feather(columns: dict[str, np.ndarray]) -> bytes:
-    arrow, feather = _pyarrow()
     stream = io.BytesIO()
-    feather.write_feather(arrow.table(columns), stream, compression="lz4")
+    pyarrow("feather").write_feather(pyarrow("lib").table(columns), stream, compression="lz4")
     return stream.getvalue()
 
 
 def _read_feather(source: Path | io.BytesIO) -> dict[str, np.ndarray]:
-    _, feather = _pyarrow()
-    table = feather.read_table(source, memory_map=False)
+    table = pyarrow("feather").read_table(source, memory_map=False)
     return {name: table[name].to_numpy() for name in table.column_names}
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.feather
-    except ImportError as error:
-        from invtoolbox.environment import how_to_get
-
-        raise MissingDependency(f"Argoverse files need pyarrow, which is not installed; {how_to_get('lidar')}") from error
-    return pyarrow, pyarrow.feather

@@ -12,11 +12,11 @@ import numpy as np
 
 from invtoolbox.datasets.files import decoding, require_file
 from invtoolbox.datasets.output import Written, writing
+from invtoolbox.datasets.ply_stream import PROPERTY_NAMES
 from invtoolbox.errors import InputError
 
 _TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
           "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4", "double": "f8", "float64": "f8"}
-_NAMES = {"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float", "f8": "double"}
 _ORDER = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _LONGEST_HEADER = 2**16
 
@@ -142,7 +142,7 @@ def write_ply(path: str | os.PathLike[str], points: Any, colours: Any = None, sc
     table = np.empty(len(xyz), dtype)
     for name, array in columns.items():
         table[name] = array
-    properties = "".join(f"property {_NAMES[array.dtype.str[1:]]} {name}\n" for name, array in columns.items())
+    properties = "".join(f"property {PROPERTY_NAMES[array.dtype.str[1:]]} {name}\n" for name, array in columns.items())
     with writing(path, overwrite) as stream:
         stream.write(f"ply\nformat binary_little_endian 1.0\nelement vertex {len(xyz)}\n{properties}end_header\n".encode("ascii"))
         stream.write(table.tobytes())

@@ -11,7 +11,8 @@ import numpy as np
 from invtoolbox.datasets.output import writing
 from invtoolbox.errors import InputError
 
-_NAMES = {"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float", "f8": "double"}
+#: What PLY calls the types that NumPy writes so.
+PROPERTY_NAMES = {"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float", "f8": "double"}
 # Room for the number of points, which is known in the end.
 _DIGITS = 12
 
@@ -33,11 +34,12 @@ def ply_stream(path: str | os.PathLike[str], fields: Mapping[str, str], overwrit
     ...     open(folder + "/a.ply", "rb").read().splitlines()[2]
     b'element vertex 3           '
     """
-    unknown = [kind for kind in fields.values() if kind not in _NAMES]
+    unknown = [kind for kind in fields.values() if kind not in PROPERTY_NAMES]
     if unknown or not fields:
-        raise InputError(f"{path}: PLY has no type {unknown[0]!r}; use {', '.join(_NAMES)}" if unknown else f"{path}: a cloud needs fields")
+        what = f"PLY has no type {unknown[0]!r}" if unknown else "a cloud needs fields"
+        raise InputError(f"{path}: {what}; use {', '.join(PROPERTY_NAMES)}")
     dtype = np.dtype([(name, "<" + kind) for name, kind in fields.items()])
-    properties = "".join(f"property {_NAMES[kind]} {name}\n" for name, kind in fields.items())
+    properties = "".join(f"property {PROPERTY_NAMES[kind]} {name}\n" for name, kind in fields.items())
     head = b"ply\nformat binary_little_endian 1.0\nelement vertex "
     count = 0
     with writing(path, overwrite) as stream:
