@@ -23,7 +23,7 @@ class Ground:
     the plane on which most of the lowest points near it lie.
 
     Attributes:
-        thickness: how high above the surface a point may lie and be ground.
+        thickness: how high above the surface a point may lie and be ground; half of it where something stands.
         step: what height may change at once: a curb, roughness, noise.
         bend: what slope may change on the way from one piece of ground to the next.
         slope: the steepest ground.
@@ -71,8 +71,11 @@ def ground(points: Tensor, settings: Ground | None = None) -> Tensor:
         x, y, z = cloud[rows].T
         ring = _ring(distance[rows])
         sector = np.arctan2(y, x) * np.float32(settings.sectors / (2 * np.pi)) % settings.sectors
-        above = z - _height(_surface(_candidates(sector, ring, z, settings), settings), sector, ring)
-        found[rows] = (above < settings.thickness) & (above > -settings.depth)
+        candidates, standing = _candidates(sector, ring, z, settings)
+        above = z - _height(_surface(candidates, standing, settings), sector, ring)
+        # Under something that stands there, what lies only just above the ground is its foot.
+        foot = standing.ravel()[_cell(sector, ring, candidates.shape)]
+        found[rows] = (above < settings.thickness * np.where(foot, np.float32(0.5), np.float32(1))) & (above > -settings.depth)
     return torch.from_numpy(found).to(points.device)
 
 
@@ -85,10 +88,14 @@ def _distance(ring: np.ndarray) -> np.ndarray:
     return (20 * np.expm1(ring / 40)).astype(np.float32)
 
 
-def _candidates(sector: np.ndarray, ring: np.ndarray, z: np.ndarray, settings: Ground) -> np.ndarray:
-    """The height of the lowest points of every cell, ``(sectors, rings)``, NaN where a cell is empty."""
+def _cell(sector: np.ndarray, ring: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.minimum(sector.astype(np.int64), shape[0] - 1) * shape[1] + ring.astype(np.int64)
+
+
+def _candidates(sector: np.ndarray, ring: np.ndarray, z: np.ndarray, settings: Ground) -> tuple[np.ndarray, np.ndarray]:
+    """The height of the lowest points of every cell, NaN where it is empty, and whether something stands on them: ``(sectors, rings)``."""
     rings = int(np.ceil(_ring(np.array(settings.reach))))
-    cell = np.minimum(sector.astype(np.int64), settings.sectors - 1) * rings + ring.astype(np.int64)
+    cell = _cell(sector, ring, (settings.sectors, rings))
     # One sort by cell and by height in it, in steps of a millimetre.
     keys = np.sort((cell << 18) + ((np.clip(z, -100, 100) + 100) * 1000).astype(np.int64))
     cells = keys >> 18
@@ -98,10 +105,14 @@ def _candidates(sector: np.ndarray, ring: np.ndarray, z: np.ndarray, settings: G
     chosen = first + size // 20 + (size > 4)
     candidates = np.full((settings.sectors, rings), np.nan, dtype=np.float32)
     candidates.flat[cells[first]] = (keys[chosen] & 262143) / 1000.0 - 100
-    return candidates
+    above = z - candidates.flat[cell]
+    standing = np.bincount(cell[(above > 0.3) & (above < 1.5)], minlength=candidates.size).reshape(candidates.shape)
+    count = np.zeros_like(standing)
+    count.flat[cells[first]] = size
+    return candidates, standing > 0.3 * count
 
 
-def _surface(candidates: np.ndarray, settings: Ground) -> np.ndarray:
+def _surface(candidates: np.ndarray, standing: np.ndarray, settings: Ground) -> np.ndarray:
     """The height of the ground at the middle of every cell, ``(sectors, rings)``."""
     sectors, rings = candidates.shape
     distance = _distance(np.arange(rings) + 0.5)
@@ -120,7 +131,8 @@ def _surface(candidates: np.ndarray, settings: Ground) -> np.ndarray:
         tilt = _neighbours(weight * slope) / _neighbours(weight)
         rise = candidates[:, k] - expected
         allowed = settings.step + np.clip(settings.bend * way, 0, 2 * settings.step)
-        ok = np.abs(rise) < allowed  # false for the NaN of empty cells
+        # The lowest that is seen of a wall or a car is no ground unless it lies where ground was expected.
+        ok = (rise < np.where(standing[:, k], settings.step / 2, allowed)) & (rise > -allowed)  # false for the NaN of empty cells
         surface[:, k] = expected + np.where(ok, 0.7 * rise, 0)
         seen[:, k] = ok
         # The slope follows over some metres; a curb is a step, not a slope.

@@ -7,6 +7,7 @@ import torch
 
 from invtoolbox.errors import InputError
 from invtoolbox.motion.ground import Ground, ground
+from invtoolbox.scenes.lidar import simulated_street
 
 from .street import street
 
@@ -51,6 +52,18 @@ def test_what_stands_on_it_is_kept():
     assert found[above].float().mean() < 0.01
 
 
+def test_of_a_simulated_town_little_that_moves_is_lost():
+    lost, moving = 0, 0
+    for seed in range(3):
+        sweep = simulated_street(sweeps=21, seed=seed, points=30_000)[20]
+        labels = sweep.labels
+        found = ground(sweep.points)
+        assert found[labels.ground].float().mean() > 0.98
+        moves = labels.dynamic & ~labels.ground
+        lost, moving = lost + int(found[moves].sum()), moving + int(moves.sum())
+    assert lost < 0.04 * moving
+
+
 def test_reflections_below_do_not_pull_it_down():
     points = lines(SHAPES["level"])
     generator = torch.Generator().manual_seed(1)
@@ -89,5 +102,6 @@ def test_argoverse_labels(data_dir: Path) -> None:
     labels = feather.read_table(folder / "flow_labels.feather")
     truth, dynamic = (torch.tensor(labels[name].to_numpy(zero_copy_only=False)) for name in ("is_ground_0", "dynamic"))
     found = ground(points)
-    assert found[truth].float().mean() > 0.95
-    assert (~found)[dynamic & ~truth].float().mean() > 0.98
+    # The labels call ground what lies within 0.3 m of the map, feet of walls and cars with it; those are kept here.
+    assert found[truth].float().mean() > 0.9
+    assert (~found)[dynamic & ~truth].float().mean() > 0.99
