@@ -17,8 +17,11 @@ from invtoolbox.errors import InputError
 from invtoolbox.metrics import trajectory_errors
 from invtoolbox.motion.accumulation import Accumulation, accumulate, write_accumulated
 from invtoolbox.motion.cells import Cells
+from invtoolbox.motion.filed_flow import FiledFlow
 from invtoolbox.motion.trajectories import FlowStep, Tracks, carry, carry_back, track
+from invtoolbox.scenes.lidar import simulated_street
 from invtoolbox.scenes.rigid import inverse, relative_motion, rigid, rotation, transform
+from invtoolbox.scenes.sweep import Sweep
 
 #: Where the car's body starts, and how it moves in the world from sweep to sweep.
 _TURN = rigid(rotation(torch.tensor([0.0, 0.0, 0.05], dtype=torch.float64)), torch.tensor([0.8, 0.1, 0.0], dtype=torch.float64))
@@ -213,6 +216,37 @@ def test_nothing_is_left_where_a_sweep_is_bad(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="truncated"):
         write_accumulated(tmp_path / "cloud.ply", Bad())
     assert not list(tmp_path.iterdir())
+
+
+class Truth:
+    """The labels of a sweep as an estimate."""
+
+    def __init__(self, sweep: Sweep, ego_motion: Tensor) -> None:
+        assert sweep.labels is not None
+        self.flow, self.dynamic, self.valid = sweep.labels.flow, sweep.labels.dynamic, sweep.labels.valid
+        self.ground, self.instance, self.ego_motion, self.method = ~self.valid, torch.full((len(sweep),), -1), ego_motion, "truth"
+
+
+def test_a_simulated_sequence_and_the_files_of_its_flow(tmp_path: Path) -> None:
+    street = simulated_street(sweeps=4, points=3000, rolling_shutter=False)
+    for k in range(3):
+        sweep = street[k]
+        write_flow(tmp_path / f"{street.names[k]}.npz", Truth(sweep, relative_motion(street.pose(k), street.pose(k + 1))), sweep.points)
+    steps = FiledFlow(street, tmp_path)
+    assert len(steps) == 3 and len(list(steps)) == 3
+    tracks = track(steps[0].points, iter(steps))
+    still = ~steps[0].dynamic if steps[0].dynamic is not None else torch.empty(0)
+    where = tracks.in_first_frame()
+    drift = (where[-1] - where[0])[still & tracks.known[-1]].norm(dim=1)
+    assert drift.quantile(0.99) < 0.01
+    found = write_accumulated(tmp_path / "cloud.ply", steps, Accumulation(reference=2, cell=0.1))
+    assert found.static > 3000 and found.moving > 0
+    (tmp_path / f"{street.names[1]}.npz").unlink()
+    with pytest.raises(InputError, match=f"{street.names[1]}.npz: there is no flow"):
+        track(steps[0].points, iter(steps))
+    other = FiledFlow(simulated_street(sweeps=4, points=2000), tmp_path)
+    with pytest.raises(InputError, match="belongs to another"):
+        other[0]
 
 
 def test_cells_are_forgotten_behind_the_sensor() -> None:
