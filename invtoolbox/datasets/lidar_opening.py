@@ -15,6 +15,7 @@ from invtoolbox.datasets.lidar_folder import LidarFolder
 from invtoolbox.datasets.lidar_kitti import KittiOdometry, KittiRaw
 from invtoolbox.datasets.lidar_kitti_flow import FIRST, KittiSceneFlow
 from invtoolbox.datasets.lidar_ouster import OusterFrames
+from invtoolbox.datasets.lidar_simulated import street_of_file
 from invtoolbox.datasets.point_files import SUFFIXES
 from invtoolbox.datasets.sweep_files import require_folder
 from invtoolbox.errors import InputError, unknown_name
@@ -29,6 +30,7 @@ SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "kitti-scene-flow": KittiSceneFlow,
     "ouster": OusterFrames,
     "lidar-folder": LidarFolder,
+    "street": street_of_file,
 }
 
 
@@ -39,7 +41,8 @@ def open_sweeps(path: str | os.PathLike[str], reader: str | None = None, poses: 
 
     Args:
         path: the folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set, a Waymo segment, Ouster frames,
-            or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; what it holds decides.
+            or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; what it holds decides. Or a
+            TOML file that describes a simulated street.
         reader: the name of a reader in `SWEEP_READERS` or of a plug-in, to decide by hand.
         poses, calibration, times, rate, columns, labels, scene: settings of the reader, where it has them; its own defaults where
             they are None. ``poses="none"`` reads no poses.
@@ -55,6 +58,8 @@ def open_sweeps(path: str | os.PathLike[str], reader: str | None = None, poses: 
     ...     len(sweeps), sweeps.names, len(sweeps[1])
     (2, ['0', '1'], 5)
     """
+    if reader is None and Path(path).suffix.lower() == ".toml":
+        reader = "street"
     if reader is None:
         reader = reader_of_folder(require_folder(path, "a lidar sequence"))
         if reader is None:

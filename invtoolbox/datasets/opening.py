@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from invtoolbox.catalogue import read_toml
 from invtoolbox.datasets.arrays import Arrays
 from invtoolbox.datasets.blur_kernels import BlurKernels
 from invtoolbox.datasets.dicom import Dicom, is_slice
@@ -27,6 +28,7 @@ from invtoolbox.datasets.pictures import SUFFIXES, Pictures
 from invtoolbox.datasets.raw import Raw, sidecar_of
 from invtoolbox.datasets.tiff import TiffStack, is_stack
 from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.scenes.lidar import SimulatedSequence
 
 #: Our readers by name: ``READERS[name](path, geometry)`` is a data set, and ``READERS[name](path)`` one of lidar sweeps for the
 #: names in `SWEEP_READERS`. Plug-ins register theirs under the entry point ``invtoolbox.readers``.
@@ -66,7 +68,8 @@ def open(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[st
         reader: the name of a reader in `READERS` or of a plug-in, to decide by hand.
 
     Returns:
-        Measurements; or sweeps where the folder is a lidar sequence (`open_sweeps` opens those with settings).
+        Measurements; or sweeps where the folder is a lidar sequence (`open_sweeps` opens those with settings), or the file
+        describes a simulated street.
 
     Raises:
         InputError: for a missing, empty, truncated or unknown file, in one sentence that names it.
@@ -94,7 +97,7 @@ def open_measurements(path: str | os.PathLike[str], geometry: Geometry | str | o
                       reader: str | None = None) -> DataSet:
     """As `open`, for who reconstructs: lidar sweeps are refused."""
     opened = open(path, geometry, reader)
-    if hasattr(opened, "names") and hasattr(opened, "files"):
+    if isinstance(opened, SimulatedSequence) or (hasattr(opened, "names") and hasattr(opened, "files")):
         raise InputError(f"{path}: these are lidar sweeps, and no measurements of an image; their motion is what `it.scene_flow` finds")
     return opened
 
@@ -113,7 +116,9 @@ def _named(reader: str) -> Callable[..., DataSet]:
 def _reader_of_file(path: Path) -> str:
     kind = sniff(require_file(path))
     suffix = path.suffix.lower()
-    if suffix == ".toml" or (kind in ("", "dicom") and sidecar_of(path) is not None):
+    if suffix == ".toml":
+        return "street" if "simulated" in read_toml(path) else "raw"
+    if kind in ("", "dicom") and sidecar_of(path) is not None:
         return "raw"
     if kind == "hdf5":
         return _reader_of_hdf5(path)

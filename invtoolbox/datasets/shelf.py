@@ -17,6 +17,9 @@ A file on the shelf reads::
 
     [options]                                # optional, of a reader of lidar sweeps; `poses` and `calibration` name files above
     poses = "poses.txt"
+
+A data set that is made and not read has a table ``[simulated]`` in place of folder, default and checksums; its file is the one on the shelf
+itself, which its reader reads.
 """
 
 from __future__ import annotations
@@ -51,6 +54,10 @@ def find_file(name: str, file: str | None = None) -> Path:
     """
     entry = catalogue.find("datasets", name)
     settings = _checked(entry.path, entry.read())
+    if "simulated" in settings:
+        if file is not None:
+            raise InputError(f"the data set {name} is simulated and has no files; {file} is asked for")
+        return entry.path
     wanted = file or settings["default"]
     folders = {".", *(str(parent) for known in settings["sha256"] for parent in Path(known).parents)}
     if wanted not in folders and wanted not in settings["sha256"]:
@@ -85,6 +92,8 @@ def verify(name: str) -> None:
     differs."""
     entry = catalogue.find("datasets", name)
     settings = _checked(entry.path, entry.read())
+    if "simulated" in settings:
+        return
     folder = _folder(entry.path, settings)
     for file, digest in settings["sha256"].items():
         path = folder / file
@@ -94,7 +103,8 @@ def verify(name: str) -> None:
 
 
 def _checked(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    missing = [k for k in ("reader", "folder", "default", "licence", "source", "sha256") if k not in settings]
+    needed = ("reader", "licence", "source") + (() if "simulated" in settings else ("folder", "default", "sha256"))
+    missing = [key for key in needed if key not in settings]
     if missing:
         raise InputError(f"{path}: a data set of the catalogue needs {', '.join(missing)}; see shelf.py")
     return settings

@@ -17,6 +17,8 @@ from invtoolbox.scenes.town import random_town
 
 #: Faster than this in the world, in m/s, a point is dynamic: 0.05 m a sweep at 10 Hz, the threshold of Argoverse 2.
 DYNAMIC_SPEED = 0.5
+#: What a call may ask for: a slip of the keyboard must not take all memory.
+MOST_SWEEPS, MOST_POINTS = 1_000_000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,8 @@ class SimulatedSequence:
 
     def __init__(self, street: Street, lidar: SpinningLidar | None = None, sweeps: int = 10, seed: int = 0, rolling_shutter: bool = True,
                  deskew: bool = True, start: float = 0.0, name: str = "the simulated street") -> None:
-        if sweeps < 0:
-            raise InputError(f"a sequence cannot have {sweeps} sweeps")
+        if not 1 <= sweeps <= MOST_SWEEPS:
+            raise InputError(f"a sequence has 1 to {MOST_SWEEPS:,} sweeps, and cannot have {sweeps}")
         self.street, self.lidar, self.seed, self.start, self.name = street, lidar or SpinningLidar(), seed, start, name
         self.rolling_shutter, self.deskew = rolling_shutter, deskew
         self.names = [f"{k:06d}" for k in range(sweeps)]
@@ -213,7 +215,7 @@ def simulated_street(sweeps: int = 10, seed: int = 0, points: int = 60_000, roll
     Args:
         sweeps: how many, at 10 Hz.
         seed: of the town, and of the noise.
-        points: of a sweep, about.
+        points: of a sweep, about; a million at most.
         rolling_shutter, deskew: as in `SimulatedSequence`.
         traffic: how much moves, 1 on a normal day.
 
@@ -223,8 +225,8 @@ def simulated_street(sweeps: int = 10, seed: int = 0, points: int = 60_000, roll
     >>> 3000 < len(sequence[0]) < 5000
     True
     """
-    if points < 1:
-        raise InputError(f"a sweep needs at least one point, got {points}")
+    if not 1 <= points <= MOST_POINTS:
+        raise InputError(f"a sweep has 1 to {MOST_POINTS:,} points, and cannot have {points}")
     # About nine rays in ten come back; both directions get coarser alike.
     scale = math.sqrt(points / (64 * 1024 * 0.92))
     lidar = SpinningLidar(rings=max(1, round(64 * scale)), azimuths=max(1, round(1024 * scale)))

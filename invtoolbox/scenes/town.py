@@ -49,8 +49,8 @@ def random_town(seed: int = 0, blocks: int = 3, traffic: float = 1.0, slope: tup
     """
     if blocks < 1 or blocks % 2 == 0:
         raise InputError(f"a town needs an odd number of blocks a side, got {blocks}")
-    if traffic < 0:
-        raise InputError(f"traffic must not be below zero, got {traffic}")
+    if not 0 <= traffic < math.inf:
+        raise InputError(f"traffic must be a finite number and not below zero, got {traffic}")
     build = _Builder(Random(seed))
     build.add("road", (Part("plane", reflectivity=0.12),), (0.0, 0.0, 0.0, 0.0), ground=True)
     lane = _speed(build.random, 5.5, 8.0)

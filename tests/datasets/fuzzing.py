@@ -87,6 +87,11 @@ def write_series(path: Path) -> Path:
     return path
 
 
+def write_street(path: Path) -> Path:
+    path.write_text("# A street.\n[simulated]\nsweeps = 3\nseed = 12\npoints = 800\ntraffic = 0.5\ndeskew = false\n")
+    return path
+
+
 #: A whole file, or folder, of each reader (and of its variants), with the reader's name.
 SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "scan.mat": ("htc2022", plain.write_htc), "scan.h5": ("dxchange", plain.write_dxchange),
@@ -98,10 +103,11 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "volume.nii.gz": ("nifti", write_nifti), "series": ("dicom-series", write_series), "scan.nxs": ("nxtomo", write_nxtomo),
     "arrays.h5": ("hdf5", write_hdf5), "packed.h5": ("hdf5", write_hdf5_packed), "volume.mha": ("metaimage", write_metaimage),
     "packed.mha": ("metaimage", write_metaimage), "pair": ("metaimage", write_pair), "raw": ("raw", write_raw),
-    **sweep_sets.SETS,
+    **sweep_sets.SETS, "street.toml": ("street", write_street),
 }
-#: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or poses) is a shorter one.
-UNDECLARED = ("odometry", "raw drive", "bins")
+#: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or poses) is a shorter one; and a street,
+#: where a digit more or less is another street.
+UNDECLARED = ("odometry", "raw drive", "bins", "street.toml")
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
 _HUGE = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 0x00FFFFFF, 0xFFFF, 0x7FFF)
 

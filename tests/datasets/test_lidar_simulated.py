@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from invtoolbox import catalogue
+from invtoolbox import datasets
 from invtoolbox.datasets.lidar_simulated import street_of_file
 from invtoolbox.errors import InputError
 from invtoolbox.scenes.lidar import simulated_street
@@ -26,8 +27,16 @@ def test_a_file_is_the_call_with_its_settings(tmp_path: Path) -> None:
 
 
 def test_the_street_of_the_shelf() -> None:
-    sweeps = street_of_file(catalogue.find("datasets", "street").path)
+    datasets.verify("street")
+    sweeps: Any = datasets.open_named("street")
     assert len(sweeps) == 100 and 50_000 < len(sweeps[7]) < 70_000
+    path = datasets.find_file("street")
+    for opened in (datasets.open(path), datasets.open_sweeps(path), datasets.open_sweeps(path, reader="street")):
+        assert len(opened) == 100
+    with pytest.raises(InputError, match="simulated and has no files"):
+        datasets.open_named("street", "sweep.bin")
+    with pytest.raises(InputError, match="lidar sweeps"):
+        datasets.open_measurements(path)
 
 
 @pytest.mark.parametrize(("text", "words"), [
