@@ -57,7 +57,9 @@ def test_every_gallery_script_and_package_has_a_page() -> None:
         assert f'"{path.stem}"' in listed and f"gallery/{path.stem}.md" in navigation
     for page in pages("how_do_i"):
         assert f"how_do_i/{page}.md" in navigation
-    for package in ("operators", "data_terms", "priors", "solvers", "parameter_choice", "datasets", "processing", "metrics", "scenes", "testing"):
+    packages = ("operators", "data_terms", "priors", "solvers", "parameter_choice", "datasets", "processing", "metrics", "scenes",
+                "testing")
+    for package in packages:
         assert f'"{package}":' in listed and f"reference/{package}.md" in navigation
 
 

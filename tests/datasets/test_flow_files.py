@@ -108,6 +108,27 @@ def test_what_is_no_flow_is_not_read(tmp_path: Path) -> None:
         read_flow(tmp_path / "lacks.npz")
 
 
+def test_damaged_files_are_refused_or_read_whole(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    estimate, points, _ = toy()
+    npz = write_flow(tmp_path / "a.npz", estimate, points).read_bytes()
+    table = write_argoverse(tmp_path, "log", 5, estimate, points, 2).read_bytes()
+    random = np.random.default_rng(4)
+    for whole, read in ((npz, read_flow), (table, lambda path: read_argoverse(path, 2))):
+        refused = 0
+        for _ in range(150):
+            damaged = bytearray(whole)
+            for place in random.integers(0, len(whole), random.integers(1, 6)):
+                damaged[place] ^= int(random.integers(1, 256))
+            (tmp_path / "damaged").write_bytes(damaged)
+            try:
+                read(tmp_path / "damaged")  # type: ignore[operator]
+            except InputError as error:
+                refused += 1
+                assert "damaged" in str(error)
+        assert refused > 10  # a table has no checksums, an archive has
+
+
 def test_the_source_is_not_written_to(tmp_path: Path) -> None:
     source = tmp_path / "log" / "sweeps"
     source.mkdir(parents=True)
