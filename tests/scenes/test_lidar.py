@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.scenes.box_flow import flow_from_boxes
 from invtoolbox.scenes.lidar import SimulatedSequence, SpinningLidar, simulated_street
 from invtoolbox.scenes.rigid import inverse, part_of, relative_motion, transform
 from invtoolbox.scenes.routes import Route, Speed, Track
@@ -273,3 +274,15 @@ def test_moving_points_land_beside_what_the_next_sweep_sees() -> None:
 def test_travels_to_a_worker() -> None:
     sequence = simulated_street(sweeps=2, points=1000)
     assert same(pickle.loads(pickle.dumps(sequence))[1], sequence[1])
+
+
+def test_labels_are_those_that_the_boxes_give() -> None:
+    sweep, after = quiet(rolling_shutter=False)[0], quiet(rolling_shutter=False)[1]
+    exact, other = sweep.labels, flow_from_boxes(sweep, after, expansion=0.02)
+    assert exact is not None and exact.instance is not None and other.instance is not None
+    # Boxes hold some ground and walls, and leave out what stands out of them; on what both say is of an object, they agree.
+    both = (exact.instance >= 0) & (other.instance >= 0) & other.valid
+    assert int(both.sum()) > 200 and float(both.sum() / (exact.instance >= 0).sum()) > 0.9
+    torch.testing.assert_close(other.flow[both], exact.flow[both], rtol=0, atol=1e-4)
+    background = (exact.instance < 0) & (other.instance < 0)
+    torch.testing.assert_close(other.flow[background], exact.flow[background], rtol=0, atol=1e-5)
