@@ -16,7 +16,7 @@ class Linearization:
     .. math:: H = J^T \, C'' \, J + S''
 
     where ``J`` is the derivative of image and prediction in the variable, ``C`` the convex rest ``D + sum_i w_i R_i`` as a
-    function of the two, and ``S`` the energy of parameters. For a quadratic misfit of a linear operator it is the Hessian; for a
+    function of the two (or what `DataTerm.gauss_newton` gives in its place), and ``S`` the energy of parameters. For a quadratic misfit of a linear operator it is the Hessian; for a
     nonlinear one it leaves out what the residual multiplies, and stays positive semidefinite where C and S are convex.
 
     Nothing is stored but the graph of one evaluation. ``J v`` is made by reverse mode twice, ``J^T w`` being linear in w,
@@ -36,7 +36,9 @@ class Linearization:
             self._outputs = (*self._predictions, self._x)
             self._probe = tuple(torch.zeros_like(t, requires_grad=True) for t in self._outputs)
             (self._pulled,) = torch.autograd.grad(self._outputs, self._free, self._probe, create_graph=True)
-            if not self._quadratic:
+            detached = tuple(p.detach() for p in self._predictions)
+            self._bend = None if self._quadratic else D.gauss_newton(detached if self._is_tuple else detached[0], y)
+            if not self._quadratic and self._bend is None:
                 self._points = tuple(p.detach().requires_grad_(True) for p in self._predictions)
                 misfit = D.value(self._points if self._is_tuple else self._points[0], y)
                 self._slopes = torch.autograd.grad(misfit.sum(), self._points, create_graph=True)
@@ -50,6 +52,9 @@ class Linearization:
             *moved, moved_x = torch.autograd.grad(self._pulled, self._probe, v, retain_graph=True)
             if self._quadratic:
                 bent: tuple[Any, ...] = (self._data_term.weighted(moved[0]),)
+            elif self._bend is not None:
+                curved = self._bend(tuple(moved) if self._is_tuple else moved[0])
+                bent = curved if self._is_tuple else (curved,)
             else:
                 bent = torch.autograd.grad(self._slopes, self._points, moved, retain_graph=True)
             bent_x = _product(self._image_slope, self._image, moved_x)

@@ -67,7 +67,9 @@ class Problem(Settings):
 
     @property
     def batch(self) -> int:
-        return int(self.first.shape[0])
+        """How many items: as many as measurements, or as the operator has, where one measurement is shared by all of them."""
+        measured = int(self.first.shape[0])
+        return max(measured, self.operator.items or 1) if measured == 1 else measured
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -90,7 +92,7 @@ class Problem(Settings):
         return torch.zeros(self.batch, *self.image_shape, dtype=self.image_dtype, device=self.first.device)
 
     def select(self, index: Tensor) -> Problem:
-        picked_y = _each(self.y, lambda t: t.index_select(0, index))
+        picked_y = _each(self.y, lambda t: t if len(t) == 1 < self.batch else t.index_select(0, index))
         other = self._with(picked_y, self.operator.select(index), self.data_term.select(index))
         other.unknown = {name: prior.select(index) for name, prior in self.unknown.items()}
         return other

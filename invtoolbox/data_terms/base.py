@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -66,6 +67,13 @@ class DataTerm(Settings, ABC):
     def weighted(self, residual: Any) -> Any:
         """``W r`` of a quadratic term, for the normal equations ``A^T W A``."""
         raise InputError(f"{type(self).__name__} is not quadratic, so it has no normal equations")
+
+    def gauss_newton(self, prediction: Any, y: Any) -> Callable[[Any], Any] | None:
+        """Products ``v -> H v`` with a positive semidefinite stand-in for the Hessian in the prediction; ``None`` for the Hessian itself.
+
+        For terms whose Hessian is indefinite or has jumps: that of the quadratic which majorises the term, say.
+        """
+        return None
 
     def residual_weights(self, prediction: Any, y: Any) -> Any:
         """``w`` with ``grad = w (prediction - y)``, for iteratively reweighted least squares; see `is_majoriser`."""

@@ -134,8 +134,8 @@ def check_point_sets(y: Any, shape: Shapes, what: str, items: int | None) -> Non
         given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise InputError(f"{what} are points (batch, M, {wanted}), at least one, to compare with predicted ones "
                          f"(batch, {', '.join(map(str, shape))}); got {given}")
-    if items is not None and len(y) != items:
-        raise InputError(f"{what} hold {len(y)} items, and the operator has {items}; give one point set an item")
+    if items is not None and len(y) not in (1, items):
+        raise InputError(f"{what} hold {len(y)} items, and the operator has {items}; give one point set an item, or one for all")
 
 
 def _taken(points: Tensor, index: Tensor, batch: int) -> Tensor:

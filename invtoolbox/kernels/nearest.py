@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -58,6 +59,24 @@ class Tree:
             distance, index = distance.masked_fill(far, float("inf")), index.masked_fill(far, 0)
         return distance, index
 
+    def neighbours(self, points: Tensor, count: int) -> Tensor:
+        """The nearest ``count`` points, nearest first, as indices ``(N, count)``; fewer columns where the tree holds fewer."""
+        points, count = points.detach(), min(count, len(self.points))
+        if self._tree is None:
+            rows = max(1, _AT_ONCE // len(self.points))
+            blocks = [torch.cdist(block, self.points, compute_mode="donot_use_mm_for_euclid_dist").topk(count, 1, largest=False).indices
+                      for block in points.split(rows)]
+            return torch.cat(blocks) if blocks else torch.zeros(0, count, dtype=torch.long, device=points.device)
+        index = torch.empty(len(points), count, dtype=torch.long)
+        queried, which = points.contiguous().numpy(), index.numpy()
+
+        def part(first: int, last: int) -> None:
+            _one_thread()
+            which[first:last] = np.asarray(self._tree.query(queried[first:last], k=count)[1]).reshape(last - first, count)
+
+        _in_parts(len(points), part)
+        return index
+
 
 def _cpu_tree(points: np.ndarray) -> Any:
     try:
@@ -79,13 +98,18 @@ def _by_tree(tree: Any, points: Tensor, bound: float | None) -> tuple[Tensor, Te
         limit = np.inf if bound is None else bound * (1 + 1e-6)
         nearest[first:last], which[first:last] = tree.query(queried[first:last], distance_upper_bound=limit)
 
-    threads = min(torch.get_num_threads(), max(1, len(points) // _PER_THREAD))
-    edges = [len(points) * k // threads for k in range(threads + 1)]
+    _in_parts(len(points), part)
+    return distance, index
+
+
+def _in_parts(count: int, part: Callable[[int, int], None]) -> None:
+    """Do rows 0 to ``count`` in pieces, on torch's threads."""
+    threads = min(torch.get_num_threads(), max(1, count // _PER_THREAD))
+    edges = [count * k // threads for k in range(threads + 1)]
     if threads == 1:
-        part(0, len(points))
+        part(0, count)
     else:
         run_on_threads(threads, pairwise(edges), part)
-    return distance, index
 
 
 def _by_blocks(points: Tensor, among: Tensor) -> tuple[Tensor, Tensor]:

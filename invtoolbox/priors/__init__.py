@@ -27,6 +27,7 @@ from invtoolbox.priors.implicit.free_flow import FreeFlow
 from invtoolbox.priors.implicit.neural_scene_flow import NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_clusters import RigidClusters
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
+from invtoolbox.priors.implicit.rigid_motion import RigidMotion
 
 __all__ = [
     "ARAP",
@@ -52,6 +53,7 @@ __all__ = [
     "PriorImage",
     "PriorSum",
     "RigidClusters",
+    "RigidMotion",
     "Simplex",
     "SmoothedNorm",
     "SpatialConsistency",
