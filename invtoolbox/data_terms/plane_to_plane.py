@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -13,21 +12,11 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import check_point_sets
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.nearest import Tree
 from invtoolbox.operators.base import Shapes
-from invtoolbox.scenes.surfaces import covariances, in_time
+from invtoolbox.scenes.surfaces import Surface, in_time
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
-
-
-@dataclass(frozen=True, eq=False)
-class _Surface:
-    """A cloud with its tree and the covariances of its points, ``(M, 3, 3)``."""
-
-    points: Tensor
-    tree: Tree
-    covariances: Tensor
 
 
 class PlaneToPlane(DataTerm):
@@ -55,6 +44,8 @@ class PlaneToPlane(DataTerm):
         times: when the points of prediction and measurements were measured within their sweeps, seconds, ``(batch or 1, N)`` and
             ``(batch or 1, M)``. Two lidars on one roof see an object at different times, so in different places; neighbours are
             then looked for in time too, of which a second counts as ``time_scale`` metres.
+        surface: that of the measurements, ``scenes.surfaces.Surface.of(y[0], ...)``, where several problems share it; made by
+            `prepare` otherwise.
 
     >>> target = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), torch.zeros(1), indexing="ij"), -1).reshape(1, -1, 3)
     >>> term = PlaneToPlane(scale=(10.0, 10.0), along=1e-6)
@@ -66,7 +57,8 @@ class PlaneToPlane(DataTerm):
     item_fields: ClassVar[tuple[str, ...]] = ("weights", "covariances", "source_times", "target_times")
 
     def __init__(self, scale: tuple[float, float] = (1.0, 0.1), decay: float = 0.8, along: float = 0.02, covariances: Tensor | None = None,
-                 weights: Tensor | None = None, times: tuple[Tensor, Tensor] | None = None, time_scale: float = 8.0) -> None:
+                 weights: Tensor | None = None, times: tuple[Tensor, Tensor] | None = None, time_scale: float = 8.0,
+                 surface: Surface | None = None) -> None:
         if not min(scale) > 0 or not 0 < decay <= 1 or not 0 < along <= 1:
             raise InputError(f"PlaneToPlane takes positive scales, a decay up to 1 and a share along the surface in (0, 1]; "
                              f"got {scale}, {decay} and {along}")
@@ -74,7 +66,7 @@ class PlaneToPlane(DataTerm):
         self.weights, self.covariances = weights, covariances
         self.source_times, self.target_times = times if times is not None else (None, None)
         self._iteration = 0
-        self._surfaces: tuple[_Surface, ...] = ()
+        self._surfaces: tuple[Surface, ...] = () if surface is None else (surface,)
 
     # -- value -----------------------------------------------------------------------------------------------------
 
@@ -123,13 +115,15 @@ class PlaneToPlane(DataTerm):
         together = together + (together if self.covariances is None else self.covariances)
         return torch.cat(apart), 2 * self.along * _inverse(together)
 
-    def _surface(self, points: Tensor, k: int) -> _Surface:
+    def _surface(self, points: Tensor, k: int) -> Surface:
         times = self.target_times if self.target_times is None else self.target_times[min(k, len(self.target_times) - 1)]
-        return _Surface(points, Tree(in_time(points, times, self.time_scale)), covariances(points, times, self.time_scale, self.along))
+        return Surface.of(points, times, self.time_scale, self.along)
 
     # -- life in the loop ------------------------------------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
+        if self._surfaces:
+            return self
         bound = copy.copy(self)
         bound._surfaces = tuple(self._surface(points, k) for k, points in enumerate(problem.y))
         return bound

@@ -2,53 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from invtoolbox.kernels.nearest import Tree
 
-#: Neighbours that are looked at, the fewest first.
-_NEIGHBOURS = (8, 16, 32, 64)
+#: Neighbours of a point that are taken for a piece of its surface.
+_NEIGHBOURS = 16
+#: Sides of the cells of which one point each is kept while the neighbourhoods grow, metres; 0 keeps all.
+_THINNED = (0.0, 0.2, 0.5)
 
 
-def normals(points: Tensor, neighbours: Tensor, roundness: float = 0.2) -> tuple[Tensor, Tensor]:
-    """The normal of the surface at each point, and how thin the surface is there.
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """Points that lie on a surface, ready to be looked up: with a tree, and the covariance of each.
 
-    A lidar samples a surface along a few lines. The nearest neighbours of a point lie on one of them and show no normal, and a
-    registration that takes them for a surface holds the lines together, which stand still while the object moves. So the
-    neighbourhood grows (8, 16, 32, 64 points) until its second variance is at least ``roundness`` of the first.
-
-    Args:
+    Attributes:
         points: ``(M, 3)``.
-        neighbours: the points nearest to each one that is asked for, nearest first, ``(rows, k)`` with k up to 64.
-
-    Returns:
-        Unit vectors ``(rows, 3)``, and the thickness ``(rows,)``: the least variance over the second one, between 0 (a plane) and 1.
+        tree: of the points, with their times behind their coordinates where they have some.
+        covariances: see `covariances`, ``(M, 3, 3)``.
     """
-    count, most = neighbours.shape
-    normal, thickness = points.new_zeros(count, 3), points.new_ones(count)
-    left = torch.arange(count, device=points.device)
-    steps = [k for k in _NEIGHBOURS if k < most] + [most]
-    for k in steps:
-        near = points[neighbours[left, :k]].to(torch.float64)
-        near = near - near.mean(1, keepdim=True)
-        variances, axis = _variances(near.transpose(1, 2) @ near / k)
-        enough = (variances[:, 1] > roundness * variances[:, 2]) | (k == steps[-1])
-        done = left[enough]
-        normal[done] = axis[enough].to(points)
-        thin = variances[enough, 0].clamp_min(0) / variances[enough, 1].clamp_min(1e-12)
-        thickness[done] = thin.clamp(0, 1).to(points)
-        left = left[~enough]
-        if not len(left):
-            break
-    return normal, thickness
+
+    points: Tensor
+    tree: Tree
+    covariances: Tensor
+
+    @classmethod
+    def of(cls, points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, along: float = 0.02) -> Surface:
+        return cls(points, Tree(in_time(points, times, time_scale)), covariances(points, times, time_scale, along))
 
 
 def covariances(points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, along: float = 0.02,
                 rows: Tensor | None = None) -> Tensor:
-    """How each point may lie off the surface it stands for, ``(M, 3, 3)``: 1 along it and ``along`` across (or more, where it is thick).
+    """How each point may lie off the surface it stands for, ``(M, 3, 3)``: 1 along it and ``along`` across, or more where it is thick.
 
-    The covariances of generalised ICP (Segal, Haehnel and Thrun 2009) with the variance along the surface as the unit.
+    The covariances of generalised ICP (Segal, Haehnel and Thrun 2009) with the variance along the surface as the unit; the thickness
+    is the least variance over the second one.
 
     Args:
         points: ``(M, 3)``, a whole sweep: parts of one would show no surface at their borders.
@@ -56,12 +47,56 @@ def covariances(points: Tensor, times: Tensor | None = None, time_scale: float =
             ``time_scale`` metres.
         rows: the points that are asked for; all by default.
     """
-    tree = Tree(in_time(points, times, time_scale))
-    asked = tree.points if rows is None else tree.points[rows]
-    normal, thickness = normals(points, tree.neighbours(asked, _NEIGHBOURS[-1]))
+    normal, thickness = normals(points, times, time_scale, rows)
     across = thickness.clamp_min(along)[:, None, None]
     outer = normal[:, :, None] * normal[:, None, :]
     return torch.eye(3, dtype=points.dtype, device=points.device) + (across - 1) * outer
+
+
+def normals(points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, rows: Tensor | None = None,
+            roundness: float = 0.2) -> tuple[Tensor, Tensor]:
+    """The normal of the surface at each point, and how thick the surface is there; arguments as `covariances`.
+
+    A lidar samples a surface along a few lines. The nearest neighbours of a point lie on one of them and show no normal, and a
+    registration that takes them for a surface holds the lines together, which stand still while the object moves. So the
+    neighbourhood grows, by thinning the cloud to a point a cell of 0.2 and of 0.5 m, until the second variance of its 16 points
+    is at least ``roundness`` of the first.
+
+    Returns:
+        Unit vectors ``(M, 3)``, and the thickness ``(M,)``: the least variance over the second one, between 0 (a plane) and 1.
+    """
+    cloud = in_time(points, times, time_scale)
+    asked, place = (cloud, points) if rows is None else (cloud[rows], points[rows])
+    normal, thickness = torch.zeros_like(place), place.new_ones(len(place))
+    left = torch.arange(len(place), device=points.device)
+    for side in _THINNED:
+        kept = _thinned(cloud, side)
+        near = points[kept][Tree(cloud[kept]).neighbours(asked[left], _NEIGHBOURS)].double()
+        near = near - near.mean(1, keepdim=True)
+        variances, axis = _variances(near.transpose(1, 2) @ near / near.shape[1])
+        enough = (variances[:, 1] > roundness * variances[:, 2]) | (side == _THINNED[-1])
+        done = left[enough]
+        normal[done] = axis[enough].to(points)
+        thickness[done] = (variances[enough, 0].clamp_min(0) / variances[enough, 1].clamp_min(1e-12)).clamp(0, 1).to(points)
+        left = left[~enough]
+        if not len(left):
+            break
+    return normal, thickness
+
+
+def _thinned(cloud: Tensor, side: float) -> Tensor:
+    """Rows of one point a cell, the first of each; all rows where the side is 0."""
+    if side == 0:
+        return torch.arange(len(cloud), device=cloud.device)
+    cells = cloud.div(side).floor().long()
+    cells = cells - cells.min(0).values
+    key = torch.zeros_like(cells[:, 0])
+    for axis, size in enumerate((cells.max(0).values + 1).tolist()):
+        key = key * size + cells[:, axis]
+    order = key.argsort(stable=True)
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = key[order][1:] != key[order][:-1]
+    return order[first]
 
 
 def in_time(points: Tensor, times: Tensor | None, time_scale: float) -> Tensor:
