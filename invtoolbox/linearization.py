@@ -16,8 +16,9 @@ class Linearization:
     .. math:: H = J^T \, C'' \, J + S''
 
     where ``J`` is the derivative of image and prediction in the variable, ``C`` the convex rest ``D + sum_i w_i R_i`` as a
-    function of the two (or what `DataTerm.gauss_newton` gives in its place), and ``S`` the energy of parameters. For a quadratic misfit of a linear operator it is the Hessian; for a
-    nonlinear one it leaves out what the residual multiplies, and stays positive semidefinite where C and S are convex.
+    function of the two (D's Hessian, or what `DataTerm.gauss_newton` gives in its place), and ``S`` the energy of parameters.
+    For a quadratic misfit of a linear operator it is the Hessian; for a nonlinear one it leaves out what the residual multiplies,
+    and stays positive semidefinite where C and S are convex.
 
     Nothing is stored but the graph of one evaluation. ``J v`` is made by reverse mode twice, ``J^T w`` being linear in w,
     because operators need a backward pass only.

@@ -9,4 +9,5 @@ from invtoolbox.data_terms.robust import L1, Huber, Student
 from invtoolbox.data_terms.sobolev import Sobolev
 from invtoolbox.data_terms.stack import Stack
 
-__all__ = ["L1", "Chamfer", "DataTerm", "Huber", "LeastSquares", "PlaneToPlane", "Poisson", "PoissonTransmission", "Sobolev", "Stack", "Student"]
+__all__ = ["L1", "Chamfer", "DataTerm", "Huber", "LeastSquares", "PlaneToPlane", "Poisson", "PoissonTransmission", "Sobolev", "Stack",
+           "Student"]

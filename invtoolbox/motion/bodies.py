@@ -40,7 +40,10 @@ class BodySettings:
         iterations: of the registration.
         upright: see `RigidMotion`.
         explained: a body moves where its registration lowers the misfit to this share of what standing still leaves,
+        gain: and raises the log-likelihood of its points, under noise of `noise` metres, by this much times ``1 + move^2`` with the
+            move in metres (a small piece of wall fits many places, far ones above all),
         least: and where its points move by at least this, metres.
+        noise: standard deviation of a point off its surface, metres.
     """
 
     cell: float = 0.3
@@ -52,10 +55,12 @@ class BodySettings:
     iterations: int = 25
     upright: float = 1.0
     explained: float = 0.3
+    gain: float = 10.0
     least: float = 0.05
+    noise: float = 0.02
 
     def __post_init__(self) -> None:
-        if min(self.cell, self.reach, self.largest, self.farthest, self.explained) <= 0 or min(self.fewest, self.iterations) < 1:
+        if min(self.cell, self.reach, self.largest, self.farthest, self.explained, self.noise) <= 0 or min(self.fewest, self.iterations) < 1:
             raise InputError(f"the settings of bodies must be positive, got {self}")
 
 
@@ -251,7 +256,9 @@ def _judged(here: _Cloud, there: _Cloud, members: list[Tensor], found: _Found, s
     for k, rows in enumerate(members):
         around = here.points[rows] - found.centre[k]
         moved = around @ (turned[k] - torch.eye(3).to(turned)).T + found.translation[k]
-        if not bool(found.misfit[k] < settings.explained * found.still[k]) or float(moved.norm(dim=1).mean()) < settings.least:
+        move, still, misfit = float(moved.norm(dim=1).mean()), float(found.still[k]), float(found.misfit[k])
+        gain = len(rows) * (still - misfit) / settings.noise**2
+        if misfit >= settings.explained * still or gain < settings.gain * (1 + move**2) or move < settings.least:
             continue
         label[rows], flow[rows] = len(motions), moved
         motions.append(rigid(turned[k], found.centre[k] + found.translation[k] - turned[k] @ found.centre[k]))

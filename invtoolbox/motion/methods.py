@@ -8,80 +8,72 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.motion import published
+from invtoolbox.errors import unknown_name
+from invtoolbox.kernels.nearest import Tree
 from invtoolbox.motion.bodies import Bodies, BodySettings, moving_bodies
 from invtoolbox.motion.clusters import height_above
-from invtoolbox.motion.preparation import PreparedPair
 from invtoolbox.motion.refinement import Refinement, refined
-from invtoolbox.scenes.rigid import transform
 
-#: What moves less than this in a sweep counts as standing still, metres: 0.5 m/s at ten sweeps a second.
-STILL = 0.05
 #: Height above the ground up to which points above a body belong to it, metres: lorries and buses.
 _TALLEST = 4.5
+#: How far from a body, in the plane, its fragments are looked for, metres; and how far from the target a fragment must be.
+_BESIDE, _APART = 1.5, 0.15
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """What a method looks at: two sweeps in one frame, in which the static world lies on itself; without ground.
+
+    Attributes:
+        source, target: ``(n, 3)`` and ``(m, 3)``.
+        ground: points of the ground, for heights, ``(g, 3)``.
+        times: when the points were measured within their sweeps, seconds, ``(n,)`` and ``(m,)``; None where it is not known.
+    """
+
+    source: Tensor
+    target: Tensor
+    ground: Tensor
+    times: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """What a method finds for the points of `PreparedPair.source`, n of them.
+    """What a method finds for the n points of the source.
 
     Attributes:
         flow: beyond the static world's, metres, ``(n, 3)``.
-        dynamic: which points move in the world, ``(n,)``.
         instance: the body of each point, ``(n,)`` int64; -1 for none.
     """
 
     flow: Tensor
-    dynamic: Tensor
     instance: Tensor
 
 
-Method = Callable[[PreparedPair, int], Motion]
+#: ``method(pair, seed) -> Motion``: a frozen record of settings that can be called.
+Method = Callable[[Pair, int], Motion]
 
 
 @dataclass(frozen=True)
 class Default:
-    """Bodies that move rigidly, then a voxel field that bends them where the points say so; all else stands still at exactly 0.
+    """Bodies that move rigidly, and may bend; all else stands still, at exactly 0.
 
     The start is that of ICP-Flow (Lin et al., CVPR 2024) with plane-to-plane distances in place of point-to-point ones, which lidar
     lines hold back, and with the time of each point where it is known; all things are registered at once, as items of a batch.
     """
 
     bodies: BodySettings = BodySettings()
-    refinement: Refinement | None = Refinement()
+    refinement: Refinement | None = None
 
-    def __call__(self, pair: PreparedPair, seed: int) -> Motion:
-        height, target_height = heights(pair)
+    def __call__(self, pair: Pair, seed: int) -> Motion:
+        height, target_height = height_above(pair.source, pair.ground), height_above(pair.target, pair.ground)
         bodies = moving_bodies(pair.source, pair.target, height, target_height, pair.times, self.bodies)
-        bodies = _with_tops(pair, height, bodies)
-        flow = bodies.flow
-        if self.refinement is not None and len(bodies.motion):
-            flow = refined(pair.source, pair.target, bodies, pair.times, self.refinement, seed)
-        return Motion(flow, bodies.label >= 0, bodies.label)
+        bodies = _with_fragments(pair, height, bodies)
+        if self.refinement is None:
+            return Motion(bodies.flow, bodies.label)
+        return Motion(refined(pair.source, pair.target, bodies.label, bodies.flow, pair.times, self.refinement), bodies.label)
 
 
-@dataclass(frozen=True)
-class IcpFlow:
-    """The rigid start alone."""
-
-    bodies: BodySettings = BodySettings()
-
-    def __call__(self, pair: PreparedPair, seed: int) -> Motion:
-        return Default(self.bodies, None)(pair, seed)
-
-
-@dataclass(frozen=True)
-class Nsfp:
-    """Neural scene flow prior (Li, Pontes and Lucey, NeurIPS 2021)."""
-
-    settings: published.NsfpSettings = published.NsfpSettings()
-
-    def __call__(self, pair: PreparedPair, seed: int) -> Motion:
-        return _by_speed(published.nsfp(pair.source, pair.target, self.settings, seed))
-
-
-METHODS: dict[str, Callable[[], Method]] = {"default": Default, "icp-flow": IcpFlow, "nsfp": Nsfp}
+METHODS: dict[str, Callable[[], Method]] = {"default": Default}
 
 
 def method_named(name: str) -> Method:
@@ -91,6 +83,22 @@ def method_named(name: str) -> Method:
     return METHODS[name]()
 
 
-def heights(pair: PreparedPair) -> tuple[Tensor, Tensor]:
-    """How high the points of source and target lie above the ground, ``(n,)`` and ``(m,)``."""
-    return height_above(pair.source, pair.source_ground), height_above(pair.target, pair.target_ground_points)
+def _with_fragments(pair: Pair, height: Tensor, bodies: Bodies) -> Bodies:
+    """What stands beside or above a body goes with it where that brings it onto the target: what was too high to make clusters, or
+    hangs together with nothing, as a long side does that is seen at a grazing angle."""
+    inside = bodies.label >= 0
+    tree = Tree(pair.target)
+    before = tree.query(pair.source)[0]
+    loose = (~inside & (height < _TALLEST) & (before > _APART)).nonzero().squeeze(1)
+    if not bool(inside.any()) or len(loose) == 0:
+        return bodies
+    flat = torch.tensor([1.0, 1.0, 0.0], device=pair.source.device) * pair.source
+    distance, index = Tree(flat[inside]).query(flat[loose], bound=_BESIDE)
+    near = distance.isfinite()
+    loose, owner = loose[near], bodies.label[inside][index[near]]
+    points, motion = pair.source[loose], bodies.motion[owner]
+    flow = torch.einsum("nij,nj->ni", motion[:, :3, :3], points) + motion[:, :3, 3] - points
+    better = tree.query(points + flow)[0] < 0.5 * before[loose]
+    label, whole = bodies.label.clone(), bodies.flow.clone()
+    label[loose[better]], whole[loose[better]] = owner[better], flow[better]
+    return Bodies(label, bodies.motion, whole)

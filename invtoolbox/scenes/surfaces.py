@@ -34,7 +34,7 @@ class Surface:
         return cls(points, Tree(in_time(points, times, time_scale)), covariances(points, times, time_scale, along))
 
 
-def covariances(points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, along: float = 0.02,
+def covariances(points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, along: float = 0.005,
                 rows: Tensor | None = None) -> Tensor:
     """How each point may lie off the surface it stands for, ``(M, 3, 3)``: 1 along it and ``along`` across, or more where it is thick.
 

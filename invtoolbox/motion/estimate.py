@@ -1,0 +1,140 @@
+"""The flow of a pair of sweeps: prepared, estimated, and given for every point of the first one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.motion.methods import Method, Pair, method_named
+from invtoolbox.motion.preparation import PreparedPair, Preparation, prepare_pair
+from invtoolbox.scenes.rigid import check_motion, inverse, transform
+from invtoolbox.scenes.sweep import Sweep
+
+#: What moves less than this from one sweep to the next is not called dynamic, metres: 0.5 m/s at ten sweeps a second.
+STILL = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class FlowEstimate:
+    """The flow of the N points of a sweep, and what was found on the way.
+
+    Attributes:
+        flow: where the point's matter is at the next sweep, in that one's frame, less where it is now: metres, float32 ``(N, 3)``.
+            The sensor's own motion is included; NaN where a row is no measurement.
+        ego_motion: E, float64 ``(4, 4)``: what stands still in the world moves by ``E p - p``.
+        dynamic: what moves in the world by at least `STILL`, bool ``(N,)``.
+        ground: bool ``(N,)``.
+        instance: the body that moves as one, int64 ``(N,)``; -1 for none.
+        valid: which rows are measurements, bool ``(N,)``.
+        method: its name.
+        seconds: all of it, with the preparation.
+        notes: what was chosen, and why.
+    """
+
+    flow: Tensor
+    ego_motion: Tensor
+    dynamic: Tensor
+    ground: Tensor
+    instance: Tensor
+    valid: Tensor
+    method: str
+    seconds: float
+    notes: tuple[str, ...]
+
+    def residual(self, points: Tensor) -> Tensor:
+        """The flow without the sensor's motion, ``flow - (E p - p)``, for the points of the sweep, ``(N, 3)``."""
+        return self.flow - (transform(self.ego_motion, points.double()) - points.double()).to(self.flow)
+
+
+def estimate(source: Sweep, target: Sweep, method: str | Method = "default", preparation: Preparation | None = None, seed: int = 0,
+             guess: Tensor | None = None, device: torch.device | str | None = None) -> FlowEstimate:
+    """The flow of every point of `source`.
+
+    Args:
+        method: a name of `motion.methods.METHODS`, or anything called as ``method(pair, seed) -> Motion``.
+        preparation: ego motion, deskewing, ground, crops.
+        seed: of the methods that draw.
+        guess: the ego motion of the pair before, from which a registration begins.
+        device: where the method computes; preparation runs on the CPU.
+
+    Raises:
+        InputError: a sweep is empty or holds no measurement, or the two do not overlap; it names the sweep.
+    """
+    began = time.monotonic()
+    found = method_named(method) if isinstance(method, str) else method
+    pair = prepare_pair(source, target, preparation, guess)
+    with torch.no_grad():
+        motion = found(_pair(pair, source, target, device), seed)
+    residual, instance = motion.flow.cpu(), torch.full((len(source),), -1, dtype=torch.long)
+    instance[pair.index] = motion.instance.cpu()
+    dynamic = torch.zeros(len(source), dtype=torch.bool)
+    dynamic[pair.index] = residual.norm(dim=1) >= STILL
+    return FlowEstimate(flow=pair.flow(residual), ego_motion=pair.ego_motion, dynamic=dynamic, ground=pair.ground, instance=instance,
+                        valid=pair.valid, method=method if isinstance(method, str) else repr(method), seconds=time.monotonic() - began,
+                        notes=pair.notes)
+
+
+def scene_flow(source: Any, target: Any, method: str | Method = "default", ego_motion: str | Tensor | np.ndarray = "auto",
+               ground: str | Tensor | np.ndarray = "auto", max_range: float | None = None, seed: int = 0,
+               device: torch.device | str | None = None) -> Any:
+    """The flow of every point of a lidar sweep to the next one.
+
+    Args:
+        source, target: two sweeps: points ``(N, 3)`` and ``(M, 3)``, tensors or arrays, metres, x forward, y left, z up, each in its
+            sensor's frame; or `Sweep` with what else is known (pose, times).
+        method: "default", or one of the published ones; see ``invtoolbox list methods``.
+        ego_motion: "auto" (the sweeps' poses, or else by registration), "poses", "icp", "none" (points are in one frame already),
+            or the motion itself: a matrix ``(4, 4)`` with ``p1 = E p0`` for what stands still.
+        ground: "auto" finds it, "labels" takes the sweeps' own, "none" keeps it as part of the scene.
+        max_range: metres; points beyond move with the static world.
+
+    Returns:
+        Where each point's matter is at the second sweep, in that one's frame, less where it is now: metres, ``(N, 3)``, the sensor's
+        motion included; a tensor, or an array where the source is one. NaN where a point is not finite.
+
+    >>> import invtoolbox as it
+    >>> street = it.scenes.simulated_street(sweeps=2, points=4000)
+    >>> flow = it.scene_flow(street[0], street[1])
+    >>> bool(it.metrics.end_point_error(flow, street[0].labels.flow) < 0.1)
+    True
+    """
+    first, second = _as_sweep(source, "source"), _as_sweep(target, "target")
+    if not isinstance(ego_motion, str):
+        # A motion that is known is two poses.
+        motion = check_motion(torch.as_tensor(ego_motion), "ego_motion")
+        first, second = _with_pose(first, torch.eye(4, dtype=torch.float64)), _with_pose(second, inverse(motion))
+        ego_motion = "poses"
+    preparation = Preparation(ego_motion=ego_motion, ground=ground, max_range=max_range)  # type: ignore[arg-type]
+    flow = estimate(first, second, method, preparation, seed, device=device).flow
+    return flow.numpy() if isinstance(source, np.ndarray) else flow
+
+
+def _pair(pair: PreparedPair, source: Sweep, target: Sweep, device: torch.device | str | None) -> Pair:
+    times = None
+    if source.time is not None and target.time is not None:
+        times = (source.time[pair.index].to(device), target.time[pair.target_index].to(device))
+    low = pair.points[pair.ground].double()
+    if pair.deskew is not None:
+        low = pair.deskew(pair.points.double())[pair.ground]
+    return Pair(pair.source.to(device), pair.target.to(device), transform(pair.ego_motion, low).float().to(device), times)
+
+
+def _as_sweep(points: Any, what: str) -> Sweep:
+    if isinstance(points, Sweep):
+        return points
+    cloud = torch.as_tensor(points)
+    if cloud.ndim != 2 or cloud.shape[1] != 3:
+        raise InputError(f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in metres, or a Sweep")
+    return Sweep(cloud.detach().to("cpu", torch.float32), source=f"the {what}")
+
+
+def _with_pose(sweep: Sweep, pose: Tensor) -> Sweep:
+    import dataclasses
+
+    return dataclasses.replace(sweep, pose=pose)
