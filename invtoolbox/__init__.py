@@ -14,8 +14,8 @@ from invtoolbox.solve import solve
 
 __version__ = "0.1.0"
 
-_MODULES = ("data_terms", "datasets", "kernels", "metrics", "operators", "parameter_choice", "plotting", "priors", "processing", "scenes",
-            "solvers", "testing")
+_MODULES = ("data_terms", "datasets", "kernels", "metrics", "motion", "operators", "parameter_choice", "plotting", "priors", "processing",
+            "scenes", "solvers", "testing")
 _NAMES = {
     "Problem": "invtoolbox.problem",
     "Solution": "invtoolbox.solution",
@@ -25,6 +25,7 @@ _NAMES = {
     "map_slices": "invtoolbox.study.slices",
     "as_operator": "invtoolbox.operators.adapters",
     "to_deepinv": "invtoolbox.operators.adapters",
+    "scene_flow": "invtoolbox.motion.estimate",
     "InputError": "invtoolbox.errors",
 }
 __all__ = ["__version__", "solve", *_MODULES, *_NAMES]

@@ -48,7 +48,7 @@ class PlaneToPlane(DataTerm):
             `prepare` otherwise.
 
     >>> target = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), torch.zeros(1), indexing="ij"), -1).reshape(1, -1, 3)
-    >>> term = PlaneToPlane(scale=(10.0, 10.0), along=1e-6)
+    >>> term = PlaneToPlane(scale=(10.0, 10.0), along=1e-3)
     >>> term.value(torch.tensor([[[4.3, 4.0, 1.0]]]), target)  # a metre above the plane, wherever along it
     tensor([0.4950])
     """

@@ -1,1 +1,21 @@
 """Motion in lidar sweeps: scene flow of pairs and of sequences."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_NAMES = {
+    "FlowEstimate": "invtoolbox.motion.estimate",
+    "METHODS": "invtoolbox.motion.methods",
+    "Preparation": "invtoolbox.motion.preparation",
+    "estimate": "invtoolbox.motion.estimate",
+    "scene_flow": "invtoolbox.motion.estimate",
+}
+__all__ = list(_NAMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'invtoolbox.motion' has no attribute {name!r}")

@@ -39,6 +39,7 @@ class BodySettings:
         votes: translations that are tried for a cluster whose points have no partners, besides none.
         iterations: of the registration.
         upright: see `RigidMotion`.
+        plane: whether surfaces are registered (`PlaneToPlane`), or points, which lidar lines hold back.
         explained: a body moves where its registration lowers the misfit to this share of what standing still leaves,
         gain: and raises the log-likelihood of its points, under noise of `noise` metres, by this much times ``1 + move^2`` with the
             move in metres (a small piece of wall fits many places, far ones above all),
@@ -54,6 +55,7 @@ class BodySettings:
     votes: int = 3
     iterations: int = 25
     upright: float = 1.0
+    plane: bool = True
     explained: float = 0.3
     gain: float = 10.0
     least: float = 0.05
@@ -181,12 +183,12 @@ def _register(here: _Cloud, there: _Cloud, members: list[Tensor], starts: list[T
                    like.new_full((count,), torch.inf), like.new_zeros(count))
     rows = torch.cat(members)
     spread = like.new_zeros(len(like), 3, 3)
-    spread[rows] = covariances(like, here.times, rows=rows)
+    spread[rows] = covariances(like, here.times, rows=rows) if settings.plane else torch.eye(3).to(like)
     reached = _within_reach(here, there, members, settings)
     if not bool(reached.any()):
         return found
     times = None if there.times is None else there.times[reached]
-    target = Surface.of(there.points[reached], times)
+    target = Surface.of(there.points[reached], times) if settings.plane else Surface.of_points(there.points[reached], times)
     sizes = torch.tensor([len(rows) for rows in members])
     smaller = 0
     for largest in _GROUPS:
@@ -206,7 +208,7 @@ def _register_group(here: _Cloud, target: Surface, target_times: Tensor | None, 
     index, weights = index[repeat], weights[repeat].to(here.points)
     points = here.points[index]
     times = None if here.times is None or target_times is None else (here.times[index], target_times[None])
-    term = PlaneToPlane(covariances=spread[index] + torch.eye(3).to(points) * (weights == 0)[..., None, None], weights=weights, times=times,
+    term = PlaneToPlane(along=PlaneToPlane().along if settings.plane else 1.0, covariances=spread[index] + torch.eye(3).to(points) * (weights == 0)[..., None, None], weights=weights, times=times,
                         surface=target)
     problem = Problem(target.points[None], PointWarp(points), term)
     prior = RigidMotion(settings.upright, weights)
@@ -217,8 +219,13 @@ def _register_group(here: _Cloud, target: Surface, target_times: Tensor | None, 
     reached, still = final.value(points + solution.x, problem.y), final.value(points, problem.y)
     bound = prior.prepare(problem, solve)
     centre = points[:, 0] - bound.around[:, 0] if bound.around is not None else points[:, 0]
+    # Of two motions that explain a thing as well, the smaller one is likelier: see `BodySettings.gain`.
+    moves = ((weights[..., None] * solution.x).sum(1) / weights.sum(1, keepdim=True)).norm(dim=1)
+    cost = reached + settings.gain * settings.noise**2 * moves.square() / torch.tensor([len(members[k]) for k in thing.tolist()])
+    least = torch.full((len(members),), torch.inf)
     for j, k in enumerate(thing.tolist()):
-        if bool(reached[j] < found.misfit[k]):
+        if bool(cost[j] < least[k]):
+            least[k] = cost[j]
             found.misfit[k], found.still[k], found.centre[k] = reached[j], still[j], centre[j]
             found.turn[k] = solution.parameters["turn"][j] / bound.radius[j]
             found.translation[k] = solution.parameters["translation"][j]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from invtoolbox.errors import unknown_name
 from invtoolbox.kernels.nearest import Tree
 from invtoolbox.motion.bodies import Bodies, BodySettings, moving_bodies
 from invtoolbox.motion.clusters import height_above
+from invtoolbox.motion.published import nsfp
 from invtoolbox.motion.refinement import Refinement, refined
 
 #: Height above the ground up to which points above a body belong to it, metres: lorries and buses.
@@ -73,7 +75,32 @@ class Default:
         return Motion(refined(pair.source, pair.target, bodies.label, bodies.flow, pair.times, self.refinement), bodies.label)
 
 
-METHODS: dict[str, Callable[[], Method]] = {"default": Default}
+@dataclass(frozen=True)
+class IcpFlow:
+    """Bodies registered with point-to-point distances, as in ICP-Flow (Lin et al., CVPR 2024): `Default` without what it adds."""
+
+    bodies: BodySettings = BodySettings(plane=False)
+
+    def __call__(self, pair: Pair, seed: int) -> Motion:
+        return Default(self.bodies)(dataclasses.replace(pair, times=None), seed)
+
+
+@dataclass(frozen=True)
+class Nsfp:
+    """`published.nsfp` with the settings for whole sweeps without the sensor's motion; every point counts as one of no body."""
+
+    points: int | None = 24_000
+    patience: int = 100
+    max_iterations: int = 450
+    time_limit: float | None = None
+
+    def __call__(self, pair: Pair, seed: int) -> Motion:
+        flow = nsfp(pair.source, pair.target, points=self.points, patience=self.patience, max_iterations=self.max_iterations, seed=seed,
+                    time_limit=self.time_limit)
+        return Motion(flow, torch.full((len(flow),), -1))
+
+
+METHODS: dict[str, Callable[[], Method]] = {"default": Default, "icp-flow": IcpFlow, "nsfp": Nsfp}
 
 
 def method_named(name: str) -> Method:

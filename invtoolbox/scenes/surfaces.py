@@ -33,6 +33,12 @@ class Surface:
     def of(cls, points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, along: float = 0.02) -> Surface:
         return cls(points, Tree(in_time(points, times, time_scale)), covariances(points, times, time_scale, along))
 
+    @classmethod
+    def of_points(cls, points: Tensor, times: Tensor | None = None, time_scale: float = 8.0) -> Surface:
+        """Points that stand for themselves: with it, `data_terms.PlaneToPlane` with ``along=1`` is the distance between points."""
+        eye = torch.eye(3, dtype=points.dtype, device=points.device)
+        return cls(points, Tree(in_time(points, times, time_scale)), eye.expand(len(points), 3, 3))
+
 
 def covariances(points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, along: float = 0.005,
                 rows: Tensor | None = None) -> Tensor:

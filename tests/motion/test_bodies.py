@@ -1,0 +1,83 @@
+"""Clusters, votes, and bodies that move: found, registered, and told from what only seems to move."""
+
+import numpy as np
+import pytest
+import torch
+
+from invtoolbox.errors import InputError
+from invtoolbox.motion.bodies import BodySettings, moving_bodies
+from invtoolbox.motion.clusters import clusters, height_above
+from invtoolbox.motion.voting import translations
+
+
+def box(size, at, count, seed):
+    """Points on the sides and the roof of a box that stands on the ground."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(count, 3, generator=generator)
+    axis = torch.randint(0, 3, (count,), generator=generator)
+    side = torch.where(axis == 2, torch.ones(count), torch.randint(0, 2, (count,), generator=generator).float())
+    points = points.scatter(1, axis[:, None], side[:, None])
+    return (points - torch.tensor([0.5, 0.5, 0.0])) * torch.tensor(size) + torch.tensor(at)
+
+
+def street(shift, seed):
+    """A wall, a parked car and a car that has moved; other points of the same surfaces for every seed."""
+    return torch.cat([box([30.0, 0.3, 2.5], [0.0, 8.0, 0.0], 3000, seed), box([4.0, 1.8, 1.5], [6.0, 3.0, 0.0], 800, seed + 1),
+                      box([4.2, 1.8, 1.4], [-6.0 + shift[0], -3.0 + shift[1], 0.0], 900, seed + 2)])
+
+
+def test_the_moving_car_alone_is_found():
+    here, there = street((0.0, 0.0), 0), street((0.9, 0.1), 10)
+    found = moving_bodies(here, there, here[:, 2], there[:, 2])
+    moves = torch.arange(len(here)) >= 3800
+    assert torch.equal(found.label >= 0, moves) and len(found.motion) == 1
+    torch.testing.assert_close(found.flow[moves].mean(0), torch.tensor([0.9, 0.1, 0.0]), atol=0.02, rtol=0)
+    assert not bool(found.flow[~moves].any())
+
+
+def test_nothing_moves_where_nothing_moved():
+    here, there = street((0.0, 0.0), 0), street((0.0, 0.0), 10)
+    assert len(moving_bodies(here, there, here[:, 2], there[:, 2]).motion) == 0
+
+
+def test_a_thing_that_has_gone_is_not_moved_onto_something_else():
+    here, there = street((0.0, 0.0), 0), street((0.0, 0.0), 10)[:3800]
+    assert len(moving_bodies(here, there, here[:, 2], there[:, 2]).motion) == 0
+
+
+def test_no_points_and_no_clusters():
+    none, few = torch.zeros(0, 3), torch.rand(5, 3)
+    for here, there in ((none, few), (few, none), (few, few)):
+        found = moving_bodies(here, there, here[:, 2], there[:, 2])
+        assert len(found.motion) == 0 and found.flow.shape == here.shape
+
+
+def test_clusters_hold_together_below_and_not_above():
+    car, crown = box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 500, 0), box([6.0, 6.0, 2.0], [2.0, 0.0, 4.0], 500, 1)
+    other = box([4.0, 1.8, 1.5], [5.5, 0.0, 0.0], 500, 2)
+    points = torch.cat([car, crown, other])
+    labels = clusters(points, points[:, 2])
+    assert labels[:500].unique().tolist() == [0] and labels[500:1000].unique().tolist() == [-1] and labels[1000:].unique().tolist() == [1]
+
+
+def test_height_follows_a_slope_and_reaches_over_gaps():
+    x, y = torch.meshgrid(torch.arange(-20.0, 20.0), torch.arange(-20.0, 20.0), indexing="ij")
+    ground = torch.stack([x.flatten(), y.flatten(), 0.05 * x.flatten()], 1)
+    points = torch.tensor([[10.0, 0.0, 1.5], [-10.0, 5.0, -0.5]])
+    torch.testing.assert_close(height_above(points, ground), torch.tensor([1.0, 0.0]), atol=0.06, rtol=0)
+    far = torch.tensor([[200.0, 0.0, 1.95]])
+    torch.testing.assert_close(height_above(far, ground), torch.tensor([1.0]), atol=0.06, rtol=0)
+    torch.testing.assert_close(height_above(points, ground[:0]), torch.tensor([2.0, 0.0]))
+
+
+def test_votes_find_the_translation_and_the_order_of_points_does_not_matter():
+    here, there = box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 400, 0), box([4.0, 1.8, 1.5], [1.2, -0.7, 0.0], 400, 1)
+    votes = translations(here, there)
+    assert np.abs(votes[0] - [1.2, -0.7]).max() <= 0.15
+    assert np.array_equal(votes, translations(here.flip(0), there.flip(0)))
+    assert translations(here[:0], there).shape == (0, 2)
+
+
+def test_wrong_settings():
+    with pytest.raises(InputError, match="positive"):
+        BodySettings(cell=0.0)

@@ -1,0 +1,99 @@
+"""Scene flow of a pair: right about who moves, a flow for every point, the same whoever asks."""
+
+import numpy as np
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+from invtoolbox.motion import Preparation, estimate
+from invtoolbox.motion.methods import METHODS, Default, Motion
+from invtoolbox.scenes.rigid import relative_motion
+
+
+@pytest.fixture(scope="module")
+def street():
+    return it.scenes.simulated_street(sweeps=2, points=12_000, seed=0)
+
+
+def dynamic_error(street, flow):
+    labels = street[0].labels
+    E = relative_motion(street[0].pose, street[1].pose)
+    return it.metrics.dynamic_end_point_error(flow, labels, E, street[0].points)
+
+
+def test_the_default_method_on_a_simulated_street(street):
+    first, second = street[0], street[1]
+    found = estimate(first, second)
+    errors = it.metrics.evaluate(found, first)
+    zero = it.metrics.evaluate(it.motion.FlowEstimate(
+        **{**vars(found), "flow": found.flow - found.residual(first.points)}), first)
+    assert errors.dynamic_epe < 0.4 * zero.dynamic_epe
+    assert errors.static_epe < 0.01
+    still = ~found.dynamic & found.valid
+    assert float(found.residual(first.points)[still].norm(dim=1).max()) < 0.05 + 1e-4
+
+
+def test_calling_twice_gives_the_same_bits(street):
+    first, second = (estimate(street[0], street[1]) for _ in range(2))
+    assert torch.equal(first.flow, second.flow) and torch.equal(first.instance, second.instance)
+
+
+def test_arrays_in_array_out_and_every_row_gets_a_flow(street):
+    points = street[0].points.numpy().copy()
+    points[7] = np.nan
+    E = relative_motion(street[0].pose, street[1].pose)
+    flow = it.scene_flow(points, street[1].points.numpy(), ego_motion=E.numpy())
+    assert isinstance(flow, np.ndarray) and flow.shape == points.shape and flow.dtype == np.float32
+    assert np.isnan(flow[7]).all() and np.isfinite(np.delete(flow, 7, 0)).all()
+
+
+def test_a_method_of_the_users_own(street):
+    class Everything:
+        def __call__(self, pair, seed):
+            return Motion(torch.full_like(pair.source, 0.1), torch.full((len(pair.source),), -1))
+
+    found = estimate(street[0], street[1], Everything())
+    moved = found.residual(street[0].points)[found.dynamic]
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.1), atol=1e-4, rtol=0)
+
+
+def test_two_identical_sweeps(street):
+    found = estimate(street[0], street[0])
+    assert not bool(found.dynamic.any()) and any("same points" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(("source", "words"), [
+    (torch.zeros(0, 3), "empty"), (torch.full((50, 3), float("nan")), "none of its 50 points"), (torch.zeros(5, 2), "expected points")])
+def test_bad_sweeps_are_named(street, source, words):
+    with pytest.raises(InputError, match=words) as error:
+        it.scene_flow(source, street[1])
+    assert "the source" in str(error.value) or "source" in str(error.value)
+
+
+def test_sweeps_of_different_places(street):
+    with pytest.raises(InputError, match="overlap"):
+        it.scene_flow(street[0].points, street[1].points + 500.0, ego_motion="none")
+
+
+def test_unknown_names(street):
+    with pytest.raises(InputError, match="default"):
+        it.scene_flow(street[0], street[1], method="defualt")
+    with pytest.raises(InputError, match="ego_motion"):
+        it.scene_flow(street[0], street[1], ego_motion=torch.eye(3))
+
+
+def test_every_method_by_name_can_be_made():
+    assert "default" in METHODS
+    for make in METHODS.values():
+        assert callable(make())
+
+
+@pytest.mark.data
+def test_argoverse_pair(data_folder):
+    """The bars of the default method, with the data set's ego motion and ground."""
+    sweeps = it.datasets.open_sweeps(next((data_folder / "av2_pair").glob("*-*")))
+    first = sweeps[0]
+    found = estimate(first, sweeps[1], Default(), Preparation(ground="labels"))
+    errors = it.metrics.evaluate(found, first)
+    assert errors.dynamic_epe < 0.17 and errors.static_epe < 0.005
