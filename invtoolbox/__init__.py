@@ -25,7 +25,7 @@ _NAMES = {
     "map_slices": "invtoolbox.study.slices",
     "as_operator": "invtoolbox.operators.adapters",
     "to_deepinv": "invtoolbox.operators.adapters",
-    "scene_flow": "invtoolbox.motion.estimate",
+    "scene_flow": "invtoolbox.motion.estimation",
     "InputError": "invtoolbox.errors",
 }
 __all__ = ["__version__", "solve", *_MODULES, *_NAMES]

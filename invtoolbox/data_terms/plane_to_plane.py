@@ -50,7 +50,7 @@ class PlaneToPlane(DataTerm):
     >>> target = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), torch.zeros(1), indexing="ij"), -1).reshape(1, -1, 3)
     >>> term = PlaneToPlane(scale=(10.0, 10.0), along=1e-3)
     >>> term.value(torch.tensor([[[4.3, 4.0, 1.0]]]), target)  # a metre above the plane, wherever along it
-    tensor([0.4950])
+    tensor([0.4951])
     """
 
     is_convex = False
@@ -64,7 +64,8 @@ class PlaneToPlane(DataTerm):
                              f"got {scale}, {decay} and {along}")
         self.scale, self.decay, self.along, self.time_scale = scale, decay, along, time_scale
         self.weights, self.covariances = weights, covariances
-        self.source_times, self.target_times = times if times is not None else (None, None)
+        self.source_times: Tensor | None = None if times is None else times[0]
+        self.target_times: Tensor | None = None if times is None else times[1]
         self._iteration = 0
         self._surfaces: tuple[Surface, ...] = () if surface is None else (surface,)
 

@@ -61,8 +61,8 @@ class Tree:
 
     def neighbours(self, points: Tensor, count: int) -> Tensor:
         """The nearest ``count`` points, nearest first, as indices ``(N, count)``; fewer columns where the tree holds fewer."""
-        points, count = points.detach(), min(count, len(self.points))
-        if self._tree is None:
+        points, count, tree = points.detach(), min(count, len(self.points)), self._tree
+        if tree is None:
             rows = max(1, _AT_ONCE // len(self.points))
             blocks = [torch.cdist(block, self.points, compute_mode="donot_use_mm_for_euclid_dist").topk(count, 1, largest=False).indices
                       for block in points.split(rows)]
@@ -72,7 +72,7 @@ class Tree:
 
         def part(first: int, last: int) -> None:
             _one_thread()
-            which[first:last] = np.asarray(self._tree.query(queried[first:last], k=count)[1]).reshape(last - first, count)
+            which[first:last] = np.asarray(tree.query(queried[first:last], k=count)[1]).reshape(last - first, count)
 
         _in_parts(len(points), part)
         return index

@@ -6,11 +6,11 @@ import importlib
 from typing import Any
 
 _NAMES = {
-    "FlowEstimate": "invtoolbox.motion.estimate",
+    "FlowEstimate": "invtoolbox.motion.estimation",
     "METHODS": "invtoolbox.motion.methods",
     "Preparation": "invtoolbox.motion.preparation",
-    "estimate": "invtoolbox.motion.estimate",
-    "scene_flow": "invtoolbox.motion.estimate",
+    "estimate": "invtoolbox.motion.estimation",
+    "scene_flow": "invtoolbox.motion.estimation",
 }
 __all__ = list(_NAMES)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,8 @@ class BodySettings:
     noise: float = 0.02
 
     def __post_init__(self) -> None:
-        if min(self.cell, self.reach, self.largest, self.farthest, self.explained, self.noise) <= 0 or min(self.fewest, self.iterations) < 1:
+        lengths = (self.cell, self.reach, self.largest, self.farthest, self.explained, self.noise)
+        if min(lengths) <= 0 or min(self.fewest, self.iterations) < 1:
             raise InputError(f"the settings of bodies must be positive, got {self}")
 
 
@@ -208,7 +210,8 @@ def _register_group(here: _Cloud, target: Surface, target_times: Tensor | None, 
     index, weights = index[repeat], weights[repeat].to(here.points)
     points = here.points[index]
     times = None if here.times is None or target_times is None else (here.times[index], target_times[None])
-    term = PlaneToPlane(along=PlaneToPlane().along if settings.plane else 1.0, covariances=spread[index] + torch.eye(3).to(points) * (weights == 0)[..., None, None], weights=weights, times=times,
+    spread = torch.where((weights == 0)[..., None, None], torch.eye(3).to(points), spread[index])  # filling must be invertible too
+    term = PlaneToPlane(along=PlaneToPlane().along if settings.plane else 1.0, covariances=spread, weights=weights, times=times,
                         surface=target)
     problem = Problem(target.points[None], PointWarp(points), term)
     prior = RigidMotion(settings.upright, weights)
@@ -259,13 +262,15 @@ def _padded(groups: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _judged(here: _Cloud, there: _Cloud, members: list[Tensor], found: _Found, settings: BodySettings) -> Bodies:
     turned = rotation(found.turn)
-    label, flow, motions = torch.full((len(here.points),), -1), torch.zeros_like(here.points), []
+    farthest = math.hypot(settings.farthest, settings.farthest)
+    label, flow = torch.full((len(here.points),), -1), torch.zeros_like(here.points)
+    motions: list[Tensor] = []
     for k, rows in enumerate(members):
         around = here.points[rows] - found.centre[k]
         moved = around @ (turned[k] - torch.eye(3).to(turned)).T + found.translation[k]
         move, still, misfit = float(moved.norm(dim=1).mean()), float(found.still[k]), float(found.misfit[k])
         gain = len(rows) * (still - misfit) / settings.noise**2
-        if misfit >= settings.explained * still or gain < settings.gain * (1 + move**2) or move < settings.least:
+        if misfit >= settings.explained * still or gain < settings.gain * (1 + move**2) or not settings.least <= move <= farthest:
             continue
         label[rows], flow[rows] = len(motions), moved
         motions.append(rigid(turned[k], found.centre[k] + found.translation[k] - turned[k] @ found.centre[k]))

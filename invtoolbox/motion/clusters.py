@@ -50,9 +50,9 @@ def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3
     if len(low) == 0:
         return labels
     squares = points[low, :2].div(cell).floor().long()
-    squares = (squares - squares.min(0).values).numpy()
-    occupied = np.zeros(squares.max(0) + 1, dtype=bool)
-    occupied[squares[:, 0], squares[:, 1]] = True
+    row, column = (squares - squares.min(0).values).numpy().T
+    occupied = np.zeros((int(row.max()) + 1, int(column.max()) + 1), dtype=np.bool_)
+    occupied[row, column] = True
     parts, _ = ndimage.label(occupied, structure=np.ones((3, 3)))
-    labels[low] = torch.from_numpy(parts[squares[:, 0], squares[:, 1]].astype(np.int64) - 1)
+    labels[low] = torch.from_numpy(parts[row, column].astype(np.int64) - 1)
     return labels

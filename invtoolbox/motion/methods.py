@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class Default:
     lines hold back, and with the time of each point where it is known; all things are registered at once, as items of a batch.
     """
 
-    bodies: BodySettings = BodySettings()
+    bodies: BodySettings = field(default_factory=BodySettings)
     refinement: Refinement | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
@@ -79,7 +79,7 @@ class Default:
 class IcpFlow:
     """Bodies registered with point-to-point distances, as in ICP-Flow (Lin et al., CVPR 2024): `Default` without what it adds."""
 
-    bodies: BodySettings = BodySettings(plane=False)
+    bodies: BodySettings = field(default_factory=lambda: BodySettings(plane=False))
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
         return Default(self.bodies)(dataclasses.replace(pair, times=None), seed)

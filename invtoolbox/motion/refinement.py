@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
@@ -52,7 +51,8 @@ def refined(points: Tensor, target: Tensor, label: Tensor, flow: Tensor, times: 
     near = ((target > moved.amin(0) - 1) & (target < moved.amax(0) + 1)).all(1)
     if not bool(near.any()):
         return flow
-    term = PlaneToPlane((settings.scale, settings.scale), covariances=covariances(points, None if times is None else times[0], rows=rows)[None],
+    spread = covariances(points, None if times is None else times[0], rows=rows)[None]
+    term = PlaneToPlane((settings.scale, settings.scale), covariances=spread,
                         times=None if times is None else (times[0][rows][None], times[1][near][None]))
     # What is sought is the way from where the rigid motion takes each point, so zero is the rigid start.
     problem = Problem(target[near][None], PointWarp(moved[None]), term)

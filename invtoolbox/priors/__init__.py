@@ -26,8 +26,8 @@ from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 from invtoolbox.priors.implicit.free_flow import FreeFlow
 from invtoolbox.priors.implicit.neural_scene_flow import NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_clusters import RigidClusters
-from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
+from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 
 __all__ = [
     "ARAP",

@@ -50,7 +50,8 @@ def test_upright_bodies_do_not_leave_the_plane():
 def test_calling_twice_gives_the_same_bits():
     points = body(0)[None].float()
     problem = it.Problem(points + 0.1, it.operators.PointWarp(points), it.data_terms.PlaneToPlane())
-    first, second = (it.solve(problem, it.priors.RigidMotion(), "levenberg-marquardt", max_iterations=5, progress=False).x for _ in range(2))
+    first, second = (it.solve(problem, it.priors.RigidMotion(), "levenberg-marquardt", max_iterations=5, progress=False).x
+                     for _ in range(2))
     assert torch.equal(first, second)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.motion.methods import Method, Pair, method_named
-from invtoolbox.motion.preparation import PreparedPair, Preparation, prepare_pair
+from invtoolbox.motion.preparation import Preparation, PreparedPair, prepare_pair
 from invtoolbox.scenes.rigid import check_motion, inverse, transform
 from invtoolbox.scenes.sweep import Sweep
 
