@@ -55,11 +55,11 @@ def ego_motion(source: Sweep, target: Sweep, how: How = "auto", guess: Tensor | 
     correspondence in the last pass, and what moves less is outnumbered. It is computed in one thread, so that it gives the same bits
     every time. "auto" takes poses where both sweeps have one, and else registers. "none" supposes that the sensor stands still.
 
-    Points of a sweep that is not deskewed (KITTI's raw sweeps are not) lie where the sensor saw them while it moved. With even motion
-    what stands still is distorted alike in both sweeps, since the sensor sees it after almost the same part of each turn; E is
-    off by the share w / 360 where the sensor turns by w degrees from one sweep to the next, 1 % in a sharp bend.
-    `prepare_pair` deskews and registers again where points have times. A change of speed or of turn between the two sweeps bends them
-    differently, and no rigid motion makes good for that.
+    Points of a sweep that is not deskewed lie where the sensor saw them while it moved. With even motion what stands still is
+    distorted alike in both sweeps, since the sensor sees it after almost the same part of each turn; E is off by the share w / 360
+    where the sensor turns by w degrees from one sweep to the next, 1 % in a sharp bend. `prepare_pair` deskews and registers
+    again where points have times. A change of speed or of turn between the two sweeps bends them differently, and no rigid motion
+    makes good for that.
 
     Args:
         guess: ``(4, 4)``, where the registration begins: E of the sweeps before, at even motion. Poses do not need it.
@@ -78,7 +78,7 @@ def ego_motion(source: Sweep, target: Sweep, how: How = "auto", guess: Tensor | 
         return EgoMotion(torch.eye(4, dtype=torch.float64), "none")
     if how not in ("auto", "poses", "icp"):
         raise InputError(f"ego_motion is {how!r}; expected 'auto', 'poses', 'icp' or 'none'")
-    missing = [sweep.source for sweep in (source, target) if sweep.pose is None]
+    missing = [sweep.source for sweep in (source, target) if sweep.pose is None or bool(sweep.pose.isnan().any())]
     if how == "poses" and missing:
         raise InputError(f"{missing[0]} has no pose; ego_motion='icp' finds the sensor's motion from the points")
     if not missing and how != "icp":
