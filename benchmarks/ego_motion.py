@@ -75,8 +75,8 @@ def argoverse(folder: Path) -> None:
           f"within 35 m {1000 * float(off[near].mean()):.1f} mm, {seconds:.2f} s {verdict(float(off[near].mean()) < 0.005, '5 mm')}")
     for name, motion in (("the poses' motion", true), ("the motion found", found.matrix)):
         ground_off, wall_off = surface_offsets(first, second, motion)
-        print(f"av2_pair: after {name} the ground within 20 m lies {ground_off:+.1f} mm above that of the second sweep on average, and walls "
-              f"{wall_off:+.1f} mm to the left")
+        print(f"av2_pair: after {name} the ground within 20 m lies {ground_off:+.1f} mm above that of the second sweep on average, and "
+              f"walls {wall_off:+.1f} mm to the left")
     judge_ground("av2_pair", first)
 
 

@@ -37,7 +37,7 @@ class EgoMotion:
         matrix: E, float64 ``(4, 4)``: ``p1 = E p0``.
         how: "poses", "icp" or "none".
         overlap: the share of upright structure of the source that lies on a surface of the target after E; None where it was
-            not looked at. Two sweeps of one street have 0.9 and more, two of different streets 0.2 and less.
+            not looked at. Sweeps that follow each other have 0.83 and more, those of different streets 0.2 and less.
         notes: what is worth knowing about it.
     """
 
@@ -102,8 +102,9 @@ def _registered(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion
         if again[1] > overlap:
             matrix, overlap, converged = again
     if overlap < _LEAST:
+        bent = "" if source.deskewed and target.deskewed else ", that no sudden turn bends one of them (they are not known to be deskewed)"
         raise InputError(f"{source.source} and {target.source} do not overlap: after registration {overlap:.0%} of the upright structure "
-                         "of the first lies on surfaces of the second; see that they follow each other, or give poses")
+                         f"of the first lies on surfaces of the second; see that they follow each other{bent}, or give poses")
     notes = () if converged else (f"the registration of {source.source} had not converged",)
     return EgoMotion(torch.from_numpy(matrix), "icp", overlap, notes)
 
