@@ -25,8 +25,10 @@ from invtoolbox.datasets.lidar_argoverse import Argoverse2
 from invtoolbox.datasets.lidar_folder import LidarFolder
 from invtoolbox.datasets.lidar_kitti import KittiOdometry, KittiRaw
 from invtoolbox.datasets.lidar_kitti_flow import KittiSceneFlow
+from invtoolbox.datasets.lidar_nuscenes import NuScenes
 from invtoolbox.datasets.lidar_opening import SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.lidar_ouster import OusterFrames
+from invtoolbox.datasets.lidar_waymo import Waymo
 from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.metaimage import MetaImage, write_metaimage
 from invtoolbox.datasets.nexus import NXtomo
@@ -55,9 +57,9 @@ from invtoolbox.datasets.volume import Grid, Volume
 __all__ = [
     "HTC2022", "READERS", "SWEEP_READERS", "Argoverse2", "ArgoverseFlow", "Arrays", "BlurKernels", "DataExchange", "DataSet",
     "Dicom", "DicomSeries", "FlowFile", "Geometry", "Grid", "Hdf5", "KittiOdometry", "KittiRaw", "KittiSceneFlow",
-    "LidarFolder", "Measurement", "MetaImage", "NXtomo", "Nifti", "OusterFrames", "Pictures", "Raw", "TiffStack", "Volume",
-    "Written", "argoverse_mask", "argoverse_path", "attenuation_to_hounsfield", "center_of_rotation", "ct_small",
-    "data_folder", "find_file", "geometry_from_mapping", "hounsfield_to_attenuation", "open", "open_measurements",
+    "LidarFolder", "Measurement", "MetaImage", "NXtomo", "Nifti", "NuScenes", "OusterFrames", "Pictures", "Raw", "TiffStack",
+    "Volume", "Waymo", "Written", "argoverse_mask", "argoverse_path", "attenuation_to_hounsfield", "center_of_rotation",
+    "ct_small", "data_folder", "find_file", "geometry_from_mapping", "hounsfield_to_attenuation", "open", "open_measurements",
     "open_named", "open_sweeps", "pack_argoverse", "photograph", "read_argoverse", "read_flow", "read_geometry", "read_pcd",
     "read_ply", "read_poses", "refuse_source", "verify", "write", "write_argoverse", "write_bytes", "write_flow",
     "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_ply", "write_png", "write_raw", "write_tiff",

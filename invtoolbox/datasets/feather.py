@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def read_feather(path: Path, columns: Sequence[str], optional: Sequence[str] = (
     feather = pyarrow("feather")
     ipc = pyarrow("ipc")
     require_file(path)
-    with decoding(path, "feather"):
+    with decoding(path, "feather"), within_memory(path):
         with path.open("rb") as stream:
             if stream.read(6) != b"ARROW1":
                 raise InputError(f"{path}: the file does not begin as a feather file (version 2) does; fetch it again")
@@ -54,6 +55,16 @@ def require_numbers(path: Path, columns: dict[str, np.ndarray], names: Sequence[
     for name in names:
         if name in columns and columns[name].dtype.kind not in "biuf":
             raise InputError(f"{path}: the column {name} holds words instead of numbers; write the table again")
+
+
+@contextmanager
+def within_memory(path: Path) -> Iterator[None]:
+    """Say of a table that asks for more memory than there is that it does: damaged sizes do."""
+    try:
+        yield
+    except MemoryError as error:
+        raise InputError(f"{path}: the table declares more than memory holds ({error}); it is damaged, or read it on a larger "
+                         "machine") from None
 
 
 def pyarrow(module: str) -> Any:

@@ -80,8 +80,8 @@ class KittiRaw(SweepFiles):
 
     Poses are the lidar's: the GPS and inertial unit's by the devkit's Mercator projection, scaled at the first packet's
     latitude, then ``calib_imu_to_velo.txt`` (in the drive's folder, or beside it in that of the day). The world is the unit's frame at
-    the first packet. The packets of a ``_sync`` drive are those of the same number; sweeps of such drives have the sensor's motion
-    removed (`deskewed`).
+    the first packet. The packets of a ``_sync`` drive are those of the same number. Sweeps of the raw data, unlike those of
+    the odometry benchmark, hold the sensor's motion (its readme: points have to be untwisted); they have no times of points.
 
     Args:
         path: the folder of the drive, or a folder with the `.bin` files themselves.
@@ -101,7 +101,6 @@ class KittiRaw(SweepFiles):
         stamps = folder / "velodyne_points" / "timestamps.txt"
         self.times = _times_by_name(stamps, self.files) if stamps.is_file() else at_rate(number_of(self.files[-1]) + 1, 10.0)[
             [number_of(f) for f in self.files]]
-        self.deskewed = None if folder.name.endswith("_extract") else True
         self.pose_file, self.poses, self.packets = poses, None, None
         if poses is not None and poses != WITHOUT_POSES:
             if calibration is None:
@@ -125,7 +124,7 @@ class KittiRaw(SweepFiles):
             unit = unit_pose(read_packet(self.packets / f"{file.stem}.txt"), math.cos(math.radians(self.origin[0])))
             first = unit_pose(self.origin, math.cos(math.radians(self.origin[0])))
             pose = inverse(first) @ unit @ inverse(self.unit_to_lidar)
-        return Sweep(read.points, float(self.times[index]), intensity=read.intensity, deskewed=self.deskewed, source=str(file), pose=pose,
+        return Sweep(read.points, float(self.times[index]), intensity=read.intensity, deskewed=False, source=str(file), pose=pose,
                      meta={"reader": "kitti-raw"})
 
 

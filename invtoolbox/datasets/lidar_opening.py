@@ -14,8 +14,10 @@ from invtoolbox.datasets.lidar_argoverse import Argoverse2
 from invtoolbox.datasets.lidar_folder import LidarFolder
 from invtoolbox.datasets.lidar_kitti import KittiOdometry, KittiRaw
 from invtoolbox.datasets.lidar_kitti_flow import FIRST, KittiSceneFlow
+from invtoolbox.datasets.lidar_nuscenes import NuScenes
 from invtoolbox.datasets.lidar_ouster import OusterFrames
 from invtoolbox.datasets.lidar_simulated import street_of_file
+from invtoolbox.datasets.lidar_waymo import Waymo
 from invtoolbox.datasets.point_files import SUFFIXES
 from invtoolbox.datasets.sweep_files import require_folder
 from invtoolbox.errors import InputError, unknown_name
@@ -28,6 +30,8 @@ SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "kitti-odometry": KittiOdometry,
     "kitti-raw": KittiRaw,
     "kitti-scene-flow": KittiSceneFlow,
+    "nuscenes": NuScenes,
+    "waymo": Waymo,
     "ouster": OusterFrames,
     "lidar-folder": LidarFolder,
     "street": street_of_file,
@@ -101,6 +105,10 @@ def reader_of_folder(folder: Path) -> str | None:
         return "kitti-raw"
     if (folder / "velodyne").is_dir():
         return "kitti-odometry"
+    if any((tables / "sample_data.json").is_file() for tables in folder.iterdir() if tables.is_dir()):
+        return "nuscenes"
+    if (folder / "lidar").is_dir() and any((folder / "lidar").glob("*.parquet")):
+        return "waymo"
     suffixes = {file.suffix.lower() for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")}
     if ".npz" in suffixes and not suffixes & {".bin", ".pcd", ".ply"}:
         return _reader_of_archives(folder)

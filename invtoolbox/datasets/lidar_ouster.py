@@ -58,10 +58,10 @@ def first_time(file: Path) -> int | None:
     What is wrong with such a file is said when its sweep is read.
     """
     try:
-        with zipfile.ZipFile(file) as archive, archive.open("t_ns.npy") as stream:
+        with decoding(file, "Ouster frame"), zipfile.ZipFile(file) as archive, archive.open("t_ns.npy") as stream:
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             _, _, dtype = read(stream)
             return int(np.frombuffer(stream.read(dtype.itemsize), dtype)[0]) if dtype.kind in "iu" else None
-    except (OSError, KeyError, ValueError, IndexError, EOFError, SyntaxError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
+    except InputError:
         return None

@@ -37,7 +37,7 @@ class SweepFiles:
     def __getitem__(self, index: int) -> Sweep:
         index = checked_index(index, len(self))
         sweep = self._read(index)
-        require_measurements(self.files[index], sweep.points)
+        require_measurements(sweep.source, sweep.points)
         return sweep
 
     def _read(self, index: int) -> Sweep:

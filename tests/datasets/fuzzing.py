@@ -107,7 +107,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 }
 #: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or poses) is a shorter one; and a street,
 #: where a digit more or less is another street.
-UNDECLARED = ("odometry", "raw drive", "bins", "street.toml")
+UNDECLARED = ("odometry", "raw drive", "bins", "nuscenes", "street.toml")
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
 _HUGE = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 0x00FFFFFF, 0xFFFF, 0x7FFF)
 

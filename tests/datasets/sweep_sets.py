@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,85 @@ def write_argoverse(folder: Path, count: int = 3) -> Path:
     return folder
 
 
+def write_nuscenes(folder: Path, count: int = 3) -> Path:
+    """One scene, a key frame first; the vehicle drives 1 m a sweep to the north (its yaw is a quarter turn), a car 2 m."""
+    quarter, none = [np.sqrt(0.5), 0.0, 0.0, np.sqrt(0.5)], [1.0, 0.0, 0.0, 0.0]
+    write_bins(folder / "sweeps" / "LIDAR_TOP", count, columns=5, digits=3)
+    for file in (folder / "sweeps" / "LIDAR_TOP").iterdir():
+        rows = np.fromfile(file, "<f4").reshape(N, 5)
+        rows[:, 4] = np.arange(N) % 32
+        rows.tofile(file)
+        file.rename(file.with_name(f"{file.stem}.pcd.bin"))
+    tables: dict[str, list[dict[str, Any]]] = {
+        "scene": [{"token": "s", "name": "scene-0061"}], "sample": [{"token": "a", "scene_token": "s"}],
+        "sensor": [{"token": "top", "channel": "LIDAR_TOP"}, {"token": "cam", "channel": "CAM_FRONT"}],
+        # The lidar's y is the vehicle's x.
+        "calibrated_sensor": [{"token": "ct", "sensor_token": "top", "translation": [0.9, 0.0, 1.8],
+                               "rotation": [np.sqrt(0.5), 0.0, 0.0, -np.sqrt(0.5)]},
+                              {"token": "cc", "sensor_token": "cam", "translation": [1.7, 0.0, 1.5], "rotation": none}],
+        "ego_pose": [{"token": f"e{k}", "translation": [100.0, 200.0 + k, 0.0], "rotation": quarter} for k in range(count)],
+        "sample_data": [{"token": f"d{k}", "sample_token": "a", "ego_pose_token": f"e{k}", "calibrated_sensor_token": "ct",
+                         "filename": f"sweeps/LIDAR_TOP/{k:03}.pcd.bin", "timestamp": 1532402927647951 + 100_000 * k,
+                         "is_key_frame": k == 0}
+                        for k in reversed(range(count))] + [
+                       {"token": "image", "sample_token": "a", "ego_pose_token": "e0", "calibrated_sensor_token": "cc",
+                        "filename": "samples/CAM_FRONT/0.jpg", "timestamp": 1532402927647951, "is_key_frame": True}],
+        "category": [{"token": "c", "name": "vehicle.car"}], "instance": [{"token": "i", "category_token": "c"}],
+        "sample_annotation": [{"token": "n", "sample_token": "a", "instance_token": "i", "translation": [100.0, 220.9, 1.0],
+                               "size": [2.0, 4.5, 1.6], "rotation": quarter}]}
+    (folder / "v1.0-mini").mkdir()
+    for name, rows in tables.items():
+        (folder / "v1.0-mini" / f"{name}.json").write_text(json.dumps(rows))
+    return folder
+
+
+#: The lidar's place on Waymo's vehicle, turned by 148 degrees as the true one is.
+WAYMO_PLACE = np.array([[np.cos(2.58), -np.sin(2.58), 0, 1.43], [np.sin(2.58), np.cos(2.58), 0, 0], [0, 0, 1, 2.18], [0, 0, 0, 1]])
+WAYMO_SHAPE = (5, 16)
+
+
+def write_waymo(folder: Path, count: int = 3) -> Path:
+    """A sphere of 10 m about where the lidar is at each pixel, one pixel without a return; the vehicle drives 1 m a sweep along x.
+
+    It is at its frame's pose in the middle of the sweep's columns.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    height, width = WAYMO_SHAPE
+    keys = {"key.segment_context_name": ["seg"] * count,
+            "key.frame_timestamp_micros": [1_553_629_304_000_000 + 100_000 * k for k in range(count)]}
+    image = np.zeros((height, width, 4), np.float32)
+    image[:, :, 0], image[:, :, 1] = 10, np.arange(width)
+    image[0, 0, 0] = -1
+    then = np.zeros((count, height, width, 6), np.float32)
+    then[..., 3] = np.arange(count)[:, None, None] + (np.arange(width) - width / 2) / width
+    frames = np.tile(np.eye(4), (count, 1, 1))
+    frames[:, 0, 3] = np.arange(count)
+    tables: dict[str, dict[str, Any]] = {
+        "lidar": {**keys, "key.laser_name": pa.array([1] * count, pa.int8()),
+                  "[LiDARComponent].range_image_return1.values": [image.ravel()] * count,
+                  "[LiDARComponent].range_image_return1.shape": [list(image.shape)] * count},
+        "lidar_pose": {**keys, "key.laser_name": pa.array([1] * count, pa.int8()),
+                       "[LiDARPoseComponent].range_image_return1.values": [one.ravel() for one in then],
+                       "[LiDARPoseComponent].range_image_return1.shape": [list(then.shape[1:])] * count},
+        "vehicle_pose": {**keys, "[VehiclePoseComponent].world_from_vehicle.transform": [one.ravel() for one in frames]},
+        "lidar_calibration": {"key.segment_context_name": ["seg"], "key.laser_name": pa.array([1], pa.int8()),
+                              "[LiDARCalibrationComponent].extrinsic.transform": [WAYMO_PLACE.ravel()],
+                              "[LiDARCalibrationComponent].beam_inclination.min": [-0.3],
+                              "[LiDARCalibrationComponent].beam_inclination.max": [0.1],
+                              "[LiDARCalibrationComponent].beam_inclination.values": [np.linspace(-0.3, 0.1, height)]},
+        "lidar_box": {**keys, "key.laser_object_id": ["car"] * count, "[LiDARBoxComponent].type": [1] * count,
+                      **{f"[LiDARBoxComponent].box.{part}": [value] * count for part, value in (
+                          ("center.x", 8.0), ("center.y", 1.0), ("center.z", 0.8), ("size.x", 4.5), ("size.y", 2.0), ("size.z", 1.6),
+                          ("heading", np.pi / 2))}},
+    }
+    for name, columns in tables.items():
+        (folder / name).mkdir(parents=True)
+        parquet.write_table(pa.table(columns), folder / name / "seg.parquet", row_group_size=2)
+    return folder
+
+
 def write_odometry_alone(folder: Path) -> Path:
     """A sequence with its poses beside it, as SemanticKITTI has them."""
     sequence = write_kitti_odometry(folder)
@@ -192,4 +272,5 @@ SETS: dict[str, tuple[str, Any]] = {
     "raw drive": ("kitti-raw", write_drive_alone),
     "pairs": ("kitti-scene-flow", write_pairs), "frames": ("ouster", write_ouster), "bins": ("lidar-folder", write_folder),
     "pcds": ("lidar-folder", write_pcds), "plys": ("lidar-folder", write_plys), "npys": ("lidar-folder", write_arrays),
+    "nuscenes": ("nuscenes", write_nuscenes), "waymo": ("waymo", write_waymo),
 }

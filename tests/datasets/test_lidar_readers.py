@@ -28,7 +28,7 @@ def test_every_set_is_recognised_read_and_pickled(name: str, tmp_path: Path) -> 
     for opened in (data, pickle.loads(pickle.dumps(data))):
         for k in range(len(opened)):
             sweep = opened[k]
-            assert isinstance(sweep, Sweep) and sweep.points.dtype == torch.float32 and len(sweep) == sets.N
+            assert isinstance(sweep, Sweep) and sweep.points.dtype == torch.float32 and len(sweep) in (sets.N, 79)
             assert sweep.pose is None or (sweep.pose.shape == (4, 4) and sweep.pose.dtype == torch.float64)
     with pytest.raises(IndexError):
         data[len(data)]
@@ -74,7 +74,7 @@ def test_kitti_raw_poses_follow_the_map(tmp_path: Path) -> None:
     assert relative_motion(b, a)[:3, 3].numpy() == pytest.approx(np.add(ahead, lever), abs=1e-6)
     turn = relative_motion(b, a)[:3, :3]
     assert float(torch.atan2(turn[1, 0], turn[0, 0])) == pytest.approx(0.02, abs=1e-9)
-    assert data.deskewed and datasets.KittiRaw(tmp_path / "2011_09_30_drive_0027_sync", poses="none")[1].pose is None
+    assert data[0].deskewed is False and datasets.KittiRaw(tmp_path / "2011_09_30_drive_0027_sync", poses="none")[1].pose is None
 
 
 def test_pairs_are_turned_from_the_cameras_axes(tmp_path: Path) -> None:
@@ -86,6 +86,48 @@ def test_pairs_are_turned_from_the_cameras_axes(tmp_path: Path) -> None:
     assert np.array_equal(datasets.KittiSceneFlow(folder, frame="lidar").pair(1)[0].points.numpy(), stored["pos1"])
     with pytest.raises(InputError, match=r"pairs, each by itself.*pair\(k\)"):
         datasets.open_sweeps(folder)
+
+
+def test_nuscenes_tables(tmp_path: Path) -> None:
+    data = datasets.NuScenes(sets.write_nuscenes(tmp_path / "set"))
+    assert data.names == ["000", "001", "002"], "in the order of their times"
+    sweep, later = data[0], data[1]
+    stored = np.fromfile(data.files[0], "<f4").reshape(-1, 5)
+    assert np.array_equal(sweep.points.numpy(), np.stack([stored[:, 1], -stored[:, 0], stored[:, 2]], 1)), "x was right, y forward"
+    assert sweep.pose is not None and later.pose is not None and sweep.ring is not None and int(sweep.ring.max()) == 31
+    assert sweep.pose[:3, 3].tolist() == pytest.approx([100, 200.9, 1.8]) and sweep.pose[:2, 0].tolist() == pytest.approx([0, 1])
+    assert relative_motion(sweep.pose, later.pose)[:3, 3].tolist() == pytest.approx([-1, 0, 0]), "the world comes closer along x"
+    assert sweep.boxes is not None and later.boxes is None and sweep.boxes.category == ("vehicle.car",)
+    assert sweep.boxes.pose[0, :3, 3].tolist() == pytest.approx([20, 0, -0.8]) and sweep.boxes.pose[0, 0, 0] == pytest.approx(1)
+    assert sweep.boxes.size.tolist() == [[4.5, 2, 1.6]], "length, width, height"
+    with pytest.raises(InputError, match="did you mean 'scene-0061'"):
+        datasets.NuScenes(tmp_path / "set", scene="scene-0016")
+    with pytest.raises(InputError, match="no version of the data set"):
+        datasets.NuScenes(tmp_path / "set", version="v1.0-trainval")
+
+
+def test_waymo_range_images(tmp_path: Path) -> None:
+    data = datasets.Waymo(sets.write_waymo(tmp_path / "set"))
+    height, width = sets.WAYMO_SHAPE
+    sweep = data[1]
+    assert len(sweep) == height * width - 1, "a pixel without a return is left out"
+    # Where the lidar was at each pixel, in the frame of the sweep: the car drives by 1/16 m a column.
+    column = np.tile(np.arange(width), height)[1:]
+    place = np.stack([1.43 + (column - width / 2) / width, 0 * column, 0 * column + 2.18], 1)
+    away = sweep.points.numpy() - place
+    assert np.linalg.norm(away, axis=1) == pytest.approx(10, abs=1e-5)
+    # The azimuth counts from the vehicle's back, clockwise, whatever way the lidar is turned.
+    assert np.arctan2(away[:, 1], away[:, 0]) == pytest.approx(np.pi * (1 - (2 * column + 1) / width), abs=1e-5)
+    assert np.arcsin(away[:, 2] / 10) == pytest.approx(np.repeat(np.linspace(0.1, -0.3, height), width)[1:], abs=1e-5)
+    assert sweep.deskewed and sweep.ring is not None and int(sweep.ring.max()) == height - 1 and sweep.intensity is not None
+    assert sweep.intensity.tolist() == column.tolist()
+    assert sweep.pose is not None and sweep.pose[0, 3] == 1 and sweep.boxes is not None and sweep.boxes.category == ("vehicle",)
+    assert sweep.boxes.pose[0, :2, 0].tolist() == pytest.approx([0, 1], abs=1e-12), "heading to the left"
+    (tmp_path / "set" / "lidar_pose" / "seg.parquet").unlink()
+    (tmp_path / "set" / "lidar_box" / "seg.parquet").unlink()
+    skewed = datasets.Waymo(tmp_path / "set")[1]
+    assert skewed.deskewed is False and skewed.boxes is None
+    assert np.linalg.norm(skewed.points.numpy() - [1.43, 0, 2.18], axis=1) == pytest.approx(10, abs=1e-5)
 
 
 def test_a_folder_with_times_and_poses(tmp_path: Path) -> None:
@@ -139,6 +181,15 @@ AT_OPENING = [
     bad(lambda p: (p / "frame_00.npz").rename(p / "frame_07.npz"), r"frame_07.npz: the times are out of order", sets.write_ouster),
     bad(lambda p: (p / "annotations.feather").write_bytes(b"ARROW1 and no more"), r"annotations.feather: truncated or not",
         sets.write_argoverse),
+    bad(lambda p: (p / "v1.0-mini/ego_pose.json").unlink(), r"ego_pose.json: there is no such file", sets.write_nuscenes),
+    bad(lambda p: (p / "v1.0-mini/ego_pose.json").write_text("[{"), r"ego_pose.json: truncated or not a readable JSON",
+        sets.write_nuscenes),
+    bad(lambda p: (p / "v1.0-mini/scene.json").write_text("[{}]"), r"scene.json: record 1 lacks 'token'", sets.write_nuscenes),
+    bad(lambda p: (p / "lidar_calibration/seg.parquet").unlink(), r"lidar_calibration/seg.parquet: there is no such file",
+        sets.write_waymo),
+    bad(lambda p: _truncate(p / "lidar/seg.parquet", 300), r"lidar/seg.parquet: truncated or not a readable Parquet", sets.write_waymo),
+    bad(lambda p: None, r"no scene in .* named 'a'", sets.write_nuscenes, scene="a"),
+    bad(lambda p: None, r"no segment in .* named 'a'", sets.write_waymo, scene="a"),
     bad(lambda p: (p / "sensors/lidar/first.feather").write_bytes(b"x"), r"first.feather: the name is no number", sets.write_argoverse),
 ]
 
@@ -179,6 +230,10 @@ OF_THE_SECOND = [
         r"poses.txt: the pose of 000001.bin is missing"),
     bad(lambda p: (p / "oxts/data/0000000001.txt").unlink(), r"oxts/data/0000000001.txt: there is no such file", sets.write_kitti_raw),
     bad(lambda p: (p / "oxts/data/0000000001.txt").write_text("49 8 110"), r"0000000001.txt: 3 numbers; a packet", sets.write_kitti_raw),
+    bad(lambda p: _truncate(p / "sweeps/LIDAR_TOP/001.pcd.bin", 204), r"001.pcd.bin: 204 bytes are no whole number of points of 5",
+        sets.write_nuscenes),
+    bad(lambda p: (p / "v1.0-mini/ego_pose.json").write_text((p / "v1.0-mini/ego_pose.json").read_text().replace('"e1"', '"x"')),
+        r"ego_pose.json: no pose e1 for the sweep 001.pcd.bin", sets.write_nuscenes),
     bad(lambda p: _truncate(sorted((p / "sensors/lidar").iterdir())[1], 900), r"315966265359836000.feather: truncated",
         sets.write_argoverse),
 ]
@@ -191,7 +246,8 @@ def test_a_bad_sweep_is_named_when_it_is_read_and_the_others_are_read(
     before = datasets.open_sweeps(path)
     change(path)
     # A file that goes while the sequence is open is missed by who opened it, poses that come are seen by who opens it anew.
-    gone, poses = not (path / "000001.bin").exists() and write is sets.write_folder, "poses.txt" in message
+    # Tables of poses are read once.
+    gone, poses = not (path / "000001.bin").exists() and write is sets.write_folder, "poses.txt" in message or "ego_pose" in message
     for data in ([] if poses else [before]) + ([] if gone else [datasets.open_sweeps(path)]):
         with pytest.raises(InputError, match=message) as caught:
             data[1]
