@@ -77,6 +77,7 @@ _OWN: dict[str, dict[str, str]] = {
         "student": "invtoolbox.data_terms:Student",
         "poisson-transmission": "invtoolbox.data_terms:PoissonTransmission",
         "chamfer": "invtoolbox.data_terms:Chamfer",
+        "distance-transform": "invtoolbox.data_terms:DistanceTransform",
     },
     "solvers": {
         "cg": "invtoolbox.solvers:ConjugateGradient",

@@ -2,6 +2,7 @@
 
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import Chamfer
+from invtoolbox.data_terms.distance_transform import DistanceTransform
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
@@ -9,5 +10,5 @@ from invtoolbox.data_terms.robust import L1, Huber, Student
 from invtoolbox.data_terms.sobolev import Sobolev
 from invtoolbox.data_terms.stack import Stack
 
-__all__ = ["L1", "Chamfer", "DataTerm", "Huber", "LeastSquares", "PlaneToPlane", "Poisson", "PoissonTransmission", "Sobolev", "Stack",
-           "Student"]
+__all__ = ["L1", "Chamfer", "DataTerm", "DistanceTransform", "Huber", "LeastSquares", "PlaneToPlane", "Poisson", "PoissonTransmission",
+           "Sobolev", "Stack", "Student"]

@@ -223,9 +223,18 @@ def test_the_network_finds_what_moves_and_free_vectors_do_not() -> None:
     assert free_misfit < 0.3 * misfit and error < 0.3 and free_error > 2 * error
 
 
+def test_fast_neural_scene_flow_finds_a_motion_of_the_whole() -> None:
+    source, target, _ = boxes(2)
+    target = target + torch.tensor([0.0, 0.0, 0.4])
+    truth = torch.tensor([0.0, 0.0, 0.4]).expand_as(source)
+    still = boxes(2)[2].norm(dim=1) == 0
+    flow = published.fast_nsf(source, target, patience=30, max_iterations=80, cell=0.2)
+    assert float((flow - truth)[still].mean(0).norm()) < 0.2
+
+
 def test_what_was_not_fitted_gets_a_flow_too() -> None:
     source, target, _ = boxes(1, 400)
-    for method in (published.nsfp, published.free_vectors):
+    for method in (published.nsfp, published.fast_nsf, published.free_vectors):
         flow = method(source, target, points=100, max_iterations=3)
         assert flow.shape == source.shape and bool(flow.isfinite().all())
     with pytest.raises(InputError, match="not finite"):
