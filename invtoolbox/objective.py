@@ -68,6 +68,7 @@ class Objective:
         layout: of the parameters, where there is an implicit prior or an unknown.
         unknowns: parameters of the operator that are found with the image.
         seed, iteration: random draws are a function of these two.
+        share: of the measurements that the problem holds; what is not misfit counts by it.
     """
 
     problem: Problem
@@ -78,13 +79,14 @@ class Objective:
     unknowns: Unknowns | None = None
     seed: int = 0
     iteration: int = 0
+    share: float = 1.0
 
     # -- parts that solvers look at -----------------------------------------------------------------------------------
 
     @cached_property
     def terms(self) -> tuple[tuple[Tensor, ExplicitPrior], ...]:
         """Every explicit prior with its whole weight ``regularization * w_i``, ``(batch,)``."""
-        one = self.regularization
+        one = self.share * self.regularization
         return tuple((one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior) for t in self.prior.terms)
 
     @property
@@ -198,7 +200,7 @@ class Objective:
         total = torch.zeros_like(self.regularization)
         if self.prior.implicit is not None:
             total = total + self.prior.implicit.energy(decoded.parameters, decoded.x)
-        return total if self.unknowns is None else total + self.unknowns.energy(decoded.parameters)
+        return self.share * (total if self.unknowns is None else total + self.unknowns.energy(decoded.parameters))
 
     def decode(self, variable: Tensor) -> Any:
         """The image of a variable, without draws."""
@@ -213,6 +215,12 @@ class Objective:
     def at(self, iteration: int) -> Objective:
         problem = self.problem.with_data_term(self.problem.data_term.at(iteration))
         return dataclasses.replace(self, problem=problem, prior=self.prior.at(iteration), iteration=iteration)
+
+    def subset(self, count: int) -> Objective:
+        """That of so many blocks of the measurements, drawn for the iteration, with the same share of everything else."""
+        blocks = self.problem.operator.blocks
+        assert blocks is not None
+        return dataclasses.replace(self, problem=self.problem.subset(count, self.generator()), share=self.share * count / blocks)
 
     def with_regularization(self, regularization: Tensor) -> Objective:
         return dataclasses.replace(self, regularization=regularization)

@@ -115,8 +115,7 @@ class Problem(Settings):
         if blocks is not None and isinstance(index, int):
             if not 1 <= index <= blocks:
                 raise InputError(f"a subset holds 1 to {blocks} of the blocks of {self.operator}, got {index}")
-            drawn = torch.randperm(blocks, generator=generator, device=generator.device if generator is not None else "cpu")
-            index = drawn[:index].to(self.first.device)
+            index = self.operator.drawn(index, generator).to(self.first.device)
         operator = self.operator.subset(index)  # says so where there are no blocks
         y = tuple(picked(self.y, index)) if isinstance(self.y, tuple) else self.y[:, :, index]
         return self._with(y, operator, self.data_term.subset(index, self.y))

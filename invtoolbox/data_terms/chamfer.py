@@ -109,8 +109,12 @@ class Chamfer(DataTerm):
     # -- life in the loop ------------------------------------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
+        return self.towards(problem.y)
+
+    def towards(self, y: Tensor) -> Self:
+        """A copy with the trees of the measurements ``(batch or 1, M, 3)``."""
         bound = copy.copy(self)
-        bound._trees = tuple(Tree(points) for points in problem.y)
+        bound._trees = tuple(Tree(points) for points in y)
         return bound
 
     def select(self, index: Tensor) -> Self:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.settings import Settings
@@ -109,6 +109,11 @@ class Operator(Settings, ABC):
         Blocks lie along the first axis of ``y`` behind the channel; in a stack, the stacked operators are the blocks.
         """
         return None
+
+    def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
+        """So many of the blocks, without repetition; in any order, unless they only make sense in one."""
+        assert self.blocks is not None
+        return torch.randperm(self.blocks, generator=generator, device=generator.device if generator is not None else "cpu")[:count]
 
     def subset(self, index: Any) -> Operator:
         """The operator for some blocks of the measurements: ``A.subset(i)(x) = A(x)[:, :, i]``."""

@@ -1,0 +1,132 @@
+"""Voxels of velocity in space and time: a field of flow of a whole sequence without a network."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import embedding_bag
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.implicit.space_time_flow import sequence_of
+from invtoolbox.scenes.flow_field import FlowField
+from invtoolbox.settings import Settings
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+_LARGEST = 1 << 27  # entries of a table of corners: half a gigabyte
+
+
+class _Grid(Settings):
+    """Corners of a grid that points of the sequence touch, and a table that finds them."""
+
+    def __init__(self, sweeps: tuple[Tensor, ...], cell: float, span: float, first: float, duration: float) -> None:
+        self.cell, self.span, self.first = cell, span, first
+        self.knots = int(duration / span) + 2
+        base = torch.cat([(points[0].double() / cell).floor().long() for points in sweeps]).unique(dim=0)
+        low = base.amin(0)
+        self.low, size = low, (base.amax(0) - low + 2).tolist()
+        if size[0] * size[1] * size[2] > _LARGEST:
+            raise InputError(f"a grid of {size[0]} by {size[1]} by {size[2]} cells of {cell:g} m has too large a table; use a larger cell")
+        self.size = torch.tensor(size, device=low.device)
+        steps = torch.tensor([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=low.device)
+        self.steps = steps
+        keys = self._keys(base[:, None] - low + steps).unique()
+        self.count = len(keys)
+        # What is not a corner has the number after the last one, whose velocity is 0.
+        self.table = torch.full((size[0] * size[1] * size[2],), self.count, dtype=torch.int32, device=low.device)
+        self.table[keys] = torch.arange(self.count, dtype=torch.int32, device=low.device)
+
+    def _keys(self, corners: Tensor) -> Tensor:
+        return (corners[..., 0] * self.size[1] + corners[..., 1]) * self.size[2] + corners[..., 2]
+
+    def entries(self, points: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+        """For points ``(n, 3)`` at times ``(n,)`` the rows of the 16 corners around each in space and time, and their weights."""
+        scaled = points / self.cell - self.low
+        base = scaled.detach().floor()
+        share = (scaled - base)[:, None]
+        near = torch.where(self.steps.bool(), share, 1 - share).prod(-1)
+        corners = base.long()[:, None] + self.steps
+        inside = ((corners >= 0) & (corners < self.size)).all(-1)
+        number = self.table[torch.where(inside, self._keys(corners), 0)].long()
+        number = torch.where(inside, number, self.count)
+        moment = ((time - self.first) / self.span).clamp(0, self.knots - 1 - 1e-6)
+        knot = moment.floor()
+        late = (moment - knot)[:, None]
+        rows = number * self.knots + knot.long()[:, None]
+        return torch.cat([rows, rows + 1], dim=1), torch.cat([near * (1 - late), near * late], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class VoxelField(FlowField):
+    """A `FlowField` by interpolation: ``direction * v + a``, v and a the sums of what the levels hold."""
+
+    parameters: dict[str, Tensor]
+    grids: tuple[_Grid, ...]
+
+    def displacement(self, points: Tensor, time: Tensor, direction: Tensor) -> Tensor:
+        batch = self.parameters["velocity0"].shape[0]
+        total: list[Tensor | float] = [0.0] * batch
+        for level, grid in enumerate(self.grids):
+            for k in range(batch):
+                rows, weights = grid.entries(points[k if len(points) > 1 else 0], time)
+                table = torch.cat([self.parameters[f"velocity{level}"][k], self.parameters[f"asymmetry{level}"][k]], dim=-1)
+                table = torch.cat([table.flatten(0, 1), table.new_zeros(grid.knots + 1, 6)])
+                found = embedding_bag(rows, table, per_sample_weights=weights.contiguous(), mode="sum")
+                total[k] = total[k] + direction[:, None] * found[:, :3] + found[:, 3:]
+        return torch.stack([t for t in total if isinstance(t, Tensor)])
+
+
+class SpaceTimeVoxels(ImplicitPrior):
+    r"""``x = F``, a field of flow over a whole sequence: velocities at the corners of voxels, at knots of time.
+
+    ``F(p, t, d) = d v(p, t) + a(p, t)``, trilinear in space and linear in time, summed over levels; each level is twice as coarse in
+    space and in time as the one below. The velocity v is the same in both directions of time, which is right for
+    even motion; a, which is given smaller steps, holds what differs. The sibling of `SpaceTimeFlow` for a CPU: an evaluation takes a
+    hundredth of the network's time, while what ties places and times together is interpolation alone.
+
+    Args:
+        cell: the edge of the smallest voxels, metres.
+        span: the knots of time of the finest level, in sweeps.
+        levels: how many grids are summed.
+        rate: the factor on the step from one level to the next finer one.
+        asymmetry: the factor on the step of a.
+    """
+
+    def __init__(self, cell: float = 0.5, span: float = 2.0, levels: int = 3, rate: float = 0.5, asymmetry: float = 0.1) -> None:
+        if not (cell > 0 and span > 0 and rate > 0 and asymmetry >= 0) or levels < 1:
+            raise InputError("SpaceTimeVoxels needs a positive cell, span, rate and levels and an asymmetry that is not negative, got "
+                             f"cell={cell}, span={span}, rate={rate}, levels={levels}, asymmetry={asymmetry}")
+        self.cell, self.span, self.levels, self.rate, self.asymmetry = cell, span, levels, rate, asymmetry
+        self.grids: tuple[_Grid, ...] = ()
+        self.like = torch.zeros(1)
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        sweeps, times = sequence_of(problem, repr(self))
+        other = copy.copy(self)
+        factors = [2.0 ** (self.levels - 1 - level) for level in range(self.levels)]
+        other.grids = tuple(_Grid(sweeps, self.cell * f, self.span * f, times[0], times[-1] - times[0]) for f in factors)
+        other.like = sweeps[0].new_zeros(1)
+        return other
+
+    def initial(self) -> dict[str, Tensor]:
+        """``velocity`` and ``asymmetry`` of each level, ``(1, corners, knots, 3)``, the coarsest first; all at rest."""
+        if not self.grids:
+            raise InputError(f"{self!r} knows no sequence yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
+        return {f"{name}{level}": self.like.new_zeros(1, grid.count, grid.knots, 3)
+                for level, grid in enumerate(self.grids) for name in ("velocity", "asymmetry")}
+
+    def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
+        return {f"{name}{level}": self.rate**level * (1.0 if name == "velocity" else self.asymmetry)
+                for level in range(self.levels) for name in ("velocity", "asymmetry")}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> VoxelField:
+        return VoxelField(parameters, self.grids)
+
+    def __repr__(self) -> str:
+        return f"SpaceTimeVoxels(cell={self.cell:g}, span={self.span:g}, levels={self.levels})"
