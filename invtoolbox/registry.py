@@ -41,6 +41,8 @@ _OWN: dict[str, dict[str, str]] = {
         "static-world": "invtoolbox.priors:StaticWorld",
         "speed-limit": "invtoolbox.priors:SpeedLimit",
         "acceleration-limit": "invtoolbox.priors:AccelerationLimit",
+        "space-time-flow": "invtoolbox.priors:SpaceTimeFlow",
+        "space-time-voxels": "invtoolbox.priors:SpaceTimeVoxels",
         "rigid-clusters": "invtoolbox.priors:RigidClusters",
         "voxel-flow": "invtoolbox.priors:VoxelFlow",
         "neural-scene-flow": "invtoolbox.priors:NeuralSceneFlow",

@@ -7,8 +7,22 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.data_terms.robust import L1, Huber, Student
+from invtoolbox.data_terms.rollout_chamfer import RolloutChamfer
 from invtoolbox.data_terms.sobolev import Sobolev
 from invtoolbox.data_terms.stack import Stack
 
-__all__ = ["L1", "Chamfer", "DataTerm", "DistanceTransform", "Huber", "LeastSquares", "PlaneToPlane", "Poisson", "PoissonTransmission",
-           "Sobolev", "Stack", "Student"]
+__all__ = [
+    "L1",
+    "Chamfer",
+    "DataTerm",
+    "DistanceTransform",
+    "Huber",
+    "LeastSquares",
+    "PlaneToPlane",
+    "Poisson",
+    "PoissonTransmission",
+    "RolloutChamfer",
+    "Sobolev",
+    "Stack",
+    "Student",
+]

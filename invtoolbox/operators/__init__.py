@@ -13,6 +13,7 @@ from invtoolbox.operators.conversion_cil import from_cil, to_cil
 from invtoolbox.operators.conversion_odl import from_odl, to_odl
 from invtoolbox.operators.conversion_tigre import from_tigre, to_tigre
 from invtoolbox.operators.downsampling import Downsampling
+from invtoolbox.operators.euler_rollout import EulerRollout
 from invtoolbox.operators.fan_beam import FanBeam
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.fourier import Fourier
@@ -32,9 +33,9 @@ from invtoolbox.operators.unmixing import Unmixing
 from invtoolbox.operators.vector_scan import VectorScan
 from invtoolbox.operators.wavelet import Wavelet
 
-__all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "FanBeam", "FiniteDifference", "Fourier", "GaussianSensing",
-           "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix", "NonUniformFourier", "Operator", "ParallelBeam",
-           "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian", "PointWarp", "PointWarpBothWays", "Sampling", "SpaceVaryingBlur",
+__all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "EulerRollout", "FanBeam", "FiniteDifference", "Fourier",
+           "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix", "NonUniformFourier", "Operator",
+           "ParallelBeam", "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian", "PointWarp", "PointWarpBothWays", "Sampling", "SpaceVaryingBlur",
            "Unmixing", "VectorScan", "Wavelet", "aligned", "estimate_coil_maps", "from_astra", "from_cil", "from_odl", "from_tigre",
            "grid_weights", "measured_psf", "noise", "outer_noise_std", "radial_trajectory", "spectral_initialization", "stack", "to_astra",
            "to_cil", "to_odl", "to_tigre", "trajectories"]

@@ -27,6 +27,8 @@ from invtoolbox.priors.implicit.free_flow import FreeFlow
 from invtoolbox.priors.implicit.neural_scene_flow import NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_clusters import RigidClusters
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
+from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow
+from invtoolbox.priors.implicit.space_time_voxels import SpaceTimeVoxels
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 
 __all__ = [
@@ -56,6 +58,8 @@ __all__ = [
     "RigidMotion",
     "Simplex",
     "SmoothedNorm",
+    "SpaceTimeFlow",
+    "SpaceTimeVoxels",
     "SpatialConsistency",
     "SpeedLimit",
     "StaticWorld",

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective import Evaluation, Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
+from invtoolbox.solvers.ordered_subsets import subset_reason
 from invtoolbox.tree import where_items
 
 
@@ -45,6 +46,8 @@ class Adam(Solver):
         patience: steps without an improvement after which an item gives up, with the status ``stopped``; None for never. Under an
             implicit prior that learns what is smooth first, it is a regulariser.
         min_delta: by how much, in the unit of the objective, the objective must fall below the last improvement to be a new one.
+        subset_size: how many blocks of the measurements (views of a scan, sweeps of a sequence) a step looks at, drawn anew each time;
+            the history then holds the objectives of these. All of them by default.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -63,6 +66,7 @@ class Adam(Solver):
     iterate: Literal["last", "best"] = "last"
     patience: int | None = None
     min_delta: float = 0.0
+    subset_size: int | None = None
 
     def __post_init__(self) -> None:
         if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
@@ -74,13 +78,19 @@ class Adam(Solver):
             return "Adam(iterate='best') needs an energy of every prior, and a prior here has none"
         if self.patience is not None and not objective.has_value:
             return "Adam(patience=...) needs an energy of every prior, and a prior here has none"
+        if self.subset_size is not None:
+            if self.iterate == "best" or self.patience is not None:
+                return "Adam(iterate='best') and patience compare objectives, which different subsets do not allow; leave subset_size out"
+            reason = subset_reason(objective, "Adam", self.subset_size)
+            if reason is not None:
+                return reason
         return nonsmooth_reason(objective, "Adam")
 
     def suits(self, objective: Objective) -> bool:
         return objective.layout is not None
 
     def init(self, objective: Objective, start: Tensor) -> AdamState:
-        value, gradient, discrepancy = objective.evaluate(start)
+        value, gradient, discrepancy = self._evaluate(objective, start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
         return AdamState(start, value, discrepancy, norm / scale, gradient, torch.zeros_like(start), torch.zeros_like(start),
@@ -97,7 +107,7 @@ class Adam(Solver):
         rate = self.learning_rate / (1 + self.decay * steps).sqrt() / (1 - self.beta_mean**steps)
         denominator = (square / (1 - self.beta_square**steps).view(shape)).sqrt_().add_(self.epsilon)
         x = state.x - (mean * state.rates).div_(denominator).mul_(rate.view(shape))
-        value, new, discrepancy = objective.evaluate(x)
+        value, new, discrepancy = self._evaluate(objective, x)
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
         improved = value < state.reference - self.min_delta
@@ -108,6 +118,9 @@ class Adam(Solver):
 
     def gives_up(self, state: AdamState) -> Tensor | None:
         return None if self.patience is None else state.waited >= self.patience
+
+    def _evaluate(self, objective: Objective, x: Tensor) -> Evaluation:
+        return (objective if self.subset_size is None else objective.subset(self.subset_size)).evaluate(x)
 
     def result(self, state: AdamState) -> Tensor:
         return state.best if self.iterate == "best" else state.x

@@ -1,0 +1,99 @@
+"""The flow of a whole sequence at once: one field in space and time, along which the points of every sweep are carried.
+
+Vedder et al., "Neural Eulerian scene flow fields" (EulerFlow), ICLR 2025, as a problem, a prior, a solver, and the one loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from invtoolbox.checkpoint import Checkpoint
+from invtoolbox.data_terms.rollout_chamfer import RolloutChamfer
+from invtoolbox.errors import InputError
+from invtoolbox.loop import Callback
+from invtoolbox.operators.euler_rollout import EulerRollout
+from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow
+from invtoolbox.priors.implicit.space_time_voxels import SpaceTimeVoxels
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import solve
+from invtoolbox.solvers.adam import Adam
+
+
+@dataclass(frozen=True)
+class EulerSettings:
+    """What `euler_flow` minimises, and how.
+
+    Attributes:
+        field: ``"network"``, as published, or ``"voxels"``, which costs a small part of it; or an implicit prior of one's own.
+        steps: over how many sweeps points are carried.
+        window: how many sweeps an iteration looks at, drawn anew each time.
+        cycle: the weight of what does not come back, see `data_terms.RolloutChamfer`.
+        speed_limit: metres from sweep to sweep.
+        truncation: of squared distances, square metres.
+        learning_rate: of Adam; published is 8e-5 for the network, over a day. Where not given, 2e-3 for the network and 0.02 for voxels.
+        decay: see `solvers.Adam`.
+        max_iterations: of Adam.
+    """
+
+    field: Literal["network", "voxels"] | ImplicitPrior = "voxels"
+    steps: int = 3
+    window: int = 5
+    cycle: float = 0.01
+    speed_limit: float = 6.0
+    truncation: float | None = 2.0
+    learning_rate: float | None = None
+    decay: float = 0.0
+    max_iterations: int = 3000
+
+
+def euler_flow(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, *, seed: int = 0, time_limit: float | None = None,
+               callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None,
+               progress: bool = False) -> list[Tensor]:
+    """The flow of every sweep but the last, metres until the next one: ``(N_t, 3)`` each.
+
+    Args:
+        sweeps: the points of each, ``(N_t, 3)``, metres, finite, in one frame that stands still, in the order of time.
+        settings: see there.
+        seed: of the first weights, and of the windows.
+        time_limit, callbacks, checkpoint, progress: as in `invtoolbox.solve`.
+
+    >>> points = torch.rand(100, 3, generator=torch.Generator().manual_seed(0)) * 4
+    >>> walk = [points + torch.tensor([0.2 * t, 0.0, 0.0]) for t in range(4)]
+    >>> flows = euler_flow(walk, EulerSettings(window=3, max_iterations=60))
+    >>> len(flows), bool((flows[0].mean(0) - torch.tensor([0.2, 0.0, 0.0])).norm() < 0.05)
+    (3, True)
+    """
+    solution = euler_solution(sweeps, settings, seed=seed, time_limit=time_limit, callbacks=callbacks, checkpoint=checkpoint,
+                              progress=progress)
+    with torch.no_grad():
+        return [solution.x.flow(points[None], float(t))[0] for t, points in enumerate(sweeps[:-1])]
+
+
+def euler_solution(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, *, seed: int = 0, time_limit: float | None = None,
+                   callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None,
+                   progress: bool = False) -> Solution:
+    """The solution behind `euler_flow`: its ``x`` is a `scenes.flow_field.FlowField`."""
+    settings = EulerSettings() if settings is None else settings
+    if len(sweeps) < 2:
+        raise InputError(f"a flow needs two sweeps at least, got {len(sweeps)}")
+    clouds = tuple(points[None] for points in sweeps)
+    term = RolloutChamfer(settings.steps, settings.truncation, settings.cycle, limit=settings.speed_limit)
+    problem = Problem(clouds, EulerRollout(clouds, settings.steps), term)
+    voxels = settings.field == "voxels"
+    if isinstance(settings.field, ImplicitPrior):
+        prior: ImplicitPrior = settings.field
+    else:
+        prior = SpaceTimeVoxels() if voxels else SpaceTimeFlow(first_scale=0.01, seed=seed)
+    rate = settings.learning_rate if settings.learning_rate is not None else 0.02 if voxels else 2e-3
+    solver = Adam(learning_rate=rate, decay=settings.decay, subset_size=min(settings.window, len(clouds)))
+    solution: Solution = solve(problem, prior, solver, tolerance=0.0, max_iterations=settings.max_iterations, time_limit=time_limit,
+                               seed=seed, callbacks=callbacks, checkpoint=checkpoint, progress=progress)
+    return solution
