@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import embedding_bag
 
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.weighted_rows import weighted_rows
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.implicit.space_time_flow import sequence_of
 from invtoolbox.scenes.flow_field import FlowField
@@ -29,37 +29,38 @@ class _Grid(Settings):
         self.cell, self.span, self.first = cell, span, first
         self.knots = int(duration / span) + 2
         base = torch.cat([(points[0].double() / cell).floor().long() for points in sweeps]).unique(dim=0)
-        low = base.amin(0)
-        self.low, size = low, (base.amax(0) - low + 2).tolist()
+        self.low = base.amin(0)
+        size = (base.amax(0) - self.low + 2).tolist()
         if size[0] * size[1] * size[2] > _LARGEST:
             raise InputError(f"a grid of {size[0]} by {size[1]} by {size[2]} cells of {cell:g} m has too large a table; use a larger cell")
-        self.size = torch.tensor(size, device=low.device)
-        steps = torch.tensor([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=low.device)
-        self.steps = steps
-        keys = self._keys(base[:, None] - low + steps).unique()
+        self.size = torch.tensor(size, device=base.device)
+        self.strides = torch.tensor([size[1] * size[2], size[2], 1], device=base.device)
+        self.offsets = torch.tensor([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=base.device) @ self.strides
+        keys = (((base - self.low) @ self.strides)[:, None] + self.offsets).unique()
         self.count = len(keys)
-        # What is not a corner has the number after the last one, whose velocity is 0.
-        self.table = torch.full((size[0] * size[1] * size[2],), self.count, dtype=torch.int32, device=low.device)
-        self.table[keys] = torch.arange(self.count, dtype=torch.int32, device=low.device)
+        # What is not a corner has the number after the last one, where nothing moves.
+        self.table = torch.full((size[0] * size[1] * size[2],), self.count, dtype=torch.int32, device=base.device)
+        self.table[keys] = torch.arange(self.count, dtype=torch.int32, device=base.device)
 
-    def _keys(self, corners: Tensor) -> Tensor:
-        return (corners[..., 0] * self.size[1] + corners[..., 1]) * self.size[2] + corners[..., 2]
-
-    def entries(self, points: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """For points ``(n, 3)`` at times ``(n,)`` the rows of the 16 corners around each in space and time, and their weights."""
+    def corners(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The numbers of the 8 corners around each of the points ``(n, 3)``, and their weights: ``(n, 8)`` both."""
         scaled = points / self.cell - self.low
         base = scaled.detach().floor()
-        share = (scaled - base)[:, None]
-        near = torch.where(self.steps.bool(), share, 1 - share).prod(-1)
-        corners = base.long()[:, None] + self.steps
-        inside = ((corners >= 0) & (corners < self.size)).all(-1)
-        number = self.table[torch.where(inside, self._keys(corners), 0)].long()
-        number = torch.where(inside, number, self.count)
-        moment = ((time - self.first) / self.span).clamp(0, self.knots - 1 - 1e-6)
-        knot = moment.floor()
-        late = (moment - knot)[:, None]
-        rows = number * self.knots + knot.long()[:, None]
-        return torch.cat([rows, rows + 1], dim=1), torch.cat([near * (1 - late), near * late], dim=1)
+        inside = ((base >= 0) & (base < self.size - 1)).all(-1)
+        key = torch.where(inside, (base.long() * self.strides).sum(-1), 0)
+        number = torch.where(inside[:, None], self.table[key[:, None] + self.offsets].long(), self.count)
+        share = scaled - base
+        x, y, z = torch.stack([1 - share, share], dim=-1).unbind(1)
+        return number, (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]).flatten(1)
+
+    def at_times(self, vectors: Tensor, times: Tensor) -> Tensor:
+        """What the corners hold at some times, ``(corners, knots, 3) -> (times, corners + 1, 3)``; the last of them is zero."""
+        moment = ((times - self.first) / self.span).clamp(0, self.knots - 1)
+        knot = moment.floor().clamp_max(self.knots - 2).long()
+        late = (moment - knot)[:, None, None]
+        by_time = vectors.transpose(0, 1)
+        held = (1 - late) * by_time[knot] + late * by_time[knot + 1]
+        return torch.cat([held, torch.zeros_like(held[:, :1])], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +71,21 @@ class VoxelField(FlowField):
     grids: tuple[_Grid, ...]
 
     def displacement(self, points: Tensor, time: Tensor, direction: Tensor) -> Tensor:
+        # Few times and directions occur, at many points each: what the corners hold then is made once for each of the pairs.
+        kinds, group = (4 * time + direction).unique(return_inverse=True)
+        one_of_each = torch.zeros(len(kinds), dtype=torch.long, device=group.device)
+        one_of_each[group] = torch.arange(len(group), device=group.device)
+        times, directions = time[one_of_each], direction[one_of_each][:, None, None]
         batch = self.parameters["velocity0"].shape[0]
-        total: list[Tensor | float] = [0.0] * batch
+        total: list[list[Tensor]] = [[] for _ in range(batch)]
         for level, grid in enumerate(self.grids):
             for k in range(batch):
-                rows, weights = grid.entries(points[k if len(points) > 1 else 0], time)
-                table = torch.cat([self.parameters[f"velocity{level}"][k], self.parameters[f"asymmetry{level}"][k]], dim=-1)
-                table = torch.cat([table.flatten(0, 1), table.new_zeros(grid.knots + 1, 6)])
-                found = embedding_bag(rows, table, per_sample_weights=weights.contiguous(), mode="sum")
-                total[k] = total[k] + direction[:, None] * found[:, :3] + found[:, 3:]
-        return torch.stack([t for t in total if isinstance(t, Tensor)])
+                number, weights = grid.corners(points[k if len(points) > 1 else 0])
+                velocity = grid.at_times(self.parameters[f"velocity{level}"][k], times)
+                other = grid.at_times(self.parameters[f"asymmetry{level}"][k], times)
+                held = (directions * velocity + other).flatten(0, 1)
+                total[k].append(weighted_rows(held, number + (grid.count + 1) * group[:, None], weights))
+        return torch.stack([torch.stack(parts).sum(0) for parts in total])
 
 
 class SpaceTimeVoxels(ImplicitPrior):
