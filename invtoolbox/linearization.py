@@ -33,8 +33,8 @@ class Linearization:
             prediction = decoded.operator(decoded.x)
             self._predictions = prediction if isinstance(prediction, tuple) else (prediction,)
             self._is_tuple = isinstance(prediction, tuple)
-            self._x = decoded.x
-            self._outputs = (*self._predictions, self._x)
+            images = decoded.x if isinstance(decoded.x, tuple) else (decoded.x,)
+            self._outputs = (*self._predictions, *images)
             self._probe = tuple(torch.zeros_like(t, requires_grad=True) for t in self._outputs)
             (self._pulled,) = torch.autograd.grad(self._outputs, self._free, self._probe, create_graph=True)
             detached = tuple(p.detach() for p in self._predictions)
@@ -43,14 +43,16 @@ class Linearization:
                 self._points = tuple(p.detach().requires_grad_(True) for p in self._predictions)
                 misfit = D.value(self._points if self._is_tuple else self._points[0], y)
                 self._slopes = torch.autograd.grad(misfit.sum(), self._points, create_graph=True)
-            self._image = self._x.detach().requires_grad_(True)
-            self._image_slope = _slope(objective.prior_value(self._image), self._image)
-            self._parameter_slope = _slope(objective.parameter_energy(decoded), self._free) if objective.layout is not None else None
+            self._images = tuple(t.detach().requires_grad_(True) for t in images)
+            image: Any = self._images if isinstance(decoded.x, tuple) else self._images[0]
+            self._image_slopes = _slopes(objective.prior_value(image), self._images)
+            self._parameter_slopes = _slopes(objective.parameter_energy(decoded), (self._free,)) if objective.layout is not None else None
 
     def product(self, v: Tensor) -> Tensor:
         """``H v``."""
         with torch.enable_grad():
-            *moved, moved_x = torch.autograd.grad(self._pulled, self._probe, v, retain_graph=True)
+            every = torch.autograd.grad(self._pulled, self._probe, v, retain_graph=True)
+            moved, moved_images = every[:len(self._predictions)], every[len(self._predictions):]
             if self._quadratic:
                 bent: tuple[Any, ...] = (self._data_term.weighted(moved[0]),)
             elif self._bend is not None:
@@ -58,23 +60,25 @@ class Linearization:
                 bent = curved if self._is_tuple else (curved,)
             else:
                 bent = torch.autograd.grad(self._slopes, self._points, moved, retain_graph=True)
-            bent_x = _product(self._image_slope, self._image, moved_x)
-            (result,) = torch.autograd.grad(self._outputs, self._free, (*bent, bent_x), retain_graph=True)
-            if self._parameter_slope is not None:
-                result = result + _product(self._parameter_slope, self._free, v)
+            bent_images = _products(self._image_slopes, self._images, moved_images)
+            (result,) = torch.autograd.grad(self._outputs, self._free, (*bent, *bent_images), retain_graph=True)
+            if self._parameter_slopes is not None:
+                result = result + _products(self._parameter_slopes, (self._free,), (v,))[0]
         return result.detach()
 
 
-def _slope(energy: Tensor, at: Tensor) -> Tensor | None:
-    """The gradient with its own graph, or ``None`` where the energy is constant."""
+def _slopes(energy: Tensor, at: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """The gradients in every part, with their own graph, or ``None`` where the energy is constant or linear."""
     if not energy.requires_grad:
         return None
-    (slope,) = torch.autograd.grad(energy.sum(), at, create_graph=True, allow_unused=True)
-    return slope if slope is not None and slope.requires_grad else None
+    found = torch.autograd.grad(energy.sum(), at, create_graph=True, allow_unused=True)
+    slopes = tuple(torch.zeros_like(t) if slope is None else slope for slope, t in zip(found, at))
+    return slopes if any(slope.requires_grad for slope in slopes) else None
 
 
-def _product(slope: Tensor | None, at: Tensor, v: Tensor) -> Tensor:
-    if slope is None:
-        return torch.zeros_like(v)
-    (result,) = torch.autograd.grad(slope, at, v, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(v) if result is None else result
+def _products(slopes: tuple[Tensor, ...] | None, at: tuple[Tensor, ...], v: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    if slopes is None:
+        return tuple(torch.zeros_like(t) for t in v)
+    curved = [(slope, u) for slope, u in zip(slopes, v) if slope.requires_grad]
+    found = torch.autograd.grad([slope for slope, _ in curved], at, [u for _, u in curved], retain_graph=True, allow_unused=True)
+    return tuple(torch.zeros_like(t) if product is None else product for product, t in zip(found, at))

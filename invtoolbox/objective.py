@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.problem import Problem
+from invtoolbox.tree import tree_map
 from invtoolbox.unknowns import Unknowns
 
 if TYPE_CHECKING:
@@ -180,10 +181,10 @@ class Objective:
                 if "energy" in prior.offers:
                     value = value + weight * prior.energy(x)
                 else:
-                    pull = pull + weight * inner(x, prior.gradient(x.detach(), self.generator()))
+                    pull = pull + weight * inner(x, prior.gradient(tree_map(Tensor.detach, x), self.generator()))
             (gradient,) = torch.autograd.grad((value + pull).sum(), free)
         with torch.no_grad():
-            fixed = tuple(t.detach() for t in prediction) if isinstance(prediction, tuple) else prediction.detach()
+            fixed = tree_map(Tensor.detach, prediction)
             return Evaluation(value.detach() if self.has_value else self.nan(), gradient, D.discrepancy_of(misfit.detach(), fixed, y))
 
     def decoded(self, variable: Tensor) -> Decoded:

@@ -85,7 +85,7 @@ def test_it_keeps_the_contracts_of_implicit_priors(prior: Any, back: bool) -> No
 def test_what_moves_no_points_is_refused() -> None:
     problem = it.Problem(torch.zeros(1, 1, 8, 8), it.operators.Identity((1, 8, 8)))
     for prior in (NeuralSceneFlow(), FreeFlow()):
-        with pytest.raises(InputError, match="moves none"):
+        with pytest.raises(InputError, match="about the flow of points"):
             it.solve(problem, prior, Adam())
     with pytest.raises(InputError, match="prepared"):
         NeuralSceneFlow().initial()
@@ -113,6 +113,14 @@ class TestThroughTheLoop:
         assert all(torch.equal(a, b) for a, b in zip(solution.measured_and_predicted()[1], again.measured_and_predicted()[1]))
         page = solution.report(tmp_path / "s.html").read_text()
         assert "150 x 3 and 150 x 3" in page and solution.plot() is not None
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs", "gradient-descent", "gauss-newton", "levenberg-marquardt"])
+def test_every_solver_of_parameters_takes_tuples(solver: str) -> None:
+    problem = both_ways(2, 60)
+    start = problem.data_term.value(problem.operator((torch.zeros(2, 60, 3), torch.zeros(2, 60, 3))), problem.y)
+    solution = it.solve(problem, FreeFlow() + 0.01 * it.priors.ARAP(), solver, max_iterations=10, progress=False)
+    assert bool((problem.data_term.value(problem.operator(solution.x), problem.y) < start).all())
 
 
 def test_patience_ends_an_item_by_itself_and_keeps_its_best_iterate(tmp_path: Path) -> None:

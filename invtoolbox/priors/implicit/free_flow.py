@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
-from invtoolbox.priors.implicit.neural_scene_flow import warped_points
+from invtoolbox.priors.flow_points import flow_points
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -38,7 +38,7 @@ class FreeFlow(ImplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         bound = copy.copy(self)
-        bound.points, bound.both_ways = warped_points(problem.operator, repr(self))
+        bound.points, bound.both_ways = flow_points(problem, repr(self)), isinstance(problem.operator.domain_shape[0], tuple)
         return bound
 
     def initial(self) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.flow_points import flow_points
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -59,7 +59,7 @@ class NeuralSceneFlow(ImplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         bound = copy.copy(self)
-        bound.points, bound.both_ways = warped_points(problem.operator, repr(self))
+        bound.points, bound.both_ways = flow_points(problem, repr(self)), isinstance(problem.operator.domain_shape[0], tuple)
         return bound
 
     def initial(self) -> dict[str, Tensor]:
@@ -109,11 +109,3 @@ class NeuralSceneFlow(ImplicitPrior):
     def __repr__(self) -> str:
         return (f"NeuralSceneFlow(width={self.width}, depth={self.depth}, initialization={self.initialization!r}, "
                 f"seed={self.seed})")
-
-
-def warped_points(operator: Operator, name: str) -> tuple[Tensor, bool]:
-    """The points ``(1 or batch, N, 3)`` that an operator moves, and whether x is a flow there and one back."""
-    points = getattr(operator, "points", None)
-    if not isinstance(points, Tensor) or points.ndim != 3:
-        raise InputError(f"{name} is the flow of points, and {operator} moves none; use operators.PointWarp or PointWarpBothWays")
-    return points, isinstance(operator.domain_shape[0], tuple)
