@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class NuScenes(SweepFiles):
     within the sweep. Poses are the vehicle's at the sweep's own time, followed by the lidar's place on it. Boxes come from the
     annotations of the key frame's sample. Tables: nuscenes-devkit, docs/schema_nuscenes.md.
 
-    The tables of the whole data set are read at opening, of which those of the scene are kept.
+    Opening reads the tables of the whole data set, and keeps the records of the scene as it goes.
 
     Args:
         path: the root, which holds ``samples``, ``sweeps`` and one folder of tables (``v1.0-mini``).
@@ -46,24 +46,22 @@ class NuScenes(SweepFiles):
         root = require_folder(path, "a nuScenes data set")
         self.tables = _Tables(_version(root, version))
         self.scene = _scene(self.tables, scene)
-        samples = {row["token"] for row in self.tables.rows("sample", ("token", "scene_token"))
-                   if row["scene_token"] == self.scene["token"]}
-        sensors = {row["token"] for row in self.tables.rows("sensor", ("token", "channel")) if row["channel"] == "LIDAR_TOP"}
-        placed = {row["token"]: row for row in self.tables.rows("calibrated_sensor", ("token", "sensor_token", "translation", "rotation"))
-                  if row["sensor_token"] in sensors}
-        columns = ("token", "sample_token", "ego_pose_token", "calibrated_sensor_token", "filename", "timestamp", "is_key_frame")
-        self.sweeps = sorted((row for row in self.tables.rows("sample_data", columns)
-                              if row["sample_token"] in samples and row["calibrated_sensor_token"] in placed), key=_time)
+        of_scene = self.tables.rows("sample", ("token", "scene_token"), lambda row: row["scene_token"] == self.scene["token"])
+        samples = {row["token"] for row in of_scene}
+        sensors = {row["token"] for row in self.tables.rows("sensor", ("token", "channel"), lambda row: row["channel"] == "LIDAR_TOP")}
+        self.placed = {row["token"]: row for row in self.tables.rows(
+            "calibrated_sensor", ("token", "sensor_token", "translation", "rotation"), lambda row: row["sensor_token"] in sensors)}
+        self.sweeps = sorted(self.tables.rows(
+            "sample_data", ("sample_token", "ego_pose_token", "calibrated_sensor_token", "filename", "timestamp", "is_key_frame"),
+            lambda row: row["sample_token"] in samples and row["calibrated_sensor_token"] in self.placed), key=_time)
         if not self.sweeps:
             raise InputError(f"{self.tables.folder}: the scene {self.scene['name']} has no sweeps of LIDAR_TOP; fetch the tables again")
         super().__init__([root / str(row["filename"]) for row in self.sweeps])
         self.names = [file.name.removesuffix(".bin").removesuffix(".pcd") for file in self.files]
         needed = {row["ego_pose_token"] for row in self.sweeps}
-        self.vehicle = {row["token"]: row for row in self.tables.rows("ego_pose", ("token", "translation", "rotation"))
-                        if row["token"] in needed}
-        self.placed = placed
+        self.vehicle = {row["token"]: row for row in self.tables.rows(
+            "ego_pose", ("token", "translation", "rotation"), lambda row: row["token"] in needed)}
         self.boxes = _boxes_by_sample(self.tables, samples)
-        self.tables.forget()
 
     def _read(self, index: int) -> Sweep:
         row, file = self.sweeps[index], self.files[index]
@@ -97,25 +95,28 @@ class _Tables:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._read: dict[str, list[dict[str, Any]]] = {}
 
-    def rows(self, name: str, columns: Iterable[str]) -> list[dict[str, Any]]:
-        if name not in self._read:
-            path = require_file(self.folder / f"{name}.json")
-            with decoding(path, "JSON"):
-                self._read[name] = json.loads(path.read_bytes())
-        rows = self._read[name]
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise InputError(f"{self.folder / name}.json: a table is a list of records; fetch it again")
-        for column in columns:
-            missing = next((k for k, row in enumerate(rows) if column not in row), None)
-            if missing is not None:
-                raise InputError(f"{self.folder / name}.json: record {missing + 1} lacks {column!r}; fetch it again")
-        return rows
+    def rows(self, name: str, columns: Sequence[str], wanted: Callable[[dict[str, Any]], bool] | None = None) -> list[dict[str, Any]]:
+        """The records of a table, those that are wanted, with some of their columns.
 
-    def forget(self) -> None:
-        """Let go of the records that nobody kept."""
-        self._read = {}
+        They are dropped while the file is parsed: a table of the whole data set holds millions, one scene's hundreds.
+        """
+        path = require_file(self.folder / f"{name}.json")
+
+        def kept(record: dict[str, Any]) -> dict[str, Any] | None:
+            if any(column not in record for column in columns):
+                return record
+            return {column: record[column] for column in columns} if wanted is None or wanted(record) else None
+
+        with decoding(path, "JSON"):
+            rows = json.loads(path.read_bytes(), object_hook=kept)
+        if not isinstance(rows, list) or not all(row is None or isinstance(row, dict) for row in rows):
+            raise InputError(f"{path}: a table is a list of records; fetch it again")
+        for number, row in enumerate(rows):
+            lacking = [column for column in columns if row is not None and column not in row]
+            if lacking:
+                raise InputError(f"{path}: record {number + 1} lacks {lacking[0]!r}; fetch it again")
+        return [row for row in rows if row is not None]
 
 
 def _version(root: Path, version: str | None) -> Path:
@@ -157,7 +158,7 @@ def _boxes_by_sample(tables: _Tables, samples: set[Any]) -> dict[str, list[dict[
     categories = {row["token"]: row["name"] for row in tables.rows("category", ("token", "name"))}
     kinds = {row["token"]: categories.get(row["category_token"], "unknown") for row in tables.rows("instance", ("token", "category_token"))}
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in tables.rows("sample_annotation", ("sample_token", "instance_token", "translation", "size", "rotation")):
-        if row["sample_token"] in samples:
-            found.setdefault(row["sample_token"], []).append({**row, "category": kinds.get(row["instance_token"], "unknown")})
+    for row in tables.rows("sample_annotation", ("sample_token", "instance_token", "translation", "size", "rotation"),
+                           lambda row: row["sample_token"] in samples):
+        found.setdefault(row["sample_token"], []).append({**row, "category": kinds.get(row["instance_token"], "unknown")})
     return found

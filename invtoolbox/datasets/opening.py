@@ -28,7 +28,6 @@ from invtoolbox.datasets.pictures import SUFFIXES, Pictures
 from invtoolbox.datasets.raw import Raw, sidecar_of
 from invtoolbox.datasets.tiff import TiffStack, is_stack
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.scenes.lidar import SimulatedSequence
 
 #: Our readers by name: ``READERS[name](path, geometry)`` is a data set, and ``READERS[name](path)`` one of lidar sweeps for the
 #: names in `SWEEP_READERS`. Plug-ins register theirs under the entry point ``invtoolbox.readers``.
@@ -97,7 +96,7 @@ def open_measurements(path: str | os.PathLike[str], geometry: Geometry | str | o
                       reader: str | None = None) -> DataSet:
     """As `open`, for who reconstructs: lidar sweeps are refused."""
     opened = open(path, geometry, reader)
-    if isinstance(opened, SimulatedSequence) or (hasattr(opened, "names") and hasattr(opened, "files")):
+    if hasattr(opened, "names"):  # as every sequence of sweeps has
         raise InputError(f"{path}: these are lidar sweeps, and no measurements of an image; their motion is what `it.scene_flow` finds")
     return opened
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from invtoolbox.scenes.sweep import Sweep
 
 RNG = np.random.default_rng(11)
 N = 40
@@ -264,6 +267,19 @@ def write_drive_alone(folder: Path) -> Path:
     drive = write_kitti_raw(folder)
     (folder / "calib_imu_to_velo.txt").rename(drive / "calib_imu_to_velo.txt")
     return drive
+
+
+class Somebody:
+    """A reader as a plug-in would bring it: no base class, one setting."""
+
+    def __init__(self, path: Path, rate: float = 10.0) -> None:
+        self.names, self.rate = ["a", "b"], rate
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Sweep:
+        return Sweep(torch.from_numpy(cloud()), index / self.rate)
 
 
 #: A whole data set of each reader of sweeps (and of its variants), with the reader's name.

@@ -282,3 +282,28 @@ def test_what_is_no_sequence_is_said(tmp_path: Path) -> None:
         for name in ("a", "b"):
             sets.write_argoverse(tmp_path / "logs" / name)
         datasets.open_sweeps(tmp_path / "logs")
+
+
+def test_readers_of_a_plug_in_open_by_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Points:
+        """What entry_points gives of a package that declares a reader in the group."""
+
+        name = "somebody"
+
+        @staticmethod
+        def load() -> Callable[..., object]:
+            return sets.Somebody
+
+    monkeypatch.setattr("invtoolbox.datasets.lidar_opening.entry_points", lambda group: [Points] * (group == "invtoolbox.readers"))
+    sweeps = datasets.open_sweeps(tmp_path, "somebody", rate=20.0)
+    assert len(sweeps) == 2 and sweeps[1].timestamp == 0.05
+    with pytest.raises(InputError, match="the reader 'somebody' has no setting 'poses'; it has rate"):
+        datasets.open_sweeps(tmp_path, "somebody", poses="none")
+    monkeypatch.setattr(Points, "load", staticmethod(lambda: lambda path: []))
+    with pytest.raises(InputError, match="reads no lidar sweeps"):
+        datasets.open_sweeps(tmp_path, "somebody")
+
+
+def test_sweeps_have_no_geometry(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="reads lidar sweeps; leave it out"):
+        datasets.open(sets.write_folder(tmp_path / "set"), datasets.Geometry("parallel", (0.0, 1.0), 5, (4, 4)))
