@@ -19,36 +19,17 @@ The tables, in the order of the work::
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from invtoolbox import catalogue
-from invtoolbox.errors import InputError
-
-
-class _Table(BaseModel):
-    """A table whose keys are all known."""
-
-    model_config = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
+from invtoolbox.scene_reading import Named, Table, check, content_of, locate
 
 
-class _Named(BaseModel):
-    """A table with a name, a few known keys, and the settings of what is named."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-class Source(_Table):
+class Source(Table):
     """Where an array is read from: a data set of the catalogue, or a path."""
 
     dataset: str | None = None
@@ -71,7 +52,7 @@ class Source(_Table):
         return self.dataset is not None or self.path is not None
 
 
-class Crop(_Table):
+class Crop(Table):
     """A rectangle of a picture, in pixels."""
 
     top: int = Field(0, ge=0)
@@ -80,7 +61,7 @@ class Crop(_Table):
     columns: int = Field(ge=1)
 
 
-class Views(_Table):
+class Views(Table):
     """Which views of a scan are used; counted from 0, ``stop`` is not included."""
 
     start: int = Field(0, ge=0)
@@ -88,7 +69,7 @@ class Views(_Table):
     step: int = Field(1, ge=1)
 
 
-class Hardening(_Table):
+class Hardening(Table):
     """The polynomial against beam hardening; `invtoolbox.processing.fit_beam_hardening` finds it from a homogeneous object."""
 
     coefficients: list[float] = Field(min_length=1)
@@ -129,24 +110,24 @@ class Measurements(Source):
         return self
 
 
-class Operator(_Named):
+class Operator(Named):
     """The forward operator and its settings; without a name, changes to the geometry that the data bring."""
 
     name: str | None = None
 
 
-class DataTerm(_Named):
+class DataTerm(Named):
     name: str = "least-squares"
 
 
-class Prior(_Named):
+class Prior(Named):
     """A prior by its name in ``invtoolbox list priors``, its weight and its settings."""
 
     name: str
     weight: float | None = Field(None, ge=0)
 
 
-class Solver(_Named):
+class Solver(Named):
     """A solver or a preset by name, its settings, and the budgets of the run."""
 
     name: str | None = None
@@ -163,7 +144,7 @@ class Solver(_Named):
         return self
 
 
-class Regularization(_Named):
+class Regularization(Named):
     """The weight of the priors: a number, or a rule and its settings."""
 
     weight: float | None = Field(None, ge=0)
@@ -178,15 +159,15 @@ class Regularization(_Named):
         return self
 
 
-class Output(_Table):
+class Output(Table):
     """Where results go, and in which formats; h5 is the whole solution, html the report."""
 
     folder: str | None = None
-    formats: list[Literal["h5", "png", "tif", "npy", "html"]] = ["h5", "png", "html"]
+    formats: list[Literal["h5", "png", "tif", "npy", "html"]] = Field(["h5", "png", "html"])
     window: tuple[float, float] | None = None
 
 
-class Evaluation(_Table):
+class Evaluation(Table):
     """How the result is measured against a reference: the truth, or what comes with the data, by default."""
 
     metrics: list[Literal["psnr", "ssim", "rmse", "mae", "relative_error", "correlation", "matthews"]] = Field(min_length=1)
@@ -195,14 +176,14 @@ class Evaluation(_Table):
     border: int = Field(0, ge=0)
 
 
-class Scene(_Table):
+class Scene(Table):
     """A scene file."""
 
     title: str | None = None
     measurements: Measurements
     operator: Operator | None = None
     data_term: DataTerm = DataTerm()
-    prior: list[Prior] = []
+    prior: list[Prior] = Field([])
     solver: Solver = Solver()
     regularization: Regularization = Regularization()
     output: Output = Output()
@@ -240,15 +221,7 @@ class SceneFile:
 
     def locate(self, path: str) -> Path:
         """A path as a scene writes it: beside the scene file, in the current directory, or in the data folder."""
-        from invtoolbox.datasets import data_folder
-
-        given = Path(path).expanduser()
-        places = [given] if given.is_absolute() else [self.path.parent / given, given, data_folder() / given]
-        for place in places:
-            if place.exists():
-                return place
-        tried = ", ".join(str(p) for p in places)
-        raise InputError(f"{self.path}: there is no file {path} (looked for {tried})")
+        return locate(self.path, path)
 
 
 def read_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> SceneFile:
@@ -265,113 +238,5 @@ def read_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] =
     >>> read_scene("deblur-camera", {"prior.weight": 0.1}).scene.prior[0].weight
     0.1
     """
-    path = _find(scene)
-    content = catalogue.read_toml(path)
-    changes = overrides if isinstance(overrides, Mapping) else dict(parse_override(line) for line in overrides)
-    for key, value in changes.items():
-        set_key(content, key, value)
-    try:
-        checked = Scene.model_validate(content)
-    except ValidationError as error:
-        raise InputError(f"{path}: {_sentence(error)}") from None
-    return SceneFile(path.stem, path, checked)
-
-
-def parse_override(line: str) -> tuple[str, Any]:
-    """``"key=value"`` as a dotted key and a TOML value; what is not TOML is a string.
-
-    >>> parse_override("solver.max_iterations=200"), parse_override("prior=tv")
-    (('solver.max_iterations', 200), ('prior', 'tv'))
-    """
-    key, sign, text = line.partition("=")
-    key, text = key.strip(), text.strip()
-    if not sign or not key or not text:
-        raise InputError(f"--set takes key=value, for example --set solver.max_iterations=200, got {line!r}")
-    try:
-        return key, tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key, text
-
-
-def set_key(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in the content of a scene file, in place."""
-    *parents, last = key.split(".")
-    node: Any = content
-    for depth, part in enumerate(parents):
-        node = _child(node, part, ".".join(parents[:depth + 1]))
-    if isinstance(node, list):
-        node = _only(node, key)
-    node[last] = value
-
-
-def _child(node: Any, part: str, key: str) -> Any:
-    if isinstance(node, list):
-        if part.isdigit() and int(part) < len(node):
-            return node[int(part)]
-        named = [one for one in node if isinstance(one, dict) and one.get("name") == part]
-        if named:
-            return named[0]
-        return _child(_only(node, key), part, key)
-    found = node.get(part)
-    if found is None:
-        found = node[part] = {}
-    elif isinstance(found, str):  # `prior = "tv"` is short for a table with a name
-        found = node[part] = {"name": found}
-    elif not isinstance(found, (dict, list)):
-        raise InputError(f"--set: {key} is {found!r}, which has no keys of its own")
-    return found
-
-
-def _only(node: list[Any], key: str) -> Any:
-    if len(node) != 1:
-        names = ", ".join(str(one.get("name", k)) for k, one in enumerate(node))
-        raise InputError(f"--set: {key} does not say which of {names} is meant; put its name or its number after the first dot")
-    return node[0]
-
-
-def _find(scene: str | Path) -> Path:
-    path = Path(scene).expanduser()
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
-            known = catalogue.entries("scenes")
-            hint = f"; the catalogue has a scene {path.stem!r}, run it by that name" if path.stem in known else ""
-            raise InputError(f"there is no scene file {path}{hint}")
-        return path
-    return catalogue.find("scenes", str(scene)).path
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first fault in words, and how many more there are."""
-    faults = error.errors()
-    fault = faults[0]
-    where = _place(fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        parent, key = fault["loc"][:-1], str(fault["loc"][-1])
-        table = f"the table [{_place(parent)}]" if parent else "a scene"
-        known = list(_model_at(parent).model_fields)
-        near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ";"
-        text = f"{table} has no key {key!r}{hint} known: {', '.join(known)}"
-    elif fault["type"] == "missing":
-        text = f"{where} is missing"
-    elif fault["type"] == "value_error":
-        text = f"{f'[{where}]: ' if where else ''}{fault['ctx']['error']}"
-    else:
-        text = f"{where} is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-    return text + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
-
-
-def _place(location: tuple[Any, ...]) -> str:
-    # pydantic names the member of a union after the key; a scene has no such key.
-    return ".".join(str(part) for part in location if not (isinstance(part, str) and ("[" in part or part in ("str", "dict"))))
-
-
-def _model_at(location: tuple[Any, ...]) -> type[BaseModel]:
-    """The table that a location lies in."""
-    models: dict[str, type[BaseModel]] = {
-        "measurements": Measurements, "simulate": Simulate, "views": Views, "crop": Crop, "output": Output,
-        "evaluation": Evaluation, "reference": Source, "operator": Operator, "data_term": DataTerm, "prior": Prior,
-        "solver": Solver, "regularization": Regularization,
-    }
-    names = [part for part in location if part in models]
-    return models[names[-1]] if names else Scene
+    path, content = content_of(scene, overrides)
+    return SceneFile(path.stem, path, check(Scene, path, content))

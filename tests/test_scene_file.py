@@ -16,8 +16,9 @@ import torch
 import invtoolbox as it
 from invtoolbox import catalogue, scene_run
 from invtoolbox.errors import InputError
-from invtoolbox.scene_file import parse_override, read_scene
+from invtoolbox.scene_file import read_scene
 from invtoolbox.scene_parts import data_term, measure, prior, rule, solver
+from invtoolbox.scene_reading import parse_override
 
 SCENE = """# A small blurred picture.
 [measurements.simulate]
