@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
 	@touch $@
 
-demo: $(STAMP)  ## reconstruct a CT slice and sharpen a photograph; ends with a table and a report
+demo: $(STAMP)  ## reconstruct a CT slice, sharpen a photograph, find what moves in a street; ends with tables and a report
 	@$(BIN)/invtoolbox demo
 
 test: $(STAMP)  ## run the tests, but for the slow ones and those that need a GPU

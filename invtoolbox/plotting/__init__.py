@@ -3,12 +3,13 @@
 from invtoolbox.plotting.birds_eye import birds_eye, birds_eye_figure
 from invtoolbox.plotting.comparison import Case, Method, write_comparison
 from invtoolbox.plotting.figures import solution_figure
+from invtoolbox.plotting.flow_comparison import FlowCase, FlowMethod
 from invtoolbox.plotting.flow_report import SweepPicture, SweepResult, write_flow_report
 from invtoolbox.plotting.geometry import geometry_figure
 from invtoolbox.plotting.report import write_report
 from invtoolbox.plotting.rerun_view import SweepView, view_flow
 
 __all__ = [
-    "Case", "Method", "SweepPicture", "SweepResult", "SweepView", "birds_eye", "birds_eye_figure", "geometry_figure", "solution_figure",
-    "view_flow", "write_comparison", "write_flow_report", "write_report",
+    "Case", "FlowCase", "FlowMethod", "Method", "SweepPicture", "SweepResult", "SweepView", "birds_eye", "birds_eye_figure",
+    "geometry_figure", "solution_figure", "view_flow", "write_comparison", "write_flow_report", "write_report",
 ]

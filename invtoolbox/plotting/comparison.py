@@ -15,6 +15,7 @@ from invtoolbox.datasets.output import write_bytes
 from invtoolbox.environment import machine, versions
 from invtoolbox.errors import InputError
 from invtoolbox.plotting import page
+from invtoolbox.plotting.flow_comparison import FlowCase, flow_section
 from invtoolbox.plotting.pictures import Window, diverging, plane, symmetric_window, to_bytes, window_of
 from invtoolbox.plotting.report import measure
 
@@ -63,8 +64,9 @@ class Case:
         return measure(together, self.reference.detach().cpu())
 
 
-def write_comparison(path: str | Path, title: str, lead: str, cases: Sequence[Case], overwrite: bool = True) -> Path:
-    """Write a page with a row of pictures, a row of errors and a table for each case.
+def write_comparison(path: str | Path, title: str, lead: str, cases: Sequence[Case | FlowCase],
+                     overwrite: bool = True) -> Path:
+    """Write a page with rows of pictures and a table for each case.
 
     Raises:
         InputError: where the file exists and ``overwrite`` is False, or cannot be written.
@@ -72,7 +74,7 @@ def write_comparison(path: str | Path, title: str, lead: str, cases: Sequence[Ca
     date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
     body = [page.heading(title, f"{lead} {date}.")]
     for case in cases:
-        body += _case(case)
+        body += flow_section(case) if isinstance(case, FlowCase) else _case(case)
     body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
     return write_bytes(path, page.page(title, body), overwrite)
 
