@@ -1,4 +1,4 @@
-"""The command line: ``invtoolbox run``, ``ct``, ``deblur``, ``list``, ``info``, ``demo``.
+"""The command line: ``invtoolbox run``, ``ct``, ``deblur``, ``flow``, ``list``, ``info``, ``demo``.
 
 What a user can do wrong ends in one sentence and exit code 2; Ctrl-C ends in exit code 130. ``INVTOOLBOX_DEBUG=1`` shows
 the traceback instead.
@@ -14,10 +14,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from invtoolbox.cli import ct, deblur, demo, info, listing, run
+from invtoolbox.cli import ct, deblur, demo, flow, info, listing, run
 from invtoolbox.errors import InputError, MissingDependency
 
-_COMMANDS = (run, ct, deblur, listing, info, demo)
+_COMMANDS = (run, ct, deblur, flow, listing, info, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,10 +68,12 @@ def parser() -> argparse.ArgumentParser:
 
     top = Parser(
         prog="invtoolbox",
-        description="Inverse problems from the command line: reconstruct a sinogram, sharpen a photograph, run a scene file.",
+        description="Inverse problems from the command line: reconstruct a sinogram, sharpen a photograph, find what moves in lidar\n"
+                    "sweeps, run a scene file.",
         epilog="examples:\n"
                "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n"
                "  invtoolbox deblur photo.png --kernel kernel.png\n"
+               "  invtoolbox flow folder-of-sweeps --out results/flow\n"
                "  invtoolbox run ct-small --set prior.tv.weight=0.01\n"
                "  invtoolbox list priors\n\n"
                "Each command has a --help of its own. INVTOOLBOX_DEBUG=1 shows where an error came from.",

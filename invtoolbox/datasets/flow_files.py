@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import zipfile
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,6 +60,7 @@ class FlowFile:
         instance: int32 ``(N,)``, the rigid cluster it is in; -1 for none.
         method: how the flow was found.
         names: of the sweep and of the next one.
+        about: plain facts that were written with it.
     """
 
     flow: Tensor
@@ -69,13 +72,14 @@ class FlowFile:
     instance: Tensor
     method: str
     names: tuple[str, str]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.flow)
 
 
 def write_flow(path: str | os.PathLike[str], estimate: Estimate, points: Tensor, names: tuple[str, str] = ("", ""),
-               overwrite: bool = False) -> Path:
+               overwrite: bool = False, about: Mapping[str, Any] | None = None) -> Path:
     """Write the flow of one sweep as `.npz`, which NumPy reads without this package.
 
     The bytes depend on the arguments alone: no clock and no duration goes in, so that a run that was resumed leaves the same files as one
@@ -86,6 +90,7 @@ def write_flow(path: str | os.PathLike[str], estimate: Estimate, points: Tensor,
         estimate: as `motion.estimate` gives it.
         points: of the sweep, ``(N, 3)``: with them the sensor's motion is taken off.
         names: of the sweep and of the next one.
+        about: facts that JSON can hold, to be kept with it.
 
     Raises:
         InputError: where a file is there and `overwrite` is false, or shapes do not fit, or a valid point has no finite flow.
@@ -108,7 +113,8 @@ def write_flow(path: str | os.PathLike[str], estimate: Estimate, points: Tensor,
     arrays["residual"] = _numpy(residual_flow(estimate.flow, points, estimate.ego_motion))
     arrays["ego_motion"] = _numpy(check_motion(estimate.ego_motion, f"{path}: the motion of the sensor"))
     _check(path, arrays)
-    arrays |= {"method": np.array(str(estimate.method)), "names": np.array([str(n) for n in names]), "format": np.array(_FORMAT)}
+    arrays |= {"method": np.array(str(estimate.method)), "names": np.array([str(n) for n in names]), "format": np.array(_FORMAT),
+               "about": np.array(json.dumps(about or {}, sort_keys=True))}
     return write_bytes(path, _archive(arrays), overwrite)
 
 
@@ -132,8 +138,9 @@ def read_flow(path: str | os.PathLike[str]) -> FlowFile:
         check_motion(torch.from_numpy(arrays["ego_motion"]), "the motion of the sensor")
         if arrays["names"].shape != (2,):
             raise InputError(f"{path}: {arrays['names'].size} names of sweeps; there must be two")
+        about = json.loads(str(arrays.pop("about")))
     method, (name, following) = str(arrays.pop("method")), arrays.pop("names").tolist()
-    return FlowFile(**{key: torch.from_numpy(array) for key, array in arrays.items()}, method=method, names=(name, following))
+    return FlowFile(**{key: torch.from_numpy(array) for key, array in arrays.items()}, method=method, names=(name, following), about=about)
 
 
 def residual_flow(flow: Tensor, points: Tensor, ego_motion: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 _NAMES = {
     # `run` stands on the solvers; who wants only a sweep (readers, metrics) must not import those.
-    "run": "invtoolbox.study.scenes",
+    "run": "invtoolbox.running",
     "SimulatedSequence": "invtoolbox.scenes.lidar",
     "SpinningLidar": "invtoolbox.scenes.lidar",
     "Street": "invtoolbox.scenes.street",

@@ -1,0 +1,151 @@
+"""The flow of every sweep of a sequence to the next one: over workers, one result file a sweep, resumed by what is whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from invtoolbox.datasets.flow_files import residual_flow
+from invtoolbox.errors import InputError
+from invtoolbox.metrics.flow_errors import FlowErrors, evaluate, pool
+from invtoolbox.motion.error_facts import errors_from_facts, facts_of_errors
+from invtoolbox.motion.flow_results import FlowResults, PairFlow
+from invtoolbox.motion.opening import SequencePath, open_sequence
+from invtoolbox.scenes.sweep import Sweep, Sweeps
+from invtoolbox.study.driver import Items, Study, run_study
+from invtoolbox.study.scenes import parse_items
+
+#: What estimates the flow of a pair: source, target, method, preparation and seed, as `invtoolbox.motion.estimate` takes them.
+Estimate = Callable[[Sweep, Sweep, Any, Any, int], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowStudy(Study):
+    """The flow of a sequence: a report a pair of sweeps, and the result files, which are named by the first sweep of each pair.
+
+    ``study[k]`` reads a file again: ``study[k].flow``, and what else a `FlowFile` holds.
+    """
+
+    @property
+    def seconds(self) -> float | None:
+        """The median over the sweeps that were done in this run, reading and writing included; None where all were there."""
+        spent = [r.seconds for r in self.reports if r.outcome == "done"]
+        return median(spent) if spent else None
+
+    def settings(self) -> dict[str, str]:
+        """What was computed, as the folder's ``study.json`` says it."""
+        description = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))["description"]
+        return {key: _words(description[key]) for key in ("sequence", "method", "preparation", "seed")}
+
+    def errors(self) -> FlowErrors | None:
+        """The errors of all sweeps that have labels, every point weighing the same; None where no sweep has any."""
+        found = [errors_from_facts(r.facts["errors"]) for r in self.reports if r.facts.get("errors")]
+        return pool(found) if found else None
+
+
+def flow_sequence(sweeps: str | Path | SequencePath | Sweeps, folder: str | Path, method: Any = "default", preparation: Any = None,
+                  workers: int = 1, cluster: str | None = None, threads: int = 1, resume: bool = False, overwrite: bool = False,
+                  items: str | Sequence[int] = "all", seed: int = 0, progress: bool = True, estimate: Estimate | None = None) -> FlowStudy:
+    """Estimate the flow from every sweep of a sequence to its successor.
+
+    A pair of sweeps is read, estimated and written, and then the next: memory holds one pair a worker. The last sweep has no
+    successor, and so no result. A pair whose sweep is damaged, empty or out of place is reported in the study, with a sentence that
+    names the file; a bad sweep costs two results, its own and that of the sweep before it. The rest is done.
+
+    Args:
+        sweeps: a path or the name of a data set of the catalogue; a `SequencePath`, which says how to read it; or sweeps that are
+            open. A path is opened anew by every worker, which sees it under that name; an open sequence travels to the workers, with
+            its paths and settings, and without sweeps.
+        folder: for the result files, ``NAME.npz`` of the first sweep of each pair; not within the source.
+        method: a name, or a method with settings.
+        preparation: what is done to the sweeps before; the default one where None.
+        workers, cluster, threads: as in `invtoolbox.study.spread.spread`. The files are the same for any number of workers.
+        resume: go on from the results in the folder; those that are whole, and of the same settings, are kept.
+        overwrite: replace them.
+        items: which sweeps: ``"all"``, a slice of Python such as ``"0:100:10"``, numbers joined by commas, or numbers.
+        seed: of the draws of the method, the same for every pair.
+        estimate: in place of `invtoolbox.motion.estimate`; takes source, target, method, preparation and seed and gives what has the
+            fields of a `FlowEstimate`.
+
+    Raises:
+        InputError: the sequence has fewer than two sweeps, or cannot be opened; the folder lies in it, or holds other results.
+        Interrupted: Ctrl-C; results that are done stay.
+    """
+    opening: SequencePath | Sweeps = SequencePath.of(sweeps) if isinstance(sweeps, (str, Path)) else sweeps
+    opened = open_sequence(opening)
+    where = str(opening.path) if isinstance(opening, SequencePath) else type(opened).__name__
+    if isinstance(opening, SequencePath):
+        opening.refuse_within(folder)
+    if isinstance(method, str) and estimate is None:
+        from invtoolbox.motion.methods import method_named
+
+        method_named(method)  # an unknown one is refused here, not once a pair
+    if len(opened) < 2:
+        raise InputError(f"{where}: flow goes from one sweep to the next, and there {'is one' if len(opened) else 'is none'}")
+    chosen = parse_items(items, len(opened) - 1, f"{where}, whose last sweep has no successor,")
+    description = {"work": "scene flow", "sequence": _described(opening), "method": plain(method), "preparation": plain(preparation),
+                   "seed": seed, "estimate": "" if estimate is None else getattr(estimate, "__qualname__", type(estimate).__name__)}
+    pairs = Items([opened.names[k] for k in chosen], lambda n: (opening, chosen[n], estimate, method, preparation, seed))
+    study = run_study(estimate_pair, pairs, folder, description, workers, cluster, threads, resume, overwrite, progress,
+                      results=FlowResults())
+    return FlowStudy(study.folder, study.reports, study.results)
+
+
+def estimate_pair(opening: SequencePath | Sweeps, index: int, estimate: Estimate | None, method: Any, preparation: Any,
+                  seed: int) -> PairFlow:
+    """The flow from a sweep to the next, and its errors where the first one has labels."""
+    sweeps = open_sequence(opening)
+    source, target = sweeps[index], sweeps[index + 1]
+    _check_order(source, target)
+    found = (estimate or default_estimate())(source, target, method, preparation, seed)
+    # Functions of the pair alone: no seconds, so that a run that was resumed leaves the same files.
+    moving = residual_flow(found.flow, source.points, found.ego_motion)[found.dynamic & found.valid].norm(dim=1)
+    facts: dict[str, Any] = {"notes": list(found.notes), "source": source.source, "target": target.source, "moving": len(moving),
+                             "speed": float(moving.quantile(0.95)) if len(moving) else 0.0}
+    if source.labels is not None and source.pose is not None and target.pose is not None:
+        facts["errors"] = facts_of_errors(evaluate(found, source, next_pose=target.pose))
+    return PairFlow(found, source.points, (sweeps.names[index], sweeps.names[index + 1]), facts)
+
+
+def default_estimate() -> Estimate:
+    """`invtoolbox.motion.estimate`, imported where it is used."""
+    from invtoolbox.motion.estimation import estimate
+
+    return estimate
+
+
+def _check_order(source: Sweep, target: Sweep) -> None:
+    if (source.timestamp or target.timestamp) and target.timestamp <= source.timestamp:
+        raise InputError(f"{target.source}: measured at {target.timestamp:.9g} s, which is not after {source.timestamp:.9g} s of "
+                         f"{source.source}; sort the sweeps by their time")
+
+
+def plain(settings: Any) -> Any:
+    """Settings as values that JSON can hold and that tell two of them apart."""
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        fields = {f.name: plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        return {"kind": type(settings).__name__, **fields}
+    if isinstance(settings, Mapping):
+        return {str(key): plain(value) for key, value in settings.items()}
+    if isinstance(settings, (list, tuple)):
+        return [plain(value) for value in settings]
+    return settings if settings is None or isinstance(settings, (bool, int, float, str)) else _without_address(settings)
+
+
+def _described(opening: SequencePath | Sweeps) -> Any:
+    return opening.description() if isinstance(opening, SequencePath) else _without_address(opening)
+
+
+def _without_address(thing: Any) -> str:
+    words = repr(thing)
+    return type(thing).__qualname__ if " at 0x" in words else words
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items() if inner not in (None, {}) and key != "kind")
+    return str(value)

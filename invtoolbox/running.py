@@ -1,0 +1,61 @@
+"""Run a scene file of any kind: a reconstruction, or the flow of a sequence of sweeps; behind `it.scenes.run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invtoolbox.errors import InputError
+
+if TYPE_CHECKING:
+    from invtoolbox.motion.sequence import FlowStudy
+    from invtoolbox.solution import Solution
+    from invtoolbox.study import Study
+
+
+def run(scene: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
+        resume: bool = False, overwrite: bool = False, progress: bool = True, items: str | Sequence[int] | None = None,
+        workers: int | None = None, cluster: str | None = None, threads: int = 1) -> Solution | Study | FlowStudy:
+    """Run a scene file and write its results; `it.scenes.run`.
+
+    A scene of measurements gives its `Solution`; several of them, several items of one, workers or a cluster make a study
+    (`invtoolbox.study`): one result file an item, resumed by what is there, and a `Study` is returned. A scene of sweeps, with a table
+    ``[sweeps]``, is a study of its pairs, and a `FlowStudy` is returned.
+
+    Args:
+        scene: the path of a TOML file, or the name of a scene of the catalogue; or several of them.
+        overrides: keys to change, ``{"solver.max_iterations": 200}`` or ``["solver.max_iterations=200"]``.
+        output: folder for the results; by default that of the scene, or ``results/NAME`` (``results/study`` for several).
+        resume: go on from what is in that folder.
+        overwrite: replace the results of an earlier run.
+        progress: show a bar on a terminal.
+        items: of the scene's data set, ``"all"``, ``"0:64:2"``, ``"3,5"`` or numbers; all where workers are asked for.
+        workers, cluster, threads: as in `invtoolbox.study.spread.spread`.
+
+    Raises:
+        InputError: a fault in the scene or its data; results that are there while neither ``resume`` nor ``overwrite``
+            is given; a disk that is full.
+    """
+    one = flow_scene_among([scene] if isinstance(scene, (str, Path)) else list(scene))
+    if one is not None:
+        from invtoolbox.motion.scene import run_flow_scene
+
+        return run_flow_scene(one, overrides, output, resume, overwrite, progress, items, workers or 1, cluster, threads)
+    from invtoolbox.study.scenes import run as run_measurements
+
+    return run_measurements(scene, overrides, output, resume, overwrite, progress, items, workers, cluster, threads)
+
+
+def flow_scene_among(scenes: Sequence[str | Path]) -> str | Path | None:
+    """The scene of sweeps that is to be run, or None where there is none.
+
+    Raises:
+        InputError: it is one of several.
+    """
+    from invtoolbox.scene_reading import content_of
+
+    found = [scene for scene in scenes if "sweeps" in content_of(scene)[1]]
+    if found and len(scenes) > 1:
+        raise InputError(f"{found[0]} is a scene of sweeps, a study of its own; run it by itself")
+    return found[0] if found else None
