@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -282,6 +284,15 @@ def test_what_is_no_sequence_is_said(tmp_path: Path) -> None:
         for name in ("a", "b"):
             sets.write_argoverse(tmp_path / "logs" / name)
         datasets.open_sweeps(tmp_path / "logs")
+
+
+@pytest.mark.parametrize("name", [name for name in sets.SETS if name != "pairs"])
+def test_no_sweep_is_kept(name: str, tmp_path: Path) -> None:
+    reader, write = sets.SETS[name]
+    data = datasets.open_sweeps(write(tmp_path / "set"), reader)
+    points = [weakref.ref(data[k].points) for k in range(len(data))]
+    gc.collect()
+    assert all(one() is None for one in points)
 
 
 def test_readers_of_a_plug_in_open_by_their_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
