@@ -15,6 +15,7 @@ from invtoolbox.motion.bodies import Bodies, BodySettings, moving_bodies
 from invtoolbox.motion.clusters import height_above
 from invtoolbox.motion.published import nsfp
 from invtoolbox.motion.refinement import Refinement, refined
+from invtoolbox.motion.voxel import VoxelSettings, voxel_flow
 
 #: Height above the ground up to which points above a body belong to it, metres: lorries and buses.
 _TALLEST = 4.5
@@ -79,7 +80,7 @@ class Default:
 class IcpFlow:
     """Bodies registered with point-to-point distances, as in ICP-Flow (Lin et al., CVPR 2024): `Default` without what it adds."""
 
-    bodies: BodySettings = field(default_factory=lambda: BodySettings(plane=False))
+    bodies: BodySettings = field(default_factory=lambda: BodySettings(plane=False, explained=0.7, noise=0.05))
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
         return Default(self.bodies)(dataclasses.replace(pair, times=None), seed)
@@ -100,7 +101,18 @@ class Nsfp:
         return Motion(flow, torch.full((len(flow),), -1))
 
 
-METHODS: dict[str, Callable[[], Method]] = {"default": Default, "icp-flow": IcpFlow, "nsfp": Nsfp}
+@dataclass(frozen=True)
+class Voxel:
+    """`voxel.voxel_flow`: a grid of flow vectors, clusters that move together (Hoffmann et al., "Floxels", CVPR 2025)."""
+
+    settings: VoxelSettings = field(default_factory=VoxelSettings)
+
+    def __call__(self, pair: Pair, seed: int) -> Motion:
+        flow = voxel_flow(pair.source, pair.target, height_above(pair.source, pair.ground), self.settings)
+        return Motion(flow, torch.full((len(flow),), -1))
+
+
+METHODS: dict[str, Callable[[], Method]] = {"default": Default, "icp-flow": IcpFlow, "nsfp": Nsfp, "voxel": Voxel}
 
 
 def method_named(name: str) -> Method:
