@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,18 +13,19 @@ from invtoolbox.priors.flow_points import checked_labels, labels_of
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 from invtoolbox.settings import Settings
 
+#: Entries of the matrices that are looked at together: what stays in a cache.
+_AT_ONCE = 1 << 19
+
 
 class _Groups(Settings):
-    """Groups of points that are one body each, those of one size together: ``(groups, size)`` indices, positions and distances at rest."""
+    """Groups of points that are one body each, those of one size together: ``(groups, size)`` indices, and the points at rest."""
 
     def __init__(self, points: Tensor, members: list[Tensor]) -> None:
-        self.count, self.members = len(points), members
+        self.points, self.members = points, members
         self.total = sum(len(index) for index in members)
-        self.places = [points[index] for index in members]
-        self.distances = [_distances(place) for place in self.places]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.points)
 
 
 class SpatialConsistency(FlowPrior):
@@ -86,25 +89,51 @@ class SpatialConsistency(FlowPrior):
 
     def _item_energy(self, piece: _Groups, flow: Tensor) -> Tensor:
         total = 0.0 * flow.sum()
-        for index, place, rest in zip(piece.members, piece.places, piece.distances):
-            A = (1 - ((_distances(place + flow[index]) - rest) / self.tau).square()).clamp_min(0)
-            v = _leading(A.detach(), self.iterations)
-            score = (v * (A @ v)).sum((-1, -2)) / A.shape[-1]
-            total = total - score.log().sum()
+        for index in piece.members:
+            moved = (piece.points + flow).index_select(0, index.flatten()).unflatten(0, index.shape)
+            total = total + _Cost.apply(moved, piece.points[index], self.tau, self.iterations)
         return total / max(piece.total, 1)
 
     def __repr__(self) -> str:
         return f"SpatialConsistency({'labels' if self.labels is not None else f'neighbours={self.neighbours}'}, tau={self.tau:g})"
 
 
+class _Cost(torch.autograd.Function):
+    """The sum over groups of ``-log(lambda / n)``; its gradient is made with it, while the matrices are at hand."""
+
+    @staticmethod
+    def forward(context: Any, moved: Tensor, rest: Tensor, tau: float, iterations: int) -> Tensor:
+        size, slopes, total = moved.shape[1], [], moved.new_zeros(())
+        chunk = max(1, _AT_ONCE // size**2)
+        for p, q in zip(moved.split(chunk), rest.split(chunk)):
+            p = p - p[:, :1]  # near the origin, sums lose nothing
+            distance = _distances(p)
+            change = (distance - _distances(q)) / tau
+            A = torch.addcmul(torch.ones_like(change), change, change, value=-1).clamp_min_(0)
+            v = torch.full_like(A[..., :1], size**-0.5)
+            for _ in range(iterations):
+                v = A @ v
+                v = v / v.norm(dim=-2, keepdim=True)
+            score = (v * (A @ v)).sum((-1, -2), keepdim=True) / size
+            total += -score.log().sum()
+            # Of -log(v A v / n) in the distances, over these: the weights of springs between the points.
+            springs = torch.where((A > 0) & (distance > 0), change / distance.clamp_min(1e-12), 0.0)
+            springs *= (2 / (tau * size)) * (v / score) * v.transpose(-1, -2)
+            slopes.append(2 * (springs.sum(-1, keepdim=True) * p - springs @ p))
+        context.save_for_backward(torch.cat(slopes))
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradients[0] * context.saved_tensors[0], None, None, None
+
+
 def _distances(points: Tensor) -> Tensor:
-    """Of all pairs, ``(groups, n, 3) -> (groups, n, n)``; not by products, which lose the small ones."""
-    return torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _leading(A: Tensor, iterations: int) -> Tensor:
-    v = torch.full_like(A[..., :1], A.shape[-1] ** -0.5)
-    for _ in range(iterations):
-        v = A @ v
-        v = v / v.norm(dim=-2, keepdim=True)
-    return v
+    """Of all pairs, ``(groups, n, 3) -> (groups, n, n)``; from differences, since products lose the small ones."""
+    squares: Tensor | None = None
+    for c in points.unbind(-1):
+        apart = c[..., :, None] - c[..., None, :]
+        squares = apart * apart if squares is None else squares.addcmul_(apart, apart)
+    assert squares is not None
+    return squares.sqrt_()
