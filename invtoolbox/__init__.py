@@ -26,6 +26,7 @@ _NAMES = {
     "as_operator": "invtoolbox.operators.adapters",
     "to_deepinv": "invtoolbox.operators.adapters",
     "scene_flow": "invtoolbox.motion.estimation",
+    "flow_sequence": "invtoolbox.motion.sequence",
     "InputError": "invtoolbox.errors",
 }
 __all__ = ["__version__", "solve", *_MODULES, *_NAMES]

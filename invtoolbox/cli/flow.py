@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
     data.add_argument("--items", metavar="ITEMS", help="which sweeps: all, START:STOP:STEP, or numbers joined by commas, counted from 0 "
                       "(default: all)")
     method = parser.add_argument_group("method")
-    method.add_argument("--method", metavar="NAME", help="default, nsfp, fast-nsf, voxel, icp-flow, ... (default: default)")
+    method.add_argument("--method", metavar="NAME", help="see `invtoolbox list methods` (default: default)")
     method.add_argument("--ego-motion", choices=("auto", "poses", "icp", "none"),
                         help="the sensor's own motion: its poses, a registration of the points, or none (default: auto, poses where there "
                              "are some)")

@@ -6,7 +6,7 @@ import argparse
 import inspect
 from typing import Any
 
-KINDS = ("priors", "solvers", "operators", "data_terms", "datasets", "scenes", "readers")
+KINDS = ("priors", "solvers", "operators", "data_terms", "methods", "datasets", "scenes", "readers")
 
 
 def add(commands: Any) -> None:
@@ -40,6 +40,10 @@ def _entries(kind: str) -> dict[str, str]:
         from invtoolbox.datasets import READERS
 
         found |= {name: _first_sentence(cls) for name, cls in READERS.items()}
+    if kind == "methods":
+        from invtoolbox.motion.methods import METHODS
+
+        found |= {name: _first_sentence(method) for name, method in METHODS.items()}
     if kind in registry.KINDS:
         for name, load in registry.names(kind).items():
             try:

@@ -7,9 +7,12 @@ from typing import Any
 
 _NAMES = {
     "FlowEstimate": "invtoolbox.motion.estimation",
+    "FlowStudy": "invtoolbox.motion.sequence",
     "METHODS": "invtoolbox.motion.methods",
     "Preparation": "invtoolbox.motion.preparation",
+    "SequencePath": "invtoolbox.motion.opening",
     "estimate": "invtoolbox.motion.estimation",
+    "flow_sequence": "invtoolbox.motion.sequence",
     "scene_flow": "invtoolbox.motion.estimation",
 }
 __all__ = list(_NAMES)
