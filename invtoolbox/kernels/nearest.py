@@ -46,10 +46,10 @@ class Tree:
         """The distance to the nearest point and which it is, ``(N,)`` both.
 
         Args:
-            points: ``(N, dimension)``, in the precision and on the device of the tree's.
+            points: ``(N, dimension)``; taken in the precision and on the device of the tree's.
             bound: how far to look. Where nothing is as near, the distance is infinite and the index 0.
         """
-        points = points.detach()
+        points = points.detach().to(self.points)
         if self._tree is None:
             distance, index = _by_blocks(points, self.points)
         else:
