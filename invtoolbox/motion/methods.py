@@ -13,7 +13,7 @@ from invtoolbox.errors import unknown_name
 from invtoolbox.kernels.nearest import Tree
 from invtoolbox.motion.bodies import Bodies, BodySettings, moving_bodies
 from invtoolbox.motion.clusters import height_above
-from invtoolbox.motion.published import nsfp
+from invtoolbox.motion.published import fast_nsf, nsfp
 from invtoolbox.motion.refinement import Refinement, refined
 from invtoolbox.motion.voxel import VoxelSettings, voxel_flow
 
@@ -102,6 +102,21 @@ class Nsfp:
 
 
 @dataclass(frozen=True)
+class FastNsf:
+    """`published.fast_nsf` with its settings for whole sweeps: soon done, and on pairs without the sensor's motion hardly off from zero."""
+
+    points: int | None = None
+    patience: int = 10
+    max_iterations: int = 5000
+    time_limit: float | None = None
+
+    def __call__(self, pair: Pair, seed: int) -> Motion:
+        flow = fast_nsf(pair.source, pair.target, points=self.points, patience=self.patience, max_iterations=self.max_iterations, seed=seed,
+                        time_limit=self.time_limit)
+        return Motion(flow, torch.full((len(flow),), -1))
+
+
+@dataclass(frozen=True)
 class Voxel:
     """`voxel.voxel_flow`: a grid of flow vectors, clusters that move together (Hoffmann et al., "Floxels", CVPR 2025)."""
 
@@ -112,7 +127,7 @@ class Voxel:
         return Motion(flow, torch.full((len(flow),), -1))
 
 
-METHODS: dict[str, Callable[[], Method]] = {"default": Default, "icp-flow": IcpFlow, "nsfp": Nsfp, "voxel": Voxel}
+METHODS: dict[str, Callable[[], Method]] = {"default": Default, "icp-flow": IcpFlow, "nsfp": Nsfp, "fast-nsf": FastNsf, "voxel": Voxel}
 
 
 def method_named(name: str) -> Method:
