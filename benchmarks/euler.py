@@ -1,6 +1,6 @@
 """EulerFlow's objective against pairwise NSFP: simulated sweeps of few points, dynamic EPE of both, each in its own time.
 
-    python benchmarks/euler.py [--sweeps 20] [--points 4096] [--minutes 30] [--field voxels] [--out benchmarks/results/euler]
+    python benchmarks/euler.py [--sweeps 20] [--points 4096] [--minutes 30] [--field voxels] [--priors] [--out benchmarks/results/euler]
 
 Killed and started again it goes on: the field from its checkpoint, the pairs of NSFP from those that are written.
 Points are not of the ground, within 35 m, each sweep an own draw; the sensor's motion is taken out by the simulator's poses. Dynamic EPE:
@@ -20,6 +20,7 @@ from torch import Tensor
 from invtoolbox.checkpoint import Checkpoint
 from invtoolbox.motion.euler import EulerSettings, euler_flow
 from invtoolbox.motion.published import nsfp
+from invtoolbox.priors import ARAP, AlongField, StaticWorld
 from invtoolbox.scenes.lidar import SimulatedSequence, SpinningLidar
 from invtoolbox.scenes.rigid import transform
 from invtoolbox.scenes.town import random_town
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="for the field at most")
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--field", choices=("voxels", "network"), default="voxels")
+    parser.add_argument("--priors", action="store_true", help="rigidity and a static world, which EulerFlow's objective has not")
     parser.add_argument("--rate", type=float, default=None)
     parser.add_argument("--reach", type=float, default=35.0)
     parser.add_argument("--nsfp-iterations", type=int, default=500)
@@ -79,9 +81,11 @@ def main() -> None:
                 flows = [field.flow(p[None], float(t))[0] for t, p in enumerate(clouds[:-1])]
             print(f"euler {iteration}: {time.monotonic() - began:.0f} s, {errors(flows, truth)}", flush=True)
 
-    checkpoint = Checkpoint(options.out / f"{options.field}.checkpoint", every=50)
-    flows = euler_flow(clouds, settings, time_limit=60 * options.minutes, checkpoint=checkpoint, callbacks=[shown])
-    figures = {"euler": {**errors(flows, truth), "seconds_of_this_run": time.monotonic() - began, "field": options.field}}
+    name = options.field + ("_priors" if options.priors else "")
+    priors = 10.0 * AlongField(ARAP(8, radius=1.5)) + 0.02 * AlongField(StaticWorld()) if options.priors else None
+    checkpoint = Checkpoint(options.out / f"{name}.checkpoint", every=50)
+    flows = euler_flow(clouds, settings, priors=priors, time_limit=60 * options.minutes, checkpoint=checkpoint, callbacks=[shown])
+    figures = {"euler": {**errors(flows, truth), "seconds_of_this_run": time.monotonic() - began, "field": name}}
     pairs, seconds = [], 0.0
     for k in range(len(clouds) - 1):
         path = options.out / f"nsfp_{k:03d}.pt"
@@ -97,7 +101,7 @@ def main() -> None:
         print(f"nsfp {k}: {errors(pairs, truth)}, {seconds:.0f} s in all", flush=True)
     figures["nsfp"] = {**errors(pairs, truth), "seconds": seconds}
     figures["no flow"] = errors(rest, truth)
-    (options.out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (options.out / f"figures_{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=1))
 
 

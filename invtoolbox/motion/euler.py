@@ -18,7 +18,7 @@ from invtoolbox.data_terms.rollout_chamfer import RolloutChamfer
 from invtoolbox.errors import InputError
 from invtoolbox.loop import Callback
 from invtoolbox.operators.euler_rollout import EulerRollout
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow
 from invtoolbox.priors.implicit.space_time_voxels import SpaceTimeVoxels
 from invtoolbox.problem import Problem
@@ -54,14 +54,15 @@ class EulerSettings:
     max_iterations: int = 3000
 
 
-def euler_flow(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, *, seed: int = 0, time_limit: float | None = None,
-               callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None,
+def euler_flow(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, *, priors: Prior | None = None, seed: int = 0,
+               time_limit: float | None = None, callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None,
                progress: bool = False) -> list[Tensor]:
     """The flow of every sweep but the last, metres until the next one: ``(N_t, 3)`` each.
 
     Args:
         sweeps: the points of each, ``(N_t, 3)``, metres, finite, in one frame that stands still, in the order of time.
         settings: see there.
+        priors: explicit ones of the field, which EulerFlow has none of: ``5 * it.priors.AlongField(it.priors.ARAP())``.
         seed: of the first weights, and of the windows.
         time_limit, callbacks, checkpoint, progress: as in `invtoolbox.solve`.
 
@@ -71,14 +72,14 @@ def euler_flow(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, 
     >>> len(flows), bool((flows[0].mean(0) - torch.tensor([0.2, 0.0, 0.0])).norm() < 0.05)
     (3, True)
     """
-    solution = euler_solution(sweeps, settings, seed=seed, time_limit=time_limit, callbacks=callbacks, checkpoint=checkpoint,
+    solution = euler_solution(sweeps, settings, priors=priors, seed=seed, time_limit=time_limit, callbacks=callbacks, checkpoint=checkpoint,
                               progress=progress)
     with torch.no_grad():
         return [solution.x.flow(points[None], float(t))[0] for t, points in enumerate(sweeps[:-1])]
 
 
-def euler_solution(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, *, seed: int = 0, time_limit: float | None = None,
-                   callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None,
+def euler_solution(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, *, priors: Prior | None = None, seed: int = 0,
+                   time_limit: float | None = None, callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None,
                    progress: bool = False) -> Solution:
     """The solution behind `euler_flow`: its ``x`` is a `scenes.flow_field.FlowField`."""
     settings = EulerSettings() if settings is None else settings
@@ -94,6 +95,7 @@ def euler_solution(sweeps: Sequence[Tensor], settings: EulerSettings | None = No
         prior = SpaceTimeVoxels() if voxels else SpaceTimeFlow(first_scale=0.01, seed=seed)
     rate = settings.learning_rate if settings.learning_rate is not None else 0.02 if voxels else 2e-3
     solver = Adam(learning_rate=rate, decay=settings.decay, subset_size=min(settings.window, len(clouds)))
-    solution: Solution = solve(problem, prior, solver, tolerance=0.0, max_iterations=settings.max_iterations, time_limit=time_limit,
-                               seed=seed, callbacks=callbacks, checkpoint=checkpoint, progress=progress)
+    solution: Solution = solve(problem, prior if priors is None else prior + priors, solver, tolerance=0.0,
+                               max_iterations=settings.max_iterations, time_limit=time_limit, seed=seed, callbacks=callbacks,
+                               checkpoint=checkpoint, progress=progress)
     return solution

@@ -2,6 +2,7 @@
 
 from invtoolbox.presets import load_prior as load
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
+from invtoolbox.priors.explicit.along_field import AlongField
 from invtoolbox.priors.explicit.arap import ARAP
 from invtoolbox.priors.explicit.cluster_consistency import ClusterConsistency
 from invtoolbox.priors.explicit.constraints import Box, NonNegative
@@ -35,6 +36,7 @@ __all__ = [
     "ARAP",
     "L1",
     "AccelerationLimit",
+    "AlongField",
     "Box",
     "ClusterConsistency",
     "CoordinateNetwork",

@@ -20,6 +20,14 @@ def flow_points(problem: Problem, what: str) -> Tensor:
     return points.detach()
 
 
+def sequence_of(problem: Problem, what: str) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
+    """The sweeps of the problem's operator, and their times."""
+    sweeps, times = getattr(problem.operator, "sweeps", None), getattr(problem.operator, "times", None)
+    if not sweeps or not times:
+        raise InputError(f"{what} is about sequences of sweeps, and {problem.operator} has none; use it.operators.EulerRollout")
+    return sweeps, times
+
+
 def first_flow(x: Any, count: int | None, what: str) -> Tensor:
     """The flow ``(batch, N, 3)``: x itself, or the first of several (the one forward in time)."""
     flow = x[0] if isinstance(x, tuple) else x

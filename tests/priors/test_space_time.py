@@ -16,7 +16,7 @@ from invtoolbox.kernels.weighted_rows import weighted_rows
 from invtoolbox.motion.euler import EulerSettings, euler_flow, euler_solution
 from invtoolbox.operators import EulerRollout
 from invtoolbox.operators.euler_rollout import Leg, legs
-from invtoolbox.priors import ImplicitPrior, SpaceTimeFlow, SpaceTimeVoxels
+from invtoolbox.priors import AlongField, ImplicitPrior, SpaceTimeFlow, SpaceTimeVoxels
 from invtoolbox.scenes.flow_field import FlowField
 from invtoolbox.testing import check_prior
 
@@ -160,6 +160,24 @@ def test_adam_takes_subsets_of_any_measurements() -> None:
         it.solve(known, solver=it.solvers.Adam(subset_size=8, iterate="best"), progress=False)
     with pytest.raises(InputError, match="blocks"):
         it.solve(known, solver=it.solvers.Adam(subset_size=80), progress=False)
+
+
+def test_priors_of_flows_hold_for_a_field() -> None:
+    y = walk(5)
+    known = it.Problem(y, EulerRollout(y), RolloutChamfer())
+    field = Even(torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64))
+    for prior, expected in ((it.priors.SpeedLimit(4.0), 5 * 1.5), (it.priors.ARAP(5), 0.0), (it.priors.StaticWorld(threshold=1e-9), 25.0)):
+        along = AlongField(prior).prepare(known, it.solve)
+        assert float(along.energy(field)) == pytest.approx(expected, abs=1e-6)
+        assert float(along.at(7).energy(field)) == pytest.approx(expected, abs=1e-6)
+    sweeps = [points[0].float() for points in y]
+    settings = EulerSettings(window=3, max_iterations=20)
+    free, held = (euler_flow(sweeps, settings, priors=w * AlongField(it.priors.StaticWorld())) for w in (0.0, 100.0))
+    assert float(held[1].norm(dim=1).mean()) < 0.5 * float(free[1].norm(dim=1).mean())
+    with pytest.raises(InputError, match="field of flow"):
+        along.energy(y[0])
+    with pytest.raises(InputError, match="knows no sweeps"):
+        AlongField(it.priors.ARAP()).energy(field)
 
 
 def test_rows_by_weights_have_their_derivatives() -> None:

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.flow_points import sequence_of
 from invtoolbox.scenes.flow_field import FlowField
 
 if TYPE_CHECKING:
@@ -84,11 +85,3 @@ class SpaceTimeFlow(ImplicitPrior):
 
     def __repr__(self) -> str:
         return f"SpaceTimeFlow(width={self.width}, depth={self.depth})"
-
-
-def sequence_of(problem: Problem, what: str) -> tuple[tuple[Tensor, ...], tuple[float, ...]]:
-    """The sweeps of the problem's operator, and their times."""
-    sweeps, times = getattr(problem.operator, "sweeps", None), getattr(problem.operator, "times", None)
-    if not sweeps or not times:
-        raise InputError(f"{what} is about sequences of sweeps, and {problem.operator} has none; use it.operators.EulerRollout")
-    return sweeps, times

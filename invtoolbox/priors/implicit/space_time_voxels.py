@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.weighted_rows import weighted_rows
 from invtoolbox.priors.base import ImplicitPrior
-from invtoolbox.priors.implicit.space_time_flow import sequence_of
+from invtoolbox.priors.flow_points import sequence_of
 from invtoolbox.scenes.flow_field import FlowField
 from invtoolbox.settings import Settings
 
@@ -94,7 +94,7 @@ class SpaceTimeVoxels(ImplicitPrior):
     ``F(p, t, d) = d v(p, t) + a(p, t)``, trilinear in space and linear in time, summed over levels; each level is twice as coarse in
     space and in time as the one below. The velocity v is the same in both directions of time, which is right for
     even motion; a, which is given smaller steps, holds what differs. The sibling of `SpaceTimeFlow` for a CPU: an evaluation takes a
-    hundredth of the network's time, while what ties places and times together is interpolation alone.
+    fraction of the network's time, while what ties places and times together is interpolation alone.
 
     Args:
         cell: the edge of the smallest voxels, metres.
@@ -104,7 +104,7 @@ class SpaceTimeVoxels(ImplicitPrior):
         asymmetry: the factor on the step of a.
     """
 
-    def __init__(self, cell: float = 0.5, span: float = 2.0, levels: int = 3, rate: float = 0.5, asymmetry: float = 0.1) -> None:
+    def __init__(self, cell: float = 0.5, span: float = 2.0, levels: int = 3, rate: float = 0.25, asymmetry: float = 0.1) -> None:
         if not (cell > 0 and span > 0 and rate > 0 and asymmetry >= 0) or levels < 1:
             raise InputError("SpaceTimeVoxels needs a positive cell, span, rate and levels and an asymmetry that is not negative, got "
                              f"cell={cell}, span={span}, rate={rate}, levels={levels}, asymmetry={asymmetry}")
