@@ -132,9 +132,9 @@ def table(case: Case) -> str:
 def flow_table(case: FlowCase) -> str:
     """The same of a case of scene flow."""
     columns = case.columns()
-    lines = [f"  {'method':<16}" + "".join(f"{name:>{len(name) + 3}}" for name in columns)]
+    lines = [f"  {'method':<16}" + "".join(f"{name:>{max(len(name), 6) + 3}}" for name in columns)]
     for name, figures in case.rows():
-        lines.append(f"  {name:<16}" + "".join(f"{value:>{len(head) + 3}}" for head, value in zip(columns, figures)))
+        lines.append(f"  {name:<16}" + "".join(f"{value:>{max(len(head), 6) + 3}}" for head, value in zip(columns, figures)))
     return "\n".join(lines)
 
 

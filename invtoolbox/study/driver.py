@@ -206,6 +206,10 @@ def _finished(folder: Path, names: list[str], reports: Mapping[int, Report], res
     ordered = tuple(reports[k] for k in range(len(names)))
     if not any(r.outcome == "failed" for r in ordered):
         shutil.rmtree(folder / LOCKS, ignore_errors=True)
+        # All results are there, so nobody writes any more: hidden files are those of workers that were killed as they wrote.
+        for left in folder.glob(f".*{results.suffix}.*.tmp"):
+            if left.name[1:].rsplit(f"{results.suffix}.", 1)[0] in names:
+                left.unlink(missing_ok=True)
     return Study(folder, ordered, results)
 
 

@@ -60,6 +60,14 @@ def test_the_street_is_measured_against_its_labels(run: Run, drive: Path) -> Non
     assert json.loads(Path("out/study.json").read_text())["description"]["sequence"]["street"]["points"] == 1500
 
 
+def test_the_default_method_gives_the_same_bytes_twice(run: Run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        ran = run("flow", "street", "--option", "sweeps=2", "--option", "points=4000", "--out", tmp_path / name, "--ego-motion", "poses")
+        assert ran.code == 0 and "against labels" in ran.out, ran.err
+    one, two = (tmp_path / name / "000000.npz" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+
+
 def test_argoverse_formats(run: Run, drive: Path) -> None:
     pytest.importorskip("pyarrow")
     assert run("flow", "drive", "--out", "three", "--format", "av2-v3").code == 0

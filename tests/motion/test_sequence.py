@@ -110,8 +110,10 @@ def test_killed_and_resumed_nothing_is_lost_or_done_twice(recording: Path) -> No
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert sum(e == "done" for _, e in events(Path("killed"))) < 5, "nothing was left to resume"
+    Path("killed/.000004.npz.0123abcd.tmp").write_bytes(b"what a worker that was killed leaves")
     killed, undisturbed = flow(recording, "killed", resume=True), flow(recording, "whole")
     assert files(killed) == files(undisturbed)
+    assert sorted(os.listdir("killed")) == sorted(os.listdir("whole")), "something was left behind"
     done = [name for name, event in events(Path("killed")) if event == "done"]
     assert sorted(done) == sorted(set(done)), "a sweep was done twice"
 
