@@ -67,6 +67,7 @@ class Objective:
         regularization: the weight of the explicit priors, ``(batch,)``.
         rule: what chooses that weight, where something does.
         layout: of the parameters, where there is an implicit prior or an unknown.
+        image_channels: how many of the variable's channels are the image, where others are auxiliary (see `with_auxiliaries`).
         unknowns: parameters of the operator that are found with the image.
         seed, iteration: random draws are a function of these two.
         share: of the measurements that the problem holds; what is not misfit counts by it.
@@ -81,6 +82,7 @@ class Objective:
     seed: int = 0
     iteration: int = 0
     share: float = 1.0
+    image_channels: int | None = None
 
     # -- parts that solvers look at -----------------------------------------------------------------------------------
 
@@ -205,6 +207,8 @@ class Objective:
 
     def decode(self, variable: Tensor) -> Any:
         """The image of a variable, without draws."""
+        if self.image_channels is not None:
+            return variable[:, :self.image_channels].contiguous()
         if self.layout is None:
             return variable
         with torch.no_grad():

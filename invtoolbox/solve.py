@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.auxiliaries import extended
 from invtoolbox.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.errors import InputError
 from invtoolbox.interrupt import DeferredInterrupt
@@ -95,7 +96,7 @@ def solve(
         if rule is not None and not objective.terms:
             raise InputError("a rule for the weight needs an explicit prior to weigh, and there is none")
         notes = [why_weight] if why_weight else []
-        if not objective.has_value:
+        if not algorithm.reformulated(objective).has_value:
             without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
             notes.append(f"history holds no objective: {without!r} has no energy")
         for note in (reason, *notes):
@@ -118,7 +119,8 @@ def solve(
                 objective = trials.chosen(curve)
             rule = None
         assert not isinstance(rule, WeightSearch)
-        loop, objective = Loop.start(algorithm, objective, variable, rule)
+        working = algorithm.reformulated(objective)
+        loop, working = Loop.start(algorithm, working, extended(working, variable), rule)
         writer = None
         if checkpoint is not None:
             settings = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
@@ -126,7 +128,7 @@ def solve(
             writer = Writer(settings, digest)
             loop = writer.resume(loop)
             if search is not None:
-                objective = objective.with_regularization(loop.weight)
+                working = working.with_regularization(loop.weight)
         with (ProgressBar(limits.max_iterations, loop.iteration, type(algorithm).__name__, enabled=progress) as bar,
               DeferredInterrupt() as interrupt):
             def after_step(current: Loop, last: bool) -> None:
@@ -136,12 +138,12 @@ def solve(
                 interrupt.check()
 
             try:
-                loop = run(loop, objective, algorithm, rule, limits, callbacks, after_step)
+                loop = run(loop, working, algorithm, rule, limits, callbacks, after_step)
             except KeyboardInterrupt:
                 if writer is not None and not interrupt.forced:
                     writer.write(loop)
                 raise
-        x = objective.decode(loop.x)
+        x = working.decode(loop.x)
     if differentiate == "implicit":
         from invtoolbox.differentiation import differentiable
 

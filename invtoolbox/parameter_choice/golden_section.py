@@ -11,7 +11,7 @@ from torch import Tensor
 #: The fraction of an interval at which golden sections look: ``(3 - sqrt 5) / 2``.
 _FRACTION = 0.3819660112501051
 #: A grid is continued this many points beyond its end, this many times, where the best point lies there.
-_FURTHER, _EXTENSIONS = 4, 3
+_FURTHER, _EXTENSIONS = 2, 6
 
 #: ``(positions (k, n), items (n,)) -> values (k, n)``.
 Values = Callable[[Tensor, Tensor], Tensor]

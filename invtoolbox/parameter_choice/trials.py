@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.auxiliaries import extended, with_auxiliaries
 from invtoolbox.errors import InputError
 from invtoolbox.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve
@@ -83,8 +84,10 @@ class Trials:
         one, columns = self.objective, []
         for k in range(self.number):
             terms = tuple(t for t, g in zip(one.prior.terms, self.groups) if g == k and not t.prior.is_constraint)
-            part = dataclasses.replace(one, prior=PriorSum(terms))
-            columns.append(first_weight(part, self.start, noise_size(one)) / self.number)
+            # An energy that is itself a minimisation need not be exact here.
+            part = with_auxiliaries(dataclasses.replace(one, prior=PriorSum(terms)))
+            start = extended(part, self.start) if isinstance(self.start, Tensor) else self.start
+            columns.append(first_weight(part, start, noise_size(one)) / self.number)
         return torch.stack(columns, 1).clamp_min(torch.finfo(one.regularization.dtype).tiny).log()
 
     def __call__(self, log_weight: Tensor, measure: Measure, items: Tensor | None = None, shift: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from invtoolbox.settings import Settings
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
-_METHODS = ("energy", "prox", "denoise", "gradient", "split", "quadratic", "weights")
+_METHODS = ("energy", "prox", "denoise", "gradient", "split", "joint", "quadratic", "weights")
 
 
 class Prior(Settings):
@@ -60,8 +60,9 @@ class ExplicitPrior(Prior):
       ``denoise(x, sqrt(t) * self.sigma)`` (plug-and-play) and ``gradient`` is ``x - denoise(x, self.sigma)`` (RED),
     * ``gradient(x, generator)``, for a prior without an energy,
 
-    and may add ``split() -> (K, F)`` with ``R(x) = F(K x)``, K linear and F with a prox, ``quadratic() -> (L, b)`` with
-    ``R(x) = 1/2 |L x - b|^2``, or ``weights(x)`` for iteratively reweighted least squares, ``gradient(x) = weights(x) x``.
+    and may add ``split() -> (K, F)`` with ``R(x) = F(K x)``, K linear and F with a prox, ``joint(image_shape)`` where R is a minimum over
+    auxiliary variables, ``quadratic() -> (L, b)`` with ``R(x) = 1/2 |L x - b|^2``, or ``weights(x)`` for iteratively reweighted least
+    squares, ``gradient(x) = weights(x) x``.
 
     >>> class Ridge(ExplicitPrior):
     ...     def energy(self, x):
@@ -122,6 +123,14 @@ class ExplicitPrior(Prior):
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         raise InputError(f"{self!r} does not split into a linear operator and a simple prior")
 
+    def joint(self, image_shape: tuple[int, ...]) -> tuple[int, PriorSum]:
+        """``R(x) = min_w sum_i c_i F_i(K_i (x, w))``: the number of channels of w, and the sum, whose priors each split or have a prox.
+
+        Its operators take ``(channel, *space)`` with the channels of x, an image of ``image_shape``, and behind them those of w. Splitting
+        methods then find x and w together.
+        """
+        raise InputError(f"{self!r} is no minimum over auxiliary variables")
+
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
         """``(L, b)`` with ``R(x) = 1/2 |L x - b|^2``; ``None`` stands for the identity and for 0."""
         raise InputError(f"{self!r} is not quadratic")
@@ -144,7 +153,7 @@ class ExplicitPrior(Prior):
         if self.is_smooth is not None:
             return self.is_smooth
         # A prox that follows from a denoiser says nothing against its gradient (RED).
-        return "split" not in self.offers and ("prox" not in self.offers or "denoise" in self.offers)
+        return not {"split", "joint"} & self.offers and ("prox" not in self.offers or "denoise" in self.offers)
 
     def as_sum(self) -> PriorSum:
         if not self.offers:

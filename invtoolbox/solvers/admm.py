@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
+from invtoolbox.auxiliaries import with_auxiliaries
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
@@ -73,6 +74,7 @@ class ADMM(Solver):
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
 
     def misfit(self, objective: Objective) -> str | None:
+        objective = self.reformulated(objective)
         reason = implicit_reason(objective, "ADMM") or pieces_reason(objective, "ADMM")
         if reason is not None:
             return reason
@@ -83,6 +85,10 @@ class ADMM(Solver):
         if self.rho is not None and not self.rho > 0:
             return f"ADMM needs a positive rho, got {self.rho}"
         return None
+
+    def reformulated(self, objective: Objective) -> Objective:
+        """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
+        return with_auxiliaries(objective)
 
     def suits(self, objective: Objective) -> bool:
         return any("denoise" in prior.offers for _, prior in objective.terms)
@@ -172,6 +178,7 @@ class ADMM(Solver):
         return state.x + change, left
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        objective = self.reformulated(objective)
         for _, prior in objective.terms:
             if prior.is_convex is not True:
                 return False, f"{prior!r} is not known to be convex"

@@ -50,6 +50,10 @@ class Solver(ABC):
         """Why this solver cannot minimise the objective; ``None`` where it can."""
         return None
 
+    def reformulated(self, objective: Objective) -> Objective:
+        """The objective that the loop hands to ``init`` and ``step``: an equivalent one, where that is easier for this solver."""
+        return objective
+
     def meets_target(self, objective: Objective) -> bool:
         """Whether this solver meets the target of the objective's rule by itself, so that the loop leaves the weight to it."""
         return self.finds_weight and objective.rule is not None

@@ -38,6 +38,7 @@ class CondatVu(PDHG):
     """
 
     def misfit(self, objective: Objective) -> str | None:
+        objective = self.reformulated(objective)
         reason = implicit_reason(objective, "CondatVu") or pieces_reason(objective, "CondatVu")
         if reason is not None:
             return reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -42,6 +42,11 @@ class HalfQuadratic(Solver):
     ``sigma`` and weight w: the product ``w sigma^2`` is their lambda, 0.23 with a data term that knows its noise level. Run it for
     ``max_iterations=schedule`` to do as they do; later steps stay at ``sigma_end``.
 
+    With a denoiser of one level and a fixed penalty it is the fixed-point method of regularisation by denoising (RED; Romano, Elad and
+    Milanfar, SIAM J. Imaging Sci. 10, 2017): where it settles, x, which ``iterate="x"`` returns, solves
+    ``A^T W (A x - y) + mu (x - denoise(x)) = 0``. The gradient steps that `GradientDescent` takes for this equation, with
+    ``regularization=mu``, need many times as many calls of the denoiser.
+
     Converges to a minimiser of the half-quadratic objective for convex priors, a fixed ``mu > 0`` and a first line that is
     closed; elsewhere the first line is ``inner_iterations`` warm-started conjugate gradients. With a denoiser
     nothing is promised. The answer is z of a constraint, else of the first prior that is not behind an operator, so that constraints
@@ -53,6 +58,8 @@ class HalfQuadratic(Solver):
         sigma_start: the first level of a denoiser, in the units of the image; 20 % of its intensity range by default.
         sigma_end: the last one; the ``sigma`` of the prior by default.
         schedule: steps from one to the other.
+        inner_iterations: conjugate gradient steps an iteration, where the first line is not closed.
+        iterate: ``"x"`` returns the side of the misfit in any case.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
@@ -68,6 +75,7 @@ class HalfQuadratic(Solver):
     sigma_end: float | None = None
     schedule: int = 8
     inner_iterations: int = 5
+    iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "relative gradient norm of the half-quadratic objective"
 
@@ -124,7 +132,7 @@ class HalfQuadratic(Solver):
         certificate = (mu * item_norm(moved) + left) / state.scale
         if self._levels(objective):
             certificate = torch.where(steps < self.schedule, torch.inf, certificate)
-        own = copy_of_image(pieces, splits)
+        own = copy_of_image(pieces, splits) if self.iterate == "auto" else None
         return HalfQuadraticState(x, value, D.discrepancy(prediction, y), certificate, tuple(splits), state.penalty, steps, prediction,
                                   x if own is None else own, state.scale)
 

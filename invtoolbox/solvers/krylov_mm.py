@@ -130,7 +130,7 @@ class KrylovMM(Solver):
         parts = _parts(objective, smoothing)
         assert parts is not None
         guess = getattr(objective.terms[0][1], "guess", None)
-        vectors = [t for t in (guess, start, data_gradient) if isinstance(t, Tensor)]
+        vectors = [t.expand_as(start) for t in (guess, start, data_gradient) if isinstance(t, Tensor)]  # items may share a guess
         size = max(self.basis_size, len(vectors) + 2)
         u = parts.transform(start)
         target = objective.nan() if objective.rule is None else objective.rule.target(objective).to(start).expand(batch).clone()

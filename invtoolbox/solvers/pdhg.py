@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.auxiliaries import with_auxiliaries
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
@@ -48,6 +49,8 @@ class PDHG(Solver):
     2011), so pieces of very different scale (a projector and a gradient) do not slow each other. The ratio of primal
     to dual steps follows the sizes of x and p at iterations 10, 20, 40, ... A data term with a gradient but no prox enters
     by its gradient, without relaxation (Condat 2013, Vu 2013). For denoising the misfit itself is ``G`` where that is free.
+    Auxiliary variables of a prior (`TotalGeneralizedVariation`) are further channels of x here, and the objective in history is
+    the one of both, which lies above that of the image until they have settled.
 
     Where the weight is to be chosen by the discrepancy principle and the data term is least squares, the problem
     ``min sum_i w_i R_i(x)`` subject to ``discrepancy(A x, y) <= target`` is solved as it stands: the ball takes the place of
@@ -79,6 +82,7 @@ class PDHG(Solver):
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
 
     def misfit(self, objective: Objective) -> str | None:
+        objective = self.reformulated(objective)
         reason = implicit_reason(objective, "PDHG") or pieces_reason(objective, "PDHG")
         if reason is not None:
             return reason
@@ -94,6 +98,10 @@ class PDHG(Solver):
         priors = [prior for _, prior in objective.terms]
         convex = objective.problem.data_term.is_convex and all(prior.is_convex is not False for prior in priors)
         return bool(priors) and convex and not any("denoise" in prior.offers for prior in priors)
+
+    def reformulated(self, objective: Objective) -> Objective:
+        """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
+        return with_auxiliaries(objective)
 
     def meets_target(self, objective: Objective) -> bool:
         D, y = objective.problem.data_term, objective.problem.y
@@ -172,6 +180,7 @@ class PDHG(Solver):
         )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        objective = self.reformulated(objective)
         D = objective.problem.data_term
         if not D.is_convex:
             return False, f"{D!r} is not convex"

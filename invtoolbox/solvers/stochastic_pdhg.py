@@ -9,6 +9,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from invtoolbox.auxiliaries import with_auxiliaries
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason, nonconvex_reason
@@ -64,6 +65,7 @@ class StochasticPDHG(Solver):
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
 
     def misfit(self, objective: Objective) -> str | None:
+        objective = self.reformulated(objective)
         reason = implicit_reason(objective, "StochasticPDHG") or pieces_reason(objective, "StochasticPDHG")
         if reason is not None:
             return reason
@@ -75,6 +77,10 @@ class StochasticPDHG(Solver):
         if not self.ratio > 0:
             return f"StochasticPDHG needs a positive ratio, got {self.ratio}"
         return subset_reason(objective, "StochasticPDHG", self.subset_size)
+
+    def reformulated(self, objective: Objective) -> Objective:
+        """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
+        return with_auxiliaries(objective)
 
     def init(self, objective: Objective, start: Tensor) -> StochasticPDHGState:
         problem = objective.problem
@@ -136,6 +142,7 @@ class StochasticPDHG(Solver):
         return state
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        objective = self.reformulated(objective)
         reason = nonconvex_reason(objective)
         if reason is not None:
             return False, reason

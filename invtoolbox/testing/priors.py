@@ -150,6 +150,15 @@ def _check_consistent(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: 
             check.at_most("split has the same energy", gap(F.energy(K(rough)), prior.energy(rough)), 1e-9,
                           "split() = (K, F), but F.energy(K x) is not energy(x): they differ by {figure:.1e} relative")
         check.holds("split has a prox", "prox" in F.offers, f"split() = (K, F), but F = {F!r} has no prox")
+    if "joint" in offers:
+        channels, pieces = prior.joint(tuple(x.shape[1:]))
+        whole = torch.cat([rough, rough.new_zeros(len(rough), channels, *rough.shape[2:])], 1)
+        check.holds("joint has a prox in every piece", all({"split", "prox"} & piece.prior.offers for piece in pieces.terms),
+                    "joint() gives a sum, and one of its priors neither splits nor has a prox")
+        if "energy" in offers:
+            above = (prior.energy(rough) / pieces.energy(whole).clamp_min(1e-300) - 1).amax()
+            check.at_most("joint lies above the energy", float(above), 1e-3,
+                          "joint() gives a sum that is below energy(x) by {figure:.1e} relative where w = 0, and energy is the least of all w")
     if "quadratic" in offers and "energy" in offers:
         L, b = prior.quadratic()
         residual = rough if L is None else L(rough)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.auxiliaries import extended
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
@@ -132,7 +133,8 @@ def _check_tolerance(check: Checklist, solver: Solver, problem: Problem, prior: 
     if objective.layout is not None:
         return
     with torch.no_grad():
-        state = solver.init(objective, problem.zeros() if solver.starts_at_zero else first_guess(problem))
+        objective = solver.reformulated(objective)
+        state = solver.init(objective, extended(objective, problem.zeros() if solver.starts_at_zero else first_guess(problem)))
         early = solver.converged(state, 0.0) & (state.certificate > 0)
     check.holds("converged obeys the tolerance", not bool(early.any()),
                 "converged(state, 0) is True at the start, where the certificate is not 0; compare it with the tolerance")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,9 +16,6 @@ from invtoolbox.operators.symmetrised_gradient import SymmetrisedGradient
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
 from invtoolbox.priors.explicit.sparsity import GroupL1
 from invtoolbox.priors.explicit.total_generalized_variation_primal_dual import TGVPrimalDual
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class TotalGeneralizedVariation(ExplicitPrior):
@@ -33,9 +30,9 @@ class TotalGeneralizedVariation(ExplicitPrior):
     prox the gap is a true bound, so the distance to the exact answer is at most ``sqrt(2 step gap)``; with the default, a few percent
     of the noise that is removed. The energy is too large by about ``tolerance``, relative. Nothing is kept between calls.
 
-    Every solver that takes a prox takes this prior, and pays for hundreds of inner steps in each of its own. Behind an operator
-    `joint` is faster by orders of magnitude: it writes the problem with ``w`` as further channels of the unknown, where every
-    piece has a closed form. (There is no `split` that would do so, because F would have to minimise over w.)
+    Splitting methods (`PDHG`, which is chosen, `CondatVu`, `StochasticPDHG`, `ADMM`) do without: `joint` gives them ``w`` as further
+    channels of their variable, where every piece has a closed form, and x and w are found together. Every other solver that takes a
+    prox takes this prior too, and pays for hundreds of inner steps in each of its own.
 
     Args:
         ratio: the price of a bend over that of a jump; its unit is a length. 2 pixels suit most pictures; large values give affine
@@ -45,8 +42,14 @@ class TotalGeneralizedVariation(ExplicitPrior):
         tolerance, max_iterations: of the inner minimisation; `prox_with_gap` tells what was reached.
 
     >>> ramp = torch.tensor([[[0.0, 1.0, 2.0, 3.0, 4.0, 3.0, 2.0, 1.0]]])
-    >>> TotalGeneralizedVariation().energy(ramp).round(decimals=1)  # one bend, from slope 1 to slope -1
+    >>> tgv = TotalGeneralizedVariation()
+    >>> tgv.energy(ramp).round(decimals=1)  # one bend, from slope 1 to slope -1
     tensor([4.])
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(ramp, it.operators.Identity((1, 8)))
+    >>> x = it.solve(problem, tgv, regularization=0.5, tolerance=1e-6, max_iterations=10000, progress=False).x
+    >>> bool((x - tgv.prox(ramp, 0.5)).abs().max() < 0.01)
+    True
     """
 
     is_convex = True
@@ -67,7 +70,7 @@ class TotalGeneralizedVariation(ExplicitPrior):
     @property
     def offers(self) -> frozenset[str]:
         # The energy is known to the tolerance only, which is too rough for differences, and it has kinks.
-        return frozenset({"energy", "prox"})
+        return frozenset({"energy", "prox", "joint"})
 
     def energy(self, x: Tensor) -> Tensor:
         return self._inner(x.detach(), fixed=True).solve(self._tolerance(x), self.max_iterations).value
@@ -85,36 +88,13 @@ class TotalGeneralizedVariation(ExplicitPrior):
             flat = scale.flatten()
             return torch.where(scale > 0, answer.u * unit, x), torch.where(flat > 0, answer.gap, torch.zeros_like(flat))
 
-    def joint(self, problem: Problem) -> tuple[Problem, PriorSum]:
-        r"""The same problem with ``(x, w)`` as the unknown, for solvers of pieces such as `PDHG`.
-
-        ``D(A x, y) + lambda (sum |D x - w| + ratio sum |E w|)`` is a sum of norms behind linear operators. The channels of the
-        answer are those of x, then those of w. Priors of x alone join in behind `channels`::
-
-            joint, prior = tgv.joint(problem)
-            solution = it.solve(joint, prior + NonNegative() @ tgv.channels(problem), "pdhg", regularization)
-            x = solution.x[:, :problem.image_shape[0]]
-
-        >>> import invtoolbox as it
-        >>> problem = it.Problem(torch.tensor([[[0.0, 1.0, 2.0, 9.0, 10.0, 11.0]]]), it.operators.Identity((1, 6)))
-        >>> tgv = TotalGeneralizedVariation()
-        >>> joint, prior = tgv.joint(problem)
-        >>> x = it.solve(joint, prior, "pdhg", 0.5, tolerance=1e-6, max_iterations=10000, progress=False).x[:, :1]
-        >>> bool((x - tgv.prox(problem.y, 0.5)).abs().max() < 0.01)
-        True
-        """
-        shape = problem.image_shape
-        if not isinstance(problem.operator, LinearOperator):
-            raise InputError(f"joint is for linear operators, and {problem.operator} is not")
-        channels, dimensions = shape[0], len(shape) - 1
+    def joint(self, image_shape: tuple[int, ...]) -> tuple[int, PriorSum]:
+        """``sum |D x - w| + ratio sum |E w|``: w has the channels of the differences."""
+        channels, dimensions = image_shape[0], len(image_shape) - 1
         together, entries = (channels if self.coupled else 1), dimensions * (dimensions + 1) // 2
-        whole = GroupL1(dimensions * together) @ _SlopesLeft(shape, self.spacing)
-        bent = GroupL1(entries * together) @ _Bends(shape, self.spacing)
-        return problem.with_operator(problem.operator @ self.channels(problem)), PriorSum((Term(1.0, whole), Term(self.ratio, bent)))
-
-    def channels(self, problem: Problem) -> LinearOperator:
-        """What takes x out of the unknown of `joint`."""
-        return _Image(problem.image_shape)
+        left, bends = _SlopesLeft(image_shape, self.spacing), _Bends(image_shape, self.spacing)
+        terms = Term(1.0, GroupL1(dimensions * together) @ left), Term(self.ratio, GroupL1(entries * together) @ bends)
+        return channels * dimensions, PriorSum(terms)
 
     def _tolerance(self, x: Tensor) -> float:
         return max(self.tolerance, 8 * torch.finfo(x.real.dtype if x.is_complex() else x.dtype).eps)
@@ -129,25 +109,6 @@ class TotalGeneralizedVariation(ExplicitPrior):
         shown = [f"{name}={value}" for name, value, default in (
             ("ratio", self.ratio, 2.0), ("coupled", self.coupled, False), ("spacing", self.spacing, None)) if value != default]
         return f"TotalGeneralizedVariation({', '.join(shown)})"
-
-
-class _Image(LinearOperator):
-    """``(x, w) -> x``."""
-
-    def __init__(self, shape: Sequence[int]) -> None:
-        channels, *space = shape
-        self.range_shape = (channels, *space)
-        self.domain_shape = (channels * (1 + len(space)), *space)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return x[:, :self.range_shape[0]]
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return torch.cat([y, y.new_zeros(y.shape[0], self.domain_shape[0] - y.shape[1], *y.shape[2:])], 1)
-
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
-        return torch.ones(1, dtype=dtype, device=device)
 
 
 class _SlopesLeft(LinearOperator):
