@@ -119,7 +119,8 @@ def cells(batch: dict[str, Tensor], kernel: Tensor, noise: float, method: Method
     columns = {"psnr": it.metrics.psnr(solution.x, truth), "ssim": it.metrics.ssim(solution.x, truth),
                "blurred": it.metrics.psnr(problem.y, truth)}
     return {name: {**{column: round(float(values[k]), 4) for column, values in columns.items()},
-                   "weight": float(solution.regularization[k]), "status": solution.status[k], "iterations": int(solution.iterations[k]), "seconds": round(seconds, 2)}
+                   "weight": float(solution.regularization[k]), "status": solution.status[k],
+                   "iterations": int(solution.iterations[k]), "seconds": round(seconds, 2)}
             for k, name in enumerate(batch)}
 
 

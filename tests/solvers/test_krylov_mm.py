@@ -222,6 +222,14 @@ def test_an_item_gives_the_same_alone_permuted_and_twice() -> None:
         assert torch.equal(run(problem.select(torch.tensor([k])))[0], together[k])
 
 
+def test_weights_that_are_tried_at_once_share_one_graph() -> None:
+    A, y, x = blurred()
+    one = it.Problem(y, A)
+    rule = it.parameter_choice.SURE(noise_std=0.02, points=3, sections=0)
+    solution = it.solve(one, GraphLaplacian(first=x, radius=2), KrylovMM(), rule, max_iterations=20, progress=False)
+    assert solution.x.shape == x.shape and solution.weight_search.weights.shape[1] >= 3
+
+
 def test_an_image_of_zeros_and_measurements_of_zeros() -> None:
     problem, _ = scan(2)
     silent = it.Problem(torch.cat([problem.first[:1], torch.zeros_like(problem.first[:1])]), problem.operator)
