@@ -56,7 +56,7 @@ class PlaneToPlane(DataTerm):
     is_convex = False
     item_fields: ClassVar[tuple[str, ...]] = ("weights", "covariances", "source_times", "target_times")
 
-    def __init__(self, scale: tuple[float, float] = (1.0, 0.1), decay: float = 0.8, along: float = 0.005, covariances: Tensor | None = None,
+    def __init__(self, scale: tuple[float, float] = (1.0, 0.1), decay: float = 0.7, along: float = 0.005, covariances: Tensor | None = None,
                  weights: Tensor | None = None, times: tuple[Tensor, Tensor] | None = None, time_scale: float = 8.0,
                  surface: Surface | None = None) -> None:
         if not min(scale) > 0 or not 0 < decay <= 1 or not 0 < along <= 1:

@@ -54,11 +54,11 @@ class BodySettings:
     largest: float = 20.0
     farthest: float = 3.0
     votes: int = 3
-    iterations: int = 25
+    iterations: int = 15
     upright: float = 1.0
     plane: bool = True
     explained: float = 0.3
-    gain: float = 10.0
+    gain: float = 15.0
     least: float = 0.05
     noise: float = 0.02
 
