@@ -161,8 +161,10 @@ def _metres(value: float) -> str:
 
 
 def _notes(study: FlowStudy) -> list[str]:
-    """What was noted of some sweeps and not of all."""
-    told = Counter(note for report in study.reports for note in dict.fromkeys(report.facts.get("notes", ())))
+    """What was noted of some pairs of sweeps and not of all, whichever sweep it was said of."""
+    told: Counter[str] = Counter()
+    for facts in (report.facts for report in study.reports):
+        told.update({note.removeprefix(f"{facts['source']}: ").removeprefix(f"{facts['target']}: ") for note in facts.get("notes", ())})
     rare = [(note, count) for note, count in told.items() if count < len(study) - len(study.failed)]
     return [f"{note} ({count} sweeps)" if count > 1 else note for note, count in rare[:_FEW]]
 
