@@ -164,7 +164,8 @@ def _notes(study: FlowStudy) -> list[str]:
     """What was noted of some pairs of sweeps and not of all, whichever sweep it was said of."""
     told: Counter[str] = Counter()
     for facts in (report.facts for report in study.reports):
-        told.update({note.removeprefix(f"{facts['source']}: ").removeprefix(f"{facts['target']}: ") for note in facts.get("notes", ())})
+        said = [note.removeprefix(f"{facts['source']}: ").removeprefix(f"{facts['target']}: ") for note in facts.get("notes", ())]
+        told.update(list(dict.fromkeys(said)))
     rare = [(note, count) for note, count in told.items() if count < len(study) - len(study.failed)]
     return [f"{note} ({count} sweeps)" if count > 1 else note for note, count in rare[:_FEW]]
 
