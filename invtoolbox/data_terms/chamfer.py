@@ -80,7 +80,7 @@ class Chamfer(DataTerm):
             distance = torch.where(positive, squares, torch.ones_like(squares)).sqrt() * positive
             slope = apart / torch.where(positive, distance, torch.ones_like(distance))[..., None]
         if self.truncation is not None:
-            near = distance < self.truncation
+            near = ~(distance >= self.truncation)  # also of NaN: who has run away must be seen to
             distance, slope = torch.where(near, distance, torch.zeros_like(distance)), slope * near[..., None]
         return distance.mean(1), slope / points.shape[1]
 
@@ -96,8 +96,10 @@ class Chamfer(DataTerm):
         for k, points in enumerate(prediction.detach()):
             shared = min(k, len(y) - 1)
             there.append(self._tree(shared, y[shared]).query(points, bound)[1])
-            if self.both_ways:
+            if self.both_ways and bool(points.isfinite().all()):
                 back.append(Tree(points).query(y[shared].to(points), bound)[1])
+            elif self.both_ways:  # an item that has diverged: its value is not finite whatever its partners are
+                back.append(torch.zeros(y.shape[1], dtype=torch.long, device=points.device))
         return torch.stack(there), torch.stack(back) if self.both_ways else None
 
     def _tree(self, k: int, y: Tensor) -> Tree:

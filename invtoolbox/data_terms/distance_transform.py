@@ -81,7 +81,7 @@ class DistanceTransform(DataTerm):
         return value, self._truncated(slopes, distances[..., None]) / prediction.shape[1]
 
     def _truncated(self, values: Tensor, distances: Tensor) -> Tensor:
-        return values if self.truncation is None else torch.where(distances < self.truncation, values, torch.zeros_like(values))
+        return values if self.truncation is None else torch.where(distances >= self.truncation, torch.zeros_like(values), values)
 
     # -- the grids -------------------------------------------------------------------------------------------------
 

@@ -47,17 +47,20 @@ class Tree:
 
         Args:
             points: ``(N, dimension)``; taken in the precision and on the device of the tree's.
-            bound: how far to look. Where nothing is as near, the distance is infinite and the index 0.
+            bound: how far to look. Where nothing is as near, the distance is infinite and the index 0; so they are for a point that is
+                not finite, which one that runs away in an optimisation becomes.
         """
         points = points.detach().to(self.points)
+        far = ~points.isfinite().all(1)
+        points = points.masked_fill(far[:, None], 0.0)
         if self._tree is None:
             distance, index = _by_blocks(points, self.points)
         else:
             distance, index = _by_tree(self._tree, points.contiguous(), bound)
         if bound is not None:
-            far = ~(distance <= bound)
-            distance, index = distance.masked_fill(far, float("inf")), index.masked_fill(far, 0)
-        return distance, index
+            far |= ~(distance <= bound)
+        far |= index >= len(self.points)  # what a tree says where it finds nothing, as at distances that overflow
+        return distance.masked_fill(far, float("inf")), index.masked_fill(far, 0)
 
     def neighbours(self, points: Tensor, count: int) -> Tensor:
         """The nearest ``count`` points, nearest first, as indices ``(N, count)``; fewer columns where the tree holds fewer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -103,6 +104,23 @@ def test_free_points_move_onto_the_others() -> None:
     solution = it.solve(problem, solver=it.solvers.Adam(learning_rate=0.05), max_iterations=200, progress=False)
     left = Chamfer(truncation=None).value(problem.operator(solution.x), q)
     assert bool((left < 0.3 * Chamfer(truncation=None).value(p, q)).all())
+
+
+@pytest.mark.parametrize("term", [
+    Chamfer(), Chamfer(None), Chamfer(both_ways=False), it.data_terms.PlaneToPlane(), it.data_terms.DistanceTransform(truncation=1.0)])
+@pytest.mark.parametrize("package", ["pykdtree", "scipy"])
+def test_an_item_that_runs_away_is_said_to_and_leaves_the_others_alone(term: it.data_terms.DataTerm, package: str,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    if package == "scipy":
+        monkeypatch.setitem(sys.modules, "pykdtree.kdtree", None)
+    p, q = clouds(2, 30, 40)
+    problem = it.Problem(q[:1], it.operators.PointWarp(p), term)
+    start = torch.zeros_like(p)
+    start[1, 4] = float("nan")
+    value = term.value(problem.operator(start), q[:1])
+    assert bool(value[0].isfinite()) and bool(value[1].isnan())
+    solution = it.solve(problem, it.priors.FreeFlow(), it.solvers.Adam(), initial={"forward": start}, max_iterations=3, progress=False)
+    assert solution.status == ("max_iterations", "diverged")
 
 
 def test_stacked_terms_prepare_their_own_measurements() -> None:

@@ -43,6 +43,21 @@ def test_beyond_the_bound_there_is_nothing() -> None:
     assert torch.equal(index[near], which[near]) and bool(distance[~near].isinf().all()) and int(index[~near].max()) == 0
 
 
+@pytest.mark.parametrize("package", ["pykdtree", "scipy"])
+@pytest.mark.parametrize("bound", [None, 0.3])
+def test_what_is_not_finite_has_no_neighbour(package: str, bound: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if package == "scipy":
+        monkeypatch.setitem(sys.modules, "pykdtree.kdtree", None)
+    p, q = clouds()
+    p[3], p[5, 1], p[7] = float("nan"), float("inf"), 1e38
+    tree = Tree(q)
+    distance, index = tree.query(p, bound)
+    assert bool(distance[[3, 5]].isinf().all()) and not bool(index[[3, 5]].any()) and 0 <= int(index[7]) < len(q)
+    sound = torch.ones(len(p), dtype=torch.bool)
+    sound[[3, 5, 7]] = False
+    assert torch.equal(index[sound], tree.query(p[sound], bound)[1])
+
+
 def test_threads_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     p, q = clouds(9000, 8000)
     alone = Tree(q).query(p)
