@@ -102,7 +102,7 @@ def moving_bodies(points: Tensor, target: Tensor, height: Tensor, target_height:
         times: when they were measured within their sweeps, seconds, ``(n,)`` and ``(m,)``.
     """
     settings = settings or BodySettings()
-    none = Bodies(torch.full((len(points),), -1), points.new_zeros(0, 4, 4), torch.zeros_like(points))
+    none = Bodies(torch.full((len(points),), -1, device=points.device), points.new_zeros(0, 4, 4), torch.zeros_like(points))
     here = _Cloud(points, None if times is None else times[0], height)
     low = target_height < settings.reach + 0.5
     there = _Cloud(target[low], None if times is None else times[1][low], target_height[low])
@@ -152,7 +152,9 @@ def _hypotheses(here: _Cloud, there: _Cloud, labels: Tensor, apart: Tensor, sett
     # What lies on things that stand still has been seen before, and is no place that a moving thing may have gone to.
     still = labels < 0
     still |= (share <= _APART)[labels.clamp_min(0)]
-    new = Tree(here.points[still]).query(there.points)[0] > 0.1 if bool(still.any()) else torch.ones(len(there.points), dtype=torch.bool)
+    new = torch.ones_like(there.height, dtype=torch.bool)
+    if bool(still.any()):
+        new = Tree(here.points[still]).query(there.points)[0] > 0.1
     starts = []
     for rows, alone in zip(members, share.tolist()):
         begin = [here.points.new_zeros(1, 2)]
@@ -224,11 +226,11 @@ def _register_group(here: _Cloud, target: Surface, target_times: Tensor | None, 
     centre = points[:, 0] - bound.around[:, 0] if bound.around is not None else points[:, 0]
     # Of two motions that explain a thing as well, the smaller one is likelier: see `BodySettings.gain`.
     moves = ((weights[..., None] * solution.x).sum(1) / weights.sum(1, keepdim=True)).norm(dim=1)
-    cost = reached + settings.gain * settings.noise**2 * moves.square() / torch.tensor([len(members[k]) for k in thing.tolist()])
-    least = torch.full((len(members),), torch.inf)
-    for j, k in enumerate(thing.tolist()):
-        if bool(cost[j] < least[k]):
-            least[k] = cost[j]
+    cost = reached + settings.gain * settings.noise**2 * moves.square() / reached.new_tensor([len(members[k]) for k in thing.tolist()])
+    least = [math.inf] * len(members)
+    for j, (k, paid) in enumerate(zip(thing.tolist(), cost.tolist())):
+        if paid < least[k]:
+            least[k] = paid
             found.misfit[k], found.still[k], found.centre[k] = reached[j], still[j], centre[j]
             found.turn[k] = solution.parameters["turn"][j] / bound.radius[j]
             found.translation[k] = solution.parameters["translation"][j]
@@ -241,7 +243,7 @@ def _within_reach(here: _Cloud, there: _Cloud, members: list[Tensor], settings: 
     squares = squares - squares.min(0).values + 1
     width = squares.max(0).values + 2
     flat = squares[:, 0] * width[1] + squares[:, 1]
-    own = torch.zeros(int(width[0] * width[1]), dtype=torch.bool)
+    own = torch.zeros(int(width[0] * width[1]), dtype=torch.bool, device=flat.device)
     own[flat[: -len(there.points)]] = True
     reached = torch.nn.functional.max_pool2d(own.view(1, 1, *width.tolist()).float(), 3, 1, 1).flatten() > 0
     return reached[flat[-len(there.points) :]]
@@ -249,21 +251,23 @@ def _within_reach(here: _Cloud, there: _Cloud, members: list[Tensor], settings: 
 
 def _thinned(rows: Tensor, most: int) -> Tensor:
     """At most so many rows, evenly taken."""
-    return rows if len(rows) <= most else rows[torch.linspace(0, len(rows) - 1, most, dtype=torch.float64).round().long()]
+    if len(rows) <= most:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, most, dtype=torch.float64, device=rows.device).round().long()]
 
 
 def _padded(groups: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows of every group filled up with its first one, ``(groups, longest)``, and which of them count."""
     longest = max(len(rows) for rows in groups)
     index = torch.stack([torch.cat([rows, rows[:1].expand(longest - len(rows))]) for rows in groups])
-    counts = torch.arange(longest) < torch.tensor([len(rows) for rows in groups])[:, None]
+    counts = torch.arange(longest, device=index.device) < index.new_tensor([len(rows) for rows in groups])[:, None]
     return index, counts
 
 
 def _judged(here: _Cloud, there: _Cloud, members: list[Tensor], found: _Found, settings: BodySettings) -> Bodies:
     turned = rotation(found.turn)
     farthest = math.hypot(settings.farthest, settings.farthest)
-    label, flow = torch.full((len(here.points),), -1), torch.zeros_like(here.points)
+    label, flow = torch.full((len(here.points),), -1, device=here.points.device), torch.zeros_like(here.points)
     motions: list[Tensor] = []
     for k, rows in enumerate(members):
         around = here.points[rows] - found.centre[k]

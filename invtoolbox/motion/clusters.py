@@ -25,9 +25,9 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
     flat = squares[:, 0] * shape[1] + squares[:, 1]
     of_points, of_ground = flat[: len(points)], flat[len(points) :]
     count = torch.bincount(of_ground, minlength=shape[0] * shape[1])
-    total = torch.zeros(len(count), dtype=torch.float64).index_add(0, of_ground, ground[:, 2].double())
-    mean = (total / count.clamp_min(1)).view(shape).numpy()
-    nearest = ndimage.distance_transform_edt((count == 0).view(shape).numpy(), return_distances=False, return_indices=True)
+    total = torch.zeros(len(count), dtype=torch.float64, device=points.device).index_add(0, of_ground, ground[:, 2].double())
+    mean = (total / count.clamp_min(1)).view(shape).cpu().numpy()
+    nearest = ndimage.distance_transform_edt((count == 0).view(shape).cpu().numpy(), return_distances=False, return_indices=True)
     return points[:, 2] - torch.from_numpy(mean[tuple(nearest)]).to(points).flatten()[of_points]
 
 
@@ -45,14 +45,14 @@ def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3
     >>> clusters(torch.tensor([[0.0, 0.0, 0.0], [0.4, 0.0, 0.0], [5.0, 0.0, 0.0], [5.0, 0.0, 9.0]]), torch.tensor([0.0, 0.0, 0.0, 9.0]))
     tensor([ 0,  0,  1, -1])
     """
-    labels = torch.full((len(points),), -1, dtype=torch.long)
+    labels = torch.full((len(points),), -1, dtype=torch.long, device=points.device)
     low = (height < reach).nonzero().squeeze(1)
     if len(low) == 0:
         return labels
     squares = points[low, :2].div(cell).floor().long()
-    row, column = (squares - squares.min(0).values).numpy().T
+    row, column = (squares - squares.min(0).values).cpu().numpy().T
     occupied = np.zeros((int(row.max()) + 1, int(column.max()) + 1), dtype=np.bool_)
     occupied[row, column] = True
     parts, _ = ndimage.label(occupied, structure=np.ones((3, 3)))
-    labels[low] = torch.from_numpy(parts[row, column].astype(np.int64) - 1)
+    labels[low] = torch.from_numpy(parts[row, column].astype(np.int64) - 1).to(labels.device)
     return labels

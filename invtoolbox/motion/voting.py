@@ -20,7 +20,7 @@ def translations(points: Tensor, target: Tensor, farthest: float = 3.0, most: in
     """
     if len(points) == 0 or len(target) == 0:
         return np.zeros((0, 2))
-    here, there = (np.unique(np.rint(p[:, :2].numpy() / _CELL).astype(np.int64), axis=0) for p in (points, target))
+    here, there = (np.unique(np.rint(p[:, :2].cpu().numpy() / _CELL).astype(np.int64), axis=0) for p in (points, target))
     reach = round(farthest / _CELL)
     differences = (there[None] - here[:, None]).reshape(-1, 2)
     differences = differences[(np.abs(differences) <= reach).all(1)] + reach
