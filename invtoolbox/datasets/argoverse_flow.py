@@ -26,11 +26,10 @@ from invtoolbox.datasets.files import decoding, require_file
 from invtoolbox.datasets.flow_files import Estimate, residual_flow
 from invtoolbox.datasets.output import write_bytes, writing
 from invtoolbox.errors import InputError
+from invtoolbox.scenes.sweep import MOVES
 
 Version = Literal[1, 2, 3]
 
-#: A point moves if its flow without the sensor's motion is at least this long, metres a sweep of 0.1 s.
-DYNAMIC_THRESHOLD = 0.05
 #: The challenge of 2024 looks at every fifth sweep of a log.
 STRIDE = 5
 
@@ -97,7 +96,7 @@ def write_argoverse(folder: str | os.PathLike[str], log: str, sweep: int, estima
         raise InputError(f"{path}: a flow is longer than the 65,504 m that the format can hold; it is no flow")
     halves = shown.cpu().numpy().astype(np.float16)
     columns: dict[str, np.ndarray] = {name: halves[:, k].copy() for k, name in enumerate(_FLOW)}
-    columns["is_dynamic"] = (residual.norm(dim=1) >= DYNAMIC_THRESHOLD).cpu().numpy()
+    columns["is_dynamic"] = (residual.norm(dim=1) >= MOVES).cpu().numpy()
     columns["is_valid"] = known.cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_bytes(path, _feather({name: columns[name] for name in _COLUMNS[version]}), overwrite)

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.metrics.flow import point_errors
-
-#: A point moves if its true flow, without the sensor's motion, is at least this long: metres a sweep of 0.1 s.
-DYNAMIC_THRESHOLD = 0.05
+from invtoolbox.scenes.sweep import MOVES
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class ThreeWayEPE:
 
 
 def three_way_epe(flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor | None = None,
-                  threshold: float = DYNAMIC_THRESHOLD) -> ThreeWayEPE:
+                  threshold: float = MOVES) -> ThreeWayEPE:
     """The three-way end-point error of one sweep; see `ThreeWayEPE` for many.
 
     Args:

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.datasets.flow_files import residual_flow
 from invtoolbox.errors import InputError
 from invtoolbox.motion.methods import Method, Pair, method_named
 from invtoolbox.motion.preparation import Preparation, PreparedPair, prepare_pair
 from invtoolbox.scenes.rigid import check_motion, inverse, transform
-from invtoolbox.scenes.sweep import Sweep
-
-#: What moves less than this from one sweep to the next is not called dynamic, metres: 0.5 m/s at ten sweeps a second.
-STILL = 0.05
+from invtoolbox.scenes.sweep import MOVES, Sweep
+from invtoolbox.tree import tree_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +27,7 @@ class FlowEstimate:
         flow: where the point's matter is at the next sweep, in that one's frame, less where it is now: metres, float32 ``(N, 3)``.
             The sensor's own motion is included; NaN where a row is no measurement.
         ego_motion: E, float64 ``(4, 4)``: what stands still in the world moves by ``E p - p``.
-        dynamic: what moves in the world by at least `STILL`, bool ``(N,)``.
+        dynamic: what moves in the world by at least `scenes.sweep.MOVES`, bool ``(N,)``.
         ground: bool ``(N,)``.
         instance: the body that moves as one, int64 ``(N,)``; -1 for none.
         valid: which rows are measurements, bool ``(N,)``.
@@ -49,7 +48,7 @@ class FlowEstimate:
 
     def residual(self, points: Tensor) -> Tensor:
         """The flow without the sensor's motion, ``flow - (E p - p)``, for the points of the sweep, ``(N, 3)``."""
-        return self.flow - (transform(self.ego_motion, points.double()) - points.double()).to(self.flow)
+        return residual_flow(self.flow, points, self.ego_motion)
 
 
 def estimate(source: Sweep, target: Sweep, method: str | Method = "default", preparation: Preparation | None = None, seed: int = 0,
@@ -61,27 +60,28 @@ def estimate(source: Sweep, target: Sweep, method: str | Method = "default", pre
         preparation: ego motion, deskewing, ground, crops.
         seed: of the methods that draw.
         guess: the ego motion of the pair before, from which a registration begins.
-        device: where the method computes; preparation runs on the CPU.
+        device: where the method computes; by default, as the preparation, on the CPU, where the answer is in any case.
 
     Raises:
         InputError: a sweep is empty or holds no measurement, or the two do not overlap; it names the sweep.
     """
     began = time.monotonic()
     found = method_named(method) if isinstance(method, str) else method
+    source, target = (tree_map(lambda values: values.cpu(), sweep) for sweep in (source, target))
     pair = prepare_pair(source, target, preparation, guess)
     with torch.no_grad():
         motion = found(_pair(pair, source, target, device), seed)
     residual, instance = motion.flow.cpu(), torch.full((len(source),), -1, dtype=torch.long)
     instance[pair.index] = motion.instance.cpu()
     dynamic = torch.zeros(len(source), dtype=torch.bool)
-    dynamic[pair.index] = residual.norm(dim=1) >= STILL
+    dynamic[pair.index] = residual.norm(dim=1) >= MOVES
     return FlowEstimate(flow=pair.flow(residual), ego_motion=pair.ego_motion, dynamic=dynamic, ground=pair.ground, instance=instance,
                         valid=pair.valid, method=method if isinstance(method, str) else repr(method), seconds=time.monotonic() - began,
                         notes=pair.notes)
 
 
 def scene_flow(source: Any, target: Any, method: str | Method = "default", ego_motion: str | Tensor | np.ndarray = "auto",
-               ground: str | Tensor | np.ndarray = "auto", max_range: float | None = None, seed: int = 0,
+               ground: str = "auto", max_range: float | None = None, seed: int = 0,
                device: torch.device | str | None = None) -> Any:
     """The flow of every point of a lidar sweep to the next one.
 
@@ -96,7 +96,7 @@ def scene_flow(source: Any, target: Any, method: str | Method = "default", ego_m
 
     Returns:
         Where each point's matter is at the second sweep, in that one's frame, less where it is now: metres, ``(N, 3)``, the sensor's
-        motion included; a tensor, or an array where the source is one. NaN where a point is not finite.
+        motion included; an array where the source is one, else a tensor on its device. NaN where a point is not finite.
 
     >>> import invtoolbox as it
     >>> street = it.scenes.simulated_street(sweeps=2, points=4000)
@@ -107,17 +107,17 @@ def scene_flow(source: Any, target: Any, method: str | Method = "default", ego_m
     first, second = _as_sweep(source, "source"), _as_sweep(target, "target")
     if not isinstance(ego_motion, str):
         # A motion that is known is two poses.
-        motion = check_motion(torch.as_tensor(ego_motion), "ego_motion")
+        motion = check_motion(torch.as_tensor(ego_motion).cpu(), "ego_motion")
         first, second = _with_pose(first, torch.eye(4, dtype=torch.float64)), _with_pose(second, inverse(motion))
         ego_motion = "poses"
     preparation = Preparation(ego_motion=ego_motion, ground=ground, max_range=max_range)  # type: ignore[arg-type]
     flow = estimate(first, second, method, preparation, seed, device=device).flow
-    return flow.numpy() if isinstance(source, np.ndarray) else flow
+    return flow.numpy() if isinstance(source, np.ndarray) else flow.to(first.points.device)
 
 
 def _pair(pair: PreparedPair, source: Sweep, target: Sweep, device: torch.device | str | None) -> Pair:
     times = None
-    if source.time is not None and target.time is not None:
+    if source.time is not None and target.time is not None and all(bool(sweep.time.isfinite().all()) for sweep in (source, target)):
         times = (source.time[pair.index].to(device), target.time[pair.target_index].to(device))
     low = pair.points[pair.ground].double()
     if pair.deskew is not None:
@@ -131,7 +131,7 @@ def _as_sweep(points: Any, what: str) -> Sweep:
     cloud = torch.as_tensor(points)
     if cloud.ndim != 2 or cloud.shape[1] != 3:
         raise InputError(f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in metres, or a Sweep")
-    return Sweep(cloud.detach().to("cpu", torch.float32), source=f"the {what}")
+    return Sweep(cloud.detach().float(), source=f"the {what}")
 
 
 def _with_pose(sweep: Sweep, pose: Tensor) -> Sweep:

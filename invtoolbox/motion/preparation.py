@@ -16,6 +16,8 @@ from invtoolbox.scenes.rigid import transform
 from invtoolbox.scenes.sweep import Sweep
 
 _FEWEST = 10
+#: Beyond this distance from the sensor no lidar measures, metres: what a file holds there is damage, or no sensor's frame.
+FARTHEST = 1000.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Preparation:
         ground: "auto" finds the ground in the points, "labels" takes it from the sweep's labels (and for a sweep without, finds it),
             "none" keeps it.
         ground_settings: how it is found.
-        max_range: metres in the plane from the sensor; points beyond move with the static world. None keeps all.
+        max_range: metres in the plane from the sensor; points beyond move with the static world. None keeps all up to a kilometre.
         min_height, max_height: metres in the sensor's frame; what lies outside moves with the static world. None keeps all.
     """
 
@@ -140,12 +142,22 @@ def _check(sweep: Sweep) -> None:
         raise InputError(f"{sweep.source}: none of its {len(sweep)} points is a measurement; all are NaN, infinite or zero")
     if count < _FEWEST:
         raise InputError(f"{sweep.source}: {count} of {len(sweep)} points are measurements; scene flow needs {_FEWEST} at least")
+    near = int((sweep.finite & _within(sweep.points, FARTHEST)).sum())
+    if near < _FEWEST:
+        raise InputError(f"{sweep.source}: {near} of {count} points lie within {FARTHEST:g} m of the origin, where the sensor is; give "
+                         "points in metres and in the sensor's own frame, with its pose where they were in the world's")
+
+
+def _within(points: Tensor, distance: float) -> Tensor:
+    """Which points lie that near to the sensor in the plane, ``(N,)``."""
+    return points[:, :2].double().norm(dim=1) <= distance
 
 
 def _check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
     """Refuse two sweeps of different places: hardly a column of 5 m that holds points of the one holds points of the other."""
     columns = []
-    for points in (transform(matrix, source.points[source.finite].double()), target.points[target.finite].double()):
+    first, second = (sweep.points[sweep.finite & _within(sweep.points, FARTHEST)].double() for sweep in (source, target))
+    for points in (transform(matrix, first), second):
         column = (points[:, :2] / 5).round().long()
         columns.append((column[:, 0] << 32) + column[:, 1])
     share = float(torch.isin(columns[0], columns[1].unique()).double().mean())
@@ -181,9 +193,8 @@ def _ground(sweep: Sweep, points: Tensor, preparation: Preparation) -> Tensor:
 
 
 def _keep(sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparation) -> Tensor:
-    keep = sweep.finite & ~on_ground
-    if preparation.max_range is not None:
-        keep &= points[:, :2].norm(dim=1) <= preparation.max_range
+    reach = FARTHEST if preparation.max_range is None else min(preparation.max_range, FARTHEST)
+    keep = sweep.finite & ~on_ground & _within(points, reach) & (points[:, 2].abs() <= FARTHEST)
     if preparation.min_height is not None:
         keep &= points[:, 2] >= preparation.min_height
     if preparation.max_height is not None:

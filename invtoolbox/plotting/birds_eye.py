@@ -11,9 +11,8 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.plotting.flow_colours import flow_colours, full_speed_of
+from invtoolbox.scenes.sweep import MOVES
 
-#: A point without a label moves if it is at least this fast, metres a sweep.
-_MOVES = 0.05
 _BACKGROUND = (0.067, 0.078, 0.09)
 _PIXELS = 900
 
@@ -87,7 +86,7 @@ def _checked(points: Tensor, residual: Tensor | None, dynamic: Tensor | None) ->
     shown = np.isfinite(where).all(1)
     known = np.isfinite(flow).all(1)
     flow = np.where(known[:, None], flow, 0.0)
-    moves = np.linalg.norm(flow, axis=1) >= _MOVES if dynamic is None else dynamic.cpu().numpy() & known
+    moves = np.linalg.norm(flow, axis=1) >= MOVES if dynamic is None else dynamic.cpu().numpy() & known
     return where[shown], flow[shown], moves[shown]
 
 

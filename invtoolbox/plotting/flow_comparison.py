@@ -12,10 +12,10 @@ from invtoolbox.metrics.flow_errors import FlowErrors
 from invtoolbox.plotting import page
 from invtoolbox.plotting.birds_eye import birds_eye_pixels
 from invtoolbox.plotting.flow_colours import full_speed_of
+from invtoolbox.scenes.sweep import MOVES
 
 #: The columns of the table, by their names in `FlowErrors.COLUMNS`.
 _SHOWN = ("dynamic EPE [m]", "static EPE [m]", "AccS", "AccR", "three-way EPE [m]", "bucketed dynamic")
-_MOVES = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class FlowCase:
 def flow_section(case: FlowCase) -> list[str]:
     """The part of a page that shows a case: the truth and every method from above in the same colours, and the table."""
     speed = np.linalg.norm(case.truth.detach().cpu().double().numpy(), axis=1)
-    full = full_speed_of(speed[speed >= _MOVES])
+    full = full_speed_of(speed[speed >= MOVES])
 
     def seen(residual: Tensor, name: str, note: str, figures: str = "") -> str:
         return page.picture(birds_eye_pixels(case.points, residual, radius=case.radius, full_speed=full), name, note, figures)

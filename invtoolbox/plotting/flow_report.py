@@ -18,6 +18,7 @@ from invtoolbox.plotting import page
 from invtoolbox.plotting.birds_eye import birds_eye_pixels
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.flow_colours import full_speed_of
+from invtoolbox.scenes.sweep import MOVES
 
 #: Sweeps that the table of errors names one by one; the mean is of all.
 LISTED = 40
@@ -113,7 +114,7 @@ def _lead(results: Sequence[SweepResult]) -> str:
 def _pictures(shown: SweepPicture) -> list[str]:
     speeds = [shown.residual] if shown.truth is None else [shown.residual, shown.truth]
     moving = [np.linalg.norm(flow.detach().cpu().double().numpy(), axis=1) for flow in speeds]
-    full = full_speed_of(np.concatenate([v[v >= 0.05] for v in moving]))
+    full = full_speed_of(np.concatenate([v[v >= MOVES] for v in moving]))
     estimate = birds_eye_pixels(shown.points, shown.residual, shown.dynamic, radius=shown.radius, full_speed=full)
     drawn = [page.picture(estimate, "Flow", "without the sensor's own motion; grey stands")]
     if shown.truth is not None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.plotting.flow_colours import flow_colours
+from invtoolbox.scenes.sweep import MOVES
 
 #: Arrows that are drawn of one sweep; more hide each other.
 ARROWS = 3000
@@ -82,7 +83,7 @@ def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
     if flow.shape != points.shape:
         raise InputError(f"{sweep.name}: the flow has shape {flow.shape} for {len(points)} points; expected one vector for each")
     shown, known = np.isfinite(points).all(1), np.isfinite(flow).all(1)
-    fast = np.linalg.norm(np.where(known[:, None], flow, 0), axis=1) >= 0.05
+    fast = np.linalg.norm(np.where(known[:, None], flow, 0), axis=1) >= MOVES
     moves = shown & known & (fast if sweep.dynamic is None else sweep.dynamic.cpu().numpy())
     still, colours = points[shown & ~moves], (255 * flow_colours(flow[moves], full_speed)).round().astype(np.uint8)
     rr.log("world/sensor/standing", rr.Points3D(still, colors=_GREY, radii=0.03))

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.scenes.rigid import inverse, relative_motion, transform
-from invtoolbox.scenes.sweep import Boxes, FlowLabels, Sweep
+from invtoolbox.scenes.sweep import MOVES, Boxes, FlowLabels, Sweep
 
-#: A point is dynamic where its flow departs by as much from that of the standing world, metres a sweep (0.5 m/s at 10 Hz).
-DYNAMIC = 0.05
 # The expansion by speed: a box that moves by less within the pair stays as it is, and grows by half of its way, 2 m at most.
 _STANDS, _LONGEST = 0.04, 2.0
 
@@ -73,7 +71,7 @@ def flow_from_boxes(sweep: Sweep, next_sweep: Sweep, expansion: float | Literal[
             flow[inside] = transform(moved, points[inside]) - points[inside]
         else:
             valid &= ~inside
-    dynamic = (flow - rigid).norm(dim=1) >= DYNAMIC
+    dynamic = (flow - rigid).norm(dim=1) >= MOVES
     return FlowLabels(flow.float(), valid, dynamic, category, categories, instance=instance)
 
 

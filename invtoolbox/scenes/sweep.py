@@ -10,6 +10,9 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 
+#: What goes at least so far in the world from a sweep to the next moves, metres: 0.5 m/s at ten sweeps a second, as Argoverse 2 has it.
+MOVES = 0.05
+
 
 @dataclass(frozen=True, eq=False)
 class Boxes:

@@ -1,5 +1,7 @@
 """Scene flow of a pair: right about who moves, a flow for every point, the same whoever asks."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,43 @@ def test_bad_sweeps_are_named(street, source, words):
     with pytest.raises(InputError, match=words) as error:
         it.scene_flow(source, street[1])
     assert "the source" in str(error.value) or "source" in str(error.value)
+
+
+def test_a_world_frame_and_damage_are_told_from_a_sensor_s(street):
+    far = torch.tensor([5e5, 4e6, 0.0])
+    with pytest.raises(InputError, match="the source: 0 of .* lie within 1000 m of the origin.*sensor's own frame"):
+        it.scene_flow(street[0].points + far, street[1].points + far, ego_motion="none")
+    points = street[0].points.clone()
+    points[:3] = torch.tensor([[1e30, 0.0, 0.0], [3e8, -2e8, 1e5], [0.0, 9e5, 10.0]])
+    flow = it.scene_flow(points, street[1].points, ego_motion=motion_of(street))
+    assert bool(flow.isfinite().all())
+    assert torch.equal(flow[3:], it.scene_flow(street[0].points[3:], street[1].points, ego_motion=motion_of(street)))
+
+
+def test_precision_and_strides_do_not_matter(street):
+    points = street[0].points
+    flow = it.scene_flow(points, street[1].points, ego_motion=motion_of(street))
+    wide = torch.zeros(len(points), 6, dtype=torch.float64)
+    wide[:, ::2] = points.double()
+    assert torch.equal(it.scene_flow(wide[:, ::2], street[1].points.double(), ego_motion=motion_of(street)), flow)
+
+
+def test_times_that_are_not_known_are_not_used(street):
+    first = dataclasses.replace(street[0], time=torch.full_like(street[0].time, torch.nan))
+    found, without = (estimate(one, street[1]) for one in (first, dataclasses.replace(first, time=None)))
+    assert torch.equal(found.flow, without.flow)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("method", ["default", "icp-flow", "voxel"])
+def test_on_a_gpu_as_on_the_cpu(street, method):
+    on_cpu = estimate(street[0], street[1], method)
+    on_gpu = estimate(street[0], street[1], method, device="cuda")
+    assert on_gpu.flow.device.type == "cpu" and float((on_gpu.dynamic == on_cpu.dynamic).float().mean()) > 0.99
+    assert float((on_gpu.flow - on_cpu.flow).norm(dim=1).median()) < 1e-3
+    flow = it.scene_flow(street[0].points.cuda(), street[1].points.cuda(), method, ego_motion=motion_of(street).cuda(), device="cuda:0")
+    assert flow.is_cuda and flow.shape == street[0].points.shape
 
 
 def test_sweeps_of_different_places(street):
