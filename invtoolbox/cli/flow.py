@@ -161,12 +161,13 @@ def _metres(value: float) -> str:
 
 
 def _notes(study: FlowStudy) -> list[str]:
-    """What was noted of some pairs of sweeps and not of all, whichever sweep it was said of."""
+    """What was noted of some pairs of sweeps and not of all, whichever sweep it was said of; all of it where there is one pair."""
     told: Counter[str] = Counter()
     for facts in (report.facts for report in study.reports):
         said = [note.removeprefix(f"{facts['source']}: ").removeprefix(f"{facts['target']}: ") for note in facts.get("notes", ())]
         told.update(list(dict.fromkeys(said)))
-    rare = [(note, count) for note, count in told.items() if count < len(study) - len(study.failed)]
+    estimated = len(study) - len(study.failed)
+    rare = [(note, count) for note, count in told.items() if count < estimated or estimated == 1]
     return [f"{note} ({count} sweeps)" if count > 1 else note for note, count in rare[:_FEW]]
 
 

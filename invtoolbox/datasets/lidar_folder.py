@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from invtoolbox.datasets.point_files import SUFFIXES, column_names, read_points
-from invtoolbox.datasets.pose_files import read_poses, read_times, require_rising
-from invtoolbox.datasets.sweep_files import WITHOUT_POSES, SweepFiles, at_rate, files_in_order, numbered_poses, pose_at, require_folder
+from invtoolbox.datasets.pose_files import read_poses, read_times
+from invtoolbox.datasets.sweep_files import (
+    WITHOUT_POSES,
+    SweepFiles,
+    at_rate,
+    files_in_order,
+    numbered_poses,
+    pose_at,
+    require_folder,
+    time_at,
+)
 from invtoolbox.errors import InputError
 from invtoolbox.scenes.sweep import Sweep
 
@@ -35,8 +45,8 @@ class LidarFolder(SweepFiles):
         deskewed: whether the sensor's motion within the sweeps has been removed, for who knows it.
 
     Raises:
-        InputError: for a folder without point files or with several formats, times out of order, another number of poses or
-            times than of sweeps.
+        InputError: for a folder without point files or with several formats, and for another number of poses or times than of
+            sweeps; when a sweep is read, for its file, for its time that is out of order, and for another format than the others'.
     """
 
     def __init__(self, path: str | os.PathLike[str], poses: str | os.PathLike[str] | None = None,
@@ -44,48 +54,66 @@ class LidarFolder(SweepFiles):
                  columns: int | Sequence[str] | None = None, deskewed: bool | None = None) -> None:
         folder = require_folder(path, "sweeps")
         super().__init__(sweep_files_of(folder))
+        self.suffix = _usual(self.files)
         self.columns, self.deskewed = columns, deskewed
         if columns is not None:
             column_names(columns, 4)
         self.pose_file = poses if poses is not None else _beside(folder, _POSES)
         self.poses = numbered_poses(self.pose_file, calibration, self.files, by_name=False)
-        self.times = self._times(folder, times, rate)
+        self.times, self.time_file = self._times(folder, times, rate)
 
-    def _times(self, folder: Path, times: str | os.PathLike[str] | None, rate: float) -> np.ndarray:
+    def _times(self, folder: Path, times: str | os.PathLike[str] | None, rate: float) -> tuple[np.ndarray, str | os.PathLike[str] | None]:
         file = times if times is not None else _beside(folder, _TIMES)
         if file is not None:
             found = read_times(file)
             if len(found) != len(self):
                 raise InputError(f"{file}: {len(found)} times for {len(self)} sweeps in {folder}; give one a sweep")
-            return found
+            return found, file
         if self.poses is not None and self.pose_file not in (None, WITHOUT_POSES):
             assert self.pose_file is not None
             stated = read_poses(self.pose_file).times
             if stated is not None:
-                require_rising(self.pose_file, stated)
-                return stated
-        return at_rate(len(self), rate)
+                return stated, self.pose_file
+        return at_rate(len(self), rate), None
 
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
+        if file.suffix.lower() != self.suffix:
+            raise InputError(f"{file}: the other sweeps of the folder are {self.suffix} files, and this is none; write it as they are")
+        time = time_at(self.times, index, file, self.time_file)
         read = read_points(file, self.columns)
-        return Sweep(read.points, float(self.times[index]), read.time, read.intensity, read.ring,
+        return Sweep(read.points, time, read.time, read.intensity, read.ring,
                      pose_at(self.poses, index, file, self.pose_file), self.deskewed, source=str(file), meta={"reader": "lidar-folder"})
 
 
 def sweep_files_of(folder: Path) -> list[Path]:
-    """The point files of a folder, all of one format, or an `InputError` that counts the formats."""
+    """The point files of a folder, or an `InputError` that counts their formats.
+
+    A file of another format that is named as the sweeps are takes the place of one, and is refused when that is read.
+    """
     files = [file for file in files_in_order(folder, SUFFIXES, "sweeps") if file.name not in (*_POSES, *_TIMES)]
     kinds = collections.Counter(file.suffix.lower() for file in files)
-    if len(kinds) > 1:
+    usual = _usual(files) if files else ""
+    words = {_word(file) for file in files if file.suffix.lower() == usual}
+    if len(kinds) > 1 and (2 * kinds[usual] <= len(files) or any(_word(file) not in words for file in files)):
         first = {kind: next(file.name for file in files if file.suffix.lower() == kind) for kind in kinds}
         listed = ", ".join(f"{count} {kind} ({first[kind]})" for kind, count in kinds.items())
         raise InputError(f"{folder}: the folder holds point files of several formats, {listed}; keep the sweeps of one sequence in one")
     if not files:
         raise InputError(f"{folder}: the folder holds no sweeps, only poses or times; give the folder of the sweeps")
     if len({file.stem for file in files}) < len(files):
-        raise InputError(f"{folder}: two sweeps have one name but for the case of its suffix; rename one")
+        raise InputError(f"{folder}: two sweeps have one name but for its suffix; rename one, or leave it out")
     return files
+
+
+def _usual(files: Sequence[Path]) -> str:
+    """The suffix that most files have."""
+    return collections.Counter(file.suffix.lower() for file in files).most_common(1)[0][0]
+
+
+def _word(file: Path) -> str:
+    """What the names of the sweeps of a sequence have in common: all but the numbers."""
+    return re.sub(r"\d+", "0", file.stem)
 
 
 def _beside(folder: Path, names: Sequence[str]) -> Path | None:

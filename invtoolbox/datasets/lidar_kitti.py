@@ -23,6 +23,7 @@ from invtoolbox.datasets.sweep_files import (
     numbered_poses,
     pose_at,
     require_folder,
+    time_at,
 )
 from invtoolbox.errors import InputError
 from invtoolbox.scenes.rigid import inverse, rigid
@@ -48,7 +49,7 @@ class KittiOdometry(SweepFiles):
 
     Raises:
         InputError: for a folder without `.bin` files, poses without a calibration, fewer poses or times than the last file's
-            number, times out of order.
+            number; when a sweep is read, for its file, and its time that is out of order.
     """
 
     def __init__(self, path: str | os.PathLike[str], poses: str | os.PathLike[str] | None = None,
@@ -65,13 +66,15 @@ class KittiOdometry(SweepFiles):
                              "calibration=, or poses='none'")
         self.poses = numbered_poses(self.pose_file, calibration, self.files, by_name=True)
         file = times if times is not None else (folder / "times.txt" if (folder / "times.txt").is_file() else None)
+        self.time_file = file
         self.times = _times_by_name(file, self.files) if file is not None else at_rate(number_of(self.files[-1]) + 1, 10.0)[
             [number_of(f) for f in self.files]]
 
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
         read = read_points(file, 4)
-        return Sweep(read.points, float(self.times[index]), intensity=read.intensity, deskewed=True, source=str(file),
+        time = time_at(self.times, index, file, self.time_file)
+        return Sweep(read.points, time, intensity=read.intensity, deskewed=True, source=str(file),
                      pose=pose_at(self.poses, index, file, self.pose_file), meta={"reader": "kitti-odometry"})
 
 
@@ -90,7 +93,7 @@ class KittiRaw(SweepFiles):
 
     Raises:
         InputError: for a folder without `.bin` files, ``oxts`` without its calibration, fewer times or poses than the last file's
-            number, times out of order; when a sweep is read, for its packet that is missing or damaged.
+            number; when a sweep is read, for its file, its time that is out of order, and its packet that is missing or damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str], poses: str | os.PathLike[str] | None = None,
@@ -98,7 +101,7 @@ class KittiRaw(SweepFiles):
         folder = require_folder(path, "a KITTI raw drive")
         scans = folder / "velodyne_points" / "data"
         super().__init__(sorted(files_in_order(scans if scans.is_dir() else folder, (".bin",), "a KITTI raw drive"), key=number_of))
-        stamps = folder / "velodyne_points" / "timestamps.txt"
+        self.time_file = stamps = folder / "velodyne_points" / "timestamps.txt"
         self.times = _times_by_name(stamps, self.files) if stamps.is_file() else at_rate(number_of(self.files[-1]) + 1, 10.0)[
             [number_of(f) for f in self.files]]
         self.pose_file, self.poses, self.packets = poses, None, None
@@ -124,7 +127,8 @@ class KittiRaw(SweepFiles):
             unit = unit_pose(read_packet(self.packets / f"{file.stem}.txt"), math.cos(math.radians(self.origin[0])))
             first = unit_pose(self.origin, math.cos(math.radians(self.origin[0])))
             pose = inverse(first) @ unit @ inverse(self.unit_to_lidar)
-        return Sweep(read.points, float(self.times[index]), intensity=read.intensity, deskewed=False, source=str(file), pose=pose,
+        time = time_at(self.times, index, file, self.time_file)
+        return Sweep(read.points, time, intensity=read.intensity, deskewed=False, source=str(file), pose=pose,
                      meta={"reader": "kitti-raw"})
 
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from invtoolbox.datasets.files import decoding, require_file
 from invtoolbox.datasets.point_files import read_points
-from invtoolbox.datasets.pose_files import require_rising
-from invtoolbox.datasets.sweep_files import SweepFiles, files_in_order, numbered_poses, pose_at, require_folder
+from invtoolbox.datasets.sweep_files import SweepFiles, files_in_order, numbered_poses, pose_at, require_folder, time_at
 from invtoolbox.errors import InputError
 from invtoolbox.scenes.sweep import Sweep
 
@@ -20,14 +19,14 @@ class OusterFrames(SweepFiles):
     """Sweeps from a folder of `.npz` files, each with ``xyz`` (N, 3) in metres in the sensor's frame, ``t_ns`` (N,), ``ring`` (N,)
     and ``reflectivity`` (N,), as they are saved from the scans of Ouster's SDK.
 
-    A sweep's timestamp is the least of its ``t_ns``; points are as they were measured, so `deskewed` is false. Opening reads
-    the first time of each file, and no more.
+    A sweep's timestamp is the least of its ``t_ns``; points are as they were measured, so `deskewed` is false.
 
     Args:
         poses: the sensor's poses, one a sweep (see `read_poses`); the format has none of its own.
 
     Raises:
-        InputError: for a folder without such files, times out of order, another number of poses than of sweeps.
+        InputError: for a folder without such files, and another number of poses than of sweeps; when a sweep is read, for its file,
+            and its time that is out of order.
     """
 
     def __init__(self, path: str | os.PathLike[str], poses: str | os.PathLike[str] | None = None) -> None:
@@ -35,10 +34,6 @@ class OusterFrames(SweepFiles):
         super().__init__(files_in_order(folder, (".npz",), "Ouster frames"))
         self.pose_file = poses
         self.poses = numbered_poses(poses, None, self.files, by_name=False)
-        known = [(file, time) for file in self.files if (time := first_time(file)) is not None]
-        wrong = next((k for k in range(1, len(known)) if known[k][1] <= known[k - 1][1]), None)
-        if wrong is not None:
-            require_rising(known[wrong][0], np.array([time / 1e9 for _, time in known[:wrong + 1]]), "sweep")
 
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
@@ -47,6 +42,9 @@ class OusterFrames(SweepFiles):
             missing = [name for name in ("xyz", "t_ns") if f"{name}.npy" not in archive.namelist()]
         if missing:
             raise InputError(f"{file}: an Ouster frame needs the array{'s' * (len(missing) > 1)} {' and '.join(missing)}; save it again")
+        before, now = first_time(self.files[index - 1]) if index else None, first_time(file)
+        if before is not None and now is not None:
+            time_at(np.array([before, now]) / 1e9, 1, file, file)
         read = read_points(file)
         return Sweep(read.points, read.start or 0.0, read.time, read.intensity, read.ring, pose_at(self.poses, index, file, self.pose_file),
                      deskewed=False, source=str(file), meta={"reader": "ouster"})

@@ -94,7 +94,7 @@ def read_times(path: str | os.PathLike[str]) -> np.ndarray:
     """Seconds, one a line, as numbers or as dates ``2011-09-30 12:40:25.076320000``, float64; dates count from the first.
 
     Raises:
-        InputError: naming the line that is neither, or that does not come after the one before.
+        InputError: naming the line that is neither. Whether they grow is looked at when a sweep is read (`sweep_files.time_at`).
     """
     path = require_file(path)
     lines = [line.strip() for line in _text(path).splitlines() if line.strip()]
@@ -111,7 +111,6 @@ def read_times(path: str | os.PathLike[str]) -> np.ndarray:
         times = (np.array(dates) - dates[0]) / 1e9
     else:
         times = np.array([_numbers(path, number, line, 1)[0] for number, line in enumerate(lines)])
-    require_rising(path, times)
     return times
 
 
@@ -121,15 +120,6 @@ def read_numbers(path: Path) -> list[float]:
     if len(lines) != 1:
         raise InputError(f"{path}: {len(lines)} lines; expected one of numbers")
     return _numbers(path, 0, lines[0])
-
-
-def require_rising(path: str | os.PathLike[str], times: np.ndarray, what: str = "line") -> None:
-    """Refuse times that do not grow, naming the first that does not."""
-    wrong = np.flatnonzero(~(np.diff(times) > 0))
-    if len(wrong):
-        k = int(wrong[0])
-        raise InputError(f"{path}: the times are out of order, {what} {k + 2} ({times[k + 1]:.9g} s) does not come after "
-                         f"{what} {k + 1} ({times[k]:.9g} s); sort the sweeps by their time")
 
 
 def in_frame_of(poses: Tensor, calibration: Tensor) -> Tensor:

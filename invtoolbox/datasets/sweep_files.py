@@ -103,6 +103,14 @@ def pose_at(poses: Tensor | None, index: int, file: Path, source: str | os.PathL
     return poses[index]
 
 
+def time_at(times: np.ndarray, index: int, file: Path, source: str | os.PathLike[str] | None) -> float:
+    """One of the times; an `InputError` where it does not come after that of the sweep before."""
+    if index and not times[index] > times[index - 1]:
+        raise InputError(f"{source}: the times are out of order, that of {file.name} ({times[index]:.9g} s) does not come after that of "
+                         f"the sweep before ({times[index - 1]:.9g} s); sort the sweeps by their time")
+    return float(times[index])
+
+
 def at_rate(count: int, rate: float) -> np.ndarray:
     """The times of sweeps of which only their rate is known, seconds from the first."""
     if not rate > 0:

@@ -105,8 +105,10 @@ def _registered(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion
         bent = "" if source.deskewed and target.deskewed else ", that no sudden turn bends one of them (they are not known to be deskewed)"
         raise InputError(f"{source.source} and {target.source} do not overlap: after registration {overlap:.0%} of the upright structure "
                          f"of the first lies on surfaces of the second; see that they follow each other{bent}, or give poses")
-    notes = () if converged else (f"the registration of {source.source} had not converged",)
-    return EgoMotion(torch.from_numpy(matrix), "icp", overlap, notes)
+    notes = [] if converged else [f"the registration of {source.source} had not converged"]
+    if overlap < _GOOD:
+        notes.append(f"{source.source}: after registration {overlap:.0%} of its upright structure lies on surfaces of the next sweep")
+    return EgoMotion(torch.from_numpy(matrix), "icp", overlap, tuple(notes))
 
 
 def _cells(small_gicp: Any, sweep: Sweep, cell: float) -> tuple[Any, Any]:

@@ -117,7 +117,7 @@ def scene_flow(source: Any, target: Any, method: str | Method = "default", ego_m
 
 def _pair(pair: PreparedPair, source: Sweep, target: Sweep, device: torch.device | str | None) -> Pair:
     times = None
-    if source.time is not None and target.time is not None and all(bool(sweep.time.isfinite().all()) for sweep in (source, target)):
+    if source.time is not None and target.time is not None and bool(torch.cat([source.time, target.time]).isfinite().all()):
         times = (source.time[pair.index].to(device), target.time[pair.target_index].to(device))
     low = pair.points[pair.ground].double()
     if pair.deskew is not None:

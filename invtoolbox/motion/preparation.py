@@ -171,17 +171,19 @@ def _motion(source: Sweep, target: Sweep, preparation: Preparation, guess: Tenso
     """E, and how to deskew each sweep. A registration is repeated on the deskewed points."""
     found = ego_motion(source, target, preparation.ego_motion, guess)
     period = target.timestamp - source.timestamp
-    parts = [deskewing(sweep, found.matrix, period, preparation.deskew)[0] for sweep in (source, target)]
-    if found.how == "icp" and any(part is not None for part in parts):
+    parts = [deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)]
+    if found.how == "icp" and any(part is not None for part, _ in parts):
         first, second = (sweep if part is None else replace(sweep, points=part(sweep.points))
-                         for sweep, part in zip((source, target), parts))
+                         for sweep, (part, _) in zip((source, target), parts))
         found = ego_motion(first, second, "icp", found.matrix)
-        parts = [deskewing(sweep, found.matrix, period, preparation.deskew)[0] for sweep in (source, target)]
+        parts = [deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)]
     notes.append({"poses": "ego motion from the poses", "none": "the sensor is taken to stand still",
-                  "icp": "ego motion by registration" + (f", {found.overlap:.0%} overlap" if found.overlap is not None else "")}[found.how])
+                  "icp": "ego motion by registration"}[found.how])
     notes += found.notes
-    notes += [f"{sweep.source}: deskewed" for sweep, part in zip((source, target), parts) if part is not None]
-    return found, parts[0], parts[1]
+    for sweep, (part, why) in zip((source, target), parts):
+        if part is not None or sweep.deskewed is False:
+            notes.append(f"{sweep.source}: " + ("deskewed" if part is not None else f"not deskewed, {why}"))
+    return found, parts[0][0], parts[1][0]
 
 
 def _ground(sweep: Sweep, points: Tensor, preparation: Preparation) -> Tensor:

@@ -53,6 +53,13 @@ def test_a_bad_sweep_gives_exit_code_1(run: Run, drive: Path) -> None:
     assert "000002.bin" in Path("flow.html").read_text()
 
 
+def test_two_sweeps_that_are_the_same_are_said_to_be(run: Run, tmp_path: Path) -> None:
+    folder = record(tmp_path / "twice", sweeps=2)
+    (folder / "000001.bin").write_bytes((folder / "000000.bin").read_bytes())
+    ran = run("flow", folder, "--out", tmp_path / "out", "--ego-motion", "none")
+    assert ran.code == 0 and "000000.bin and" in ran.out and "000001.bin hold the same points" in ran.out
+
+
 def test_the_street_is_measured_against_its_labels(run: Run, drive: Path) -> None:
     ran = run("flow", "street", *SMALL, "--out", "out", "--ego-motion", "poses", "--items", "0")
     assert ran.code == 0, ran.err

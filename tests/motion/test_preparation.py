@@ -1,5 +1,6 @@
 """Preparation of a pair: what is left, and the way back to a flow of every point."""
 
+import dataclasses
 import importlib.util
 
 import pytest
@@ -88,6 +89,13 @@ def test_labels_are_used_when_asked_for(pair):
     assert torch.equal(prepare_pair(labelled, second, Preparation(ground="labels")).ground, low)
     assert not torch.equal(prepare_pair(labelled, second).ground, low)
     assert not prepare_pair(labelled, second, Preparation(ground="none")).ground.any()
+
+
+def test_why_a_sweep_is_not_deskewed_is_said(pair):
+    first, second = (dataclasses.replace(sweep, time=None, deskewed=False) for sweep in pair[:2])
+    assert "first.bin: not deskewed, its points have no times" in prepare_pair(first, second).notes
+    known = dataclasses.replace(first, deskewed=True)
+    assert not any("first.bin" in note for note in prepare_pair(known, second).notes)
 
 
 def test_two_identical_sweeps_are_allowed_and_said(pair):
