@@ -8,23 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.nearest import Tree
 from invtoolbox.motion.clusters import clusters
+from invtoolbox.motion.registration import Registration, RegistrationSettings, register
 from invtoolbox.motion.voting import translations
-from invtoolbox.operators.point_warp import PointWarp
-from invtoolbox.priors.implicit.rigid_motion import RigidMotion
-from invtoolbox.problem import Problem
-from invtoolbox.scenes.rigid import rigid, rotation
-from invtoolbox.scenes.surfaces import Surface, covariances
-from invtoolbox.solve import solve
-from invtoolbox.solvers.gauss_newton import LevenbergMarquardt
+from invtoolbox.scenes.rigid import transform
 
 #: Points farther than this from the other sweep have no partner there, metres: about twice the distance of lidar lines at 30 m.
 _APART = 0.15
-#: Items are padded to the largest of their group; a group holds those up to this many points.
-_GROUPS = (48, 256)
 
 
 @dataclass(frozen=True)
@@ -38,9 +30,7 @@ class BodySettings:
         largest: extent of a body in the plane, metres; larger clusters are walls, hedges or several things grown together.
         farthest: how far a body may move in a sweep, metres, along each axis of the plane.
         votes: translations that are tried for a cluster whose points have no partners, besides none.
-        iterations: of the registration.
-        upright: see `RigidMotion`.
-        plane: whether surfaces are registered (`PlaneToPlane`), or points, which lidar lines hold back.
+        iterations, upright, plane: see `RegistrationSettings`.
         explained: a body moves where its registration lowers the misfit to this share of what standing still leaves,
         gain: and raises the log-likelihood of its points, under noise of `noise` metres, by this much times ``1 + move^2`` with the
             move in metres (a small piece of wall fits many places, far ones above all),
@@ -113,8 +103,13 @@ def moving_bodies(points: Tensor, target: Tensor, height: Tensor, target_height:
     if not bool((labels >= 0).any()):
         return none
     members, starts = _hypotheses(here, there, labels, apart, settings)
-    found = _register(here, there, members, starts, settings)
-    return _judged(here, there, members, found, settings)
+    reached = Tree(points[torch.cat(members), :2]).query(there.points[:, :2], bound=2 * settings.farthest)[0].isfinite()
+    if not bool(reached.any()):
+        return none
+    registration = RegistrationSettings(settings.iterations, settings.upright, settings.plane)
+    found = register(members, starts, points, there.points[reached], here.times, None if there.times is None else there.times[reached],
+                     registration)
+    return _judged(points, members, found, settings)
 
 
 def _things(cloud: _Cloud, apart: Tensor, settings: BodySettings) -> Tensor:
@@ -168,114 +163,25 @@ def _hypotheses(here: _Cloud, there: _Cloud, labels: Tensor, apart: Tensor, sett
     return members, starts
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """The best motion of each thing, its misfit, and the misfit of standing still: ``(things, ...)``."""
-
-    turn: Tensor  # rotation vectors
-    translation: Tensor
-    centre: Tensor
-    misfit: Tensor
-    still: Tensor
-
-
-def _register(here: _Cloud, there: _Cloud, members: list[Tensor], starts: list[Tensor], settings: BodySettings) -> _Found:
-    """Each hypothesis is an item of a batch: its own motion, steps and stopping; the best of each thing is kept."""
-    count = len(members)
-    like = here.points
-    found = _Found(like.new_zeros(count, 3), like.new_zeros(count, 3), torch.stack([like[rows].mean(0) for rows in members]),
-                   like.new_full((count,), torch.inf), like.new_zeros(count))
-    rows = torch.cat(members)
-    spread = like.new_zeros(len(like), 3, 3)
-    spread[rows] = covariances(like, here.times, rows=rows) if settings.plane else torch.eye(3).to(like)
-    reached = _within_reach(here, there, members, settings)
-    if not bool(reached.any()):
-        return found
-    times = None if there.times is None else there.times[reached]
-    target = Surface.of(there.points[reached], times) if settings.plane else Surface.of_points(there.points[reached], times)
-    sizes = torch.tensor([len(rows) for rows in members])
-    smaller = 0
-    for largest in _GROUPS:
-        group = ((sizes > smaller) & ((sizes <= largest) | (largest == _GROUPS[-1]))).nonzero().squeeze(1).tolist()
-        smaller = largest
-        if group:
-            _register_group(here, target, times, spread, members, starts, group, largest, settings, found)
-    return found
-
-
-def _register_group(here: _Cloud, target: Surface, target_times: Tensor | None, spread: Tensor, members: list[Tensor], starts: list[Tensor],
-                    group: list[int], most: int, settings: BodySettings, found: _Found) -> None:
-    thing = torch.tensor([k for k in group for _ in starts[k]])
-    begin = torch.cat([starts[k] for k in group])
-    index, weights = _padded([_thinned(members[k], most) for k in group])
-    repeat = torch.tensor([j for j, k in enumerate(group) for _ in starts[k]])
-    index, weights = index[repeat], weights[repeat].to(here.points)
-    points = here.points[index]
-    times = None if here.times is None or target_times is None else (here.times[index], target_times[None])
-    spread = torch.where((weights == 0)[..., None, None], torch.eye(3).to(points), spread[index])  # filling must be invertible too
-    term = PlaneToPlane(along=PlaneToPlane().along if settings.plane else 1.0, covariances=spread, weights=weights, times=times,
-                        surface=target)
-    problem = Problem(target.points[None], PointWarp(points), term)
-    prior = RigidMotion(settings.upright, weights)
-    translation = torch.cat([begin, begin.new_zeros(len(begin), 1)], 1)
-    solver = LevenbergMarquardt(max_iterations=settings.iterations, tolerance=0.0, inner_iterations=6)
-    solution = solve(problem, prior, solver, initial={"turn": torch.zeros_like(translation), "translation": translation}, progress=False)
-    final = term.at(settings.iterations)
-    reached, still = final.value(points + solution.x, problem.y), final.value(points, problem.y)
-    bound = prior.prepare(problem, solve)
-    centre = points[:, 0] - bound.around[:, 0] if bound.around is not None else points[:, 0]
-    # Of two motions that explain a thing as well, the smaller one is likelier: see `BodySettings.gain`.
-    moves = ((weights[..., None] * solution.x).sum(1) / weights.sum(1, keepdim=True)).norm(dim=1)
-    cost = reached + settings.gain * settings.noise**2 * moves.square() / reached.new_tensor([len(members[k]) for k in thing.tolist()])
-    least = [math.inf] * len(members)
-    for j, (k, paid) in enumerate(zip(thing.tolist(), cost.tolist())):
-        if paid < least[k]:
-            least[k] = paid
-            found.misfit[k], found.still[k], found.centre[k] = reached[j], still[j], centre[j]
-            found.turn[k] = solution.parameters["turn"][j] / bound.radius[j]
-            found.translation[k] = solution.parameters["translation"][j]
-
-
-def _within_reach(here: _Cloud, there: _Cloud, members: list[Tensor], settings: BodySettings) -> Tensor:
-    """Which points of the target a thing may come to: those in squares that a thing's own squares reach."""
-    side = settings.farthest
-    squares = torch.cat([here.points[torch.cat(members), :2], there.points[:, :2]]).div(side).floor().long()
-    squares = squares - squares.min(0).values + 1
-    width = squares.max(0).values + 2
-    flat = squares[:, 0] * width[1] + squares[:, 1]
-    own = torch.zeros(int(width[0] * width[1]), dtype=torch.bool, device=flat.device)
-    own[flat[: -len(there.points)]] = True
-    reached = torch.nn.functional.max_pool2d(own.view(1, 1, *width.tolist()).float(), 3, 1, 1).flatten() > 0
-    return reached[flat[-len(there.points) :]]
-
-
-def _thinned(rows: Tensor, most: int) -> Tensor:
-    """At most so many rows, evenly taken."""
-    if len(rows) <= most:
-        return rows
-    return rows[torch.linspace(0, len(rows) - 1, most, dtype=torch.float64, device=rows.device).round().long()]
-
-
-def _padded(groups: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows of every group filled up with its first one, ``(groups, longest)``, and which of them count."""
-    longest = max(len(rows) for rows in groups)
-    index = torch.stack([torch.cat([rows, rows[:1].expand(longest - len(rows))]) for rows in groups])
-    counts = torch.arange(longest, device=index.device) < index.new_tensor([len(rows) for rows in groups])[:, None]
-    return index, counts
-
-
-def _judged(here: _Cloud, there: _Cloud, members: list[Tensor], found: _Found, settings: BodySettings) -> Bodies:
-    turned = rotation(found.turn)
-    farthest = math.hypot(settings.farthest, settings.farthest)
-    label, flow = torch.full((len(here.points),), -1, device=here.points.device), torch.zeros_like(here.points)
+def _judged(points: Tensor, members: list[Tensor], found: Registration, settings: BodySettings) -> Bodies:
+    """Of each thing the likeliest hypothesis, and whether it is likely enough to call the thing moving."""
+    label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
     motions: list[Tensor] = []
-    for k, rows in enumerate(members):
-        around = here.points[rows] - found.centre[k]
-        moved = around @ (turned[k] - torch.eye(3).to(turned)).T + found.translation[k]
-        move, still, misfit = float(moved.norm(dim=1).mean()), float(found.still[k]), float(found.misfit[k])
-        gain = len(rows) * (still - misfit) / settings.noise**2
-        if misfit >= settings.explained * still or gain < settings.gain * (1 + move**2) or not settings.least <= move <= farthest:
+    number = [len(rows) for rows in members]
+    # Of two motions that explain a thing as well, the smaller one is likelier: see `BodySettings.gain`.
+    gain = settings.gain * settings.noise**2
+    best: dict[int, tuple[float, int]] = {}
+    for j, (k, misfit, move) in enumerate(zip(found.thing.tolist(), found.misfit.tolist(), found.move.tolist())):
+        cost = misfit + gain * move**2 / number[k]
+        if k not in best or cost < best[k][0]:
+            best[k] = (cost, j)
+    for k, (_, j) in sorted(best.items()):
+        misfit, still, move = float(found.misfit[j]), float(found.still[j]), float(found.move[j])
+        if misfit >= settings.explained * still or number[k] * (still - misfit) < gain * (1 + move**2):
             continue
-        label[rows], flow[rows] = len(motions), moved
-        motions.append(rigid(turned[k], found.centre[k] + found.translation[k] - turned[k] @ found.centre[k]))
-    return Bodies(label, torch.stack(motions) if motions else here.points.new_zeros(0, 4, 4), flow)
+        if not settings.least <= move <= math.sqrt(2) * settings.farthest:
+            continue
+        label[members[k]] = len(motions)
+        flow[members[k]] = transform(found.motion[j], points[members[k]]) - points[members[k]]
+        motions.append(found.motion[j])
+    return Bodies(label, torch.stack(motions) if motions else points.new_zeros(0, 4, 4), flow)

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-#: The grid on which the height of the ground is kept, metres.
+from invtoolbox.kernels.nearest import Tree
+
+#: The squares in which the height of the ground is kept, metres.
 _GROUND_CELL = 2.0
+#: Of the eight neighbours of a square those that come after it; the others have it as theirs.
+_LATER = ((0, 1), (1, -1), (1, 0), (1, 1))
 
 
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
     """How high each point lies above the ground near it, metres: ``(n, 3), (g, 3) -> (n,)``.
 
-    The ground's height is the mean of its points in squares of 2 m; a square without any takes that of the nearest one. Without
-    ground points heights are counted from the lowest point.
+    The ground's height is the mean of its points in squares of 2 m; a point takes that of the nearest square. Without ground points
+    heights are counted from the lowest point.
     """
+    if len(points) == 0:
+        return points[:, 2]
     if len(ground) == 0:
-        return points[:, 2] - points[:, 2].min() if len(points) else points[:, 2]
-    squares = torch.cat([points, ground])[:, :2].div(_GROUND_CELL).floor().long()
-    squares = squares - squares.min(0).values
-    shape = tuple((squares.max(0).values + 1).tolist())
-    flat = squares[:, 0] * shape[1] + squares[:, 1]
-    of_points, of_ground = flat[: len(points)], flat[len(points) :]
-    count = torch.bincount(of_ground, minlength=shape[0] * shape[1])
-    total = torch.zeros(len(count), dtype=torch.float64, device=points.device).index_add(0, of_ground, ground[:, 2].double())
-    mean = (total / count.clamp_min(1)).view(shape).cpu().numpy()
-    nearest = ndimage.distance_transform_edt((count == 0).view(shape).cpu().numpy(), return_distances=False, return_indices=True)
-    return points[:, 2] - torch.from_numpy(mean[tuple(nearest)]).to(points).flatten()[of_points]
+        return points[:, 2] - points[:, 2].min()
+    squares, member, count = ground[:, :2].div(_GROUND_CELL).floor().unique(dim=0, return_inverse=True, return_counts=True)
+    total = torch.zeros(len(squares), dtype=torch.float64, device=points.device).index_add(0, member, ground[:, 2].double())
+    nearest = Tree((squares + 0.5) * _GROUND_CELL).query(points[:, :2])[1]
+    return points[:, 2] - (total / count).to(points)[nearest]
 
 
 def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3.0) -> Tensor:
@@ -49,10 +50,20 @@ def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3
     low = (height < reach).nonzero().squeeze(1)
     if len(low) == 0:
         return labels
-    squares = points[low, :2].div(cell).floor().long()
-    row, column = (squares - squares.min(0).values).cpu().numpy().T
-    occupied = np.zeros((int(row.max()) + 1, int(column.max()) + 1), dtype=np.bool_)
-    occupied[row, column] = True
-    parts, _ = ndimage.label(occupied, structure=np.ones((3, 3)))
-    labels[low] = torch.from_numpy(parts[row, column].astype(np.int64) - 1).to(labels.device)
+    place = points[low, :2].double().div(cell).floor().long().cpu().numpy()
+    place -= place.min(0) - 1
+    width = int(place[:, 1].max()) + 2
+    # Only squares that hold points are kept, so that a stray point far away costs nothing.
+    squares, member = np.unique(place[:, 0] * width + place[:, 1], return_inverse=True)
+    here, there = [], []
+    for row, column in _LATER:
+        wanted = squares + row * width + column
+        found = np.searchsorted(squares, wanted).clip(max=len(squares) - 1)
+        both = np.flatnonzero(squares[found] == wanted)
+        here.append(both)
+        there.append(found[both])
+    ends = (np.concatenate(here), np.concatenate(there))
+    graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(len(squares), len(squares)))
+    part = connected_components(graph, directed=False)[1]
+    labels[low] = torch.from_numpy(part[member].astype(np.int64)).to(labels.device)
     return labels

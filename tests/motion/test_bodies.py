@@ -63,7 +63,7 @@ def test_clusters_hold_together_below_and_not_above():
 def test_height_follows_a_slope_and_reaches_over_gaps():
     x, y = torch.meshgrid(torch.arange(-20.0, 20.0), torch.arange(-20.0, 20.0), indexing="ij")
     ground = torch.stack([x.flatten(), y.flatten(), 0.05 * x.flatten()], 1)
-    points = torch.tensor([[10.0, 0.0, 1.5], [-10.0, 5.0, -0.5]])
+    points = torch.tensor([[11.0, 1.0, 1.525], [-9.0, 5.0, -0.475]])
     torch.testing.assert_close(height_above(points, ground), torch.tensor([1.0, 0.0]), atol=0.06, rtol=0)
     far = torch.tensor([[200.0, 0.0, 1.95]])
     torch.testing.assert_close(height_above(far, ground), torch.tensor([1.0]), atol=0.06, rtol=0)
@@ -81,3 +81,9 @@ def test_votes_find_the_translation_and_the_order_of_points_does_not_matter():
 def test_wrong_settings():
     with pytest.raises(InputError, match="positive"):
         BodySettings(cell=0.0)
+
+
+def test_a_stray_point_far_away_costs_nothing():
+    points = torch.cat([box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 300, 0), torch.tensor([[9e5, -9e5, 1.0]])])
+    labels = clusters(points, height_above(points, points[:1] * torch.tensor([1.0, 1.0, 0.0])))
+    assert labels.tolist() == [1] * 300 + [0] or labels.tolist() == [0] * 300 + [1]

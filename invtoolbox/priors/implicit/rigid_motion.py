@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
-from invtoolbox.scenes.rigid import rotation
+from invtoolbox.scenes.rigid import rigid, rotation
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -36,13 +36,14 @@ class RigidMotion(ImplicitPrior):
              [0.5000, 0.0000, 0.0000]]])
     """
 
-    item_fields: ClassVar[tuple[str, ...]] = ("weights", "around", "radius")
+    item_fields: ClassVar[tuple[str, ...]] = ("weights", "around", "centre", "radius")
 
     def __init__(self, upright: float = 1.0, weights: Tensor | None = None) -> None:
         if not upright >= 0:
             raise InputError(f"RigidMotion takes a weight upright of at least 0, got {upright}")
         self.upright, self.weights = upright, weights
         self.around: Tensor | None = None
+        self.centre = torch.zeros(1, 3)
         self.radius = torch.ones(1)
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
@@ -52,7 +53,8 @@ class RigidMotion(ImplicitPrior):
         bound = copy.copy(self)
         weights = points.new_ones(points.shape[:2]) if self.weights is None else self.weights.to(points).expand(points.shape[:2])
         shares = (weights / weights.sum(1, keepdim=True).clamp_min(1e-12))[..., None]
-        bound.around = points - (shares * points).sum(1, keepdim=True)
+        bound.centre = (shares * points).sum(1)
+        bound.around = points - bound.centre[:, None]
         bound.radius = (shares * bound.around.square()).sum((1, 2)).sqrt().clamp_min(0.1)
         return bound
 
@@ -66,6 +68,11 @@ class RigidMotion(ImplicitPrior):
             raise InputError("RigidMotion must be prepared with a problem first; it.solve does so")
         turned = rotation(parameters["turn"] / self.radius[:, None]) - torch.eye(3).to(self.around)
         return self.around @ turned.transpose(1, 2) + parameters["translation"][:, None]
+
+    def motions(self, parameters: dict[str, Tensor]) -> Tensor:
+        """The motion of each item as a matrix, ``(batch, 4, 4)``, which moves other points of the same body too."""
+        turned = rotation(parameters["turn"] / self.radius[:, None])
+        return rigid(turned, self.centre + parameters["translation"] - (turned @ self.centre[..., None]).squeeze(-1))
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         out = torch.cat([parameters["turn"][:, :2], parameters["translation"][:, 2:]], 1)
