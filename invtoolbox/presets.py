@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Networks that a card of a trained prior, or a scene file, may name. All of them are built without a download.
 NETWORKS = {
+    "convex-convolution": "invtoolbox.priors.explicit.convex_convolution:ConvexConvolution",
+    "convex-dense": "invtoolbox.priors.explicit.convex_dense:ConvexDense",
     "dncnn": "invtoolbox.priors.explicit.dncnn:DnCNN",
     "drunet": "deepinv.models:DRUNet",
     "gsdrunet": "deepinv.models:GSDRUNet",

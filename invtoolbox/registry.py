@@ -34,6 +34,7 @@ _OWN: dict[str, dict[str, str]] = {
         "box": "invtoolbox.priors:Box",
         "graph-laplacian": "invtoolbox.priors:GraphLaplacian",
         "denoiser": "invtoolbox.priors:Denoiser",
+        "learned-proximal": "invtoolbox.priors:LearnedProximal",
         "coordinate-network": "invtoolbox.priors:CoordinateNetwork",
         "arap": "invtoolbox.priors:ARAP",
         "cluster-consistency": "invtoolbox.priors:ClusterConsistency",

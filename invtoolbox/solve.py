@@ -213,6 +213,7 @@ def bind(problem: Problem, priors: PriorSum, regularization: float | Tensor | st
     why = ""
     if isinstance(rule, str):
         rule, why = _automatic(priors, objective)
+    _check_least_weights(objective, rule)
     if isinstance(rule, WeightSearch):
         return objective, rule, f"{why}{rule.describe(objective)}"
     if isinstance(rule, WeightRule):
@@ -227,13 +228,30 @@ def bind(problem: Problem, priors: PriorSum, regularization: float | Tensor | st
     return objective.with_regularization(weight.expand(problem.batch).clone()), None, why
 
 
-def _automatic(priors: PriorSum, objective: Objective) -> tuple[float | WeightRule | WeightSearch, str]:
+def _automatic(priors: PriorSum, objective: Objective) -> tuple[float | Tensor | WeightRule | WeightSearch, str]:
     weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
     if not weighable:
         return 1.0, ""
     if any(t.chosen for t in weighable):
         return 1.0, "the weights of the priors are kept as they were written"
+    for term in objective.prior.terms:
+        if term.prior.least_weight is not None:
+            return 1.05 * term.prior.least_weight, f"the weight is 1.05 times the least for which {term.prior!r} is known to converge"
     return automatic(objective)
+
+
+def _check_least_weights(objective: Objective, rule: Any) -> None:
+    for term in objective.prior.terms:
+        least = term.prior.least_weight
+        if least is None:
+            continue
+        if isinstance(rule, (WeightRule, WeightSearch)):
+            raise InputError(f"a rule for the weight may choose one for which {term.prior!r} is not known to converge; give a number above "
+                             f"{float(least.max()):.4g}, or within_theorem=False")
+        weight = torch.as_tensor(rule).to(least) * torch.as_tensor(term.weight).to(least)
+        if not bool((weight > least).all()):
+            raise InputError(f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} here, and has "
+                             f"{float(weight.min()):.4g}; give a larger one, or within_theorem=False")
 
 
 def _check_fixed_levels(priors: PriorSum) -> None:

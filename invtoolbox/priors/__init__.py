@@ -6,11 +6,15 @@ from invtoolbox.priors.explicit.along_field import AlongField
 from invtoolbox.priors.explicit.arap import ARAP
 from invtoolbox.priors.explicit.cluster_consistency import ClusterConsistency
 from invtoolbox.priors.explicit.constraints import Box, NonNegative
+from invtoolbox.priors.explicit.convex_convolution import ConvexConvolution
+from invtoolbox.priors.explicit.convex_dense import ConvexDense
+from invtoolbox.priors.explicit.convex_network import ConvexNetwork
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
 from invtoolbox.priors.explicit.graph_laplacian import GraphLaplacian
 from invtoolbox.priors.explicit.group_sparsity import GroupSparsity
 from invtoolbox.priors.explicit.huber_tv import HuberTV
+from invtoolbox.priors.explicit.learned_proximal import LearnedProximal
 from invtoolbox.priors.explicit.nuclear_norm import NuclearNorm
 from invtoolbox.priors.explicit.prior_image import PriorImage
 from invtoolbox.priors.explicit.simplex import Simplex
@@ -39,6 +43,9 @@ __all__ = [
     "AlongField",
     "Box",
     "ClusterConsistency",
+    "ConvexConvolution",
+    "ConvexDense",
+    "ConvexNetwork",
     "CoordinateNetwork",
     "Denoiser",
     "DnCNN",
@@ -50,6 +57,7 @@ __all__ = [
     "HuberNorm",
     "HuberTV",
     "ImplicitPrior",
+    "LearnedProximal",
     "NeuralSceneFlow",
     "NonNegative",
     "NuclearNorm",

@@ -80,6 +80,8 @@ class ExplicitPrior(Prior):
         is_constraint: the energy is 0 or infinite, so a weight does not matter.
         is_majoriser: ``1/2 <u, w u>`` with ``w = weights(x)`` plus a constant lies above R, and touches it at x.
         has_exact_prox: the prox has a closed form; False where it is itself iterated to a tolerance.
+        unit_step: the prox is known where step times weight is 1, and nowhere else; solvers that can keep to it do.
+        least_weight: the weight must be larger, a number an item ``(batch,)``; ``None`` where every weight will do.
     """
 
     is_convex: bool | None = None
@@ -89,6 +91,8 @@ class ExplicitPrior(Prior):
     is_constraint: bool = False
     is_majoriser: bool = False
     has_exact_prox: bool = True
+    unit_step: bool = False
+    least_weight: Tensor | None = None
 
     def energy(self, x: Tensor) -> Tensor:
         raise InputError(f"{self!r} has no energy")
@@ -98,6 +102,11 @@ class ExplicitPrior(Prior):
             raise InputError(f"{self!r} has no proximal operator")
         step = torch.as_tensor(step, dtype=x.dtype, device=x.device)
         return self.denoise(x, self.sigma if self.fixed_level else step.sqrt() * self.sigma)
+
+    def prox_and_energy(self, x: Tensor, step: float | Tensor) -> tuple[Tensor, Tensor]:
+        """`prox`, and the energy there, NaN where there is none; for priors that get the second on the way to the first."""
+        p = self.prox(x, step)
+        return p, self.energy(p) if "energy" in self.offers else torch.full_like(p.flatten(1)[:, 0].real, torch.nan)
 
     def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
         """The prox of the convex conjugate of ``weight * R``, for dual methods; may overwrite ``v``.

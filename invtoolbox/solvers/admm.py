@@ -12,7 +12,7 @@ from invtoolbox.auxiliaries import with_auxiliaries
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.penalty import denoising_term, first_penalty
+from invtoolbox.solvers.penalty import denoising_term, first_penalty, unit_step_reason, unit_step_term
 from invtoolbox.solvers.pieces import PriorPiece, copy_of_image, pieces_reason, prior_pieces
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
@@ -49,6 +49,8 @@ class ADMM(Solver):
     errors of a finite sum, which a fixed number of inner steps does not promise, so what they leave is part of the
     certificate. ``rho`` is balanced (Boyd et al., 3.4.1) at iterations
     5, 10, 20, 40 and 80 only. With a denoiser it converges where that is a prox or averaged, which cannot be checked.
+    A learned proximal operator belongs to a prior that need not be convex: then u is moved before z, the order for which Fang, Buchanan
+    and Sulam (ICLR 2024) prove convergence, for weights above ``|A^T A|``.
     The answer is z of a constraint, else of the first prior that is not behind an operator: constraints hold, and it has the prior's look;
     where there is none, x. Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
 
@@ -72,6 +74,7 @@ class ADMM(Solver):
     iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
+    takes_unit_step: ClassVar[bool] = True
 
     def misfit(self, objective: Objective) -> str | None:
         objective = self.reformulated(objective)
@@ -84,7 +87,7 @@ class ADMM(Solver):
             return "ADMM needs a prior, and there is none"
         if self.rho is not None and not self.rho > 0:
             return f"ADMM needs a positive rho, got {self.rho}"
-        return None
+        return unit_step_reason(objective, "ADMM", None if self.rho is None else 1 / self.rho)
 
     def reformulated(self, objective: Objective) -> Objective:
         """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
@@ -113,19 +116,27 @@ class ADMM(Solver):
         prediction = problem.operator(x)
         value, primal = D.value(prediction, y), torch.zeros_like(rho)
         relaxation = 1.0 if denoising_term(objective) is not None else self.relaxation
+        dual_first = unit_step_term(objective) is not None
         splits, moved, size, pull = [], torch.zeros_like(x), torch.zeros_like(rho), torch.zeros_like(x)
         for piece, z, u in zip(pieces, state.splits, duals):
             image = piece.apply(x)
             target = torch.lerp(z, image, relaxation).add_(u)
-            new = piece.prox(target, 1 / rho)
-            u.copy_(target).sub_(new)
+            if dual_first:
+                u.copy_(target).sub_(z)
+                target = image + u
+            # A piece behind an operator is seen at the image; a constraint holds at z alone.
+            if piece.operator is None:
+                new, seen = piece.prox_and_value(target, 1 / rho)
+            else:
+                new, seen = piece.prox(target, 1 / rho), piece.value(image)
+            if not dual_first:
+                u.copy_(target).sub_(new)
             splits.append(new)
             moved.add_(piece.adjoint(new - z))
             pull.add_(piece.adjoint(u))
             primal = primal + item_norm(image - new).square()
             size = size + torch.maximum(item_norm(image), item_norm(new)).square()
-            # A piece behind an operator is seen at the image; a constraint holds at z alone.
-            value = value + piece.value(new if piece.operator is None else image)
+            value = value + seen
         tiny = torch.finfo(size.dtype).tiny
         primal = (primal / size.clamp_min(tiny)).sqrt()
         pulled = item_norm(pull).clamp_min(tiny)

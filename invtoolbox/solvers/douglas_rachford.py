@@ -12,7 +12,7 @@ from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.operators.identity import Identity
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.penalty import first_penalty
+from invtoolbox.solvers.penalty import first_penalty, unit_step_reason
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
 
@@ -59,6 +59,7 @@ class DouglasRachford(Solver):
     inner_iterations: int = 5
 
     certificate_name: ClassVar[str] = "relative fixed-point residual"
+    takes_unit_step: ClassVar[bool] = True
 
     def misfit(self, objective: Objective) -> str | None:
         reason = implicit_reason(objective, "DouglasRachford")
@@ -79,7 +80,7 @@ class DouglasRachford(Solver):
             return f"DouglasRachford needs a relaxation between 0 and 2, got {self.relaxation}"
         if self.step_size is not None and not self.step_size > 0:
             return f"DouglasRachford needs a positive step_size, got {self.step_size}"
-        return None
+        return unit_step_reason(objective, "DouglasRachford", self.step_size)
 
     def init(self, objective: Objective, start: Tensor) -> DouglasRachfordState:
         D, y = objective.problem.data_term, objective.problem.y
@@ -94,8 +95,10 @@ class DouglasRachford(Solver):
         D, y = problem.data_term, problem.y
         x, left = self._data_prox(objective, state)
         z = torch.sub(2 * x, v)
+        energy = torch.zeros_like(t)
         for weight, prior in objective.terms:
-            z = prior.prox(z, t * weight)
+            z, at_z = prior.prox_and_energy(z, t * weight)
+            energy = weight * at_z
         gap = z - x
         residual, tiny = item_norm(gap), torch.finfo(t.dtype).tiny
         certificate = torch.maximum(residual / torch.maximum(item_norm(x), item_norm(z)).clamp_min(tiny),
@@ -104,7 +107,7 @@ class DouglasRachford(Solver):
         certificate = torch.where(residual + left > 0, certificate, residual)
         prediction = problem.operator(x)
         # The constraint holds at z; the misfit is seen at x.
-        value = D.value(prediction, y) + objective.prior_value(z)
+        value = D.value(prediction, y) + energy
         return DouglasRachfordState(x, value, D.discrepancy(prediction, y), certificate, v + self.relaxation * gap, z, t, prediction)
 
     def result(self, state: DouglasRachfordState) -> Tensor:

@@ -14,6 +14,20 @@ def denoising_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
     return next(((weight, prior) for weight, prior in objective.terms if "denoise" in prior.offers), None)
 
 
+def unit_step_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
+    """The first prior whose prox is known at the step ``1 / weight`` alone, with its weight."""
+    return next(((weight, prior) for weight, prior in objective.terms if prior.unit_step), None)
+
+
+def unit_step_reason(objective: Objective, name: str, step: float | None) -> str | None:
+    """Why a step that somebody chose does not suit the priors, or ``None``."""
+    fixed = unit_step_term(objective)
+    if fixed is None or step is None or bool(((step * fixed[0] - 1).abs() <= 1e-5).all()):
+        return None
+    return (f"{fixed[1]!r} knows its prox where step times weight is 1 alone, and {name} was given the step {step:g} for the weight "
+            f"{float(fixed[0].flatten()[0]):g}; leave the step out and choose the weight")
+
+
 def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) -> Tensor:
     """The penalty to start with, ``(batch,)``.
 

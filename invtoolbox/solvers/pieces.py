@@ -44,6 +44,11 @@ class PriorPiece:
     def prox(self, v: Tensor, step: Tensor) -> Tensor:
         return self.function.prox(v, step * self.weight)
 
+    def prox_and_value(self, v: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """`prox`, and the value there."""
+        p, energy = self.function.prox_and_energy(v, step * self.weight)
+        return p, self.weight * energy
+
     def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
         """The prox of the convex conjugate; may overwrite ``v``."""
         return self.function.prox_conjugate(v, step, self.weight)

@@ -13,6 +13,7 @@ from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
+from invtoolbox.solvers.penalty import unit_step_reason, unit_step_term
 from invtoolbox.tree import scatter_items, select_items
 
 
@@ -52,6 +53,7 @@ class ProximalGradient(Solver):
     step_size: float | None = None
 
     certificate_name: ClassVar[str] = "relative norm of the gradient mapping"
+    takes_unit_step: ClassVar[bool] = True
     accelerated: ClassVar[bool] = False
 
     def misfit(self, objective: Objective) -> str | None:
@@ -69,7 +71,7 @@ class ProximalGradient(Solver):
                 return f"{name} needs the gradient of {prior!r}, and it has none"
             if "energy" not in prior.offers and self.step_size is None:
                 return f"{name} without a fixed step_size= needs an energy of {prior!r}, and it has none"
-        return implicit_reason(objective, name)
+        return implicit_reason(objective, name) or unit_step_reason(objective, name, self.step_size)
 
     def suits(self, objective: Objective) -> bool:
         return bool(_rough(objective))
@@ -81,7 +83,9 @@ class ProximalGradient(Solver):
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
         trial = self._first_step(objective, gradient)
-        value = D.value(prediction, y) + objective.prior_value(start)
+        # What a learned prox belongs to costs a solve where no prox has led to.
+        known = unit_step_term(objective) is None
+        value = D.value(prediction, y) + objective.prior_value(start) if known else objective.nan()
         return ProximalState(start, value, D.discrepancy(prediction, y), torch.full_like(norm, torch.inf), prediction, start,
                              prediction, torch.ones_like(norm), trial, scale)
 
@@ -90,6 +94,9 @@ class ProximalGradient(Solver):
         norm = item_norm(gradient)
         if self.step_size is not None:
             return torch.full_like(norm, self.step_size)
+        fixed = unit_step_term(objective)
+        if fixed is not None:
+            return 1 / fixed[0]
         A, D = objective.problem.operator, objective.problem.data_term
         if not isinstance(A, LinearOperator) or not D.is_quadratic:
             return torch.ones_like(norm)
@@ -100,29 +107,30 @@ class ProximalGradient(Solver):
     def step(self, objective: Objective, state: ProximalState) -> ProximalState:
         D, y = objective.problem.data_term, objective.problem.y
         gradient = _gradient(objective, state.point, state.ahead)
-        x, prediction, step, data = self._search(objective, state, gradient)
+        x, prediction, step, data, energy = self._search(objective, state, gradient)
         moved = x - state.point
         certificate = item_norm(moved) / step / state.scale
         point, ahead, momentum = self._extrapolate(objective, state, x, prediction, moved)
         value = objective.nan()
         if objective.has_value:
-            value = data + objective.prior_value(x)
+            value = data + energy + _smooth_value(objective, x)
         return ProximalState(x, value, D.discrepancy(prediction, y), certificate, prediction, point, ahead, momentum, step,
                              state.scale)
 
-    def _search(self, objective: Objective, state: ProximalState, gradient: Tensor) -> tuple[Tensor, Any, Tensor, Tensor]:
-        """The point after a step that the quadratic model bounds, its prediction, the step, and the misfit there."""
+    def _search(self, objective: Objective, state: ProximalState, gradient: Tensor) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
+        """The point after a step that the quadratic model bounds, its prediction, the step, misfit and energy of the prox there."""
         here = objective.problem.data_term.value(state.ahead, objective.problem.y) + _smooth_value(objective, state.point)
-        x, prediction, step, data, rejected = _trial(objective, state.point, state.ahead, gradient, here, state.trial)
+        x, prediction, step, data, energy, rejected = _trial(objective, state.point, state.ahead, gradient, here, state.trial)
+        searched = self.step_size is None and unit_step_term(objective) is None
         for _ in range(60):
-            if self.step_size is not None or not bool(rejected.any()):
+            if not searched or not bool(rejected.any()):
                 break
             # Only the items whose step was too long are tried again: a prox may be the better part of the work.
             again = rejected.nonzero().squeeze(1)
             point, ahead, slope, value = (select_items(t, again) for t in (state.point, state.ahead, gradient, here))
             tried = _trial(objective.select(again), point, ahead, slope, value, step[again] / 2)
-            x, prediction, step, data, rejected = scatter_items(again, tried, (x, prediction, step, data, rejected))
-        return x, prediction, step, data
+            x, prediction, step, data, energy, rejected = scatter_items(again, tried, (x, prediction, step, data, energy, rejected))
+        return x, prediction, step, data, energy
 
     def _extrapolate(self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any,
                      moved: Tensor) -> tuple[Tensor, Any, Tensor]:
@@ -159,6 +167,7 @@ class FISTA(ProximalGradient):
     tensor([[[ 2.,  0., -1.]]])
     """
 
+    takes_unit_step: ClassVar[bool] = False
     accelerated: ClassVar[bool] = True
 
     def _extrapolate(self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any,
@@ -195,11 +204,13 @@ def _smooth_value(objective: Objective, x: Tensor) -> Tensor:
 
 
 def _trial(objective: Objective, point: Tensor, ahead: Any, gradient: Tensor, here: Tensor,
-           step: Tensor) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
-    """A step of this length: where it leads, the prediction there, the step, the misfit, and which items must shorten it."""
+           step: Tensor) -> tuple[Tensor, Any, Tensor, Tensor, Tensor, Tensor]:
+    """A step of this length: where it leads, the prediction, misfit and energy of the prox there, and which items must shorten it."""
     x = torch.addcmul(point, expand(-step, gradient), gradient)
+    energy = torch.zeros_like(step)
     for weight, prior in _rough(objective):
-        x = prior.prox(x, step * weight)
+        x, at_x = prior.prox_and_energy(x, step * weight)
+        energy = weight * at_x
     prediction = objective.problem.operator(x)
     data = objective.problem.data_term.value(prediction, objective.problem.y)
     moved = x - point
@@ -209,7 +220,7 @@ def _trial(objective: Objective, point: Tensor, ahead: Any, gradient: Tensor, he
         bend = data + _smooth_value(objective, x) - here - inner(gradient, moved)
         rounding = 32 * torch.finfo(here.dtype).eps * here.abs()
     # Written so that an item that is not finite is not searched for ever.
-    return x, prediction, step, data, bend > allowed + rounding
+    return x, prediction, step, data, energy, bend > allowed + rounding
 
 
 def _quadratic_bend(objective: Objective, moved: Tensor, prediction: Any, ahead: Any) -> Tensor | None:

@@ -124,6 +124,8 @@ def _check_calls(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Seque
                       f"{name} of a permuted batch is not the permuted result, by {{figure:.1e}} relative")
 
     offers = prior.offers
+    # What knows one step knows one noise level.
+    steps = (1.0,) if prior.unit_step else steps
     if "energy" in offers:
         test("energy", lambda r, u, _: r.energy(u), (1.0,), False)
     if "gradient" in offers and not prior.is_constraint:
@@ -131,7 +133,7 @@ def _check_calls(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Seque
     if "prox" in offers:
         test("prox", lambda r, u, t: r.prox(u, t), steps, True)
     if "denoise" in offers:
-        test("denoise", lambda r, u, s: r.denoise(u, s), (prior.sigma,) if prior.fixed_level else sigmas, True)
+        test("denoise", lambda r, u, s: r.denoise(u, s), (prior.sigma,) if prior.fixed_level or prior.unit_step else sigmas, True)
 
 
 def _check_consistent(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Sequence[float], seed: int,
@@ -201,7 +203,7 @@ def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int
 
 def _check_prox(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Sequence[float], seed: int, tolerance: float) -> None:
     other = x.flip(-1) * 0.8 + 0.1 * x.abs().mean() * randn_like(x, seed + 3)
-    for number in steps:
+    for number in (1.0,) if prior.unit_step else steps:
         step = torch.full((len(x),), number, dtype=precision(x), device=x.device)
         p = prior.prox(x, step)
         if "energy" in prior.offers:

@@ -1,0 +1,226 @@
+"""Learned proximal operators: what holds whatever the weights are, the prior's value, and the solvers that keep to the theorem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import inner
+from invtoolbox.priors import ConvexConvolution, ConvexDense, ConvexNetwork, LearnedProximal
+
+NETWORKS: dict[str, Any] = {
+    "dense": (lambda seed: ConvexDense(6, 12, 3, beta=5.0, seed=seed), (1, 6)),
+    "dense, one layer": (lambda seed: ConvexDense(5, 8, 1, beta=5.0, strong_convexity=0.1, seed=seed), (5,)),
+    "images of odd sizes": (lambda seed: ConvexConvolution(2, (5, 4, 3), (1, 2, 3), beta=5.0, seed=seed), (2, 7, 6)),
+    "strided at once": (lambda seed: ConvexConvolution(1, (6, 4), (2, 2), 5, 5.0, strong_convexity=0.01, seed=seed), (1, 9, 5)),
+    "volume": (lambda seed: ConvexConvolution(1, (4, 3), (1, 2), beta=5.0, dimension=3, seed=seed), (1, 4, 5, 3)),
+    "signal": (lambda seed: ConvexConvolution(1, (4,), (2,), beta=5.0, dimension=1, seed=seed), (1, 7)),
+}
+
+
+def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_output_is_the_gradient_of_a_convex_function(name: str, seed: int) -> None:
+    make, shape = NETWORKS[name]
+    network = make(seed).double()
+    # Off what it starts from: other offsets, larger weights.
+    for k, parameter in enumerate(network.parameters()):
+        parameter.data += 0.2 * drawn(*parameter.shape, seed=k)
+    network.load_state_dict(network.projected(network.state_dict()))
+    x = drawn(2, *shape, seed=seed + 5)
+    psi, f = network.potential_and_gradient(x)
+    by_autograd = ConvexNetwork.potential_and_gradient(network, x)
+    torch.testing.assert_close((psi, f), by_autograd, rtol=1e-12, atol=1e-12)
+    assert torch.equal(network(x), f) and not x.requires_grad
+
+    jacobian: Any = torch.autograd.functional.jacobian(lambda v: network(v[None])[0], x[0])
+    J = jacobian.reshape(x[0].numel(), -1)
+    assert float((J - J.T).norm() / J.norm()) < 1e-12
+    assert float(torch.linalg.eigvalsh((J + J.T) / 2).min()) > -1e-12
+    a, b = drawn(50, *shape, seed=7), 3 * drawn(50, *shape, seed=8)
+    assert bool((inner(network(a) - network(b), a - b) >= -1e-12).all())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_point_of_the_range_is_better_than_the_prox(name: str) -> None:
+    make, shape = NETWORKS[name]
+    prior = LearnedProximal(make(3).double())
+    y = 2 * drawn(4, *shape)
+    p, energy = prior.prox_and_energy(y)
+    torch.testing.assert_close(p, prior.prox(y, 1.0))
+    identity = (p * y).flatten(1).sum(1) - 0.5 * p.flatten(1).square().sum(1) - prior.psi(y)
+    torch.testing.assert_close(energy, identity, rtol=1e-10, atol=1e-10)
+    at_p = energy + 0.5 * (p - y).flatten(1).square().sum(1)
+    for scale in (0.01, 0.3, 3.0):
+        v, other = prior.prox_and_energy(y + scale * drawn(4, *shape, seed=9))
+        assert bool((other + 0.5 * (v - y).flatten(1).square().sum(1) >= at_p - 1e-12).all())
+
+
+def test_inversion_finds_where_the_prox_came_from_and_tells_how_well() -> None:
+    prior = LearnedProximal(ConvexDense(6, 12, 3, beta=5.0, strong_convexity=0.1).double())
+    y = drawn(3, 1, 6)
+    x, energy = prior.prox_and_energy(y)
+    found = prior.inverse(x)
+    torch.testing.assert_close(found.y, y, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.energy, energy, rtol=0, atol=1e-9)
+    assert bool(found.converged.all()) and float(found.residual.max()) < 1e-6
+    torch.testing.assert_close(prior.gradient(x), y - x, rtol=0, atol=1e-4)
+    # A softplus network alone has a bounded range: far outside of it R is infinite, and the bound says that it has not come to an end.
+    bounded = LearnedProximal(ConvexDense(1, 8, 2).double())
+    outside = bounded.inverse(torch.full((1, 1), 1e3, dtype=torch.float64), max_iterations=20)
+    assert float(outside.residual) > 1 and not bool(outside.converged)
+
+
+def test_units_and_channels() -> None:
+    network = ConvexConvolution(1, (5, 4), (1, 2), beta=5.0, strong_convexity=0.2).double()
+    plain = LearnedProximal(network)
+    x = drawn(2, 3, 6, 5)
+    colour = LearnedProximal(network, channelwise=True)
+    alone = [plain.prox_and_energy(x[:, k:k + 1]) for k in range(3)]
+    p, energy = colour.prox_and_energy(x)
+    torch.testing.assert_close(p, torch.cat([a for a, _ in alone], 1))
+    torch.testing.assert_close(energy, sum(e for _, e in alone))
+    hounsfield = LearnedProximal(network, intensity_range=(-1000.0, 1000.0), channelwise=True)
+    q, scaled = hounsfield.prox_and_energy(2000 * x - 1000)
+    torch.testing.assert_close(q, 2000 * p - 1000)
+    torch.testing.assert_close(scaled, 2000.0**2 * energy)
+    by_identity = (q * (2000 * x - 1000)).flatten(1).sum(1) - 0.5 * q.flatten(1).square().sum(1) - hounsfield.psi(2000 * x - 1000)
+    shift = by_identity - scaled
+    assert float((shift - shift[0]).abs().max()) < 1e-9 * float(scaled.abs().max())  # known up to a constant
+    torch.testing.assert_close(hounsfield.inverse(q).energy, scaled, rtol=1e-8, atol=0)
+
+
+@pytest.mark.parametrize(("network", "shape"), [
+    (ConvexDense(4, 8, 2, strong_convexity=0.1), (1, 4)),
+    (ConvexConvolution(1, (4, 4), (1, 2), beta=10.0, strong_convexity=0.2), (1, 5, 4)),
+])
+def test_check_prior(network: ConvexNetwork, shape: tuple[int, ...]) -> None:
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    assert it.testing.check_prior(LearnedProximal(network), x, item_tolerance=1e-5).ok
+
+
+def test_gradients_pass_where_the_image_asks_for_them_and_the_network_stays_as_it_is() -> None:
+    network = ConvexDense(3, 8, 2)
+    prior = LearnedProximal(network)
+    x = torch.ones(1, 1, 3)
+    assert not prior.prox(x).requires_grad and prior.prox(x.requires_grad_(True)).requires_grad
+    assert all(p.grad is None for p in network.parameters())
+
+
+# -- in solvers ------------------------------------------------------------------------------------------------------
+
+
+def blurred(dtype: torch.dtype = torch.float64) -> it.Problem:
+    kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]], dtype=dtype)
+    A = it.operators.Blur(kernel / kernel.sum(), (12, 10))
+    x = torch.rand(2, 1, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    return it.Problem(A.simulate(x, 0.05), A)
+
+
+def image_prior(dtype: torch.dtype = torch.float64, **settings: Any) -> LearnedProximal:
+    return LearnedProximal(ConvexConvolution(1, (8, 6, 6), (1, 2, 1), beta=10.0, strong_convexity=0.01, seed=2).to(dtype), **settings)
+
+
+def test_proximal_gradient_never_increases_the_objective() -> None:
+    problem, prior = blurred(), image_prior()
+    weight = float(problem.operator.norm(dtype=torch.float64)) ** 2 / 0.99
+    solution = it.solve(problem, prior, "proximal-gradient", regularization=weight, max_iterations=300, tolerance=1e-9, progress=False)
+    objective = solution.history["objective"]
+    change = objective.diff(dim=0)
+    assert float(change[~change.isnan()].max()) <= 1e-12 * float(objective[0].abs().max())
+    assert solution.status == ("converged",) * 2
+    # A fixed point, whose objective is the one that the inversion finds.
+    moved = prior.prox(solution.x - problem.operator.adjoint(problem.operator(solution.x) - problem.y) / weight)
+    assert float((moved - solution.x).abs().max()) < 1e-7
+    last = torch.stack([row[~row.isnan()][-1] for row in objective.T])
+    value = problem.data_term.value(problem.operator(solution.x), problem.y) + weight * prior.energy(solution.x)
+    torch.testing.assert_close(value, last, rtol=1e-6, atol=1e-6)
+
+
+def test_admm_and_douglas_rachford_reach_the_same_fixed_point() -> None:
+    problem, prior = blurred(), image_prior()
+    answers = {}
+    for name in ("proximal-gradient", "admm", "douglas-rachford"):
+        solution = it.solve(problem, prior, name, regularization=1.2, max_iterations=3000, tolerance=1e-8, progress=False)
+        assert solution.status == ("converged",) * 2, name
+        answers[name] = solution.x
+    torch.testing.assert_close(answers["admm"], answers["proximal-gradient"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(answers["douglas-rachford"], answers["proximal-gradient"], rtol=0, atol=1e-5)
+
+
+def test_the_solver_and_the_weight_are_chosen_inside_the_theorem() -> None:
+    problem = blurred(torch.float32)
+    solution = it.solve(problem, image_prior(torch.float32), max_iterations=50, progress=False)
+    assert solution.solver.startswith("ADMM")
+    torch.testing.assert_close(solution.regularization, 1.05 * problem.operator.norm().square().expand(2), rtol=1e-2, atol=0)
+    noisy = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=0.05))
+    least = it.solve(noisy, image_prior(torch.float32), max_iterations=2, progress=False).regularization
+    torch.testing.assert_close(least, solution.regularization / 0.05**2, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("solver", ["admm", "proximal-gradient"])
+def test_an_item_alone_and_in_company_and_twice(solver: str) -> None:
+    problem, prior = blurred(torch.float32), image_prior(torch.float32)
+
+    def solved(part: it.Problem) -> Tensor:
+        x: Tensor = it.solve(part, prior, solver, regularization=1.5, max_iterations=20, tolerance=0.0, progress=False).x
+        return x
+
+    both = solved(problem)
+    assert torch.equal(both, solved(problem))
+    for k in range(2):
+        torch.testing.assert_close(solved(problem.select(torch.tensor([k]))), both[k:k + 1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("settings", "call", "fault"), [
+    ({}, {"regularization": 0.5}, "known to converge for weights above"),
+    ({}, {"regularization": "l-curve"}, "rule for the weight"),
+    ({}, {"solver": "pdhg"}, "knows the prox at one alone"),
+    ({}, {"solver": "fista"}, "ADMM"),
+    ({}, {"solver": it.solvers.ProximalGradient(step_size=2.0)}, "leave the step out"),
+    ({"within_theorem": False}, {"solver": it.solvers.ADMM(rho=3.0), "regularization": 1.0}, "leave the step out"),
+])
+def test_what_is_outside_the_theorem_is_refused(settings: dict[str, Any], call: dict[str, Any], fault: str) -> None:
+    with pytest.raises(InputError, match=fault):
+        it.solve(blurred(), image_prior(**settings), progress=False, **call)
+
+
+def test_outside_the_theorem_where_that_is_wanted() -> None:
+    prior = image_prior(within_theorem=False)
+    solution = it.solve(blurred(), prior, it.solvers.ADMM(rho=0.1), regularization=0.1, max_iterations=20, progress=False)
+    assert bool(solution.x.isfinite().all()) and bool(solution.history["objective"][:5].isfinite().all())
+    problem = it.Problem(blurred().y, blurred().operator, it.data_terms.LeastSquares(noise_std=0.05))
+    assert it.solve(problem, prior, max_iterations=5, progress=False).notes  # the discrepancy principle, as for any denoiser
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(InputError, match="ConvexNetwork"):
+        LearnedProximal(torch.nn.Identity())  # type: ignore[arg-type]
+    negative = ConvexDense(2, 4, 2)
+    negative.readout.data[0, 0] = -0.1
+    with pytest.raises(InputError, match=r"'readout' .* -0\.1"):
+        LearnedProximal(negative)
+    prior = LearnedProximal(ConvexDense(2, 4, 2))
+    with pytest.raises(InputError, match="step 1 alone"):
+        prior.prox(torch.ones(1, 1, 2), 0.5)
+    with pytest.raises(InputError, match=r"noise level 0\.05 alone"):
+        prior.denoise(torch.ones(1, 1, 2), 0.2)
+    with pytest.raises(InputError, match="float64"):
+        prior.prox(torch.ones(1, 1, 2, dtype=torch.float64))
+    with pytest.raises(InputError, match="size 2"):
+        prior.prox(torch.ones(1, 1, 3))
+    robust = it.Problem(torch.ones(1, 1, 2), it.operators.Identity((1, 2)), it.data_terms.L1(noise_std=0.1))
+    with pytest.raises(InputError, match="within_theorem=False"):
+        it.solve(robust, prior, progress=False)
+    for arguments in ({"widths": (4,), "strides": (1, 2)}, {"kernel_size": 2}, {"dimension": 4}, {"beta": 0.0}):
+        with pytest.raises(InputError):
+            ConvexConvolution(1, **arguments)
