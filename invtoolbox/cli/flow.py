@@ -59,6 +59,8 @@ def add(commands: Any) -> None:
     results.add_argument("--masks", metavar="FILE", help="the archive of masks of the challenge of 2023, for av2-v1")
     results.add_argument("--report", metavar="FILE", help="also write an HTML page with pictures and errors")
     results.add_argument("--pictures", action="store_true", help="also write each sweep from above as PNG")
+    results.add_argument("--cloud", action="store_true", help="also write the sequence as one dense cloud, cloud.ply: the static map, and "
+                         "what moves carried along its flow to the first sweep")
     results.add_argument("--view", action="store_true", help="show the flow in Rerun when it is done (extra [view])")
     results.add_argument("--resume", action="store_true", help="go on from the results that are whole")
     results.add_argument("--overwrite", action="store_true", help="replace the results that are there")
@@ -80,6 +82,11 @@ def command(arguments: argparse.Namespace) -> int:
     study = run_job(job, arguments.workers, arguments.cluster, arguments.threads, arguments.resume, arguments.overwrite,
                     not arguments.quiet)
     code = tell(study, arguments.quiet)
+    if arguments.cloud and study.failed:
+        print("invtoolbox: no cloud was written, because what moves cannot be followed over the sweeps that failed; mend them and give "
+              "--resume", file=sys.stderr)
+    elif arguments.cloud and not arguments.quiet:
+        print(f"cloud: {study.folder / 'cloud.ply'}")
     if job.report is not None and not arguments.quiet:
         print(f"report: {job.report}")
     if arguments.view:
@@ -110,7 +117,8 @@ def job_of(arguments: argparse.Namespace) -> FlowJob:
     changes = {"ego_motion": arguments.ego_motion, "ground": arguments.ground, "max_range": arguments.max_range}
     changed = {key: value for key, value in changes.items() if value is not None}
     before = {key: getattr(job.preparation, key) for key in ("ego_motion", "deskew", "ground", "max_range", "min_height", "max_height")}
-    formats = (*((arguments.format,) if arguments.format != "npz" else ()), *(("png",) if arguments.pictures else ()))
+    formats = (*((arguments.format,) if arguments.format != "npz" else ()), *(("png",) if arguments.pictures else ()),
+               *(("ply",) if arguments.cloud else ()))
     return replace(
         job, method=arguments.method or job.method, preparation=preparation_of({**before, **changed}, "the command line"),
         items=arguments.items or job.items, seed=job.seed if arguments.seed is None else arguments.seed, formats=formats,

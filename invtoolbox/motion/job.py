@@ -47,7 +47,7 @@ class FlowJob:
 def run_job(job: FlowJob, workers: int = 1, cluster: str | None = None, threads: int = 1, resume: bool = False, overwrite: bool = False,
             progress: bool = True) -> FlowStudy:
     """Estimate what is not there yet, and make what is wanted of the files. What can be refused is refused before the first pair."""
-    check_products(job.sequence, job.formats, job.masks)
+    check_products(job.sequence, job.formats, job.masks, whole=job.items == "all")
     if job.report is not None:
         _check_report(job, resume, overwrite)
     study = flow_sequence(job.sequence, job.folder, job.method, job.preparation, workers, cluster, threads, resume, overwrite, job.items,

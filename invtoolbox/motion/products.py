@@ -1,4 +1,4 @@
-"""What is made of the result files of a sequence: pictures, a report, the files of a challenge."""
+"""What is made of the result files of a sequence: pictures, one dense cloud, a report, the files of a challenge."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from invtoolbox.study.worker import Report
 
 #: Challenge formats by name, and their versions.
 CHALLENGES: dict[str, Any] = {"av2-v1": 1, "av2-v2": 2, "av2-v3": 3}
-FORMATS = (*CHALLENGES, "png")
+FORMATS = (*CHALLENGES, "png", "ply")
 #: Sweeps that a report shows from above.
 SHOWN = 4
 
 
-def check_products(sequence: SequencePath, formats: Sequence[str], masks: Path | None = None) -> None:
+def check_products(sequence: SequencePath, formats: Sequence[str], masks: Path | None = None, whole: bool = True) -> None:
     """Refuse what could not be written in the end; said before anything is computed."""
     for name in formats:
         if name not in FORMATS:
             raise InputError(f"there is no format {name!r}; results can be made into {', '.join(FORMATS)}")
+    if "ply" in formats and not whole:
+        raise InputError("a cloud is made of a whole sequence, whose sweeps follow each other; leave out the choice of items, or the cloud")
     if "av2-v1" in formats and masks is None:
         raise InputError("the challenge of 2023 asks for some points of each sweep; give its archive of masks (--masks), or another format")
     if any(name in CHALLENGES for name in formats) and sequence.reader == STREET:
@@ -44,13 +46,15 @@ def write_products(study: FlowStudy, sequence: SequencePath, formats: Sequence[s
     if not formats and report is None:
         return
     opened = sequence.open()
+    if report is not None:
+        _write_report(study, opened, report, title)
     for name in formats:
         if name in CHALLENGES:
             _write_challenge(study, opened, sequence, name, masks)
+        elif name == "ply":
+            _write_cloud(study, opened)
         else:
             _write_pictures(study, opened)
-    if report is not None:
-        _write_report(study, opened, report, title)
 
 
 def results(study: FlowStudy, opened: Sweeps) -> Iterator[tuple[Report, Sweep, FlowFile]]:
@@ -94,6 +98,14 @@ def _write_pictures(study: FlowStudy, opened: Sweeps) -> None:
     for told, sweep, found in results(study, opened):
         picture = birds_eye(sweep.points, found.residual, found.dynamic, title=told.name)
         write_bytes(folder / f"{told.name}.png", picture, overwrite=True)
+
+
+def _write_cloud(study: FlowStudy, opened: Sweeps) -> None:
+    from invtoolbox.motion.accumulation import write_accumulated
+    from invtoolbox.motion.filed_flow import FiledFlow
+
+    if not study.failed:  # over a gap what moves cannot be followed; the command line says so
+        write_accumulated(study.folder / "cloud.ply", FiledFlow(opened, study.folder), overwrite=True)
 
 
 def _write_report(study: FlowStudy, opened: Sweeps, path: Path, title: str) -> None:

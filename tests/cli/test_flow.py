@@ -53,6 +53,17 @@ def test_a_bad_sweep_gives_exit_code_1(run: Run, drive: Path) -> None:
     assert "000002.bin" in Path("flow.html").read_text()
 
 
+def test_one_dense_cloud(run: Run, drive: Path) -> None:
+    ran = run("flow", "drive", "--out", "out", "--cloud")
+    assert ran.code == 0 and "cloud.ply" in ran.out, ran.err
+    cloud = it.datasets.read_ply("out/cloud.ply")
+    assert len(cloud["x"]) > 100 and set(cloud) >= {"x", "y", "z", "red", "moving"}
+    assert "whole sequence" in one_sentence(run("flow", "drive", "--out", "some", "--cloud", "--items", "0:2"))
+    (drive / "000002.bin").write_bytes(b"")
+    ran = run("flow", "drive", "--out", "gap", "--cloud")
+    assert ran.code == 1 and "no cloud was written" in ran.err and not Path("gap/cloud.ply").exists()
+
+
 def test_two_sweeps_that_are_the_same_are_said_to_be(run: Run, tmp_path: Path) -> None:
     folder = record(tmp_path / "twice", sweeps=2)
     (folder / "000001.bin").write_bytes((folder / "000000.bin").read_bytes())
