@@ -1,12 +1,14 @@
 """The rules for the weight on 20 problems: how many dB they lose to the best weight, which only the truth can tell.
 
-    python benchmarks/parameter_choice.py [--threads 2] [--rules "sure;gcv"] [--problems 1,2,13] [--noise]
+    python benchmarks/parameter_choice.py [--threads 2] [--jobs 2] [--rules "sure;gcv"] [--problems 1,2,13] [--noise]
 
 Problems 1 to 12 are deblurring, 128x128 parts of scikit-image's pictures and of Set12, with Levin's kernels or a Gaussian;
 13 to 20 are CT of COULE images, 128x128 (means of 2x2 pixels), 60 angles over half a turn. The prior is total variation,
 or squared differences (Tikhonov). The best weight is that of a grid of tenths of a decade. Rules that need the noise level
-(discrepancy, sure) are told it; "discrepancy, estimated" and "sure, estimated" are not. "tau 0.98" is the discrepancy
-principle that asks for a little less than the noise (its default is 1.01), "curvature" Hansen's corner of the L-curve.
+(discrepancy, compensated, sure) are told it; "discrepancy, estimated" and the like are not. "compensated" is
+`CompensatedDiscrepancy`, which subtracts the degrees of freedom of the image; "tau 0.98" is the discrepancy principle that
+asks for a little less than the noise (its default is 1.01), "curvature" Hansen's corner of the L-curve. ``--jobs`` works on
+several problems at a time: the seconds are then those of a busy machine, the decibels the same.
 ``--noise`` tests the estimate of the noise level alone: bias and spread over draws, on pictures and on sinograms.
 """
 
@@ -14,8 +16,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -27,10 +32,13 @@ from torch import Tensor
 import invtoolbox as it
 
 SIZE, ANGLES = 128, 60
-RULES = ("discrepancy", "sure", "gcv", "l-curve", "quasi-optimality", "tau 0.98", "curvature", "discrepancy, estimated", "sure, estimated")
-SETTINGS = {"tau 0.98": it.parameter_choice.DiscrepancyPrinciple(tau=0.98), "curvature": it.parameter_choice.LCurve(corner="curvature")}
+RULES = ("discrepancy", "compensated", "two rounds", "sure", "gcv", "l-curve", "quasi-optimality", "tau 0.98", "curvature",
+         "discrepancy, estimated", "compensated, estimated", "sure, estimated")
+SETTINGS = {"tau 0.98": it.parameter_choice.DiscrepancyPrinciple(tau=0.98), "curvature": it.parameter_choice.LCurve(corner="curvature"),
+            "compensated": it.parameter_choice.CompensatedDiscrepancy(),
+            "two rounds": it.parameter_choice.CompensatedDiscrepancy(rounds=2)}
 BLIND = ("gcv", "l-curve", "quasi-optimality", "curvature")
-BARS = {"discrepancy": 0.5, "sure": 0.5, "gcv": 1.0, "l-curve": 1.0}
+BARS = {"discrepancy": 0.5, "compensated": 0.5, "sure": 0.5, "gcv": 1.0, "l-curve": 1.0}
 
 
 @dataclass(frozen=True)
@@ -127,28 +135,46 @@ def best(task: it.Problem, truth: Tensor, R: it.priors.ExplicitPrior) -> tuple[f
     return float(grid[k]), float(psnr[k])
 
 
-def run(rules: tuple[str, ...], chosen: list[int], seed: int) -> None:
-    losses: dict[str, list[float]] = {rule: [] for rule in rules}
-    seconds: dict[str, float] = dict.fromkeys(rules, 0.0)
+@dataclass(frozen=True)
+class Row:
+    """What the rules lose on one problem, and how long they take."""
+
+    line: str
+    losses: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+
+def compare(k: int, rules: tuple[str, ...], seed: int, threads: int) -> Row:
+    """Problem ``k``, counted from 1."""
+    torch.set_num_threads(threads)
+    case = CASES[k - 1]
+    told, truth = problem(case, seed + k)
+    untold = it.Problem(told.y, told.operator)
+    R = prior(case)
+    weight, top = best(told, truth, R)
+    line, losses, seconds = f"{k:3} {case} {top:19.2f} dB", [], []
+    for rule in rules:
+        name, _, estimated = rule.partition(", ")
+        began = time.perf_counter()
+        task = untold if estimated or name in BLIND else told
+        solution = it.solve(task, R, regularization=SETTINGS.get(name, name), progress=False)
+        seconds.append(time.perf_counter() - began)
+        losses.append(top - float(it.metrics.psnr(solution.x, truth)))
+        scale = 1.0 if task is told else float(told.data_term.noise_std) ** 2
+        line += f"{losses[-1]:11.2f} ({float(solution.regularization) / scale / weight:8.3g})"
+    return Row(line, tuple(losses), tuple(seconds))
+
+
+def run(rules: tuple[str, ...], chosen: list[int], seed: int, threads: int, jobs: int) -> None:
     print("\nThe best PSNR, and what each rule loses to it; in brackets its weight over the best one")
     print(" " * 46 + "".join(f"{rule.replace('estimated', 'est.'):>22}" for rule in ("best", *rules)))
-    for k in chosen:
-        case = CASES[k - 1]
-        told, truth = problem(case, seed + k)
-        untold = it.Problem(told.y, told.operator)
-        R = prior(case)
-        weight, top = best(told, truth, R)
-        line = f"{k:3} {case} {top:19.2f} dB"
-        for rule in rules:
-            name, _, estimated = rule.partition(", ")
-            began = time.perf_counter()
-            task = untold if estimated or name in BLIND else told
-            solution = it.solve(task, R, regularization=SETTINGS.get(name, name), progress=False)
-            seconds[rule] += time.perf_counter() - began
-            losses[rule].append(top - float(it.metrics.psnr(solution.x, truth)))
-            scale = 1.0 if task is told else float(told.data_term.noise_std) ** 2
-            line += f"{losses[rule][-1]:11.2f} ({float(solution.regularization) / scale / weight:8.3g})"
-        print(line, flush=True)
+    rows = []
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for row in pool.map(compare, chosen, repeat(rules), repeat(seed), repeat(threads)):
+            print(row.line, flush=True)
+            rows.append(row)
+    losses = {rule: [row.losses[j] for row in rows] for j, rule in enumerate(rules)}
+    seconds = {rule: sum(row.seconds[j] for row in rows) for j, rule in enumerate(rules)}
     print()
     for rule, values in losses.items():
         worst = int(np.argmax(values))
@@ -185,6 +211,7 @@ def noise_levels() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--jobs", type=int, default=1, help="problems at a time")
     parser.add_argument("--rules", default=";".join(RULES), help="separated by semicolons")
     parser.add_argument("--problems", default=",".join(str(k + 1) for k in range(len(CASES))))
     parser.add_argument("--seed", type=int, default=0)
@@ -196,7 +223,7 @@ def main() -> None:
         noise_levels()
         return
     began = time.perf_counter()
-    run(tuple(options.rules.split(";")), [int(k) for k in options.problems.split(",")], options.seed)
+    run(tuple(options.rules.split(";")), [int(k) for k in options.problems.split(",")], options.seed, options.threads, options.jobs)
     print(f"{time.perf_counter() - began:.0f} s")
 
 

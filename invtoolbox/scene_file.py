@@ -160,10 +160,10 @@ class Regularization(Named):
 
 
 class Output(Table):
-    """Where results go, and in which formats; h5 is the whole solution, html the report."""
+    """Where results go, and in which formats; h5 is the whole solution, html the report, png of a volume its middle slice."""
 
     folder: str | None = None
-    formats: list[Literal["h5", "png", "tif", "npy", "html"]] = Field(["h5", "png", "html"])
+    formats: list[Literal["h5", "png", "tif", "nii", "npy", "html"]] = Field(["h5", "png", "html"])
     window: tuple[float, float] | None = None
 
 

@@ -13,8 +13,11 @@ from torch import Tensor
 
 from invtoolbox import catalogue, datasets
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.geometry import Geometry, geometry_from_mapping, read_geometry
+from invtoolbox.datasets.geometry_3d import Geometry3D
+from invtoolbox.datasets.geometry_file import geometry_from_mapping, read_geometry
 from invtoolbox.datasets.measurement import Measurement
+from invtoolbox.datasets.scan_geometry import ScanGeometry
+from invtoolbox.datasets.volume import Grid
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import Operator
 from invtoolbox.parameter_choice import rule_named
@@ -27,6 +30,7 @@ from invtoolbox.scene_file import Crop, SceneFile, Source
 from invtoolbox.solvers.base import Solver
 
 _SCANS = {"parallel-beam": "parallel", "fan-beam": "fan"}
+_SCANS_3D = {"cone-beam": "cone", "parallel-beam-3d": "parallel3d"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Measured:
         truth: the image that was simulated from, or the reference that comes with the data.
         segmentation: labels that come with the data.
         is_photograph: values run from 0 to 1.
+        grid: where the voxels of a volume lie; None for pictures.
     """
 
     y: Tensor
@@ -48,9 +53,10 @@ class Measured:
     truth: Tensor | None
     segmentation: Tensor | None
     is_photograph: bool
+    grid: Grid | None = None
 
 
-def read(file: SceneFile, source: Source, geometry: Geometry | None = None) -> Measurement:
+def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) -> Measurement:
     """The item of a data set that a table of the scene names."""
     opened = open_source(file, source, geometry)
     if not -len(opened) <= source.item < len(opened):
@@ -59,7 +65,7 @@ def read(file: SceneFile, source: Source, geometry: Geometry | None = None) -> M
     return opened[source.item]
 
 
-def open_source(file: SceneFile, source: Source, geometry: Geometry | None = None) -> datasets.DataSet:
+def open_source(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) -> datasets.DataSet:
     """The data set that a table of the scene names."""
     path, reader = None, source.reader
     if source.dataset is not None:
@@ -90,19 +96,20 @@ def measure(file: SceneFile) -> Measured:
     wanted = file.scene.measurements
     if wanted.simulate is not None:
         return _simulated(file)
-    item = read(file, wanted, geometry_of(file))
+    item = read(file, wanted, geometry_of(file) or _scan_of_operator(file))
     y, geometry = item.y, item.geometry
     if wanted.crop is not None:
         if geometry is not None:
-            raise InputError(f"{file.path}: a sinogram is not cropped; choose its views with views = {{ start, stop, step }}")
+            raise InputError(f"{file.path}: a scan is not cropped; choose its views with views = {{ start, stop, step }}")
         y = _cropped(y, wanted.crop, f"{file.path}: [measurements.crop]")
     operator = file.scene.operator
-    if geometry is not None and (operator is None or operator.name is None):
-        if operator is not None:
+    grid = geometry.grid() if isinstance(geometry, Geometry3D) else item.meta.get("grid") if y.ndim == 5 else None
+    if geometry is not None and (operator is None or operator.name is None or operator.name in _SCANS_3D):
+        if operator is not None and operator.name is None:
             geometry = _changed(geometry, operator.settings, f"{file.path}: [operator]")
         if wanted.views is not None:
             chosen = slice(wanted.views.start, wanted.views.stop, wanted.views.step)
-            geometry, y = dataclasses.replace(geometry, angles=geometry.angles[chosen]), y[:, :, chosen]
+            geometry, y = geometry.with_views(chosen), y[:, :, chosen]
         if wanted.beam_hardening is not None:
             y = BeamHardening(tuple(wanted.beam_hardening.coefficients), wanted.beam_hardening.largest).apply(y)
         built: Operator = geometry.operator()
@@ -116,7 +123,9 @@ def measure(file: SceneFile) -> Measured:
                              "or the geometry of the scan")
         built = _operator(file, y, item.meta.get("pixel_size"))
     noise_std = wanted.noise_std if wanted.noise_std is not None else item.noise_std
-    return Measured(y, built, noise_std, item.reference, item.segmentation, geometry is None and "black" in item.meta["units"])
+    if isinstance(geometry, Geometry3D):
+        grid = geometry.grid()  # as [operator] changed it
+    return Measured(y, built, noise_std, item.reference, item.segmentation, geometry is None and "black" in item.meta["units"], grid)
 
 
 def _simulated(file: SceneFile) -> Measured:
@@ -129,15 +138,18 @@ def _simulated(file: SceneFile) -> Measured:
         raise InputError(f"{file.path}: a simulation needs an operator; add [operator] with a name")
     item = read(file, wanted)
     truth = item.y if wanted.crop is None else _cropped(item.y, wanted.crop, f"{file.path}: [measurements.simulate.crop]")
-    built = _operator(file, truth, item.meta.get("pixel_size"))
+    built = _operator(file, truth, item.meta.get("pixel_size"), item.meta.get("voxel_size"))
     noise = Gaussian(wanted.noise_std) if wanted.noise_std is not None else RelativeGaussian(wanted.noise or 0.0)
     clean = built(truth)
     y = simulate(built, truth, noise, wanted.seed)
     noise_std = wanted.noise_std if wanted.noise_std is not None else float((y - clean).square().mean().sqrt())
-    return Measured(y, built, noise_std or None, truth, item.segmentation, "black" in item.meta["units"])
+    grid = item.meta.get("grid") if truth.ndim == 5 else None
+    if truth.ndim == 5 and grid is None:
+        grid = Grid(getattr(built, "voxel_size", (1.0, 1.0, 1.0)))
+    return Measured(y, built, noise_std or None, truth, item.segmentation, "black" in item.meta["units"], grid)
 
 
-def _operator(file: SceneFile, image: Tensor, pixel_size: Any) -> Operator:
+def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any = None) -> Operator:
     """The operator of the scene for images like ``image``, unless its settings say another shape."""
     table = file.scene.operator
     assert table is not None and table.name is not None
@@ -150,6 +162,14 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any) -> Operator:
                 raise InputError(f"{file.path}: pixels of {pixel_size[0]:g} by {pixel_size[1]:g} are not square; give pixel_size")
             fields["pixel_size"] = pixel_size[0]
         return _in_table(lambda: geometry_from_mapping({**fields, **settings}).operator(), f"{file.path}: [operator]")
+    if name in _SCANS_3D:
+        if image.ndim != 5:
+            raise InputError(f"{file.path}: {name} takes a volume, and the data are {tuple(image.shape[1:])}; read all slices as one item "
+                             "with options = { items = \"volume\" } and the reader's name")
+        fields = {"volume_shape": list(image.shape[-3:])}
+        if voxel_size is not None:
+            fields["voxel_size"] = list(voxel_size)
+        return _scan_3d(file, {**fields, **settings}, name).operator()
     for key, value in settings.items():
         if isinstance(value, dict):
             settings[key] = _array(file, key, value, (rows, columns))
@@ -161,6 +181,20 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any) -> Operator:
     if not isinstance(built, Operator):
         raise InputError(f"{file.path}: the plug-in {name!r} gave a {type(built).__name__}, not an operator")
     return built
+
+
+def _scan_of_operator(file: SceneFile) -> ScanGeometry | None:
+    """The geometry that [operator] says, where it is a 3D scan of measured projections."""
+    operator = file.scene.operator
+    if operator is None or operator.name not in _SCANS_3D:
+        return None
+    return _scan_3d(file, operator.settings, operator.name)
+
+
+def _scan_3d(file: SceneFile, fields: Mapping[str, Any], name: str) -> ScanGeometry:
+    scan: ScanGeometry = _in_table(lambda: geometry_from_mapping({"kind": _SCANS_3D[name], **fields}, file.path.parent),
+                                   f"{file.path}: [operator]")
+    return scan
 
 
 def _shape_of_unknown(name: str, settings: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -265,23 +299,23 @@ def rule(file: SceneFile) -> float | str | WeightRule:
     return changed
 
 
-def geometry_of(file: SceneFile) -> Geometry | None:
+def geometry_of(file: SceneFile) -> ScanGeometry | None:
     """The geometry that a scene gives for its measurements."""
     given = file.scene.measurements.geometry
     if given is None:
         return None
     if isinstance(given, str):
         return read_geometry(file.locate(given))
-    geometry: Geometry = _in_table(lambda: geometry_from_mapping(given), f"{file.path}: [measurements.geometry]")
+    geometry: ScanGeometry = _in_table(lambda: geometry_from_mapping(given, file.path.parent), f"{file.path}: [measurements.geometry]")
     return geometry
 
 
-def _changed(geometry: Geometry, settings: Mapping[str, Any], where: str) -> Geometry:
-    known = [field.name for field in dataclasses.fields(Geometry) if field.name != "angles"]
+def _changed(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) -> ScanGeometry:
+    known = [field.name for field in dataclasses.fields(geometry) if field.name not in ("angles", "vectors")]  # type: ignore[arg-type]
     for key in settings:
         if key not in known:
             raise InputError(f"{where} changes the geometry of the data, which has no field {key!r}; known: {', '.join(known)}")
-    changed: Geometry = _in_table(lambda: dataclasses.replace(geometry, **settings), where)
+    changed: ScanGeometry = _in_table(lambda: dataclasses.replace(geometry, **settings), where)  # type: ignore[type-var]
     return changed
 
 

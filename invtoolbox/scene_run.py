@@ -13,6 +13,7 @@ from torch import Tensor
 
 from invtoolbox import datasets, scene_parts
 from invtoolbox.checkpoint import Checkpoint
+from invtoolbox.datasets.nifti import check_available
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.environment import device_named, versions
 from invtoolbox.errors import InputError
@@ -24,7 +25,8 @@ from invtoolbox.solve import solve
 
 CHECKPOINT = "checkpoint.safetensors"
 #: What a run writes, and so what it may replace.
-FILES = ("scene.json", "metrics.json", "solution.h5", "reconstruction.png", "reconstruction.tif", "reconstruction.npy",
+FILES = ("scene.json", "metrics.json", "solution.h5", "reconstruction.png", "reconstruction.tif", "reconstruction.nii",
+          "reconstruction.npy",
           "report.html")
 #: Tables that may differ between a run and its resumption: they do not change what is solved.
 _FREE = ("title", "output", "evaluation")
@@ -87,6 +89,8 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     prior, solver, rule = scene_parts.prior(file), scene_parts.solver(file), scene_parts.rule(file)
     reference, device = _reference(file, measured), device_named(file.scene.device)
     _check_evaluation(file, problem, reference, measured.segmentation)
+    if "nii" in file.scene.output.formats:
+        check_available()
     if overwrite:
         for name in (*FILES, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
@@ -212,10 +216,13 @@ def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor 
                                         file.scene.title or file.name, metrics=metrics or None))
         else:
             images = x.detach().cpu()
+            if kind == "nii" or (kind == "tif" and images.ndim == 5):
+                images = datasets.VolumeInMemory(images[0], measured.grid or datasets.Grid())
             path = folder / f"reconstruction.{kind}"
             if kind == "png":
                 window = wanted.window or ((0.0, 1.0) if measured.is_photograph else None)
-                datasets.write_png(path, images[0], window, overwrite=True)
+                shown = images[0, :, images.shape[2] // 2] if images.ndim == 5 else images[0]
+                datasets.write_png(path, shown, window, overwrite=True)
             else:
                 datasets.write(path, images, overwrite=True)
             written.append(path)

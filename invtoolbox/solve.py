@@ -60,8 +60,9 @@ def solve(
         regularization: the weight of the explicit priors: a number, one an item ``(batch,)``, a rule or its name.
             ``"auto"`` keeps weights that were written (``0.1 * prior``), and where none was, uses the discrepancy
             principle with the noise level of the data term, or with one estimated from the data; where neither is to be
-            had, the L-curve. ``"gcv"``, ``"sure"``, ``"l-curve"`` and ``"quasi-optimality"`` solve with several weights
-            first (half of a ``time_limit`` at most); callbacks and history are of the last solve.
+            had, the L-curve. ``"compensated-discrepancy"`` is the better rule where the noise level is known, for five times
+            the work. It, ``"gcv"``, ``"sure"``, ``"l-curve"`` and ``"quasi-optimality"`` solve with several weights first
+            (half of a ``time_limit`` at most); callbacks and history are of the last solve.
         initial: where to start: images ``(batch or 1, channel, *space)``, or parameters of the implicit prior.
         max_iterations, tolerance: the solver's own where not given. The tolerance bounds the solver's certificate.
         time_limit: seconds after which items that still run are ``stopped``.
@@ -183,7 +184,7 @@ def _attempts(solver: Solver, initial: Any, max_iterations: int | None, toleranc
     """What a search for the weight calls; see `invtoolbox.parameter_choice.trials`."""
     deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
 
-    def attempt(problem: Problem, priors: PriorSum, weight: Tensor, items: Tensor) -> Solution:
+    def attempt(problem: Problem, priors: PriorSum, weight: Tensor | WeightRule, items: Tensor) -> Solution:
         def pick(value: Any) -> Tensor:
             start = torch.as_tensor(value)
             return start if start.shape[0] == 1 else start.index_select(0, items.to(start.device))

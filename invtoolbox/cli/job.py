@@ -13,12 +13,15 @@ from invtoolbox.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from invtoolbox.datasets.volume import Grid
     from invtoolbox.priors.base import Prior
     from invtoolbox.problem import Problem
     from invtoolbox.solution import Solution
     from invtoolbox.solvers.base import Solver
 
 FORMATS = (".tif", ".tiff", ".png", ".h5", ".hdf5", ".npy")
+#: Of volumes; without a suffix it is a folder with a TIFF file a slice.
+VOLUME_FORMATS = (".tif", ".tiff", ".nii", ".nii.gz", ".mha", ".mhd", ".raw", ".h5", ".hdf5", ".npy")
 
 
 def add_options(parser: argparse.ArgumentParser, prior: str, output: str) -> None:
@@ -52,12 +55,11 @@ class Paths:
     checkpoint: Path
 
 
-def paths(arguments: argparse.Namespace, default: str) -> Paths:
+def paths(arguments: argparse.Namespace, default: str, is_volume: bool = False) -> Paths:
     output = Path(arguments.output or default)
     report = Path(arguments.report) if arguments.report else None
     checkpoint = output.with_name(output.name + ".checkpoint")
-    if output.suffix.lower() not in FORMATS:
-        raise InputError(f"--output {output}: no format for the suffix {output.suffix!r}; use one of {', '.join(FORMATS)}")
+    _check_format(output, is_volume)
     for path in (output, report):
         if path is None:
             continue
@@ -70,6 +72,25 @@ def paths(arguments: argparse.Namespace, default: str) -> Paths:
             raise InputError(f"an interrupted run left {checkpoint}; give --resume to go on from it, or --overwrite to start anew")
         checkpoint.unlink()
     return Paths(output, report, checkpoint)
+
+
+def _check_format(output: Path, is_volume: bool) -> None:
+    name = output.name.lower()
+    suffix = ".nii.gz" if name.endswith(".nii.gz") else output.suffix.lower()
+    if not is_volume:
+        if suffix not in FORMATS:
+            raise InputError(f"--output {output}: no format for the suffix {output.suffix!r}; use one of {', '.join(FORMATS)}")
+        return
+    if suffix == ".png":
+        raise InputError(f"--output {output}: a volume is not one picture; use one of {', '.join(VOLUME_FORMATS)}, or a folder for a TIFF "
+                         "file a slice (--report shows the middle slice)")
+    if suffix and suffix not in VOLUME_FORMATS:
+        raise InputError(f"--output {output}: no format of volumes for the suffix {output.suffix!r}; use one of "
+                         f"{', '.join(VOLUME_FORMATS)}, or a folder for a TIFF file a slice")
+    if suffix.startswith(".nii"):
+        from invtoolbox.datasets.nifti import check_available
+
+        check_available()
 
 
 def priors(names: str) -> Prior | None:
@@ -99,36 +120,40 @@ def solver(arguments: argparse.Namespace) -> Solver | None:
     return solver_named(arguments.solver) if arguments.solver else None
 
 
-def solve(problem: Problem, arguments: argparse.Namespace, checkpoint: Any = None, progress: bool = False) -> Solution:
-    """Solve with the method that the options say."""
+def solve(problem: Problem, arguments: argparse.Namespace, checkpoint: Any = None, progress: bool = False,
+          start: Tensor | None = None) -> Solution:
+    """Solve with the method that the options say, from ``start`` where it is given."""
     import invtoolbox
     from invtoolbox.environment import device_named
 
     solution: Solution = invtoolbox.solve(
         problem, prior=priors(arguments.prior), solver=solver(arguments), regularization=weight(arguments.regularization),
+        initial=start,
         max_iterations=arguments.max_iterations, time_limit=arguments.time_limit, device=device_named(arguments.device),
         checkpoint=checkpoint, progress=progress)
     return solution
 
 
 def run(problem: Problem, arguments: argparse.Namespace, where: Paths, title: str,
-        value_range: tuple[float, float] | None) -> int:
-    """Solve, write the picture and the report, and say what was done.
+        value_range: tuple[float, float] | None, start: Tensor | None = None, grid: Grid | None = None) -> int:
+    """Solve, write the picture or the volume and the report, and say what was done.
 
     Args:
         value_range: the values that become black and white in a PNG; the least and the greatest where None.
+        start: an image to start from.
+        grid: where the voxels of a volume lie; None for pictures.
     """
     from invtoolbox.checkpoint import Checkpoint
 
-    reference = _reference(arguments)
+    reference = _reference(arguments, grid is not None)
     try:
-        solution = solve(problem, arguments, Checkpoint(where.checkpoint), progress=not arguments.quiet)
+        solution = solve(problem, arguments, Checkpoint(where.checkpoint), progress=not arguments.quiet, start=start)
     except KeyboardInterrupt:
         if not where.checkpoint.exists():
             raise KeyboardInterrupt("stopped before the first iteration; nothing was written") from None
         raise KeyboardInterrupt(f"stopped; the checkpoint {where.checkpoint} stays: the same command with --resume goes on "
                                 "from it") from None
-    lines = _write(solution, arguments, where, title, value_range, reference)
+    lines = _write(solution, arguments, where, title, value_range, reference, grid)
     where.checkpoint.unlink(missing_ok=True)
     if not arguments.quiet:
         print("\n".join(lines))
@@ -139,13 +164,16 @@ def run(problem: Problem, arguments: argparse.Namespace, where: Paths, title: st
 
 
 def _write(solution: Solution, arguments: argparse.Namespace, where: Paths, title: str,
-           value_range: tuple[float, float] | None, reference: Tensor | None) -> list[str]:
+           value_range: tuple[float, float] | None, reference: Tensor | None, grid: Grid | None) -> list[str]:
     from invtoolbox import datasets
     from invtoolbox.plotting.report import measure, write_report
 
     x = solution.x.detach().cpu()
     lines = [str(solution)]
-    if where.output.suffix.lower() == ".png":
+    written: Any
+    if grid is not None:
+        written = _write_volume(x, where.output, grid, arguments.overwrite)
+    elif where.output.suffix.lower() == ".png":
         written = datasets.write_png(where.output, x[0], value_range, overwrite=arguments.overwrite)
     else:
         written = datasets.write(where.output, x[0], overwrite=arguments.overwrite)
@@ -159,9 +187,30 @@ def _write(solution: Solution, arguments: argparse.Namespace, where: Paths, titl
     return lines
 
 
-def _reference(arguments: argparse.Namespace) -> Any:
+def _write_volume(x: Tensor, output: Path, grid: Grid, overwrite: bool) -> Any:
+    from invtoolbox import datasets
+
+    if not output.suffix:
+        return datasets.write_tiff_stack(output, x[0], overwrite=overwrite)
+    if output.suffix.lower() in (".h5", ".hdf5"):
+        size = dict(zip(("voxel_size_slice", "voxel_size_row", "voxel_size_column"), grid.voxel_size))
+        return datasets.write_hdf5(output, {"volume": x[0, 0]}, {**size, "length_unit": grid.unit}, overwrite)
+    if output.suffix.lower() == ".npy":
+        return datasets.write_npy(output, x[0, 0], overwrite)
+    return datasets.write(output, datasets.VolumeInMemory(x, grid), overwrite=overwrite)
+
+
+def _reference(arguments: argparse.Namespace, is_volume: bool) -> Any:
     if not arguments.reference:
         return None
     from invtoolbox import datasets
 
-    return datasets.open_measurements(arguments.reference)[0].y
+    item = datasets.open_measurements(arguments.reference)
+    # The slices of a volume are its items; all of them are the reference of a 3D scan.
+    if is_volume:
+        if isinstance(item, datasets.Volume):
+            return item.volume().y
+        import torch
+
+        return torch.stack([part.y[0, 0] for part in item])[None, None]
+    return item[0].y

@@ -18,7 +18,9 @@ from invtoolbox.datasets.dicom import Dicom, attenuation_to_hounsfield, hounsfie
 from invtoolbox.datasets.dicom_series import DicomSeries
 from invtoolbox.datasets.dxchange import DataExchange
 from invtoolbox.datasets.flow_files import FlowFile, read_flow, refuse_source, write_flow
-from invtoolbox.datasets.geometry import Geometry, geometry_from_mapping, read_geometry
+from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.geometry_3d import Geometry3D
+from invtoolbox.datasets.geometry_file import geometry_from_mapping, read_geometry
 from invtoolbox.datasets.hdf5 import Hdf5
 from invtoolbox.datasets.htc2022 import HTC2022
 from invtoolbox.datasets.lidar_argoverse import Argoverse2
@@ -50,15 +52,16 @@ from invtoolbox.datasets.ply import read_ply, write_ply
 from invtoolbox.datasets.pose_files import read_poses
 from invtoolbox.datasets.raw import Raw, write_raw
 from invtoolbox.datasets.samples import ct_small, photograph
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.shelf import data_folder, find_file, open_named, verify
 from invtoolbox.datasets.tiff import TiffStack, write_tiff_stack
-from invtoolbox.datasets.volume import Grid, Volume
+from invtoolbox.datasets.volume import Grid, Volume, VolumeInMemory
 
 __all__ = [
     "HTC2022", "READERS", "SWEEP_READERS", "Argoverse2", "ArgoverseFlow", "Arrays", "BlurKernels", "DataExchange", "DataSet",
-    "Dicom", "DicomSeries", "FlowFile", "Geometry", "Grid", "Hdf5", "KittiOdometry", "KittiRaw", "KittiSceneFlow",
-    "LidarFolder", "Measurement", "MetaImage", "NXtomo", "Nifti", "NuScenes", "OusterFrames", "Pictures", "Raw", "TiffStack",
-    "Volume", "Waymo", "Written", "argoverse_mask", "argoverse_path", "attenuation_to_hounsfield", "center_of_rotation",
+    "Dicom", "DicomSeries", "FlowFile", "Geometry", "Geometry3D", "Grid", "Hdf5", "KittiOdometry", "KittiRaw", "KittiSceneFlow",
+    "LidarFolder", "Measurement", "MetaImage", "NXtomo", "Nifti", "NuScenes", "OusterFrames", "Pictures", "Raw", "ScanGeometry",
+    "TiffStack", "Volume", "VolumeInMemory", "Waymo", "Written", "argoverse_mask", "argoverse_path", "attenuation_to_hounsfield", "center_of_rotation",
     "ct_small", "data_folder", "find_file", "geometry_from_mapping", "hounsfield_to_attenuation", "open", "open_measurements",
     "open_named", "open_sweeps", "pack_argoverse", "photograph", "read_argoverse", "read_flow", "read_geometry", "read_pcd",
     "read_ply", "read_poses", "refuse_source", "verify", "write", "write_argoverse", "write_bytes", "write_flow",

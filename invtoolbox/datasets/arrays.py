@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.datasets.files import decoding, require_bytes, require_file, sniff
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scan_geometry import ScanGeometry, axes_of_item
 from invtoolbox.errors import InputError
 
 # Names under which an archive holds its measurements, in the order of preference.
-_MEASUREMENT_NAMES = ("y", "sinogram", "measurements")
+_MEASUREMENT_NAMES = ("y", "sinogram", "projections", "measurements")
 
 
 class Arrays:
@@ -22,21 +22,25 @@ class Arrays:
 
     The first axis counts the items: ``(rows, columns)`` is one item, ``(items, rows, columns)`` are as many
     with one channel, ``(items, channel, *space)`` are as many. With a geometry, rows are angles and columns
-    detector elements. Of an archive, the array `name` is read, by default ``y``, ``sinogram`` or the only
+    detector elements. With the geometry of a 3D scan, or with ``items="volume"``, an item has one axis more:
+    ``(views, panel rows, panel columns)`` or ``(slices, rows, columns)`` is one.
+
+    Of an archive, the array `name` is read, by default ``y``, ``sinogram``, ``projections`` or the only
     array of two or more axes; ``reference`` (in the layout above) and ``noise_std`` (a number, or one an
     item) go with it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None,
-                 name: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None,
+                 name: str | None = None, items: str = "slices") -> None:
         self.path = require_file(path)
         self.geometry = geometry
+        axes = axes_of_item(self.path, items, geometry)
         arrays = _load(self.path)
         chosen = _choose(self.path, arrays, name)
-        self.array = _with_axes(self.path, arrays[chosen], chosen)
+        self.array = _with_axes(self.path, arrays[chosen], chosen, axes)
         self.reference = None
         if "reference" in arrays and chosen != "reference":
-            self.reference = _with_axes(self.path, arrays["reference"], "reference")
+            self.reference = _with_axes(self.path, arrays["reference"], "reference", axes)
             if len(self.reference) != len(self.array):
                 raise InputError(f"{self.path}: {len(self.array)} items but {len(self.reference)} "
                                  "references; give one a measurement")
@@ -94,21 +98,24 @@ def _choose(path: Path, arrays: dict[str, np.ndarray], name: str | None) -> str:
     return others[0]
 
 
-def items_first(path: Path, array: Any, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape (items, channel, *space) of an array in a file, and its type; the array itself is not read."""
+def items_first(path: Path, array: Any, name: str, axes: int = 2) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape (items, channel, *space) of an array in a file, with that many axes of space, and its type; the array is not read."""
     shape = tuple(int(n) for n in array.shape)
     if 0 in shape:
         raise InputError(f"{path}: the array {name} of shape {shape} is empty; write it again")
-    if len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
+    if len(shape) < axes:
+        raise InputError(f"{path}: the array {name} of shape {shape} has {len(shape)} axes; a 3D scan has three (view, panel row, panel "
+                         "column), and so has a volume (slice, row, column)")
+    if axes == 2 and len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
         raise InputError(f"{path}: the array {name} of shape {shape} looks like a picture with its "
                          "colours last; save it as (1, channel, rows, columns)")
-    if len(shape) == 2:
+    if len(shape) == axes:
         return (1, 1, *shape), array.dtype
-    return ((shape[0], 1, *shape[1:]) if len(shape) == 3 else shape), array.dtype
+    return ((shape[0], 1, *shape[1:]) if len(shape) == axes + 1 else shape), array.dtype
 
 
-def _with_axes(path: Path, array: np.ndarray, name: str) -> np.ndarray:
-    return array.reshape(items_first(path, array, name)[0])
+def _with_axes(path: Path, array: np.ndarray, name: str, axes: int) -> np.ndarray:
+    return array.reshape(items_first(path, array, name, axes)[0])
 
 
 def _noise(path: Path, arrays: dict[str, np.ndarray], items: int) -> np.ndarray | None:

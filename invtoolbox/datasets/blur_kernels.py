@@ -10,9 +10,9 @@ import os
 import numpy as np
 
 from invtoolbox.datasets.files import decoding, require_file
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 
@@ -23,7 +23,7 @@ class BlurKernels:
     kernel that the papers call 1 is item 0.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None) -> None:
         if geometry is not None:
             raise InputError(f"{path}: blur kernels have no scanning geometry; leave it out")
         import h5py

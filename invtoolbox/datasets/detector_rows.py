@@ -10,7 +10,9 @@ import numpy as np
 from invtoolbox.datasets.center import center_of_rotation
 from invtoolbox.datasets.files import decoding
 from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.geometry_3d import Geometry3D
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 # Rows that take part in finding the axis: more cost time and add little.
@@ -30,12 +32,12 @@ class DetectorRows(ABC):
     - a count at or below the dark field (a starved ray) takes the smallest positive transmission of its
       sinogram, the largest attenuation that was measured (`meta["starved_rays"]` counts them).
 
-    More than 10 % of either is an error.
+    More than 10 % of either is an error. With the geometry of a 3D scan all rows are one item, ``(views, rows, columns)``.
     """
 
     format_name: str
     path: Path
-    geometry: Geometry
+    geometry: ScanGeometry
     _rows: int
 
     @abstractmethod
@@ -43,16 +45,33 @@ class DetectorRows(ABC):
         """Counts ``(views, columns)`` of a detector row, and the means ``(columns,)`` of its flat and dark fields."""
 
     def __len__(self) -> int:
-        return self._rows
+        return 1 if isinstance(self.geometry, Geometry3D) else self._rows
 
     def __getitem__(self, index: int) -> Measurement:
         row = checked_index(index, len(self))
+        if isinstance(self.geometry, Geometry3D):
+            return self._projections(self.geometry)
+        assert isinstance(self.geometry, Geometry)
         sinogram, dead, starved = self._sinogram(row)
         return Measurement(
             y=as_tensor(sinogram)[None, None], geometry=self.geometry,
             meta={"source": str(self.path), "row": row, "units": "1 (line integral of the attenuation)",
                   "image_units": f"1/{self.geometry.length_unit}", "center_column": self.geometry.axis_column,
                   "dead_columns": dead, "starved_rays": starved})
+
+    def _projections(self, geometry: Geometry3D) -> Measurement:
+        """All rows together, as the views of a panel."""
+        first, dead, starved = self._sinogram(0)
+        y = np.empty((len(first), self._rows, first.shape[1]), dtype=np.float32)
+        y[:, 0] = first
+        dead_cells = len(dead)
+        for row in range(1, self._rows):
+            y[:, row], dead, more = self._sinogram(row)
+            dead_cells, starved = dead_cells + len(dead), starved + more
+        return Measurement(
+            y=as_tensor(y)[None, None], geometry=geometry,
+            meta={"source": str(self.path), "units": "1 (line integral of the attenuation)", "image_units": f"1/{geometry.length_unit}",
+                  "dead_cells": dead_cells, "starved_rays": starved})
 
     def _find_geometry(self, angles: np.ndarray, columns: int, center: float | None,
                        pixel_size: float | None) -> Geometry:

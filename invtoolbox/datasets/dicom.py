@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from invtoolbox.datasets.files import Bounded, decoding, require_file, require_plausible, sniff
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 #: Linear attenuation of water in 1/mm at 70 keV, about the mean energy of a 120 kV spectrum (NIST XCOM).
@@ -34,7 +34,7 @@ class Dicom:
         InputError: for a multi-frame or colour image, a file without pixels, or an image that has no rescale.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None,
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None,
                  units: str = "HU") -> None:
         if geometry is not None:
             raise InputError(f"{path}: a DICOM file holds an image, not a sinogram; leave the geometry out")

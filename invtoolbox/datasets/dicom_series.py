@@ -10,7 +10,7 @@ import numpy as np
 
 from invtoolbox.datasets.dicom import Header, headers, hounsfield, read_header
 from invtoolbox.datasets.files import decoding
-from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volume import Grid, Volume
 from invtoolbox.errors import InputError
 
@@ -39,7 +39,7 @@ class DicomSeries(Volume):
 
     format_name = "DICOM"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, items: str = "slices",
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, items: str = "slices",
                  series: str | None = None) -> None:
         folder = Path(path).expanduser()
         if geometry is not None:

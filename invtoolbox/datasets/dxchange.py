@@ -13,8 +13,8 @@ import numpy as np
 
 from invtoolbox.datasets.detector_rows import DetectorRows, line_integrals
 from invtoolbox.datasets.files import decoding, require_file, require_plausible
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.hdf5_open import open_hdf5
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 __all__ = ["DataExchange", "line_integrals"]
@@ -37,7 +37,7 @@ class DataExchange(DetectorRows):
 
     format_name = "DXchange HDF5"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None,
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None,
                  center: float | None = None, pixel_size: float | None = None) -> None:
         self.path = require_file(path)
         with decoding(self.path, "DXchange HDF5"), open_hdf5(self.path) as file:

@@ -9,13 +9,13 @@ import numpy as np
 
 from invtoolbox.datasets.arrays import items_first
 from invtoolbox.datasets.files import decoding, require_file, require_plausible
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scan_geometry import ScanGeometry, axes_of_item
 from invtoolbox.errors import InputError
 
 # Names under which a file holds what is looked for, in the order of preference.
-_NAMES = ("y", "sinogram", "measurements", "x", "image", "volume", "data")
+_NAMES = ("y", "sinogram", "projections", "measurements", "x", "image", "volume", "data")
 # Links that are followed from a NeXus default; a damaged file may link in a circle.
 _DEEPEST = 4
 
@@ -23,23 +23,25 @@ _DEEPEST = 4
 class Hdf5:
     """A data set from an array in an HDF5 file; an item is read when it is asked for.
 
-    The first axis counts the items, as in `Arrays`. Of several arrays, `name` is read: by default one of the known names
-    (``y``, ``sinogram``, ``measurements``, ``x``, ``image``, ``volume``, ``data``) at the root, the signal that a NeXus
+    The first axis counts the items, as in `Arrays`, and so do ``items="volume"`` and the geometry of a 3D scan. Of several arrays, `name` is read: by default one of the known names
+    (``y``, ``sinogram``, ``projections``, ``measurements``, ``x``, ``image``, ``volume``, ``data``) at the root, the signal that a NeXus
     file names as its default, or the only array of two or more axes.
 
     Raises:
         InputError: no array of numbers, several without a known name, an array larger than the file can hold.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, name: str | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, name: str | None = None,
+                 items: str = "slices") -> None:
         self.path = require_file(path)
         self.geometry = geometry
         with decoding(self.path, "HDF5"), open_hdf5(self.path) as file:
             self._name = _choose(self.path, file, name)
             data = file[self._name]
-            self._shape, dtype = items_first(self.path, data, self._name)
+            axes = axes_of_item(self.path, items, geometry)
+            self._shape, dtype = items_first(self.path, data, self._name, axes)
             require_plausible(self.path, self._shape[1:], dtype)
-            self._axes = data.ndim
+            self._is_one = data.ndim == axes
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -48,7 +50,7 @@ class Hdf5:
         index = checked_index(index, len(self))
         with decoding(self.path, "HDF5"), open_hdf5(self.path) as file:
             data = file[self._name]
-            array = np.asarray(data[()] if self._axes == 2 else data[index])
+            array = np.asarray(data[()] if self._is_one else data[index])
             units = data.attrs.get("units", file.attrs.get("units", "as stored"))
         y = as_tensor(array.reshape(self._shape[1:]))[None]
         return Measurement(y, self.geometry, meta={"source": str(self.path), "item": index, "name": self._name,

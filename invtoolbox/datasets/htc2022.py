@@ -17,6 +17,8 @@ from torch import Tensor
 
 from invtoolbox.datasets.files import decoding, require_file, sniff
 from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.geometry_file import check_is_2d
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
 from invtoolbox.errors import InputError
 
@@ -38,9 +40,9 @@ class HTC2022:
     they are those of the full one.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None) -> None:
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None) -> None:
         self.path = require_file(path)
-        self.geometry = geometry
+        self.geometry = None if geometry is None else check_is_2d(geometry, f"{self.path}: HTC2022")
 
     def __len__(self) -> int:
         return 1

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 
@@ -21,8 +21,8 @@ class Measurement:
 
     Attributes:
         y: the measured data, ``(1, channel, *space)``, float32 (complex64 where the file is complex). A
-            sinogram is ``(1, 1, angles, detectors)``.
-        geometry: how a sinogram was scanned; None for pictures.
+            sinogram is ``(1, 1, angles, detectors)``, projections of a 3D scan ``(1, 1, views, panel rows, panel columns)``.
+        geometry: how it was scanned, `Geometry` or `Geometry3D`; None for pictures.
         reference: the image that comes with the data for comparison, ``(1, channel, *space)``, or None.
         segmentation: the labels that come with the data, ``(1, channel, *space)``, uint8, or None.
         noise_std: the standard deviation of the noise in `y`, or None where the file does not say.
@@ -33,7 +33,7 @@ class Measurement:
     """
 
     y: Tensor
-    geometry: Geometry | None = None
+    geometry: ScanGeometry | None = None
     reference: Tensor | None = None
     segmentation: Tensor | None = None
     noise_std: float | None = None
@@ -50,11 +50,8 @@ class Measurement:
             raise InputError(f"{source}: {len(bad)} of {self.y.numel()} values are NaN or infinite, the "
                              f"first at index {tuple(bad[0].tolist())} of (1, channel, *space); repair or "
                              "mask them")
-        if self.geometry is not None and tuple(self.y.shape[-2:]) != self.geometry.sinogram_shape:
-            rows, columns = self.geometry.sinogram_shape
-            raise InputError(f"{source}: the sinogram has {self.y.shape[-2]} rows and {self.y.shape[-1]} "
-                             f"columns, but the geometry has {rows} angles and {columns} detector elements; "
-                             "transpose the sinogram or correct the geometry")
+        if self.geometry is not None:
+            self.geometry.check_measured(tuple(self.y.shape), str(source))
 
 
 class DataSet(Protocol):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.datasets.files import mapped, require_bytes, require_file, require_plausible
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.output import Written, write_bytes, writing
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volume import Grid, Volume, size_of_voxels, slices_of
 from invtoolbox.errors import InputError
 
@@ -36,7 +36,7 @@ class MetaImage(Volume):
 
     format_name = "MetaImage"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, items: str = "slices") -> None:
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, items: str = "slices") -> None:
         path = require_file(path)
         header, length = _header(path)
         sizes = _numbers(path, header, "DimSize", int)

@@ -12,8 +12,8 @@ import numpy as np
 
 from invtoolbox.datasets.detector_rows import DetectorRows
 from invtoolbox.datasets.files import decoding, require_file, require_plausible
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.hdf5_open import open_hdf5
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 # What a frame is, in `image_key`.
@@ -38,7 +38,7 @@ class NXtomo(DetectorRows):
 
     format_name = "NeXus"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, center: float | None = None,
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, center: float | None = None,
                  pixel_size: float | None = None, entry: str | None = None) -> None:
         self.path = require_file(path)
         with decoding(self.path, "NeXus"), open_hdf5(self.path) as file:

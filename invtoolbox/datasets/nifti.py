@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from invtoolbox.datasets.files import decoding, mapped, require_bytes, require_file, require_plausible, sniff
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.output import Written, writing
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volume import Grid, Volume, size_of_voxels, slices_of
 from invtoolbox.errors import InputError, MissingDependency
 
@@ -39,7 +39,7 @@ class Nifti(Volume):
 
     format_name = "NIfTI"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, items: str = "slices") -> None:
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, items: str = "slices") -> None:
         path = require_file(path)
         if sniff(path) != "nifti":
             raise InputError(f"{path}: the first bytes are not those of a NIfTI file; export it again")
@@ -175,6 +175,11 @@ def _unpacked(path: Path, offset: int, shape: tuple[int, int, int], dtype: np.dt
         raise InputError(f"{path}: truncated or damaged, it holds {'more' if surplus else 'fewer'} values than the {shape} that its "
                          "header declares; fetch it again")
     return np.frombuffer(bytes(found), dtype).reshape(stop - start, shape[1], shape[2])
+
+
+def check_available() -> None:
+    """Raise a `MissingDependency` without nibabel, before anything is computed that is to be written."""
+    _nibabel()
 
 
 def _nibabel() -> Any:

@@ -15,7 +15,7 @@ from invtoolbox.datasets.dicom import Dicom, is_slice
 from invtoolbox.datasets.dicom_series import DicomSeries
 from invtoolbox.datasets.dxchange import DataExchange
 from invtoolbox.datasets.files import decoding, require_file, sniff
-from invtoolbox.datasets.geometry import Geometry, read_geometry
+from invtoolbox.datasets.geometry_file import read_geometry
 from invtoolbox.datasets.hdf5 import Hdf5
 from invtoolbox.datasets.hdf5_open import open_hdf5
 from invtoolbox.datasets.htc2022 import HTC2022
@@ -26,6 +26,7 @@ from invtoolbox.datasets.nexus import NXtomo, entries
 from invtoolbox.datasets.nifti import Nifti
 from invtoolbox.datasets.pictures import SUFFIXES, Pictures
 from invtoolbox.datasets.raw import Raw, sidecar_of
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.tiff import TiffStack, is_stack
 from invtoolbox.errors import InputError, unknown_name
 
@@ -54,7 +55,7 @@ _READER_OF = {"png": "pictures", "jpeg": "pictures", "tiff": "pictures", "npy": 
 _READER_OF_SUFFIX = {".dcm": "dicom", ".dicom": "dicom", ".nii": "nifti", ".mha": "metaimage", ".mhd": "metaimage", ".raw": "raw"}
 
 
-def open(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[str] | None = None,
+def open(path: str | os.PathLike[str], geometry: ScanGeometry | str | os.PathLike[str] | None = None,
          reader: str | None = None) -> DataSet:
     """Open a file, or a folder of pictures or slices, as a data set.
 
@@ -79,7 +80,7 @@ def open(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[st
     ...     open(file.name)[0].y.shape
     torch.Size([1, 1, 3, 4])
     """
-    if geometry is not None and not isinstance(geometry, Geometry):
+    if geometry is not None and not isinstance(geometry, ScanGeometry):
         geometry = read_geometry(geometry)
     if reader is None:
         path = Path(path).expanduser()
@@ -92,7 +93,7 @@ def open(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[st
     return _named(reader)(path, geometry)
 
 
-def open_measurements(path: str | os.PathLike[str], geometry: Geometry | str | os.PathLike[str] | None = None,
+def open_measurements(path: str | os.PathLike[str], geometry: ScanGeometry | str | os.PathLike[str] | None = None,
                       reader: str | None = None) -> DataSet:
     """As `open`, for who reconstructs: lidar sweeps are refused."""
     opened = open(path, geometry, reader)

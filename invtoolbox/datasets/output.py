@@ -19,6 +19,8 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 
+#: The format of ImageJ has offsets of 32 bits.
+_LARGEST_IMAGEJ = 2**32 - 2**25
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -127,6 +129,12 @@ def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False
         shape, _, pages = slices_of(path, image)
         data: Any = (page.astype(np.float32) for page in pages)
         options |= {"shape": shape, "metadata": {"axes": "ZYX"}}
+        if image.grid.unit not in ("voxel", "pixel") and 4 * math.prod(shape) < _LARGEST_IMAGEJ:
+            # Only ImageJ's metadata have a place for the distance of slices.
+            size = image.grid.voxel_size
+            options |= {"imagej": True, "resolution": (1 / size[2], 1 / size[1]),
+                        "metadata": {"axes": "ZYX", "spacing": size[0], "unit": image.grid.unit}}
+            del options["photometric"]
     else:
         array = np.squeeze(_array(path, image))
         if array.ndim < 2 or np.iscomplexobj(array):

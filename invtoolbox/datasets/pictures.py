@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.datasets.files import Bounded, decoding, require_file, require_plausible, sniff
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.tiff import check_length, require_pages
 from invtoolbox.errors import InputError
 
@@ -31,7 +31,7 @@ class Pictures:
     angles, columns detector elements, as they are stored.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, as_stored: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, as_stored: bool = False) -> None:
         self.geometry = geometry
         self.as_stored = as_stored or geometry is not None
         folder = Path(path).expanduser()

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.datasets.files import mapped, require_bytes, require_file
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.output import Written, write_bytes, writing
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volume import Grid, Volume, size_of_voxels, slices_of
 from invtoolbox.errors import InputError, unknown_name
 
@@ -48,7 +48,7 @@ class Raw(Volume):
 
     format_name = "raw"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, items: str = "slices") -> None:
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, items: str = "slices") -> None:
         path = require_file(path)
         sidecar = path if path.suffix.lower() == ".toml" else sidecar_of(path)
         if sidecar is None:

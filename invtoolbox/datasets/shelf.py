@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from invtoolbox import catalogue
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.lidar_opening import SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.measurement import DataSet
 from invtoolbox.datasets.opening import open as open_path
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError, unknown_name
 
 
@@ -70,7 +70,7 @@ def find_file(name: str, file: str | None = None) -> Path:
     return path
 
 
-def open_named(name: str, file: str | None = None, geometry: Geometry | None = None) -> DataSet:
+def open_named(name: str, file: str | None = None, geometry: ScanGeometry | None = None) -> DataSet:
     """Open a data set of the catalogue, as `open` opens a path; lidar sweeps with the options that are on the shelf.
 
     >>> open_named("ct-small")[0].y.shape

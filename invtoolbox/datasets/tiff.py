@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.datasets.files import decoding, mapped, require_file, require_plausible, sniff
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.output import write_tiff
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volume import Grid, Volume, size_of_voxels, slices_of
 from invtoolbox.errors import InputError
 
@@ -55,7 +55,7 @@ class TiffStack(Volume):
 
     format_name = "TIFF"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: Geometry | None = None, items: str = "slices",
+    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, items: str = "slices",
                  voxel_size: Any = None) -> None:
         path = Path(path).expanduser()
         self._files = [_scan(file) for file in (_ordered(path) if path.is_dir() else [require_file(path)])]

@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from invtoolbox.datasets.files import decoding
-from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 Vector = tuple[float, float, float]
@@ -74,7 +74,8 @@ class Grid:
 class Volume(ABC):
     """A data set of the slices of a volume, or of whole volumes; a slice is read when it is asked for.
 
-    An item's `y` is ``(1, 1, rows, columns)``, or ``(1, 1, slices, rows, columns)`` with ``items="volume"``. Where a file
+    An item's `y` is ``(1, 1, rows, columns)``, or ``(1, 1, slices, rows, columns)`` with ``items="volume"`` and with the geometry
+    of a 3D scan, whose views are the slices. Where a file
     holds several frames (of time), their slices follow one another. Values are those that the file means (rescaled where
     it says so), in float32.
 
@@ -89,11 +90,13 @@ class Volume(ABC):
     format_name: str
 
     def __init__(self, path: Path, shape: tuple[int, int, int], grid: Grid, units: str, frames: int = 1, items: str = "slices",
-                 geometry: Geometry | None = None) -> None:
+                 geometry: ScanGeometry | None = None) -> None:
         if items not in ("slices", "volume"):
             raise InputError(f"items is {items!r}; choose 'slices' or 'volume'")
         self.path, self.shape, self.frames, self.grid, self.units = path, shape, frames, grid, units
-        self.items, self.geometry = items, geometry
+        # The pages of the projections of a 3D scan are its views, and all of them are one item.
+        self.items = "volume" if geometry is not None and geometry.axes == 3 else items
+        self.geometry = geometry
 
     @abstractmethod
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
@@ -132,6 +135,29 @@ class Volume(ABC):
         size = self.grid.voxel_size
         return {"source": str(self.path), "units": self.units, "frame": frame, "voxel_size": size, "pixel_size": size[1:],
                 "grid": self.grid}
+
+
+class VolumeInMemory(Volume):
+    """A volume that is an array, with the place of its voxels, to be written: ``it.datasets.write("x.nii.gz", VolumeInMemory(x, grid))``.
+
+    Args:
+        values: ``(slices, rows, columns)``, a tensor or an array; leading axes of length one are dropped.
+        grid: where the voxels lie.
+        units: of the values.
+
+    >>> VolumeInMemory(np.zeros((1, 2, 3, 4)), Grid()).shape
+    (2, 3, 4)
+    """
+
+    format_name = "array"
+
+    def __init__(self, values: Any, grid: Grid, units: str = "as stored") -> None:
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        self._array = array.reshape(array.shape[-3:])
+        super().__init__(Path("array"), (self._array.shape[0], self._array.shape[1], self._array.shape[2]), grid, units)
+
+    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
+        return self._array[start:stop]
 
 
 def slices_of(path: Any, x: Any) -> tuple[tuple[int, int, int], np.dtype, Iterator[np.ndarray]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.objective import Objective
 from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule, WeightSearch
+from invtoolbox.parameter_choice.compensated_discrepancy import CompensatedDiscrepancy
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
 from invtoolbox.parameter_choice.gcv import GCV
 from invtoolbox.parameter_choice.l_curve import LCurve
@@ -18,6 +19,7 @@ from invtoolbox.parameter_choice.weight_grid import GridSearch
 __all__ = [
     "GCV",
     "SURE",
+    "CompensatedDiscrepancy",
     "DiscrepancyPrinciple",
     "GridSearch",
     "LCurve",
@@ -35,6 +37,7 @@ __all__ = [
 
 _RULES: dict[str, type[WeightRule | WeightSearch]] = {
     "discrepancy": DiscrepancyPrinciple,
+    "compensated-discrepancy": CompensatedDiscrepancy,
     "gcv": GCV,
     "sure": SURE,
     "l-curve": LCurve,

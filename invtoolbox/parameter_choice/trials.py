@@ -15,7 +15,7 @@ from torch import Tensor
 from invtoolbox.auxiliaries import extended, with_auxiliaries
 from invtoolbox.errors import InputError
 from invtoolbox.objective import Objective
-from invtoolbox.parameter_choice.base import WeightCurve
+from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.discrepancy import expected_discrepancy, first_weight
 from invtoolbox.priors.base import PriorSum, Term
 from invtoolbox.problem import Problem
@@ -25,8 +25,8 @@ _AT_ONCE = 1 << 22
 #: The noise, relative to the measurements, where nothing tells how large it is.
 _USUAL_NOISE = 0.02
 
-#: ``(problem, priors, weight (n,), items (n,)) -> Solution`` of ``n`` items, whose places in the batch are ``items``.
-Attempt = Callable[[Problem, PriorSum, Tensor, Tensor], Any]
+#: ``(problem, priors, weight (n,) or a rule, items (n,)) -> Solution`` of ``n`` items, whose places in the batch are ``items``.
+Attempt = Callable[[Problem, PriorSum, Tensor | WeightRule, Tensor], Any]
 #: What a rule wants to know: ``(objective of n items, Solution) -> (n, ...)``.
 Measure = Callable[[Objective, Any], Tensor]
 
@@ -106,10 +106,24 @@ class Trials:
         items = self.every if items is None else items
         k, n, number = log_weight.shape
         index, weight = items.repeat(k), log_weight.exp().reshape(k * n, number)
-        size = max(self.problem.first[0].numel(), torch.Size(self.problem.image_shape).numel())
-        parts = [self._measured(i, w, measure, shift) for i, w in zip(index.split(max(1, _AT_ONCE // size)),
-                                                                      weight.split(max(1, _AT_ONCE // size)))]
+        parts = [self._measured(i, w, measure, shift) for i, w in zip(index.split(self._together), weight.split(self._together))]
         return torch.cat(parts).unflatten(0, (k, n))
+
+    @property
+    def _together(self) -> int:
+        """How many items are solved in one batch."""
+        size = max(self.problem.first[0].numel(), torch.Size(self.problem.image_shape).numel())
+        return max(1, _AT_ONCE // size)
+
+    def split(self) -> tuple[Tensor, ...]:
+        """The places of all items, in parts that are solved together."""
+        return self.every.split(self._together)
+
+    def follow(self, rule: WeightRule, items: Tensor) -> Any:
+        """Solve some items with one weight, which a rule finds on the way; the `Solution`."""
+        if self.number != 1:
+            raise InputError(f"{rule!r} finds one weight, and there are {self.number}")
+        return self.attempt(self.problem.select(items), self.objective.prior.select(items), rule, items)
 
     def _measured(self, index: Tensor, weight: Tensor, measure: Measure, shift: Tensor | None) -> Tensor:
         problem, prior = self.problem.select(index), self.objective.prior

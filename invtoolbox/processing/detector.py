@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.datasets.geometry import Geometry
+from invtoolbox.datasets.geometry_file import check_is_2d
 from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.errors import InputError
 
@@ -89,9 +90,7 @@ def select_views(measurement: Measurement, views: Sequence[int] | slice | Tensor
 
 
 def _geometry(measurement: Measurement, name: str) -> Geometry:
-    if measurement.geometry is None:
-        raise InputError(f"{name} needs the geometry of the scan, and this measurement has none")
-    return measurement.geometry
+    return check_is_2d(measurement.geometry, name)
 
 
 def _changed(measurement: Measurement, y: Tensor, geometry: Any, noise_std: float | None, **facts: Any) -> Measurement:

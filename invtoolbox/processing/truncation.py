@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from invtoolbox.datasets.geometry_file import check_is_2d
 from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.errors import InputError
 
@@ -30,9 +31,7 @@ def extend_truncated(measurement: Measurement, cells: int | None = None) -> Meas
     >>> extend_truncated(Measurement(torch.ones(1, 1, 1, 5), g), 2).y.round(decimals=2)
     tensor([[[[0.2500, 0.7500, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 0.7500, 0.2500]]]])
     """
-    geometry, y = measurement.geometry, measurement.y
-    if geometry is None:
-        raise InputError("extend_truncated needs the geometry of the scan, and this measurement has none")
+    geometry, y = check_is_2d(measurement.geometry, "extend_truncated"), measurement.y
     count = y.shape[-1]
     n = count // 2 if cells is None else int(cells)
     if not 1 <= n < count:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.parameter_choice import GCV, SURE, LCurve, QuasiOptimality, ScoreSearch, Trials
+from invtoolbox.parameter_choice import GCV, SURE, CompensatedDiscrepancy, LCurve, QuasiOptimality, ScoreSearch, Trials
 from invtoolbox.parameter_choice.divergence import fits
 from invtoolbox.parameter_choice.golden_section import grid, refine
 from invtoolbox.parameter_choice.l_curve import _chord, _curvature
@@ -20,8 +20,9 @@ from invtoolbox.parameter_choice.weight_grid import lowest
 from invtoolbox.solve import bind, first_guess
 
 N = 32
-NAMES = ("gcv", "sure", "l-curve", "quasi-optimality")
-QUICK = [GCV(points=5, sections=1), SURE(points=5, sections=1), LCurve(per_decade=2), QuasiOptimality(per_decade=2)]
+NAMES = ("gcv", "sure", "l-curve", "quasi-optimality", "compensated-discrepancy")
+QUICK = [GCV(points=5, sections=1), SURE(points=5, sections=1), LCurve(per_decade=2), QuasiOptimality(per_decade=2),
+         CompensatedDiscrepancy()]
 
 
 def picture() -> Tensor:
@@ -126,7 +127,8 @@ def test_sure_is_unbiased() -> None:
 # -- the rules in solve -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", [GCV(points=5, sections=3), SURE(points=5, sections=3)], ids=["gcv", "sure"])
+@pytest.mark.parametrize("rule", [GCV(points=5, sections=3), SURE(points=5, sections=3), CompensatedDiscrepancy()],
+                         ids=["gcv", "sure", "compensated-discrepancy"])
 def test_close_to_the_best_weight(rule: Any) -> None:
     problem, prior = blurred((0.03, 0.1)), it.priors.TotalVariation(periodic=True)
     x = it.solve(problem, prior, regularization=rule, progress=False).x
@@ -134,6 +136,33 @@ def test_close_to_the_best_weight(rule: Any) -> None:
     for w in (4.0, 8.0, 16.0, 32.0, 64.0):
         best = best.maximum(it.metrics.psnr(it.solve(problem, prior, regularization=w, progress=False).x, picture()))
     assert bool((it.metrics.psnr(x, picture()) > best - 0.5).all())
+
+
+def test_the_residual_lacks_what_the_image_fits() -> None:
+    """|A x - y|^2 = sigma^2 (m - df), df of the image of Morozov's weight, by the trace that is a sum over frequencies."""
+    problem, n = blurred((0.1, 0.1)), N
+    prior = it.priors.Tikhonov(it.operators.FiniteDifference((1, n, n), True))
+    morozov = it.solve(problem, prior, regularization=it.parameter_choice.DiscrepancyPrinciple(tau=1.0, tolerance=1e-3), progress=False)
+    solution = it.solve(problem, prior, regularization=CompensatedDiscrepancy(probes=40), progress=False)
+    power = torch.fft.fft2(torch.nn.functional.pad(torch.ones(3, 3) / 9, (0, n - 3, 0, n - 3))).abs().square()
+    frequency = 2 * torch.pi * torch.fft.fftfreq(n)
+    laplacian = (2 - 2 * frequency.cos())[:, None] + 2 - 2 * frequency.cos()
+    residual = (problem.operator(solution.x) - problem.y).flatten(1).square().sum(1) / 0.1**2
+    for k in range(2):
+        degrees = (power / (power + 0.1**2 * morozov.regularization[k] * laplacian).clamp_min(1e-12)).sum()
+        assert float(residual[k]) == pytest.approx(n * n - float(degrees), rel=0.02)
+    assert bool((solution.regularization < morozov.regularization).all())
+
+
+def test_many_measurements_of_few_numbers_do_not_take_the_weight_to_zero() -> None:
+    """With m >> n the exact equation has no solution for half of the draws of the noise; the rounds stop at a target that is met."""
+    A = it.operators.Matrix(torch.randn(400, 6, generator=torch.Generator().manual_seed(0)))
+    for seed in range(4):
+        y = A.simulate(torch.linspace(1, 2, 6)[None, None], 0.3, seed=seed)
+        problem = it.Problem(y, A, it.data_terms.LeastSquares(0.3))
+        solution = it.solve(problem, it.priors.Tikhonov(), regularization=CompensatedDiscrepancy(rounds=3), progress=False)
+        plain = it.solve(problem, it.priors.Tikhonov(), regularization=it.parameter_choice.DiscrepancyPrinciple(tau=1.0), progress=False)
+        assert bool((solution.regularization > 0.5 * plain.regularization).all())
 
 
 def test_the_corners_of_known_curves() -> None:
@@ -251,6 +280,13 @@ def test_what_does_not_fit_is_refused() -> None:
         it.solve(problem, it.priors.Denoiser(lambda x, sigma: x / (1 + sigma)), "admm", regularization="l-curve", progress=False)
     with pytest.raises(InputError, match="one weight"):
         LCurve(separate=True)
+    with pytest.raises(InputError, match="LeastSquares, whose noise is white"):
+        it.solve(it.Problem(problem.y, problem.operator, it.data_terms.Sobolev(-1.0, noise_std=0.1)), it.priors.Tikhonov(),
+                 regularization="compensated-discrepancy", progress=False)
+    with pytest.raises(InputError, match="one weight"):
+        CompensatedDiscrepancy(separate=True)
+    with pytest.raises(InputError, match="rounds"):
+        CompensatedDiscrepancy(rounds=0)
     with pytest.raises(InputError, match="points"):
         GCV(points=2)
     with pytest.raises(InputError, match="probes"):
