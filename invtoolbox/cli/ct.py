@@ -82,7 +82,10 @@ def add(commands: Any) -> None:
 def command(arguments: argparse.Namespace) -> int:
     if many.is_asked_for(arguments):
         everywhere = many.absolute(arguments, ("sinogram", "geometry"))
-        return many.run(everywhere, everywhere.sinogram, reconstruct, len(_open(everywhere)))
+        opened = _open(everywhere)
+        if isinstance(opened[0].geometry, _geometry_3d()) and (everywhere.output or "").lower().endswith(many.VOLUMES):
+            raise InputError(f"--output {everywhere.output}: every item of a 3D scan is a volume; give a folder")
+        return many.run(everywhere, everywhere.sinogram, reconstruct, len(opened))
     problem, geometry = _problem(arguments, arguments.item)
     where = job.paths(arguments, f"{Path(arguments.sinogram).stem}_reconstruction.tif", is_volume=isinstance(geometry, _geometry_3d()))
     method, start = _method(problem, arguments)
@@ -107,6 +110,9 @@ def _geometry_3d() -> type[Geometry3D]:
 
 def _method(problem: Problem, arguments: argparse.Namespace) -> tuple[argparse.Namespace, Tensor | None]:
     """The options of the method, and the image to start from."""
+    from invtoolbox.operators.base import LinearOperator
+
+    assert isinstance(problem.operator, LinearOperator)
     if not arguments.fbp:
         return arguments, problem.operator.pseudo_inverse(problem.y) if arguments.initial else None
     for option in ("solver", "max_iterations", "initial"):

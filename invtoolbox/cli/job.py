@@ -146,6 +146,9 @@ def run(problem: Problem, arguments: argparse.Namespace, where: Paths, title: st
     from invtoolbox.checkpoint import Checkpoint
 
     reference = _reference(arguments, grid is not None)
+    if reference is not None and tuple(reference.shape[1:]) != problem.image_shape:
+        raise InputError(f"--reference {arguments.reference} has the shape {tuple(reference.shape[1:])}, and the reconstruction "
+                         f"{problem.image_shape}; give the true image of the same shape")
     try:
         solution = solve(problem, arguments, Checkpoint(where.checkpoint), progress=not arguments.quiet, start=start)
     except KeyboardInterrupt:
@@ -205,12 +208,13 @@ def _reference(arguments: argparse.Namespace, is_volume: bool) -> Any:
         return None
     from invtoolbox import datasets
 
-    item = datasets.open_measurements(arguments.reference)
-    # The slices of a volume are its items; all of them are the reference of a 3D scan.
-    if is_volume:
-        if isinstance(item, datasets.Volume):
-            return item.volume().y
-        import torch
+    opened = datasets.open_measurements(arguments.reference)
+    first = opened[0].y
+    if not is_volume or first.ndim != 4:
+        return first
+    if isinstance(opened, datasets.Volume):
+        return opened.volume().y
+    import torch
 
-        return torch.stack([part.y[0, 0] for part in item])[None, None]
-    return item[0].y
+    # The slices of a volume in an array are its items; all of them are the reference of a 3D scan.
+    return torch.stack([opened[k].y[0, 0] for k in range(len(opened))])[None, None]

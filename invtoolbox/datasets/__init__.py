@@ -59,12 +59,12 @@ from invtoolbox.datasets.volume import Grid, Volume, VolumeInMemory
 
 __all__ = [
     "HTC2022", "READERS", "SWEEP_READERS", "Argoverse2", "ArgoverseFlow", "Arrays", "BlurKernels", "DataExchange", "DataSet",
-    "Dicom", "DicomSeries", "FlowFile", "Geometry", "Geometry3D", "Grid", "Hdf5", "KittiOdometry", "KittiRaw", "KittiSceneFlow",
-    "LidarFolder", "Measurement", "MetaImage", "NXtomo", "Nifti", "NuScenes", "OusterFrames", "Pictures", "Raw", "ScanGeometry",
-    "TiffStack", "Volume", "VolumeInMemory", "Waymo", "Written", "argoverse_mask", "argoverse_path", "attenuation_to_hounsfield", "center_of_rotation",
-    "ct_small", "data_folder", "find_file", "geometry_from_mapping", "hounsfield_to_attenuation", "open", "open_measurements",
-    "open_named", "open_sweeps", "pack_argoverse", "photograph", "read_argoverse", "read_flow", "read_geometry", "read_pcd",
-    "read_ply", "read_poses", "refuse_source", "verify", "write", "write_argoverse", "write_bytes", "write_flow",
-    "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_ply", "write_png", "write_raw", "write_tiff",
-    "write_tiff_stack", "writing",
+    "Dicom", "DicomSeries", "FlowFile", "Geometry", "Geometry3D", "Grid", "Hdf5", "KittiOdometry", "KittiRaw",
+    "KittiSceneFlow", "LidarFolder", "Measurement", "MetaImage", "NXtomo", "Nifti", "NuScenes", "OusterFrames", "Pictures",
+    "Raw", "ScanGeometry", "TiffStack", "Volume", "VolumeInMemory", "Waymo", "Written", "argoverse_mask", "argoverse_path",
+    "attenuation_to_hounsfield", "center_of_rotation", "ct_small", "data_folder", "find_file", "geometry_from_mapping",
+    "hounsfield_to_attenuation", "open", "open_measurements", "open_named", "open_sweeps", "pack_argoverse", "photograph",
+    "read_argoverse", "read_flow", "read_geometry", "read_pcd", "read_ply", "read_poses", "refuse_source", "verify", "write",
+    "write_argoverse", "write_bytes", "write_flow", "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_ply",
+    "write_png", "write_raw", "write_tiff", "write_tiff_stack", "writing",
 ]

@@ -23,9 +23,10 @@ _DEEPEST = 4
 class Hdf5:
     """A data set from an array in an HDF5 file; an item is read when it is asked for.
 
-    The first axis counts the items, as in `Arrays`, and so do ``items="volume"`` and the geometry of a 3D scan. Of several arrays, `name` is read: by default one of the known names
-    (``y``, ``sinogram``, ``projections``, ``measurements``, ``x``, ``image``, ``volume``, ``data``) at the root, the signal that a NeXus
-    file names as its default, or the only array of two or more axes.
+    The first axis counts the items, as in `Arrays`, and so do ``items="volume"`` and the geometry of a 3D scan. Of several
+    arrays, `name` is read: by default one of the known names (``y``, ``sinogram``, ``projections``, ``measurements``, ``x``,
+    ``image``, ``volume``, ``data``) at the root, the signal that a NeXus file names as its default, or the only array of two
+    or more axes.
 
     Raises:
         InputError: no array of numbers, several without a known name, an array larger than the file can hold.

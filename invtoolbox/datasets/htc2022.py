@@ -18,8 +18,8 @@ from torch import Tensor
 from invtoolbox.datasets.files import decoding, require_file, sniff
 from invtoolbox.datasets.geometry import Geometry
 from invtoolbox.datasets.geometry_file import check_is_2d
-from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 IMAGE_SHAPE = (512, 512)

@@ -153,8 +153,9 @@ class VolumeInMemory(Volume):
 
     def __init__(self, values: Any, grid: Grid, units: str = "as stored") -> None:
         array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-        self._array = array.reshape(array.shape[-3:])
-        super().__init__(Path("array"), (self._array.shape[0], self._array.shape[1], self._array.shape[2]), grid, units)
+        shape, _, _ = slices_of("a volume in memory", array)
+        self._array = array.reshape(shape)
+        super().__init__(Path("array"), shape, grid, units)
 
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
         return self._array[start:stop]

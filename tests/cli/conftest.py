@@ -76,3 +76,38 @@ def one_sentence(ran: Ran) -> str:
     assert ran.code == 2, ran
     assert len(lines) == 1 and lines[0].startswith("invtoolbox: "), ran.err
     return lines[0]
+
+
+CONE = """kind = "cone"
+volume_shape = [10, 16, 16]
+voxel_size = 0.5
+detector_shape = [18, 26]
+detector_spacing = 1.0
+source_origin = 40.0
+source_detector = 70.0
+
+[angles]
+unit = "degrees"
+start = 0
+stop = 360
+count = 24
+endpoint = false
+"""
+
+
+@pytest.fixture
+def cone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder with a small simulated cone-beam scan."""
+    monkeypatch.chdir(tmp_path)
+    import torch
+
+    import invtoolbox as it
+
+    truth = torch.zeros(1, 1, 10, 16, 16)
+    truth[..., 3:8, 5:11, 4:12] = 1
+    Path("cone.toml").write_text(CONE)
+    A = it.datasets.read_geometry("cone.toml").operator()
+    y = A.simulate(truth, noise=0.02, seed=0)[0, 0]
+    it.datasets.write_hdf5("projections.h5", {"projections": y})
+    np.save("truth.npy", truth[0, 0].numpy())
+    return tmp_path
