@@ -37,7 +37,7 @@ class CompensatedDiscrepancy(WeightSearch):
 
     Five solves altogether with one round (`DiscrepancyPrinciple` one, `SURE` about 27): Morozov's, two for df, the corrected one,
     and the last with the weight found. On the 20 problems of ``benchmarks/parameter_choice.py`` the median loss to the best weight
-    falls from 0.82 dB to 0.13 dB.
+    falls from 0.82 dB to 0.15 dB, the worst from 1.79 to 0.58; with two rounds (eight solves) to 0.11 and 0.32.
 
     Args:
         noise_std: sigma, ``(batch,)`` or a number; by default the data term's, and where that has none, `estimate_noise_std` of the
