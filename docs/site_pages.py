@@ -37,6 +37,7 @@ PACKAGES = {
     "processing": ("Processing", "From counts to line integrals that an operator explains."),
     "metrics": ("Metrics", "Measures of quality, each per item: shape `(batch,)`."),
     "plotting": ("Plotting", "Figures and reports."),
+    "training": ("Training", "Weights of a network as the unknown of a problem: stages, losses, pairs, recipes."),
     "testing": ("Testing", "Is my operator, prior, data term or solver what it says it is?"),
     "scenes": ("Scenes", "Scene files, lidar sweeps, and a simulated street with exact labels."),
     "study": ("Studies", "Slices of a volume and scenes of a study, on one machine or on Dask workers, resumable."),

@@ -198,6 +198,14 @@ class Objective:
         x = parameters["x"] if implicit is None else implicit.decode(parameters, self.generator())
         return Decoded(x, parameters, self.problem.operator if unknowns is None else unknowns.operator(self.problem.operator, parameters))
 
+    def projected(self, variable: Tensor) -> Tensor:
+        """The nearest variable that the implicit prior allows."""
+        implicit = self.prior.implicit
+        if self.layout is None or implicit is None or not implicit.is_constrained:
+            return variable
+        parameters = self.layout.unpack(variable)
+        return self.layout.pack({**parameters, **implicit.projected(parameters)})
+
     def parameter_energy(self, decoded: Decoded) -> Tensor:
         """``S(z)`` and the priors of the unknowns, ``(batch,)``."""
         total = torch.zeros_like(self.regularization)

@@ -250,6 +250,14 @@ class ImplicitPrior(Prior, ABC):
         first = next(iter(parameters.values()))
         return torch.zeros(first.shape[0], dtype=first.dtype, device=first.device)
 
+    def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The nearest parameters that are allowed; itself unless overridden. `Adam` goes there after every step."""
+        return parameters
+
+    @property
+    def is_constrained(self) -> bool:
+        return type(self).projected is not ImplicitPrior.projected
+
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
         """A factor on the solver's step for each leaf; 1 unless overridden."""
         return dict.fromkeys(parameters, 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class AdamState(State):
 class Adam(Solver):
     r"""Adam (Kingma and Ba 2015, algorithm 1), the same for an item alone and in a batch.
 
-    An implicit prior's ``learning_rates`` multiply ``learning_rate`` leaf by leaf. There is no promise of a monotone
+    An implicit prior's ``learning_rates`` multiply ``learning_rate`` leaf by leaf, and parameters that it constrains are projected. There is no promise of a monotone
     objective, nor of convergence (Reddi, Kale and Kumar 2018 give a convex objective on which Adam does not converge); with
     ``decay`` the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
     Certificate: ``|grad F|`` relative to that at the start.
@@ -67,6 +67,8 @@ class Adam(Solver):
     patience: int | None = None
     min_delta: float = 0.0
     subset_size: int | None = None
+
+    takes_projection: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
@@ -106,7 +108,7 @@ class Adam(Solver):
         shape = (-1, *[1] * (gradient.ndim - 1))
         rate = self.learning_rate / (1 + self.decay * steps).sqrt() / (1 - self.beta_mean**steps)
         denominator = (square / (1 - self.beta_square**steps).view(shape)).sqrt_().add_(self.epsilon)
-        x = state.x - (mean * state.rates).div_(denominator).mul_(rate.view(shape))
+        x = objective.projected(state.x - (mean * state.rates).div_(denominator).mul_(rate.view(shape)))
         value, new, discrepancy = self._evaluate(objective, x)
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best

@@ -37,6 +37,7 @@ class Solver(ABC):
         finds_weight: the solver meets the target of a discrepancy principle by itself, inside its step, and its state
             has a field ``regularization``.
         starts_at_zero: the solver regularises by where it starts, so it starts at 0 unless told otherwise.
+        takes_projection: parameters of an implicit prior that are constrained (``is_constrained``) are projected after every step.
         takes_unit_step: a prior that asks for it (``unit_step``) is only ever given a step that times its weight is 1.
     """
 
@@ -46,6 +47,7 @@ class Solver(ABC):
     certificate_name: ClassVar[str] = "relative gradient norm"
     finds_weight: ClassVar[bool] = False
     starts_at_zero: ClassVar[bool] = False
+    takes_projection: ClassVar[bool] = False
     takes_unit_step: ClassVar[bool] = False
 
     def misfit(self, objective: Objective) -> str | None:

@@ -32,6 +32,9 @@ def unfit(solver: Solver, objective: Objective) -> str | None:
     fixed = next((prior for _, prior in objective.terms if prior.unit_step), None)
     if fixed is not None and not solver.takes_unit_step:
         return f"{type(solver).__name__} chooses its proximal steps, and {fixed!r} knows the prox at one alone, 1 / weight"
+    implicit = objective.prior.implicit
+    if implicit is not None and implicit.is_constrained and not solver.takes_projection:
+        return f"{type(solver).__name__} does not keep to the constraints on the parameters of {implicit!r}"
     return solver.misfit(objective)
 
 

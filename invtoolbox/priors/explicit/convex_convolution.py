@@ -115,6 +115,10 @@ class ConvexConvolution(ConvexNetwork):
         psi = item_sum(z * self.readout)
         return psi + 0.5 * self.strong_convexity * item_sum(x.square()) if self.strong_convexity else psi
 
+    def extra_repr(self) -> str:
+        return (f"channels={self.channels}, strides={self.strides}, beta={self.beta:g}, strong_convexity={self.strong_convexity:g}, "
+                f"dimension={self.dimension}")
+
     def _averaged(self, image: Tensor, stride: int) -> Tensor:
         """Means over blocks; at the far ends zeros fill the last one."""
         if stride == 1:

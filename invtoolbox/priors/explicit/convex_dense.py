@@ -44,8 +44,9 @@ class ConvexDense(ConvexNetwork):
             # Uniform within 1 / sqrt(inputs), as torch's linear layers are.
             return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(shape[-1]))
 
-        self.skips = nn.ParameterList([drawn(width, size) for _ in range(depth)])
-        self.biases = nn.ParameterList([drawn(width) for _ in range(depth)])
+        # Of all layers together: one product of a matrix is faster than several of slim ones.
+        self.skips = drawn(depth, width, size)
+        self.biases = drawn(depth, width)
         self.weights = nn.ParameterList([nn.Parameter(drawn(width, width).detach().clamp_min(0)) for _ in range(depth - 1)])
         self.readout = nn.Parameter(drawn(1, width).detach().clamp_min(0))
         self.slope = drawn(1, size)
@@ -66,27 +67,28 @@ class ConvexDense(ConvexNetwork):
 
     def _gradient(self, v: Tensor, slopes: list[Tensor]) -> Tensor:
         # Back through the layers: the transposes of the maps, and the slopes of the softplus where it was.
-        pull = self.readout * slopes[-1]
-        gradient = self.slope + self.strong_convexity * v
-        for k in range(len(slopes) - 1, -1, -1):
-            gradient = gradient + pull @ self.skips[k]
-            if k:
-                pull = (pull @ self.weights[k - 1]) * slopes[k - 1]
-        return gradient
+        pulls = [self.readout * slopes[-1]]
+        for k in range(len(slopes) - 1, 0, -1):
+            pulls.insert(0, (pulls[0] @ self.weights[k - 1]) * slopes[k - 1])
+        gradient = torch.addmm(self.slope, torch.cat(pulls, 1), self.skips.flatten(0, 1))
+        return gradient + self.strong_convexity * v if self.strong_convexity else gradient
 
     def _layers(self, v: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The last layer, and the slopes of every one."""
         slopes: list[Tensor] = []
         z = v
-        for k, (skip, bias) in enumerate(zip(self.skips, self.biases)):
-            before = F.linear(v, skip, bias)
-            z, slope = smooth_ramp(before if k == 0 else before + F.linear(z, self.weights[k - 1]), self.beta)
+        seen = F.linear(v, self.skips.flatten(0, 1), self.biases.flatten()).split(self.biases.shape[1], 1)
+        for k, before in enumerate(seen):
+            z, slope = smooth_ramp(before if k == 0 else torch.addmm(before, z, self.weights[k - 1].T), self.beta)
             slopes.append(slope)
         return z, slopes
 
     def _potential(self, v: Tensor, z: Tensor) -> Tensor:
         psi = item_sum(z * self.readout) + item_sum(v * self.slope)
         return psi + 0.5 * self.strong_convexity * item_sum(v.square()) if self.strong_convexity else psi
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, beta={self.beta:g}, strong_convexity={self.strong_convexity:g}"
 
     def _vectors(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x[0].numel() != self.size:

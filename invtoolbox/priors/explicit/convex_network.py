@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -67,8 +68,26 @@ class ConvexNetwork(nn.Module, ABC):
 
 def smooth_ramp(x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """The softplus ``log(1 + exp(beta x)) / beta``, convex and increasing, and its derivative."""
-    # Beyond 40 the softplus is its argument to more digits than float64 has.
-    return F.softplus(x, beta, 40.0), torch.sigmoid(beta * x)
+    value, slope = _SmoothRamp.apply(x, beta)
+    return value, slope
+
+
+class _SmoothRamp(torch.autograd.Function):
+    """Both from one exponential, and with one pass back for both."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        slope = torch.sigmoid(beta * x)
+        ctx.save_for_backward(slope)
+        ctx.beta = beta
+        # Beyond 40 the softplus is its argument to more digits than float64 has.
+        return F.softplus(x, beta, 40.0), slope
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        of_value, of_slope = gradients
+        return slope * torch.addcmul(of_value, of_slope, 1 - slope, value=ctx.beta), None
 
 
 def item_sum(x: Tensor) -> Tensor:

@@ -1,0 +1,116 @@
+"""Learned proximal operators of the Laplace density: only proximal matching finds the prox of the log prior, and so the prior.
+
+After Fang, Buchanan & Sulam, "What's in a prior? Learned proximal networks for inverse problems" (ICLR 2024), section 4. Numbers x with the
+density ``exp(-|x|) / 2``, noise of standard deviation 1: the prox of the log prior is soft thresholding at 1, and R is ``|x|``.
+A convex network learns from noisy numbers, by l2, by l1, and from there by proximal matching with gamma from 0.5 down to 0.1.
+
+    python benchmarks/laplace_prox.py [--full] [--seed 1] [--threads 1] [--folder CHECKPOINTS]
+
+Reduced: a quarter of the steps, 500 numbers a step. Full: 64,000 steps of 2000 numbers. Printed: the largest error of f against soft
+thresholding on [-3.5, 3.5], f(0.9), the mean error of R against ``|x|`` on [-2.5, 2.5] (R with least value 0), R(2), and of l2 the distance
+to the mean of the posterior in closed form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from common import machine, verdict
+from torch import Generator, Tensor
+
+from invtoolbox.priors import ConvexDense, LearnedProximal
+from invtoolbox.training import L1, L2, Loss, Pairs, ProximalMatching, Stage, train
+
+
+class LaplaceNumbers(Pairs):
+    """Numbers of the Laplace density, and the same with Gaussian noise, standard deviation 1."""
+
+    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        signs = torch.randint(2, (count, 1), generator=generator) * 2 - 1
+        x = signs * torch.empty(count, 1).exponential_(generator=generator)
+        return x + torch.randn(count, 1, generator=generator), x
+
+    def __repr__(self) -> str:
+        return "LaplaceNumbers()"
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Of a network: largest error of f, f(0.9), mean error of R, R(2), and the largest distance to the posterior mean."""
+
+    prox: float
+    at_09: float
+    prior: float
+    at_2: float
+    to_mean: float
+
+
+def errors(network: ConvexDense) -> Errors:
+    precise = LearnedProximal(network).to(torch.float64)
+    y = torch.linspace(-3.5, 3.5, 281, dtype=torch.float64)[:, None]
+    f = precise.prox(y)
+    soft = y.sign() * (y.abs() - 1).clamp_min(0)
+    x = torch.linspace(-2.5, 2.5, 101, dtype=torch.float64)[:, None]
+    found = precise.inverse(x, tolerance=1e-6)
+    R = found.energy - found.energy.min()
+    at_2 = (found.energy[(x[:, 0] - 2).abs().argmin()] - found.energy.min())
+    at_09 = precise.prox(torch.full((1, 1), 0.9, dtype=torch.float64))
+    if float(found.residual.max()) > 1e-3:
+        print(f"  (the inversion misses a point by {float(found.residual.max()):.1e})")
+    return Errors(float((f - soft).abs().max()), float(at_09), float((R - x[:, 0].abs()).abs().mean()), float(at_2),
+                  float((f - posterior_mean(y)).abs().max()))
+
+
+def posterior_mean(y: Tensor) -> Tensor:
+    """E[x | y], from the two halves of the density, each a truncated Gaussian."""
+    right, left = (-y).exp() * torch.special.ndtr(y - 1), y.exp() * torch.special.ndtr(-y - 1)
+    return ((y - 1) * right + (y + 1) * left) / (right + left)
+
+
+def stages(loss: Loss, schedule: list[tuple[int, float]], full: bool) -> list[Stage]:
+    return [Stage(loss, steps if full else steps // 4, rate, 2000 if full else 500) for steps, rate in schedule]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="all steps, which take several minutes")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(machine())
+    warm = [(10_000, 1e-3), (10_000, 1e-4)]
+    plan: list[tuple[str, Loss, list[tuple[int, float]]]] = [
+        ("l2", L2(), warm), ("l1", L1(), warm), ("gamma 0.5", ProximalMatching(0.5), [(2000, 1e-3), (2000, 1e-4)]),
+        ("gamma 0.4", ProximalMatching(0.4), [(4000, 1e-4)]), ("gamma 0.3", ProximalMatching(0.3), [(4000, 1e-4)]),
+        ("gamma 0.2", ProximalMatching(0.2), [(4000, 1e-5)]), ("gamma 0.1", ProximalMatching(0.1), [(4000, 1e-5), (4000, 1e-6)])]
+    first = network = ConvexDense(1, seed=arguments.seed)
+    found: dict[str, Errors] = {}
+    began, cpu = time.perf_counter(), time.process_time()
+    print(f"{'':10} {'prox max':>9} {'f(0.9)':>7} {'R mean':>7} {'R(2)':>6} {'to mean':>8} {'seconds':>8}")
+    for name, loss, schedule in plan:
+        folder = None if arguments.folder is None else arguments.folder / name.replace(" ", "-")
+        trained = train(first if name in ("l2", "l1") else network, LaplaceNumbers(), stages(loss, schedule, arguments.full),
+                        seed=arguments.seed, folder=folder, progress=False)
+        assert isinstance(trained.network, ConvexDense)
+        network, found[name] = trained.network, errors(trained.network)
+        e = found[name]
+        print(f"{name:10} {e.prox:9.3f} {e.at_09:7.3f} {e.prior:7.3f} {e.at_2:6.3f} {e.to_mean:8.3f} {trained.seconds:8.1f}", flush=True)
+    seconds = time.perf_counter() - began
+    last, l1, l2 = found["gamma 0.1"], found["l1"], found["l2"]
+    bars = (0.17, 0.055, 600) if arguments.full else (0.21, 0.075, 60)
+    print(f"{seconds:.0f} s, of which {time.process_time() - cpu:.0f} s on the processor", verdict(seconds < bars[2], f"under {bars[2]} s idle"))
+    print("prox: l2 > l1 > proximal matching", verdict(l2.prox > l1.prox > last.prox, "this order"))
+    print("R: l2 > l1 > proximal matching", verdict(l2.prior > l1.prior > last.prior, "this order"))
+    print(f"largest error of the prox {last.prox:.3f}", verdict(last.prox <= bars[0], f"{bars[0]}"))
+    print(f"mean error of R {last.prior:.3f}", verdict(last.prior <= bars[1], f"{bars[1]}"))
+    print(f"l2 against the posterior mean {l2.to_mean:.3f}", verdict(l2.to_mean <= 0.02, "0.02"))
+
+
+if __name__ == "__main__":
+    main()

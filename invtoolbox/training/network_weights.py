@@ -1,0 +1,76 @@
+"""A network's weights as the unknown of a problem: what makes `solve` the loop of training too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.errors import InputError
+from invtoolbox.operators.identity import Identity
+from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.explicit.convex_network import ConvexNetwork
+from invtoolbox.problem import Problem
+from invtoolbox.training.losses import Loss
+from invtoolbox.training.pairs import Pairs
+
+
+class NetworkWeights(ImplicitPrior):
+    """Parameters are the weights; what they decode to is the loss of every pair of a draw, ``(1, count)``.
+
+    The network itself is never written to. Without a generator, the draw is always the same one, of ``validation``.
+
+    Args:
+        network: a module without running statistics (batch normalisation), which would be state beside the weights.
+        pairs: what it learns from.
+        loss: of a pair.
+        count: pairs of a draw.
+        validation: pairs to judge it by; those it learns from where there are none.
+        mixed_precision: run the network in bfloat16 on a GPU; weights and loss stay in float32.
+    """
+
+    def __init__(self, network: nn.Module, pairs: Pairs, loss: Loss, count: int, validation: Pairs | None = None,
+                 mixed_precision: bool = False) -> None:
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+            raise InputError(f"{type(network).__name__} has batch normalisation, whose running statistics are no weights; train it without")
+        if count < 1:
+            raise InputError(f"a draw needs at least one pair, got {count}")
+        self.network, self.pairs, self.loss, self.count = network, pairs, loss, count
+        self.validation, self.mixed_precision = validation, mixed_precision
+
+    def initial(self) -> dict[str, Tensor]:
+        return {name: value.detach()[None] for name, value in self.network.named_parameters()}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        weights = {name: value[0] for name, value in parameters.items()}
+        device = next(iter(weights.values())).device
+        pairs = self.pairs if generator is not None or self.validation is None else self.validation
+        shown, wanted = pairs.draw(self.count, torch.Generator(device).manual_seed(0) if generator is None else generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision and device.type == "cuda"):
+            result = torch.func.functional_call(self.network, weights, (shown,))
+        return self.loss(result.to(wanted.dtype), wanted)[None]
+
+    def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.network.projected(parameters) if isinstance(self.network, ConvexNetwork) else parameters
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(tuple(p.shape)) for p in self.network.parameters())
+        return f"NetworkWeights({type(self.network).__name__}({self.network.extra_repr()}) {shapes}; {self.pairs!r}, {self.loss!r}, count={self.count})"
+
+
+class MeanLoss(DataTerm):
+    """The mean of predicted losses; the measurements, 0, are what they should be."""
+
+    def value(self, prediction: Any, y: Any) -> Tensor:
+        mean: Tensor = prediction.mean(1)
+        return mean
+
+    def __repr__(self) -> str:
+        return "MeanLoss()"
+
+
+def training_problem(count: int, like: Tensor) -> Problem:
+    """The problem whose unknown are weights: ``count`` losses that should be 0."""
+    return Problem(like.new_zeros(1, count), Identity((count,)), MeanLoss())

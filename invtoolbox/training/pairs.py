@@ -1,0 +1,97 @@
+"""What a network is trained on: pairs of what it is shown and what it should give, made as they are needed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.settings import Settings
+
+
+class Pairs(Settings, ABC):
+    """A source of pairs. A subclass writes `draw`; its ``repr`` must tell what it draws, as a resumed training is checked by it."""
+
+    @abstractmethod
+    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """``(shown, wanted)``, ``(count, channel, *space)`` each, a function of the generator alone."""
+
+
+class NoisyPairs(Pairs):
+    """Crops of clean images, turned and mirrored, and the same with Gaussian noise.
+
+    Args:
+        images: clean images ``(1, channel, rows, columns)``, of any sizes; larger ones are drawn from more often.
+        noise_std: of the noise, in the units of the images.
+        crop: side of the crops, pixels.
+
+    >>> shown, wanted = NoisyPairs([torch.rand(1, 1, 20, 30)], noise_std=0.1, crop=8).draw(4, torch.Generator().manual_seed(0))
+    >>> shown.shape, round(float((shown - wanted).std()), 1)
+    (torch.Size([4, 1, 8, 8]), 0.1)
+    """
+
+    def __init__(self, images: Sequence[Tensor], noise_std: float, crop: int) -> None:
+        for image in images:
+            if image.ndim != 4 or image.shape[0] != 1 or min(image.shape[2:]) < crop:
+                raise InputError(f"{type(self).__name__} takes images (1, channel, rows, columns) of at least {crop} x {crop} pixels, got "
+                                 f"{tuple(image.shape)}")
+        if not images or len({image.shape[1] for image in images}) > 1:
+            raise InputError(f"{type(self).__name__} needs an image at least, and as many channels in every one")
+        if not noise_std > 0 or crop < 1:
+            raise InputError(f"{type(self).__name__} needs a positive noise_std and crop, got {noise_std} and {crop}")
+        self.images, self.noise_std, self.crop = tuple(images), noise_std, crop
+
+    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        clean = self._crops(count, generator)
+        noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
+        return clean + self.noise_std * noise, clean
+
+    def _crops(self, count: int, generator: Generator) -> Tensor:
+        free = [[n - self.crop + 1 for n in image.shape[2:]] for image in self.images]
+        device = self.images[0].device
+        places = torch.tensor([float(rows * columns) for rows, columns in free], device=device)
+        which = torch.multinomial(places, count, replacement=True, generator=generator).tolist()
+        drawn = torch.rand(count, 2, generator=generator, device=device).tolist()
+        turns = torch.randint(8, (count,), generator=generator, device=device).tolist()
+        crops = []
+        for k, (down, right), turn in zip(which, drawn, turns):
+            top, left = (min(int(share * n), n - 1) for share, n in zip((down, right), free[k]))
+            part = self.images[k][..., top:top + self.crop, left:left + self.crop]
+            crops.append(torch.rot90(part.flip(-1) if turn >= 4 else part, turn % 4, (-2, -1)))
+        return torch.cat(crops)
+
+    def __repr__(self) -> str:
+        pixels = sum(image[0, 0].numel() for image in self.images)
+        return (f"{type(self).__name__}({len(self.images)} images of {pixels} pixels, sum {sum(float(i.double().sum()) for i in self.images):.6g}, "
+                f"noise_std={self.noise_std:g}, crop={self.crop})")
+
+
+class RecorruptedPairs(NoisyPairs):
+    """Pairs out of noisy images alone: ``y + a z`` is shown and ``y - z / a`` is wanted, z as strong as the noise of y.
+
+    The two have independent noise about the same clean image, so that `L2`, and it alone, is minimised by the denoiser that clean images
+    would have taught, for the noise ``sqrt(1 + a^2) noise_std`` (Pang, Zheng, Quan and Ji, "Recorrupted-to-recorrupted", CVPR 2021).
+
+    Args:
+        images: noisy images ``(1, channel, rows, columns)``.
+        noise_std: of the Gaussian noise that they have.
+        crop: side of the crops, pixels.
+        strength: a.
+    """
+
+    def __init__(self, images: Sequence[Tensor], noise_std: float, crop: int, strength: float = 0.5) -> None:
+        super().__init__(images, noise_std, crop)
+        if not strength > 0:
+            raise InputError(f"RecorruptedPairs needs a positive strength, got {strength}")
+        self.strength = strength
+
+    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        y = self._crops(count, generator)
+        z = self.noise_std * torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
+        return y + self.strength * z, y - z / self.strength
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, strength={self.strength:g})"

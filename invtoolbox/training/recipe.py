@@ -1,0 +1,215 @@
+"""A recipe: what a trained prior is made of and from, in TOML; and its training, down to a folder of the catalogue.
+
+The tables::
+
+    name, seed, licence       of the prior that comes of it; the first comment line of the file is its summary
+    [network]                 name and arguments, as in the card of a trained prior
+    [prior]                   name (learned-proximal or denoiser) and settings
+    [data]                    photographs or paths, grey, noise_std, crop, intensity_range, noisy
+    [validation]              the same, of images that are not learned from
+    [[stage]]                 loss, gamma, steps, learning_rate, count
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from invtoolbox.datasets import open as open_data
+from invtoolbox.datasets import photograph
+from invtoolbox.datasets.output import write_bytes
+from invtoolbox.errors import InputError
+from invtoolbox.presets import build_network
+from invtoolbox.registry import build
+from invtoolbox.scene_reading import Named, Table, check, content_of, locate
+from invtoolbox.training.losses import L1, L2, Loss, ProximalMatching
+from invtoolbox.training.pairs import NoisyPairs, RecorruptedPairs
+from invtoolbox.training.stages import Stage, Trained, train
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class Data(Table):
+    """Images, and the noise that is put on them."""
+
+    photographs: list[str] = Field(default_factory=list)
+    paths: list[str] = Field(default_factory=list)
+    reader: str | None = None
+    grey: bool = True
+    intensity_range: tuple[float, float] = (0.0, 1.0)
+    noise_std: float = Field(gt=0)
+    crop: int = Field(48, ge=1)
+    noisy: bool = False
+    strength: float = Field(0.5, gt=0)
+
+    @model_validator(mode="after")
+    def _some_images(self) -> Data:
+        if not self.photographs and not self.paths:
+            raise ValueError("give photographs by name, or paths of pictures")
+        return self
+
+    def pairs(self, recipe: Path) -> NoisyPairs:
+        """The images are read here; clean ones get noise, noisy ones are recorrupted."""
+        images = [photograph(name) for name in self.photographs]
+        for path in self.paths:
+            data = open_data(locate(recipe, path), reader=self.reader)
+            images += [data[k].y for k in range(len(data))]
+        low, high = self.intensity_range
+        ready = [_grey(image) if self.grey else image for image in images]
+        ready = ready if (low, high) == (0, 1) else [(image - low) / (high - low) for image in ready]
+        return RecorruptedPairs(ready, self.noise_std, self.crop, self.strength) if self.noisy else NoisyPairs(ready, self.noise_std, self.crop)
+
+
+class StageTable(Table):
+    loss: Literal["l1", "l2", "proximal-matching"]
+    gamma: float | None = Field(None, gt=0)
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    count: int = Field(64, ge=1)
+
+    @model_validator(mode="after")
+    def _gamma_where_it_is_used(self) -> StageTable:
+        if (self.loss == "proximal-matching") != (self.gamma is not None):
+            raise ValueError("gamma belongs to the loss proximal-matching, and that needs one")
+        return self
+
+    def stage(self) -> Stage:
+        loss: Loss = ProximalMatching(self.gamma) if self.gamma is not None else L1() if self.loss == "l1" else L2()
+        return Stage(loss, self.steps, self.learning_rate, self.count)
+
+
+class Recipe(Table):
+    """A checked recipe."""
+
+    name: str
+    seed: int = 0
+    licence: str = ""
+    network: Named
+    prior: Named
+    data: Data
+    validation: Data | None = None
+    stage: list[StageTable] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The folder of a trained prior, and the training; None where the folder was whole already."""
+
+    folder: Path
+    trained: Trained | None
+    psnr: float | None
+
+
+def run_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
+               overwrite: bool = False, device: str | None = None, mixed_precision: bool = False, progress: bool = True) -> Outcome:
+    """Train a prior as a recipe says, and write it to ``priors/NAME``, where `priors.load` finds it.
+
+    An interrupted training goes on from its checkpoints when it is started again.
+
+    Args:
+        recipe: a TOML file.
+        overrides: keys of it to change, such as ``"stage.0.steps=100"``.
+        output: the folder, in place of ``priors/NAME`` in the current directory.
+        overwrite: train anew where the folder holds a prior already.
+
+    Raises:
+        InputError: where the recipe does not fit, with file and key.
+    """
+    if not Path(recipe).expanduser().is_file():
+        raise InputError(f"there is no recipe {recipe}; it is a TOML file, see `invtoolbox train --help`")
+    path, content = content_of(recipe, overrides)
+    checked = check(Recipe, path, content)
+    folder = Path(output) if output is not None else Path("priors") / checked.name
+    if (folder / "card.toml").exists() and not overwrite:
+        return Outcome(folder, None, None)
+    network = build_network({**checked.network.settings, "name": content["network"].get("name")}, None).requires_grad_(True)
+    build("priors", str(content["prior"].get("name")), {**_settings(content["prior"]), "network": network})  # says now what is wrong
+    pairs = checked.data.pairs(path)
+    validation = checked.validation.pairs(path) if checked.validation is not None else None
+    checkpoints = folder / "checkpoints"
+    trained = train(network, pairs, [table.stage() for table in checked.stage], validation=validation, seed=checked.seed,
+                    folder=checkpoints, device=device, mixed_precision=mixed_precision, progress=progress)
+    quality = _psnr(trained, validation or pairs)
+    _write(folder, path, content, checked, trained, quality, validation is not None)
+    shutil.rmtree(checkpoints)
+    return Outcome(folder, trained, quality)
+
+
+def _settings(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != "name"}
+
+
+def _grey(image: Tensor) -> Tensor:
+    if image.shape[1] == 1:
+        return image
+    return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def _psnr(trained: Trained, pairs: NoisyPairs) -> float:
+    """Of a fixed draw, in decibels for images in [0, 1]."""
+    shown, wanted = pairs.draw(64, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return -10 * math.log10(float((trained.network(shown) - wanted).square().mean()))
+
+
+def _write(folder: Path, path: Path, content: Mapping[str, Any], recipe: Recipe, trained: Trained, quality: float, apart: bool) -> None:
+    """Weights first and the card last, so that a folder with a card is whole."""
+    from safetensors.torch import save
+
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    summary = first.lstrip("# ").strip() if first.startswith("#") else f"{recipe.name}, trained by invtoolbox."
+    weights = save({name: value.contiguous() for name, value in trained.network.state_dict().items()})
+    step = max(1, len(trained.losses) // 2000)
+    curve = "step,loss\n" + "".join(f"{k},{float(trained.losses[k]):.6g}\n" for k in range(0, len(trained.losses), step))
+    folder.mkdir(parents=True, exist_ok=True)
+    card = {"prior": content["prior"]["name"], **_settings(content["prior"]),
+            "network": {**content["network"], "weights": "weights.safetensors"}}
+    for name, text in (("recipe.toml", f"# {summary}\n{as_toml(content)}"), ("curve.csv", curve),
+                       ("README.md", _model_card(summary, recipe, trained, quality, apart, len(weights)))):
+        write_bytes(folder / name, text.encode(), overwrite=True)
+    write_bytes(folder / "weights.safetensors", weights, overwrite=True)
+    write_bytes(folder / "card.toml", f"# {summary}\n{as_toml(card)}".encode(), overwrite=True)
+
+
+def _model_card(summary: str, recipe: Recipe, trained: Trained, quality: float, apart: bool, size: int) -> str:
+    count = sum(p.numel() for p in trained.network.parameters())
+    rows = "\n".join(f"| {t.loss}{'' if t.gamma is None else f', gamma {t.gamma:g}'} | {t.steps} | {t.learning_rate:g} | {t.count} |"
+                     for t in recipe.stage)
+    images = ", ".join([*recipe.data.photographs, *recipe.data.paths])
+    licence = f"\nLicence of the data: {recipe.licence}\n" if recipe.licence else ""
+    return (f"# {recipe.name}\n\n{summary}\n\n- network: {type(trained.network).__name__}, {count} weights, {size / 1e6:.2f} MB\n"
+            f"- trained on: {images}; noise {recipe.data.noise_std:g}, crops of {recipe.data.crop} pixels; seed {recipe.seed}\n"
+            f"- {quality:.2f} dB on 64 crops of {'the validation images' if apart else 'the images it learned from'}\n"
+            f"- {trained.seconds:.0f} s of training in the last run\n{licence}\n"
+            f"| loss | steps | learning rate | pairs a step |\n|---|---|---|---|\n{rows}\n\n"
+            "Trained again by `invtoolbox train recipe.toml`.\n")
+
+
+def as_toml(content: Mapping[str, Any]) -> str:
+    """Values, tables and lists of tables as TOML.
+
+    >>> print(as_toml({"seed": 1, "stage": [{"loss": "l1"}]}), end="")
+    seed = 1
+    [[stage]]
+    loss = "l1"
+    """
+    lines: list[str] = []
+    tables: list[str] = []
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            tables += ["", f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in value.items())]
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for entry in value:
+                tables += ["", f"[[{key}]]", *(f"{k} = {json.dumps(v)}" for k, v in entry.items())]
+        else:
+            lines.append(f"{key} = {json.dumps(value)}")
+    return "\n".join([*lines, *tables]).lstrip("\n") + "\n"

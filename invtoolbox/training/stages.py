@@ -1,0 +1,122 @@
+"""Training in stages, each with a loss and a learning rate of its own, each one call of `invtoolbox.solve`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from invtoolbox.checkpoint import Checkpoint
+from invtoolbox.errors import InputError
+from invtoolbox.loop import Progress
+from invtoolbox.solve import solve
+from invtoolbox.solvers.adam import Adam
+from invtoolbox.training.losses import L1, Loss, ProximalMatching
+from invtoolbox.training.network_weights import NetworkWeights, training_problem
+from invtoolbox.training.pairs import Pairs
+
+
+@dataclass(frozen=True)
+class Stage:
+    """So many steps of Adam.
+
+    Args:
+        loss: what is made small.
+        steps: how many.
+        learning_rate: of Adam.
+        count: pairs that a step looks at.
+    """
+
+    loss: Loss
+    steps: int
+    learning_rate: float = 1e-3
+    count: int = 64
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training.
+
+    Attributes:
+        network: in evaluation mode; the one that was given is left as it was.
+        losses: of every step, ``(steps,)``; a stage with another loss starts on another scale.
+        validation: rows ``(step, loss)`` on the validation pairs, ``(n, 2)``.
+        seconds: of all stages, in this run.
+    """
+
+    network: nn.Module
+    losses: Tensor
+    validation: Tensor
+    seconds: float
+
+
+def proximal_matching_stages(gamma: float = 0.08, steps: int = 40_000, count: int = 64, warm_rate: float = 1e-3,
+                             rate: float = 1e-4) -> tuple[Stage, ...]:
+    """The schedule of Fang, Buchanan and Sulam for images: half of the steps by l1, the rest by proximal matching, gamma 8, 4, 2 and 1
+    times the last one for an eighth each.
+
+    >>> [stage.steps for stage in proximal_matching_stages(steps=800)]
+    [400, 100, 100, 100, 100]
+    """
+    warm = Stage(L1(), steps // 2, warm_rate, count)
+    return (warm, *(Stage(ProximalMatching(gamma * factor), steps // 8, rate, count) for factor in (8, 4, 2, 1)))
+
+
+def train(network: nn.Module, pairs: Pairs, stages: Sequence[Stage], *, validation: Pairs | None = None, validate_every: int = 500,
+          seed: int = 0, folder: str | Path | None = None, write_every: float = 60.0, device: torch.device | str | None = None,
+          mixed_precision: bool = False, progress: bool = True) -> Trained:
+    """Train a network, and give a trained copy of it.
+
+    The weights are the unknown of a problem, the loss its misfit and `Adam` its solver; what is drawn in a step is a function of the seed
+    and the step. A convex network is projected to what is convex after every step.
+
+    Args:
+        network: called with what the pairs show.
+        stages: one after the other, each from where the one before ended, with fresh moments.
+        validation: pairs to judge by after every ``validate_every`` steps.
+        folder: where the checkpoint of each stage is written, every ``write_every`` seconds; where one lies there, training goes on from it.
+        device: where to train; the copy comes back to the CPU.
+
+    Raises:
+        InputError: where the weights become infinite, or no step is left to take because the gradient is 0.
+
+    >>> from invtoolbox.priors import ConvexDense
+    >>> class Shrunk(Pairs):
+    ...     def draw(self, count, generator):
+    ...         x = torch.randn(count, 1, generator=generator)
+    ...         return x, 0.5 * x
+    >>> trained = train(ConvexDense(1, width=8, depth=1), Shrunk(), [Stage(L1(), 300, 1e-2)], progress=False)
+    >>> bool(trained.losses[-1] < 0.2 * trained.losses[0])
+    True
+    """
+    result = copy.deepcopy(network).to(device).train()
+    pairs = pairs.to(device=device)
+    validation = validation.to(device=device) if validation is not None else None
+    like = next(result.parameters()).detach()
+    curves: list[Tensor] = []
+    judged: list[tuple[float, float]] = []
+    seconds, before = 0.0, 0
+    for number, stage in enumerate(stages):
+        def judge(state: Progress, start: int = before) -> None:
+            if validation is not None and state.iteration % validate_every == 0:
+                judged.append((start + state.iteration, float(state.x.mean())))
+
+        weights = NetworkWeights(result, pairs, stage.loss, stage.count, validation, mixed_precision)
+        checkpoint = None if folder is None else Checkpoint(Path(folder) / f"stage-{number}.safetensors", write_every)
+        solution = solve(training_problem(stage.count, like), weights, Adam(max_iterations=stage.steps, learning_rate=stage.learning_rate),
+                         regularization=1.0, tolerance=0.0, seed=1009 * seed + number, callbacks=(judge,), checkpoint=checkpoint,
+                         progress=progress)
+        if solution.status[0] == "diverged":
+            raise InputError(f"training diverged in stage {number} ({stage.loss!r}); take a learning rate below {stage.learning_rate:g}")
+        if solution.status[0] == "converged":
+            raise InputError(f"the gradient of {stage.loss!r} vanished in stage {number}; bring the network nearer first, by L1 or a larger "
+                             "gamma")
+        result.load_state_dict({name: value[0] for name, value in solution.parameters.items()}, strict=False)
+        curves.append(solution.history["objective"][:, 0])
+        seconds, before = seconds + solution.seconds, before + stage.steps
+    network = result.cpu().eval().requires_grad_(False)
+    return Trained(network, torch.cat(curves) if curves else torch.zeros(0), torch.tensor(judged).reshape(-1, 2), seconds)
