@@ -104,7 +104,8 @@ def main() -> None:
     seconds = time.perf_counter() - began
     last, l1, l2 = found["gamma 0.1"], found["l1"], found["l2"]
     bars = (0.17, 0.055, 600) if arguments.full else (0.21, 0.075, 60)
-    print(f"{seconds:.0f} s, of which {time.process_time() - cpu:.0f} s on the processor", verdict(seconds < bars[2], f"under {bars[2]} s idle"))
+    print(f"{seconds:.0f} s, of which {time.process_time() - cpu:.0f} s on the processor",
+          verdict(seconds < bars[2], f"under {bars[2]} s idle"))
     print("prox: l2 > l1 > proximal matching", verdict(l2.prox > l1.prox > last.prox, "this order"))
     print("R: l2 > l1 > proximal matching", verdict(l2.prior > l1.prior > last.prior, "this order"))
     print(f"largest error of the prox {last.prox:.3f}", verdict(last.prox <= bars[0], f"{bars[0]}"))

@@ -35,9 +35,9 @@ class AdamState(State):
 class Adam(Solver):
     r"""Adam (Kingma and Ba 2015, algorithm 1), the same for an item alone and in a batch.
 
-    An implicit prior's ``learning_rates`` multiply ``learning_rate`` leaf by leaf, and parameters that it constrains are projected. There is no promise of a monotone
-    objective, nor of convergence (Reddi, Kale and Kumar 2018 give a convex objective on which Adam does not converge); with
-    ``decay`` the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
+    An implicit prior's ``learning_rates`` multiply ``learning_rate`` leaf by leaf, and parameters that it constrains are projected
+    after every step. There is no promise of a monotone objective, nor of convergence (Reddi, Kale and Kumar 2018 give a
+    convex objective on which Adam does not converge); with ``decay`` the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
     Certificate: ``|grad F|`` relative to that at the start.
 
     Args:

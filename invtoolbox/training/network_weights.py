@@ -57,7 +57,8 @@ class NetworkWeights(ImplicitPrior):
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(p.shape)) for p in self.network.parameters())
-        return f"NetworkWeights({type(self.network).__name__}({self.network.extra_repr()}) {shapes}; {self.pairs!r}, {self.loss!r}, count={self.count})"
+        name = f"{type(self.network).__name__}({self.network.extra_repr()})"
+        return f"NetworkWeights({name} {shapes}; {self.pairs!r}, {self.loss!r}, count={self.count})"
 
 
 class MeanLoss(DataTerm):

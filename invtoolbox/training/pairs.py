@@ -65,7 +65,8 @@ class NoisyPairs(Pairs):
 
     def __repr__(self) -> str:
         pixels = sum(image[0, 0].numel() for image in self.images)
-        return (f"{type(self).__name__}({len(self.images)} images of {pixels} pixels, sum {sum(float(i.double().sum()) for i in self.images):.6g}, "
+        total = sum(float(image.double().sum()) for image in self.images)
+        return (f"{type(self).__name__}({len(self.images)} images of {pixels} pixels, sum {total:.6g}, "
                 f"noise_std={self.noise_std:g}, crop={self.crop})")
 
 

@@ -66,7 +66,9 @@ class Data(Table):
         low, high = self.intensity_range
         ready = [_grey(image) if self.grey else image for image in images]
         ready = ready if (low, high) == (0, 1) else [(image - low) / (high - low) for image in ready]
-        return RecorruptedPairs(ready, self.noise_std, self.crop, self.strength) if self.noisy else NoisyPairs(ready, self.noise_std, self.crop)
+        if self.noisy:
+            return RecorruptedPairs(ready, self.noise_std, self.crop, self.strength)
+        return NoisyPairs(ready, self.noise_std, self.crop)
 
 
 class StageTable(Table):

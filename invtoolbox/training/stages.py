@@ -78,7 +78,7 @@ def train(network: nn.Module, pairs: Pairs, stages: Sequence[Stage], *, validati
         network: called with what the pairs show.
         stages: one after the other, each from where the one before ended, with fresh moments.
         validation: pairs to judge by after every ``validate_every`` steps.
-        folder: where the checkpoint of each stage is written, every ``write_every`` seconds; where one lies there, training goes on from it.
+        folder: where the checkpoint of each stage is written, every ``write_every`` seconds; where one lies, training goes on from it.
         device: where to train; the copy comes back to the CPU.
 
     Raises:
@@ -113,8 +113,8 @@ def train(network: nn.Module, pairs: Pairs, stages: Sequence[Stage], *, validati
         if solution.status[0] == "diverged":
             raise InputError(f"training diverged in stage {number} ({stage.loss!r}); take a learning rate below {stage.learning_rate:g}")
         if solution.status[0] == "converged":
-            raise InputError(f"the gradient of {stage.loss!r} vanished in stage {number}; bring the network nearer first, by L1 or a larger "
-                             "gamma")
+            raise InputError(f"the gradient of {stage.loss!r} vanished in stage {number}; bring the network nearer first, by L1 or "
+                             "a larger gamma")
         result.load_state_dict({name: value[0] for name, value in solution.parameters.items()}, strict=False)
         curves.append(solution.history["objective"][:, 0])
         seconds, before = seconds + solution.seconds, before + stage.steps

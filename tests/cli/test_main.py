@@ -13,7 +13,7 @@ from invtoolbox.cli import listing
 from tests.cli.conftest import Run, one_sentence
 
 
-@pytest.mark.parametrize("command", ["run", "ct", "deblur", "flow", "list", "info", "demo"])
+@pytest.mark.parametrize("command", ["run", "ct", "deblur", "flow", "train", "list", "info", "demo"])
 def test_every_command_has_a_help_with_an_example(run: Run, command: str) -> None:
     ran = run(command, "--help")
     assert ran.code == 0 and "example" in ran.out and f"  invtoolbox {command}" in ran.out

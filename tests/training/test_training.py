@@ -13,7 +13,18 @@ import invtoolbox as it
 from invtoolbox.cli import main
 from invtoolbox.errors import InputError
 from invtoolbox.priors import ConvexConvolution, ConvexDense, DnCNN
-from invtoolbox.training import L1, L2, NoisyPairs, Pairs, ProximalMatching, RecorruptedPairs, Stage, proximal_matching_stages, run_recipe, train
+from invtoolbox.training import (
+    L1,
+    L2,
+    NoisyPairs,
+    Pairs,
+    ProximalMatching,
+    RecorruptedPairs,
+    Stage,
+    proximal_matching_stages,
+    run_recipe,
+    train,
+)
 from invtoolbox.training.network_weights import NetworkWeights, training_problem
 
 
@@ -66,7 +77,8 @@ def test_the_schedule_of_the_paper() -> None:
 def test_a_convex_network_learns_and_stays_convex() -> None:
     first = ConvexDense(1, width=16, depth=2)
     before = {k: v.clone() for k, v in first.state_dict().items()}
-    trained = train(first, Shrunk(), [Stage(L1(), 300, 1e-2), Stage(L2(), 200, 1e-3)], validation=Shrunk(), validate_every=100, progress=False)
+    stages = [Stage(L1(), 300, 1e-2), Stage(L2(), 200, 1e-3)]
+    trained = train(first, Shrunk(), stages, validation=Shrunk(), validate_every=100, progress=False)
     assert isinstance(trained.network, ConvexDense)
     trained.network.check_convex()
     assert trained.losses.shape == (500,) and trained.validation[:, 0].tolist() == [100, 200, 300, 400, 500]
@@ -156,7 +168,8 @@ count = 4
 """
 
 
-def test_a_recipe_makes_a_prior_of_the_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_makes_a_prior_of_the_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("INVTOOLBOX_CATALOGUE", raising=False)
     (tmp_path / "tiny.toml").write_text(RECIPE)
