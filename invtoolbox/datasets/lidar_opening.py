@@ -36,6 +36,8 @@ SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "lidar-folder": LidarFolder,
     "street": street_of_file,
 }
+#: Options of readers that are paths.
+SWEEP_PATHS = ("poses", "calibration", "times")
 
 
 def open_sweeps(path: str | os.PathLike[str], reader: str | None = None, poses: str | os.PathLike[str] | None = None,

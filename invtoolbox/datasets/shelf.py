@@ -15,7 +15,7 @@ A file on the shelf reads::
     [readers]                                # optional: files that another reader reads
     "labels.png" = "pictures"
 
-    [options]                                # optional, of a reader of lidar sweeps; `poses` and `calibration` name files above
+    [options]                                # optional, of a reader of lidar sweeps; `poses`, `calibration` and `times` name files above
     poses = "poses.txt"
 
 A data set that is made and not read has a table ``[simulated]`` in place of folder, default and checksums; its file is the one on the shelf
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from invtoolbox import catalogue
-from invtoolbox.datasets.lidar_opening import SWEEP_READERS, open_sweeps
+from invtoolbox.datasets.lidar_opening import SWEEP_PATHS, SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.measurement import DataSet
 from invtoolbox.datasets.opening import open as open_path
 from invtoolbox.datasets.scan_geometry import ScanGeometry
@@ -80,11 +80,15 @@ def open_named(name: str, file: str | None = None, geometry: ScanGeometry | None
     settings = catalogue.find("datasets", name).read()
     reader = settings.get("readers", {}).get(file, settings["reader"])
     if reader in SWEEP_READERS:
-        options = dict(settings.get("options", {}))
-        options |= {key: find_file(name, options[key]) for key in ("poses", "calibration") if key in options}
-        sweeps: Any = open_sweeps(path, reader, **options)
+        sweeps: Any = open_sweeps(path, reader, **sweep_options(name))
         return sweeps
     return open_path(path, geometry, reader=reader)
+
+
+def sweep_options(name: str) -> dict[str, Any]:
+    """The options on the shelf for the reader of a data set of lidar sweeps, its files found."""
+    options: dict[str, Any] = dict(catalogue.find("datasets", name).read().get("options", {}))
+    return options | {key: find_file(name, options[key]) for key in SWEEP_PATHS if key in options}
 
 
 def verify(name: str) -> None:

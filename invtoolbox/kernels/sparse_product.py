@@ -56,7 +56,7 @@ class SparseProduct(Settings):
         return other
 
     def __call__(self, x: Tensor) -> Tensor:
-        """``(..., columns, c) -> (..., rows, c)``."""
+        """``(..., columns, c) -> (..., rows, c)``, in the precision of ``x``."""
         if x.ndim < 2 or x.shape[-2] != self.shape[1]:
             raise InputError(f"a matrix of shape {self.shape} takes (..., {self.shape[1]}, c), got {tuple(x.shape)}")
         if x.ndim == 2:
@@ -93,5 +93,6 @@ def _multiply(rows: _Rows, shape: tuple[int, int], x: Tensor) -> Tensor:
         return x.new_zeros(shape[0], x.shape[1])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse")  # torch calls its compressed rows a beta, once a process
-        matrix = torch.sparse_csr_tensor(*rows, size=shape, dtype=rows[2].dtype, device=x.device, check_invariants=False)
+        starts, columns, values = rows
+        matrix = torch.sparse_csr_tensor(starts, columns, values.to(x.dtype), size=shape, device=x.device, check_invariants=False)
     return matrix @ x.contiguous()

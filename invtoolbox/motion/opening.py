@@ -13,8 +13,6 @@ from invtoolbox.scenes.sweep import Sweeps
 
 #: The reader of files that describe a street, which is simulated; its options are those of `invtoolbox.scenes.simulated_street`.
 STREET = "street"
-#: Options of readers that are paths.
-PATHS = ("poses", "calibration", "times")
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,8 @@ class SequencePath:
         3
         """
         from invtoolbox import catalogue, datasets
+        from invtoolbox.datasets.lidar_opening import SWEEP_PATHS
+        from invtoolbox.datasets.shelf import sweep_options
 
         path, wanted = Path(name).expanduser(), dict(options or {})
         if not path.exists():
@@ -50,12 +50,10 @@ class SequencePath:
             reader = reader or settings["reader"]
             if reader == STREET:
                 return cls(entry.path, reader, wanted)
-            path, known = datasets.find_file(str(name)), dict(settings.get("options", {}))
-            known |= {key: datasets.find_file(str(name), known[key]) for key in PATHS if key in known}
-            wanted = {**known, **wanted}
+            path, wanted = datasets.find_file(str(name)), {**sweep_options(str(name)), **wanted}
         elif path.suffix == ".toml" and reader is None:
             reader = STREET
-        for key in PATHS:  # workers may stand in another folder
+        for key in SWEEP_PATHS:  # workers may stand in another folder
             if key in wanted and Path(str(wanted[key])).expanduser().exists():
                 wanted[key] = str(Path(str(wanted[key])).expanduser().resolve())
         return cls(path.resolve(), reader, wanted)

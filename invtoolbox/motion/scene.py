@@ -21,8 +21,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from invtoolbox import catalogue
+from invtoolbox.datasets.lidar_opening import SWEEP_PATHS
 from invtoolbox.motion.job import FlowJob, preparation_of, run_job
-from invtoolbox.motion.opening import PATHS, SequencePath
+from invtoolbox.motion.opening import SequencePath
 from invtoolbox.motion.sequence import FlowStudy
 from invtoolbox.scene_reading import Table, check, content_of, locate
 
@@ -79,7 +80,7 @@ class FlowSceneFile:
     def sequence(self) -> SequencePath:
         """The sweeps that it names."""
         table = self.scene.sweeps
-        options = {key: str(locate(self.path, str(value))) if key in PATHS and value != "none" else value
+        options = {key: str(locate(self.path, str(value))) if key in SWEEP_PATHS and value != "none" else value
                    for key, value in table.options.items()}
         return SequencePath.of(table.dataset or locate(self.path, str(table.path)), table.reader, options)
 

@@ -20,25 +20,7 @@ Overrides = Mapping[str, Any] | Iterable[str]
 def run(scene: str | Path | Sequence[str | Path], overrides: Overrides = (), output: str | Path | None = None, resume: bool = False,
         overwrite: bool = False, progress: bool = True, items: str | Sequence[int] | None = None, workers: int | None = None,
         cluster: str | None = None, threads: int = 1) -> Solution | Study:
-    """Run a scene file and write its results; `it.scenes.run`.
-
-    One scene gives its `Solution`. Several scenes, several items of one, workers or a cluster make a study
-    (`invtoolbox.study`): one result file an item, resumed by what is there, and a `Study` is returned.
-
-    Args:
-        scene: the path of a TOML file, or the name of a scene of the catalogue; or several of them.
-        overrides: keys to change, ``{"solver.max_iterations": 200}`` or ``["solver.max_iterations=200"]``.
-        output: folder for the results; by default that of the scene, or ``results/NAME`` (``results/study`` for several).
-        resume: go on from what is in that folder.
-        overwrite: replace the results of an earlier run.
-        progress: show a bar on a terminal.
-        items: of the scene's data set, ``"all"``, ``"0:64:2"``, ``"3,5"`` or numbers; all where workers are asked for.
-        workers, cluster, threads: as in `invtoolbox.study.spread.spread`.
-
-    Raises:
-        InputError: a fault in the scene or its data; results that are there while neither ``resume`` nor ``overwrite``
-            is given; a disk that is full.
-    """
+    """Run scene files of measurements; arguments, answer and errors as of `invtoolbox.running.run`, which sees to those of sweeps."""
     if isinstance(scene, (str, Path)):
         if items is None and workers is None and cluster is None:
             return scene_run.run(scene, overrides, output, resume, overwrite, progress)

@@ -164,3 +164,24 @@ def test_has_a_name(name: str) -> None:
 def test_says_what_does_not_fit(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("make", [lambda labels: ClusterConsistency(labels), lambda labels: ARAP(labels=labels),
+                                  lambda labels: SpatialConsistency(labels, tau=1.0)])
+def test_items_of_one_cloud_may_have_labels_of_their_own(make: Callable[[Tensor], ARAP]) -> None:
+    generator = torch.Generator().manual_seed(4)
+    points, flow = (torch.rand(n, 40, 3, generator=generator) for n in (1, 2))
+    labels = torch.stack([torch.arange(40) // 20, torch.arange(40) % 2])
+    energy = make(labels).bind(points).energy(flow)
+    alone = torch.cat([make(labels[k]).bind(points).energy(flow[k:k + 1]) for k in range(2)])
+    assert torch.equal(energy, alone)
+    for items, wrong in ((3, labels), (2, labels.repeat(2, 1))):
+        with pytest.raises(InputError, match=f"labels for {len(wrong)} items"):
+            make(wrong).bind(points.expand(items, -1, -1))
+
+
+def test_clusters_are_compared_in_the_precision_of_the_flow() -> None:
+    flow = torch.rand(1, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    prior = ClusterConsistency(torch.arange(6) // 3)
+    torch.testing.assert_close(prior.energy(flow), prior.energy(flow.float()).double())
+    assert prior.energy(flow).dtype == torch.float64

@@ -24,6 +24,7 @@ class FlowPrior(ExplicitPrior):
     """
 
     is_smooth = True
+    labels: Tensor | None = None  # of the points, ``(N,)`` or ``(batch, N)``, in priors that have some
 
     def __init__(self) -> None:
         self.pieces: tuple[Any, ...] = ()  # one that all items share, or one an item
@@ -41,8 +42,11 @@ class FlowPrior(ExplicitPrior):
 
     def bind(self, points: Tensor) -> Self:
         """A copy for the points ``(1 or batch, N, 3)``."""
+        items = max(len(points), len(self.labels) if self.labels is not None and self.labels.ndim == 2 else 1)
+        if len(points) not in (1, items):
+            raise InputError(f"{self!r} has labels for {items} items, and the problem moves points of {len(points)}")
         other = copy.copy(self)
-        other.pieces = tuple(self._piece(cloud, k) for k, cloud in enumerate(points))
+        other.pieces = tuple(self._piece(points[k if len(points) > 1 else 0], k) for k in range(items))
         return other
 
     def energy(self, x: Any) -> Tensor:
