@@ -14,6 +14,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import picked
 from invtoolbox.operators.base import Shapes
 from invtoolbox.operators.euler_rollout import legs
+from invtoolbox.scenes.vectors import length
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -63,11 +64,11 @@ class RolloutChamfer(DataTerm):
             before = y[leg.start] if leg.step == 1 else arrived[leg._replace(step=leg.step - 1)]
             total = total + (0.5 * target.value(points, y[leg.end]) + self.speed * self._too_fast(points - before)) / len(ways)
         for leg, back in zip(firsts, prediction[len(ways):]):
-            total = total + self.cycle / len(firsts) * _length(back - y[leg.start]).mean(1)
+            total = total + self.cycle / len(firsts) * length(back - y[leg.start]).mean(1)
         return len(y) * total
 
     def _too_fast(self, step: Tensor) -> Tensor:
-        beyond = (_length(step) - self.limit).clamp_min(0)
+        beyond = (length(step) - self.limit).clamp_min(0)
         return (beyond + 0.5 * beyond.square()).mean(1)
 
     # -- life in the loop ------------------------------------------------------------------------------------------
@@ -89,7 +90,3 @@ class RolloutChamfer(DataTerm):
 
     def __repr__(self) -> str:
         return f"RolloutChamfer(steps={self.steps}, cycle={self.cycle:g})"
-
-
-def _length(vectors: Tensor) -> Tensor:
-    return vectors.square().sum(-1).clamp_min(1e-24).sqrt()

@@ -64,7 +64,7 @@ class Tree:
 
     def neighbours(self, points: Tensor, count: int) -> Tensor:
         """The nearest ``count`` points, nearest first, as indices ``(N, count)``; fewer columns where the tree holds fewer."""
-        points, count, tree = points.detach(), min(count, len(self.points)), self._tree
+        points, count, tree = points.detach().to(self.points), min(count, len(self.points)), self._tree
         if tree is None:
             rows = max(1, _AT_ONCE // len(self.points))
             blocks = [torch.cdist(block, self.points, compute_mode="donot_use_mm_for_euclid_dist").topk(count, 1, largest=False).indices

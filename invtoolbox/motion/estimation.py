@@ -128,7 +128,12 @@ def _pair(pair: PreparedPair, source: Sweep, target: Sweep, device: torch.device
 def _as_sweep(points: Any, what: str) -> Sweep:
     if isinstance(points, Sweep):
         return points
-    cloud = torch.as_tensor(points)
+    if not isinstance(points, Tensor):
+        points = np.asarray(points)
+        if points.dtype.kind not in "iuf":
+            raise InputError(f"{what} holds {points.dtype}; expected points (N, 3), x, y and z in metres, or a Sweep")
+        points = torch.from_numpy(np.array(points, dtype=np.float32))  # a copy: the array may be read backwards, or not be ours to write
+    cloud: Tensor = points
     if cloud.ndim != 2 or cloud.shape[1] != 3:
         raise InputError(f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in metres, or a Sweep")
     return Sweep(cloud.detach().float(), source=f"the {what}")

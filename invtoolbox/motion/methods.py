@@ -159,10 +159,12 @@ def _with_fragments(pair: Pair, height: Tensor, bodies: Bodies) -> Bodies:
     """What stands beside or above a body goes with it where that brings it onto the target: what was too high to make clusters, or
     hangs together with nothing, as a long side does that is seen at a grazing angle."""
     inside = bodies.label >= 0
+    if not bool(inside.any()):
+        return bodies
     tree = Tree(pair.target)
     before = tree.query(pair.source)[0]
     loose = (~inside & (height < _TALLEST) & (before > _APART)).nonzero().squeeze(1)
-    if not bool(inside.any()) or len(loose) == 0:
+    if len(loose) == 0:
         return bodies
     flat = torch.tensor([1.0, 1.0, 0.0], device=pair.source.device) * pair.source
     distance, index = Tree(flat[inside]).query(flat[loose], bound=_BESIDE)

@@ -51,8 +51,3 @@ def labels_of(labels: Tensor | None, item: int) -> Tensor | None:
     if not (len(labels) == 1 or item < len(labels)):
         raise InputError(f"there are labels for {len(labels)} items, and none for item {item}")
     return labels[item if len(labels) > 1 else 0]
-
-
-def length(vectors: Tensor) -> Tensor:
-    """Of vectors along the last axis, with the derivative 0 where they are."""
-    return vectors.square().sum(-1).clamp_min(1e-24).sqrt()

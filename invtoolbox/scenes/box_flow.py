@@ -30,7 +30,8 @@ def flow_from_boxes(sweep: Sweep, next_sweep: Sweep, expansion: float | Literal[
             Argoverse's. "speed": boxes whose centre moves by d > 0.04 m in the world grow by 0.2 + min(d / 2, 2) in length and
             0.2 in width and height, others not at all: points of fast objects are smeared along their way, because a
             sweep takes its time (Zhang et al. 2025, "HiMo"; proposed for Argoverse's labels in argoverse/av2-api #306).
-        categories: the words that categories are numbered by; by default "NONE" and those of the boxes, sorted.
+        categories: the words that categories are numbered by; by default "NONE" and those of the boxes, sorted. What lies in no box
+            is of category "NONE", or -1 where that is not among the words.
 
     Raises:
         InputError: where a sweep has no pose or no boxes.
@@ -58,7 +59,7 @@ def flow_from_boxes(sweep: Sweep, next_sweep: Sweep, expansion: float | Literal[
     owner = box_of_points(points, boxes, grown)
     rigid = transform(ego_motion, points) - points
     flow, valid = rigid.clone(), sweep.finite.clone()
-    category = torch.full((len(points),), 0, dtype=torch.int64)
+    category = torch.full((len(points),), categories.index("NONE") if "NONE" in categories else -1, dtype=torch.int64)
     instance = torch.full((len(points),), -1, dtype=torch.int64)
     for k in owner.unique().tolist():
         if k < 0:

@@ -62,7 +62,8 @@ def test_two_identical_sweeps(street):
 
 
 @pytest.mark.parametrize(("source", "words"), [
-    (torch.zeros(0, 3), "empty"), (torch.full((50, 3), float("nan")), "none of its 50 points"), (torch.zeros(5, 2), "expected points")])
+    (torch.zeros(0, 3), "empty"), (torch.full((50, 3), float("nan")), "none of its 50 points"), (torch.zeros(5, 2), "expected points"),
+    (None, "expected points"), (np.array([["a", "b", "c"]]), "expected points")])
 def test_bad_sweeps_are_named(street, source, words):
     with pytest.raises(InputError, match=words) as error:
         it.scene_flow(source, street[1])
@@ -86,6 +87,10 @@ def test_precision_and_strides_do_not_matter(street):
     wide = torch.zeros(len(points), 6, dtype=torch.float64)
     wide[:, ::2] = points.double()
     assert torch.equal(it.scene_flow(wide[:, ::2], street[1].points.double(), ego_motion=motion_of(street)), flow)
+    backwards = points.numpy().copy()[:, ::-1]
+    backwards.flags.writeable = False
+    turned = it.scene_flow(backwards[:, ::-1], street[1].points.numpy()[:, ::-1][:, ::-1], ego_motion=motion_of(street))
+    assert np.array_equal(turned, flow.numpy())
 
 
 def test_times_that_are_not_known_are_not_used(street):

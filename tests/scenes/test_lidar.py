@@ -286,3 +286,5 @@ def test_labels_are_those_that_the_boxes_give() -> None:
     torch.testing.assert_close(other.flow[both], exact.flow[both], rtol=0, atol=1e-4)
     background = (exact.instance < 0) & (other.instance < 0)
     torch.testing.assert_close(other.flow[background], exact.flow[background], rtol=0, atol=1e-5)
+    named = flow_from_boxes(sweep, after, categories=("REGULAR_VEHICLE", "PEDESTRIAN", "BICYCLIST", "BOX_TRUCK"))
+    assert named.category[named.instance < 0].unique().tolist() == [-1], "what lies in no box is none of the words"

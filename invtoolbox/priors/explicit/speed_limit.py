@@ -9,7 +9,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.flow_points import length
+from invtoolbox.scenes.vectors import length
 
 
 class _Limit(ExplicitPrior):

@@ -11,7 +11,8 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.explicit.smoothed_norm import huber
-from invtoolbox.priors.flow_points import first_flow, length
+from invtoolbox.priors.flow_points import first_flow
+from invtoolbox.scenes.vectors import length
 
 
 class StaticWorld(ExplicitPrior):
