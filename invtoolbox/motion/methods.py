@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -109,16 +110,25 @@ class Nsfp:
 
 @dataclass(frozen=True)
 class FastNsf:
-    """`published.fast_nsf` with its settings for whole sweeps: soon done, and on pairs without the sensor's motion hardly off from zero."""
+    """`published.fast_nsf` with its settings for whole sweeps: soon done, and on pairs without the sensor's motion hardly off from zero.
 
+    Its grid takes memory by the volume, so points farther than `max_range` from the sensor, metres in the plane, are left out and do not
+    move; None takes all.
+    """
+
+    max_range: float | None = 35.0
     points: int | None = None
     patience: int = 10
     max_iterations: int = 5000
     time_limit: float | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
-        flow = fast_nsf(pair.source, pair.target, points=self.points, patience=self.patience, max_iterations=self.max_iterations, seed=seed,
-                        time_limit=self.time_limit)
+        flow = torch.zeros_like(pair.source)
+        reach = math.inf if self.max_range is None else self.max_range
+        near, target_near = (points[:, :2].norm(dim=1) <= reach for points in (pair.source, pair.target))
+        if bool(near.any()) and bool(target_near.any()):
+            flow[near] = fast_nsf(pair.source[near], pair.target[target_near], points=self.points, patience=self.patience,
+                                  max_iterations=self.max_iterations, seed=seed, time_limit=self.time_limit)
         return Motion(flow, torch.full((len(flow),), -1))
 
 

@@ -9,7 +9,8 @@ import torch
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.motion import Preparation, estimate
-from invtoolbox.motion.methods import METHODS, Default, Motion
+from invtoolbox.motion.euler import EulerSettings
+from invtoolbox.motion.methods import METHODS, Default, Motion, Pair
 from invtoolbox.scenes.rigid import relative_motion
 
 
@@ -123,10 +124,24 @@ def test_unknown_names(street):
         it.scene_flow(street[0], street[1], ego_motion=torch.eye(3))
 
 
-def test_every_method_by_name_can_be_made():
-    assert "default" in METHODS
-    for make in METHODS.values():
-        assert callable(make())
+QUICK = {"nsfp": {"max_iterations": 2}, "fast-nsf": {"max_iterations": 2},
+         "euler": {"settings": EulerSettings(steps=1, window=2, max_iterations=2)}}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_by_name_takes_a_whole_sweep(name):
+    street = it.scenes.simulated_street(sweeps=2, points=6000)
+    found = estimate(street[0], street[1], dataclasses.replace(METHODS[name](), **QUICK.get(name, {})))
+    assert bool(found.flow.isfinite().all()) and len(found.flow) == len(street[0])
+    if name == "fast-nsf":
+        far = street[0].points[:, :2].norm(dim=1) > 40
+        assert bool(far.any()) and not bool(found.dynamic[far].any())
+
+
+def test_no_points_at_all_for_a_method():
+    none = torch.zeros(0, 3)
+    for name in ("default", "icp-flow", "fast-nsf"):
+        assert METHODS[name]()(Pair(none, none, none), 0).flow.shape == (0, 3)
 
 
 @pytest.mark.data
