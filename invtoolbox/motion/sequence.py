@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -137,12 +138,21 @@ def plain(settings: Any) -> Any:
 
 
 def _described(opening: SequencePath | Sweeps) -> Any:
-    return opening.description() if isinstance(opening, SequencePath) else _without_address(opening)
+    if isinstance(opening, SequencePath):
+        return opening.description()
+    try:
+        points = opening[0].points
+    except InputError:  # of a damaged sweep the study will say what is wrong
+        return {"sweeps": _without_address(opening)}
+    return {"sweeps": _without_address(opening), "first": hashlib.sha256(points.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]}
 
 
 def _without_address(thing: Any) -> str:
     words = repr(thing)
-    return type(thing).__qualname__ if " at 0x" in words else words
+    if " at 0x" not in words:
+        return words
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _words(value: Any) -> str:

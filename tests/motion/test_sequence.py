@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
+from invtoolbox.motion.methods import Motion
 from invtoolbox.motion.opening import SequencePath
 from invtoolbox.motion.preparation import Preparation
 from invtoolbox.motion.sequence import FlowStudy, flow_sequence
@@ -190,6 +191,23 @@ def test_results_are_not_mixed_nor_written_into_the_recording(recording: Path) -
         flow(recording, "more", items="5")
     with pytest.raises(InputError, match="no folder or file"):
         flow("nowhere", "more")
+
+
+def test_other_sweeps_and_other_functions_are_told_apart(tmp_path: Path) -> None:
+    def still(pair: Any, seed: int) -> Motion:
+        return Motion(torch.zeros_like(pair.source), torch.full((len(pair.source),), -1))
+
+    def ahead(pair: Any, seed: int) -> Motion:
+        return Motion(torch.ones_like(pair.source), torch.full((len(pair.source),), -1))
+
+    first, second = (simulated_street(sweeps=2, points=800, seed=seed) for seed in (1, 2))
+    settings: dict[str, Any] = {"preparation": Preparation(ego_motion="poses"), "progress": False}
+    assert repr(first) == repr(second)
+    flow_sequence(first, tmp_path / "out", still, **settings)
+    with pytest.raises(InputError, match="another study \\(method"):
+        flow_sequence(first, tmp_path / "out", ahead, resume=True, **settings)
+    with pytest.raises(InputError, match="another study \\(sequence"):
+        flow_sequence(second, tmp_path / "out", still, resume=True, **settings)
 
 
 def test_one_sweep_has_no_successor(tmp_path: Path) -> None:
