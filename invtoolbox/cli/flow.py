@@ -30,8 +30,8 @@ def add(commands: Any) -> None:
                     "and so no result. A sweep that cannot be read is reported and skipped, and the exit code is 1.",
         epilog="examples:\n"
                "  invtoolbox flow street --out results/street --report results/street.html\n"
-               "  invtoolbox flow ~/kitti/07/velodyne --poses ~/kitti/07.txt --workers 2 --out results/kitti\n"
-               "  invtoolbox flow ~/kitti/07/velodyne --workers 2 --out results/kitti --resume\n"
+               "  invtoolbox flow ~/kitti/sequences/07 --workers 2 --out results/kitti\n"
+               "  invtoolbox flow ~/kitti/sequences/07 --workers 2 --out results/kitti --resume\n"
                "  invtoolbox flow av2-pair --method nsfp --out results/nsfp --pictures\n\n"
                "a result, with NumPy alone:\n"
                "  flow = numpy.load(\"results/street/000000.npz\")[\"flow\"]     # (points, 3), metres to the next sweep",
@@ -39,7 +39,8 @@ def add(commands: Any) -> None:
     parser.add_argument("sequence", metavar="SEQUENCE", help="a folder of sweeps, or a name of the catalogue (`invtoolbox list datasets`)")
     data = parser.add_argument_group("sweeps")
     data.add_argument("--reader", metavar="NAME", help="how to read the sweeps, where what the folder holds misleads")
-    data.add_argument("--poses", metavar="FILE", help="the sensor's poses in the world, one a line (KITTI or TUM); none to do without")
+    data.add_argument("--poses", metavar="FILE", help="the poses in the world, one a line (KITTI or TUM): of the sensor; of a camera with "
+                      "--option calibration=FILE; none to do without")
     data.add_argument("--option", metavar="KEY=VALUE", action="append", default=[],
                       help="another option of the reader, such as rate=20, times=times.txt or, for the street, sweeps=50")
     data.add_argument("--items", metavar="ITEMS", help="which sweeps: all, START:STOP:STEP, or numbers joined by commas, counted from 0 "
