@@ -24,7 +24,7 @@ class AdamState(State):
     square: Tensor  # running mean of its square
     steps: Tensor  # (batch,)
     rates: Tensor  # (1 or batch, n) factors on the learning rate, from the implicit prior
-    best: Tensor  # the iterate of least objective
+    best: Tensor  # the iterate of least objective, or the average
     best_value: Tensor  # (batch,)
     scale: Tensor  # (batch,)
     reference: Tensor  # (batch,) the objective that the next improvement is measured from
@@ -42,7 +42,8 @@ class Adam(Solver):
 
     Args:
         learning_rate: the step in units of the variable.
-        iterate: which iterate is the answer: the ``"last"`` one or the ``"best"``, of least objective.
+        iterate: which iterate is the answer: the ``"last"`` one, the ``"best"``, of least objective, or the ``"average"``, weighted by the
+            eighth power of the step (Shamir and Zhang 2013): about the last tenth of them, which takes the noise out of noisy gradients.
         patience: steps without an improvement after which an item gives up, with the status ``stopped``; None for never. Under an
             implicit prior that learns what is smooth first, it is a regulariser.
         min_delta: by how much, in the unit of the objective, the objective must fall below the last improvement to be a new one.
@@ -63,7 +64,7 @@ class Adam(Solver):
     beta_square: float = 0.999
     epsilon: float = 1e-8
     decay: float = 0.0
-    iterate: Literal["last", "best"] = "last"
+    iterate: Literal["last", "best", "average"] = "last"
     patience: int | None = None
     min_delta: float = 0.0
     subset_size: int | None = None
@@ -112,6 +113,8 @@ class Adam(Solver):
         value, new, discrepancy = self._evaluate(objective, x)
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
+        if self.iterate == "average":
+            best = torch.lerp(state.best, x, (9 / (steps + 8)).view(shape))
         improved = value < state.reference - self.min_delta
         return AdamState(x, value, discrepancy, item_norm(new) / state.scale, new, mean, square, steps, state.rates,
                          best, torch.where(better, value, state.best_value), state.scale,
@@ -125,7 +128,7 @@ class Adam(Solver):
         return (objective if self.subset_size is None else objective.subset(self.subset_size)).evaluate(x)
 
     def result(self, state: AdamState) -> Tensor:
-        return state.best if self.iterate == "best" else state.x
+        return state.x if self.iterate == "last" else state.best
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return False, "Adam may cycle or diverge even where everything is convex (Reddi, Kale and Kumar 2018)"

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +30,14 @@ class Stage:
         steps: how many.
         learning_rate: of Adam.
         count: pairs that a step looks at.
+        iterate: ``"average"`` ends a stage with the weighted mean of its steps, ``"last"`` with the last one, see `solvers.Adam`.
     """
 
     loss: Loss
     steps: int
     learning_rate: float = 1e-3
     count: int = 64
+    iterate: Literal["average", "last"] = "average"
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def train(network: nn.Module, pairs: Pairs, stages: Sequence[Stage], *, validati
 
         weights = NetworkWeights(result, pairs, stage.loss, stage.count, validation, mixed_precision)
         checkpoint = None if folder is None else Checkpoint(Path(folder) / f"stage-{number}.safetensors", write_every)
-        solution = solve(training_problem(stage.count, like), weights, Adam(max_iterations=stage.steps, learning_rate=stage.learning_rate),
+        solver = Adam(max_iterations=stage.steps, learning_rate=stage.learning_rate, iterate=stage.iterate)
+        solution = solve(training_problem(stage.count, like), weights, solver,
                          regularization=1.0, tolerance=0.0, seed=1009 * seed + number, callbacks=(judge,), checkpoint=checkpoint,
                          progress=progress)
         if solution.status[0] == "diverged":
