@@ -7,9 +7,10 @@ A convex network learns from noisy numbers, by l2, by l1, and from there by prox
     python benchmarks/laplace_prox.py [--full] [--seed 1] [--threads 1] [--folder CHECKPOINTS]
 
 Full: 64,000 steps of 2000 numbers, with the stages and learning rates of the paper's code. Reduced: a quarter of the steps, 500 numbers a
-step, and larger rates for small gamma, which so few steps need. Every stage ends with the average of its steps. Printed: the largest error of f against soft
-thresholding on [-3.5, 3.5], f(0.9), the mean error of R against ``|x|`` on [-2.5, 2.5] (R with least value 0), R(2), and of l2 the distance
-to the mean of the posterior in closed form.
+step, and larger rates for small gamma, which so few steps need. Every stage ends with the average of its steps.
+
+Printed: the largest error of f against soft thresholding on [-3.5, 3.5], f(0.9), the mean error of R against ``|x|`` on [-2.5, 2.5] (R with
+least value 0), R(2), and how far f is from the mean of the posterior in closed form, which l2 should give.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from torch import Generator, Tensor
 
 from invtoolbox.priors import ConvexDense, LearnedProximal
 from invtoolbox.training import L1, L2, Loss, Pairs, ProximalMatching, Stage, train
-
 
 #: Steps and learning rates: of l2 and l1, and of proximal matching for each gamma.
 FULL_WARM = [(10_000, 1e-3), (10_000, 1e-4)]
