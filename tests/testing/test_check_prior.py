@@ -8,7 +8,8 @@ from torch import Generator, Tensor
 
 import invtoolbox as it
 from invtoolbox.operators.base import expand
-from invtoolbox.priors import ExplicitPrior, ImplicitPrior
+from invtoolbox.operators.channel_slices import ChannelSlices
+from invtoolbox.priors import ExplicitPrior, ImplicitPrior, PriorSum
 from invtoolbox.testing import check_prior
 
 
@@ -100,6 +101,11 @@ class WrongQuadratic(Ridge):
         return None, torch.ones(1, 1, 6, 5, dtype=torch.float64)
 
 
+class WrongJoint(Ridge):
+    def joint(self, image_shape: tuple[int, ...]) -> tuple[int, PriorSum]:
+        return 1, (0.5 * (Ridge() @ ChannelSlices((2, 6, 5), ((0, 1),))))
+
+
 class WrongConjugate(Ridge):
     def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
         return v / (1 + expand(step, v))
@@ -129,6 +135,7 @@ class Nothing(ExplicitPrior):
     (NotFirm, "prox at step 0.1 is firm", "firmly nonexpansive"),
     (WrongSplit, "split has the same energy", "they differ"),
     (WrongQuadratic, "quadratic has the same energy", "they differ"),
+    (WrongJoint, "joint lies above the energy", "its least value"),
     (WrongConjugate, "prox_conjugate", "step * prox"),
     (Nothing, "offers something", "write one of energy"),
 ])
