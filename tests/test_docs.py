@@ -36,6 +36,11 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
     runpy.run_path(str(program))
 
 
+def test_the_table_of_priors_is_the_one_that_was_printed_last() -> None:
+    printed = (ROOT / "benchmarks" / "results" / "deblurring_table.md").read_text().strip()
+    assert printed in (ROOT / "docs" / "how_do_i" / "which_prior_deblurs.md").read_text()
+
+
 @pytest.mark.parametrize("name", [pytest.param(path.stem, marks=pytest.mark.slow if path.stem in SLOW else ())
                                   for path in sorted(GALLERY.glob("*.py"))])
 def test_a_gallery_script_makes_its_picture(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
