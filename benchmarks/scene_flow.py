@@ -19,7 +19,7 @@ from common import data_folder, machine, verdict
 
 import invtoolbox as it
 from invtoolbox.motion import Preparation, estimate
-from invtoolbox.motion.methods import METHODS
+from invtoolbox.motion.methods import METHODS, Motion, Pair
 from invtoolbox.scenes.rigid import relative_motion
 
 
@@ -62,11 +62,8 @@ def ouster() -> None:
               f"dynamic in {int(found.instance.max()) + 1} bodies, {found.seconds:.2f} s " + verdict(middle < 0.02, "0.02"))
 
 
-def _nothing(pair: object) -> object:
-    from invtoolbox.motion.methods import Motion
-
-    source = pair.source  # type: ignore[attr-defined]
-    return Motion(torch.zeros_like(source), torch.full((len(source),), -1))
+def _nothing(pair: Pair) -> Motion:
+    return Motion(torch.zeros_like(pair.source), torch.full((len(pair.source),), -1))
 
 
 def main() -> None:

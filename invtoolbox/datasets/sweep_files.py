@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from invtoolbox.scenes.sweep import Sweep
 WITHOUT_POSES = "none"
 
 
-class SweepFiles:
+class SweepFiles(ABC):
     """Sweeps of one file each; a subclass says in `_read` how one becomes a `Sweep`.
 
     Opening looks at names only. What is wrong with a file is said when its sweep is read, so that the others can be.
@@ -40,8 +41,8 @@ class SweepFiles:
         require_measurements(sweep.source, sweep.points)
         return sweep
 
-    def _read(self, index: int) -> Sweep:
-        raise NotImplementedError
+    @abstractmethod
+    def _read(self, index: int) -> Sweep: ...
 
     def __repr__(self) -> str:
         where = f" in {self.files[0].parent}" if self.files else ""
