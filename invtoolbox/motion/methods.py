@@ -67,8 +67,8 @@ class Default:
 
     Attributes:
         bodies: how they are found.
-        refinement: lets them bend afterwards, for things that are not rigid. On the real pair of ``benchmarks/scene_flow.py``, all cars,
-            it costs 0.02 m of dynamic error, so by default nothing bends.
+        refinement: lets them bend afterwards, for things that are not rigid. On the real pair of ``benchmarks/scene_flow.py``, where
+            all that is found are cars, it costs 0.02 m of dynamic error, so by default nothing bends.
     """
 
     bodies: BodySettings = field(default_factory=BodySettings)

@@ -37,7 +37,7 @@ class CompensatedDiscrepancy(WeightSearch):
 
     Five solves altogether with one round (`DiscrepancyPrinciple` one, `SURE` about 27): Morozov's, two for df, the corrected one,
     and the last with the weight found. On the 20 problems of ``benchmarks/parameter_choice.py`` the median loss to the best weight
-    falls from 0.82 dB to 0.15 dB, the worst from 1.79 to 0.58; with two rounds (eight solves) to 0.11 and 0.32.
+    falls from 0.82 dB to 0.15 dB, the worst from 1.79 to 0.55; with two rounds (eight solves) to 0.11 and 0.32 by interpolation.
 
     Give the noise level: where the image has few degrees of freedom, an estimate that is a few per cent too small takes the weight far
     too low (7.7 dB in the worst of those problems). `SURE` and `GCV` do not depend on it like that.
