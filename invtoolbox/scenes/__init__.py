@@ -9,13 +9,15 @@ from typing import Any
 _NAMES = {
     # `run` stands on the solvers; who wants only a sweep (readers, metrics) must not import those.
     "run": "invtoolbox.running",
+    "Cameras": "invtoolbox.scenes.cameras",
     "SimulatedSequence": "invtoolbox.scenes.lidar",
     "SpinningLidar": "invtoolbox.scenes.lidar",
     "Street": "invtoolbox.scenes.street",
+    "look_at": "invtoolbox.scenes.cameras",
     "random_town": "invtoolbox.scenes.town",
     "simulated_street": "invtoolbox.scenes.lidar",
 }
-__all__ = ["SimulatedSequence", "SpinningLidar", "Street", "random_town", "run", "simulated_street"]
+__all__ = ["Cameras", "SimulatedSequence", "SpinningLidar", "Street", "look_at", "random_town", "run", "simulated_street"]
 
 
 def __getattr__(name: str) -> Any:

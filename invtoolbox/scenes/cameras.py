@@ -1,0 +1,142 @@
+"""Pinhole cameras: where they stand, what they see, the ray of each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.scenes.rigid import inverse, rigid, rotation, transform
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras:
+    """C pinhole cameras with pictures of one size.
+
+    A camera looks along its z, with x to the right and y down (OpenCV, COLMAP, gsplat). Pixel coordinates are ``(column, row)``, and the
+    centre of the first pixel is ``(0.5, 0.5)``. Lenses do not distort: readers straighten pictures, or say that they did not.
+
+    Attributes:
+        world_to_camera: rigid motions, ``(C, 4, 4)``: ``p_camera = R p_world + t``; what gsplat calls viewmats.
+        intrinsics: ``(C, 3, 3)``, pixels; ``[[fx, s, cx], [0, fy, cy], [0, 0, 1]]``.
+        size: ``(height, width)``, pixels.
+        names: a word for each, such as the name of its picture's file; or none.
+
+    >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(2, 4), field_of_view=90.0)
+    >>> camera.project(torch.zeros(1, 3))
+    (tensor([[[2., 1.]]]), tensor([[4.]]))
+    """
+
+    world_to_camera: Tensor
+    intrinsics: Tensor
+    size: tuple[int, int]
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        count = len(self.world_to_camera)
+        if self.world_to_camera.shape != (count, 4, 4) or self.intrinsics.shape != (count, 3, 3):
+            raise InputError("Cameras takes world_to_camera (C, 4, 4) and intrinsics (C, 3, 3), got "
+                             f"{tuple(self.world_to_camera.shape)} and {tuple(self.intrinsics.shape)}")
+        if min(self.size) < 1 or (self.names and len(self.names) != count):
+            raise InputError(f"Cameras needs a size (height, width) of at least one pixel and no names or one a camera, got {self.size} and "
+                             f"{len(self.names)} names for {count} cameras")
+
+    def __len__(self) -> int:
+        return len(self.world_to_camera)
+
+    def __getitem__(self, index: Any) -> Cameras:
+        """Some of the cameras: a slice, numbers, or a mask; one number gives one camera, still as a batch."""
+        rows = torch.arange(len(self))[index].reshape(-1)
+        names = tuple(self.names[int(k)] for k in rows) if self.names else ()
+        rows = rows.to(self.world_to_camera.device)
+        return replace(self, world_to_camera=self.world_to_camera[rows], intrinsics=self.intrinsics[rows], names=names)
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Cameras:
+        return replace(self, world_to_camera=self.world_to_camera.to(dtype=dtype, device=device),
+                       intrinsics=self.intrinsics.to(dtype=dtype, device=device))
+
+    @property
+    def centres(self) -> Tensor:
+        """Where the cameras stand in the world: ``(C, 3)``."""
+        return inverse(self.world_to_camera)[:, :3, 3]
+
+    def scaled(self, factor: float) -> Cameras:
+        """The cameras of pictures that are ``factor`` times as large, rounded to whole pixels."""
+        height, width = (max(1, round(side * factor)) for side in self.size)
+        across = self.intrinsics.new_tensor([width / self.size[1], height / self.size[0], 1.0])
+        return replace(self, intrinsics=across[:, None] * self.intrinsics, size=(height, width))
+
+    def turned(self, twist: Tensor) -> Cameras:
+        """The cameras moved in their own frames, ``world_to_camera -> exp(twist) world_to_camera``, differentiable in the twist.
+
+        Args:
+            twist: ``(C, 6)``: a rotation vector in radians, then a translation, which is made after the turn.
+        """
+        step = rigid(rotation(twist[:, :3]), twist[:, 3:])
+        return replace(self, world_to_camera=step @ self.world_to_camera)
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Points of the world ``(N, 3)`` in the pictures: pixels ``(C, N, 2)`` and depths along z ``(C, N)``.
+
+        Pixels of points behind a camera, of depth 0 or less, mean nothing.
+        """
+        seen = transform(self.world_to_camera, points)
+        image = seen @ self.intrinsics.transpose(1, 2)
+        return image[..., :2] / image[..., 2:], seen[..., 2]
+
+    def rays(self, pixels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Origins and directions in the world of the rays through the centres of the pixels, ``(C, height, width, 3)`` each.
+
+        A direction goes one unit of depth, so that ``origin + depth * direction`` is a point of that depth; it is not of length 1.
+
+        Args:
+            pixels: ``(C, ..., 2)`` coordinates ``(column, row)`` to take instead; the answer then has their shape.
+        """
+        if pixels is None:
+            height, width = self.size
+            like = {"dtype": self.intrinsics.dtype, "device": self.intrinsics.device}
+            rows, columns = torch.meshgrid(torch.arange(height, **like) + 0.5, torch.arange(width, **like) + 0.5, indexing="ij")
+            pixels = torch.stack([columns, rows], dim=-1).expand(len(self), height, width, 2)
+        flat = pixels.reshape(len(self), -1, 2)
+        homogeneous = torch.cat([flat, torch.ones_like(flat[..., :1])], dim=-1)
+        inside = torch.linalg.solve(self.intrinsics, homogeneous.transpose(1, 2))
+        directions = (self.world_to_camera[:, :3, :3].transpose(1, 2) @ inside).transpose(1, 2)
+        shape = (*pixels.shape[:-1], 3)
+        return self.centres[:, None].expand_as(directions).reshape(shape), directions.reshape(shape)
+
+
+def intrinsics(focal_length: float | Sequence[float], size: tuple[int, int]) -> Tensor:
+    """``(3, 3)`` for a focal length in pixels, or one for columns and one for rows, with the principal point in the middle."""
+    fx, fy = (focal_length, focal_length) if isinstance(focal_length, (int, float)) else focal_length
+    return torch.tensor([[fx, 0.0, size[1] / 2], [0.0, fy, size[0] / 2], [0.0, 0.0, 1.0]])
+
+
+def look_at(centres: Tensor, target: Sequence[float] = (0.0, 0.0, 0.0), up: Sequence[float] = (0.0, -1.0, 0.0), *, size: tuple[int, int],
+            field_of_view: float = 50.0) -> Cameras:
+    """Cameras that look at one point.
+
+    Args:
+        centres: where they stand, ``(C, 3)``.
+        up: a direction of the world that goes up in the pictures.
+        size: ``(height, width)``, pixels.
+        field_of_view: across the width, degrees.
+
+    Raises:
+        InputError: where a camera stands in the target, or looks along `up`.
+    """
+    forward = centres.new_tensor(target) - centres
+    distance = forward.norm(dim=-1, keepdim=True)
+    z = forward / distance
+    right = torch.linalg.cross(z, centres.new_tensor(up).expand_as(z))
+    length = right.norm(dim=-1, keepdim=True)
+    if bool((distance == 0).any()) or bool((length < 1e-6).any()):
+        raise InputError("look_at needs cameras that stand apart from the target and do not look along up")
+    x = right / length
+    R = torch.stack([x, torch.linalg.cross(z, x), z], dim=1)
+    focal_length = 0.5 * size[1] / float(torch.tan(torch.deg2rad(torch.tensor(field_of_view, dtype=torch.float64)) / 2))
+    K = intrinsics(focal_length, size).to(centres).expand(len(centres), 3, 3)
+    return Cameras(rigid(R, -(R @ centres[..., None]).squeeze(-1)), K, size)
