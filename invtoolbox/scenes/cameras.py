@@ -42,8 +42,8 @@ class Cameras:
             raise InputError("Cameras takes world_to_camera (C, 4, 4) and intrinsics (C, 3, 3), got "
                              f"{tuple(self.world_to_camera.shape)} and {tuple(self.intrinsics.shape)}")
         if min(self.size) < 1 or (self.names and len(self.names) != count):
-            raise InputError(f"Cameras needs a size (height, width) of at least one pixel and no names or one a camera, got {self.size} and "
-                             f"{len(self.names)} names for {count} cameras")
+            raise InputError("Cameras needs a size (height, width) of at least one pixel and no names or one a camera, got "
+                             f"{self.size} and {len(self.names)} names for {count} cameras")
 
     def __len__(self) -> int:
         return len(self.world_to_camera)
@@ -98,8 +98,8 @@ class Cameras:
         """
         if pixels is None:
             height, width = self.size
-            like = {"dtype": self.intrinsics.dtype, "device": self.intrinsics.device}
-            rows, columns = torch.meshgrid(torch.arange(height, **like) + 0.5, torch.arange(width, **like) + 0.5, indexing="ij")
+            middles = [torch.arange(side, dtype=self.intrinsics.dtype, device=self.intrinsics.device) + 0.5 for side in (height, width)]
+            rows, columns = torch.meshgrid(*middles, indexing="ij")
             pixels = torch.stack([columns, rows], dim=-1).expand(len(self), height, width, 2)
         flat = pixels.reshape(len(self), -1, 2)
         homogeneous = torch.cat([flat, torch.ones_like(flat[..., :1])], dim=-1)
