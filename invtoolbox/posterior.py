@@ -1,125 +1,137 @@
-"""The posterior of a linear problem with Gaussian noise and quadratic priors, sampled by perturbing and solving again."""
+"""A posterior: a distribution over images, of which nothing is asked but draws."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import cached_property
 from statistics import NormalDist
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
-from invtoolbox.operators.base import expand
-from invtoolbox.priors.base import ComposedPrior, ExplicitPrior, PriorSum, Term
-from invtoolbox.priors.explicit.tikhonov import Tikhonov
-from invtoolbox.problem import Problem
 
-#: Values of an image times the samples that are solved in one batch: 16 MB a tensor.
+#: Values that are drawn at once: 16 MB in float32. Whatever is asked, no more than a few times this is held, besides the answer.
 _AT_ONCE = 1 << 22
 
 
-@dataclass(frozen=True)
-class GaussianPosterior:
-    r"""``x | y ~ N(mean, H^{-1})`` with ``H = A^T W A + sum_i w_i L_i^T L_i``.
+class Posterior(ABC):
+    """What `Solution.posterior` is, whatever the method: mean, standard deviation, samples, intervals, and whether these hold the truth.
 
-    That is the posterior where the noise is Gaussian with the precision W that the data term knows, and where
-    ``exp(-w_i / 2 |L_i x - b_i|^2)`` is believed as the prior density. No matrix is formed: a sample is the minimiser of the
-    same objective with ``y`` perturbed by a draw of the noise and every ``b_i`` by a draw of ``N(0, I / w_i)``, which has exactly that
-    distribution (perturb-and-MAP: Papandreou and Yuille 2010; Orieux, Feron and Giovannelli 2012), up to the accuracy of the solver.
+    A subclass sets ``number`` and writes `draw`; the rest is streamed over draws of the seed 0, a few at a time, so that memory does not
+    grow with their number. One that knows a mean or a standard deviation in closed form overrides it.
 
     Attributes:
-        mean: the solution itself, ``(batch, channel, *space)``.
-        number: samples behind `std`.
+        number: samples behind `mean`, `std` and `interval`. The Monte-Carlo error of the mean is ``std / sqrt(number)``, that of
+            the standard deviation ``1 / sqrt(2 number)`` of it.
 
-    >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.zeros(1, 1, 4), it.operators.Identity((1, 4)), it.data_terms.LeastSquares(noise_std=0.5))
-    >>> solution = it.solve(problem, it.priors.Tikhonov(), regularization=12.0, progress=False)
-    >>> solution.posterior.sample(3).shape
-    torch.Size([3, 1, 1, 4])
-    >>> bool((solution.posterior.std - 0.25).abs().max() < 0.05)
+    >>> class Uniform(Posterior):
+    ...     number = 4000
+    ...     def draw(self, count, generator):
+    ...         return torch.stack([torch.rand(1, 1, 3, generator=generator) for _ in range(count)])
+    >>> posterior = Uniform()
+    >>> posterior.sample(5).shape, posterior.mean.shape
+    (torch.Size([5, 1, 1, 3]), torch.Size([1, 1, 3]))
+    >>> bool((posterior.std - 12**-0.5).abs().max() < 0.02)
     True
+    >>> low, high = posterior.interval(0.8, shape="quantile")
+    >>> bool((low - 0.1).abs().max() < 0.03 and (high - 0.9).abs().max() < 0.03)
+    True
+    >>> posterior.coverage(torch.full((1, 1, 3), 0.5))
+    tensor([1.])
     """
 
-    mean: Tensor
-    objective: Objective = field(repr=False)
-    solve: Any = field(repr=False)
-    number: int = 128
+    number: int
 
-    def sample(self, n: int, seed: int = 0, first: int = 0) -> Tensor:
-        """Samples number ``first`` to ``first + n`` of a sequence that the seed decides, ``(n, batch, channel, *space)``.
+    @abstractmethod
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """``count`` samples, ``(count, batch, channel, *space)``.
 
-        Every item of the batch sees the same draws.
+        Random numbers are taken from the generator sample after sample, so that draws of 2 and 3 are the draw of 5, and are the same for
+        every item of the batch.
         """
+
+    @property
+    def device(self) -> torch.device:
+        """Where the generator has to be."""
+        return torch.device("cpu")
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """The first n of the sequence of samples that the seed decides, ``(n, batch, channel, *space)``."""
         if n < 1:
             raise InputError(f"sample takes a whole number of at least 1, got {n}")
-        at_once = max(1, _AT_ONCE // max(1, self.mean.numel()))
-        numbers = list(range(first, first + n))
-        return torch.cat([self._solve(numbers[k:k + at_once], seed) for k in range(0, n, at_once)])
+        return torch.cat(list(self._chunks(n, seed)))
 
-    @cached_property
+    @property
+    def mean(self) -> Tensor:
+        """The mean of every pixel, ``(batch, channel, *space)``: the estimate of least squared error."""
+        return self._moments[0]
+
+    @property
     def std(self) -> Tensor:
-        """The standard deviation of every pixel from ``number`` samples, a few at a time; relative error ``1 / sqrt(2 number)``."""
-        at_once = max(1, _AT_ONCE // max(1, self.mean.numel()))
-        squared = torch.zeros_like(self.mean)
-        for k in range(0, self.number, at_once):
-            part = self.sample(min(at_once, self.number - k), first=k)
-            squared += (part - self.mean).square().sum(0)
-        return (squared / self.number).sqrt()
+        """The standard deviation of every pixel, like `mean`."""
+        return self._moments[1]
 
-    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Bounds between which every pixel lies with probability ``level``, by `mean` and `std`."""
+    def interval(self, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal") -> tuple[Tensor, Tensor]:
+        """Bounds ``(low, high)`` between which every pixel, for itself, lies with probability ``level``.
+
+        Args:
+            level: between 0 and 1.
+            shape: ``"normal"`` takes ``mean -+ z std``, for which a hundred samples are enough; ``"quantile"`` those of the samples,
+                for what is skewed or has several modes. These want more of them: of n samples, no more than ``1 / n`` of the
+                probability lies beyond the outermost. They are found a block of pixels at a time, from the same samples drawn anew.
+        """
         if not 0 < level < 1:
             raise InputError(f"the level of an interval lies between 0 and 1, got {level}")
+        if shape not in ("normal", "quantile"):
+            raise InputError(f"the shape of an interval is 'normal' or 'quantile', got {shape!r}")
+        if shape == "quantile":
+            return self._quantiles(level)
         half = NormalDist().inv_cdf(0.5 + level / 2) * self.std
         return self.mean - half, self.mean + half
 
-    def _solve(self, numbers: list[int], seed: int) -> Tensor:
-        """The samples of these numbers, solved as one batch."""
-        objective, batch = self.objective, self.objective.batch
-        items = torch.arange(batch, device=self.mean.device).repeat(len(numbers))
-        repeated = objective.select(items)
-        draws = [Generator(self.mean.device).manual_seed((seed * 1_000_003 + k) % (1 << 62)) for k in numbers]
+    def coverage(self, x: Tensor, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal") -> Tensor:
+        """The share of the pixels of ``x`` that lie within their interval, ``(batch,)``: ``level``, where the posterior is right."""
+        low, high = self.interval(level, shape)
+        if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
+            raise InputError(f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}")
+        x = x.to(low)
+        return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
 
-        def noise(shape: torch.Size, like: Tensor) -> Tensor:
-            """One draw a sample, shared by the items of the batch."""
-            each = [torch.randn(shape[1:], generator=g, dtype=like.dtype, device=like.device) for g in draws]
-            return torch.stack(each).repeat_interleave(batch, 0)
+    def _chunks(self, n: int, seed: int) -> Iterator[Tensor]:
+        """The first n samples, as many at once as memory is meant for."""
+        generator = torch.Generator(self.device).manual_seed(seed % (1 << 62))
+        with torch.no_grad():
+            first = self.draw(1, generator)
+            yield first
+            at_once = max(1, _AT_ONCE // max(1, first.numel()))
+            for k in range(1, n, at_once):
+                yield self.draw(min(at_once, n - k), generator)
 
-        problem = repeated.problem
-        D, y = problem.data_term, problem.y
-        assert isinstance(D, LeastSquares) and D.noise_std is not None
-        scale = expand(D.noise_std, y) if D.noise_std.numel() > 1 else D.noise_std.to(y)
-        shift = noise(y.shape, y) * scale
-        if D.weights is not None:
-            weights = D.weights.to(y).expand_as(y)
-            shift = torch.where(weights > 0, shift / torch.where(weights > 0, weights, torch.ones_like(weights)).sqrt(), 0.0)
-        terms = []
-        for weight, prior in repeated.terms:
-            L, target = prior.quadratic()
-            like = self.mean[:1] if L is None else L(repeated.problem.zeros())
-            draw = noise(like.shape, self.mean)
-            safe = torch.where(weight > 0, weight, torch.ones_like(weight))
-            perturbed = draw / expand(safe.sqrt(), draw) + (0 if target is None else target.to(draw))
-            moved: ExplicitPrior = Tikhonov(reference=perturbed)
-            terms.append(Term(weight, moved if L is None else ComposedPrior(moved, L), True))
-        moved_problem = Problem(y + shift, problem.operator, D)
-        start = self.mean.repeat(len(numbers), *[1] * (self.mean.ndim - 1))
-        x: Tensor = self.solve(moved_problem, PriorSum(tuple(terms)), "cg", 1.0, initial=start, tolerance=1e-5, max_iterations=1000,
-                               progress=False).x
-        return x.unflatten(0, (len(numbers), batch))
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation in one pass (Chan, Golub and LeVeque 1983): no sum of squares that cancels."""
+        seen, mean, squares = 0, torch.zeros(()), torch.zeros(())
+        for part in self._chunks(self.number, 0):
+            count, centre = len(part), part.mean(0)
+            spread = (part - centre).square_().sum(0)
+            if not seen:
+                seen, mean, squares = count, centre, spread
+                continue
+            total, away = seen + count, centre - mean
+            mean = mean + away * (count / total)
+            squares = squares + spread + away.square() * (seen * count / total)
+            seen = total
+        return mean, (squares / max(1, seen - 1)).sqrt_()
 
-
-def gaussian_posterior(objective: Objective, x: Any, solve: Any) -> GaussianPosterior | None:
-    """The posterior of a solution, where everything is quadratic and the noise level is known."""
-    D = objective.problem.data_term
-    known = isinstance(D, LeastSquares) and D.noise_std is not None and isinstance(objective.problem.y, Tensor)
-    real = isinstance(x, Tensor) and not x.is_complex() and not x.requires_grad
-    if not (known and real and objective.problem.is_linear and objective.layout is None and objective.terms):
-        return None
-    if not all("quadratic" in prior.offers for _, prior in objective.terms) or not bool((objective.regularization > 0).all()):
-        return None
-    return GaussianPosterior(x, objective, solve)
+    def _quantiles(self, level: float) -> tuple[Tensor, Tensor]:
+        """Of the samples, by pixel; blocks of pixels so large that all samples of one are held at once."""
+        first = self.sample(1)[0]
+        block = max(1, 4 * _AT_ONCE // self.number)
+        shares = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=first.dtype, device=first.device)
+        bounds = [torch.quantile(torch.cat([part.flatten(1)[:, k:k + block] for part in self._chunks(self.number, 0)]), shares, dim=0)
+                  for k in range(0, first.numel(), block)]
+        low, high = torch.cat(bounds, 1).unflatten(1, first.shape)
+        return low, high

@@ -14,13 +14,13 @@ from torch import Tensor
 from invtoolbox.auxiliaries import extended
 from invtoolbox.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.errors import InputError
+from invtoolbox.gaussian_posterior import gaussian_posterior
 from invtoolbox.interrupt import DeferredInterrupt
 from invtoolbox.loop import RECORDED, STATUS, Callback, Limits, Loop, run
 from invtoolbox.objective import Layout, Objective
 from invtoolbox.operators.base import check_shape
 from invtoolbox.parameter_choice import Trials, automatic, rule_named
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
-from invtoolbox.posterior import gaussian_posterior
 from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
 from invtoolbox.problem import Problem, fitted_back_projection
 from invtoolbox.progress import ProgressBar
@@ -158,6 +158,10 @@ def solve(
         if objective.unknowns is not None:
             parameters = {k: t for k, t in parameters.items() if k != "x"} | objective.unknowns.values(parameters)
             found = problem.with_operator(problem.operator.with_parameters(**{k: parameters[k] for k in objective.unknowns.starts}))
+    working = working.with_regularization(loop.weight)
+    posterior = algorithm.posterior(working, loop.x)
+    if posterior is None:
+        posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, solve)
     rows = torch.stack(loop.history).cpu() if loop.history else torch.zeros(0, len(RECORDED), problem.batch)
     return Solution(
         x=x,
@@ -175,7 +179,7 @@ def solve(
         seed=seed,
         problem=found,
         weight_search=curve,
-        posterior=gaussian_posterior(objective.with_regularization(loop.weight), x, solve),
+        posterior=posterior,
     )
 
 

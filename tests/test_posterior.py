@@ -7,6 +7,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.posterior import Posterior
 
 
 def solved(weights: torch.Tensor | None = None, batch: int = 1) -> tuple[it.Solution, torch.Tensor]:
@@ -62,3 +63,42 @@ def test_there_is_none_where_the_method_has_none() -> None:
     known = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)), it.data_terms.LeastSquares(noise_std=0.1))
     assert it.solve(known, it.priors.TotalVariation(), regularization=1.0, progress=False).posterior is None
     assert it.solve(known, it.priors.Tikhonov(), regularization=1.0, progress=False).posterior is not None
+
+
+class Skewed(Posterior):
+    """Squares of uniform numbers, one sequence for both items."""
+
+    number = 300
+
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        one = torch.stack([torch.rand(1, 1, 4, 5, generator=generator, dtype=torch.float64).square() for _ in range(count)])
+        return torch.cat([one, 2 * one], 1)
+
+
+def test_moments_and_quantiles_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Skewed()
+    samples = whole.sample(300)
+    torch.testing.assert_close(whole.mean, samples.mean(0))
+    torch.testing.assert_close(whole.std, samples.std(0))
+    low, high = whole.interval(0.9, shape="quantile")
+    torch.testing.assert_close(high, samples.quantile(0.95, 0))
+    monkeypatch.setattr("invtoolbox.posterior._AT_ONCE", 7 * 40)  # seven samples a chunk; blocks of three pixels
+    parts = Skewed()
+    assert torch.equal(parts.sample(300), samples)
+    torch.testing.assert_close(parts.std, whole.std)
+    torch.testing.assert_close(parts.interval(0.9, shape="quantile"), (low, high))
+
+
+def test_coverage_is_the_share_of_pixels_within() -> None:
+    posterior = Skewed()
+    low, high = posterior.interval(0.5)
+    x = (low + high) / 2
+    x[0, 0, 0, :] = 9.0
+    torch.testing.assert_close(posterior.coverage(x, 0.5), torch.tensor([0.75, 1.0], dtype=torch.float64))
+    fresh = posterior.sample(30, seed=5)
+    held = torch.stack([posterior.coverage(x, 0.8, shape="quantile") for x in fresh]).mean()
+    assert 0.75 < float(held) < 0.83
+    with pytest.raises(InputError, match="images"):
+        posterior.coverage(torch.zeros(1, 1, 3, 3))
+    with pytest.raises(InputError, match="'normal' or 'quantile'"):
+        posterior.interval(0.5, shape="box")  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from invtoolbox.objective import Objective
+from invtoolbox.posterior import Posterior
 from invtoolbox.priors.base import ExplicitPrior
 
 
@@ -87,6 +88,10 @@ class Solver(ABC):
         """The iterate that is the answer: the last one unless a solver says otherwise."""
         x: Tensor = state.x
         return x
+
+    def posterior(self, objective: Objective, answer: Tensor) -> Posterior | None:
+        """The distribution that the answers stand for, where the method finds one; ``answer`` is `result` of every item."""
+        return None
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         """Whether the conditions of the convergence theorem hold, and which fails or cannot be checked."""
