@@ -18,7 +18,7 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
-from invtoolbox.tree import select_items
+from invtoolbox.tree import scatter_items, select_items, tree_map
 
 #: What the numbers in `Loop.status` mean.
 STATUS = ("running", "converged", "max_iterations", "diverged", "stopped")
@@ -65,6 +65,7 @@ class Loop:
     state: Any
     rule_state: Any  # None without a rule
     x: Tensor  # (batch, ...) the answers of the items that are done
+    summary: Any  # of them too: what the solver makes a posterior from; None for most
     status: Tensor  # (batch,)
     iterations: Tensor  # (batch,)
     weight: Tensor  # (batch,) the weight each item ended with
@@ -85,6 +86,7 @@ class Loop:
             state=state,
             rule_state=rule_state,
             x=solver.result(state).clone(),
+            summary=tree_map(Tensor.clone, solver.summary(state)),
             status=torch.zeros(batch, dtype=torch.long, device=device),
             iterations=torch.zeros(batch, dtype=torch.long, device=device),
             weight=objective.regularization.clone(),
@@ -171,6 +173,7 @@ def _finish(loop: Loop, solver: Solver, status: int, mask: Tensor, answer: Tenso
     done = mask.nonzero().squeeze(1)
     where = loop.active[done]
     loop.x = loop.x.index_copy(0, where, answer[done].to(loop.x.dtype))
+    loop.summary = scatter_items(where, select_items(solver.summary(loop.state), done), loop.summary)
     loop.status = loop.status.index_fill(0, where, status)
     loop.iterations = loop.iterations.index_fill(0, where, loop.iteration)
     loop.running = loop.running & ~mask

@@ -92,8 +92,11 @@ def solve(
     problem = problem.to(device=device, dtype=dtype)
     priors = _as_sum(prior).to(device=device, dtype=dtype)
     with torch.no_grad():
+        named = solver_named(solver) if isinstance(solver, str) else solver
+        if isinstance(named, Solver) and named.samples and isinstance(regularization, str) and regularization == "auto":
+            regularization = 1.0
         objective, rule, why_weight = bind(problem, priors, regularization, seed)
-        algorithm, reason = _solver(solver, objective)
+        algorithm, reason = _solver(named, objective)
         if rule is not None and not objective.terms:
             raise InputError("a rule for the weight needs an explicit prior to weigh, and there is none")
         notes = [why_weight] if why_weight else []
@@ -159,7 +162,7 @@ def solve(
             parameters = {k: t for k, t in parameters.items() if k != "x"} | objective.unknowns.values(parameters)
             found = problem.with_operator(problem.operator.with_parameters(**{k: parameters[k] for k in objective.unknowns.starts}))
     working = working.with_regularization(loop.weight)
-    posterior = algorithm.posterior(working, loop.x)
+    posterior = algorithm.posterior(working, loop.x, loop.summary)
     if posterior is None:
         posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, solve)
     rows = torch.stack(loop.history).cpu() if loop.history else torch.zeros(0, len(RECORDED), problem.batch)

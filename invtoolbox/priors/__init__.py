@@ -11,6 +11,7 @@ from invtoolbox.priors.explicit.convex_dense import ConvexDense
 from invtoolbox.priors.explicit.convex_network import ConvexNetwork
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
+from invtoolbox.priors.explicit.gaussian_mixture import Gaussian, GaussianMixture
 from invtoolbox.priors.explicit.graph_laplacian import GraphLaplacian
 from invtoolbox.priors.explicit.group_sparsity import GroupSparsity
 from invtoolbox.priors.explicit.huber_tv import HuberTV
@@ -51,6 +52,8 @@ __all__ = [
     "DnCNN",
     "ExplicitPrior",
     "FreeFlow",
+    "Gaussian",
+    "GaussianMixture",
     "GraphLaplacian",
     "GroupL1",
     "GroupSparsity",

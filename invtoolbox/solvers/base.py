@@ -39,6 +39,7 @@ class Solver(ABC):
             has a field ``regularization``.
         starts_at_zero: the solver regularises by where it starts, so it starts at 0 unless told otherwise.
         takes_projection: parameters of an implicit prior that are constrained (``is_constrained``) are projected after every step.
+        samples: the iterates are draws from ``exp(-D - sum_i w_i R_i)``, so a weight that nobody wrote is 1, and no rule chooses it.
         takes_unit_step: a prior that asks for it (``unit_step``) is only ever given a step that times its weight is 1.
     """
 
@@ -50,6 +51,7 @@ class Solver(ABC):
     starts_at_zero: ClassVar[bool] = False
     takes_projection: ClassVar[bool] = False
     takes_unit_step: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
 
     def misfit(self, objective: Objective) -> str | None:
         """Why this solver cannot minimise the objective; ``None`` where it can."""
@@ -89,8 +91,16 @@ class Solver(ABC):
         x: Tensor = state.x
         return x
 
-    def posterior(self, objective: Objective, answer: Tensor) -> Posterior | None:
-        """The distribution that the answers stand for, where the method finds one; ``answer`` is `result` of every item."""
+    def summary(self, state: Any) -> Any:
+        """Tensors ``(batch, ...)`` that `posterior` needs besides the answer, written down with it when an item is done; or ``None``."""
+        return None
+
+    def posterior(self, objective: Objective, answer: Tensor, summary: Any) -> Posterior | None:
+        """The distribution that the answers stand for, where the method finds one.
+
+        Args:
+            answer, summary: what `result` and `summary` said of every item when it was done.
+        """
         return None
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
