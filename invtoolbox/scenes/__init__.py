@@ -15,9 +15,10 @@ _NAMES = {
     "Street": "invtoolbox.scenes.street",
     "look_at": "invtoolbox.scenes.cameras",
     "random_town": "invtoolbox.scenes.town",
+    "rasterization": "invtoolbox.scenes.splatting",
     "simulated_street": "invtoolbox.scenes.lidar",
 }
-__all__ = ["Cameras", "SimulatedSequence", "SpinningLidar", "Street", "look_at", "random_town", "run", "simulated_street"]
+__all__ = ["Cameras", "SimulatedSequence", "SpinningLidar", "Street", "look_at", "random_town", "rasterization", "run", "simulated_street"]
 
 
 def __getattr__(name: str) -> Any:
