@@ -74,9 +74,11 @@ def launch(kernel: Any, tasks: int, arguments: list[Any], tensors: list[Tensor],
         return
     parts = min(tasks, threads * _PARTS_PER_THREAD)
     edges = [tasks * k // parts for k in range(parts + 1)]
-    with _compiled(kernel):
-        part(edges[0], edges[1])
-    run_on_threads(threads, pairwise(edges[1:]), part)
+    if kernel not in _READY:
+        with _compiled(kernel):
+            part(edges[0], edges[1])
+        edges = edges[1:]
+    run_on_threads(threads, pairwise(edges), part)
 
 
 def address(tensor: Tensor) -> int:

@@ -27,6 +27,7 @@ from invtoolbox.priors.explicit.static_world import StaticWorld
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
 from invtoolbox.priors.explicit.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.explicit.total_variation import TotalVariation
+from invtoolbox.priors.explicit.voxel_variation import VoxelVariation
 from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 from invtoolbox.priors.implicit.free_flow import FreeFlow
@@ -36,6 +37,7 @@ from invtoolbox.priors.implicit.rigid_motion import RigidMotion
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow
 from invtoolbox.priors.implicit.space_time_voxels import SpaceTimeVoxels
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
+from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
 
 __all__ = [
     "ARAP",
@@ -80,6 +82,8 @@ __all__ = [
     "TotalGeneralizedVariation",
     "TotalVariation",
     "VoxelFlow",
+    "VoxelGrid",
+    "VoxelVariation",
     "WaveletL1",
     "load",
     "load_dncnn",

@@ -1,0 +1,121 @@
+"""A grid of voxels: the scene is what its nodes hold, interpolated."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, Self
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.scenes.voxels import Voxels, VoxelSpace, resampled
+
+
+class VoxelGrid(ImplicitPrior):
+    r"""``x = (density, colour)`` at the nodes of a grid, raw: see `scenes.voxels.Voxels`.
+
+    What ties places together is interpolation alone, so the resolution is the strength of the prior, and scenes are found coarse to fine:
+    `refined` gives a finer grid and what it starts from, without the cells that turned out to be empty; only nodes of occupied cells are
+    kept, moved and paid for.
+
+    Sources: Fridovich-Keil, Yu et al., "Plenoxels", CVPR 2022 (kept nodes, spherical harmonics); Sun, Sun and Chen, "Direct voxel grid
+    optimization", CVPR 2022, and Karnewar et al., "ReLU fields", SIGGRAPH 2022 (the activation comes after the interpolation).
+
+    Args:
+        space: the grid, such as ``VoxelSpace.box(64, low, high)``.
+        degree: of the spherical harmonics of the colour, 0 to 2; 0 for colours that look alike from everywhere.
+        channels: of the colour.
+        alpha: how much of the light a cell stops at the start.
+        colour_rate: the factor on the step of the colour.
+        view_rate: the factor on the step of what changes with the direction, beside ``colour_rate``.
+
+    >>> import invtoolbox as it
+    >>> from invtoolbox.scenes.cameras import look_at
+    >>> A = it.operators.VoxelRenderer(look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 4), field_of_view=20.0))
+    >>> grid = VoxelGrid(VoxelSpace.box(5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)))
+    >>> problem = it.Problem(0.3 * torch.ones(1, *A.range_shape), A)
+    >>> found = it.solve(problem, grid, it.solvers.Adam(learning_rate=0.1), max_iterations=100, progress=False)
+    >>> bool((A(found.x) - 0.3).abs().max() < 0.05)
+    True
+    """
+
+    def __init__(self, space: VoxelSpace, degree: int = 0, channels: int = 3, alpha: float = 1e-3, colour_rate: float = 1.0,
+                 view_rate: float = 0.2) -> None:
+        if degree not in (0, 1, 2) or channels < 1 or not 0 < alpha < 1 or not (colour_rate > 0 and view_rate > 0):
+            raise InputError("VoxelGrid needs a degree of 0, 1 or 2, a channel at least, an alpha between 0 and 1 and positive rates, got "
+                             f"{degree}, {channels}, {alpha}, {colour_rate} and {view_rate}")
+        self.space, self.degree, self.channels, self.alpha = space, degree, channels, alpha
+        self.colour_rate, self.view_rate = colour_rate, view_rate
+        self.like = torch.zeros(1)
+
+    def prepare(self, problem: Any, solve: Any) -> Self:
+        other = copy.copy(self)
+        other.like = problem.first.new_zeros(1)
+        return other
+
+    def initial(self) -> dict[str, Tensor]:
+        """``density (1, rows)``; ``colour (1, rows, 1, channels)``, grey; ``view (1, rows, 3 or 8, channels)`` where the degree is not 0."""
+        thin = -math.log1p(-self.alpha) / (max(self.space.cell) * self.space.scale)
+        rows, bases = self.space.rows, (self.degree + 1) ** 2
+        leaves = {"density": self.like.new_full((1, rows), math.log(math.expm1(thin))), "colour": self.like.new_zeros(1, rows, 1, self.channels)}
+        if bases > 1:
+            leaves["view"] = self.like.new_zeros(1, rows, bases - 1, self.channels)
+        return leaves
+
+    def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
+        return {"density": 1.0, "colour": self.colour_rate, "view": self.colour_rate * self.view_rate}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Voxels:
+        colour = parameters["colour"]
+        return Voxels(parameters["density"], torch.cat([colour, parameters["view"]], dim=2) if "view" in parameters else colour, self.space)
+
+    def refined(self, parameters: dict[str, Tensor], shape: int | tuple[int, int, int] | None = None, least_alpha: float = 1e-2,
+                margin: int = 1) -> tuple[VoxelGrid, dict[str, Tensor]]:
+        """A grid of another resolution, or the same one, without its empty cells; and what it starts from.
+
+        Args:
+            shape: nodes along each axis, or along the longest; None for the same grid.
+            least_alpha: a cell is empty where its densest node, all over the cell, would stop less than this share of the light.
+            margin: empty cells that are kept around the others, in cells of the old grid.
+        """
+        space = self.space
+        to = space.shape if shape is None else VoxelSpace.box(shape, space.low, space.high).shape
+        density = space.spread(parameters["density"], fill=-1e4)
+        thick = (functional.softplus(density) * space.scale * max(space.cell)).amax(0)[None, None]
+        # In cells: the largest of the 8 nodes, then the margin.
+        full = (functional.max_pool3d(thick, 2, stride=1) > -math.log1p(-least_alpha)).float()
+        if not bool(full.any()):
+            raise InputError(f"no cell of {self!r} stops a share of {least_alpha:g} of the light, so nothing would be left; solve for longer "
+                             "or lower least_alpha")
+        if margin:
+            full = functional.max_pool3d(full, 2 * margin + 1, stride=1, padding=margin)
+        occupied = _cells_at(full[0, 0], tuple(n - 1 for n in to))
+        finer = VoxelSpace.box(to, space.low, space.high, space.scale).keeping(occupied)
+        start = {}
+        for name, leaf in parameters.items():
+            # Nodes that were not kept hold what the emptiest of those that were do.
+            fill = float(leaf.min()) if name == "density" else 0.0
+            start[name] = finer.gathered(resampled(space.spread(leaf, fill), to)).contiguous()
+        other = copy.copy(self)
+        other.space = finer
+        return other, start
+
+    def __repr__(self) -> str:
+        return f"VoxelGrid({' x '.join(map(str, self.space.shape))}, {self.space.rows} nodes, degree={self.degree})"
+
+
+def _cells_at(full: Tensor, cells: tuple[int, ...]) -> Tensor:
+    """Which cells of another resolution touch a full one."""
+    for axis, count in enumerate(cells):
+        old = full.shape[axis]
+        low = torch.arange(count) * old // count
+        high = ((torch.arange(count) + 1) * old + count - 1) // count - 1
+        picked = full.index_select(axis, low.to(full.device))
+        for more in range(1, int((high - low).max()) + 1):
+            picked = torch.maximum(picked, full.index_select(axis, torch.minimum(low + more, high).to(full.device)))
+        full = picked
+    return full > 0
