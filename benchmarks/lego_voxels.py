@@ -3,8 +3,8 @@
     python benchmarks/lego_voxels.py [--minutes 10] [--threads 2] [--degree 1] [--stages 48:600 96:900 128:inf]
 
 Every tenth view is held out (r_0, r_10, ...). White background. Each stage is one solve from the last one's answer, on a finer grid
-without the cells that turned out to be empty; a stage ``RESOLUTION:ITERATIONS`` may end with the time. Printed for every stage: nodes, seconds an
-iteration, PSNR of the held-out views, their mean of the PSNR of each.
+without the cells that turned out to be empty; ``inf`` iterations end with the time. Printed for every stage: nodes, seconds an
+iteration, and the mean of the PSNR of the held-out views.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--rays", type=int, default=8192)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--decay", type=float, default=0.01)
-    parser.add_argument("--variation", type=float, nargs=2, default=(1e-5, 1e-5), help="of density and colour, beside the mean squared error")
+    parser.add_argument("--variation", type=float, nargs=2, default=(1e-5, 1e-5),
+                        help="weights of density and colour, beside the mean squared error")
     parser.add_argument("--stages", nargs="+", default=["48:500", "96:600", "128:inf"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -86,7 +87,8 @@ def main() -> None:
         quality = held_out_psnr(solution.x, held)
         fit = 10 * math.log10(1 / (2 * float(solution.history["objective"][-50:].mean()) / (3 * arguments.rays)))
         print(f"{grid}: {int(solution.iterations[0])} iterations, {solution.seconds / max(1, int(solution.iterations[0])):.3f} s each, "
-              f"training {fit:.2f} dB, held out {float(quality.mean()):.2f} dB ({float(quality.min()):.2f} to {float(quality.max()):.2f})", flush=True)
+              f"training {fit:.2f} dB, held out {float(quality.mean()):.2f} dB ({float(quality.min()):.2f} to {float(quality.max()):.2f})",
+              flush=True)
     seconds = time.monotonic() - began
     print(f"{float(quality.mean()):.2f} dB after {seconds:.0f} s", verdict(float(quality.mean()) >= 29, "29 dB in 10 minutes on two cores"))
 

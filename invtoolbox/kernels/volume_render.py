@@ -97,13 +97,15 @@ def render_voxels(voxels: Voxels, origins: Tensor, directions: Tensor, *, step: 
 def _check(voxels: Voxels, origins: Tensor, directions: Tensor) -> None:
     density, colour, space = voxels
     rows = space.rows
-    if density.ndim != 2 or density.shape[1] != rows or colour.ndim != 4 or colour.shape[:2] != density.shape or colour.shape[2] not in (1, 4, 9):
+    fits = density.ndim == 2 and density.shape[1] == rows and colour.ndim == 4 and colour.shape[:2] == density.shape
+    if not fits or colour.shape[2] not in (1, 4, 9):
         raise InputError(f"voxels of {rows} nodes take a density (batch, {rows}) and a colour (batch, {rows}, 1 or 4 or 9, channels), got "
                          f"{tuple(density.shape)} and {tuple(colour.shape)}")
     if density.dtype not in (torch.float32, torch.float64) or colour.dtype != density.dtype:
         raise InputError(f"voxels are float32 or float64, got {density.dtype} and {colour.dtype}")
     if origins.shape != directions.shape or origins.shape[-1:] != (3,) or origins.ndim not in (2, 3):
-        raise InputError(f"rays are origins and directions (R, 3) or (batch, R, 3), got {tuple(origins.shape)} and {tuple(directions.shape)}")
+        raise InputError("rays are origins and directions (R, 3) or (batch, R, 3), got "
+                         f"{tuple(origins.shape)} and {tuple(directions.shape)}")
     if origins.ndim == 3 and len(origins) not in (1, len(density)):
         raise InputError(f"there are {len(origins)} items of rays and {len(density)} of voxels")
     if origins.dtype != density.dtype or directions.dtype != density.dtype:
@@ -134,7 +136,8 @@ class _Render(torch.autograd.Function):
         ctx.save_for_backward(*fixed, seen, rest)
         arguments = _arguments(fixed, numbers, clearance, march, seen, rest)
         parts = arguments.parts = min(rays, rays if density.is_cuda else 16 * torch.get_num_threads())
-        launch(render_kernel(density.dtype, colour.shape[2], channels), batch * parts, [arguments], [density, seen, rest], _work(march, batch * rays))
+        kernel = render_kernel(density.dtype, colour.shape[2], channels)
+        launch(kernel, batch * parts, [arguments], [density, seen, rest], _work(march, batch * rays))
         return seen, rest
 
     @staticmethod

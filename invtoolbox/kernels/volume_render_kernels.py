@@ -105,8 +105,8 @@ _SAMPLE = """
                     continue;
                 // softplus, and its slope
                 const REAL small = EXP(s > (REAL)0 ? -s : s);
-                const REAL logarithm = small < (REAL)1e-3 ? small * ((REAL)1 - small * ((REAL)0.5 - small * ((REAL)(1.0 / 3) - small * (REAL)0.25)))
-                                                          : LOG((REAL)1 + small);
+                const REAL series = small * ((REAL)1 - small * ((REAL)0.5 - small * ((REAL)(1.0 / 3) - small * (REAL)0.25)));
+                const REAL logarithm = small < (REAL)1e-3 ? series : LOG((REAL)1 + small);
                 const REAL tau = step * scale * ((s > (REAL)0 ? s : (REAL)0) + logarithm);
                 const REAL passed = EXP(-tau);
                 const REAL alpha = tau < (REAL)1e-3 ? tau * ((REAL)1 - tau * ((REAL)0.5 - tau * ((REAL)(1.0 / 6) - tau * (REAL)(1.0 / 24))))

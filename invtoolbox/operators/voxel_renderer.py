@@ -23,9 +23,10 @@ _OUTPUTS = ("colour", "alpha", "depth", "median_depth", "thickness")
 class VoxelRenderer(Operator):
     r"""``A(x)``: what the rays of cameras, or any rays, see of `scenes.voxels.Voxels`.
 
-    The prediction is ``(batch, channels, rays)``: the channels of the outputs one after the other, the rays in the order of cameras, rows and
-    columns. `pictures` gives it the shape of pictures, and `measurements` takes it away. Blocks are rays: a solver's ``subset_size`` is the
-    number of rays of a step, spread evenly over all pictures. The parameter ``twist`` moves the cameras (see `Cameras.turned`).
+    The prediction is ``(batch, channels, rays)``: the channels of the outputs one after the other, the rays in the order of cameras,
+    rows and columns. `pictures` gives it the shape of pictures, and `measurements` takes it away. Blocks are rays: a solver's
+    ``subset_size`` is the number of rays of a step, spread evenly over all pictures. The parameter ``twist`` moves the cameras
+    (see `Cameras.turned`).
 
     Args:
         rays: cameras, or origins and directions, ``(R, 3)`` each; depths count in lengths of a direction.

@@ -138,8 +138,8 @@ class VoxelSpace(Settings):
 class Voxels(NamedTuple):
     r"""A scene that renders: what `operators.VoxelRenderer` takes and `priors.VoxelGrid` decodes.
 
-    With what is interpolated between the nodes, a point has the density ``scale * softplus(density)`` (per unit of length) and, seen along the
-    direction d, the colour ``sigmoid(sum_b Y_b(d) colour_b)``, with Y the basis of `spherical_harmonics`.
+    With what is interpolated between the nodes, a point has the density ``scale * softplus(density)`` (per unit of length) and, seen
+    along the direction d, the colour ``sigmoid(sum_b Y_b(d) colour_b)``, with Y the basis of `spherical_harmonics`.
 
     Attributes:
         density: raw, ``(batch, rows)``.

@@ -18,9 +18,9 @@ from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 LOW, HIGH = (-1.0, -0.8, -0.6), (1.0, 0.8, 0.6)
 
 
-def scene(shape: tuple[int, int, int] = (5, 6, 4), degree: int = 1, batch: int = 1, dtype: torch.dtype = torch.float64, seed: int = 0) -> Voxels:
+def scene(shape: tuple[int, int, int] = (5, 6, 4), degree: int = 1, batch: int = 1, dtype: torch.dtype = torch.float64) -> Voxels:
     space = VoxelSpace.box(shape, LOW, HIGH)
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(0)
     density = torch.randn(batch, space.rows, generator=g, dtype=torch.float64) - 0.5
     colour = torch.randn(batch, space.rows, (degree + 1) ** 2, 3, generator=g, dtype=torch.float64)
     return Voxels(density.to(dtype), colour.to(dtype), space)
@@ -74,7 +74,8 @@ def test_it_renders_what_a_brute_force_renderer_does(degree: int) -> None:
 
 def test_median_depth_is_where_half_of_the_light_is_left() -> None:
     space = VoxelSpace.box(33, LOW, HIGH, scale=1.0)
-    fog = Voxels(torch.full((1, space.rows), math.log(math.expm1(3.0)), dtype=torch.float64), torch.zeros(1, space.rows, 1, 3, dtype=torch.float64), space)
+    thick = torch.full((1, space.rows), math.log(math.expm1(3.0)), dtype=torch.float64)
+    fog = Voxels(thick, torch.zeros(1, space.rows, 1, 3, dtype=torch.float64), space)
     o = torch.tensor([[-4.0, 0.03, 0.02], [-4.0, 0.79, 0.59], [-4.0, 5.0, 0.0]], dtype=torch.float64)
     d = torch.tensor([[2.0, 0.0, 0.0]] * 3, dtype=torch.float64)
     seen = render_voxels(fog, o, d, step=0.01)

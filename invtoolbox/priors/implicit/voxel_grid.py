@@ -58,10 +58,11 @@ class VoxelGrid(ImplicitPrior):
         return other
 
     def initial(self) -> dict[str, Tensor]:
-        """``density (1, rows)``; ``colour (1, rows, 1, channels)``, grey; ``view (1, rows, 3 or 8, channels)`` where the degree is not 0."""
+        """``density (1, rows)``, ``colour (1, rows, 1, channels)`` and, where the degree is not 0, ``view (1, rows, 3 or 8, channels)``."""
         thin = -math.log1p(-self.alpha) / (max(self.space.cell) * self.space.scale)
         rows, bases = self.space.rows, (self.degree + 1) ** 2
-        leaves = {"density": self.like.new_full((1, rows), math.log(math.expm1(thin))), "colour": self.like.new_zeros(1, rows, 1, self.channels)}
+        leaves = {"density": self.like.new_full((1, rows), math.log(math.expm1(thin))),
+                  "colour": self.like.new_zeros(1, rows, 1, self.channels)}
         if bases > 1:
             leaves["view"] = self.like.new_zeros(1, rows, bases - 1, self.channels)
         return leaves
@@ -89,8 +90,8 @@ class VoxelGrid(ImplicitPrior):
         # In cells: the largest of the 8 nodes, then the margin.
         full = (functional.max_pool3d(thick, 2, stride=1) > -math.log1p(-least_alpha)).float()
         if not bool(full.any()):
-            raise InputError(f"no cell of {self!r} stops a share of {least_alpha:g} of the light, so nothing would be left; solve for longer "
-                             "or lower least_alpha")
+            raise InputError(f"no cell of {self!r} stops a share of {least_alpha:g} of the light, so nothing would be left; solve for "
+                             "longer or lower least_alpha")
         if margin:
             full = functional.max_pool3d(full, 2 * margin + 1, stride=1, padding=margin)
         occupied = _cells_at(full[0, 0], tuple(n - 1 for n in to))
