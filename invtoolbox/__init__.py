@@ -21,6 +21,7 @@ _NAMES = {
     "Solution": "invtoolbox.solution",
     "Progress": "invtoolbox.loop",
     "Checkpoint": "invtoolbox.checkpoint",
+    "exact_posterior": "invtoolbox.mixture_posterior",
     "reconstruct": "invtoolbox.reconstruction",
     "map_slices": "invtoolbox.study.slices",
     "as_operator": "invtoolbox.operators.adapters",

@@ -5,6 +5,7 @@ from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.explicit.along_field import AlongField
 from invtoolbox.priors.explicit.arap import ARAP
 from invtoolbox.priors.explicit.cluster_consistency import ClusterConsistency
+from invtoolbox.priors.explicit.conditional import ConditionalMixture, ConditionalPrior
 from invtoolbox.priors.explicit.constraints import Box, NonNegative
 from invtoolbox.priors.explicit.convex_convolution import ConvexConvolution
 from invtoolbox.priors.explicit.convex_dense import ConvexDense
@@ -46,6 +47,8 @@ __all__ = [
     "AlongField",
     "Box",
     "ClusterConsistency",
+    "ConditionalMixture",
+    "ConditionalPrior",
     "ConvexConvolution",
     "ConvexDense",
     "ConvexNetwork",

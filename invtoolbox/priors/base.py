@@ -129,6 +129,17 @@ class ExplicitPrior(Prior):
             return x - self.denoise(x, self.sigma)
         raise InputError(f"{self!r} has no gradient")
 
+    def density_gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """``-grad log p(x)`` of the density that this prior stands for, which samplers follow.
+
+        ``exp(-R)`` where there is an energy. Of a denoiser, the density of images smoothed by noise of standard deviation ``sigma``, by
+        Tweedie's identity: ``(x - denoise(x, sigma)) / sigma^2``.
+        """
+        if "energy" in self.offers or "denoise" not in self.offers:
+            return self.gradient(x, generator)
+        level = expand(torch.as_tensor(self.sigma, dtype=x.dtype, device=x.device), x)
+        return (x - self.denoise(x, self.sigma)) / level.square()
+
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         raise InputError(f"{self!r} does not split into a linear operator and a simple prior")
 

@@ -6,7 +6,11 @@ from invtoolbox.solvers.base import Solver, State
 from invtoolbox.solvers.cgls import CGLS
 from invtoolbox.solvers.condat_vu import CondatVu
 from invtoolbox.solvers.conjugate_gradient import ConjugateGradient
+from invtoolbox.solvers.ddrm import DDRM
+from invtoolbox.solvers.diffpir import DiffPIR
+from invtoolbox.solvers.diffusion import DiffusionSampler
 from invtoolbox.solvers.douglas_rachford import DouglasRachford
+from invtoolbox.solvers.dps import DPS
 from invtoolbox.solvers.gauss_newton import GaussNewton, LevenbergMarquardt
 from invtoolbox.solvers.gradient_descent import GradientDescent
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
@@ -16,14 +20,18 @@ from invtoolbox.solvers.lsmr import LSMR
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
 from invtoolbox.solvers.palm import PALM
 from invtoolbox.solvers.pdhg import PDHG
+from invtoolbox.solvers.prompt_tuning import PromptTuning
 from invtoolbox.solvers.proximal_gradient import FISTA, ProximalGradient
 from invtoolbox.solvers.reweighted import Reweighted
 from invtoolbox.solvers.sirt import SIRT
 from invtoolbox.solvers.stochastic_pdhg import StochasticPDHG
+from invtoolbox.solvers.unadjusted_langevin import UnadjustedLangevin
 
 __all__ = [
     "ADMM",
     "CGLS",
+    "DDRM",
+    "DPS",
     "FISTA",
     "LBFGS",
     "LSMR",
@@ -35,15 +43,19 @@ __all__ = [
     "Adam",
     "CondatVu",
     "ConjugateGradient",
+    "DiffPIR",
+    "DiffusionSampler",
     "DouglasRachford",
     "GaussNewton",
     "GradientDescent",
     "HalfQuadratic",
     "KrylovMM",
     "LevenbergMarquardt",
+    "PromptTuning",
     "ProximalGradient",
     "Reweighted",
     "Solver",
     "State",
     "StochasticPDHG",
+    "UnadjustedLangevin",
 ]

@@ -124,6 +124,13 @@ def unfit_gradient(prior: ExplicitPrior, name: str) -> str | None:
     return None
 
 
+def unfit_density(prior: ExplicitPrior, name: str) -> str | None:
+    """Why a prior stands for no density whose logarithm has a gradient, or ``None``."""
+    if not {"energy", "denoise"} & prior.offers:
+        return f"{name} draws from a density, and {prior!r} has neither an energy nor a denoiser"
+    return unfit_gradient(prior, name)
+
+
 def implicit_reason(objective: Objective, name: str) -> str | None:
     """Why a method that works on images alone does not fit, or ``None``."""
     if objective.unknowns is not None:

@@ -64,7 +64,11 @@ class GaussianMixture(ExplicitPrior):
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """The posterior mean of x with noise of standard deviation ``sigma``, a number or one an item."""
-        joint, centred, level = self._components(x, sigma)
+        return self._denoised(x, sigma, self.log_weights)
+
+    def _denoised(self, x: Tensor, sigma: float | Tensor, log_weights: Tensor) -> Tensor:
+        """With the weights of an item's own, ``(batch or 1, components)``."""
+        joint, centred, level = self._components(x, sigma, log_weights)
         shares = joint.softmax(1)
         means = (shares @ self.means.flatten(1)).view(x.shape)
         return means + self._mixed(shares, centred * (self.spectrum / (self.spectrum + level))).view(x.shape)
@@ -119,7 +123,7 @@ class GaussianMixture(ExplicitPrior):
 
     # -- arithmetic ------------------------------------------------------------------------------------------------------------------
 
-    def _components(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _components(self, x: Tensor, sigma: float | Tensor, log_weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """``log w_k N(x; m_k, C_k + sigma^2)`` up to a constant (batch, components), x - m_k in the basis of C_k, and sigma squared."""
         if x.shape[1:] != self.means.shape[1:]:
             raise InputError(f"{self!r} takes images {tuple(self.means.shape[1:])}, got {tuple(x.shape[1:])}")
@@ -128,7 +132,8 @@ class GaussianMixture(ExplicitPrior):
         if self.basis is not None:
             centred = torch.einsum("bki,kij->bkj", centred, self.basis.expand(len(self.means), -1, -1))
         variances = self.spectrum + level
-        return self.log_weights - 0.5 * (centred.square() / variances + variances.log()).sum(2), centred, level
+        prior = self.log_weights if log_weights is None else log_weights
+        return prior - 0.5 * (centred.square() / variances + variances.log()).sum(2), centred, level
 
     def _mixed(self, shares: Tensor, vectors: Tensor) -> Tensor:
         """The sum of the components' vectors, out of their bases, by their shares: ``(batch, n)``."""
@@ -144,7 +149,7 @@ class Gaussian(GaussianMixture):
     r"""``x ~ N(mean, C)``: ``R(x) = 1/2 (x - mean)^T C^{-1} (x - mean)``, the mixture of one.
 
     Args:
-        mean: ``(channel, *space)``, with or without a batch axis of 1.
+        mean: ``(channel, *space)``.
         covariance: a variance, variances of the pixels shaped as the mean, or a matrix ``(n, n)``.
 
     >>> import invtoolbox as it
@@ -155,9 +160,7 @@ class Gaussian(GaussianMixture):
 
     def __init__(self, mean: Tensor, covariance: float | Tensor) -> None:
         values = torch.as_tensor(covariance, dtype=mean.dtype)
-        if mean.ndim == 2:
-            mean = mean.unsqueeze(0)
-        super().__init__(mean, values if values.ndim in (0, mean.ndim) else values.unsqueeze(0))
+        super().__init__(mean.unsqueeze(0), values.unsqueeze(0) if values.ndim else values)
 
     def __repr__(self) -> str:
         return f"Gaussian({tuple(self.means.shape[1:])})"

@@ -1,0 +1,210 @@
+"""What deepinv's samplers are given: a problem and a prior in their words, and random numbers of ours."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.solvers.quadratic_step import solve_quadratic
+
+#: Conjugate gradients of a data step where it has no closed form.
+_INNER = 30
+
+
+class RandomNumbers(TorchFunctionMode):
+    """Inside of it, normal numbers come from one generator a sample, the same for every item of the batch.
+
+    deepinv's samplers draw from torch's global state, for all items at once. A draw would then depend on what was drawn before and on the
+    company that an item is in.
+
+    Args:
+        generators: one a sample; tensors have samples times items as first axis, the items of a sample beside each other.
+        scale: a factor on every number.
+    """
+
+    def __init__(self, generators: list[Generator], scale: float = 1.0) -> None:
+        super().__init__()
+        self.generators, self.scale = generators, scale
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.randn_like:
+            return self._normal(args[0].shape, args[0].dtype, args[0].device)
+        if func is torch.randn:
+            return self._normal(torch.Size(args[0]), kwargs["dtype"], kwargs["device"])
+        if func is Tensor.normal_:
+            return args[0].copy_(self._normal(args[0].shape, args[0].dtype, args[0].device))
+        return func(*args, **kwargs)
+
+    def _normal(self, shape: torch.Size, dtype: torch.dtype, device: Any) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            each = torch.stack([torch.randn(shape[1:], generator=g, dtype=dtype, device=device) for g in self.generators])
+            return self.scale * each.repeat_interleave(shape[0] // len(self.generators), 0)
+
+
+class Network(nn.Module):
+    """A prior as a denoiser of images in [0, 1]."""
+
+    def __init__(self, prior: ExplicitPrior, like: Tensor, low: float, high: float) -> None:
+        super().__init__()
+        self.prior, self.dtype, self.low, self.span = prior, like.dtype, low, high - low
+
+    def forward(self, u: Tensor, sigma: Any, **unused: Any) -> Tensor:
+        level = torch.as_tensor(sigma, dtype=self.dtype, device=u.device).reshape(-1)
+        level = level if level.numel() == 1 else level.expand(len(u))
+        x = self.prior.denoise(self.low + self.span * u.to(self.dtype), self.span * level)
+        return ((x - self.low) / self.span).to(u.dtype)
+
+
+class Measured:
+    """A problem of images in [0, 1] whose noise has one standard deviation: ``A'(u) = c W (A(low + span u) - A(low)) / span``.
+
+    W divides by the noise level of the item and of the measurement, so that every one has the same, `sigma`. With
+    ``normalised``, c makes the norm of a linear A' about 1, for what compares levels of images with levels of measurements.
+    """
+
+    def __init__(self, objective: Objective, count: int, low: float, high: float, normalised: bool = False) -> None:
+        from deepinv.physics import GaussianNoise
+
+        items = torch.arange(objective.batch, device=objective.problem.first.device).repeat(count)
+        self.objective = objective.select(items)
+        self.low, self.span = low, high - low
+        problem, D = self.objective.problem, cast(LeastSquares, self.objective.problem.data_term)
+        assert D.noise_std is not None
+        self.scale = 1.0
+        if normalised and isinstance(objective.problem.operator, LinearOperator):
+            norm = objective.problem.operator.norm(dtype=problem.zeros().dtype, device=problem.first.device)
+            self.scale = 1 / float(norm.max())
+        self.sigma = self.scale * float(D.noise_std.max()) / self.span
+        weights = 1.0 if D.weights is None else D.weights.to(problem.first).sqrt()
+        self.whiten = self.scale * expand(D.noise_std.max() / D.noise_std, problem.first) * weights
+        self.dark = problem.operator(torch.full_like(problem.zeros(), low))
+        self.y = (self.whiten * (problem.y - self.dark) / self.span).expand(len(items), *problem.y.shape[1:])
+        self.noise_model: Any = GaussianNoise(self.sigma)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.y), *self.objective.problem.image_shape)
+
+    def A(self, u: Tensor) -> Tensor:
+        operator = self.objective.problem.operator
+        if isinstance(operator, LinearOperator):
+            return self.whiten * operator(u.to(self.y.dtype))
+        return self.whiten * (operator(self.low + self.span * u.to(self.y.dtype)) - self.dark) / self.span
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return cast(LinearOperator, self.objective.problem.operator).adjoint(self.whiten * y.to(self.y.dtype))
+
+    def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: Any) -> Tensor:
+        """``argmin_u gamma / 2 |A'(u) - y|^2 + |u - z|^2 / 2``, by our own quadratic step."""
+        step = float(gamma)
+        # The normal operator of A' is that of the data term, whose W is 1 / noise_std, times this.
+        factor = (self.sigma * self.span) ** 2
+        rho = torch.full_like(self.objective.regularization, 1 / (step * factor))
+        right = self.A_adjoint(y - self.A(z)) / factor
+        change, _ = solve_quadratic(self.objective, [(rho, None)], right, _INNER)
+        return (z.to(change) + change).to(z.dtype)
+
+
+class Decomposed:
+    """The singular value decomposition of `Measured`, where one is to be had.
+
+    A mask is its own; of a periodic convolution the right singular vectors are Hartley's, which are real; the matrix of anything small is
+    decomposed.
+    """
+
+    def __init__(self, measured: Measured) -> None:
+        self.measured, self.noise_model = measured, SimpleNamespace(sigma=measured.sigma)
+        power, exact = _symbol(measured)
+        n = torch.Size(measured.shape[1:]).numel()
+        self.matrix: Tensor | None = None
+        if exact and power is not None:
+            self.kind, singular = "hartley", power.clamp_min(0).sqrt()
+        elif _is_mask(measured):
+            self.kind, singular = "pixels", measured.A(torch.ones(measured.shape, dtype=measured.y.dtype, device=measured.y.device)).abs()
+        else:
+            identity = torch.eye(n, dtype=measured.y.dtype, device=measured.y.device).view(n, *measured.shape[1:])
+            columns = _one_item(measured, identity)
+            _, values, self.matrix = torch.linalg.svd(columns.T, full_matrices=True)
+            self.kind = "matrix"
+            singular = torch.cat([values, values.new_zeros(n - len(values))]).view(1, *measured.shape[1:])
+        self.mask = singular.expand(measured.shape)[:1]
+
+    def V(self, c: Tensor) -> Tensor:
+        """From coefficients to the image."""
+        if self.kind == "hartley":
+            return _hartley(c)
+        return c if self.matrix is None else (c.flatten(1) @ self.matrix.to(c)).view(c.shape)
+
+    def V_adjoint(self, u: Tensor) -> Tensor:
+        if self.kind == "hartley":
+            return _hartley(u)
+        return u if self.matrix is None else (u.flatten(1) @ self.matrix.to(u).T).view(u.shape)
+
+    def U_adjoint(self, y: Tensor) -> Tensor:
+        """``diag(1 / s) V^T A^T y``, which needs no left singular vectors; 0 where a singular value is."""
+        s = self.mask.to(y)
+        seen = s > 1e-6 * s.max()
+        return torch.where(seen, self.V_adjoint(self.measured.A_adjoint(y)) / torch.where(seen, s, torch.ones_like(s)), torch.zeros_like(s))
+
+
+def undecomposed_reason(objective: Objective) -> str | None:
+    """Why there is no cheap singular value decomposition, or ``None``."""
+    problem = objective.problem
+    n = torch.Size(problem.image_shape).numel()
+    D = cast(LeastSquares, problem.data_term)
+    if problem.operator.items is not None or D.weights is not None or (D.noise_std is not None and D.noise_std.numel() > 1):
+        return "DDRM takes one operator and one noise level for the whole batch, as deepinv's holds one set of singular values"
+    symbol = cast(LinearOperator, problem.operator).normal_symbol()
+    known = (symbol is not None and symbol[1]) or _has_mask(problem.operator)
+    if n <= _LARGEST or known:
+        return None
+    return (f"DDRM needs a singular value decomposition: of a mask, a periodic convolution or an image of at most {_LARGEST} pixels, and "
+            f"{problem.operator} has none")
+
+
+#: Pixels of an image whose operator is decomposed as a matrix.
+_LARGEST = 1024
+
+
+def _has_mask(operator: Any) -> bool:
+    return set(operator.parameters()) == {"mask"} and operator.domain_shape == operator.range_shape
+
+
+def _is_mask(measured: Measured) -> bool:
+    return _has_mask(measured.objective.problem.operator)
+
+
+def _symbol(measured: Measured) -> tuple[Tensor | None, bool]:
+    """The squared singular values under Hartley's transform, ``(1, channel or 1, rows, columns)``, and whether they are exact."""
+    known = cast(LinearOperator, measured.objective.problem.operator).normal_symbol()
+    if known is None or not known[1]:
+        return None, False
+    whole = known[0].to(measured.y)[:1]
+    if whole[0].numel() > whole.shape[1]:  # of a convolution: the other half of its spectrum is that of the opposite frequencies
+        mirrored, columns = whole, measured.shape[-1]
+        for axis in range(2, whole.ndim - 1):
+            mirrored = mirrored.flip(axis).roll(1, axis)
+        others = torch.arange(columns - whole.shape[-1], 0, -1, device=whole.device)
+        whole = torch.cat([whole, mirrored[..., others]], -1)
+    return whole * float(measured.whiten.flatten()[0]) ** 2, True
+
+
+def _one_item(measured: Measured, x: Tensor) -> Tensor:
+    """What the operator makes of images, as measured; one image a row."""
+    operator = measured.objective.problem.operator
+    return (measured.whiten.flatten()[0] * operator(x)).flatten(1)
+
+
+def _hartley(u: Tensor) -> Tensor:
+    """Hartley's transform: real, symmetric and its own inverse; it diagonalises the normal operator of every real periodic convolution."""
+    spectrum = torch.fft.fftn(u, dim=tuple(range(2, u.ndim)), norm="ortho")
+    return spectrum.real - spectrum.imag

@@ -1,0 +1,147 @@
+"""Diffusion whose condition is tuned to the measurements on the way (P2L)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.posterior import Posterior
+from invtoolbox.priors.explicit.conditional import ConditionalPrior
+from invtoolbox.solvers.chain import Chain
+from invtoolbox.solvers.diffusion import DiffusionPosterior, DiffusionSampler, split, the_prior
+from invtoolbox.solvers.quadratic_step import solve_quadratic
+
+#: Conjugate gradients of a projection where it has no closed form.
+_INNER = 30
+
+
+@dataclass(frozen=True)
+class PromptTuning(DiffusionSampler):
+    r"""At every noise level: tune the condition, denoise under it, go towards the measurements, add noise again.
+
+    After Chung, Ye, Milanfar and Delbracio, "Prompt-tuning latent diffusion models for inverse problems" (P2L, ICML 2024), for any
+    `priors.ConditionalPrior`, every draw and item with a condition of its own. With ``x_t`` at noise level s and
+    ``x_0(c) = denoise_given(x_t, s, c)``:
+
+    1. ``tuning_steps`` steps of Adam on ``c -> D(A(x_0(c)), y)``;
+    2. every ``projection_every``-th time, ``x_0`` becomes ``argmin_x D(A(x), y) + strength / (2 s^2) |x - x_0|^2``;
+    3. ``x_t`` goes down to the next level (DDIM), and at the other times down the gradient of ``|A(x_0) - y|`` in it.
+
+    Args:
+        steps: noise levels, from ``levels[0]`` to ``levels[1]`` in equal ratios.
+        levels: standard deviations, in units of the image.
+        tuning_steps, learning_rate: of Adam on the condition; 0 steps leave the null condition.
+        projection_every: 1 projects every time.
+        strength: how much the projection believes the denoiser.
+        guidance: the step down the gradient, in units of the image.
+        fresh: the share of fresh noise in what is added back, 0 to 1.
+    """
+
+    steps: int = 50
+    levels: tuple[float, float] = (3.0, 0.01)
+    tuning_steps: int = 5
+    learning_rate: float = 0.1
+    projection_every: int = 1
+    strength: float = 1.0
+    guidance: float = 0.1
+    fresh: float = 0.5
+
+    linear_only: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 2 or self.projection_every < 1 or not self.levels[0] > self.levels[1] > 0 or not 0 <= self.fresh <= 1:
+            raise InputError("PromptTuning takes at least 2 steps, projection_every of at least 1, falling positive levels and a share of "
+                             f"fresh noise in [0, 1], got {self!r}")
+
+    def prior_reason(self, objective: Objective) -> str | None:
+        reason = super().prior_reason(objective)
+        if reason is None and not isinstance(the_prior(objective), ConditionalPrior):
+            return f"PromptTuning tunes the condition of a ConditionalPrior, and {the_prior(objective)!r} takes none"
+        return reason
+
+    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+        return self.draws_and_conditions(objective, generators)[0]
+
+    def draws_and_conditions(self, objective: Objective, generators: list[Generator]) -> tuple[Tensor, Tensor]:
+        """The draws, and the condition that each of them ended with, ``(count, batch, *shape)``."""
+        count, device = len(generators), objective.problem.first.device
+        repeated = objective.select(torch.arange(objective.batch, device=device).repeat(count))
+        prior = cast(ConditionalPrior, the_prior(objective))
+        like = repeated.problem.zeros()
+
+        def noise() -> Tensor:
+            each = torch.stack([torch.randn(like.shape[1:], generator=g, dtype=like.dtype, device=device) for g in generators])
+            return each.repeat_interleave(objective.batch, 0)
+
+        ratio = (self.levels[1] / self.levels[0]) ** (1 / (self.steps - 1))
+        null = prior.null_condition().to(like)
+        condition, moments = null.expand(len(like), *null.shape[1:]).clone(), (torch.zeros(()), torch.zeros(()))
+        x = self.levels[0] * noise()
+        clean = x
+        for k in range(self.steps):
+            level = self.levels[0] * ratio**k
+            below = level * ratio if k < self.steps - 1 else 0.0
+            for j in range(self.tuning_steps):
+                condition, moments = self._tuned(repeated, prior, x, level, condition, moments, k * self.tuning_steps + j + 1)
+            clean, slope = _denoised_and_slope(repeated, prior, x, level, condition)
+            remaining = (x - clean) / level
+            if k % self.projection_every == 0:
+                clean, slope = _projected(repeated, clean, self.strength / level**2), None
+            added = math.sqrt(1 - self.fresh) * remaining + math.sqrt(self.fresh) * noise()
+            x = clean + below * added
+            if slope is not None:
+                x = x - self.guidance * slope
+        return clean.unflatten(0, (count, -1)), condition.unflatten(0, (count, -1))
+
+    def _tuned(self, objective: Objective, prior: ConditionalPrior, x: Tensor, level: float, condition: Tensor,
+               moments: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """One step of Adam (Kingma and Ba 2015) on the condition; every item has its own."""
+        with torch.enable_grad():
+            free = condition.detach().requires_grad_(True)
+            misfit = objective.data_value(prior.denoise_given(x, level, free))
+            (slope,) = torch.autograd.grad(misfit.sum(), free)
+        mean, square = 0.9 * moments[0].to(slope) + 0.1 * slope, 0.999 * moments[1].to(slope) + 0.001 * slope.square()
+        step = (mean / (1 - 0.9**number)) / ((square / (1 - 0.999**number)).sqrt() + 1e-8)
+        return condition - self.learning_rate * step, (mean, square)
+
+    def posterior(self, objective: Objective, answer: Tensor, summary: Chain) -> Posterior | None:
+        return PromptPosterior(self, objective, summary) if bool((summary.number > 0).all()) else None
+
+
+class PromptPosterior(DiffusionPosterior):
+    """Draws of which the conditions are known too."""
+
+    solver: PromptTuning
+
+    def conditions(self, n: int, seed: int = 0) -> Tensor:
+        """The conditions of the first n samples of the seed, ``(n, batch, *shape)``."""
+        generator = Generator(self.device).manual_seed(seed % (1 << 62))
+        with torch.no_grad():
+            return self.solver.draws_and_conditions(self.objective, split(generator, n))[1]
+
+
+def _denoised_and_slope(objective: Objective, prior: ConditionalPrior, x: Tensor, level: float,
+                        condition: Tensor) -> tuple[Tensor, Tensor | None]:
+    """``x_0`` and the gradient of the norm of its misfit in x."""
+    with torch.enable_grad():
+        free = x.detach().requires_grad_(True)
+        clean = prior.denoise_given(free, level, condition)
+        norm = (2 * objective.data_value(clean)).clamp_min(1e-30).sqrt()
+        (slope,) = torch.autograd.grad(norm.sum(), free)
+    return clean.detach(), slope
+
+
+def _projected(objective: Objective, clean: Tensor, penalty: float) -> Tensor:
+    """``argmin_x D(A(x), y) + penalty / 2 |x - clean|^2``."""
+    problem: Any = objective.problem
+    right = -cast(LinearOperator, problem.operator).adjoint(problem.data_term.value_and_grad(problem.operator(clean), problem.y)[1])
+    rho = torch.full_like(objective.regularization, penalty)
+    return clean + solve_quadratic(objective, [(rho, None)], right, _INNER)[0]

@@ -1,0 +1,155 @@
+"""The unadjusted Langevin algorithm: a chain whose states are draws from the posterior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective import Objective
+from invtoolbox.operators.base import expand, item_norm
+from invtoolbox.posterior import Posterior
+from invtoolbox.solvers.base import Solver, State, implicit_reason, unfit_density
+from invtoolbox.solvers.chain import Chain, ChainPosterior
+
+
+@dataclass
+class LangevinState(State):
+    slope: Tensor  # of minus the logarithm of the posterior, at x
+    step_size: Tensor  # (batch,)
+    chain: Chain
+
+
+@dataclass(frozen=True)
+class UnadjustedLangevin(Solver):
+    r"""``x <- x - t grad U(x) + sqrt(2 t) n``, n of standard normal numbers, ``U = D + regularization * sum_i w_i R_i``.
+
+    The states are draws from a density close to ``exp(-U)``, and the solution is their mean. A prior with an energy enters by its
+    gradient. A denoiser enters by Tweedie's identity, ``grad R(x) = (x - denoise(x, sigma)) / sigma^2``, which makes it PnP-ULA (Laumont,
+    De Bortoli, Almansa, Delon, Durmus and Pereyra, SIAM J. Imaging Sci. 15, 2022, algorithm 1; with ``bounds``, algorithm 2): sigma
+    is how much the prior density is smoothed. A weight that nobody wrote is 1.
+
+    `Solution.posterior` holds mean and standard deviation of all states after the burn-in, streamed, and up to ``blocks`` of the states.
+    Certificate: the Monte-Carlo standard error of the standard deviation, relative (root mean square over the pixels), estimated from the
+    spread of blocks of the chain. It does not see the bias that a step of finite size leaves: along a direction in which U has the
+    curvature L the variance comes out larger by ``1 / (1 - t L / 2)``, by a fifth in the stiffest one at the default step.
+
+    Args:
+        burn_in: states that are left out at the start.
+        step_size: t; by default ``1 / (3 L)``, L the largest curvature of U at the start, by a power method on its gradient.
+        bounds: ``(low, high)`` that every state is clipped to, where pixels are known to lie between.
+        blocks: how many sums, and kept states, are held; an even number. Memory is three images a block.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.ones(1, 1, 400), it.operators.Identity((1, 400)), it.data_terms.LeastSquares(noise_std=0.5))
+    >>> prior = it.priors.Gaussian(torch.zeros(1, 400), 0.25)
+    >>> solution = it.solve(problem, prior, UnadjustedLangevin(burn_in=50, max_iterations=1000), progress=False)
+    >>> [round(float(value.mean()), 1) for value in (solution.x, solution.posterior.std)]  # exactly 0.5 and 0.35
+    [0.5, 0.4]
+    """
+
+    max_iterations: int = 20_000
+    tolerance: float = 0.05
+    burn_in: int = 1000
+    step_size: float | None = None
+    bounds: tuple[float, float] | None = None
+    blocks: int = 32
+
+    certificate_name: ClassVar[str] = "relative Monte-Carlo error of the standard deviation"
+    samples: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.burn_in < 0 or self.blocks < 4 or self.blocks % 2:
+            raise InputError("UnadjustedLangevin takes a burn_in of at least 0 and an even number of blocks of at least 4, got "
+                             f"{self.burn_in} and {self.blocks}")
+        if self.step_size is not None and not 0 < self.step_size < math.inf:
+            raise InputError(f"the step_size of UnadjustedLangevin must be positive, got {self.step_size}")
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise InputError(f"bounds are (low, high) with low < high, got {self.bounds}")
+
+    def misfit(self, objective: Objective) -> str | None:
+        reason = implicit_reason(objective, "UnadjustedLangevin") or sampling_reason(objective, "UnadjustedLangevin")
+        if reason is not None:
+            return reason
+        if not objective.problem.data_term.is_smooth:
+            return f"UnadjustedLangevin needs a differentiable data term, and {objective.problem.data_term!r} is not"
+        return next((why for prior in objective.explicit_priors if (why := unfit_density(prior, "UnadjustedLangevin")) is not None), None)
+
+    def init(self, objective: Objective, start: Tensor) -> LangevinState:
+        x = start if self.bounds is None else start.clamp(*self.bounds)
+        value, slope, discrepancy = _potential(objective, x)
+        if self.step_size is None:
+            step_size = 1 / (3 * largest_curvature(objective, x, slope))
+        else:
+            step_size = torch.full_like(discrepancy, self.step_size)
+        certificate = torch.full_like(discrepancy, torch.inf)
+        return LangevinState(x, value, discrepancy, certificate, slope, step_size, Chain.start(x, self.blocks))
+
+    def step(self, objective: Objective, state: LangevinState) -> LangevinState:
+        noise = torch.randn((1, *state.x.shape[1:]), generator=objective.generator(), dtype=state.x.dtype, device=state.x.device)
+        t = expand(state.step_size, state.x)
+        x = state.x - t * state.slope + (2 * t).sqrt() * noise
+        if self.bounds is not None:
+            x = x.clamp(*self.bounds)
+        value, slope, discrepancy = _potential(objective, x)
+        chain, certificate = state.chain, state.certificate
+        number = objective.iteration + 1 - self.burn_in
+        if number == 1:
+            chain = chain.recentred(x)
+        # A short chain does not know its own memory, so it is not believed about it.
+        if number >= 1 and chain.add(x, number) and number >= max(4 * self.blocks, self.burn_in):
+            certificate = chain.relative_error()
+        return LangevinState(x, value, discrepancy, certificate, slope, state.step_size, chain)
+
+    def result(self, state: LangevinState) -> Tensor:
+        """The mean of the states after the burn-in; before its end, the last state."""
+        return torch.where((state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)), state.chain.mean(), state.x)
+
+    def summary(self, state: LangevinState) -> Chain:
+        return state.chain
+
+    def posterior(self, objective: Objective, answer: Tensor, summary: Chain) -> Posterior | None:
+        return ChainPosterior(summary) if bool((summary.number > 0).all()) else None
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        return False, "the chain converges to a density near the posterior, by how much depends on the step (Durmus and Moulines 2017)"
+
+
+def sampling_reason(objective: Objective, name: str) -> str | None:
+    """Why an objective is no density that could be drawn from, or ``None``."""
+    if objective.rule is not None:
+        return f"{name} draws from a density, whose weight no rule can choose; give a number"
+    if objective.problem.image_dtype.is_complex:
+        return f"{name} draws real images, and {objective.problem.operator} takes complex ones"
+    data_term = objective.problem.data_term
+    if getattr(data_term, "noise_std", 1.0) is None:
+        return f"{name} needs to know the noise: give noise_std to {data_term!r}"
+    return None
+
+
+def _potential(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``U``, NaN where some prior has no energy, its gradient, and the discrepancy."""
+    value, slope, discrepancy = objective.data(x)
+    generator = objective.generator()
+    for weight, prior in objective.terms:
+        slope = torch.addcmul(slope, prior.density_gradient(x, generator), expand(weight, slope))
+    return value + objective.prior_value(x), slope, discrepancy
+
+
+def largest_curvature(objective: Objective, x: Tensor, slope: Tensor, iterations: int = 30) -> Tensor:
+    """The largest eigenvalue of the Hessian of U at x, ``(batch,)``, by a power method on differences of its gradient."""
+    generator = Generator(x.device).manual_seed(0)
+    direction = torch.randn((1, *x.shape[1:]), generator=generator, dtype=x.dtype, device=x.device).expand_as(x)
+    # A step in which a gradient in this precision still shows its change.
+    reach = torch.finfo(x.dtype).eps ** 0.33 * (1 + item_norm(x) / x[0].numel() ** 0.5) * x[0].numel() ** 0.5
+    largest = torch.zeros_like(reach)
+    for _ in range(iterations):
+        direction = direction / expand(item_norm(direction).clamp_min(1e-30), x)
+        moved = _potential(objective, torch.addcmul(x, direction, expand(reach, x)))[1]
+        direction = (moved - slope) / expand(reach, x)
+        largest = torch.maximum(largest, item_norm(direction))
+    return largest.clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
