@@ -9,6 +9,7 @@ from invtoolbox.priors.explicit.conditional import ConditionalMixture, Condition
 from invtoolbox.priors.explicit.constraints import Box, NonNegative
 from invtoolbox.priors.explicit.convex_convolution import ConvexConvolution
 from invtoolbox.priors.explicit.convex_dense import ConvexDense
+from invtoolbox.priors.explicit.convex_energy import ConvexEnergy
 from invtoolbox.priors.explicit.convex_network import ConvexNetwork
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
@@ -51,6 +52,7 @@ __all__ = [
     "ConditionalPrior",
     "ConvexConvolution",
     "ConvexDense",
+    "ConvexEnergy",
     "ConvexNetwork",
     "CoordinateNetwork",
     "Denoiser",

@@ -5,7 +5,7 @@ The tables::
     name, seed, licence       of the prior that comes of it; the first comment line of the file is its summary
     [network]                 name and arguments, as in the card of a trained prior
     [prior]                   name (learned-proximal or denoiser) and settings
-    [data]                    photographs or paths, grey, noise_std, crop, intensity_range, noisy
+    [data]                    photographs or paths, items, grey, noise_std, crop, intensity_range, noisy
     [validation]              the same, of images that are not learned from
     [[stage]]                 loss, gamma, steps, learning_rate, count
 """
@@ -44,6 +44,7 @@ class Data(Table):
     photographs: list[str] = Field(default_factory=list)
     paths: list[str] = Field(default_factory=list)
     reader: str | None = None
+    items: tuple[int, int] | None = None  # of every path, from the first number on, up to before the second; all by default
     grey: bool = True
     intensity_range: tuple[float, float] = (0.0, 1.0)
     noise_std: float = Field(gt=0)
@@ -62,7 +63,10 @@ class Data(Table):
         images = [photograph(name) for name in self.photographs]
         for path in self.paths:
             data = open_data(locate(recipe, path), reader=self.reader)
-            images += [data[k].y for k in range(len(data))]
+            first, end = (0, len(data)) if self.items is None else self.items
+            if not 0 <= first < end <= len(data):
+                raise InputError(f"{recipe}: the items [{first}, {end}] are asked for, and {path} holds {len(data)}")
+            images += [data[k].y for k in range(first, end)]
         low, high = self.intensity_range
         ready = [_grey(image) if self.grey else image for image in images]
         ready = ready if (low, high) == (0, 1) else [(image - low) / (high - low) for image in ready]

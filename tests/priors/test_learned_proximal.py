@@ -11,7 +11,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import inner
-from invtoolbox.priors import ConvexConvolution, ConvexDense, ConvexNetwork, LearnedProximal
+from invtoolbox.priors import ConvexConvolution, ConvexDense, ConvexEnergy, ConvexNetwork, LearnedProximal
 
 NETWORKS: dict[str, Any] = {
     "dense": (lambda seed: ConvexDense(6, 12, 3, beta=5.0, seed=seed), (1, 6)),
@@ -19,6 +19,8 @@ NETWORKS: dict[str, Any] = {
     "images of odd sizes": (lambda seed: ConvexConvolution(2, (5, 4, 3), (1, 2, 3), beta=5.0, seed=seed), (2, 7, 6)),
     "strided at once": (lambda seed: ConvexConvolution(1, (6, 4), (2, 2), 5, 5.0, strong_convexity=0.01, seed=seed), (1, 9, 5)),
     "volume": (lambda seed: ConvexConvolution(1, (4, 3), (1, 2), beta=5.0, dimension=3, seed=seed), (1, 4, 5, 3)),
+    "energies": (lambda seed: ConvexEnergy(2, (3, 2, 2), (4, 4, 3), (2, 1, 3), 5, beta=5.0, seed=seed), (2, 7, 6)),
+    "energies, filters larger than the image": (lambda seed: ConvexEnergy(1, (3, 2), (4, 3), (2, 2), beta=5.0, seed=seed), (1, 2, 5)),
     "signal": (lambda seed: ConvexConvolution(1, (4,), (2,), beta=5.0, dimension=1, seed=seed), (1, 7)),
 }
 
