@@ -26,6 +26,7 @@ _NAMES = {
     "map_slices": "invtoolbox.study.slices",
     "as_operator": "invtoolbox.operators.adapters",
     "to_deepinv": "invtoolbox.operators.adapters",
+    "deform": "invtoolbox.deformation",
     "scene_flow": "invtoolbox.motion.estimation",
     "flow_sequence": "invtoolbox.motion.sequence",
     "InputError": "invtoolbox.errors",

@@ -155,7 +155,7 @@ class Objective:
             value = self.nan()
         generator = self.generator()
         for weight, prior in self.terms:
-            energy, slope = _energy_and_gradient(prior, variable, generator)
+            energy, slope = prior.energy_and_gradient(variable, generator)
             gradient = torch.addcmul(gradient, slope, expand(weight, slope))
             if energy is not None:
                 value = value + weight * energy
@@ -242,16 +242,3 @@ class Objective:
         return dataclasses.replace(self, problem=self.problem.select(index), prior=self.prior.select(index),
                                    regularization=self.regularization.index_select(0, index),
                                    unknowns=None if self.unknowns is None else self.unknowns.select(index))
-
-
-def _energy_and_gradient(prior: ExplicitPrior, x: Tensor, generator: Generator) -> tuple[Tensor | None, Tensor]:
-    """Both from one pass where the gradient is the energy's own."""
-    if "energy" not in prior.offers:
-        return None, prior.gradient(x, generator)
-    if type(prior).gradient is not ExplicitPrior.gradient:
-        return prior.energy(x), prior.gradient(x, generator)
-    with torch.enable_grad():
-        free = x.detach().requires_grad_(True)
-        energy = prior.energy(free)
-        (slope,) = torch.autograd.grad(energy.sum(), free)
-    return energy.detach(), slope

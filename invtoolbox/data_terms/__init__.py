@@ -3,6 +3,7 @@
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import Chamfer
 from invtoolbox.data_terms.distance_transform import DistanceTransform
+from invtoolbox.data_terms.exact import Exact
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
@@ -16,6 +17,7 @@ __all__ = [
     "Chamfer",
     "DataTerm",
     "DistanceTransform",
+    "Exact",
     "Huber",
     "LeastSquares",
     "PlaneToPlane",

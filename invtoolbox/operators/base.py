@@ -164,6 +164,9 @@ class LinearOperator(Operator):
     2.0
     """
 
+    #: Whether ``A^T A``, and ``A^T W A`` of weighted measurements, are products with numbers, as of an operator that picks or masks.
+    normal_is_diagonal: bool = False
+
     def adjoint(self, y: Any) -> Tensor:
         """``A^T y`` (``A^H y`` where complex), shape ``(batch, *domain_shape)``."""
         check_shape(y, self.range_shape, f"the adjoint of {self} takes y", self.channelwise, self.items)

@@ -19,6 +19,8 @@ class Identity(LinearOperator):
 
     channelwise = True
 
+    normal_is_diagonal = True
+
     def __init__(self, shape: Sequence[int]) -> None:
         self.domain_shape = self.range_shape = tuple(int(n) for n in shape)
 

@@ -34,6 +34,8 @@ class Inpainting(LinearOperator):
     # A product with a mask is one line; deepinv's Inpainting goes through an SVD interface for it and keeps the mask
     # in the dtype that it was given.
 
+    normal_is_diagonal = True
+
     def __init__(self, mask: Any, image_shape: Sequence[int]) -> None:
         shape = tuple(int(n) for n in image_shape)
         values = torch.as_tensor(mask)

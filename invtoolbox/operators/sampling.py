@@ -34,6 +34,8 @@ class Sampling(LinearOperator):
 
     channelwise = True
 
+    normal_is_diagonal = True
+
     def __init__(self, where: Any, shape: Sequence[int]) -> None:
         self.domain_shape = tuple(int(n) for n in shape)
         self.index = _indices(torch.as_tensor(where), self.domain_shape[1:])

@@ -4,6 +4,7 @@ from invtoolbox.presets import load_prior as load
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.explicit.along_field import AlongField
 from invtoolbox.priors.explicit.arap import ARAP
+from invtoolbox.priors.explicit.as_isometric import AsIsometricAsPossible
 from invtoolbox.priors.explicit.cluster_consistency import ClusterConsistency
 from invtoolbox.priors.explicit.conditional import ConditionalMixture, ConditionalPrior
 from invtoolbox.priors.explicit.constraints import Box, NonNegative
@@ -17,9 +18,13 @@ from invtoolbox.priors.explicit.gaussian_mixture import Gaussian, GaussianMixtur
 from invtoolbox.priors.explicit.graph_laplacian import GraphLaplacian
 from invtoolbox.priors.explicit.group_sparsity import GroupSparsity
 from invtoolbox.priors.explicit.huber_tv import HuberTV
+from invtoolbox.priors.explicit.isometry import Isometry
 from invtoolbox.priors.explicit.learned_proximal import LearnedProximal
+from invtoolbox.priors.explicit.local_rigidity import LocalRigidity, LocalRotation
+from invtoolbox.priors.explicit.node_arap import NodeARAP
 from invtoolbox.priors.explicit.nuclear_norm import NuclearNorm
 from invtoolbox.priors.explicit.prior_image import PriorImage
+from invtoolbox.priors.explicit.rigidity_coefficients import RigidityCoefficients
 from invtoolbox.priors.explicit.simplex import Simplex
 from invtoolbox.priors.explicit.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
@@ -46,6 +51,7 @@ __all__ = [
     "L1",
     "AccelerationLimit",
     "AlongField",
+    "AsIsometricAsPossible",
     "Box",
     "ClusterConsistency",
     "ConditionalMixture",
@@ -67,8 +73,12 @@ __all__ = [
     "HuberNorm",
     "HuberTV",
     "ImplicitPrior",
+    "Isometry",
     "LearnedProximal",
+    "LocalRigidity",
+    "LocalRotation",
     "NeuralSceneFlow",
+    "NodeARAP",
     "NonNegative",
     "NuclearNorm",
     "Prior",
@@ -76,6 +86,7 @@ __all__ = [
     "PriorSum",
     "RigidClusters",
     "RigidMotion",
+    "RigidityCoefficients",
     "Simplex",
     "SmoothedNorm",
     "SpaceTimeFlow",

@@ -15,9 +15,10 @@ from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.settings import Settings
 
 if TYPE_CHECKING:
+    from invtoolbox.priors.majoriser import Majoriser
     from invtoolbox.problem import Problem
 
-_METHODS = ("energy", "prox", "denoise", "gradient", "split", "joint", "quadratic", "weights")
+_METHODS = ("energy", "prox", "denoise", "gradient", "split", "joint", "quadratic", "weights", "majoriser")
 
 
 class Prior(Settings):
@@ -61,8 +62,9 @@ class ExplicitPrior(Prior):
     * ``gradient(x, generator)``, for a prior without an energy,
 
     and may add ``split() -> (K, F)`` with ``R(x) = F(K x)``, K linear and F with a prox, ``joint(image_shape)`` where R is a minimum over
-    auxiliary variables, ``quadratic() -> (L, b)`` with ``R(x) = 1/2 |L x - b|^2``, or ``weights(x)`` for iteratively reweighted least
-    squares, ``gradient(x) = weights(x) x``.
+    auxiliary variables, ``quadratic() -> (L, b)`` with ``R(x) = 1/2 |L x - b|^2``, ``weights(x)`` for iteratively reweighted least
+    squares, ``gradient(x) = weights(x) x``, or ``majoriser(x)`` where a quadratic with the same slope lies above R (a minimum of
+    squares over rotations).
 
     >>> class Ridge(ExplicitPrior):
     ...     def energy(self, x):
@@ -79,6 +81,7 @@ class ExplicitPrior(Prior):
         fixed_level: the denoiser knows one noise level only, so it can be given no weight.
         is_constraint: the energy is 0 or infinite, so a weight does not matter.
         is_majoriser: ``1/2 <u, w u>`` with ``w = weights(x)`` plus a constant lies above R, and touches it at x.
+        majoriser_is_fixed: the curvature that ``majoriser`` gives is the same at every x.
         has_exact_prox: the prox has a closed form; False where it is itself iterated to a tolerance.
         unit_step: the prox is known where step times weight is 1, and nowhere else; solvers that can keep to it do.
         least_weight: the weight must be larger, a number an item ``(batch,)``; ``None`` where every weight will do.
@@ -90,6 +93,7 @@ class ExplicitPrior(Prior):
     fixed_level: bool = False
     is_constraint: bool = False
     is_majoriser: bool = False
+    majoriser_is_fixed: bool = False
     has_exact_prox: bool = True
     unit_step: bool = False
     least_weight: Tensor | None = None
@@ -140,6 +144,18 @@ class ExplicitPrior(Prior):
         level = expand(torch.as_tensor(self.sigma, dtype=x.dtype, device=x.device), x)
         return (x - self.denoise(x, self.sigma)) / level.square()
 
+    def energy_and_gradient(self, x: Any, generator: Generator | None = None) -> tuple[Tensor | None, Any]:
+        """Both from one pass; the energy is None where there is none. For priors that need no automatic differentiation to override."""
+        if "energy" not in self.offers:
+            return None, self.gradient(x, generator)
+        if type(self).gradient is not ExplicitPrior.gradient:
+            return self.energy(x), self.gradient(x, generator)
+        with torch.enable_grad():
+            free = x.detach().requires_grad_(True)
+            energy = self.energy(free)
+            (slope,) = torch.autograd.grad(energy.sum(), free)
+        return energy.detach(), slope
+
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         raise InputError(f"{self!r} does not split into a linear operator and a simple prior")
 
@@ -157,6 +173,10 @@ class ExplicitPrior(Prior):
 
     def weights(self, x: Tensor) -> Tensor:
         raise InputError(f"{self!r} has no reweighting")
+
+    def majoriser(self, x: Tensor) -> Majoriser:
+        """The curvature of a quadratic above R that touches it at x; see `priors.majoriser`."""
+        raise InputError(f"{self!r} has no quadratic above it")
 
     @property
     def offers(self) -> frozenset[str]:

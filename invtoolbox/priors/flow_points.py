@@ -28,9 +28,20 @@ def sequence_of(problem: Problem, what: str) -> tuple[tuple[Tensor, ...], tuple[
     return sweeps, times
 
 
+def as_points(x: Tensor) -> Tensor:
+    """Displacements ``(batch, N, 3)``: of points as they are, of voxels ``(batch, 3, *space)`` in the order of the grid."""
+    return x.flatten(2).transpose(1, 2) if x.ndim == 5 and x.shape[1] == 3 else x
+
+
+def like_points(points: Tensor, x: Tensor) -> Tensor:
+    """`as_points` backwards: displacements ``(batch, N, 3)`` in the shape that x has."""
+    return points.transpose(1, 2).reshape(x.shape) if x.ndim == 5 else points
+
+
 def first_flow(x: Any, count: int | None, what: str) -> Tensor:
-    """The flow ``(batch, N, 3)``: x itself, or the first of several (the one forward in time)."""
+    """The flow ``(batch, N, 3)``: x itself, or the first of several (the one forward in time); that of voxels as a list."""
     flow = x[0] if isinstance(x, tuple) else x
+    flow = as_points(flow) if isinstance(flow, Tensor) else flow
     if not isinstance(flow, Tensor) or flow.ndim != 3 or flow.shape[-1] != 3 or (count is not None and flow.shape[1] != count):
         got = tuple(flow.shape) if isinstance(flow, Tensor) else type(flow).__name__
         raise InputError(f"{what} takes a flow of shape (batch, {'N' if count is None else count}, 3), got {got}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,40 @@ def best_rotation(S: Tensor) -> Tensor:
         s = [[c.contiguous() for c in row.unbind(-1)] for row in (matrix + _TIE * eye).unbind(-2)]
         R = _of_quaternion(_eigenvector(s, _largest_eigenvalue(s)))
         return _mended(R, matrix) if S.dtype == torch.float64 else R.to(S.dtype)
+
+
+def fitted_rotation(S: Tensor) -> Tensor:
+    r"""`best_rotation` with its derivative: ``dR = R [omega]``, ``(tr(P) - P) omega = vee(R^T dS - dS^T R)``, ``P = R^T S``.
+
+    Needed where R is not what the function it enters is minimised over. The derivative is unbounded where vectors lie along one line, or
+    are a reflection of each other; there it is cut off.
+    """
+    R: Tensor = _Fitted.apply(S)
+    return R
+
+
+class _Fitted(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, S: Tensor) -> Tensor:
+        R = best_rotation(S)
+        context.save_for_backward(S, R)
+        return R
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        S, R = context.saved_tensors
+        P = R.transpose(-1, -2) @ S
+        P = 0.5 * (P + P.transpose(-1, -2))
+        trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+        eye = torch.eye(3, dtype=S.dtype, device=S.device)
+        A = R.transpose(-1, -2) @ gradients[0]
+        a = torch.stack([A[..., 2, 1] - A[..., 1, 2], A[..., 0, 2] - A[..., 2, 0], A[..., 1, 0] - A[..., 0, 1]], dim=-1)
+        stiff = trace * eye - P
+        b = torch.linalg.solve(stiff + 1e-7 * trace.abs().clamp_min(torch.finfo(S.dtype).tiny) * eye, a[..., None]).squeeze(-1)
+        zero = torch.zeros_like(b[..., 0])
+        cross = torch.stack([zero, -b[..., 2], b[..., 1], b[..., 2], zero, -b[..., 0], -b[..., 1], b[..., 0], zero], dim=-1)
+        return R @ cross.unflatten(-1, (3, 3))
 
 
 def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:

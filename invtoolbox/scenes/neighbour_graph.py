@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -14,6 +15,7 @@ from invtoolbox.kernels.sparse_product import SparseProduct
 from invtoolbox.settings import Settings
 
 Weights = Literal["uniform", "gaussian"]
+MeshWeights = Literal["cotangent", "clamped", "uniform"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +26,7 @@ class NeighbourGraph(Settings):
         positions: at rest, ``(N, 3)``.
         edges: ``(2, E)`` whole numbers: the point that an edge belongs to, and its neighbour.
         weights: of the edges, ``(E,)``, not negative.
+        signed: weights may be negative, as cotangents are; ``sum_ij w_ij |x_i - x_j|^2`` is not negative all the same.
         differences: the sparse matrix ``(E, N)`` with ``(differences(v))_e = v_i - v_j`` for the edge e from i to j.
 
     >>> graph = NeighbourGraph.of_points(torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0]]), neighbours=1)
@@ -37,6 +40,7 @@ class NeighbourGraph(Settings):
     positions: Tensor
     edges: Tensor
     weights: Tensor
+    signed: bool = False
     differences: SparseProduct = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -44,8 +48,8 @@ class NeighbourGraph(Settings):
         if self.positions.ndim != 2 or self.edges.shape != (2, e) or self.weights.shape != (e,):
             raise InputError(f"a NeighbourGraph takes positions (N, d), edges (2, E) and weights (E,), got {tuple(self.positions.shape)}, "
                              f"{tuple(self.edges.shape)} and {tuple(self.weights.shape)}")
-        if not bool((self.weights >= 0).all()):
-            raise InputError("the weights of a NeighbourGraph are not negative, and some here are")
+        if not bool((self.weights.isfinite() if self.signed else self.weights >= 0).all()):
+            raise InputError("the weights of a NeighbourGraph are finite and not negative, and some here are")
         ends, one = torch.arange(e, device=self.edges.device), torch.ones_like(self.weights)
         matrix = SparseProduct(ends.repeat(2), self.edges.flatten(), torch.cat([one, -one]), (e, n))
         object.__setattr__(self, "differences", matrix)
@@ -80,6 +84,69 @@ class NeighbourGraph(Settings):
             width = float(length.median()) if scale is None else scale
             return cls(points, edges, torch.exp(-0.5 * (length / max(width, 1e-12)).square()))
         return cls(points, edges, torch.ones_like(length))
+
+    @classmethod
+    def of_mesh(cls, vertices: Tensor, faces: Tensor, weights: MeshWeights = "cotangent") -> Self:
+        r"""The graph of the edges of a triangle mesh, each in both directions.
+
+        Args:
+            vertices: finite, ``(N, 3)``.
+            faces: whole numbers, ``(F, 3)``; consistently oriented or not.
+            weights: ``"cotangent"``: half the sum of the cotangents of the angles that face the edge, negative between obtuse ones, so
+                that ``sum w |x_i - x_j|^2 / 2`` is the Dirichlet energy of the mesh, which is not negative (Pinkall and Polthier 1993);
+                ``"clamped"``: the same with negative ones at 0; ``"uniform"``: 1.
+
+        Raises:
+            InputError: faces that name a vertex which is not there, and a triangle without an area, which has no cotangents.
+        """
+        from invtoolbox.scenes.cotangents import checked_mesh, cotangent_weights, mesh_edges
+
+        checked_mesh(vertices, faces)
+        if weights not in ("cotangent", "clamped", "uniform"):
+            raise unknown_name("weights", weights, ("cotangent", "clamped", "uniform"))
+        edges = mesh_edges(faces, len(vertices))
+        if weights == "uniform":
+            return cls(vertices, edges, torch.ones_like(vertices[:1, 0]).expand(edges.shape[1]).clone())
+        values = cotangent_weights(vertices, faces, edges)
+        return cls(vertices, edges, values.clamp_min(0), False) if weights == "clamped" else cls(vertices, edges, values, True)
+
+    @classmethod
+    def of_grid(cls, shape: Sequence[int], spacing: float = 1.0, density: Tensor | None = None) -> Self:
+        r"""The graph of the voxels of a grid and their neighbours along the axes (6 in a volume).
+
+        Args:
+            shape: of the grid, 3 numbers; the position of voxel (i, j, k) is ``spacing * (i, j, k)``.
+            spacing: between voxels.
+            density: ``shape``, not negative: an edge weighs ``sqrt(density_i density_j)``, so that empty voxels hold nothing.
+        """
+        sizes = tuple(int(n) for n in shape)
+        if len(sizes) != 3 or min(sizes) < 1 or not spacing > 0:
+            raise InputError(f"the graph of a grid takes 3 positive sizes and a positive spacing, got {sizes} and {spacing}")
+        if density is not None and (tuple(density.shape) != sizes or not bool((density >= 0).all())):
+            raise InputError(f"the density of a grid of {sizes} has its shape and is not negative, got {tuple(density.shape)}")
+        device = None if density is None else density.device
+        dtype = torch.get_default_dtype() if density is None else density.dtype
+        place = torch.arange(sizes[0] * sizes[1] * sizes[2], device=device).view(sizes)
+        half = torch.cat([torch.stack([place.narrow(axis, 0, n - 1).flatten(), place.narrow(axis, 1, n - 1).flatten()])
+                          for axis, n in enumerate(sizes)], dim=1)
+        edges = torch.cat([half, half.flip(0)], dim=1)
+        edges = edges[:, edges[0].argsort(stable=True)]
+        steps = torch.stack(torch.meshgrid(*[torch.arange(n, device=device) for n in sizes], indexing="ij"), dim=-1)
+        positions = steps.view(-1, 3).to(dtype) * spacing
+        if density is None:
+            return cls(positions, edges, torch.ones(edges.shape[1], dtype=dtype, device=device))
+        values = density.flatten()
+        weights = (values[edges[0]] * values[edges[1]]).sqrt()
+        return cls(positions, edges[:, weights > 0], weights[weights > 0])
+
+    def components(self) -> Tensor:
+        """The number of the connected component of each point, ``(N,)``."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        i, j = self.edges.cpu().numpy()
+        _, label = connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(len(self), len(self))), directed=False)
+        return torch.from_numpy(label.astype(np.int64)).to(self.positions.device)
 
     @property
     def vectors(self) -> Tensor:

@@ -16,6 +16,7 @@ from invtoolbox.solvers.gradient_descent import GradientDescent
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
 from invtoolbox.solvers.krylov_mm import KrylovMM
 from invtoolbox.solvers.lbfgs import LBFGS
+from invtoolbox.solvers.local_global import LocalGlobal
 from invtoolbox.solvers.lsmr import LSMR
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
 from invtoolbox.solvers.palm import PALM
@@ -51,6 +52,7 @@ __all__ = [
     "HalfQuadratic",
     "KrylovMM",
     "LevenbergMarquardt",
+    "LocalGlobal",
     "PromptTuning",
     "ProximalGradient",
     "Reweighted",

@@ -13,6 +13,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
 
     return (
         (solvers.ConjugateGradient(), "everything is quadratic, and conjugate gradients solve the normal equations"),
+        (solvers.LocalGlobal(), "points are observed and the priors are minima of squares over rotations, which are found in turn"),
         (solvers.KrylovMM(), "the priors are norms of linear operators, and majorisation in a Krylov subspace needs few products"),
         (solvers.ADMM(), "the misfit is quadratic and a prior is a denoiser"),
         (solvers.Reweighted(), "the misfit is robust and the priors are smooth norms, which are squares once they are weighted"),

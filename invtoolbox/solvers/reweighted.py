@@ -10,6 +10,7 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.majoriser import Majoriser
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.inner_cg import conjugate_gradients
@@ -32,7 +33,7 @@ class Reweighted(Solver):
 
     by conjugate gradients from ``x``. It takes every data term that is quadratic or offers ``residual_weights`` (`Huber`,
     `Student`) and every prior that is quadratic or offers ``weights``, alone or behind its `split` (`SmoothedNorm`, `HuberNorm`,
-    `HuberTV`).
+    `HuberTV`), or has a ``majoriser``, a quadratic above it (`ARAP`, `Isometry`).
 
     Where all weights majorise (``is_majoriser``) the objective never increases, however early the conjugate gradients stop, and
     the iterates converge to a stationary point, to the minimiser where the objective is convex (Hunter & Lange, Am. Stat. 58,
@@ -66,8 +67,9 @@ class Reweighted(Solver):
         if not problem.data_term.is_quadratic and "residual_weights" not in problem.data_term.offers:
             return f"Reweighted needs a data term that is quadratic or offers residual_weights, and {problem.data_term!r} does not"
         for _, prior in objective.terms:
-            if _reweighable(prior) is None:
-                return f"Reweighted needs priors that are quadratic or offer weights, alone or behind a split, and {prior!r} does not"
+            if _reweighable(prior) is None and "majoriser" not in prior.offers:
+                return (f"Reweighted needs priors that are quadratic, offer weights, alone or behind a split, or a majoriser, "
+                        f"and {prior!r} does not")
         return None
 
     def suits(self, objective: Objective) -> bool:
@@ -100,6 +102,8 @@ class Reweighted(Solver):
         if not D.is_quadratic and not D.is_majoriser:
             return False, f"the weights of {D!r} do not majorise"
         for _, prior in objective.terms:
+            if "majoriser" in prior.offers:
+                continue
             _, function = cast(tuple[LinearOperator | None, ExplicitPrior], _reweighable(prior))
             if "quadratic" not in prior.offers and not function.is_majoriser:
                 return False, f"the weights of {prior!r} do not majorise"
@@ -124,13 +128,28 @@ class _Term(NamedTuple):
         return v if self.operator is None else self.operator.adjoint(v)
 
 
+class _Above(NamedTuple):
+    """A prior by its slope and the curvature of the quadratic above it."""
+
+    slope: Tensor
+    weight: Tensor  # (batch,)
+    majoriser: Majoriser
+
+    def gradient(self) -> Tensor:
+        return expand(self.weight, self.slope) * self.slope
+
+    def product(self, u: Tensor) -> Tensor:
+        curved = self.majoriser.product(u)
+        return expand(self.weight, curved) * curved
+
+
 class _Parts(NamedTuple):
     """The quadratic majorant at a point."""
 
     objective: Objective
     weights: Tensor | None  # of the misfit; None where it is quadratic by itself
     residual: Tensor  # A x - y
-    terms: tuple[_Term, ...]
+    terms: tuple[_Term | _Above, ...]
 
     def _weighted(self, residual: Tensor) -> Tensor:
         return self.objective.problem.data_term.weighted(residual) if self.weights is None else self.weights * residual
@@ -151,8 +170,12 @@ class _Parts(NamedTuple):
 
 
 def _parts(objective: Objective, x: Tensor, prediction: Tensor) -> _Parts:
-    D, y, terms = objective.problem.data_term, objective.problem.y, []
+    D, y = objective.problem.data_term, objective.problem.y
+    terms: list[_Term | _Above] = []
     for weight, prior in objective.terms:
+        if "majoriser" in prior.offers:
+            terms.append(_Above(prior.gradient(x), weight, prior.majoriser(x)))
+            continue
         operator, function = cast(tuple[LinearOperator | None, ExplicitPrior], _reweighable(prior))
         image = x if operator is None else cast(Tensor, operator(x))
         if "quadratic" in prior.offers:

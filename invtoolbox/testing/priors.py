@@ -45,6 +45,7 @@ def check_prior(prior: Prior, x: Tensor, *, problem: Problem | None = None, step
       every other is worse by at least ``|u - prox|^2 / (2 step)``;
     * a prox of a convex prior is firmly nonexpansive, with or without an energy;
     * ``weights(x) x`` is the gradient, and where the prior says so, the weights make a majorant;
+    * the quadratic of ``majoriser(x)`` lies above the energy;
     * ``prox_conjugate`` is Moreau's; ``split() = (K, F)`` has ``F(K x) = R(x)``; ``quadratic() = (L, b)`` has
       ``1/2 |L x - b|^2 = R(x)``.
 
@@ -169,6 +170,8 @@ def _check_consistent(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: 
                       "quadratic() = (L, b), but 1/2 |L x - b|^2 is not energy(x): they differ by {figure:.1e} relative")
     if {"weights", "energy"} <= offers:
         _check_weights(check, prior, rough, seed)
+    if {"majoriser", "energy", "gradient"} <= offers:
+        _check_majoriser(check, prior, rough, seed)
 
 
 def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
@@ -182,6 +185,16 @@ def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int)
         bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
         check.at_most("weights majorise", (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300), 1e-9,
                       "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of it; so is_majoriser is wrong")
+
+
+def _check_majoriser(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    energy, slope, majoriser = prior.energy(x), prior.gradient(x, Generator(x.device).manual_seed(0)), prior.majoriser(x)
+    for k, size in enumerate((1e-3, 1.0, 30.0)):
+        change = size * x.abs().mean() * randn_like(x, seed + 30 + k)
+        bound = energy + inner(slope, change) + 0.5 * inner(change, majoriser.product(change))
+        check.at_most("the majoriser lies above", (prior.energy(x + change) - bound) / bound.abs().clamp_min(1e-300), 1e-9,
+                      "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majoriser(x) is below energy(x + v) somewhere, "
+                      "by {figure:.1e} of it")
 
 
 def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:

@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from invtoolbox.errors import InputError
-from invtoolbox.kernels.sparse_product import SparseProduct
-from invtoolbox.priors.explicit.flow_prior import FlowPrior
-from invtoolbox.priors.flow_points import labels_of
-from invtoolbox.scenes.best_rotation import best_rotation
-from invtoolbox.scenes.neighbour_graph import NeighbourGraph, Weights
-from invtoolbox.settings import Settings
+from invtoolbox.kernels.rotations import Neighbourhoods
+from invtoolbox.priors.explicit.graph_prior import GraphPrior
+from invtoolbox.priors.flow_points import first_flow, like_points
+from invtoolbox.priors.majoriser import Springs
+from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 
 
-class _Rest(Settings):
-    """A graph at rest, and what does not change while its points move."""
+class _Rest(Neighbourhoods):
+    """The neighbourhoods of a graph at rest, whose weights add up to 1."""
 
     def __init__(self, graph: NeighbourGraph) -> None:
-        edges, n = graph.vectors, len(graph)
-        ends = torch.arange(len(edges), device=edges.device).repeat_interleave(3)
-        place = (3 * graph.edges[0][:, None] + torch.arange(3, device=edges.device)).flatten()
-        self.count, self.differences = n, graph.differences
-        #: One 3 by 3 matrix a point, transposed and stacked, to the edges it turns, ``M_i e_ij``: ``(3 N, 3) -> (E, 3)``.
-        self.turned = SparseProduct(ends, place, edges.flatten(), (len(edges), 3 * n))
-        self.weights = (graph.weights / graph.weights.sum().clamp_min(1e-30))[:, None]
-        self.spread = self.turned.T(self.weights * edges)
+        super().__init__(graph.edges, graph.weights / graph.weights.sum().clamp_min(1e-30), graph.vectors, len(graph))
 
     def __len__(self) -> int:
         return self.count
 
 
-class ARAP(FlowPrior):
+class ARAP(GraphPrior):
     r"""``R(x) = 1/W sum_ij w_ij |(p'_i - p'_j) - R_i (p_i - p_j)|^2``, ``p' = p + x``, W the sum of the weights.
 
     The mean over the edges of a graph of neighbours, in square metres: its root is by how much a neighbour strays, as a rule,
     from where the turning of the neighbourhood would take it. ``R_i`` is the rotation that fits the neighbourhood of i best,
-    so a rigid motion costs nothing, be it large; stretching, shearing and tearing do. The gradient is exact with ``R_i`` held
-    fixed, since it is a minimum over ``R_i``. Not convex.
+    so a rigid motion costs nothing, be it large; stretching, shearing and tearing do: a uniform scale s costs ``(s - 1)^2`` times the
+    mean square of the edges. The gradient is exact with ``R_i`` held fixed, since it is a minimum over ``R_i``. Not convex.
 
-    Source: Sorkine and Alexa, "As-rigid-as-possible surface modeling", SGP 2007.
+    With ``R_i`` held fixed it is a quadratic that lies above and touches: minimising this and finding the rotations anew are the
+    global and the local step of the paper, which `solvers.LocalGlobal` alternates.
+
+    Source: Sorkine and Alexa, "As-rigid-as-possible surface modeling", SGP 2007. The control nodes of SC-GS (Huang et al., CVPR 2024)
+    are moved by the same energy with uniform weights and 10 neighbours, the default here.
 
     Args:
-        neighbours: of every point; None takes all within the radius.
-        radius: neighbours further away are left out; metres.
-        labels: whole numbers, ``(N,)`` or ``(batch, N)``; edges stay within a label, and points of a negative one are free.
-        weights: of the edges, ``"uniform"`` or ``"gaussian"`` with the standard deviation ``scale`` (the median length of
-            the edges where not given).
-        scale: see there; metres.
-        symmetric: whether a neighbour of a point has that point as its neighbour too.
-        graph: what neighbours whom, in place of all of the above; its positions are the points at rest.
+        neighbours, radius, labels, weights, scale, symmetric, graph: the edges; see `GraphPrior`. For meshes give
+            ``graph=NeighbourGraph.of_mesh(vertices, faces)``, for displacements of voxels ``graph=NeighbourGraph.of_grid(shape, ...)``.
 
     >>> import invtoolbox as it
     >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
@@ -60,31 +51,24 @@ class ARAP(FlowPrior):
     (True, True)
     """
 
-    def __init__(self, neighbours: int | None = 10, radius: float | None = None, labels: Tensor | None = None,
-                 weights: Weights = "uniform", scale: float | None = None, symmetric: bool = False,
-                 graph: NeighbourGraph | None = None) -> None:
-        super().__init__()
-        self.neighbours, self.radius, self.labels, self.weights_of_edges = neighbours, radius, labels, weights
-        self.scale, self.symmetric, self.graph = scale, symmetric, graph
-        if graph is not None and labels is not None:
-            raise InputError("ARAP takes a graph= or labels= for one, not both")
+    majoriser_is_fixed = True
 
-    def _piece(self, points: Tensor, item: int) -> _Rest:
-        if self.graph is not None:
-            if len(self.graph) != len(points):
-                raise InputError(f"the graph of ARAP has {len(self.graph)} points, and the problem moves {len(points)}")
-            return _Rest(self.graph.to(points.device).to(points.dtype))
-        return _Rest(NeighbourGraph.of_points(points, self.neighbours, self.radius, labels_of(self.labels, item), self.weights_of_edges,
-                                              self.scale, self.symmetric))
+    def _rest(self, graph: NeighbourGraph) -> _Rest:
+        return _Rest(graph)
 
     def _item_energy(self, piece: _Rest, flow: Tensor) -> Tensor:
-        change = piece.differences(flow)  # of the edges
-        with torch.no_grad():
-            # S_i = sum_j w_ij (p'_i - p'_j) (p_i - p_j)^T, transposed and stacked.
-            moved = (piece.spread + piece.turned.T(piece.weights * change)).view(-1, 3, 3)
-            turn = best_rotation(moved.transpose(1, 2)) - torch.eye(3, dtype=flow.dtype, device=flow.device)
-            expected = piece.turned(turn.transpose(1, 2).reshape(-1, 3))
-        return (piece.weights * (change - expected).square()).sum()
+        return piece.energy(flow[None])[0]
 
-    def __repr__(self) -> str:
-        return "ARAP(graph)" if self.graph is not None else f"ARAP(neighbours={self.neighbours})"
+    def _shared_energy(self, piece: _Rest, flow: Tensor) -> Tensor:
+        return piece.energy(flow)
+
+    def energy_and_gradient(self, x: Any, generator: Generator | None = None) -> tuple[Tensor | None, Tensor]:
+        if not isinstance(x, Tensor) or len(self.pieces) != 1:
+            return super().energy_and_gradient(x, generator)
+        flow = first_flow(x, len(self.pieces[0]), repr(self))
+        turns, energies = self.pieces[0].fit(flow)
+        return energies.sum(1).to(flow.dtype), like_points(2 * self.pieces[0].pull(flow, turns), x)
+
+    def majoriser(self, x: Any) -> Springs:
+        edges = tuple(torch.stack([piece.owners, piece.neighbours]).long() for piece in self.pieces)
+        return Springs(edges, tuple(2 * piece.weights for piece in self.pieces))

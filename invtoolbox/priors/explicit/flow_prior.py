@@ -42,12 +42,16 @@ class FlowPrior(ExplicitPrior):
 
     def bind(self, points: Tensor) -> Self:
         """A copy for the points ``(1 or batch, N, 3)``."""
-        items = max(len(points), len(self.labels) if self.labels is not None and self.labels.ndim == 2 else 1)
+        items = max(len(points), self._own_items())
         if len(points) not in (1, items):
             raise InputError(f"{self!r} has labels for {items} items, and the problem moves points of {len(points)}")
         other = copy.copy(self)
         other.pieces = tuple(self._piece(points[k if len(points) > 1 else 0], k) for k in range(items))
         return other
+
+    def _own_items(self) -> int:
+        """For how many items the prior holds labels, or other things of their own."""
+        return len(self.labels) if self.labels is not None and self.labels.ndim == 2 else 1
 
     def energy(self, x: Any) -> Tensor:
         if not self.pieces:
@@ -55,8 +59,13 @@ class FlowPrior(ExplicitPrior):
         flow = first_flow(x, len(self.pieces[0]), repr(self))
         if len(self.pieces) not in (1, len(flow)):
             raise InputError(f"{self!r} was made for {len(self.pieces)} items, and was given {len(flow)}")
-        pieces = self.pieces * len(flow) if len(self.pieces) == 1 else self.pieces
-        return torch.stack([self._item_energy(piece, item) for piece, item in zip(pieces, flow)])
+        if len(self.pieces) == 1:
+            return self._shared_energy(self.pieces[0], flow)
+        return torch.stack([self._item_energy(piece, item) for piece, item in zip(self.pieces, flow)])
+
+    def _shared_energy(self, piece: Any, flow: Tensor) -> Tensor:
+        """The energies ``(batch,)`` of flows ``(batch, N, 3)`` of the same points; one by one unless overridden."""
+        return torch.stack([self._item_energy(piece, item) for item in flow])
 
     def select(self, index: Tensor) -> Self:
         if len(self.pieces) < 2:
@@ -66,6 +75,6 @@ class FlowPrior(ExplicitPrior):
         return other
 
 
-def smoothed_norm(vectors: Tensor, smoothing: float) -> Tensor:
+def smoothed_norm(vectors: Tensor, smoothing: float | Tensor) -> Tensor:
     """``sqrt(|v|^2 + smoothing^2) - smoothing`` of vectors along the last axis; it has a derivative at 0."""
     return (vectors.square().sum(-1) + smoothing**2).sqrt() - smoothing

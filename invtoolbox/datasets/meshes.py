@@ -1,0 +1,131 @@
+"""Files of meshes: OBJ and OFF by themselves, with every vertex where the file has it; PLY, glTF, STL and others through trimesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from invtoolbox.environment import how_to_get
+from invtoolbox.errors import InputError, MissingDependency
+
+if TYPE_CHECKING:
+    from invtoolbox.scenes.mesh import Mesh
+
+#: What `read_mesh` and `write_mesh` take through trimesh.
+_THROUGH_TRIMESH = (".ply", ".glb", ".gltf", ".stl", ".3mf", ".dae")
+
+
+def read_mesh(path: str | Path) -> Mesh:
+    """The mesh of a file, its vertices in the order of the file (of a glTF scene: all parts as one).
+
+    Faces with more than three corners are cut into fans. Vertices are float64.
+
+    Raises:
+        InputError: no such file, a format that is not known, or a line that cannot be understood (it says which).
+        MissingDependency: trimesh is not installed, and the format needs it.
+
+    >>> import tempfile
+    >>> from invtoolbox.scenes.mesh import Mesh
+    >>> file = Path(tempfile.mkdtemp()) / "triangle.obj"
+    >>> write_mesh(file, Mesh(torch.eye(3), torch.tensor([[0, 1, 2]])))
+    >>> read_mesh(file)
+    Mesh(3 vertices, 1 faces)
+    """
+    from invtoolbox.scenes.mesh import Mesh
+
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(f"there is no mesh {file}")
+    kind = file.suffix.lower()
+    if kind == ".off":
+        vertices, faces = _read_off(file)
+    elif kind == ".obj":
+        vertices, faces = _read_obj(file)
+    elif kind in _THROUGH_TRIMESH:
+        found = trimesh().load(file, process=False, force="mesh")
+        vertices, faces = np.asarray(found.vertices, dtype=np.float64), np.asarray(found.faces, dtype=np.int64)
+    else:
+        raise InputError(f"{file} is no format of meshes that is known: .obj, .off, {', '.join(_THROUGH_TRIMESH)}")
+    if not len(faces):
+        raise InputError(f"{file} holds no faces")
+    return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)))
+
+
+def write_mesh(path: str | Path, mesh: Mesh) -> None:
+    """Write a mesh as OBJ or OFF, or through trimesh by the ending of the name; an existing file is replaced."""
+    file = Path(path).expanduser()
+    vertices, faces = mesh.vertices.detach().double().cpu().numpy(), mesh.faces.cpu().numpy()
+    kind = file.suffix.lower()
+    if kind not in (".obj", ".off", *_THROUGH_TRIMESH):
+        raise InputError(f"{file} is no format of meshes that is known: .obj, .off, {', '.join(_THROUGH_TRIMESH)}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if kind in _THROUGH_TRIMESH:
+        mesh.to_trimesh().export(file)
+        return
+    if kind == ".obj":
+        lines = [f"v {x:.17g} {y:.17g} {z:.17g}" for x, y, z in vertices] + [f"f {a} {b} {c}" for a, b, c in faces + 1]
+    else:
+        lines = ["OFF", f"{len(vertices)} {len(faces)} 0", *(f"{x:.17g} {y:.17g} {z:.17g}" for x, y, z in vertices),
+                 *(f"3 {a} {b} {c}" for a, b, c in faces)]
+    file.write_text("\n".join(lines) + "\n", encoding="ascii")
+
+
+def read_dmat(path: str | Path) -> torch.Tensor:
+    """A matrix of libigl's text format: columns and rows, then the values column by column; ``(rows, columns)``, float64."""
+    words = Path(path).read_text(encoding="ascii").split()
+    try:
+        columns, rows = int(words[0]), int(words[1])
+        values = np.array(words[2:], dtype=np.float64)
+        return torch.from_numpy(values.reshape(columns, rows).T.copy())
+    except (IndexError, ValueError) as error:
+        raise InputError(f"{path} is no text file of a dmat matrix: {error}") from error
+
+
+def trimesh() -> Any:
+    """The package trimesh."""
+    try:
+        import trimesh as package
+    except ImportError as error:
+        raise MissingDependency(f"this needs trimesh; install it with {how_to_get('3d')}") from error
+    return package
+
+
+def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    lines = [line.split("#")[0].split() for line in file.read_text(encoding="ascii", errors="replace").splitlines()]
+    lines = [words for words in lines if words]
+    try:
+        if lines[0][0] not in ("OFF", "COFF", "NOFF"):
+            raise InputError(f"{file} does not begin with OFF")
+        start = lines[0][1:] or lines[1]
+        body = lines[1:] if lines[0][1:] else lines[2:]
+        n, f = int(start[0]), int(start[1])
+        if len(body) < n + f:
+            raise InputError(f"{file} says that it has {n} vertices and {f} faces, and has {len(body)} lines of them")
+        vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
+        return vertices, _triangles([[int(k) for k in words[1:1 + int(words[0])]] for words in body[n:n + f]])
+    except (IndexError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as OFF: {error}") from error
+
+
+def _read_obj(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    vertices: list[list[float]] = []
+    polygons: list[list[int]] = []
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        words = line.split()
+        try:
+            if words[:1] == ["v"]:
+                vertices.append([float(word) for word in words[1:4]])
+            elif words[:1] == ["f"]:
+                corners = [int(word.split("/")[0]) for word in words[1:]]
+                polygons.append([k - 1 if k > 0 else len(vertices) + k for k in corners])
+        except ValueError as error:
+            raise InputError(f"line {number} of {file} cannot be read: {error}") from error
+    return np.array(vertices, dtype=np.float64).reshape(-1, 3), _triangles(polygons)
+
+
+def _triangles(polygons: list[list[int]]) -> np.ndarray:
+    fans = [[p[0], p[k], p[k + 1]] for p in polygons for k in range(1, len(p) - 1)]
+    return np.array(fans, dtype=np.int64).reshape(-1, 3)

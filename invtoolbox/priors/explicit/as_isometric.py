@@ -1,0 +1,100 @@
+"""As isometric as possible, on the means and the covariances of Gaussians."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.explicit.flow_prior import smoothed_norm
+from invtoolbox.priors.explicit.graph_prior import GraphPrior, Graphs
+from invtoolbox.priors.explicit.isometry import Edges
+from invtoolbox.priors.flow_points import first_flow
+from invtoolbox.scenes.neighbour_graph import NeighbourGraph, Weights
+
+
+class AsIsometricAsPossible(GraphPrior):
+    r"""``R(x) = 1/W sum_ij w_ij (lambda_p | |m'_i - m'_j| - |m_i - m_j| | + lambda_c | |S'_i - S'_j| - |S_i - S_j| |)``.
+
+    Neighbours keep their distance, and so do their covariances S in the Frobenius norm, which a rotation does not change (a norm of
+    the six numbers of the upper triangle changes by several per cent). x is ``(displacements, covariances)``, ``(batch, N, 3)`` and
+    ``(batch, N, 3, 3)``. Of displacements alone, or with more than Gaussians know (`PointWarp`), the covariances are those
+    of the neighbourhoods: ``S_i`` is the mean of ``e e^T`` over the edges e of the point i. The corners of both moduli are rounded.
+    A rigid motion costs nothing; a uniform scale c costs ``lambda_p (c - 1)`` times the mean edge and ``lambda_c (c^2 - 1)`` times the mean
+    distance of covariances.
+
+    Source: Qian et al., "3DGS-Avatar", CVPR 2024, with its weights and its 5 neighbours; a point is none of its own. Five distances hold
+    no body together (see `Isometry`): it is meant for dense data.
+
+    Args:
+        neighbours, radius, labels, weights, scale, symmetric, graph: the edges; see `GraphPrior`.
+        covariances: at rest, ``(N, 3, 3)`` or ``(batch, N, 3, 3)``; needed where x holds covariances.
+        position_weight, covariance_weight: the lambdas.
+        smoothing: of the corners, in units of the mean edge, and of its square.
+
+    >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
+    >>> prior = AsIsometricAsPossible().bind(p)
+    >>> bool(prior.energy(torch.ones_like(p)) < 1e-5), bool(prior.energy(0.1 * p) > 1e-2)
+    (True, True)
+    """
+
+    def __init__(self, neighbours: int | None = 5, radius: float | None = None, labels: Tensor | None = None, weights: Weights = "uniform",
+                 scale: float | None = None, symmetric: bool = False, graph: Graphs | None = None, covariances: Tensor | None = None,
+                 position_weight: float = 1.0, covariance_weight: float = 100.0, smoothing: float = 1e-3) -> None:
+        super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph)
+        if covariances is not None and (covariances.ndim not in (3, 4) or tuple(covariances.shape[-2:]) != (3, 3)):
+            raise InputError(f"covariances at rest have the shape (N, 3, 3) or (batch, N, 3, 3), got {tuple(covariances.shape)}")
+        if not (position_weight >= 0 and covariance_weight >= 0 and smoothing > 0):
+            raise InputError("AsIsometricAsPossible takes weights that are not negative and a positive smoothing, got "
+                             f"{position_weight}, {covariance_weight} and {smoothing}")
+        self.covariances = covariances if covariances is None or covariances.ndim == 4 else covariances[None]
+        self.position_weight, self.covariance_weight, self.smoothing = float(position_weight), float(covariance_weight), float(smoothing)
+
+    def _rest(self, graph: NeighbourGraph) -> Edges:
+        return Edges(graph)
+
+    def energy(self, x: Any) -> Tensor:
+        if not isinstance(x, tuple) or self.covariances is None:
+            return super().energy(x)
+        flow, covariances = first_flow(x, None, repr(self)), x[1]
+        if tuple(covariances.shape) != (*flow.shape, 3):
+            raise InputError(f"{self!r} takes x as displacements {tuple(flow.shape)} and covariances {(*flow.shape, 3)}, "
+                             f"got {tuple(covariances.shape)}")
+        rest = self.covariances.to(covariances).expand(covariances.shape)
+        shared = len(self.pieces) == 1
+        groups = [(self.pieces[0], slice(None))] if shared else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
+        return torch.cat([self._cost(piece, flow[items], rest[items], covariances[items]) for piece, items in groups])
+
+    def _item_energy(self, piece: Edges, flow: Tensor) -> Tensor:
+        return self._shared_energy(piece, flow[None])[0]
+
+    def _shared_energy(self, piece: Edges, flow: Tensor) -> Tensor:
+        return self._cost(piece, flow, _moments(piece, piece.vectors[None]), _moments(piece, piece.moved(flow)))
+
+    def _cost(self, piece: Edges, flow: Tensor, rest: Tensor, covariances: Tensor) -> Tensor:
+        length, (i, j) = piece.mean_length, piece.edges
+        change = piece.moved(flow).norm(dim=2) - piece.lengths
+        total = self.position_weight * smoothed_norm(change[..., None], self.smoothing * length)
+        # The distance of equal covariances is 0, where the modulus has a corner.
+        tiny = (1e-6 * length**2) ** 2
+        apart, before = ((S.index_select(1, i) - S.index_select(1, j)).square().sum((2, 3)) + tiny for S in (covariances, rest))
+        spread = smoothed_norm((apart.sqrt() - before.sqrt())[..., None], self.smoothing * length**2)
+        return (piece.weights * (total + self.covariance_weight * spread)).sum(1)
+
+    def select(self, index: Tensor) -> Self:
+        other = super().select(index)
+        if self.covariances is not None and len(self.covariances) > 1:
+            other = copy.copy(other)
+            other.covariances = self.covariances.index_select(0, index)
+        return other
+
+
+def _moments(piece: Edges, edges: Tensor) -> Tensor:
+    """The mean of ``e e^T`` over the edges of every point: ``(batch, E, 3) -> (batch, N, 3, 3)``."""
+    products = edges[..., :, None] * edges[..., None, :]
+    owners = piece.edges[0]
+    count = torch.bincount(owners, minlength=len(piece)).clamp_min(1).to(edges.dtype)
+    return edges.new_zeros(len(edges), len(piece), 3, 3).index_add(1, owners, products) / count[:, None, None]

@@ -1,0 +1,116 @@
+"""Local rigidity and local rotation: neighbours move as the turning of a point says, and turn as it does."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.explicit.flow_prior import smoothed_norm
+from invtoolbox.priors.explicit.graph_prior import GraphPrior, Graphs
+from invtoolbox.priors.explicit.isometry import Edges
+from invtoolbox.priors.flow_points import first_flow
+from invtoolbox.scenes.best_rotation import fitted_rotation
+from invtoolbox.scenes.neighbour_graph import NeighbourGraph, Weights
+from invtoolbox.scenes.quaternions import rotation_matrices
+
+
+class _OfRotations(GraphPrior):
+    """A prior of displacements and of rotations: those of Gaussians, or the ones that fit the neighbourhoods best."""
+
+    def __init__(self, neighbours: int | None = 20, radius: float | None = None, labels: Tensor | None = None,
+                 weights: Weights = "gaussian", scale: float | None = None, symmetric: bool = False, graph: Graphs | None = None,
+                 orientations: Tensor | None = None, smoothing: float = 1e-3) -> None:
+        super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph)
+        if orientations is not None and (orientations.ndim not in (2, 3) or orientations.shape[-1] != 4):
+            raise InputError(f"orientations at rest are quaternions (N, 4) or (batch, N, 4), got {tuple(orientations.shape)}")
+        if not smoothing > 0:
+            raise InputError(f"the smoothing of {type(self).__name__} is positive, got {smoothing}")
+        self.orientations = orientations if orientations is None or orientations.ndim == 3 else orientations[None]
+        self.smoothing = float(smoothing)
+
+    def _rest(self, graph: NeighbourGraph) -> Edges:
+        return Edges(graph)
+
+    def energy(self, x: Any) -> Tensor:
+        if self.orientations is None or not isinstance(x, tuple):
+            return super().energy(x)
+        flow, quaternions = first_flow(x, None, repr(self)), x[1]
+        if tuple(quaternions.shape) != (*flow.shape[:2], 4):
+            raise InputError(f"{self!r} takes x as displacements {tuple(flow.shape)} and quaternions {(*flow.shape[:2], 4)}, "
+                             f"got {tuple(quaternions.shape)}")
+        before = rotation_matrices(self.orientations.to(quaternions)).expand(*flow.shape, 3)
+        turns = rotation_matrices(quaternions) @ before.transpose(-1, -2)
+        groups = ([(self.pieces[0], slice(None))] if len(self.pieces) == 1
+                  else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)])
+        return torch.cat([self._cost(piece, piece.moved(flow[items]), turns[items]) for piece, items in groups])
+
+    def _item_energy(self, piece: Edges, flow: Tensor) -> Tensor:
+        return self._shared_energy(piece, flow[None])[0]
+
+    def _shared_energy(self, piece: Edges, flow: Tensor) -> Tensor:
+        moved = piece.moved(flow)
+        products = (piece.weights[:, None] * moved)[..., :, None] * piece.vectors[:, None, :]
+        spread = flow.new_zeros(len(flow), len(piece), 3, 3).index_add(1, piece.edges[0], products)
+        return self._cost(piece, moved, fitted_rotation(spread))
+
+    def _cost(self, piece: Edges, moved: Tensor, turns: Tensor) -> Tensor:
+        """The energy ``(batch,)`` of moved edges ``(batch, E, 3)`` and of how points have turned, ``(batch, N, 3, 3)``."""
+        raise NotImplementedError
+
+    def select(self, index: Tensor) -> Self:
+        other = super().select(index)
+        if self.orientations is not None and len(self.orientations) > 1:
+            other = copy.copy(other)
+            other.orientations = self.orientations.index_select(0, index)
+        return other
+
+
+class LocalRigidity(_OfRotations):
+    r"""``R(x) = 1/W sum_ij w_ij |(m'_i - m'_j) - D_i (m_i - m_j)|``, ``m' = m + displacement``, W the sum of the weights.
+
+    ``D_i`` is how Gaussian i has turned since rest, where x is ``(displacements, quaternions)``, ``(batch, N, 3)`` and ``(batch, N, 4)``;
+    of displacements alone, it is the rotation that fits the neighbourhood best (in the squares, as in `ARAP`), and the derivative goes
+    through it.
+    The corner of the norm is rounded. Distances enter by their modulus and not by their square, so few large strains cost less than
+    in `ARAP`. A rigid motion costs nothing; a uniform scale c costs ``|c - 1|`` times the weighted mean edge. Not convex.
+
+    Source: ``L_rigid`` of Luiten et al., "Dynamic 3D Gaussians", 3DV 2024, with its 20 neighbours; their weights ``exp(-2000 d^2)`` are, as
+    ``sqrt(w)``, ``weights="gaussian", scale=0.0224`` (metres) here; by default the scale follows the points.
+
+    Args:
+        neighbours, radius, labels, weights, scale, symmetric, graph: the edges; see `GraphPrior`.
+        orientations: quaternions ``(w, x, y, z)`` at rest, ``(N, 4)`` or ``(batch, N, 4)``; needed where x holds quaternions.
+        smoothing: of the corner, in units of the mean edge.
+
+    >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
+    >>> prior = LocalRigidity().bind(p)
+    >>> bool(prior.energy(torch.ones_like(p)) < 1e-8), bool(prior.energy(0.1 * p) > 1e-3)
+    (True, True)
+    """
+
+    def _cost(self, piece: Edges, moved: Tensor, turns: Tensor) -> Tensor:
+        expected = (turns.index_select(1, piece.edges[0]) @ piece.vectors[:, :, None]).squeeze(-1)
+        return (piece.weights * smoothed_norm(moved - expected, self.smoothing * piece.mean_length)).sum(1)
+
+
+class LocalRotation(_OfRotations):
+    r"""``R(x) = 1/W sum_ij w_ij sin(theta_ij / 2)``, theta the angle between how the neighbours i and j have turned.
+
+    The rotations are those of `LocalRigidity`. ``sin(theta / 2)`` is the distance of the two quaternions but for terms of third order, and
+    does not depend on their signs. A rigid motion costs nothing, and neither does a uniform scale: it is a companion of
+    `Isometry` or `LocalRigidity`, no prior of its own.
+
+    Source: ``L_rot`` of Luiten et al., "Dynamic 3D Gaussians", 3DV 2024.
+
+    Args:
+        neighbours, radius, labels, weights, scale, symmetric, graph, orientations: see `LocalRigidity`.
+        smoothing: of the corner, in sines.
+    """
+
+    def _cost(self, piece: Edges, moved: Tensor, turns: Tensor) -> Tensor:
+        apart = turns.index_select(1, piece.edges[0]) - turns.index_select(1, piece.edges[1])
+        return (piece.weights * smoothed_norm(apart.flatten(2) / 8**0.5, self.smoothing)).sum(1)

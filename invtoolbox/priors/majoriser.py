@@ -1,0 +1,65 @@
+"""Quadratics above a prior: what majorisation-minimisation goes down."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from invtoolbox.priors.flow_points import as_points, like_points
+from invtoolbox.settings import Settings
+
+
+class Majoriser(Settings, ABC):
+    r"""The curvature H of a quadratic that touches a prior R at x and lies above it,
+
+    .. math:: R(u) \le R(x) + \langle \nabla R(x), u - x \rangle + \tfrac12 \langle u - x, H (u - x) \rangle.
+
+    Going to the minimum of the right-hand side, or only downhill on it, never increases R.
+    """
+
+    @abstractmethod
+    def product(self, v: Tensor) -> Tensor:
+        """``H v``, for every item of the batch."""
+
+
+class Springs(Majoriser):
+    r"""``<v, H v> = sum_e c_e |v_i - v_j|^2`` over edges e from i to j of points, or of voxels in the order of their grid.
+
+    Args:
+        edges: ``(2, E)`` for all items, or one an item.
+        strengths: as many: the c of the edges, ``(E,)``; ``(batch, E)`` where items share the edges alone.
+
+    >>> springs = Springs((torch.tensor([[0], [1]]),), (torch.tensor([2.0]),))
+    >>> springs.product(torch.tensor([[[1.0, 0, 0], [0, 0, 0]]]))
+    tensor([[[ 2.,  0.,  0.],
+             [-2.,  0.,  0.]]])
+    """
+
+    def __init__(self, edges: tuple[Tensor, ...], strengths: tuple[Tensor, ...]) -> None:
+        self.edges, self.strengths = edges, strengths
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether every item has the same."""
+        return len(self.edges) == 1 and self.strengths[0].ndim == 1
+
+    def item(self, k: int) -> tuple[Tensor, Tensor]:
+        """Edges and strengths of an item, ``(2, E)`` and ``(E,)``."""
+        place = k if len(self.edges) > 1 else 0
+        strengths = self.strengths[place]
+        return self.edges[place], strengths if strengths.ndim == 1 else strengths[k]
+
+    def product(self, v: Tensor) -> Tensor:
+        points = as_points(v)
+        if len(self.edges) == 1:
+            return like_points(_product(self.edges[0], self.strengths[0], points), v)
+        parts = [_product(*self.item(k), points[k:k + 1]) for k in range(len(points))]
+        return like_points(torch.cat(parts), v)
+
+
+def _product(edges: Tensor, strengths: Tensor, v: Tensor) -> Tensor:
+    i, j = edges
+    force = strengths.to(v.dtype)[..., None] * (v.index_select(1, i) - v.index_select(1, j))
+    return torch.zeros_like(v).index_add(1, i, force).index_add(1, j, -force)

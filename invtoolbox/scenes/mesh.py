@@ -1,0 +1,162 @@
+"""Meshes and clouds of points, out of the objects that other packages hold them in, and back into these."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.scenes.cotangents import checked_mesh
+from invtoolbox.settings import Settings
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh(Settings):
+    """A triangle mesh.
+
+    Attributes:
+        vertices: ``(N, 3)``, finite.
+        faces: whole numbers ``(F, 3)``.
+
+    Raises:
+        InputError: what is wrong with a vertex or a face, and which one.
+
+    >>> Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
+    Mesh(3 vertices, 1 faces)
+    """
+
+    vertices: Tensor
+    faces: Tensor
+
+    def __post_init__(self) -> None:
+        checked_mesh(self.vertices, self.faces)
+
+    @classmethod
+    def of(cls, shape: Any) -> Mesh:
+        """The mesh that an object of trimesh, Open3D or PyTorch3D holds, or a pair ``(vertices, faces)``."""
+        body = Body.of(shape)
+        if body.faces is None or len(body.points) != 1:
+            raise InputError(f"a mesh is needed, and {type(shape).__name__} holds "
+                             + (f"{len(body.points)} of them" if body.faces is not None else "points without faces"))
+        return cls(body.points[0], body.faces)
+
+    def to_trimesh(self) -> Any:
+        """A `trimesh.Trimesh` with the same vertices in the same order; from the extra ``[3d]``."""
+        from invtoolbox.datasets.meshes import trimesh
+
+        return trimesh().Trimesh(self.vertices.cpu().numpy(), self.faces.cpu().numpy(), process=False)
+
+    def with_vertices(self, vertices: Tensor) -> Mesh:
+        """The same faces between other vertices."""
+        return Mesh(vertices, self.faces)
+
+    def __repr__(self) -> str:
+        return f"Mesh({len(self.vertices)} vertices, {len(self.faces)} faces)"
+
+
+@dataclass(frozen=True)
+class Body:
+    """Points ``(batch, N, 3)``, the faces between them or None, and how an object like the first one is made of others."""
+
+    points: Tensor
+    faces: Tensor | None
+    rebuild: Callable[[Tensor], Any]
+
+    @classmethod
+    def of(cls, shape: Any) -> Body:
+        """Out of a `Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or ``(batch, N, 3)`` as a tensor or an array, or an object of trimesh
+        (`Trimesh`, `PointCloud`), Open3D (`TriangleMesh`, `PointCloud`, also those of tensors) or PyTorch3D (`Meshes`, `Pointclouds`)."""
+        if isinstance(shape, Mesh):
+            return cls(shape.vertices[None], shape.faces, lambda points: shape.with_vertices(points[0]))
+        if isinstance(shape, (tuple, list)) and len(shape) == 2:
+            body = cls.of(shape[0])
+            kind: Any = type(shape)
+            return cls(body.points, _whole(shape[1]).to(body.points.device), lambda points: kind((body.rebuild(points), shape[1])))
+        if isinstance(shape, (Tensor, np.ndarray)):
+            return _of_array(shape)
+        package = type(shape).__module__.split(".")[0]
+        reader = {"trimesh": _of_trimesh, "open3d": _of_open3d, "pytorch3d": _of_pytorch3d}.get(package)
+        if reader is None:
+            raise InputError("a mesh or points are a Mesh, (vertices, faces), points (N, 3), or an object of trimesh, Open3D or PyTorch3D, "
+                             f"got {type(shape).__name__}")
+        return reader(shape)
+
+
+def _of_array(shape: Tensor | np.ndarray) -> Body:
+    points = shape if isinstance(shape, Tensor) else torch.from_numpy(np.ascontiguousarray(shape))
+    if points.ndim not in (2, 3) or points.shape[-1] != 3:
+        raise InputError(f"points have the shape (N, 3) or (batch, N, 3), got {tuple(points.shape)}")
+    points = points if points.is_floating_point() else points.double()
+    single = points.ndim == 2
+
+    def rebuild(moved: Tensor) -> Any:
+        back = (moved[0] if single else moved).to(points)
+        return back if isinstance(shape, Tensor) else back.cpu().numpy()
+
+    return Body(points[None] if single else points, None, rebuild)
+
+
+def _of_trimesh(shape: Any) -> Body:
+    points = torch.from_numpy(np.array(shape.vertices, dtype=np.float64))
+
+    def rebuild(moved: Tensor) -> Any:
+        other = shape.copy()
+        other.vertices = moved[0].cpu().numpy()
+        return other
+
+    return Body(points[None], _whole(np.asarray(shape.faces)) if hasattr(shape, "faces") else None, rebuild)
+
+
+def _of_open3d(shape: Any) -> Body:
+    if hasattr(shape, "vertex") or hasattr(shape, "point"):  # the geometries of tensors
+        table = shape.vertex if hasattr(shape, "vertex") else shape.point
+        points = torch.from_numpy(table.positions.cpu().numpy().copy())
+        faces = _whole(shape.triangle.indices.cpu().numpy()) if hasattr(shape, "vertex") else None
+
+        def rebuild(moved: Tensor) -> Any:
+            other = shape.clone()
+            target = other.vertex if hasattr(shape, "vertex") else other.point
+            target.positions = type(table.positions)(moved[0].to(points).cpu().numpy())
+            return other
+
+        return Body(points[None], faces, rebuild)
+    name = "vertices" if hasattr(shape, "triangles") else "points"
+    points = torch.from_numpy(np.array(getattr(shape, name), dtype=np.float64))
+
+    def rebuild_legacy(moved: Tensor) -> Any:
+        other = copy.deepcopy(shape)
+        setattr(other, name, type(getattr(shape, name))(moved[0].double().cpu().numpy()))
+        return other
+
+    return Body(points[None], _whole(np.asarray(shape.triangles)) if name == "vertices" else None, rebuild_legacy)
+
+
+def _of_pytorch3d(shape: Any) -> Body:
+    is_mesh = hasattr(shape, "verts_list")
+    parts = shape.verts_list() if is_mesh else shape.points_list()
+    faces = shape.faces_list() if is_mesh else None
+    alike = all(len(part) == len(parts[0]) for part in parts) and (faces is None or all(torch.equal(f, faces[0]) for f in faces))
+    if not alike:
+        raise InputError(f"the {len(parts)} items of this {type(shape).__name__} have other vertices or faces; "
+                         "take them one by one, shape[k]")
+
+    def rebuild(moved: Tensor) -> Any:
+        if is_mesh:
+            return shape.update_padded(moved.to(parts[0]))
+        other = shape.clone()
+        return other.update_padded(moved.to(parts[0]))
+
+    return Body(torch.stack(list(parts)), None if faces is None else faces[0], rebuild)
+
+
+def _whole(faces: Any) -> Tensor:
+    whole = faces if isinstance(faces, Tensor) else torch.from_numpy(np.ascontiguousarray(faces))
+    if whole.is_floating_point():
+        raise InputError(f"faces are whole numbers, got {whole.dtype}")
+    return whole.long()

@@ -1,0 +1,99 @@
+"""Sparse systems of points, factored once and solved often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A symmetric system ``(M v)_i = d_i v_i + sum_e c_e (v_i - v_j)`` of N points, where some are held at 0.
+
+    Attributes:
+        diagonal: the d, ``(N,)``.
+        edges: of each part of the sum, ``(2, E)``; an edge from i to j acts on both.
+        strengths: the c of each part, ``(E,)``.
+        free: which points are not held, ``(N,)``.
+    """
+
+    diagonal: Tensor
+    edges: tuple[Tensor, ...]
+    strengths: tuple[Tensor, ...]
+    free: Tensor
+
+    def same_as(self, other: Graph) -> bool:
+        return (torch.equal(self.diagonal, other.diagonal) and torch.equal(self.free, other.free)
+                and all(a is b or torch.equal(a, b) for a, b in zip(self.edges, other.edges))
+                and all(a is b or torch.equal(a, b) for a, b in zip(self.strengths, other.strengths)))
+
+
+class Factors:
+    """Sparse LU factors (SuperLU, in the order of the least degree, without pivoting, as the systems are positive definite), on the CPU.
+
+    Not a tensor: what depends on the item of a batch is the number of its factor, ``which`` in `solve`.
+    """
+
+    def __init__(self, systems: list[Graph]) -> None:
+        self._factors = [_factored(system) for system in systems]
+
+    def solve(self, right: Tensor, which: Tensor) -> Tensor:
+        """``M^-1 right`` for right-hand sides ``(batch, N, c)``, 0 at the points that are held."""
+        out = torch.zeros_like(right)
+        numbers = which.tolist()
+        for number in dict.fromkeys(numbers):
+            factor, free = self._factors[number]
+            items = [k for k, other in enumerate(numbers) if other == number]
+            whole = len(items) == len(numbers)
+            own = (right if whole else right[items]).index_select(1, free)
+            columns = own.transpose(0, 1).flatten(1).double().cpu().numpy()
+            # Column by column, an item is rounded the same alone and in company.
+            solved = torch.from_numpy(factor.solve(np.asfortranarray(columns))).to(right).unflatten(1, (len(items), -1)).transpose(0, 1)
+            if whole:
+                out.index_copy_(1, free, solved)
+            else:
+                part = torch.zeros_like(out[items])
+                out[items] = part.index_copy_(1, free, solved)
+        return out
+
+
+def grouped(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
+    """The different ones among systems, and the number of each."""
+    different: list[Graph] = []
+    which = []
+    for system in systems:
+        number = next((k for k, other in enumerate(different) if other is system or other.same_as(system)), len(different))
+        if number == len(different):
+            different.append(system)
+        which.append(number)
+    return different, which
+
+
+def _factored(system: Graph) -> tuple[Any, Tensor]:
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.sparse.linalg import splu
+
+    n = len(system.diagonal)
+    diagonal = system.diagonal.double().cpu().numpy()
+    i = np.concatenate([e[0].cpu().numpy() for e in system.edges])
+    j = np.concatenate([e[1].cpu().numpy() for e in system.edges])
+    c = np.concatenate([s.double().cpu().numpy() for s in system.strengths])
+    free = system.free.cpu().numpy()
+    place = np.arange(n)
+    matrix = coo_array((np.concatenate([diagonal, c, c, -c, -c]),
+                        (np.concatenate([place, i, j, i, j]), np.concatenate([place, i, j, j, i]))), shape=(n, n)).tocsr()
+    # What hangs on nothing that was seen may move as it likes: a little stiffness, which only slows it, makes the system definite.
+    count, label = connected_components(matrix, directed=False)
+    held = np.bincount(label[(diagonal > 0) | ~free], minlength=count) > 0
+    loose = ~held[label]
+    if loose.any():
+        size = float(np.abs(matrix.diagonal()).mean()) or 1.0
+        matrix = matrix + coo_array((np.where(loose, 1e-8 * size, 0.0), (place, place)), shape=(n, n)).tocsr()
+    inside = matrix[free][:, free].tocsc()
+    factor = splu(inside, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    return factor, system.free.nonzero()[:, 0]
