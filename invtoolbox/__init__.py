@@ -22,6 +22,7 @@ _NAMES = {
     "Progress": "invtoolbox.loop",
     "Checkpoint": "invtoolbox.checkpoint",
     "exact_posterior": "invtoolbox.mixture_posterior",
+    "calibrate_posteriors": "invtoolbox.conformal",
     "reconstruct": "invtoolbox.reconstruction",
     "map_slices": "invtoolbox.study.slices",
     "as_operator": "invtoolbox.operators.adapters",
