@@ -86,8 +86,8 @@ class Calibration:
         share = level * (count + 1) / count
         if share > 1:
             least = math.ceil(level / (1 - level) - 1e-9)
-            raise InputError(f"intervals of level {level:g} need {least} {self.unit}s to be calibrated on, and there are {count}; take more, a "
-                             "lower level, or unit='pixel'")
+            raise InputError(f"intervals of level {level:g} need {least} {self.unit}s to be calibrated on, and there are {count}; "
+                             "take more, a lower level, or unit='pixel'")
         return self.scores.quantile(share)
 
     def interval(self, posterior: Posterior, level: float | None = None) -> tuple[Tensor, Tensor]:

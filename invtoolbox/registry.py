@@ -35,6 +35,8 @@ _OWN: dict[str, dict[str, str]] = {
         "graph-laplacian": "invtoolbox.priors:GraphLaplacian",
         "gaussian": "invtoolbox.priors:Gaussian",
         "gaussian-mixture": "invtoolbox.priors:GaussianMixture",
+        "gradient-origin": "invtoolbox.priors:GradientOrigin",
+        "variational-autoencoder": "invtoolbox.priors:VariationalAutoencoder",
         "denoiser": "invtoolbox.priors:Denoiser",
         "learned-proximal": "invtoolbox.priors:LearnedProximal",
         "coordinate-network": "invtoolbox.priors:CoordinateNetwork",

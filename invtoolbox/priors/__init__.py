@@ -38,11 +38,14 @@ from invtoolbox.priors.explicit.voxel_variation import VoxelVariation
 from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 from invtoolbox.priors.implicit.free_flow import FreeFlow
+from invtoolbox.priors.implicit.gaussian_latents import GaussianLatents
+from invtoolbox.priors.implicit.gradient_origin import GradientOrigin, GradientOriginNetwork
 from invtoolbox.priors.implicit.neural_scene_flow import NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_clusters import RigidClusters
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow
 from invtoolbox.priors.implicit.space_time_voxels import SpaceTimeVoxels
+from invtoolbox.priors.implicit.variational_autoencoder import AutoencoderNetwork, VariationalAutoencoder
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
 
@@ -52,6 +55,7 @@ __all__ = [
     "AccelerationLimit",
     "AlongField",
     "AsIsometricAsPossible",
+    "AutoencoderNetwork",
     "Box",
     "ClusterConsistency",
     "ConditionalMixture",
@@ -66,7 +70,10 @@ __all__ = [
     "ExplicitPrior",
     "FreeFlow",
     "Gaussian",
+    "GaussianLatents",
     "GaussianMixture",
+    "GradientOrigin",
+    "GradientOriginNetwork",
     "GraphLaplacian",
     "GroupL1",
     "GroupSparsity",
@@ -97,6 +104,7 @@ __all__ = [
     "Tikhonov",
     "TotalGeneralizedVariation",
     "TotalVariation",
+    "VariationalAutoencoder",
     "VoxelFlow",
     "VoxelGrid",
     "VoxelVariation",
