@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.problem import Problem
+
+if TYPE_CHECKING:
+    from invtoolbox.conformal import Calibration
 
 _FORMAT = "invtoolbox solution 1"
 
@@ -115,11 +118,16 @@ class Solution:
         return Solution(**words, **groups)
 
     def report(self, path: str | Path, reference: Tensor | None = None, title: str = "Reconstruction",
-               overwrite: bool = True) -> Path:
-        """Write one self-contained HTML page: measurements, reconstruction, residual, convergence, settings, versions."""
+               overwrite: bool = True, calibration: Calibration | None = None) -> Path:
+        """Write one self-contained HTML page: measurements, reconstruction, residual, convergence, settings, versions.
+
+        Where there is a posterior also its mean, standard deviation and samples, and against a ``reference`` how often its intervals
+        hold, as they are and by a ``calibration`` (`calibrate_posteriors`).
+        """
         from invtoolbox.plotting.report import write_report
 
-        written: Path = write_report(self, Path(path), reference=reference, title=title, overwrite=overwrite)
+        written: Path = write_report(self, Path(path), reference=reference, title=title, overwrite=overwrite,
+                                     calibration=calibration)
         return written
 
     def plot(self, reference: Tensor | None = None) -> Any:

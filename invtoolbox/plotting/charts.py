@@ -16,7 +16,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (), log: bool = True,
                level: float | None = None, level_name: str = "",
-               axis: str = "iteration") -> str | None:
+               axis: str = "iteration", places: Sequence[float] | None = None, low_legend: bool = False) -> str | None:
     """Values over iterations, or over what else `axis` says, one line an item, as an ``<svg>`` element; None where no value is finite.
 
     Args:
@@ -25,7 +25,9 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
         names: of the lines, for a legend.
         log: logarithmic, where all values are positive.
         level: a dashed horizontal line, such as the tolerance, and its name.
-        axis: what the horizontal axis counts from 1.
+        axis: what the horizontal axis counts from 1, or measures where there are ``places``.
+        places: growing, where on it the values of every line lie.
+        low_legend: put the legend into the lower corner, for lines that rise.
 
     >>> line_chart([np.array([1.0, 0.1, 0.01])], "objective")[:4]
     '<svg'
@@ -44,10 +46,11 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
         low, high = low - 0.5, high + 0.5
     margin = 0.04 * (high - low)
     low, high = low - margin, high + margin
-    last = max(max(len(line) for line in shown), 2)
+    where = np.arange(1, max(max(len(line) for line in shown), 2) + 1) if places is None else np.asarray(places, dtype=np.float64)
+    first, last = float(where[0]), float(where[-1])
 
-    def across(k: float) -> float:
-        return _LEFT + (k - 1) / (last - 1) * (_WIDTH - _LEFT - _RIGHT)
+    def across(place: float) -> float:
+        return _LEFT + (place - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
 
     def up(value: float) -> float:
         place = math.log10(value) if log else value
@@ -58,31 +61,31 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
         y = up(tick)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
                      f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in _ticks(1, last):
-        if tick == int(tick):
-            parts.append(f'<text x="{across(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{int(tick)}</text>')
+    for tick in _ticks(first, last):
+        if places is not None or tick == int(tick):
+            parts.append(f'<text x="{across(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{_number(tick)}</text>')
     parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">{html.escape(axis)}</text>')
     if level is not None and (level > 0 or not log):
         y = up(level)
         parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
                      f'<text x="{_WIDTH - _RIGHT - 2}" y="{y - 5:.1f}" text-anchor="end">{html.escape(level_name)}</text>')
     for k, line in enumerate(shown):
-        parts.append(_polyline(line, across, up, COLOURS[k % len(COLOURS)]))
+        parts.append(_polyline(line, where, across, up, COLOURS[k % len(COLOURS)]))
     for k, name in enumerate(names if len(names) > 1 else ()):
-        y = _TOP + 14 + 15 * k
+        y = _HEIGHT - _BOTTOM - 8 - 15 * (len(names) - 1 - k) if low_legend else _TOP + 14 + 15 * k
         parts.append(f'<text x="{_WIDTH - _RIGHT - 4}" y="{y}" text-anchor="end" style="fill:{COLOURS[k % len(COLOURS)]}">'
                      f'{html.escape(name)}</text>')
     return "".join(parts) + "</svg>"
 
 
-def _polyline(line: np.ndarray, across: object, up: object, colour: str) -> str:
+def _polyline(line: np.ndarray, where: np.ndarray, across: object, up: object, colour: str) -> str:
     """The line in pieces: NaN breaks it, and a lone point is a dot."""
     assert callable(across) and callable(up)
     pieces: list[list[str]] = [[]]
     places = range(len(line)) if len(line) <= 2000 else np.unique(np.linspace(0, len(line) - 1, 2000).astype(int)).tolist()
     for k in places:
         if math.isfinite(line[k]):
-            pieces[-1].append(f"{across(k + 1):.1f},{up(float(line[k])):.1f}")
+            pieces[-1].append(f"{across(float(where[k])):.1f},{up(float(line[k])):.1f}")
         elif pieces[-1]:
             pieces.append([])
     drawn = []
@@ -99,7 +102,7 @@ def _ticks(low: float, high: float) -> list[float]:
     """About four round numbers in an interval."""
     raw = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw)
     first = math.ceil(low / step)
     return [k * step for k in range(first, math.floor(high / step) + 1)]
 
@@ -114,4 +117,6 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _number(value: float) -> str:
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
     return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")

@@ -21,10 +21,14 @@ h3 { font-size: 14px; margin: 20px 0 8px; color: #5a6067; font-weight: 600; }
 p { margin: 4px 0 10px; max-width: 78ch; }
 .lead { color: #5a6067; }
 .row { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); align-items: start; }
+.row.tight { grid-template-columns: repeat(auto-fit, minmax(146px, 1fr)); gap: 10px; }
+.row + .row { margin-top: 14px; }
 figure { margin: 0; background: #fff; border: 1px solid #e2e3df; border-radius: 8px; overflow: hidden; }
 figure .frame { background: #111417; display: flex; align-items: center; justify-content: center; aspect-ratio: var(--shape); }
 figure.light .frame { background: #f7f7f7; }
 figure img { display: block; width: 100%; height: 100%; object-fit: contain; }
+figure img[hidden] { display: none; }
+figure input[type=range] { width: 100%; margin: 4px 0 0; accent-color: #0072b2; }
 figure img.coarse { image-rendering: pixelated; }
 figure svg { display: block; width: 100%; height: auto; padding: 6px; background: #fff; }
 figcaption { padding: 8px 11px 10px; font-size: 13.5px; line-height: 1.4; color: #5a6067; }
@@ -75,12 +79,27 @@ def picture(pixels: np.ndarray, name: str, caption: str, figures: str = "", ligh
             f"<figcaption><b>{html.escape(name)}</b> {html.escape(caption)}{figures}</figcaption></figure>")
 
 
+def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
+    """One of several pictures of the same shape at a time, chosen by a slider; without scripting the first one stays."""
+    rows, columns = pictures[0].shape[:2]
+    shape = min(max(columns / rows, 0.75), 1.8)
+    coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
+    images = "".join(f'<img{coarse} alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
+                     for k, p in enumerate(pictures))
+    # The handler lies in the attribute, so that the page holds no script of its own and looks for no element but its own.
+    move = ("this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != this.value);"
+            "this.nextElementSibling.textContent = +this.value + 1")
+    return (f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
+            f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{move}">'
+            f'<span class="figures">1</span></label> {html.escape(caption)}</figcaption></figure>')
+
+
 def chart(svg: str, name: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption><b>{html.escape(name)}</b> {html.escape(caption)}</figcaption></figure>"
 
 
-def row(figures: Sequence[str]) -> str:
-    return f'<div class="row">{"".join(figures)}</div>'
+def row(figures: Sequence[str], tight: bool = False) -> str:
+    return f'<div class="row{" tight" if tight else ""}">{"".join(figures)}</div>'
 
 
 def facts(entries: Mapping[str, str]) -> str:

@@ -84,17 +84,26 @@ def diverging(picture: np.ndarray, window: Window) -> np.ndarray:
     return colours.round().astype(np.uint8)
 
 
-def data_uri(pixels: np.ndarray) -> str:
+def heat(picture: np.ndarray, window: Window) -> np.ndarray:
+    """A picture of magnitudes as uint8 colours: from black over red to white, evenly brighter."""
+    grey = picture.mean(-1) if picture.ndim == 3 else picture
+    t = np.clip(np.nan_to_num((grey - window.low) / (window.high - window.low), nan=0.0), 0.0, 1.0)
+    places = np.linspace(0, 1, 6)
+    stops = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], dtype=np.float64)
+    return np.stack([np.interp(t, places, stops[:, c]) for c in range(3)], -1).round().astype(np.uint8)
+
+
+def data_uri(pixels: np.ndarray, largest_side: int = LARGEST_SIDE) -> str:
     """uint8 pixels as a PNG that lies inside the page itself."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(_averaged(pixels)).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(_averaged(pixels, largest_side)).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _averaged(pixels: np.ndarray) -> np.ndarray:
-    factor = -(-max(pixels.shape[:2]) // LARGEST_SIDE)
+def _averaged(pixels: np.ndarray, largest_side: int) -> np.ndarray:
+    factor = -(-max(pixels.shape[:2]) // largest_side)
     if factor == 1:
         return pixels
     rows, columns = (n // factor * factor for n in pixels.shape[:2])

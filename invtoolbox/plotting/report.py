@@ -16,8 +16,10 @@ from invtoolbox.errors import InputError
 from invtoolbox.plotting import page
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.pictures import diverging, plane, symmetric_window, to_bytes, window_of
+from invtoolbox.plotting.uncertainty import uncertainty
 
 if TYPE_CHECKING:
+    from invtoolbox.conformal import Calibration
     from invtoolbox.solution import Solution
 
 #: Items of a batch that are shown; the numbers of all of them are in the saved solution.
@@ -32,8 +34,8 @@ _CURVES = {
 
 
 def write_report(solution: Solution, path: Path, reference: Tensor | None = None, title: str = "Reconstruction",
-                 overwrite: bool = True, metrics: dict[str, list[float]] | None = None) -> Path:
-    """Measurements, reconstruction, residual, convergence, settings and versions on one page.
+                 overwrite: bool = True, metrics: dict[str, list[float]] | None = None, calibration: Calibration | None = None) -> Path:
+    """Measurements, reconstruction, residual, uncertainty, convergence, settings and versions on one page.
 
     Pictures and curves lie inside the page; it needs nothing from outside, and may be mailed.
 
@@ -43,6 +45,7 @@ def write_report(solution: Solution, path: Path, reference: Tensor | None = None
         reference: the true images ``(batch or 1, channel, *space)``; adds the error and a table of metrics.
         title: of the page.
         overwrite: whether a file that is there may be replaced.
+        calibration: of the posterior's intervals, to be shown beside them.
         metrics: measured elsewhere, by name, one value an item; by default PSNR, SSIM and RMSE against the reference.
 
     Raises:
@@ -55,6 +58,7 @@ def write_report(solution: Solution, path: Path, reference: Tensor | None = None
         metrics = measure(solution.x, truth)
     if metrics:
         body += ["<h2>Metrics</h2>", _metric_table(solution, metrics)]
+    body += uncertainty(solution.posterior, truth, calibration, SHOWN)
     body += ["<h2>Convergence</h2>", _convergence(solution)]
     if solution.weight_search is not None and solution.weight_search.weights.ndim == 2:
         body += ["<h2>Choice of the weight</h2>", _weights(solution)]

@@ -39,7 +39,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.sources += [value or "" for name, value in attributes if name in ("src", "href")]
         assert tag not in ("script", "link", "iframe")
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
@@ -67,6 +67,47 @@ def test_a_report_of_every_kind_of_image(tmp_path: Path, batch: int, channels: i
     assert len(page.sources) == (5 * shown if len(size) > 1 else 0)
     assert ("of 6 items are shown" in page.text) == (batch == 6)
     assert page.text.count("<polyline") >= 2 * shown
+
+
+def with_posterior(batch: int) -> tuple[it.Solution, torch.Tensor]:
+    truth = torch.rand(batch, 1, 10, 12, generator=torch.Generator().manual_seed(0))
+    A = it.operators.Identity((1, 10, 12))
+    problem = it.Problem(A.simulate(truth, 0.1), A, it.data_terms.LeastSquares(noise_std=0.1))
+    return it.solve(problem, it.priors.Tikhonov("gradient"), regularization=5.0, progress=False), truth
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_posterior_is_shown_by_mean_deviation_samples_error_and_curves(tmp_path: Path, batch: int) -> None:
+    solution, truth = with_posterior(batch)
+    calibration = it.calibrate_posteriors([solution.posterior] * 10, [truth] * 10, 0.8, unit="pixel")
+    page = Page(solution.report(tmp_path / "r.html", reference=truth, calibration=calibration))
+    assert_self_contained(page)
+    # Five pictures as ever, then mean, deviation, error and four samples, and sixteen samples behind the slider.
+    assert len(page.sources) == batch * (5 + 7 + 16)
+    assert page.text.count("<b>Standard deviation</b>") == batch and page.text.count('type="range" min="0" max="15"') == batch
+    assert page.text.count(" hidden>") == 15 * batch  # one sample is seen until the slider moves, and without scripting
+    assert "the interval says" in page.text and "once it is calibrated" in page.text
+    held = float(solution.posterior.coverage(truth, 0.95).mean())
+    assert f"{100 * held:.1f} % lie within" in page.text
+    without = Page(solution.report(tmp_path / "w.html"))
+    assert len(without.sources) == batch * (3 + 6 + 16) and "the interval says" not in without.text
+
+
+def test_the_slider_shows_the_sample_of_its_number(tmp_path: Path) -> None:
+    """What the handler does, by Node where it is there: the page is the same for every browser."""
+    import shutil
+    import subprocess
+
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed, so no handler can be run")
+    solution, _ = with_posterior(1)
+    handler = re.search(r'oninput="([^"]+)"', solution.report(tmp_path / "r.html").read_text())
+    assert handler is not None
+    script = ("const images = Array.from({length: 16}, () => ({hidden: true})); const label = {}; "
+              "const slider = {value: '3', nextElementSibling: label, closest: s => ({querySelectorAll: t => images})}; "
+              f"(function () {{ {handler[1]} }}).call(slider); console.log(images.map(i => +i.hidden).join('') + ' ' + label.textContent)")
+    ran = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() == "1110111111111111 4", ran.stderr
 
 
 def test_the_metrics_are_those_of_the_toolbox(tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""How long mean and standard deviation of a picture take: VBLE against PnP-ULA until it is as sure of its own.
+
+The first picture of BSD68, its centre, Gaussian blur of standard deviation 1 and noise 7.65 (units of 1/255). VBLE: 300 steps and 100
+samples, whose standard deviation has a Monte-Carlo error of 7 %. PnP-ULA: a chain with KAIR's DnCNN of level 25/255 as the score, at the
+default step; it is run for so many steps, its Monte-Carlo error of the standard deviation is measured from the spread of blocks of the
+chain, and the time until that is 10 % is extrapolated, as it falls with the square root of the steps. A chain that is shorter than its
+memory takes itself for better than it is, so the figure is a lower bound.
+
+    python benchmarks/posterior_time.py [--sizes 64,256] [--steps 4000,600] [--iterations 300] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from common import data_folder, machine, verdict
+from vble import SETTINGS, case, pictures
+
+import invtoolbox as it
+
+PROBLEM = "g1-7.65"
+LEVEL = 25 / 255
+WANTED = 0.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="64,256")
+    parser.add_argument("--steps", default="4000,600", help="of the chain, one number a size")
+    parser.add_argument("--burn-in", type=int, default=200)
+    parser.add_argument("--iterations", type=int, default=300, help="of VBLE")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    folder = data_folder()
+    print(f"# {machine()}")
+    for size, steps in zip(map(int, chosen.sizes.split(",")), map(int, chosen.steps.split(","))):
+        _compare(size, steps, chosen.burn_in, chosen.iterations, folder)
+
+
+def _compare(size: int, steps: int, burn_in: int, iterations: int, folder: Path) -> None:
+    one = case(PROBLEM, pictures(folder, [1], size), [1], folder)
+    scale, weight = SETTINGS[PROBLEM]
+    prior = it.priors.load("cae-natural", {"rate_scale": scale})
+    solver = it.solvers.VariationalLatent(max_iterations=iterations)
+    began = time.perf_counter()
+    solution = it.solve(one.problem, prior, solver, regularization=weight, progress=False)
+    fitted = time.perf_counter() - began
+    mean, std = solution.posterior.mean, solution.posterior.std
+    vble = time.perf_counter() - began
+    print(f"{size}x{size} VBLE: {vble:.1f} s ({fitted:.1f} s to fit, {vble - fitted:.1f} s for mean and standard deviation of "
+          f"{solution.posterior.number} samples), {float(it.metrics.psnr(mean, one.truth)):.2f} dB, mean standard deviation "
+          f"{float(std.mean()):.4f}", flush=True)
+    network = it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth")
+    chain = it.solvers.UnadjustedLangevin(burn_in=burn_in, bounds=(-1.0, 2.0), tolerance=0.0)
+    began = time.perf_counter()
+    # Half of the steps and then all of them: where the claimed error does not fall by sqrt(2), the chain is too short to be believed.
+    told: list[tuple[int, float]] = []
+
+    def listen(progress: it.Progress) -> None:
+        if progress.iteration in (burn_in + steps // 2, burn_in + steps):
+            told.append((progress.iteration, float(progress.certificate)))
+
+    solution = it.solve(one.problem, it.priors.Denoiser(network, sigma=LEVEL, level="none"), chain, max_iterations=burn_in + steps,
+                        callbacks=(listen,), progress=False)
+    seconds = (time.perf_counter() - began) / (burn_in + steps)
+    posterior = solution.posterior
+    relative = float((posterior.std_error.square().sum() / posterior.std.square().sum()).sqrt())
+    needed = burn_in + steps * (relative / WANTED) ** 2
+    total = needed * seconds
+    halves = " then ".join(f"{100 * error:.0f} % after {number}" for number, error in told)
+    print(f"{size}x{size} PnP-ULA: {1e3 * seconds:.0f} ms a step, {solution.status[0]} after {steps} steps and {burn_in} of burn-in; "
+          f"effective samples of the mean {float(posterior.effective_number):.0f}, error of the standard deviation {100 * relative:.0f} % "
+          f"({halves}), so {needed:.0f} steps or {total:.0f} s for 10 %; {float(it.metrics.psnr(posterior.mean, one.truth)):.2f} dB, "
+          f"mean standard deviation {float(posterior.std.mean()):.4f}")
+    print(f"{size}x{size}: VBLE is {total / vble:.0f} times as fast {verdict(total > 10 * vble, '10 times')}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

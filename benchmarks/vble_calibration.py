@@ -1,0 +1,109 @@
+"""Intervals of VBLE and VBLE-xz that hold what they say: conformal calibration on the other 58 pictures of BSD68.
+
+For each problem of ``vble.py`` that is asked for: coverage of nominal 95 % intervals on the first ten pictures (centre, 5 pixels along
+the border left out), of VBLE and of VBLE-xz as they are, and after split conformal calibration on the pictures 11 to 68.
+``unit="picture"``, the default, bounds the coverage from below for any number of pictures and takes the quantile at 0.95 times 59/58;
+``unit="pixel"`` takes it at 0.95. Means and standard deviations are kept in a folder, so that the pictures may be done in pieces.
+
+    python benchmarks/vble_calibration.py [--problems g1-7.65,motion-7.65] [--methods VBLE-xz] [--crop 256] [--at-once 4] [--cache FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from common import data_folder, machine, verdict
+from torch import Generator, Tensor
+from vble import SETTINGS, case, inner, pictures
+
+import invtoolbox as it
+from invtoolbox.conformal import coverage_curve, residual_scores
+from invtoolbox.posterior import Posterior
+
+TESTED, LEARNED = range(1, 11), range(11, 69)
+
+
+@dataclass
+class Kept(Posterior):
+    """Mean and standard deviation as they were kept."""
+
+    centre: Tensor
+    spread: Tensor
+    number: int = 100
+
+    @property
+    def mean(self) -> Tensor:
+        return self.centre
+
+    @property
+    def std(self) -> Tensor:
+        return self.spread
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        shape = (count, *self.centre.shape)
+        return self.centre + self.spread * torch.randn(shape, generator=generator)
+
+
+def fill(problem: str, method: str, chosen: argparse.Namespace, folder: Path) -> None:
+    """Solve for the pictures that are not there yet."""
+    left = [n for n in (*TESTED, *LEARNED) if n <= chosen.pictures and not _file(problem, method, chosen, n).exists()]
+    scale, weight = SETTINGS[problem]
+    prior = it.priors.load("cae-natural", {"rate_scale": scale})
+    for k in range(0, len(left), chosen.at_once):
+        part = left[k:k + chosen.at_once]
+        this = case(problem, pictures(folder, part, chosen.crop), part, folder)
+        solver = it.solvers.VariationalLatent(pixels=method == "VBLE-xz", max_iterations=chosen.iterations)
+        posterior = it.solve(this.problem, prior, solver, regularization=weight, progress=False).posterior
+        for number, mean, std, truth in zip(part, posterior.mean, posterior.std, this.truth):
+            torch.save({"mean": mean, "std": std, "truth": truth}, _file(problem, method, chosen, number))
+        print(f"# {problem} {method}: pictures {part} done", flush=True)
+
+
+def _file(problem: str, method: str, chosen: argparse.Namespace, number: int) -> Path:
+    return chosen.cache / f"{problem}-{method}-{chosen.crop}-{chosen.iterations}-{number}.pt"
+
+
+def kept(problem: str, method: str, chosen: argparse.Namespace, numbers: range) -> Iterator[tuple[Posterior, Tensor]]:
+    for number in numbers:
+        if number <= chosen.pictures:
+            one = torch.load(_file(problem, method, chosen, number), weights_only=True)
+            yield Kept(inner(one["mean"])[None], inner(one["std"])[None]), inner(one["truth"])[None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", default="g1-7.65,motion-7.65")
+    parser.add_argument("--methods", default="VBLE,VBLE-xz")
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--at-once", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--pictures", type=int, default=68, help="fewer for a trial")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "invtoolbox-vble-calibration")
+    chosen = parser.parse_args()
+    chosen.cache.mkdir(parents=True, exist_ok=True)
+    folder = data_folder()
+    print(f"# {machine()}; {chosen.crop}x{chosen.crop}, {chosen.iterations} steps")
+    for problem in chosen.problems.split(","):
+        for method in chosen.methods.split(","):
+            fill(problem, method, chosen, folder)
+            learned, tested = ([list(part) for part in zip(*kept(problem, method, chosen, numbers))] for numbers in (LEARNED, TESTED))
+            before = residual_scores(*tested)
+            print(f"{problem} {method}: coverage of nominal 95 % on pictures 1 to 10 {100 * before.below(1.959964):.1f} %, of 50 % "
+                  f"{100 * float(coverage_curve(before, torch.tensor([0.5]))[1]):.1f} %")
+            for unit in ("picture", "pixel"):
+                calibration = it.calibrate_posteriors(*learned, unit=unit)
+                each = torch.tensor([float(calibration.coverage(p, x)) for p, x in zip(*tested)])
+                middle = float(coverage_curve(before, torch.tensor([0.5]), calibration)[1])
+                held = verdict(0.93 <= float(each.mean()) <= 0.97, "93 to 97 %") if method == "VBLE-xz" and unit == "picture" else ""
+                print(f"{problem} {method}: conformal, unit {unit!r}, factor {calibration.factor():.2f}: {100 * float(each.mean()):.1f} % "
+                      f"(pictures {100 * float(each.min()):.1f} to {100 * float(each.max()):.1f} %), of 50 % {100 * middle:.1f} % {held}",
+                      flush=True)
+
+
+if __name__ == "__main__":
+    main()
