@@ -23,7 +23,7 @@ GALLERY = ROOT / "docs" / "gallery"
 BUILT = ROOT / "build" / "gallery"
 
 #: In the order of the gallery's first page.
-SCRIPTS = ("ct_slice", "limited_angle", "cone_beam", "calibration", "deblurring", "blind_deblurring", "mri", "own_prior",
+SCRIPTS = ("ct_slice", "limited_angle", "cone_beam", "calibration", "deblurring", "blind_deblurring", "mri", "own_prior", "posterior",
            "choosing_the_weight", "batch", "simulated_street")
 
 #: Reference pages: the module, the page's title, what it is for.
@@ -47,7 +47,8 @@ BASES = {"operators": ("scan_2d.Scan2D", "scan_3d.Scan3D"),
          "scenes": ("sweep.Sweep", "sweep.FlowLabels", "sweep.Boxes", "street.Thing", "street.Part", "routes.Route", "routes.Track",
                     "routes.Speed")}
 #: What stands in `invtoolbox` itself.
-TOP = ("Problem", "solve", "Solution", "reconstruct", "map_slices", "as_operator", "to_deepinv", "Checkpoint", "Progress", "InputError")
+TOP = ("Problem", "solve", "Solution", "reconstruct", "map_slices", "exact_posterior", "calibrate_posteriors", "as_operator",
+       "to_deepinv", "Checkpoint", "Progress", "InputError")
 
 
 def on_files(files: Files, config: Any) -> Files:
