@@ -12,6 +12,7 @@ from invtoolbox.priors.explicit.convex_convolution import ConvexConvolution
 from invtoolbox.priors.explicit.convex_dense import ConvexDense
 from invtoolbox.priors.explicit.convex_energy import ConvexEnergy
 from invtoolbox.priors.explicit.convex_network import ConvexNetwork
+from invtoolbox.priors.explicit.convex_patches import ConvexPatches
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
 from invtoolbox.priors.explicit.gaussian_mixture import Gaussian, GaussianMixture
@@ -64,6 +65,7 @@ __all__ = [
     "ConvexDense",
     "ConvexEnergy",
     "ConvexNetwork",
+    "ConvexPatches",
     "CoordinateNetwork",
     "Denoiser",
     "DnCNN",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invtoolbox.auxiliaries import with_auxiliaries
 from invtoolbox.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.penalty import denoising_term, first_penalty, unit_step_reason, unit_step_term
 from invtoolbox.solvers.pieces import PriorPiece, copy_of_image, pieces_reason, prior_pieces
@@ -50,7 +50,9 @@ class ADMM(Solver):
     certificate. ``rho`` is balanced (Boyd et al., 3.4.1) at iterations
     5, 10, 20, 40 and 80 only. With a denoiser it converges where that is a prox or averaged, which cannot be checked.
     A learned proximal operator belongs to a prior that need not be convex: then u is moved before z, the order for which Fang, Buchanan
-    and Sulam (ICLR 2024) prove convergence, for weights above ``|A^T A|``.
+    and Sulam (ICLR 2024) prove convergence, for weights above ``|A^T A|``. The objective of the history then is the augmented Lagrangian,
+    ``D(A x) + w R(z) + rho <u, x - z> + rho/2 |x - z|^2``: it does not increase where the first line is closed, lies above the objective
+    at z, and ends as that.
     The answer is z of a constraint, else of the first prior that is not behind an operator: constraints hold, and it has the prior's look;
     where there is none, x. Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
 
@@ -134,7 +136,10 @@ class ADMM(Solver):
             splits.append(new)
             moved.add_(piece.adjoint(new - z))
             pull.add_(piece.adjoint(u))
-            primal = primal + item_norm(image - new).square()
+            apart = image - new
+            primal = primal + item_norm(apart).square()
+            if dual_first and piece.operator is None:
+                value = value + rho * (inner(u, apart) + 0.5 * inner(apart, apart))
             size = size + torch.maximum(item_norm(image), item_norm(new)).square()
             value = value + seen
         tiny = torch.finfo(size.dtype).tiny

@@ -11,7 +11,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import inner
-from invtoolbox.priors import ConvexConvolution, ConvexDense, ConvexEnergy, ConvexNetwork, LearnedProximal
+from invtoolbox.priors import ConvexConvolution, ConvexDense, ConvexEnergy, ConvexNetwork, ConvexPatches, LearnedProximal
 
 NETWORKS: dict[str, Any] = {
     "dense": (lambda seed: ConvexDense(6, 12, 3, beta=5.0, seed=seed), (1, 6)),
@@ -21,6 +21,8 @@ NETWORKS: dict[str, Any] = {
     "volume": (lambda seed: ConvexConvolution(1, (4, 3), (1, 2), beta=5.0, dimension=3, seed=seed), (1, 4, 5, 3)),
     "energies": (lambda seed: ConvexEnergy(2, (3, 2, 2), (4, 4, 3), (2, 1, 3), 5, beta=5.0, seed=seed), (2, 7, 6)),
     "energies, filters larger than the image": (lambda seed: ConvexEnergy(1, (3, 2), (4, 3), (2, 2), beta=5.0, seed=seed), (1, 2, 5)),
+    "patches": (lambda seed: ConvexPatches(ConvexDense(9, 8, 2, beta=5.0, strong_convexity=0.1, seed=seed), 3, 1), (1, 4, 7)),
+    "colour patches": (lambda seed: ConvexPatches(ConvexDense(32, 8, 2, beta=5.0, seed=seed), 4, 2), (2, 5, 3)),
     "signal": (lambda seed: ConvexConvolution(1, (4,), (2,), beta=5.0, dimension=1, seed=seed), (1, 7)),
 }
 
@@ -101,6 +103,34 @@ def test_units_and_channels() -> None:
     torch.testing.assert_close(hounsfield.inverse(q).energy, scaled, rtol=1e-8, atol=0)
 
 
+@pytest.mark.parametrize(("patch", "stride", "shape"), [(4, 2, (9, 6)), (3, 1, (5, 8)), (6, 3, (4, 7)), (4, 4, (5, 3))])
+def test_patches_cover_every_pixel_alike(patch: int, stride: int, shape: tuple[int, int]) -> None:
+    """What each patch is left as leaves the image as it is, and what is made of it is the average over the patches around a pixel."""
+
+    class Same(ConvexNetwork):
+        def potential(self, x: Tensor) -> Tensor:
+            return 0.5 * x.flatten(1).square().sum(1)
+
+    x = drawn(2, 3, *shape)
+    network = ConvexPatches(Same(), patch, stride)
+    psi, f = network.potential_and_gradient(x)
+    torch.testing.assert_close(f, x, rtol=0, atol=1e-14)
+    torch.testing.assert_close(psi, 0.5 * x.flatten(1).square().sum(1), rtol=1e-13, atol=0)
+
+    dense = ConvexDense(patch**2, 6, 2, beta=5.0).double()
+    image = drawn(1, 1, 20, 20, seed=2)
+    f = ConvexPatches(dense, patch, stride)(image)[0, 0]
+    around = []
+    for top in range(10 - 10 % stride - patch + stride, 11, stride):
+        for left in range(9 - 9 % stride - patch + stride, 10, stride):
+            part = image[..., top:top + patch, left:left + patch]
+            around.append(dense(part)[0, 0, 10 - top, 9 - left])
+    # Patches start at multiples of the stride, counted from the first that reaches into the image.
+    offset = (patch - stride) % stride
+    assert offset == 0 and len(around) == (patch // stride) ** 2
+    torch.testing.assert_close(f[10, 9], torch.stack(around).mean())
+
+
 @pytest.mark.parametrize(("network", "shape"), [
     (ConvexDense(4, 8, 2, strong_convexity=0.1), (1, 4)),
     (ConvexConvolution(1, (4, 4), (1, 2), beta=10.0, strong_convexity=0.2), (1, 5, 4)),
@@ -146,6 +176,20 @@ def test_proximal_gradient_never_increases_the_objective() -> None:
     last = torch.stack([row[~row.isnan()][-1] for row in objective.T])
     value = problem.data_term.value(problem.operator(solution.x), problem.y) + weight * prior.energy(solution.x)
     torch.testing.assert_close(value, last, rtol=1e-6, atol=1e-6)
+
+
+def test_admm_never_increases_its_augmented_lagrangian_which_ends_as_the_objective() -> None:
+    problem, prior = blurred(), image_prior()
+    weight = float(problem.operator.norm(dtype=torch.float64, tolerance=1e-6, max_iterations=500)) ** 2 / 0.99
+    solution = it.solve(problem, prior, "admm", regularization=weight, max_iterations=150, tolerance=0.0, progress=False)
+    objective = solution.history["objective"]
+    objective = objective[~objective.isnan().any(1)]
+    fell = objective[0] - objective[-1]
+    assert bool((objective.diff(dim=0).amax(0) <= 1e-12 * fell).all()) and bool((fell > 0).all())
+    at_z = problem.data_term.value(problem.operator(solution.x), problem.y) + weight * prior.energy(solution.x)
+    torch.testing.assert_close(objective[-1], at_z, rtol=1e-6, atol=1e-6)
+    moved = prior.prox(solution.x - problem.operator.adjoint(problem.operator(solution.x) - problem.y) / weight)
+    assert float((moved - solution.x).norm() / solution.x.norm()) < 1e-5
 
 
 def test_admm_and_douglas_rachford_reach_the_same_fixed_point() -> None:
@@ -223,6 +267,16 @@ def test_bad_input_is_refused() -> None:
     robust = it.Problem(torch.ones(1, 1, 2), it.operators.Identity((1, 2)), it.data_terms.L1(noise_std=0.1))
     with pytest.raises(InputError, match="within_theorem=False"):
         it.solve(robust, prior, progress=False)
+    negative = ConvexPatches(ConvexDense(4, 4, 2), 2)
+    negative.network.readout.data[0, 0] = -0.1  # type: ignore[union-attr,index]
+    with pytest.raises(InputError, match=r"'network\.readout'"):
+        LearnedProximal(negative)
+    LearnedProximal(negative.__class__(ConvexDense(4, 4, 2), 2)).prox(torch.ones(1, 1, 5, 4))
+    for patch, stride in ((4, 3), (0, 1), (2, 0)):
+        with pytest.raises(InputError, match="divides"):
+            ConvexPatches(ConvexDense(4), patch, stride)
+    with pytest.raises(InputError, match="images"):
+        LearnedProximal(ConvexPatches(ConvexDense(4), 2)).prox(torch.ones(1, 4))
     for arguments in ({"widths": (4,), "strides": (1, 2)}, {"kernel_size": 2}, {"dimension": 4}, {"beta": 0.0}):
         with pytest.raises(InputError):
             ConvexConvolution(1, **arguments)
