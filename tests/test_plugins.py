@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,27 @@ def test_a_plug_in_works_everywhere(plugged: dict[str, str], tmp_path: Path) -> 
             # A plug-in may not take a name of the toolbox's own.
             "from invtoolbox.registry import lookup; assert lookup('priors', 'tv') is it.priors.TotalVariation\n")
     ran(["-c", code], plugged, tmp_path)
+
+
+def test_the_page_that_brings_a_prior_into_a_scene(tmp_path: Path) -> None:
+    """Its two files as they stand there, installed by hand, and its command on fewer pixels."""
+    page = (Path(__file__).resolve().parent.parent / "docs" / "how_do_i" / "own_prior.md").read_text()
+
+    def block(language: str) -> str:
+        found = re.search(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+        assert found is not None
+        return found[1]
+
+    module, project = block("py"), tomllib.loads(block("toml"))["project"]
+    assert sum(bool(line.strip()) for line in (module + block("toml")).splitlines()) <= 20
+    (tmp_path / "my_priors.py").write_text(module)
+    info = tmp_path / f"my_priors-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    ((group, points),) = project["entry-points"].items()
+    (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in points.items()))
+    command = next(line for line in block("sh").splitlines() if line.startswith("invtoolbox run"))
+    fewer = ["measurements.simulate.crop.rows=32", "measurements.simulate.crop.columns=40", "regularization=1.0", "output.formats=[\"npy\"]"]
+    printed = ran(["-m", *command.split(), *(f"--set={change}" for change in fewer), "--output", "here"],
+                  {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}, tmp_path)
+    assert "LogDifferences" in printed and (tmp_path / "here" / "reconstruction.npy").is_file()
