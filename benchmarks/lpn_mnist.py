@@ -9,7 +9,7 @@ Each of these is given noise (clipped to [0, 1] as in the paper), or is blurred,
 Printed: the mean of R over the digits in units of the noise's variance, less that of the clean digits (R is known up to a constant, and
 trained to be ``-sigma^2 log p``), the share of digits whose own R grows at every step, and by how much the inversion misses. Mixtures
 are farthest from both digits half way: R must grow until there and fall after, which no convex prior can do. The figure goes to
-``results/lpn_mnist.png``.
+``docs/how_do_i/figures``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEST = 100
 NOISES = (0.0, 0.05, 0.1, 0.2, 0.3)
 BLURS = (0.0, 0.5, 1.0, 2.0, 4.0)
 MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
-RESULTS = Path(__file__).parent / "results"
+FIGURE = Path(__file__).resolve().parents[1] / "docs" / "how_do_i" / "figures" / "lpn_mnist.png"
 
 
 class NoisyDigits(Pairs):
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=7000, help="of 32 digits")
     parser.add_argument("--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--figure", type=Path, default=RESULTS / "lpn_mnist.png")
+    parser.add_argument("--figure", type=Path, default=FIGURE)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(machine())
@@ -126,8 +126,10 @@ def main() -> None:
     trained = train(network, NoisyDigits(every[:-TEST], NOISE), stages(arguments.steps), seed=1, folder=arguments.folder, progress=False)
     prior = it.priors.LearnedProximal(trained.network, sigma=NOISE)
     shown = clean + NOISE * torch.randn(clean.shape, generator=Generator().manual_seed(0))
-    print(f"{sum(p.numel() for p in network.parameters())} weights, {arguments.steps} steps, {trained.seconds:.0f} s; digits with noise "
-          f"{float(it.metrics.psnr(shown, clean).mean()):.2f} dB, after the prox {float(it.metrics.psnr(prior.prox(shown), clean).mean()):.2f} dB")
+    before, after = (float(it.metrics.psnr(x, clean).mean()) for x in (shown, prior.prox(shown)))
+    weights = sum(p.numel() for p in network.parameters())
+    print(f"{weights} weights, {arguments.steps} steps, {trained.seconds:.0f} s in this run; digits with "
+          f"noise {before:.2f} dB, after the prox {after:.2f} dB")
 
     precise = prior.to(torch.float64)
     pictures = corrupted(clean)

@@ -114,7 +114,8 @@ def test_the_page_that_brings_a_prior_into_a_scene(tmp_path: Path) -> None:
     ((group, points),) = project["entry-points"].items()
     (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in points.items()))
     command = next(line for line in block("sh").splitlines() if line.startswith("invtoolbox run"))
-    fewer = ["measurements.simulate.crop.rows=32", "measurements.simulate.crop.columns=40", "regularization=1.0", "output.formats=[\"npy\"]"]
+    fewer = ["measurements.simulate.crop.rows=32",
+             "measurements.simulate.crop.columns=40", "regularization=1.0", "output.formats=[\"npy\"]"]
     printed = ran(["-m", *command.split(), *(f"--set={change}" for change in fewer), "--output", "here"],
                   {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}, tmp_path)
     assert "LogDifferences" in printed and (tmp_path / "here" / "reconstruction.npy").is_file()

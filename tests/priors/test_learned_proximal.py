@@ -264,6 +264,16 @@ def test_bad_input_is_refused() -> None:
         prior.prox(torch.ones(1, 1, 2, dtype=torch.float64))
     with pytest.raises(InputError, match="size 2"):
         prior.prox(torch.ones(1, 1, 3))
+    with pytest.raises(InputError, match=r"step times weight is 0\.5"):
+        prior.prox(torch.ones(2, 1, 2), torch.tensor([1.0, 0.5]))
+    for image, fault in ((torch.ones(1, 1, 2, dtype=torch.int64), "floating point, got torch.int64"),
+                         (torch.ones(1, 1, 2, dtype=torch.complex64), "real images"), ([[1.0, 2.0]], "takes a tensor .* got list")):
+        with pytest.raises(InputError, match=fault):
+            prior.prox(image)  # type: ignore[arg-type]
+    for settings in ({"sigma": "loud"}, {"sigma": float("nan")}, {"intensity_range": "HU"}, {"intensity_range": (0, 1, 2)},
+                     {"intensity_range": (1.0, 0.0)}, {"intensity_range": (0.0, float("inf"))}):
+        with pytest.raises(InputError, match="positive sigma and an intensity_range"):
+            LearnedProximal(ConvexDense(2, 4, 2), **settings)
     robust = it.Problem(torch.ones(1, 1, 2), it.operators.Identity((1, 2)), it.data_terms.L1(noise_std=0.1))
     with pytest.raises(InputError, match="within_theorem=False"):
         it.solve(robust, prior, progress=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,8 +12,8 @@ from invtoolbox.priors.explicit.convex_network import ConvexNetwork
 class ConvexPatches(ConvexNetwork):
     r"""``psi(x) = 1/n sum_i psi_patch(P_i x)`` over overlapping patches ``P_i x``, n of which hold each pixel.
 
-    Its gradient, ``1/n sum_i P_i^T f_patch(P_i x)``, is the average of what the network makes of the patches, and a prox as a whole, because
-    the sum of convex functions is convex. The average over patches that cover some pixels more often than others, as they lie where
+    Its gradient, ``1/n sum_i P_i^T f_patch(P_i x)``, is the average of what the network makes of the patches, and a prox as a whole,
+    because the sum of convex functions is convex. The average over patches that cover some pixels more often than others, as they lie where
     they fit into the image, is the gradient of nothing. So patches reach beyond the image, which is 0 there, until all pixels are covered
     alike.
 
@@ -37,7 +36,7 @@ class ConvexPatches(ConvexNetwork):
             raise InputError(f"ConvexPatches takes a ConvexNetwork, got {type(network).__name__}")
         stride = max(1, patch // 2) if stride is None else stride
         if patch < 1 or stride < 1 or patch % stride:
-            raise InputError(f"ConvexPatches needs a stride that divides the side of the patches, so that every pixel lies in equally many, "
+            raise InputError("ConvexPatches needs a stride that divides the side of the patches, so that every pixel lies in equally many, "
                              f"got patches of {patch} pixels and a stride of {stride}")
         self.network, self.patch, self.stride = network, patch, stride
         self.strong_convexity = network.strong_convexity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -57,10 +58,10 @@ class LearnedProximal(ExplicitPrior):
                  intensity_range: tuple[float, float] = (0.0, 1.0), channelwise: bool = False) -> None:
         if not isinstance(network, ConvexNetwork):
             raise InputError(f"LearnedProximal takes a ConvexNetwork, whose output is the gradient of a convex function, got "
-                             f"{type(network).__name__}; Denoiser takes any network")
-        if not sigma > 0 or not intensity_range[1] > intensity_range[0]:
-            raise InputError(f"LearnedProximal needs a positive sigma and an intensity_range (low, high) with low < high, got {sigma} and "
-                             f"{intensity_range}")
+                             f"{network if isinstance(network, type) else type(network).__name__}; Denoiser takes any network")
+        if not _is_positive(sigma) or not _is_range(intensity_range):
+            raise InputError(f"LearnedProximal needs a positive sigma and an intensity_range (low, high) with low < high, got {sigma!r} "
+                             f"and {intensity_range!r}")
         network.check_convex()
         self.network, self.sigma, self.within_theorem = network, float(sigma), within_theorem
         self.intensity_range, self.channelwise = (float(intensity_range[0]), float(intensity_range[1])), channelwise
@@ -141,8 +142,8 @@ class LearnedProximal(ExplicitPrior):
 
     def _inside(self, x: Tensor) -> Tensor:
         """What the network sees: its own intensities, and every channel as an item where it is for one."""
-        if x.is_complex():
-            raise InputError(f"{self!r} takes real images, got {x.dtype}")
+        if not x.is_floating_point():
+            raise InputError(f"{self!r} takes real images of floating point, got {x.dtype}")
         like = next(iter(self.network.parameters()), x)
         if like.device != x.device or like.dtype != x.dtype:
             raise InputError(f"the network of {self!r} is {like.dtype} on {like.device} and the image {x.dtype} on {x.device}; move "
@@ -164,16 +165,28 @@ class LearnedProximal(ExplicitPrior):
         return values.view(len(like), -1).sum(1)
 
     def _mode(self, x: Tensor) -> torch.set_grad_enabled:
+        if not isinstance(x, Tensor):
+            raise InputError(f"{self!r} takes a tensor (batch, channel, *space), got {type(x).__name__}")
         # The network is used, not trained: a graph is made where the image asks for one.
         return torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad)
 
     def _check_step(self, step: float | Tensor) -> None:
-        times = torch.as_tensor(step, dtype=torch.float64)
+        times = torch.as_tensor(step, dtype=torch.float64).flatten()
         if not bool(((times - 1).abs() < 1e-4).all()):
-            raise InputError(f"{self!r} knows its prox at step 1 alone, and step times weight is {float(times.flatten()[0]):.4g}; use "
+            raise InputError(f"{self!r} knows its prox at step 1 alone, and step times weight is "
+                             f"{float(times[(times - 1).abs().argmax()]):.4g}; use "
                              "ADMM, ProximalGradient or DouglasRachford without a step of your own, or Denoiser(network), which disregards "
                              "the step")
 
     def __repr__(self) -> str:
         free = "" if self.within_theorem else ", within_theorem=False"
         return f"LearnedProximal({type(self.network).__name__}, sigma={self.sigma:g}{free})"
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
+
+
+def _is_range(value: object) -> bool:
+    return (isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
+            and value[0] < value[1])
