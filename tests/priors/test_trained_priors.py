@@ -16,10 +16,10 @@ from invtoolbox.scene_reading import check, content_of
 from invtoolbox.training.recipe import Recipe
 
 CONVEX = ("lpn-natural-0.1",)
-DENOISERS: tuple[str, ...] = ()
+DENOISERS = ("dncnn-natural",)
 TESTED_PATIENTS = range(51, 59)  # items of ct_hu_256.npz that belong to A046441, A048383, A056642 and A058062
 #: Decibels by which the prior improves a picture with the noise that it knows.
-GAINS = {"lpn-natural-0.1": 7.0}
+GAINS = {"lpn-natural-0.1": 7.0, "dncnn-natural": 4.5}
 
 
 def held_out(name: str) -> tuple[Tensor, Tensor, float]:
