@@ -120,10 +120,10 @@ class ConvexEnergy(ConvexNetwork):
         for k in range(len(levels) - 1, -1, -1):
             level, stride = levels[k], self.strides[k]
             weight = level.slope * (self.readouts[k] if pull is None else self.readouts[k] + pull)
-            own = _mirrored_back(F.conv_transpose2d(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
+            own = _mirrored_back(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
             coarse = _spread(own if coarse is None else own + coarse, stride, level.fine)
             gain = self.floors[k] + _transposed(weight, self._mean(self.pooling[k]), stride, level.fine)
-            passed = F.conv_transpose2d(gain * level.filtered, self.filters[k])
+            passed = _synthesis(gain * level.filtered, self.filters[k])
             coarse = coarse + _mirrored_back(passed, self.filters[k].shape[-1] // 2)
             if k > 0:
                 pull = _transposed(weight, self._mean(self.weights[k - 1]), stride, level.before)
@@ -158,6 +158,13 @@ def _mirrored_back(padded: Tensor, reach: int) -> Tensor:
         inside.narrow(axis, n - m, m).add_(padded.narrow(axis, reach + n, m).flip(axis))
         padded = inside
     return padded
+
+
+def _synthesis(v: Tensor, filters: Tensor) -> Tensor:
+    """The transpose of filters inside of an image; as one matrix product, several times as fast as a transposed convolution."""
+    side = filters.shape[-1]
+    parts = filters.flatten(1).T @ v.flatten(2)
+    return F.fold(parts, (v.shape[2] + side - 1, v.shape[3] + side - 1), side)
 
 
 def _averaged(image: Tensor, stride: int) -> Tensor:
