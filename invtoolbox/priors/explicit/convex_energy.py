@@ -102,7 +102,7 @@ class ConvexEnergy(ConvexNetwork):
         image = z = x
         for k, stride in enumerate(self.strides):
             filtered = F.conv2d(_mirrored(image, self.filters[k].shape[-1] // 2), self.filters[k])
-            energy = 0.5 * filtered.square()
+            energy = filtered * (0.5 * filtered)  # faster than a square
             before = F.conv2d(energy, self._mean(self.pooling[k]), None, stride, self.pooling[k].shape[-1] // 2)
             if k > 0:
                 before = before + F.conv2d(z, self._mean(self.weights[k - 1]), None, stride, self.weights[k - 1].shape[-1] // 2)
