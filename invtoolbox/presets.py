@@ -23,6 +23,7 @@ NETWORKS = {
     "convex-energy": "invtoolbox.priors.explicit.convex_energy:ConvexEnergy",
     "convex-dense": "invtoolbox.priors.explicit.convex_dense:ConvexDense",
     "dncnn": "invtoolbox.priors.explicit.dncnn:DnCNN",
+    "mean-scale-hyperprior": "invtoolbox.priors.implicit.hyperprior:MeanScaleHyperprior",
     "drunet": "deepinv.models:DRUNet",
     "gsdrunet": "deepinv.models:GSDRUNet",
     "scunet": "deepinv.models:SCUNet",

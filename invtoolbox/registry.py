@@ -39,6 +39,7 @@ _OWN: dict[str, dict[str, str]] = {
         "variational-autoencoder": "invtoolbox.priors:VariationalAutoencoder",
         "denoiser": "invtoolbox.priors:Denoiser",
         "learned-proximal": "invtoolbox.priors:LearnedProximal",
+        "compressive-autoencoder": "invtoolbox.priors:CompressiveAutoencoder",
         "coordinate-network": "invtoolbox.priors:CoordinateNetwork",
         "arap": "invtoolbox.priors:ARAP",
         "isometry": "invtoolbox.priors:Isometry",

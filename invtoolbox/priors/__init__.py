@@ -37,10 +37,12 @@ from invtoolbox.priors.explicit.total_generalized_variation import TotalGenerali
 from invtoolbox.priors.explicit.total_variation import TotalVariation
 from invtoolbox.priors.explicit.voxel_variation import VoxelVariation
 from invtoolbox.priors.explicit.wavelet import WaveletL1
+from invtoolbox.priors.implicit.compressive_autoencoder import CompressiveAutoencoder
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 from invtoolbox.priors.implicit.free_flow import FreeFlow
 from invtoolbox.priors.implicit.gaussian_latents import GaussianLatents
 from invtoolbox.priors.implicit.gradient_origin import GradientOrigin, GradientOriginNetwork
+from invtoolbox.priors.implicit.hyperprior import MeanScaleHyperprior
 from invtoolbox.priors.implicit.neural_scene_flow import NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_clusters import RigidClusters
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
@@ -59,6 +61,7 @@ __all__ = [
     "AutoencoderNetwork",
     "Box",
     "ClusterConsistency",
+    "CompressiveAutoencoder",
     "ConditionalMixture",
     "ConditionalPrior",
     "ConvexConvolution",
@@ -86,6 +89,7 @@ __all__ = [
     "LearnedProximal",
     "LocalRigidity",
     "LocalRotation",
+    "MeanScaleHyperprior",
     "NeuralSceneFlow",
     "NodeARAP",
     "NonNegative",

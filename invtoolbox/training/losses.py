@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from invtoolbox.errors import InputError
 
@@ -16,6 +16,14 @@ class Loss(ABC):
 
     @abstractmethod
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor: ...
+
+    def of_network(self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+        """The loss of what a network makes of what it is shown, ``(count,)``.
+
+        This is what training calls; a loss that looks at more than the result (at a part of the network, say) overrides it. Draws come
+        from the generator.
+        """
+        return self(network(shown).to(wanted.dtype), wanted)
 
 
 @dataclass(frozen=True)

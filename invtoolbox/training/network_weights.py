@@ -44,21 +44,43 @@ class NetworkWeights(ImplicitPrior):
         return {name: value.detach()[None] for name, value in self.network.named_parameters()}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        weights = {name: value[0] for name, value in parameters.items()}
+        weights = {f"network.{name}": value[0] for name, value in parameters.items()}
         device = next(iter(weights.values())).device
+        drawing = torch.Generator(device).manual_seed(0) if generator is None else generator
         pairs = self.pairs if generator is not None or self.validation is None else self.validation
-        shown, wanted = pairs.draw(self.count, torch.Generator(device).manual_seed(0) if generator is None else generator)
+        shown, wanted = pairs.draw(self.count, drawing)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision and device.type == "cuda"):
-            result = torch.func.functional_call(self.network, weights, (shown,))
-        return self.loss(result.to(wanted.dtype), wanted)[None]
+            losses: Tensor = torch.func.functional_call(_Judged(self.network, self.loss), weights, (shown, wanted, drawing))
+        return losses[None]
 
     def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.network.projected(parameters) if isinstance(self.network, ConvexNetwork) else parameters
+        """Convex networks, alone or as parts of a larger one, stay convex."""
+        for prefix, part in self.network.named_modules():
+            if isinstance(part, ConvexNetwork):
+                place = f"{prefix}." if prefix else ""
+                own = {name.removeprefix(place): value for name, value in parameters.items() if name.startswith(place)}
+                parameters = {**parameters, **{place + name: value for name, value in part.projected(own).items()}}
+        return parameters
+
+    @property
+    def is_constrained(self) -> bool:
+        return any(isinstance(part, ConvexNetwork) for part in self.network.modules())
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(p.shape)) for p in self.network.parameters())
         name = f"{type(self.network).__name__}({self.network.extra_repr()})"
         return f"NetworkWeights({name} {shapes}; {self.pairs!r}, {self.loss!r}, count={self.count})"
+
+
+class _Judged(nn.Module):
+    """A network and its loss as one module, so that whatever the loss looks at has the weights that are being tried."""
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+        return self.loss.of_network(self.network, shown, wanted, generator)
 
 
 class MeanLoss(DataTerm):

@@ -20,34 +20,37 @@ class Pairs(Settings, ABC):
         """``(shown, wanted)``, ``(count, channel, *space)`` each, a function of the generator alone."""
 
 
-class NoisyPairs(Pairs):
-    """Crops of clean images, turned and mirrored, and the same with Gaussian noise.
+class Crops(Pairs):
+    """Crops of images, turned and mirrored, which a network is shown and should give back.
 
     Args:
-        images: clean images ``(1, channel, rows, columns)``, of any sizes; larger ones are drawn from more often.
-        noise_std: of the noise, in the units of the images.
+        images: ``(1, channel, rows, columns)``, of any sizes; larger ones are drawn from more often.
         crop: side of the crops, pixels.
+        contrast: each crop is multiplied by a factor between these two, all orders of magnitude alike. To a network of a fixed accuracy,
+            a fainter picture is one to be coded more coarsely, so that it learns many accuracies at once.
 
-    >>> shown, wanted = NoisyPairs([torch.rand(1, 1, 20, 30)], noise_std=0.1, crop=8).draw(4, torch.Generator().manual_seed(0))
-    >>> shown.shape, round(float((shown - wanted).std()), 1)
-    (torch.Size([4, 1, 8, 8]), 0.1)
+    >>> shown, wanted = Crops([torch.rand(1, 1, 20, 30)], crop=8, contrast=(0.25, 1.0)).draw(4, torch.Generator().manual_seed(0))
+    >>> shown.shape, torch.equal(shown, wanted)
+    (torch.Size([4, 1, 8, 8]), True)
     """
 
-    def __init__(self, images: Sequence[Tensor], noise_std: float, crop: int) -> None:
+    def __init__(self, images: Sequence[Tensor], crop: int, contrast: tuple[float, float] = (1.0, 1.0)) -> None:
+        if crop < 1 or not 0 < contrast[0] <= contrast[1]:
+            raise InputError(f"{type(self).__name__} needs a positive crop and a contrast (low, high), got {crop} and {contrast}")
         for image in images:
             if image.ndim != 4 or image.shape[0] != 1 or min(image.shape[2:]) < crop:
                 raise InputError(f"{type(self).__name__} takes images (1, channel, rows, columns) of at least {crop} x {crop} pixels, got "
                                  f"{tuple(image.shape)}")
         if not images or len({image.shape[1] for image in images}) > 1:
             raise InputError(f"{type(self).__name__} needs an image at least, and as many channels in every one")
-        if not noise_std > 0 or crop < 1:
-            raise InputError(f"{type(self).__name__} needs a positive noise_std and crop, got {noise_std} and {crop}")
-        self.images, self.noise_std, self.crop = tuple(images), noise_std, crop
+        self.images, self.crop, self.contrast = tuple(images), crop, contrast
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        clean = self._crops(count, generator)
-        noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
-        return clean + self.noise_std * noise, clean
+        x = self._crops(count, generator)
+        low, high = self.contrast
+        share = torch.rand(count, generator=generator, dtype=x.dtype, device=x.device)
+        x = x * (low * (high / low) ** share).view(-1, 1, 1, 1)
+        return x, x
 
     def _crops(self, count: int, generator: Generator) -> Tensor:
         free = [[n - self.crop + 1 for n in image.shape[2:]] for image in self.images]
@@ -63,11 +66,41 @@ class NoisyPairs(Pairs):
             crops.append(torch.rot90(part.flip(-1) if turn >= 4 else part, turn % 4, (-2, -1)))
         return torch.cat(crops)
 
+    def _settings(self) -> str:
+        return f"crop={self.crop}, contrast={self.contrast}"
+
     def __repr__(self) -> str:
         pixels = sum(image[0, 0].numel() for image in self.images)
         total = sum(float(image.double().sum()) for image in self.images)
-        return (f"{type(self).__name__}({len(self.images)} images of {pixels} pixels, sum {total:.6g}, "
-                f"noise_std={self.noise_std:g}, crop={self.crop})")
+        return f"{type(self).__name__}({len(self.images)} images of {pixels} pixels, sum {total:.6g}, {self._settings()})"
+
+
+class NoisyPairs(Crops):
+    """Crops of clean images, turned and mirrored, and the same with Gaussian noise.
+
+    Args:
+        images: clean images ``(1, channel, rows, columns)``, of any sizes; larger ones are drawn from more often.
+        noise_std: of the noise, in the units of the images.
+        crop: side of the crops, pixels.
+
+    >>> shown, wanted = NoisyPairs([torch.rand(1, 1, 20, 30)], noise_std=0.1, crop=8).draw(4, torch.Generator().manual_seed(0))
+    >>> shown.shape, round(float((shown - wanted).std()), 1)
+    (torch.Size([4, 1, 8, 8]), 0.1)
+    """
+
+    def __init__(self, images: Sequence[Tensor], noise_std: float, crop: int) -> None:
+        super().__init__(images, crop)
+        if not noise_std > 0:
+            raise InputError(f"{type(self).__name__} needs a positive noise_std, got {noise_std}")
+        self.noise_std = noise_std
+
+    def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        clean = self._crops(count, generator)
+        noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
+        return clean + self.noise_std * noise, clean
+
+    def _settings(self) -> str:
+        return f"noise_std={self.noise_std:g}, crop={self.crop}"
 
 
 class RecorruptedPairs(NoisyPairs):

@@ -4,10 +4,10 @@ The tables::
 
     name, seed, licence       of the prior that comes of it; the first comment line of the file is its summary
     [network]                 name and arguments, as in the card of a trained prior
-    [prior]                   name (learned-proximal or denoiser) and settings
-    [data]                    photographs or paths, items, grey, noise_std, crop, intensity_range, noisy
+    [prior]                   name (learned-proximal, denoiser or compressive-autoencoder) and settings
+    [data]                    photographs or paths, items, grey, shrink, crop, intensity_range; noise_std and noisy, or contrast
     [validation]              the same, of images that are not learned from
-    [[stage]]                 loss, gamma, steps, learning_rate, count
+    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, count
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -29,17 +30,22 @@ from invtoolbox.datasets import photograph
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.presets import build_network
+from invtoolbox.priors.implicit.hyperprior import MeanScaleHyperprior
 from invtoolbox.registry import build
 from invtoolbox.scene_reading import Named, Table, check, content_of, locate
 from invtoolbox.training.losses import L1, L2, Loss, ProximalMatching
-from invtoolbox.training.pairs import NoisyPairs, RecorruptedPairs
+from invtoolbox.training.pairs import Crops, NoisyPairs, RecorruptedPairs
+from invtoolbox.training.rate_distortion import PixelLikelihood, RateDistortion
 from invtoolbox.training.stages import Stage, Trained, train
 
 _LUMA = (0.299, 0.587, 0.114)
 
 
 class Data(Table):
-    """Images, and the noise that is put on them."""
+    """Images, and the noise that is put on them; or none, where pictures are coded, and the range of their contrast.
+
+    Every picture is shown ``shrink`` times smaller, for each number of that list.
+    """
 
     photographs: list[str] = Field(default_factory=list)
     paths: list[str] = Field(default_factory=list)
@@ -47,7 +53,9 @@ class Data(Table):
     items: tuple[int, int] | None = None  # of every path, from the first number on, up to before the second; all by default
     grey: bool = True
     intensity_range: tuple[float, float] = (0.0, 1.0)
-    noise_std: float = Field(gt=0)
+    shrink: list[int] = Field(default_factory=lambda: [1])
+    noise_std: float | None = Field(None, gt=0)
+    contrast: tuple[float, float] | None = None
     crop: int = Field(48, ge=1)
     noisy: bool = False
     strength: float = Field(0.5, gt=0)
@@ -56,10 +64,12 @@ class Data(Table):
     def _some_images(self) -> Data:
         if not self.photographs and not self.paths:
             raise ValueError("give photographs by name, or paths of pictures")
+        if (self.noise_std is None) == (self.contrast is None):
+            raise ValueError("give noise_std, for pairs of noisy and clean crops, or contrast, for crops that are coded")
         return self
 
-    def pairs(self, recipe: Path) -> NoisyPairs:
-        """The images are read here; clean ones get noise, noisy ones are recorrupted."""
+    def pairs(self, recipe: Path) -> Crops:
+        """The images are read here; clean ones get noise, noisy ones are recorrupted, those that are coded stay as they are."""
         images = [photograph(name) for name in self.photographs]
         for path in self.paths:
             data = open_data(locate(recipe, path), reader=self.reader)
@@ -70,27 +80,40 @@ class Data(Table):
         low, high = self.intensity_range
         ready = [_grey(image) if self.grey else image for image in images]
         ready = ready if (low, high) == (0, 1) else [(image - low) / (high - low) for image in ready]
+        ready = [F.avg_pool2d(image, n) for n in self.shrink for image in ready]
+        if self.noise_std is None:
+            assert self.contrast is not None
+            return Crops(ready, self.crop, self.contrast)
         if self.noisy:
             return RecorruptedPairs(ready, self.noise_std, self.crop, self.strength)
         return NoisyPairs(ready, self.noise_std, self.crop)
 
 
 class StageTable(Table):
-    loss: Literal["l1", "l2", "proximal-matching"]
+    loss: Literal["l1", "l2", "proximal-matching", "rate-distortion", "pixel-likelihood"]
     gamma: float | None = Field(None, gt=0)
+    bitrate: float | None = Field(None, gt=0)
     steps: int = Field(ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     count: int = Field(64, ge=1)
 
     @model_validator(mode="after")
-    def _gamma_where_it_is_used(self) -> StageTable:
+    def _settings_where_they_are_used(self) -> StageTable:
         if (self.loss == "proximal-matching") != (self.gamma is not None):
             raise ValueError("gamma belongs to the loss proximal-matching, and that needs one")
+        if (self.loss == "rate-distortion") != (self.bitrate is not None):
+            raise ValueError("bitrate belongs to the loss rate-distortion, and that needs one")
         return self
 
     def stage(self) -> Stage:
-        loss: Loss = ProximalMatching(self.gamma) if self.gamma is not None else L1() if self.loss == "l1" else L2()
-        return Stage(loss, self.steps, self.learning_rate, self.count)
+        return Stage(self._loss(), self.steps, self.learning_rate, self.count)
+
+    def _loss(self) -> Loss:
+        if self.gamma is not None:
+            return ProximalMatching(self.gamma)
+        if self.bitrate is not None:
+            return RateDistortion(self.bitrate)
+        return {"l1": L1(), "l2": L2(), "pixel-likelihood": PixelLikelihood()}[self.loss]
 
 
 class Recipe(Table):
@@ -160,11 +183,13 @@ def _grey(image: Tensor) -> Tensor:
     return (image * image.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def _psnr(trained: Trained, pairs: NoisyPairs) -> float:
-    """Of a fixed draw, in decibels for images in [0, 1]."""
-    shown, wanted = pairs.draw(64, torch.Generator().manual_seed(0))
+def _psnr(trained: Trained, pairs: Crops) -> float:
+    """Of a fixed draw, in decibels for images in [0, 1]; of pictures that are coded, as they come back from blurred latents."""
+    generator = torch.Generator().manual_seed(0)
+    shown, wanted = pairs.draw(64, generator)
     with torch.no_grad():
-        return -10 * math.log10(float((trained.network(shown) - wanted).square().mean()))
+        result = trained.network(shown, generator).x if isinstance(trained.network, MeanScaleHyperprior) else trained.network(shown)
+        return -10 * math.log10(float((result - wanted).square().mean()))
 
 
 def _write(folder: Path, path: Path, content: Mapping[str, Any], recipe: Recipe, trained: Trained, quality: float, apart: bool) -> None:
@@ -188,12 +213,13 @@ def _write(folder: Path, path: Path, content: Mapping[str, Any], recipe: Recipe,
 
 def _model_card(summary: str, recipe: Recipe, trained: Trained, quality: float, apart: bool, size: int) -> str:
     count = sum(p.numel() for p in trained.network.parameters())
-    rows = "\n".join(f"| {t.loss}{'' if t.gamma is None else f', gamma {t.gamma:g}'} | {t.steps} | {t.learning_rate:g} | {t.count} |"
-                     for t in recipe.stage)
+    rows = "\n".join(f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in (('gamma', t.gamma), ('bitrate', t.bitrate)) if value)} "
+                     f"| {t.steps} | {t.learning_rate:g} | {t.count} |" for t in recipe.stage)
+    what = f"noise {recipe.data.noise_std:g}" if recipe.data.noise_std is not None else f"contrast {recipe.data.contrast}"
     images = ", ".join([*recipe.data.photographs, *recipe.data.paths])
     licence = f"\nLicence of the data: {recipe.licence}\n" if recipe.licence else ""
     return (f"# {recipe.name}\n\n{summary}\n\n- network: {type(trained.network).__name__}, {count} weights, {size / 1e6:.2f} MB\n"
-            f"- trained on: {images}; noise {recipe.data.noise_std:g}, crops of {recipe.data.crop} pixels; seed {recipe.seed}\n"
+            f"- trained on: {images}; {what}, crops of {recipe.data.crop} pixels; seed {recipe.seed}\n"
             f"- {quality:.2f} dB on 64 crops of {'the validation images' if apart else 'the images it learned from'}\n"
             f"- {trained.seconds:.0f} s of training in the last run\n{licence}\n"
             f"| loss | steps | learning rate | pairs a step |\n|---|---|---|---|\n{rows}\n\n"

@@ -1,0 +1,165 @@
+"""A compressive autoencoder as a prior: images are what decodes from latents that take few bits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Generator, Tensor, nn
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import expand
+from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.implicit.compressai_model import CompressaiModel, is_compressai
+from invtoolbox.priors.implicit.hyperprior import MeanScaleHyperprior
+from invtoolbox.priors.implicit.starting_picture import starting_picture
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+
+class CompressiveAutoencoder(ImplicitPrior):
+    r"""``x = D(z)`` with the energy ``S(z, h) = -log p(z | h) - log p(h)``, in nats, of latents that are not rounded.
+
+    Biquard, Chabert, Genin, Latry and Oberlin, "Variational Bayes image restoration with compressive autoencoders" (IEEE TIP 34, 2025).
+    `solvers.VariationalLatent` finds a distribution over the latents, and with it a posterior over images; `solvers.Adam` finds their
+    mode (MAP-z). Both start from the code of a smooth first reconstruction.
+
+    The data term has to know the noise (``LeastSquares(noise_std=...)``), as the energy is in nats; for measurements without noise, 0.004
+    of the range of the intensities is usual.
+
+    Args:
+        network: a `MeanScaleHyperprior`, a model of the package compressai (Scale or MeanScaleHyperprior, the autoregressive ones, Cheng2020,
+            FactorizedPrior), or any module with their methods ``encode``, ``decode`` and ``energy``.
+        rate_scale: pictures are coded with their contrast multiplied by it, a number or one an item: below 1 they are coded more coarsely,
+            which is a stronger prior for harder problems and more noise, without training again (Biquard et al. 2024).
+        bitrate: alpha of the rate-distortion training, where the network has no second decoder: it says how far a pixel may be from what is
+            decoded, see `training.RateDistortion.decoder_std`.
+        intensity_range: the values ``(low, high)`` of the image that the network is to see as 0 and 1.
+
+    A network of one channel codes every channel of an image by itself; one of three sees a grey image three times.
+
+    >>> prior = CompressiveAutoencoder(MeanScaleHyperprior(widths=(4, 4, 8), latents=6, hyper=4))
+    >>> code = prior.encode(torch.rand(2, 1, 40, 70))
+    >>> {name: tuple(t.shape) for name, t in code.items()}
+    {'z': (2, 6, 8, 12), 'h': (2, 4, 2, 3)}
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("rate_scale", "start")
+
+    def __init__(self, network: nn.Module, rate_scale: float | Tensor = 1.0, bitrate: float | None = None,
+                 intensity_range: tuple[float, float] = (0.0, 1.0)) -> None:
+        if is_compressai(network):
+            network = CompressaiModel(network)
+        missing = [name for name in ("encode", "decode", "energy") if not callable(getattr(network, name, None))]
+        if missing:
+            raise InputError(f"the network of a CompressiveAutoencoder is a MeanScaleHyperprior or a model of compressai; "
+                             f"{type(network).__name__} has no {missing[0]}")
+        if not bool((torch.as_tensor(rate_scale) > 0).all()) or (bitrate is not None and not bitrate > 0):
+            raise InputError(f"rate_scale and bitrate are positive, got {rate_scale} and {bitrate}")
+        if not intensity_range[1] > intensity_range[0]:
+            raise InputError(f"intensity_range is (low, high) with low < high, got {intensity_range}")
+        self.network, self.rate_scale, self.bitrate = network, rate_scale, bitrate
+        self.intensity_range = (float(intensity_range[0]), float(intensity_range[1]))
+        self.image_shape: tuple[int, ...] = ()
+        self.start: Tensor | None = None
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        bound = copy.copy(self)
+        bound.image_shape = self._checked(problem.image_shape)
+        bound.start = starting_picture(problem, solve, self.intensity_range)
+        return bound
+
+    def initial(self) -> dict[str, Tensor]:
+        """The code of the first reconstruction."""
+        if self.start is None:
+            raise InputError("CompressiveAutoencoder must be prepared with a problem first; it.solve does so")
+        return self.encode(self.start)
+
+    def encode(self, x: Tensor) -> dict[str, Tensor]:
+        """The latents of images, which ``it.solve(..., initial=)`` takes: ``{"z": ..., "h": ...}``, ``(batch, channel, rows, columns)`` each."""
+        low, high = self.intensity_range
+        shown = self._folded((x - low) / (high - low) * self._scale(x))
+        with torch.no_grad():
+            coded = _each_item(self.network.encode, shown)  # type: ignore[arg-type]
+        return dict(zip(("z", "h"), (t.reshape(x.shape[0], -1, *t.shape[2:]) for t in coded)))
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        size = self._size()
+        low, high = self.intensity_range
+        (x,) = _each_item(lambda z: (self.network.decode(z, size),), self._split(parameters["z"]))  # type: ignore[operator]
+        x = self._unfolded(x)
+        return low + (high - low) * x / self._scale(x)
+
+    def pixel_std(self, parameters: dict[str, Tensor]) -> Tensor | None:
+        size = self._size()
+        low, high = self.intensity_range
+        if getattr(self.network, "log_std", None) is None:
+            if self.bitrate is None:
+                return None
+            z = parameters["z"]
+            std = z.new_full((z.shape[0], *self.image_shape), 1 / (255 * (2 * 0.6931471805599453 * self.bitrate) ** 0.5))
+        else:
+            (std,) = _each_item(lambda z: (self.network.log_std(z, size).exp(),), self._split(parameters["z"]))  # type: ignore[operator]
+            std = self._unfolded(std)
+        return (high - low) * std / self._scale(std)
+
+    def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
+        latents = [self._split(t) for t in parameters.values()]
+        (energy,) = _each_item(lambda *parts: (self.network.energy(*parts),), *latents)  # type: ignore[operator]
+        return energy.view(next(iter(parameters.values())).shape[0], -1).sum(1)
+
+    def _checked(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        channels = self._channels()
+        if len(image_shape) != 3 or not (image_shape[0] == channels or channels == 1 or image_shape[0] == 1):
+            raise InputError(f"{self!r} codes images (channel, row, column) of {channels} channels, or of any number one by one, got {image_shape}")
+        return tuple(image_shape)
+
+    def _channels(self) -> int:
+        return int(getattr(self.network, "channels", 3))
+
+    def _size(self) -> tuple[int, int]:
+        if not self.image_shape:
+            raise InputError("CompressiveAutoencoder must be prepared with a problem first; it.solve does so")
+        return self.image_shape[-2], self.image_shape[-1]
+
+    def _scale(self, like: Tensor) -> Tensor:
+        return expand(torch.as_tensor(self.rate_scale, dtype=like.dtype, device=like.device), like)
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """Images as the network takes them: channels as items, or a grey image as three channels."""
+        channels = self._channels()
+        if x.shape[1] == channels:
+            return x
+        return x.reshape(-1, 1, *x.shape[2:]) if channels == 1 else x.expand(-1, channels, -1, -1)
+
+    def _unfolded(self, x: Tensor) -> Tensor:
+        wanted = self.image_shape[0]
+        if x.shape[1] == wanted:
+            return x
+        return x.reshape(-1, wanted, *x.shape[2:]) if x.shape[1] == 1 else x.mean(1, keepdim=True)
+
+    def _split(self, latent: Tensor) -> Tensor:
+        """Latents with a channel of the image as an item, where channels are coded one by one."""
+        if self._channels() == 1 and self.image_shape[0] > 1:
+            return latent.reshape(-1, latent.shape[1] // self.image_shape[0], *latent.shape[2:])
+        return latent
+
+    def __repr__(self) -> str:
+        scale = "" if isinstance(self.rate_scale, float) and self.rate_scale == 1 else f", rate_scale={_words(self.rate_scale)}"
+        scale += "" if self.intensity_range == (0, 1) else f", intensity_range={self.intensity_range}"
+        return f"CompressiveAutoencoder({type(self.network).__name__}{scale})"
+
+
+def _words(value: float | Tensor) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value.tolist())
+
+
+def _each_item(function: Callable[..., tuple[Tensor, ...]], *latents: Tensor) -> tuple[Tensor, ...]:
+    """On a CPU item by item, so that an item has the same products alone and in a batch, and bitwise the same answer."""
+    if latents[0].device.type != "cpu" or latents[0].shape[0] == 1:
+        return function(*latents)
+    parts = [function(*(t[k:k + 1] for t in latents)) for k in range(latents[0].shape[0])]
+    return tuple(torch.cat(column) for column in zip(*parts))

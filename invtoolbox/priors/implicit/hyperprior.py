@@ -1,0 +1,163 @@
+"""A compressive autoencoder: what lossy compression learned about pictures, small enough for one CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.implicit.box_density import FactorizedDensity, log_box_normal
+
+#: Standard deviations of a latent below this tell no more than that it is known to its rounding.
+_LEAST_STD = 0.1
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What a training looks at.
+
+    Attributes:
+        x: the decoded pictures.
+        nats: ``-log p(z, h)`` of the blurred latents, ``(batch,)``.
+        log_std: of every pixel, from the second decoder.
+    """
+
+    x: Tensor
+    nats: Tensor
+    log_std: Tensor
+
+
+class MeanScaleHyperprior(nn.Module):
+    r"""Encoder, decoder and the density of the latents ``p(z, h) = p(z | h) p(h)``.
+
+    Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image compression" (NeurIPS 2018), without the
+    autoregressive part: ``z`` is normal given ``h`` with a mean and a scale an entry, ``h`` has the learned factorised density, both
+    convolved with the unit box. ``z`` has a place for 8 by 8 pixels, ``h`` one for 32 by 32. Divisive normalisation without the root
+    (Johnston et al., "Computationally efficient neural image compression", 2019), a residual block at the two coarser scales.
+
+    A second decoder (Biquard et al., "Deep priors for satellite image restoration with accurate uncertainties", 2024) gives the standard
+    deviation that a pixel has around what is decoded.
+
+    Pictures of any size: they are continued by reflection up to a multiple of 32 pixels, and cropped when decoded.
+
+    Args:
+        channels: of the pictures, 1 or 3.
+        widths: channels at a half, a quarter and an eighth of the resolution.
+        latents: channels of z.
+        hyper: channels of h.
+        seed: of the first weights.
+
+    >>> network = MeanScaleHyperprior(widths=(4, 4, 8), latents=6, hyper=4)
+    >>> z, h = network.encode(torch.rand(1, 1, 40, 70))
+    >>> z.shape, h.shape, network.decode(z, (40, 70)).shape, network.energy(z, h).shape
+    (torch.Size([1, 6, 8, 12]), torch.Size([1, 4, 2, 3]), torch.Size([1, 1, 40, 70]), torch.Size([1]))
+    """
+
+    stride = 32
+
+    def __init__(self, channels: int = 1, widths: tuple[int, int, int] = (48, 64, 96), latents: int = 64, hyper: int = 48,
+                 seed: int = 0) -> None:
+        super().__init__()
+        if len(widths) != 3 or min(channels, *widths, latents, hyper) < 1:
+            raise InputError(f"MeanScaleHyperprior needs positive channels, three widths, latents and hyper, got {channels}, {tuple(widths)}, "
+                             f"{latents} and {hyper}")
+        self.channels, self.latents = channels, latents
+        fine, middle, coarse = widths
+        with torch.random.fork_rng(devices=[]):  # the modules draw their first weights from the global generator
+            torch.manual_seed(seed)
+            self.analysis = nn.Sequential(
+                _down(channels, fine), DivisiveNormalization(fine), _down(fine, middle), DivisiveNormalization(middle), Residual(middle),
+                _down(middle, coarse), Residual(coarse), nn.Conv2d(coarse, latents, 3, padding=1))
+            self.synthesis = nn.Sequential(
+                nn.Conv2d(latents, coarse, 3, padding=1), Residual(coarse), _up(coarse, middle), Residual(middle), nn.LeakyReLU(0.1),
+                _up(middle, fine), nn.LeakyReLU(0.1), _up(fine, channels))
+            self.deviation = nn.Sequential(
+                _up(latents, fine), nn.LeakyReLU(), _up(fine, fine // 2 or 1), nn.LeakyReLU(), _up(fine // 2 or 1, channels))
+            self.hyper_analysis = nn.Sequential(
+                nn.Conv2d(latents, hyper, 3, padding=1), nn.LeakyReLU(), _down(hyper, hyper), nn.LeakyReLU(), _down(hyper, hyper))
+            self.hyper_synthesis = nn.Sequential(
+                _up(hyper, hyper), nn.LeakyReLU(), _up(hyper, hyper), nn.LeakyReLU(), nn.Conv2d(hyper, 2 * latents, 3, padding=1))
+        self.density = FactorizedDensity(hyper, seed=seed)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(z, h)`` of pictures, not rounded."""
+        rows, columns = x.shape[-2:]
+        z = self.analysis(continued(2 * x - 1, -rows % self.stride, -columns % self.stride))
+        return z, self.hyper_analysis(z)
+
+    def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """Pictures of so many rows and columns."""
+        x: Tensor = (self.synthesis(z) + 1) / 2
+        return x[..., :size[0], :size[1]]
+
+    def log_std(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """The logarithm of the standard deviation of every pixel around `decode`, from the second decoder."""
+        # Near e^-4 = 0.02 at first, and never so small that one pixel outweighs all others.
+        result: Tensor = -4 + 3 * torch.tanh(self.deviation(z) / 3)
+        return result[..., :size[0], :size[1]]
+
+    def energy(self, z: Tensor, h: Tensor) -> Tensor:
+        """``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
+        mean, raw = self.hyper_synthesis(h).chunk(2, 1)
+        own: Tensor = self.density(h)
+        return own - log_box_normal(z, mean, _LEAST_STD + F.softplus(raw)).flatten(1).sum(1)
+
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Coded:
+        """Encoded, blurred by uniform noise as wide as rounding, and decoded."""
+        z, h = (latent + _uniform(latent, generator) for latent in self.encode(x))
+        size = (x.shape[-2], x.shape[-1])
+        return Coded(self.decode(z, size), self.energy(z, h), self.log_std(z.detach(), size))
+
+
+class DivisiveNormalization(nn.Module):
+    """``x / (b + G |x|)`` over the channels of a place, b and G positive; the product in place of the ratio where ``inverse``."""
+
+    def __init__(self, channels: int, inverse: bool = False) -> None:
+        super().__init__()
+        self.inverse = inverse
+        self.offset = nn.Parameter(torch.ones(channels))
+        self.weight = nn.Parameter(torch.full((channels, channels), -6.0) + 3.75 * torch.eye(channels))  # softplus: 0.1 and 0.0025
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = F.conv2d(x.abs(), F.softplus(self.weight)[..., None, None], self.offset.square() + 1e-4)
+        return x * norm if self.inverse else x / norm
+
+    def extra_repr(self) -> str:
+        return f"inverse={self.inverse}"
+
+
+class Residual(nn.Module):
+    """``x + W_2 g(W_1 x)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.second(F.leaky_relu(self.first(x), 0.1))
+        return result
+
+
+def _down(into: int, out: int) -> nn.Conv2d:
+    return nn.Conv2d(into, out, 5, stride=2, padding=2)
+
+
+def _up(into: int, out: int) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(into, out, 5, stride=2, padding=2, output_padding=1)
+
+
+def _uniform(like: Tensor, generator: Generator | None) -> Tensor:
+    return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device) - 0.5
+
+
+def continued(x: Tensor, down: int, right: int) -> Tensor:
+    """Reflected at the far edges as often as it takes: a picture may be smaller than what it lacks."""
+    for axis, lack in ((-2, down), (-1, right)):
+        while lack > 0:
+            part = min(lack, max(1, x.shape[axis] - 1))
+            mirrored = x.narrow(axis, max(0, x.shape[axis] - 1 - part), part).flip(axis)
+            x, lack = torch.cat([x, mirrored], axis), lack - part
+    return x
