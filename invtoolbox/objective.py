@@ -39,6 +39,7 @@ class Decoded(NamedTuple):
     x: Any
     parameters: dict[str, Tensor]  # empty where the variable is the image
     operator: Operator
+    energy: Tensor | None = None  # S(z) of the implicit prior, (batch,)
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,9 @@ class Objective:
             return Decoded(variable, {}, self.problem.operator)
         parameters = self.layout.unpack(variable)
         implicit, unknowns = self.prior.implicit, self.unknowns
-        x = parameters["x"] if implicit is None else implicit.decode(parameters, self.generator())
-        return Decoded(x, parameters, self.problem.operator if unknowns is None else unknowns.operator(self.problem.operator, parameters))
+        x, energy = (parameters["x"], None) if implicit is None else implicit.decode_and_energy(parameters, self.generator())
+        operator = self.problem.operator if unknowns is None else unknowns.operator(self.problem.operator, parameters)
+        return Decoded(x, parameters, operator, energy)
 
     def projected(self, variable: Tensor) -> Tensor:
         """The nearest variable that the implicit prior allows."""
@@ -209,8 +211,8 @@ class Objective:
     def parameter_energy(self, decoded: Decoded) -> Tensor:
         """``S(z)`` and the priors of the unknowns, ``(batch,)``."""
         total = torch.zeros_like(self.regularization)
-        if self.prior.implicit is not None:
-            total = total + self.prior.implicit.energy(decoded.parameters, decoded.x)
+        if decoded.energy is not None:
+            total = total + decoded.energy
         return self.share * (total if self.unknowns is None else total + self.unknowns.energy(decoded.parameters))
 
     def decode(self, variable: Tensor) -> Any:

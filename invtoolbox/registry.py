@@ -124,6 +124,7 @@ _OWN: dict[str, dict[str, str]] = {
         "ddrm": "invtoolbox.solvers:DDRM",
         "prompt-tuning": "invtoolbox.solvers:PromptTuning",
         "douglas-rachford": "invtoolbox.solvers:DouglasRachford",
+        "variational-latent": "invtoolbox.solvers:VariationalLatent",
     },
     "readers": {},
 }

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.auxiliaries import extended
 from invtoolbox.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.errors import InputError
 from invtoolbox.gaussian_posterior import gaussian_posterior
@@ -124,7 +123,7 @@ def solve(
             rule = None
         assert not isinstance(rule, WeightSearch)
         working = algorithm.reformulated(objective)
-        loop, working = Loop.start(algorithm, working, extended(working, variable), rule)
+        loop, working = Loop.start(algorithm, working, algorithm.start(working, variable), rule)
         writer = None
         if checkpoint is not None:
             settings = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
@@ -156,8 +155,8 @@ def solve(
             weight = regularization.expand(problem.batch)
         x = differentiable(x, objective.with_regularization(weight))
     parameters, found = None, problem
-    if objective.layout is not None:
-        parameters = objective.layout.unpack(loop.x)
+    if working.layout is not None:
+        parameters = working.layout.unpack(loop.x)
         if objective.unknowns is not None:
             parameters = {k: t for k, t in parameters.items() if k != "x"} | objective.unknowns.values(parameters)
             found = problem.with_operator(problem.operator.with_parameters(**{k: parameters[k] for k in objective.unknowns.starts}))

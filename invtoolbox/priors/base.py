@@ -281,6 +281,15 @@ class ImplicitPrior(Prior, ABC):
         first = next(iter(parameters.values()))
         return torch.zeros(first.shape[0], dtype=first.dtype, device=first.device)
 
+    def decode_and_energy(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> tuple[Any, Tensor]:
+        """Both, for priors that decode what they draw: the energy is that of the same draw."""
+        x = self.decode(parameters, generator)
+        return x, self.energy(parameters, x)
+
+    def pixel_std(self, parameters: dict[str, Tensor]) -> Tensor | None:
+        """How far x lies around what decodes, like x, for priors that know it; ``None`` where x is what decodes."""
+        return None
+
     def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The nearest parameters that are allowed; itself unless overridden. `Adam` goes there after every step."""
         return parameters

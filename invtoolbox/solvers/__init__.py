@@ -27,6 +27,7 @@ from invtoolbox.solvers.reweighted import Reweighted
 from invtoolbox.solvers.sirt import SIRT
 from invtoolbox.solvers.stochastic_pdhg import StochasticPDHG
 from invtoolbox.solvers.unadjusted_langevin import UnadjustedLangevin
+from invtoolbox.solvers.variational_latent import VariationalLatent
 
 __all__ = [
     "ADMM",
@@ -60,4 +61,5 @@ __all__ = [
     "State",
     "StochasticPDHG",
     "UnadjustedLangevin",
+    "VariationalLatent",
 ]

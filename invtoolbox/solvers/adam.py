@@ -49,6 +49,7 @@ class Adam(Solver):
         min_delta: by how much, in the unit of the objective, the objective must fall below the last improvement to be a new one.
         subset_size: how many blocks of the measurements (views of a scan, sweeps of a sequence) a step looks at, drawn anew each time;
             the history then holds the objectives of these. All of them by default.
+        clip: gradients of an item that are longer are shortened to this norm before they are averaged.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -68,6 +69,7 @@ class Adam(Solver):
     patience: int | None = None
     min_delta: float = 0.0
     subset_size: int | None = None
+    clip: float | None = None
 
     takes_projection: ClassVar[bool] = True
 
@@ -75,6 +77,8 @@ class Adam(Solver):
         if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
             raise InputError(f"Adam takes patience=None or at least 1 step and a nonnegative min_delta, got patience={self.patience} "
                              f"and min_delta={self.min_delta}")
+        if self.clip is not None and not self.clip > 0:
+            raise InputError(f"Adam takes clip=None or a positive norm, got {self.clip}")
 
     def misfit(self, objective: Objective) -> str | None:
         if self.iterate == "best" and not objective.has_value:
@@ -101,7 +105,7 @@ class Adam(Solver):
                          value.clone(), torch.zeros_like(norm))
 
     def step(self, objective: Objective, state: AdamState) -> AdamState:
-        gradient = state.gradient
+        gradient = state.gradient if self.clip is None else _clipped(state.gradient, self.clip)
         mean = state.mean.mul_(self.beta_mean).add_(gradient, alpha=1 - self.beta_mean)
         # Of complex values the squared modulus, so that the phase of the image does not matter.
         square = state.square.mul_(self.beta_square).addcmul_(gradient, gradient.conj(), value=1 - self.beta_square)
@@ -132,6 +136,11 @@ class Adam(Solver):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return False, "Adam may cycle or diverge even where everything is convex (Reddi, Kale and Kumar 2018)"
+
+
+def _clipped(gradient: Tensor, longest: float) -> Tensor:
+    norm = item_norm(gradient)
+    return gradient * (longest / norm.clamp_min(longest)).view(-1, *[1] * (gradient.ndim - 1))
 
 
 def _rates(objective: Objective, start: Tensor) -> Tensor:

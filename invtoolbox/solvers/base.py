@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from invtoolbox.auxiliaries import extended
 from invtoolbox.objective import Objective
 from invtoolbox.posterior import Posterior
 from invtoolbox.priors.base import ExplicitPrior
@@ -60,6 +61,10 @@ class Solver(ABC):
     def reformulated(self, objective: Objective) -> Objective:
         """The objective that the loop hands to ``init`` and ``step``: an equivalent one, where that is easier for this solver."""
         return objective
+
+    def start(self, objective: Objective, variable: Tensor) -> Tensor:
+        """The variable of the reformulated objective that a variable of the original one stands for."""
+        return extended(objective, variable)
 
     def meets_target(self, objective: Objective) -> bool:
         """Whether this solver meets the target of the objective's rule by itself, so that the loop leaves the weight to it."""

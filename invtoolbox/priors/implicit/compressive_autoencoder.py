@@ -13,7 +13,6 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.implicit.compressai_model import CompressaiModel, is_compressai
-from invtoolbox.priors.implicit.hyperprior import MeanScaleHyperprior
 from invtoolbox.priors.implicit.starting_picture import starting_picture
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class CompressiveAutoencoder(ImplicitPrior):
     {'z': (2, 6, 8, 12), 'h': (2, 4, 2, 3)}
     """
 
-    item_fields: ClassVar[tuple[str, ...]] = ("rate_scale", "start")
+    item_fields: ClassVar[tuple[str, ...]] = ("rate_scale", "start_z", "start_h")
 
     def __init__(self, network: nn.Module, rate_scale: float | Tensor = 1.0, bitrate: float | None = None,
                  intensity_range: tuple[float, float] = (0.0, 1.0)) -> None:
@@ -64,19 +63,21 @@ class CompressiveAutoencoder(ImplicitPrior):
         self.network, self.rate_scale, self.bitrate = network, rate_scale, bitrate
         self.intensity_range = (float(intensity_range[0]), float(intensity_range[1]))
         self.image_shape: tuple[int, ...] = ()
-        self.start: Tensor | None = None
+        self.start_z: Tensor | None = None
+        self.start_h: Tensor | None = None
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         bound = copy.copy(self)
         bound.image_shape = self._checked(problem.image_shape)
-        bound.start = starting_picture(problem, solve, self.intensity_range)
+        code = bound.encode(starting_picture(problem, solve, self.intensity_range))
+        bound.start_z, bound.start_h = code["z"], code.get("h")
         return bound
 
     def initial(self) -> dict[str, Tensor]:
         """The code of the first reconstruction."""
-        if self.start is None:
+        if self.start_z is None:
             raise InputError("CompressiveAutoencoder must be prepared with a problem first; it.solve does so")
-        return self.encode(self.start)
+        return {"z": self.start_z} if self.start_h is None else {"z": self.start_z, "h": self.start_h}
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """The latents of images, which ``it.solve(..., initial=)`` takes: ``{"z": ..., "h": ...}``, ``(batch, channel, rows, columns)`` each."""

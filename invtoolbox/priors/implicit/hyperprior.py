@@ -35,8 +35,9 @@ class MeanScaleHyperprior(nn.Module):
 
     Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image compression" (NeurIPS 2018), without the
     autoregressive part: ``z`` is normal given ``h`` with a mean and a scale an entry, ``h`` has the learned factorised density, both
-    convolved with the unit box. ``z`` has a place for 8 by 8 pixels, ``h`` one for 32 by 32. Divisive normalisation without the root
-    (Johnston et al., "Computationally efficient neural image compression", 2019), a residual block at the two coarser scales.
+    convolved with the unit box. ``z`` has a place for 8 by 8 pixels, ``h`` one for 32 by 32. The encoder has divisive normalisation without
+    the root (Johnston et al., "Computationally efficient neural image compression", 2019); its inverse in the decoder grows like a
+    square, which made training diverge, so the decoder has leaky ramps. A residual block at the two coarser scales.
 
     A second decoder (Biquard et al., "Deep priors for satellite image restoration with accurate uncertainties", 2024) gives the standard
     deviation that a pixel has around what is decoded.
@@ -113,20 +114,15 @@ class MeanScaleHyperprior(nn.Module):
 
 
 class DivisiveNormalization(nn.Module):
-    """``x / (b + G |x|)`` over the channels of a place, b and G positive; the product in place of the ratio where ``inverse``."""
+    """``x / (b + G |x|)`` over the channels of a place, b and G positive."""
 
-    def __init__(self, channels: int, inverse: bool = False) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.inverse = inverse
         self.offset = nn.Parameter(torch.ones(channels))
         self.weight = nn.Parameter(torch.full((channels, channels), -6.0) + 3.75 * torch.eye(channels))  # softplus: 0.1 and 0.0025
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = F.conv2d(x.abs(), F.softplus(self.weight)[..., None, None], self.offset.square() + 1e-4)
-        return x * norm if self.inverse else x / norm
-
-    def extra_repr(self) -> str:
-        return f"inverse={self.inverse}"
+        return x / F.conv2d(x.abs(), F.softplus(self.weight)[..., None, None], self.offset.square() + 1e-4)
 
 
 class Residual(nn.Module):

@@ -1,0 +1,269 @@
+"""Posteriors from a compressive autoencoder: VBLE and VBLE-xz on the problems of their papers.
+
+    python benchmarks/vble.py [--part table|tune|batch|print] [--pictures 1,2] [--problems g1-7.65,x2] [--methods VBLE,MAP-z] [--crop 256]
+
+The first 10 pictures of BSD68, grey, their centre 256x256: Gaussian blur of standard deviation 1 and 3 and a motion blur, noise 2.55
+and 7.65 (units of 1/255), mirrored borders; super-resolution by 2 and 4 (bicubic, no noise; the data term is told 0.004); half of
+the pixels missing, noise 2.55. PSNR has peak 1 and leaves out 5 pixels along the border, as the papers do. ``priors/cae-natural`` has
+seen none of these pictures.
+
+``tune`` compares weights and rate scales on BSD68's last pictures, which the table does not show; the table uses what is written in
+`SETTINGS`. ``batch`` runs eight pictures as one batch and one by one. Every finished cell is kept in ``results/vble.json``, so that the
+table may be made in pieces: a later call skips what is there. ``print`` makes ``results/vble.txt`` of what is there.
+
+PnP-DnCNN is ADMM with KAIR's network of level 25/255 and the penalty (noise / level)^2, 24 steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import data_folder, machine, verdict
+from skimage.io import imread
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.datasets.output import write_bytes
+from invtoolbox.solvers import ADMM, VariationalLatent
+
+RESULTS = Path(__file__).parent / "results"
+LEVEL = 25 / 255
+#: Rate scale and weight of every problem, from ``--part tune``.
+SETTINGS = {
+    "g1-2.55": (0.7, 0.7), "g3-2.55": (0.3, 0.7), "motion-2.55": (0.6, 0.7), "g1-7.65": (0.35, 0.7), "g3-7.65": (0.25, 0.7),
+    "motion-7.65": (0.3, 0.7), "x2": (0.5, 2.5), "x4": (0.25, 2.5), "half": (1.0, 5.0),
+}
+METHODS = ("MAP-z", "VBLE", "VBLE-xz", "PnP-DnCNN")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem with its pictures."""
+
+    name: str
+    problem: it.Problem
+    truth: Tensor
+    shown: Tensor  # the measurements as a picture
+
+
+def case(name: str, truth: Tensor, seeds: list[int], folder: Path) -> Case:
+    size = (int(truth.shape[-2]), int(truth.shape[-1]))
+    if name == "half":
+        mask = torch.from_numpy(np.load(folder / "kernels" / "vble_inpainting50.npy")[0, :size[0], :size[1]])
+        A = it.operators.Inpainting(mask[None])
+        y = A.simulate(truth, 2.55 / 255, seeds) * mask
+        return Case(name, it.Problem(y, A, it.data_terms.LeastSquares(2.55 / 255)), truth, y)
+    if name.startswith("x"):
+        factor = int(name[1:])
+        down = it.operators.Downsampling(size, factor)
+        y = down(truth)
+        shown = torch.nn.functional.interpolate(y, scale_factor=factor, mode="bicubic")
+        return Case(name, it.Problem(y, down, it.data_terms.LeastSquares(0.004)), truth, shown)
+    blur, noise = name.split("-")
+    file = {"g1": "vble_gaussian_std1", "g3": "vble_gaussian_std3", "motion": "vble_levin09_0"}[blur]
+    kernel = torch.from_numpy(np.load(folder / "kernels" / f"{file}.npy").astype(np.float32))
+    blurred = it.operators.Blur(kernel / kernel.sum(), size)
+    std = float(noise) / 255
+    y = blurred.simulate(truth, std, seeds)
+    return Case(name, it.Problem(y, blurred, it.data_terms.LeastSquares(std)), truth, y)
+
+
+def pictures(folder: Path, numbers: list[int], crop: int) -> Tensor:
+    images = []
+    for number in numbers:
+        image = torch.from_numpy(imread(folder / "bsd68_gray" / f"test{number:03d}.png").astype(np.float32) / 255)
+        top, left = ((n - crop) // 2 for n in image.shape)
+        images.append(image[None, top:top + crop, left:left + crop])
+    return torch.stack(images)
+
+
+def inner(x: Tensor) -> Tensor:
+    return x[..., 5:-5, 5:-5]
+
+
+def psnr(x: Tensor, truth: Tensor) -> Tensor:
+    return it.metrics.psnr(inner(x), inner(truth))
+
+
+def cells(method: str, this: Case, rate_scale: float, weight: float, folder: Path) -> list[dict[str, float]]:
+    """What a method makes of the pictures, one dict a picture."""
+    began = time.perf_counter()
+    columns = {"measured": psnr(this.shown, this.truth)}
+    if method == "PnP-DnCNN":
+        network = it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth")
+        noise = float(this.problem.data_term.noise_std)  # type: ignore[attr-defined]
+        bare = it.Problem(this.problem.y, this.problem.operator)
+        x = torch.cat([it.solve(bare.select(torch.tensor([k])), it.priors.Denoiser(network, sigma=LEVEL, level="none"),
+                                ADMM(rho=(noise / LEVEL) ** 2), max_iterations=24, progress=False).x for k in range(bare.batch)])
+        columns["x"] = psnr(x, this.truth)
+    else:
+        prior = it.priors.load("cae-natural", {"rate_scale": rate_scale})
+        solver = VariationalLatent(family="dirac" if method == "MAP-z" else "uniform", pixels=method == "VBLE-xz",
+                                   max_iterations=400 if this.name == "half" else 300)
+        solution = it.solve(this.problem, prior, solver, regularization=weight, progress=False)
+        columns["x"] = psnr(solution.x, this.truth)
+        columns["optimised"] = torch.full_like(columns["x"], (time.perf_counter() - began) / len(this.truth))
+        if solution.posterior is not None:
+            columns |= uncertainty(solution, this.truth)
+    columns["seconds"] = torch.full_like(columns["x"], (time.perf_counter() - began) / len(this.truth))
+    return [{name: round(float(values[k]), 4) for name, values in columns.items()} for k in range(len(this.truth))]
+
+
+def uncertainty(solution: it.Solution, truth: Tensor) -> dict[str, Tensor]:
+    """Of the mean over samples: how good it is, and whether its standard deviation says how good."""
+    posterior = solution.posterior
+    mean, std = posterior.mean, posterior.std
+    error, spread = inner((mean - truth).abs()).flatten(1), inner(std).flatten(1)
+    correlation = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(error, spread)])
+    cv = spread.std(1) / spread.mean(1)
+    return {"mean": psnr(mean, truth), "sample": psnr(posterior.sample(1, seed=1)[0], truth), "correlation": correlation,
+            "calibrated": 0.80 / (1 + 0.36 / cv.square()).sqrt(), "coverage": posterior.coverage(truth),
+            "std": spread.mean(1), "error": error.mean(1)}
+
+
+def fill(done: dict[str, Any], options: argparse.Namespace, folder: Path, keys: list[tuple[str, str, float, float]], numbers: list[int]) -> None:
+    for problem, method, rate_scale, weight in keys:
+        setting = "" if method == "PnP-DnCNN" else f"/{rate_scale:g}/{weight:g}"
+        left = [n for n in numbers if options.again or f"{options.crop}/{n}/{problem}/{method}{setting}" not in done]
+        for k in range(0, len(left), options.at_once):
+            part = left[k:k + options.at_once]
+            this = case(problem, pictures(folder, part, options.crop), part, folder)
+            for number, cell in zip(part, cells(method, this, rate_scale, weight, folder)):
+                done[f"{options.crop}/{number}/{problem}/{method}{setting}"] = cell
+                print(f"{number:3d} {problem:12} {method}{setting:10} " + ", ".join(f"{n} {v:.4g}" for n, v in cell.items()), flush=True)
+            write_bytes(options.results / "vble.json", json.dumps(done, indent=1).encode(), overwrite=True)
+
+
+def mean_of(done: dict[str, Any], crop: int, problem: str, method: str, field: str, numbers: list[int]) -> float:
+    setting = "" if method == "PnP-DnCNN" else "/{:g}/{:g}".format(*SETTINGS[problem])
+    values = [done[key][field] for n in numbers if (key := f"{crop}/{n}/{problem}/{method}{setting}") in done and field in done[key]]
+    return float(np.mean(values)) if values else math.nan
+
+
+def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
+    """The table over the pictures that are there, and what it says of the bars."""
+    def row(problem: str, method: str, field: str) -> float:
+        return mean_of(done, crop, problem, method, field, numbers)
+
+    heads = ["measured", "MAP-z", "MMSE-z", "MMSE-x", "sample", "xz MMSE-x", "PnP-DnCNN", "corr/calibrated", "xz", "cover", "xz"]
+    lines = [machine(), f"{crop}x{crop}, PSNR in dB; pictures by problem and method below; correlation of the standard deviation with |error|, "
+             "over that of an exactly calibrated Gaussian; coverage of nominal 95 %", "",
+             f"{'problem':12} {'scale, weight':14} {'pictures':>9} " + " ".join(f"{h:>15}" for h in heads)]
+    for problem, (scale, weight) in SETTINGS.items():
+        counts = "/".join(str(sum(f"{crop}/{n}/{problem}/{m}" + ("" if m == "PnP-DnCNN" else f"/{scale:g}/{weight:g}") in done for n in numbers))
+                          for m in METHODS)
+        values = [row(problem, "VBLE", "measured"), row(problem, "MAP-z", "x"), row(problem, "VBLE", "x"), row(problem, "VBLE", "mean"),
+                  row(problem, "VBLE", "sample"), row(problem, "VBLE-xz", "mean"), row(problem, "PnP-DnCNN", "x"),
+                  row(problem, "VBLE", "correlation") / row(problem, "VBLE", "calibrated"),
+                  row(problem, "VBLE-xz", "correlation") / row(problem, "VBLE-xz", "calibrated"), row(problem, "VBLE", "coverage"),
+                  row(problem, "VBLE-xz", "coverage")]
+        lines.append(f"{problem:12} {f'{scale:g}, {weight:g}':14} {counts:>9} " + " ".join(f"{v:15.2f}" for v in values))
+    lines.append("")
+    bars = {"-7.65": {"g1": 1.3, "g3": 1.3, "motion": 2.5}}
+    behind = []
+    for problem in SETTINGS:
+        x, z, sample, point, measured = (row(problem, "VBLE", "mean"), row(problem, "VBLE", "x"), row(problem, "VBLE", "sample"),
+                                         row(problem, "MAP-z", "x"), row(problem, "VBLE", "measured"))
+        if math.isnan(x):
+            continue
+        said = [f"MMSE-x less MMSE-z {x - z:+.2f} {verdict(abs(x - z) < 0.1, '0.1')}", f"over a sample {x - sample:+.2f} {verdict(x - sample >= 0.5, '0.5')}"]
+        if not math.isnan(point):
+            said.append(f"over MAP-z {x - point:+.2f} {verdict(x - point >= 0.2, '0.2')}")
+        blur, _, noise = problem.partition("-")
+        if noise == "7.65":
+            bar = bars["-7.65"][blur]
+            said.append(f"over the measurement {x - measured:+.2f} {verdict(x - measured >= bar, f'{bar}')}")
+        pnp = row(problem, "PnP-DnCNN", "x")
+        if noise and not math.isnan(pnp):
+            behind.append(pnp - x)
+        ratio = row(problem, "VBLE", "correlation") / row(problem, "VBLE", "calibrated")
+        said.append(f"correlation {ratio:.2f} of a calibrated Gaussian's {verdict(ratio >= 0.7, '0.7')}")
+        lines.append(f"{problem}: " + ", ".join(said))
+    if behind:
+        lines.append(f"behind PnP-DnCNN on average over deblurring: {np.mean(behind):.2f} dB {verdict(float(np.mean(behind)) <= 0.7, '0.7')}")
+    tried: dict[tuple[str, str], list[tuple[int, float]]] = {}
+    for key, cell in done.items():
+        where, number, problem, method, *setting = key.split("/")
+        if method == "VBLE" and int(where) == crop and int(number) > 58 and setting:
+            tried.setdefault((problem, "/".join(setting)), []).append((int(number), cell["mean"]))
+    if tried:
+        lines += ["", "weights and rate scales compared (rate scale/weight: mean MMSE-x, pictures from the end of BSD68):"]
+        for problem in dict.fromkeys(p for p, _ in tried):
+            found = {s: float(np.mean([v for _, v in cells_])) for (p, s), cells_ in tried.items() if p == problem}
+            lines.append(f"  {problem}: " + ", ".join(f"{s} {v:.2f}" for s, v in sorted(found.items(), key=lambda pair: -pair[1])))
+    return "\n".join(lines)
+
+
+def batch_of_eight(folder: Path, crop: int, iterations: int) -> str:
+    """Eight pictures as one batch and one by one: the same answers, and the time of both, alternating."""
+    this = case("g1-7.65", pictures(folder, list(range(1, 9)), crop), list(range(1, 9)), folder)
+    prior = it.priors.load("cae-natural", {"rate_scale": 0.35})
+
+    def run(problem: it.Problem) -> tuple[Tensor, Tensor]:
+        solution = it.solve(problem, prior, VariationalLatent(samples=20), max_iterations=iterations, progress=False)
+        return solution.x, solution.posterior.std
+
+    def alone() -> tuple[Tensor, Tensor]:
+        parts = [run(this.problem.select(torch.tensor([k]))) for k in range(8)]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    seconds: dict[str, list[float]] = {"batch": [], "alone": []}
+    answers = {}
+    for _ in range(3):
+        for name, call in (("batch", lambda: run(this.problem)), ("alone", alone)):
+            began = time.perf_counter()
+            answers[name] = call()
+            seconds[name].append(time.perf_counter() - began)
+    apart = [float((a - b).abs().max()) for a, b in zip(answers["batch"], answers["alone"])]
+    batch, lone = (float(np.median(seconds[name])) for name in ("batch", "alone"))
+    return (f"{machine()}\n8 pictures {crop}x{crop}, {iterations} iterations and 20 samples: batch {batch:.1f} s, one by one {lone:.1f} s, ratio {batch / lone:.2f} "
+            f"{verdict(batch <= 1.05 * lone, 'not slower')}; largest difference of x {apart[0]:.2g}, of the standard deviation {apart[1]:.2g} "
+            f"{verdict(max(apart) <= 1e-6, 'equal')}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("table", "tune", "batch", "print"), default="table")
+    parser.add_argument("--pictures", default="1,2,3,4,5,6,7,8,9,10")
+    parser.add_argument("--problems", default=",".join(SETTINGS))
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--scales", default="1,0.5,0.25", help="of tune")
+    parser.add_argument("--weights", default="0.3,0.5,0.7,1", help="of tune")
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--iterations", type=int, default=30, help="of batch")
+    parser.add_argument("--at-once", type=int, default=5)
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    folder = data_folder()
+    options.results.mkdir(parents=True, exist_ok=True)
+    kept = options.results / "vble.json"
+    done: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    numbers = [int(n) for n in options.pictures.split(",")]
+    problems, methods = options.problems.split(","), options.methods.split(",")
+    if options.part == "batch":
+        text = batch_of_eight(folder, options.crop, options.iterations)
+        print(text)
+        write_bytes(options.results / "vble_batch.txt", (text + "\n").encode(), overwrite=True)
+        return
+    if options.part == "tune":
+        keys = [(p, m, float(s), float(w)) for p in problems for m in methods if m != "PnP-DnCNN"
+                for s in options.scales.split(",") for w in options.weights.split(",")]
+        fill(done, options, folder, keys, [n for n in numbers if n > 58] or [67, 68])
+    if options.part == "table":
+        fill(done, options, folder, [(p, m, *SETTINGS[p]) for p in problems for m in methods], numbers)
+    text = report(done, options.crop, list(range(1, 11)))
+    print(f"\n{text}")
+    write_bytes(options.results / "vble.txt", (text + "\n").encode(), overwrite=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""An implicit prior whose variable is a distribution over the latents of another one."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.operators.base import expand
+from invtoolbox.priors.base import ImplicitPrior
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+Family = Literal["uniform", "gaussian", "dirac"]
+
+#: Between which a width is kept, and the factor on a pixel's own standard deviation (Biquard et al. 2025 and 2024).
+WIDTHS, PIXEL_FACTORS = (1.5e-5, 20.0), (1e-4, 3.0)
+#: The name of that factor among the parameters, and what is added to the name of a latent for its width; logarithms, both.
+PIXEL, WIDTH = "pixel_log_factor", "_log_width"
+
+
+class Variational(ImplicitPrior):
+    r"""``q(z) = prod U(z_i; m_i, a_i)`` or ``prod N(z_i; m_i, a_i^2)`` with its mean m and its widths a as parameters.
+
+    `decode_and_energy` draws one z and gives an unbiased estimate of the weighted divergence
+    ``w KL(q | p) = w (E[S(z)] - entropy(q))``, up to the constant of S. The entropy of the uniform is ``sum log a`` over all
+    latents. For the Gaussian, ``log q`` is taken at the draw with its parameters held fixed: that changes no expectation, and where the
+    posterior is Gaussian the gradient has no noise left at the optimum (Roeder, Wu and Duvenaud, NeurIPS 2017).
+
+    With ``pixels``, an image is what decodes plus noise of the standard deviation ``b s(z)``, s that of the prior's second decoder, with
+    the divergence ``1/2 sum (b^2 - 2 log b - 1)`` (Biquard et al. 2024).
+
+    Widths are kept between bounds by projection, so a width at its bound is free to come back. Without a generator it decodes the mean.
+
+    Args:
+        prior: what the latents decode to, and their energy S.
+        weight: w, one an item, ``(batch,)``.
+        start: a at first.
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("weight",)
+
+    def __init__(self, prior: ImplicitPrior, family: Family, weight: Tensor, start: float = 1.0, pixels: bool = False) -> None:
+        self.prior, self.family, self.weight, self.first_width, self.pixels = prior, family, weight, start, pixels
+
+    def initial(self) -> dict[str, Tensor]:
+        return self.widened(self.prior.initial())
+
+    def widened(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parameters of the distribution around latents."""
+        if self.family == "dirac":
+            return latents
+        parameters = latents | {name + WIDTH: torch.full_like(t, math.log(self.first_width)) for name, t in latents.items()}
+        if self.pixels:
+            std = self.prior.pixel_std(latents)
+            assert std is not None
+            parameters[PIXEL] = torch.zeros_like(std)
+        return parameters
+
+    def latents(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The mean."""
+        return {name: t for name, t in parameters.items() if name + WIDTH in parameters or self.family == "dirac"}
+
+    def noise(self, parameters: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
+        """One standard draw of every latent, and of the pixels, the same for every item: ``(1, ...)`` each."""
+        drawn = {}
+        for name, mean in self.latents(parameters).items():
+            draw = torch.rand if self.family == "uniform" else torch.randn
+            drawn[name] = draw(1, *mean.shape[1:], generator=generator, dtype=mean.dtype, device=mean.device)
+            if self.family == "uniform":
+                drawn[name] -= 0.5
+        if self.pixels:
+            like = parameters[PIXEL]
+            drawn[PIXEL] = torch.randn(1, *like.shape[1:], generator=generator, dtype=like.dtype, device=like.device)
+        return drawn
+
+    def image_of(self, parameters: dict[str, Tensor], noise: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+        """The image, and the latents, of a draw."""
+        drawn = {name: mean + parameters[name + WIDTH].exp() * noise[name] for name, mean in self.latents(parameters).items()}
+        x = self.prior.decode(drawn)
+        if self.pixels:
+            std = self.prior.pixel_std(drawn)
+            assert std is not None
+            x = x + parameters[PIXEL].exp() * std * noise[PIXEL]
+        return x, drawn
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
+        if generator is None or self.family == "dirac":
+            return self.prior.decode(self.latents(parameters), generator)
+        return self.image_of(parameters, self.noise(parameters, generator))[0]
+
+    def decode_and_energy(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> tuple[Any, Tensor]:
+        if generator is None or self.family == "dirac":
+            x, energy = self.prior.decode_and_energy(self.latents(parameters), generator)
+            return x, expand(self.weight, energy) * energy
+        x, drawn = self.image_of(parameters, self.noise(parameters, generator))
+        divergence = self.prior.energy(drawn, x)
+        for name, z in drawn.items():
+            log_width = parameters[name + WIDTH]
+            if self.family == "uniform":
+                divergence = divergence - log_width.flatten(1).sum(1)
+            else:
+                away = (z - parameters[name].detach()) * torch.exp(-log_width.detach())
+                divergence = divergence - (0.5 * (away.square() + math.log(2 * math.pi)) + log_width.detach()).flatten(1).sum(1)
+        if self.pixels:
+            log_b = parameters[PIXEL]
+            divergence = divergence + (0.5 * (torch.exp(2 * log_b) - 1) - log_b).flatten(1).sum(1)
+        return x, self.weight * divergence
+
+    def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
+        """At the mean."""
+        return self.weight * self.prior.energy(self.latents(parameters), x)
+
+    def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        kept = {}
+        for name, t in parameters.items():
+            bounds = PIXEL_FACTORS if name == PIXEL else WIDTHS if name.endswith(WIDTH) else None
+            kept[name] = t if bounds is None else t.clamp(math.log(bounds[0]), math.log(bounds[1]))
+        return kept | self.prior.projected(self.latents(parameters))
+
+    def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
+        return dict.fromkeys(parameters, 1.0) | self.prior.learning_rates(self.latents(parameters))
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        other = copy.copy(self)
+        other.prior = self.prior.prepare(problem, solve)
+        return other
+
+    def at(self, iteration: int) -> Self:
+        other = copy.copy(self)
+        other.prior = self.prior.at(iteration)
+        return other
+
+    def select(self, index: Tensor) -> Self:
+        other = super().select(index)
+        other = copy.copy(other)
+        other.prior = self.prior.select(index)
+        return other
+
+    def __repr__(self) -> str:
+        return f"Variational({self.prior!r}, {self.family!r})"

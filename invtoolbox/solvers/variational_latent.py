@@ -1,0 +1,140 @@
+"""Variational inference over the latents of an implicit prior: not one image, but a distribution of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective import Layout, Objective
+from invtoolbox.posterior import Posterior
+from invtoolbox.priors.base import ImplicitPrior, PriorSum
+from invtoolbox.priors.implicit.latent_posterior import LatentPosterior
+from invtoolbox.priors.implicit.variational import Family, Variational
+from invtoolbox.solvers.adam import Adam, AdamState
+from invtoolbox.solvers.base import Solver
+
+
+@dataclass(frozen=True)
+class VariationalLatent(Solver):
+    r"""``min_q E_q[D(A g(z), y)] + regularization * KL(q | p)``: VBLE, and VBLE-xz with ``pixels=True``.
+
+    Biquard, Chabert, Genin, Latry and Oberlin, "Variational Bayes image restoration with compressive autoencoders" (IEEE TIP 34, 2025)
+    and "Deep priors for satellite image restoration with accurate uncertainties" (2024). The latents of an implicit prior with an energy
+    ``-log p(z)`` in nats get a distribution q, a product over all of them, whose means and widths Adam finds from one draw a step. The
+    draws are a function of the seed and the iteration, the same for every item.
+
+    ``regularization=1`` (the default) is Bayes' rule; a bit below is better where the noise is known and real, one number an item where
+    items are different problems. The data term must know the noise. ``Solution.x`` is what the means decode to (MMSE-z);
+    ``Solution.posterior`` has the mean over samples (MMSE-x), their standard deviation, samples and intervals.
+
+    The optimum is stationary only in expectation, so no tolerance is met: every item takes all ``max_iterations``. Certificate: ``|grad F|``
+    of the draw, relative to that at the start.
+
+    Args:
+        family: ``"uniform"`` with learned widths, which start at 1, that of rounding; ``"gaussian"``, whose standard deviations start
+            at ``e^-3``, for latents with a Gaussian density; ``"dirac"`` is a point: the mode of the latents (MAP-z), and no posterior.
+        pixels: every pixel also lies around what decodes as far as the prior's second decoder says, times a factor that is found with the
+            latents. Without, uncertainty is that of the latents alone, which is too little.
+        samples: behind the posterior's mean and standard deviation.
+        learning_rate: of Adam.
+        clip: gradients whose norm is larger than this times the number of pixels are shortened.
+        iterate: the ``"last"`` parameters, those of the ``"best"`` draw, or the ``"average"`` of about the last tenth.
+        decay: the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
+
+    >>> import invtoolbox as it
+    >>> network = it.priors.MeanScaleHyperprior(widths=(4, 4, 8), latents=6, hyper=4)
+    >>> problem = it.Problem(torch.rand(1, 1, 32, 32), it.operators.Identity((1, 32, 32)), it.data_terms.LeastSquares(noise_std=0.1))
+    >>> solution = it.solve(problem, it.priors.CompressiveAutoencoder(network), VariationalLatent(max_iterations=3), progress=False)
+    >>> solution.posterior.std.shape, solution.posterior.sample(4).shape
+    (torch.Size([1, 1, 32, 32]), torch.Size([4, 1, 1, 32, 32]))
+    """
+
+    max_iterations: int = 300
+    tolerance: float = 0.0
+    family: Family = "uniform"
+    pixels: bool = False
+    samples: int = 100
+    learning_rate: float = 0.1
+    clip: float = 20.0
+    iterate: Literal["last", "best", "average"] = "last"
+    decay: float = 0.0
+
+    takes_projection: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.family not in ("uniform", "gaussian", "dirac"):
+            raise InputError(f"the family of VariationalLatent is 'uniform', 'gaussian' or 'dirac', got {self.family!r}")
+        if self.pixels and self.family == "dirac":
+            raise InputError("VariationalLatent(pixels=True) gives pixels a distribution, which a point ('dirac') has none of")
+        if self.samples < 2 or not self.clip > 0 or not self.learning_rate > 0:
+            raise InputError(f"VariationalLatent needs at least 2 samples and a positive clip and learning_rate, got {self.samples}, "
+                             f"{self.clip:g} and {self.learning_rate:g}")
+
+    def misfit(self, objective: Objective) -> str | None:
+        prior = objective.prior.implicit
+        if prior is None:
+            return "VariationalLatent works on the latents of an implicit prior, and there is none"
+        if isinstance(prior, Variational):
+            return None
+        if type(prior).energy is ImplicitPrior.energy and type(prior).decode_and_energy is ImplicitPrior.decode_and_energy:
+            return f"VariationalLatent needs the density of the latents, and {prior!r} has no energy"
+        if self.pixels and prior.pixel_std(prior.initial()) is None:
+            return f"VariationalLatent(pixels=True) needs the standard deviation of pixels, and {prior!r} has none; leave it out, or give bitrate"
+        return self._adam(1).misfit(objective)
+
+    def suits(self, objective: Objective) -> bool:
+        return False  # a distribution is what one asks for
+
+    def reformulated(self, objective: Objective) -> Objective:
+        """The objective whose variable holds the widths too, behind the latents and the unknowns."""
+        prior, old = objective.prior.implicit, objective.layout
+        assert prior is not None and old is not None
+        start = 1.0 if self.family == "uniform" else 0.04978706836786395
+        around = Variational(prior, self.family, objective.regularization, start, self.pixels)
+        shapes = dict(zip(old.names, old.shapes))
+        shapes |= {name: tuple(t.shape[1:]) for name, t in around.initial().items() if name not in shapes}
+        return dataclasses.replace(objective, prior=PriorSum(objective.prior.terms, around), layout=Layout(tuple(shapes), tuple(shapes.values())))
+
+    def start(self, objective: Objective, variable: Tensor) -> Tensor:
+        around, layout = objective.prior.implicit, objective.layout
+        assert isinstance(around, Variational) and layout is not None
+        names = tuple(around.prior.initial())
+        known = [name for name in layout.names if name in names or (objective.unknowns is not None and name in objective.unknowns.starts)]
+        parameters = Layout(tuple(known), tuple(layout.shapes[layout.names.index(n)] for n in known)).unpack(variable)
+        return layout.pack(parameters | around.widened({name: parameters[name] for name in names}))
+
+    def init(self, objective: Objective, start: Tensor) -> AdamState:
+        return self._adam(self._pixels(objective)).init(objective, start)
+
+    def step(self, objective: Objective, state: AdamState) -> AdamState:
+        return self._adam(self._pixels(objective)).step(objective, state)
+
+    def converged(self, state: Any, tolerance: float) -> Tensor:
+        """Never at the start: the gradient of one draw says little."""
+        return (state.certificate <= tolerance) & (state.steps > 0)
+
+    def result(self, state: Any) -> Tensor:
+        return self._adam(1).result(state)
+
+    def posterior(self, objective: Objective, answer: Tensor, summary: Any) -> Posterior | None:
+        around = objective.prior.implicit
+        if self.family == "dirac" or objective.layout is None or not isinstance(around, Variational):
+            return None
+        parameters = objective.layout.unpack(answer)
+        own = {name: t for name, t in parameters.items() if objective.unknowns is None or name not in objective.unknowns.starts}
+        return LatentPosterior(around, own, self.samples)
+
+    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
+        return False, "the decoder is not linear, and gradients of single draws are followed by Adam at a rate that does not fall"
+
+    def _adam(self, pixels: int) -> Adam:
+        return Adam(learning_rate=self.learning_rate, decay=self.decay, iterate=self.iterate, clip=self.clip * pixels)
+
+    def _pixels(self, objective: Objective) -> int:
+        _, *space = objective.problem.image_shape
+        return int(torch.Size(space).numel())
