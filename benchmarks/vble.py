@@ -129,7 +129,8 @@ def uncertainty(solution: it.Solution, truth: Tensor) -> dict[str, Tensor]:
             "std": spread.mean(1), "error": error.mean(1)}
 
 
-def fill(done: dict[str, Any], options: argparse.Namespace, folder: Path, keys: list[tuple[str, str, float, float]], numbers: list[int]) -> None:
+def fill(done: dict[str, Any], options: argparse.Namespace, folder: Path, keys: list[tuple[str, str, float, float]],
+         numbers: list[int]) -> None:
     for problem, method, rate_scale, weight in keys:
         setting = "" if method == "PnP-DnCNN" else f"/{rate_scale:g}/{weight:g}"
         left = [n for n in numbers if options.again or f"{options.crop}/{n}/{problem}/{method}{setting}" not in done]
@@ -154,12 +155,12 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
         return mean_of(done, crop, problem, method, field, numbers)
 
     heads = ["measured", "MAP-z", "MMSE-z", "MMSE-x", "sample", "xz MMSE-x", "PnP-DnCNN", "corr/calibrated", "xz", "cover", "xz"]
-    lines = [machine(), f"{crop}x{crop}, PSNR in dB; pictures by problem and method below; correlation of the standard deviation with |error|, "
-             "over that of an exactly calibrated Gaussian; coverage of nominal 95 %", "",
+    lines = [machine(), f"{crop}x{crop}, PSNR in dB, how many pictures by method ({', '.join(METHODS)}); correlation of the standard "
+             "deviation with |error|, over that of an exactly calibrated Gaussian; coverage of nominal 95 %", "",
              f"{'problem':12} {'scale, weight':14} {'pictures':>9} " + " ".join(f"{h:>15}" for h in heads)]
     for problem, (scale, weight) in SETTINGS.items():
-        counts = "/".join(str(sum(f"{crop}/{n}/{problem}/{m}" + ("" if m == "PnP-DnCNN" else f"/{scale:g}/{weight:g}") in done for n in numbers))
-                          for m in METHODS)
+        ends = {m: "" if m == "PnP-DnCNN" else f"/{scale:g}/{weight:g}" for m in METHODS}
+        counts = "/".join(str(sum(f"{crop}/{n}/{problem}/{m}{end}" in done for n in numbers)) for m, end in ends.items())
         values = [row(problem, "VBLE", "measured"), row(problem, "MAP-z", "x"), row(problem, "VBLE", "x"), row(problem, "VBLE", "mean"),
                   row(problem, "VBLE", "sample"), row(problem, "VBLE-xz", "mean"), row(problem, "PnP-DnCNN", "x"),
                   row(problem, "VBLE", "correlation") / row(problem, "VBLE", "calibrated"),
@@ -174,7 +175,8 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
                                          row(problem, "MAP-z", "x"), row(problem, "VBLE", "measured"))
         if math.isnan(x):
             continue
-        said = [f"MMSE-x less MMSE-z {x - z:+.2f} {verdict(abs(x - z) < 0.1, '0.1')}", f"over a sample {x - sample:+.2f} {verdict(x - sample >= 0.5, '0.5')}"]
+        said = [f"MMSE-x less MMSE-z {x - z:+.2f} {verdict(abs(x - z) < 0.1, '0.1')}",
+                f"over a sample {x - sample:+.2f} {verdict(x - sample >= 0.5, '0.5')}"]
         if not math.isnan(point):
             said.append(f"over MAP-z {x - point:+.2f} {verdict(x - point >= 0.2, '0.2')}")
         blur, _, noise = problem.partition("-")
@@ -188,7 +190,8 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
         said.append(f"correlation {ratio:.2f} of a calibrated Gaussian's {verdict(ratio >= 0.7, '0.7')}")
         lines.append(f"{problem}: " + ", ".join(said))
     if behind:
-        lines.append(f"behind PnP-DnCNN on average over deblurring: {np.mean(behind):.2f} dB {verdict(float(np.mean(behind)) <= 0.7, '0.7')}")
+        gap = float(np.mean(behind))
+        lines.append(f"behind PnP-DnCNN on average over deblurring: {gap:.2f} dB {verdict(gap <= 0.7, '0.7')}")
     tried: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for key, cell in done.items():
         where, number, problem, method, *setting = key.split("/")
@@ -208,7 +211,7 @@ def batch_of_eight(folder: Path, crop: int, iterations: int) -> str:
     prior = it.priors.load("cae-natural", {"rate_scale": 0.35})
 
     def run(problem: it.Problem) -> tuple[Tensor, Tensor]:
-        solution = it.solve(problem, prior, VariationalLatent(samples=20), max_iterations=iterations, progress=False)
+        solution = it.solve(problem, prior, VariationalLatent(number=20), max_iterations=iterations, progress=False)
         return solution.x, solution.posterior.std
 
     def alone() -> tuple[Tensor, Tensor]:
@@ -224,9 +227,9 @@ def batch_of_eight(folder: Path, crop: int, iterations: int) -> str:
             seconds[name].append(time.perf_counter() - began)
     apart = [float((a - b).abs().max()) for a, b in zip(answers["batch"], answers["alone"])]
     batch, lone = (float(np.median(seconds[name])) for name in ("batch", "alone"))
-    return (f"{machine()}\n8 pictures {crop}x{crop}, {iterations} iterations and 20 samples: batch {batch:.1f} s, one by one {lone:.1f} s, ratio {batch / lone:.2f} "
-            f"{verdict(batch <= 1.05 * lone, 'not slower')}; largest difference of x {apart[0]:.2g}, of the standard deviation {apart[1]:.2g} "
-            f"{verdict(max(apart) <= 1e-6, 'equal')}")
+    return (f"{machine()}\n8 pictures {crop}x{crop}, {iterations} iterations and 20 samples: batch {batch:.1f} s, one by one {lone:.1f} s, "
+            f"ratio {batch / lone:.2f} {verdict(batch <= 1.05 * lone, 'not slower')}; largest difference of x {apart[0]:.2g}, "
+            f"of the standard deviation {apart[1]:.2g} {verdict(max(apart) <= 1e-6, 'equal')}")
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from invtoolbox.solvers.base import Solver
 class VariationalLatent(Solver):
     r"""``min_q E_q[D(A g(z), y)] + regularization * KL(q | p)``: VBLE, and VBLE-xz with ``pixels=True``.
 
-    Biquard, Chabert, Genin, Latry and Oberlin, "Variational Bayes image restoration with compressive autoencoders" (IEEE TIP 34, 2025)
-    and "Deep priors for satellite image restoration with accurate uncertainties" (2024). The latents of an implicit prior with an energy
+    Biquard, Chabert, Genin, Latry and Oberlin, "Variational Bayes image restoration with compressive autoencoders" (IEEE TIP 34, 2025) and
+    "Deep priors for satellite image restoration with accurate uncertainties" (2024). The latents of an implicit prior with an energy
     ``-log p(z)`` in nats get a distribution q, a product over all of them, whose means and widths Adam finds from one draw a step. The
     draws are a function of the seed and the iteration, the same for every item.
 
@@ -32,15 +32,15 @@ class VariationalLatent(Solver):
     items are different problems. The data term must know the noise. ``Solution.x`` is what the means decode to (MMSE-z);
     ``Solution.posterior`` has the mean over samples (MMSE-x), their standard deviation, samples and intervals.
 
-    The optimum is stationary only in expectation, so no tolerance is met: every item takes all ``max_iterations``. Certificate: ``|grad F|``
-    of the draw, relative to that at the start.
+    The optimum is stationary only in expectation, so no tolerance is met: every item takes all ``max_iterations``. Certificate:
+    ``|grad F|`` of the draw, relative to that at the start.
 
     Args:
         family: ``"uniform"`` with learned widths, which start at 1, that of rounding; ``"gaussian"``, whose standard deviations start
             at ``e^-3``, for latents with a Gaussian density; ``"dirac"`` is a point: the mode of the latents (MAP-z), and no posterior.
         pixels: every pixel also lies around what decodes as far as the prior's second decoder says, times a factor that is found with the
             latents. Without, uncertainty is that of the latents alone, which is too little.
-        samples: behind the posterior's mean and standard deviation.
+        number: of samples behind the posterior's mean and standard deviation.
         learning_rate: of Adam.
         clip: gradients whose norm is larger than this times the number of pixels are shortened.
         iterate: the ``"last"`` parameters, those of the ``"best"`` draw, or the ``"average"`` of about the last tenth.
@@ -58,7 +58,7 @@ class VariationalLatent(Solver):
     tolerance: float = 0.0
     family: Family = "uniform"
     pixels: bool = False
-    samples: int = 100
+    number: int = 100
     learning_rate: float = 0.1
     clip: float = 20.0
     iterate: Literal["last", "best", "average"] = "last"
@@ -71,8 +71,8 @@ class VariationalLatent(Solver):
             raise InputError(f"the family of VariationalLatent is 'uniform', 'gaussian' or 'dirac', got {self.family!r}")
         if self.pixels and self.family == "dirac":
             raise InputError("VariationalLatent(pixels=True) gives pixels a distribution, which a point ('dirac') has none of")
-        if self.samples < 2 or not self.clip > 0 or not self.learning_rate > 0:
-            raise InputError(f"VariationalLatent needs at least 2 samples and a positive clip and learning_rate, got {self.samples}, "
+        if self.number < 2 or not self.clip > 0 or not self.learning_rate > 0:
+            raise InputError(f"VariationalLatent needs a number of at least 2 and a positive clip and learning_rate, got {self.number}, "
                              f"{self.clip:g} and {self.learning_rate:g}")
 
     def misfit(self, objective: Objective) -> str | None:
@@ -84,7 +84,7 @@ class VariationalLatent(Solver):
         if type(prior).energy is ImplicitPrior.energy and type(prior).decode_and_energy is ImplicitPrior.decode_and_energy:
             return f"VariationalLatent needs the density of the latents, and {prior!r} has no energy"
         if self.pixels and prior.pixel_std(prior.initial()) is None:
-            return f"VariationalLatent(pixels=True) needs the standard deviation of pixels, and {prior!r} has none; leave it out, or give bitrate"
+            return f"VariationalLatent(pixels=True) needs the standard deviation of pixels, and {prior!r} has none; give it a bitrate"
         return self._adam(1).misfit(objective)
 
     def suits(self, objective: Objective) -> bool:
@@ -98,7 +98,8 @@ class VariationalLatent(Solver):
         around = Variational(prior, self.family, objective.regularization, start, self.pixels)
         shapes = dict(zip(old.names, old.shapes))
         shapes |= {name: tuple(t.shape[1:]) for name, t in around.initial().items() if name not in shapes}
-        return dataclasses.replace(objective, prior=PriorSum(objective.prior.terms, around), layout=Layout(tuple(shapes), tuple(shapes.values())))
+        layout = Layout(tuple(shapes), tuple(shapes.values()))
+        return dataclasses.replace(objective, prior=PriorSum(objective.prior.terms, around), layout=layout)
 
     def start(self, objective: Objective, variable: Tensor) -> Tensor:
         around, layout = objective.prior.implicit, objective.layout
@@ -127,7 +128,7 @@ class VariationalLatent(Solver):
             return None
         parameters = objective.layout.unpack(answer)
         own = {name: t for name, t in parameters.items() if objective.unknowns is None or name not in objective.unknowns.starts}
-        return LatentPosterior(around, own, self.samples)
+        return LatentPosterior(around, own, self.number)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return False, "the decoder is not linear, and gradients of single draws are followed by Adam at a rate that does not fall"

@@ -49,7 +49,7 @@ class RateDistortion(Loss):
 
 @dataclass(frozen=True)
 class PixelLikelihood(Loss):
-    """``-log N(wanted; decoded, std^2)`` a value, in nats, of which the second decoder alone learns: how far pixels are from what comes back."""
+    """``-log N(wanted; decoded, std^2)`` a value, in nats, of which the second decoder alone learns: how far what comes back is off."""
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         """Of a standard deviation of 1."""

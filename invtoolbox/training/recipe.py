@@ -7,7 +7,7 @@ The tables::
     [prior]                   name (learned-proximal, denoiser or compressive-autoencoder) and settings
     [data]                    photographs or paths, items, grey, shrink, crop, intensity_range; noise_std and noisy, or contrast
     [validation]              the same, of images that are not learned from
-    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, count
+    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, count, clip
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class StageTable(Table):
     steps: int = Field(ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     count: int = Field(64, ge=1)
+    clip: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
     def _settings_where_they_are_used(self) -> StageTable:
@@ -106,7 +107,7 @@ class StageTable(Table):
         return self
 
     def stage(self) -> Stage:
-        return Stage(self._loss(), self.steps, self.learning_rate, self.count)
+        return Stage(self._loss(), self.steps, self.learning_rate, self.count, clip=self.clip)
 
     def _loss(self) -> Loss:
         if self.gamma is not None:

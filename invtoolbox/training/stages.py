@@ -30,6 +30,7 @@ class Stage:
         steps: how many.
         learning_rate: of Adam.
         count: pairs that a step looks at.
+        clip: longer gradients are shortened to this norm, see `solvers.Adam`; it keeps a training whose pairs differ much from jumping.
         iterate: ``"average"`` ends a stage with the weighted mean of its steps, ``"last"`` with the last one, see `solvers.Adam`.
     """
 
@@ -38,6 +39,7 @@ class Stage:
     learning_rate: float = 1e-3
     count: int = 64
     iterate: Literal["average", "last"] = "average"
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def train(network: nn.Module, pairs: Pairs, stages: Sequence[Stage], *, validati
 
         weights = NetworkWeights(result, pairs, stage.loss, stage.count, validation, mixed_precision)
         checkpoint = None if folder is None else Checkpoint(Path(folder) / f"stage-{number}.safetensors", write_every)
-        solver = Adam(max_iterations=stage.steps, learning_rate=stage.learning_rate, iterate=stage.iterate)
+        solver = Adam(max_iterations=stage.steps, learning_rate=stage.learning_rate, iterate=stage.iterate, clip=stage.clip)
         solution = solve(training_problem(stage.count, like), weights, solver,
                          regularization=1.0, tolerance=0.0, seed=1009 * seed + number, callbacks=(judge,), checkpoint=checkpoint,
                          progress=progress)

@@ -98,7 +98,7 @@ def test_items_of_different_problems_are_solved_as_if_alone() -> None:
 
     def solved(items: list[int]) -> it.Solution:
         problem = it.Problem(x[items], A, it.data_terms.LeastSquares(noise[items]))
-        return it.solve(problem, CompressiveAutoencoder(network, rate_scale=scale[items]), VariationalLatent(samples=4, pixels=True),
+        return it.solve(problem, CompressiveAutoencoder(network, rate_scale=scale[items]), VariationalLatent(number=4, pixels=True),
                         regularization=weight[items], max_iterations=6, progress=False)
 
     together = solved([0, 1, 2])
@@ -113,7 +113,7 @@ def test_items_of_different_problems_are_solved_as_if_alone() -> None:
 def test_the_second_decoder_widens_the_posterior() -> None:
     x = picture(1, 1, (32, 32))
     problem = it.Problem(x, it.operators.Identity((1, 32, 32)), it.data_terms.LeastSquares(10.0))  # says nothing: q stays near p
-    latent, pixels = (it.solve(problem, CompressiveAutoencoder(small()), VariationalLatent(pixels=flag, samples=400), max_iterations=20,
+    latent, pixels = (it.solve(problem, CompressiveAutoencoder(small()), VariationalLatent(pixels=flag, number=400), max_iterations=20,
                                progress=False) for flag in (False, True))
     assert set(pixels.parameters) - set(latent.parameters) == {"pixel_log_factor"}
     torch.testing.assert_close(pixels.parameters["pixel_log_factor"].exp(), torch.ones(1, 1, 32, 32), rtol=0.3, atol=0)
@@ -138,9 +138,9 @@ def test_a_resumed_run_and_a_dirac_start_where_they_should(tmp_path: Path) -> No
     x = picture(1, 1, (32, 32))
     problem = it.Problem(x, it.operators.Identity((1, 32, 32)), it.data_terms.LeastSquares(0.1))
     prior = CompressiveAutoencoder(small())
-    whole = it.solve(problem, prior, VariationalLatent(samples=2), max_iterations=6, progress=False)
-    it.solve(problem, prior, VariationalLatent(samples=2), max_iterations=3, checkpoint=tmp_path / "run", progress=False)
-    resumed = it.solve(problem, prior, VariationalLatent(samples=2), max_iterations=6, checkpoint=tmp_path / "run", progress=False)
+    whole = it.solve(problem, prior, VariationalLatent(number=2), max_iterations=6, progress=False)
+    it.solve(problem, prior, VariationalLatent(number=2), max_iterations=3, checkpoint=tmp_path / "run", progress=False)
+    resumed = it.solve(problem, prior, VariationalLatent(number=2), max_iterations=6, checkpoint=tmp_path / "run", progress=False)
     assert torch.equal(whole.x, resumed.x)
     other = prior.encode(1 - x)
     point = it.solve(problem, prior, VariationalLatent(family="dirac"), initial=other, max_iterations=0, progress=False)
@@ -208,7 +208,7 @@ def test_models_of_compressai_are_accepted_as_objects(kind: str) -> None:
         nats -= model.entropy_bottleneck._likelihood(code["h"].reshape(2, 1, -1))[0].log().sum()
         torch.testing.assert_close(prior.energy(code, None), nats[None])
     solution = it.solve(it.Problem(x, it.operators.Identity((3, 64, 70)), it.data_terms.LeastSquares(0.1)), CompressiveAutoencoder(model),
-                        VariationalLatent(samples=2), max_iterations=2, progress=False)
+                        VariationalLatent(number=2), max_iterations=2, progress=False)
     assert solution.x.shape == x.shape and solution.posterior.std.isfinite().all()
 
 

@@ -53,7 +53,7 @@ def gaussian_problem(batch: int = 1) -> tuple[it.Problem, Tensor, Tensor, Tensor
 
 def test_a_linear_decoder_gives_the_exact_gaussian_posterior() -> None:
     problem, W, mean, std = gaussian_problem()
-    solver = VariationalLatent(family="gaussian", iterate="average", decay=0.05, samples=2000)
+    solver = VariationalLatent(family="gaussian", iterate="average", decay=0.05, number=2000)
     solution = it.solve(problem, LinearDecoder(W), solver, max_iterations=1000, progress=False)
     assert float((solution.x - mean).norm() / mean.norm()) < 1e-3
     widths = solution.parameters["z_log_width"].exp()[0]
@@ -90,7 +90,7 @@ def test_uniform_widths_have_the_spread_of_their_optimum() -> None:
 
 def test_an_item_alone_equals_the_item_in_company() -> None:
     problem, W, _, _ = gaussian_problem(batch=3)
-    solver = VariationalLatent(samples=20)
+    solver = VariationalLatent(number=20)
     weights = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
     together = it.solve(problem, LinearDecoder(W), solver, regularization=weights, max_iterations=50, progress=False)
     for k in range(3):

@@ -31,7 +31,7 @@ class CompressaiModel(nn.Module):
         self.model = model
         hyper = [name for name in ("h_a", "h_s", "gaussian_conditional") if hasattr(model, name)]
         if hyper and len(hyper) < 3:
-            raise InputError(f"{type(model).__name__} has {hyper[0]} but not all of h_a, h_s and gaussian_conditional, as compressai's models")
+            raise InputError(f"{type(model).__name__} has {hyper[0]}, but not all of h_a, h_s and gaussian_conditional")
         self.has_hyper = bool(hyper)
         self.autoregressive = hasattr(model, "context_prediction") and hasattr(model, "entropy_parameters")
         first = next(m for m in model.g_a.modules() if isinstance(m, nn.Conv2d))  # type: ignore[union-attr]

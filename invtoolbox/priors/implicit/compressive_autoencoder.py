@@ -30,8 +30,8 @@ class CompressiveAutoencoder(ImplicitPrior):
     of the range of the intensities is usual.
 
     Args:
-        network: a `MeanScaleHyperprior`, a model of the package compressai (Scale or MeanScaleHyperprior, the autoregressive ones, Cheng2020,
-            FactorizedPrior), or any module with their methods ``encode``, ``decode`` and ``energy``.
+        network: a `MeanScaleHyperprior`, a model of the package compressai (ScaleHyperprior, MeanScaleHyperprior, the autoregressive ones,
+            Cheng2020, FactorizedPrior), or any module with their methods ``encode``, ``decode`` and ``energy``.
         rate_scale: pictures are coded with their contrast multiplied by it, a number or one an item: below 1 they are coded more coarsely,
             which is a stronger prior for harder problems and more noise, without training again (Biquard et al. 2024).
         bitrate: alpha of the rate-distortion training, where the network has no second decoder: it says how far a pixel may be from what is
@@ -80,7 +80,7 @@ class CompressiveAutoencoder(ImplicitPrior):
         return {"z": self.start_z} if self.start_h is None else {"z": self.start_z, "h": self.start_h}
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
-        """The latents of images, which ``it.solve(..., initial=)`` takes: ``{"z": ..., "h": ...}``, ``(batch, channel, rows, columns)`` each."""
+        """The latents of images, as ``it.solve(..., initial=)`` takes them: ``{"z": ..., "h": ...}``, ``(batch, channel, row, column)``."""
         low, high = self.intensity_range
         shown = self._folded((x - low) / (high - low) * self._scale(x))
         with torch.no_grad():
@@ -115,7 +115,7 @@ class CompressiveAutoencoder(ImplicitPrior):
     def _checked(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         channels = self._channels()
         if len(image_shape) != 3 or not (image_shape[0] == channels or channels == 1 or image_shape[0] == 1):
-            raise InputError(f"{self!r} codes images (channel, row, column) of {channels} channels, or of any number one by one, got {image_shape}")
+            raise InputError(f"{self!r} codes images (channel, row, column) of {channels} channels, or grey ones, got {image_shape}")
         return tuple(image_shape)
 
     def _channels(self) -> int:

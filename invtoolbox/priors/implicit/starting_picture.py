@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ def starting_picture(problem: Problem, solve: Any, intensity_range: tuple[float,
     low, high = intensity_range
     spread = high - low
     if problem.is_linear and problem.data_term.is_quadratic:
-        D = problem.data_term
-        known = isinstance(D, LeastSquares) and D.noise_std is not None
+        known = getattr(problem.data_term, "noise_std", None) is not None
         weight = (1.0 if known else _NOISE**2 * spread**2) / (_STEP * spread) ** 2
         x: Tensor = solve(problem, weight * Tikhonov("gradient"), "cg", 1.0, max_iterations=50, tolerance=1e-3, progress=False).x
         return x.clamp(low - spread / 3, high + spread / 3)
