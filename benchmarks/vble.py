@@ -58,7 +58,7 @@ def case(name: str, truth: Tensor, seeds: list[int], folder: Path) -> Case:
     size = (int(truth.shape[-2]), int(truth.shape[-1]))
     if name == "half":
         mask = torch.from_numpy(np.load(folder / "kernels" / "vble_inpainting50.npy")[0, :size[0], :size[1]])
-        A = it.operators.Inpainting(mask[None])
+        A = it.operators.Inpainting(mask, size)
         y = A.simulate(truth, 2.55 / 255, seeds) * mask
         return Case(name, it.Problem(y, A, it.data_terms.LeastSquares(2.55 / 255)), truth, y)
     if name.startswith("x"):
