@@ -279,3 +279,18 @@ count = 2
         run_recipe(recipe, ["stage.1.bitrate=0.1"], output=tmp_path / "other", progress=False)
     with pytest.raises(InputError, match="noise_std, for pairs"):
         run_recipe(recipe, ["data.noise_std=0.1"], output=tmp_path / "other", progress=False)
+
+
+def test_the_trained_autoencoder_restores_what_it_never_saw_and_knows_how_well() -> None:
+    from invtoolbox.datasets import photograph
+
+    x = photograph("camera")[..., 60:124, 180:244]
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (64, 64))
+    problem = it.Problem(A.simulate(x, 0.03, seed=0), A, it.data_terms.LeastSquares(0.03))
+    prior = it.priors.load("cae-natural", {"rate_scale": 0.5})
+    solution = it.solve(problem, prior, VariationalLatent(pixels=True, number=30), regularization=0.7, max_iterations=60, progress=False)
+    mean, std = solution.posterior.mean, solution.posterior.std
+    gained = it.metrics.psnr(mean, x) - it.metrics.psnr(problem.y, x)
+    assert float(gained) > 1.0 and float(it.metrics.psnr(mean, x)) > float(it.metrics.psnr(solution.posterior.sample(1)[0], x)) + 0.3
+    assert float(torch.corrcoef(torch.stack([std.flatten(), (mean - x).abs().flatten()]))[0, 1]) > 0.1
+    assert 0.6 < float(solution.posterior.coverage(x)) <= 1

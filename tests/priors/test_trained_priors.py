@@ -25,6 +25,7 @@ GAINS = {"lpn-natural-0.1": 7.0, "dncnn-natural": 4.5}
 def held_out(name: str) -> tuple[Tensor, Tensor, float]:
     """A part of a picture that the recipe holds out, the same with noise, and the noise."""
     noise = check(Recipe, *content_of(catalogue.find("priors", name).path.parent / "recipe.toml")).data.noise_std
+    assert noise is not None
     x = photograph("camera")[..., 60:188, 180:308]
     return x, x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), noise
 
