@@ -18,6 +18,7 @@ import torch
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.loop import Loop
+from invtoolbox.objective import Layout
 from invtoolbox.tree import tree_leaves, tree_restore
 
 _FORMAT = "invtoolbox checkpoint 1"
@@ -59,6 +60,8 @@ class Writer:
         # safetensors refuses tensors that share memory, as an iterate and its average may at the start.
         tensors = {name: t.clone() for name, t in tensors.items()}
         meta = {"format": _FORMAT, "fingerprint": self.fingerprint, "iteration": str(loop.iteration)}
+        if loop.layout is not None:
+            meta["layout"] = json.dumps(dict(zip(loop.layout.names, loop.layout.shapes)))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(self.path, save(tensors, metadata=meta), overwrite=True)
 
@@ -83,6 +86,9 @@ class Writer:
         leaves = {name.removeprefix("loop."): t for name, t in tensors.items()}
         restored = tree_restore(_without_history(loop), leaves)
         restored.iteration = int(meta["iteration"])
+        if loop.layout is not None and "layout" in meta:
+            shapes = json.loads(meta["layout"])
+            restored.layout = Layout(tuple(shapes), tuple(map(tuple, shapes.values())))
         restored.history = list(history.to(loop.x.device)) if history is not None else []
         return restored
 

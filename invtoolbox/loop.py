@@ -7,6 +7,7 @@ batch is compacted to those still running.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.objective import Objective
+from invtoolbox.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
 from invtoolbox.tree import scatter_items, select_items, tree_map
@@ -69,6 +70,7 @@ class Loop:
     status: Tensor  # (batch,)
     iterations: Tensor  # (batch,)
     weight: Tensor  # (batch,) the weight each item ended with
+    layout: Layout | None  # of the variable, where it is parameters; an adaptation may change it
     history: list[Tensor]  # one (4, batch) tensor a step, rows as RECORDED
 
     @classmethod
@@ -90,6 +92,7 @@ class Loop:
             status=torch.zeros(batch, dtype=torch.long, device=device),
             iterations=torch.zeros(batch, dtype=torch.long, device=device),
             weight=objective.regularization.clone(),
+            layout=objective.layout,
             history=[],
         )
         return loop, objective
@@ -113,6 +116,8 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
     """
     if len(loop.active) < objective.batch:  # resumed after a compaction
         objective = objective.select(loop.active)
+    if loop.layout is not None:  # resumed after an adaptation
+        objective = dataclasses.replace(objective, layout=loop.layout)
     if loop.rule_state is not None:
         objective = objective.with_regularization(loop.rule_state.weight)
     # On a GPU the host does not wait for every step: what is done is looked at every few iterations.
@@ -144,6 +149,10 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
             if given_up is not None:
                 _finish(loop, solver, STOPPED, loop.running & given_up)
             objective = _compact(loop, objective)
+            last_finite = loop.state.x
+        implicit = objective.prior.implicit
+        if implicit is not None and implicit.adapts(loop.iteration) and bool(loop.running.any()):
+            objective = _adapt(loop, objective, solver)
             last_finite = loop.state.x
         # Every callback is told, also after one of them has asked to stop.
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
@@ -189,6 +198,18 @@ def _compact(loop: Loop, objective: Objective) -> Objective:
     loop.state = select_items(loop.state, keep)
     loop.rule_state = select_items(loop.rule_state, keep)
     return objective.select(keep)
+
+
+def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:
+    """Let the implicit prior put other parameters in the place of these; the answers of items that are done take their shape."""
+    after, variable, move = objective.at(loop.iteration).adapted(loop.state.x, loop.state.statistics)
+    assert after.layout is not None
+    if after.layout != loop.layout:
+        done = len(loop.active) < len(loop.status) or not bool(loop.running.all())
+        loop.x = objective.resized(loop.x, after.layout) if done else variable.clone()
+        loop.layout = after.layout
+    loop.state = solver.adapted(after, loop.state, variable, move)
+    return dataclasses.replace(objective, layout=after.layout)
 
 
 def _progress(loop: Loop, objective: Objective) -> Progress:

@@ -8,6 +8,7 @@ one vector an item: those of the implicit prior (or the image), and the unknowns
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
-from invtoolbox.priors.base import ExplicitPrior, PriorSum
+from invtoolbox.priors.base import ExplicitPrior, PriorSum, Seen
 from invtoolbox.problem import Problem
 from invtoolbox.tree import tree_map
 from invtoolbox.unknowns import Unknowns
@@ -150,7 +151,7 @@ class Objective:
     def evaluate(self, variable: Tensor) -> Evaluation:
         """Value and gradient in the variable: ``x``, or the packed parameters of the implicit prior."""
         if self.layout is not None:
-            return self._evaluate_parameters(variable)
+            return self.evaluate_parameters(variable)[0]
         value, gradient, discrepancy = self.data(variable)
         if not self.has_value:
             value = self.nan()
@@ -171,12 +172,14 @@ class Objective:
             misfit = self.problem.data_term.value(decoded.operator(decoded.x), self.problem.y)
             return misfit + self.prior_value(decoded.x) + self.parameter_energy(decoded)
 
-    def _evaluate_parameters(self, vector: Tensor) -> Evaluation:
+    def evaluate_parameters(self, vector: Tensor) -> tuple[Evaluation, dict[str, Seen]]:
+        """`evaluate` of packed parameters, and what the operator saw, where the implicit prior adapts."""
         D, y = self.problem.data_term, self.problem.y
         with torch.enable_grad():
             free = vector.detach().requires_grad_(True)
             decoded = self.decoded(free)
-            x, prediction = decoded.x, decoded.operator(decoded.x)
+            x, adaptive = decoded.x, self.prior.implicit is not None and self.prior.implicit.is_adaptive
+            prediction, info = decoded.operator.with_info(x) if adaptive else (decoded.operator(x), {})
             misfit = D.value(prediction, y)
             value = misfit + self.parameter_energy(decoded)
             pull = torch.zeros_like(value)  # priors without an energy act through their gradient alone
@@ -185,10 +188,14 @@ class Objective:
                     value = value + weight * prior.energy(x)
                 else:
                     pull = pull + weight * inner(x, prior.gradient(tree_map(Tensor.detach, x), self.generator()))
-            (gradient,) = torch.autograd.grad((value + pull).sum(), free)
+            watched = {name: tensor for name, tensor in info.items() if tensor.requires_grad}
+            gradient, *slopes = torch.autograd.grad((value + pull).sum(), [free, *watched.values()], allow_unused=bool(watched))
+            found = dict(zip(watched, slopes))
+            seen = {name: Seen(tensor.detach(), found.get(name)) for name, tensor in info.items()}
         with torch.no_grad():
             fixed = tree_map(Tensor.detach, prediction)
-            return Evaluation(value.detach() if self.has_value else self.nan(), gradient, D.discrepancy_of(misfit.detach(), fixed, y))
+            discrepancy = D.discrepancy_of(misfit.detach(), fixed, y)
+            return Evaluation(value.detach() if self.has_value else self.nan(), gradient, discrepancy), seen
 
     def decoded(self, variable: Tensor) -> Decoded:
         """The image, and the operator that predicts from it, as functions of the variable."""
@@ -207,6 +214,14 @@ class Objective:
             return variable
         parameters = self.layout.unpack(variable)
         return self.layout.pack({**parameters, **implicit.projected(parameters)})
+
+    def disturbed(self, variable: Tensor, rate: float) -> Tensor:
+        """The variable with the noise that the implicit prior adds to a step of this length."""
+        implicit = self.prior.implicit
+        if self.layout is None or implicit is None or not implicit.is_disturbed:
+            return variable
+        parameters = self.layout.unpack(variable)
+        return self.layout.pack({**parameters, **implicit.disturbed(parameters, rate, self.generator())})
 
     def parameter_energy(self, decoded: Decoded) -> Tensor:
         """``S(z)`` and the priors of the unknowns, ``(batch,)``."""
@@ -236,6 +251,29 @@ class Objective:
         blocks = self.problem.operator.blocks
         assert blocks is not None
         return dataclasses.replace(self, problem=self.problem.subset(count, self.generator()), share=self.share * count / blocks)
+
+    def adapted(self, variable: Tensor, statistics: dict[str, Tensor]) -> tuple[Objective, Tensor, Callable[[Tensor], Tensor]]:
+        """What the implicit prior makes of a variable: the objective of the new one, the new one, and what maps tensors of its shape."""
+        implicit, layout = self.prior.implicit, self.layout
+        assert implicit is not None and layout is not None
+        old = layout.unpack(variable)
+        own = {name: leaf for name, leaf in old.items() if self.unknowns is None or name not in self.unknowns.starts}
+        new, transfer = implicit.adapt(own, statistics, self.iteration, self.generator())
+        after = Layout(layout.names, tuple(tuple(new.get(name, old[name]).shape[1:]) for name in layout.names))
+
+        def move(vector: Tensor) -> Tensor:
+            return after.pack({name: transfer(name, leaf) if name in new else leaf for name, leaf in layout.unpack(vector).items()})
+
+        return dataclasses.replace(self, layout=after), after.pack({**old, **new}), move
+
+    def resized(self, variable: Tensor, layout: Layout) -> Tensor:
+        """A variable of this objective in a larger layout, decoding to the same."""
+        implicit = self.prior.implicit
+        assert implicit is not None and self.layout is not None
+        old = self.layout.unpack(variable)
+        theirs = () if self.unknowns is None else self.unknowns.starts
+        shapes = {name: shape for name, shape in zip(layout.names, layout.shapes) if name not in theirs}
+        return layout.pack({**old, **implicit.resized({name: old[name] for name in shapes}, shapes)})
 
     def with_regularization(self, regularization: Tensor) -> Objective:
         return dataclasses.replace(self, regularization=regularization)

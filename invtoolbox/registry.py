@@ -58,6 +58,7 @@ _OWN: dict[str, dict[str, str]] = {
         "rigid-clusters": "invtoolbox.priors:RigidClusters",
         "voxel-flow": "invtoolbox.priors:VoxelFlow",
         "neural-scene-flow": "invtoolbox.priors:NeuralSceneFlow",
+        "gaussians": "invtoolbox.priors:Gaussians",
         "free-flow": "invtoolbox.priors:FreeFlow",
     },
     "operators": {
@@ -81,6 +82,7 @@ _OWN: dict[str, dict[str, str]] = {
         "phase-retrieval": "invtoolbox.operators:PhaseRetrieval",
         "space-varying-blur": "invtoolbox.operators:SpaceVaryingBlur",
         "blur-3d": "invtoolbox.operators:Blur3D",
+        "gaussian-renderer": "invtoolbox.operators:GaussianRenderer",
         "unmixing": "invtoolbox.operators:Unmixing",
     },
     "data_terms": {
@@ -92,6 +94,7 @@ _OWN: dict[str, dict[str, str]] = {
         "l1": "invtoolbox.data_terms:L1",
         "student": "invtoolbox.data_terms:Student",
         "poisson-transmission": "invtoolbox.data_terms:PoissonTransmission",
+        "photometric": "invtoolbox.data_terms:Photometric",
         "chamfer": "invtoolbox.data_terms:Chamfer",
         "distance-transform": "invtoolbox.data_terms:DistanceTransform",
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
@@ -146,6 +147,7 @@ def solve(
                 if writer is not None and not interrupt.forced:
                     writer.write(loop)
                 raise
+        objective, working = (dataclasses.replace(o, layout=loop.layout) for o in (objective, working))
         x = working.decode(loop.x)
     if differentiate == "implicit":
         from invtoolbox.differentiation import differentiable

@@ -18,7 +18,7 @@ class Unknowns:
 
     A solver moves ``u`` in ``theta = start + scale * u``, so that a unit of ``u`` bends the misfit as much as a unit of
     ``x`` does: angles in radians and images in attenuation differ by orders of magnitude, and a gradient method would
-    move only one of them.
+    move only one of them. An operator may know the scale of a parameter itself (``fixed_scales``).
 
     Attributes:
         starts: where each parameter starts, ``(batch, ...)``.
@@ -36,7 +36,9 @@ class Unknowns:
         every = problem.operator.item_parameters(problem.batch)
         starts = {name: every[name].detach() for name in problem.unknown}
         like = problem.first.real if problem.first.is_complex() else problem.first
-        scales = {name: _scale(problem, starts, name, x).to(like) for name in starts}
+        fixed = problem.operator.fixed_scales()
+        scales = {name: like.new_full((problem.batch,), fixed[name]) if name in fixed else _scale(problem, starts, name, x).to(like)
+                  for name in starts}
         return cls(starts, scales, dict(problem.unknown))
 
     def zeros(self, like: Tensor) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from invtoolbox.data_terms.chamfer import Chamfer
 from invtoolbox.data_terms.distance_transform import DistanceTransform
 from invtoolbox.data_terms.exact import Exact
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.data_terms.photometric import Photometric
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.data_terms.robust import L1, Huber, Student
@@ -20,6 +21,7 @@ __all__ = [
     "Exact",
     "Huber",
     "LeastSquares",
+    "Photometric",
     "PlaneToPlane",
     "Poisson",
     "PoissonTransmission",

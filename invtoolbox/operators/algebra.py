@@ -70,6 +70,10 @@ class Composition(_Combined):
     def _forward(self, x: Tensor) -> Any:
         return self.parts[0]._forward(self.parts[1]._forward(x))
 
+    def with_info(self, x: Any) -> tuple[Any, dict[str, Tensor]]:
+        inner, info = self.parts[1].with_info(x)
+        return self.parts[0](inner), info
+
     @property
     def blocks(self) -> int | None:
         return self.parts[0].blocks

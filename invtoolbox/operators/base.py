@@ -47,6 +47,13 @@ class Operator(Settings, ABC):
         check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
         return self._forward(x)
 
+    def with_info(self, x: Any) -> tuple[Any, dict[str, Tensor]]:
+        """The prediction, and what else was seen on the way, by name: what an implicit prior that adapts gathers its statistics from.
+
+        Tensors that take part in the prediction are given with their derivatives; see `ImplicitPrior.gathered`.
+        """
+        return self(x), {}
+
     def linearize(self, x: Tensor) -> LinearOperator:
         """The derivative of ``A`` at ``x``, a linear operator: forward by jvp, adjoint by vjp."""
         from invtoolbox.operators.algebra import Jacobian
@@ -87,6 +94,10 @@ class Operator(Settings, ABC):
         for name, value in parameters.items():
             setattr(other, name, value)
         return other
+
+    def fixed_scales(self) -> dict[str, float]:
+        """The units in which solvers move some of the parameters, where the operator knows them; they are found out for the others."""
+        return {}
 
     def select(self, index: Tensor) -> Self:
         """The operator for the items ``index`` of the batch; itself where every item shares the parameters."""

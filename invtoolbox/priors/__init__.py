@@ -41,6 +41,8 @@ from invtoolbox.priors.implicit.compressive_autoencoder import CompressiveAutoen
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 from invtoolbox.priors.implicit.free_flow import FreeFlow
 from invtoolbox.priors.implicit.gaussian_latents import GaussianLatents
+from invtoolbox.priors.implicit.gaussian_strategies import DefaultStrategy, MCMCStrategy
+from invtoolbox.priors.implicit.gaussians import Gaussians
 from invtoolbox.priors.implicit.gradient_origin import GradientOrigin, GradientOriginNetwork
 from invtoolbox.priors.implicit.hyperprior import MeanScaleHyperprior
 from invtoolbox.priors.implicit.neural_scene_flow import NeuralSceneFlow
@@ -70,6 +72,7 @@ __all__ = [
     "ConvexNetwork",
     "ConvexPatches",
     "CoordinateNetwork",
+    "DefaultStrategy",
     "Denoiser",
     "DnCNN",
     "ExplicitPrior",
@@ -77,6 +80,7 @@ __all__ = [
     "Gaussian",
     "GaussianLatents",
     "GaussianMixture",
+    "Gaussians",
     "GradientOrigin",
     "GradientOriginNetwork",
     "GraphLaplacian",
@@ -89,6 +93,7 @@ __all__ = [
     "LearnedProximal",
     "LocalRigidity",
     "LocalRotation",
+    "MCMCStrategy",
     "MeanScaleHyperprior",
     "NeuralSceneFlow",
     "NodeARAP",

@@ -12,13 +12,15 @@ _NAMES = {
     "Cameras": "invtoolbox.scenes.cameras",
     "SimulatedSequence": "invtoolbox.scenes.lidar",
     "SpinningLidar": "invtoolbox.scenes.lidar",
+    "Splats": "invtoolbox.scenes.splats",
     "Street": "invtoolbox.scenes.street",
     "look_at": "invtoolbox.scenes.cameras",
     "random_town": "invtoolbox.scenes.town",
     "rasterization": "invtoolbox.scenes.splatting",
     "simulated_street": "invtoolbox.scenes.lidar",
 }
-__all__ = ["Cameras", "SimulatedSequence", "SpinningLidar", "Street", "look_at", "random_town", "rasterization", "run", "simulated_street"]
+__all__ = ["Cameras", "SimulatedSequence", "SpinningLidar", "Splats", "Street", "look_at", "random_town", "rasterization", "run",
+           "simulated_street"]
 
 
 def __getattr__(name: str) -> Any:

@@ -88,7 +88,7 @@ def rasterization(
     if rasterize_mode not in ("classic", "antialiased"):
         raise unknown_name("rasterize mode", rasterize_mode, ("classic", "antialiased"))
     leading = _checked(means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, eps2d, sh_degree)
-    count, views = means.shape[-2], viewmats.shape[-3]
+    views = viewmats.shape[-3]
     shows, deep = "RGB" in render_mode, "D" in render_mode.replace("RGB", "") or median_depth
     if not shows:
         colors, sh_degree = means.new_zeros(*means.shape[:-1], 0), None
@@ -100,6 +100,9 @@ def rasterization(
     m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading):]) for t in given)
     splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
     tiles = binned(boxes, reaches, width, height)
+    # What is handed out is what the images are made of, so that they have a derivative in it.
+    shown = splats.unflatten(0, (*leading, views))
+    splats = shown.reshape(splats.shape)
     planes = composite(splats, boxes, reaches, tiles, width, height, channels if median_depth else None)
     planes = planes.movedim(1, -1).unflatten(0, (*leading, views))
     features = splats.shape[-1] - 6
@@ -113,7 +116,7 @@ def rasterization(
     if "D" in render_mode.replace("RGB", ""):
         depth = planes[..., channels:channels + 1]
         parts.append(depth / alphas.clamp_min(1e-10) if "ED" in render_mode else depth)
-    info: dict[str, Tensor] = {"splats": splats.view(*leading, views, count, -1), "boxes": boxes.view(*leading, views, count, 4)}
+    info: dict[str, Tensor] = {"splats": shown, "boxes": boxes.unflatten(0, (*leading, views))}
     if normals:
         info["normals"] = planes[..., channels + int(deep):features]
     if median_depth:

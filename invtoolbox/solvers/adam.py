@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,6 +13,7 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.objective import Evaluation, Objective
 from invtoolbox.operators.base import item_norm
+from invtoolbox.priors.base import Prior, Seen
 from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.ordered_subsets import subset_reason
@@ -29,6 +32,7 @@ class AdamState(State):
     scale: Tensor  # (batch,)
     reference: Tensor  # (batch,) the objective that the next improvement is measured from
     waited: Tensor  # (batch,) steps since that improvement
+    statistics: dict[str, Tensor]  # of an implicit prior that adapts
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Adam(Solver):
     clip: float | None = None
 
     takes_projection: ClassVar[bool] = True
+    takes_adaptation: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
@@ -97,12 +102,12 @@ class Adam(Solver):
         return objective.layout is not None
 
     def init(self, objective: Objective, start: Tensor) -> AdamState:
-        value, gradient, discrepancy = self._evaluate(objective, start)
+        (value, gradient, discrepancy), info = self._evaluate(objective, start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
         return AdamState(start, value, discrepancy, norm / scale, gradient, torch.zeros_like(start), torch.zeros_like(start),
                          torch.zeros_like(norm), _rates(objective, start), start.clone(), value.clone(), scale,
-                         value.clone(), torch.zeros_like(norm))
+                         value.clone(), torch.zeros_like(norm), _gathered(objective, _statistics(objective, start), start, info))
 
     def step(self, objective: Objective, state: AdamState) -> AdamState:
         gradient = state.gradient if self.clip is None else _clipped(state.gradient, self.clip)
@@ -113,23 +118,33 @@ class Adam(Solver):
         shape = (-1, *[1] * (gradient.ndim - 1))
         rate = self.learning_rate / (1 + self.decay * steps).sqrt() / (1 - self.beta_mean**steps)
         denominator = (square / (1 - self.beta_square**steps).view(shape)).sqrt_().add_(self.epsilon)
-        x = objective.projected(state.x - (mean * state.rates).div_(denominator).mul_(rate.view(shape)))
-        value, new, discrepancy = self._evaluate(objective, x)
+        rates = _scheduled(objective, state.rates)
+        moved = (state.x - (mean * rates).div_(denominator).mul_(rate.view(shape)))
+        x = objective.projected(objective.disturbed(moved, self.learning_rate))
+        (value, new, discrepancy), info = self._evaluate(objective, x)
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
         if self.iterate == "average":
             best = torch.lerp(state.best, x, (9 / (steps + 8)).view(shape))
         improved = value < state.reference - self.min_delta
-        return AdamState(x, value, discrepancy, item_norm(new) / state.scale, new, mean, square, steps, state.rates,
+        return AdamState(x, value, discrepancy, item_norm(new) / state.scale, new, mean, square, steps, rates,
                          best, torch.where(better, value, state.best_value), state.scale,
                          torch.where(improved, value, state.reference),
-                         torch.where(improved, torch.zeros_like(state.waited), state.waited + 1))
+                         torch.where(improved, torch.zeros_like(state.waited), state.waited + 1),
+                         _gathered(objective, state.statistics, x, info))
+
+    def adapted(self, objective: Objective, state: AdamState, variable: Tensor, move: Callable[[Tensor], Tensor]) -> AdamState:
+        # What is new has no gradient yet, so the next step leaves it where it is; averages and the best iterate begin again from here.
+        return dataclasses.replace(state, x=variable, gradient=move(state.gradient), mean=move(state.mean), square=move(state.square),
+                                   rates=_rates(objective, variable), best=variable.clone(), best_value=state.value.clone(),
+                                   statistics=_statistics(objective, variable))
 
     def gives_up(self, state: AdamState) -> Tensor | None:
         return None if self.patience is None else state.waited >= self.patience
 
-    def _evaluate(self, objective: Objective, x: Tensor) -> Evaluation:
-        return (objective if self.subset_size is None else objective.subset(self.subset_size)).evaluate(x)
+    def _evaluate(self, objective: Objective, x: Tensor) -> tuple[Evaluation, dict[str, Seen]]:
+        seen = objective if self.subset_size is None else objective.subset(self.subset_size)
+        return seen.evaluate_parameters(x) if seen.layout is not None else (seen.evaluate(x), {})
 
     def result(self, state: AdamState) -> Tensor:
         return state.x if self.iterate == "last" else state.best
@@ -141,6 +156,31 @@ class Adam(Solver):
 def _clipped(gradient: Tensor, longest: float) -> Tensor:
     norm = item_norm(gradient)
     return gradient * (longest / norm.clamp_min(longest)).view(-1, *[1] * (gradient.ndim - 1))
+
+
+def _statistics(objective: Objective, x: Tensor) -> dict[str, Tensor]:
+    implicit = objective.prior.implicit
+    if implicit is None or not implicit.is_adaptive or objective.layout is None:
+        return {}
+    return implicit.statistics(objective.layout.unpack(x))
+
+
+def _gathered(objective: Objective, statistics: dict[str, Tensor], x: Tensor, info: dict[str, Seen]) -> dict[str, Tensor]:
+    implicit = objective.prior.implicit
+    if implicit is None or not implicit.is_adaptive or objective.layout is None:
+        return statistics
+    return implicit.gathered(statistics, objective.layout.unpack(x), info)
+
+
+def _scheduled(objective: Objective, rates: Tensor) -> Tensor:
+    """The rates of this iteration, written over those of the last one where the implicit prior follows a schedule."""
+    implicit, layout = objective.prior.implicit, objective.layout
+    if implicit is None or layout is None or type(implicit).at is Prior.at:
+        return rates
+    leaves = layout.unpack(rates)  # views
+    for name, factor in implicit.learning_rates(leaves).items():
+        leaves[name].fill_(factor)
+    return rates
 
 
 def _rates(objective: Objective, start: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from invtoolbox.auxiliaries import extended
+from invtoolbox.errors import InputError
 from invtoolbox.objective import Objective
 from invtoolbox.posterior import Posterior
 from invtoolbox.priors.base import ExplicitPrior
@@ -41,6 +43,7 @@ class Solver(ABC):
         starts_at_zero: the solver regularises by where it starts, so it starts at 0 unless told otherwise.
         takes_projection: parameters of an implicit prior that are constrained (``is_constrained``) are projected after every step.
         samples: the iterates are draws from ``exp(-D - sum_i w_i R_i)``, so a weight that nobody wrote is 1, and no rule chooses it.
+        takes_adaptation: parameters of an implicit prior may change in number between two steps (``is_adaptive``); see `adapted`.
         takes_unit_step: a prior that asks for it (``unit_step``) is only ever given a step that times its weight is 1.
     """
 
@@ -53,6 +56,7 @@ class Solver(ABC):
     takes_projection: ClassVar[bool] = False
     takes_unit_step: ClassVar[bool] = False
     samples: ClassVar[bool] = False
+    takes_adaptation: ClassVar[bool] = False
 
     def misfit(self, objective: Objective) -> str | None:
         """Why this solver cannot minimise the objective; ``None`` where it can."""
@@ -81,6 +85,14 @@ class Solver(ABC):
     @abstractmethod
     def step(self, objective: Objective, state: Any) -> Any:
         """One iteration, for every item of the batch."""
+
+    def adapted(self, objective: Objective, state: Any, variable: Tensor, move: Callable[[Tensor], Tensor]) -> Any:
+        """The state once the implicit prior has put another variable in the place of ``state.x``.
+
+        Called by the loop between two steps, where this solver takes adaptations; ``state.statistics`` is then what its evaluations have
+        gathered. ``objective`` is that of the new variable, and ``move`` maps tensors of the shape of the old one to that of the new.
+        """
+        raise InputError(f"{type(self).__name__} does not know how to go on when parameters change in number")
 
     def converged(self, state: Any, tolerance: float) -> Tensor:
         """Which items have reached the tolerance, ``(batch,)`` booleans."""

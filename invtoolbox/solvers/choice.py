@@ -36,6 +36,8 @@ def unfit(solver: Solver, objective: Objective) -> str | None:
     implicit = objective.prior.implicit
     if implicit is not None and implicit.is_constrained and not solver.takes_projection:
         return f"{type(solver).__name__} does not keep to the constraints on the parameters of {implicit!r}"
+    if implicit is not None and implicit.is_adaptive and not solver.takes_adaptation:
+        return f"{type(solver).__name__} does not go on when the parameters of {implicit!r} change in number"
     return solver.misfit(objective)
 
 

@@ -1,0 +1,173 @@
+"""Pictures and depths of 3D Gaussians: a renderer as a forward operator."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.operators.base import Operator
+from invtoolbox.scenes.cameras import Cameras
+from invtoolbox.scenes.splats import Splats
+from invtoolbox.scenes.splatting import rasterization
+
+Output = Literal["colour", "alpha", "depth", "median_depth", "normal"]
+_CHANNELS = {"colour": 3, "alpha": 1, "depth": 1, "median_depth": 1, "normal": 3}
+
+
+class GaussianRenderer(Operator):
+    r"""``A(x)``: what cameras see of `scenes.Splats`, ``(batch, channels, camera, row, column)``.
+
+    The channels are those of the outputs, one after the other. See `scenes.rasterization` for what is computed; derivatives reach every
+    tensor of the splats, and the parameter ``twist``, which moves the cameras in their own frames (`Cameras.turned`) and is 0 where nothing
+    else is said: ``Problem(..., unknown={"twist": None})`` refines poses. Blocks are cameras, so that a solver's ``subset_size`` is the
+    number of pictures that a step looks at.
+
+    Args:
+        cameras: those of every item, or a sequence with those of each, all of one size and number.
+        outputs: out of ``"colour"``, ``"alpha"``, ``"depth"`` (expected, along z), ``"median_depth"`` and ``"normal"`` (in the world,
+            weighed by alpha).
+        background: the colour that stands behind everything: a number, or one a channel.
+        channels: of the colour.
+        antialiased: see ``rasterize_mode`` there.
+        near, far: depths between which Gaussians are seen.
+        radius_clip: Gaussians that reach no farther than so many pixels are left out.
+        pose_step: the unit in which solvers move ``twist``, radians and lengths of the world.
+        backend: ``"own"``, or ``"gsplat"``: on CUDA that library renders, where it is installed.
+
+    >>> from invtoolbox.scenes import look_at
+    >>> A = GaussianRenderer(look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(8, 12)), background=1.0)
+    >>> x = Splats.of_points(torch.zeros(1, 1, 3), torch.zeros(1, 1, 3), 0.3, 0.9)
+    >>> A(x).shape, round(float(A(x)[0, 0, 0, 4, 6]), 3)
+    (torch.Size([1, 3, 1, 8, 12]), 0.265)
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("world_to_camera", "intrinsics", "twist")
+
+    def __init__(self, cameras: Cameras | Sequence[Cameras], outputs: tuple[Output, ...] = ("colour",), background: float | Tensor = 0.0,
+                 channels: int = 3, antialiased: bool = False, near: float = 0.01, far: float = 1e10, radius_clip: float = 0.0,
+                 pose_step: float = 1e-3, backend: Literal["own", "gsplat"] = "own") -> None:
+        for name in outputs:
+            if name not in _CHANNELS:
+                raise unknown_name("output of GaussianRenderer", name, _CHANNELS)
+        if backend not in ("own", "gsplat"):
+            raise unknown_name("backend of GaussianRenderer", backend, ("own", "gsplat"))
+        every = [cameras] if isinstance(cameras, Cameras) else list(cameras)
+        if not every or len({(len(c), c.size) for c in every}) > 1:
+            raise InputError("GaussianRenderer takes cameras, or the cameras of every item, as many and of one size each")
+        self.size = every[0].size
+        self.world_to_camera = torch.stack([c.world_to_camera for c in every])
+        self.intrinsics = torch.stack([c.intrinsics for c in every])
+        self.twist = self.world_to_camera.new_zeros(len(every), len(every[0]), 6)
+        self.items = None if isinstance(cameras, Cameras) else len(every)
+        self.outputs, self.channels, self.antialiased = tuple(outputs), channels, antialiased
+        self.background = torch.as_tensor(background, dtype=self.intrinsics.dtype)
+        self.near, self.far, self.radius_clip, self.pose_step, self.backend = near, far, radius_clip, pose_step, backend
+        self.domain_shape = ()
+        self._set_range()
+
+    def _set_range(self) -> None:
+        channels = sum(self.channels if name == "colour" else _CHANNELS[name] for name in self.outputs)
+        self.range_shape = (channels, self.world_to_camera.shape[1], *self.size)
+
+    def __call__(self, x: Any) -> Tensor:
+        return self.with_info(x)[0]
+
+    def _forward(self, x: Any) -> Tensor:
+        return self.with_info(x)[0]
+
+    def with_info(self, x: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The prediction, and "splats" and "boxes" of every Gaussian in every view, as `scenes.rasterization` gives them, and the
+        "size" of a picture, width and height."""
+        if not isinstance(x, Splats):
+            raise InputError(f"{self} takes Splats, as priors.Gaussians() makes them, got {type(x).__name__}")
+        batch, like = x.means.shape[0], x.means
+        if self.items is not None and batch != self.items:
+            raise InputError(f"{self} takes a batch of {self.items}, because its cameras differ from item to item, got a batch of {batch}")
+        views, Ks = self._poses(like).expand(batch, -1, -1, -1), self.intrinsics.to(like).expand(batch, -1, -1, -1)
+        behind = self.background.to(like).expand(batch, views.shape[1], self.channels) if bool((self.background != 0).any()) else None
+        depth = "depth" in self.outputs
+        image, alpha, info = self._rasterization()(
+            x.means, x.quats, x.scales, x.opacities, x.colors, views, Ks, self.size[1], self.size[0], self.near, self.far, self.radius_clip,
+            sh_degree=x.degree, backgrounds=behind, render_mode="RGB+ED" if depth else "RGB",
+            rasterize_mode="antialiased" if self.antialiased else "classic", normals="normal" in self.outputs,
+            median_depth="median_depth" in self.outputs)
+        channels = image.shape[-1] - depth
+        if channels != self.channels:
+            raise InputError(f"{self} was told of {self.channels} channels, and the Gaussians have {channels}; pass channels=")
+        known = {"colour": image[..., :self.channels], "alpha": alpha, "depth": image[..., self.channels:],
+                 "normal": info.get("normals"), "median_depth": info.get("median_depth")}
+        parts = [part for name in self.outputs if (part := known[name]) is not None]
+        prediction = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        seen = {name: info[name] for name in ("splats", "boxes") if name in info}
+        return prediction.movedim(-1, 1), {**seen, "size": like.new_tensor([self.size[1], self.size[0]])}
+
+    def _poses(self, like: Tensor) -> Tensor:
+        """World to camera with the twists made, ``(1 or batch, C, 4, 4)``."""
+        twist = self.twist.to(like)
+        fixed = self.world_to_camera.to(like)
+        if not twist.requires_grad and not bool((twist != 0).any()):
+            return fixed
+        count = max(len(twist), len(fixed))
+        flat = fixed.expand(count, -1, -1, -1).flatten(0, 1)
+        cameras = Cameras(flat, self.intrinsics.to(like).expand(count, -1, -1, -1).flatten(0, 1), self.size)
+        return cameras.turned(twist.expand(count, -1, -1).flatten(0, 1)).world_to_camera.unflatten(0, (count, -1))
+
+    def _rasterization(self) -> Any:
+        if self.backend == "own":
+            return rasterization
+        from invtoolbox.scenes.gsplat_backend import rasterization as by_gsplat
+
+        return by_gsplat
+
+    @property
+    def cameras(self) -> Cameras:
+        """The cameras as they are moved, of every item one after the other where items have their own."""
+        poses = self._poses(self.twist).detach()
+        K = self.intrinsics.expand(len(poses), -1, -1, -1)
+        return Cameras(poses.flatten(0, 1), K.flatten(0, 1), self.size)
+
+    # -- parameters and blocks -------------------------------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"twist": self.twist if self.items is not None else self.twist[0]}
+
+    def fixed_scales(self) -> dict[str, float]:
+        return {"twist": self.pose_step}
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        given = parameters.get("twist")
+        if given is not None and given.ndim == 2:
+            parameters = {**parameters, "twist": given[None]}
+        return super()._replace(parameters)
+
+    def select(self, index: Tensor) -> Self:
+        other = copy.copy(self)
+        for name in self.item_fields:
+            value = getattr(self, name)
+            if len(value) > 1:
+                setattr(other, name, value.index_select(0, index))
+        other.items = None if self.items is None else len(index)
+        return other
+
+    @property
+    def blocks(self) -> int:
+        """The number of cameras."""
+        return int(self.world_to_camera.shape[1])
+
+    def subset(self, index: Any) -> Self:
+        other = copy.copy(self)
+        for name in self.item_fields:
+            setattr(other, name, getattr(self, name)[:, index])
+        other._set_range()
+        return other
+
+    def __repr__(self) -> str:
+        shown = [f"{self.blocks} cameras", f"{self.size[0]}x{self.size[1]}"]
+        shown += [] if self.outputs == ("colour",) else [f"outputs={self.outputs}"]
+        shown += ["antialiased"] if self.antialiased else []
+        return f"GaussianRenderer({', '.join(shown)})"

@@ -1,0 +1,264 @@
+"""When Gaussians split, are copied, move to where they are needed, and vanish: the strategies of `priors.Gaussians`.
+
+Rows of opacity 0 fill up the scenes of a batch that have fewer Gaussians than others, and a row that dies stays until the next adaptation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import comb
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import Seen, Transfer
+from invtoolbox.scenes.quaternions import rotation_matrices
+
+#: The logit that stands for an opacity of 0: far below what is ever drawn, and finite.
+DEAD = -20.0
+
+
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """What a strategy decides. Parameters are the leaves of `priors.Gaussians`, ``(B, N, ...)``.
+
+    Args:
+        start, stop: steps between which it acts.
+        every: steps from one time to the next.
+        least_opacity: Gaussians below it have no use.
+        most: Gaussians of a scene at most.
+    """
+
+    start: int = 500
+    stop: int = 15_000
+    every: int = 100
+    least_opacity: float = 0.005
+    most: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.most < 1 or not 0 < self.least_opacity < 1:
+            raise InputError(f"{type(self).__name__} takes every and most of at least 1 and a least_opacity between 0 and 1, got {self!r}")
+
+    def adapts(self, iteration: int) -> bool:
+        return self.start < iteration < self.stop and iteration % self.every == 0
+
+    def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+    def gathered(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+        return statistics
+
+    @abstractmethod
+    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int, generator: Generator,
+              extent: float) -> tuple[dict[str, Tensor], Transfer]:
+        """See `ImplicitPrior.adapt`; ``extent`` is the size of the scene."""
+
+
+@dataclass(frozen=True)
+class DefaultStrategy(Strategy):
+    """The adaptive density control of Kerbl et al. (2023, section 5), with the defaults of gsplat's strategy of that name.
+
+    A Gaussian whose position in the pictures is pulled hard, on average over the views that see it, is too little for what it has to show:
+    a small one is copied, a large one replaced by two smaller ones drawn from it. Transparent ones vanish, and from time to time all are
+    made nearly transparent, so that those that nobody needs stay so.
+
+    Args:
+        least_pull: the mean norm of the derivative in the position, in units of half a picture, above which a Gaussian grows; that of a
+            misfit which is a mean over the pixels of a picture.
+        small: a share of the scene's size, up to which a Gaussian is copied instead of split.
+        large: a share of the scene's size; once opacities have been reset, larger Gaussians vanish.
+        reset_every: steps between two resets of the opacities.
+    """
+
+    least_pull: float = 2e-4
+    small: float = 0.01
+    large: float = 0.1
+    reset_every: int = 3000
+
+    def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        like = parameters["logit_opacities"]
+        return {"pull": torch.zeros_like(like), "views": torch.zeros_like(like)}
+
+    def gathered(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+        if "splats" not in info or info["splats"].gradient is None:
+            raise InputError("DefaultStrategy needs an operator that says where Gaussians are pulled: operators.GaussianRenderer with "
+                             "backend='own'; take MCMCStrategy for others")
+        slope, size = info["splats"].gradient, info["size"].value
+        assert slope is not None
+        pull = (slope[..., :2] * (size.to(slope) / 2)).norm(dim=-1).sum(1)
+        box = info["boxes"].value
+        return {"pull": statistics["pull"] + pull, "views": statistics["views"] + (box[..., 0] < box[..., 1]).sum(1)}
+
+    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int, generator: Generator,
+              extent: float) -> tuple[dict[str, Tensor], Transfer]:
+        opacity, size = parameters["logit_opacities"].sigmoid(), parameters["log_scales"].exp().amax(-1)
+        keep = opacity >= self.least_opacity
+        if iteration > self.reset_every:
+            keep &= size <= self.large * extent
+        pull = statistics["pull"] / statistics["views"].clamp_min(1)
+        grow = keep & (pull > self.least_pull)
+        grow = _best(grow, pull, self.most - keep.sum(1))
+        copy, split = grow & (size <= self.small * extent), grow & (size > self.small * extent)
+        rows = _listed(keep & ~split, copy, split, split)
+        new, transfer = _picked(parameters, rows.source, rows.fresh)
+        noise = _normal(2 * size.shape[1], generator, size).view(-1, 2, 3)
+        shift = torch.where(rows.part[..., None] < 2, 0.0, noise[rows.source.clamp_min(0), (rows.part - 2).clamp_min(0)])
+        turned = (rotation_matrices(new["quats"]) @ (new["log_scales"].exp() * shift)[..., None]).squeeze(-1)
+        new["means"] = new["means"] + turned
+        new["log_scales"] = torch.where((rows.part >= 2)[..., None], new["log_scales"] - torch.tensor(1.6).log(), new["log_scales"])
+        return self._reset(new, transfer) if iteration % self.reset_every == 0 else (new, transfer)
+
+    def _reset(self, parameters: dict[str, Tensor], transfer: Transfer) -> tuple[dict[str, Tensor], Transfer]:
+        most = torch.logit(torch.tensor(2 * self.least_opacity, dtype=torch.float64)).item()
+
+        def and_forget(name: str, tensor: Tensor) -> Tensor:
+            moved = transfer(name, tensor)
+            return torch.zeros_like(moved) if name == "logit_opacities" else moved
+
+        return {**parameters, "logit_opacities": parameters["logit_opacities"].clamp_max(most)}, and_forget
+
+
+@dataclass(frozen=True)
+class MCMCStrategy(Strategy):
+    """Gaussians as samples: Kheradmand et al., "3D Gaussian splatting as Markov chain Monte Carlo" (NeurIPS 2024).
+
+    The dead move to where living ones are, drawn by opacity, and share with these what they showed, so that the picture hardly changes
+    (equations 9 and 10); their number grows by a share at a time up to ``most``. Noise along their covariances explores, the more the more
+    transparent a Gaussian is; `priors.Gaussians` adds the means of opacities and scales to the objective.
+
+    Args:
+        growth: by how much their number grows at a time.
+        noise: its strength, in steps of the means.
+        opacity_weight, scale_weight: of these means, for each view.
+    """
+
+    stop: int = 25_000
+    growth: float = 0.05
+    noise: float = 5e5
+    opacity_weight: float = 0.01
+    scale_weight: float = 0.01
+
+    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int, generator: Generator,
+              extent: float) -> tuple[dict[str, Tensor], Transfer]:
+        logits = parameters["logit_opacities"]
+        opacity = logits.sigmoid()
+        filled = logits > DEAD + 1  # rows that are no mere filling
+        alive = opacity > self.least_opacity
+        count = filled.sum(1)
+        wanted = torch.minimum((count * (1 + self.growth)).long(), torch.full_like(count, self.most)).maximum(count)
+        rows = int(wanted.max())
+        # Rows in the order in which they came: filling behind, so that new ones take its place.
+        order = (~filled).long().sort(dim=1, stable=True).indices[:, :rows]
+        source = torch.full((len(count), rows), -1, dtype=torch.long, device=logits.device)
+        source[:, :order.shape[1]] = order
+        place = torch.arange(rows, device=logits.device)
+        source = torch.where(place < count[:, None], source, -1)
+        living = (source >= 0) & alive.gather(1, source.clamp_min(0))
+        homeless = (place < wanted[:, None]) & ~living
+        # Every row draws, by the same numbers in all items, so that an item's draws do not depend on how many others need one.
+        weight = torch.where(alive, opacity, 0.0).double().cumsum(1)
+        draw = _uniform(rows, generator, logits)
+        home = torch.searchsorted(weight, draw * weight[:, -1:], right=True).clamp_max(opacity.shape[1] - 1)
+        homeless &= weight[:, -1:] > 0
+        source = torch.where(homeless, home, source)
+        shares = torch.ones_like(opacity).scatter_add(1, home, homeless.to(opacity))
+        new, transfer = _picked(parameters, source, homeless | (shares.gather(1, source.clamp_min(0)) > 1))
+        together = torch.where(source >= 0, shares.gather(1, source.clamp_min(0)), 1.0)
+        shared, factor = shared_opacity(new["logit_opacities"].sigmoid(), together.long())
+        shared = shared.clamp(self.least_opacity, 1 - 1e-6)
+        divided = together > 1
+        new["logit_opacities"] = torch.where(divided, torch.logit(shared), new["logit_opacities"])
+        new["log_scales"] = torch.where(divided[..., None], new["log_scales"] + factor.log()[..., None], new["log_scales"])
+        return new, transfer
+
+    def disturbed(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> Tensor:
+        """The means with noise; ``rate`` is the length of their steps."""
+        opacity = parameters["logit_opacities"].sigmoid()
+        noise = _normal(opacity.shape[1], generator, opacity)
+        # Of an opacity of 0.2, the strength is 4e-9 of the whole.
+        item, row = ((opacity < 0.2) & (parameters["logit_opacities"] > DEAD + 1)).nonzero(as_tuple=True)
+        strength = self.noise * rate * torch.sigmoid(100 * (0.005 - opacity[item, row]))
+        axes = rotation_matrices(parameters["quats"][item, row]) * parameters["log_scales"][item, row].exp()[:, None]
+        step = (axes @ (axes.transpose(1, 2) @ (strength[:, None] * noise[row])[..., None])).squeeze(-1)
+        return parameters["means"].index_put((item, row), step, accumulate=True)
+
+
+def shared_opacity(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    r"""What becomes of a Gaussian when ``count`` of them stand in its place: their opacity, and the factor on their scales.
+
+    .. math:: o' = 1 - (1 - o)^{1/n}, \qquad
+              s' / s = o \Big/ \sum_{i=1}^n \sum_{k=0}^{i-1} \binom{i-1}{k} \frac{(-1)^k o'^{k+1}}{\sqrt{k+1}}
+
+    >>> shared_opacity(torch.tensor([0.75]), torch.tensor([2]))
+    (tensor([0.5000]), tensor([0.9111]))
+    """
+    count = count.clamp(1, 51)  # beyond, the sum cancels
+    o = opacity.double()
+    shared = 1 - (1 - o) ** (1 / count)
+    largest = int(count.max()) if count.numel() else 1
+    total = torch.zeros_like(o)
+    for k in range(largest):
+        # sum over i from k + 1 to n of C(i - 1, k) = C(n, k + 1).
+        ways = torch.tensor([float(comb(n, k + 1)) for n in range(largest + 1)], dtype=torch.float64, device=o.device)[count]
+        total += (-1) ** k * ways * shared ** (k + 1) / (k + 1) ** 0.5
+    factor = torch.where(total > 0, o / total.clamp_min(1e-30), torch.ones_like(o))
+    return shared.to(opacity), factor.clamp(0.05, 1.0).to(opacity)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """New rows, ``(B, N)``: where each comes from, -1 for filling; which list it is of; whether its averages start anew."""
+
+    source: Tensor
+    part: Tensor
+    fresh: Tensor
+
+
+def _listed(*masks: Tensor) -> _Rows:
+    """The rows of the masks, one mask after the other, filled up to the longest item."""
+    joined = torch.cat(masks, 1)
+    rows = int(joined.sum(1).max()) if joined.numel() else 0
+    order = (~joined).long().sort(dim=1, stable=True).indices[:, :max(rows, 1)]
+    there = joined.gather(1, order)
+    count = masks[0].shape[1]
+    source = torch.where(there, order % count, -1)
+    part = torch.where(there, torch.div(order, count, rounding_mode="floor"), 0)
+    return _Rows(source, part, part > 0)
+
+
+def _picked(parameters: dict[str, Tensor], source: Tensor, fresh: Tensor) -> tuple[dict[str, Tensor], Transfer]:
+    """Leaves of the rows ``source``, filling where that is -1; and what takes averages along, which are 0 for fresh rows."""
+    new = {name: _gathered(leaf, source) for name, leaf in parameters.items()}
+    empty = source < 0
+    new["logit_opacities"] = torch.where(empty, DEAD, new["logit_opacities"])
+    keep = ~(empty | fresh)
+
+    def transfer(name: str, tensor: Tensor) -> Tensor:
+        moved = _gathered(tensor, source)
+        return moved * keep.view(*keep.shape, *[1] * (moved.ndim - 2))
+
+    return new, transfer
+
+
+def _gathered(leaf: Tensor, source: Tensor) -> Tensor:
+    index = source.clamp_min(0).view(*source.shape, *[1] * (leaf.ndim - 2))
+    return leaf.gather(1, index.expand(*source.shape, *leaf.shape[2:]))
+
+
+def _best(mask: Tensor, score: Tensor, room: Tensor) -> Tensor:
+    """Those of the mask with the highest scores, as many as there is room for in each item."""
+    rank = torch.where(mask, score, -1.0).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return mask & (rank < room.clamp_min(0)[:, None])
+
+
+# Numbers drawn for more rows begin with those drawn for fewer, so that an item has the same whatever its company; torch draws normal
+# numbers in blocks of sixteen.
+def _normal(rows: int, generator: Generator, like: Tensor) -> Tensor:
+    whole = (rows + 255) // 256 * 256
+    return torch.randn(whole, 3, generator=generator, device=generator.device)[:rows].to(like)
+
+
+def _uniform(rows: int, generator: Generator, like: Tensor) -> Tensor:
+    return torch.rand(rows, generator=generator, device=generator.device, dtype=torch.float64).to(like.device)

@@ -1,0 +1,207 @@
+"""A scene as 3D Gaussians, which split, move and vanish on the way."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
+from invtoolbox.priors.implicit.gaussian_strategies import DEAD, DefaultStrategy, MCMCStrategy, Strategy
+from invtoolbox.scenes.neighbour_graph import NeighbourGraph
+from invtoolbox.scenes.splats import Splats, colors_to_harmonics
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+#: The step of `solvers.Adam` that the factors below are relative to.
+_RATE = 1e-2
+#: Steps of each leaf in the papers; those of the means are a share of the scene's size.
+_RATES = {"means": 1.6e-4, "log_scales": 5e-3, "logit_opacities": 5e-2, "quats": 1e-3, "colors": 2.5e-3, "harmonics": 2.5e-3 / 20}
+
+_DEFAULT = DefaultStrategy()
+
+
+class Gaussians(ImplicitPrior):
+    r"""x is `scenes.Splats`; the parameters are their means, quaternions, logarithms of scales, logits of opacities and harmonics.
+
+    Kerbl et al., "3D Gaussian splatting for real-time radiance field rendering" (ACM TOG 42, 2023). Under `operators.GaussianRenderer` and
+    `data_terms.Photometric`, with `solvers.Adam(subset_size=1)`, this is their training: each step looks at one picture. The steps of the
+    leaves are theirs at Adam's default ``learning_rate`` of 0.01, those of the means relative to the size of the scene, which is that of
+    the cameras' positions (1.1 times the largest distance from their centre), and falling to a hundredth over ``decay_over`` steps.
+
+    Args:
+        points: where they start, ``(N, 3)``, or ``(B, N, 3)`` with those of every item.
+        colors: ``(N, 3)`` or ``(B, N, 3)`` in [0, 1]; grey where not given.
+        degree: of the spherical harmonics, 0 to 3.
+        strategy: `DefaultStrategy`, `MCMCStrategy`, or None to keep them as many as they are.
+        opacity: they start with.
+        scale: the standard deviation they start with; the mean distance to their three nearest neighbours where not given.
+        extent: the size of the scene, where it is not to be that of the cameras' positions.
+        decay_over: steps over which those of the means fall to a hundredth; None to keep them.
+        degree_every: so many steps pass before the next degree of the harmonics takes part; 0 for all from the start.
+        rates: factors on the steps of leaves, ``{"means": 2.0}``.
+
+    Raises:
+        InputError: for points, colours and settings that do not fit.
+
+    >>> prior = Gaussians.random(100, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), degree=1)
+    >>> prior.decode(prior.initial())
+    Splats of 1 scenes, 100 Gaussians each, degree 1
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("points", "colors", "scales")
+
+    def __init__(self, points: Tensor, colors: Tensor | None = None, degree: int = 3, strategy: Strategy | None = _DEFAULT,
+                 opacity: float = 0.1, scale: float | None = None, extent: float | None = None, decay_over: int | None = 30_000,
+                 degree_every: int = 1000, rates: dict[str, float] | None = None) -> None:
+        points = points[None] if points.ndim == 2 else points
+        if points.ndim != 3 or points.shape[-1] != 3 or points.shape[1] < 1 or not bool(points.isfinite().all()):
+            raise InputError(f"Gaussians takes finite points (N, 3) or (B, N, 3), got {tuple(points.shape)}")
+        colors = torch.full_like(points, 0.5) if colors is None else colors.to(points).reshape(-1, *colors.shape[-2:])
+        if colors.shape[1:] != points.shape[1:] or len(colors) not in (1, len(points)):
+            raise InputError(f"Gaussians takes a colour for every point, got {tuple(colors.shape)} for {tuple(points.shape)}")
+        if degree not in (0, 1, 2, 3) or not 0 < opacity < 1 or (scale is not None and not scale > 0):
+            raise InputError("Gaussians takes a degree from 0 to 3, an opacity between 0 and 1 and a scale above 0, got "
+                             f"{degree}, {opacity} and {scale}")
+        unknown = set(rates or {}) - set(_RATES)
+        if unknown:
+            raise InputError(f"rates of Gaussians names {', '.join(sorted(unknown))}; its leaves are {', '.join(_RATES)}")
+        self.points, self.colors = points, colors.expand_as(points)
+        self.scales = torch.full_like(points[..., 0], scale) if scale is not None else torch.stack([_spacing(p) for p in points])
+        self.degree, self.strategy, self.opacity, self.extent = degree, strategy, opacity, extent
+        self.decay_over, self.degree_every, self.rates = decay_over, degree_every, dict(rates or {})
+        self.size: float | None = extent
+        self.views = 1
+        self.iteration: int | None = None  # None: everything takes part
+
+    @classmethod
+    def random(cls, count: int, low: tuple[float, float, float], high: tuple[float, float, float], degree: int = 3,
+               strategy: Strategy | None = _DEFAULT, seed: int = 0, opacity: float = 0.1, decay_over: int | None = 30_000,
+               degree_every: int = 1000, rates: dict[str, float] | None = None) -> Self:
+        """As many at random places of a box, of random colours."""
+        generator = torch.Generator().manual_seed(seed)
+        corner, end = torch.tensor(low), torch.tensor(high)
+        if count < 1 or not bool((end > corner).all()):
+            raise InputError(f"Gaussians.random takes at least one Gaussian and a box with low below high, got {count}, {low} and {high}")
+        points = corner + (end - corner) * torch.rand(count, 3, generator=generator)
+        return cls(points, torch.rand(count, 3, generator=generator), degree, strategy, opacity, decay_over=decay_over,
+                   degree_every=degree_every, rates=rates)
+
+    # -- life in the loop ------------------------------------------------------------------------------------------------
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        bound = copy.copy(self)
+        cameras = getattr(problem.operator, "cameras", None)
+        bound.views = problem.operator.blocks or 1
+        if self.extent is None:
+            centres = self.points[0] if cameras is None else cameras.centres
+            bound.size = 1.1 * float((centres - centres.mean(0)).norm(dim=1).max())
+            if not bound.size > 0:  # one camera
+                bound.size = 1.1 * float((self.points[0] - self.points[0].mean(0)).norm(dim=1).max())
+        return bound
+
+    def at(self, iteration: int) -> Self:
+        other = copy.copy(self)
+        other.iteration = iteration
+        return other
+
+    def initial(self) -> dict[str, Tensor]:
+        points = self.points
+        turn = torch.zeros(*points.shape[:2], 4, dtype=points.dtype, device=points.device)
+        turn[..., 0] = 1
+        scales = self.scales.clamp_min(1e-7).log()[..., None].expand_as(points)
+        leaves = {"means": points, "quats": turn, "log_scales": scales.contiguous(),
+                  "logit_opacities": torch.full_like(points[..., 0], math.log(self.opacity / (1 - self.opacity))),
+                  "colors": colors_to_harmonics(self.colors)}
+        if self.degree > 0:
+            leaves["harmonics"] = points.new_zeros(*points.shape[:2], (self.degree + 1) ** 2 - 1, 3)
+        return leaves
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Splats:
+        active = self.degree
+        if self.iteration is not None and self.degree_every > 0:
+            active = min(self.degree, self.iteration // self.degree_every)
+        colors = parameters["colors"]
+        if active > 0:
+            colors = torch.cat([colors, parameters["harmonics"][..., :(active + 1) ** 2 - 1, :]], -2)
+        return Splats(parameters["means"], parameters["quats"], parameters["log_scales"].exp(), parameters["logit_opacities"].sigmoid(),
+                      colors)
+
+    def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
+        first = parameters["logit_opacities"]
+        if not isinstance(self.strategy, MCMCStrategy):
+            return first.new_zeros(len(first))
+        there = first > DEAD + 1
+        count = there.sum(1).clamp_min(1)
+        opacity = (x.opacities * there).sum(1) / count
+        scale = (x.scales * there[..., None]).sum((1, 2)) / (3 * count)
+        return self.views * (self.strategy.opacity_weight * opacity + self.strategy.scale_weight * scale)
+
+    def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
+        return {name: self.rates.get(name, 1.0) * _RATES[name] / _RATE * (self._means_rate() if name == "means" else 1.0)
+                for name in parameters if name in _RATES}
+
+    def _means_rate(self) -> float:
+        """The size of the scene, fallen by what the schedule says."""
+        fallen = 1.0 if self.decay_over is None or self.iteration is None else 0.01 ** min(1.0, self.iteration / self.decay_over)
+        return (self.size or 1.0) * fallen
+
+    # -- Gaussians come and go -------------------------------------------------------------------------------------------
+
+    @property
+    def is_adaptive(self) -> bool:
+        return self.strategy is not None
+
+    def adapts(self, iteration: int) -> bool:
+        return self.strategy is not None and self.strategy.adapts(iteration)
+
+    def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {} if self.strategy is None else self.strategy.statistics(parameters)
+
+    def gathered(self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+        return statistics if self.strategy is None else self.strategy.gathered(statistics, info)
+
+    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int,
+              generator: Generator) -> tuple[dict[str, Tensor], Transfer]:
+        assert self.strategy is not None
+        return self.strategy.adapt(parameters, statistics, iteration, generator, self.size or 1.0)
+
+    def resized(self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """More rows of opacity 0 behind the others; fewer where they are such."""
+        rows = shapes["means"][0]
+        grown = {}
+        for name, leaf in parameters.items():
+            fill = leaf.new_full((len(leaf), max(0, rows - leaf.shape[1]), *leaf.shape[2:]), DEAD if name == "logit_opacities" else 0.0)
+            grown[name] = torch.cat([leaf[:, :rows], fill], 1)
+        if rows < parameters["means"].shape[1] and bool((parameters["logit_opacities"][:, rows:] > DEAD + 1).any()):
+            order = (parameters["logit_opacities"] <= DEAD + 1).long().sort(dim=1, stable=True).indices[:, :rows]
+            grown = {name: torch.stack([leaf[k, order[k]] for k in range(len(leaf))]) for name, leaf in parameters.items()}
+        return grown
+
+    @property
+    def is_disturbed(self) -> bool:
+        return isinstance(self.strategy, MCMCStrategy) and self.strategy.noise > 0
+
+    def disturbed(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> dict[str, Tensor]:
+        assert isinstance(self.strategy, MCMCStrategy)
+        step = rate * self.learning_rates(parameters)["means"]
+        return {**parameters, "means": self.strategy.disturbed(parameters, step, generator)}
+
+    def __repr__(self) -> str:
+        shown = [f"{self.points.shape[1]} points", f"degree={self.degree}", f"strategy={self.strategy!r}"]
+        shown += [f"rates={self.rates}"] if self.rates else []
+        return f"Gaussians({', '.join(shown)}, decay_over={self.decay_over}, degree_every={self.degree_every})"
+
+
+def _spacing(points: Tensor) -> Tensor:
+    """The mean distance of each point to its three nearest neighbours, ``(N,)``."""
+    if len(points) < 2:
+        return torch.full_like(points[:, 0], 0.1)
+    graph = NeighbourGraph.of_points(points, neighbours=min(3, len(points) - 1))
+    total = torch.zeros_like(points[:, 0]).index_add(0, graph.edges[0], graph.vectors.norm(dim=1))
+    return total / min(3, len(points) - 1)
