@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,11 @@ from invtoolbox.priors import Denoiser, LearnedProximal
 from invtoolbox.scene_reading import check, content_of
 from invtoolbox.training.recipe import Recipe
 
-CONVEX = ("lpn-natural-0.1",)
+CONVEX = ("lpn-natural", "lpn-natural-0.1", "lpn-ct")
 DENOISERS = ("dncnn-natural",)
 TESTED_PATIENTS = range(51, 59)  # items of ct_hu_256.npz that belong to A046441, A048383, A056642 and A058062
 #: Decibels by which the prior improves a picture with the noise that it knows.
-GAINS = {"lpn-natural-0.1": 7.0, "dncnn-natural": 4.5}
+GAINS = {"lpn-natural": 2.5, "lpn-natural-0.1": 8.0, "dncnn-natural": 5.0}
 
 
 def held_out(name: str) -> tuple[Tensor, Tensor, float]:
@@ -54,7 +55,7 @@ def test_a_trained_prior_denoises_what_it_never_saw(name: str) -> None:
 
 
 def test_a_prior_of_grey_pictures_serves_colour_a_channel_at_a_time() -> None:
-    prior: Any = it.priors.load("lpn-natural-0.1")
+    prior: Any = it.priors.load("lpn-natural")
     y = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(prior.prox(y)[:, 1:2], prior.prox(y[:, 1:2]), rtol=0, atol=1e-6)
 
@@ -73,3 +74,15 @@ def test_a_trained_network_is_exactly_a_prox(name: str) -> None:
         v, other = prior.prox_and_energy(y + scale * torch.randn(20, 1, 9, 8, generator=generator, dtype=torch.float64))
         cost = other + 0.5 * (v - y).flatten(1).square().sum(1)
         assert bool((cost >= energy + 0.5 * (p - y).square().sum() - 1e-10).all())
+
+
+@pytest.mark.data
+def test_the_prior_of_ct_slices_denoises_a_patient_it_never_saw(data_dir: Path) -> None:
+    slices = it.datasets.open(data_dir / "ct_slices" / "ct_hu_256.npz")
+    x = (slices[TESTED_PATIENTS[0]].y + 1024) / 2048
+    y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    prior: Any = it.priors.load("lpn-ct")
+    assert float(it.metrics.psnr(prior.denoise(y, 0.1), x) - it.metrics.psnr(y, x)) > 9.0
+    # The same in Hounsfield units.
+    in_hu: Any = it.priors.load("lpn-ct", {"intensity_range": (-1024, 1024)})
+    torch.testing.assert_close(in_hu.prox(2048 * y - 1024), 2048 * prior.prox(y) - 1024, rtol=0, atol=0.5)

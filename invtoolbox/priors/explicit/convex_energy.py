@@ -73,13 +73,13 @@ class ConvexEnergy(ConvexNetwork):
         self.filters = nn.ParameterList([nn.Parameter(4 * _cosines(n, channels, filter_size, generator)) for n in filters])
         self.skips = nn.ParameterList([nn.Parameter((2 * drawn(n, channels, filter_size) - 1) / math.sqrt(inputs)) for n in widths])
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n)) for n in widths])
-        # Stored times the root of the number of inputs: means of what comes in would be too small for steps of Adam.
+        # What is small by nature is stored larger, see `_mean` and `_share`: to a step of Adam all parameters are of one size.
         self.pooling = nn.ParameterList([nn.Parameter(drawn(widths[k], filters[k], kernel_size)
-                                                      * (2 / math.sqrt(filters[k] * kernel_size**2))) for k in levels])
+                                                      * (2 / (filters[k] * kernel_size**2) ** 0.25)) for k in levels])
         self.weights = nn.ParameterList([nn.Parameter(drawn(widths[k], widths[k - 1], kernel_size)
-                                                      * (2 / math.sqrt(widths[k - 1] * kernel_size**2))) for k in levels[1:]])
-        self.floors = nn.ParameterList([nn.Parameter(torch.full((n, 1, 1), 0.02 / n)) for n in filters])
-        self.readouts = nn.ParameterList([nn.Parameter(torch.full((n, 1, 1), 0.1 * s**2 / n)) for n, s in zip(widths, self.strides)])
+                                                      * (2 / (widths[k - 1] * kernel_size**2) ** 0.25)) for k in levels[1:]])
+        self.floors = nn.ParameterList([nn.Parameter(torch.full((n, 1, 1), 0.3)) for n in filters])
+        self.readouts = nn.ParameterList([nn.Parameter(torch.full((n, 1, 1), 0.3)) for n in widths])
         self.nonnegative = tuple(name for name, _ in self.named_parameters()
                                  if name.split(".")[0] in ("pooling", "weights", "floors", "readouts"))
 
@@ -112,7 +112,7 @@ class ConvexEnergy(ConvexNetwork):
             z, slope = smooth_ramp(before, self.beta)
             levels.append(_Level(filtered, slope, fine, last))
             if value:
-                psi = psi + item_sum(energy * self.floors[k]) + item_sum(z * self.readouts[k])
+                psi = psi + item_sum(energy * self._share(self.floors[k])) + item_sum(z * self._readout(k))
         return psi, levels
 
     def _back(self, x: Tensor, levels: list[_Level]) -> Tensor:
@@ -120,10 +120,10 @@ class ConvexEnergy(ConvexNetwork):
         coarse: Tensor | None = None
         for k in range(len(levels) - 1, -1, -1):
             level, stride = levels[k], self.strides[k]
-            weight = level.slope * (self.readouts[k] if pull is None else self.readouts[k] + pull)
+            weight = level.slope * (self._readout(k) if pull is None else self._readout(k) + pull)
             own = _mirrored_back(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
             coarse = _spread(own if coarse is None else own + coarse, stride, level.fine)
-            gain = self.floors[k] + _transposed(weight, self._mean(self.pooling[k]), stride, level.fine)
+            gain = self._share(self.floors[k]) + _transposed(weight, self._mean(self.pooling[k]), stride, level.fine)
             passed = _synthesis(gain * level.filtered, self.filters[k])
             coarse = coarse + _mirrored_back(passed, self.filters[k].shape[-1] // 2)
             if k > 0:
@@ -132,7 +132,14 @@ class ConvexEnergy(ConvexNetwork):
         return coarse + self.strong_convexity * x if self.strong_convexity else coarse
 
     def _mean(self, stored: Tensor) -> Tensor:
-        return stored / math.sqrt(stored[0].numel())
+        return stored / stored[0].numel() ** 0.75
+
+    def _share(self, stored: Tensor) -> Tensor:
+        """With a gain of 1/16 a filter, that of the first ones, a basis of them would give the image back."""
+        return stored / (16 * len(stored))
+
+    def _readout(self, level: int) -> Tensor:
+        return self.readouts[level] * (0.1 * self.strides[level] ** 2 / len(self.readouts[level]))
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, strides={self.strides}, beta={self.beta:g}, strong_convexity={self.strong_convexity:g}"
