@@ -20,7 +20,7 @@ CONVEX = ("lpn-natural", "lpn-natural-0.1", "lpn-ct")
 DENOISERS = ("dncnn-natural",)
 TESTED_PATIENTS = range(51, 59)  # items of ct_hu_256.npz that belong to A046441, A048383, A056642 and A058062
 #: Decibels by which the prior improves a picture with the noise that it knows.
-GAINS = {"lpn-natural": 2.5, "lpn-natural-0.1": 8.0, "dncnn-natural": 5.0}
+GAINS = {"lpn-natural": 4.5, "lpn-natural-0.1": 8.0, "dncnn-natural": 5.0}
 
 
 def held_out(name: str) -> tuple[Tensor, Tensor, float]:
