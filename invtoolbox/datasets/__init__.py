@@ -54,6 +54,7 @@ from invtoolbox.datasets.raw import Raw, write_raw
 from invtoolbox.datasets.samples import ct_small, photograph
 from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.shelf import data_folder, find_file, open_named, verify
+from invtoolbox.datasets.splat_ply import read_splats, write_splats
 from invtoolbox.datasets.tiff import TiffStack, write_tiff_stack
 from invtoolbox.datasets.volume import Grid, Volume, VolumeInMemory
 
@@ -64,7 +65,7 @@ __all__ = [
     "Raw", "ScanGeometry", "TiffStack", "Volume", "VolumeInMemory", "Waymo", "Written", "argoverse_mask", "argoverse_path",
     "attenuation_to_hounsfield", "center_of_rotation", "ct_small", "data_folder", "find_file", "geometry_from_mapping",
     "hounsfield_to_attenuation", "open", "open_measurements", "open_named", "open_sweeps", "pack_argoverse", "photograph",
-    "read_argoverse", "read_flow", "read_geometry", "read_pcd", "read_ply", "read_poses", "refuse_source", "verify", "write",
+    "read_argoverse", "read_flow", "read_geometry", "read_pcd", "read_ply", "read_poses", "read_splats", "refuse_source", "verify", "write",
     "write_argoverse", "write_bytes", "write_flow", "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_ply",
-    "write_png", "write_raw", "write_tiff", "write_tiff_stack", "writing",
+    "write_png", "write_raw", "write_splats", "write_tiff", "write_tiff_stack", "writing",
 ]
