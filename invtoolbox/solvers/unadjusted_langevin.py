@@ -36,7 +36,8 @@ class UnadjustedLangevin(Solver):
     `Solution.posterior` holds mean and standard deviation of all states after the burn-in, streamed, and up to ``blocks`` of the states.
     Certificate: the Monte-Carlo standard error of the standard deviation, relative (root mean square over the pixels), estimated from the
     spread of blocks of the chain. It does not see the bias that a step of finite size leaves: along a direction in which U has the
-    curvature L the variance comes out larger by ``1 / (1 - t L / 2)``, by a fifth in the stiffest one at the default step.
+    curvature L the variance comes out larger by ``1 / (1 - t L / 2)``, by a fifth in the stiffest one at the default step; nor modes
+    that the chain has not been to.
 
     Args:
         burn_in: states that are left out at the start.
