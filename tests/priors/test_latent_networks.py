@@ -81,7 +81,7 @@ def test_the_mode_of_the_latents_is_found_from_measurements(kind: str) -> None:
     problem = it.Problem(A.simulate(truth, 0.01), A, it.data_terms.LeastSquares(noise_std=0.01))
     solution = it.solve(problem, prior, "lbfgs", initial=prior.encode(truth), max_iterations=100, progress=False)
     assert float((solution.x - truth).abs().max()) < 0.15
-    assert solution.parameters is not None and solution.parameters["z"].shape == (2, 3)
+    assert solution.parameters is not None and solution.parameters["w"].shape == (2, 3)
 
 
 def test_the_density_is_that_of_the_latents_it_was_fitted_to() -> None:
@@ -90,7 +90,7 @@ def test_the_density_is_that_of_the_latents_it_was_fitted_to() -> None:
     prior = it.priors.GradientOrigin.fitted(network, x)
     energies = prior.energy(prior.encode(x), None)
     assert float(energies.mean()) == pytest.approx(1.5, rel=0.02)  # half of three squared standard normal numbers
-    z = prior.encode(x)["z"].double()
+    z = network.origin(x).detach().double()
     expected = torch.distributions.MultivariateNormal(z.mean(0), z.T.cov()).log_prob(z)
     torch.testing.assert_close((energies.double() + expected).diff(), torch.zeros(399, dtype=torch.float64), atol=1e-2, rtol=0)
     assert prior.sample(5, torch.Generator().manual_seed(0)).shape == (5, 1, 8)

@@ -10,7 +10,10 @@ from invtoolbox.priors.base import ImplicitPrior
 
 
 class GaussianLatents(ImplicitPrior):
-    r"""``x = g(z)``, ``z ~ N(mean, C)``: ``S(z) = -log p(z) = 1/2 (z - mean)^T C^{-1} (z - mean)``, up to a constant.
+    r"""``x = g(mean + L w)``, ``w ~ N(0, 1)``, ``L L^T = C``: ``S(w) = -log p = 1/2 |w|^2``, up to a constant.
+
+    The parameter is w, the latents in units of their standard deviations, so that steps and widths of solvers mean the same for every
+    network.
 
     Args:
         decoder: a network ``(batch, latents) -> (batch, channel, *space)`` whose items do not mix.
@@ -18,7 +21,7 @@ class GaussianLatents(ImplicitPrior):
         covariance: ``(latents, latents)``; the identity by default.
 
     >>> prior = GaussianLatents(nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (1, 2, 3))), torch.zeros(2))
-    >>> prior.decode(prior.initial()).shape, prior.energy({"z": torch.ones(1, 2)}, None)
+    >>> prior.decode(prior.initial()).shape, prior.energy({"w": torch.ones(1, 2)}, None)
     (torch.Size([1, 1, 2, 3]), tensor([1.]))
     """
 
@@ -33,24 +36,27 @@ class GaussianLatents(ImplicitPrior):
         if int(failed):
             raise InputError("the covariance of the latents is not positive definite")
         self.decoder, self.mean = decoder, mean
-        self.whiten = torch.linalg.inv(root).to(mean)  # W with W^T W = C^{-1}
+        self.root = root.to(mean)
 
     def initial(self) -> dict[str, Tensor]:
-        return {"z": self.mean[None].clone()}
+        return {"w": torch.zeros_like(self.mean)[None]}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        image: Tensor = self.decoder(parameters["z"])
+        image: Tensor = self.decoder(self.mean + parameters["w"] @ self.root.T)
         return image
 
     def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
-        return 0.5 * ((parameters["z"] - self.mean) @ self.whiten.T).square().sum(1)
+        return 0.5 * parameters["w"].square().sum(1)
+
+    def whitened(self, z: Tensor) -> dict[str, Tensor]:
+        """The parameters of latents as the decoder takes them, ``(batch, latents)``."""
+        return {"w": torch.linalg.solve_triangular(self.root, (z - self.mean).T, upper=False).T}
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draws from the prior, ``(n, channel, *space)``."""
         drawn = torch.randn(n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device)
-        z = self.mean + torch.linalg.solve(self.whiten, drawn.T).T
         with torch.no_grad():
-            return self.decode({"z": z})
+            return self.decode({"w": drawn})
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({type(self.decoder).__name__}, {len(self.mean)} latents)"

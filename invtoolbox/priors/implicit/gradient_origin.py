@@ -55,7 +55,7 @@ class GradientOrigin(GaussianLatents):
 
     >>> network = GradientOriginNetwork(nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4))), 2)
     >>> prior = GradientOrigin.fitted(network, torch.rand(50, 1, 3, 4))
-    >>> prior.encode(torch.rand(5, 1, 3, 4))["z"].shape
+    >>> prior.encode(torch.rand(5, 1, 3, 4))["w"].shape
     torch.Size([5, 2])
     """
 
@@ -75,4 +75,4 @@ class GradientOrigin(GaussianLatents):
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """The latents of images: parameters to start from, ``it.solve(..., initial=prior.encode(x))``."""
         with torch.no_grad():
-            return {"z": self.network.origin(x)}
+            return self.whitened(self.network.origin(x))

@@ -60,7 +60,7 @@ class VariationalAutoencoder(GaussianLatents):
     >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     >>> network = AutoencoderNetwork(encoder, nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4))))
     >>> prior = VariationalAutoencoder(network, 2)
-    >>> prior.encode(torch.rand(5, 1, 3, 4))["z"].shape
+    >>> prior.encode(torch.rand(5, 1, 3, 4))["w"].shape
     torch.Size([5, 2])
     """
 
@@ -74,4 +74,4 @@ class VariationalAutoencoder(GaussianLatents):
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """The mean latents of images: parameters to start from, ``it.solve(..., initial=prior.encode(x))``."""
         with torch.no_grad():
-            return {"z": self.network.moments(x)[0]}
+            return self.whitened(self.network.moments(x)[0])
