@@ -327,6 +327,18 @@ def test_a_reference_that_is_missing_is_said(scene: Path) -> None:
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize(("name", "least"), [("deblur-lpn", 19.5), ("inpaint-lpn", 17.5), ("superresolve-lpn", 20.4)])
+def test_scenes_with_a_learned_prior_run(name: str, least: float, tmp_path: Path) -> None:
+    """On fewer pixels, where they say how good the answer is; inside the theorem the objective falls."""
+    changes = {"measurements.simulate.crop": {"top": 90, "left": 200, "rows": 32, "columns": 40}, "output.formats": ["npy"]}
+    solution: it.Solution = it.scenes.run(name, changes, output=tmp_path / name, progress=False)
+    assert "LearnedProximal" in solution.prior
+    assert json.loads((tmp_path / name / "metrics.json").read_text())["psnr"][0] > least
+    objective = solution.history["objective"][:, 0]
+    if name == "inpaint-lpn":
+        assert bool((objective.diff().nan_to_num() <= 1e-5 * objective.abs().max()).all())
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["htc2022-full", "htc2022-90deg", "tooth", "ct-dicom", "deblur-levin"])
 def test_scenes_on_real_data_find_their_measurements(name: str, data_dir: Path) -> None:
