@@ -12,6 +12,7 @@ memory takes itself for better than it is, so the figure is a lower bound.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def _compare(size: int, steps: int, burn_in: int, iterations: int, folder: Path)
     relative = float((posterior.std_error.square().sum() / posterior.std.square().sum()).sqrt())
     needed = burn_in + steps * (relative / WANTED) ** 2
     total = needed * seconds
-    halves = " then ".join(f"{100 * error:.0f} % after {number}" for number, error in told)
+    halves = " then ".join(f"{100 * error:.0f} % after {number}" for number, error in told if math.isfinite(error)) or "too few to tell"
     print(f"{size}x{size} PnP-ULA: {1e3 * seconds:.0f} ms a step, {solution.status[0]} after {steps} steps and {burn_in} of burn-in; "
           f"effective samples of the mean {float(posterior.effective_number):.0f}, error of the standard deviation {100 * relative:.0f} % "
           f"({halves}), so {needed:.0f} steps or {total:.0f} s for 10 %; {float(it.metrics.psnr(posterior.mean, one.truth)):.2f} dB, "
