@@ -4,7 +4,8 @@
 
 Every tenth view is held out (r_0, r_10, ...). White background. Each stage is one solve from the last one's answer, on a finer grid
 without the cells that turned out to be empty; ``inf`` iterations end with the time. Printed for every stage: nodes, seconds an
-iteration, and the mean of the PSNR of the held-out views.
+iteration, and the mean of the PSNR of the held-out views. The scene is kept in build/lego_voxels.safetensors, whose depths serve
+lego_8_views.py as an oracle.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from invtoolbox.metrics import psnr
 from invtoolbox.priors import VoxelGrid, VoxelVariation
 from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
+#: What is kept of the last stage.
+MODEL = Path(__file__).resolve().parents[1] / "build" / "lego_voxels.safetensors"
 LOW, HIGH = (-0.75, -1.25, -0.65), (0.75, 1.25, 1.1)
 
 
@@ -44,6 +47,27 @@ def held_out_psnr(x: Voxels, pictures: PosedPictures) -> Tensor:
     with torch.no_grad():
         seen = A.pictures(A(x))[0].clamp(0, 1)
     return psnr(seen, pictures.on(1.0))
+
+
+def keep(x: Voxels) -> None:
+    from safetensors.torch import save_file
+
+    assert x.space.clearance is not None
+    MODEL.parent.mkdir(exist_ok=True)
+    save_file({"density": x.density, "colour": x.colour.contiguous(), "occupied": x.space.clearance == 0,
+               "scale": torch.tensor(x.space.scale, dtype=torch.float64)}, MODEL)
+
+
+def kept() -> Voxels:
+    """The scene of the last run of this script."""
+    from safetensors.torch import load_file
+
+    if not MODEL.is_file():
+        raise SystemExit(f"no scene of 90 pictures at {MODEL}; run benchmarks/lego_voxels.py first")
+    leaves = load_file(MODEL)
+    shape = [n + 1 for n in leaves["occupied"].shape]
+    space = VoxelSpace.box(shape, LOW, HIGH, float(leaves["scale"])).keeping(leaves["occupied"])
+    return Voxels(leaves["density"], leaves["colour"], space)
 
 
 def main() -> None:
@@ -84,6 +108,8 @@ def main() -> None:
                                  subset_size=arguments.rays, tolerance=0.0)
         solution = it.solve(problem, grid + smooth, solver, initial=start, max_iterations=steps, time_limit=left, seed=k, progress=False)
         start = solution.parameters
+        if k:
+            keep(solution.x)
         quality = held_out_psnr(solution.x, held)
         fit = 10 * math.log10(1 / (2 * float(solution.history["objective"][-50:].mean()) / (3 * arguments.rays)))
         print(f"{grid}: {int(solution.iterations[0])} iterations, {solution.seconds / max(1, int(solution.iterations[0])):.3f} s each, "

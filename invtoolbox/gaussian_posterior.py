@@ -14,7 +14,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import expand
 from invtoolbox.posterior import Posterior
-from invtoolbox.priors.base import ComposedPrior, ExplicitPrior, PriorSum, Term
+from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
+from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
 from invtoolbox.problem import Problem
 

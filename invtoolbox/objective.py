@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
+from invtoolbox.operators.base import LinearOperator, Operator, expand
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Seen
 from invtoolbox.problem import Problem
 from invtoolbox.tree import tree_map
@@ -187,7 +187,7 @@ class Objective:
                 if "energy" in prior.offers:
                     value = value + weight * prior.energy(x)
                 else:
-                    pull = pull + weight * inner(x, prior.gradient(tree_map(Tensor.detach, x), self.generator()))
+                    pull = pull + weight * prior.pull(x, self.generator())
             watched = {name: tensor for name, tensor in info.items() if tensor.requires_grad}
             gradient, *slopes = torch.autograd.grad((value + pull).sum(), [free, *watched.values()], allow_unused=bool(watched))
             found = dict(zip(watched, slopes))

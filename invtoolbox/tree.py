@@ -53,6 +53,15 @@ def tree_restore(tree: T, leaves: dict[str, Tensor]) -> T:
     return _rebuild(tree, take, "")
 
 
+def tree_replace(tree: T, leaves: dict[str, Tensor]) -> T:
+    """The same container holding other tensors, those of `tree_leaves` names, uncopied.
+
+    >>> tree_replace({"a": (torch.zeros(2), "name")}, {"a.0": torch.ones(1)})
+    {'a': (tensor([1.]), 'name')}
+    """
+    return _rebuild(tree, lambda path, old: leaves[path], "")
+
+
 def select_items(tree: T, index: Tensor) -> T:
     """Keep the items ``index`` of the batch in every tensor."""
     return tree_map(lambda t: t.index_select(0, index), tree)

@@ -2,6 +2,7 @@
 
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import Chamfer
+from invtoolbox.data_terms.depth import DepthRanking, PearsonDepth, ScaleShiftInvariant
 from invtoolbox.data_terms.distance_transform import DistanceTransform
 from invtoolbox.data_terms.exact import Exact
 from invtoolbox.data_terms.least_squares import LeastSquares
@@ -17,15 +18,18 @@ __all__ = [
     "L1",
     "Chamfer",
     "DataTerm",
+    "DepthRanking",
     "DistanceTransform",
     "Exact",
     "Huber",
     "LeastSquares",
+    "PearsonDepth",
     "Photometric",
     "PlaneToPlane",
     "Poisson",
     "PoissonTransmission",
     "RolloutChamfer",
+    "ScaleShiftInvariant",
     "Sobolev",
     "Stack",
     "Student",

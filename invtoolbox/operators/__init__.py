@@ -23,6 +23,7 @@ from invtoolbox.operators.identity import Identity
 from invtoolbox.operators.inpainting import Inpainting
 from invtoolbox.operators.matrix import Matrix
 from invtoolbox.operators.mri import CartesianMRI, outer_noise_std
+from invtoolbox.operators.no_measurement import NoMeasurement
 from invtoolbox.operators.non_uniform_fourier import NonUniformFourier, radial_trajectory
 from invtoolbox.operators.observed_points import ObservedPoints
 from invtoolbox.operators.parallel_beam import ParallelBeam
@@ -37,7 +38,7 @@ from invtoolbox.operators.voxel_renderer import VoxelRenderer
 from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "EulerRollout", "FanBeam", "FiniteDifference", "Fourier",
-           "GaussianRenderer", "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix",
+           "GaussianRenderer", "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix", "NoMeasurement",
            "NonUniformFourier", "ObservedPoints", "Operator", "ParallelBeam", "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian",
            "PointWarp", "PointWarpBothWays", "Sampling", "SpaceVaryingBlur", "Unmixing", "VectorScan", "VoxelRenderer", "Wavelet",
            "aligned", "estimate_coil_maps", "from_astra", "from_cil", "from_odl", "from_tigre", "grid_weights", "measured_psf", "noise",

@@ -131,6 +131,13 @@ class GaussianRenderer(Operator):
         K = self.intrinsics.expand(len(poses), -1, -1, -1)
         return Cameras(poses.flatten(0, 1), K.flatten(0, 1), self.size)
 
+    def nearby(self, distance: float) -> Self:
+        """The alpha alone, of what lies within so far of the cameras; for `priors.OcclusionPenalty`."""
+        other = copy.copy(self)
+        other.outputs, other.far, other.background = ("alpha",), self.near + distance, torch.zeros_like(self.background)
+        other._set_range()
+        return other
+
     # -- parameters and blocks -------------------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from invtoolbox.presets import load_prior as load
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
+from invtoolbox.priors.composed import ThroughOperator
 from invtoolbox.priors.explicit.along_field import AlongField
 from invtoolbox.priors.explicit.arap import ARAP
 from invtoolbox.priors.explicit.as_isometric import AsIsometricAsPossible
@@ -14,6 +15,8 @@ from invtoolbox.priors.explicit.convex_energy import ConvexEnergy
 from invtoolbox.priors.explicit.convex_network import ConvexNetwork
 from invtoolbox.priors.explicit.convex_patches import ConvexPatches
 from invtoolbox.priors.explicit.denoiser import Denoiser
+from invtoolbox.priors.explicit.density_correlation import DensityCorrelation
+from invtoolbox.priors.explicit.depth_smoothness import DepthSmoothness, OcclusionPenalty
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
 from invtoolbox.priors.explicit.gaussian_mixture import Gaussian, GaussianMixture
 from invtoolbox.priors.explicit.graph_laplacian import GraphLaplacian
@@ -22,10 +25,13 @@ from invtoolbox.priors.explicit.huber_tv import HuberTV
 from invtoolbox.priors.explicit.isometry import Isometry
 from invtoolbox.priors.explicit.learned_proximal import LearnedProximal
 from invtoolbox.priors.explicit.local_rigidity import LocalRigidity, LocalRotation
+from invtoolbox.priors.explicit.misfit import Misfit
 from invtoolbox.priors.explicit.node_arap import NodeARAP
 from invtoolbox.priors.explicit.nuclear_norm import NuclearNorm
 from invtoolbox.priors.explicit.prior_image import PriorImage
 from invtoolbox.priors.explicit.rigidity_coefficients import RigidityCoefficients
+from invtoolbox.priors.explicit.score_distillation import ScoreDistillation
+from invtoolbox.priors.explicit.scores import DenoiserScore, DiffusersScore, GaussianScore, Score, linear_schedule
 from invtoolbox.priors.explicit.simplex import Simplex
 from invtoolbox.priors.explicit.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
@@ -35,6 +41,7 @@ from invtoolbox.priors.explicit.static_world import StaticWorld
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
 from invtoolbox.priors.explicit.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.explicit.total_variation import TotalVariation
+from invtoolbox.priors.explicit.voxel_sparsity import VoxelSparsity
 from invtoolbox.priors.explicit.voxel_variation import VoxelVariation
 from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.compressive_autoencoder import CompressiveAutoencoder
@@ -74,12 +81,17 @@ __all__ = [
     "CoordinateNetwork",
     "DefaultStrategy",
     "Denoiser",
+    "DenoiserScore",
+    "DensityCorrelation",
+    "DepthSmoothness",
+    "DiffusersScore",
     "DnCNN",
     "ExplicitPrior",
     "FreeFlow",
     "Gaussian",
     "GaussianLatents",
     "GaussianMixture",
+    "GaussianScore",
     "Gaussians",
     "GradientOrigin",
     "GradientOriginNetwork",
@@ -95,16 +107,20 @@ __all__ = [
     "LocalRotation",
     "MCMCStrategy",
     "MeanScaleHyperprior",
+    "Misfit",
     "NeuralSceneFlow",
     "NodeARAP",
     "NonNegative",
     "NuclearNorm",
+    "OcclusionPenalty",
     "Prior",
     "PriorImage",
     "PriorSum",
     "RigidClusters",
     "RigidMotion",
     "RigidityCoefficients",
+    "Score",
+    "ScoreDistillation",
     "Simplex",
     "SmoothedNorm",
     "SpaceTimeFlow",
@@ -112,14 +128,17 @@ __all__ = [
     "SpatialConsistency",
     "SpeedLimit",
     "StaticWorld",
+    "ThroughOperator",
     "Tikhonov",
     "TotalGeneralizedVariation",
     "TotalVariation",
     "VariationalAutoencoder",
     "VoxelFlow",
     "VoxelGrid",
+    "VoxelSparsity",
     "VoxelVariation",
     "WaveletL1",
+    "linear_schedule",
     "load",
     "load_dncnn",
 ]

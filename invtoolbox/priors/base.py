@@ -12,8 +12,9 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 from invtoolbox.settings import Settings
+from invtoolbox.tree import tree_map
 
 if TYPE_CHECKING:
     from invtoolbox.priors.majoriser import Majoriser
@@ -202,66 +203,25 @@ class ExplicitPrior(Prior):
                              "denoise(x, sigma) or gradient(x, generator)")
         return PriorSum((Term(1.0, self),))
 
-    def __matmul__(self, operator: LinearOperator) -> ExplicitPrior:
-        """``R(K x)`` for a linear operator ``K``."""
-        return ComposedPrior(self, operator) if isinstance(operator, LinearOperator) else NotImplemented
+    def pull(self, x: Any, generator: Generator | None = None) -> Tensor:
+        """``<x, gradient(x)>`` with the gradient held, ``(batch,)``: its derivative in x is the gradient. For solvers that differentiate
+        through what x is made of, where there is no energy to differentiate."""
+        return inner(x, self.gradient(tree_map(Tensor.detach, x), generator))
+
+    def subset(self, index: Any) -> Self:
+        """The prior of some blocks of what an operator predicts (see `Operator.subset`); itself unless parts of it belong to blocks."""
+        return self
+
+    def __matmul__(self, operator: Operator) -> ExplicitPrior:
+        """``R(A(x))``: `ComposedPrior` for a linear operator, `ThroughOperator` for any other."""
+        from invtoolbox.priors.composed import ComposedPrior, ThroughOperator
+
+        if isinstance(operator, LinearOperator):
+            return ComposedPrior(self, operator)
+        return ThroughOperator(self, operator) if isinstance(operator, Operator) else NotImplemented
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
-
-
-class ComposedPrior(ExplicitPrior):
-    """``R(K x)``: the prior of what a linear operator makes of the image."""
-
-    def __init__(self, prior: ExplicitPrior, operator: LinearOperator) -> None:
-        self.prior, self.operator = prior, operator
-        self.is_convex, self.is_smooth = prior.is_convex, prior.smooth
-
-    def energy(self, x: Tensor) -> Tensor:
-        return self.prior.energy(self.operator(x))
-
-    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        return self.operator.adjoint(self.prior.gradient(self.operator(x), generator))
-
-    def split(self) -> tuple[LinearOperator, ExplicitPrior]:
-        if "prox" in self.prior.offers:
-            return self.operator, self.prior
-        inner, simple = self.prior.split()
-        composed = inner @ self.operator
-        assert isinstance(composed, LinearOperator)
-        return composed, simple
-
-    def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
-        inner, target = self.prior.quadratic()
-        if inner is None:
-            return self.operator, target
-        composed = inner @ self.operator
-        assert isinstance(composed, LinearOperator)
-        return composed, target
-
-    @property
-    def offers(self) -> frozenset[str]:
-        inner = self.prior.offers
-        own = inner & {"energy", "gradient", "quadratic"}
-        return own | {"split"} if inner & {"prox", "split"} else own
-
-    def prepare(self, problem: Problem, solve: Any) -> Self:
-        other = copy.copy(self)
-        other.prior = self.prior.prepare(problem, solve)
-        return other
-
-    def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other.prior = self.prior.at(iteration)
-        return other
-
-    def select(self, index: Tensor) -> Self:
-        other = copy.copy(self)
-        other.prior, other.operator = self.prior.select(index), self.operator.select(index)
-        return other
-
-    def __repr__(self) -> str:
-        return f"{self.prior!r} @ {self.operator!r}"
 
 
 class Seen(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
-from invtoolbox.priors.base import ComposedPrior
+from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.explicit.intensity_range import intensity_range
 from invtoolbox.priors.explicit.smoothed_norm import SmoothedNorm, smoothed
 from invtoolbox.solvers.base import Solver, State, implicit_reason

@@ -1,0 +1,159 @@
+"""The prior of what an operator makes of x: of a linear one, and of any other, such as a renderer."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import LinearOperator, Operator
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.tree import tree_leaves, tree_replace
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+
+class ComposedPrior(ExplicitPrior):
+    """``R(K x)``: the prior of what a linear operator makes of the image."""
+
+    def __init__(self, prior: ExplicitPrior, operator: LinearOperator) -> None:
+        self.prior, self.operator = prior, operator
+        self.is_convex, self.is_smooth = prior.is_convex, prior.smooth
+
+    def energy(self, x: Tensor) -> Tensor:
+        return self.prior.energy(self.operator(x))
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.operator.adjoint(self.prior.gradient(self.operator(x), generator))
+
+    def split(self) -> tuple[LinearOperator, ExplicitPrior]:
+        if "prox" in self.prior.offers:
+            return self.operator, self.prior
+        inner, simple = self.prior.split()
+        composed = inner @ self.operator
+        assert isinstance(composed, LinearOperator)
+        return composed, simple
+
+    def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
+        inner, target = self.prior.quadratic()
+        if inner is None:
+            return self.operator, target
+        composed = inner @ self.operator
+        assert isinstance(composed, LinearOperator)
+        return composed, target
+
+    @property
+    def offers(self) -> frozenset[str]:
+        inner = self.prior.offers
+        own = inner & {"energy", "gradient", "quadratic"}
+        return own | {"split"} if inner & {"prox", "split"} else own
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        other = copy.copy(self)
+        other.prior = self.prior.prepare(problem, solve)
+        return other
+
+    def at(self, iteration: int) -> Self:
+        other = copy.copy(self)
+        other.prior = self.prior.at(iteration)
+        return other
+
+    def select(self, index: Tensor) -> Self:
+        other = copy.copy(self)
+        other.prior, other.operator = self.prior.select(index), self.operator.select(index)
+        return other
+
+    def __repr__(self) -> str:
+        return f"{self.prior!r} @ {self.operator!r}"
+
+
+class ThroughOperator(ExplicitPrior):
+    r"""``R(A(x))`` for an operator that need not be linear: what is known about pictures that nobody took, of a scene x.
+
+    With a renderer of further cameras, priors of pictures and of depths become priors of scenes: ``DepthSmoothness() @ A``,
+    ``ScoreDistillation(score) @ A``, ``Misfit(depths, term) @ A``. ``prior @ A`` makes one that looks at everything; with ``subset_size``
+    each step looks at so many blocks of A (rays, pictures, cameras), drawn from the seed and the iteration, the same for every item.
+
+    Args:
+        prior: of the prediction ``A(x)``. Those of pictures are means over pictures, so a subset stands for all of them.
+        operator: A; ``operator.blocks`` are what is drawn from.
+        subset_size: blocks of a step; None for all of them.
+        seed: of the draws.
+
+    Raises:
+        InputError: for a subset of an operator that has no blocks, or not so many.
+
+    >>> import invtoolbox as it
+    >>> class Square(it.operators.Operator):
+    ...     domain_shape = range_shape = (1, 2)
+    ...     def _forward(self, x):
+    ...         return x**2
+    >>> prior = it.priors.Tikhonov() @ Square()
+    >>> x = torch.tensor([[[1.0, 2.0]]])
+    >>> prior.energy(x), prior.gradient(x)  # x^4 / 2 and 2 x^3
+    (tensor([8.5000]), tensor([[[ 2., 16.]]]))
+    """
+
+    def __init__(self, prior: ExplicitPrior, operator: Operator, subset_size: int | None = None, seed: int = 0) -> None:
+        if subset_size is not None and (operator.blocks is None or not 1 <= subset_size <= operator.blocks):
+            raise InputError(f"subset_size={subset_size} picks from the blocks of {operator}, and it has {operator.blocks or 'none'}")
+        if not {"energy", "gradient"} & prior.offers:
+            raise InputError(f"{prior!r} has neither an energy nor a gradient, so there is nothing to carry through {operator}")
+        self.prior, self.operator, self.subset_size, self.seed = prior, operator, subset_size, seed
+        self.is_smooth = prior.smooth
+        self.drawn: Tensor | None = None
+
+    def _seen(self) -> tuple[ExplicitPrior, Operator]:
+        """The parts that this iteration looks at."""
+        if self.drawn is None:
+            return self.prior, self.operator
+        return self.prior.subset(self.drawn), self.operator.subset(self.drawn)
+
+    def energy(self, x: Any) -> Tensor:
+        prior, operator = self._seen()
+        return prior.energy(operator(x))
+
+    def pull(self, x: Any, generator: Generator | None = None) -> Tensor:
+        prior, operator = self._seen()
+        return prior.pull(operator(x), generator)
+
+    def gradient(self, x: Any, generator: Generator | None = None) -> Any:
+        """In x, of its kind: in every floating-point tensor that a scene holds, zeros where it takes no part."""
+        leaves = dict(tree_leaves(x))
+        with torch.enable_grad():
+            free = {name: t.detach().requires_grad_(t.is_floating_point() or t.is_complex()) for name, t in leaves.items()}
+            watched = {name: t for name, t in free.items() if t.requires_grad}
+            tracked = tree_replace(x, free)
+            total = self.energy(tracked) if "energy" in self.offers else self.pull(tracked, generator)
+            slopes = torch.autograd.grad(total.sum(), list(watched.values()), allow_unused=True)
+        found = {name: torch.zeros_like(t) if slope is None else slope for (name, t), slope in zip(watched.items(), slopes)}
+        return tree_replace(x, {**leaves, **found})
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return (self.prior.offers & {"energy"}) | {"gradient"}
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        other = copy.copy(self)
+        other.prior = self.prior.prepare(problem, solve)
+        return other.at(0)
+
+    def at(self, iteration: int) -> Self:
+        other = copy.copy(self)
+        other.prior = self.prior.at(iteration)
+        if self.subset_size is not None:
+            draws = torch.Generator().manual_seed((self.seed * 1_000_003 + iteration) % (1 << 62))
+            other.drawn = self.operator.drawn(self.subset_size, draws)
+        return other
+
+    def select(self, index: Tensor) -> Self:
+        other = copy.copy(self)
+        other.prior, other.operator = self.prior.select(index), self.operator.select(index)
+        return other
+
+    def __repr__(self) -> str:
+        return f"{self.prior!r} @ {self.operator!r}"

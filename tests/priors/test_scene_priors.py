@@ -1,0 +1,167 @@
+"""Priors of scenes against closed forms: of voxels, and of what renderers make of them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+from invtoolbox.operators import GaussianRenderer, VoxelRenderer
+from invtoolbox.priors import DensityCorrelation, DepthSmoothness, Misfit, OcclusionPenalty, ThroughOperator, VoxelGrid, VoxelSparsity
+from invtoolbox.scenes import Cameras, Splats, look_at
+from invtoolbox.scenes.voxels import Voxels, VoxelSpace
+
+LOW, HIGH = (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)
+
+
+def voxels(batch: int = 2, n: int = 4, seed: int = 0) -> Voxels:
+    g = torch.Generator().manual_seed(seed)
+    space = VoxelSpace.box(n, LOW, HIGH)
+    return Voxels(torch.randn(batch, space.rows, generator=g, dtype=torch.float64),
+                  torch.randn(batch, space.rows, 1, 3, generator=g, dtype=torch.float64), space)
+
+
+def cameras(count: int = 4, size: tuple[int, int] = (8, 8)) -> Cameras:
+    angle = torch.arange(count) * (2 * torch.pi / count)
+    return look_at(torch.stack([4 * angle.cos(), torch.zeros(count), 4 * angle.sin()], dim=1), size=size, field_of_view=30.0)
+
+
+def kept() -> Voxels:
+    """Voxels with nodes left out."""
+    occupied = torch.zeros(5, 5, 5, dtype=torch.bool)
+    occupied[1:3, 2, 2:4] = True
+    space = VoxelSpace.box(6, LOW, HIGH).keeping(occupied)
+    return Voxels(torch.randn(2, space.rows, dtype=torch.float64), torch.randn(2, space.rows, 1, 3, dtype=torch.float64), space)
+
+
+@pytest.mark.parametrize("x", [voxels(), kept()], ids=["all nodes", "some"])
+def test_sparsity_is_the_cauchy_penalty_of_the_thickness_of_cells(x: Voxels) -> None:
+    thickness = functional.softplus(x.density) * x.space.scale * x.space.cell[0]
+    assert torch.allclose(VoxelSparsity().energy(x), (1 + 2 * thickness**2).log().mean(1))
+    assert torch.autograd.gradcheck(lambda d: VoxelSparsity(0.3).energy(x._replace(density=d)), [x.density.clone().requires_grad_(True)])
+
+
+@pytest.mark.parametrize("of", ["raw", "activated"])
+def test_density_correlation_is_that_of_numpy(of: str) -> None:
+    x, reference = kept(), kept()
+    prior = DensityCorrelation(reference, of)  # type: ignore[arg-type]
+    f, g = (v.density if of == "raw" else functional.softplus(v.density) for v in (x, reference))
+    wanted = [1 - torch.corrcoef(torch.stack([f[k], g[k]]))[0, 1] for k in range(2)]
+    assert torch.allclose(prior.energy(x), torch.stack(wanted))
+    assert torch.allclose(prior.select(torch.tensor([1])).energy(Voxels(x.density[1:], x.colour[1:], x.space)), wanted[1])
+    assert torch.autograd.gradcheck(lambda d: prior.energy(x._replace(density=d)), [x.density.clone().requires_grad_(True)])
+    if of == "raw":  # a factor and an offset do not matter, and where it is least there is no slope
+        assert torch.allclose(DensityCorrelation(x).energy(x._replace(density=3 * x.density - 7)), torch.zeros(2).double(), atol=1e-12)
+    with pytest.raises(InputError, match="at the same nodes"):
+        prior.energy(voxels())
+    flat = x._replace(density=torch.full_like(x.density, 0.1).requires_grad_(True))
+    (slope,) = torch.autograd.grad(prior.energy(flat).sum(), flat.density)
+    assert torch.equal(prior.energy(flat), torch.ones(2).double()) and bool(slope.isfinite().all())
+
+
+def test_a_renderer_gives_pictures_and_patches() -> None:
+    x = voxels(1)._replace()
+    rays = VoxelRenderer(cameras(), outputs=("colour", "depth"))
+    whole = rays(x)
+    pictures = VoxelRenderer(cameras(), outputs=("colour", "depth"), block="picture")
+    assert pictures.range_shape == (4, 4, 8, 8) and pictures.blocks == 4
+    assert torch.allclose(pictures(x).flatten(2), whole, atol=1e-12)
+    assert torch.allclose(pictures.subset(torch.tensor([2]))(x), pictures(x)[:, :, 2:3], atol=1e-12)
+    patches = VoxelRenderer(cameras(), outputs=("colour", "depth"), block=3)  # 8 pixels: patches from 0, 2 and 5
+    seen = patches(x)
+    assert seen.shape == (1, 4, 4 * 9, 3, 3)
+    grid = whole.unflatten(2, (4, 8, 8))
+    assert torch.allclose(seen[:, :, 9 + 5], grid[:, :, 1, 2:5, 5:8], atol=1e-12)
+    assert torch.allclose(patches.pictures(seen), rays.pictures(whole), atol=1e-12)
+    assert torch.equal(patches.measurements(patches.pictures(seen)), seen)
+    with pytest.raises(InputError, match="no whole pictures"):
+        patches.subset([0, 1]).pictures(seen[:, :, :2])
+    for wrong in ("tile", 1, 9):
+        with pytest.raises(InputError, match="block"):
+            VoxelRenderer(cameras(), block=wrong)  # type: ignore[arg-type]
+
+
+def test_smoothness_counts_neighbours_that_both_meet_something() -> None:
+    depth = torch.tensor([[1.0, 2.0, 0.0], [1.0, 4.0, 4.0]], dtype=torch.float64).view(1, 1, 1, 2, 3)
+    assert float(DepthSmoothness().energy(depth)) == pytest.approx((1 + 9 + 0 + 0 + 4) / 5)
+    assert float(DepthSmoothness(power=1).energy(depth)) == pytest.approx((1 + 3 + 0 + 0 + 2) / 5)
+    colour = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 1.0]], dtype=torch.float64).view(1, 1, 1, 2, 3).expand(1, 3, 1, 2, 3)
+    seen = torch.cat([colour, depth], dim=1)
+    jump = math.exp(-2.0)
+    assert float(DepthSmoothness(edges=2.0).energy(seen)) == pytest.approx((1 + 9 * jump + 4 * jump) / 5)
+    assert float(DepthSmoothness().energy(torch.zeros(1, 1, 1, 2, 3))) == 0
+    tilted = torch.linspace(1, 2, 8, dtype=torch.float64).expand(1, 1, 1, 8, 8)
+    assert float(DepthSmoothness().energy(tilted)) == pytest.approx(0.5 / 49)
+    assert torch.autograd.gradcheck(DepthSmoothness(edges=0.0).energy, [torch.cat([0 * depth, depth + 0.5], 1).requires_grad_(True)])
+    with pytest.raises(InputError, match="block='picture'"):
+        DepthSmoothness().energy(torch.zeros(1, 1, 64))
+
+
+def test_the_occlusion_penalty_is_the_mean_thickness_nearby() -> None:
+    space = VoxelSpace.box(9, LOW, HIGH, scale=1.0)
+    fog = Voxels(torch.full((1, space.rows), math.log(math.expm1(1.5)), dtype=torch.float64),
+                 torch.zeros(1, space.rows, 1, 3, dtype=torch.float64), space)
+    A = VoxelRenderer(look_at(torch.tensor([[0.0, 0.0, -1.5]], dtype=torch.float64), size=(2, 2), field_of_view=0.1), step=0.01)
+    for distance, inside in ((0.4, 0.0), (0.9, 0.4), (1.5, 1.0)):  # the box begins 0.5 before the camera
+        assert float(OcclusionPenalty(A, distance).energy(fog)) == pytest.approx(1.5 * inside, abs=0.016)
+    splats = Splats.of_points(torch.tensor([[[0.0, 0.0, -0.5], [0.0, 0.0, 1.0]]]), torch.zeros(1, 2, 3), 0.5, 0.6)
+    B = GaussianRenderer(look_at(torch.tensor([[0.0, 0.0, -1.5]]), size=(4, 4), field_of_view=1.0), background=1.0)
+    assert float(OcclusionPenalty(B, 1.2).energy(splats)) == pytest.approx(0.6, abs=1e-3)
+    assert float(OcclusionPenalty(B, 0.8).energy(splats)) == 0
+    with pytest.raises(InputError, match="positive"):
+        OcclusionPenalty(A, 0.0)
+    with pytest.raises(InputError, match="takes a VoxelRenderer"):
+        OcclusionPenalty(it.operators.Identity((1, 2)), 1.0)
+
+
+def test_a_prior_through_a_renderer_draws_views_by_the_iteration_alone() -> None:
+    A, x = VoxelRenderer(cameras(6), outputs=("depth",), block="picture"), voxels()
+    prior = ThroughOperator(DepthSmoothness(), A, subset_size=2, seed=3)
+    assert torch.allclose(prior.energy(x), DepthSmoothness().energy(A(x)))  # before a solver asks, everything
+    seen = [prior.at(k) for k in range(8)]
+    assert torch.equal(prior.at(5).energy(x), seen[5].energy(x)) and len({tuple(p.drawn.tolist()) for p in seen}) > 1  # type: ignore[union-attr]
+    one = prior.at(1)
+    assert one.drawn is not None
+    assert torch.allclose(one.energy(x), DepthSmoothness().energy(A(x)[:, :, one.drawn]), atol=1e-12)
+    slope = one.gradient(x)
+    assert isinstance(slope, Voxels) and torch.equal(slope.colour, torch.zeros_like(x.colour))
+
+    def energy(density: Tensor) -> Tensor:
+        return one.energy(x._replace(density=density)).sum()
+
+    (wanted,) = torch.autograd.grad(energy(free := x.density.clone().requires_grad_(True)), free)
+    assert torch.allclose(slope.density, wanted)
+    with pytest.raises(InputError, match="blocks"):
+        ThroughOperator(DepthSmoothness(), A, subset_size=7)
+
+
+def test_a_misfit_of_blocks_counts_for_all_of_them() -> None:
+    A, x = VoxelRenderer(cameras(6), outputs=("depth",), block="picture"), voxels()
+    y = torch.ones(1, 1, 6, 8, 8, dtype=torch.float64)
+    prior = ThroughOperator(Misfit(y, it.data_terms.LeastSquares()), A, subset_size=2)
+    whole = prior.energy(x)
+    assert torch.allclose(whole, 0.5 * (A(x) - 1).square().flatten(1).sum(1))
+    parts = torch.stack([(Misfit(y, it.data_terms.LeastSquares()).subset([k])).energy(A.subset([k])(x)) for k in range(6)])
+    assert torch.allclose(parts.mean(0), whole)
+    alone = prior.at(4).select(torch.tensor([1])).energy(Voxels(x.density[1:], x.colour[1:], x.space))
+    assert torch.allclose(alone, prior.at(4).energy(x)[1:])
+
+
+def test_priors_of_renderings_steer_a_solve() -> None:
+    """Unseen views with smooth depths: the same loop, the same bits twice, and smoother depths than without."""
+    seen, unseen = cameras(2), cameras(5)
+    A = VoxelRenderer(seen, background=1.0)
+    problem = it.Problem(A(voxels(1, 9, 4)._replace()).float(), A)
+    grid = VoxelGrid(VoxelSpace.box(9, LOW, HIGH))
+    depths = VoxelRenderer(unseen, outputs=("depth",), block=4)
+    prior = ThroughOperator(DepthSmoothness(), depths, subset_size=6)
+    adam = it.solvers.Adam(learning_rate=0.1, subset_size=64, max_iterations=30, tolerance=0.0)
+    runs = [it.solve(problem, grid + weight * prior, adam, progress=False) for weight in (0.0, 30.0, 30.0)]
+    assert torch.equal(runs[1].x.density, runs[2].x.density)
+    roughness = [float(DepthSmoothness().energy(depths(run.x))) for run in runs]
+    assert roughness[1] < 0.7 * roughness[0]
