@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
-from collections.abc import Callable
 
 import torch
 from common import machine, verdict
-from lpn_ct import score, slices
+from lpn_ct import best, score, slices
 from torch import Tensor
 
 import invtoolbox as it
@@ -62,26 +60,6 @@ class CirculantSensing(it.operators.LinearOperator):
         return v / rho - weight / (rho * (rho + weight)) * self.normal(v)
 
 
-def best(method: Callable[[float], Tensor], truth: Tensor, first: float) -> tuple[float, Tensor, float]:
-    """The weight with the best mean PSNR, the pictures at it, and seconds of one call."""
-    began = time.perf_counter()
-    tried: dict[float, Tensor] = {}
-
-    def at(weight: float) -> float:
-        if weight not in tried:
-            tried[weight] = method(weight)
-        return score(tried[weight], truth)
-
-    weights = [first / 4, first, 4 * first]
-    while (place := max(range(len(weights)), key=lambda k: at(weights[k]))) in (0, len(weights) - 1):
-        weights = [weights[0] / 4, *weights] if place == 0 else [*weights, 4 * weights[-1]]
-    centre, factor = weights[place], 4.0
-    for _ in range(2):
-        factor = math.sqrt(factor)
-        centre = max((centre / factor, centre, centre * factor), key=at)
-    return centre, tried[centre], (time.perf_counter() - began) / len(tried)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", default="lpn-ct")
@@ -108,7 +86,7 @@ def main() -> None:
         scores = {}
         for name, make, first in (("wavelet l1", lambda w: solved(w * it.priors.WaveletL1() + box), 1e-3),
                                   ("LPN", lambda w: solved(w * prior + box), 1e-2)):
-            weight, x, seconds = best(make, truth, first)
+            weight, x, seconds = best(make, truth, first, factor=4.0, refine=2)
             scores[name] = score(x, truth)
             print(f"rate 1/{rate}: {name:11} {scores[name]:.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices",
                   flush=True)

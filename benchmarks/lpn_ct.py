@@ -46,7 +46,7 @@ def score(x: Tensor, truth: Tensor) -> float:
     return float(it.metrics.psnr(x.clamp(0, 1), truth).mean())
 
 
-def best(method: Method, truth: Tensor, first: float, refine: int = 1) -> tuple[float, Tensor, float]:
+def best(method: Method, truth: Tensor, first: float, factor: float = 2.0, refine: int = 1) -> tuple[float, Tensor, float]:
     """The weight with the best mean PSNR, the pictures at it, and seconds of one call."""
     began = time.perf_counter()
     tried: dict[float, Tensor] = {}
@@ -56,10 +56,10 @@ def best(method: Method, truth: Tensor, first: float, refine: int = 1) -> tuple[
             tried[weight] = method(weight)
         return score(tried[weight], truth)
 
-    weights = [first / 2, first, 2 * first]
+    weights = [first / factor, first, factor * first]
     while (place := max(range(len(weights)), key=lambda k: at(weights[k]))) in (0, len(weights) - 1):
-        weights = [weights[0] / 2, *weights] if place == 0 else [*weights, 2 * weights[-1]]
-    centre, factor = weights[place], 2.0
+        weights = [weights[0] / factor, *weights] if place == 0 else [*weights, factor * weights[-1]]
+    centre = weights[place]
     for _ in range(refine):
         factor = math.sqrt(factor)
         centre = max((centre / factor, centre, centre * factor), key=at)
