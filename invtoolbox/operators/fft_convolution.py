@@ -105,8 +105,18 @@ def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
 
 def filtered(x: Tensor, multiplier: Tensor) -> Tensor:
     """Multiply in the Fourier domain: periodic convolution with a transfer function."""
-    result: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * multiplier, s=x.shape[-2:])
-    return result
+    return inverse(torch.fft.rfft2(x) * multiplier, x.shape[-1])
+
+
+def inverse(half: Tensor, width: int) -> Tensor:
+    """The planes whose `torch.fft.rfft2` are ``half``, bitwise the same alone and in a batch."""
+    if half.device.type == "cuda":
+        planes: Tensor = torch.fft.irfft2(half, s=(half.shape[-2], width))
+        return planes
+    # On some processors MKL's transforms of columns round differently in a batch than alone; those of rows do not, and a copy costs little.
+    columns = torch.fft.ifft(half.mT.contiguous(), dim=-1)
+    rows: Tensor = torch.fft.irfft(columns.mT.contiguous(), n=width)
+    return rows
 
 
 def valid_convolution(x: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan) -> Tensor:
@@ -116,7 +126,7 @@ def valid_convolution(x: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int
     out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
         part = x[..., r:r + h + kh - 1, c:c + w + kw - 1]
-        piece: Tensor = torch.fft.irfft2(torch.fft.rfft2(part, s=(n0, n1)) * kernel_spectrum, s=(n0, n1))
+        piece = inverse(torch.fft.rfft2(part, s=(n0, n1)) * kernel_spectrum, n1)
         # The first kernel - 1 outputs of a periodic convolution have wrapped around.
         piece = piece[..., kh - 1:kh - 1 + h, kw - 1:kw - 1 + w]
         if (h, w) == size:
@@ -136,7 +146,7 @@ def valid_transpose(y: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int],
     out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
         part = F.pad(y[..., r:r + h, c:c + w], (kw - 1, n1 - w - kw + 1, kh - 1, n0 - h - kh + 1))
-        piece: Tensor = torch.fft.irfft2(torch.fft.rfft2(part) * conjugate, s=(n0, n1))
+        piece = inverse(torch.fft.rfft2(part) * conjugate, n1)
         piece = piece[..., :h + kh - 1, :w + kw - 1]
         if (h, w) == size:
             return piece
