@@ -2,44 +2,25 @@
 
     python benchmarks/lego_gaussians.py [--minutes 10] [--threads 2] [--strategy mcmc] [--most 30000] [--iterations 12000]
 
-Every tenth view is held out (r_0, r_10, ...). White background. One solve from Gaussians at random places of a box, by Adam on one
-picture a step; the misfit is the mean modulus. Printed on the way, the time for it not counted: Gaussians, seconds, and the mean of the
-PSNR of the held-out views.
+Every tenth view is held out (r_0, r_10, ...). White background. One stage, as in the scene lego-gaussians, from Gaussians at random places
+of a box, by Adam on one picture a step; the misfit is the mean modulus. Printed: seconds and the mean of the PSNR of the held-out views on
+the way, the time for it not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from pathlib import Path
+import sys
 
 import torch
 from common import data_folder, machine, verdict
-from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.datasets.cameras_blender import PosedPictures, open_blender
-from invtoolbox.loop import Progress
+from invtoolbox.datasets import open_views
 from invtoolbox.metrics import psnr
-from invtoolbox.operators import GaussianRenderer
-from invtoolbox.priors import DefaultStrategy, Gaussians, MCMCStrategy
-from invtoolbox.scenes import Splats
+from invtoolbox.views import GaussianModel, Stage, solve_in_stages, split_views
 
 LOW, HIGH = (-1.3, -1.3, -1.0), (1.3, 1.3, 1.3)
-
-
-def views() -> tuple[PosedPictures, PosedPictures]:
-    """Those to train from, and those held out."""
-    pictures = open_blender(data_folder() / "nerf_lego_200" / "transforms_train.json")
-    held = torch.tensor([int(Path(name).stem.removeprefix("r_")) % 10 == 0 for name in pictures.cameras.names])
-    return pictures[~held], pictures[held]
-
-
-def held_out_psnr(x: Splats, pictures: PosedPictures) -> Tensor:
-    """Of each picture."""
-    with torch.no_grad():
-        seen = GaussianRenderer(pictures.cameras, background=1.0)(x)[0].transpose(0, 1).clamp(0, 1)
-    return psnr(seen, pictures.on(1.0))
 
 
 def main() -> None:
@@ -53,39 +34,24 @@ def main() -> None:
     parser.add_argument("--degree", type=int, default=2)
     parser.add_argument("--similarity", type=float, default=0.0)
     parser.add_argument("--views", type=int, default=1, help="pictures a step")
-    parser.add_argument("--every", type=int, default=1000, help="steps between two lines")
+    parser.add_argument("--every", type=float, default=60.0, help="seconds between two lines")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(machine(), flush=True)
-    train, held = views()
-    A = GaussianRenderer(train.cameras, background=1.0)
-    problem = it.Problem(train.on(1.0).transpose(0, 1)[None], A, it.data_terms.Photometric(arguments.similarity))
-    length = arguments.iterations
-    strategy = MCMCStrategy(stop=int(0.9 * length), most=arguments.most) if arguments.strategy == "mcmc" else \
-        DefaultStrategy(stop=length // 2, most=arguments.most)
-    prior = Gaussians.random(arguments.start, LOW, HIGH, degree=arguments.degree, strategy=strategy, decay_over=length,
-                             degree_every=max(1, length // 12))
-    spent = 0.0
-    began = time.monotonic()
-
-    def report(progress: Progress) -> bool:
-        nonlocal spent
-        now = time.monotonic()
-        if progress.iteration % arguments.every == 0:
-            x = progress.x
-            count = int((x.opacities > 1 / 255).sum())
-            quality = float(held_out_psnr(x, held).mean())
-            print(f"{progress.iteration:6} {now - began - spent:6.0f} s  {count:6} Gaussians  {quality:.2f} dB", flush=True)
-            spent += time.monotonic() - now
-        return now - began - spent > 60 * arguments.minutes
-
-    solution = it.solve(problem, prior, it.solvers.Adam(subset_size=arguments.views, epsilon=1e-15), max_iterations=length, tolerance=0.0,
-                        callbacks=[report], progress=False)
-    seconds, quality = time.monotonic() - began - spent, held_out_psnr(solution.x, held)
-    steps = int(solution.iterations[0])
-    print(f"{strategy}: {steps} iterations, {seconds:.0f} s, {1e3 * seconds / steps:.1f} ms each; "
-          f"held out {float(quality.mean()):.2f} dB ({float(quality.min()):.2f} to {float(quality.max()):.2f})",
-          verdict(float(quality.mean()) >= 29 and seconds < 605, "29 dB in 10 minutes on two cores"))
+    photographs = split_views(open_views(data_folder() / "nerf_lego_200"), 10)
+    model = GaussianModel(LOW, HIGH, 1.0, count=arguments.start, most=arguments.most, degree=arguments.degree, strategy=arguments.strategy,
+                          length=arguments.iterations)
+    solver = it.solvers.Adam(subset_size=arguments.views, epsilon=1e-15)
+    found = solve_in_stages(model, photographs, [Stage(arguments.iterations)], solver,
+                            data_term=it.data_terms.Photometric(arguments.similarity), seconds=60 * arguments.minutes,
+                            every=arguments.every, looked_at=len(photographs.held), progress=sys.stderr.isatty())
+    for sample in found.samples:
+        print(f"{sample.iteration:6} {sample.seconds:6.0f} s  {sample.psnr:.2f} dB")
+    quality, steps = psnr(model.look(found.x, photographs.held.cameras).colour, photographs.held.on(1.0)), found.reports[0].iterations
+    print(f"{arguments.strategy}: {model.describe(found.x)}, {steps} iterations, {found.seconds:.0f} s, "
+          f"{1e3 * found.seconds / steps:.1f} ms each; held out {float(quality.mean()):.2f} dB "
+          f"({float(quality.min()):.2f} to {float(quality.max()):.2f})",
+          verdict(float(quality.mean()) >= 29 and found.seconds < 605, "29 dB in 10 minutes on two cores"))
 
 
 if __name__ == "__main__":

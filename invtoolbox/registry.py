@@ -59,6 +59,7 @@ _OWN: dict[str, dict[str, str]] = {
         "voxel-flow": "invtoolbox.priors:VoxelFlow",
         "neural-scene-flow": "invtoolbox.priors:NeuralSceneFlow",
         "gaussians": "invtoolbox.priors:Gaussians",
+        "voxel-grid": "invtoolbox.priors:VoxelGrid",
         "voxel-variation": "invtoolbox.priors:VoxelVariation",
         "voxel-sparsity": "invtoolbox.priors:VoxelSparsity",
         "density-correlation": "invtoolbox.priors:DensityCorrelation",
@@ -89,6 +90,7 @@ _OWN: dict[str, dict[str, str]] = {
         "space-varying-blur": "invtoolbox.operators:SpaceVaryingBlur",
         "blur-3d": "invtoolbox.operators:Blur3D",
         "gaussian-renderer": "invtoolbox.operators:GaussianRenderer",
+        "voxel-renderer": "invtoolbox.operators:VoxelRenderer",
         "unmixing": "invtoolbox.operators:Unmixing",
     },
     "data_terms": {

@@ -1,4 +1,4 @@
-"""Run a scene file of any kind: a reconstruction, or the flow of a sequence of sweeps; behind `it.scenes.run`."""
+"""Run a scene file of any kind: measurements, the sweeps of a sequence, or photographs; behind `it.scenes.run`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ if TYPE_CHECKING:
     from invtoolbox.motion.sequence import FlowStudy
     from invtoolbox.solution import Solution
     from invtoolbox.study import Study
+    from invtoolbox.views.run import ViewOutcome
+
+#: Scenes that are run by themselves, by the table that shows their kind.
+LONE = {"sweeps": "sweeps", "views": "photographs"}
 
 
 def run(scene: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
         resume: bool = False, overwrite: bool = False, progress: bool = True, items: str | Sequence[int] | None = None,
-        workers: int | None = None, cluster: str | None = None, threads: int = 1) -> Solution | Study | FlowStudy:
+        workers: int | None = None, cluster: str | None = None, threads: int = 1) -> Solution | Study | FlowStudy | ViewOutcome:
     """Run a scene file and write its results; `it.scenes.run`.
 
     A scene of measurements gives its `Solution`; several of them, several items of one, workers or a cluster make a study
     (`invtoolbox.study`): one result file an item, resumed by what is there, and a `Study` is returned. A scene of sweeps, with a table
-    ``[sweeps]``, is a study of its pairs, and a `FlowStudy` is returned.
+    ``[sweeps]``, is a study of its pairs, and a `FlowStudy` is returned. A scene of photographs, with a table ``[views]``, gives a
+    `ViewOutcome`.
 
     Args:
         scene: the path of a TOML file, or the name of a scene of the catalogue; or several of them.
@@ -37,25 +42,36 @@ def run(scene: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] |
         InputError: a fault in the scene or its data; results that are there while neither ``resume`` nor ``overwrite``
             is given; a disk that is full.
     """
-    one = flow_scene_among([scene] if isinstance(scene, (str, Path)) else list(scene))
+    one = lone_scene_among([scene] if isinstance(scene, (str, Path)) else list(scene))
+    if one is not None and one[0] == "views":
+        from invtoolbox.views.run import run_view_scene
+
+        if items is not None or workers is not None or cluster is not None:
+            raise InputError(f"{one[1]} is one scene, of all its photographs; it takes no items, workers or cluster")
+        return run_view_scene(one[1], overrides, output, resume, overwrite, progress)
     if one is not None:
         from invtoolbox.motion.scene import run_flow_scene
 
-        return run_flow_scene(one, overrides, output, resume, overwrite, progress, items, workers or 1, cluster, threads)
+        return run_flow_scene(one[1], overrides, output, resume, overwrite, progress, items, workers or 1, cluster, threads)
     from invtoolbox.study.scenes import run as run_measurements
 
     return run_measurements(scene, overrides, output, resume, overwrite, progress, items, workers, cluster, threads)
 
 
-def flow_scene_among(scenes: Sequence[str | Path]) -> str | Path | None:
-    """The scene of sweeps that is to be run, or None where there is none.
+def lone_scene_among(scenes: Sequence[str | Path]) -> tuple[str, str | Path] | None:
+    """The scene of sweeps or of photographs that is to be run, and the table that shows it; None where all are of measurements.
 
     Raises:
         InputError: it is one of several.
     """
     from invtoolbox.scene_reading import content_of
 
-    found = [scene for scene in scenes if "sweeps" in content_of(scene)[1]]
-    if found and len(scenes) > 1:
-        raise InputError(f"{found[0]} is a scene of sweeps, a study of its own; run it by itself")
-    return found[0] if found else None
+    for scene in scenes:
+        content = content_of(scene)[1]
+        for table, what in LONE.items():
+            if table not in content:
+                continue
+            if len(scenes) > 1:
+                raise InputError(f"{scene} is a scene of {what}, a study of its own; run it by itself")
+            return table, scene
+    return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,10 +28,21 @@ from invtoolbox.priors.base import Prior
 from invtoolbox.processing.beam_hardening import BeamHardening
 from invtoolbox.registry import build, lookup
 from invtoolbox.scene_file import Crop, SceneFile, Source
+from invtoolbox.scene_file import Prior as PriorTable
+from invtoolbox.scene_file import Solver as SolverTable
 from invtoolbox.solvers.base import Solver
 
 _SCANS = {"parallel-beam": "parallel", "fan-beam": "fan"}
 _SCANS_3D = {"cone-beam": "cone", "parallel-beam-3d": "parallel3d"}
+
+
+class Located(Protocol):
+    """A scene file of any kind, which knows where it was read from."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def locate(self, path: str) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -250,8 +262,13 @@ def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
 
 def prior(file: SceneFile) -> Prior | None:
     """The sum of the priors of a scene."""
+    return prior_of(file.scene.prior, file)
+
+
+def prior_of(tables: Sequence[PriorTable], file: Located) -> Prior | None:
+    """The sum of priors that tables of a scene file describe."""
     total: Prior | None = None
-    for table in file.scene.prior:
+    for table in tables:
         settings = dict(table.settings)
         if isinstance(settings.get("network"), dict):
             weights = settings["network"].get("weights")
@@ -270,7 +287,11 @@ def prior(file: SceneFile) -> Prior | None:
 
 def solver(file: SceneFile) -> Solver | None:
     """The solver of a scene with its settings, without the budgets."""
-    table = file.scene.solver
+    return solver_of(file.scene.solver, file)
+
+
+def solver_of(table: SolverTable, file: Located) -> Solver | None:
+    """The solver that a table of a scene file describes."""
     if table.name is None:
         return None
     name, settings = table.name, dict(table.settings)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from invtoolbox import catalogue
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, unknown_name
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -33,11 +33,21 @@ class Named(BaseModel):
 
 
 def content_of(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> tuple[Path, dict[str, Any]]:
-    """The path of a scene, and what its file holds with some keys changed; nothing is checked yet."""
+    """The path of a scene, and what its file holds with some keys changed; nothing is checked yet.
+
+    A scene may bring sets of such changes, and ``preset = "short"`` makes those of the table ``[presets.short]``, before the others::
+
+        [presets.short]
+        "solver.time_limit" = 10
+    """
     path = _find(scene)
     content = catalogue.read_toml(path)
-    changes = overrides if isinstance(overrides, Mapping) else dict(parse_override(line) for line in overrides)
-    for key, value in changes.items():
+    changes = dict(overrides if isinstance(overrides, Mapping) else (parse_override(line) for line in overrides))
+    presets, chosen = content.pop("presets", {}), content.pop("preset", None)
+    chosen = changes.pop("preset", chosen)
+    if chosen is not None and chosen not in presets:
+        raise unknown_name(f"preset in {path}", str(chosen), presets)
+    for key, value in {**(presets[chosen] if chosen is not None else {}), **changes}.items():
         set_key(content, key, value)
     return path, content
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,7 @@ FILES = ("scene.json", "metrics.json", "solution.h5", "reconstruction.png", "rec
           "reconstruction.npy",
           "report.html")
 #: Tables that may differ between a run and its resumption: they do not change what is solved.
-_FREE = ("title", "output", "evaluation")
-_BUDGETS = ("max_iterations", "tolerance", "time_limit")
+_FREE = ("title", "output", "evaluation", "solver.max_iterations", "solver.tolerance", "solver.time_limit")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -79,7 +78,8 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     file = read_scene(scene, overrides)
     folder = Path(output or file.scene.output.folder or Path("results") / file.name)
     settings = file.scene.model_dump(mode="json")
-    _check_folder(folder, settings, resume, overwrite)
+    there = [folder / name for name in (*FILES, CHECKPOINT) if (folder / name).exists()]
+    check_folder(folder, settings, resume, overwrite, there, _FREE)
     finished = folder / "solution.h5"
     if resume and finished.exists() and not (folder / CHECKPOINT).exists():
         metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
@@ -161,18 +161,18 @@ def _reference(file: SceneFile, measured: Measured) -> Tensor | None:
     return measured.truth
 
 
-def _check_folder(folder: Path, settings: dict[str, Any], resume: bool, overwrite: bool) -> None:
+def check_folder(folder: Path, settings: dict[str, Any], resume: bool, overwrite: bool, there: Sequence[Path], free: Sequence[str]) -> None:
+    """Refuse results that would be lost, and a resumption with other settings; ``free`` are keys and tables that may differ."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"the output {folder} is a file; give a folder")
-    there = [name for name in (*FILES, CHECKPOINT) if (folder / name).exists()]
     if there and not resume and not overwrite:
-        raise InputError(f"{folder} holds results already ({', '.join(there)}); give --resume to go on from them, "
+        raise InputError(f"{folder} holds results already ({', '.join(path.name for path in there)}); give --resume to go on from them, "
                          "--overwrite to replace them, or another --output")
     if not (resume and (folder / "scene.json").exists()):
         return
     before = _read_json(folder / "scene.json").get("scene", {})
     changed = [key for key in _differences(before, settings)
-               if key.split(".")[0] not in _FREE and key not in {f"solver.{b}" for b in _BUDGETS}]
+               if key.split(".")[0] not in free and key not in free]
     if changed:
         raise InputError(f"{folder} holds a run with another {', '.join(changed)}; resume it with the same settings, "
                          "or give --overwrite to start anew")

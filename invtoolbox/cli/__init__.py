@@ -1,4 +1,4 @@
-"""The command line: ``invtoolbox run``, ``ct``, ``deblur``, ``flow``, ``train``, ``list``, ``info``, ``demo``.
+"""The command line: ``invtoolbox run``, ``reconstruct``, ``ct``, ``deblur``, ``flow``, ``train``, ``list``, ``info``, ``demo``.
 
 What a user can do wrong ends in one sentence and exit code 2; Ctrl-C ends in exit code 130. ``INVTOOLBOX_DEBUG=1`` shows
 the traceback instead.
@@ -14,10 +14,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from invtoolbox.cli import ct, deblur, demo, flow, info, listing, run, train
+from invtoolbox.cli import ct, deblur, demo, flow, info, listing, reconstruct, run, train
 from invtoolbox.errors import InputError, MissingDependency
 
-_COMMANDS = (run, ct, deblur, flow, train, listing, info, demo)
+_COMMANDS = (run, reconstruct, ct, deblur, flow, train, listing, info, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

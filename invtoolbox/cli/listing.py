@@ -37,9 +37,9 @@ def _entries(kind: str) -> dict[str, str]:
 
     found: dict[str, str] = {}
     if kind == "readers":
-        from invtoolbox.datasets import READERS
+        from invtoolbox.datasets import READERS, VIEW_READERS
 
-        found |= {name: _first_sentence(cls) for name, cls in READERS.items()}
+        found |= {name: _first_sentence(cls) for name, cls in {**READERS, **VIEW_READERS}.items()}
     if kind == "methods":
         from invtoolbox.motion.methods import METHODS
 

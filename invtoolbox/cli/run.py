@@ -7,13 +7,14 @@ import sys
 from typing import Any
 
 from invtoolbox.cli import many
+from invtoolbox.errors import InputError
 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "run", help="run a scene file",
         description="Run a scene file: read or simulate the measurements, reconstruct, and write picture, solution and report;\n"
-                    "or the flow of a sequence of lidar sweeps.",
+                    "or the flow of a sequence of lidar sweeps, or a scene from photographs (see `invtoolbox reconstruct`).",
         epilog="examples:\n"
                "  invtoolbox run ct-small\n"
                "  invtoolbox run scenes/htc2022-90deg.toml --set solver.max_iterations=300 --output results/long\n"
@@ -21,7 +22,8 @@ def add(commands: Any) -> None:
                "  invtoolbox run ct-small --resume\n"
                "  invtoolbox run tooth --items all --workers 2 --output results/tooth\n"
                "  invtoolbox run scenes/ct-*.toml --workers 4 --output results/study\n"
-               "  invtoolbox run street-simulated --workers 2\n\n"
+               "  invtoolbox run street-simulated --workers 2\n"
+               "  invtoolbox run lego-voxels --set preset=short\n\n"
                "The scenes of the catalogue: invtoolbox list scenes.",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scene", metavar="SCENE", nargs="+",
@@ -37,15 +39,22 @@ def add(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from invtoolbox.running import flow_scene_among
+    from invtoolbox.running import lone_scene_among
 
-    one = flow_scene_among(arguments.scene)
+    one = lone_scene_among(arguments.scene)
+    if one is not None and one[0] == "views":
+        from invtoolbox.cli import reconstruct
+
+        if many.is_asked_for(arguments):
+            raise InputError(f"{one[1]} is one scene, of all its photographs; it takes no --items, --workers or --cluster")
+        return reconstruct.run(one[1], arguments)
     if one is not None:
         from invtoolbox.cli.flow import tell
         from invtoolbox.motion.scene import run_flow_scene
 
-        return tell(run_flow_scene(one, arguments.overrides, arguments.output, arguments.resume, arguments.overwrite, not arguments.quiet,
-                                   arguments.items, arguments.workers or 1, arguments.cluster, arguments.threads), arguments.quiet)
+        return tell(run_flow_scene(one[1], arguments.overrides, arguments.output, arguments.resume, arguments.overwrite,
+                                   not arguments.quiet, arguments.items, arguments.workers or 1, arguments.cluster, arguments.threads),
+                    arguments.quiet)
     if many.is_asked_for(arguments) or len(arguments.scene) > 1:
         from invtoolbox.study.scenes import run_scenes
 

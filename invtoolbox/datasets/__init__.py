@@ -13,6 +13,7 @@ from invtoolbox.datasets.argoverse_flow import (
 )
 from invtoolbox.datasets.arrays import Arrays
 from invtoolbox.datasets.blur_kernels import BlurKernels
+from invtoolbox.datasets.cameras_blender import PosedPictures
 from invtoolbox.datasets.center import center_of_rotation
 from invtoolbox.datasets.dicom import Dicom, attenuation_to_hounsfield, hounsfield_to_attenuation
 from invtoolbox.datasets.dicom_series import DicomSeries
@@ -56,15 +57,16 @@ from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.shelf import data_folder, find_file, open_named, verify
 from invtoolbox.datasets.splat_ply import read_splats, write_splats
 from invtoolbox.datasets.tiff import TiffStack, write_tiff_stack
+from invtoolbox.datasets.view_opening import VIEW_READERS, open_views
 from invtoolbox.datasets.volume import Grid, Volume, VolumeInMemory
 
 __all__ = [
-    "HTC2022", "READERS", "SWEEP_READERS", "Argoverse2", "ArgoverseFlow", "Arrays", "BlurKernels", "DataExchange", "DataSet",
-    "Dicom", "DicomSeries", "FlowFile", "Geometry", "Geometry3D", "Grid", "Hdf5", "KittiOdometry", "KittiRaw",
+    "HTC2022", "READERS", "SWEEP_READERS", "VIEW_READERS", "Argoverse2", "ArgoverseFlow", "Arrays", "BlurKernels", "DataExchange",
+    "DataSet", "Dicom", "DicomSeries", "FlowFile", "Geometry", "Geometry3D", "Grid", "Hdf5", "KittiOdometry", "KittiRaw",
     "KittiSceneFlow", "LidarFolder", "Measurement", "MetaImage", "NXtomo", "Nifti", "NuScenes", "OusterFrames", "Pictures",
-    "Raw", "ScanGeometry", "TiffStack", "Volume", "VolumeInMemory", "Waymo", "Written", "argoverse_mask", "argoverse_path",
+    "PosedPictures", "Raw", "ScanGeometry", "TiffStack", "Volume", "VolumeInMemory", "Waymo", "Written", "argoverse_mask", "argoverse_path",
     "attenuation_to_hounsfield", "center_of_rotation", "ct_small", "data_folder", "find_file", "geometry_from_mapping",
-    "hounsfield_to_attenuation", "open", "open_measurements", "open_named", "open_sweeps", "pack_argoverse", "photograph",
+    "hounsfield_to_attenuation", "open", "open_measurements", "open_named", "open_sweeps", "open_views", "pack_argoverse", "photograph",
     "read_argoverse", "read_flow", "read_geometry", "read_pcd", "read_ply", "read_poses", "read_splats", "refuse_source", "verify", "write",
     "write_argoverse", "write_bytes", "write_flow", "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_ply",
     "write_png", "write_raw", "write_splats", "write_tiff", "write_tiff_stack", "writing",

@@ -28,6 +28,7 @@ from invtoolbox.datasets.pictures import SUFFIXES, Pictures
 from invtoolbox.datasets.raw import Raw, sidecar_of
 from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.tiff import TiffStack, is_stack
+from invtoolbox.datasets.view_opening import VIEW_READERS
 from invtoolbox.errors import InputError, unknown_name
 
 #: Our readers by name: ``READERS[name](path, geometry)`` is a data set, and ``READERS[name](path)`` one of lidar sweeps for the
@@ -90,6 +91,9 @@ def open(path: str | os.PathLike[str], geometry: ScanGeometry | str | os.PathLik
             raise InputError(f"{path}: a geometry is that of a scan, and the reader {reader!r} reads lidar sweeps; leave it out")
         sweeps: DataSet = SWEEP_READERS[reader](path)
         return sweeps
+    if reader in VIEW_READERS:
+        raise InputError(f"{path}: these are photographs with cameras, which `it.datasets.open_views` reads and a scene names in its "
+                         "table [views]")
     return _named(reader)(path, geometry)
 
 

@@ -1,0 +1,70 @@
+"""``invtoolbox reconstruct SCENE``: a scene from photographs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from invtoolbox.views.run import ViewOutcome
+
+
+def add(commands: Any) -> None:
+    parser = commands.add_parser(
+        "reconstruct", help="a 3D scene from photographs",
+        description="Find a 3D scene, as voxels or as Gaussians, from photographs whose cameras are known: a scene file with a table\n"
+                    "[views]. The folder of results gets the model, the held-out views, their PSNR and SSIM.",
+        epilog="examples:\n"
+               "  invtoolbox reconstruct lego-voxels --preset short\n"
+               "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego\n"
+               "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume\n"
+               "  invtoolbox reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite\n\n"
+               "Ctrl-C stops the work and --resume goes on from it, also with a larger solver.time_limit.",
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scene", metavar="SCENE", help="a TOML file, or the name of a scene of the catalogue")
+    parser.add_argument("--preset", metavar="NAME", help="a set of changes that the scene brings, such as short")
+    parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
+                        help="change a key of the scene by its dotted name; the value is TOML, or else a word")
+    parser.add_argument("--output", "-o", metavar="FOLDER", help="where results go (default: results/SCENE)")
+    parser.add_argument("--resume", action="store_true", help="go on from what an interrupted or a shorter run left")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
+    parser.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    from invtoolbox.errors import InputError
+    from invtoolbox.scene_reading import content_of
+
+    if "views" not in content_of(arguments.scene)[1]:
+        raise InputError(f"{arguments.scene} is no scene of photographs: it has no table [views]; invtoolbox run takes all kinds")
+    return run(arguments.scene, arguments)
+
+
+def run(scene: str | Path, arguments: argparse.Namespace) -> int:
+    """Run a scene of photographs as the options say, and say what came of it."""
+    from invtoolbox.views.run import run_view_scene
+
+    preset = getattr(arguments, "preset", None)
+    overrides = [*([f"preset={preset}"] if preset else []), *arguments.overrides]
+    outcome = run_view_scene(scene, overrides, arguments.output, arguments.resume, arguments.overwrite, not arguments.quiet)
+    if not arguments.quiet:
+        tell(outcome)
+    return 0
+
+
+def tell(outcome: ViewOutcome) -> None:
+    solution = outcome.solution
+    if solution is not None:
+        steps = ", ".join(f"{report.iterations}" for report in solution.reports)
+        print(f"{solution.model.describe(solution.x)}; {solution.seconds:.0f} s, iterations: {steps}")
+    which = "held-out" if outcome.held_out else "training"
+    for name, values in outcome.metrics.items():
+        print(f"  {name:<6}{outcome.mean(name):.4g} on average over {len(values)} {which} views ({min(values):.4g} to {max(values):.4g})")
+    for note in outcome.notes:
+        print(f"  note: {note}")
+    if outcome.files:
+        print("written:", *outcome.files, sep="\n  ")
+    else:
+        print(f"the run in {outcome.folder} was finished already; nothing was done")

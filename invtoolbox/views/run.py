@@ -1,0 +1,176 @@
+"""Run a scene file of photographs: read, solve in stages with checkpoints, measure, write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from invtoolbox import metrics
+from invtoolbox.datasets.cameras_blender import PosedPictures
+from invtoolbox.datasets.output import write_bytes, write_png
+from invtoolbox.environment import device_named, versions
+from invtoolbox.errors import InputError
+from invtoolbox.scene_run import Interrupted, check_folder
+from invtoolbox.views.models import Look, SceneModel
+from invtoolbox.views.photographs import Photographs
+from invtoolbox.views.scene import ViewSceneFile, read_view_scene
+from invtoolbox.views.stages import StagedSolution, solve_in_stages, work_files
+
+#: What a run writes besides what `stages` does, and so what it may replace.
+FILES = ("scene.json", "metrics.json", "model.ply", "model.safetensors", "report.html", "viewer.html")
+PICTURES = "held-out"
+_FREE = ("title", "output", "evaluation", "solver.time_limit")
+
+
+@dataclass(frozen=True, eq=False)
+class ViewOutcome:
+    """A scene that was found from photographs, how good it is, and where it was written.
+
+    Attributes:
+        solution: the scene, its stages and the PSNR on the way; None where the run was finished before and nothing was done.
+        metrics: by name, one value a view.
+        names: of the views that were measured.
+        held_out: whether these were held out; otherwise the scene was found from them.
+        notes: what a reader of the results should know.
+        files: what was written.
+    """
+
+    solution: StagedSolution | None
+    folder: Path
+    metrics: dict[str, list[float]]
+    names: tuple[str, ...]
+    held_out: bool
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    def mean(self, name: str) -> float:
+        """Of a metric, over the views."""
+        values = self.metrics[name]
+        return sum(values) / len(values)
+
+
+def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
+                   resume: bool = False, overwrite: bool = False, progress: bool = True) -> ViewOutcome:
+    """Run a scene of photographs and write its results; behind `it.scenes.run`.
+
+    Args:
+        scene: the path of a TOML file, or the name of a scene of the catalogue.
+        overrides: keys to change, ``{"preset": "short"}`` or ``["preset=short"]``.
+        output: folder for the results; by default that of the scene, or ``results/NAME``.
+        resume: go on from what is in that folder; where nothing is left to do, do nothing.
+        overwrite: replace the results of an earlier run.
+        progress: show a bar on a terminal.
+
+    Raises:
+        InputError: a fault in the scene or its photographs; results that are there while neither ``resume`` nor ``overwrite`` is given.
+        Interrupted: Ctrl-C; the message says how to go on.
+    """
+    if resume and overwrite:
+        raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
+    file = read_view_scene(scene, overrides)
+    folder = Path(output or file.scene.output.folder or Path("results") / file.name)
+    settings = file.scene.model_dump(mode="json")
+    check_folder(folder, settings, resume, overwrite, _there(folder), _FREE)
+    photographs = file.photographs()
+    model, explicit, solver, stages = file.model(photographs), file.explicit(), file.solver(), file.stages()
+    for stage in stages:
+        model.changed(stage.prior)
+    if resume and _is_finished(folder, file):
+        return _finished(folder)
+    if overwrite:
+        for path in (*_there(folder), *(folder / PICTURES).glob("*.png")):
+            path.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "scene.json", {"scene": settings, "versions": versions()})
+    for name in ("metrics.json",):
+        (folder / name).unlink(missing_ok=True)  # of a run that is gone on with, until it is over
+    wanted = file.scene.evaluation
+    try:
+        solution = solve_in_stages(model, photographs, stages, solver, explicit, file.data_term(), file.scene.solver.time_limit,
+                                   file.scene.seed, device_named(file.scene.device), folder, wanted.every, wanted.views, progress)
+    except KeyboardInterrupt:
+        if not work_files(folder):
+            raise Interrupted("stopped before the first iteration; nothing was computed yet") from None
+        raise Interrupted(f"stopped; what was done is in {folder}, and --resume goes on from it") from None
+    judged = photographs.judged
+    look = solution.model.look(solution.x, judged.cameras)
+    found = measure(look, judged, solution.model, wanted.metrics)
+    outcome = ViewOutcome(solution, folder, found, judged.cameras.names, len(photographs.held) > 0, _notes(photographs, look), ())
+    return _write(outcome, file, photographs, look)
+
+
+def measure(look: Look, truth: PosedPictures, model: SceneModel, names: Iterable[str] = ("psnr", "ssim")) -> dict[str, list[float]]:
+    """PSNR and structural similarity of every view, for values between 0 and 1."""
+    pictures = truth.on(model.shade())
+    small = min(pictures.shape[2:]) < 11  # the window of structural similarity
+    return {name: getattr(metrics, name)(look.colour, pictures).tolist() for name in names if not (small and name == "ssim")}
+
+
+def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
+    notes = []
+    skipped = photographs.train.skipped
+    if skipped:
+        shown = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+        notes.append(f"{len(skipped)} of {len(skipped) + len(photographs.train) + len(photographs.held)} frames have no picture and were "
+                     f"skipped: {shown}")
+    if not len(photographs.held):
+        notes.append("no view is held out, so the figures are of the views that the scene was found from")
+    empty = int((look.alpha.flatten(1).amax(1) < 0.02).sum())
+    if empty == len(look.alpha):
+        notes.append("nothing is visible in any of the views that are judged: the scene is empty there; look whether low and high hold it")
+    return tuple(notes)
+
+
+def _write(outcome: ViewOutcome, file: ViewSceneFile, photographs: Photographs, look: Look) -> ViewOutcome:
+    solution, folder = outcome.solution, outcome.folder
+    assert solution is not None
+    formats = file.scene.output.formats
+    written: list[Path] = []
+    if "model" in formats:
+        written.append(solution.model.write(folder / solution.model.file_name, solution.x))
+    if "png" in formats:
+        (folder / PICTURES).mkdir(exist_ok=True)
+        for name, picture in zip(outcome.names, look.colour):
+            write_png(folder / PICTURES / f"{Path(name).stem}.png", picture, (0.0, 1.0), overwrite=True)
+        written.append(folder / PICTURES)
+    content = {"views": outcome.names, "held_out": outcome.held_out, "metrics": outcome.metrics,
+               "mean": {name: outcome.mean(name) for name in outcome.metrics}, "scene": solution.model.describe(solution.x),
+               "seconds": solution.seconds, "iterations": [r.iterations for r in solution.reports], "notes": outcome.notes,
+               "time_limit": file.scene.solver.time_limit, "is_complete": solution.is_complete}
+    _write_json(folder / "metrics.json", content)
+    written.append(folder / "metrics.json")
+    return ViewOutcome(solution, folder, outcome.metrics, outcome.names, outcome.held_out, outcome.notes, tuple(written))
+
+
+def _there(folder: Path) -> list[Path]:
+    return [path for path in (*(folder / name for name in FILES), *work_files(folder)) if path.exists()]
+
+
+def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
+    """The results are there, and neither iterations nor seconds are left."""
+    if not (folder / "metrics.json").exists():
+        return False
+    content = _read_json(folder / "metrics.json")
+    limit = file.scene.solver.time_limit
+    spent = limit is not None and float(content["seconds"]) >= limit
+    ends = file.stages()[-1].iterations is not None
+    return spent or (ends and bool(content["is_complete"]))
+
+
+def _finished(folder: Path) -> ViewOutcome:
+    content = _read_json(folder / "metrics.json")
+    return ViewOutcome(None, folder, content["metrics"], tuple(content["views"]), content["held_out"], tuple(content["notes"]), ())
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); give --overwrite to start anew") from error
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_bytes(path, json.dumps(content, indent=1).encode(), overwrite=True)

@@ -1,0 +1,230 @@
+"""Scene files of photographs: which views, what the scene is made of, and the stages in which it is found.
+
+The tables::
+
+    title, seed, device
+    [views]                  dataset or path, reader; hold_out, train, count, scale, background
+    [[prior]]                one that represents the scene (voxel-grid or gaussians) and its settings; others with their weights
+    [operator]               settings of the renderer
+    [data_term]              least squares for voxels, photometric for Gaussians by default
+    [solver]                 Adam by default: settings, time_limit
+    [[stage]]                iterations, scale of the pictures, prior.KEY and solver.KEY that it changes
+    [evaluation]             metrics; every so many seconds PSNR is measured on the way
+    [output]                 folder, formats
+    [presets.NAME]           changes by dotted keys, made by preset = "NAME"
+
+Weights of explicit priors stand beside the mean misfit of a value (`invtoolbox.views.models.weight_unit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from invtoolbox import catalogue, datasets, scene_parts
+from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.datasets.cameras_blender import PosedPictures
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import Prior
+from invtoolbox.registry import build
+from invtoolbox.scene_file import DataTerm as DataTermTable
+from invtoolbox.scene_file import Prior as PriorTable
+from invtoolbox.scene_file import Solver as SolverTable
+from invtoolbox.scene_reading import Named, Table, check, content_of, locate
+from invtoolbox.solvers.adam import Adam
+from invtoolbox.solvers.base import Solver
+from invtoolbox.views.gaussian_model import GaussianModel
+from invtoolbox.views.models import SceneModel, check_visible, visible_box
+from invtoolbox.views.photographs import Photographs, split_views
+from invtoolbox.views.stages import Stage
+from invtoolbox.views.voxel_model import VoxelModel
+
+#: What can represent a scene, by the name of its prior.
+MODELS: dict[str, type[SceneModel]] = {"voxel-grid": VoxelModel, "gaussians": GaussianModel}
+
+
+class ViewTable(Table):
+    """Which photographs, and which of them are held out."""
+
+    dataset: str | None = None
+    path: str | None = None
+    reader: str | None = None
+    hold_out: int | list[str] = 10
+    train: list[str] | None = None
+    count: int | None = Field(None, ge=1)
+    scale: float = Field(1.0, gt=0, le=1)
+    background: float | tuple[float, float, float] = 0.0
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ViewTable:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("give either a dataset or a path")
+        return self
+
+
+class Settings(Named):
+    """Settings alone."""
+
+
+class StageTable(Table):
+    """A stage of the schedule."""
+
+    iterations: int | None = Field(None, ge=1)
+    scale: float = Field(1.0, gt=0, le=1)
+    prior: dict[str, Any] = Field(default_factory=dict)
+    solver: dict[str, Any] = Field(default_factory=dict)
+
+
+class ViewEvaluation(Table):
+    """What is measured in the end, and how often PSNR is measured on the way, on so many views."""
+
+    metrics: list[Literal["psnr", "ssim"]] = Field(["psnr", "ssim"])
+    every: float = Field(15.0, gt=0)
+    views: int = Field(4, ge=1)
+
+
+class ViewOutput(Table):
+    """Where results go: the model, held-out views as PNG files, the report, the viewer."""
+
+    folder: str | None = None
+    formats: list[Literal["model", "png", "html", "viewer"]] = Field(["model", "png", "html", "viewer"])
+
+
+class ViewScene(Table):
+    """A scene file of photographs."""
+
+    title: str | None = None
+    views: ViewTable
+    prior: list[PriorTable] = Field(min_length=1)
+    operator: Settings = Settings()
+    data_term: DataTermTable | None = None
+    solver: SolverTable = SolverTable()
+    stage: list[StageTable] = Field(default_factory=lambda: [StageTable()])
+    evaluation: ViewEvaluation = Field(default_factory=ViewEvaluation)
+    output: ViewOutput = Field(default_factory=ViewOutput)
+    seed: int = 0
+    device: str | None = None
+
+    @field_validator("prior", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        several = value if isinstance(value, list) else [value]
+        return [{"name": one} if isinstance(one, str) else one for one in several]
+
+    @field_validator("solver", "data_term", mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_model(self) -> ViewScene:
+        found = [table.name for table in self.prior if table.name in MODELS]
+        if len(found) != 1:
+            raise ValueError(f"a scene of views needs one prior that represents it, out of {', '.join(MODELS)}, and has "
+                             f"{' and '.join(found) or 'none'}")
+        return self
+
+
+@dataclass(frozen=True)
+class ViewSceneFile:
+    """A checked scene of photographs, its name, and where it was read from."""
+
+    name: str
+    path: Path
+    scene: ViewScene
+
+    def locate(self, path: str) -> Path:
+        return locate(self.path, path)
+
+    def pictures(self) -> PosedPictures:
+        """All photographs of the scene, as large as it says."""
+        table = self.scene.views
+        if table.dataset is not None:
+            place = datasets.find_file(table.dataset)
+            reader = table.reader or catalogue.find("datasets", table.dataset).read()["reader"]
+        else:
+            place, reader = self.locate(str(table.path)), table.reader
+        return datasets.open_views(place, reader).scaled(table.scale)
+
+    def photographs(self) -> Photographs:
+        """Those to train from, and those held out."""
+        table = self.scene.views
+        return self._said("views", lambda: split_views(self.pictures(), table.hold_out, table.train, table.count))
+
+    def model(self, photographs: Photographs) -> SceneModel:
+        """What the scene is made of; the box is what the cameras look at, where none is given."""
+        table = next(t for t in self.scene.prior if t.name in MODELS)
+        settings = dict(table.settings)
+        if table.weight is not None:
+            raise InputError(f"{self.path}: [prior]: {table.name} is what is optimised, so it takes no weight")
+        if isinstance(settings.get("points"), str):
+            settings["points"] = str(self.locate(settings["points"]))
+        for corner in ("low", "high"):
+            if corner in settings:
+                settings[corner] = _point(settings[corner], f"{self.path}: [prior]: {corner}")
+        if ("low" in settings) != ("high" in settings):
+            raise InputError(f"{self.path}: [prior]: give both low and high, or neither")
+        cls, cameras = MODELS[table.name], photographs.train.cameras
+        low, high = (settings.pop("low"), settings.pop("high")) if "low" in settings else self._said("prior", lambda: visible_box(cameras))
+        if not all(a < b for a, b in zip(low, high)):
+            raise InputError(f"{self.path}: [prior]: low {low} lies below high {high} in no box")
+        self._said("prior", lambda: check_visible(cameras, low, high))
+        plain = cls(low, high, self.scene.views.background, dict(self.scene.operator.settings))
+        model: SceneModel = self._said("prior", lambda: plain.changed({**settings, **_renewed(plain, settings)}))
+        self._said("operator", lambda: _built(model, photographs))
+        return model
+
+    def explicit(self) -> Prior | None:
+        """The priors with weights."""
+        return scene_parts.prior_of([t for t in self.scene.prior if t.name not in MODELS], self)
+
+    def data_term(self) -> DataTerm | None:
+        table = self.scene.data_term
+        return None if table is None else self._said("data_term", lambda: build("data_terms", table.name, dict(table.settings)))
+
+    def solver(self) -> Solver:
+        return scene_parts.solver_of(self.scene.solver, self) or Adam()
+
+    def stages(self) -> list[Stage]:
+        most = self.scene.solver.max_iterations
+        return [Stage(table.iterations if table.iterations is not None else most, table.scale, dict(table.prior), dict(table.solver))
+                for table in self.scene.stage]
+
+    def _said(self, table: str, make: Any) -> Any:
+        try:
+            return make()
+        except InputError as error:
+            raise InputError(f"{self.path}: [{table}]: {error}") from error
+
+
+def read_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> ViewSceneFile:
+    """Read and check a scene file of photographs; faults as in `invtoolbox.scene_file.read_scene`.
+
+    >>> read_view_scene("lego-voxels", {"preset": "short"}).scene.views.scale
+    0.25
+    """
+    path, content = content_of(scene, overrides)
+    return ViewSceneFile(path.stem, path, check(ViewScene, path, content))
+
+
+def _point(value: Any, where: str) -> tuple[float, float, float]:
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(isinstance(v, (int, float)) for v in value):
+        raise InputError(f"{where} is a point, three numbers, got {value!r}")
+    x, y, z = (float(v) for v in value)
+    return x, y, z
+
+
+def _renewed(plain: SceneModel, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that follow from others, to be made anew when these change."""
+    return {"scale": None} if isinstance(plain, VoxelModel) and "scale" not in settings else {}
+
+
+def _built(model: SceneModel, photographs: Photographs) -> Any:
+    try:
+        return model.operator(photographs.train.cameras[:1])
+    except TypeError as error:
+        raise InputError(f"the renderer has no such setting ({str(error).split(') ')[-1]})") from error

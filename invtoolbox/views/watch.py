@@ -1,0 +1,144 @@
+"""What looks on while a scene is found: the budget in seconds, the PSNR of views, and the progress bar that shows them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.datasets.cameras_blender import PosedPictures
+from invtoolbox.loop import Progress
+from invtoolbox.metrics import psnr
+from invtoolbox.views.models import SceneModel
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The quality at one moment.
+
+    Attributes:
+        stage: counted from 0.
+        iteration: of the stage.
+        seconds: of work in all stages; that of looking is not counted.
+        psnr: mean over the views that were looked at, dB.
+    """
+
+    stage: int
+    iteration: int
+    seconds: float
+    psnr: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+class Watch:
+    """A callback of `solve` that measures PSNR from time to time, moves a bar, and stops when the budget is used up.
+
+    Args:
+        model: renders.
+        pictures: those that are looked at.
+        every: seconds of work between two looks.
+        seconds: of work in all stages; None for no limit.
+        steps: of all stages, where they are known; the bar counts them where there is no limit in seconds.
+        progress: show a bar on a terminal.
+        spent: seconds of work before.
+        samples: taken before.
+        tell: called after every look, to write down how far the work is.
+    """
+
+    def __init__(self, model: SceneModel, pictures: PosedPictures, every: float, seconds: float | None = None, steps: int | None = None,
+                 progress: bool = True, spent: float = 0.0, samples: Sequence[Sample] = (),
+                 tell: Callable[[], None] = lambda: None) -> None:
+        self.model, self.pictures, self.every, self.seconds, self.tell = model, pictures, every, seconds, tell
+        self.truth = pictures.on(model.shade())
+        self.spent, self.samples = spent, list(samples)
+        self.stage = self.stages = self.iteration = self.steps_before = 0
+        self.name = ""
+        self._since: float | None = None
+        self._next = spent + every
+        self._bar: Any = None
+        self._last = 0.0
+        if progress:
+            from tqdm.auto import tqdm
+
+            by_time = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+            total, unit = (round(seconds, 1), "s") if seconds is not None else (steps, "it")
+            self._bar = tqdm(total=total, unit=unit, leave=False, disable=None,
+                             bar_format=by_time if seconds is not None else None)
+
+    # -- stages ------------------------------------------------------------------------------------------------------------
+
+    def begin(self, stage: int, stages: int, name: str) -> None:
+        """A stage begins: the clock runs."""
+        self.stage, self.stages, self.name, self.iteration = stage, stages, name, 0
+        self._since = time.monotonic()
+
+    def end(self) -> None:
+        """A stage is over: the clock stands."""
+        self.spent, self._since = self.worked, None
+        self.steps_before += self.iteration
+
+    @property
+    def worked(self) -> float:
+        """Seconds of work until now."""
+        return self.spent + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    @property
+    def is_over(self) -> bool:
+        """The budget is used up."""
+        return self.seconds is not None and self.worked >= self.seconds
+
+    # -- looks -------------------------------------------------------------------------------------------------------------
+
+    def __call__(self, progress: Progress) -> bool:
+        self.iteration = progress.iteration
+        if self.worked >= self._next:
+            self.look(progress.x)
+        self._show()
+        return self.is_over
+
+    def look(self, x: Any) -> float:
+        """Measure the PSNR now; the clock stands meanwhile."""
+        running, self.spent, self._since = self._since is not None, self.worked, None
+        quality = float(self.quality(x).mean())
+        self.samples.append(Sample(self.stage, self.iteration, self.spent, quality))
+        self._next = self.spent + self.every
+        self.tell()
+        if running:
+            self._since = time.monotonic()
+        return quality
+
+    def quality(self, x: Any) -> Tensor:
+        """The PSNR of each of the views that are looked at."""
+        return psnr(self.model.look(x, self.pictures.cameras).colour, self.truth)
+
+    def _show(self) -> None:
+        if self._bar is None or self._bar.disable or time.monotonic() - self._last < 0.2:
+            return
+        self._last = time.monotonic()
+        stage = f"stage {self.stage + 1} of {self.stages}, " if self.stages > 1 else ""
+        self._bar.set_description_str(f"{stage}{self.name}", refresh=False)
+        quality = f"{self.samples[-1].psnr:.2f} dB" if self.samples else "to come"
+        self._bar.set_postfix_str(f", iteration {self.iteration}, PSNR {quality}", refresh=False)
+        done = self.worked if self.seconds is not None else self.steps_before + self.iteration
+        self._bar.n = min(done, self._bar.total) if self._bar.total else done
+        self._bar.refresh()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def spread_over(pictures: PosedPictures, count: int) -> PosedPictures:
+    """At most so many of the pictures, evenly spread over them."""
+    if len(pictures) <= count:
+        return pictures
+    return pictures[torch.arange(count) * len(pictures) // count]
