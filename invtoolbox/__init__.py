@@ -15,7 +15,7 @@ from invtoolbox.solve import solve
 __version__ = "0.1.0"
 
 _MODULES = ("data_terms", "datasets", "kernels", "metrics", "motion", "operators", "parameter_choice", "plotting", "priors", "processing",
-            "scenes", "solvers", "testing", "training")
+            "scenes", "solvers", "testing", "training", "views")
 _NAMES = {
     "Problem": "invtoolbox.problem",
     "Solution": "invtoolbox.solution",

@@ -59,6 +59,7 @@ from invtoolbox.datasets.splat_ply import read_splats, write_splats
 from invtoolbox.datasets.tiff import TiffStack, write_tiff_stack
 from invtoolbox.datasets.view_opening import VIEW_READERS, open_views
 from invtoolbox.datasets.volume import Grid, Volume, VolumeInMemory
+from invtoolbox.datasets.voxel_file import read_voxels, write_voxels
 
 __all__ = [
     "HTC2022", "READERS", "SWEEP_READERS", "VIEW_READERS", "Argoverse2", "ArgoverseFlow", "Arrays", "BlurKernels", "DataExchange",
@@ -67,7 +68,7 @@ __all__ = [
     "PosedPictures", "Raw", "ScanGeometry", "TiffStack", "Volume", "VolumeInMemory", "Waymo", "Written", "argoverse_mask", "argoverse_path",
     "attenuation_to_hounsfield", "center_of_rotation", "ct_small", "data_folder", "find_file", "geometry_from_mapping",
     "hounsfield_to_attenuation", "open", "open_measurements", "open_named", "open_sweeps", "open_views", "pack_argoverse", "photograph",
-    "read_argoverse", "read_flow", "read_geometry", "read_pcd", "read_ply", "read_poses", "read_splats", "refuse_source", "verify", "write",
-    "write_argoverse", "write_bytes", "write_flow", "write_hdf5", "write_metaimage", "write_nifti", "write_npy", "write_ply",
-    "write_png", "write_raw", "write_splats", "write_tiff", "write_tiff_stack", "writing",
+    "read_argoverse", "read_flow", "read_geometry", "read_pcd", "read_ply", "read_poses", "read_splats", "read_voxels",
+    "refuse_source", "verify", "write", "write_argoverse", "write_bytes", "write_flow", "write_hdf5", "write_metaimage", "write_nifti",
+    "write_npy", "write_ply", "write_png", "write_raw", "write_splats", "write_tiff", "write_tiff_stack", "write_voxels", "writing",
 ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from invtoolbox.errors import InputError
 from invtoolbox.scenes.cameras import Cameras, intrinsics
@@ -39,16 +38,6 @@ class PosedPictures:
     def __getitem__(self, index: Any) -> PosedPictures:
         rows = torch.arange(len(self))[index].reshape(-1)
         return PosedPictures(self.cameras[rows], self.pictures[rows], self.alpha[rows], self.skipped)
-
-    def scaled(self, factor: float) -> PosedPictures:
-        """Smaller pictures, averaged over areas, and the cameras that take such ones."""
-        if not 0 < factor <= 1:
-            raise InputError(f"pictures are made smaller by a factor above 0 and at most 1, got {factor}")
-        if factor == 1 or not len(self):
-            return replace(self, cameras=self.cameras.scaled(factor))
-        cameras = self.cameras.scaled(factor)
-        rgba = functional.interpolate(torch.cat([self.pictures, self.alpha], dim=1), size=cameras.size, mode="area")
-        return replace(self, cameras=cameras, pictures=rgba[:, :3].contiguous(), alpha=rgba[:, 3:].contiguous())
 
     def on(self, background: float | Tensor) -> Tensor:
         """The pictures in front of a colour, ``(C, 3, height, width)``."""

@@ -16,7 +16,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (), log: bool = True,
                level: float | None = None, level_name: str = "",
-               axis: str = "iteration", places: Sequence[float] | None = None, low_legend: bool = False) -> str | None:
+               axis: str = "iteration", places: Sequence[float] | None = None, low_legend: bool = False,
+               marks: Sequence[float] = ()) -> str | None:
     """Values over iterations, or over what else `axis` says, one line an item, as an ``<svg>`` element; None where no value is finite.
 
     Args:
@@ -28,6 +29,7 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
         axis: what the horizontal axis counts from 1, or measures where there are ``places``.
         places: growing, where on it the values of every line lie.
         low_legend: put the legend into the lower corner, for lines that rise.
+        marks: places on the horizontal axis that get a dashed line.
 
     >>> line_chart([np.array([1.0, 0.1, 0.01])], "objective")[:4]
     '<svg'
@@ -69,6 +71,9 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
         y = up(level)
         parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
                      f'<text x="{_WIDTH - _RIGHT - 2}" y="{y - 5:.1f}" text-anchor="end">{html.escape(level_name)}</text>')
+    for mark in marks:
+        x = across(mark)
+        parts.append(f'<line class="level" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
     for k, line in enumerate(shown):
         parts.append(_polyline(line, where, across, up, COLOURS[k % len(COLOURS)]))
     for k, name in enumerate(names if len(names) > 1 else ()):

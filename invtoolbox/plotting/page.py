@@ -28,6 +28,9 @@ figure .frame { background: #111417; display: flex; align-items: center; justify
 figure.light .frame { background: #f7f7f7; }
 figure img { display: block; width: 100%; height: 100%; object-fit: contain; }
 figure img[hidden] { display: none; }
+figure .over { position: relative; }
+figure .over img { position: absolute; inset: 0; }
+figure button { font: inherit; padding: 0 8px; border: 1px solid #cfd2cc; border-radius: 6px; background: #fff; color: inherit; }
 figure input[type=range] { width: 100%; margin: 4px 0 0; accent-color: #0072b2; }
 figure img.coarse { image-rendering: pixelated; }
 figure svg { display: block; width: 100%; height: auto; padding: 6px; background: #fff; }
@@ -92,6 +95,42 @@ def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
     return (f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
             f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{move}">'
             f'<span class="figures">1</span></label> {html.escape(caption)}</figcaption></figure>')
+
+
+def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
+    """Pictures of one shape that follow one another in a ring, played or chosen by a slider; without scripting the first one stays."""
+    rows, columns = pictures[0].shape[:2]
+    shape = min(max(columns / rows, 0.75), 1.8)
+    images = "".join(f'<img alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
+                     for k, p in enumerate(pictures))
+    show = "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != this.value)"
+    play = ("clearInterval(this.timer); const playing = this.getAttribute('aria-pressed') != 'true';"
+            "this.setAttribute('aria-pressed', playing); this.textContent = playing ? 'stop' : 'play';"
+            "const range = this.closest('figure').querySelector('input');"
+            "if (playing) this.timer = setInterval(() => { range.value = (+range.value + 1) % (+range.max + 1); range.oninput(); }, 90)")
+    return (f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
+            f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{show}"></label> '
+            f'<button type="button" aria-pressed="false" onclick="{play}">play</button> {html.escape(caption)}</figcaption></figure>')
+
+
+def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
+    """Two pictures of the same shape over each other, with a slider that uncovers one and covers the other."""
+    rows, columns = before.shape[:2]
+    shape = min(max(columns / rows, 0.75), 1.8)
+    coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
+    move = "this.closest('figure').querySelectorAll('img')[1].style.clipPath = `inset(0 0 0 ${this.value}%)`"
+    return (f'<figure><div class="frame over" style="--shape:{shape:.3f}"><img{coarse} alt="{html.escape(name)}" src="{data_uri(before)}">'
+            f'<img{coarse} alt="" src="{data_uri(after)}" style="clip-path: inset(0 0 0 50%)"></div>'
+            f'<figcaption><label><b>{html.escape(name)}</b> <input type="range" min="0" max="100" value="50" '
+            f'aria-label="{html.escape(name)}" oninput="{move}"></label> {html.escape(caption)}</figcaption></figure>')
+
+
+def link(address: str, name: str, caption: str) -> str:
+    return f'<p><a href="{html.escape(address)}">{html.escape(name)}</a>: {html.escape(caption)}.</p>'
+
+
+def escaped(words: str) -> str:
+    return html.escape(words)
 
 
 def chart(svg: str, name: str, caption: str) -> str:

@@ -21,6 +21,7 @@ from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.problem import Problem
 from invtoolbox.scenes.cameras import Cameras
+from invtoolbox.scenes.orbits import looked_at
 
 Point = tuple[float, float, float]
 Background = float | Point
@@ -156,14 +157,12 @@ def visible_box(cameras: Cameras) -> tuple[Point, Point]:
     >>> [round(v, 3) for v in high]
     [4.0, 4.0, 4.0]
     """
-    centres, axes = cameras.centres.double(), cameras.world_to_camera[:, 2, :3].double()
-    across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
-    middle = torch.linalg.lstsq(across.sum(0), (across @ centres[..., None]).sum(0)).solution[:, 0]
-    depth = ((middle - centres) * axes).sum(1)
-    if not bool((depth > 0).any()):
-        raise InputError("the cameras look away from one another, so no box can be guessed; give low and high, its corners in their frame")
-    depth = depth[depth > 0].median()
-    reach = float(depth * min(cameras.size) / 2 / cameras.intrinsics[:, 1, 1].double().median())
+    try:
+        middle = looked_at(cameras)
+    except InputError as error:
+        raise InputError(f"{error}, and no box can be guessed; give low and high, its corners in their frame") from error
+    depth = ((middle - cameras.centres) * cameras.world_to_camera[:, 2, :3]).sum(1)
+    reach = float(depth[depth > 0].median() * min(cameras.size) / 2 / cameras.intrinsics[:, 1, 1].median())
     low, high = (tuple(float(v) for v in middle + sign * reach) for sign in (-1, 1))
     return low, high  # type: ignore[return-value]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from invtoolbox.datasets.cameras_blender import PosedPictures
 from invtoolbox.errors import InputError, unknown_name
@@ -34,7 +35,20 @@ class Photographs:
 
     def scaled(self, factor: float) -> Photographs:
         """All of them smaller, averaged over areas."""
-        return self if factor == 1 else Photographs(self.train.scaled(factor), self.held.scaled(factor))
+        return self if factor == 1 else Photographs(scaled(self.train, factor), scaled(self.held, factor))
+
+
+def scaled(pictures: PosedPictures, factor: float) -> PosedPictures:
+    """Smaller pictures, averaged over areas, and the cameras that take such ones."""
+    if not 0 < factor <= 1:
+        raise InputError(f"pictures are made smaller by a factor above 0 and at most 1, got {factor}")
+    if factor == 1:
+        return pictures
+    cameras = pictures.cameras.scaled(factor)
+    if not len(pictures):
+        return replace(pictures, cameras=cameras)
+    rgba = functional.interpolate(torch.cat([pictures.pictures, pictures.alpha], dim=1), size=cameras.size, mode="area")
+    return replace(pictures, cameras=cameras, pictures=rgba[:, :3].contiguous(), alpha=rgba[:, 3:].contiguous())
 
 
 def split_views(pictures: PosedPictures, hold_out: int | Sequence[str] = 0, train: Sequence[str] | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from invtoolbox.datasets.cameras_blender import PosedPictures
 from invtoolbox.datasets.output import write_bytes, write_png
 from invtoolbox.environment import device_named, versions
 from invtoolbox.errors import InputError
+from invtoolbox.plotting.splat_viewer import write_viewer
 from invtoolbox.scene_run import Interrupted, check_folder
 from invtoolbox.views.models import Look, SceneModel
 from invtoolbox.views.photographs import Photographs
+from invtoolbox.views.report import write_outcome_report
 from invtoolbox.views.scene import ViewSceneFile, read_view_scene
 from invtoolbox.views.stages import StagedSolution, solve_in_stages, work_files
 
@@ -36,6 +38,7 @@ class ViewOutcome:
         held_out: whether these were held out; otherwise the scene was found from them.
         notes: what a reader of the results should know.
         files: what was written.
+        is_empty: nothing is visible in any of the views.
     """
 
     solution: StagedSolution | None
@@ -45,6 +48,7 @@ class ViewOutcome:
     held_out: bool
     notes: tuple[str, ...]
     files: tuple[Path, ...]
+    is_empty: bool = False
 
     def mean(self, name: str) -> float:
         """Of a metric, over the views."""
@@ -98,7 +102,8 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     judged = photographs.judged
     look = solution.model.look(solution.x, judged.cameras)
     found = measure(look, judged, solution.model, wanted.metrics)
-    outcome = ViewOutcome(solution, folder, found, judged.cameras.names, len(photographs.held) > 0, _notes(photographs, look), ())
+    outcome = ViewOutcome(solution, folder, found, judged.cameras.names, len(photographs.held) > 0, _notes(photographs, look), (),
+                          _is_empty(look))
     return _write(outcome, file, photographs, look)
 
 
@@ -118,10 +123,24 @@ def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
                      f"skipped: {shown}")
     if not len(photographs.held):
         notes.append("no view is held out, so the figures are of the views that the scene was found from")
-    empty = int((look.alpha.flatten(1).amax(1) < 0.02).sum())
-    if empty == len(look.alpha):
+    if _is_empty(look):
         notes.append("nothing is visible in any of the views that are judged: the scene is empty there; look whether low and high hold it")
     return tuple(notes)
+
+
+def _is_empty(look: Look) -> bool:
+    return not bool((look.alpha > 0.02).any())
+
+
+def _told_settings(file: ViewSceneFile) -> dict[str, str]:
+    scene = file.scene
+    told = {"scene file": file.path.name, "views": str(scene.views.dataset or scene.views.path),
+            "priors": "; ".join(", ".join([table.name, *(f"{k} {v}" for k, v in table.settings.items()),
+                                           *([f"weight {table.weight:g}"] if table.weight is not None else [])]) for table in scene.prior),
+            "solver": repr(file.solver()), "seed": str(scene.seed)}
+    if scene.solver.time_limit is not None:
+        told["time limit"] = f"{scene.solver.time_limit:g} s"
+    return told
 
 
 def _write(outcome: ViewOutcome, file: ViewSceneFile, photographs: Photographs, look: Look) -> ViewOutcome:
@@ -142,7 +161,13 @@ def _write(outcome: ViewOutcome, file: ViewSceneFile, photographs: Photographs, 
                "time_limit": file.scene.solver.time_limit, "is_complete": solution.is_complete}
     _write_json(folder / "metrics.json", content)
     written.append(folder / "metrics.json")
-    return ViewOutcome(solution, folder, outcome.metrics, outcome.names, outcome.held_out, outcome.notes, tuple(written))
+    title, cameras = file.scene.title or file.name, photographs.train.cameras
+    if "viewer" in formats and not outcome.is_empty:
+        written.append(write_viewer(folder / "viewer.html", solution.x, cameras, title, file.scene.views.background, overwrite=True))
+    if "html" in formats:
+        viewer = "viewer.html" if folder / "viewer.html" in written else None
+        written.append(write_outcome_report(folder / "report.html", title, outcome, photographs, look, viewer, _told_settings(file)))
+    return replace(outcome, files=tuple(written))
 
 
 def _there(folder: Path) -> list[Path]:

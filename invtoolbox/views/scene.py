@@ -39,7 +39,7 @@ from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
 from invtoolbox.views.gaussian_model import GaussianModel
 from invtoolbox.views.models import SceneModel, check_visible, visible_box
-from invtoolbox.views.photographs import Photographs, split_views
+from invtoolbox.views.photographs import Photographs, scaled, split_views
 from invtoolbox.views.stages import Stage
 from invtoolbox.views.voxel_model import VoxelModel
 
@@ -148,7 +148,7 @@ class ViewSceneFile:
             reader = table.reader or catalogue.find("datasets", table.dataset).read()["reader"]
         else:
             place, reader = self.locate(str(table.path)), table.reader
-        return datasets.open_views(place, reader).scaled(table.scale)
+        return scaled(datasets.open_views(place, reader), table.scale)
 
     def photographs(self) -> Photographs:
         """Those to train from, and those held out."""

@@ -29,7 +29,7 @@ from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
 from invtoolbox.views.models import SceneModel, weight_unit
-from invtoolbox.views.photographs import Photographs
+from invtoolbox.views.photographs import Photographs, scaled
 from invtoolbox.views.watch import Sample, Watch, spread_over
 
 STATE = "stages.json"
@@ -157,7 +157,7 @@ def solve_in_stages(model: SceneModel, photographs: Photographs, stages: Sequenc
 def _solve_stage(model: SceneModel, photographs: Photographs, stage: Stage, k: int, stages: int, state: Any, solver: Solver,
                  explicit: Prior | None, data_term: DataTerm | None, seed: int, device: Any, diary: Diary,
                  watch: Watch) -> tuple[Solution, ImplicitPrior]:
-    pictures = photographs.train if stage.scale == 1 else photographs.train.scaled(stage.scale)
+    pictures = scaled(photographs.train, stage.scale)
     watch.begin(k, stages, model.file_name)
     start: dict[str, Tensor] | None = None
     if state is None:

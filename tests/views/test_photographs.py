@@ -14,6 +14,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.scenes import Cameras
 from invtoolbox.views import split_views, visible_box
 from invtoolbox.views.models import check_visible
+from invtoolbox.views.photographs import scaled
 from tests.views.conftest import cameras, write_photographs
 
 
@@ -68,12 +69,12 @@ def test_a_folder_is_read_and_what_is_missing_is_skipped(tmp_path: Path) -> None
 def test_faults_of_a_folder_are_named(tmp_path: Path) -> None:
     from PIL import Image
 
-    with pytest.raises(InputError, match="no file or folder"):
+    with pytest.raises(InputError, match="file or folder"):
         open_views(tmp_path / "gone")
-    with pytest.raises(InputError, match=r"holds no transforms_train\.json or transforms\.json"):
+    with pytest.raises(InputError, match="holds no"):
         open_views(tmp_path)
     folder = write_photographs(tmp_path / "some")
-    with pytest.raises(InputError, match="no reader of photographs with cameras named 'blendr'; did you mean 'blender'"):
+    with pytest.raises(InputError, match="named 'blendr'; did you mean 'blender'"):
         open_views(folder, "blendr")
     Image.new("RGBA", (9, 9)).save(folder / "r_0.png")
     with pytest.raises(InputError, match="several sizes"):
@@ -86,12 +87,12 @@ def test_faults_of_a_folder_are_named(tmp_path: Path) -> None:
 def test_smaller_pictures_are_averaged_and_their_cameras_see_the_same() -> None:
     views = cameras(2, 4)
     pictures = PosedPictures(views, torch.arange(96.0).view(2, 3, 4, 4), torch.ones(2, 1, 4, 4))
-    half = pictures.scaled(0.5)
+    half = scaled(pictures, 0.5)
     assert torch.equal(half.pictures[0, 0], torch.tensor([[2.5, 4.5], [10.5, 12.5]]))
     point = torch.tensor([[0.1, 0.2, 0.3]])
     assert torch.allclose(half.cameras.project(point)[0], views.project(point)[0] / 2, atol=1e-5)
     with pytest.raises(InputError, match="at most 1"):
-        pictures.scaled(2.0)
+        scaled(pictures, 2.0)
 
 
 def test_the_box_is_what_the_cameras_look_at_and_a_box_beside_is_refused() -> None:

@@ -1,0 +1,163 @@
+"""One self-contained HTML page about a scene that was found from photographs."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from invtoolbox.datasets.output import write_bytes
+from invtoolbox.environment import machine, versions
+from invtoolbox.plotting import page
+from invtoolbox.plotting.charts import line_chart
+from invtoolbox.plotting.pictures import Window, heat, plane, to_bytes
+
+#: Views that are shown; the table has all of them.
+SHOWN = 6
+
+
+@dataclass(frozen=True, eq=False)
+class ViewPicture:
+    """A photograph and what the scene looks like from its place.
+
+    Attributes:
+        name: of the photograph.
+        photograph: ``(3, height, width)``, from 0 to 1.
+        rendering: the same.
+        depth: along z, ``(1, height, width)``.
+        alpha: how much of the light was stopped, ``(1, height, width)``; depths are shown where it is more than a half.
+        scores: of the rendering, by name.
+    """
+
+    name: str
+    photograph: Tensor
+    rendering: Tensor
+    depth: Tensor
+    alpha: Tensor
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class QualityCurve:
+    """PSNR while the scene was found, dB, over seconds of work; a new stage begins at each of the ``stages``, in seconds."""
+
+    seconds: Sequence[float]
+    psnr: Sequence[float]
+    stages: Sequence[float] = ()
+
+
+def write_view_report(path: str | Path, title: str, views: Sequence[ViewPicture], lead: str = "", held_out: bool = True,
+                      turntable: Sequence[Tensor] = (), curve: QualityCurve | None = None, stages: Sequence[tuple[str, Sequence[str]]] = (),
+                      settings: Mapping[str, str] | None = None, notes: Sequence[str] = (), viewer: str | None = None,
+                      overwrite: bool = True) -> Path:
+    """Photographs beside renderings, errors and depths, a turntable, PSNR over time, settings and versions, on one page.
+
+    The page needs nothing from outside, and may be mailed; the viewer is a file beside it.
+
+    Args:
+        path: where the page is written.
+        title: of the page.
+        views: those that are judged. Six are shown: the worst, the best, and others evenly between by PSNR.
+        lead: a sentence below the title.
+        held_out: whether the scene was found without these views.
+        turntable: renderings ``(3, height, width)`` from places that go once around.
+        curve: PSNR on the way.
+        stages: a row for each, with its name and iterations, seconds and PSNR.
+        settings: facts at the end.
+        notes: what a reader should know.
+        viewer: the address of the page in which the scene can be turned.
+        overwrite: whether a file that is there may be replaced.
+
+    Raises:
+        InputError: where the file exists and ``overwrite`` is False, or cannot be written.
+    """
+    date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
+    body = [page.heading(title, f"{lead} {date}.".strip())]
+    body += [page.section("Note", note) for note in notes]
+    seen = []
+    if turntable:
+        seen.append(page.player([to_bytes(_pixels(p), _ONE) for p in turntable], "Turntable", "once around the scene"))
+    if views:
+        middle = _chosen(views)[len(_chosen(views)) // 2]
+        seen.append(page.wipe(to_bytes(_pixels(middle.photograph), _ONE), to_bytes(_pixels(middle.rendering), _ONE),
+                              "Photograph and rendering", f"of {Path(middle.name).stem}: left the one, right the other"))
+    if curve is not None and len(curve.psnr):
+        seen += _curve(curve, held_out)
+    if seen:
+        body += ["<h2>The scene</h2>", page.row(seen)]
+    if viewer is not None:
+        body.append(page.link(viewer, "Turn the scene yourself", "it opens in a browser, without a server"))
+    if views:
+        which = "held-out" if held_out else "training"
+        body += [page.section(f"{which.capitalize()} views", _words(views, held_out))]
+        low, high = _depths(views)
+        for view in _chosen(views):
+            body += [f"<h3>{page.escaped(Path(view.name).stem)}</h3>", page.row(_row(view, low, high))]
+        columns = list(views[0].scores)
+        mean = [("mean", [_number(name, float(np.mean([v.scores[name] for v in views]))) for name in columns])]
+        rows = [(Path(v.name).stem, [_number(name, v.scores[name]) for name in columns]) for v in views]
+        body += ["<h2>Metrics</h2>", page.numbers(["view", *(_LONG.get(name, name) for name in columns)], [*mean, *rows])]
+    if stages:
+        body += ["<h2>Stages</h2>", page.numbers(["what was optimised", "iterations", "seconds", "PSNR [dB]"], stages)]
+    if settings:
+        body += ["<h2>Settings</h2>", page.facts(settings)]
+    body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
+    return write_bytes(path, page.page(title, body), overwrite)
+
+
+_ONE = Window(0.0, 1.0)
+_LONG = {"psnr": "PSNR [dB]", "ssim": "SSIM"}
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.2f}" if name == "psnr" else f"{value:.4f}"
+
+
+def _words(views: Sequence[ViewPicture], held_out: bool) -> str:
+    how = "The scene was found without them." if held_out else "No view was held out; the scene was found from these."
+    return how + (f" {min(SHOWN, len(views))} of {len(views)} are shown, from the worst to the best." if len(views) > 1 else "")
+
+
+def _chosen(views: Sequence[ViewPicture]) -> list[ViewPicture]:
+    ranked = sorted(views, key=lambda view: view.scores.get("psnr", 0.0))
+    places = np.unique(np.linspace(0, len(ranked) - 1, min(SHOWN, len(ranked))).round().astype(int))
+    return [ranked[k] for k in places]
+
+
+def _row(view: ViewPicture, low: float, high: float) -> list[str]:
+    error = np.abs(_pixels(view.rendering) - _pixels(view.photograph)).mean(-1)
+    solid, depth = view.alpha[0].detach().cpu().numpy() > 0.5, view.depth[0].detach().cpu().double().numpy()
+    near = heat(np.where(solid, 1 - (depth - low) / (high - low), 0.0) * 0.9 + 0.1, Window(0.0, 1.0))
+    near[~solid] = 247
+    scores = ", ".join(f"{_LONG.get(name, name).split(' ')[0]} {_number(name, value)}" for name, value in view.scores.items())
+    return [page.picture(to_bytes(_pixels(view.photograph), _ONE), "Photograph", ""),
+            page.picture(to_bytes(_pixels(view.rendering), _ONE), "Rendering", "", scores),
+            page.picture(heat(error, Window(0.0, 0.25)), "Error", "mean over the colours; black 0, white 0.25 or more"),
+            page.picture(near, "Depth", f"bright {low:.3g} to dark {high:.3g}; white where nothing is", light=True)]
+
+
+def _depths(views: Sequence[ViewPicture]) -> tuple[float, float]:
+    """The range of depths of all views, a percent of outliers at either end left out."""
+    found = [v.depth[v.alpha > 0.5].detach().cpu().double().numpy() for v in views]
+    values = np.concatenate(found) if found else np.zeros(0)
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(v) for v in np.percentile(values, (1, 99)))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _curve(curve: QualityCurve, held_out: bool) -> list[str]:
+    svg = line_chart([np.array(curve.psnr)], "PSNR", log=False, axis="seconds of work", places=curve.seconds, marks=curve.stages)
+    begins = "; dashed where a stage begins" if len(curve.stages) else ""
+    what = "mean of some held-out views" if held_out else "mean of some training views"
+    return [page.chart(svg, "PSNR [dB]", what + begins)] if svg is not None and len(curve.psnr) > 1 else []
+
+
+def _pixels(picture: Tensor) -> np.ndarray:
+    pixels = plane(picture)
+    assert pixels is not None
+    return pixels
