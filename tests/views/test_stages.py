@@ -18,7 +18,7 @@ from invtoolbox.views.watch import Watch
 from tests.views.conftest import write_photographs
 
 BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
-STAGES = (Stage(20, scale=0.5, prior={"resolution": 8}), Stage(20, solver={"decay": 0.01}))
+STAGES = (Stage(30, scale=0.5, prior={"resolution": 8}), Stage(20, prior={"margin": 0}, solver={"decay": 0.01}))
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Photographs:
 
 
 def voxels(photographs: Photographs, **settings: object) -> StagedSolution:
-    solver = it.solvers.Adam(learning_rate=0.1, beta_square=0.99, subset_size=512)
+    solver = it.solvers.Adam(learning_rate=0.2, beta_square=0.99, subset_size=512)
     return solve_in_stages(VoxelModel(*BOX, 1.0, resolution=16, degree=1), photographs, STAGES, solver, 1e-5 * VoxelVariation("density"),
                            progress=False, **settings)  # type: ignore[arg-type]
 
@@ -35,7 +35,7 @@ def voxels(photographs: Photographs, **settings: object) -> StagedSolution:
 def test_voxels_come_out_coarse_to_fine(photographs: Photographs) -> None:
     reports = []
     found = voxels(photographs, tell=reports.append, every=0.1)
-    assert [r.iterations for r in reports] == [20, 20] and found.is_complete and found.reports == tuple(reports)
+    assert [r.iterations for r in reports] == [30, 20] and found.is_complete and found.reports == tuple(reports)
     assert found.x.space.shape == (16, 16, 16) and found.x.space.rows < 16**3 and "of 16 x 16 x 16 nodes" in found.model.describe(found.x)
     assert reports[1].psnr > reports[0].psnr and reports[1].psnr > 19
     assert [s.stage for s in found.samples] == sorted(s.stage for s in found.samples)
@@ -66,7 +66,7 @@ def test_a_stopped_schedule_goes_on_bitwise(photographs: Photographs, stage: int
             voxels(photographs, folder=tmp_path)
     resumed = voxels(photographs, folder=tmp_path)
     assert torch.equal(resumed.x.density, whole.x.density) and torch.equal(resumed.x.colour, whole.x.colour)
-    assert [r.iterations for r in resumed.reports] == [20, 20]
+    assert [r.iterations for r in resumed.reports] == [30, 20]
 
 
 def test_gaussians_come_out_and_go_on_in_a_second_stage(photographs: Photographs, tmp_path: Path) -> None:
