@@ -63,6 +63,7 @@ _OWN: dict[str, dict[str, str]] = {
         "voxel-variation": "invtoolbox.priors:VoxelVariation",
         "voxel-sparsity": "invtoolbox.priors:VoxelSparsity",
         "density-correlation": "invtoolbox.priors:DensityCorrelation",
+        "depth-consistency": "invtoolbox.priors:DepthConsistency",
         "depth-smoothness": "invtoolbox.priors:DepthSmoothness",
         "occlusion-penalty": "invtoolbox.priors:OcclusionPenalty",
         "score-distillation": "invtoolbox.priors:ScoreDistillation",

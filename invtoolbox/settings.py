@@ -60,6 +60,8 @@ def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | N
         return value.to(device=device, dtype=dtype)
     if isinstance(value, nn.Module):
         return copy.deepcopy(value).to(device=device, dtype=dtype)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_moved(v, device, dtype) for v in value))
     if isinstance(value, (tuple, list)) and any(isinstance(v, (Settings, nn.Module)) for v in value):
         return type(value)(_moved(v, device, dtype) for v in value)
     if isinstance(value, dict) and any(isinstance(v, Settings) for v in value.values()):

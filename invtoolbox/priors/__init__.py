@@ -14,9 +14,9 @@ from invtoolbox.priors.explicit.convex_dense import ConvexDense
 from invtoolbox.priors.explicit.convex_energy import ConvexEnergy
 from invtoolbox.priors.explicit.convex_network import ConvexNetwork
 from invtoolbox.priors.explicit.convex_patches import ConvexPatches
-from invtoolbox.priors.explicit.deep_variation_network import DeepVariationNetwork
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.density_correlation import DensityCorrelation
+from invtoolbox.priors.explicit.depth_consistency import DepthConsistency
 from invtoolbox.priors.explicit.depth_smoothness import DepthSmoothness, OcclusionPenalty
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
 from invtoolbox.priors.explicit.gaussian_mixture import Gaussian, GaussianMixture
@@ -40,7 +40,6 @@ from invtoolbox.priors.explicit.spatial_consistency import SpatialConsistency
 from invtoolbox.priors.explicit.speed_limit import AccelerationLimit, SpeedLimit
 from invtoolbox.priors.explicit.static_world import StaticWorld
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
-from invtoolbox.priors.explicit.total_deep_variation import TotalDeepVariation
 from invtoolbox.priors.explicit.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.explicit.total_variation import TotalVariation
 from invtoolbox.priors.explicit.voxel_sparsity import VoxelSparsity
@@ -81,11 +80,11 @@ __all__ = [
     "ConvexNetwork",
     "ConvexPatches",
     "CoordinateNetwork",
-    "DeepVariationNetwork",
     "DefaultStrategy",
     "Denoiser",
     "DenoiserScore",
     "DensityCorrelation",
+    "DepthConsistency",
     "DepthSmoothness",
     "DiffusersScore",
     "DnCNN",
@@ -133,7 +132,6 @@ __all__ = [
     "StaticWorld",
     "ThroughOperator",
     "Tikhonov",
-    "TotalDeepVariation",
     "TotalGeneralizedVariation",
     "TotalVariation",
     "VariationalAutoencoder",

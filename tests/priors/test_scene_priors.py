@@ -59,6 +59,8 @@ def test_density_correlation_is_that_of_numpy(of: str) -> None:
         assert torch.allclose(DensityCorrelation(x).energy(x._replace(density=3 * x.density - 7)), torch.zeros(2).double(), atol=1e-12)
     with pytest.raises(InputError, match="at the same nodes"):
         prior.energy(voxels())
+    single = prior.to(torch.float32).energy(Voxels(x.density.float(), x.colour.float(), x.space))
+    assert single.dtype == torch.float32 and torch.allclose(single.double(), prior.energy(x), atol=1e-5)
     flat = x._replace(density=torch.full_like(x.density, 0.1).requires_grad_(True))
     (slope,) = torch.autograd.grad(prior.energy(flat).sum(), flat.density)
     assert torch.equal(prior.energy(flat), torch.ones(2).double()) and bool(slope.isfinite().all())
