@@ -116,30 +116,14 @@ def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
 
 def load_weights(network: nn.Module, path: Path) -> None:
     """Fill a network from a file of weights; every weight must be there and have its shape."""
-    import pickle
+    from invtoolbox.priors.weight_files import read_weights
 
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise InputError(f"there are no weights at {path}; fetch or train them first")
-    try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} is not a readable file of weights ({_first_line(error)})") from error
+    tensors = read_weights(path)
     try:
         network.load_state_dict(tensors)
     except (RuntimeError, TypeError) as error:
         raise InputError(f"the weights of {path} do not fit the network {type(network).__name__}: "
                          f"{' '.join(str(error).split())[:200]}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from invtoolbox.priors.explicit.convex_dense import ConvexDense
 from invtoolbox.priors.explicit.convex_energy import ConvexEnergy
 from invtoolbox.priors.explicit.convex_network import ConvexNetwork
 from invtoolbox.priors.explicit.convex_patches import ConvexPatches
+from invtoolbox.priors.explicit.deep_variation_network import DeepVariationNetwork
 from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.density_correlation import DensityCorrelation
 from invtoolbox.priors.explicit.depth_consistency import DepthConsistency
@@ -40,6 +41,7 @@ from invtoolbox.priors.explicit.spatial_consistency import SpatialConsistency
 from invtoolbox.priors.explicit.speed_limit import AccelerationLimit, SpeedLimit
 from invtoolbox.priors.explicit.static_world import StaticWorld
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
+from invtoolbox.priors.explicit.total_deep_variation import TotalDeepVariation
 from invtoolbox.priors.explicit.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.explicit.total_variation import TotalVariation
 from invtoolbox.priors.explicit.voxel_sparsity import VoxelSparsity
@@ -80,6 +82,7 @@ __all__ = [
     "ConvexNetwork",
     "ConvexPatches",
     "CoordinateNetwork",
+    "DeepVariationNetwork",
     "DefaultStrategy",
     "Denoiser",
     "DenoiserScore",
@@ -132,6 +135,7 @@ __all__ = [
     "StaticWorld",
     "ThroughOperator",
     "Tikhonov",
+    "TotalDeepVariation",
     "TotalGeneralizedVariation",
     "TotalVariation",
     "VariationalAutoencoder",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.explicit.convex_network import ConvexNetwork, item_sum, smooth_ramp
+from invtoolbox.priors.explicit.mirrored import mirrored, mirrored_back
 
 
 class _Level(NamedTuple):
@@ -101,14 +102,14 @@ class ConvexEnergy(ConvexNetwork):
         levels: list[_Level] = []
         image = z = x
         for k, stride in enumerate(self.strides):
-            filtered = F.conv2d(_mirrored(image, self.filters[k].shape[-1] // 2), self.filters[k])
+            filtered = F.conv2d(mirrored(image, self.filters[k].shape[-1] // 2), self.filters[k])
             energy = filtered * (0.5 * filtered)  # faster than a square
             before = F.conv2d(energy, self._mean(self.pooling[k]), None, stride, self.pooling[k].shape[-1] // 2)
             if k > 0:
                 before = before + F.conv2d(z, self._mean(self.weights[k - 1]), None, stride, self.weights[k - 1].shape[-1] // 2)
             fine, last = image.shape, z.shape
             image = _averaged(image, stride)
-            before = before + F.conv2d(_mirrored(image, self.skips[k].shape[-1] // 2), self.skips[k], self.biases[k])
+            before = before + F.conv2d(mirrored(image, self.skips[k].shape[-1] // 2), self.skips[k], self.biases[k])
             z, slope = smooth_ramp(before, self.beta)
             levels.append(_Level(filtered, slope, fine, last))
             if value:
@@ -121,11 +122,11 @@ class ConvexEnergy(ConvexNetwork):
         for k in range(len(levels) - 1, -1, -1):
             level, stride = levels[k], self.strides[k]
             weight = level.slope * (self._readout(k) if pull is None else self._readout(k) + pull)
-            own = _mirrored_back(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
+            own = mirrored_back(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
             coarse = _spread(own if coarse is None else own + coarse, stride, level.fine)
             gain = self._share(self.floors[k]) + _transposed(weight, self._mean(self.pooling[k]), stride, level.fine)
             passed = _synthesis(gain * level.filtered, self.filters[k])
-            coarse = coarse + _mirrored_back(passed, self.filters[k].shape[-1] // 2)
+            coarse = coarse + mirrored_back(passed, self.filters[k].shape[-1] // 2)
             if k > 0:
                 pull = _transposed(weight, self._mean(self.weights[k - 1]), stride, level.before)
         assert coarse is not None
@@ -154,29 +155,6 @@ def _cosines(count: int, channels: int, side: int, generator: torch.Generator) -
     for filter_, (row, column, channel) in zip(filters, order):
         filter_.zero_()[channel] = torch.outer(lines[row], lines[column])
     return filters
-
-
-def _mirrored(image: Tensor, reach: int) -> Tensor:
-    """The image and ``reach`` pixels beyond, the outermost ones repeated in reverse order; 0 beyond an image smaller than that."""
-    for axis in (2, 3):
-        n = image.shape[axis]
-        m = min(reach, n)
-        image = torch.cat([image.narrow(axis, 0, m).flip(axis), image, image.narrow(axis, n - m, m).flip(axis)], axis)
-        if m < reach:
-            image = F.pad(image, (reach - m, reach - m) if axis == 3 else (0, 0, reach - m, reach - m))
-    return image
-
-
-def _mirrored_back(padded: Tensor, reach: int) -> Tensor:
-    """The transpose of `_mirrored`."""
-    for axis in (3, 2):
-        n = padded.shape[axis] - 2 * reach
-        m = min(reach, n)
-        inside = padded.narrow(axis, reach, n).clone()
-        inside.narrow(axis, 0, m).add_(padded.narrow(axis, reach - m, m).flip(axis))
-        inside.narrow(axis, n - m, m).add_(padded.narrow(axis, reach + n, m).flip(axis))
-        padded = inside
-    return padded
 
 
 def _synthesis(v: Tensor, filters: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ class ConvexPatches(ConvexNetwork):
         patch: side of a patch, pixels.
         stride: pixels between patches; it divides ``patch``. Half a patch unless given.
 
+    >>> import torch
     >>> from invtoolbox.priors import ConvexDense
     >>> network = ConvexPatches(ConvexDense(16, width=8, depth=2), patch=4, stride=2)
     >>> network(torch.zeros(2, 1, 13, 9)).shape, network.coverage

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.explicit.dncnn import load_dncnn
 
 LevelArgument = Literal["batch", "number", "none"]
 _LEVEL_NAMES = {"sigma", "noise_level", "noise_std", "level", "std"}
@@ -80,6 +83,40 @@ class Denoiser(ExplicitPrior):
         self.trained_level, self.rescale = trained_level, rescale
         self.intensity_range, self.channelwise = intensity_range, channelwise
         self.fixed_level = self.level == "none" and not rescale
+
+    @classmethod
+    def from_kair(cls, path: str | Path, sigma: float | None = None, *, rescale: bool = False,
+                  intensity_range: tuple[float, float] = (0.0, 1.0), channelwise: bool = False) -> Self:
+        """A DnCNN out of a file of KAIR's model zoo (Zhang et al., "Beyond a Gaussian denoiser", IEEE TIP 2017), for one noise level.
+
+        Nothing but tensors is unpickled. Without ``rescale`` the prior takes no weight other than 1.
+
+        Args:
+            path: ``dncnn_15.pth``, ``dncnn_25.pth`` or ``dncnn_50.pth``, or another DnCNN of that layout.
+            sigma: the level that it was trained for, images in [0, 1]. By default it is read from the name of the file, which gives it
+                in units of 1/255; a blind network needs one.
+            rescale, intensity_range, channelwise: as in `Denoiser`.
+
+        Raises:
+            InputError: a file that is missing, holds another network or asks for more than tensors, or no level.
+
+        >>> import tempfile
+        >>> from invtoolbox.priors import DnCNN
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     torch.save(DnCNN(depth=3, width=4).state_dict(), f"{folder}/dncnn_25.pth")  # as KAIR's lies there
+        ...     Denoiser.from_kair(f"{folder}/dncnn_25.pth")
+        Denoiser(DnCNN, sigma=0.0980392)
+        """
+        named = re.fullmatch(r"dncnn_(\d+)", Path(path).stem)
+        if sigma is None and named is None:
+            raise InputError(f"the name {Path(path).name!r} does not say for which noise level the network was trained, as "
+                             "'dncnn_25.pth' does; give sigma")
+        level = sigma if named is None or sigma is not None else int(named[1]) / 255
+        assert level is not None
+        network = load_dncnn(path)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a processor
+        return cls(network, level * (intensity_range[1] - intensity_range[0]), level="none", trained_level=level if rescale else None,
+                   rescale=rescale, intensity_range=intensity_range, channelwise=channelwise)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if x.is_complex():

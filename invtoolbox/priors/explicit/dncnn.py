@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
+from invtoolbox.priors.weight_files import read_weights
 
 
 class DnCNN(nn.Module):
@@ -25,6 +24,7 @@ class DnCNN(nn.Module):
         depth: number of convolutions; 17 for one noise level, 20 for a blind denoiser.
         width: channels of the hidden layers.
 
+    >>> import torch
     >>> DnCNN(depth=3, width=8)(torch.zeros(1, 1, 16, 16)).shape
     torch.Size([1, 1, 16, 16])
     """
@@ -50,15 +50,9 @@ def load_dncnn(path: str | Path) -> DnCNN:
     Raises:
         InputError: where the file is missing, is not a file of weights, or holds another network.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"there is no file of weights at {path}") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be read as a file of weights: {reason}") from error
-    layers = [w for name, w in state.items() if name.endswith("weight")] if isinstance(state, dict) else []
-    if not layers or layers[0].ndim != 4:
+    state = read_weights(path)
+    layers = [w for name, w in state.items() if name.endswith("weight")]
+    if not layers or not isinstance(layers[0], Tensor) or layers[0].ndim != 4:
         raise InputError(f"{path} does not hold the convolutions of a DnCNN")
     network = DnCNN(layers[0].shape[1], len(layers), layers[0].shape[0])
     try:
