@@ -1,6 +1,7 @@
 """Posteriors from a compressive autoencoder: VBLE and VBLE-xz on the problems of their papers.
 
-    python benchmarks/vble.py [--part table|tune|batch|print] [--pictures 1,2] [--problems g1-7.65,x2] [--methods VBLE,MAP-z] [--crop 256]
+    python benchmarks/vble.py [--part table|tune|batch|print] [--pictures 1,2] [--problems g1-7.65,x2] [--methods VBLE,MAP-z]
+                              [--crop 256] [--minutes 9]
 
 The first 10 pictures of BSD68, grey, their centre 256x256: Gaussian blur of standard deviation 1 and 3 and a motion blur, noise 2.55
 and 7.65 (units of 1/255), mirrored borders; super-resolution by 2 and 4 (bicubic, no noise; the data term is told 0.004); half of
@@ -11,7 +12,8 @@ seen none of these pictures.
 `SETTINGS`. ``batch`` runs eight pictures as one batch and one by one. Every finished cell is kept in ``results/vble.json``, so that the
 table may be made in pieces: a later call skips what is there. ``print`` makes ``results/vble.txt`` of what is there.
 
-PnP-DnCNN is ADMM with KAIR's network of level 25/255 and the penalty (noise / level)^2, 24 steps.
+PnP-DnCNN is ADMM with ``priors/dncnn-natural``, which learned from the same photographs, and the penalty (noise / level)^2, 24 steps;
+PnP-KAIR the same with KAIR's network of level 25/255.
 """
 
 from __future__ import annotations
@@ -35,13 +37,14 @@ from invtoolbox.datasets.output import write_bytes
 from invtoolbox.solvers import ADMM, VariationalLatent
 
 RESULTS = Path(__file__).parent / "results"
-LEVEL = 25 / 255
 #: Rate scale and weight of every problem, from ``--part tune``.
 SETTINGS = {
     "g1-2.55": (0.7, 0.7), "g3-2.55": (0.3, 0.7), "motion-2.55": (0.6, 0.7), "g1-7.65": (0.35, 0.7), "g3-7.65": (0.25, 0.7),
     "motion-7.65": (0.3, 0.7), "x2": (0.5, 2.5), "x4": (0.25, 2.5), "half": (1.0, 5.0),
 }
 METHODS = ("MAP-z", "VBLE", "VBLE-xz", "PnP-DnCNN")
+#: What plug-and-play takes; the second learned from many more pictures, BSD's own among them.
+NETWORKS = ("PnP-DnCNN", "PnP-KAIR")
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,15 @@ def cells(method: str, this: Case, rate_scale: float, weight: float, folder: Pat
     """What a method makes of the pictures, one dict a picture."""
     began = time.perf_counter()
     columns = {"measured": psnr(this.shown, this.truth)}
-    if method == "PnP-DnCNN":
-        network = it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth")
+    if method in NETWORKS:
+        if method == "PnP-KAIR":
+            denoiser = it.priors.Denoiser(it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth"), 25 / 255, level="none")
+        else:
+            denoiser = it.priors.load("dncnn-natural")
         noise = float(this.problem.data_term.noise_std)  # type: ignore[attr-defined]
         bare = it.Problem(this.problem.y, this.problem.operator)
-        x = torch.cat([it.solve(bare.select(torch.tensor([k])), it.priors.Denoiser(network, sigma=LEVEL, level="none"),
-                                ADMM(rho=(noise / LEVEL) ** 2), max_iterations=24, progress=False).x for k in range(bare.batch)])
+        x = torch.cat([it.solve(bare.select(torch.tensor([k])), denoiser, ADMM(rho=(noise / float(denoiser.sigma)) ** 2),
+                                max_iterations=24, progress=False).x for k in range(bare.batch)])
         columns["x"] = psnr(x, this.truth)
     else:
         prior = it.priors.load("cae-natural", {"rate_scale": rate_scale})
@@ -131,20 +137,27 @@ def uncertainty(solution: it.Solution, truth: Tensor) -> dict[str, Tensor]:
 
 def fill(done: dict[str, Any], options: argparse.Namespace, folder: Path, keys: list[tuple[str, str, float, float]],
          numbers: list[int]) -> None:
-    for problem, method, rate_scale, weight in keys:
-        setting = "" if method == "PnP-DnCNN" else f"/{rate_scale:g}/{weight:g}"
-        left = [n for n in numbers if options.again or f"{options.crop}/{n}/{problem}/{method}{setting}" not in done]
-        for k in range(0, len(left), options.at_once):
-            part = left[k:k + options.at_once]
+    """All problems of some pictures, and then those of the next ones; nothing is begun after ``options.minutes``."""
+    end = time.monotonic() + 60 * options.minutes
+    for k in range(0, len(numbers), options.at_once):
+        for problem, method, rate_scale, weight in keys:
+            name = f"{problem}/{method}{_setting(method, rate_scale, weight)}"
+            part = [n for n in numbers[k:k + options.at_once] if options.again or f"{options.crop}/{n}/{name}" not in done]
+            if not part or time.monotonic() > end:
+                continue
             this = case(problem, pictures(folder, part, options.crop), part, folder)
             for number, cell in zip(part, cells(method, this, rate_scale, weight, folder)):
-                done[f"{options.crop}/{number}/{problem}/{method}{setting}"] = cell
-                print(f"{number:3d} {problem:12} {method}{setting:10} " + ", ".join(f"{n} {v:.4g}" for n, v in cell.items()), flush=True)
+                done[f"{options.crop}/{number}/{name}"] = cell
+                print(f"{number:3d} {name:28} " + ", ".join(f"{n} {v:.4g}" for n, v in cell.items()), flush=True)
             write_bytes(options.results / "vble.json", json.dumps(done, indent=1).encode(), overwrite=True)
 
 
+def _setting(method: str, rate_scale: float, weight: float) -> str:
+    return "" if method in NETWORKS else f"/{rate_scale:g}/{weight:g}"
+
+
 def mean_of(done: dict[str, Any], crop: int, problem: str, method: str, field: str, numbers: list[int]) -> float:
-    setting = "" if method == "PnP-DnCNN" else "/{:g}/{:g}".format(*SETTINGS[problem])
+    setting = _setting(method, *SETTINGS[problem])
     values = [done[key][field] for n in numbers if (key := f"{crop}/{n}/{problem}/{method}{setting}") in done and field in done[key]]
     return float(np.mean(values)) if values else math.nan
 
@@ -152,14 +165,18 @@ def mean_of(done: dict[str, Any], crop: int, problem: str, method: str, field: s
 def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
     """The table over the pictures that are there, and what it says of the bars."""
     def row(problem: str, method: str, field: str) -> float:
-        return mean_of(done, crop, problem, method, field, numbers)
+        return mean_of(done, crop, problem, method, field, shared[problem])
+
+    # A row is over the same pictures throughout; only VBLE-xz, which has columns of its own, may have fewer.
+    wanted = {p: [m for m in METHODS if m != "VBLE-xz" and (m != "PnP-DnCNN" or "-" in p)] for p in SETTINGS}
+    shared = {p: [n for n in numbers if all(f"{crop}/{n}/{p}/{m}{_setting(m, *SETTINGS[p])}" in done for m in wanted[p])] for p in SETTINGS}
 
     heads = ["measured", "MAP-z", "MMSE-z", "MMSE-x", "sample", "xz MMSE-x", "PnP-DnCNN", "corr/calibrated", "xz", "cover", "xz"]
     lines = [machine(), f"{crop}x{crop}, PSNR in dB, how many pictures by method ({', '.join(METHODS)}); correlation of the standard "
              "deviation with |error|, over that of an exactly calibrated Gaussian; coverage of nominal 95 %", "",
              f"{'problem':12} {'scale, weight':14} {'pictures':>9} " + " ".join(f"{h:>15}" for h in heads)]
     for problem, (scale, weight) in SETTINGS.items():
-        ends = {m: "" if m == "PnP-DnCNN" else f"/{scale:g}/{weight:g}" for m in METHODS}
+        ends = {m: _setting(m, scale, weight) for m in METHODS}
         counts = "/".join(str(sum(f"{crop}/{n}/{problem}/{m}{end}" in done for n in numbers)) for m, end in ends.items())
         values = [row(problem, "VBLE", "measured"), row(problem, "MAP-z", "x"), row(problem, "VBLE", "x"), row(problem, "VBLE", "mean"),
                   row(problem, "VBLE", "sample"), row(problem, "VBLE-xz", "mean"), row(problem, "PnP-DnCNN", "x"),
@@ -243,6 +260,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--iterations", type=int, default=30, help="of batch")
     parser.add_argument("--at-once", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after which nothing new is begun; a later call goes on")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -258,7 +276,7 @@ def main() -> None:
         write_bytes(options.results / "vble_batch.txt", (text + "\n").encode(), overwrite=True)
         return
     if options.part == "tune":
-        keys = [(p, m, float(s), float(w)) for p in problems for m in methods if m != "PnP-DnCNN"
+        keys = [(p, m, float(s), float(w)) for p in problems for m in methods if m not in NETWORKS
                 for s in options.scales.split(",") for w in options.weights.split(",")]
         fill(done, options, folder, keys, [n for n in numbers if n > 58] or [67, 68])
     if options.part == "table":

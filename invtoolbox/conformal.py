@@ -98,6 +98,8 @@ class Calibration:
     def coverage(self, posterior: Posterior, x: Tensor, level: float | None = None) -> Tensor:
         """The share of the pixels of ``x`` that lie within their calibrated interval, ``(batch,)``."""
         low, high = self.interval(posterior, level)
+        if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
+            raise InputError(f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}")
         x = x.to(low)
         return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
 
@@ -108,7 +110,11 @@ class Calibration:
         return level
 
     def __repr__(self) -> str:
-        return f"Calibration(level={self.level:g}, factor={self.factor():.4g}, {self.scores.pictures} pictures, unit={self.unit!r})"
+        try:
+            factor = f"factor={self.factor():.4g}"
+        except InputError:  # what is printed while looking for the reason must not fail for the same reason
+            factor = "too few for a factor"
+        return f"Calibration(level={self.level:g}, {factor}, {self.scores.pictures} pictures, unit={self.unit!r})"
 
 
 def residual_scores(posteriors: Iterable[Posterior], truths: Iterable[Tensor], floor: float = 0.0) -> Scores:

@@ -60,9 +60,9 @@ class Posterior(ABC):
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """The first n of the sequence of samples that the seed decides, ``(n, batch, channel, *space)``."""
-        if n < 1:
+        if n < 1 or n != int(n):
             raise InputError(f"sample takes a whole number of at least 1, got {n}")
-        return torch.cat(list(self._chunks(n, seed)))
+        return torch.cat(list(self._chunks(int(n), seed)))
 
     @property
     def mean(self) -> Tensor:

@@ -22,6 +22,7 @@ NETWORKS = {
     "convex-convolution": "invtoolbox.priors.explicit.convex_convolution:ConvexConvolution",
     "convex-energy": "invtoolbox.priors.explicit.convex_energy:ConvexEnergy",
     "convex-dense": "invtoolbox.priors.explicit.convex_dense:ConvexDense",
+    "cosine-hyperprior": "invtoolbox.priors.implicit.cosine_hyperprior:CosineHyperprior",
     "dncnn": "invtoolbox.priors.explicit.dncnn:DnCNN",
     "mean-scale-hyperprior": "invtoolbox.priors.implicit.hyperprior:MeanScaleHyperprior",
     "drunet": "deepinv.models:DRUNet",

@@ -109,6 +109,10 @@ def test_what_does_not_fit_is_refused() -> None:
     truth = torch.zeros(10, 1, 100)
     with pytest.raises(InputError, match="need 19 pictures to be calibrated on, and there are 10"):
         calibrate_posteriors([given(10)], [truth]).factor()
+    few = calibrate_posteriors([given(10)], [truth])
+    assert "too few for a factor, 10 pictures" in repr(few)
+    with pytest.raises(InputError, match=r"images \(10, 1, 100\), got \(10, 1, 1\)"):
+        few.coverage(given(10), truth[..., :1], 0.5)
     with pytest.raises(InputError, match="as many truths as posteriors"):
         calibrate_posteriors([given(10), given(10)], [truth])
     with pytest.raises(InputError, match=r"has shape \(10, 1, 99\)"):

@@ -100,5 +100,11 @@ def test_coverage_is_the_share_of_pixels_within() -> None:
     assert 0.75 < float(held) < 0.83
     with pytest.raises(InputError, match="images"):
         posterior.coverage(torch.zeros(1, 1, 3, 3))
+    for number in (0, -3, 2.5):
+        with pytest.raises(InputError, match="whole number of at least 1"):
+            posterior.sample(number)  # type: ignore[arg-type]
+    for level in (0.0, 1.0, 95):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            posterior.interval(level)
     with pytest.raises(InputError, match="'normal' or 'quantile'"):
         posterior.interval(0.5, shape="box")  # type: ignore[arg-type]

@@ -340,6 +340,20 @@ def test_scenes_with_a_learned_prior_run(name: str, least: float, tmp_path: Path
         assert bool((objective.diff().nan_to_num() <= 1e-5 * objective.abs().max()).all())
 
 
+@pytest.mark.parametrize("name", ["deblur-vble", "inpaint-vble"])
+def test_scenes_with_a_posterior_run(name: str, tmp_path: Path) -> None:
+    """On fewer pixels and with a tenth of the steps: the mean is better than a sample, and the report shows what is not known."""
+    changes: dict[str, Any] = {"solver.max_iterations": 20, "solver.number": 8, "output.formats": ["html"],
+                               "measurements.simulate.crop": {"top": 90, "left": 200, "rows": 32, "columns": 40}}
+    solution: it.Solution = it.scenes.run(name, changes, output=tmp_path / name, progress=False)
+    posterior = solution.posterior
+    assert "CompressiveAutoencoder" in solution.prior and bool((posterior.std > 0).all())
+    truth = measure(read_scene(name, changes)).truth
+    errors = [float((x - truth).square().mean()) for x in (posterior.mean, *posterior.sample(3, seed=1))]
+    assert errors[0] < min(errors[1:])
+    assert "Uncertainty" in (tmp_path / name / "report.html").read_text()
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["htc2022-full", "htc2022-90deg", "tooth", "ct-dicom", "deblur-levin"])
 def test_scenes_on_real_data_find_their_measurements(name: str, data_dir: Path) -> None:

@@ -49,6 +49,7 @@ from invtoolbox.priors.explicit.voxel_variation import VoxelVariation
 from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.compressive_autoencoder import CompressiveAutoencoder
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
+from invtoolbox.priors.implicit.cosine_hyperprior import CosineHyperprior
 from invtoolbox.priors.implicit.free_flow import FreeFlow
 from invtoolbox.priors.implicit.gaussian_latents import GaussianLatents
 from invtoolbox.priors.implicit.gaussian_strategies import DefaultStrategy, MCMCStrategy
@@ -82,6 +83,7 @@ __all__ = [
     "ConvexNetwork",
     "ConvexPatches",
     "CoordinateNetwork",
+    "CosineHyperprior",
     "DeepVariationNetwork",
     "DefaultStrategy",
     "Denoiser",

@@ -81,6 +81,9 @@ class VariationalLatent(Solver):
             return "VariationalLatent works on the latents of an implicit prior, and there is none"
         if isinstance(prior, Variational):
             return None
+        if self.family != "dirac" and getattr(objective.problem.data_term, "noise_std", 1.0) is None:
+            return (f"VariationalLatent weighs the measurements against a density, and {objective.problem.data_term!r} does not know their "
+                    "noise; give it noise_std, 0.004 of the range of the image where there is none")
         if type(prior).energy is ImplicitPrior.energy and type(prior).decode_and_energy is ImplicitPrior.decode_and_energy:
             return f"VariationalLatent needs the density of the latents, and {prior!r} has no energy"
         if self.pixels and prior.pixel_std(prior.initial()) is None:

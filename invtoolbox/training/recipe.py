@@ -30,6 +30,7 @@ from invtoolbox.datasets import photograph
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.presets import build_network
+from invtoolbox.priors.implicit.cosine_hyperprior import CosineHyperprior
 from invtoolbox.priors.implicit.hyperprior import MeanScaleHyperprior
 from invtoolbox.registry import build
 from invtoolbox.scene_reading import Named, Table, check, content_of, locate
@@ -189,7 +190,8 @@ def _psnr(trained: Trained, pairs: Crops) -> float:
     generator = torch.Generator().manual_seed(0)
     shown, wanted = pairs.draw(64, generator)
     with torch.no_grad():
-        result = trained.network(shown, generator).x if isinstance(trained.network, MeanScaleHyperprior) else trained.network(shown)
+        coder = isinstance(trained.network, CosineHyperprior | MeanScaleHyperprior)
+        result = trained.network(shown, generator).x if coder else trained.network(shown)
         return -10 * math.log10(float((result - wanted).square().mean()))
 
 

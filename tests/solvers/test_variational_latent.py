@@ -129,6 +129,10 @@ def test_what_does_not_fit_is_refused() -> None:
         it.solve(problem, it.priors.Tikhonov(), VariationalLatent(), regularization=1.0, progress=False)
     with pytest.raises(InputError, match="has no energy"):
         it.solve(problem, it.priors.CoordinateNetwork(), VariationalLatent(), progress=False)
+    with pytest.raises(InputError, match="does not know their noise; give it noise_std"):
+        it.solve(it.Problem(problem.y, problem.operator), LinearDecoder(W), VariationalLatent(), progress=False)
+    with pytest.raises(InputError, match="number of at least 2"):
+        VariationalLatent(number=1)
     with pytest.raises(InputError, match="standard deviation of pixels"):
         it.solve(problem, LinearDecoder(W), VariationalLatent(pixels=True), progress=False)
     with pytest.raises(InputError, match="'uniform', 'gaussian' or 'dirac'"):

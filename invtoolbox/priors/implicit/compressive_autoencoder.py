@@ -30,8 +30,8 @@ class CompressiveAutoencoder(ImplicitPrior):
     of the range of the intensities is usual.
 
     Args:
-        network: a `MeanScaleHyperprior`, a model of the package compressai (ScaleHyperprior, MeanScaleHyperprior, the autoregressive ones,
-            Cheng2020, FactorizedPrior), or any module with their methods ``encode``, ``decode`` and ``energy``.
+        network: a `CosineHyperprior` or `MeanScaleHyperprior`, a model of the package compressai (ScaleHyperprior, MeanScaleHyperprior, the
+            autoregressive ones, Cheng2020, FactorizedPrior), or any module with their methods ``encode``, ``decode`` and ``energy``.
         rate_scale: pictures are coded with their contrast multiplied by it, a number or one an item: below 1 they are coded more coarsely,
             which is a stronger prior for harder problems and more noise, without training again (Biquard et al. 2024).
         bitrate: alpha of the rate-distortion training, where the network has no second decoder: it says how far a pixel may be from what is
@@ -54,8 +54,8 @@ class CompressiveAutoencoder(ImplicitPrior):
             network = CompressaiModel(network)
         missing = [name for name in ("encode", "decode", "energy") if not callable(getattr(network, name, None))]
         if missing:
-            raise InputError(f"the network of a CompressiveAutoencoder is a MeanScaleHyperprior or a model of compressai; "
-                             f"{type(network).__name__} has no {missing[0]}")
+            raise InputError(f"the network of a CompressiveAutoencoder is a CosineHyperprior, a MeanScaleHyperprior or a model of "
+                             f"compressai; {type(network).__name__} has no {missing[0]}")
         if not bool((torch.as_tensor(rate_scale) > 0).all()) or (bitrate is not None and not bitrate > 0):
             raise InputError(f"rate_scale and bitrate are positive, got {rate_scale} and {bitrate}")
         if not intensity_range[1] > intensity_range[0]:

@@ -13,7 +13,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.priors.implicit.box_density import FactorizedDensity, log_box_normal
 
 #: Standard deviations of a latent below this tell no more than that it is known to its rounding.
-_LEAST_STD = 0.1
+LEAST_STD = 0.1
 
 #: One latent in so many is no normal one, but lies this far out (Laplace): it costs nats in proportion to how far, where a normal tail
 #: costs hundreds, and a training is thrown off by them.
@@ -75,17 +75,17 @@ class MeanScaleHyperprior(nn.Module):
         with torch.random.fork_rng(devices=[]):  # the modules draw their first weights from the global generator
             torch.manual_seed(seed)
             self.analysis = nn.Sequential(
-                _down(channels, fine), DivisiveNormalization(fine), _down(fine, middle), DivisiveNormalization(middle), Residual(middle),
-                _down(middle, coarse), Residual(coarse), nn.Conv2d(coarse, latents, 3, padding=1))
+                down(channels, fine), DivisiveNormalization(fine), down(fine, middle), DivisiveNormalization(middle), Residual(middle),
+                down(middle, coarse), Residual(coarse), nn.Conv2d(coarse, latents, 3, padding=1))
             self.synthesis = nn.Sequential(
-                nn.Conv2d(latents, coarse, 3, padding=1), Residual(coarse), _up(coarse, middle), Residual(middle), nn.LeakyReLU(0.1),
-                _up(middle, fine), nn.LeakyReLU(0.1), _up(fine, channels))
+                nn.Conv2d(latents, coarse, 3, padding=1), Residual(coarse), up(coarse, middle), Residual(middle), nn.LeakyReLU(0.1),
+                up(middle, fine), nn.LeakyReLU(0.1), up(fine, channels))
             self.deviation = nn.Sequential(
-                _up(latents, fine), nn.LeakyReLU(), _up(fine, fine // 2 or 1), nn.LeakyReLU(), _up(fine // 2 or 1, channels))
+                up(latents, fine), nn.LeakyReLU(), up(fine, fine // 2 or 1), nn.LeakyReLU(), up(fine // 2 or 1, channels))
             self.hyper_analysis = nn.Sequential(
-                nn.Conv2d(latents, hyper, 3, padding=1), nn.LeakyReLU(), _down(hyper, hyper), nn.LeakyReLU(), _down(hyper, hyper))
+                nn.Conv2d(latents, hyper, 3, padding=1), nn.LeakyReLU(), down(hyper, hyper), nn.LeakyReLU(), down(hyper, hyper))
             self.hyper_synthesis = nn.Sequential(
-                _up(hyper, hyper), nn.LeakyReLU(), _up(hyper, hyper), nn.LeakyReLU(), nn.Conv2d(hyper, 2 * latents, 3, padding=1))
+                up(hyper, hyper), nn.LeakyReLU(), up(hyper, hyper), nn.LeakyReLU(), nn.Conv2d(hyper, 2 * latents, 3, padding=1))
         self.density = FactorizedDensity(hyper, seed=seed)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,13 +109,11 @@ class MeanScaleHyperprior(nn.Module):
         """``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
         mean, raw = self.hyper_synthesis(h).chunk(2, 1)
         own: Tensor = self.density(h)
-        normal = log_box_normal(z, mean, _LEAST_STD + F.softplus(raw)) + math.log1p(-_ODD)
-        odd = math.log(_ODD / (2 * _FAR)) - (z - mean).abs() / _FAR
-        return own - torch.logaddexp(normal, odd).flatten(1).sum(1)
+        return own - log_box_normal_or_odd(z, mean, LEAST_STD + F.softplus(raw)).flatten(1).sum(1)
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> Coded:
         """Encoded, blurred by uniform noise as wide as rounding, and decoded."""
-        z, h = (latent + _uniform(latent, generator) for latent in self.encode(x))
+        z, h = (with_uniform_noise(latent, generator) for latent in self.encode(x))
         size = (x.shape[-2], x.shape[-1])
         return Coded(self.decode(z, size), self.energy(z, h), self.log_std(z.detach(), size))
 
@@ -144,16 +142,24 @@ class Residual(nn.Module):
         return result
 
 
-def _down(into: int, out: int) -> nn.Conv2d:
+def down(into: int, out: int) -> nn.Conv2d:
     return nn.Conv2d(into, out, 5, stride=2, padding=2)
 
 
-def _up(into: int, out: int) -> nn.ConvTranspose2d:
+def up(into: int, out: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(into, out, 5, stride=2, padding=2, output_padding=1)
 
 
-def _uniform(like: Tensor, generator: Generator | None) -> Tensor:
-    return torch.rand(like.shape, generator=generator, dtype=like.dtype, device=like.device) - 0.5
+def log_box_normal_or_odd(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """`log_box_normal`, but for one latent in ten thousand, which is normal no more: in the shape of ``z``."""
+    normal = log_box_normal(z, mean, std) + math.log1p(-_ODD)
+    odd = math.log(_ODD / (2 * _FAR)) - (z - mean).abs() / _FAR
+    return torch.logaddexp(normal, odd)
+
+
+def with_uniform_noise(z: Tensor, generator: Generator | None) -> Tensor:
+    """Blurred by what rounding does."""
+    return z + (torch.rand(z.shape, generator=generator, dtype=z.dtype, device=z.device) - 0.5)
 
 
 def continued(x: Tensor, down: int, right: int) -> Tensor:
