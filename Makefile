@@ -5,6 +5,8 @@ PYTHON ?= python3
 EXTRAS ?= test
 # Further options of pytest, for example: make test PYTEST="-x -k tomography"
 PYTEST ?=
+# Processes that share the tests, of one thread each; 0 for none, where a debugger is to stop in them.
+WORKERS ?= 2
 
 BIN := .venv/bin
 comma := ,
@@ -29,10 +31,10 @@ demo: $(STAMP)  ## reconstruct a CT slice, sharpen a photograph, find what moves
 	@$(BIN)/invtoolbox demo
 
 test: $(STAMP)  ## run the tests, but for the slow ones and those that need a GPU
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu" $(PYTEST)
 
 test-all: $(STAMP)  ## run the slow tests too
-	$(BIN)/python -m pytest -m "not gpu" $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not gpu" $(PYTEST)
 
 lint: $(STAMP)  ## look for style faults and for imports that run the wrong way
 	$(BIN)/ruff check .
