@@ -75,7 +75,7 @@ def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float 
     """
     space = x.space
     share = -torch.expm1(-functional.softplus(x.density[item].detach()) * space.scale * max(space.cell))
-    least_alpha = min(least_alpha, max(0.5 * float(share.max()), 1 / 255))
+    least_alpha = min(least_alpha, max(0.5 * float(share.max()), 1e-4))
     full = space.spread((share > least_alpha).float()[None])[0] > 0
     padded = functional.pad(full[None, None].float(), (1,) * 6)
     buried = functional.avg_pool3d(padded, 3, stride=1)[0, 0] > 0.999

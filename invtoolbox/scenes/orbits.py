@@ -17,7 +17,7 @@ def looked_at(cameras: Cameras) -> Tensor:
     """The point ``(3,)`` that is nearest to the optical axes of all cameras, in the mean square.
 
     Raises:
-        InputError: it lies behind all of them.
+        InputError: it lies behind all of them, or their axes are parallel.
 
     >>> from invtoolbox.scenes.cameras import look_at
     >>> middle = looked_at(look_at(torch.tensor([[0.0, 0.0, -4.0], [4.0, 0.0, 1.0]]), (0.5, 0.0, 1.0), size=(8, 8)))
@@ -26,11 +26,11 @@ def looked_at(cameras: Cameras) -> Tensor:
     """
     centres, axes = cameras.centres.double(), cameras.world_to_camera[:, 2, :3].double()
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
-    # Where all axes are parallel, any point along them is as near; the smallest one in the frame of the cameras' centre is taken.
-    origin = centres.mean(0)
-    middle = origin + torch.linalg.lstsq(across.sum(0), (across @ (centres - origin)[..., None]).sum(0), driver="gelsd").solution[:, 0]
-    if not bool((((middle - centres) * axes).sum(1) > 0).any()):
-        raise InputError("the cameras look away from one another, so nothing is in the middle of their pictures")
+    # Along parallel axes every point is as near.
+    spread = torch.linalg.eigvalsh(across.mean(0))
+    middle = torch.linalg.lstsq(across.sum(0), (across @ centres[..., None]).sum(0)).solution[:, 0]
+    if float(spread[0]) < 1e-6 or not bool((((middle - centres) * axes).sum(1) > 0).any()):
+        raise InputError("the cameras look all in one direction or away from one another, so nothing is in the middle of their pictures")
     return middle.to(cameras.world_to_camera)
 
 
@@ -42,7 +42,7 @@ def upwards(cameras: Cameras) -> Tensor:
     return up / up.norm()
 
 
-def turntable(cameras: Cameras, frames: int = 24, largest_side: int = 256) -> Cameras:
+def turntable(cameras: Cameras, frames: int = 24, largest_side: int = 256, middle: Tensor | None = None) -> Cameras:
     """Cameras that go once around what a group of cameras looks at, in their mean distance and height.
 
     Where all of them look from one side, the new ones go around the mean of their places, in a circle as wide as these are spread.
@@ -51,8 +51,9 @@ def turntable(cameras: Cameras, frames: int = 24, largest_side: int = 256) -> Ca
         cameras: of the photographs.
         frames: how many new ones.
         largest_side: of their pictures, pixels.
+        middle: what they go around, ``(3,)``, where it is not to be what the cameras look at.
     """
-    middle, up = looked_at(cameras), upwards(cameras)
+    middle, up = looked_at(cameras) if middle is None else middle.to(cameras.world_to_camera), upwards(cameras)
     arms = cameras.centres - middle
     distance = arms.norm(dim=1, keepdim=True)
     one_sided = float((arms / distance).mean(0).norm()) > 0.8

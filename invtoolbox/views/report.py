@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from invtoolbox.errors import InputError
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
+from invtoolbox.scenes.cameras import Cameras
 from invtoolbox.scenes.orbits import turntable
-from invtoolbox.views.models import Look
+from invtoolbox.views.models import Look, SceneModel
 from invtoolbox.views.photographs import Photographs
 from invtoolbox.views.stages import StagedSolution
 
@@ -33,9 +37,16 @@ def write_outcome_report(path: Path, title: str, outcome: ViewOutcome, photograp
     model, truth = solution.model, photographs.judged.on(solution.model.shade())
     views = [ViewPicture(name, truth[k], look.colour[k], look.depth[k], look.alpha[k], {m: v[k] for m, v in outcome.metrics.items()})
              for k, name in enumerate(outcome.names)]
-    around = list(model.look(solution.x, turntable(photographs.train.cameras, FRAMES, SIDE)).colour)
+    around = list(model.look(solution.x, _turntable(photographs.train.cameras, model)).colour)
     return write_view_report(path, title, views, lead(outcome, photographs), outcome.held_out, around, curve(solution), stages(solution),
                              settings, outcome.notes, viewer)
+
+
+def _turntable(cameras: Cameras, model: SceneModel) -> Cameras:
+    try:
+        return turntable(cameras, FRAMES, SIDE)
+    except InputError:  # their axes do not meet: around the box
+        return turntable(cameras, FRAMES, SIDE, (torch.tensor(model.low) + torch.tensor(model.high)) / 2)
 
 
 def lead(outcome: ViewOutcome, photographs: Photographs) -> str:

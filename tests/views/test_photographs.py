@@ -103,5 +103,5 @@ def test_the_box_is_what_the_cameras_look_at_and_a_box_beside_is_refused() -> No
     with pytest.raises(InputError, match=r"none of the 12 cameras sees anything of the box"):
         check_visible(views, (50.0, 50.0, 50.0), (51.0, 51.0, 51.0))
     away = Cameras(torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])) @ views.world_to_camera, views.intrinsics, views.size)
-    with pytest.raises(InputError, match="look away from one another"):
+    with pytest.raises(InputError, match="away from one another"):
         visible_box(away)
