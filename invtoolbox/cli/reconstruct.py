@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
                "  invtoolbox reconstruct lego-voxels --preset short\n"
                "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego\n"
                "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume\n"
-               "  invtoolbox reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite\n\n"
+               "  invtoolbox reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\n"
                "Ctrl-C stops the work and --resume goes on from it, also with a larger solver.time_limit.",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scene", metavar="SCENE", help="a TOML file, or the name of a scene of the catalogue")
@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--output", "-o", metavar="FOLDER", help="where results go (default: results/SCENE)")
     parser.add_argument("--resume", action="store_true", help="go on from what an interrupted or a shorter run left")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
+    parser.add_argument("--view", action="store_true", help="then show the scene with viser or Rerun, whichever is installed")
     parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(command=command)
 
@@ -46,12 +47,29 @@ def run(scene: str | Path, arguments: argparse.Namespace) -> int:
     """Run a scene of photographs as the options say, and say what came of it."""
     from invtoolbox.views.run import run_view_scene
 
-    preset = getattr(arguments, "preset", None)
+    preset, view = getattr(arguments, "preset", None), getattr(arguments, "view", False)
+    if view:
+        _require_viewer()
     overrides = [*([f"preset={preset}"] if preset else []), *arguments.overrides]
     outcome = run_view_scene(scene, overrides, arguments.output, arguments.resume, arguments.overwrite, not arguments.quiet)
     if not arguments.quiet:
         tell(outcome)
+    if view:
+        from invtoolbox.plotting import view_scene
+
+        view_scene(outcome.scene(), outcome.cameras, Path(scene).stem)
     return 0
+
+
+def _require_viewer() -> None:
+    from importlib.util import find_spec
+
+    from invtoolbox.environment import how_to_get
+    from invtoolbox.errors import MissingDependency
+
+    if find_spec("viser") is None and find_spec("rerun") is None:
+        raise MissingDependency(f"--view shows the scene in viser or Rerun, and neither is installed; {how_to_get('view')}, or open the page "
+                                "viewer.html among the results")
 
 
 def tell(outcome: ViewOutcome) -> None:

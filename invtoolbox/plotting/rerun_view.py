@@ -58,7 +58,7 @@ def view_flow(sweeps: Iterable[SweepView], save: str | os.PathLike[str] | None =
     Raises:
         MissingDependency: Rerun is not installed; names the extra that brings it.
     """
-    rr = _rerun()
+    rr = rerun_module()
     if save is not None and Path(save).suffix != ".rrd":
         raise InputError(f"{save}: a recording of Rerun ends in .rrd")
     rr.init(f"invtoolbox: {title}", spawn=save is None)
@@ -94,7 +94,8 @@ def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
     rr.log("name", rr.TextLog(sweep.name))
 
 
-def _rerun() -> Any:
+def rerun_module() -> Any:
+    """The package, where it is installed."""
     try:
         import rerun
     except ImportError as error:

@@ -67,7 +67,7 @@ def split_views(pictures: PosedPictures, hold_out: int | Sequence[str] = 0, trai
 
     >>> from invtoolbox.scenes import look_at
     >>> from dataclasses import replace
-    >>> cameras = replace(look_at(torch.eye(3), size=(2, 2)), names=("r_9.png", "r_10.png", "r_1.png"))
+    >>> cameras = replace(look_at(torch.eye(3) + 0.5, size=(2, 2)), names=("r_9.png", "r_10.png", "r_1.png"))
     >>> parts = split_views(PosedPictures(cameras, torch.zeros(3, 3, 2, 2), torch.ones(3, 1, 2, 2)), hold_out=2)
     >>> parts.train.cameras.names, parts.held.cameras.names
     (('r_9.png',), ('r_10.png', 'r_1.png'))

@@ -11,10 +11,13 @@ from typing import Any
 from invtoolbox import metrics
 from invtoolbox.datasets.cameras_blender import PosedPictures
 from invtoolbox.datasets.output import write_bytes, write_png
+from invtoolbox.datasets.splat_ply import read_splats
+from invtoolbox.datasets.voxel_file import read_voxels
 from invtoolbox.environment import device_named, versions
 from invtoolbox.errors import InputError
 from invtoolbox.plotting.splat_viewer import write_viewer
 from invtoolbox.scene_run import Interrupted, check_folder
+from invtoolbox.scenes.cameras import Cameras
 from invtoolbox.views.models import Look, SceneModel
 from invtoolbox.views.photographs import Photographs
 from invtoolbox.views.report import write_outcome_report
@@ -39,6 +42,7 @@ class ViewOutcome:
         notes: what a reader of the results should know.
         files: what was written.
         is_empty: nothing is visible in any of the views.
+        cameras: those that the scene was found from.
     """
 
     solution: StagedSolution | None
@@ -49,11 +53,21 @@ class ViewOutcome:
     notes: tuple[str, ...]
     files: tuple[Path, ...]
     is_empty: bool = False
+    cameras: Cameras | None = None
 
     def mean(self, name: str) -> float:
         """Of a metric, over the views."""
         values = self.metrics[name]
         return sum(values) / len(values)
+
+    def scene(self) -> Any:
+        """The scene, a batch of one; read from the folder where the run was finished before."""
+        if self.solution is not None:
+            return self.solution.x
+        for name, read in (("model.ply", read_splats), ("model.safetensors", read_voxels)):
+            if (self.folder / name).exists():
+                return read(self.folder / name)
+        raise InputError(f"{self.folder} holds no model; add \"model\" to output.formats and run again with --overwrite")
 
 
 def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
@@ -83,7 +97,7 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     for stage in stages:
         model.changed(stage.prior)
     if resume and _is_finished(folder, file):
-        return _finished(folder)
+        return _finished(folder, photographs)
     if overwrite:
         for path in (*_there(folder), *(folder / PICTURES).glob("*.png")):
             path.unlink(missing_ok=True)
@@ -103,7 +117,7 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     look = solution.model.look(solution.x, judged.cameras)
     found = measure(look, judged, solution.model, wanted.metrics)
     outcome = ViewOutcome(solution, folder, found, judged.cameras.names, len(photographs.held) > 0, _notes(photographs, look), (),
-                          _is_empty(look))
+                          _is_empty(look), photographs.train.cameras)
     return _write(outcome, file, photographs, look)
 
 
@@ -185,9 +199,10 @@ def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
     return spent or (ends and bool(content["is_complete"]))
 
 
-def _finished(folder: Path) -> ViewOutcome:
+def _finished(folder: Path, photographs: Photographs) -> ViewOutcome:
     content = _read_json(folder / "metrics.json")
-    return ViewOutcome(None, folder, content["metrics"], tuple(content["views"]), content["held_out"], tuple(content["notes"]), ())
+    return ViewOutcome(None, folder, content["metrics"], tuple(content["views"]), content["held_out"], tuple(content["notes"]), (),
+                       cameras=photographs.train.cameras)
 
 
 def _read_json(path: Path) -> Any:
