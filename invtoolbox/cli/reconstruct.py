@@ -68,8 +68,8 @@ def _require_viewer() -> None:
     from invtoolbox.errors import MissingDependency
 
     if find_spec("viser") is None and find_spec("rerun") is None:
-        raise MissingDependency(f"--view shows the scene in viser or Rerun, and neither is installed; {how_to_get('view')}, or open the page "
-                                "viewer.html among the results")
+        raise MissingDependency(f"--view shows the scene in viser or Rerun, and neither is installed; {how_to_get('view')}, or open the "
+                                "page viewer.html among the results")
 
 
 def tell(outcome: ViewOutcome) -> None:

@@ -151,10 +151,12 @@ def _depths(views: Sequence[ViewPicture]) -> tuple[float, float]:
 
 
 def _curve(curve: QualityCurve, held_out: bool) -> list[str]:
+    if len(curve.psnr) < 2 or not curve.seconds[-1] > curve.seconds[0]:
+        return []
     svg = line_chart([np.array(curve.psnr)], "PSNR", log=False, axis="seconds of work", places=curve.seconds, marks=curve.stages)
     begins = "; dashed where a stage begins" if len(curve.stages) else ""
     what = "mean of some held-out views" if held_out else "mean of some training views"
-    return [page.chart(svg, "PSNR [dB]", what + begins)] if svg is not None and len(curve.psnr) > 1 else []
+    return [page.chart(svg, "PSNR [dB]", what + begins)] if svg is not None else []
 
 
 def _pixels(picture: Tensor) -> np.ndarray:

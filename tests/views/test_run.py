@@ -139,11 +139,11 @@ def test_a_run_stopped_by_ctrl_c_says_how_to_go_on(here: Path) -> None:
 @pytest.mark.data
 @pytest.mark.parametrize(("scene", "changes", "least"), [
     ("lego-voxels", {"views.scale": 0.125, "stage": [{"iterations": 30, "prior": {"resolution": 12}}, {"iterations": 30}],
-                     "prior.voxel-grid.resolution": 24, "solver.subset_size": 2048}, 19.0),
+                     "prior.voxel-grid.resolution": 24, "solver.subset_size": 2048, "solver.time_limit": 600}, 16.0),
     ("lego-gaussians", {"views.scale": 0.125, "stage": [{"iterations": 120}], "prior.count": 500, "prior.most": 800,
-                        "prior.length": 120}, 15.0),
+                        "prior.length": 120, "solver.time_limit": 600}, 13.0),
     ("lego-8-views", {"views.scale": 0.125, "stage": [{"iterations": 30, "prior": {"resolution": 12}}, {"iterations": 30}],
-                      "prior.voxel-grid.resolution": 24}, 15.0),
+                      "prior.voxel-grid.resolution": 24, "solver.time_limit": 600}, 15.0),
 ])
 def test_the_scenes_of_lego_in_short(scene: str, changes: dict, least: float, data_dir: Path, tmp_path: Path,
                                      monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,8 @@ def test_the_scenes_of_lego_in_short(scene: str, changes: dict, least: float, da
     read = read_view_scene(scene)
     assert len(read.photographs().train) == (8 if scene == "lego-8-views" else 90) and read.stages()[-1].iterations in (None, 12000)
     outcome = it.scenes.run(scene, {"preset": "short", **changes}, tmp_path / "out", progress=False)
-    assert isinstance(outcome, ViewOutcome) and outcome.mean("psnr") > least and len(outcome.names) == 10
+    assert isinstance(outcome, ViewOutcome) and len(outcome.names) == 10
+    assert outcome.mean("psnr") > least  # white alone has 10.5 dB
 
 
 def test_write_photographs_says_what_cameras_see(tmp_path: Path) -> None:
