@@ -143,7 +143,7 @@ def test_a_run_stopped_by_ctrl_c_says_how_to_go_on(here: Path) -> None:
     ("lego-gaussians", {"views.scale": 0.125, "stage": [{"iterations": 120}], "prior.count": 500, "prior.most": 800,
                         "prior.length": 120, "solver.time_limit": 600}, 13.0),
     ("lego-8-views", {"views.scale": 0.125, "stage": [{"iterations": 30, "prior": {"resolution": 12}}, {"iterations": 30}],
-                      "prior.voxel-grid.resolution": 24, "solver.time_limit": 600}, 15.0),
+                      "prior.voxel-grid.resolution": 24, "solver.time_limit": 600}, 14.0),
 ])
 def test_the_scenes_of_lego_in_short(scene: str, changes: dict, least: float, data_dir: Path, tmp_path: Path,
                                      monkeypatch: pytest.MonkeyPatch) -> None:
