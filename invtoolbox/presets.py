@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 #: Networks that a card of a trained prior, or a scene file, may name. All of them are built without a download.
 NETWORKS = {
+    "bottleneck": "invtoolbox.priors.explicit.bottleneck:Bottleneck",
     "convex-convolution": "invtoolbox.priors.explicit.convex_convolution:ConvexConvolution",
     "convex-energy": "invtoolbox.priors.explicit.convex_energy:ConvexEnergy",
     "convex-dense": "invtoolbox.priors.explicit.convex_dense:ConvexDense",

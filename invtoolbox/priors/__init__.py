@@ -6,6 +6,7 @@ from invtoolbox.priors.composed import ThroughOperator
 from invtoolbox.priors.explicit.along_field import AlongField
 from invtoolbox.priors.explicit.arap import ARAP
 from invtoolbox.priors.explicit.as_isometric import AsIsometricAsPossible
+from invtoolbox.priors.explicit.bottleneck import Bottleneck
 from invtoolbox.priors.explicit.cluster_consistency import ClusterConsistency
 from invtoolbox.priors.explicit.conditional import ConditionalMixture, ConditionalPrior
 from invtoolbox.priors.explicit.constraints import Box, NonNegative
@@ -72,6 +73,7 @@ __all__ = [
     "AlongField",
     "AsIsometricAsPossible",
     "AutoencoderNetwork",
+    "Bottleneck",
     "Box",
     "ClusterConsistency",
     "CompressiveAutoencoder",

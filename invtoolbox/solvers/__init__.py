@@ -9,6 +9,7 @@ from invtoolbox.solvers.conjugate_gradient import ConjugateGradient
 from invtoolbox.solvers.ddrm import DDRM
 from invtoolbox.solvers.diffpir import DiffPIR
 from invtoolbox.solvers.diffusion import DiffusionSampler
+from invtoolbox.solvers.direction_network import DirectionNetwork
 from invtoolbox.solvers.douglas_rachford import DouglasRachford
 from invtoolbox.solvers.dps import DPS
 from invtoolbox.solvers.gauss_newton import GaussNewton, LevenbergMarquardt
@@ -16,6 +17,7 @@ from invtoolbox.solvers.gradient_descent import GradientDescent
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
 from invtoolbox.solvers.krylov_mm import KrylovMM
 from invtoolbox.solvers.lbfgs import LBFGS
+from invtoolbox.solvers.learned_direction import LearnedDirection
 from invtoolbox.solvers.local_global import LocalGlobal
 from invtoolbox.solvers.lsmr import LSMR
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
@@ -47,11 +49,13 @@ __all__ = [
     "ConjugateGradient",
     "DiffPIR",
     "DiffusionSampler",
+    "DirectionNetwork",
     "DouglasRachford",
     "GaussNewton",
     "GradientDescent",
     "HalfQuadratic",
     "KrylovMM",
+    "LearnedDirection",
     "LevenbergMarquardt",
     "LocalGlobal",
     "PromptTuning",

@@ -11,7 +11,9 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.learned_direction import LearnedDirection, Recent, masked
 from invtoolbox.solvers.preconditioner import Kind, Preconditioner, preconditioner
+from invtoolbox.solvers.quadratic_step import quotient
 from invtoolbox.tree import where_items
 
 
@@ -23,6 +25,7 @@ class CGState(State):
     prediction: Tensor  # A x, carried along
     scale: Tensor  # (batch,) |b|
     inverse: Preconditioner | None
+    recent: Recent = ()  # the last directions, where a network proposes them
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class ConjugateGradient(Solver):
     Args:
         preconditioner: ``"fourier"`` for systems next to a convolution (a blur of any boundary), ``"diagonal"`` for weights that differ
             much from pixel to pixel or ray to ray, ``"auto"`` for the first of these that exists; none by default. See `preconditioner`.
+        direction: what proposes the next direction in place of the (preconditioned) residual: a network that was trained for systems of
+            this kind, see `LearnedDirection`. The error still decreases monotonically, whatever it proposes.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -48,11 +53,19 @@ class ConjugateGradient(Solver):
     max_iterations: int = 500
     tolerance: float = 1e-5
     preconditioner: Kind | None = None
+    direction: LearnedDirection | None = None
     certificate_name: ClassVar[str] = "relative residual of the normal equations"
 
     def misfit(self, objective: Objective) -> str | None:
         if self.preconditioner not in (None, "auto", "diagonal", "fourier"):
             return f"the preconditioner of ConjugateGradient is 'auto', 'diagonal', 'fourier' or None, got {self.preconditioner!r}"
+        if self.direction is not None:
+            if not isinstance(self.direction, LearnedDirection):
+                return f"the direction of ConjugateGradient is a LearnedDirection or None, got {type(self.direction).__name__}"
+            if self.preconditioner is not None:
+                return "ConjugateGradient takes a preconditioner or a direction, and has both"
+            if objective.problem.image_dtype.is_complex:
+                return "the network of a LearnedDirection sees real images, and here they are complex"
         return implicit_reason(objective, "ConjugateGradient") or quadratic_reason(objective, "ConjugateGradient")
 
     def suits(self, objective: Objective) -> bool:
@@ -65,10 +78,11 @@ class ConjugateGradient(Solver):
         scale = item_norm(right)
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         inverse = preconditioner(objective, self.preconditioner)
-        return self._state(objective, start, residual, _conditioned(inverse, residual), prediction, scale, inverse)
+        recent = () if self.direction is None else self.direction.none_yet(residual)
+        return self._state(objective, start, residual, _conditioned(inverse, residual), prediction, scale, inverse, recent)
 
     def step(self, objective: Objective, state: CGState) -> CGState:
-        residual, direction, inverse = state.residual, state.direction, state.inverse
+        residual, direction, inverse, recent = state.residual, state.direction, state.inverse, state.recent
         changed = objective.regularization != state.weight
         if bool(changed.any()):
             fresh = right_side(objective) - apply_hessian(objective, state.x, state.prediction)
@@ -76,26 +90,30 @@ class ConjugateGradient(Solver):
             if inverse is not None:
                 inverse = where_items(changed, preconditioner(objective, self.preconditioner), inverse)
             residual, direction = torch.where(mask, fresh, residual), torch.where(mask, _conditioned(inverse, fresh), direction)
+            recent = masked(recent, ~changed)
+        if self.direction is not None:
+            direction = self.direction.next(residual, recent)
         forward = objective.problem.operator(direction)
         product = apply_hessian(objective, direction, forward)
-        squared, curvature = inner(residual, _conditioned(inverse, residual)), inner(direction, product)
-        alpha = torch.where(curvature > 0, squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)),
-                            torch.zeros_like(squared))
+        # Where the direction is that of conjugate gradients, <residual, direction> is <residual, inverse residual>, and this rounds less.
+        squared = inner(residual, _conditioned(inverse, residual) if self.direction is None else direction)
+        alpha = quotient(squared, inner(direction, product))
         x = torch.addcmul(state.x, expand(alpha, direction), direction)
         prediction = torch.addcmul(state.prediction, expand(alpha, forward), forward)
         residual = torch.addcmul(residual, expand(-alpha, product), product)
-        conditioned = _conditioned(inverse, residual)
-        beta = torch.where(squared > 0, inner(residual, conditioned) / torch.where(squared > 0, squared, torch.ones_like(squared)),
-                           torch.zeros_like(squared))
-        direction = torch.addcmul(conditioned, expand(beta, direction), direction)
-        return self._state(objective, x, residual, direction, prediction, state.scale, inverse)
+        if self.direction is not None:
+            recent = self.direction.remembered(direction, product, recent)
+        else:
+            conditioned = _conditioned(inverse, residual)
+            direction = torch.addcmul(conditioned, expand(quotient(inner(residual, conditioned), squared), direction), direction)
+        return self._state(objective, x, residual, direction, prediction, state.scale, inverse, recent)
 
     def _state(self, objective: Objective, x: Tensor, residual: Tensor, direction: Tensor, prediction: Tensor,
-               scale: Tensor, inverse: Preconditioner | None) -> CGState:
+               scale: Tensor, inverse: Preconditioner | None, recent: Recent) -> CGState:
         D, y = objective.problem.data_term, objective.problem.y
         value = D.value(prediction, y) + objective.prior_value(x)
         return CGState(x, value, D.discrepancy(prediction, y), item_norm(residual) / scale, residual, direction,
-                       objective.regularization.clone(), prediction, scale, inverse)
+                       objective.regularization.clone(), prediction, scale, inverse, recent)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return True, "the system is symmetric and positive semidefinite"

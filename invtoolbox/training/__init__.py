@@ -1,5 +1,7 @@
 """Training of what is learned: the weights of a network are the unknown of a problem, and `invtoolbox.solve` owns the loop."""
 
+from invtoolbox.training.directions import NormalEquations, ResidualLeft, RitzVectors, train_direction
+from invtoolbox.training.jacobian import JacobianNuclearNorm
 from invtoolbox.training.losses import L1, L2, Loss, ProximalMatching
 from invtoolbox.training.pairs import Crops, NoisyPairs, Pairs, RecorruptedPairs
 from invtoolbox.training.rate_distortion import PixelLikelihood, RateDistortion
@@ -10,16 +12,21 @@ __all__ = [
     "L1",
     "L2",
     "Crops",
+    "JacobianNuclearNorm",
     "Loss",
     "NoisyPairs",
+    "NormalEquations",
     "Pairs",
     "PixelLikelihood",
     "ProximalMatching",
     "RateDistortion",
     "RecorruptedPairs",
+    "ResidualLeft",
+    "RitzVectors",
     "Stage",
     "Trained",
     "proximal_matching_stages",
     "run_recipe",
     "train",
+    "train_direction",
 ]

@@ -7,7 +7,7 @@ The tables::
     [prior]                   name (learned-proximal, denoiser or compressive-autoencoder) and settings
     [data]                    photographs or paths, items, grey, shrink, crop, intensity_range; noise_std and noisy, or contrast
     [validation]              the same, of images that are not learned from
-    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, count, clip
+    [[stage]]                 loss, gamma or bitrate, steps, learning_rate, count, clip; nuclear_norm, the weight of that of the Jacobian
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from invtoolbox.priors.implicit.cosine_hyperprior import CosineHyperprior
 from invtoolbox.priors.implicit.hyperprior import MeanScaleHyperprior
 from invtoolbox.registry import build
 from invtoolbox.scene_reading import Named, Table, check, content_of, locate
+from invtoolbox.training.jacobian import JacobianNuclearNorm
 from invtoolbox.training.losses import L1, L2, Loss, ProximalMatching
 from invtoolbox.training.pairs import Crops, NoisyPairs, RecorruptedPairs
 from invtoolbox.training.rate_distortion import PixelLikelihood, RateDistortion
@@ -94,6 +95,7 @@ class StageTable(Table):
     loss: Literal["l1", "l2", "proximal-matching", "rate-distortion", "pixel-likelihood"]
     gamma: float | None = Field(None, gt=0)
     bitrate: float | None = Field(None, gt=0)
+    nuclear_norm: float | None = Field(None, gt=0)
     steps: int = Field(ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     count: int = Field(64, ge=1)
@@ -105,10 +107,13 @@ class StageTable(Table):
             raise ValueError("gamma belongs to the loss proximal-matching, and that needs one")
         if (self.loss == "rate-distortion") != (self.bitrate is not None):
             raise ValueError("bitrate belongs to the loss rate-distortion, and that needs one")
+        if self.nuclear_norm is not None and self.loss in ("rate-distortion", "pixel-likelihood"):
+            raise ValueError("nuclear_norm is a penalty on denoisers, beside the losses l1, l2 and proximal-matching")
         return self
 
     def stage(self) -> Stage:
-        return Stage(self._loss(), self.steps, self.learning_rate, self.count, clip=self.clip)
+        loss = self._loss() if self.nuclear_norm is None else JacobianNuclearNorm(self._loss(), self.nuclear_norm)
+        return Stage(loss, self.steps, self.learning_rate, self.count, clip=self.clip)
 
     def _loss(self) -> Loss:
         if self.gamma is not None:
@@ -216,8 +221,12 @@ def _write(folder: Path, path: Path, content: Mapping[str, Any], recipe: Recipe,
 
 def _model_card(summary: str, recipe: Recipe, trained: Trained, quality: float, apart: bool, size: int) -> str:
     count = sum(p.numel() for p in trained.network.parameters())
-    rows = "\n".join(f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in (('gamma', t.gamma), ('bitrate', t.bitrate)) if value)} "
-                     f"| {t.steps} | {t.learning_rate:g} | {t.count} |" for t in recipe.stage)
+
+    def named(t: StageTable) -> tuple[tuple[str, float | None], ...]:
+        return ("gamma", t.gamma), ("bitrate", t.bitrate), ("nuclear norm", t.nuclear_norm)
+
+    rows = "\n".join(f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in named(t) if value)} | {t.steps} "
+                     f"| {t.learning_rate:g} | {t.count} |" for t in recipe.stage)
     what = f"noise {recipe.data.noise_std:g}" if recipe.data.noise_std is not None else f"contrast {recipe.data.contrast}"
     images = ", ".join([*recipe.data.photographs, *recipe.data.paths])
     licence = f"\nLicence of the data: {recipe.licence}\n" if recipe.licence else ""
