@@ -24,8 +24,8 @@ from invtoolbox.priors import DepthSmoothness, OcclusionPenalty, Prior, ThroughO
 from invtoolbox.scenes import Cameras, look_at
 from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
-LOW, HIGH = (-1.0, -1.0, -1.6), (1.0, 1.0, 1.0)
-MIDDLE, DISTANCE, SIZE, NOISE = (0.0, 0.0, 0.3), 2.0, (28, 28), 0.02
+LOW, HIGH = (-1.0, -1.0, -1.4), (1.0, 1.0, 1.0)
+MIDDLE, DISTANCE, SIZE, NOISE = (0.0, 0.0, 0.5), 2.0, (28, 28), 0.02
 SEEN, HELD = (-0.22, 0.0, 0.22), (-0.33, -0.11, 0.11, 0.33)
 #: How far from a camera is right in front of it.
 NEAR = 1.0
@@ -48,7 +48,7 @@ def scene(seed: int, n: int = 64) -> Voxels:
 
 def _texture(p: Tensor, g: torch.Generator) -> Tensor:
     """Waves of a random direction in each of the three channels, before the sigmoid."""
-    directions = torch.randn(3, 3, generator=g) * 8.0
+    directions = torch.randn(3, 3, generator=g) * 5.0
     return 2.0 * torch.sin(p @ directions.T + 6.28 * torch.rand(3, generator=g)) + torch.randn(3, generator=g)
 
 
