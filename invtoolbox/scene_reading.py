@@ -41,7 +41,11 @@ def content_of(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] =
         "solver.time_limit" = 10
     """
     path = _find(scene)
-    content = catalogue.read_toml(path)
+    return path, changed_content(path, catalogue.read_toml(path), overrides)
+
+
+def changed_content(path: Path, content: dict[str, Any], overrides: Mapping[str, Any] | Iterable[str] = ()) -> dict[str, Any]:
+    """What a scene holds with some keys changed, in place; ``path`` is for errors."""
     changes = dict(overrides if isinstance(overrides, Mapping) else (parse_override(line) for line in overrides))
     presets, chosen = content.pop("presets", {}), content.pop("preset", None)
     chosen = changes.pop("preset", chosen)
@@ -49,7 +53,7 @@ def content_of(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] =
         raise unknown_name(f"preset in {path}", str(chosen), presets)
     for key, value in {**(presets[chosen] if chosen is not None else {}), **changes}.items():
         set_key(content, key, value)
-    return path, content
+    return content
 
 
 def check(model: type[M], path: Path, content: Mapping[str, Any]) -> M:

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     parser = commands.add_parser(
         "reconstruct", help="a 3D scene from photographs",
-        description="Find a 3D scene, as voxels or as Gaussians, from photographs whose cameras are known: a scene file with a table\n"
-                    "[views]. The folder of results gets the model, the held-out views, their PSNR and SSIM.",
+        description="Find a 3D scene, as voxels or as Gaussians, from photographs whose cameras are known: a folder of them, or a\n"
+                    "scene file with a table [views]. The folder of results gets the model, the held-out views, their PSNR and SSIM.",
         epilog="examples:\n"
                "  invtoolbox reconstruct lego-voxels --preset short\n"
+               "  invtoolbox reconstruct ~/photographs/desk --set solver.time_limit=300\n"
                "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego\n"
                "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume\n"
                "  invtoolbox reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\n"
                "Ctrl-C stops the work and --resume goes on from it, also with a larger solver.time_limit.",
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scene", metavar="SCENE", help="a TOML file, or the name of a scene of the catalogue")
+    parser.add_argument("scene", metavar="SCENE", help="a folder of photographs, a TOML file, or the name of a scene of the catalogue")
+    parser.add_argument("--model", metavar="NAME", help="of a folder: gaussians (default) or voxel-grid")
     parser.add_argument("--preset", metavar="NAME", help="a set of changes that the scene brings, such as short")
     parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
                         help="change a key of the scene by its dotted name; the value is TOML, or else a word")
@@ -38,7 +40,7 @@ def command(arguments: argparse.Namespace) -> int:
     from invtoolbox.errors import InputError
     from invtoolbox.scene_reading import content_of
 
-    if "views" not in content_of(arguments.scene)[1]:
+    if not Path(arguments.scene).expanduser().is_dir() and "views" not in content_of(arguments.scene)[1]:
         raise InputError(f"{arguments.scene} is no scene of photographs: it has no table [views]; invtoolbox run takes all kinds")
     return run(arguments.scene, arguments)
 
@@ -51,7 +53,8 @@ def run(scene: str | Path, arguments: argparse.Namespace) -> int:
     if view:
         _require_viewer()
     overrides = [*([f"preset={preset}"] if preset else []), *arguments.overrides]
-    outcome = run_view_scene(scene, overrides, arguments.output, arguments.resume, arguments.overwrite, not arguments.quiet)
+    outcome = run_view_scene(scene, overrides, arguments.output, arguments.resume, arguments.overwrite, not arguments.quiet,
+                             getattr(arguments, "model", None))
     if not arguments.quiet:
         tell(outcome)
     if view:

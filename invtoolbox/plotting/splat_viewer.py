@@ -26,6 +26,8 @@ from invtoolbox.scenes.voxels import Voxels
 
 #: Gaussians that a page holds; of more, those that cover most are shown.
 MOST = 200_000
+#: The share of the light that a cell of a node's density stops, from which on nodes among such ones cannot be seen.
+_OPAQUE = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +68,8 @@ def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
     return Shown(x.means[item, there], x.scales[item, there], x.quats[item, there], x.opacities[item, there], colours[:, :9], False, what)
 
 
-def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float = 0.3) -> Shown:
-    """The surface of a grid: nodes that stop light and have a neighbour that does not, as round Gaussians of their colour.
+def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float = 0.08) -> Shown:
+    """The surface of a grid: nodes that stop light and have a neighbour that lets light through, as round Gaussians of their colour.
 
     Args:
         least_alpha: the share of the light that a cell of a node's density stops, for the node to belong to what is shown; half of the
@@ -76,10 +78,9 @@ def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float 
     space = x.space
     share = -torch.expm1(-functional.softplus(x.density[item].detach()) * space.scale * max(space.cell))
     least_alpha = min(least_alpha, max(0.5 * float(share.max()), 1e-4))
-    full = space.spread((share > least_alpha).float()[None])[0] > 0
-    padded = functional.pad(full[None, None].float(), (1,) * 6)
-    buried = functional.avg_pool3d(padded, 3, stride=1)[0, 0] > 0.999
-    there = space.gathered((full & ~buried)[None])[0].nonzero()[:, 0]
+    padded = functional.pad(space.spread((share > _OPAQUE).float()[None])[:, None], (1,) * 6)
+    buried = space.gathered(functional.avg_pool3d(padded, 3, stride=1)[:, 0])[0] > 0.999
+    there = ((share > least_alpha) & ~buried).nonzero()[:, 0]
     if len(there) > most:
         there = there[share[there].topk(most).indices].sort().values
     places = torch.tensor(space.low) + space.places()[there] * torch.tensor(space.cell)

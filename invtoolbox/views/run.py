@@ -71,16 +71,17 @@ class ViewOutcome:
 
 
 def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
-                   resume: bool = False, overwrite: bool = False, progress: bool = True) -> ViewOutcome:
+                   resume: bool = False, overwrite: bool = False, progress: bool = True, model: str | None = None) -> ViewOutcome:
     """Run a scene of photographs and write its results; behind `it.scenes.run`.
 
     Args:
-        scene: the path of a TOML file, or the name of a scene of the catalogue.
+        scene: the path of a TOML file, or the name of a scene of the catalogue; or a folder of photographs.
         overrides: keys to change, ``{"preset": "short"}`` or ``["preset=short"]``.
         output: folder for the results; by default that of the scene, or ``results/NAME``.
         resume: go on from what is in that folder; where nothing is left to do, do nothing.
         overwrite: replace the results of an earlier run.
         progress: show a bar on a terminal.
+        model: of a folder, what is to represent the scene: ``"gaussians"`` or ``"voxel-grid"``.
 
     Raises:
         InputError: a fault in the scene or its photographs; results that are there while neither ``resume`` nor ``overwrite`` is given.
@@ -88,14 +89,14 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     """
     if resume and overwrite:
         raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
-    file = read_view_scene(scene, overrides)
+    file = read_view_scene(scene, overrides, model)
     folder = Path(output or file.scene.output.folder or Path("results") / file.name)
     settings = file.scene.model_dump(mode="json")
     check_folder(folder, settings, resume, overwrite, _there(folder), _FREE)
     photographs = file.photographs()
-    model, explicit, solver, stages = file.model(photographs), file.explicit(), file.solver(), file.stages()
+    represented, explicit, solver, stages = file.model(photographs), file.explicit(), file.solver(), file.stages()
     for stage in stages:
-        model.changed(stage.prior)
+        represented.changed(stage.prior)
     if resume and _is_finished(folder, file):
         return _finished(folder, photographs)
     if overwrite:
@@ -107,7 +108,7 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
         (folder / name).unlink(missing_ok=True)  # of a run that is gone on with, until it is over
     wanted = file.scene.evaluation
     try:
-        solution = solve_in_stages(model, photographs, stages, solver, explicit, file.data_term(), file.scene.solver.time_limit,
+        solution = solve_in_stages(represented, photographs, stages, solver, explicit, file.data_term(), file.scene.solver.time_limit,
                                    file.scene.seed, device_named(file.scene.device), folder, wanted.every, wanted.views, progress)
     except KeyboardInterrupt:
         if not work_files(folder):

@@ -3,7 +3,7 @@
 The tables::
 
     title, seed, device
-    [views]                  dataset or path, reader; hold_out, train, count, scale, background
+    [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side, background
     [[prior]]                one that represents the scene (voxel-grid or gaussians) and its settings; others with their weights
     [operator]               settings of the renderer
     [data_term]              least squares for voxels, photometric for Gaussians by default
@@ -18,6 +18,7 @@ Weights of explicit priors stand beside the mean misfit of a value (`invtoolbox.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +35,10 @@ from invtoolbox.registry import build
 from invtoolbox.scene_file import DataTerm as DataTermTable
 from invtoolbox.scene_file import Prior as PriorTable
 from invtoolbox.scene_file import Solver as SolverTable
-from invtoolbox.scene_reading import Named, Table, check, content_of, locate
+from invtoolbox.scene_reading import Named, Table, changed_content, check, content_of, locate
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
+from invtoolbox.views.folder import scene_of_folder
 from invtoolbox.views.gaussian_model import GaussianModel
 from invtoolbox.views.models import SceneModel, check_visible, visible_box
 from invtoolbox.views.photographs import Photographs, scaled, split_views
@@ -57,6 +59,7 @@ class ViewTable(Table):
     train: list[str] | None = None
     count: int | None = Field(None, ge=1)
     scale: float = Field(1.0, gt=0, le=1)
+    largest_side: int | None = Field(None, ge=1)
     background: float | tuple[float, float, float] = 0.0
 
     @model_validator(mode="after")
@@ -148,7 +151,8 @@ class ViewSceneFile:
             reader = table.reader or catalogue.find("datasets", table.dataset).read()["reader"]
         else:
             place, reader = self.locate(str(table.path)), table.reader
-        return scaled(datasets.open_views(place, reader), table.scale)
+        pictures = datasets.open_views(place, reader)
+        return scaled(pictures, min(table.scale, (table.largest_side or math.inf) / max(pictures.cameras.size)))
 
     def photographs(self) -> Photographs:
         """Those to train from, and those held out."""
@@ -201,12 +205,23 @@ class ViewSceneFile:
             raise InputError(f"{self.path}: [{table}]: {error}") from error
 
 
-def read_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> ViewSceneFile:
+def read_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), model: str | None = None) -> ViewSceneFile:
     """Read and check a scene file of photographs; faults as in `invtoolbox.scene_file.read_scene`.
+
+    Args:
+        scene: the path of a TOML file, or the name of a scene of the catalogue; or a folder of photographs (`scene_of_folder`).
+        overrides: keys to change.
+        model: of a folder, what is to represent the scene.
 
     >>> read_view_scene("lego-voxels", {"preset": "short"}).scene.views.scale
     0.25
     """
+    if Path(scene).expanduser().is_dir():
+        folder = Path(scene).expanduser()
+        content = changed_content(folder, scene_of_folder(folder, model or "gaussians"), overrides)
+        return ViewSceneFile(folder.resolve().name, folder, check(ViewScene, folder, content))
+    if model is not None:
+        raise InputError(f"{scene} is a scene file, which says itself what represents the scene; leave --model out")
     path, content = content_of(scene, overrides)
     return ViewSceneFile(path.stem, path, check(ViewScene, path, content))
 

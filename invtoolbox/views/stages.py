@@ -24,6 +24,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior, Prior
+from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
@@ -169,7 +170,8 @@ def _solve_stage(model: SceneModel, photographs: Photographs, stage: Stage, k: i
     checkpoint = None if diary.folder is None else Checkpoint(diary.checkpoint(k))
     watch.name = _short(prior)
     most = stage.iterations if stage.iterations is not None else 10**9
-    solution: Solution = solve(problem, everything, _changed(solver, stage.solver), initial=start, max_iterations=most, tolerance=0.0,
+    algorithm = _fitting(_changed(solver, stage.solver), problem)
+    solution: Solution = solve(problem, everything, algorithm, initial=start, max_iterations=most, tolerance=0.0,
                                seed=seed, device=device, callbacks=[watch], checkpoint=checkpoint, progress=False)
     watch.iteration = int(solution.iterations[0])
     watch.end()
@@ -180,6 +182,15 @@ def _solve_stage(model: SceneModel, photographs: Photographs, stage: Stage, k: i
 
 def _short(prior: ImplicitPrior) -> str:
     return repr(prior).split("(")[0]
+
+
+def _fitting(solver: Solver, problem: Problem) -> Solver:
+    """The solver with a subset of no more blocks than there are: small pictures of an early stage may have few rays."""
+    blocks, size = problem.operator.blocks, getattr(solver, "subset_size", None)
+    if size is None or blocks is None or size <= blocks:
+        return solver
+    fitting: Solver = dataclasses.replace(solver, subset_size=blocks)  # type: ignore[call-arg]
+    return fitting
 
 
 def _changed(solver: Solver, changes: Mapping[str, Any]) -> Solver:

@@ -119,6 +119,19 @@ def test_the_command_says_what_was_done(here: Path, capsys: pytest.CaptureFixtur
     assert main(["run", "gaussians.toml", "voxels.toml"]) == 2 and "run it by itself" in capsys.readouterr().err
 
 
+def test_a_folder_of_photographs_is_a_scene(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    some = ["--set", "views.largest_side=12", "--set", "stage=[{iterations = 2}]"]
+    assert main(["reconstruct", "photographs", "--set", "prior.count=50", *some]) == 0
+    assert "on average over 2 held-out views" in capsys.readouterr().out and Path("results/photographs/model.ply").exists()
+    assert main(["reconstruct", "photographs", "--model", "voxel-grid", "--set", "prior.voxel-grid.resolution=8", *some, "-o", "v"]) == 0
+    assert "12 x 12 pixels" in Path("v/report.html").read_text() and Path("v/model.safetensors").exists()
+    capsys.readouterr()
+    assert main(["reconstruct", "photographs", "--model", "voxels"]) == 2 and "did you mean 'voxel-grid'" in capsys.readouterr().err
+    assert main(["reconstruct", "voxels.toml", "--model", "gaussians"]) == 2 and "leave --model out" in capsys.readouterr().err
+    Path("empty").mkdir()
+    assert main(["reconstruct", "empty"]) == 2 and "empty holds no" in capsys.readouterr().err
+
+
 def test_a_run_stopped_by_ctrl_c_says_how_to_go_on(here: Path) -> None:
     """A real signal to a real process."""
     options = ["--set", "stage=[{iterations = 100000}]", "--set", "evaluation.every=0.2"]
