@@ -90,6 +90,7 @@ _OWN: dict[str, dict[str, str]] = {
         "phase-retrieval": "invtoolbox.operators:PhaseRetrieval",
         "space-varying-blur": "invtoolbox.operators:SpaceVaryingBlur",
         "blur-3d": "invtoolbox.operators:Blur3D",
+        "gaussian-ranges": "invtoolbox.operators:GaussianRanges",
         "gaussian-renderer": "invtoolbox.operators:GaussianRenderer",
         "voxel-renderer": "invtoolbox.operators:VoxelRenderer",
         "unmixing": "invtoolbox.operators:Unmixing",

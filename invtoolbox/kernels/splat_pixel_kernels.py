@@ -16,16 +16,22 @@ from invtoolbox.kernels.splat_projection_kernels import GEOMETRY
 wp = warp()
 
 _PIXEL = """
+#if RAYS
+        const int tiles = across * down, tile = ((const int*)owners)[task], view = tile / tiles;
+        const long long plane = rays, pixel = task, place = task;
+        const REAL px = ((const REAL*)places)[2 * task], py = ((const REAL*)places)[2 * task + 1];
+#else
         const int tiles = across * down, tile = task / (TILE * TILE), inside = task % (TILE * TILE);
         const int view = tile / tiles, within = tile % tiles;
         const int x = (within % across) * TILE + inside % TILE, y = (within / across) * TILE + inside / TILE;
         if (x >= width || y >= height)
             return;
-        const long long begin = ((const long long*)starts)[tile];
-        const int* entry = (const int*)entries + 2 * begin;
         const long long plane = (long long)width * height, pixel = (long long)view * plane + (long long)y * width + x;
         const long long place = (long long)view * PLANES * plane + (long long)y * width + x;
         const REAL px = (REAL)x + (REAL)0.5, py = (REAL)y + (REAL)0.5;
+#endif
+        const long long begin = ((const long long*)starts)[tile];
+        const int* entry = (const int*)entries + 2 * begin;
 """
 _COMPOSITE = _PIXEL + """
         const int total = (int)(((const long long*)starts)[tile + 1] - begin);
@@ -109,11 +115,11 @@ _PULL = _PIXEL + """
 """
 
 
-def _filled(source: str, dtype: torch.dtype, features: int, median: int | None) -> str:
+def _filled(source: str, dtype: torch.dtype, features: int, median: int | None, rays: bool) -> str:
     words = {
         "DEPTH_AT": str(median or 0), "MEDIAN": str(int(median is not None)), "PLANES": str(features + 1 + (median is not None)),
         "GEOMETRY": str(GEOMETRY), "TILE": str(TILE), "FEATURES": str(features), "ROW": str(GEOMETRY + features),
-        "REAL": "float" if dtype == torch.float32 else "double",
+        "REAL": "float" if dtype == torch.float32 else "double", "RAYS": str(int(rays)),
     }
     for word, value in words.items():
         source = source.replace(word, value)
@@ -121,40 +127,41 @@ def _filled(source: str, dtype: torch.dtype, features: int, median: int | None) 
 
 
 @cache
-def composite_pixel_kernel(dtype: torch.dtype, features: int, median: int | None):
-    """Composites. ``median`` is which feature the depth is, where the median depth is wanted."""
-    snippet = _filled(_COMPOSITE, dtype, features, median)
+def composite_pixel_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool):
+    """Composites, pixels or rays. ``median`` is which feature the depth is, where the median depth is wanted."""
+    snippet = _filled(_COMPOSITE, dtype, features, median, rays)
 
     @wp.func_native(snippet=snippet)
     def run_task(images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64,
-                 entries: wp.uint64, starts: wp.uint64, splats_of_view: int, across: int, down: int, width: int, height: int,
-                 task: int): ...
+                 entries: wp.uint64, starts: wp.uint64, places: wp.uint64, owners: wp.uint64, rays: int,
+                 splats_of_view: int, across: int, down: int, width: int, height: int, task: int): ...
 
     @wp.kernel(module="unique", enable_backward=False)
     def kernel(images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64,
-               entries: wp.uint64, starts: wp.uint64, splats_of_view: int, across: int, down: int, width: int, height: int,
-               first_task: int):
-        run_task(images, last, median, splats, boxes, reaches, entries, starts, splats_of_view, across, down, width, height,
-                 wp.tid() + first_task)
+               entries: wp.uint64, starts: wp.uint64, places: wp.uint64, owners: wp.uint64, rays: int,
+               splats_of_view: int, across: int, down: int, width: int, height: int, first_task: int):
+        run_task(images, last, median, splats, boxes, reaches, entries, starts, places, owners, rays, splats_of_view, across, down,
+                 width, height, wp.tid() + first_task)
 
     return kernel
 
 
 @cache
-def composite_pixel_pull_kernel(dtype: torch.dtype, features: int, median: int | None):
+def composite_pixel_pull_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool):
     """The derivative in every pair of a splat and a tile, added to what is there."""
-    snippet = _filled(_PULL, dtype, features, median)
+    snippet = _filled(_PULL, dtype, features, median, rays)
 
     @wp.func_native(snippet=snippet)
     def run_task(dpairs: wp.uint64, dimages: wp.uint64, images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64,
-                 boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, splats_of_view: int,
-                 across: int, down: int, width: int, height: int, task: int): ...
+                 boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, places: wp.uint64,
+                 owners: wp.uint64, rays: int, splats_of_view: int, across: int, down: int, width: int, height: int, task: int): ...
 
     @wp.kernel(module="unique", enable_backward=False)
     def kernel(dpairs: wp.uint64, dimages: wp.uint64, images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64,
-               boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, splats_of_view: int,
-               across: int, down: int, width: int, height: int, first_task: int):
-        run_task(dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, splats_of_view, across, down,
-                 width, height, wp.tid() + first_task)
+               boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, places: wp.uint64,
+               owners: wp.uint64, rays: int, splats_of_view: int, across: int, down: int, width: int, height: int,
+               first_task: int):
+        run_task(dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, owners, rays,
+                 splats_of_view, across, down, width, height, wp.tid() + first_task)
 
     return kernel

@@ -24,6 +24,7 @@ class Projection:
         degree: of the spherical harmonics; -1 where colours are given.
         depth, normals: add these to the features.
         antialiased: lower the opacity by what the blur adds to the area.
+        anywhere: what is seen is not only the centres of pixels, so boxes hold every pixel of which a part is touched.
     """
 
     width: int
@@ -36,6 +37,7 @@ class Projection:
     depth: bool = False
     normals: bool = False
     antialiased: bool = False
+    anywhere: bool = False
 
 
 def project(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
@@ -74,7 +76,7 @@ class _Project(torch.autograd.Function):
         kernel = project_kernel(means.dtype, channels, how.degree, how.depth, how.normals, how.antialiased)
         parts, tasks = _parts(scenes, count)
         launch(kernel, tasks, [*map(address, tensors), count, views, parts, colors.shape[2], how.width, how.height, how.near, how.far,
-                               how.blur, how.clip], tensors, 50.0 * splats.shape[0] * count)
+                               how.blur, how.clip, 0.5 if how.anywhere else 0.0], tensors, 50.0 * splats.shape[0] * count)
         ctx.save_for_backward(boxes, means, quats, scales, opacities, colors, viewmats, Ks)
         ctx.how, ctx.channels = how, channels
         ctx.mark_non_differentiable(boxes, reaches)

@@ -161,12 +161,13 @@ _PROJECT = (_HARMONICS + """
                 const REAL mx = fx * rx + cx, my = fy * ry + cy;
                 if ((wide > high ? wide : high) <= clip)
                     continue;
-                // Pixel j has its centre at j + 1/2. Clamped before they become whole numbers.
+                // Pixel j has its centre at j + 1/2, and what is looked at lies up to `spread` from it. Clamped before they become whole.
                 auto pixel = [](REAL value, int size) {
                     return value <= (REAL)0 ? 0 : value >= (REAL)size ? size : (int)value;
                 };
-                const int x0 = pixel(CEIL(mx - wide - (REAL)0.5), width), x1 = pixel(CEIL(mx + wide - (REAL)0.5), width);
-                const int y0 = pixel(CEIL(my - high - (REAL)0.5), height), y1 = pixel(CEIL(my + high - (REAL)0.5), height);
+                const REAL less = (REAL)(0.5 + spread), more = (REAL)(0.5 - spread);
+                const int x0 = pixel(CEIL(mx - wide - less), width), x1 = pixel(CEIL(mx + wide - more), width);
+                const int y0 = pixel(CEIL(my - high - less), height), y1 = pixel(CEIL(my + high - more), height);
                 if (x0 >= x1 || y0 >= y1)
                     continue;
                 box[0] = x0; box[1] = x1; box[2] = y0; box[3] = y1;
@@ -368,15 +369,15 @@ def project_kernel(dtype: torch.dtype, channels: int, degree: int, depth: bool, 
     def run_task(splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64, means: wp.uint64, quats: wp.uint64, scales: wp.uint64,
                  opacities: wp.uint64, colors: wp.uint64, viewmats: wp.uint64, Ks: wp.uint64, count: int, views: int, parts: int,
                  stride: int, width: int, height: int, near: wp.float64, far: wp.float64, blur: wp.float64, clip: wp.float64,
-                 part: int): ...
+                 spread: wp.float64, part: int): ...
 
     @wp.kernel(module="unique", enable_backward=False)
     def kernel(splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64, means: wp.uint64, quats: wp.uint64, scales: wp.uint64,
                opacities: wp.uint64, colors: wp.uint64, viewmats: wp.uint64, Ks: wp.uint64, count: int, views: int, parts: int,
                stride: int, width: int, height: int, near: wp.float64, far: wp.float64, blur: wp.float64, clip: wp.float64,
-               first_task: int):
+               spread: wp.float64, first_task: int):
         run_task(splats, boxes, reaches, means, quats, scales, opacities, colors, viewmats, Ks, count, views, parts, stride, width,
-                 height, near, far, blur, clip, wp.tid() + first_task)
+                 height, near, far, blur, clip, spread, wp.tid() + first_task)
 
     return kernel
 

@@ -2,7 +2,8 @@
 
 One task: a tile of 16 x 16 pixels. It takes the splats of its list in parts, copies those of a part next to each other, and notes for
 each block of 4 x 4 pixels which of them touch it; then each block goes through its own, its pixels in one vector. So a small splat costs
-the blocks that it touches, and a block that is opaque costs nothing.
+the blocks that it touches, and a block that is opaque costs nothing. Where there are rays in the place of pixels, a tile takes its own in
+groups of 256, and a block is sixteen of them that follow each other.
 """
 # mypy: ignore-errors
 
@@ -54,7 +55,45 @@ _TYPES = """
         const long long begin = ((const long long*)starts)[tile];
         const long long total = ((const long long*)starts)[tile + 1] - begin;
         const int* entry = (const int*)entries + 2 * begin;
-        const long long plane = (long long)width * height;
+#if RAYS
+        const long long plane = rays, lift = 0, ray_end = ((const long long*)begins)[tile + 1];
+        long long group = ((const long long*)begins)[tile];
+        vec xs[16], ys[16], west, east, north, south;
+        auto take = [&]() {
+            for (int b = 0; b < 16; ++b) {
+                west[b] = north[b] = (REAL)1e30;
+                east[b] = south[b] = (REAL)-1e30;
+                for (int l = 0; l < 16; ++l) {
+                    const long long ray = group + 16 * b + l, known = ray < ray_end ? ray : ray_end - 1;
+                    const REAL x = ((const REAL*)places)[2 * known] - (REAL)left, y = ((const REAL*)places)[2 * known + 1] - (REAL)top;
+                    xs[b][l] = x;
+                    ys[b][l] = y;
+                    if (ray >= ray_end)
+                        continue;
+                    west[b] = x < west[b] ? x : west[b];
+                    east[b] = x > east[b] ? x : east[b];
+                    north[b] = y < north[b] ? y : north[b];
+                    south[b] = y > south[b] ? y : south[b];
+                }
+            }
+        };
+        auto spot = [&](int b, int l) { return group + 16 * b + l < ray_end ? group + 16 * b + l : -1LL; };
+#define PX xs[b]
+#define PY ys[b]
+#define PUT +=
+#define EVERY for (; group < ray_end; group += 256)
+#else
+        const long long plane = (long long)width * height, lift = (long long)view * (PLANES - 1) * plane;
+        auto take = []() {};
+        auto spot = [&](int b, int l) {
+            const int x = left + 4 * (b & 3) + (l & 3), y = top + 4 * (b >> 2) + (l >> 2);
+            return x < width && y < height ? (long long)view * plane + (long long)y * width + x : -1LL;
+        };
+#define PX (column + (REAL)(4 * (b & 3)))
+#define PY (line + (REAL)(4 * (b >> 2)))
+#define PUT =
+#define EVERY
+#endif
         REAL rows[CHUNK * (ROW + 1)];
         unsigned char lists[16 * CHUNK];
         int counts[16];
@@ -72,6 +111,13 @@ _TYPES = """
                 row[1] -= (REAL)top;
                 row[ROW] = ((const REAL*)reaches)[2 * splat + 1];
                 const int* box = (const int*)boxes + 4 * splat;
+#if RAYS
+                const ivec touched = (east >= (REAL)(box[0] - left)) & (west <= (REAL)(box[1] - left))
+                    & (south >= (REAL)(box[2] - top)) & (north <= (REAL)(box[3] - top));
+                for (int b = 0; b < 16; ++b)
+                    if (touched[b])
+                        lists[b * CHUNK + counts[b]++] = (unsigned char)i;
+#else
                 const int x0 = box[0] > left ? (box[0] - left) >> 2 : 0, y0 = box[2] > top ? (box[2] - top) >> 2 : 0;
                 const int x1 = box[1] < left + TILE ? (box[1] - 1 - left) >> 2 : 3, y1 = box[3] < top + TILE ? (box[3] - 1 - top) >> 2 : 3;
                 for (int y = y0; y <= y1; ++y)
@@ -79,10 +125,13 @@ _TYPES = """
                         const int b = 4 * y + x;
                         lists[b * CHUNK + counts[b]++] = (unsigned char)i;
                     }
+#endif
             }
         };
 """
 _COMPOSITE = _TYPES + """
+        EVERY {
+        take();
         vec clear[16], sums[16 * FEATURES];
         ivec ends[16], middles[16], open[16];
         int active = 0;
@@ -92,7 +141,7 @@ _COMPOSITE = _TYPES + """
                 sums[b * FEATURES + k] = (vec)(REAL)0;
             ends[b] = (ivec)0;
             middles[b] = (ivec)(-1);
-            const bool inside = left + 4 * (b & 3) < width && top + 4 * (b >> 2) < height;
+            const bool inside = spot(b, 0) >= 0;
             open[b] = inside ? (ivec)(-1) : (ivec)0;
             active += inside;
         }
@@ -102,7 +151,7 @@ _COMPOSITE = _TYPES + """
             for (int b = 0; b < 16; ++b) {
                 if (counts[b] == 0 || !any(open[b]))
                     continue;
-                const vec px = column + (REAL)(4 * (b & 3)), py = line + (REAL)(4 * (b >> 2));
+                const vec px = PX, py = PY;
                 vec T = clear[b], sum[FEATURES];
                 ivec end = ends[b], live = open[b];
 #if MEDIAN
@@ -149,14 +198,13 @@ _COMPOSITE = _TYPES + """
         }
         for (int b = 0; b < 16; ++b)
             for (int l = 0; l < 16; ++l) {
-                const int x = left + 4 * (b & 3) + (l & 3), y = top + 4 * (b >> 2) + (l >> 2);
-                if (x >= width || y >= height)
+                const long long pixel = spot(b, l);
+                if (pixel < 0)
                     continue;
-                REAL* out = (REAL*)images + (long long)view * PLANES * plane + (long long)y * width + x;
+                REAL* out = (REAL*)images + lift + pixel;
                 for (int k = 0; k < FEATURES; ++k)
                     out[k * plane] = sums[b * FEATURES + k][l];
                 out[FEATURES * plane] = clear[b][l];
-                const long long pixel = (long long)view * plane + (long long)y * width + x;
                 ((int*)last)[pixel] = (int)ends[b][l];
 #if MEDIAN
                 const int at = (int)middles[b][l];
@@ -165,10 +213,13 @@ _COMPOSITE = _TYPES + """
                     : ((const REAL*)splats)[((long long)view * splats_of_view + entry[2 * at]) * ROW + GEOMETRY + DEPTH_AT];
 #endif
             }
+        }
 """
 # Back to front, so that the transmittance in front of a splat comes from that behind it by a division, and what lies behind is summed.
 # With s the derivative's product with a splat's features and S what lies behind it, dL/dalpha = T s - S / (1 - alpha).
 _PULL = _TYPES + """
+        EVERY {
+        take();
         vec clear[16], behind[16], slopes[16 * FEATURES];
         ivec ends[16];
         int depth_of[16], deepest = 0;
@@ -180,17 +231,16 @@ _PULL = _TYPES + """
                 slopes[b * FEATURES + k] = (vec)(REAL)0;
             depth_of[b] = 0;
             for (int l = 0; l < 16; ++l) {
-                const int x = left + 4 * (b & 3) + (l & 3), y = top + 4 * (b >> 2) + (l >> 2);
-                if (x >= width || y >= height)
+                const long long pixel = spot(b, l);
+                if (pixel < 0)
                     continue;
-                const long long at = (long long)view * PLANES * plane + (long long)y * width + x;
-                const REAL* image = (const REAL*)images + at;
-                const REAL* slope = (const REAL*)dimages + at;
+                const REAL* image = (const REAL*)images + lift + pixel;
+                const REAL* slope = (const REAL*)dimages + lift + pixel;
                 clear[b][l] = image[FEATURES * plane];
                 behind[b][l] = image[FEATURES * plane] * slope[FEATURES * plane];
                 for (int k = 0; k < FEATURES; ++k)
                     slopes[b * FEATURES + k][l] = slope[k * plane];
-                const int end = ((const int*)last)[(long long)view * plane + (long long)y * width + x];
+                const int end = ((const int*)last)[pixel];
                 ends[b][l] = end;
                 depth_of[b] = end > depth_of[b] ? end : depth_of[b];
             }
@@ -205,7 +255,7 @@ _PULL = _TYPES + """
             for (int b = 0; b < 16; ++b) {
                 if (counts[b] == 0 || depth_of[b] <= from)
                     continue;
-                const vec px = column + (REAL)(4 * (b & 3)), py = line + (REAL)(4 * (b >> 2));
+                const vec px = PX, py = PY;
                 vec T = clear[b], S = behind[b], slope[FEATURES];
                 const ivec end = ends[b];
                 for (int k = 0; k < FEATURES; ++k)
@@ -271,29 +321,29 @@ _PULL = _TYPES + """
                 const REAL* gain = gains + i * SUMS;
                 const long long pair = entry[2 * (from + i) + 1];
                 REAL* out = (REAL*)dpairs + (((const long long*)bases)[view] + pair) * ROW;
-                out[0] = -(row[2] * gain[0] + row[3] * gain[1]);
-                out[1] = -(row[3] * gain[0] + row[4] * gain[1]);
-                out[2] = (REAL)0.5 * gain[2];
-                out[3] = gain[3];
-                out[4] = (REAL)0.5 * gain[4];
-                out[5] = -gain[5] / row[5];
+                out[0] PUT -(row[2] * gain[0] + row[3] * gain[1]);
+                out[1] PUT -(row[3] * gain[0] + row[4] * gain[1]);
+                out[2] PUT (REAL)0.5 * gain[2];
+                out[3] PUT gain[3];
+                out[4] PUT (REAL)0.5 * gain[4];
+                out[5] PUT -gain[5] / row[5];
                 for (int k = 0; k < FEATURES; ++k)
-                    out[GEOMETRY + k] = gain[GEOMETRY + k];
+                    out[GEOMETRY + k] PUT gain[GEOMETRY + k];
             }
         }
 #if MEDIAN
         for (int b = 0; b < 16; ++b)
             for (int l = 0; l < 16; ++l) {
-                const int x = left + 4 * (b & 3) + (l & 3), y = top + 4 * (b >> 2) + (l >> 2);
-                if (x >= width || y >= height)
+                const long long pixel = spot(b, l);
+                if (pixel < 0)
                     continue;
-                const long long pixel = (long long)y * width + x;
-                const int at = ((const int*)median)[(long long)view * plane + pixel];
+                const int at = ((const int*)median)[pixel];
                 if (at >= 0)
                     ((REAL*)dpairs)[(((const long long*)bases)[view] + entry[2 * at + 1]) * ROW + GEOMETRY + DEPTH_AT]
-                        += ((const REAL*)dimages)[((long long)view * PLANES + FEATURES + 1) * plane + pixel];
+                        += ((const REAL*)dimages)[lift + pixel + (FEATURES + 1) * plane];
             }
 #endif
+        }
 """
 _GATHER = """
         const long long first = (long long)part * 1024, last = first + 1024 < splats ? first + 1024 : splats;
@@ -310,13 +360,13 @@ _GATHER = """
 """
 
 
-def _filled(source: str, dtype: torch.dtype, features: int, median: int | None) -> str:
+def _filled(source: str, dtype: torch.dtype, features: int, median: int | None, rays: bool) -> str:
     single = dtype == torch.float32
     words = {
         "DEPTH_AT": str(median or 0), "MEDIAN": str(int(median is not None)), "PLANES": str(features + 1 + (median is not None)),
         "SUMS": str((GEOMETRY + features + 15) // 16 * 16), "GEOMETRY": str(GEOMETRY), "CHUNK": str(CHUNK), "TILE": str(TILE),
         "FEATURES": str(features), "ROW": str(GEOMETRY + features),
-        "REAL": "float" if single else "double", 
+        "REAL": "float" if single else "double", "RAYS": str(int(rays)),
         "MAGIC": "12582912.0" if single else "6755399441055744.0", "TERMS": "7" if single else "13",
         "BIAS": "127" if single else "1023", "MANTISSA": "23" if single else "52",
         "LN2_HIGH": "0.693145751953125" if single else "0.693147180369123816490",
@@ -328,41 +378,42 @@ def _filled(source: str, dtype: torch.dtype, features: int, median: int | None) 
 
 
 @cache
-def composite_kernel(dtype: torch.dtype, features: int, median: int | None):
-    """Composites. ``median`` is which feature the depth is, where the median depth is wanted."""
-    snippet = _filled(_COMPOSITE, dtype, features, median)
+def composite_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool):
+    """Composites, pixels or rays. ``median`` is which feature the depth is, where the median depth is wanted."""
+    snippet = _filled(_COMPOSITE, dtype, features, median, rays)
 
     @wp.func_native(snippet=snippet)
     def run_task(images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64,
-                 entries: wp.uint64, starts: wp.uint64, splats_of_view: int, across: int, down: int, width: int, height: int,
-                 tile: int): ...
+                 entries: wp.uint64, starts: wp.uint64, places: wp.uint64, begins: wp.uint64, rays: int,
+                 splats_of_view: int, across: int, down: int, width: int, height: int, tile: int): ...
 
     @wp.kernel(module="unique", enable_backward=False)
     def kernel(images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64,
-               entries: wp.uint64, starts: wp.uint64, splats_of_view: int, across: int, down: int, width: int, height: int,
-               first_task: int):
-        run_task(images, last, median, splats, boxes, reaches, entries, starts, splats_of_view, across, down, width, height,
-                 wp.tid() + first_task)
+               entries: wp.uint64, starts: wp.uint64, places: wp.uint64, begins: wp.uint64, rays: int,
+               splats_of_view: int, across: int, down: int, width: int, height: int, first_task: int):
+        run_task(images, last, median, splats, boxes, reaches, entries, starts, places, begins, rays, splats_of_view, across, down,
+                 width, height, wp.tid() + first_task)
 
     return kernel
 
 
 @cache
-def composite_pull_kernel(dtype: torch.dtype, features: int, median: int | None):
+def composite_pull_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool):
     """The derivative in every pair of a splat and a tile."""
-    snippet = _filled(_PULL, dtype, features, median)
+    snippet = _filled(_PULL, dtype, features, median, rays)
 
     @wp.func_native(snippet=snippet)
     def run_task(dpairs: wp.uint64, dimages: wp.uint64, images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64,
-                 boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, splats_of_view: int,
-                 across: int, down: int, width: int, height: int, tile: int): ...
+                 boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, places: wp.uint64,
+                 begins: wp.uint64, rays: int, splats_of_view: int, across: int, down: int, width: int, height: int, tile: int): ...
 
     @wp.kernel(module="unique", enable_backward=False)
     def kernel(dpairs: wp.uint64, dimages: wp.uint64, images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64,
-               boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, splats_of_view: int,
-               across: int, down: int, width: int, height: int, first_task: int):
-        run_task(dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, splats_of_view, across, down,
-                 width, height, wp.tid() + first_task)
+               boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, places: wp.uint64,
+               begins: wp.uint64, rays: int, splats_of_view: int, across: int, down: int, width: int, height: int,
+               first_task: int):
+        run_task(dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, begins, rays,
+                 splats_of_view, across, down, width, height, wp.tid() + first_task)
 
     return kernel
 

@@ -17,6 +17,7 @@ from invtoolbox.operators.euler_rollout import EulerRollout
 from invtoolbox.operators.fan_beam import FanBeam
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.fourier import Fourier
+from invtoolbox.operators.gaussian_ranges import GaussianRanges
 from invtoolbox.operators.gaussian_renderer import GaussianRenderer
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
 from invtoolbox.operators.identity import Identity
@@ -38,9 +39,9 @@ from invtoolbox.operators.voxel_renderer import VoxelRenderer
 from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "EulerRollout", "FanBeam", "FiniteDifference", "Fourier",
-           "GaussianRenderer", "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator", "Matrix", "NoMeasurement",
-           "NonUniformFourier", "ObservedPoints", "Operator", "ParallelBeam", "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian",
-           "PointWarp", "PointWarpBothWays", "Sampling", "SpaceVaryingBlur", "Unmixing", "VectorScan", "VoxelRenderer", "Wavelet",
-           "aligned", "estimate_coil_maps", "from_astra", "from_cil", "from_odl", "from_tigre", "grid_weights", "measured_psf", "noise",
-           "outer_noise_std", "radial_trajectory", "spectral_initialization", "stack", "to_astra", "to_cil", "to_odl", "to_tigre",
-           "trajectories"]
+           "GaussianRanges", "GaussianRenderer", "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator",
+           "Matrix", "NoMeasurement", "NonUniformFourier", "ObservedPoints", "Operator", "ParallelBeam", "ParallelBeam3D",
+           "PhaseRetrieval", "PixelGraphLaplacian", "PointWarp", "PointWarpBothWays", "Sampling", "SpaceVaryingBlur", "Unmixing",
+           "VectorScan", "VoxelRenderer", "Wavelet", "aligned", "estimate_coil_maps", "from_astra", "from_cil", "from_odl", "from_tigre",
+           "grid_weights", "measured_psf", "noise", "outer_noise_std", "radial_trajectory", "spectral_initialization", "stack",
+           "to_astra", "to_cil", "to_odl", "to_tigre", "trajectories"]

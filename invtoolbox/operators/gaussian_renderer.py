@@ -64,6 +64,7 @@ class GaussianRenderer(Operator):
         self.intrinsics = torch.stack([c.intrinsics for c in every])
         self.twist = self.world_to_camera.new_zeros(len(every), len(every[0]), 6)
         self.items = None if isinstance(cameras, Cameras) else len(every)
+        self.index: Tensor | None = None  # of a subset, its cameras; the parameters remain those of all
         self.outputs, self.channels, self.antialiased = tuple(outputs), channels, antialiased
         self.background = torch.as_tensor(background, dtype=self.intrinsics.dtype)
         self.near, self.far, self.radius_clip, self.pose_step, self.backend = near, far, radius_clip, pose_step, backend
@@ -72,7 +73,7 @@ class GaussianRenderer(Operator):
 
     def _set_range(self) -> None:
         channels = sum(self.channels if name == "colour" else _CHANNELS[name] for name in self.outputs)
-        self.range_shape = (channels, self.world_to_camera.shape[1], *self.size)
+        self.range_shape = (channels, self.blocks, *self.size)
 
     def __call__(self, x: Any) -> Tensor:
         return self.with_info(x)[0]
@@ -88,7 +89,7 @@ class GaussianRenderer(Operator):
         batch, like = x.means.shape[0], x.means
         if self.items is not None and batch != self.items:
             raise InputError(f"{self} takes a batch of {self.items}, because its cameras differ from item to item, got a batch of {batch}")
-        views, Ks = self._poses(like).expand(batch, -1, -1, -1), self.intrinsics.to(like).expand(batch, -1, -1, -1)
+        views, Ks = self._poses(like).expand(batch, -1, -1, -1), self._seen(self.intrinsics).to(like).expand(batch, -1, -1, -1)
         behind = self.background.to(like).expand(batch, views.shape[1], self.channels) if bool((self.background != 0).any()) else None
         depth = "depth" in self.outputs
         image, alpha, info = self._rasterization()(
@@ -108,14 +109,18 @@ class GaussianRenderer(Operator):
 
     def _poses(self, like: Tensor) -> Tensor:
         """World to camera with the twists made, ``(1 or batch, C, 4, 4)``."""
-        twist = self.twist.to(like)
-        fixed = self.world_to_camera.to(like)
+        twist = self._seen(self.twist).to(like)
+        fixed = self._seen(self.world_to_camera).to(like)
         if not twist.requires_grad and not bool((twist != 0).any()):
             return fixed
         count = max(len(twist), len(fixed))
         flat = fixed.expand(count, -1, -1, -1).flatten(0, 1)
-        cameras = Cameras(flat, self.intrinsics.to(like).expand(count, -1, -1, -1).flatten(0, 1), self.size)
+        cameras = Cameras(flat, self._seen(self.intrinsics).to(like).expand(count, -1, -1, -1).flatten(0, 1), self.size)
         return cameras.turned(twist.expand(count, -1, -1).flatten(0, 1)).world_to_camera.unflatten(0, (count, -1))
+
+    def _seen(self, field: Tensor) -> Tensor:
+        """Of the cameras that are looked through."""
+        return field if self.index is None else field[:, self.index]
 
     def _rasterization(self) -> Any:
         if self.backend == "own":
@@ -128,7 +133,7 @@ class GaussianRenderer(Operator):
     def cameras(self) -> Cameras:
         """The cameras as they are moved, of every item one after the other where items have their own."""
         poses = self._poses(self.twist).detach()
-        K = self.intrinsics.expand(len(poses), -1, -1, -1)
+        K = self._seen(self.intrinsics).expand(len(poses), -1, -1, -1)
         return Cameras(poses.flatten(0, 1), K.flatten(0, 1), self.size)
 
     def nearby(self, distance: float) -> Self:
@@ -164,12 +169,13 @@ class GaussianRenderer(Operator):
     @property
     def blocks(self) -> int:
         """The number of cameras."""
-        return int(self.world_to_camera.shape[1])
+        return int(self.world_to_camera.shape[1]) if self.index is None else len(self.index)
 
     def subset(self, index: Any) -> Self:
+        """The operator for some of the cameras; its parameter is still the twist of all, which a solver may be finding."""
         other = copy.copy(self)
-        for name in self.item_fields:
-            setattr(other, name, getattr(self, name)[:, index])
+        every = torch.arange(self.world_to_camera.shape[1], device=self.twist.device) if self.index is None else self.index
+        other.index = every[index].reshape(-1)
         other._set_range()
         return other
 

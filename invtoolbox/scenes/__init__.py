@@ -10,17 +10,20 @@ _NAMES = {
     # `run` stands on the solvers; who wants only a sweep (readers, metrics) must not import those.
     "run": "invtoolbox.running",
     "Cameras": "invtoolbox.scenes.cameras",
+    "Similarity": "invtoolbox.scenes.similarity",
     "SimulatedSequence": "invtoolbox.scenes.lidar",
     "SpinningLidar": "invtoolbox.scenes.lidar",
     "Splats": "invtoolbox.scenes.splats",
     "Street": "invtoolbox.scenes.street",
+    "carved_surface": "invtoolbox.scenes.carving",
     "look_at": "invtoolbox.scenes.cameras",
     "random_town": "invtoolbox.scenes.town",
     "rasterization": "invtoolbox.scenes.splatting",
+    "ray_rasterization": "invtoolbox.scenes.splat_rays",
     "simulated_street": "invtoolbox.scenes.lidar",
 }
-__all__ = ["Cameras", "SimulatedSequence", "SpinningLidar", "Splats", "Street", "look_at", "random_town", "rasterization", "run",
-           "simulated_street"]
+__all__ = ["Cameras", "Similarity", "SimulatedSequence", "SpinningLidar", "Splats", "Street", "carved_surface", "look_at", "random_town",
+           "rasterization", "ray_rasterization", "run", "simulated_street"]
 
 
 def __getattr__(name: str) -> Any:

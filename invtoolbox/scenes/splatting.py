@@ -87,7 +87,7 @@ def rasterization(
         raise unknown_name("render mode", render_mode, _MODES)
     if rasterize_mode not in ("classic", "antialiased"):
         raise unknown_name("rasterize mode", rasterize_mode, ("classic", "antialiased"))
-    leading = _checked(means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, eps2d, sh_degree)
+    leading = checked(means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, eps2d, sh_degree)
     views = viewmats.shape[-3]
     shows, deep = "RGB" in render_mode, "D" in render_mode.replace("RGB", "") or median_depth
     if not shows:
@@ -124,7 +124,7 @@ def rasterization(
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0], alphas, info
 
 
-def _checked(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor, width: int,
+def checked(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor, width: int,
              height: int, near: float, blur: float, sh_degree: int | None) -> tuple[int, ...]:
     """The axes of scenes, once everything fits together."""
     if means.ndim < 2 or means.shape[-1] != 3:

@@ -37,6 +37,8 @@ class GaussianModel(SceneModel):
     Args:
         count: Gaussians at the start, at random places of the box.
         points: a PLY file of points, with colours where it has them, to start from instead.
+        carve: start on the visual hull of what the pictures show before the background, in their colours; for one object before a plain
+            background. An ``opacity`` of 0.5 suits it.
         degree: of the spherical harmonics.
         strategy: ``"mcmc"``, ``"default"`` or ``"none"``; or a table with its name and settings, ``{name = "mcmc", growth = 0.1}``.
         most: Gaussians at most.
@@ -49,6 +51,7 @@ class GaussianModel(SceneModel):
 
     count: int = 5000
     points: str | None = None
+    carve: bool = False
     degree: int = 2
     strategy: str | Mapping[str, Any] = "mcmc"
     most: int = 30_000
@@ -64,7 +67,9 @@ class GaussianModel(SceneModel):
             "degree": self.degree, "strategy": self._strategy(), "opacity": self.opacity, "decay_over": self.length,
             "degree_every": max(1, self.length // 12), "rates": dict(self.rates)}
         if self.points is None:
-            return Gaussians.random(self.count, self.low, self.high, seed=self.seed, **settings)
+            return Gaussians.random(self.count, self.low, self.high, seed=self.seed, carve=self.carve, **settings)
+        if self.carve:
+            raise InputError("Gaussians start from points= or where carve= finds them; leave one of the two out")
         places, colors = _points_of(self.points)
         return Gaussians(places, colors, **settings)
 

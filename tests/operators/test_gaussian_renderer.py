@@ -103,6 +103,22 @@ def test_a_pose_is_found_together_with_the_picture() -> None:
     assert (found - cameras.world_to_camera).abs().max() < 0.1 * before
 
 
+def test_poses_are_found_by_steps_that_look_at_one_picture() -> None:
+    cameras, x = around(4, size=(30, 30)), cloud(1, 60, 0)
+    y = GaussianRenderer(cameras)(x)
+    off = 0.03 * torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
+    A = GaussianRenderer(cameras.turned(off), pose_step=0.3)
+    start = {"means": x.means, "quats": x.quats, "log_scales": x.scales.log(), "logit_opacities": torch.logit(x.opacities),
+             "colors": x.colors}
+    prior = it.priors.Gaussians(x.means[0], degree=0, strategy=None, rates=dict.fromkeys(start, 0.0))
+    solution = it.solve(it.Problem(y, A, it.data_terms.LeastSquares(), unknown={"twist": None}), prior,
+                        it.solvers.Adam(subset_size=1, decay=0.02), initial=start, max_iterations=300, tolerance=0.0, progress=False)
+    assert solution.parameters is not None and torch.equal(solution.parameters["means"], x.means)
+    found = solution.problem.operator.cameras.world_to_camera
+    before = (A.cameras.world_to_camera - cameras.world_to_camera).abs().max()
+    assert (found - cameras.world_to_camera).abs().max() < 0.3 * before
+
+
 def test_gsplat_is_asked_for_only_where_it_can_run() -> None:
     with pytest.raises((InputError, MissingDependency), match="CUDA"):
         GaussianRenderer(around(1), backend="gsplat")(cloud(1))

@@ -162,7 +162,7 @@ def test_the_scenes_of_lego_in_short(scene: str, changes: dict, least: float, da
                                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INVTOOLBOX_DATA", str(data_dir))
     read = read_view_scene(scene)
-    assert len(read.photographs().train) == (8 if scene == "lego-8-views" else 90) and read.stages()[-1].iterations in (None, 12000)
+    assert len(read.photographs().train) == (8 if scene == "lego-8-views" else 90) and read.stages()[-1].iterations in (None, 8000)
     outcome = it.scenes.run(scene, {"preset": "short", **changes}, tmp_path / "out", progress=False)
     assert isinstance(outcome, ViewOutcome) and len(outcome.names) == 10
     assert outcome.mean("psnr") > least  # white alone has 10.5 dB

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD, DefaultStrategy, MCMCStrategy, Strategy
+from invtoolbox.scenes.carving import carved_surface
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 from invtoolbox.scenes.splats import Splats, colors_to_harmonics
 
@@ -78,19 +79,30 @@ class Gaussians(ImplicitPrior):
         self.size: float | None = extent
         self.views = 1
         self.iteration: int | None = None  # None: everything takes part
+        self.box: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None  # where pictures say the places
+        self.seed = 0
 
     @classmethod
     def random(cls, count: int, low: tuple[float, float, float], high: tuple[float, float, float], degree: int = 3,
                strategy: Strategy | None = _DEFAULT, seed: int = 0, opacity: float = 0.1, decay_over: int | None = 30_000,
-               degree_every: int = 1000, rates: dict[str, float] | None = None) -> Self:
-        """As many at random places of a box, of random colours."""
+               degree_every: int = 1000, rates: dict[str, float] | None = None, carve: bool = False) -> Self:
+        """As many at random places of a box, of random colours.
+
+        Args:
+            carve: once the pictures are known, start on the visual hull of what they show before the renderer's background, in the colours
+                of their pixels (`scenes.carved_surface`). For one object before a plain background, which the first thousands of steps
+                would otherwise be spent on finding.
+        """
         generator = torch.Generator().manual_seed(seed)
         corner, end = torch.tensor(low), torch.tensor(high)
         if count < 1 or not bool((end > corner).all()):
             raise InputError(f"Gaussians.random takes at least one Gaussian and a box with low below high, got {count}, {low} and {high}")
         points = corner + (end - corner) * torch.rand(count, 3, generator=generator)
-        return cls(points, torch.rand(count, 3, generator=generator), degree, strategy, opacity, decay_over=decay_over,
-                   degree_every=degree_every, rates=rates)
+        prior = cls(points, torch.rand(count, 3, generator=generator), degree, strategy, opacity, decay_over=decay_over,
+                    degree_every=degree_every, rates=rates)
+        prior.seed = seed
+        prior.box = (low, high) if carve else None
+        return prior
 
     # -- life in the loop ------------------------------------------------------------------------------------------------
 
@@ -103,7 +115,28 @@ class Gaussians(ImplicitPrior):
             bound.size = 1.1 * float((centres - centres.mean(0)).norm(dim=1).max())
             if not bound.size > 0:  # one camera
                 bound.size = 1.1 * float((self.points[0] - self.points[0].mean(0)).norm(dim=1).max())
+        if self.box is not None:
+            bound._carve(problem)
         return bound
+
+    def _carve(self, problem: Problem) -> None:
+        assert self.box is not None
+        operator: Any = problem.operator
+        y = problem.y
+        outputs, background = getattr(operator, "outputs", ()), getattr(operator, "background", None)
+        if "colour" not in outputs[:1] or background is None:
+            raise InputError("Gaussians.random(carve=True) needs pictures, those of GaussianRenderer with colour first; "
+                             f"{operator} has none")
+        places, colors = [], []
+        for k in range(len(y)):
+            A = operator if operator.items is None else operator.select(torch.tensor([k]))
+            generator = torch.Generator().manual_seed(self.seed)
+            place, color = carved_surface(A.cameras.to(device="cpu"), y[k, :3].transpose(0, 1).cpu(), background.cpu(),
+                                          self.points.shape[1], *self.box, generator)
+            places.append(place.to(y))
+            colors.append(color.to(y))
+        self.points, self.colors = torch.stack(places), torch.stack(colors)
+        self.scales = torch.stack([_spacing(p) for p in self.points])
 
     def at(self, iteration: int) -> Self:
         other = copy.copy(self)
