@@ -16,6 +16,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.loop import Progress
 from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
+from invtoolbox.training.freed_memory import keep_freed_memory
 from invtoolbox.training.losses import L1, Loss, ProximalMatching
 from invtoolbox.training.network_weights import NetworkWeights, training_problem
 from invtoolbox.training.pairs import Pairs
@@ -98,6 +99,7 @@ def train(network: nn.Module, pairs: Pairs, stages: Sequence[Stage], *, validati
     >>> bool(trained.losses[-1] < 0.2 * trained.losses[0])
     True
     """
+    keep_freed_memory()
     result = copy.deepcopy(network).to(device).train()
     pairs = pairs.to(device=device)
     validation = validation.to(device=device) if validation is not None else None

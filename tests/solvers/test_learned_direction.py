@@ -115,6 +115,21 @@ def test_ritz_vectors_are_eigenvectors_where_there_are_as_many() -> None:
     assert len(few.values) == 12 and float(few.values[-1]) == pytest.approx(float(pairs.values[-1]), rel=1e-2)
 
 
+def test_a_trained_direction_saves_iterations_also_on_larger_images(tmp_path: Path) -> None:
+    weight = 5.0  # a condition of 40, which is learned in seconds
+    learned = train_direction(problem(1), SMOOTH, weight, DirectionNetwork(levels=3), stages=[(200, 2e-3)], count=16, progress=False)
+    large = it.priors.Tikhonov(it.operators.FiniteDifference((1, 24, 24)))
+    for p, prior in ((problem(), SMOOTH), (problem(2, 24), large)):
+        plain, quick, loose = (it.solve(p, prior, solver, weight, tolerance=1e-4, progress=False).iterations.max() for solver in (
+            ConjugateGradient(), ConjugateGradient(direction=learned),
+            ConjugateGradient(direction=LearnedDirection(learned.network, conjugations=0))))
+        assert quick <= 0.5 * plain and quick <= loose, (plain, quick, loose)
+    path = learned.save(tmp_path / "smooth.safetensors")
+    again = LearnedDirection.load(path)
+    r = torch.randn(1, 1, 7, 9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.proposal(r), learned.proposal(r)) and repr(again) == repr(learned)
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     p = problem()
     direction = LearnedDirection(DirectionNetwork(width=2, levels=1))

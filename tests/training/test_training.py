@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from invtoolbox.training import (
     run_recipe,
     train,
 )
+from invtoolbox.training.freed_memory import keep_freed_memory
 from invtoolbox.training.network_weights import NetworkWeights, training_problem
 
 
@@ -42,6 +44,10 @@ class Shrunk(Pairs):
 def pictures(seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(1, 1, 12, 16, generator=generator), torch.rand(1, 1, 9, 8, generator=generator)]
+
+
+def test_the_c_library_is_told_to_keep_memory() -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc") and keep_freed_memory() == keep_freed_memory()
 
 
 def test_losses_are_of_whole_items() -> None:

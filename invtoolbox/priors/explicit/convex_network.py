@@ -77,7 +77,7 @@ class _SmoothRamp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-        slope = torch.sigmoid(beta * x)
+        slope = (beta * x).sigmoid_()
         ctx.save_for_backward(slope)
         ctx.beta = beta
         # Beyond 40 the softplus is its argument to more digits than float64 has.
@@ -87,7 +87,7 @@ class _SmoothRamp(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (slope,) = ctx.saved_tensors
         of_value, of_slope = gradients
-        return slope * torch.addcmul(of_value, of_slope, 1 - slope, value=ctx.beta), None
+        return torch.addcmul(of_value, of_slope, 1 - slope, value=ctx.beta).mul_(slope), None
 
 
 def item_sum(x: Tensor) -> Tensor:
