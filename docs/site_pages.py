@@ -40,6 +40,7 @@ PACKAGES = {
     "training": ("Training", "Weights of a network as the unknown of a problem: stages, losses, pairs, recipes."),
     "testing": ("Testing", "Is my operator, prior, data term or solver what it says it is?"),
     "scenes": ("Scenes", "Scene files, lidar sweeps, and a simulated street with exact labels."),
+    "views": ("Scenes from photographs", "What represents a scene, the stages in which it is found, and which photographs are held out."),
     "study": ("Studies", "Slices of a volume and scenes of a study, on one machine or on Dask workers, resumable."),
 }
 #: Bases of public classes that hold what users call, but are no public names themselves.

@@ -63,7 +63,7 @@ def test_every_gallery_script_and_package_has_a_page() -> None:
     for page in pages("how_do_i"):
         assert f"how_do_i/{page}.md" in navigation
     packages = ("operators", "data_terms", "priors", "solvers", "parameter_choice", "datasets", "processing", "metrics", "scenes",
-                "testing")
+                "testing", "views")
     for package in packages:
         assert f'"{package}":' in listed and f"reference/{package}.md" in navigation
 

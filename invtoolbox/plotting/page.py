@@ -20,6 +20,7 @@ h2 { font-size: 18px; margin: 34px 0 10px; }
 h3 { font-size: 14px; margin: 20px 0 8px; color: #5a6067; font-weight: 600; }
 p { margin: 4px 0 10px; max-width: 78ch; }
 .lead { color: #5a6067; }
+.link { margin-top: 12px; }
 .row { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); align-items: start; }
 .row.tight { grid-template-columns: repeat(auto-fit, minmax(146px, 1fr)); gap: 10px; }
 .row + .row { margin-top: 14px; }
@@ -126,7 +127,7 @@ def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
 
 
 def link(address: str, name: str, caption: str) -> str:
-    return f'<p><a href="{html.escape(address)}">{html.escape(name)}</a>: {html.escape(caption)}.</p>'
+    return f'<p class="link"><a href="{html.escape(address)}">{html.escape(name)}</a>: {html.escape(caption)}.</p>'
 
 
 def escaped(words: str) -> str:
