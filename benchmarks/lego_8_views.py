@@ -1,6 +1,6 @@
 """The NeRF scene 'lego' from 8 pictures in a grid of voxels: what each prior for few views gains, or costs, on held-out views.
 
-    python benchmarks/lego_8_views.py [--rows NAME ...] [--minutes 9] [--shrink 1] [--stages 32:150 64:250] [--threads 2]
+    python benchmarks/lego_8_views.py [--rows NAME ...] [--minutes 9] [--shrink 1] [--stages 48:300 80:500] [--threads 2]
 
 Trained on r_1, r_13, ..., r_85 at 200 x 200 pixels on white; held out are r_0, r_10, ..., r_90. Depths, where they are used, are those of
 a model of the 90 other pictures, which is trained first: an oracle, which no camera would give. Every row is one training of the same
@@ -126,11 +126,11 @@ class Parts:
 ROWS: dict[str, tuple[Callable[[Parts], PriorSum | None], int, bool]] = {
     ALL: (lambda p: p.variation(1e-5, 1e-5), 1, True),
     NONE: (lambda p: None, 0, True),
-    "TV of both": (lambda p: p.variation(3e-4, 3e-4), 0, True),
-    "oracle depth, squares": (lambda p: p.depth(1e-2, LeastSquares()), 0, True),
+    "TV of both": (lambda p: p.variation(1e-3, 1e-3), 0, True),
+    "oracle depth, squares": (lambda p: p.depth(1e-1, LeastSquares()), 0, True),
     "sparsity": (lambda p: p.sparsity(3e-4), 0, True),
-    "pair: TV of both, sparsity": (lambda p: p.variation(3e-4, 3e-4) + p.sparsity(3e-4), 0, True),
-    "pair: TV of both, depth squares": (lambda p: p.variation(3e-4, 3e-4) + p.depth(1e-2, LeastSquares()), 0, True),
+    "pair: TV of both, sparsity": (lambda p: p.variation(1e-3, 1e-3) + p.sparsity(3e-4), 0, True),
+    "pair: TV of both, depth squares": (lambda p: p.variation(1e-3, 1e-3) + p.depth(1e-1, LeastSquares()), 0, True),
     "occlusion penalty": (lambda p: p.occlusion(1e-2), 0, True),
     "smooth depth, unseen views": (lambda p: p.smooth(1e-2), 0, True),
     "oracle depth, Pearson of patches": (lambda p: p.depth(1e-3, PearsonDepth()), 0, True),
@@ -141,7 +141,7 @@ ROWS: dict[str, tuple[Callable[[Parts], PriorSum | None], int, bool]] = {
     "oracle depth, scale and shift": (lambda p: p.depth(1e-3, ScaleShiftInvariant()), 0, True),
     "oracle depth, ranking": (lambda p: p.depth(1e-2, DepthRanking(margin=1e-3)), 0, True),
     "smooth depth but for edges": (lambda p: p.smooth(1e-2, edges=10.0), 0, True),
-    "pair: TV of both, smooth depth": (lambda p: p.variation(3e-4, 3e-4) + p.smooth(1e-2), 0, True),
+    "pair: TV of both, smooth depth": (lambda p: p.variation(1e-3, 1e-3) + p.smooth(1e-2), 0, True),
     "oracle depth, Pearson of pictures": (lambda p: p.depth(1e-2, PearsonDepth(), "picture"), 0, True),
     "TV of both, weaker": (lambda p: p.variation(5e-5, 5e-5), 0, True),
 }
@@ -193,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--minutes", type=float, default=math.inf, help="no row is begun that would end after so many")
-    parser.add_argument("--stages", nargs="+", default=["32:150", "64:250"])
+    parser.add_argument("--stages", nargs="+", default=["48:300", "80:500"])
     parser.add_argument("--rays", type=int, default=2048)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--shrink", type=int, default=1, help="1 for pictures of 200 x 200 pixels, 2 for 100 x 100")
