@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +42,37 @@ def alternating(calls: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[s
             call()
             times[name].append(time.perf_counter() - began)
     return {name: median(values) for name, values in times.items()}
+
+
+class Kept:
+    """Results that a script has found already, in a JSON file, so that a later call goes on from there."""
+
+    def __init__(self, path: Path, again: bool = False) -> None:
+        self.path = path
+        self.known: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not again else {}
+
+    def result(self, key: str, compute: Callable[[], Any]) -> Any:
+        if key not in self.known:
+            self.known[key] = compute()
+            print(f"    {key}: {self.known[key]}", flush=True)
+            self.path.write_text(json.dumps(self.known, indent=1))
+        return self.known[key]
+
+
+def best_exponent(error: Callable[[float], float], start: float) -> float:
+    """The e of the weight ``10 ** e`` of least error: by powers of ten from a start, then a root of ten to either side."""
+    known: dict[float, float] = {}
+
+    def at(exponent: float) -> float:
+        if exponent not in known:
+            known[exponent] = error(exponent)
+        return known[exponent]
+
+    while at(start + 1) < at(start):
+        start += 1
+    while at(start - 1) < at(start):
+        start -= 1
+    return min((start - 0.5, start, start + 0.5), key=at)
 
 
 def kernels(folder: Path, numbers: Sequence[int]) -> list[torch.Tensor]:

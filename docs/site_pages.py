@@ -24,7 +24,7 @@ BUILT = ROOT / "build" / "gallery"
 
 #: In the order of the gallery's first page.
 SCRIPTS = ("ct_slice", "limited_angle", "cone_beam", "calibration", "deblurring", "blind_deblurring", "mri", "own_prior", "posterior",
-           "choosing_the_weight", "batch", "simulated_street")
+           "choosing_the_weight", "batch", "simulated_street", "rigid_bar")
 
 #: Reference pages: the module, the page's title, what it is for.
 PACKAGES = {

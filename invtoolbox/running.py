@@ -1,4 +1,4 @@
-"""Run a scene file of any kind: measurements, the sweeps of a sequence, or photographs; behind `it.scenes.run`."""
+"""Run a scene file of any kind: measurements, the sweeps of a sequence, photographs, or a mesh; behind `it.scenes.run`."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import TYPE_CHECKING, Any
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
+    from invtoolbox.mesh_scene import MeshOutcome
     from invtoolbox.motion.sequence import FlowStudy
     from invtoolbox.solution import Solution
     from invtoolbox.study import Study
     from invtoolbox.views.run import ViewOutcome
 
 #: Scenes that are run by themselves, by the table that shows their kind.
-LONE = {"sweeps": "sweeps", "views": "photographs"}
+LONE = {"sweeps": "sweeps", "views": "photographs", "mesh": "a mesh"}
 
 
 def run(scene: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
         resume: bool = False, overwrite: bool = False, progress: bool = True, items: str | Sequence[int] | None = None,
-        workers: int | None = None, cluster: str | None = None, threads: int = 1) -> Solution | Study | FlowStudy | ViewOutcome:
+        workers: int | None = None, cluster: str | None = None, threads: int = 1,
+        ) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome:
     """Run a scene file and write its results; `it.scenes.run`.
 
     A scene of measurements gives its `Solution`; several of them, several items of one, workers or a cluster make a study
     (`invtoolbox.study`): one result file an item, resumed by what is there, and a `Study` is returned. A scene of sweeps, with a table
     ``[sweeps]``, is a study of its pairs, and a `FlowStudy` is returned. A scene of photographs, with a table ``[views]``, gives a
-    `ViewOutcome`.
+    `ViewOutcome`, and one of a mesh, with a table ``[mesh]``, a `MeshOutcome`.
 
     Args:
         scene: the path of a TOML file, or the name of a scene of the catalogue; or several of them.
@@ -49,6 +51,12 @@ def run(scene: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] |
         if items is not None or workers is not None or cluster is not None:
             raise InputError(f"{one[1]} is one scene, of all its photographs; it takes no items, workers or cluster")
         return run_view_scene(one[1], overrides, output, resume, overwrite, progress)
+    if one is not None and one[0] == "mesh":
+        from invtoolbox.mesh_scene import run_mesh_scene
+
+        if items is not None or workers is not None or cluster is not None:
+            raise InputError(f"{one[1]} is one scene, of one mesh; it takes no items, workers or cluster")
+        return run_mesh_scene(one[1], overrides, output, resume, overwrite, progress)
     if one is not None:
         from invtoolbox.motion.scene import run_flow_scene
 
@@ -59,7 +67,7 @@ def run(scene: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] |
 
 
 def lone_scene_among(scenes: Sequence[str | Path]) -> tuple[str, str | Path] | None:
-    """The scene of sweeps or of photographs that is to be run, and the table that shows it; None where all are of measurements.
+    """The scene of a kind that is run by itself, and the table that shows it; None where all are of measurements.
 
     Raises:
         InputError: it is one of several.

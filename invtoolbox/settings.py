@@ -63,7 +63,8 @@ def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | N
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_moved(v, device, dtype) for v in value))
     if isinstance(value, (tuple, list)) and any(isinstance(v, (Settings, nn.Module)) for v in value):
-        return type(value)(_moved(v, device, dtype) for v in value)
+        parts = [_moved(v, device, dtype) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # a named tuple takes its fields one by one
     if isinstance(value, dict) and any(isinstance(v, Settings) for v in value.values()):
         return {k: _moved(v, device, dtype) for k, v in value.items()}
     return tree_map(lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype)), value)

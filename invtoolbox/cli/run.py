@@ -14,7 +14,8 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "run", help="run a scene file",
         description="Run a scene file: read or simulate the measurements, reconstruct, and write picture, solution and report;\n"
-                    "or the flow of a sequence of lidar sweeps, or a scene from photographs (see `invtoolbox reconstruct`).",
+                    "or the flow of a sequence of lidar sweeps, a scene from photographs (see `invtoolbox reconstruct`), or a mesh\n"
+                    "that is deformed.",
         epilog="examples:\n"
                "  invtoolbox run ct-small\n"
                "  invtoolbox run scenes/htc2022-90deg.toml --set solver.max_iterations=300 --output results/long\n"
@@ -48,6 +49,8 @@ def command(arguments: argparse.Namespace) -> int:
         if many.is_asked_for(arguments):
             raise InputError(f"{one[1]} is one scene, of all its photographs; it takes no --items, --workers or --cluster")
         return reconstruct.run(one[1], arguments)
+    if one is not None and one[0] == "mesh":
+        return _deform(arguments, one[1])
     if one is not None:
         from invtoolbox.cli.flow import tell
         from invtoolbox.motion.scene import run_flow_scene
@@ -77,3 +80,17 @@ def command(arguments: argparse.Namespace) -> int:
         print("invtoolbox: the iteration diverged, and the last finite image was written; try another solver", file=sys.stderr)
         return 1
     return 0
+
+
+def _deform(arguments: argparse.Namespace, scene: Any) -> int:
+    from invtoolbox.mesh_scene import run_mesh_scene
+
+    if many.is_asked_for(arguments):
+        raise InputError(f"{scene} is one scene, of one mesh; it takes no --items, --workers or --cluster")
+    outcome = run_mesh_scene(scene, arguments.overrides, arguments.output, arguments.resume, arguments.overwrite, not arguments.quiet)
+    if not arguments.quiet:
+        print(outcome.solution)
+        for name, value in outcome.metrics.items():
+            print(f"  {name:<15}{value:.4g} % of the diagonal")
+        print("written:", *outcome.files, sep="\n  ") if outcome.files else print(f"the run in {outcome.folder} was finished already")
+    return 1 if "diverged" in outcome.solution.status else 0

@@ -33,6 +33,7 @@ from invtoolbox.datasets.lidar_opening import SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.lidar_ouster import OusterFrames
 from invtoolbox.datasets.lidar_waymo import Waymo
 from invtoolbox.datasets.measurement import DataSet, Measurement
+from invtoolbox.datasets.meshes import read_mesh, write_mesh
 from invtoolbox.datasets.metaimage import MetaImage, write_metaimage
 from invtoolbox.datasets.nexus import NXtomo
 from invtoolbox.datasets.nifti import Nifti, write_nifti
@@ -68,7 +69,8 @@ __all__ = [
     "PosedPictures", "Raw", "ScanGeometry", "TiffStack", "Volume", "VolumeInMemory", "Waymo", "Written", "argoverse_mask", "argoverse_path",
     "attenuation_to_hounsfield", "center_of_rotation", "ct_small", "data_folder", "find_file", "geometry_from_mapping",
     "hounsfield_to_attenuation", "open", "open_measurements", "open_named", "open_sweeps", "open_views", "pack_argoverse", "photograph",
-    "read_argoverse", "read_flow", "read_geometry", "read_pcd", "read_ply", "read_poses", "read_splats", "read_voxels",
-    "refuse_source", "verify", "write", "write_argoverse", "write_bytes", "write_flow", "write_hdf5", "write_metaimage", "write_nifti",
-    "write_npy", "write_ply", "write_png", "write_raw", "write_splats", "write_tiff", "write_tiff_stack", "write_voxels", "writing",
+    "read_argoverse", "read_flow", "read_geometry", "read_mesh", "read_pcd", "read_ply", "read_poses", "read_splats", "read_voxels",
+    "refuse_source", "verify", "write", "write_argoverse", "write_bytes", "write_flow", "write_hdf5", "write_mesh", "write_metaimage",
+    "write_nifti", "write_npy", "write_ply", "write_png", "write_raw", "write_splats", "write_tiff", "write_tiff_stack", "write_voxels",
+    "writing",
 ]

@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 _THROUGH_TRIMESH = (".ply", ".glb", ".gltf", ".stl", ".3mf", ".dae")
 
 
-def read_mesh(path: str | Path) -> Mesh:
+def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
     """The mesh of a file, its vertices in the order of the file (of a glTF scene: all parts as one).
 
     Faces with more than three corners are cut into fans. Vertices are float64.
 
+    Args:
+        path: of the file; by its ending ``.obj``, ``.off``, ``.ply``, ``.glb``, ``.gltf``, ``.stl``, ``.3mf``, ``.dae``, or ``.npz`` with
+            the arrays ``vertices``, ``(N, 3)`` or ``(T, N, 3)`` of a mesh that moves, and ``faces``.
+        frame: of a mesh that moves.
+
     Raises:
-        InputError: no such file, a format that is not known, or a line that cannot be understood (it says which).
+        InputError: no such file or frame, a format that is not known, or a line that cannot be understood (it says which).
         MissingDependency: trimesh is not installed, and the format needs it.
 
     >>> import tempfile
@@ -40,7 +45,11 @@ def read_mesh(path: str | Path) -> Mesh:
     if not file.is_file():
         raise InputError(f"there is no mesh {file}")
     kind = file.suffix.lower()
-    if kind == ".off":
+    if frame != 0 and kind != ".npz":
+        raise InputError(f"{file} holds one mesh, and frame {frame} is asked for; a mesh that moves is an .npz")
+    if kind == ".npz":
+        vertices, faces = _read_npz(file, frame)
+    elif kind == ".off":
         vertices, faces = _read_off(file)
     elif kind == ".obj":
         vertices, faces = _read_obj(file)
@@ -48,7 +57,7 @@ def read_mesh(path: str | Path) -> Mesh:
         found = trimesh().load(file, process=False, force="mesh")
         vertices, faces = np.asarray(found.vertices, dtype=np.float64), np.asarray(found.faces, dtype=np.int64)
     else:
-        raise InputError(f"{file} is no format of meshes that is known: .obj, .off, {', '.join(_THROUGH_TRIMESH)}")
+        raise InputError(f"{file} is no format of meshes that is known: .obj, .off, .npz, {', '.join(_THROUGH_TRIMESH)}")
     if not len(faces):
         raise InputError(f"{file} holds no faces")
     return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)))
@@ -91,6 +100,18 @@ def trimesh() -> Any:
     except ImportError as error:
         raise MissingDependency(f"this needs trimesh; install it with {how_to_get('3d')}") from error
     return package
+
+
+def _read_npz(file: Path, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            vertices, faces = np.asarray(arrays["vertices"], dtype=np.float64), np.asarray(arrays["faces"], dtype=np.int64)
+    except (KeyError, ValueError, OSError) as error:
+        raise InputError(f"{file} is no .npz with arrays vertices and faces: {error}") from error
+    frames = vertices[None] if vertices.ndim == 2 else vertices
+    if frames.ndim != 3 or frames.shape[-1] != 3 or not -len(frames) <= frame < len(frames):
+        raise InputError(f"{file} holds vertices {vertices.shape}, and frame {frame} is asked for")
+    return frames[frame], faces
 
 
 def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:

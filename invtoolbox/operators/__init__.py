@@ -27,6 +27,7 @@ from invtoolbox.operators.mri import CartesianMRI, outer_noise_std
 from invtoolbox.operators.no_measurement import NoMeasurement
 from invtoolbox.operators.non_uniform_fourier import NonUniformFourier, radial_trajectory
 from invtoolbox.operators.observed_points import ObservedPoints
+from invtoolbox.operators.over_time import OverTime
 from invtoolbox.operators.parallel_beam import ParallelBeam
 from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
 from invtoolbox.operators.phase_retrieval import PhaseRetrieval, aligned, spectral_initialization
@@ -40,8 +41,9 @@ from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "EulerRollout", "FanBeam", "FiniteDifference", "Fourier",
            "GaussianRanges", "GaussianRenderer", "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator",
-           "Matrix", "NoMeasurement", "NonUniformFourier", "ObservedPoints", "Operator", "ParallelBeam", "ParallelBeam3D",
-           "PhaseRetrieval", "PixelGraphLaplacian", "PointWarp", "PointWarpBothWays", "Sampling", "SpaceVaryingBlur", "Unmixing",
-           "VectorScan", "VoxelRenderer", "Wavelet", "aligned", "estimate_coil_maps", "from_astra", "from_cil", "from_odl", "from_tigre",
+           "Matrix", "NoMeasurement", "NonUniformFourier", "ObservedPoints", "Operator", "OverTime", "ParallelBeam",
+           "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian", "PointWarp", "PointWarpBothWays", "Sampling",
+           "SpaceVaryingBlur", "Unmixing", "VectorScan", "VoxelRenderer", "Wavelet",
+           "aligned", "estimate_coil_maps", "from_astra", "from_cil", "from_odl", "from_tigre",
            "grid_weights", "measured_psf", "noise", "outer_noise_std", "radial_trajectory", "spectral_initialization", "stack",
            "to_astra", "to_cil", "to_odl", "to_tigre", "trajectories"]

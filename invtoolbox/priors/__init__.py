@@ -51,12 +51,14 @@ from invtoolbox.priors.explicit.wavelet import WaveletL1
 from invtoolbox.priors.implicit.compressive_autoencoder import CompressiveAutoencoder
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork
 from invtoolbox.priors.implicit.cosine_hyperprior import CosineHyperprior
+from invtoolbox.priors.implicit.deformation import Deformation
 from invtoolbox.priors.implicit.free_flow import FreeFlow
 from invtoolbox.priors.implicit.gaussian_latents import GaussianLatents
 from invtoolbox.priors.implicit.gaussian_strategies import DefaultStrategy, MCMCStrategy
 from invtoolbox.priors.implicit.gaussians import Gaussians
 from invtoolbox.priors.implicit.gradient_origin import GradientOrigin, GradientOriginNetwork
 from invtoolbox.priors.implicit.hyperprior import MeanScaleHyperprior
+from invtoolbox.priors.implicit.motions import ControlNodes, NetworkMotion, PointMotion
 from invtoolbox.priors.implicit.neural_scene_flow import NeuralSceneFlow
 from invtoolbox.priors.implicit.rigid_clusters import RigidClusters
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
@@ -79,6 +81,7 @@ __all__ = [
     "CompressiveAutoencoder",
     "ConditionalMixture",
     "ConditionalPrior",
+    "ControlNodes",
     "ConvexConvolution",
     "ConvexDense",
     "ConvexEnergy",
@@ -88,6 +91,7 @@ __all__ = [
     "CosineHyperprior",
     "DeepVariationNetwork",
     "DefaultStrategy",
+    "Deformation",
     "Denoiser",
     "DenoiserScore",
     "DensityCorrelation",
@@ -117,11 +121,13 @@ __all__ = [
     "MCMCStrategy",
     "MeanScaleHyperprior",
     "Misfit",
+    "NetworkMotion",
     "NeuralSceneFlow",
     "NodeARAP",
     "NonNegative",
     "NuclearNorm",
     "OcclusionPenalty",
+    "PointMotion",
     "Prior",
     "PriorImage",
     "PriorSum",

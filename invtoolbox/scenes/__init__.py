@@ -10,6 +10,9 @@ _NAMES = {
     # `run` stands on the solvers; who wants only a sweep (readers, metrics) must not import those.
     "run": "invtoolbox.running",
     "Cameras": "invtoolbox.scenes.cameras",
+    "Mesh": "invtoolbox.scenes.mesh",
+    "Moving": "invtoolbox.scenes.moving",
+    "NeighbourGraph": "invtoolbox.scenes.neighbour_graph",
     "Similarity": "invtoolbox.scenes.similarity",
     "SimulatedSequence": "invtoolbox.scenes.lidar",
     "SpinningLidar": "invtoolbox.scenes.lidar",
@@ -22,8 +25,8 @@ _NAMES = {
     "ray_rasterization": "invtoolbox.scenes.splat_rays",
     "simulated_street": "invtoolbox.scenes.lidar",
 }
-__all__ = ["Cameras", "Similarity", "SimulatedSequence", "SpinningLidar", "Splats", "Street", "carved_surface", "look_at", "random_town",
-           "rasterization", "ray_rasterization", "run", "simulated_street"]
+__all__ = ["Cameras", "Mesh", "Moving", "NeighbourGraph", "Similarity", "SimulatedSequence", "SpinningLidar", "Splats", "Street",
+           "carved_surface", "look_at", "random_town", "rasterization", "ray_rasterization", "run", "simulated_street"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from invtoolbox.scenes.best_rotation import fitted_rotation
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 from invtoolbox.scenes.quaternions import of_rotation_vector, product, rotation_matrices
 from invtoolbox.scenes.rigid import rotation
+from invtoolbox.scenes.skinning import rigidity_coefficients
 from invtoolbox.testing import check_prior
 
 N = 60
@@ -65,6 +67,50 @@ def test_a_rigid_motion_costs_nothing(name: str) -> None:
     prior = EVERY[name]().bind(p)
     moved = p @ rotation(TURN).T + SHIFT - p
     assert float(prior.energy(moved).abs()) < 1e-6 * float(prior.energy(flow(size=0.3)))
+
+
+def surface() -> tuple[Tensor, Tensor]:
+    """A bumpy height field in the unit box, as a mesh."""
+    n = 7
+    xy = torch.cartesian_prod(torch.arange(n), torch.arange(n)).double() / (n - 1)
+    vertices = torch.cat([xy, 0.3 * (4 * xy[:, :1]).sin() * (3 * xy[:, 1:]).cos()], 1)
+    corner = (torch.arange(n - 1)[:, None] * n + torch.arange(n - 1)).reshape(-1, 1)
+    return vertices, torch.cat([corner + torch.tensor([0, 1, n]), corner + torch.tensor([n + 1, n, 1])])
+
+
+@pytest.mark.parametrize("weights", ["cotangent", "clamped", "uniform"])
+def test_meshes_and_voxels_turn_for_nothing_and_grow_for_the_mean_square_of_their_edges(weights: Any) -> None:
+    vertices, faces = surface()
+    density = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    R = rotation(TURN)
+    for graph in (NeighbourGraph.of_mesh(vertices, faces, weights), NeighbourGraph.of_grid(density.shape, 0.25, density)):
+        p, square = graph.positions, graph.vectors.square().sum(1)
+        bent = p.square() @ torch.tensor([[0.0, 0.3, 0.1], [0.2, 0.0, 0.3], [0.4, 0.1, 0.0]], dtype=torch.float64)
+        mean = float((graph.weights * square).sum() / graph.weights.sum())
+        for prior in (ARAP(graph=graph).bind(p[None]), Isometry(graph=graph).bind(p[None])):
+            if graph.signed and isinstance(prior, Isometry):
+                continue  # a sum of squares with weights of both signs is no energy
+            assert float(prior.energy((p @ R.T + SHIFT - p)[None]).abs()) < 1e-6 * float(prior.energy(bent[None]))
+            assert float(prior.energy(0.3 * p[None])) == pytest.approx(0.09 * mean, rel=1e-9)
+    i, j = graph.edges  # of the grid
+    assert torch.allclose(graph.weights, (density.flatten()[i] * density.flatten()[j]).sqrt())
+
+
+def test_nodes_that_move_rigidly_at_every_time_cost_nothing() -> None:
+    p = points()
+    turns = torch.stack([rotation(k * TURN) for k in (0.0, 0.7, 1.5, 2.0)])
+    there = p[:, None] @ turns.transpose(1, 2) + torch.arange(4.0, dtype=torch.float64)[:, None, None] * SHIFT - p[:, None]
+    prior = NodeARAP(8).bind(p)
+    assert float(prior.energy(there)) < 1e-6 * float(prior.energy(torch.stack([flow(seed=k, size=0.3) for k in range(4)], 1)))
+
+
+def test_coefficients_weigh_the_edges_that_grow() -> None:
+    p = points()
+    follows = torch.rand(N, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    graph = NeighbourGraph.of_points(p[0], 8)
+    c = rigidity_coefficients(follows, graph.edges)
+    expected = 0.04 * float((c * graph.vectors.square().sum(1)).sum() / c.sum())
+    assert float(RigidityCoefficients(follows, neighbours=8).bind(p).energy(0.2 * p)) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("factor", [1.1, 0.7])
@@ -133,6 +179,22 @@ def test_gaussians_that_grow_change_their_covariances_alone() -> None:
     i, j = NeighbourGraph.of_points(p[0], 6).edges
     apart = (S[0, i] - S[0, j]).square().sum((1, 2)).sqrt().mean()
     assert float(prior.energy((torch.zeros_like(p), 1.44 * S))) == pytest.approx(0.44 * float(apart), rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [1.2, 0.8])
+def test_gaussians_that_are_scaled_cost_the_closed_form(factor: float) -> None:
+    p, q, S = gaussians()
+    graph = NeighbourGraph.of_points(p[0], 6)
+    i, j = graph.edges
+    length = float(graph.vectors.norm(dim=1).mean())
+    apart = float((S[0, i] - S[0, j]).square().sum((1, 2)).sqrt().mean())
+    grown = (factor - 1) * p
+    expected = abs(factor - 1) * length + 100 * abs(factor**2 - 1) * apart
+    aiap = AsIsometricAsPossible(6, covariances=S, smoothing=1e-9).bind(p)
+    assert float(aiap.energy((grown, factor**2 * S))) == pytest.approx(expected, rel=1e-4)
+    rigid = LocalRigidity(6, weights="uniform", orientations=q, smoothing=1e-9).bind(p)
+    assert float(rigid.energy((grown, q))) == pytest.approx(abs(factor - 1) * length, rel=1e-6)
+    assert float(LocalRotation(6, orientations=q).bind(p).energy((grown, q))) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_a_point_is_no_neighbour_of_its_own() -> None:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.priors.explicit.flow_prior import smoothed_norm
+from invtoolbox.priors.explicit.flow_prior import is_over_time, smoothed_norm
 from invtoolbox.priors.explicit.graph_prior import GraphPrior, Graphs
 from invtoolbox.priors.explicit.isometry import Edges
 from invtoolbox.priors.flow_points import first_flow
+from invtoolbox.scenes.moving import Moving
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph, Weights
 
 
@@ -57,7 +58,7 @@ class AsIsometricAsPossible(GraphPrior):
         return Edges(graph)
 
     def energy(self, x: Any) -> Tensor:
-        if not isinstance(x, tuple) or self.covariances is None:
+        if not isinstance(x, tuple) or self.covariances is None or is_over_time(x):
             return super().energy(x)
         flow, covariances = first_flow(x, None, repr(self)), x[1]
         if tuple(covariances.shape) != (*flow.shape, 3):
@@ -67,6 +68,9 @@ class AsIsometricAsPossible(GraphPrior):
         shared = len(self.pieces) == 1
         groups = [(self.pieces[0], slice(None))] if shared else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
         return torch.cat([self._cost(piece, flow[items], rest[items], covariances[items]) for piece, items in groups])
+
+    def _at(self, x: Any, time: int) -> Any:
+        return (x[0][:, time], x.at(time).covariances) if isinstance(x, Moving) and self.covariances is not None else super()._at(x, time)
 
     def _item_energy(self, piece: Edges, flow: Tensor) -> Tensor:
         return self._shared_energy(piece, flow[None])[0]

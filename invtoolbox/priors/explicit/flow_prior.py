@@ -56,12 +56,23 @@ class FlowPrior(ExplicitPrior):
     def energy(self, x: Any) -> Tensor:
         if not self.pieces:
             raise InputError(f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
+        if is_over_time(x):
+            return self._over_time(x)
         flow = first_flow(x, len(self.pieces[0]), repr(self))
         if len(self.pieces) not in (1, len(flow)):
             raise InputError(f"{self!r} was made for {len(self.pieces)} items, and was given {len(flow)}")
         if len(self.pieces) == 1:
             return self._shared_energy(self.pieces[0], flow)
         return torch.stack([self._item_energy(piece, item) for piece, item in zip(self.pieces, flow)])
+
+    def _over_time(self, x: Any) -> Tensor:
+        """The mean over the times of `Moving`, or of displacements ``(batch, T, N, 3)``."""
+        times = (x[0] if isinstance(x, tuple) else x).shape[1]
+        return torch.stack([self.energy(self._at(x, time)) for time in range(times)]).mean(0)
+
+    def _at(self, x: Any, time: int) -> Any:
+        """What the energy of one of several times is of."""
+        return (x[0] if isinstance(x, tuple) else x)[:, time]
 
     def _shared_energy(self, piece: Any, flow: Tensor) -> Tensor:
         """The energies ``(batch,)`` of flows ``(batch, N, 3)`` of the same points; one by one unless overridden."""
@@ -73,6 +84,11 @@ class FlowPrior(ExplicitPrior):
         other = copy.copy(self)
         other.pieces = tuple(self.pieces[k] for k in index.tolist())
         return other
+
+
+def is_over_time(x: Any) -> bool:
+    flow = x[0] if isinstance(x, tuple) else x
+    return isinstance(flow, Tensor) and flow.ndim == 4
 
 
 def smoothed_norm(vectors: Tensor, smoothing: float | Tensor) -> Tensor:

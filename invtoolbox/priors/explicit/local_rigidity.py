@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.priors.explicit.flow_prior import smoothed_norm
+from invtoolbox.priors.explicit.flow_prior import is_over_time, smoothed_norm
 from invtoolbox.priors.explicit.graph_prior import GraphPrior, Graphs
 from invtoolbox.priors.explicit.isometry import Edges
 from invtoolbox.priors.flow_points import first_flow
 from invtoolbox.scenes.best_rotation import fitted_rotation
+from invtoolbox.scenes.moving import Moving
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph, Weights
 from invtoolbox.scenes.quaternions import rotation_matrices
 
@@ -36,7 +37,7 @@ class _OfRotations(GraphPrior):
         return Edges(graph)
 
     def energy(self, x: Any) -> Tensor:
-        if self.orientations is None or not isinstance(x, tuple):
+        if self.orientations is None or not isinstance(x, tuple) or is_over_time(x):
             return super().energy(x)
         flow, quaternions = first_flow(x, None, repr(self)), x[1]
         if tuple(quaternions.shape) != (*flow.shape[:2], 4):
@@ -47,6 +48,9 @@ class _OfRotations(GraphPrior):
         groups = ([(self.pieces[0], slice(None))] if len(self.pieces) == 1
                   else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)])
         return torch.cat([self._cost(piece, piece.moved(flow[items]), turns[items]) for piece, items in groups])
+
+    def _at(self, x: Any, time: int) -> Any:
+        return (x[0][:, time], x.at(time).quats) if isinstance(x, Moving) and self.orientations is not None else super()._at(x, time)
 
     def _item_energy(self, piece: Edges, flow: Tensor) -> Tensor:
         return self._shared_energy(piece, flow[None])[0]

@@ -50,6 +50,9 @@ class NodeARAP(GraphPrior):
         return self if self.pieces and points is None else super().prepare(problem, solve)
 
     def energy(self, x: Any) -> Tensor:
+        x = x[0] if isinstance(x, tuple) else x
+        if len(self.pieces) > 1 and isinstance(x, Tensor) and len(x) == len(self.pieces):
+            return torch.cat([self.select(torch.tensor([k])).energy(x[k:k + 1]) for k in range(len(x))])
         energy: Tensor = (self._left(x).square().sum(-1) * self._weights(x)).sum((1, 2))
         return energy / (x.shape[1] - 1)
 
