@@ -38,6 +38,7 @@ PACKAGES = {
     "metrics": ("Metrics", "Measures of quality, each per item: shape `(batch,)`."),
     "plotting": ("Plotting", "Figures and reports."),
     "training": ("Training", "Weights of a network as the unknown of a problem: stages, losses, pairs, recipes."),
+    "unrolling": ("Solvers as networks", "So many steps of a solver, or its fixed point, with what is learned."),
     "testing": ("Testing", "Is my operator, prior, data term or solver what it says it is?"),
     "scenes": ("Scenes", "Scene files, lidar sweeps, and a simulated street with exact labels."),
     "views": ("Scenes from photographs", "What represents a scene, the stages in which it is found, and which photographs are held out."),

@@ -15,7 +15,7 @@ from invtoolbox.solve import solve
 __version__ = "0.1.0"
 
 _MODULES = ("data_terms", "datasets", "kernels", "metrics", "motion", "operators", "parameter_choice", "plotting", "priors", "processing",
-            "scenes", "solvers", "testing", "training", "views")
+            "scenes", "solvers", "testing", "training", "unrolling", "views")
 _NAMES = {
     "Problem": "invtoolbox.problem",
     "Solution": "invtoolbox.solution",
@@ -24,6 +24,8 @@ _NAMES = {
     "exact_posterior": "invtoolbox.mixture_posterior",
     "calibrate_posteriors": "invtoolbox.conformal",
     "reconstruct": "invtoolbox.reconstruction",
+    "unroll": "invtoolbox.unrolling.unrolled",
+    "equilibrium": "invtoolbox.unrolling.equilibrium",
     "map_slices": "invtoolbox.study.slices",
     "as_operator": "invtoolbox.operators.adapters",
     "to_deepinv": "invtoolbox.operators.adapters",

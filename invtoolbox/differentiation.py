@@ -1,12 +1,15 @@
 r"""Differentiate a solution in what the problem and the prior hold: measurements, geometry, weights of a network.
 
-At a minimiser of a smooth objective ``grad F(x; theta) = 0``, so by the implicit function theorem
-``dx/dtheta = -H^{-1} d_theta grad F`` with H the Hessian. The vector-Jacobian product needs one solve with H, done
-here by conjugate gradients on Hessian-vector products: no iteration of the solver is stored.
+At a root of ``r(x; theta)``, by the implicit function theorem, ``dx/dtheta = -J^{-1} d_theta r`` with J the derivative of r in x. The
+vector-Jacobian product needs one solve with ``J^T``, on products with it: no iteration of the solver is stored.
+
+At a minimiser of a smooth objective ``r = grad F`` and J is the Hessian, so conjugate gradients solve with it. At a fixed point of a
+solver's step T, ``r = x - T(x)`` and ``J = I - T'`` is not symmetric, so GMRES does (`unrolling.equilibrium`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,25 +40,40 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
         gradient = _gradient(objective, free)
     if not gradient.requires_grad:
         raise InputError("differentiate='implicit' found no tensor that requires a gradient in the problem or the prior")
-    attached: Tensor = _ImplicitFunction.apply(point, gradient, free)
+    return attached_root(gradient, free, lambda hessian, right: conjugate_gradients(hessian, right, 1e-6, 500)[0])
+
+
+#: Takes products with ``J^T`` and a right-hand side, and gives the solution.
+AdjointSolve = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+def attached_root(residual: Tensor, free: Tensor, solve: AdjointSolve) -> Tensor:
+    """The value of ``free``, where ``residual`` is 0, with the graph that it has as the solution of ``residual(free; theta) = 0``.
+
+    Args:
+        residual: shaped like ``free``, with a graph to it and to theta.
+        free: a leaf that stands for the root inside of the residual.
+        solve: of the adjoint equation.
+    """
+    attached: Tensor = _ImplicitFunction.apply(residual, free, solve)
     return attached
 
 
 class _ImplicitFunction(torch.autograd.Function):
-    """Forward: x. Backward: ``-H^{-1} v`` goes into the graph of ``grad F``, which carries it on to theta."""
+    """Forward: the root. Backward: ``-J^{-T} v`` goes into the graph of the residual, which carries it on to theta."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gradient: Tensor, free: Tensor) -> Tensor:
-        ctx.gradient, ctx.free = gradient, free
-        return x.clone()
+    def forward(ctx: Any, residual: Tensor, free: Tensor, solve: AdjointSolve) -> Tensor:
+        ctx.residual, ctx.free, ctx.solve = residual, free, solve
+        return free.detach().clone()
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
-        def hessian(v: Tensor) -> Tensor:
-            (product,) = torch.autograd.grad(ctx.gradient, ctx.free, v, retain_graph=True)
-            return product
+        def product(v: Tensor) -> Tensor:
+            (result,) = torch.autograd.grad(ctx.residual, ctx.free, v, retain_graph=True)
+            return result
 
-        return None, -conjugate_gradients(hessian, outputs[0], 1e-6, 500)[0], None
+        return -ctx.solve(product, outputs[0]), None, None
 
 
 def _gradient(objective: Objective, x: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ def _weights(loop: Loop, solver: Solver, objective: Objective) -> Tensor:
 
 def _record(loop: Loop, solver: Solver, objective: Objective) -> None:
     state = loop.state
-    rows = torch.stack([state.value, state.certificate, state.discrepancy, _weights(loop, solver, objective)])
+    rows = torch.stack([state.value, state.certificate, state.discrepancy, _weights(loop, solver, objective)]).detach()
     rows = torch.where(loop.running, rows, torch.full_like(rows, float("nan")))
     whole = rows.new_full((len(RECORDED), len(loop.status)), float("nan"))
     loop.history.append(whole.index_copy(1, loop.active, rows))

@@ -125,13 +125,14 @@ class Objective:
             value, slope = D.value_and_grad(prediction, y)
             gradient = A.adjoint(slope)
         else:
+            kept = torch.is_grad_enabled() and x.requires_grad  # somebody differentiates this in turn
             with torch.enable_grad():
-                free = x.detach().requires_grad_(True)
+                free = x if kept else x.detach().requires_grad_(True)
                 tracked = A(free)
-                prediction = tuple(t.detach() for t in tracked) if isinstance(tracked, tuple) else tracked.detach()
-                with torch.no_grad():
+                prediction = tracked if kept else tree_map(Tensor.detach, tracked)
+                with torch.set_grad_enabled(kept):
                     value, slope = D.value_and_grad(prediction, y)
-                (gradient,) = torch.autograd.grad(tracked, free, slope)
+                (gradient,) = torch.autograd.grad(tracked, free, slope, create_graph=kept)
         return Evaluation(value, gradient, D.discrepancy_of(value, prediction, y))
 
     def data_value(self, x: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ class Settings:
             dtype = target
         elif target is not None:
             device = target
+        if device is None and dtype is None:
+            return self
         other = copy.copy(self)
         for name, value in vars(self).items():
             object.__setattr__(other, name, _moved(value, device, dtype))

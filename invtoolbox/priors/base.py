@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.buffers import added
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 from invtoolbox.settings import Settings
@@ -120,7 +121,7 @@ class ExplicitPrior(Prior):
         Moreau's identity unless overridden: ``v - step prox(v / step, weight / step)``.
         """
         factor = expand(step, v)
-        return v.sub_(factor * self.prox(v / factor, weight / step))
+        return added(v, factor * self.prox(v / factor, weight / step), -1.0)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         raise InputError(f"{self!r} is not a denoiser")
@@ -152,11 +153,12 @@ class ExplicitPrior(Prior):
             return None, self.gradient(x, generator)
         if type(self).gradient is not ExplicitPrior.gradient:
             return self.energy(x), self.gradient(x, generator)
+        tracked = torch.is_grad_enabled() and isinstance(x, Tensor) and x.requires_grad
         with torch.enable_grad():
-            free = x.detach().requires_grad_(True)
+            free = x if tracked else x.detach().requires_grad_(True)
             energy = self.energy(free)
-            (slope,) = torch.autograd.grad(energy.sum(), free)
-        return energy.detach(), slope
+            (slope,) = torch.autograd.grad(energy.sum(), free, create_graph=tracked)
+        return energy if tracked else energy.detach(), slope
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         raise InputError(f"{self!r} does not split into a linear operator and a simple prior")
@@ -396,6 +398,8 @@ class PriorSum(Prior):
 
     def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
            dtype: torch.dtype | None = None) -> Self:
+        if target is None and device is None and dtype is None:
+            return self
         other = self._each(lambda p: p.to(target, device=device, dtype=dtype))
         place = device if device is not None else (target if not isinstance(target, torch.dtype) else None)
         other.terms = tuple(Term(t.weight.to(place) if isinstance(t.weight, Tensor) else t.weight, t.prior, t.chosen)

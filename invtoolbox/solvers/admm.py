@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
 
 from invtoolbox.auxiliaries import with_auxiliaries
+from invtoolbox.buffers import added, added_product, replaced
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
@@ -76,6 +77,8 @@ class ADMM(Solver):
     iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
+    unrolls: ClassVar[bool] = True
+    per_iteration: ClassVar[tuple[str, ...]] = ("rho",)
     takes_unit_step: ClassVar[bool] = True
 
     def misfit(self, objective: Objective) -> str | None:
@@ -119,12 +122,13 @@ class ADMM(Solver):
         value, primal = D.value(prediction, y), torch.zeros_like(rho)
         relaxation = 1.0 if denoising_term(objective) is not None else self.relaxation
         dual_first = unit_step_term(objective) is not None
+        multipliers: list[Tensor] = []
         splits, moved, size, pull = [], torch.zeros_like(x), torch.zeros_like(rho), torch.zeros_like(x)
         for piece, z, u in zip(pieces, state.splits, duals):
             image = piece.apply(x)
-            target = torch.lerp(z, image, relaxation).add_(u)
+            target = added(torch.lerp(z, image, relaxation), u)
             if dual_first:
-                u.copy_(target).sub_(z)
+                u = added(replaced(u, target), z, -1.0)
                 target = image + u
             # A piece behind an operator is seen at the image; a constraint holds at z alone.
             if piece.operator is None:
@@ -132,10 +136,11 @@ class ADMM(Solver):
             else:
                 new, seen = piece.prox(target, 1 / rho), piece.value(image)
             if not dual_first:
-                u.copy_(target).sub_(new)
+                u = added(replaced(u, target), new, -1.0)
             splits.append(new)
-            moved.add_(piece.adjoint(new - z))
-            pull.add_(piece.adjoint(u))
+            multipliers.append(u)
+            moved = added(moved, piece.adjoint(new - z))
+            pull = added(pull, piece.adjoint(u))
             apart = image - new
             primal = primal + item_norm(apart).square()
             if dual_first and piece.operator is None:
@@ -149,7 +154,7 @@ class ADMM(Solver):
         certificate = torch.maximum(primal, dual_residual + left / (rho * pulled))
         steps = state.steps + 1
         rho_next = self._balanced(objective, rho, primal, dual_residual, steps)
-        duals = tuple(u * expand(rho / rho_next, u) for u in duals)
+        duals = tuple(u * expand(rho / rho_next, u) for u in multipliers)
         own = copy_of_image(pieces, splits)
         answer = own if own is not None and self.iterate == "auto" else x
         return ADMMState(x, value, D.discrepancy(prediction, y), certificate, tuple(splits), duals,
@@ -158,18 +163,30 @@ class ADMM(Solver):
     def result(self, state: ADMMState) -> Tensor:
         return state.answer
 
+    def fixed_point(self, state: ADMMState) -> tuple[Tensor, ...]:
+        return (state.x, *state.splits, *state.duals)
+
+    def at_point(self, objective: Objective, state: ADMMState, point: tuple[Tensor, ...]) -> ADMMState:
+        x, count = point[0], len(state.splits)
+        splits, duals = point[1:1 + count], point[1 + count:]
+        own = copy_of_image(prior_pieces(objective), splits)
+        # The multipliers are measured in the penalty of now, and it is not balanced any more.
+        return replace(state, x=x, splits=splits, duals=duals, prediction=objective.problem.operator(x),
+                       answer=own if own is not None and self.iterate == "auto" else x, rho=self._followed(objective, state.rho),
+                       steps=torch.full_like(state.steps, torch.inf))
+
     # -- the penalty ---------------------------------------------------------------------------------------------------
 
     def _first_rho(self, objective: Objective, start: Tensor) -> Tensor:
         one = torch.ones_like(objective.regularization)
-        return one * self.rho if self.rho is not None else first_penalty(objective, start)
+        return one * self.rho if self.rho is not None else first_penalty(objective, start).detach()
 
     def _followed(self, objective: Objective, rho: Tensor) -> Tensor:
         """A denoiser's weight may change by a rule, and then its penalty does."""
+        if self.rho is not None:
+            return torch.ones_like(rho) * self.rho
         denoising = denoising_term(objective)
-        if self.rho is None and denoising is not None and not denoising[1].fixed_level:
-            return denoising[0]
-        return rho
+        return denoising[0] if denoising is not None and not denoising[1].fixed_level else rho
 
     def _balanced(self, objective: Objective, rho: Tensor, primal: Tensor, dual: Tensor, steps: Tensor) -> Tensor:
         if self.rho is not None or denoising_term(objective) is not None:
@@ -177,7 +194,7 @@ class ADMM(Solver):
         # Without thresholds, on whose two sides rounding would send an item different ways.
         now = torch.stack([steps == 5 * 2**k for k in range(5)]).any(0)
         # Residuals of 1e-5 are rounding as much as anything else.
-        return torch.where(now, rho * (primal.clamp_min(1e-5) / dual.clamp_min(1e-5)).sqrt().clamp(0.1, 10), rho)
+        return torch.where(now, rho * (primal.detach().clamp_min(1e-5) / dual.detach().clamp_min(1e-5)).sqrt().clamp(0.1, 10), rho)
 
     # -- the first line -------------------------------------------------------------------------------------------------
 
@@ -188,8 +205,8 @@ class ADMM(Solver):
         A, D = cast(LinearOperator, problem.operator), problem.data_term
         right = A.adjoint(D.weighted(problem.y - state.prediction))
         for piece, z, u in zip(pieces, state.splits, duals):
-            missing = piece.adjoint((z - u).sub_(piece.apply(state.x)))
-            right.addcmul_(missing, expand(rho, missing))
+            missing = piece.adjoint(added(z - u, piece.apply(state.x), -1.0))
+            right = added_product(right, missing, expand(rho, missing))
         change, left = solve_quadratic(objective, [(rho, piece.operator) for piece in pieces], right, self.inner_iterations)
         return state.x + change, left
 

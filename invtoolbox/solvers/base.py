@@ -44,6 +44,9 @@ class Solver(ABC):
         takes_projection: parameters of an implicit prior that are constrained (``is_constrained``) are projected after every step.
         samples: the iterates are draws from ``exp(-D - sum_i w_i R_i)``, so a weight that nobody wrote is 1, and no rule chooses it.
         takes_adaptation: parameters of an implicit prior may change in number between two steps (``is_adaptive``); see `adapted`.
+        unrolls: a step can be differentiated in whatever goes into it, where a graph is recorded; see `unrolling`.
+        per_iteration: settings, positive numbers, that may differ from step to step, so that they can be learned one by one.
+        weight_per_iteration: the same may be done with the weight of the priors.
         takes_unit_step: a prior that asks for it (``unit_step``) is only ever given a step that times its weight is 1.
     """
 
@@ -57,6 +60,9 @@ class Solver(ABC):
     takes_unit_step: ClassVar[bool] = False
     samples: ClassVar[bool] = False
     takes_adaptation: ClassVar[bool] = False
+    unrolls: ClassVar[bool] = False
+    per_iteration: ClassVar[tuple[str, ...]] = ()
+    weight_per_iteration: ClassVar[bool] = True
 
     def misfit(self, objective: Objective) -> str | None:
         """Why this solver cannot minimise the objective; ``None`` where it can."""
@@ -107,6 +113,27 @@ class Solver(ABC):
         """The iterate that is the answer: the last one unless a solver says otherwise."""
         x: Tensor = state.x
         return x
+
+    def fixed_point(self, state: Any) -> tuple[Tensor, ...]:
+        """What of a state the next one follows from, once step sizes have settled; `mapped` leaves it as it is at the answer."""
+        raise InputError(f"the iterates of {type(self).__name__} are not those of a map with a fixed point")
+
+    def at_point(self, objective: Objective, state: Any, point: tuple[Tensor, ...]) -> Any:
+        """The state with another `fixed_point`, and with what a step and the answer take from it; everything else stays."""
+        raise NotImplementedError
+
+    def mapped(self, objective: Objective, state: Any, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The map of which `fixed_point` ends up at a fixed point, differentiable where the objective allows it."""
+        return self.fixed_point(self.step(objective, self.at_point(objective, state, point)))
+
+    @property
+    def adjustable(self) -> tuple[str, ...]:
+        """Those of `per_iteration` that this solver has a number for."""
+        return tuple(name for name in self.per_iteration if getattr(self, name) is not None)
+
+    @classmethod
+    def has_fixed_point(cls) -> bool:
+        return cls.fixed_point is not Solver.fixed_point
 
     def summary(self, state: Any) -> Any:
         """Tensors ``(batch, ...)`` that `posterior` needs besides the answer, written down with it when an item is done; or ``None``."""

@@ -46,6 +46,8 @@ class CGLS(Solver):
     tolerance: float = 1e-5
     tau: float = 1.01
     certificate_name: ClassVar[str] = "relative residual of the normal equations"
+    unrolls: ClassVar[bool] = True
+    weight_per_iteration: ClassVar[bool] = False
     starts_at_zero: ClassVar[bool] = True
 
     def misfit(self, objective: Objective) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -55,6 +55,8 @@ class ConjugateGradient(Solver):
     preconditioner: Kind | None = None
     direction: LearnedDirection | None = None
     certificate_name: ClassVar[str] = "relative residual of the normal equations"
+    unrolls: ClassVar[bool] = True
+    weight_per_iteration: ClassVar[bool] = False
 
     def misfit(self, objective: Objective) -> str | None:
         if self.preconditioner not in (None, "auto", "diagonal", "fourier"):
@@ -114,6 +116,17 @@ class ConjugateGradient(Solver):
         value = D.value(prediction, y) + objective.prior_value(x)
         return CGState(x, value, D.discrepancy(prediction, y), item_norm(residual) / scale, residual, direction,
                        objective.regularization.clone(), prediction, scale, inverse, recent)
+
+    def fixed_point(self, state: CGState) -> tuple[Tensor, ...]:
+        return (state.x,)
+
+    def at_point(self, objective: Objective, state: CGState, point: tuple[Tensor, ...]) -> CGState:
+        return replace(state, x=point[0])
+
+    def mapped(self, objective: Objective, state: CGState, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # At the solution a step of conjugate gradients is 0 / 0; that of Richardson has the same fixed point.
+        (x,) = point
+        return (x + right_side(objective) - apply_hessian(objective, x, objective.problem.operator(x)),)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return True, "the system is symmetric and positive semidefinite"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
@@ -12,7 +12,7 @@ from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.operators.identity import Identity
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.penalty import first_penalty, unit_step_reason
+from invtoolbox.solvers.penalty import first_penalty, unit_step_reason, unit_step_term
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
 
@@ -59,6 +59,8 @@ class DouglasRachford(Solver):
     inner_iterations: int = 5
 
     certificate_name: ClassVar[str] = "relative fixed-point residual"
+    unrolls: ClassVar[bool] = True
+    per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
     takes_unit_step: ClassVar[bool] = True
 
     def misfit(self, objective: Objective) -> str | None:
@@ -86,12 +88,15 @@ class DouglasRachford(Solver):
         D, y = objective.problem.data_term, objective.problem.y
         prediction = objective.problem.operator(start)
         value = D.value(prediction, y)
-        step = torch.ones_like(value) * self.step_size if self.step_size is not None else 1 / first_penalty(objective, start)
+        found = 1 / first_penalty(objective, start).detach() if self.step_size is None else torch.ones_like(value)
+        step = self._step_size(objective, found)
         return DouglasRachfordState(start, value, D.discrepancy(prediction, y), torch.full_like(value, torch.inf), start, start,
                                     step, prediction)
 
     def step(self, objective: Objective, state: DouglasRachfordState) -> DouglasRachfordState:
-        problem, t, v = objective.problem, state.step_size, state.point
+        problem, v = objective.problem, state.point
+        state = replace(state, step_size=self._step_size(objective, state.step_size))
+        t = state.step_size
         D, y = problem.data_term, problem.y
         x, left = self._data_prox(objective, state)
         z = torch.sub(2 * x, v)
@@ -112,6 +117,21 @@ class DouglasRachford(Solver):
 
     def result(self, state: DouglasRachfordState) -> Tensor:
         return state.answer
+
+    def _step_size(self, objective: Objective, found: Tensor) -> Tensor:
+        """The step that was given, or that follows from the weight of now; else the one found at the start."""
+        if self.step_size is not None:
+            return torch.ones_like(found) * self.step_size
+        fixed = unit_step_term(objective)
+        return found if fixed is None else 1 / fixed[0]
+
+    def fixed_point(self, state: DouglasRachfordState) -> tuple[Tensor, ...]:
+        return (state.x, state.point)
+
+    def at_point(self, objective: Objective, state: DouglasRachfordState, point: tuple[Tensor, ...]) -> DouglasRachfordState:
+        x, v = point
+        # At the fixed point the copies agree.
+        return replace(state, x=x, point=v, prediction=objective.problem.operator(x), answer=x)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if not objective.problem.data_term.is_convex:

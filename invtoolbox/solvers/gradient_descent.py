@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,11 +51,14 @@ class GradientDescent(Solver):
             return "GradientDescent without a fixed step_size= needs an energy for its line search, and a prior here has none"
         return nonsmooth_reason(objective, "GradientDescent")
 
+    unrolls: ClassVar[bool] = True
+    per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
+
     def init(self, objective: Objective, start: Tensor) -> DescentState:
         value, gradient, discrepancy = objective.evaluate(start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
-        trial = torch.full_like(norm, self.step_size) if self.step_size is not None else torch.ones_like(norm)
+        trial = torch.ones_like(norm) if self.step_size is None else torch.ones_like(norm) * self.step_size
         return DescentState(start, value, discrepancy, norm / scale, gradient, trial, scale)
 
     def step(self, objective: Objective, state: DescentState) -> DescentState:
@@ -66,9 +70,19 @@ class GradientDescent(Solver):
         else:
             value = objective.value(state.x)  # the weight may have changed since the last step
             x, new, taken = backtrack(objective, state.x, value, direction, slope, state.trial, self.sufficient_decrease)
-            trial = _barzilai_borwein(x - state.x, new.gradient - state.gradient, taken)
+            trial = _barzilai_borwein(x - state.x, new.gradient - state.gradient, taken).detach()
         certificate = item_norm(new.gradient) / state.scale
         return DescentState(x, new.value, new.discrepancy, certificate, new.gradient, trial, state.scale)
+
+    def fixed_point(self, state: DescentState) -> tuple[Tensor, ...]:
+        return (state.x,)
+
+    def at_point(self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]) -> DescentState:
+        return replace(state, x=point[0])
+
+    def mapped(self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # Whatever the step is, the fixed point is where the gradient is 0.
+        return (point[0] - objective.evaluate(point[0]).gradient,)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if self.step_size is not None:

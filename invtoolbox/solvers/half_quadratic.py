@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -78,6 +78,8 @@ class HalfQuadratic(Solver):
     iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "relative gradient norm of the half-quadratic objective"
+    unrolls: ClassVar[bool] = True
+    per_iteration: ClassVar[tuple[str, ...]] = ("penalty",)
 
     def misfit(self, objective: Objective) -> str | None:
         reason = implicit_reason(objective, "HalfQuadratic") or pieces_reason(objective, "HalfQuadratic")
@@ -102,7 +104,7 @@ class HalfQuadratic(Solver):
             first = usual if self.sigma_start is None else torch.full_like(usual, self.sigma_start)
         else:
             one = torch.ones_like(objective.regularization)
-            first = first_penalty(objective, start, 0.01) if self.penalty is None else one * self.penalty
+            first = first_penalty(objective, start, 0.01).detach() if self.penalty is None else one * self.penalty
         splits = tuple(piece.apply(start).clone() for piece in prior_pieces(objective))
         return HalfQuadraticState(
             start, D.value(prediction, problem.y), D.discrepancy(prediction, problem.y), torch.full_like(scale, torch.inf), splits,
@@ -139,6 +141,15 @@ class HalfQuadratic(Solver):
     def result(self, state: HalfQuadraticState) -> Tensor:
         return state.answer
 
+    def fixed_point(self, state: HalfQuadraticState) -> tuple[Tensor, ...]:
+        return (state.x, *state.splits)
+
+    def at_point(self, objective: Objective, state: HalfQuadraticState, point: tuple[Tensor, ...]) -> HalfQuadraticState:
+        x, *splits = point
+        own = copy_of_image(prior_pieces(objective), splits) if self.iterate == "auto" else None
+        return replace(state, x=x, splits=tuple(splits), prediction=objective.problem.operator(x), answer=x if own is None else own,
+                       steps=torch.full_like(state.steps, torch.inf))
+
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         for prior in objective.explicit_priors:
             if prior.is_convex is not True:
@@ -157,6 +168,8 @@ class HalfQuadratic(Solver):
 
     def _penalty(self, objective: Objective, state: HalfQuadraticState) -> Tensor:
         denoising = denoising_term(objective)
+        if self.penalty is not None:
+            return torch.ones_like(state.penalty) * self.penalty
         if denoising is None or not self._levels(objective):
             return state.penalty
         weight, prior = denoising

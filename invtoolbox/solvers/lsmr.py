@@ -64,6 +64,8 @@ class LSMR(Solver):
     max_iterations: int = 500
     tolerance: float = 1e-6
     certificate_name: ClassVar[str] = "backward error of the least-squares problem"
+    unrolls: ClassVar[bool] = True
+    weight_per_iteration: ClassVar[bool] = False
 
     def misfit(self, objective: Objective) -> str | None:
         return implicit_reason(objective, "LSMR") or quadratic_reason(objective, "LSMR")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invtoolbox.auxiliaries import with_auxiliaries
+from invtoolbox.buffers import added, added_product, difference, replaced
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
@@ -80,6 +81,8 @@ class PDHG(Solver):
     ratio: float | None = None
 
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
+    unrolls: ClassVar[bool] = True
+    per_iteration: ClassVar[tuple[str, ...]] = ("ratio",)
 
     def misfit(self, objective: Objective) -> str | None:
         objective = self.reformulated(objective)
@@ -131,53 +134,71 @@ class PDHG(Solver):
         state.ratio = self._first_ratio(objective, parts, state, start)
         return state
 
+    @property
+    def adjustable(self) -> tuple[str, ...]:
+        return () if self.adaptive else super().adjustable
+
     def step(self, objective: Objective, state: PDHGState) -> PDHGState:
         parts = self._parts(objective, state.target)
+        if self.ratio is not None and not self.adaptive:
+            state = replace(state, ratio=torch.ones_like(state.ratio) * self.ratio)
         tau, sigmas = _steps(parts, state)
+        duals, images = [], []
         relaxation = 1.0 if parts.smooth else self.relaxation
         point, pull, spare = state.point, state.pull, state.spare[0]
         u = torch.addcmul(point, expand(-tau, point), pull)
         if parts.primal is not None:
             u = parts.primal.prox(u, tau)
-        moved = torch.sub(u, point, out=spare)
-        point.add_(moved, alpha=relaxation)
+        moved = difference(u, point, out=spare)
+        point = added(point, moved, relaxation)
         length, image, norms = item_norm(moved), item_norm(u), []
 
         seen, dual_residual = [], torch.zeros_like(tau)
         for j, (piece, p, k, change) in enumerate(zip(parts.all, state.duals, state.images, state.spare[1:])):
             new = piece.apply(u)
-            torch.sub(new, k, out=change)
-            k.add_(change, alpha=relaxation)
+            change = difference(new, k, out=change)
+            k = added(k, change, relaxation)
+            images.append(k)
             norms.append(_corrected(state.norms[:, j], item_norm(change), length))
             seen.append(new)
             if j >= len(parts.dual):
                 assert isinstance(piece, DataPiece)
-                p.copy_(piece.grad(k))
+                duals.append(replaced(p, piece.grad(k)))
                 continue
             sigma = expand(sigmas[j], p)
             v = torch.addcmul(p, sigma, new).addcmul_(sigma, change)
-            q = piece.prox_conjugate(v, sigmas[j]).sub_(p)
-            change.addcmul_(q, -1 / sigma)
+            q = added(piece.prox_conjugate(v, sigmas[j]), p, -1.0)
+            change = added_product(change, q, -1 / sigma)
             size = torch.maximum(item_norm(new), 1e-2 * state.norms[:, j] * image)
             dual_residual = dual_residual.maximum(_relative(item_norm(change), size))
-            p.add_(q, alpha=relaxation)
+            duals.append(added(p, q, relaxation))
 
-        new_pull, size = _pull(parts.all, state.duals, point)
-        torch.sub(new_pull, pull, out=pull).div_(relaxation)
-        primal_residual = _relative(item_norm(pull.addcmul_(moved, expand(-1 / tau, moved))), size)
-        regularization = objective.regularization.clone() if parts.ball is None else _worth(parts.ball, state)
+        new_pull, size = _pull(parts.all, tuple(duals), point)
+        pull = difference(new_pull, pull, out=pull).div_(relaxation)
+        primal_residual = _relative(item_norm(added_product(pull, moved, expand(-1 / tau, moved))), size)
+        regularization = objective.regularization.clone() if parts.ball is None else _worth(parts.ball, duals[0])
         value, discrepancy = _values(objective, parts, u, seen, regularization)
         ratio = state.ratio
         if self.adaptive and parts.dual and _is_milestone(objective.iteration + 1):
             # A start that is nearly the answer must not stop the image from moving.
-            distance = torch.maximum(item_norm(torch.sub(u, state.start, out=spare)), 0.02 * image)
-            ratio = (ratio * _balance(parts, state, distance, [item_norm(p) for p in state.duals])).sqrt()
+            distance = torch.maximum(item_norm(difference(u, state.start, out=spare)), 0.02 * image)
+            ratio = (ratio * _balance(parts, state, distance, [item_norm(p) for p in duals])).sqrt().detach()
         return PDHGState(
             x=u, value=value, discrepancy=discrepancy, certificate=primal_residual.maximum(dual_residual),
             regularization=regularization, target=state.target, ratio=ratio,
             norms=torch.stack(norms, 1) if norms else state.norms, curvatures=state.curvatures,
-            start=state.start, point=point, pull=new_pull, duals=state.duals, images=state.images, spare=state.spare,
+            start=state.start, point=point, pull=new_pull, duals=tuple(duals), images=tuple(images), spare=state.spare,
         )
+
+    def fixed_point(self, state: PDHGState) -> tuple[Tensor, ...]:
+        return (state.point, *state.duals)
+
+    def at_point(self, objective: Objective, state: PDHGState, point: tuple[Tensor, ...]) -> PDHGState:
+        x, *duals = point
+        pieces = self._parts(objective, state.target).all
+        # At the fixed point the relaxed iterate and the one before relaxation agree.
+        return replace(state, x=x, point=x, pull=_pull(pieces, tuple(duals), x)[0], duals=tuple(duals),
+                       images=tuple(piece.apply(x) for piece in pieces))
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulated(objective)
@@ -195,7 +216,7 @@ class PDHG(Solver):
     def _first_ratio(self, objective: Objective, parts: Parts, state: PDHGState, start: Tensor) -> Tensor:
         """The balance for a guess: half the bound of a norm, 2 % of noise, an image that moves by a fifth."""
         if self.ratio is not None:
-            return torch.full_like(state.ratio, self.ratio)
+            return torch.ones_like(state.ratio) * self.ratio
         if not parts.dual:
             return 1 / (10 * state.curvatures[:, 0]) if isinstance(parts.primal, DataPiece) else state.ratio
         sizes = []
@@ -206,7 +227,7 @@ class PDHG(Solver):
                 sizes.append(item_norm(piece.grad(0.98 * piece.y)))
             else:
                 sizes.append(piece.radius / (first_weight(objective, start) * piece.noise_std.square()))
-        return _balance(parts, state, 0.2 * item_norm(start), sizes)
+        return _balance(parts, state, 0.2 * item_norm(start), sizes).detach()
 
     # -- pieces -------------------------------------------------------------------------------------------------------
 
@@ -328,7 +349,7 @@ def _corrected(norm: Tensor, image: Tensor, moved: Tensor) -> Tensor:
     Over-relaxed steps that are too long let exactly those directions grow that the estimate has missed, so they show.
     """
     seen = image / moved.clamp_min(torch.finfo(moved.dtype).tiny)
-    return torch.where((seen > norm) & seen.isfinite(), 1.01 * seen, norm)
+    return torch.where((seen > norm) & seen.isfinite(), 1.01 * seen, norm).detach()
 
 
 def _total(parts: list[Tensor]) -> Tensor:
@@ -362,9 +383,9 @@ def _unit(D: LeastSquares, like: Tensor) -> Tensor:
     return torch.ones_like(like) if D.noise_std is None else D.noise_std.to(like).expand_as(like)
 
 
-def _worth(ball: _Ball, state: PDHGState) -> Tensor:
+def _worth(ball: _Ball, dual: Tensor) -> Tensor:
     """The weight at which the problem with the misfit has the same solution: ``radius / (|p| noise_std^2)``."""
-    length = item_norm(state.duals[0]) * ball.noise_std.square()
+    length = item_norm(dual) * ball.noise_std.square()
     return ball.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
 
 

@@ -13,6 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from invtoolbox.buffers import added
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.stack import Stack
 from invtoolbox.objective import Objective
@@ -83,7 +84,7 @@ class DataPiece:
     def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
         """The prox of the convex conjugate, by Moreau's identity; may overwrite ``v``."""
         factor = expand(step, v)
-        return v.sub_(factor * self.prox(v / factor, 1 / step))
+        return added(v, factor * self.prox(v / factor, 1 / step), -1.0)
 
 
 Piece = PriorPiece | DataPiece
@@ -137,6 +138,7 @@ def operator_norm(operator: LinearOperator | None, like: Tensor) -> Tensor:
     real = like.real.dtype if like.is_complex() else like.dtype
     if operator is None:
         return torch.ones(like.shape[0], dtype=real, device=like.device)
-    norm = operator.norm(tolerance=1e-3, dtype=like.dtype, device=like.device)
+    with torch.no_grad():  # a constant of whatever is differentiated
+        norm = operator.norm(tolerance=1e-3, dtype=like.dtype, device=like.device)
     norm = norm.real if norm.is_complex() else norm
     return (1.005 * norm.to(real)).expand(like.shape[0]).clone()

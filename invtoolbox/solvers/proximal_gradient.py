@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -54,6 +54,8 @@ class ProximalGradient(Solver):
 
     certificate_name: ClassVar[str] = "relative norm of the gradient mapping"
     takes_unit_step: ClassVar[bool] = True
+    unrolls: ClassVar[bool] = True
+    per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
     accelerated: ClassVar[bool] = False
 
     def misfit(self, objective: Objective) -> str | None:
@@ -91,18 +93,23 @@ class ProximalGradient(Solver):
 
     def _first_step(self, objective: Objective, gradient: Tensor) -> Tensor:
         """The inverse curvature along the first gradient: no step above it can pass, and few halvings lead to one that does."""
-        norm = item_norm(gradient)
-        if self.step_size is not None:
-            return torch.full_like(norm, self.step_size)
-        fixed = unit_step_term(objective)
-        if fixed is not None:
-            return 1 / fixed[0]
+        norm = item_norm(gradient).detach()
+        given = self._given_step(objective, norm)
+        if given is not None:
+            return given
         A, D = objective.problem.operator, objective.problem.data_term
         if not isinstance(A, LinearOperator) or not D.is_quadratic:
             return torch.ones_like(norm)
-        forward = A(gradient)
-        curvature = inner(forward, D.weighted(forward))
+        forward = A(gradient.detach())
+        curvature = inner(forward, D.weighted(forward)).detach()
         return torch.where(curvature > 0, norm.square() / torch.where(curvature > 0, curvature, norm), torch.ones_like(norm))
+
+    def _given_step(self, objective: Objective, like: Tensor) -> Tensor | None:
+        """The step that is not searched for, ``(batch,)``."""
+        if self.step_size is not None:
+            return torch.ones_like(like) * self.step_size
+        fixed = unit_step_term(objective)
+        return None if fixed is None else 1 / fixed[0]
 
     def step(self, objective: Objective, state: ProximalState) -> ProximalState:
         D, y = objective.problem.data_term, objective.problem.y
@@ -120,10 +127,11 @@ class ProximalGradient(Solver):
     def _search(self, objective: Objective, state: ProximalState, gradient: Tensor) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
         """The point after a step that the quadratic model bounds, its prediction, the step, misfit and energy of the prox there."""
         here = objective.problem.data_term.value(state.ahead, objective.problem.y) + _smooth_value(objective, state.point)
-        x, prediction, step, data, energy, rejected = _trial(objective, state.point, state.ahead, gradient, here, state.trial)
-        searched = self.step_size is None and unit_step_term(objective) is None
+        given = self._given_step(objective, state.trial)
+        first = state.trial if given is None else given
+        x, prediction, step, data, energy, rejected = _trial(objective, state.point, state.ahead, gradient, here, first)
         for _ in range(60):
-            if not searched or not bool(rejected.any()):
+            if given is not None or not bool(rejected.any()):
                 break
             # Only the items whose step was too long are tried again: a prox may be the better part of the work.
             again = rejected.nonzero().squeeze(1)
@@ -135,6 +143,22 @@ class ProximalGradient(Solver):
     def _extrapolate(self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any,
                      moved: Tensor) -> tuple[Tensor, Any, Tensor]:
         return x, prediction, state.momentum
+
+    def fixed_point(self, state: ProximalState) -> tuple[Tensor, ...]:
+        return (state.x,)
+
+    def at_point(self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]) -> ProximalState:
+        return replace(state, x=point[0])
+
+    def mapped(self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (x,) = point
+        prediction = objective.problem.operator(x)
+        given = self._given_step(objective, state.trial)
+        step = state.trial if given is None else given
+        x = x - expand(step, x) * _gradient(objective, x, prediction)
+        for weight, prior in _rough(objective):
+            x = prior.prox(x, step * weight)
+        return (x,)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if not objective.problem.data_term.is_convex or not objective.problem.is_linear:

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from invtoolbox.buffers import added, added_product, multiplied
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
@@ -112,13 +113,13 @@ def _conjugate_gradients(system: Callable[[Tensor], Tensor], residual: Tensor, i
         product = system(direction)
         curvature = inner(direction, product)
         alpha = quotient(squared, curvature)
-        x.addcmul_(direction, expand(alpha, x))
-        residual.addcmul_(product, expand(-alpha, x))
+        x = added_product(x, direction, expand(alpha, x))
+        residual = added_product(residual, product, expand(-alpha, x))
         if k + 1 == iterations:
             break
         conditioned = residual if inverse is None else filtered(residual, inverse)
         new = inner(residual, conditioned)
-        direction.mul_(expand(quotient(new, squared), x)).add_(conditioned)
+        direction = added(multiplied(direction, expand(quotient(new, squared), x)), conditioned)
         squared = new
     return x, item_norm(residual)
 

@@ -61,6 +61,8 @@ class SIRT(Solver):
     tau: float = 1.01
 
     certificate_name: ClassVar[str] = "relative length of the step"
+    unrolls: ClassVar[bool] = True
+    weight_per_iteration: ClassVar[bool] = False
     starts_at_zero: ClassVar[bool] = True
 
     def misfit(self, objective: Objective) -> str | None:

@@ -3,9 +3,11 @@
 from invtoolbox.training.directions import NormalEquations, ResidualLeft, RitzVectors, train_direction
 from invtoolbox.training.jacobian import JacobianNuclearNorm
 from invtoolbox.training.losses import L1, L2, Loss, ProximalMatching
+from invtoolbox.training.measured_pairs import MeasuredPairs
 from invtoolbox.training.pairs import Crops, NoisyPairs, Pairs, RecorruptedPairs
 from invtoolbox.training.rate_distortion import PixelLikelihood, RateDistortion
 from invtoolbox.training.recipe import run_recipe
+from invtoolbox.training.skip_loss import SkipLoss
 from invtoolbox.training.stages import Stage, Trained, proximal_matching_stages, train
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "Crops",
     "JacobianNuclearNorm",
     "Loss",
+    "MeasuredPairs",
     "NoisyPairs",
     "NormalEquations",
     "Pairs",
@@ -23,6 +26,7 @@ __all__ = [
     "RecorruptedPairs",
     "ResidualLeft",
     "RitzVectors",
+    "SkipLoss",
     "Stage",
     "Trained",
     "proximal_matching_stages",

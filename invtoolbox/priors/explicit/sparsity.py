@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from invtoolbox.buffers import multiplied
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
@@ -55,7 +56,9 @@ class L1(ExplicitPrior):
             return super().prox_conjugate(v, step, weight)
         radius = expand(weight, v)
         if v.is_complex():
-            return v.mul_(_within(v.abs(), radius.real))
+            return multiplied(v, _within(v.abs(), radius.real))
+        if torch.is_grad_enabled():
+            return v.minimum(radius).maximum(-radius)
         return torch.minimum(v, radius, out=v).maximum(-radius)
 
     def select(self, index: Tensor) -> Self:
@@ -121,8 +124,8 @@ class GroupL1(ExplicitPrior):
             return super().prox_conjugate(v, step, weight)
         grouped, axis = self._grouped(v)
         radius = expand(weight, grouped)
-        grouped.mul_(_within(group_norm(grouped, axis), radius.real if radius.is_complex() else radius))
-        return v
+        factor = _within(group_norm(grouped, axis), radius.real if radius.is_complex() else radius)
+        return multiplied(grouped, factor).flatten(1, 2)
 
     def __repr__(self) -> str:
         shown = [] if self.size is None else [f"{self.size}"]
@@ -149,9 +152,14 @@ def group_norm(x: Tensor, axis: int) -> Tensor:
 
 def _shrinkage(norm: Tensor, step: Tensor) -> Tensor:
     """``max(1 - step / norm, 0)``, and 0 where the norm is 0."""
-    return (norm - step).clamp_min_(0).div_(norm.clamp_min(torch.finfo(norm.dtype).tiny))
+    size = norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    if torch.is_grad_enabled():
+        return (norm - step).clamp_min(0) / size
+    return (norm - step).clamp_min_(0).div_(size)
 
 
 def _within(norm: Tensor, radius: Tensor) -> Tensor:
     """``min(1, radius / norm)``; overwrites ``norm``."""
+    if torch.is_grad_enabled():
+        return (radius / norm.clamp_min(torch.finfo(norm.dtype).tiny)).clamp_max(1)
     return torch.div(radius, norm.clamp_min_(torch.finfo(norm.dtype).tiny), out=norm).clamp_max_(1)

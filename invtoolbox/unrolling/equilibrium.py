@@ -1,0 +1,214 @@
+"""The fixed point of a solver as a network, with the derivative of the implicit function theorem."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from invtoolbox.differentiation import attached_root
+from invtoolbox.errors import InputError
+from invtoolbox.loop import DIVERGED, MAX_ITERATIONS, STATUS, Limits, Loop, run
+from invtoolbox.objective import Objective
+from invtoolbox.priors.base import Prior
+from invtoolbox.problem import Problem
+from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.inner_gmres import gmres
+from invtoolbox.tree import select_items
+from invtoolbox.unrolling.layered import Layered, check_differentiable
+from invtoolbox.unrolling.network import SolverNetwork, Weight, solver_names
+
+Skip = nn.Module | Literal["step"]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Where a solver came to rest.
+
+    Attributes:
+        x: the answers ``(batch, channel, *space)``, with the graph of the implicit function theorem where one is recorded.
+        start: the image that the iterations started from; with its own graph where it was predicted.
+        iterations: of every item, ``(batch,)``: each calls the networks of the prior once.
+        residual: what the tolerance bounds, ``(batch,)``; see the solver's certificate.
+        status: of every item, as `Solution.status`.
+    """
+
+    x: Tensor
+    start: Tensor
+    iterations: Tensor
+    residual: Tensor
+    status: tuple[str, ...]
+
+
+class Equilibrium(SolverNetwork):
+    """The fixed point of a solver as a module, ``network(y) -> x``; `equilibrium` makes one.
+
+    Attributes:
+        prior: with the networks that learn.
+        learned: the parameters.
+        skip: what predicts the start, where something does.
+    """
+
+    def __init__(self, solver: Solver | str, problem: Problem, prior: Prior | str | None, regularization: Weight,
+                 learn: Sequence[str] | None, skip: Skip | None, max_iterations: int | None, tolerance: float | None,
+                 adjoint_tolerance: float, adjoint_iterations: int) -> None:
+        if not (skip is None or skip == "step" or isinstance(skip, nn.Module)):
+            raise InputError(f"skip is a module from image to image, 'step' or None, got {skip!r}")
+        if (max_iterations is not None and max_iterations < 1) or adjoint_iterations < 1 or not adjoint_tolerance > 0:
+            raise InputError("an equilibrium needs at least one iteration each way and a positive adjoint_tolerance, got "
+                             f"{max_iterations}, {adjoint_iterations} and {adjoint_tolerance}")
+        super().__init__(solver, problem, prior, 1, regularization, learn, False, settings_too=False)
+        self.limits = Limits(self.solver.max_iterations if max_iterations is None else max_iterations,
+                             self.solver.tolerance if tolerance is None else tolerance, None)
+        self.skip, self.adjoint_tolerance, self.adjoint_iterations = skip, adjoint_tolerance, adjoint_iterations
+
+    def _check(self, objective: Objective) -> None:
+        if not type(self.solver).has_fixed_point():
+            raise InputError(f"the iterates of {type(self.solver).__name__} are not those of a map with a fixed point that could be "
+                             f"differentiated; those of {solver_names(lambda kind: kind.has_fixed_point())} are")
+        super()._check(objective)
+
+    def forward(self, y: Any, initial: Tensor | None = None) -> Tensor:
+        """The answer of the solver, where it has converged; a warning says where it has not."""
+        return self.settle(y, initial).x
+
+    def settle(self, y: Any, initial: Tensor | None = None) -> Settled:
+        """The answer, and how it came about.
+
+        Args:
+            y: measurements ``(batch, *range_shape)``; any batch.
+            initial: where to start, in place of what `skip` predicts.
+        """
+        objective = self.bound(y)
+        layered = Layered(solver=self.solver, learned=self.learned, base=self.prior, settles=True)
+        working = self.solver.reformulated(objective)
+        recorded = self.records(objective, initial)
+        with torch.set_grad_enabled(recorded):
+            start = self._predicted(objective, working, layered) if initial is None else self.started(objective, initial)
+        with torch.no_grad():
+            loop, _ = Loop.start(layered, working, self.solver.start(working, start.detach()), None)
+            loop = run(loop, working, layered, None, self.limits, (), lambda loop, last: None)
+            x = working.decode(loop.x)
+        certificate: Tensor = loop.summary.certificate
+        self._report(loop, certificate)
+        if recorded:
+            x = self._attached(x, working, layered, loop)
+        return Settled(x, start, loop.iterations, certificate, tuple(STATUS[int(k)] for k in loop.status))
+
+    def _predicted(self, objective: Objective, working: Objective, layered: Layered) -> Tensor:
+        first = self.started(objective)
+        if self.skip is None:
+            return first
+        if isinstance(self.skip, nn.Module):
+            start = self.skip(first)
+            if not isinstance(start, Tensor) or start.shape != first.shape:
+                raise InputError(f"skip takes an image {tuple(first.shape)} and gives one of the same shape, got "
+                                 f"{tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__}")
+            return start
+        first = first.detach().requires_grad_(torch.is_grad_enabled())
+        state = layered.init(working, self.solver.start(working, first))
+        stepped: Tensor = working.decode(layered.result(layered.step(working.at(0), state)))
+        return stepped
+
+    def _report(self, loop: Loop, certificate: Tensor) -> None:
+        short = (loop.status == MAX_ITERATIONS) | (loop.status == DIVERGED)
+        if bool(short.any()):
+            worst = float(certificate[short].nan_to_num(math.inf).max())
+            warnings.warn(f"the fixed point of {type(self.solver).__name__} was not reached for {int(short.sum())} of {len(short)} items "
+                          f"in {self.limits.max_iterations} iterations: the {self.solver.certificate_name} is {worst:.2g} at the most, and "
+                          f"{self.limits.tolerance:.2g} was asked for; the derivative is that of a fixed point, so give more "
+                          "max_iterations=, a larger tolerance=, or unroll the solver", stacklevel=3)
+
+    # -- the derivative ------------------------------------------------------------------------------------------------
+
+    def _attached(self, x: Tensor, working: Objective, layered: Layered, loop: Loop) -> Tensor:
+        """The answers with a graph; those that are not finite stay numbers, so that they do not spoil what all items share."""
+        kept = (loop.status != DIVERGED).nonzero().squeeze(1)
+        if not len(kept):
+            return x
+        objective = working.at(self.limits.max_iterations)
+        state = loop.summary
+        if len(kept) < len(x):
+            objective, state = objective.select(kept), select_items(state, kept)
+        solver, objective = layered.at(objective, 0)
+        parts = [t.detach() for t in solver.fixed_point(state)]
+        free = _packed(parts).requires_grad_(True)
+        residual = free - _packed(solver.mapped(objective, state, _unpacked(free, parts)))
+        root = attached_root(residual, free, self._adjoint)
+        settled = solver.at_point(objective, state, _unpacked(root, parts))
+        check_differentiable(self.solver, objective, settled)
+        answer = working.decode(solver.result(settled))
+        # The value is the solver's own; the graph adds nothing to it.
+        return x.index_add(0, kept, answer - answer.detach())
+
+    def _adjoint(self, product: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+        found, residual = gmres(product, right, self.adjoint_tolerance, self.adjoint_iterations)
+        left = residual > 10 * self.adjoint_tolerance
+        if bool(left.any()):
+            warnings.warn(f"the adjoint equation of {int(left.sum())} of {len(left)} items was solved to {float(residual.max()):.2g} "
+                          "only; give more adjoint_iterations=, or see whether the solver has converged", stacklevel=2)
+        return found
+
+    def extra_repr(self) -> str:
+        return f"max_iterations={self.limits.max_iterations}, tolerance={self.limits.tolerance:g}, {super().extra_repr()}"
+
+
+def _packed(parts: Sequence[Tensor]) -> Tensor:
+    """One real vector an item."""
+    return torch.cat([(torch.view_as_real(t) if t.is_complex() else t).flatten(1) for t in parts], 1)
+
+
+def _unpacked(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    sizes = [t[0].numel() * (2 if t.is_complex() else 1) for t in like]
+    pieces = torch.split(vector, sizes, 1)
+    return tuple(torch.view_as_complex(piece.reshape(*t.shape, 2)) if t.is_complex() else piece.reshape(t.shape)
+                 for piece, t in zip(pieces, like))
+
+
+def equilibrium(solver: Solver | str, problem: Problem, prior: Prior | str | None = None, *, regularization: Weight = "auto",
+                learn: Sequence[str] | None = None, skip: Skip | None = None, max_iterations: int | None = None,
+                tolerance: float | None = None, adjoint_tolerance: float = 1e-5, adjoint_iterations: int = 100) -> Equilibrium:
+    r"""The fixed point of a solver as a network ``y -> x`` (deep equilibrium; Bai, Kolter and Koltun 2019; Gilton, Ongie and Willett 2021).
+
+    The fixed point is found by the loop of `solve` and is the same answer; nothing is remembered on the way. With ``z = T(z; theta)``
+    the solver's step, the derivative is that of the implicit function theorem: the way back solves ``w = v + (dT/dz)^T w`` by GMRES,
+    which costs products with one step, and ``(dT/dtheta)^T w`` is what arrives at the parameters. So the memory is that of one step,
+    whatever the number of iterations; and the derivative is right only as far as the solver has converged.
+
+    A good start spares iterations: ``skip`` predicts one, and `training.SkipLoss` teaches it to (Pal, Edelman and Rackauckas, HPEC 2023).
+
+    Args:
+        solver: gradient descent, proximal gradient, FISTA, ADMM, half-quadratic or Douglas-Rachford splitting, PDHG, Condat-Vu or conjugate
+            gradients.
+        problem: operator and data term; its measurements show what is to come, and are not used.
+        prior: explicit priors, as in `solve`; their networks are copied.
+        regularization: the weight to start from, a number, or one an item; by default 1, or what is known to converge.
+        learn: what is learned, out of ``"network"``, ``"regularization"`` and the settings of the solver that were given as numbers;
+            networks and weight by default. A step size has no influence on where a proximal operator comes to rest, but a denoiser in its
+            place rests elsewhere.
+        skip: a module that takes the image where `solve` would start and gives a better one; or ``"step"``: the first step of the solver
+            itself, which is taught to go as far as it can.
+        max_iterations, tolerance: of the solver; its own by default.
+        adjoint_tolerance, adjoint_iterations: of the equation of the way back: its relative residual, and products at most.
+
+    Raises:
+        InputError: where the solver has no fixed point to differentiate (it names those that have), the prior is an implicit one, or
+            nothing is there to be learned.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.zeros(1, 1, 4), it.operators.Identity((1, 4)))
+    >>> network = it.equilibrium(it.solvers.ADMM(rho=1.0, tolerance=1e-6), problem, it.priors.L1())
+    >>> x = network(torch.tensor([[[3.0, 0.5, -2.0, 0.0]]]))
+    >>> x.detach().round(decimals=4)
+    tensor([[[ 2.,  0., -1.,  0.]]])
+    >>> x.sum().backward()                                  # d/dw of (3 - w) + (w - 2) is 0, and d/dw of its parts is not
+    >>> network.learned.logarithms["regularization"].grad.abs() < 1e-4
+    tensor([True])
+    """
+    return Equilibrium(solver, problem, prior, regularization, learn, skip, max_iterations, tolerance, adjoint_tolerance,
+                       adjoint_iterations)

@@ -1,0 +1,138 @@
+"""What an unrolled solver and its fixed point have in common: a problem whose measurements come later, and what is learned."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from invtoolbox.errors import InputError
+from invtoolbox.objective import Objective
+from invtoolbox.priors.base import Prior, PriorSum
+from invtoolbox.problem import Problem
+from invtoolbox.registry import prior_named, solver_named
+from invtoolbox.settings import Settings
+from invtoolbox.solve import bind, first_guess
+from invtoolbox.solvers.base import Solver, implicit_reason
+from invtoolbox.solvers.choice import check_fits
+from invtoolbox.unrolling.learned import Learned, modules_of, with_modules
+
+Weight = float | Tensor | str
+
+
+class SolverNetwork(nn.Module):
+    """A solver as a module: ``network(y) -> x``. Abstract; see `Unrolled` and `Equilibrium`.
+
+    The networks of the prior are copied, so that training leaves those of the caller as they are; `prior` is the one that learns.
+    """
+
+    def __init__(self, solver: Solver | str, problem: Problem, prior: Prior | str | None, iterations: int, regularization: Weight,
+                 learn: Sequence[str] | None, per_iteration: Sequence[str] | bool | None, settings_too: bool) -> None:
+        super().__init__()
+        self.solver = solver_named(solver) if isinstance(solver, str) else solver
+        if not isinstance(self.solver, Solver):
+            raise InputError(f"solver must be one of it.solvers, got {type(solver).__name__}")
+        if not isinstance(problem, Problem):
+            raise InputError("problem must be an it.Problem, whose measurements show the shape of those to come, got "
+                             f"{type(problem).__name__}")
+        prior = prior_named(prior) if isinstance(prior, str) else prior
+        own = PriorSum() if prior is None else prior.as_sum()
+        if isinstance(regularization, str) and regularization != "auto":
+            raise InputError(f"a weight that is learned starts from a number, and {regularization!r} is a rule; give a number, or 'auto' "
+                             "for 1")
+        with torch.no_grad():
+            self.problem, self.regularization = problem, regularization
+            self.prior: PriorSum = with_modules(own, copy.deepcopy)
+            objective = self._bound(problem)
+            self._check(objective)
+            self.learned = Learned(self.solver, self.prior, objective, iterations, learn, per_iteration, settings_too)
+
+    def _check(self, objective: Objective) -> None:
+        """Raise an `InputError` where solver or objective cannot be differentiated."""
+        name = type(self.solver).__name__
+        reason = implicit_reason(objective, f"a solver as a network ({name})")
+        if reason is not None:
+            raise InputError(reason)
+        if not self.solver.unrolls:
+            raise InputError(f"the steps of {name} cannot be differentiated; those of {solver_names(lambda kind: kind.unrolls)} can")
+        check_fits(self.solver, objective)
+
+    def bound(self, y: Any) -> Objective:
+        """The objective of some measurements, before anything that is learned."""
+        problem = Problem(y, self.problem.operator, self.problem.data_term)
+        _check_batch(problem, self.prior)
+        with torch.no_grad():
+            return self._bound(problem)
+
+    def _bound(self, problem: Problem) -> Objective:
+        unrestricted = isinstance(self.regularization, str) and not any(term.prior.unit_step for term in self.prior.terms)
+        objective, rule, _ = bind(problem, self.prior, 1.0 if unrestricted else self.regularization)  # type: ignore[arg-type]
+        # A prox that is known at one step has a least weight, which binding knows; other automatic weights are no numbers.
+        return objective if rule is None else bind(problem, self.prior, 1.0)[0]
+
+    def started(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
+        """The image that the solver starts from."""
+        problem = objective.problem
+        if initial is not None:
+            if initial.shape[0] not in (1, problem.batch) or tuple(initial.shape[1:]) != problem.image_shape:
+                raise InputError(f"initial is an image {(problem.batch, *problem.image_shape)}, got {tuple(initial.shape)}")
+            return initial.to(problem.zeros()).expand(problem.batch, *problem.image_shape).clone()
+        return problem.zeros() if self.solver.starts_at_zero else first_guess(problem)
+
+    def records(self, objective: Objective, *inputs: Tensor | None) -> bool:
+        """Whether a graph is asked for, by what is learned, what was given, or the operator."""
+        y = objective.problem.y
+        tensors = [*self.parameters(), *(y if isinstance(y, tuple) else (y,)), *objective.problem.operator.parameters().values(), *inputs]
+        return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Problem and prior go where the parameters go."""
+        super()._apply(fn, recurse)
+        first = self.problem.first
+        moved = fn(torch.zeros((), dtype=first.real.dtype if first.is_complex() else first.dtype, device=first.device))
+        networks, known = list(modules_of(self.prior)), {id(module) for module in self.modules()}
+        for module in networks:
+            if id(module) not in known:
+                module._apply(fn, recurse)
+        # Settings are copied as they move, and a module must stay the one that is registered.
+        places = {id(module): _Place(k) for k, module in enumerate(networks)}
+        hollow = with_modules(self.prior, lambda module: places[id(module)]).to(device=moved.device, dtype=moved.dtype)
+        self.problem = self.problem.to(device=moved.device, dtype=moved.dtype)
+        self.prior = with_modules(hollow, lambda place: networks[cast(_Place, place).index])
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.solver!r}, {self.problem!r}, {self.prior!r}"
+
+
+class _Place(nn.Module):
+    """Where a network stands in a prior, while the prior is copied."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+
+
+def solver_names(holds: Callable[[type[Solver]], bool]) -> str:
+    """The solvers that something holds for, for a sentence."""
+    from invtoolbox import solvers
+
+    every = [getattr(solvers, name) for name in solvers.__all__ if name not in ("Solver", "State")]
+    return ", ".join(sorted(kind.__name__ for kind in every if holds(kind)))
+
+
+def _check_batch(problem: Problem, prior: PriorSum) -> None:
+    """Raise an `InputError` where something belongs to other items than those that are measured."""
+    def check(owner: Any) -> None:
+        for name in owner.item_fields:
+            value = getattr(owner, name, None)
+            if isinstance(value, Tensor) and value.ndim and len(value) not in (1, problem.batch):
+                raise InputError(f"the network was called with {problem.batch} measurements, and {name} of {owner!r} belongs to "
+                                 f"{len(value)} items")
+
+    parts: list[Settings] = [problem.operator, problem.data_term, *(term.prior for term in prior.terms)]
+    for part in parts:
+        check(part)
