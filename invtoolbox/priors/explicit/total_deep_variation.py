@@ -25,8 +25,9 @@ class TotalDeepVariation(ExplicitPrior):
     brought to that one by scaling the image, as they do. In these units the balance that was learned is that of weight 1 and
     `LeastSquares` with ``noise_std=sigma``, or of weight ``sigma^2`` and ``1/2 |A x - y|^2``.
 
-    R is smooth and not convex. The network learned it for ten steps of its gradient flow, not for the minimum, so the best weight of a
-    problem need not be the one that it learned. `from_file` reads the weights of the authors.
+    R is smooth and not convex. The network learned it for ten steps of its gradient flow, not for the minimum, and near the minimum weight
+    1 smooths too much: on a part of a photograph with noise 25/255 the flow reaches 27.1 dB (as DnCNN does), L-BFGS after 25 iterations
+    23.0 dB with weight 1 and 24.1 dB with 0.5. Take a smaller weight, or stop early. `from_file` reads the weights of the authors.
 
     Args:
         network: gives the energies ``(batch, 1, rows, columns)`` of images ``(batch, channel, rows, columns)`` in [0, 1].
