@@ -127,11 +127,11 @@ class SceneModel(ABC):
 
     def look(self, x: Any, cameras: Cameras) -> Look:
         """What cameras see of a scene, one after the other, so that memory holds one picture."""
-        seen = []
+        seen, device = [], (x[0] if isinstance(x, tuple) else x.means).device
         with torch.no_grad():
             for k in range(len(cameras)):
-                A = self.operator(cameras[k], ("colour", "alpha", "depth"))
-                seen.append(self.pictures(A, A(x)))
+                A = self.operator(cameras[k], ("colour", "alpha", "depth")).to(device=device)
+                seen.append(self.pictures(A, A(x)).cpu())
         every = torch.cat(seen) if seen else torch.zeros(0, 5, *cameras.size)
         return Look(every[:, :3].clamp(0, 1), every[:, 3:4], every[:, 4:5])
 

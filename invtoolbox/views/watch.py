@@ -126,7 +126,8 @@ class Watch:
         stage = f"stage {self.stage + 1} of {self.stages}, " if self.stages > 1 else ""
         self._bar.set_description_str(f"{stage}{self.name}", refresh=False)
         quality = f"{self.samples[-1].psnr:.2f} dB" if self.samples else "to come"
-        self._bar.set_postfix_str(f", iteration {self.iteration}, PSNR {quality}", refresh=False)
+        counted = f", iteration {self.iteration}" if self.seconds is not None else ""  # else the bar counts them
+        self._bar.set_postfix_str(f"PSNR {quality}{counted}", refresh=False)
         done = self.worked if self.seconds is not None else self.steps_before + self.iteration
         self._bar.n = min(done, self._bar.total) if self._bar.total else done
         self._bar.refresh()

@@ -80,6 +80,22 @@ def test_gaussians_come_out_and_go_on_in_a_second_stage(photographs: Photographs
     assert torch.equal(again.x.means, found.x.means)
 
 
+def test_the_bar_says_stage_time_and_quality(photographs: Photographs, monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Terminal()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("COLUMNS", "120")
+    model = GaussianModel(*BOX, 1.0, count=50, degree=0, strategy="none")
+    solve_in_stages(model, photographs, [Stage(30), Stage()], it.solvers.Adam(subset_size=1), seconds=2.0, every=0.1)
+    said = shown.getvalue()
+    assert "stage 1 of 2, Gaussians" in said and "%" in said and "PSNR" in said and " dB, iteration" in said and ", ," not in said
+
+
 def test_a_budget_in_seconds_ends_the_last_stage(photographs: Photographs) -> None:
     model = GaussianModel(*BOX, 1.0, count=50, degree=0, strategy="none")
     found = solve_in_stages(model, photographs, [Stage()], it.solvers.Adam(subset_size=1), seconds=0.5, progress=False)
