@@ -19,7 +19,8 @@ _THROUGH_TRIMESH = (".ply", ".glb", ".gltf", ".stl", ".3mf", ".dae")
 
 
 def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
-    """The mesh of a file, its vertices in the order of the file (of a glTF scene: all parts as one).
+    """The mesh of a file, its vertices in the order of the file (of a glTF scene: all parts as one), with the colours of
+    vertices where it has some; textures are left.
 
     Faces with more than three corners are cut into fans. Vertices are float64.
 
@@ -45,6 +46,7 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
     if not file.is_file():
         raise InputError(f"there is no mesh {file}")
     kind = file.suffix.lower()
+    colors = None
     if frame != 0 and kind != ".npz":
         raise InputError(f"{file} holds one mesh, and frame {frame} is asked for; a mesh that moves is an .npz")
     if kind == ".npz":
@@ -52,20 +54,28 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
     elif kind == ".off":
         vertices, faces = _read_off(file)
     elif kind == ".obj":
-        vertices, faces = _read_obj(file)
+        vertices, faces, colors = _read_obj(file)
     elif kind in _THROUGH_TRIMESH:
-        found = trimesh().load(file, process=False, force="mesh")
-        vertices, faces = np.asarray(found.vertices, dtype=np.float64), np.asarray(found.faces, dtype=np.int64)
+        vertices, faces, colors = _read_through_trimesh(file)
     else:
         raise InputError(f"{file} is no format of meshes that is known: .obj, .off, .npz, {', '.join(_THROUGH_TRIMESH)}")
     if not len(faces):
         raise InputError(f"{file} holds no faces")
-    return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)))
+    return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)), colors)
 
 
-def write_mesh(path: str | Path, mesh: Mesh) -> None:
-    """Write a mesh as OBJ or OFF, or through trimesh by the ending of the name; an existing file is replaced."""
+def write_mesh(path: str | Path, mesh: Any) -> None:
+    """Write a mesh as OBJ or OFF, or through trimesh by the ending of the name; an existing file is replaced.
+
+    Colours of vertices are written but to OFF and STL: to OBJ as three more numbers of a vertex.
+
+    Args:
+        mesh: a `scenes.mesh.Mesh`, ``(vertices, faces)``, or an object of trimesh, Open3D or PyTorch3D.
+    """
+    from invtoolbox.scenes.mesh import Mesh
+
     file = Path(path).expanduser()
+    mesh = mesh if isinstance(mesh, Mesh) else Mesh.of(mesh)
     vertices, faces = mesh.vertices.detach().double().cpu().numpy(), mesh.faces.cpu().numpy()
     kind = file.suffix.lower()
     if kind not in (".obj", ".off", *_THROUGH_TRIMESH):
@@ -75,7 +85,8 @@ def write_mesh(path: str | Path, mesh: Mesh) -> None:
         mesh.to_trimesh().export(file)
         return
     if kind == ".obj":
-        lines = [f"v {x:.17g} {y:.17g} {z:.17g}" for x, y, z in vertices] + [f"f {a} {b} {c}" for a, b, c in faces + 1]
+        rows = vertices if mesh.colors is None else np.concatenate([vertices, mesh.colors.detach().double().cpu().numpy()], 1)
+        lines = ["v " + " ".join(f"{value:.17g}" for value in row) for row in rows] + [f"f {a} {b} {c}" for a, b, c in faces + 1]
     else:
         lines = ["OFF", f"{len(vertices)} {len(faces)} 0", *(f"{x:.17g} {y:.17g} {z:.17g}" for x, y, z in vertices),
                  *(f"3 {a} {b} {c}" for a, b, c in faces)]
@@ -131,20 +142,37 @@ def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{file} cannot be read as OFF: {error}") from error
 
 
-def _read_obj(file: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_through_trimesh(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+    package = trimesh()
+    try:
+        found = package.load(file, process=False, force="mesh")
+        vertices, faces = np.asarray(found.vertices, dtype=np.float64), np.asarray(found.faces, dtype=np.int64)
+        colors = None
+        if getattr(found.visual, "kind", None) == "vertex" and len(vertices):
+            colors = torch.from_numpy(np.array(found.visual.vertex_colors[:, :3])).float() / 255
+    except Exception as error:  # what a damaged file raises depends on its format
+        raise InputError(f"{file} cannot be read as {file.suffix[1:].upper()}: {' '.join(str(error).split())[:120]}") from error
+    return vertices, faces, colors
+
+
+def _read_obj(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
     vertices: list[list[float]] = []
+    colors: list[list[float]] = []
     polygons: list[list[int]] = []
     for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         words = line.split()
         try:
             if words[:1] == ["v"]:
                 vertices.append([float(word) for word in words[1:4]])
+                if len(words) >= 7:
+                    colors.append([float(word) for word in words[4:7]])
             elif words[:1] == ["f"]:
                 corners = [int(word.split("/")[0]) for word in words[1:]]
                 polygons.append([k - 1 if k > 0 else len(vertices) + k for k in corners])
         except ValueError as error:
             raise InputError(f"line {number} of {file} cannot be read: {error}") from error
-    return np.array(vertices, dtype=np.float64).reshape(-1, 3), _triangles(polygons)
+    tints = torch.tensor(colors) if colors and len(colors) == len(vertices) else None
+    return np.array(vertices, dtype=np.float64).reshape(-1, 3), _triangles(polygons), tints
 
 
 def _triangles(polygons: list[list[int]]) -> np.ndarray:

@@ -28,11 +28,11 @@ from invtoolbox.datasets.pictures import SUFFIXES, Pictures
 from invtoolbox.datasets.raw import Raw, sidecar_of
 from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.tiff import TiffStack, is_stack
-from invtoolbox.datasets.view_opening import VIEW_READERS
+from invtoolbox.datasets.view_opening import VIEW_READERS, reader_of_views
 from invtoolbox.errors import InputError, unknown_name
 
-#: Our readers by name: ``READERS[name](path, geometry)`` is a data set, and ``READERS[name](path)`` one of lidar sweeps for the
-#: names in `SWEEP_READERS`. Plug-ins register theirs under the entry point ``invtoolbox.readers``.
+#: Our readers by name: ``READERS[name](path, geometry)`` is a data set, and ``READERS[name](path)`` one of lidar sweeps or of pictures
+#: with poses for the names in `SWEEP_READERS` and `VIEW_READERS`. Plug-ins register theirs under the entry point ``invtoolbox.readers``.
 READERS: dict[str, Callable[..., Any]] = {
     "htc2022": HTC2022,
     "dxchange": DataExchange,
@@ -48,6 +48,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "metaimage": MetaImage,
     "raw": Raw,
     **SWEEP_READERS,
+    **VIEW_READERS,
 }
 
 _READER_OF = {"png": "pictures", "jpeg": "pictures", "tiff": "pictures", "npy": "arrays", "npz": "arrays",
@@ -64,13 +65,13 @@ def open(path: str | os.PathLike[str], geometry: ScanGeometry | str | os.PathLik
         path: HTC2022 `.mat`, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, `.npy` or `.npz`;
             the first bytes decide. Raw values come with a TOML file beside them. A TIFF with several grey pages, and a
             folder of numbered TIFF files, are volumes: their values stay as they are stored (reader "tiff-stack", or
-            "pictures" for the range 0 to 1).
+            "pictures" for the range 0 to 1). A folder with a file of cameras is one of pictures with poses.
         geometry: a `Geometry`, or the path of a geometry file, for arrays that come without one.
         reader: the name of a reader in `READERS` or of a plug-in, to decide by hand.
 
     Returns:
         Measurements; or sweeps where the folder is a lidar sequence (`open_sweeps` opens those with settings), or the file
-        describes a simulated street.
+        describes a simulated street; or `PosedPictures` (`open_views` opens those with settings).
 
     Raises:
         InputError: for a missing, empty, truncated or unknown file, in one sentence that names it.
@@ -86,21 +87,22 @@ def open(path: str | os.PathLike[str], geometry: ScanGeometry | str | os.PathLik
     if reader is None:
         path = Path(path).expanduser()
         reader = _reader_of_folder(path) if path.is_dir() else _reader_of_file(path)
-    if reader in SWEEP_READERS:
+    if reader in SWEEP_READERS or reader in VIEW_READERS:
         if geometry is not None:
-            raise InputError(f"{path}: a geometry is that of a scan, and the reader {reader!r} reads lidar sweeps; leave it out")
-        sweeps: DataSet = SWEEP_READERS[reader](path)
-        return sweeps
-    if reader in VIEW_READERS:
-        raise InputError(f"{path}: these are photographs with cameras, which `it.datasets.open_views` reads and a scene names in its "
-                         "table [views]")
+            what = "lidar sweeps" if reader in SWEEP_READERS else "pictures with poses"
+            raise InputError(f"{path}: a geometry is that of a scan, and the reader {reader!r} reads {what}; leave it out")
+        opened: DataSet = READERS[reader](path)
+        return opened
     return _named(reader)(path, geometry)
 
 
 def open_measurements(path: str | os.PathLike[str], geometry: ScanGeometry | str | os.PathLike[str] | None = None,
                       reader: str | None = None) -> DataSet:
-    """As `open`, for who reconstructs: lidar sweeps are refused."""
+    """As `open`, for who reconstructs: lidar sweeps and pictures with poses are refused."""
     opened = open(path, geometry, reader)
+    if hasattr(opened, "cameras"):
+        raise InputError(f"{path}: these are pictures with poses, and no measurements of one image; `it.datasets.open_views` reads them "
+                         "for a scene")
     if hasattr(opened, "names"):  # as every sequence of sweeps has
         raise InputError(f"{path}: these are lidar sweeps, and no measurements of an image; their motion is what `it.scene_flow` finds")
     return opened
@@ -145,6 +147,9 @@ def _reader_of_hdf5(path: Path) -> str:
 
 
 def _reader_of_folder(path: Path) -> str:
+    views = reader_of_views(path)
+    if views is not None:
+        return views[0]
     files = [f for f in path.iterdir() if f.is_file()]
     has_pictures = bool({f.suffix.lower() for f in files} & set(SUFFIXES))
     has_slices = any(is_slice(f) for f in files)

@@ -46,7 +46,7 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Measurement:
         path, page = self.pages[checked_index(index, len(self))]
-        array = _read(path, page)
+        array = read_pixels(path, page)
         stored = array.dtype
         if array.ndim == 2:
             array = array[..., None]
@@ -56,7 +56,7 @@ class Pictures:
         array = array[..., :1 if array.shape[-1] <= 2 else 3]
         if not self.as_stored:
             array = _upright(array, _orientation(path, page))
-        y = as_tensor(np.moveaxis(_unit_range(path, array), -1, 0))[None]
+        y = as_tensor(np.moveaxis(unit_range(path, array), -1, 0))[None]
         units = "as stored" if np.issubdtype(stored, np.floating) else "1 (0 black to 1 white)"
         return Measurement(y=y, geometry=self.geometry,
                            meta={"source": str(path), "page": page, "units": units, "stored": str(stored)})
@@ -71,7 +71,7 @@ def _count_pages(path: Path) -> int:
         return require_pages(path, file)
 
 
-def _read(path: Path, page: int) -> np.ndarray:
+def read_pixels(path: Path, page: int) -> np.ndarray:
     """The stored array of one page, (rows, columns) or (rows, columns, channels)."""
     kind = sniff(require_file(path))
     if kind == "tiff":
@@ -161,7 +161,8 @@ def _read_deep_colour(path: Path) -> np.ndarray:
     return np.asarray(kornia_rs.io.read_image_png_u16(str(path), mode))
 
 
-def _unit_range(path: Path, array: np.ndarray) -> Any:
+def unit_range(path: Path, array: np.ndarray) -> Any:
+    """Whole numbers over the largest of their type; floating point as it is."""
     if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
         return array
     if array.dtype.kind == "u":

@@ -22,11 +22,15 @@ from invtoolbox.scenes.splats import Splats
 
 
 def read_splats(path: str | os.PathLike[str]) -> Splats:
-    """The Gaussians of a file, as one scene.
+    """The Gaussians of a PLY file, or of an SPZ file through the extra ``[spz]`` (`read_spz`), as one scene.
 
     Raises:
         InputError: for a file that is no PLY file, that has not these properties, or a number of harmonics of no whole degree.
     """
+    if Path(path).suffix.lower() == ".spz":
+        from invtoolbox.datasets.splat_spz import read_spz
+
+        return read_spz(path)
     table = read_ply(path)
     rest = sorted((name for name in table if name.startswith("f_rest_")), key=lambda name: int(name.removeprefix("f_rest_")))
     wanted = ["x", "y", "z", *(f"f_dc_{k}" for k in range(3)), "opacity", *(f"scale_{k}" for k in range(3))]
@@ -47,7 +51,7 @@ def read_splats(path: str | os.PathLike[str]) -> Splats:
 
 
 def write_splats(path: str | os.PathLike[str], splats: Splats, item: int = 0, overwrite: bool = False) -> Written:
-    """Write the Gaussians of one scene of a batch, those of opacity 0 left out, whole or not at all.
+    """Write the Gaussians of one scene of a batch, those of opacity 0 left out, whole or not at all; as SPZ where the name ends so.
 
     >>> import tempfile
     >>> x = Splats.of_points(torch.zeros(1, 2, 3), torch.ones(1, 2, 3), 0.1, 0.5)
@@ -56,6 +60,10 @@ def write_splats(path: str | os.PathLike[str], splats: Splats, item: int = 0, ov
     ...     read_splats(folder + "/scene.ply")
     Splats of 1 scenes, 2 Gaussians each, degree 0
     """
+    if Path(path).suffix.lower() == ".spz":
+        from invtoolbox.datasets.splat_spz import write_spz
+
+        return write_spz(path, splats, item, overwrite)
     if splats.degree is None:
         raise InputError(f"{path}: the layout of the original splats holds spherical harmonics, and these Gaussians have plain colours")
     there = splats.opacities[item] > 1e-6

@@ -10,6 +10,7 @@ _NAMES = {
     # `run` stands on the solvers; who wants only a sweep (readers, metrics) must not import those.
     "run": "invtoolbox.running",
     "Cameras": "invtoolbox.scenes.cameras",
+    "Lens": "invtoolbox.scenes.lens",
     "Mesh": "invtoolbox.scenes.mesh",
     "Moving": "invtoolbox.scenes.moving",
     "NeighbourGraph": "invtoolbox.scenes.neighbour_graph",
@@ -19,14 +20,19 @@ _NAMES = {
     "Splats": "invtoolbox.scenes.splats",
     "Street": "invtoolbox.scenes.street",
     "carved_surface": "invtoolbox.scenes.carving",
+    "fuse_depth": "invtoolbox.scenes.fusion",
+    "isosurface": "invtoolbox.scenes.isosurface",
     "look_at": "invtoolbox.scenes.cameras",
+    "points_of": "invtoolbox.scenes.mesh",
     "random_town": "invtoolbox.scenes.town",
     "rasterization": "invtoolbox.scenes.splatting",
     "ray_rasterization": "invtoolbox.scenes.splat_rays",
     "simulated_street": "invtoolbox.scenes.lidar",
+    "voxel_surface": "invtoolbox.scenes.isosurface",
 }
-__all__ = ["Cameras", "Mesh", "Moving", "NeighbourGraph", "Similarity", "SimulatedSequence", "SpinningLidar", "Splats", "Street",
-           "carved_surface", "look_at", "random_town", "rasterization", "ray_rasterization", "run", "simulated_street"]
+__all__ = ["Cameras", "Lens", "Mesh", "Moving", "NeighbourGraph", "Similarity", "SimulatedSequence", "SpinningLidar", "Splats",
+           "Street", "carved_surface", "fuse_depth", "isosurface", "look_at", "points_of", "random_town", "rasterization",
+           "ray_rasterization", "run", "simulated_street", "voxel_surface"]
 
 
 def __getattr__(name: str) -> Any:

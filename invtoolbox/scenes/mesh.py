@@ -23,6 +23,7 @@ class Mesh(Settings):
     Attributes:
         vertices: ``(N, 3)``, finite.
         faces: whole numbers ``(F, 3)``.
+        colors: of the vertices, in [0, 1], ``(N, 3)``, or None.
 
     Raises:
         InputError: what is wrong with a vertex or a face, and which one.
@@ -33,9 +34,12 @@ class Mesh(Settings):
 
     vertices: Tensor
     faces: Tensor
+    colors: Tensor | None = None
 
     def __post_init__(self) -> None:
         checked_mesh(self.vertices, self.faces)
+        if self.colors is not None and tuple(self.colors.shape) != tuple(self.vertices.shape):
+            raise InputError(f"a mesh of {len(self.vertices)} vertices has as many colours, got {tuple(self.colors.shape)}")
 
     @classmethod
     def of(cls, shape: Any) -> Mesh:
@@ -50,11 +54,12 @@ class Mesh(Settings):
         """A `trimesh.Trimesh` with the same vertices in the same order; from the extra ``[3d]``."""
         from invtoolbox.datasets.meshes import trimesh
 
-        return trimesh().Trimesh(self.vertices.cpu().numpy(), self.faces.cpu().numpy(), process=False)
+        tints = None if self.colors is None else (self.colors.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
+        return trimesh().Trimesh(self.vertices.detach().cpu().numpy(), self.faces.cpu().numpy(), vertex_colors=tints, process=False)
 
     def with_vertices(self, vertices: Tensor) -> Mesh:
         """The same faces between other vertices."""
-        return Mesh(vertices, self.faces)
+        return Mesh(vertices, self.faces, self.colors)
 
     def __repr__(self) -> str:
         return f"Mesh({len(self.vertices)} vertices, {len(self.faces)} faces)"
@@ -86,6 +91,51 @@ class Body:
             raise InputError("a mesh or points are a Mesh, (vertices, faces), points (N, 3), or an object of trimesh, Open3D or PyTorch3D, "
                              f"got {type(shape).__name__}")
         return reader(shape)
+
+
+def points_of(shape: Any) -> tuple[Tensor, Tensor | None]:
+    """The points ``(N, 3)`` and, where it has some, the colours in [0, 1] ``(N, 3)`` of a cloud or a mesh, as `Body.of` takes them.
+
+    Colours are those of the points of Open3D and trimesh, and the first three features of PyTorch3D's clouds.
+
+    Raises:
+        InputError: what is none of these, or several clouds in one.
+
+    >>> points_of([[0.0, 0.0, 1.0]])
+    Traceback (most recent call last):
+    invtoolbox.errors.InputError: a mesh or points are ...
+    """
+    if isinstance(shape, Mesh):
+        return shape.vertices, shape.colors
+    body = Body.of(shape)
+    if len(body.points) != 1:
+        raise InputError(f"one cloud is needed, and {type(shape).__name__} holds {len(body.points)}; take them one by one")
+    points = body.points[0]
+    colors = _colors_of(shape)
+    return points, colors if colors is not None and colors.shape == points.shape else None
+
+
+def _colors_of(shape: Any) -> Tensor | None:
+    package = type(shape).__module__.split(".")[0]
+    if package == "pytorch3d":
+        features = shape.features_list() if hasattr(shape, "features_list") else None
+        return features[0][:, :3].float() if features else None
+    if package == "trimesh":
+        stored = getattr(shape, "colors", None)
+        if stored is None and getattr(getattr(shape, "visual", None), "kind", None) == "vertex":
+            stored = shape.visual.vertex_colors
+    elif package == "open3d":
+        table = getattr(shape, "vertex", getattr(shape, "point", None))
+        if table is not None:
+            stored = table.colors.cpu().numpy() if "colors" in table else None
+        else:
+            stored = np.asarray(getattr(shape, "colors", getattr(shape, "vertex_colors", None)))
+    else:
+        return None
+    if stored is None or np.ndim(stored) != 2 or np.shape(stored)[1] < 3:
+        return None
+    values = np.asarray(stored)[:, :3]
+    return torch.from_numpy(values / 255.0 if values.dtype == np.uint8 else values.astype(np.float64)).float()
 
 
 def _of_array(shape: Tensor | np.ndarray) -> Body:

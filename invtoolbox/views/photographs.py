@@ -48,7 +48,10 @@ def scaled(pictures: PosedPictures, factor: float) -> PosedPictures:
     if not len(pictures):
         return replace(pictures, cameras=cameras)
     rgba = functional.interpolate(torch.cat([pictures.pictures, pictures.alpha], dim=1), size=cameras.size, mode="area")
-    return replace(pictures, cameras=cameras, pictures=rgba[:, :3].contiguous(), alpha=rgba[:, 3:].contiguous())
+    # A pixel counts where all that it covers does; depths are not averaged over what lies in front of something else.
+    mask = None if pictures.mask is None else (functional.interpolate(1 - pictures.mask, size=cameras.size, mode="area") == 0).to(rgba)
+    depth = None if pictures.depth is None else functional.interpolate(pictures.depth, size=cameras.size, mode="nearest-exact")
+    return replace(pictures, cameras=cameras, pictures=rgba[:, :3].contiguous(), alpha=rgba[:, 3:].contiguous(), mask=mask, depth=depth)
 
 
 def split_views(pictures: PosedPictures, hold_out: int | Sequence[str] = 0, train: Sequence[str] | None = None,

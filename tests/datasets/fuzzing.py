@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from invtoolbox import datasets
-from tests.datasets import sweep_sets
+from tests.datasets import sweep_sets, view_sets
 from tests.datasets import test_readers as plain
 
 RNG = np.random.default_rng(5)
@@ -103,11 +103,11 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "volume.nii.gz": ("nifti", write_nifti), "series": ("dicom-series", write_series), "scan.nxs": ("nxtomo", write_nxtomo),
     "arrays.h5": ("hdf5", write_hdf5), "packed.h5": ("hdf5", write_hdf5_packed), "volume.mha": ("metaimage", write_metaimage),
     "packed.mha": ("metaimage", write_metaimage), "pair": ("metaimage", write_pair), "raw": ("raw", write_raw),
-    **sweep_sets.SETS, "street.toml": ("street", write_street),
+    **sweep_sets.SETS, **view_sets.SETS, "street.toml": ("street", write_street),
 }
 #: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or poses) is a shorter one; and a street,
 #: where a digit more or less is another street.
-UNDECLARED = ("odometry", "raw drive", "bins", "nuscenes", "street.toml")
+UNDECLARED = ("odometry", "raw drive", "bins", "nuscenes", "street.toml", "views rgbd")
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
 _HUGE = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 0x00FFFFFF, 0xFFFF, 0x7FFF)
 
@@ -179,6 +179,8 @@ def outcome(path: Path, reader: str | None = None) -> list[tuple[int, ...]] | st
 
     try:
         data = datasets.open(path, reader=reader)
+        if isinstance(data, datasets.PosedPictures):
+            return [(len(data),), tuple(data.pictures.shape), () if data.points is None else tuple(data.points.shape)]
         items = [data[k] for k in dict.fromkeys((0, len(data) - 1))]
         shapes = [tuple(item.points.shape if isinstance(item, Sweep) else item.y.shape) for item in items]
         if isinstance(data, datasets.Volume):
