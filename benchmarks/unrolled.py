@@ -87,7 +87,7 @@ def table(steps: int) -> dict[str, float]:
     problem = it.Problem(y, blur(y.shape[-1]), it.data_terms.LeastSquares())
     found = {"blurred": psnr(y, truth)}
     for kind in ("pg", "admm"):
-        best = max((psnr(it.solve(problem, it.priors.TotalVariation(), S.FISTA() if kind == "pg" else S.ADMM(), w, max_iterations=150,
+        best = max((psnr(it.solve(problem, it.priors.TotalVariation(), S.FISTA() if kind == "pg" else S.ADMM(), w, max_iterations=60,
                                   progress=False).x, truth), w) for w in (3e-4, 1e-3, 2e-3, 4e-3, 8e-3))
         found[f"TV, {kind}"] = best[0]
         print(f"  TV, {kind}: {best[0]:.2f} dB, weight {best[1]:g}", flush=True)
@@ -112,7 +112,10 @@ def table(steps: int) -> dict[str, float]:
 
 def _peak(kind: str, recompute: bool, answer: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
-    network, y = networks(kind, 128, 10, recompute), torch.rand(8, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    prior = it.priors.load("lpn-natural-0.1")  # the same network both ways
+    network = (networks(kind, 128) if kind == "equilibrium" else
+               it.unroll(S.ProximalGradient(), template(128), 10, prior, recompute=recompute))
+    y = torch.rand(8, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -120,8 +120,9 @@ def solver_names(holds: Callable[[type[Solver]], bool]) -> str:
     """The solvers that something holds for, for a sentence."""
     from invtoolbox import solvers
 
-    every = [getattr(solvers, name) for name in solvers.__all__ if name not in ("Solver", "State")]
-    return ", ".join(sorted(kind.__name__ for kind in every if holds(kind)))
+    every = [getattr(solvers, name) for name in solvers.__all__]
+    kinds = [kind for kind in every if isinstance(kind, type) and issubclass(kind, Solver) and kind is not Solver]
+    return ", ".join(sorted(kind.__name__ for kind in kinds if holds(kind)))
 
 
 def _check_batch(problem: Problem, prior: PriorSum) -> None:

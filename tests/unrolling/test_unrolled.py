@@ -107,7 +107,7 @@ def test_n_steps_are_those_of_solve_and_their_derivative_is_exact(name: str) -> 
 def test_the_fixed_point_is_that_of_solve_and_its_derivative_that_of_many_steps(name: str) -> None:
     solver, prior, _ = CASES[name]
     network = it.equilibrium(solver, problem(), prior(), max_iterations=4000, tolerance=1e-12, adjoint_tolerance=1e-11)
-    steps = 12 if name == "conjugate gradients" else 150
+    steps = 12 if name == "conjugate gradients" else 180
     learn = [*network.learned.logarithms, *(["network"] if list(network.learned.networks.parameters()) else [])]
     unrolled = it.unroll(solver, problem(), steps, prior(), learn=learn, per_iteration=False)
     y = measured(seed=5).requires_grad_(True)
