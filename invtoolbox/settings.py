@@ -62,8 +62,6 @@ def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | N
         return value.to(device=device, dtype=dtype)
     if isinstance(value, nn.Module):
         return copy.deepcopy(value).to(device=device, dtype=dtype)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_moved(v, device, dtype) for v in value))
     if isinstance(value, (tuple, list)) and any(isinstance(v, (Settings, nn.Module)) for v in value):
         parts = [_moved(v, device, dtype) for v in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # a named tuple takes its fields one by one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
@@ -89,7 +90,7 @@ class GaussianScore(Score):
         return self._with_mean(self.mean if len(self.mean) == 1 else self.mean[index])
 
     def _with_mean(self, mean: Tensor) -> Self:
-        other = self.to()
+        other = copy.copy(self)
         other.mean = mean
         return other
 
@@ -130,7 +131,7 @@ class DenoiserScore(Score):
     def subset(self, index: Any) -> Self:
         if self.condition is None or len(self.condition) == 1:
             return self
-        other = self.to()
+        other = copy.copy(self)
         other.condition = self.condition[index]
         return other
 
