@@ -111,7 +111,7 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
     poses = np.array([image.pose for image in images], dtype=np.float64)
     wrong = ~np.isfinite(poses).all(1)
     if wrong.any():
-        raise InputError(f"{folder}: the pose of {names[int(wrong.argmax())]!r} holds NaN or infinite numbers; take the image out")
+        raise InputError(f"{folder}: the pose of {names[int(np.argmax(wrong))]!r} holds NaN or infinite numbers; take the image out")
     motions = rigid_poses(folder, names, from_quaternion(poses[:, 4:], poses[:, :4], str(folder)).numpy(), "world to camera")
     points, row_of = tables.points, {number: row for row, number in enumerate(tables.points.numbers.tolist())}
     _check_tracks(folder, tables, {number: len(image.xy) for number, image in zip(numbers, images)})
@@ -143,7 +143,7 @@ def _check_tracks(folder: Path, tables: Tables, features: dict[int, int]) -> Non
     counts = np.array([features[number] for number in known.tolist()])
     wrong = (known[row] != images) | (places < 0) | (places >= counts[row])
     if wrong.any():
-        k = int(wrong.argmax())
+        k = int(np.argmax(wrong))
         raise InputError(f"{folder}: a point was seen as feature {places[k]} of image {images[k]}, and there is no such feature; files are "
                          "cut, or of two models")
 

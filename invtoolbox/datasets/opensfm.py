@@ -119,7 +119,7 @@ def _triples(file: Path, name: str, rows: list[Any]) -> Tensor:
     except (ValueError, TypeError):
         raise InputError(f"{file}: a {name!r} is not three numbers") from None
     if not np.isfinite(values).all():
-        row = int((~np.isfinite(values)).any(1).argmax())
+        row = int(np.argmax((~np.isfinite(values)).any(1)))
         raise InputError(f"{file}: the {name!r} number {row + 1} holds NaN or infinite numbers; take it out of the file")
     return torch.from_numpy(values)
 

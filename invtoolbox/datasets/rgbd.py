@@ -64,7 +64,7 @@ def open_rgbd(path: str | os.PathLike[str], *, intrinsics: Tensor | None = None,
     depth_times = np.array([time for time, _ in depth])
     views, skipped = [], []
     for time, place in colour:
-        near, pose = int(np.abs(depth_times - time).argmin()), int(np.abs(times - time).argmin())
+        near, pose = int(np.argmin(np.abs(depth_times - time))), int(np.argmin(np.abs(times - time)))
         if abs(depth_times[near] - time) > apart or abs(times[pose] - time) > apart:
             skipped.append(place.name)
             continue

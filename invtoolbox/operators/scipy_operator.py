@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -61,12 +61,24 @@ class ScipyOperator(LinearOperator):
             matrix = self.operator.conj().T if transpose else self.operator
             result = np.asarray((matrix @ array.T).T)
         else:
-            apply = self.operator.rmatvec if transpose else self.operator.matvec
+            apply = self._product("rmatvec" if transpose else "matvec")
             # A copy of each item, because some operators write into what they are given.
             result = np.stack([np.asarray(apply(row.copy())).reshape(-1) for row in array])
         found = torch.from_numpy(np.ascontiguousarray(result)).to(x.device)
         dtype = torch.promote_types(x.dtype, torch.complex64) if found.is_complex() else x.dtype
         return found.to(dtype).reshape(x.shape[0], *shape)
+
+    def _product(self, name: str) -> Callable[[Any], Any]:
+        """``matvec`` or ``rmatvec``.
+
+        Those of SciPy 1.18 ask for what the constructor of its class sets; an operator that never calls this one, as ASTRA's OpTomo, has
+        the method called that it defines itself.
+        """
+        from scipy.sparse.linalg import LinearOperator as Base
+
+        inherited = isinstance(self.operator, Base) and getattr(type(self.operator), name) is getattr(Base, name)
+        bare = inherited and not hasattr(self.operator, "_xp")
+        return cast(Callable[[Any], Any], getattr(self.operator, f"_{name}" if bare else name))
 
     def __repr__(self) -> str:
         return f"ScipyOperator({type(self.operator).__name__}, {self.domain_shape} -> {self.range_shape})"

@@ -40,6 +40,7 @@ class CompressiveAutoencoder(ImplicitPrior):
 
     A network of one channel codes every channel of an image by itself; one of three sees a grey image three times.
 
+    >>> from invtoolbox.priors import MeanScaleHyperprior
     >>> prior = CompressiveAutoencoder(MeanScaleHyperprior(widths=(4, 4, 8), latents=6, hyper=4))
     >>> code = prior.encode(torch.rand(2, 1, 40, 70))
     >>> {name: tuple(t.shape) for name, t in code.items()}
