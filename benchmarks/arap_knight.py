@@ -3,11 +3,9 @@
     python benchmarks/arap_knight.py [--repeats 7] [--threads 1] [--quick]
 
 Handle group 1 of the three is turned by 45 degrees about y, once about an axis through its own centre and once about the origin's; the
-energy
-is libigl's ARAP_ENERGY_TYPE_SPOKES, with the same signed cotangents, and both start from the mesh at rest with the handles moved. libigl
-runs
-500 iterations, and, to know where it goes, 5000. Ours runs the same plain steps, and the same with memory, to a tolerance. Printed: the
-largest distance of a vertex (the knight is 0.9 tall) and the seconds of whole calls, in turns.
+energy is libigl's ARAP_ENERGY_TYPE_SPOKES, with the same signed cotangents, and both start from the mesh at rest with the handles moved.
+libigl runs 500 iterations, and, to know where it goes, 5000. Ours runs the same plain steps, and the same with memory, to a tolerance.
+Printed: the largest distance of a vertex (the knight is 0.9 tall) and the seconds of whole calls, in turns.
 """
 
 from __future__ import annotations
