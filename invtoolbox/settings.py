@@ -23,7 +23,10 @@ class Settings:
 
     def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
            dtype: torch.dtype | None = None) -> Self:
-        """A copy on another device, or in another precision: ``p.to("cuda")``, ``p.to(torch.float64)``."""
+        """A copy on another device, or in another precision: ``p.to("cuda")``, ``p.to(torch.float64)``.
+
+        Where neither is asked for it is itself: `copy.copy` makes a copy to be changed.
+        """
         if isinstance(target, torch.dtype):
             dtype = target
         elif target is not None:

@@ -236,8 +236,8 @@ def test_fast_neural_scene_flow_finds_a_motion_of_the_whole() -> None:
     target = target + torch.tensor([0.0, 0.0, 0.4])
     truth = torch.tensor([0.0, 0.0, 0.4]).expand_as(source)
     still = boxes(2)[2].norm(dim=1) == 0
-    flow = published.fast_nsf(source, target, patience=60, max_iterations=160, cell=0.2)
-    assert float((flow - truth)[still].mean(0).norm()) < 0.25  # how far it slides by rounding differs between processors
+    flow = published.fast_nsf(source, target, patience=120, max_iterations=320, cell=0.2)
+    assert float((flow - truth)[still].mean(0).norm()) < 0.2
 
 
 def test_what_was_not_fitted_gets_a_flow_too() -> None:
