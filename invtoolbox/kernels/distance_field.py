@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invtoolbox.kernels.distance_kernels import splat_kernel, sweep_kernel
 from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.trilinear import Field
 
@@ -29,8 +30,6 @@ def grid_shape(points: Tensor, cell: float, margin: float) -> tuple[int, int, in
 
 def distance_field(points: Tensor, cell: float, margin: float) -> Field:
     """The distance to the nearest of ``points`` (M, 3), finite, metres, on a grid that covers them and a margin."""
-    from invtoolbox.kernels.distance_kernels import splat_kernel, sweep_kernel
-
     points = points.detach()
     shape = grid_shape(points, cell, margin)
     origin = points.amin(0).double() - margin

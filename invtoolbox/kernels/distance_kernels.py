@@ -1,17 +1,15 @@
 """Warp kernels of the distance to a set of points on a grid, and of trilinear look-up. See `invtoolbox.kernels.distance_field` and
 `invtoolbox.kernels.trilinear`.
-
-Importing this module starts Warp.
 """
-# mypy: ignore-errors
+
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 # One task: GROUP neighbouring lines of nodes along AXIS, one after the other. Each node holds the number of a point, or -1. Among the
 # points that the nodes of a line hold, every node of the line is given the nearest one, by the lower envelope of the parabolas
@@ -140,47 +138,19 @@ _LOOK_UP = """
 
 
 @cache
-def sweep_kernel(axis: int, group: int):
+def sweep_kernel(axis: int, group: int) -> Any:
     """Nearest points along the lines of one axis; the last axis, 0, leaves distances."""
-    snippet = _SWEEP.replace("AXIS", str(axis)).replace("GROUP", str(group))
-
-    @wp.func_native(snippet=snippet)
-    def run_task(nodes: wp.uint64, points: wp.uint64, scratch: wp.uint64, nx: int, ny: int, nz: int, cell: float, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(nodes: wp.uint64, points: wp.uint64, scratch: wp.uint64, nx: int, ny: int, nz: int, cell: float, first_task: int):
-        run_task(nodes, points, scratch, nx, ny, nz, cell, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("sweep", _SWEEP, {"AXIS": axis, "GROUP": group}, "address nodes, points, scratch; int nx, ny, nz; float cell")
 
 
 @cache
-def splat_kernel(reach: int, atomic: bool):
+def splat_kernel(reach: int, atomic: bool) -> Any:
     """Exact distances at the nodes within ``reach`` cells of each point."""
-    snippet = _SPLAT.replace("REACH", str(reach)).replace("ATOMIC", str(int(atomic)))
-
-    @wp.func_native(snippet=snippet)
-    def run_task(nodes: wp.uint64, points: wp.uint64, nx: int, ny: int, nz: int, cell: float, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(nodes: wp.uint64, points: wp.uint64, nx: int, ny: int, nz: int, cell: float, first_task: int):
-        run_task(nodes, points, nx, ny, nz, cell, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("splat", _SPLAT, {"REACH": reach, "ATOMIC": atomic}, "address nodes, points; int nx, ny, nz; float cell")
 
 
 @cache
-def look_up_kernel(dtype: torch.dtype):
+def look_up_kernel(dtype: torch.dtype) -> Any:
     """Values and slopes between the nodes of a grid of float32, for points of a precision."""
-    snippet = _LOOK_UP.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
-
-    @wp.func_native(snippet=snippet)
-    def run_task(nodes: wp.uint64, points: wp.uint64, values: wp.uint64, slopes: wp.uint64, nx: int, ny: int, nz: int, ox: wp.float64,
-                 oy: wp.float64, oz: wp.float64, cell: wp.float64, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(nodes: wp.uint64, points: wp.uint64, values: wp.uint64, slopes: wp.uint64, nx: int, ny: int, nz: int, ox: wp.float64,
-               oy: wp.float64, oz: wp.float64, cell: wp.float64, first_task: int):
-        run_task(nodes, points, values, slopes, nx, ny, nz, ox, oy, oz, cell, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("look_up", _LOOK_UP, {"REAL": REAL[dtype]},
+                         "address nodes, points, values, slopes; int nx, ny, nz; double ox, oy, oz, cell")

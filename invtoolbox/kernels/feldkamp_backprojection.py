@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.feldkamp_kernels import voxel_kernel
 from invtoolbox.kernels.launch import address, launch
 
 #: A task of the CPU treats a block of the volume, (slices, rows, columns), whose sums stay close at hand.
@@ -106,8 +107,6 @@ class _Scatter(torch.autograd.Function):
 
 def _run(projections: Tensor, volume: Tensor, views: VoxelViews, transpose: bool) -> Tensor:
     """Fill the volume from the projections or, transposed, the projections from the volume; returns what was filled."""
-    from invtoolbox.kernels.feldkamp_kernels import voxel_kernel
-
     projections = projections.contiguous()
     cuda = projections.device.type == "cuda"
     items, count = projections.shape[:2]

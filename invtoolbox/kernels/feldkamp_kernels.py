@@ -1,16 +1,13 @@
-"""Warp kernels of voxel-driven back-projection, and their transpose. See `invtoolbox.kernels.feldkamp_backprojection`.
+"""Warp kernels of voxel-driven back-projection, and their transpose. See `invtoolbox.kernels.feldkamp_backprojection`."""
 
-Importing this module starts Warp.
-"""
-# mypy: ignore-errors
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 # The place of a voxel on the panel of a view, and its weight; what depends on row and slice alone is in a0, b0 and d0.
 _PLACE = """
@@ -181,20 +178,8 @@ _SCATTER = """
 
 
 @cache
-def voxel_kernel(dtype: torch.dtype, block: tuple[int, int, int], curved: bool, transpose: bool, upright: bool, atomic: bool):
+def voxel_kernel(dtype: torch.dtype, block: tuple[int, int, int], curved: bool, transpose: bool, upright: bool, atomic: bool) -> Any:
     """Back-projection of a block of voxels a task, or its transpose."""
-    snippet = _SCATTER if transpose else _GATHER_UPRIGHT if upright else _GATHER
-    snippet = snippet.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
-    for name, size in {"CURVED": int(curved), "ATOMIC": int(atomic), "BZ": block[0], "BY": block[1], "BX": block[2]}.items():
-        snippet = snippet.replace(name, str(size))
-
-    @wp.func_native(snippet=snippet)
-    def run_task(filled: wp.uint64, read: wp.uint64, table: wp.uint64, depth: int, height: int, width: int, views: int, rows: int,
-                 columns: int, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(filled: wp.uint64, read: wp.uint64, table: wp.uint64, depth: int, height: int, width: int, views: int, rows: int,
-               columns: int, first_task: int):
-        run_task(filled, read, table, depth, height, width, views, rows, columns, wp.tid() + first_task)
-
-    return kernel
+    source = _SCATTER if transpose else _GATHER_UPRIGHT if upright else _GATHER
+    words: dict[str, str | int] = {"REAL": REAL[dtype], "CURVED": curved, "ATOMIC": atomic, "BZ": block[0], "BY": block[1], "BX": block[2]}
+    return native_kernel("voxel", source, words, "address filled, read, table; int depth, height, width, views, rows, columns")

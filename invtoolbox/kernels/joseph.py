@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.joseph_kernels import backproject_kernel, project_kernel
 from invtoolbox.kernels.lanes import interleaved, padded_lines, plan_lanes
 from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.rays import Rays
@@ -236,8 +237,6 @@ def _run_moments(image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor,
 
 def _run_rays(rows: Tensor, columns: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor,
               coefficients: Tensor, rays: Rays, lanes: int, mode: int) -> None:
-    from invtoolbox.kernels.joseph_kernels import project_kernel
-
     items = rows.shape[0]
     group = _GROUP if lanes == 1 and rows.device.type == "cpu" else 1
     vertical, total = rays.number_vertical, offset.numel()
@@ -251,8 +250,6 @@ def _run_rays(rows: Tensor, columns: Tensor, sinogram: Tensor, offset: Tensor, s
 
 def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor,
                      rays: Rays) -> Tensor:
-    from invtoolbox.kernels.joseph_kernels import backproject_kernel
-
     height, width = rays.shape
     image = sinogram.new_empty(sinogram.shape[0], height, width)
     mode = 0 if coefficients.shape[0] == 1 else 1

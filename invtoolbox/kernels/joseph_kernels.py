@@ -1,8 +1,6 @@
 """Warp kernels of Joseph's method: one source for the CPU and CUDA.
 
-Importing this module starts Warp. The loops are native snippets (C++ and CUDA
-C++ at once), because their layout decides the speed on the CPU: with plain pointers and sizes known at
-compile time, the loop over a group of rays, or over the images of a batch, becomes vector instructions.
+The loops over a group of rays, or over the images of a batch, become vector instructions.
 
 Layout of the data, with L = lanes (images that are projected together, next to each other in memory):
 
@@ -12,15 +10,15 @@ Layout of the data, with L = lanes (images that are projected together, next to 
   With two of them the difference of neighbours, which the derivatives need, is zero there as well.
 - a sinogram is ``(rays, L)``.
 """
-# mypy: ignore-errors
+
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 # A ray in the units of the padded lines, and its sample on line `j`: pixels `i` and `i + 1`, weights 1 - w
 # and w. Every kernel uses these very expressions, so the adjoint's weights are the forward's to the last bit.
@@ -220,7 +218,7 @@ _BACKPROJECT_SCATTER = """
 
 
 @cache
-def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int):
+def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int) -> Any:
     """Forward projection of ``group`` rays and ``lanes`` images a task.
 
     ``mode`` 0: ``coefficients[0]`` times the sum of samples. 1: plus ``coefficients[1]`` times the sum of the
@@ -228,33 +226,17 @@ def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int):
     the centre (derivatives in offset and slope). 2: those three sums times the sinogram, summed over the
     batch, into ``coefficients``.
     """
-    return _kernel(_PROJECT, dtype, LANES=lanes, GROUP=group, MODE=mode)
+    return _kernel("project", _PROJECT, {"REAL": REAL[dtype], "LANES": lanes, "GROUP": group, "MODE": mode})
 
 
 @cache
-def backproject_kernel(dtype: torch.dtype, lanes: int, lines: int, mode: int, scatter: bool):
+def backproject_kernel(dtype: torch.dtype, lanes: int, lines: int, mode: int, scatter: bool) -> Any:
     """The transpose of `project_kernel` in modes 0 and 1: by ``lines`` that a task owns, or by atomic
     scatter."""
     source = _BACKPROJECT_SCATTER if scatter else _BACKPROJECT_LINES
-    return _kernel(source, dtype, LANES=lanes, LINES=lines, MODE=mode)
+    return _kernel("backproject", source, {"REAL": REAL[dtype], "LANES": lanes, "LINES": lines, "MODE": mode})
 
 
-def _kernel(source: str, dtype: torch.dtype, **sizes: int):
-    snippet = source.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
-    for name, size in sizes.items():
-        snippet = snippet.replace(name, str(size))
-
-    @wp.func_native(snippet=snippet)
-    def run_task(rows: wp.uint64, columns: wp.uint64, sinogram: wp.uint64, offsets: wp.uint64,
-                 slopes_in: wp.uint64, coefficients: wp.uint64, order: wp.uint64, vertical_rays: int,
-                 all_rays: int, height: int, width: int, items: int, task: int): ...
-
-    # A module of its own: only the variant that is used gets compiled.
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(rows: wp.uint64, columns: wp.uint64, sinogram: wp.uint64, offsets: wp.uint64,
-               slopes_in: wp.uint64, coefficients: wp.uint64, order: wp.uint64, vertical_rays: int,
-               all_rays: int, height: int, width: int, items: int, first_task: int):
-        run_task(rows, columns, sinogram, offsets, slopes_in, coefficients, order, vertical_rays, all_rays,
-                 height, width, items, wp.tid() + first_task)
-
-    return kernel
+def _kernel(name: str, source: str, words: dict[str, str | int]) -> Any:
+    return native_kernel(name, source, words, "address rows, columns, sinogram, offsets, slopes_in, coefficients, order; "
+                         "int vertical_rays, all_rays, height, width, items")

@@ -17,6 +17,7 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.lanes import interleaved, padded_lines, plan_lanes
 from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.pixel_kernels import pixel_kernel
 
 #: Neighbouring pixels that a task of the CPU treats side by side, one image at a time.
 _GROUP = 32
@@ -99,8 +100,6 @@ class _Scatter(torch.autograd.Function):
 
 
 def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:
-    from invtoolbox.kernels.pixel_kernels import pixel_kernel
-
     height, width = views.shape
     number_views, detectors = sinogram.shape[1:]
     table = views.table.to(sinogram).contiguous()
@@ -122,8 +121,6 @@ def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:
 
 
 def _scatter(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
-    from invtoolbox.kernels.pixel_kernels import pixel_kernel
-
     height, width = views.shape
     number_views = views.table.shape[0]
     table = views.table.to(image).contiguous()

@@ -1,17 +1,15 @@
 """Warp kernels of pixel-driven back-projection, and their transpose. See
 `invtoolbox.kernels.pixel_backprojection`.
-
-Importing this module starts Warp.
 """
-# mypy: ignore-errors
+
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 # The place of a pixel on the detector of a view, in cells of the padded line: two zeros on either side of the
 # detector's cells stand for what it did not measure.
@@ -92,20 +90,8 @@ _SCATTER = """
 
 
 @cache
-def pixel_kernel(dtype: torch.dtype, lanes: int, group: int, curved: bool, transpose: bool, atomic: bool):
+def pixel_kernel(dtype: torch.dtype, lanes: int, group: int, curved: bool, transpose: bool, atomic: bool) -> Any:
     """Back-projection of ``group`` pixels and ``lanes`` images a task, or its transpose."""
-    snippet = _SCATTER if transpose else _GATHER
-    snippet = snippet.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
-    for name, size in {"LANES": lanes, "GROUP": group, "CURVED": int(curved), "ATOMIC": int(atomic)}.items():
-        snippet = snippet.replace(name, str(size))
-
-    @wp.func_native(snippet=snippet)
-    def run_task(image: wp.uint64, lines: wp.uint64, table: wp.uint64, height: int, width: int, views: int,
-                 detectors: int, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(image: wp.uint64, lines: wp.uint64, table: wp.uint64, height: int, width: int, views: int,
-               detectors: int, first_task: int):
-        run_task(image, lines, table, height, width, views, detectors, wp.tid() + first_task)
-
-    return kernel
+    words: dict[str, str | int] = {"REAL": REAL[dtype], "LANES": lanes, "GROUP": group, "CURVED": curved, "ATOMIC": atomic}
+    return native_kernel("pixel", _SCATTER if transpose else _GATHER, words,
+                         "address image, lines, table; int height, width, views, detectors")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.raycast_kernels import raycast_kernel
 
 #: The kinds of primitives, in the numbers that the kernel knows. In its own frame, a primitive of half sizes (a, b, c) is
 #: the plane z = 0; the box |x| <= a, |y| <= b, |z| <= c; the cylinder (x/a)^2 + (y/b)^2 <= 1, |z| <= c; the ellipsoid of these axes.
@@ -118,8 +119,6 @@ def cast_rays(origins: Tensor, directions: Tensor, share: Tensor, primitives: Pr
                          "be (N, 3), (N, 3) and (N,)")
     if origins.dtype not in (torch.float32, torch.float64):
         raise InputError(f"rays: origins are {origins.dtype}; float32 or float64 is expected")
-    from invtoolbox.kernels.raycast_kernels import raycast_kernel
-
     unit = torch.nn.functional.normalize(directions.to(origins), dim=1).contiguous()
     # Relative to one of the origins: coordinates of a map would lose digits in float32.
     base = origins[:1].double().cpu() if len(origins) else torch.zeros(1, 3, dtype=torch.float64)

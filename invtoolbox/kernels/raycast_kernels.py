@@ -1,16 +1,13 @@
-"""The Warp kernel that meets rays with moving primitives. See `invtoolbox.kernels.raycast`.
+"""The Warp kernel that meets rays with moving primitives. See `invtoolbox.kernels.raycast`."""
 
-Importing this module starts Warp.
-"""
-# mypy: ignore-errors
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 #: Numbers that describe a primitive: kind, half sizes (3), centre, speed and radius of the sphere around it (7), angle, axis and pivot of
 #: its turn (7), its rotation by rows (9), its place (3), and how near it may come to the base that coordinates are relative to.
@@ -116,18 +113,7 @@ _CAST = """
 
 
 @cache
-def raycast_kernel(dtype: torch.dtype):
+def raycast_kernel(dtype: torch.dtype) -> Any:
     """The kernel in a precision."""
-    snippet = _CAST.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
-    snippet = snippet.replace("ROW", str(ROW)).replace("FAR", "1e30")
-
-    @wp.func_native(snippet=snippet)
-    def run_task(ranges: wp.uint64, hits: wp.uint64, origins: wp.uint64, directions: wp.uint64, shares: wp.uint64, table: wp.uint64,
-                 primitives: int, reach: wp.float64, ray: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(ranges: wp.uint64, hits: wp.uint64, origins: wp.uint64, directions: wp.uint64, shares: wp.uint64, table: wp.uint64,
-               primitives: int, reach: wp.float64, first_task: int):
-        run_task(ranges, hits, origins, directions, shares, table, primitives, reach, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("raycast", _CAST, {"REAL": REAL[dtype], "ROW": ROW, "FAR": "1e30"},
+                         "address ranges, hits, origins, directions, shares, table; int primitives; double reach", task="ray")

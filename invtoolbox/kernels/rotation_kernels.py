@@ -1,16 +1,13 @@
-"""Warp kernels of the rotations that fit the neighbourhoods of a graph, and of what these ask for. See `invtoolbox.kernels.rotations`.
+"""Warp kernels of the rotations that fit the neighbourhoods of a graph, and of what these ask for. See `invtoolbox.kernels.rotations`."""
 
-Importing this module starts Warp.
-"""
-# mypy: ignore-errors
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 # One task: a point of an item. Its edges are e (at rest) and e + d (moved). The rotation R that minimises sum w |e + d - R e|^2 is the
 # unit quaternion of the largest eigenvalue of Horn's 4 by 4 matrix, written down and mended (see scenes/best_rotation.py, which does the
@@ -179,34 +176,14 @@ _PULL = """
 
 
 @cache
-def fit_kernel(dtype: torch.dtype):
+def fit_kernel(dtype: torch.dtype) -> Any:
     """Rotations of neighbourhoods and what they leave, for points of a precision."""
-    snippet = _FIT.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
-
-    @wp.func_native(snippet=snippet)
-    def run_task(starts: wp.uint64, neighbours: wp.uint64, weights: wp.uint64, vectors: wp.uint64, moved: wp.uint64, turns: wp.uint64,
-                 energies: wp.uint64, count: int, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(starts: wp.uint64, neighbours: wp.uint64, weights: wp.uint64, vectors: wp.uint64, moved: wp.uint64, turns: wp.uint64,
-               energies: wp.uint64, count: int, first_task: int):
-        run_task(starts, neighbours, weights, vectors, moved, turns, energies, count, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("fit", _FIT, {"REAL": REAL[dtype]},
+                         "address starts, neighbours, weights, vectors, moved, turns, energies; int count")
 
 
 @cache
-def pull_kernel(dtype: torch.dtype):
+def pull_kernel(dtype: torch.dtype) -> Any:
     """Half the slope of the squares under given rotations, for points of a precision."""
-    snippet = _PULL.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
-
-    @wp.func_native(snippet=snippet)
-    def run_task(starts: wp.uint64, neighbours: wp.uint64, arrivals: wp.uint64, arriving: wp.uint64, owners: wp.uint64, weights: wp.uint64,
-                 vectors: wp.uint64, moved: wp.uint64, turns: wp.uint64, slopes: wp.uint64, count: int, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(starts: wp.uint64, neighbours: wp.uint64, arrivals: wp.uint64, arriving: wp.uint64, owners: wp.uint64, weights: wp.uint64,
-               vectors: wp.uint64, moved: wp.uint64, turns: wp.uint64, slopes: wp.uint64, count: int, first_task: int):
-        run_task(starts, neighbours, arrivals, arriving, owners, weights, vectors, moved, turns, slopes, count, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("pull", _PULL, {"REAL": REAL[dtype]}, "address starts, neighbours, arrivals, arriving, owners, weights, vectors, "
+                         "moved, turns, slopes; int count")

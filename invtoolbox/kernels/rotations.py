@@ -9,6 +9,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.rotation_kernels import fit_kernel, pull_kernel
 from invtoolbox.settings import Settings
 
 
@@ -52,8 +53,6 @@ class Neighbourhoods(Settings):
 
     def fit(self, moved: Tensor) -> tuple[Tensor, Tensor]:
         """The best rotations less the identity, ``(batch, N, 3, 3)``, and what they leave at each point, ``(batch, N)``, float64."""
-        from invtoolbox.kernels.rotation_kernels import fit_kernel
-
         moved = moved.detach().contiguous()
         weights, vectors = self.weights.to(moved.dtype), self.vectors.to(moved.dtype)
         turns = moved.new_empty(*moved.shape[:2], 3, 3)
@@ -66,8 +65,6 @@ class Neighbourhoods(Settings):
 
     def pull(self, moved: Tensor, turns: Tensor) -> Tensor:
         """Half the slope of the squares in the displacements, under rotations (less the identity) that are held: ``(batch, N, 3)``."""
-        from invtoolbox.kernels.rotation_kernels import pull_kernel
-
         moved, turns = moved.detach().contiguous(), turns.contiguous()
         weights, vectors = self.weights.to(moved.dtype), self.vectors.to(moved.dtype)
         slopes = torch.empty_like(moved)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.splat_binning_kernels import TILE, count_kernel, fill_kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +45,9 @@ def binned(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles:
     >>> tiles.entries[:, 0], tiles.starts
     (tensor([1, 0, 0], dtype=torch.int32), tensor([0, 2, 3]))
     """
-    from invtoolbox.kernels.splat_binning_kernels import TILE
-
     across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     if boxes.device.type == "cuda":
         return _binned_by_torch(boxes, reaches, across, down)
-    from invtoolbox.kernels.splat_binning_kernels import count_kernel, fill_kernel
-
     views, count = boxes.shape[:2]
     whole, short = torch.int64, torch.int32
     totals, shares = torch.empty(views, dtype=whole), torch.empty(views, count, dtype=short)
@@ -73,8 +70,6 @@ def binned(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles:
 
 def _binned_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Tiles:
     """The same by torch's sort, for a GPU."""
-    from invtoolbox.kernels.splat_binning_kernels import TILE
-
     views, count = boxes.shape[:2]
     box = boxes.long()
     first = torch.div(box, TILE, rounding_mode="floor")

@@ -1,16 +1,16 @@
 """Warp kernels for the CPU that sort splats into tiles. See `invtoolbox.kernels.splat_binning`.
 
-One task: a view. Importing this module starts Warp.
+One task: a view.
 """
-# mypy: ignore-errors
+
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 #: Side of a tile in pixels.
 TILE = 16
@@ -113,39 +113,15 @@ _FILL = """
 
 
 @cache
-def count_kernel():
+def count_kernel() -> Any:
     """How many tiles each splat touches, how many splats each tile has, and the total of a view."""
-    snippet = _COUNT.replace("TILE", str(TILE))
-
-    @wp.func_native(snippet=snippet)
-    def run_task(totals: wp.uint64, shares: wp.uint64, sizes: wp.uint64, boxes: wp.uint64, count: int, across: int, down: int,
-                 view: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(totals: wp.uint64, shares: wp.uint64, sizes: wp.uint64, boxes: wp.uint64, count: int, across: int, down: int,
-               first_task: int):
-        run_task(totals, shares, sizes, boxes, count, across, down, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("count", _COUNT, {"TILE": TILE}, "address totals, shares, sizes, boxes; int count, across, down", task="view")
 
 
 @cache
-def fill_kernel(dtype: torch.dtype):
+def fill_kernel(dtype: torch.dtype) -> Any:
     """The lists of the tiles: for every entry the splat, and the number of this pair of a splat and a tile."""
-    single = dtype == torch.float32
-    snippet = _FILL.replace("TILE", str(TILE)).replace("REAL", "float" if single else "double")
-    snippet = snippet.replace("BITS", "unsigned int" if single else "unsigned long long")
-
-    @wp.func_native(snippet=snippet)
-    def run_task(entries: wp.uint64, starts: wp.uint64, pairs: wp.uint64, sizes: wp.uint64, shares: wp.uint64, boxes: wp.uint64,
-                 reaches: wp.uint64, bases: wp.uint64, scratch_keys: wp.uint64, scratch_ids: wp.uint64, count: int, across: int,
-                 down: int, view: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(entries: wp.uint64, starts: wp.uint64, pairs: wp.uint64, sizes: wp.uint64, shares: wp.uint64, boxes: wp.uint64,
-               reaches: wp.uint64, bases: wp.uint64, scratch_keys: wp.uint64, scratch_ids: wp.uint64, count: int, across: int,
-               down: int, first_task: int):
-        run_task(entries, starts, pairs, sizes, shares, boxes, reaches, bases, scratch_keys, scratch_ids, count, across, down,
-                 wp.tid() + first_task)
-
-    return kernel
+    bits = "unsigned int" if dtype == torch.float32 else "unsigned long long"
+    return native_kernel("fill", _FILL, {"TILE": TILE, "REAL": REAL[dtype], "BITS": bits},
+                         "address entries, starts, pairs, sizes, shares, boxes, reaches, bases, scratch_keys, scratch_ids; "
+                         "int count, across, down", task="view")

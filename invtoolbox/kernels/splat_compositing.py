@@ -20,6 +20,10 @@ from torch.autograd.function import once_differentiable
 
 from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.splat_binning import Tiles
+from invtoolbox.kernels.splat_binning_kernels import TILE
+from invtoolbox.kernels.splat_pixel_kernels import composite_pixel_kernel, composite_pixel_pull_kernel
+from invtoolbox.kernels.splat_projection_kernels import GEOMETRY
+from invtoolbox.kernels.splat_tile_kernels import composite_kernel, composite_pull_kernel, gather_kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +50,6 @@ class Rays:
             view: the view of each ray, ``(R,)``.
             places: ``(R, 2)``, inside of the view.
         """
-        from invtoolbox.kernels.splat_binning_kernels import TILE
-
         across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
         block = (places / 4).floor().long()
         column, row = block[:, 0].clamp(0, 4 * across - 1), block[:, 1].clamp(0, 4 * down - 1)
@@ -81,10 +83,6 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, splats: Tensor, boxes: Tensor, reaches: Tensor, tiles: Tiles, width: int, height: int,
                 median: int | None, pixelwise: bool, rays: Rays | None) -> Tensor:
-        from invtoolbox.kernels.splat_pixel_kernels import composite_pixel_kernel
-        from invtoolbox.kernels.splat_projection_kernels import GEOMETRY
-        from invtoolbox.kernels.splat_tile_kernels import composite_kernel
-
         splats = splats.detach().contiguous()
         views, count, row = splats.shape
         features = row - GEOMETRY
@@ -106,10 +104,6 @@ class _Composite(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> Any:
-        from invtoolbox.kernels.splat_pixel_kernels import composite_pixel_pull_kernel
-        from invtoolbox.kernels.splat_projection_kernels import GEOMETRY
-        from invtoolbox.kernels.splat_tile_kernels import composite_pull_kernel, gather_kernel
-
         images, last, middle, splats, boxes, reaches = ctx.saved_tensors
         tiles: Tiles = ctx.tiles
         views, count, row = splats.shape
@@ -138,8 +132,6 @@ def _where(rays: Rays | None, pixelwise: bool, like: Tensor) -> tuple[Tensor, Te
 
 
 def _tasks(tiles: Tiles, views: int, pixelwise: bool, rays: Rays | None) -> int:
-    from invtoolbox.kernels.splat_binning_kernels import TILE
-
     if pixelwise and rays is not None:
         return len(rays.places)
     return views * tiles.across * tiles.down * (TILE * TILE if pixelwise else 1)

@@ -3,17 +3,17 @@
 See `invtoolbox.kernels.splat_compositing`. One task: a pixel, those of a tile next to each other. The kernels run on a CPU as well, one
 task after the other, where they are much slower than those of `splat_tile_kernels`; the tests hold the two together.
 """
-# mypy: ignore-errors
+
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
+from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.splat_binning_kernels import TILE
 from invtoolbox.kernels.splat_projection_kernels import GEOMETRY
-
-wp = warp()
 
 _PIXEL = """
 #if RAYS
@@ -115,53 +115,25 @@ _PULL = _PIXEL + """
 """
 
 
-def _filled(source: str, dtype: torch.dtype, features: int, median: int | None, rays: bool) -> str:
-    words = {
-        "DEPTH_AT": str(median or 0), "MEDIAN": str(int(median is not None)), "PLANES": str(features + 1 + (median is not None)),
-        "GEOMETRY": str(GEOMETRY), "TILE": str(TILE), "FEATURES": str(features), "ROW": str(GEOMETRY + features),
-        "REAL": "float" if dtype == torch.float32 else "double", "RAYS": str(int(rays)),
+def words(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> dict[str, str | int]:
+    """What the sources of both sets of kernels that composite are filled with."""
+    return {
+        "DEPTH_AT": median or 0, "MEDIAN": median is not None, "PLANES": features + 1 + (median is not None), "GEOMETRY": GEOMETRY,
+        "TILE": TILE, "FEATURES": features, "ROW": GEOMETRY + features, "REAL": REAL[dtype], "RAYS": rays,
     }
-    for word, value in words.items():
-        source = source.replace(word, value)
-    return source
 
 
 @cache
-def composite_pixel_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool):
+def composite_pixel_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> Any:
     """Composites, pixels or rays. ``median`` is which feature the depth is, where the median depth is wanted."""
-    snippet = _filled(_COMPOSITE, dtype, features, median, rays)
-
-    @wp.func_native(snippet=snippet)
-    def run_task(images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64,
-                 entries: wp.uint64, starts: wp.uint64, places: wp.uint64, owners: wp.uint64, rays: int,
-                 splats_of_view: int, across: int, down: int, width: int, height: int, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64,
-               entries: wp.uint64, starts: wp.uint64, places: wp.uint64, owners: wp.uint64, rays: int,
-               splats_of_view: int, across: int, down: int, width: int, height: int, first_task: int):
-        run_task(images, last, median, splats, boxes, reaches, entries, starts, places, owners, rays, splats_of_view, across, down,
-                 width, height, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("composite_pixel", _COMPOSITE, words(dtype, features, median, rays),
+                         "address images, last, median, splats, boxes, reaches, entries, starts, places, owners; "
+                         "int rays, splats_of_view, across, down, width, height")
 
 
 @cache
-def composite_pixel_pull_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool):
+def composite_pixel_pull_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> Any:
     """The derivative in every pair of a splat and a tile, added to what is there."""
-    snippet = _filled(_PULL, dtype, features, median, rays)
-
-    @wp.func_native(snippet=snippet)
-    def run_task(dpairs: wp.uint64, dimages: wp.uint64, images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64,
-                 boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, places: wp.uint64,
-                 owners: wp.uint64, rays: int, splats_of_view: int, across: int, down: int, width: int, height: int, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(dpairs: wp.uint64, dimages: wp.uint64, images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64,
-               boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, places: wp.uint64,
-               owners: wp.uint64, rays: int, splats_of_view: int, across: int, down: int, width: int, height: int,
-               first_task: int):
-        run_task(dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, owners, rays,
-                 splats_of_view, across, down, width, height, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("composite_pixel_pull", _PULL, words(dtype, features, median, rays),
+                         "address dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, owners; "
+                         "int rays, splats_of_view, across, down, width, height")

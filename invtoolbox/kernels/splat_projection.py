@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.splat_projection_kernels import GEOMETRY, PART, project_kernel, pull_kernel
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,6 @@ def project(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, col
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
-        from invtoolbox.kernels.splat_projection_kernels import GEOMETRY, project_kernel
-
         *given, how = arguments
         means, quats, scales, opacities, colors, viewmats, Ks = (t.detach().contiguous() for t in given)
         scenes, count = means.shape[:2]
@@ -85,8 +84,6 @@ class _Project(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, *_: Any) -> Any:
-        from invtoolbox.kernels.splat_projection_kernels import pull_kernel
-
         boxes, means, quats, scales, opacities, colors, viewmats, Ks = ctx.saved_tensors
         how = ctx.how
         scenes, count = means.shape[:2]
@@ -105,7 +102,5 @@ class _Project(torch.autograd.Function):
 
 def _parts(scenes: int, count: int) -> tuple[int, int]:
     """Tasks of a scene, and of all."""
-    from invtoolbox.kernels.splat_projection_kernels import PART
-
     parts = (count + PART - 1) // PART
     return parts, scenes * parts

@@ -1,16 +1,16 @@
 """Warp kernels that project 3D Gaussians into views, and their derivative. See `invtoolbox.kernels.splat_projection`.
 
-One task: some Gaussians of a scene, and all views of it. Importing this module starts Warp.
+One task: some Gaussians of a scene, and all views of it.
 """
-# mypy: ignore-errors
+
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 #: Gaussians of a task.
 PART = 256
@@ -347,58 +347,25 @@ _PULL = (_HARMONICS + _HARMONICS_SLOPE + """
     .replace("NORMAL\n", _NORMAL)
 
 
-def _filled(source: str, dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool) -> str:
-    single = dtype == torch.float32
-    words = {
-        "GEOMETRY": str(GEOMETRY), "HARMONICS": str((degree + 1) ** 2), "DEGREE": str(degree), "CHANNELS": str(channels),
-        "DEPTH": str(int(depth)), "NORMALS": str(int(normals)), "ANTIALIASED": str(int(antialiased)), "PART": str(PART),
-        "ROW": str(GEOMETRY + channels + int(depth) + 3 * int(normals)), "REAL": "float" if single else "double",
+def _words(dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool) -> dict[str, str | int]:
+    return {
+        "GEOMETRY": GEOMETRY, "HARMONICS": (degree + 1) ** 2, "DEGREE": degree, "CHANNELS": channels, "DEPTH": depth, "NORMALS": normals,
+        "ANTIALIASED": antialiased, "PART": PART, "ROW": GEOMETRY + channels + depth + 3 * normals, "REAL": REAL[dtype],
         "ROOT": "sqrt", "LOG": "log", "CEIL": "ceil",
     }
-    for word, value in words.items():
-        source = source.replace(word, value)
-    return source
 
 
 @cache
-def project_kernel(dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool):
+def project_kernel(dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool) -> Any:
     """Writes splats, boxes and reaches. ``degree`` is -1 where colours are given and no spherical harmonics."""
-    snippet = _filled(_PROJECT, dtype, channels, degree, depth, normals, antialiased)
-
-    @wp.func_native(snippet=snippet)
-    def run_task(splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64, means: wp.uint64, quats: wp.uint64, scales: wp.uint64,
-                 opacities: wp.uint64, colors: wp.uint64, viewmats: wp.uint64, Ks: wp.uint64, count: int, views: int, parts: int,
-                 stride: int, width: int, height: int, near: wp.float64, far: wp.float64, blur: wp.float64, clip: wp.float64,
-                 spread: wp.float64, part: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64, means: wp.uint64, quats: wp.uint64, scales: wp.uint64,
-               opacities: wp.uint64, colors: wp.uint64, viewmats: wp.uint64, Ks: wp.uint64, count: int, views: int, parts: int,
-               stride: int, width: int, height: int, near: wp.float64, far: wp.float64, blur: wp.float64, clip: wp.float64,
-               spread: wp.float64, first_task: int):
-        run_task(splats, boxes, reaches, means, quats, scales, opacities, colors, viewmats, Ks, count, views, parts, stride, width,
-                 height, near, far, blur, clip, spread, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("project", _PROJECT, _words(dtype, channels, degree, depth, normals, antialiased),
+                         "address splats, boxes, reaches, means, quats, scales, opacities, colors, viewmats, Ks; "
+                         "int count, views, parts, stride, width, height; double near, far, blur, clip, spread", task="part")
 
 
 @cache
-def pull_kernel(dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool):
+def pull_kernel(dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool) -> Any:
     """Takes the derivative in the splats back to the Gaussians and the views."""
-    snippet = _filled(_PULL, dtype, channels, degree, depth, normals, antialiased)
-
-    @wp.func_native(snippet=snippet)
-    def run_task(dmeans: wp.uint64, dquats: wp.uint64, dscales: wp.uint64, dopacities: wp.uint64, dcolors: wp.uint64, poses: wp.uint64,
-                 dsplats: wp.uint64, boxes: wp.uint64, means: wp.uint64, quats: wp.uint64, scales: wp.uint64, opacities: wp.uint64,
-                 colors: wp.uint64, viewmats: wp.uint64, Ks: wp.uint64, count: int, views: int, parts: int, stride: int, width: int,
-                 height: int, blur: wp.float64, part: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(dmeans: wp.uint64, dquats: wp.uint64, dscales: wp.uint64, dopacities: wp.uint64, dcolors: wp.uint64, poses: wp.uint64,
-               dsplats: wp.uint64, boxes: wp.uint64, means: wp.uint64, quats: wp.uint64, scales: wp.uint64, opacities: wp.uint64,
-               colors: wp.uint64, viewmats: wp.uint64, Ks: wp.uint64, count: int, views: int, parts: int, stride: int, width: int,
-               height: int, blur: wp.float64, first_task: int):
-        run_task(dmeans, dquats, dscales, dopacities, dcolors, poses, dsplats, boxes, means, quats, scales, opacities, colors, viewmats,
-                 Ks, count, views, parts, stride, width, height, blur, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("pull", _PULL, _words(dtype, channels, degree, depth, normals, antialiased),
+                         "address dmeans, dquats, dscales, dopacities, dcolors, poses, dsplats, boxes, means, quats, scales, opacities, "
+                         "colors, viewmats, Ks; int count, views, parts, stride, width, height; double blur", task="part")

@@ -5,17 +5,17 @@ each block of 4 x 4 pixels which of them touch it; then each block goes through 
 the blocks that it touches, and a block that is opaque costs nothing. Where there are rays in the place of pixels, a tile takes its own in
 groups of 256, and a block is sixteen of them that follow each other.
 """
-# mypy: ignore-errors
+
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-from invtoolbox.kernels.splat_binning_kernels import TILE
+from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.splat_pixel_kernels import words
 from invtoolbox.kernels.splat_projection_kernels import GEOMETRY
-
-wp = warp()
 
 #: Splats of a part; their numbers in it fit a byte.
 CHUNK = 256
@@ -360,74 +360,35 @@ _GATHER = """
 """
 
 
-def _filled(source: str, dtype: torch.dtype, features: int, median: int | None, rays: bool) -> str:
+def _words(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> dict[str, str | int]:
     single = dtype == torch.float32
-    words = {
-        "DEPTH_AT": str(median or 0), "MEDIAN": str(int(median is not None)), "PLANES": str(features + 1 + (median is not None)),
-        "SUMS": str((GEOMETRY + features + 15) // 16 * 16), "GEOMETRY": str(GEOMETRY), "CHUNK": str(CHUNK), "TILE": str(TILE),
-        "FEATURES": str(features), "ROW": str(GEOMETRY + features),
-        "REAL": "float" if single else "double", "RAYS": str(int(rays)),
-        "MAGIC": "12582912.0" if single else "6755399441055744.0", "TERMS": "7" if single else "13",
-        "BIAS": "127" if single else "1023", "MANTISSA": "23" if single else "52",
+    return words(dtype, features, median, rays) | {
+        "SUMS": (GEOMETRY + features + 15) // 16 * 16, "CHUNK": CHUNK,
+        "MAGIC": "12582912.0" if single else "6755399441055744.0", "TERMS": 7 if single else 13,
+        "BIAS": 127 if single else 1023, "MANTISSA": 23 if single else 52,
         "LN2_HIGH": "0.693145751953125" if single else "0.693147180369123816490",
         "LN2_LOW": "1.42860682030941723212e-6" if single else "1.90821492927058770002e-10",
     }
-    for word, value in words.items():
-        source = source.replace(word, value)
-    return source
 
 
 @cache
-def composite_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool):
+def composite_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> Any:
     """Composites, pixels or rays. ``median`` is which feature the depth is, where the median depth is wanted."""
-    snippet = _filled(_COMPOSITE, dtype, features, median, rays)
-
-    @wp.func_native(snippet=snippet)
-    def run_task(images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64,
-                 entries: wp.uint64, starts: wp.uint64, places: wp.uint64, begins: wp.uint64, rays: int,
-                 splats_of_view: int, across: int, down: int, width: int, height: int, tile: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64, boxes: wp.uint64, reaches: wp.uint64,
-               entries: wp.uint64, starts: wp.uint64, places: wp.uint64, begins: wp.uint64, rays: int,
-               splats_of_view: int, across: int, down: int, width: int, height: int, first_task: int):
-        run_task(images, last, median, splats, boxes, reaches, entries, starts, places, begins, rays, splats_of_view, across, down,
-                 width, height, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("composite", _COMPOSITE, _words(dtype, features, median, rays),
+                         "address images, last, median, splats, boxes, reaches, entries, starts, places, begins; "
+                         "int rays, splats_of_view, across, down, width, height", task="tile")
 
 
 @cache
-def composite_pull_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool):
+def composite_pull_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> Any:
     """The derivative in every pair of a splat and a tile."""
-    snippet = _filled(_PULL, dtype, features, median, rays)
-
-    @wp.func_native(snippet=snippet)
-    def run_task(dpairs: wp.uint64, dimages: wp.uint64, images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64,
-                 boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, places: wp.uint64,
-                 begins: wp.uint64, rays: int, splats_of_view: int, across: int, down: int, width: int, height: int, tile: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(dpairs: wp.uint64, dimages: wp.uint64, images: wp.uint64, last: wp.uint64, median: wp.uint64, splats: wp.uint64,
-               boxes: wp.uint64, reaches: wp.uint64, entries: wp.uint64, starts: wp.uint64, bases: wp.uint64, places: wp.uint64,
-               begins: wp.uint64, rays: int, splats_of_view: int, across: int, down: int, width: int, height: int,
-               first_task: int):
-        run_task(dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, begins, rays,
-                 splats_of_view, across, down, width, height, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("composite_pull", _PULL, _words(dtype, features, median, rays),
+                         "address dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, begins; "
+                         "int rays, splats_of_view, across, down, width, height", task="tile")
 
 
 @cache
-def gather_kernel(dtype: torch.dtype, features: int):
+def gather_kernel(dtype: torch.dtype, features: int) -> Any:
     """The derivative in every splat: the sum over its pairs, which lie next to each other."""
-    snippet = _GATHER.replace("ROW", str(GEOMETRY + features)).replace("REAL", "float" if dtype == torch.float32 else "double")
-
-    @wp.func_native(snippet=snippet)
-    def run_task(dsplats: wp.uint64, dpairs: wp.uint64, pairs: wp.uint64, shares: wp.uint64, splats: wp.int64, part: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(dsplats: wp.uint64, dpairs: wp.uint64, pairs: wp.uint64, shares: wp.uint64, splats: wp.int64, first_task: int):
-        run_task(dsplats, dpairs, pairs, shares, splats, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("gather", _GATHER, {"ROW": GEOMETRY + features, "REAL": REAL[dtype]},
+                         "address dsplats, dpairs, pairs, shares; long splats", task="part")

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.kernels.distance_kernels import look_up_kernel
 from invtoolbox.kernels.launch import address, launch
 
 
@@ -42,8 +43,6 @@ def interpolate(field: Field, points: Tensor) -> Tensor:
 
 def value_and_slope(field: Field, points: Tensor) -> tuple[Tensor, Tensor]:
     """The field and its gradient at points, ``(n,)`` and ``(n, 3)``."""
-    from invtoolbox.kernels.distance_kernels import look_up_kernel
-
     if field.values.dtype != torch.float32:
         raise AssertionError(f"the kernel reads a field of float32, and this one is {field.values.dtype}")
     points = points.detach().contiguous()

@@ -23,6 +23,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.kernels import volume_slabs
 from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.views import Views
+from invtoolbox.kernels.volume_kernels import geometry_kernel, project_kernel, scatter_kernel
 from invtoolbox.kernels.volume_table import WIDTH, table_of
 
 
@@ -208,8 +209,6 @@ def _second_derivative() -> InputError:
 def _run_project(volume: Tensor, table: Tensor, tangent: Tensor | None, views: Views) -> Tensor:
     if tangent is None and volume.device.type == "cpu":
         return volume_slabs.project(volume, table, views)
-    from invtoolbox.kernels.volume_kernels import project_kernel
-
     projections = volume.new_empty(volume.shape[0], table.shape[0], *views.panel)
     kernel = project_kernel(volume.dtype, views.parallel, views.curved, tangent is not None)
     _launch(kernel, projections[0].numel() if len(projections) else 0, volume, projections, table, tangent, projections, None, views)
@@ -228,8 +227,6 @@ def _run_backproject(projections: Tensor, table: Tensor, tangent: Tensor | None,
     elif ordered:
         scatter_fixed(projections, table, views, volume)
     else:
-        from invtoolbox.kernels.volume_kernels import scatter_kernel
-
         kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, tangent is not None, "atomic", False)
         _launch(kernel, projections[0].numel(), volume, projections, table, tangent, volume, None, views)
     return volume
@@ -237,8 +234,6 @@ def _run_backproject(projections: Tensor, table: Tensor, tangent: Tensor | None,
 
 def scatter_owned(projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views, volume: Tensor) -> None:
     """Adds the back-projection to the volume, one axis after the other; no two tasks own the same plane."""
-    from invtoolbox.kernels.volume_kernels import scatter_kernel
-
     kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, tangent is not None, "plain", True)
     for axis in range(3):
         length = int(volume.shape[3 - axis])
@@ -248,8 +243,6 @@ def scatter_owned(projections: Tensor, table: Tensor, tangent: Tensor | None, vi
 
 def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tensor) -> None:
     """Adds the back-projection to the volume by sums of 64-bit whole numbers, item by item: the order of the sums does not matter."""
-    from invtoolbox.kernels.volume_kernels import scatter_kernel
-
     kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, False, "fixed", False)
     for item in range(volume.shape[0]):
         # No voxel can receive more than every value, each times a ray's length of at most a voxel's diagonal.
@@ -262,8 +255,6 @@ def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tens
 
 
 def _run_geometry(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
-    from invtoolbox.kernels.volume_kernels import geometry_kernel
-
     parts = table.new_zeros(table.shape[0], views.panel[0], WIDTH)
     kernel = geometry_kernel(volume.dtype, views.parallel, views.curved)
     _launch(kernel, parts.shape[0] * parts.shape[1], volume, projections, table, None, parts, None, views, each_item=False)

@@ -1,6 +1,6 @@
 """Warp kernels of Joseph's method in 3D, ray by ray: one source for the CPU and CUDA.
 
-Importing this module starts Warp. These kernels read the volume where it lies, (D, H, W). They are all that CUDA needs; on the CPU
+These kernels read the volume where it lies, (D, H, W). They are all that CUDA needs; on the CPU
 `volume_slab_kernels` is much faster at projection and back-projection, and these give the derivatives in the geometry.
 
 A ray is set up in float64 from the 13 numbers of its view (`volume_table`) and then followed in the volume's precision. With `m` its
@@ -11,15 +11,15 @@ compute the family
 
 whose first term is the projection (c0 = the ray's length between two planes) and whose others are its derivatives.
 """
-# mypy: ignore-errors
+
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 # The ray of cell (r, c) of view T: point P, direction d, main axis m. `fma` is spelled out so that every kernel rounds alike: a ray must
 # have one main axis, whichever kernel looks.
@@ -241,42 +241,28 @@ _ADD = {
 
 
 @cache
-def project_kernel(dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool):
+def project_kernel(dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool) -> Any:
     """Projection ray by ray; with ``tangent`` its derivative in the direction of a change of the table."""
     source = _PROJECT.replace("ROLE_OF_RAY", _TANGENT if tangent else _NO_TANGENT)
-    return _kernel(source, dtype, parallel, curved)
+    return _kernel("project", source, dtype, parallel, curved)
 
 
 @cache
-def geometry_kernel(dtype: torch.dtype, parallel: bool, curved: bool):
+def geometry_kernel(dtype: torch.dtype, parallel: bool, curved: bool) -> Any:
     """The gradient of ``<projections, A volume>`` in the table, in parts (V, R, 13) to be summed over the rows."""
-    return _kernel(_GEOMETRY, dtype, parallel, curved)
+    return _kernel("geometry", _GEOMETRY, dtype, parallel, curved)
 
 
 @cache
-def scatter_kernel(dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool, add: str, owned: bool):
+def scatter_kernel(dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool, add: str, owned: bool) -> Any:
     """The transpose of `project_kernel`. ``add``: "plain", "atomic" or "fixed" (whole multiples of 1 / ``units[item]``, int64)."""
     addend, statement = _ADD[add]
     source = f"#define ADD(place, number) {statement}\n" + _SCATTER.replace("ROLE_OF_RAY", _TANGENT if tangent else _NO_TANGENT)
     source = source.replace("ADDEND", addend).replace("OWNED", str(int(owned))).replace("FIXED", str(int(add == "fixed")))
-    return _kernel(source, dtype, parallel, curved)
+    return _kernel("scatter", source, dtype, parallel, curved)
 
 
-def _kernel(source: str, dtype: torch.dtype, parallel: bool, curved: bool):
-    snippet = source.replace("REAL", {torch.float32: "float", torch.float64: "double"}[dtype])
-    snippet = snippet.replace("PARALLEL", str(int(parallel))).replace("CURVED", str(int(curved)))
-
-    @wp.func_native(snippet=snippet)
-    def run_task(volume: wp.uint64, projections: wp.uint64, table: wp.uint64, tangent: wp.uint64, out: wp.uint64, units: wp.uint64,
-                 items: int, views: int, rows: int, columns: int, depth: int, height: int, width: int,
-                 size_x: wp.float64, size_y: wp.float64, size_z: wp.float64, axis: int, block: int, task: int): ...
-
-    # A module of its own: only the variant that is used gets compiled.
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(volume: wp.uint64, projections: wp.uint64, table: wp.uint64, tangent: wp.uint64, out: wp.uint64, units: wp.uint64,
-               items: int, views: int, rows: int, columns: int, depth: int, height: int, width: int,
-               size_x: wp.float64, size_y: wp.float64, size_z: wp.float64, axis: int, block: int, first_task: int):
-        run_task(volume, projections, table, tangent, out, units, items, views, rows, columns, depth, height, width,
-                 size_x, size_y, size_z, axis, block, wp.tid() + first_task)
-
-    return kernel
+def _kernel(name: str, source: str, dtype: torch.dtype, parallel: bool, curved: bool) -> Any:
+    return native_kernel(name, source, {"REAL": REAL[dtype], "PARALLEL": parallel, "CURVED": curved},
+                         "address volume, projections, table, tangent, out, units; int items, views, rows, columns, depth, height, width; "
+                         "double size_x, size_y, size_z; int axis, block")

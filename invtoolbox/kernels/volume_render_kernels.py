@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from invtoolbox.kernels.launch import warp
+from invtoolbox.kernels.native import REAL, filled
 
 wp = warp()
 
@@ -249,12 +250,9 @@ _BACKWARD = _RAYS + """
 
 def _source(template: str, dtype: torch.dtype, bases: int, channels: int, of_rays: bool, atomic: bool) -> str:
     double = dtype == torch.float64
-    words = {"REAL": "double" if double else "float", "EXP": "exp" if double else "expf", "LOG": "log" if double else "logf",
-             "COLOURS": str(bases * channels), "BASES": str(bases), "CHANNELS": str(channels), "INFINITE": "1e30",
-             "OF_RAYS": str(int(of_rays)), "ATOMIC": str(int(atomic))}
-    for word, value in words.items():
-        template = template.replace(word, value)
-    return template
+    return filled(template, {"REAL": REAL[dtype], "EXP": "exp" if double else "expf", "LOG": "log" if double else "logf",
+                             "COLOURS": bases * channels, "BASES": bases, "CHANNELS": channels, "INFINITE": "1e30",
+                             "OF_RAYS": of_rays, "ATOMIC": atomic})
 
 
 @wp.struct

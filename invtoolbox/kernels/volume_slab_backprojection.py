@@ -1,17 +1,14 @@
-"""The Warp kernel that back-projects into a slab of a volume on the CPU. See `volume_slab_kernels`.
+"""The Warp kernel that back-projects into a slab of a volume on the CPU. See `volume_slab_kernels`."""
 
-Importing this module starts Warp.
-"""
-# mypy: ignore-errors
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANES, COLUMN_POINT, GROUP, TYPES, VIEW, filled
-
-wp = warp()
+from invtoolbox.kernels.native import native_kernel
+from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANES, COLUMN_POINT, GROUP, TYPES, VIEW, words
 
 # The transpose. One task: a few planes of the slab, which no other task writes to, and every ray along the axis.
 _BACKPROJECT = TYPES + VIEW + """
@@ -243,20 +240,8 @@ _BACKPROJECT = TYPES + VIEW + """
 
 
 @cache
-def backproject_slab_kernel(dtype: torch.dtype, parallel: bool, curved: bool, axis: int):
+def backproject_slab_kernel(dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> Any:
     """Fills the slab with the back-projection of the rays along ``axis``. A task: ``block`` planes."""
-    snippet = filled(_BACKPROJECT, dtype, parallel, curved, axis)
-
-    @wp.func_native(snippet=snippet)
-    def run_task(slab: wp.uint64, projections: wp.uint64, table: wp.uint64, chosen: wp.uint64, rows: int, columns: int, depth: int,
-                 height: int, width: int, size_x: wp.float64, size_y: wp.float64, size_z: wp.float64, stride: int, slab_first: int,
-                 slab_planes: int, listed: int, block: int, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(slab: wp.uint64, projections: wp.uint64, table: wp.uint64, chosen: wp.uint64, rows: int, columns: int, depth: int,
-               height: int, width: int, size_x: wp.float64, size_y: wp.float64, size_z: wp.float64, stride: int, slab_first: int,
-               slab_planes: int, listed: int, block: int, first_task: int):
-        run_task(slab, projections, table, chosen, rows, columns, depth, height, width, size_x, size_y, size_z, stride, slab_first,
-                 slab_planes, listed, block, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("backproject_slab", _BACKPROJECT, words(dtype, parallel, curved, axis),
+                         "address slab, projections, table, chosen; int rows, columns, depth, height, width; "
+                         "double size_x, size_y, size_z; int stride, slab_first, slab_planes, listed, block")

@@ -13,15 +13,15 @@ Other rays are followed in groups of a column's neighbours, voxel by voxel.
 
 The weights are those of `volume_kernels`; main axes are decided by the very same operations.
 """
-# mypy: ignore-errors
+
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-
-wp = warp()
+from invtoolbox.kernels.native import REAL, native_kernel
 
 #: Cells of a tile: columns that a task treats together, and rows at a time.
 COLS, ROWS = 16, 256
@@ -217,31 +217,18 @@ _MOVE = """
 
 
 @cache
-def move_slab_kernel(dtype: torch.dtype, axis: int, adds: bool):
+def move_slab_kernel(dtype: torch.dtype, axis: int, adds: bool) -> Any:
     """Copies planes of the volume into the slab; with ``adds`` adds the slab to them. A task: 16 lines of every plane."""
-    snippet = filled(_MOVE, dtype, False, False, axis).replace("ADDS", str(int(adds)))
-
-    @wp.func_native(snippet=snippet)
-    def run_task(slab: wp.uint64, volume: wp.uint64, depth: int, height: int, width: int, stride: int, k_first: int, planes: int,
-                 task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(slab: wp.uint64, volume: wp.uint64, depth: int, height: int, width: int, stride: int, k_first: int, planes: int,
-               first_task: int):
-        run_task(slab, volume, depth, height, width, stride, k_first, planes, wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("move_slab", _MOVE, {"REAL": REAL[dtype], "AXIS": axis, "ADDS": adds},
+                         "address slab, volume; int depth, height, width, stride, k_first, planes")
 
 
-def filled(source: str, dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> str:
+def words(dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> dict[str, str | int]:
+    """What the sources of the kernels of slabs are filled with."""
     single = dtype == torch.float32
-    words = {
+    return {
         "PERMUTE": "__builtin_ia32_vpermi2varps512" if single else "__builtin_ia32_vpermi2varpd512",
         "INTEGER": "int" if single else "long long", "ROOT": "__builtin_sqrtf" if single else "__builtin_sqrt",
-        "REAL": "float" if single else "double", "SINGLE": str(int(single)), "COLS": str(COLS),
-        "ROWS": str(ROWS), "MARGIN": str(MARGIN), "SWEEP": str(SWEEP), "TERMS": "5", "DEPTH_OF_SLAB": str(PLANES),
-        "PARALLEL": str(int(parallel)), "CURVED": str(int(curved)), "AXIS": str(axis),
+        "REAL": REAL[dtype], "SINGLE": single, "COLS": COLS, "ROWS": ROWS, "MARGIN": MARGIN, "SWEEP": SWEEP, "TERMS": 5,
+        "DEPTH_OF_SLAB": PLANES, "PARALLEL": parallel, "CURVED": curved, "AXIS": axis,
     }
-    for word, value in words.items():
-        source = source.replace(word, value)
-    return source

@@ -1,17 +1,14 @@
-"""The Warp kernel that projects a slab of a volume on the CPU. See `volume_slab_kernels`.
+"""The Warp kernel that projects a slab of a volume on the CPU. See `volume_slab_kernels`."""
 
-Importing this module starts Warp.
-"""
-# mypy: ignore-errors
+from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 
-from invtoolbox.kernels.launch import warp
-from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANES, COLUMN_POINT, GROUP, TYPES, VIEW, filled
-
-wp = warp()
+from invtoolbox.kernels.native import native_kernel
+from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANES, COLUMN_POINT, GROUP, TYPES, VIEW, words
 
 # One task: a tile of columns of one view through the planes of the slab; adds to the projections.
 _PROJECT = TYPES + VIEW + """
@@ -152,20 +149,8 @@ _PROJECT = TYPES + VIEW + """
 
 
 @cache
-def project_slab_kernel(dtype: torch.dtype, parallel: bool, curved: bool, axis: int):
+def project_slab_kernel(dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> Any:
     """Adds to the projections what the rays along ``axis`` meet in the slab. A task: COLS columns of a listed view."""
-    snippet = filled(_PROJECT, dtype, parallel, curved, axis)
-
-    @wp.func_native(snippet=snippet)
-    def run_task(slab: wp.uint64, projections: wp.uint64, table: wp.uint64, chosen: wp.uint64, rows: int, columns: int, depth: int,
-                 height: int, width: int, size_x: wp.float64, size_y: wp.float64, size_z: wp.float64, stride: int, k_first: int,
-                 planes: int, task: int): ...
-
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(slab: wp.uint64, projections: wp.uint64, table: wp.uint64, chosen: wp.uint64, rows: int, columns: int, depth: int,
-               height: int, width: int, size_x: wp.float64, size_y: wp.float64, size_z: wp.float64, stride: int, k_first: int,
-               planes: int, first_task: int):
-        run_task(slab, projections, table, chosen, rows, columns, depth, height, width, size_x, size_y, size_z, stride, k_first, planes,
-                 wp.tid() + first_task)
-
-    return kernel
+    return native_kernel("project_slab", _PROJECT, words(dtype, parallel, curved, axis),
+                         "address slab, projections, table, chosen; int rows, columns, depth, height, width; "
+                         "double size_x, size_y, size_z; int stride, k_first, planes")

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.views import Views
+from invtoolbox.kernels.volume_slab_backprojection import backproject_slab_kernel
+from invtoolbox.kernels.volume_slab_kernels import COLS, PLANES, TAIL, move_slab_kernel
+from invtoolbox.kernels.volume_slab_projection import project_slab_kernel
 from invtoolbox.kernels.volume_table import views_by_axis
 
 #: The share of the larger of volume and projections that a slab may take, and what it may take in any case (bytes).
@@ -17,9 +20,6 @@ _BLOCK = 32
 
 def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
     """``(N, D, H, W) -> (N, V, R, C)``; both contiguous."""
-    from invtoolbox.kernels.volume_slab_kernels import COLS, move_slab_kernel
-    from invtoolbox.kernels.volume_slab_projection import project_slab_kernel
-
     projections = volume.new_zeros(volume.shape[0], table.shape[0], *views.panel)
     for axis, chosen in enumerate(views_by_axis(table, views)):
         if not chosen.numel() or not volume.shape[0]:
@@ -40,9 +40,6 @@ def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
 
 def backproject(projections: Tensor, table: Tensor, views: Views) -> Tensor:
     """The transpose, ``(N, V, R, C) -> (N, D, H, W)``; both contiguous."""
-    from invtoolbox.kernels.volume_slab_backprojection import backproject_slab_kernel
-    from invtoolbox.kernels.volume_slab_kernels import move_slab_kernel
-
     volume = projections.new_zeros(projections.shape[0], *views.volume)
     for axis, chosen in enumerate(views_by_axis(table, views)):
         if not chosen.numel() or not volume.shape[0]:
@@ -67,8 +64,6 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> tuple[Tensor, int]:
 
     It depends on the shapes of one item alone, so that nothing else can alter the order of the sums.
     """
-    from invtoolbox.kernels.volume_slab_kernels import PLANES, TAIL
-
     depth, height, width = volume.shape[1:]
     lines, line = ((height, depth), (width, depth), (height, width))[axis]
     stride = -(-(line + 4 + TAIL) // 16) * 16
