@@ -8,14 +8,14 @@ inversion uses it; it has a transpose of its own for automatic differentiation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
 from invtoolbox.kernels.feldkamp_kernels import voxel_kernel
+from invtoolbox.kernels.inputs import check_input
 from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.linear_map import linear_map
 
 #: A task of the CPU treats a block of the volume, (slices, rows, columns), whose sums stay close at hand.
 _BLOCK = (4, 4, 16)
@@ -57,52 +57,9 @@ def voxel_backproject(projections: Tensor, views: VoxelViews) -> Tensor:
     >>> voxel_backproject(torch.tensor([[[[1.0, 2.0, 4.0]]]]), VoxelViews(table, (1, 1, 5), (1, 3)))
     tensor([[[[0., 1., 2., 4., 0.]]]])
     """
-    wanted = (views.table.shape[0], *views.panel)
-    if projections.ndim != 4 or projections.shape[1:] != wanted:
-        raise InputError(f"back-projection takes projections of shape (batch, {', '.join(map(str, wanted))}), "
-                         f"got {tuple(projections.shape)}")
-    if projections.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"back-projection takes float32 or float64, got {projections.dtype}; convert with .float()")
-    result: Tensor = _Gather.apply(projections, views)
-    return result
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(projections: Tensor, views: VoxelViews) -> Tensor:
-        return _run(projections, projections.new_empty(projections.shape[0], *views.volume), views, False)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.views = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _Scatter.apply(grads[0], ctx.views), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        result: Tensor = _Gather.apply(tangents[0], ctx.views)
-        return result
-
-
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(volume: Tensor, views: VoxelViews) -> Tensor:
-        return _run(volume.new_zeros(volume.shape[0], views.table.shape[0], *views.panel), volume.contiguous(), views, True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.views = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _Gather.apply(grads[0], ctx.views), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        result: Tensor = _Scatter.apply(tangents[0], ctx.views)
-        return result
+    check_input(projections, (views.table.shape[0], *views.panel), "back-projection takes projections", "view, row, column", False)
+    return linear_map(projections, lambda y: _run(y, y.new_empty(y.shape[0], *views.volume), views, False),
+                      lambda x: _run(x.new_zeros(x.shape[0], views.table.shape[0], *views.panel), x.contiguous(), views, True))
 
 
 def _run(projections: Tensor, volume: Tensor, views: VoxelViews, transpose: bool) -> Tensor:

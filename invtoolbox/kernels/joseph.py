@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
+from invtoolbox.kernels.inputs import check_input
 from invtoolbox.kernels.joseph_kernels import backproject_kernel, project_kernel
 from invtoolbox.kernels.lanes import interleaved, padded_lines, plan_lanes
 from invtoolbox.kernels.launch import address, launch
@@ -48,11 +48,11 @@ def project(image: Tensor, rays: Rays) -> Tensor:
     >>> project(torch.ones(1, 4, 3), ray)
     tensor([[[4.]]])
     """
-    _check(image, (rays.shape[0], rays.shape[1]), "project takes images", ("row", "column"))
+    check_input(image, (rays.shape[0], rays.shape[1]), "project takes images", "row, column")
     if image.is_complex():
         return torch.complex(project(image.real.contiguous(), rays), project(image.imag.contiguous(), rays))
     rays = rays.to(image.device, image.dtype)
-    result: Tensor = _Project.apply(image, rays.offset, rays.slope, rays.step[None], rays)
+    result: Tensor = _Transform.apply(image, rays.offset, rays.slope, rays.step[None], rays, False)
     return result
 
 
@@ -73,12 +73,12 @@ def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
     tensor([[[0., 1., 0.],
              [0., 1., 0.]]])
     """
-    _check(sinogram, (rays.views, rays.detectors), "backproject takes sinograms", ("view", "detector cell"))
+    check_input(sinogram, (rays.views, rays.detectors), "backproject takes sinograms", "view, detector cell")
     if sinogram.is_complex():
         return torch.complex(backproject(sinogram.real.contiguous(), rays),
                              backproject(sinogram.imag.contiguous(), rays))
     rays = rays.to(sinogram.device, sinogram.dtype)
-    result: Tensor = _Backproject.apply(sinogram, rays.offset, rays.slope, rays.step[None], rays)
+    result: Tensor = _Transform.apply(sinogram, rays.offset, rays.slope, rays.step[None], rays, True)
     return result
 
 
@@ -89,69 +89,39 @@ def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
 # interpolation vanish.
 
 
-class _Project(torch.autograd.Function):
+class _Transform(torch.autograd.Function):
+    """The projection of images or, with ``transpose``, the back-projection of sinograms."""
+
     @staticmethod
-    def forward(image: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays) -> Tensor:
-        return _run_project(image, offset, slope, coefficients, rays)
+    def forward(value: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays, transpose: bool) -> Tensor:
+        return (_run_backproject if transpose else _run_project)(value, offset, slope, coefficients, rays)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.rays = inputs
+        *tensors, ctx.rays, ctx.transpose = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        image, offset, slope, coefficients = ctx.saved_tensors
-        grad_image = None
+        value, offset, slope, coefficients = ctx.saved_tensors
+        grad_value = None
         if ctx.needs_input_grad[0]:
-            grad_image = _Backproject.apply(grad, offset, slope, coefficients, ctx.rays)
-        return grad_image, *_geometry_grads(ctx, image, grad, offset, slope, coefficients), None
+            grad_value = _Transform.apply(grad, offset, slope, coefficients, ctx.rays, not ctx.transpose)
+        image, sinogram = (grad, value) if ctx.transpose else (value, grad)
+        return grad_value, *_geometry_grads(ctx, image, sinogram, offset, slope, coefficients), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        image, offset, slope, coefficients = ctx.saved_tensors
-        d_image, d_offset, d_slope, d_coefficients, _ = tangents
-        total: Tensor = image.new_zeros(image.shape[0], *offset.shape)
-        if d_image is not None:
-            total = total + _Project.apply(d_image, offset, slope, coefficients, ctx.rays)
+        value, offset, slope, coefficients = ctx.saved_tensors
+        d_value, d_offset, d_slope, d_coefficients, *_ = tangents
+        total: Tensor = value.new_zeros(value.shape[0], *(ctx.rays.shape if ctx.transpose else offset.shape))
+        if d_value is not None:
+            total = total + _Transform.apply(d_value, offset, slope, coefficients, ctx.rays, ctx.transpose)
         tangent = _tangent(coefficients, d_offset, d_slope, d_coefficients)
         if tangent is not None:
-            total = total + _Project.apply(image, offset, slope, tangent, ctx.rays)
-        return total
-
-
-class _Backproject(torch.autograd.Function):
-    @staticmethod
-    def forward(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays) -> Tensor:
-        return _run_backproject(sinogram, offset, slope, coefficients, rays)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.rays = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        sinogram, offset, slope, coefficients = ctx.saved_tensors
-        grad_sinogram = None
-        if ctx.needs_input_grad[0]:
-            grad_sinogram = _Project.apply(grad, offset, slope, coefficients, ctx.rays)
-        return grad_sinogram, *_geometry_grads(ctx, grad, sinogram, offset, slope, coefficients), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        sinogram, offset, slope, coefficients = ctx.saved_tensors
-        d_sinogram, d_offset, d_slope, d_coefficients, _ = tangents
-        total: Tensor = sinogram.new_zeros(sinogram.shape[0], *ctx.rays.shape)
-        if d_sinogram is not None:
-            total = total + _Backproject.apply(d_sinogram, offset, slope, coefficients, ctx.rays)
-        tangent = _tangent(coefficients, d_offset, d_slope, d_coefficients)
-        if tangent is not None:
-            total = total + _Backproject.apply(sinogram, offset, slope, tangent, ctx.rays)
+            total = total + _Transform.apply(value, offset, slope, tangent, ctx.rays, ctx.transpose)
         return total
 
 
@@ -172,8 +142,8 @@ class _Moments(torch.autograd.Function):
         (grad,) = grads
         image, sinogram, offset, slope = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        grad_image = _Backproject.apply(sinogram, offset, slope, grad, ctx.rays) if needs[0] else None
-        grad_sinogram = _Project.apply(image, offset, slope, grad, ctx.rays) if needs[1] else None
+        grad_image = _Transform.apply(sinogram, offset, slope, grad, ctx.rays, True) if needs[0] else None
+        grad_sinogram = _Transform.apply(image, offset, slope, grad, ctx.rays, False) if needs[1] else None
         grad_offset = grad_slope = None
         if needs[2] or needs[3]:
             moments = _Moments.apply(image, sinogram, offset, slope, ctx.rays)
@@ -280,11 +250,3 @@ def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficien
 def _lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
     """The images by rows and by columns, as the kernels read them."""
     return padded_lines(image, lanes), padded_lines(image.transpose(1, 2), lanes)
-
-
-def _check(value: Tensor, shape: tuple[int, int], what: str, names: tuple[str, str]) -> None:
-    if value.ndim != 3 or tuple(value.shape[1:]) != shape:
-        raise InputError(f"{what} of shape (batch, {shape[0]}, {shape[1]}) = (batch, {names[0]}, "
-                         f"{names[1]}), got {tuple(value.shape)}")
-    if value.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
-        raise InputError(f"{what} in float32, float64 or complex, got {value.dtype}; convert with .float()")

@@ -9,7 +9,6 @@ automatic differentiation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.lanes import interleaved, padded_lines, plan_lanes
 from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.linear_map import linear_map
 from invtoolbox.kernels.pixel_kernels import pixel_kernel
 
 #: Neighbouring pixels that a task of the CPU treats side by side, one image at a time.
@@ -57,46 +57,8 @@ def pixel_backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
     if sinogram.dtype not in (torch.float32, torch.float64):
         raise InputError(f"back-projection takes float32 or float64, got {sinogram.dtype}; "
                          f"convert with .float()")
-    result: Tensor = _Gather.apply(sinogram, views)
-    return result
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(sinogram: Tensor, views: PixelViews) -> Tensor:
-        return _gather(sinogram, views)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.views, ctx.detectors = inputs[1], inputs[0].shape[2]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _Scatter.apply(grads[0], ctx.views, ctx.detectors), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        result: Tensor = _Gather.apply(tangents[0], ctx.views)
-        return result
-
-
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
-        return _scatter(image, views, detectors)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.views, ctx.detectors = inputs[1:]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _Gather.apply(grads[0], ctx.views), None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        result: Tensor = _Scatter.apply(tangents[0], ctx.views, ctx.detectors)
-        return result
+    detectors = sinogram.shape[2]
+    return linear_map(sinogram, lambda y: _gather(y, views), lambda x: _scatter(x, views, detectors))
 
 
 def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels import volume_slabs
+from invtoolbox.kernels.inputs import check_input
 from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.views import Views
 from invtoolbox.kernels.volume_kernels import geometry_kernel, project_kernel, scatter_kernel
@@ -46,10 +47,10 @@ def project_volume(volume: Tensor, views: Views) -> Tensor:
     tensor([[[[2., 2., 2.],
               [2., 2., 2.]]]])
     """
-    _check(volume, views.volume, "project_volume takes volumes", "slice, row, column")
+    check_input(volume, views.volume, "project_volume takes volumes", "slice, row, column")
     if volume.is_complex():
         return torch.complex(project_volume(volume.real.contiguous(), views), project_volume(volume.imag.contiguous(), views))
-    result: Tensor = _Project.apply(volume, table_of(views, volume.device), None, views)
+    result: Tensor = _Transform.apply(volume, table_of(views, volume.device), None, views, False)
     return result
 
 
@@ -70,11 +71,11 @@ def backproject_volume(projections: Tensor, views: Views) -> Tensor:
     tensor([[[[0.0000, 0.5000, 0.0000],
               [0.0000, 0.5000, 0.0000]]]])
     """
-    _check(projections, (views.count, *views.panel), "backproject_volume takes projections", "view, detector row, detector column")
+    check_input(projections, (views.count, *views.panel), "backproject_volume takes projections", "view, detector row, detector column")
     if projections.is_complex():
         return torch.complex(backproject_volume(projections.real.contiguous(), views),
                              backproject_volume(projections.imag.contiguous(), views))
-    result: Tensor = _Backproject.apply(projections, table_of(views, projections.device), None, views)
+    result: Tensor = _Transform.apply(projections, table_of(views, projections.device), None, views, True)
     return result
 
 
@@ -82,54 +83,39 @@ def backproject_volume(projections: Tensor, views: Views) -> Tensor:
 # that change, and its transpose. This family is all that first derivatives in the geometry need.
 
 
-class _Project(torch.autograd.Function):
+class _Transform(torch.autograd.Function):
+    """The projection of volumes or, with ``transpose``, the back-projection of projections."""
+
     @staticmethod
-    def forward(volume: Tensor, table: Tensor, tangent: Tensor | None, views: Views) -> Tensor:
-        return _run_project(volume.contiguous(), table.contiguous(), tangent, views)
+    def forward(value: Tensor, table: Tensor, tangent: Tensor | None, views: Views, transpose: bool) -> Tensor:
+        return (_run_backproject if transpose else _run_project)(value.contiguous(), table.contiguous(), tangent, views)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.views = inputs
+        *tensors, ctx.views, ctx.transpose = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        volume, table, tangent = ctx.saved_tensors
-        grad_volume = _Backproject.apply(grad, table, tangent, ctx.views) if ctx.needs_input_grad[0] else None
-        return grad_volume, *_geometry_grads(ctx, volume, grad, table, tangent), None
+        value, table, tangent = ctx.saved_tensors
+        grad_value = _Transform.apply(grad, table, tangent, ctx.views, not ctx.transpose) if ctx.needs_input_grad[0] else None
+        volume, projections = (grad, value) if ctx.transpose else (value, grad)
+        return grad_value, *_geometry_grads(ctx, volume, projections, table, tangent), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        volume, table, tangent = ctx.saved_tensors
-        total = volume.new_zeros(volume.shape[0], table.shape[0], *ctx.views.panel)
-        return _sum_of_tangents(_Project, total, ctx.views, volume, table, tangent, tangents)
-
-
-class _Backproject(torch.autograd.Function):
-    @staticmethod
-    def forward(projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views) -> Tensor:
-        return _run_backproject(projections.contiguous(), table.contiguous(), tangent, views)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.views = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (grad,) = grads
-        projections, table, tangent = ctx.saved_tensors
-        grad_projections = _Project.apply(grad, table, tangent, ctx.views) if ctx.needs_input_grad[0] else None
-        return grad_projections, *_geometry_grads(ctx, grad, projections, table, tangent), None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        projections, table, tangent = ctx.saved_tensors
-        total = projections.new_zeros(projections.shape[0], *ctx.views.volume)
-        return _sum_of_tangents(_Backproject, total, ctx.views, projections, table, tangent, tangents)
+        value, table, tangent = ctx.saved_tensors
+        d_value, d_table, d_tangent, *_ = tangents
+        total: Tensor = value.new_zeros(value.shape[0], *(ctx.views.volume if ctx.transpose else (table.shape[0], *ctx.views.panel)))
+        if d_value is not None:
+            total = total + _Transform.apply(d_value, table, tangent, ctx.views, ctx.transpose)
+        if d_table is not None:
+            total = total + _Transform.apply(value, _FirstOrder.apply(table), d_table, ctx.views, ctx.transpose)
+        if d_tangent is not None:
+            total = total + _Transform.apply(value, table, d_tangent, ctx.views, ctx.transpose)
+        return total
 
 
 class _Geometry(torch.autograd.Function):
@@ -149,8 +135,8 @@ class _Geometry(torch.autograd.Function):
         (grad,) = grads
         volume, projections, table = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        grad_volume = _Backproject.apply(projections, table, grad, ctx.views) if needs[0] else None
-        grad_projections = _Project.apply(volume, table, grad, ctx.views) if needs[1] else None
+        grad_volume = _Transform.apply(projections, table, grad, ctx.views, True) if needs[0] else None
+        grad_projections = _Transform.apply(volume, table, grad, ctx.views, False) if needs[1] else None
         return grad_volume, grad_projections, torch.zeros_like(table) if needs[2] else None, None
 
 
@@ -184,18 +170,6 @@ def _geometry_grads(ctx: Any, volume: Tensor, projections: Tensor, table: Tensor
     # The table went in as `_FirstOrder`, which stops whoever follows this zero.
     return (torch.zeros_like(table) if of_table else None,
             _Geometry.apply(volume, projections, table, ctx.views) if of_tangent else None)
-
-
-def _sum_of_tangents(function: Any, total: Tensor, views: Views, value: Tensor, table: Tensor, tangent: Tensor | None,
-                     tangents: tuple[Any, ...]) -> Tensor:
-    d_value, d_table, d_tangent, _ = tangents
-    if d_value is not None:
-        total = total + function.apply(d_value, table, tangent, views)
-    if d_table is not None:
-        total = total + function.apply(value, _FirstOrder.apply(table), d_table, views)
-    if d_tangent is not None:
-        total = total + function.apply(value, table, d_tangent, views)
-    return total
 
 
 def _second_derivative() -> InputError:
@@ -271,10 +245,3 @@ def _launch(kernel: Any, tasks: int, volume: Tensor, projections: Tensor, table:
     if total >= 2**31:
         raise InputError(f"{total} rays are too many for one launch; project fewer views at a time")
     launch(kernel, total, [*map(address, tensors), *numbers], tensors, float(projections.numel()) * max(views.volume))
-
-
-def _check(value: Tensor, shape: tuple[int, ...], what: str, names: str) -> None:
-    if value.ndim != 4 or tuple(value.shape[1:]) != shape:
-        raise InputError(f"{what} of shape (batch, {', '.join(map(str, shape))}) = (batch, {names}), got {tuple(value.shape)}")
-    if value.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128):
-        raise InputError(f"{what} in float32, float64 or complex, got {value.dtype}; convert with .float()")
