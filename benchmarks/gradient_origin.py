@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 
 import invtoolbox as it
 from invtoolbox.priors.implicit.gradient_origin import GradientOriginNetwork
-from invtoolbox.training import L2, Stage, train
+from invtoolbox.training import L2, Stage, keep_freed_memory, train
 from invtoolbox.training.pairs import Pairs
 
 AT = (100, 300, 1000, 3000)
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3000)
     chosen = parser.parse_args()
+    keep_freed_memory()
     from sklearn.datasets import load_digits
 
     digits = torch.tensor(load_digits().images, dtype=torch.float32).unsqueeze(1) / 16

@@ -26,7 +26,7 @@ from common import machine, verdict
 from torch import Generator, Tensor
 
 from invtoolbox.priors import ConvexDense, LearnedProximal
-from invtoolbox.training import L1, L2, Loss, Pairs, ProximalMatching, Stage, train
+from invtoolbox.training import L1, L2, Loss, Pairs, ProximalMatching, Stage, keep_freed_memory, train
 
 #: Steps and learning rates: of l2 and l1, and of proximal matching for each gamma.
 FULL_WARM = [(10_000, 1e-3), (10_000, 1e-4)]
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on")
     arguments = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     print(machine())
     l2, l1, matching = (FULL_WARM, FULL_WARM, FULL) if arguments.full else (REDUCED_L2, REDUCED_L1, REDUCED)

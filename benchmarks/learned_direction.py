@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    it.training.keep_freed_memory()
     print(machine(), flush=True)
     n = SIZES[0]
     began, cpu = time.perf_counter(), time.process_time()

@@ -25,7 +25,7 @@ from common import data_folder, machine, verdict
 from torch import Generator, Tensor
 
 import invtoolbox as it
-from invtoolbox.training import L1, Pairs, ProximalMatching, Stage, train
+from invtoolbox.training import L1, Pairs, ProximalMatching, Stage, keep_freed_memory, train
 
 NOISE = 0.1
 TEST = 100
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--figure", type=Path, default=FIGURE)
     arguments = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     print(machine())
     every = digits(data_folder())

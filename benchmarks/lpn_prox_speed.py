@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import invtoolbox as it
 from invtoolbox.priors.explicit.convex_network import ConvexNetwork, item_sum
 from invtoolbox.scene_reading import check, content_of
-from invtoolbox.training import L1, NoisyPairs, Stage, train
+from invtoolbox.training import L1, NoisyPairs, Stage, keep_freed_memory, train
 from invtoolbox.training.recipe import Recipe
 
 ENTRY, SIDE, STRIDE = "lpn-natural-0.1", 128, 64
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--skip-training", action="store_true")
     options = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     print(machine())
     prior = it.priors.load(ENTRY)

@@ -23,7 +23,7 @@ from common import machine, verdict
 from torch import nn
 
 import invtoolbox as it
-from invtoolbox.training import L2, MeasuredPairs, NoisyPairs, SkipLoss, Stage, train
+from invtoolbox.training import L2, MeasuredPairs, NoisyPairs, SkipLoss, Stage, keep_freed_memory, train
 
 NOISE, CROP = 0.02, 32
 SEEN = ("coins", "brick", "grass", "gravel", "moon", "astronaut")
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("table", "memory"))
     options = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     print(machine())
     if options.only != "memory":

@@ -50,8 +50,9 @@ def add(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from invtoolbox.training.recipe import run_recipe
+    from invtoolbox.training import keep_freed_memory, run_recipe
 
+    keep_freed_memory()
     outcome = run_recipe(arguments.recipe, arguments.overrides, arguments.output, arguments.overwrite, arguments.device,
                          arguments.mixed_precision, not arguments.quiet)
     if arguments.quiet:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 from pathlib import Path
 
 import pytest
@@ -22,11 +21,11 @@ from invtoolbox.training import (
     ProximalMatching,
     RecorruptedPairs,
     Stage,
+    freed_memory,
     proximal_matching_stages,
     run_recipe,
     train,
 )
-from invtoolbox.training.freed_memory import keep_freed_memory
 from invtoolbox.training.network_weights import NetworkWeights, training_problem
 
 
@@ -46,8 +45,13 @@ def pictures(seed: int = 0) -> list[Tensor]:
     return [torch.rand(1, 1, 12, 16, generator=generator), torch.rand(1, 1, 9, 8, generator=generator)]
 
 
-def test_the_c_library_is_told_to_keep_memory() -> None:
-    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc") and keep_freed_memory() == keep_freed_memory()
+def test_only_the_command_line_tells_the_c_library_to_keep_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: told.append("by the library"))
+    monkeypatch.setattr(it.training, "keep_freed_memory", lambda: told.append("by the command"))
+    train(ConvexDense(1, width=4, depth=1), Shrunk(), [Stage(L1(), 2)], progress=False)
+    assert not told
+    assert main(["train", str(tmp_path / "none.toml")]) != 0 and told == ["by the command"]
 
 
 def test_losses_are_of_whole_items() -> None:
