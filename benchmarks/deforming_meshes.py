@@ -1,6 +1,6 @@
 """Shapes out of a few of their points: a horse and a man of whom one vertex in twenty is seen, with noise, under every prior of rigidity.
 
-    python benchmarks/deforming_meshes.py [--shapes horse,crane] [--priors "ARAP, cotangents;isometry"] [--draws 3] [--threads 1] [--again]
+    python benchmarks/deforming_meshes.py [--shapes horse,crane] [--priors "AIAP, 5 neighbours"] [--draws 3] [--threads 1] [--again]
 
 The first frame of a sequence of meshes is known; of the middle one (number (T - 1) // 2: the horse gallops in periods, and is back where it
 began at T / 2) 5 % of the vertices are observed, at random, with white noise whose standard deviation in every coordinate is 1 % of the
@@ -75,7 +75,9 @@ class Shape:
 
 
 PRIORS: dict[str, Callable[[Shape], ExplicitPrior]] = {
-    "ARAP, cotangents": lambda shape: ARAP(graph=NeighbourGraph.of_mesh(shape.before, shape.faces)),
+    "ARAP, clamped cotangents": lambda shape: ARAP(graph=NeighbourGraph.of_mesh(shape.before, shape.faces)),
+    "ARAP, signed cotangents": lambda shape: ARAP(graph=NeighbourGraph.of_mesh(shape.before, shape.faces, "cotangent")),
+    "ARAP, edges of the mesh": lambda shape: ARAP(graph=NeighbourGraph.of_mesh(shape.before, shape.faces, "uniform")),
     "ARAP, 20 neighbours": lambda shape: ARAP(20),
     "ARAP, 20 neighbours, Gaussian": lambda shape: ARAP(20, weights="gaussian"),
     "local rigidity, 20 neighbours": lambda shape: LocalRigidity(20),

@@ -39,7 +39,9 @@ def deform(shape: Any, handles: Handles, *, weights: MeshWeights = "cotangent", 
             It is not changed; the answer is of its kind. The arithmetic is in float64.
         handles: ``{number: position}``, or ``(numbers (m,), positions (m, 3) or (batch, m, 3))``. A handle may stay where it is: that holds
             the shape there.
-        weights: of the edges of a mesh, ``"cotangent"``, ``"clamped"`` or ``"uniform"``.
+        weights: of the edges of a mesh, ``"cotangent"``, ``"clamped"`` or ``"uniform"``. The first are the paper's, and libigl's
+            for its energy of spokes; where many triangles are obtuse and the shape crumples, take ``"clamped"``, under which the shape
+            at rest is that of least energy (see `NeighbourGraph.of_mesh`).
         neighbours: of each point, where there are no faces; the graph is symmetric, with Gaussian weights.
         prior: another one of the displacements, in place of ARAP.
         noise_std: of the positions, in the unit of the shape; handles are then followed as well as rigidity allows, in its balance with

@@ -7,7 +7,7 @@ The tables::
     [handles]              path: the group of every vertex, a .dmat of libigl or a .npy; negative ones are free, the others are held
     [[handles.move]]       group, turn (degrees about x, y, z), about ("centre", "origin" or a point), shift: where a group goes
     [observed]             or: frame, path, share, noise (of the diagonal), seed: some vertices of another mesh, with noise
-    [[prior]]              ARAP with cotangents by default; graph = "cotangent", "clamped" or "uniform" is that of the mesh
+    [[prior]]              ARAP by default; graph = "clamped" (cotangents, the default), "cotangent" or "uniform" is that of the mesh
     [solver]               name, settings, budgets
     [output]               folder, formats
 
@@ -249,7 +249,7 @@ def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
     found = []
     for table in tables:
         settings = dict(table.settings)
-        kind = settings.pop("graph", None if {"neighbours", "radius"} & set(settings) else "cotangent")
+        kind = settings.pop("graph", None if {"neighbours", "radius"} & set(settings) else "clamped")
         if kind is not None:
             settings["graph"] = NeighbourGraph.of_mesh(mesh.vertices, mesh.faces, kind)
         found.append(PriorTable(name=table.name, weight=table.weight, **settings))

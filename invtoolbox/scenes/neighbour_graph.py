@@ -86,7 +86,7 @@ class NeighbourGraph(Settings):
         return cls(points, edges, torch.ones_like(length))
 
     @classmethod
-    def of_mesh(cls, vertices: Tensor, faces: Tensor, weights: MeshWeights = "cotangent") -> Self:
+    def of_mesh(cls, vertices: Tensor, faces: Tensor, weights: MeshWeights = "clamped") -> Self:
         r"""The graph of the edges of a triangle mesh, each in both directions.
 
         Args:
@@ -94,7 +94,9 @@ class NeighbourGraph(Settings):
             faces: whole numbers, ``(F, 3)``; consistently oriented or not.
             weights: ``"cotangent"``: half the sum of the cotangents of the angles that face the edge, negative between obtuse ones, so
                 that ``sum w |x_i - x_j|^2 / 2`` is the Dirichlet energy of the mesh, which is not negative (Pinkall and Polthier 1993);
-                ``"clamped"``: the same with negative ones at 0; ``"uniform"``: 1.
+                ``"clamped"``: the same with negative ones at 0; ``"uniform"``: 1. Sums of squares that are not differences of one
+                field, as in `priors.ARAP`, do become negative under signed weights: a mesh with obtuse triangles then
+                leaves the shape that it has at rest for a crumpled one of less energy. So negative ones are at 0 by default.
 
         Raises:
             InputError: faces that name a vertex which is not there, and a triangle without an area, which has no cotangents.

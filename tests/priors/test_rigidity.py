@@ -96,6 +96,22 @@ def test_meshes_and_voxels_turn_for_nothing_and_grow_for_the_mean_square_of_thei
     assert torch.allclose(graph.weights, (density.flatten()[i] * density.flatten()[j]).sqrt())
 
 
+def test_a_mesh_with_obtuse_triangles_goes_back_to_rest_by_default_and_crumples_under_signed_cotangents() -> None:
+    vertices, faces = surface()
+    sheared = vertices @ torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.5, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    held = torch.arange(0, len(vertices), 6)
+    A = it.operators.ObservedPoints(sheared[None], held)
+    problem = it.Problem(torch.zeros(1, len(held), 3, dtype=torch.float64), A, it.data_terms.Exact())
+    start = 0.02 * torch.randn(1, len(vertices), 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    moved = {}
+    for graph in (NeighbourGraph.of_mesh(sheared, faces), NeighbourGraph.of_mesh(sheared, faces, "cotangent")):
+        x = it.solve(problem, ARAP(graph=graph), it.solvers.LocalGlobal(), initial=start, regularization=1.0, max_iterations=2000,
+                     tolerance=1e-9, progress=False).x
+        moved[graph.signed] = float(x.norm(dim=2).max()), float(ARAP(graph=graph).bind(sheared[None]).energy(x))
+    assert moved[False][0] < 1e-6 and moved[False][1] >= 0
+    assert moved[True][0] > 1e-3 and moved[True][1] < 0
+
+
 def test_nodes_that_move_rigidly_at_every_time_cost_nothing() -> None:
     p = points()
     turns = torch.stack([rotation(k * TURN) for k in (0.0, 0.7, 1.5, 2.0)])

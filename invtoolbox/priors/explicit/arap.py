@@ -41,6 +41,8 @@ class ARAP(GraphPrior):
     Args:
         neighbours, radius, labels, weights, scale, symmetric, graph: the edges; see `GraphPrior`. For meshes give
             ``graph=NeighbourGraph.of_mesh(vertices, faces)``, for displacements of voxels ``graph=NeighbourGraph.of_grid(shape, ...)``.
+            With the paper's signed cotangents, ``of_mesh(..., "cotangent")``, the energy is negative for some shapes of a mesh with
+            obtuse triangles, and least for one of these, not for that at rest.
 
     >>> import invtoolbox as it
     >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))

@@ -17,6 +17,27 @@ from invtoolbox.scenes.moving import Moving
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph, Weights
 
 
+class _Neighbourhoods(Edges):
+    """A graph at rest, with the distances between the second moments of its neighbourhoods."""
+
+    def __init__(self, graph: NeighbourGraph) -> None:
+        super().__init__(graph)
+        self.degrees = torch.bincount(graph.edges[0], minlength=len(self)).clamp_min(1).to(self.vectors)
+        self.spreads = self.distances(self.moments(self.vectors[None]))
+
+    def moments(self, edges: Tensor) -> Tensor:
+        """The mean of ``e e^T`` over the edges of every point: ``(batch, E, 3) -> (batch, N, 3, 3)``."""
+        products = edges[..., :, None] * edges[..., None, :]
+        sums = edges.new_zeros(len(edges), len(self), 3, 3).index_add(1, self.edges[0], products)
+        return sums / self.degrees[:, None, None]
+
+    def distances(self, covariances: Tensor) -> Tensor:
+        """Between those of neighbours, in the Frobenius norm: ``(batch, N, 3, 3) -> (batch, E)``."""
+        # That of equal covariances is 0, where the norm has a corner.
+        tiny = (1e-6 * self.mean_length**2) ** 2
+        return (self.differences(covariances.flatten(2)).square().sum(2) + tiny).sqrt()
+
+
 class AsIsometricAsPossible(GraphPrior):
     r"""``R(x) = 1/W sum_ij w_ij (lambda_p | |m'_i - m'_j| - |m_i - m_j| | + lambda_c | |S'_i - S'_j| - |S_i - S_j| |)``.
 
@@ -54,8 +75,8 @@ class AsIsometricAsPossible(GraphPrior):
         self.covariances = covariances if covariances is None or covariances.ndim == 4 else covariances[None]
         self.position_weight, self.covariance_weight, self.smoothing = float(position_weight), float(covariance_weight), float(smoothing)
 
-    def _rest(self, graph: NeighbourGraph) -> Edges:
-        return Edges(graph)
+    def _rest(self, graph: NeighbourGraph) -> _Neighbourhoods:
+        return _Neighbourhoods(graph)
 
     def energy(self, x: Any) -> Tensor:
         if not isinstance(x, tuple) or self.covariances is None or is_over_time(x):
@@ -67,25 +88,23 @@ class AsIsometricAsPossible(GraphPrior):
         rest = self.covariances.to(covariances).expand(covariances.shape)
         shared = len(self.pieces) == 1
         groups = [(self.pieces[0], slice(None))] if shared else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
-        return torch.cat([self._cost(piece, flow[items], rest[items], covariances[items]) for piece, items in groups])
+        return torch.cat([self._cost(piece, flow[items], piece.distances(rest[items]), covariances[items]) for piece, items in groups])
 
     def _at(self, x: Any, time: int) -> Any:
         return (x[0][:, time], x.at(time).covariances) if isinstance(x, Moving) and self.covariances is not None else super()._at(x, time)
 
-    def _item_energy(self, piece: Edges, flow: Tensor) -> Tensor:
+    def _item_energy(self, piece: _Neighbourhoods, flow: Tensor) -> Tensor:
         return self._shared_energy(piece, flow[None])[0]
 
-    def _shared_energy(self, piece: Edges, flow: Tensor) -> Tensor:
-        return self._cost(piece, flow, _moments(piece, piece.vectors[None]), _moments(piece, piece.moved(flow)))
+    def _shared_energy(self, piece: _Neighbourhoods, flow: Tensor) -> Tensor:
+        return self._cost(piece, flow, piece.spreads, piece.moments(piece.moved(flow)))
 
-    def _cost(self, piece: Edges, flow: Tensor, rest: Tensor, covariances: Tensor) -> Tensor:
-        length, (i, j) = piece.mean_length, piece.edges
+    def _cost(self, piece: _Neighbourhoods, flow: Tensor, before: Tensor, covariances: Tensor) -> Tensor:
+        """The energy ``(batch,)``; ``before`` are the distances of the covariances at rest, ``(batch or 1, E)``."""
+        length = piece.mean_length
         change = piece.moved(flow).norm(dim=2) - piece.lengths
         total = self.position_weight * smoothed_norm(change[..., None], self.smoothing * length)
-        # The distance of equal covariances is 0, where the modulus has a corner.
-        tiny = (1e-6 * length**2) ** 2
-        apart, before = ((S.index_select(1, i) - S.index_select(1, j)).square().sum((2, 3)) + tiny for S in (covariances, rest))
-        spread = smoothed_norm((apart.sqrt() - before.sqrt())[..., None], self.smoothing * length**2)
+        spread = smoothed_norm((piece.distances(covariances) - before)[..., None], self.smoothing * length**2)
         return (piece.weights * (total + self.covariance_weight * spread)).sum(1)
 
     def select(self, index: Tensor) -> Self:
@@ -94,11 +113,3 @@ class AsIsometricAsPossible(GraphPrior):
             other = copy.copy(other)
             other.covariances = self.covariances.index_select(0, index)
         return other
-
-
-def _moments(piece: Edges, edges: Tensor) -> Tensor:
-    """The mean of ``e e^T`` over the edges of every point: ``(batch, E, 3) -> (batch, N, 3, 3)``."""
-    products = edges[..., :, None] * edges[..., None, :]
-    owners = piece.edges[0]
-    count = torch.bincount(owners, minlength=len(piece)).clamp_min(1).to(edges.dtype)
-    return edges.new_zeros(len(edges), len(piece), 3, 3).index_add(1, owners, products) / count[:, None, None]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.sparse_product import SparseProduct
 from invtoolbox.priors.explicit.flow_prior import is_over_time, smoothed_norm
 from invtoolbox.priors.explicit.graph_prior import GraphPrior, Graphs
 from invtoolbox.priors.explicit.isometry import Edges
@@ -17,6 +18,28 @@ from invtoolbox.scenes.best_rotation import fitted_rotation
 from invtoolbox.scenes.moving import Moving
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph, Weights
 from invtoolbox.scenes.quaternions import rotation_matrices
+
+
+class _Turning(Edges):
+    """A graph at rest, with the sums over the edges of a point: ``sum_j v_ij e_ij^T``, and its transpose, ``R_i e_ij``.
+
+    Both are products with one sparse matrix of the edges e at rest, so nothing of the size ``(E, 3, 3)`` is ever made.
+    """
+
+    def __init__(self, graph: NeighbourGraph) -> None:
+        super().__init__(graph)
+        count, axes = len(self.lengths), torch.arange(3, device=graph.edges.device)
+        rows = 3 * graph.edges[0][:, None] + axes
+        columns = torch.arange(count, device=graph.edges.device)[:, None].expand(count, 3)
+        self.products = SparseProduct(rows.flatten(), columns.flatten(), self.vectors.flatten(), (3 * len(graph), count))
+
+    def spread(self, vectors: Tensor) -> Tensor:
+        """``(batch, E, 3) -> (batch, N, 3, 3)``."""
+        return self.products(vectors).unflatten(1, (len(self), 3)).transpose(2, 3)
+
+    def turned(self, turns: Tensor) -> Tensor:
+        """``(batch, N, 3, 3) -> (batch, E, 3)``."""
+        return self.products.T(turns.transpose(2, 3).flatten(1, 2))
 
 
 class _OfRotations(GraphPrior):
@@ -33,8 +56,8 @@ class _OfRotations(GraphPrior):
         self.orientations = orientations if orientations is None or orientations.ndim == 3 else orientations[None]
         self.smoothing = float(smoothing)
 
-    def _rest(self, graph: NeighbourGraph) -> Edges:
-        return Edges(graph)
+    def _rest(self, graph: NeighbourGraph) -> _Turning:
+        return _Turning(graph)
 
     def energy(self, x: Any) -> Tensor:
         if self.orientations is None or not isinstance(x, tuple) or is_over_time(x):
@@ -52,16 +75,14 @@ class _OfRotations(GraphPrior):
     def _at(self, x: Any, time: int) -> Any:
         return (x[0][:, time], x.at(time).quats) if isinstance(x, Moving) and self.orientations is not None else super()._at(x, time)
 
-    def _item_energy(self, piece: Edges, flow: Tensor) -> Tensor:
+    def _item_energy(self, piece: _Turning, flow: Tensor) -> Tensor:
         return self._shared_energy(piece, flow[None])[0]
 
-    def _shared_energy(self, piece: Edges, flow: Tensor) -> Tensor:
+    def _shared_energy(self, piece: _Turning, flow: Tensor) -> Tensor:
         moved = piece.moved(flow)
-        products = (piece.weights[:, None] * moved)[..., :, None] * piece.vectors[:, None, :]
-        spread = flow.new_zeros(len(flow), len(piece), 3, 3).index_add(1, piece.edges[0], products)
-        return self._cost(piece, moved, fitted_rotation(spread))
+        return self._cost(piece, moved, fitted_rotation(piece.spread(piece.weights[:, None] * moved)))
 
-    def _cost(self, piece: Edges, moved: Tensor, turns: Tensor) -> Tensor:
+    def _cost(self, piece: _Turning, moved: Tensor, turns: Tensor) -> Tensor:
         """The energy ``(batch,)`` of moved edges ``(batch, E, 3)`` and of how points have turned, ``(batch, N, 3, 3)``."""
         raise NotImplementedError
 
@@ -96,9 +117,8 @@ class LocalRigidity(_OfRotations):
     (True, True)
     """
 
-    def _cost(self, piece: Edges, moved: Tensor, turns: Tensor) -> Tensor:
-        expected = (turns.index_select(1, piece.edges[0]) @ piece.vectors[:, :, None]).squeeze(-1)
-        return (piece.weights * smoothed_norm(moved - expected, self.smoothing * piece.mean_length)).sum(1)
+    def _cost(self, piece: _Turning, moved: Tensor, turns: Tensor) -> Tensor:
+        return (piece.weights * smoothed_norm(moved - piece.turned(turns), self.smoothing * piece.mean_length)).sum(1)
 
 
 class LocalRotation(_OfRotations):
@@ -115,6 +135,5 @@ class LocalRotation(_OfRotations):
         smoothing: of the corner, in sines.
     """
 
-    def _cost(self, piece: Edges, moved: Tensor, turns: Tensor) -> Tensor:
-        apart = turns.index_select(1, piece.edges[0]) - turns.index_select(1, piece.edges[1])
-        return (piece.weights * smoothed_norm(apart.flatten(2) / 8**0.5, self.smoothing)).sum(1)
+    def _cost(self, piece: _Turning, moved: Tensor, turns: Tensor) -> Tensor:
+        return (piece.weights * smoothed_norm(piece.differences(turns.flatten(2)) / 8**0.5, self.smoothing)).sum(1)
