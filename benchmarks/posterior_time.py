@@ -1,6 +1,6 @@
 """How long mean and standard deviation of a picture take: VBLE against PnP-ULA until it is as sure of its own.
 
-The first picture of BSD68, its centre, Gaussian blur of standard deviation 1 and noise 7.65 (units of 1/255). VBLE: 300 steps and 100
+The first picture of BSD68, its centre, Gaussian blur of standard deviation 1 and noise 7.65 (units of 1/255). VBLE: 150 steps and 100
 samples, whose standard deviation has a Monte-Carlo error of 7 %. PnP-ULA: a chain with a denoiser as the score, ``priors/dncnn-natural``
 or, with ``--network kair``, KAIR's DnCNN of level 25/255, which takes five times as long; at the default step. It is run for so many
 steps, its Monte-Carlo error of the standard deviation is measured from the spread of blocks of the chain, and the time until that is 10 %
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="64,256")
     parser.add_argument("--steps", default="4000,600", help="of the chain, one number a size")
     parser.add_argument("--burn-in", type=int, default=200)
-    parser.add_argument("--iterations", type=int, default=300, help="of VBLE")
+    parser.add_argument("--iterations", type=int, default=150, help="of VBLE")
     parser.add_argument("--network", choices=("natural", "kair"), default="natural")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args()

@@ -125,7 +125,8 @@ class Adam(Solver):
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
         if self.iterate == "average":
-            best = torch.lerp(state.best, x, (9 / (steps + 8)).view(shape))
+            # Not torch.lerp, which rounds the last few entries of a tensor in another way, so by the size of the batch.
+            best = state.best + (x - state.best).mul_((9 / (steps + 8)).view(shape))
         improved = value < state.reference - self.min_delta
         return AdamState(x, value, discrepancy, item_norm(new) / state.scale, new, mean, square, steps, rates,
                          best, torch.where(better, value, state.best_value), state.scale,
