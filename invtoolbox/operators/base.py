@@ -287,8 +287,13 @@ def inner(a: Any, b: Any) -> Tensor:
     # On a CPU one dot product an item makes no temporary of the size of x, and rounds the same whatever the batch is, which
     # a batched matrix product does not. In float32 a dot product over 16 million positive values is off by 1e-4, so it is
     # summed in blocks.
-    return torch.stack([torch.stack([torch.dot(u, v) for u, v in zip(p.split(_BLOCK), q.split(_BLOCK))]).sum()
+    return torch.stack([torch.stack([_dot(u, v) for u, v in zip(p.split(_BLOCK), q.split(_BLOCK))]).sum()
                         for p, q in zip(a.unbind(0), b.unbind(0))])
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    # A library's dot product may round by where in a line of the cache its vectors begin; an item's place in a batch must not matter.
+    return torch.dot(*(t if t.data_ptr() % 64 == 0 else t.clone() for t in (a, b)))
 
 
 def item_norm(a: Any) -> Tensor:

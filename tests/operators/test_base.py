@@ -8,7 +8,7 @@ import torch
 from invtoolbox.operators.base import inner
 
 
-@pytest.mark.parametrize("n", [1000, 1 << 18, 3_000_001])
+@pytest.mark.parametrize("n", [1000, 5_550, 20_003, 1 << 18, 3_000_001])
 def test_inner_products_are_accurate_and_do_not_depend_on_the_batch(n: int) -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.rand(3, n, generator=generator), torch.rand(3, n, generator=generator)
