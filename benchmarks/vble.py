@@ -39,8 +39,8 @@ from invtoolbox.solvers import ADMM, VariationalLatent
 RESULTS = Path(__file__).parent / "results"
 #: Rate scale and weight of every problem, from ``--part tune``.
 SETTINGS = {
-    "g1-2.55": (0.7, 0.7), "g3-2.55": (0.3, 0.7), "motion-2.55": (0.6, 0.7), "g1-7.65": (0.35, 0.7), "g3-7.65": (0.25, 0.7),
-    "motion-7.65": (0.3, 0.7), "x2": (0.5, 2.5), "x4": (0.25, 2.5), "half": (1.0, 5.0),
+    "g1-2.55": (0.6, 0.7), "g3-2.55": (0.5, 0.7), "motion-2.55": (0.3, 0.7), "g1-7.65": (0.6, 0.7), "g3-7.65": (0.8, 0.7),
+    "motion-7.65": (0.3, 0.7), "x2": (1.0, 1.0), "x4": (1.0, 1.0), "half": (0.7, 2.0),
 }
 #: Steps; the papers take 300, and 400 for missing pixels, of a size that does not shrink.
 ITERATIONS = 150
