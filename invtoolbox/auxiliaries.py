@@ -8,7 +8,6 @@ image and behind them those of every w, and `Objective.decode` takes the image o
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from typing import Self
 
@@ -20,6 +19,7 @@ from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.channel_slices import ChannelSlices
 from invtoolbox.operators.identity import Identity
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
+from invtoolbox.priors.wrapper import PriorWrapper
 
 
 def with_auxiliaries(objective: Objective) -> Objective:
@@ -57,7 +57,7 @@ def extended(objective: Objective, image: Tensor) -> Tensor:
     return torch.cat([image, image.new_zeros(image.shape[0], shape[0] - image.shape[1], *shape[1:])], 1)
 
 
-class _OfTheImage(ExplicitPrior):
+class _OfTheImage(PriorWrapper, ExplicitPrior):
     """A prior of the image, seen as one of image and auxiliary variables: its prox leaves the latter as they are."""
 
     def __init__(self, prior: ExplicitPrior, image: ChannelSlices) -> None:
@@ -93,15 +93,9 @@ class _OfTheImage(ExplicitPrior):
         assert isinstance(composed, LinearOperator)
         return composed, b
 
-    def at(self, iteration: int) -> Self:
-        return self._with(self.prior.at(iteration))
-
-    def select(self, index: Tensor) -> Self:
-        return self._with(self.prior.select(index))
-
     def _with(self, prior: ExplicitPrior) -> Self:
-        other = copy.copy(self)
-        other.prior, other.sigma = prior, prior.sigma
+        other = super()._with(prior)
+        other.sigma = prior.sigma
         return other
 
     def __repr__(self) -> str:

@@ -15,8 +15,9 @@ class Settings:
     """Something that holds settings and tensors, and never changes by being used.
 
     Attributes:
-        item_fields: names of the attributes whose first axis is the batch (or 1, for a value that every item
-            shares). `select` picks items from them when finished items leave the batch.
+        item_fields: names of the attributes that belong to items: tensors whose first axis is the batch, tuples of one thing an item,
+            and other settings that know their own. A length of 1 is a value that every item shares. `select` picks from them when
+            finished items leave the batch.
     """
 
     item_fields: ClassVar[tuple[str, ...]] = ()
@@ -39,15 +40,22 @@ class Settings:
         return other
 
     def select(self, index: Tensor) -> Self:
-        """A copy for the items ``index`` of the batch."""
+        """A copy for the items ``index`` of the batch.
+
+        >>> class Term(Settings):
+        ...     item_fields = ("noise_std", "trees", "prior")
+        ...     noise_std, trees, prior = torch.tensor([0.1, 0.2, 0.3]), ("a", "b", "c"), None
+        >>> picked = Term().select(torch.tensor([2, 0]))
+        >>> picked.noise_std, picked.trees
+        (tensor([0.3000, 0.1000]), ('c', 'a'))
+        """
         fields = {name: getattr(self, name, None) for name in self.item_fields}
-        batched = {name: value for name, value in fields.items()
-                   if isinstance(value, Tensor) and value.ndim and value.shape[0] > 1}
-        if not batched:
+        picked = {name: _picked(value, index) for name, value in fields.items()}
+        if all(value is fields[name] for name, value in picked.items()):
             return self
         other = copy.copy(self)
-        for name, value in batched.items():
-            object.__setattr__(other, name, value.index_select(0, index))
+        for name, value in picked.items():
+            object.__setattr__(other, name, value)
         return other
 
 
@@ -58,6 +66,17 @@ def cast_dtype(old: torch.dtype, new: torch.dtype | None) -> torch.dtype:
     if old.is_complex and not new.is_complex:
         return torch.complex128 if new == torch.float64 else torch.complex64
     return new
+
+
+def _picked(value: Any, index: Tensor) -> Any:
+    """The items ``index`` of what belongs to items; itself where every item shares it."""
+    if isinstance(value, Settings):
+        return value.select(index)
+    if isinstance(value, Tensor) and value.ndim and len(value) > 1:
+        return value.index_select(0, index)
+    if isinstance(value, tuple) and len(value) > 1:
+        return tuple(value[k] for k in index.tolist())
+    return value
 
 
 def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:

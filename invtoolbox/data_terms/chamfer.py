@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Chamfer(DataTerm):
     is_convex = False
     # Differentiable almost everywhere: between two neighbours the minimum has a crease that points upwards, where no descent ends.
     is_smooth = True
+    item_fields: ClassVar[tuple[str, ...]] = ("_trees",)
     _trees: tuple[Tree, ...] = ()
 
     def __init__(self, truncation: float | None = 2.0, squared: bool = True, both_ways: bool = True) -> None:
@@ -118,13 +119,6 @@ class Chamfer(DataTerm):
         bound = copy.copy(self)
         bound._trees = tuple(Tree(points) for points in y)
         return bound
-
-    def select(self, index: Tensor) -> Self:
-        if len(self._trees) <= 1:
-            return self
-        other = copy.copy(self)
-        other._trees = tuple(self._trees[k] for k in index.tolist())
-        return other
 
     def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
         check_point_sets(y, shape, what, items)

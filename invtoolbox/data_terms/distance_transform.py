@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ class DistanceTransform(DataTerm):
 
     is_convex = False
     is_smooth = True  # almost everywhere, like `Chamfer`
+    item_fields: ClassVar[tuple[str, ...]] = ("_grids",)
     _grids: tuple[_Grid, ...] = ()
 
     def __init__(self, cell: float = 0.1, margin: float = 1.0, truncation: float | None = None, budget: float = 1.0) -> None:
@@ -112,13 +113,6 @@ class DistanceTransform(DataTerm):
         y = problem.first
         bound._grids = tuple(_Grid(points.float(), field) for points, field in zip(y, self._for(y)))
         return bound
-
-    def select(self, index: Tensor) -> Self:
-        if len(self._grids) <= 1:
-            return self
-        other = copy.copy(self)
-        other._grids = tuple(self._grids[k] for k in index.tolist())
-        return other
 
     def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
         check_point_sets(y, shape, what, items)

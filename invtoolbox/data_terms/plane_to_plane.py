@@ -54,7 +54,7 @@ class PlaneToPlane(DataTerm):
     """
 
     is_convex = False
-    item_fields: ClassVar[tuple[str, ...]] = ("weights", "covariances", "source_times", "target_times")
+    item_fields: ClassVar[tuple[str, ...]] = ("weights", "covariances", "source_times", "target_times", "_surfaces")
 
     def __init__(self, scale: tuple[float, float] = (1.0, 0.1), decay: float = 0.7, along: float = 0.005, covariances: Tensor | None = None,
                  weights: Tensor | None = None, times: tuple[Tensor, Tensor] | None = None, time_scale: float = 8.0,
@@ -132,12 +132,6 @@ class PlaneToPlane(DataTerm):
     def at(self, iteration: int) -> Self:
         other = copy.copy(self)
         other._iteration = iteration
-        return other
-
-    def select(self, index: Tensor) -> Self:
-        other = copy.copy(super().select(index))
-        if len(self._surfaces) > 1:
-            other._surfaces = tuple(self._surfaces[k] for k in index.tolist())
         return other
 
     def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:

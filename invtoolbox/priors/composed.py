@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -11,14 +10,17 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.wrapper import PriorWrapper
 from invtoolbox.tree import tree_leaves, tree_replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
-class ComposedPrior(ExplicitPrior):
+class ComposedPrior(PriorWrapper, ExplicitPrior):
     """``R(K x)``: the prior of what a linear operator makes of the image."""
+
+    item_fields: ClassVar[tuple[str, ...]] = ("operator",)
 
     def __init__(self, prior: ExplicitPrior, operator: LinearOperator) -> None:
         self.prior, self.operator = prior, operator
@@ -52,26 +54,11 @@ class ComposedPrior(ExplicitPrior):
         own = inner & {"energy", "gradient", "quadratic"}
         return own | {"split"} if inner & {"prox", "split"} else own
 
-    def prepare(self, problem: Problem, solve: Any) -> Self:
-        other = copy.copy(self)
-        other.prior = self.prior.prepare(problem, solve)
-        return other
-
-    def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other.prior = self.prior.at(iteration)
-        return other
-
-    def select(self, index: Tensor) -> Self:
-        other = copy.copy(self)
-        other.prior, other.operator = self.prior.select(index), self.operator.select(index)
-        return other
-
     def __repr__(self) -> str:
         return f"{self.prior!r} @ {self.operator!r}"
 
 
-class ThroughOperator(ExplicitPrior):
+class ThroughOperator(PriorWrapper, ExplicitPrior):
     r"""``R(A(x))`` for an operator that need not be linear: what is known about pictures that nobody took, of a scene x.
 
     With a renderer of further cameras, priors of pictures and of depths become priors of scenes: ``DepthSmoothness() @ A``,
@@ -97,6 +84,8 @@ class ThroughOperator(ExplicitPrior):
     >>> prior.energy(x), prior.gradient(x)  # x^4 / 2 and 2 x^3
     (tensor([8.5000]), tensor([[[ 2., 16.]]]))
     """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("operator",)
 
     def __init__(self, prior: ExplicitPrior, operator: Operator, subset_size: int | None = None, seed: int = 0) -> None:
         if subset_size is not None and (operator.blocks is None or not 1 <= subset_size <= operator.blocks):
@@ -138,21 +127,13 @@ class ThroughOperator(ExplicitPrior):
         return (self.prior.offers & {"energy"}) | {"gradient"}
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        other = copy.copy(self)
-        other.prior = self.prior.prepare(problem, solve)
-        return other.at(0)
+        return super().prepare(problem, solve).at(0)
 
     def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other.prior = self.prior.at(iteration)
+        other = super().at(iteration)
         if self.subset_size is not None:
             draws = torch.Generator().manual_seed((self.seed * 1_000_003 + iteration) % (1 << 62))
             other.drawn = self.operator.drawn(self.subset_size, draws)
-        return other
-
-    def select(self, index: Tensor) -> Self:
-        other = copy.copy(self)
-        other.prior, other.operator = self.prior.select(index), self.operator.select(index)
         return other
 
     def __repr__(self) -> str:

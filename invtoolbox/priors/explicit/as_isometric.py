@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -63,6 +62,8 @@ class AsIsometricAsPossible(GraphPrior):
     (True, True)
     """
 
+    item_fields: ClassVar[tuple[str, ...]] = ("pieces", "covariances")
+
     def __init__(self, neighbours: int | None = 5, radius: float | None = None, labels: Tensor | None = None, weights: Weights = "uniform",
                  scale: float | None = None, symmetric: bool = False, graph: Graphs | None = None, covariances: Tensor | None = None,
                  position_weight: float = 1.0, covariance_weight: float = 100.0, smoothing: float = 1e-3) -> None:
@@ -106,10 +107,3 @@ class AsIsometricAsPossible(GraphPrior):
         total = self.position_weight * smoothed_norm(change[..., None], self.smoothing * length)
         spread = smoothed_norm((piece.distances(covariances) - before)[..., None], self.smoothing * length**2)
         return (piece.weights * (total + self.covariance_weight * spread)).sum(1)
-
-    def select(self, index: Tensor) -> Self:
-        other = super().select(index)
-        if self.covariances is not None and len(self.covariances) > 1:
-            other = copy.copy(other)
-            other.covariances = self.covariances.index_select(0, index)
-        return other

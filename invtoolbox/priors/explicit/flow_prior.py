@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class FlowPrior(ExplicitPrior):
     """
 
     is_smooth = True
+    item_fields: ClassVar[tuple[str, ...]] = ("pieces",)
     labels: Tensor | None = None  # of the points, ``(N,)`` or ``(batch, N)``, in priors that have some
 
     def __init__(self) -> None:
@@ -77,13 +78,6 @@ class FlowPrior(ExplicitPrior):
     def _shared_energy(self, piece: Any, flow: Tensor) -> Tensor:
         """The energies ``(batch,)`` of flows ``(batch, N, 3)`` of the same points; one by one unless overridden."""
         return torch.stack([self._item_energy(piece, item) for item in flow])
-
-    def select(self, index: Tensor) -> Self:
-        if len(self.pieces) < 2:
-            return self
-        other = copy.copy(self)
-        other.pieces = tuple(self.pieces[k] for k in index.tolist())
-        return other
 
 
 def is_over_time(x: Any) -> bool:

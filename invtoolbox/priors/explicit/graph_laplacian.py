@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -66,6 +66,7 @@ class GraphLaplacian(ExplicitPrior):
 
     is_convex = True
     is_smooth = True
+    item_fields: ClassVar[tuple[str, ...]] = ("first", "guess", "_laplacian", "_norm")
 
     def __init__(self, first: str | Prior | nn.Module | Tensor | Callable[[Problem], Tensor] = "tv", radius: int = 4,
                  intensity_scale: float = 1e-3, intensity_range: float | None = None, smoothing: float = 0.1,
@@ -150,20 +151,6 @@ class GraphLaplacian(ExplicitPrior):
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         return self.laplacian, self._norm
-
-    def select(self, index: Tensor) -> Self:
-        if self._laplacian is None or self.guess is None:
-            if not isinstance(self.first, Tensor) or self.first.shape[0] == 1:
-                return self
-            other = copy.copy(self)
-            other.first = self.first.index_select(0, index)
-            return other
-        if self.guess.shape[0] == 1:  # one graph that all items share
-            return self
-        other = copy.copy(self)
-        other.guess = self.guess.index_select(0, index)
-        other._laplacian, other._norm = self._laplacian.select(index), self._norm.select(index)
-        return other
 
     def __repr__(self) -> str:
         if isinstance(self.first, Tensor):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +44,8 @@ class _Turning(Edges):
 class _OfRotations(GraphPrior):
     """A prior of displacements and of rotations: those of Gaussians, or the ones that fit the neighbourhoods best."""
 
+    item_fields: ClassVar[tuple[str, ...]] = ("pieces", "orientations")
+
     def __init__(self, neighbours: int | None = 20, radius: float | None = None, labels: Tensor | None = None,
                  weights: Weights = "gaussian", scale: float | None = None, symmetric: bool = False, graph: Graphs | None = None,
                  orientations: Tensor | None = None, smoothing: float = 1e-3) -> None:
@@ -85,13 +86,6 @@ class _OfRotations(GraphPrior):
     def _cost(self, piece: _Turning, moved: Tensor, turns: Tensor) -> Tensor:
         """The energy ``(batch,)`` of moved edges ``(batch, E, 3)`` and of how points have turned, ``(batch, N, 3, 3)``."""
         raise NotImplementedError
-
-    def select(self, index: Tensor) -> Self:
-        other = super().select(index)
-        if self.orientations is not None and len(self.orientations) > 1:
-            other = copy.copy(other)
-            other.orientations = self.orientations.index_select(0, index)
-        return other
 
 
 class LocalRigidity(_OfRotations):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class Misfit(ExplicitPrior):
     tensor([2.5000, 2.5000])
     """
 
-    item_fields: ClassVar[tuple[str, ...]] = ("y",)
+    item_fields: ClassVar[tuple[str, ...]] = ("y", "data_term")
 
     def __init__(self, y: Tensor, data_term: DataTerm) -> None:
         data_term.check(y)
@@ -41,25 +42,15 @@ class Misfit(ExplicitPrior):
         # One measurement may serve all items; data terms take as many as there are predictions.
         return self.data_term.value(x, self.y.expand(len(x), *self.y.shape[1:])) / self.share
 
-    def subset(self, index: Any) -> Misfit:
-        other = Misfit.__new__(Misfit)
-        vars(other).update(vars(self))
+    def subset(self, index: Any) -> Self:
+        other = copy.copy(self)
         other.y, other.data_term = self.y[:, :, index], self.data_term.subset(index, self.y)
         other.share = self.share * other.y.shape[2] / self.y.shape[2]
         return other
 
-    def at(self, iteration: int) -> Misfit:
-        other = Misfit.__new__(Misfit)
-        vars(other).update(vars(self))
+    def at(self, iteration: int) -> Self:
+        other = copy.copy(self)
         other.data_term = self.data_term.at(iteration)
-        return other
-
-    def select(self, index: Tensor) -> Misfit:
-        other = super().select(index)
-        if other is self:
-            other = Misfit.__new__(Misfit)
-            vars(other).update(vars(self))
-        other.data_term = self.data_term.select(index)
         return other
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Generator, Tensor
@@ -11,12 +10,13 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.explicit.total_variation import TotalVariation
+from invtoolbox.priors.wrapper import PriorWrapper
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
-class PriorImage(ExplicitPrior):
+class PriorImage(PriorWrapper, ExplicitPrior):
     r"""``R(x) = prior(x - reference)`` for any explicit prior: an earlier scan, a planning CT, another contrast, an atlas.
 
     Prior-image constrained compressed sensing (PICCS; Chen, Tang & Leng, Med. Phys. 35, 2008) is the sum
@@ -74,18 +74,7 @@ class PriorImage(ExplicitPrior):
         if tuple(self.reference.shape[1:]) != tuple(shape) or self.reference.shape[0] not in (1, problem.batch):
             raise InputError(f"the reference of PriorImage has the shape {tuple(self.reference.shape)}, expected "
                              f"({'1 or ' if problem.batch > 1 else ''}{problem.batch}, {', '.join(map(str, shape))})")
-        return self._with(self.prior.prepare(problem, solve))
-
-    def at(self, iteration: int) -> Self:
-        return self._with(self.prior.at(iteration))
-
-    def select(self, index: Tensor) -> Self:
-        return super().select(index)._with(self.prior.select(index))
-
-    def _with(self, prior: ExplicitPrior) -> Self:
-        other = copy.copy(self)
-        other.prior = prior
-        return other
+        return super().prepare(problem, solve)
 
     def _reference(self, like: Tensor) -> Tensor:
         return self.reference.to(device=like.device, dtype=like.dtype)

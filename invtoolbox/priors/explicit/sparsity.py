@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +30,7 @@ class L1(ExplicitPrior):
     """
 
     is_convex = True
+    item_fields: ClassVar[tuple[str, ...]] = ("bounds",)
 
     def __init__(self, lower: float | Tensor | None = None, upper: float | Tensor | None = None) -> None:
         self.bounds = None if lower is None and upper is None else Box(lower, upper)
@@ -60,13 +60,6 @@ class L1(ExplicitPrior):
         if torch.is_grad_enabled():
             return v.minimum(radius).maximum(-radius)
         return torch.minimum(v, radius, out=v).maximum(-radius)
-
-    def select(self, index: Tensor) -> Self:
-        if self.bounds is None:
-            return self
-        other = copy.copy(self)
-        other.bounds = self.bounds.select(index)
-        return other
 
     def __repr__(self) -> str:
         return "L1()" if self.bounds is None else f"L1{repr(self.bounds).removeprefix('Box')}"

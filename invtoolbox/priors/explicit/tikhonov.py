@@ -38,7 +38,7 @@ class Tikhonov(ExplicitPrior):
 
     is_convex = True
     is_smooth = True
-    item_fields: ClassVar[tuple[str, ...]] = ("reference",)
+    item_fields: ClassVar[tuple[str, ...]] = ("operator", "reference")
 
     def __init__(self, operator: LinearOperator | Literal["gradient"] | None = None,
                  reference: Tensor | None = None) -> None:
@@ -89,13 +89,6 @@ class Tikhonov(ExplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.bind(problem.image_shape)
-
-    def select(self, index: Tensor) -> Self:
-        other = super().select(index)
-        if isinstance(self.operator, LinearOperator) and self.operator.items is not None:
-            other = copy.copy(other)
-            other.operator = self.operator.select(index)
-        return other
 
     def _penalised(self, x: Tensor) -> Tensor:
         """``L (x - reference)``."""

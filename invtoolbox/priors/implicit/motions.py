@@ -100,7 +100,7 @@ class ControlNodes(Motion):
             ``10.0 * ARAP()`` against rest; their graph is that of the nodes. It is part of S(z), which no weight of the problem scales.
     """
 
-    item_fields: ClassVar[tuple[str, ...]] = ("nodes", "index", "weights")
+    item_fields: ClassVar[tuple[str, ...]] = ("nodes", "index", "weights", "rigidity")
 
     def __init__(self, count: int = 64, times: int = 1, neighbours: int = 3, width: float | None = None,
                  rigidity: Prior | None = None) -> None:
@@ -150,13 +150,6 @@ class ControlNodes(Motion):
         if self.rigidity is None:
             return super().energy(parameters)
         return self.rigidity.energy(self.size * parameters["translations"])
-
-    def select(self, index: Tensor) -> Self:
-        other = super().select(index)
-        if self.rigidity is not None:
-            other = copy.copy(other)
-            other.rigidity = self.rigidity.select(index)
-        return other
 
     def __repr__(self) -> str:
         return f"ControlNodes({self.count}, times={self.times}, neighbours={self.neighbours})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -56,6 +56,8 @@ class RigidClusters(ImplicitPrior):
     >>> bool((points + solution.x - target).abs().max() < 1e-3)
     True
     """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("bodies",)
 
     def __init__(self, labels: Tensor, initial_motions: Tensor | None = None, rotation_rate: float = 0.5) -> None:
         self.labels = checked_labels(labels, "RigidClusters")
@@ -120,13 +122,6 @@ class RigidClusters(ImplicitPrior):
         if not self.bodies:
             raise InputError(f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
         return torch.stack([body.centres for body in self.bodies])
-
-    def select(self, index: Tensor) -> Self:
-        if len(self.bodies) < 2:
-            return self
-        other = copy.copy(self)
-        other.bodies = tuple(self.bodies[k] for k in index.tolist())
-        return other
 
     def __repr__(self) -> str:
         return f"RigidClusters({self.count} clusters)"

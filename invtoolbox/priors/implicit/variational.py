@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.wrapper import PriorWrapper
 
 if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
+    pass
 
 Family = Literal["uniform", "gaussian", "dirac"]
 
@@ -23,7 +23,7 @@ WIDTHS, PIXEL_FACTORS = (1.5e-5, 20.0), (1e-4, 3.0)
 PIXEL, WIDTH = "pixel_log_factor", "_log_width"
 
 
-class Variational(ImplicitPrior):
+class Variational(PriorWrapper, ImplicitPrior):
     r"""``q(z) = prod U(z_i; m_i, a_i)`` or ``prod N(z_i; m_i, a_i^2)`` with its mean m and its widths a as parameters.
 
     `decode_and_energy` draws one z and gives an unbiased estimate of the weighted divergence
@@ -124,22 +124,6 @@ class Variational(ImplicitPrior):
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
         return dict.fromkeys(parameters, 1.0) | self.prior.learning_rates(self.latents(parameters))
-
-    def prepare(self, problem: Problem, solve: Any) -> Self:
-        other = copy.copy(self)
-        other.prior = self.prior.prepare(problem, solve)
-        return other
-
-    def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other.prior = self.prior.at(iteration)
-        return other
-
-    def select(self, index: Tensor) -> Self:
-        other = super().select(index)
-        other = copy.copy(other)
-        other.prior = self.prior.select(index)
-        return other
 
     def __repr__(self) -> str:
         return f"Variational({self.prior!r}, {self.family!r})"
