@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox.data_terms import Exact, LeastSquares
@@ -37,7 +37,7 @@ from invtoolbox.problem import Problem
 from invtoolbox.scene_file import Prior as PriorTable
 from invtoolbox.scene_file import Solver as SolverTable
 from invtoolbox.scene_parts import prior_of, solver_of
-from invtoolbox.scene_reading import Table, check, content_of, locate
+from invtoolbox.scene_reading import Alone, CheckedScene, Several, Table
 from invtoolbox.scene_run import check_folder
 from invtoolbox.scenes.mesh import Mesh
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph
@@ -97,21 +97,10 @@ class MeshScene(Table):
     mesh: MeshTable
     handles: Handles | None = None
     observed: Observed | None = None
-    prior: list[PriorTable] = Field([PriorTable(name="arap")])
-    solver: SolverTable = SolverTable(name="local-global")
+    prior: Several[PriorTable] = Field([PriorTable(name="arap")])
+    solver: Alone[SolverTable] = SolverTable(name="local-global")
     regularization: float = Field(1.0, gt=0)
     output: MeshOutput = Field(default_factory=MeshOutput)
-
-    @field_validator("prior", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        several = value if isinstance(value, list) else [value]
-        return [{"name": one} if isinstance(one, str) else one for one in several]
-
-    @field_validator("solver", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _handles_or_observed(self) -> MeshScene:
@@ -120,17 +109,8 @@ class MeshScene(Table):
         return self
 
 
-@dataclass(frozen=True)
-class MeshSceneFile:
-    """A checked scene of a mesh, its name, and where it was read from."""
-
-    name: str
-    path: Path
-    scene: MeshScene
-
-    def locate(self, path: str) -> Path:
-        """A path as a scene writes it: beside the scene file, in the current directory, or in the data folder."""
-        return locate(self.path, path)
+class MeshSceneFile(CheckedScene[MeshScene]):
+    """A checked scene of a mesh."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +137,7 @@ def read_mesh_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[s
     >>> read_mesh_scene("horse-sparse", {"observed.share": 0.1}).scene.observed.share
     0.1
     """
-    path, content = content_of(scene, overrides)
-    return MeshSceneFile(path.stem, path, check(MeshScene, path, content))
+    return MeshSceneFile.read(MeshScene, scene, overrides)
 
 
 def run_mesh_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,

@@ -20,13 +20,12 @@ The tables, in the order of the work::
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from invtoolbox.scene_reading import Named, Table, check, content_of, locate
+from invtoolbox.scene_reading import Alone, CheckedScene, Named, Several, Table
 
 
 class Source(Table):
@@ -181,27 +180,16 @@ class Scene(Table):
 
     title: str | None = None
     measurements: Measurements
-    operator: Operator | None = None
-    data_term: DataTerm = DataTerm()
-    prior: list[Prior] = Field([])
-    solver: Solver = Solver()
+    operator: Alone[Operator | None] = None
+    data_term: Alone[DataTerm] = DataTerm()
+    prior: Several[Prior] = Field([])
+    solver: Alone[Solver] = Solver()
     regularization: Regularization = Regularization()
     output: Output = Output()
     evaluation: Evaluation | None = None
     seed: int = 0
     device: str | None = None
     dtype: Literal["float32", "float64"] | None = None
-
-    @field_validator("operator", "data_term", "solver", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @field_validator("prior", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        several = value if isinstance(value, list) else [value]
-        return [{"name": one} if isinstance(one, str) else one for one in several]
 
     @field_validator("regularization", mode="before")
     @classmethod
@@ -211,17 +199,8 @@ class Scene(Table):
         return {"weight": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-@dataclass(frozen=True)
-class SceneFile:
-    """A checked scene, its name, and where it was read from."""
-
-    name: str
-    path: Path
-    scene: Scene
-
-    def locate(self, path: str) -> Path:
-        """A path as a scene writes it: beside the scene file, in the current directory, or in the data folder."""
-        return locate(self.path, path)
+class SceneFile(CheckedScene[Scene]):
+    """A checked scene of measurements and what is to be made of them."""
 
 
 def read_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> SceneFile:
@@ -238,5 +217,4 @@ def read_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] =
     >>> read_scene("deblur-camera", {"prior.weight": 0.1}).scene.prior[0].weight
     0.1
     """
-    path, content = content_of(scene, overrides)
-    return SceneFile(path.stem, path, check(Scene, path, content))
+    return SceneFile.read(Scene, scene, overrides)

@@ -6,8 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,19 +29,11 @@ from invtoolbox.registry import build, lookup
 from invtoolbox.scene_file import Crop, SceneFile, Source
 from invtoolbox.scene_file import Prior as PriorTable
 from invtoolbox.scene_file import Solver as SolverTable
+from invtoolbox.scene_reading import CheckedScene
 from invtoolbox.solvers.base import Solver
 
 _SCANS = {"parallel-beam": "parallel", "fan-beam": "fan"}
 _SCANS_3D = {"cone-beam": "cone", "parallel-beam-3d": "parallel3d"}
-
-
-class Located(Protocol):
-    """A scene file of any kind, which knows where it was read from."""
-
-    @property
-    def path(self) -> Path: ...
-
-    def locate(self, path: str) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -265,7 +256,7 @@ def prior(file: SceneFile) -> Prior | None:
     return prior_of(file.scene.prior, file)
 
 
-def prior_of(tables: Sequence[PriorTable], file: Located) -> Prior | None:
+def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | None:
     """The sum of priors that tables of a scene file describe."""
     total: Prior | None = None
     for table in tables:
@@ -290,7 +281,7 @@ def solver(file: SceneFile) -> Solver | None:
     return solver_of(file.scene.solver, file)
 
 
-def solver_of(table: SolverTable, file: Located) -> Solver | None:
+def solver_of(table: SolverTable, file: CheckedScene[Any]) -> Solver | None:
     """The solver that a table of a scene file describes."""
     if table.name is None:
         return None

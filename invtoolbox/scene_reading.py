@@ -5,15 +5,18 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from invtoolbox import catalogue
 from invtoolbox.errors import InputError, unknown_name
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+S = TypeVar("S", bound="Table")
 
 
 class Table(BaseModel):
@@ -30,6 +33,34 @@ class Named(BaseModel):
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+#: A table that may be given by its name alone, ``solver = "fista"``; and a list of such tables that may be one of them.
+Alone = Annotated[T, BeforeValidator(_named)]
+Several = Annotated[list[T], BeforeValidator(lambda value: [_named(one) for one in (value if isinstance(value, list) else [value])])]
+
+
+@dataclass(frozen=True)
+class CheckedScene(Generic[S]):
+    """A scene whose tables were checked, its name, and where it was read from."""
+
+    name: str
+    path: Path
+    scene: S
+
+    @classmethod
+    def read(cls, tables: type[S], scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Self:
+        """The scene of that path, or of that name in the catalogue, with some keys changed."""
+        path, content = content_of(scene, overrides)
+        return cls(path.stem, path, check(tables, path, content))
+
+    def locate(self, path: str) -> Path:
+        """A path as a scene writes it: beside the scene file, in the current directory, or in the data folder."""
+        return locate(self.path, path)
 
 
 def content_of(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> tuple[Path, dict[str, Any]]:

@@ -14,7 +14,7 @@ The tables::
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from invtoolbox.datasets.lidar_opening import SWEEP_PATHS
 from invtoolbox.motion.job import FlowJob, preparation_of, run_job
 from invtoolbox.motion.opening import SequencePath
 from invtoolbox.motion.sequence import FlowStudy
-from invtoolbox.scene_reading import Table, check, content_of, locate
+from invtoolbox.scene_reading import CheckedScene, Table
 
 
 class SweepTable(Table):
@@ -68,21 +68,16 @@ class FlowScene(Table):
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class FlowSceneFile:
-    """A checked scene of sweeps, its name, and where it was read from."""
-
-    name: str
-    path: Path
-    scene: FlowScene
+class FlowSceneFile(CheckedScene[FlowScene]):
+    """A checked scene of sweeps."""
 
     @property
     def sequence(self) -> SequencePath:
         """The sweeps that it names."""
         table = self.scene.sweeps
-        options = {key: str(locate(self.path, str(value))) if key in SWEEP_PATHS and value != "none" else value
+        options = {key: str(self.locate(str(value))) if key in SWEEP_PATHS and value != "none" else value
                    for key, value in table.options.items()}
-        return SequencePath.of(table.dataset or locate(self.path, str(table.path)), table.reader, options)
+        return SequencePath.of(table.dataset or self.locate(str(table.path)), table.reader, options)
 
     def job(self, output: str | Path | None = None) -> FlowJob:
         """What is to be done."""
@@ -100,8 +95,7 @@ def read_flow_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[s
     >>> read_flow_scene("street-simulated", {"flow.method": "nsfp"}).scene.flow.method
     'nsfp'
     """
-    path, content = content_of(scene, overrides)
-    return FlowSceneFile(path.stem, path, check(FlowScene, path, content))
+    return FlowSceneFile.read(FlowScene, scene, overrides)
 
 
 def named_sequence(name: str) -> FlowSceneFile | None:

@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from invtoolbox import catalogue, datasets, scene_parts
 from invtoolbox.data_terms.base import DataTerm
@@ -35,7 +34,7 @@ from invtoolbox.registry import build
 from invtoolbox.scene_file import DataTerm as DataTermTable
 from invtoolbox.scene_file import Prior as PriorTable
 from invtoolbox.scene_file import Solver as SolverTable
-from invtoolbox.scene_reading import Named, Table, changed_content, check, content_of, locate
+from invtoolbox.scene_reading import Alone, CheckedScene, Named, Several, Table, changed_content, check
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
 from invtoolbox.views.folder import scene_of_folder
@@ -102,26 +101,15 @@ class ViewScene(Table):
 
     title: str | None = None
     views: ViewTable
-    prior: list[PriorTable] = Field(min_length=1)
+    prior: Several[PriorTable] = Field(min_length=1)
     operator: Settings = Settings()
-    data_term: DataTermTable | None = None
-    solver: SolverTable = SolverTable()
+    data_term: Alone[DataTermTable | None] = None
+    solver: Alone[SolverTable] = SolverTable()
     stage: list[StageTable] = Field(default_factory=lambda: [StageTable()])
     evaluation: ViewEvaluation = Field(default_factory=ViewEvaluation)
     output: ViewOutput = Field(default_factory=ViewOutput)
     seed: int = 0
     device: str | None = None
-
-    @field_validator("prior", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        several = value if isinstance(value, list) else [value]
-        return [{"name": one} if isinstance(one, str) else one for one in several]
-
-    @field_validator("solver", "data_term", mode="before")
-    @classmethod
-    def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_model(self) -> ViewScene:
@@ -132,16 +120,8 @@ class ViewScene(Table):
         return self
 
 
-@dataclass(frozen=True)
-class ViewSceneFile:
-    """A checked scene of photographs, its name, and where it was read from."""
-
-    name: str
-    path: Path
-    scene: ViewScene
-
-    def locate(self, path: str) -> Path:
-        return locate(self.path, path)
+class ViewSceneFile(CheckedScene[ViewScene]):
+    """A checked scene of photographs."""
 
     def pictures(self) -> PosedPictures:
         """All photographs of the scene, as large as it says."""
@@ -222,8 +202,7 @@ def read_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[s
         return ViewSceneFile(folder.resolve().name, folder, check(ViewScene, folder, content))
     if model is not None:
         raise InputError(f"{scene} is a scene file, which says itself what represents the scene; leave --model out")
-    path, content = content_of(scene, overrides)
-    return ViewSceneFile(path.stem, path, check(ViewScene, path, content))
+    return ViewSceneFile.read(ViewScene, scene, overrides)
 
 
 def _point(value: Any, where: str) -> tuple[float, float, float]:
