@@ -16,7 +16,6 @@ The tables::
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,16 +28,14 @@ from torch import Tensor
 
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.datasets.meshes import read_dmat, read_mesh, write_mesh
-from invtoolbox.datasets.output import write_bytes
-from invtoolbox.environment import versions
 from invtoolbox.errors import InputError
 from invtoolbox.operators import ObservedPoints
 from invtoolbox.problem import Problem
+from invtoolbox.results_folder import check_folder, read_json, write_json, write_settings
 from invtoolbox.scene_file import Prior as PriorTable
 from invtoolbox.scene_file import Solver as SolverTable
 from invtoolbox.scene_parts import prior_of, solver_of
 from invtoolbox.scene_reading import Alone, CheckedScene, Several, Table
-from invtoolbox.scene_run import check_folder
 from invtoolbox.scenes.mesh import Mesh
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 from invtoolbox.scenes.rigid import rotation
@@ -147,8 +144,6 @@ def run_mesh_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     Raises:
         InputError: a fault in the scene or its files; results that are there while neither ``resume`` nor ``overwrite`` is given.
     """
-    if resume and overwrite:
-        raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
     file = read_mesh_scene(scene, overrides)
     folder = Path(output or file.scene.output.folder or Path("results") / file.name)
     settings = file.scene.model_dump(mode="json")
@@ -156,7 +151,7 @@ def run_mesh_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     check_folder(folder, settings, resume, overwrite, there, _FREE)
     finished = (folder / "solution.h5", folder / "metrics.json")
     if resume and all(path.exists() for path in finished):
-        return MeshOutcome(Solution.load(finished[0]), None, folder, json.loads(finished[1].read_text(encoding="utf-8")), ())
+        return MeshOutcome(Solution.load(finished[0]), None, folder, read_json(finished[1]), ())
     mesh = read_mesh(file.locate(file.scene.mesh.path), file.scene.mesh.frame)
     problem, truth = _problem(file, mesh)
     prior, solver, budgets = prior_of(_with_graphs(file.scene.prior, mesh), file), solver_of(file.scene.solver, file), file.scene.solver
@@ -166,9 +161,8 @@ def run_mesh_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     if overwrite:
         for path in there:
             path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in (("scene.json", {"scene": settings, "versions": versions()}), ("metrics.json", metrics)):
-        write_bytes(folder / name, json.dumps(content, indent=1).encode(), overwrite=True)
+    write_settings(folder, settings)
+    write_json(folder / "metrics.json", metrics)
     written = [folder / "metrics.json"]
     for kind in dict.fromkeys(file.scene.output.formats):
         path = folder / ("solution.h5" if kind == "h5" else f"mesh.{kind}")

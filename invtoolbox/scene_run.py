@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from torch import Tensor
 from invtoolbox import datasets, scene_parts
 from invtoolbox.checkpoint import Checkpoint
 from invtoolbox.datasets.nifti import check_available
-from invtoolbox.datasets.output import write_bytes
-from invtoolbox.environment import device_named, versions
+from invtoolbox.environment import device_named
 from invtoolbox.errors import InputError
 from invtoolbox.problem import Problem
+from invtoolbox.results_folder import check_folder, read_json, write_json, write_settings
 from invtoolbox.scene_file import SceneFile, read_scene
 from invtoolbox.scene_parts import Measured
 from invtoolbox.solution import Solution
@@ -26,8 +25,7 @@ from invtoolbox.solve import solve
 CHECKPOINT = "checkpoint.safetensors"
 #: What a run writes, and so what it may replace.
 FILES = ("scene.json", "metrics.json", "solution.h5", "reconstruction.png", "reconstruction.tif", "reconstruction.nii",
-          "reconstruction.npy",
-          "report.html")
+         "reconstruction.npy", "report.html")
 #: Tables that may differ between a run and its resumption: they do not change what is solved.
 _FREE = ("title", "output", "evaluation", "solver.max_iterations", "solver.tolerance", "solver.time_limit")
 
@@ -73,8 +71,6 @@ def run(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), ou
 def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
               resume: bool = False, overwrite: bool = False, progress: bool = True) -> Outcome:
     """As `run`, with the metrics and the files that were written."""
-    if resume and overwrite:
-        raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
     file = read_scene(scene, overrides)
     folder = Path(output or file.scene.output.folder or Path("results") / file.name)
     settings = file.scene.model_dump(mode="json")
@@ -82,7 +78,7 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     check_folder(folder, settings, resume, overwrite, there, _FREE)
     finished = folder / "solution.h5"
     if resume and finished.exists() and not (folder / CHECKPOINT).exists():
-        metrics = _read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+        metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
         return Outcome(Solution.load(finished), folder, metrics, ())
     measured = scene_parts.measure(file)
     problem = Problem(measured.y, measured.operator, scene_parts.data_term(file, measured.noise_std))
@@ -94,8 +90,7 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     if overwrite:
         for name in (*FILES, CHECKPOINT):
             (folder / name).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "scene.json", {"scene": settings, "versions": versions()})
+    write_settings(folder, settings)
     budgets = file.scene.solver
     checkpoint = folder / CHECKPOINT
     try:
@@ -161,43 +156,6 @@ def _reference(file: SceneFile, measured: Measured) -> Tensor | None:
     return measured.truth
 
 
-def check_folder(folder: Path, settings: dict[str, Any], resume: bool, overwrite: bool, there: Sequence[Path], free: Sequence[str]) -> None:
-    """Refuse results that would be lost, and a resumption with other settings; ``free`` are keys and tables that may differ."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"the output {folder} is a file; give a folder")
-    if there and not resume and not overwrite:
-        raise InputError(f"{folder} holds results already ({', '.join(path.name for path in there)}); give --resume to go on from them, "
-                         "--overwrite to replace them, or another --output")
-    if not (resume and (folder / "scene.json").exists()):
-        return
-    before = _read_json(folder / "scene.json").get("scene", {})
-    changed = [key for key in _differences(before, settings)
-               if key.split(".")[0] not in free and key not in free]
-    if changed:
-        raise InputError(f"{folder} holds a run with another {', '.join(changed)}; resume it with the same settings, "
-                         "or give --overwrite to start anew")
-
-
-def _differences(before: Any, now: Any, key: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [d for name in sorted({*before, *now})
-                for d in _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return [d for k, (a, b) in enumerate(zip(before, now)) for d in _differences(a, b, f"{key}.{k}")]
-    return [] if before == now else [key]
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give --overwrite to start anew") from error
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_bytes(path, json.dumps(content, indent=1).encode(), overwrite=True)
-
-
 def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor | None, metrics: dict[str, list[float]],
            measured: Measured) -> tuple[Path, ...]:
     from invtoolbox.plotting.report import write_report
@@ -205,7 +163,7 @@ def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor 
     wanted, x = file.scene.output, solution.x
     written: list[Path] = []
     if metrics:
-        _write_json(folder / "metrics.json", metrics)
+        write_json(folder / "metrics.json", metrics)
         written.append(folder / "metrics.json")
     for kind in dict.fromkeys(wanted.formats):
         if kind == "h5":

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.volume import Grid, Volume
 from invtoolbox.environment import versions
 from invtoolbox.errors import InputError
+from invtoolbox.results_folder import differences, read_json, write_json
 from invtoolbox.study.results import Hdf5Results, ResultFormat
 from invtoolbox.study.spread import spread
 from invtoolbox.study.worker import LOCKS, Item, Report, Task, perform
@@ -177,7 +177,7 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
     content = json.loads(json.dumps(dict(description), sort_keys=True))
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     notes = folder / "study.json"
-    known = _read(notes) if notes.exists() and not overwrite else {}
+    known = read_json(notes) if notes.exists() and not overwrite else {}
     there = [n for n in dict.fromkeys([*names, *known.get("items", ())]) if (folder / f"{n}{suffix}").exists()]
     if known and there:
         if not resume:
@@ -185,7 +185,7 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
                              "--resume to go on from it, --overwrite to replace it, or another --output")
         before = known.get("description")
         if before != content:
-            raise InputError(f"{folder} holds another study ({_difference(before, content)} differs); resume it with the same "
+            raise InputError(f"{folder} holds another study ({differences(before, content)[0] or 'the description'} differs); resume it with the same "
                              "settings and data, or give --overwrite to start anew")
     elif there and not overwrite:
         raise InputError(f"{folder / there[0]}{suffix} is there, and no study.json says what it is; give another --output, or "
@@ -198,7 +198,7 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
                 clear(name)
         (folder / "study.log").unlink(missing_ok=True)
     (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-    write_bytes(notes, json.dumps({"description": content, "items": names, "versions": versions()}, indent=1).encode(), overwrite=True)
+    write_json(notes, {"description": content, "items": names, "versions": versions()})
     return fingerprint
 
 
@@ -211,23 +211,6 @@ def _finished(folder: Path, names: list[str], reports: Mapping[int, Report], res
             if left.name[1:].rsplit(f"{results.suffix}.", 1)[0] in names:
                 left.unlink(missing_ok=True)
     return Study(folder, ordered, results)
-
-
-def _difference(before: Any, now: Any) -> str:
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return "the description"
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key):
-            inner = before.get(key), now.get(key)
-            return f"{key}.{_difference(*inner)}" if all(isinstance(i, dict) for i in inner) else key
-    return "nothing"
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give --overwrite to start anew") from error
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 from invtoolbox import metrics
 from invtoolbox.datasets.cameras_blender import PosedPictures
-from invtoolbox.datasets.output import write_bytes, write_png
+from invtoolbox.datasets.output import write_png
 from invtoolbox.datasets.splat_ply import read_splats
 from invtoolbox.datasets.voxel_file import read_voxels
-from invtoolbox.environment import device_named, versions
+from invtoolbox.environment import device_named
 from invtoolbox.errors import InputError
 from invtoolbox.plotting.splat_viewer import write_viewer
-from invtoolbox.scene_run import Interrupted, check_folder
+from invtoolbox.results_folder import check_folder, read_json, write_json, write_settings
+from invtoolbox.scene_run import Interrupted
 from invtoolbox.scenes.cameras import Cameras
 from invtoolbox.views.models import Look, SceneModel
 from invtoolbox.views.photographs import Photographs
@@ -87,8 +87,6 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
         InputError: a fault in the scene or its photographs; results that are there while neither ``resume`` nor ``overwrite`` is given.
         Interrupted: Ctrl-C; the message says how to go on.
     """
-    if resume and overwrite:
-        raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
     file = read_view_scene(scene, overrides, model)
     folder = Path(output or file.scene.output.folder or Path("results") / file.name)
     settings = file.scene.model_dump(mode="json")
@@ -102,10 +100,8 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     if overwrite:
         for path in (*_there(folder), *(folder / PICTURES).glob("*.png")):
             path.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "scene.json", {"scene": settings, "versions": versions()})
-    for name in ("metrics.json",):
-        (folder / name).unlink(missing_ok=True)  # of a run that is gone on with, until it is over
+    write_settings(folder, settings)
+    (folder / "metrics.json").unlink(missing_ok=True)  # of a run that is gone on with, until it is over
     wanted = file.scene.evaluation
     try:
         solution = solve_in_stages(represented, photographs, stages, solver, explicit, file.data_term(), file.scene.solver.time_limit,
@@ -174,7 +170,7 @@ def _write(outcome: ViewOutcome, file: ViewSceneFile, photographs: Photographs, 
                "mean": {name: outcome.mean(name) for name in outcome.metrics}, "scene": solution.model.describe(solution.x),
                "seconds": solution.seconds, "iterations": [r.iterations for r in solution.reports], "notes": outcome.notes,
                "time_limit": file.scene.solver.time_limit, "is_complete": solution.is_complete}
-    _write_json(folder / "metrics.json", content)
+    write_json(folder / "metrics.json", content)
     written.append(folder / "metrics.json")
     title, cameras = file.scene.title or file.name, photographs.train.cameras
     if "viewer" in formats and not outcome.is_empty:
@@ -193,7 +189,7 @@ def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
     """The results are there, and neither iterations nor seconds are left."""
     if not (folder / "metrics.json").exists():
         return False
-    content = _read_json(folder / "metrics.json")
+    content = read_json(folder / "metrics.json")
     limit = file.scene.solver.time_limit
     spent = limit is not None and float(content["seconds"]) >= limit
     ends = file.stages()[-1].iterations is not None
@@ -201,17 +197,6 @@ def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
 
 
 def _finished(folder: Path, photographs: Photographs) -> ViewOutcome:
-    content = _read_json(folder / "metrics.json")
+    content = read_json(folder / "metrics.json")
     return ViewOutcome(None, folder, content["metrics"], tuple(content["views"]), content["held_out"], tuple(content["notes"]), (),
                        cameras=photographs.train.cameras)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give --overwrite to start anew") from error
-
-
-def _write_json(path: Path, content: Any) -> None:
-    write_bytes(path, json.dumps(content, indent=1).encode(), overwrite=True)
