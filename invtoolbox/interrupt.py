@@ -8,6 +8,10 @@ from types import FrameType
 from typing import Any, Self
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; the message says what is done, and how to go on from it."""
+
+
 class DeferredInterrupt:
     """While this is open, the first Ctrl-C waits for `check`; a second one is raised at once.
 

@@ -15,6 +15,7 @@ from invtoolbox.checkpoint import Checkpoint
 from invtoolbox.datasets.nifti import check_available
 from invtoolbox.environment import device_named
 from invtoolbox.errors import InputError
+from invtoolbox.interrupt import Interrupted
 from invtoolbox.problem import Problem
 from invtoolbox.results_folder import check_folder, read_json, write_json, write_settings
 from invtoolbox.scene_file import SceneFile, read_scene
@@ -28,10 +29,6 @@ FILES = ("scene.json", "metrics.json", "solution.h5", "reconstruction.png", "rec
          "reconstruction.npy", "report.html")
 #: Tables that may differ between a run and its resumption: they do not change what is solved.
 _FREE = ("title", "output", "evaluation", "solver.max_iterations", "solver.tolerance", "solver.time_limit")
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C; the message says from where the run can go on."""
 
 
 @dataclass(frozen=True)

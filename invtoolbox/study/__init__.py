@@ -14,7 +14,8 @@ A folder of results holds::
 
 from __future__ import annotations
 
-from invtoolbox.study.driver import Interrupted, Study, run_study
+from invtoolbox.interrupt import Interrupted
+from invtoolbox.study.driver import Study, run_study
 from invtoolbox.study.results import Answer, ResultFormat, read_result
 from invtoolbox.study.slices import map_slices
 from invtoolbox.study.worker import Item, Report

@@ -20,14 +20,11 @@ from torch import Tensor
 from invtoolbox.datasets.volume import Grid, Volume
 from invtoolbox.environment import versions
 from invtoolbox.errors import InputError
+from invtoolbox.interrupt import Interrupted
 from invtoolbox.results_folder import differences, read_json, write_json
 from invtoolbox.study.results import Hdf5Results, ResultFormat
 from invtoolbox.study.spread import spread
 from invtoolbox.study.worker import LOCKS, Item, Report, Task, perform
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C; the message says how much is done and how to go on."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +182,9 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
                              "--resume to go on from it, --overwrite to replace it, or another --output")
         before = known.get("description")
         if before != content:
-            raise InputError(f"{folder} holds another study ({differences(before, content)[0] or 'the description'} differs); resume it with the same "
-                             "settings and data, or give --overwrite to start anew")
+            first = differences(before, content)[0] or "the description"
+            raise InputError(f"{folder} holds another study ({first} differs); resume it with the same settings and data, or give "
+                             "--overwrite to start anew")
     elif there and not overwrite:
         raise InputError(f"{folder / there[0]}{suffix} is there, and no study.json says what it is; give another --output, or "
                          "--overwrite to replace it")

@@ -14,9 +14,9 @@ from invtoolbox.datasets.splat_ply import read_splats
 from invtoolbox.datasets.voxel_file import read_voxels
 from invtoolbox.environment import device_named
 from invtoolbox.errors import InputError
+from invtoolbox.interrupt import Interrupted
 from invtoolbox.plotting.splat_viewer import write_viewer
 from invtoolbox.results_folder import check_folder, read_json, write_json, write_settings
-from invtoolbox.scene_run import Interrupted
 from invtoolbox.scenes.cameras import Cameras
 from invtoolbox.views.models import Look, SceneModel
 from invtoolbox.views.photographs import Photographs
