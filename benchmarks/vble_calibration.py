@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from common import data_folder, machine, verdict
-from torch import Generator, Tensor
+from torch import Tensor
 from vble import SETTINGS, case, inner, pictures
 
 import invtoolbox as it
@@ -26,27 +25,6 @@ from invtoolbox.conformal import coverage_curve, residual_scores
 from invtoolbox.posterior import Posterior
 
 TESTED, LEARNED = range(1, 11), range(11, 69)
-
-
-@dataclass
-class Kept(Posterior):
-    """Mean and standard deviation as they were kept."""
-
-    centre: Tensor
-    spread: Tensor
-    number: int = 100
-
-    @property
-    def mean(self) -> Tensor:
-        return self.centre
-
-    @property
-    def std(self) -> Tensor:
-        return self.spread
-
-    def draw(self, count: int, generator: Generator) -> Tensor:
-        shape = (count, *self.centre.shape)
-        return self.centre + self.spread * torch.randn(shape, generator=generator)
 
 
 def fill(problem: str, method: str, chosen: argparse.Namespace, folder: Path) -> None:
@@ -72,7 +50,7 @@ def kept(problem: str, method: str, chosen: argparse.Namespace, numbers: range) 
     for number in numbers:
         if number <= chosen.pictures:
             one = torch.load(_file(problem, method, chosen, number), weights_only=True)
-            yield Kept(inner(one["mean"])[None], inner(one["std"])[None]), inner(one["truth"])[None]
+            yield it.MeanFieldPosterior(inner(one["mean"])[None], inner(one["std"])[None]), inner(one["truth"])[None]
 
 
 def main() -> None:

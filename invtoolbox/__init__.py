@@ -21,6 +21,7 @@ _NAMES = {
     "Solution": "invtoolbox.solution",
     "Progress": "invtoolbox.loop",
     "Checkpoint": "invtoolbox.checkpoint",
+    "MeanFieldPosterior": "invtoolbox.posterior",
     "exact_posterior": "invtoolbox.mixture_posterior",
     "calibrate_posteriors": "invtoolbox.conformal",
     "reconstruct": "invtoolbox.reconstruction",

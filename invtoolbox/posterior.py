@@ -135,3 +135,53 @@ class Posterior(ABC):
                   for k in range(0, first.numel(), block)]
         low, high = torch.cat(bounds, 1).unflatten(1, first.shape)
         return low, high
+
+
+class MomentPosterior(Posterior):
+    """A posterior of which mean and standard deviation are known, ``(batch, channel, *space)`` each; a subclass writes `draw`."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        self._mean, self._std = mean, std
+
+    @property
+    def device(self) -> torch.device:
+        return self._mean.device
+
+    @property
+    def mean(self) -> Tensor:
+        return self._mean
+
+    @property
+    def std(self) -> Tensor:
+        return self._std
+
+
+class MeanFieldPosterior(MomentPosterior):
+    """Pixels that are normal and independent: what is left of a posterior of which mean and standard deviation were kept.
+
+    And what is known of one that came from elsewhere, an ensemble or a network that predicts both, say; `calibrate_posteriors` wants no
+    more.
+
+    Args:
+        mean, std: of every pixel, ``(batch, channel, *space)``.
+        number: samples behind an interval of the shape ``"quantile"``; mean and standard deviation need none.
+
+    Raises:
+        InputError: for another shape of the two, and a negative standard deviation.
+
+    >>> posterior = MeanFieldPosterior(torch.zeros(2, 1, 3), torch.ones(2, 1, 3))
+    >>> posterior.sample(4).shape, round(float(posterior.interval(0.95)[1].max()), 2)
+    (torch.Size([4, 2, 1, 3]), 1.96)
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor, number: int = 1000) -> None:
+        if mean.shape != std.shape or bool((std < 0).any()):
+            raise InputError("a posterior takes a mean and a standard deviation of one shape, the latter not negative; got shapes "
+                             f"{tuple(mean.shape)} and {tuple(std.shape)}")
+        super().__init__(mean, std)
+        self.number = number
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """The same random numbers for every item."""
+        each = [torch.randn(1, *self.mean.shape[1:], generator=generator, dtype=self.mean.dtype, device=self.device) for _ in range(count)]
+        return self.mean + self.std * torch.stack(each)

@@ -3,41 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import pytest
 import torch
-from torch import Generator, Tensor
 
 import invtoolbox as it
 from invtoolbox.conformal import Scores, calibrate_posteriors, coverage_curve, residual_scores
 from invtoolbox.errors import InputError
-from invtoolbox.posterior import Posterior
+from invtoolbox.posterior import MeanFieldPosterior
 
 
-@dataclass
-class Given(Posterior):
-    """A posterior of which mean and standard deviation are given."""
-
-    centre: Tensor
-    spread: Tensor
-    number: int = 1
-
-    @property
-    def mean(self) -> Tensor:
-        return self.centre
-
-    @property
-    def std(self) -> Tensor:
-        return self.spread
-
-    def draw(self, count: int, generator: Generator) -> Tensor:
-        return self.centre.expand(count, *self.centre.shape)
-
-
-def given(pictures: int, pixels: int = 100) -> Given:
-    return Given(torch.zeros(pictures, 1, pixels), torch.ones(pictures, 1, pixels))
+def given(pictures: int, pixels: int = 100) -> MeanFieldPosterior:
+    return MeanFieldPosterior(torch.zeros(pictures, 1, pixels), torch.ones(pictures, 1, pixels))
 
 
 def test_the_factor_is_the_corrected_quantile_of_the_scores() -> None:
@@ -47,7 +25,7 @@ def test_the_factor_is_the_corrected_quantile_of_the_scores() -> None:
     assert calibration.factor() == pytest.approx(0.93, rel=1e-3)  # 0.9 of 31 / 30
     assert calibration.factor(0.5) == pytest.approx(0.52, rel=1e-3)
     assert calibrate_posteriors([given(30)], [truth], 0.9, unit="pixel").factor() == pytest.approx(0.91, rel=1e-3)  # 0.9003 of 3000
-    low, high = calibration.interval(Given(torch.full((1, 1, 2), 5.0), torch.tensor([[[1.0, 2.0]]])))
+    low, high = calibration.interval(MeanFieldPosterior(torch.full((1, 1, 2), 5.0), torch.tensor([[[1.0, 2.0]]])))
     torch.testing.assert_close(high, torch.tensor([[[5.93, 6.86]]]), rtol=1e-3, atol=0)
     torch.testing.assert_close(low, 10 - high)
 
@@ -98,7 +76,7 @@ def test_the_curve_says_how_often_intervals_hold() -> None:
 
 
 def test_standard_deviations_of_zero_need_a_floor() -> None:
-    posterior = Given(torch.zeros(30, 1, 10), torch.zeros(30, 1, 10))
+    posterior = MeanFieldPosterior(torch.zeros(30, 1, 10), torch.zeros(30, 1, 10))
     truth = torch.full((30, 1, 10), 0.2)
     assert calibrate_posteriors([posterior], [truth], 0.9).factor() == math.inf
     assert calibrate_posteriors([posterior], [truth], 0.9, floor=0.1).factor() == pytest.approx(2.0, rel=1e-3)

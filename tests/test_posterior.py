@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import pytest
 import torch
 
@@ -87,6 +89,20 @@ def test_moments_and_quantiles_are_streamed(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(parts.sample(300), samples)
     torch.testing.assert_close(parts.std, whole.std)
     torch.testing.assert_close(parts.interval(0.9, shape="quantile"), (low, high))
+
+
+def test_kept_moments_are_a_posterior_of_independent_pixels() -> None:
+    generator = torch.Generator().manual_seed(3)
+    mean, std = torch.randn(2, 1, 5, generator=generator), torch.rand(2, 1, 5, generator=generator)
+    posterior, alone = it.MeanFieldPosterior(mean, std), it.MeanFieldPosterior(mean[1:], std[1:])
+    samples = posterior.sample(2000)
+    torch.testing.assert_close(samples.mean(0), mean, atol=0.08, rtol=0)
+    torch.testing.assert_close(samples.std(0), std, atol=0, rtol=0.08)
+    assert torch.equal(alone.sample(3), samples[:3, 1:])
+    assert torch.equal(posterior.interval(0.5)[1], mean + NormalDist().inv_cdf(0.75) * std)
+    for wrong in (std[:1], -std):
+        with pytest.raises(InputError, match="a mean and a standard deviation of one shape"):
+            it.MeanFieldPosterior(mean, wrong)
 
 
 def test_coverage_is_the_share_of_pixels_within() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.posterior import Posterior
+from invtoolbox.posterior import MomentPosterior
 from invtoolbox.tree import select_items
 
 
@@ -124,7 +124,7 @@ def _error_of_mean(values: Tensor) -> Tensor:
     return ((own + 2 * shared.clamp_min(0)) / count).sqrt()
 
 
-class ChainPosterior(Posterior):
+class ChainPosterior(MomentPosterior):
     """What a chain has seen: its mean and standard deviation over all states, and samples out of those that were kept.
 
     Attributes:
@@ -135,27 +135,15 @@ class ChainPosterior(Posterior):
     """
 
     def __init__(self, chain: Chain) -> None:
+        super().__init__(chain.mean(), chain.std())
         # Items may have stopped after different numbers of states.
         items = [select_items(chain, torch.tensor([k], device=chain.centre.device)) for k in range(len(chain.centre))]
         full = [max(1, item.full()[0]) for item in items]
         self.number = min(full)
-        self._mean, self._std = chain.mean(), chain.std()
         self.effective_number = torch.cat([item.effective_number() for item in items])
         self.std_error = torch.cat([item.std_error() for item in items])
         places = [torch.arange(1, self.number + 1) * count // self.number - 1 for count in full]
         self._kept = torch.cat([item.kept[:, place.to(chain.centre.device)] for item, place in zip(items, places)]).transpose(0, 1)
-
-    @property
-    def device(self) -> torch.device:
-        return self._mean.device
-
-    @property
-    def mean(self) -> Tensor:
-        return self._mean
-
-    @property
-    def std(self) -> Tensor:
-        return self._std
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Kept states at random, with repetition."""

@@ -13,7 +13,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator
-from invtoolbox.posterior import Posterior
+from invtoolbox.posterior import MomentPosterior, Posterior
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.chain import Chain
@@ -101,25 +101,13 @@ class DiffusionSampler(Solver):
         return False, "the draws follow the posterior approximately, whatever their number"
 
 
-class DiffusionPosterior(Posterior):
+class DiffusionPosterior(MomentPosterior):
     """Mean and standard deviation of the draws that `solve` made, and new draws."""
 
     def __init__(self, solver: DiffusionSampler, objective: Objective, chain: Chain) -> None:
+        super().__init__(chain.mean(), chain.std())
         self.solver, self.objective = solver, objective
         self.number = int(chain.number.min())
-        self._mean, self._std = chain.mean(), chain.std()
-
-    @property
-    def device(self) -> torch.device:
-        return self._mean.device
-
-    @property
-    def mean(self) -> Tensor:
-        return self._mean
-
-    @property
-    def std(self) -> Tensor:
-        return self._std
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         with torch.no_grad():
