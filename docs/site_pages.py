@@ -49,8 +49,8 @@ BASES = {"operators": ("scan_2d.Scan2D", "scan_3d.Scan3D"),
          "scenes": ("sweep.Sweep", "sweep.FlowLabels", "sweep.Boxes", "street.Thing", "street.Part", "routes.Route", "routes.Track",
                     "routes.Speed")}
 #: What stands in `invtoolbox` itself.
-TOP = ("Problem", "solve", "Solution", "reconstruct", "map_slices", "exact_posterior", "MeanFieldPosterior", "calibrate_posteriors", "as_operator",
-       "to_deepinv", "Checkpoint", "Progress", "InputError")
+TOP = ("Problem", "solve", "Solution", "reconstruct", "map_slices", "exact_posterior", "MeanFieldPosterior", "calibrate_posteriors",
+       "as_operator", "to_deepinv", "Checkpoint", "Progress", "InputError")
 
 
 def on_files(files: Files, config: Any) -> Files:
