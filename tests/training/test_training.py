@@ -27,6 +27,7 @@ from invtoolbox.training import (
     train,
 )
 from invtoolbox.training.network_weights import NetworkWeights, training_problem
+from tests.training.interruption import check_same_weights, trained_in_two_goes
 
 
 class Shrunk(Pairs):
@@ -104,29 +105,9 @@ def test_resumed_training_gives_the_same_weights(tmp_path: Path) -> None:
     network, pairs = ConvexConvolution(1, (4, 4), (1, 2), beta=10.0), NoisyPairs(pictures(), noise_std=0.1, crop=8)
     whole = train(network, pairs, stages, seed=5, progress=False)
 
-    class Interrupted(Exception):
-        pass
-
-    class Breaking(NoisyPairs):
-        """The same pairs, until something happens in the middle of the second stage."""
-
-        def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-            Breaking.draws += 1
-            if Breaking.draws == 47:
-                raise Interrupted
-            return super().draw(count, generator)
-
-        def __repr__(self) -> str:
-            return repr(pairs)
-
-        draws = 0
-
-    with pytest.raises(Interrupted):
-        train(network, Breaking(pictures(), noise_std=0.1, crop=8), stages, seed=5, folder=tmp_path, write_every=0.0, progress=False)
+    resumed = trained_in_two_goes(network, pairs, stages, 5, tmp_path, at=47)
     assert (tmp_path / "stage-1.safetensors").is_file()
-    resumed = train(network, pairs, stages, seed=5, folder=tmp_path, progress=False)
-    for name, value in whole.network.state_dict().items():
-        assert torch.equal(value, resumed.network.state_dict()[name]), name
+    check_same_weights(whole.network, resumed.network)
     assert torch.equal(whole.losses, resumed.losses)
     with pytest.raises(InputError, match="another problem"):
         train(network, NoisyPairs(pictures(), noise_std=0.2, crop=8), stages, seed=5, folder=tmp_path, progress=False)

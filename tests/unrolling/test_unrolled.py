@@ -13,6 +13,7 @@ import invtoolbox as it
 from invtoolbox import solvers as S
 from invtoolbox.errors import InputError
 from invtoolbox.training import L2, MeasuredPairs, SkipLoss, Stage, train
+from tests.training.interruption import check_same_weights, trained_in_two_goes
 
 KERNEL = torch.tensor([[0.0, 0.04, 0.0], [0.03, 0.8, 0.05], [0.0, 0.02, 0.0]], dtype=torch.float64)
 
@@ -275,28 +276,8 @@ def test_training_lowers_the_loss_and_a_resumed_one_gives_the_same_weights(name:
     whole = train(network, pairs, stages, seed=3, progress=False)
     assert float(whole.losses[-6:].mean()) < 0.95 * float(whole.losses[:3].mean())
 
-    class Interrupted(Exception):
-        pass
-
-    class Breaking(MeasuredPairs):
-        """The same pairs, until the machine goes down."""
-
-        def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-            Breaking.draws += 1
-            if Breaking.draws == 9:
-                raise Interrupted
-            return super().draw(count, generator)
-
-        def __repr__(self) -> str:
-            return repr(pairs)
-
-        draws = 0
-
-    with pytest.raises(Interrupted):
-        train(network, Breaking(pictures(), pairs.operator, 0.02), stages, seed=3, folder=tmp_path, write_every=0.0, progress=False)
-    resumed = train(network, pairs, stages, seed=3, folder=tmp_path, progress=False)
-    for key, value in whole.network.state_dict().items():
-        assert torch.equal(value, resumed.network.state_dict()[key]), key
+    resumed = trained_in_two_goes(network, pairs, stages, 3, tmp_path, at=9)
+    check_same_weights(whole.network, resumed.network)
     for part in whole.network.modules():
         if isinstance(part, it.priors.ConvexNetwork):
             part.check_convex()
