@@ -12,7 +12,7 @@ from invtoolbox.auxiliaries import with_auxiliaries
 from invtoolbox.buffers import added, added_product, replaced
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
-from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.penalty import denoising_term, first_penalty, unit_step_reason, unit_step_term
 from invtoolbox.solvers.pieces import PriorPiece, copy_of_image, pieces_reason, prior_pieces
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
@@ -212,12 +212,9 @@ class ADMM(Solver):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulated(objective)
-        for _, prior in objective.terms:
-            if prior.is_convex is not True:
-                return False, f"{prior!r} is not known to be convex"
-        for piece in prior_pieces(objective):
-            if not piece.function.has_exact_prox:
-                return False, f"the prox of {piece.function!r} is itself iterated"
+        reason = nonconvex_reason(objective) or inexact_prox_reason(piece.function for piece in prior_pieces(objective))
+        if reason is not None:
+            return False, reason
         if not is_closed(objective, [(weight, piece.operator) for (weight, _), piece in zip(objective.terms, prior_pieces(objective))]):
             return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and priors are convex, and rho is constant after 80 iterations"

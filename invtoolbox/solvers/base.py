@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -196,3 +196,8 @@ def nonconvex_reason(objective: Objective) -> str | None:
         if prior.is_convex is not True:
             return f"{prior!r} is not known to be convex"
     return None
+
+
+def inexact_prox_reason(functions: Iterable[ExplicitPrior]) -> str | None:
+    """Which proximal operator is not known in closed form, or ``None``."""
+    return next((f"the prox of {function!r} is itself iterated" for function in functions if not function.has_exact_prox), None)

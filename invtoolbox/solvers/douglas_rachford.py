@@ -11,7 +11,7 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.operators.identity import Identity
-from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.penalty import first_penalty, unit_step_reason, unit_step_term
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
@@ -134,13 +134,9 @@ class DouglasRachford(Solver):
         return replace(state, x=x, point=v, prediction=objective.problem.operator(x), answer=x)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if not objective.problem.data_term.is_convex:
-            return False, f"{objective.problem.data_term!r} is not convex"
-        for prior in objective.explicit_priors:
-            if prior.is_convex is not True:
-                return False, f"{prior!r} is not known to be convex"
-            if not prior.has_exact_prox:
-                return False, f"the prox of {prior!r} is itself iterated"
+        reason = nonconvex_reason(objective) or inexact_prox_reason(objective.explicit_priors)
+        if reason is not None:
+            return False, reason
         if not _is_direct(objective) and not is_closed(objective, [(torch.ones_like(objective.regularization), None)]):
             return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and prior are convex, and both proximal operators are closed"

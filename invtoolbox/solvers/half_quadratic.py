@@ -11,7 +11,7 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.explicit.intensity_range import intensity_range
-from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.penalty import denoising_term, first_penalty
 from invtoolbox.solvers.pieces import copy_of_image, pieces_reason, prior_pieces
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
@@ -151,12 +151,9 @@ class HalfQuadratic(Solver):
                        steps=torch.full_like(state.steps, torch.inf))
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        for prior in objective.explicit_priors:
-            if prior.is_convex is not True:
-                return False, f"{prior!r} is not known to be convex"
-        for piece in prior_pieces(objective):
-            if not piece.function.has_exact_prox:
-                return False, f"the prox of {piece.function!r} is itself iterated"
+        reason = nonconvex_reason(objective) or inexact_prox_reason(piece.function for piece in prior_pieces(objective))
+        if reason is not None:
+            return False, reason
         if not is_closed(objective, [(objective.regularization, piece.operator) for piece in prior_pieces(objective)]):
             return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and priors are convex and mu is fixed: to a minimiser with every prior in place of its Moreau envelope"

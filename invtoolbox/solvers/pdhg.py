@@ -16,7 +16,7 @@ from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.operators.identity import Identity
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, first_weight
-from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.pieces import DataPiece, Piece, PriorPiece, data_pieces, operator_norm, pieces_reason, prior_pieces
 
 
@@ -202,15 +202,9 @@ class PDHG(Solver):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulated(objective)
-        D = objective.problem.data_term
-        if not D.is_convex:
-            return False, f"{D!r} is not convex"
-        for _, prior in objective.terms:
-            if prior.is_convex is not True:
-                return False, f"{prior!r} is not known to be convex"
-        for piece in prior_pieces(objective):
-            if not piece.function.has_exact_prox:
-                return False, f"the prox of {piece.function!r} is itself iterated"
+        reason = nonconvex_reason(objective) or inexact_prox_reason(piece.function for piece in prior_pieces(objective))
+        if reason is not None:
+            return False, reason
         return True, "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power method"
 
     def _first_ratio(self, objective: Objective, parts: Parts, state: PDHGState, start: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.penalty import unit_step_reason, unit_step_term
 from invtoolbox.tree import scatter_items, select_items
@@ -161,14 +161,9 @@ class ProximalGradient(Solver):
         return (x,)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if not objective.problem.data_term.is_convex or not objective.problem.is_linear:
-            return False, "the misfit is not convex in x"
-        for _, prior in objective.terms:
-            if prior.is_convex is not True:
-                return False, f"{prior!r} is not known to be convex"
-        for _, prior in _rough(objective):
-            if not prior.has_exact_prox:
-                return False, f"the prox of {prior!r} is itself iterated"
+        reason = nonconvex_reason(objective) or inexact_prox_reason(prior for _, prior in _rough(objective))
+        if reason is not None:
+            return False, reason
         if self.step_size is not None:
             return False, "whether step_size is below the inverse curvature is not checked"
         return True, "misfit and priors are convex, and the step is searched for"

@@ -12,7 +12,7 @@ from torch import Tensor
 from invtoolbox.auxiliaries import with_auxiliaries
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
-from invtoolbox.solvers.base import Solver, State, implicit_reason, nonconvex_reason
+from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.ordered_subsets import subset_indices, subset_reason
 from invtoolbox.solvers.pdhg import take_primal
 from invtoolbox.solvers.pieces import DataPiece, Piece, PriorPiece, operator_norm, pieces_reason, prior_pieces
@@ -143,12 +143,9 @@ class StochasticPDHG(Solver):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulated(objective)
-        reason = nonconvex_reason(objective)
+        reason = nonconvex_reason(objective) or inexact_prox_reason(piece.function for piece in prior_pieces(objective))
         if reason is not None:
             return False, reason
-        for piece in prior_pieces(objective):
-            if not piece.function.has_exact_prox:
-                return False, f"the prox of {piece.function!r} is itself iterated"
         return True, "everything is convex, and tau sigma_s (1 + J) |A_s|^2 < p with norms from the power method: almost surely"
 
     def _subsets(self, objective: Objective) -> list[DataPiece]:
