@@ -44,18 +44,19 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     write_json(folder / _SCENE, {"scene": settings, "versions": versions()})
 
 
-def differences(before: Any, now: Any, key: str = "") -> list[str]:
-    """The dotted keys whose values differ.
+def differences(before: Any, now: Any, key: str = "", within_lists: bool = True) -> list[str]:
+    """The dotted keys whose values differ; of lists of one length their numbers too, where these say more than the list.
 
     >>> differences({"solver": {"name": "fista", "steps": [1, 2]}}, {"solver": {"name": "admm", "steps": [1, 3]}, "seed": 0})
     ['seed', 'solver.name', 'solver.steps.1']
     """
     if isinstance(before, dict) and isinstance(now, dict):
-        return [d for name in sorted({*before, *now})
-                for d in differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)]
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        return [d for k, (a, b) in enumerate(zip(before, now)) for d in differences(a, b, f"{key}.{k}")]
-    return [] if before == now else [key]
+        pairs = [(f"{key}.{name}" if key else name, before.get(name), now.get(name)) for name in sorted({*before, *now})]
+    elif within_lists and isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(f"{key}.{k}", a, b) for k, (a, b) in enumerate(zip(before, now))]
+    else:
+        return [] if before == now else [key]
+    return [found for name, a, b in pairs for found in differences(a, b, name, within_lists)]
 
 
 def read_json(path: Path) -> Any:

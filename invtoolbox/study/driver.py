@@ -182,7 +182,7 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
                              "--resume to go on from it, --overwrite to replace it, or another --output")
         before = known.get("description")
         if before != content:
-            first = differences(before, content)[0] or "the description"
+            first = differences(before, content, within_lists=False)[0] or "the description"
             raise InputError(f"{folder} holds another study ({first} differs); resume it with the same settings and data, or give "
                              "--overwrite to start anew")
     elif there and not overwrite:
