@@ -65,6 +65,8 @@ _OWN: dict[str, dict[str, str]] = {
         "density-correlation": "invtoolbox.priors:DensityCorrelation",
         "depth-consistency": "invtoolbox.priors:DepthConsistency",
         "depth-smoothness": "invtoolbox.priors:DepthSmoothness",
+        "disagreement": "invtoolbox.priors:Disagreement",
+        "normal-consistency": "invtoolbox.priors:NormalConsistency",
         "occlusion-penalty": "invtoolbox.priors:OcclusionPenalty",
         "score-distillation": "invtoolbox.priors:ScoreDistillation",
         "free-flow": "invtoolbox.priors:FreeFlow",

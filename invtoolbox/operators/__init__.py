@@ -27,6 +27,7 @@ from invtoolbox.operators.mri import CartesianMRI, outer_noise_std
 from invtoolbox.operators.no_measurement import NoMeasurement
 from invtoolbox.operators.non_uniform_fourier import NonUniformFourier, radial_trajectory
 from invtoolbox.operators.observed_points import ObservedPoints
+from invtoolbox.operators.on_both import OnBoth
 from invtoolbox.operators.over_time import OverTime
 from invtoolbox.operators.parallel_beam import ParallelBeam
 from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
@@ -41,7 +42,7 @@ from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = ["Blur", "Blur3D", "CartesianMRI", "ConeBeam", "Downsampling", "EulerRollout", "FanBeam", "FiniteDifference", "Fourier",
            "GaussianRanges", "GaussianRenderer", "GaussianSensing", "HadamardSensing", "Identity", "Inpainting", "LinearOperator",
-           "Matrix", "NoMeasurement", "NonUniformFourier", "ObservedPoints", "Operator", "OverTime", "ParallelBeam",
+           "Matrix", "NoMeasurement", "NonUniformFourier", "ObservedPoints", "OnBoth", "Operator", "OverTime", "ParallelBeam",
            "ParallelBeam3D", "PhaseRetrieval", "PixelGraphLaplacian", "PointWarp", "PointWarpBothWays", "Sampling",
            "SpaceVaryingBlur", "Unmixing", "VectorScan", "VoxelRenderer", "Wavelet",
            "aligned", "estimate_coil_maps", "from_astra", "from_cil", "from_odl", "from_tigre",

@@ -20,6 +20,7 @@ from invtoolbox.priors.explicit.denoiser import Denoiser
 from invtoolbox.priors.explicit.density_correlation import DensityCorrelation
 from invtoolbox.priors.explicit.depth_consistency import DepthConsistency
 from invtoolbox.priors.explicit.depth_smoothness import DepthSmoothness, OcclusionPenalty
+from invtoolbox.priors.explicit.disagreement import Disagreement
 from invtoolbox.priors.explicit.dncnn import DnCNN, load_dncnn
 from invtoolbox.priors.explicit.gaussian_mixture import Gaussian, GaussianMixture
 from invtoolbox.priors.explicit.graph_laplacian import GraphLaplacian
@@ -30,6 +31,7 @@ from invtoolbox.priors.explicit.learned_proximal import LearnedProximal
 from invtoolbox.priors.explicit.local_rigidity import LocalRigidity, LocalRotation
 from invtoolbox.priors.explicit.misfit import Misfit
 from invtoolbox.priors.explicit.node_arap import NodeARAP
+from invtoolbox.priors.explicit.normal_consistency import NormalConsistency
 from invtoolbox.priors.explicit.nuclear_norm import NuclearNorm
 from invtoolbox.priors.explicit.prior_image import PriorImage
 from invtoolbox.priors.explicit.rigidity_coefficients import RigidityCoefficients
@@ -54,6 +56,7 @@ from invtoolbox.priors.implicit.cosine_hyperprior import CosineHyperprior
 from invtoolbox.priors.implicit.deformation import Deformation
 from invtoolbox.priors.implicit.free_flow import FreeFlow
 from invtoolbox.priors.implicit.gaussian_latents import GaussianLatents
+from invtoolbox.priors.implicit.gaussian_pair import GaussianPair
 from invtoolbox.priors.implicit.gaussian_strategies import DefaultStrategy, MCMCStrategy
 from invtoolbox.priors.implicit.gaussians import Gaussians
 from invtoolbox.priors.implicit.gradient_origin import GradientOrigin, GradientOriginNetwork
@@ -98,12 +101,14 @@ __all__ = [
     "DepthConsistency",
     "DepthSmoothness",
     "DiffusersScore",
+    "Disagreement",
     "DnCNN",
     "ExplicitPrior",
     "FreeFlow",
     "Gaussian",
     "GaussianLatents",
     "GaussianMixture",
+    "GaussianPair",
     "GaussianScore",
     "Gaussians",
     "GradientOrigin",
@@ -125,6 +130,7 @@ __all__ = [
     "NeuralSceneFlow",
     "NodeARAP",
     "NonNegative",
+    "NormalConsistency",
     "NuclearNorm",
     "OcclusionPenalty",
     "PointMotion",

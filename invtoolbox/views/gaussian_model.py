@@ -46,6 +46,7 @@ class GaussianModel(SceneModel):
             strategy begins after 500 of them, or a tenth.
         opacity: they start with.
         rates: factors on the steps of leaves, see `priors.Gaussians`.
+        dropout: the share of them that steps leave out at the end of the schedule, see `priors.Gaussians`; 0.2 for few views.
         seed: of the places.
     """
 
@@ -58,6 +59,7 @@ class GaussianModel(SceneModel):
     length: int = 12_000
     opacity: float = 0.1
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    dropout: float = 0.0
     seed: int = 0
 
     file_name: ClassVar[str] = "model.ply"
@@ -65,7 +67,8 @@ class GaussianModel(SceneModel):
     def start(self) -> ImplicitPrior:
         settings: dict[str, Any] = {
             "degree": self.degree, "strategy": self._strategy(), "opacity": self.opacity, "decay_over": self.length,
-            "degree_every": max(1, self.length // 12), "rates": dict(self.rates)}
+            "degree_every": max(1, self.length // 12), "rates": dict(self.rates),
+            "dropout": self.dropout}
         if self.points is None:
             return Gaussians.random(self.count, self.low, self.high, seed=self.seed, carve=self.carve, **settings)
         if self.carve:
@@ -94,7 +97,7 @@ class GaussianModel(SceneModel):
     def _at(self, parameters: dict[str, Tensor]) -> Gaussians:
         """A prior of as many Gaussians as these parameters have, with all degrees from the start."""
         return Gaussians(parameters["means"], degree=self.degree, strategy=self._strategy(), opacity=self.opacity, scale=1.0,
-                         decay_over=self.length, degree_every=0, rates=dict(self.rates))
+                         decay_over=self.length, degree_every=0, rates=dict(self.rates), dropout=self.dropout)
 
     def save_state(self, path: Path, prior: ImplicitPrior, parameters: dict[str, Tensor]) -> None:
         from safetensors.torch import save

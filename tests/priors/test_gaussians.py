@@ -65,10 +65,11 @@ def test_a_scene_is_learned_while_gaussians_come_and_go(strategy: Any) -> None:
     assert len(set(counts)) > 2 and max(counts) > 40
 
 
-def test_a_resumed_run_and_items_alone_are_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_resumed_run_and_items_alone_are_the_same(tmp_path: Path, dropout: float) -> None:
     A, y = target(2)
     strategy = MCMCStrategy(start=2, every=4, growth=0.2, most=60)
-    prior = Gaussians.random(30, (-0.8, -0.8, -0.8), (0.8, 0.8, 0.8), degree=0, strategy=strategy)
+    prior = Gaussians.random(30, (-0.8, -0.8, -0.8), (0.8, 0.8, 0.8), degree=0, strategy=strategy, decay_over=10, dropout=dropout)
     problem = it.Problem(y, A, it.data_terms.Photometric(0.0))
 
     def run(its: int, chosen: it.Problem = problem, **more: Any) -> it.Solution:
@@ -85,6 +86,34 @@ def test_a_resumed_run_and_items_alone_are_the_same(tmp_path: Path) -> None:
         n = len(alone.x)
         assert torch.allclose(alone.x.means[0], whole.x.means[k, :n], atol=1e-5)
         assert bool((whole.x.opacities[k, n:] < 1e-6).all())
+
+
+def test_steps_leave_out_a_share_that_grows_and_the_others_make_up_for_it() -> None:
+    p = leaves([0.1, 0.3, 0.9] * 200)
+    prior = Gaussians(p["means"], degree=0, strategy=MCMCStrategy(), decay_over=100, dropout=0.25)
+    whole = prior.decode(p).opacities
+    assert torch.equal(prior.at(0).decode(p, Generator().manual_seed(1)).opacities, whole)  # nothing is left out yet
+
+    def drawn(seed: int, iteration: int, parameters: dict[str, Tensor] = p) -> Tensor:
+        return prior.at(iteration).decode(parameters, Generator().manual_seed(seed)).opacities
+
+    for iteration, share in ((40, 0.1), (100, 0.25), (10_000, 0.25)):
+        one = drawn(1, iteration)
+        left_out = one == 0
+        assert torch.allclose(one[~left_out], (whole[~left_out] / (1 - share)).clamp_max(1))
+        many = torch.cat([drawn(seed, iteration) for seed in range(200)])
+        assert float((many == 0).float().mean()) == pytest.approx(share, abs=0.005)
+        faint = whole[0] < 0.5
+        assert float(many[:, faint].mean()) == pytest.approx(float(whole[:, faint].mean()), rel=0.01)
+    assert torch.equal(drawn(1, 100), drawn(1, 100)) and not torch.equal(drawn(1, 100), drawn(2, 100))
+    fewer = {name: leaf[:, :37] for name, leaf in p.items()}
+    assert torch.equal(drawn(1, 100, fewer), drawn(1, 100)[:, :37])  # the same rows, however many others there are
+    both = {name: torch.cat([leaf, leaf]) for name, leaf in p.items()}
+    assert torch.equal(drawn(1, 100, both)[1:], drawn(1, 100))
+    # What the strategy says about opacities is said of all of them.
+    assert torch.equal(prior.energy(p, prior.at(100).decode(p, Generator().manual_seed(1))), prior.energy(p, prior.decode(p)))
+    with pytest.raises(InputError, match="a share from 0 to below 1"):
+        Gaussians(p["means"], dropout=1.0)
 
 
 def test_the_pulled_are_copied_or_split_and_the_transparent_vanish() -> None:

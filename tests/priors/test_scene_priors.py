@@ -12,7 +12,17 @@ from torch.nn import functional
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.operators import GaussianRenderer, VoxelRenderer
-from invtoolbox.priors import DensityCorrelation, DepthSmoothness, Misfit, OcclusionPenalty, ThroughOperator, VoxelGrid, VoxelSparsity
+from invtoolbox.priors import (
+    DensityCorrelation,
+    DepthSmoothness,
+    Gaussians,
+    Misfit,
+    NormalConsistency,
+    OcclusionPenalty,
+    ThroughOperator,
+    VoxelGrid,
+    VoxelSparsity,
+)
 from invtoolbox.scenes import Cameras, Splats, look_at
 from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
@@ -167,3 +177,65 @@ def test_priors_of_renderings_steer_a_solve() -> None:
     assert torch.equal(runs[1].x.density, runs[2].x.density)
     roughness = [float(DepthSmoothness().energy(depths(run.x))) for run in runs]
     assert roughness[1] < 0.7 * roughness[0]
+
+
+def wall_seen(camera: Cameras, normal: Tensor, distance: float, shown: Tensor, alpha: float = 0.8) -> Tensor:
+    """A plane ``n . x = distance`` seen whole, with normals that are all ``shown``: ``(1, 5, camera, row, column)``."""
+    origins, directions = camera.rays()
+    depth = (distance - origins @ normal) / (directions @ normal)
+    assert bool((depth > 0).all())
+    colour = (alpha * shown).expand(*depth.shape, 3)
+    return torch.cat([colour, torch.full_like(depth, alpha)[..., None], depth[..., None]], -1).movedim(-1, 0)[None]
+
+
+def test_normals_are_compared_with_those_of_the_plane_that_the_depths_make() -> None:
+    views = cameras(3, (9, 11)).to(torch.float64)
+    # A plane in front of each camera, so of one at a time; tilted, so that depths differ.
+    for k in range(3):
+        camera = views[k]
+        facing = functional.normalize(camera.centres[0] + torch.tensor([0.6, 0.8, 0.3], dtype=torch.float64), dim=0)
+        axis = functional.normalize(torch.linalg.cross(facing, torch.tensor([0.0, 1.0, 0.2], dtype=torch.float64)), dim=0)
+        for angle in (0.0, 0.4, math.pi):
+            shown = math.cos(angle) * facing + math.sin(angle) * torch.linalg.cross(axis, facing)
+            energy = NormalConsistency(camera).energy(wall_seen(camera, facing, 0.2, shown))
+            assert float(energy) == pytest.approx(0.8 * (1 - math.cos(angle)), abs=1e-12)
+
+
+def test_normals_are_not_compared_over_edges_and_where_nothing_is() -> None:
+    camera = cameras(1, (9, 9)).to(torch.float64)
+    facing = functional.normalize(camera.centres[0], dim=0)
+    tilted = functional.normalize(facing + torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64), dim=0)
+    near, far = (wall_seen(camera, facing, distance, tilted) for distance in (1.0, -1.0))
+    half = near.clone()
+    half[..., 5:] = far[..., 5:]  # depths 3 and 5
+    wanted = 0.8 * (1 - float(facing @ tilted))
+    assert float(NormalConsistency(camera).energy(half)) == pytest.approx(wanted, abs=1e-12)
+    assert float(NormalConsistency(camera, tolerance=10.0).energy(half)) > 1.01 * wanted
+    half[:, 3:, :, :, 5:] = 0
+    half[:, :3, :, :, 5:] = 0
+    assert float(NormalConsistency(camera).energy(half)) == pytest.approx(wanted, abs=1e-12)
+    assert float(NormalConsistency(camera).energy(0 * half)) == 0
+    pair = torch.cat([half, near])  # an item is the same alone and in company
+    assert torch.equal(NormalConsistency(camera).energy(pair)[1:], NormalConsistency(camera).energy(near))
+    assert torch.autograd.gradcheck(NormalConsistency(camera).energy, [half.requires_grad_(True)])
+    for wrong in (near[:, :4], near[..., :8], near[:, :, [0, 0]]):
+        with pytest.raises(InputError, match="normal, alpha and depth"):
+            NormalConsistency(camera).energy(wrong)
+
+
+def test_gaussians_turn_into_the_surface_that_they_make() -> None:
+    side = torch.linspace(-0.9, 0.9, 24)
+    points = torch.cat([torch.cartesian_prod(side, side), torch.zeros(576, 1)], 1)  # a wall
+    views = look_at(torch.tensor([[0.0, 0.0, -4.0], [0.8, 0.2, -3.9]]), size=(24, 24), field_of_view=20.0)
+    A = GaussianRenderer(views, outputs=("normal", "alpha", "depth"))
+    whole = NormalConsistency(views) @ A
+    gaussians = Gaussians(points, degree=0, strategy=None, opacity=0.9, rates={"means": 0.0, "log_scales": 0.0, "logit_opacities": 0.0})
+    start = {**gaussians.initial(), "log_scales": torch.tensor([0.06, 0.06, 0.002]).log().expand(1, 576, 3)}
+    along = gaussians.decode(start)
+    start["quats"] = start["quats"] + 0.35 * torch.randn(1, 576, 4, generator=torch.Generator().manual_seed(2))
+    nothing = it.operators.NoMeasurement()
+    prior = gaussians + 1.0 * ThroughOperator(NormalConsistency(views), A, subset_size=1)
+    found = it.solve(it.Problem(nothing.measurements(), nothing), prior, it.solvers.Adam(learning_rate=0.5), initial=start,
+                     max_iterations=30, tolerance=0.0, progress=False)
+    before, after = float(whole.energy(gaussians.decode(start))), float(whole.energy(found.x))
+    assert float(whole.energy(along)) < 0.01 < 0.1 < before and after < 0.25 * before

@@ -46,6 +46,10 @@ class Gaussians(ImplicitPrior):
         decay_over: steps over which those of the means fall to a hundredth; None to keep them.
         degree_every: so many steps pass before the next degree of the harmonics takes part; 0 for all from the start.
         rates: factors on the steps of leaves, ``{"means": 2.0}``.
+        dropout: the share of the Gaussians that a step leaves out, drawn anew in each, so that none can count on another; for few views.
+            It grows from 0 over ``decay_over`` steps (at once where that is None). The opacities of the others grow by
+            ``1 / (1 - share)``, up to 1, so that on average they are what they were. Source: Park, Ryu and Kim, "DropGaussian", CVPR 2025,
+            with a share of 0.2.
 
     Raises:
         InputError: for points, colours and settings that do not fit.
@@ -59,7 +63,7 @@ class Gaussians(ImplicitPrior):
 
     def __init__(self, points: Tensor, colors: Tensor | None = None, degree: int = 3, strategy: Strategy | None = _DEFAULT,
                  opacity: float = 0.1, scale: float | None = None, extent: float | None = None, decay_over: int | None = 30_000,
-                 degree_every: int = 1000, rates: dict[str, float] | None = None) -> None:
+                 degree_every: int = 1000, rates: dict[str, float] | None = None, dropout: float = 0.0) -> None:
         points = points[None] if points.ndim == 2 else points
         if points.ndim != 3 or points.shape[-1] != 3 or points.shape[1] < 1 or not bool(points.isfinite().all()):
             raise InputError(f"Gaussians takes finite points (N, 3) or (B, N, 3), got {tuple(points.shape)}")
@@ -69,13 +73,15 @@ class Gaussians(ImplicitPrior):
         if degree not in (0, 1, 2, 3) or not 0 < opacity < 1 or (scale is not None and not scale > 0):
             raise InputError("Gaussians takes a degree from 0 to 3, an opacity between 0 and 1 and a scale above 0, got "
                              f"{degree}, {opacity} and {scale}")
+        if not 0 <= dropout < 1:
+            raise InputError(f"the dropout of Gaussians is a share from 0 to below 1, got {dropout}")
         unknown = set(rates or {}) - set(_RATES)
         if unknown:
             raise InputError(f"rates of Gaussians names {', '.join(sorted(unknown))}; its leaves are {', '.join(_RATES)}")
         self.points, self.colors = points, colors.expand_as(points)
         self.scales = torch.full_like(points[..., 0], scale) if scale is not None else torch.stack([_spacing(p) for p in points])
         self.degree, self.strategy, self.opacity, self.extent = degree, strategy, opacity, extent
-        self.decay_over, self.degree_every, self.rates = decay_over, degree_every, dict(rates or {})
+        self.decay_over, self.degree_every, self.rates, self.dropout = decay_over, degree_every, dict(rates or {}), dropout
         self.size: float | None = extent
         self.views = 1
         self.iteration: int | None = None  # None: everything takes part
@@ -85,7 +91,7 @@ class Gaussians(ImplicitPrior):
     @classmethod
     def random(cls, count: int, low: tuple[float, float, float], high: tuple[float, float, float], degree: int = 3,
                strategy: Strategy | None = _DEFAULT, seed: int = 0, opacity: float = 0.1, decay_over: int | None = 30_000,
-               degree_every: int = 1000, rates: dict[str, float] | None = None, carve: bool = False) -> Self:
+               degree_every: int = 1000, rates: dict[str, float] | None = None, carve: bool = False, dropout: float = 0.0) -> Self:
         """As many at random places of a box, of random colours.
 
         Args:
@@ -99,7 +105,7 @@ class Gaussians(ImplicitPrior):
             raise InputError(f"Gaussians.random takes at least one Gaussian and a box with low below high, got {count}, {low} and {high}")
         points = corner + (end - corner) * torch.rand(count, 3, generator=generator)
         prior = cls(points, torch.rand(count, 3, generator=generator), degree, strategy, opacity, decay_over=decay_over,
-                    degree_every=degree_every, rates=rates)
+                    degree_every=degree_every, rates=rates, dropout=dropout)
         prior.seed = seed
         prior.box = (low, high) if carve else None
         return prior
@@ -162,8 +168,11 @@ class Gaussians(ImplicitPrior):
         colors = parameters["colors"]
         if active > 0:
             colors = torch.cat([colors, parameters["harmonics"][..., :(active + 1) ** 2 - 1, :]], -2)
-        return Splats(parameters["means"], parameters["quats"], parameters["log_scales"].exp(), parameters["logit_opacities"].sigmoid(),
-                      colors)
+        opacities = parameters["logit_opacities"].sigmoid()
+        share = self.dropout * self._progress()
+        if generator is not None and share > 0:
+            opacities = (opacities * _kept(opacities.shape[1], share, generator).to(opacities) / (1 - share)).clamp_max(1)
+        return Splats(parameters["means"], parameters["quats"], parameters["log_scales"].exp(), opacities, colors)
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         first = parameters["logit_opacities"]
@@ -171,7 +180,7 @@ class Gaussians(ImplicitPrior):
             return first.new_zeros(len(first))
         there = first > DEAD + 1
         count = there.sum(1).clamp_min(1)
-        opacity = (x.opacities * there).sum(1) / count
+        opacity = (first.sigmoid() * there).sum(1) / count  # of all, also in a step that leaves some out
         scale = (x.scales * there[..., None]).sum((1, 2)) / (3 * count)
         return self.views * (self.strategy.opacity_weight * opacity + self.strategy.scale_weight * scale)
 
@@ -181,8 +190,12 @@ class Gaussians(ImplicitPrior):
 
     def _means_rate(self) -> float:
         """The size of the scene, fallen by what the schedule says."""
-        fallen = 1.0 if self.decay_over is None or self.iteration is None else 0.01 ** min(1.0, self.iteration / self.decay_over)
+        fallen = 1.0 if self.decay_over is None or self.iteration is None else 0.01 ** self._progress()
         return (self.size or 1.0) * fallen
+
+    def _progress(self) -> float:
+        """Of the schedule, 0 to 1; 1 where there is none."""
+        return 1.0 if self.decay_over is None or self.iteration is None else min(1.0, self.iteration / self.decay_over)
 
     # -- Gaussians come and go -------------------------------------------------------------------------------------------
 
@@ -228,7 +241,15 @@ class Gaussians(ImplicitPrior):
     def __repr__(self) -> str:
         shown = [f"{self.points.shape[1]} points", f"degree={self.degree}", f"strategy={self.strategy!r}"]
         shown += [f"rates={self.rates}"] if self.rates else []
+        shown += [f"dropout={self.dropout:g}"] if self.dropout else []
         return f"Gaussians({', '.join(shown)}, decay_over={self.decay_over}, degree_every={self.degree_every})"
+
+
+def _kept(rows: int, share: float, generator: Generator) -> Tensor:
+    """Which rows a step keeps, by numbers that depend neither on how many there are nor on what else the iteration draws."""
+    seed = int(torch.randint(1 << 62, (), generator=generator, device=generator.device))
+    own = torch.Generator(generator.device).manual_seed(seed)
+    return torch.rand(rows, generator=own, device=own.device, dtype=torch.float64) >= share
 
 
 def _spacing(points: Tensor) -> Tensor:

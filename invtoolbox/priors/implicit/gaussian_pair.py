@@ -1,0 +1,185 @@
+"""Two sets of Gaussians for one scene, each a check on the other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.kernels.nearest import Tree
+from invtoolbox.operators.on_both import OnBoth
+from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
+from invtoolbox.priors.implicit.gaussian_strategies import DEAD
+from invtoolbox.priors.implicit.gaussians import Gaussians
+from invtoolbox.scenes.splats import Splats
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+_NAMES = ("first", "second")
+
+
+class GaussianPair(ImplicitPrior):
+    r"""x is two `scenes.Splats`, of which each has the parameters of its own `Gaussians`; under ``operators.OnBoth(renderer)``.
+
+    Both are fitted to the same pictures from other starts and with other draws (of the strategy, of its noise, of dropout), so where the
+    pictures say nothing they differ, and how much is a measure of the error that needs no truth. Beside ``ThroughOperator(Disagreement(),
+    OnBoth(renderer of further poses))``, which holds them together there, they may prune one another: a Gaussian of the one without any of
+    the other within ``apart`` is where only one of them thinks there is something. The first is the scene, the second may be forgotten.
+
+    Source: Zhang et al., "CoR-GS: sparse-view 3D Gaussian splatting via co-regularization", ECCV 2024.
+
+    Args:
+        first, second: both with the same strategy.
+        apart: the distance in the unit of the world beyond which a Gaussian is alone; None for no pruning.
+        prune_every: steps from one pruning to the next, a multiple of those of the strategy.
+
+    Raises:
+        InputError: for two strategies, or prunings that fall between the steps at which the strategy acts.
+
+    >>> low, high = (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)
+    >>> pair = GaussianPair(Gaussians.random(50, low, high, seed=0), Gaussians.random(60, low, high, seed=1))
+    >>> [len(x) for x in pair.decode(pair.initial())]
+    [50, 60]
+    """
+
+    def __init__(self, first: Gaussians, second: Gaussians, apart: float | None = None, prune_every: int = 500) -> None:
+        if first.strategy != second.strategy:
+            raise InputError(f"the two of a GaussianPair come and go by one strategy, got {first.strategy!r} and {second.strategy!r}")
+        if apart is not None and not apart > 0:
+            raise InputError(f"apart of GaussianPair is a positive distance or None, got {apart}")
+        every = 1 if first.strategy is None else first.strategy.every
+        if apart is not None and (prune_every < 1 or prune_every % every):
+            raise InputError(f"prune_every of GaussianPair is a multiple of the {every} steps after which its strategy acts, got "
+                             f"{prune_every}")
+        self.members = (first, second)
+        self.apart, self.prune_every = apart, prune_every
+
+    # -- the two, one after the other --------------------------------------------------------------------------------------
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        if not isinstance(problem.operator, OnBoth):
+            raise InputError(f"GaussianPair is two scenes, so it is found under operators.OnBoth(...), got {problem.operator}")
+        alone = problem._with(problem.first.chunk(2, dim=1)[0], problem.operator.operator, problem.data_term)
+        return self._each(lambda member: member.prepare(alone, solve))
+
+    def at(self, iteration: int) -> Self:
+        return self._each(lambda member: member.at(iteration))
+
+    def select(self, index: Tensor) -> Self:
+        return self._each(lambda member: member.select(index))
+
+    def _each(self, change: Callable[[Gaussians], Gaussians]) -> Self:
+        other = copy.copy(self)
+        other.members = (change(self.members[0]), change(self.members[1]))
+        return other
+
+    def initial(self) -> dict[str, Tensor]:
+        return _joined([member.initial() for member in self.members])
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> tuple[Splats, Splats]:
+        draws = (None, None) if generator is None else _forked(generator)
+        first, second = (member.decode(own, drawn) for member, own, drawn in zip(self.members, _parted(parameters), draws))
+        return first, second
+
+    def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
+        # The mean, as the misfit of pictures is one over the channels of both.
+        first, second = (member.energy(own, part) for member, own, part in zip(self.members, _parted(parameters), x))
+        return 0.5 * (first + second)
+
+    def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
+        rates = [member.learning_rates(own) for member, own in zip(self.members, _parted(parameters))]
+        return {f"{which}.{name}": rate for which, own in zip(_NAMES, rates) for name, rate in own.items()}
+
+    # -- Gaussians come and go -------------------------------------------------------------------------------------------
+
+    @property
+    def is_adaptive(self) -> bool:
+        return self.apart is not None or self.members[0].is_adaptive
+
+    def adapts(self, iteration: int) -> bool:
+        return self.members[0].adapts(iteration) or self._prunes(iteration)
+
+    def _prunes(self, iteration: int) -> bool:
+        # With a strategy it happens while that acts, so that what it gathers is not thrown away in between.
+        strategy = self.members[0].strategy
+        return self.apart is not None and iteration % self.prune_every == 0 and (strategy is None or strategy.adapts(iteration))
+
+    def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        return _joined([member.statistics(own) for member, own in zip(self.members, _parted(parameters))])
+
+    def gathered(self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+        # The misfit is a mean over the channels of both, so each is pulled half as hard as it would be alone.
+        pulled = {name: Seen(seen.value, None if seen.gradient is None else 2 * seen.gradient) for name, seen in info.items()}
+        parts = zip(self.members, _parted(statistics), _parted(parameters), _parted(pulled))
+        return _joined([member.gathered(own, leaves, seen) for member, own, leaves, seen in parts])
+
+    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int,
+              generator: Generator) -> tuple[dict[str, Tensor], Transfer]:
+        new: list[dict[str, Tensor]] = _parted(parameters)
+        transfers: list[Transfer] = [_unmoved, _unmoved]
+        if self.members[0].adapts(iteration):
+            for k, (member, own, draws) in enumerate(zip(self.members, _parted(statistics), _forked(generator))):
+                new[k], transfers[k] = member.adapt(new[k], own, iteration, draws)
+        alone = [torch.zeros_like(own["logit_opacities"], dtype=torch.bool) for own in new]
+        if self._prunes(iteration):
+            assert self.apart is not None
+            alone = [_far_from(own, other, self.apart) for own, other in zip(new, reversed(new))]
+            for own, gone in zip(new, alone):
+                own["logit_opacities"] = own["logit_opacities"].masked_fill(gone, DEAD)
+
+        def transfer(name: str, tensor: Tensor) -> Tensor:
+            which, leaf = name.split(".", 1)
+            k = _NAMES.index(which)
+            moved = transfers[k](leaf, tensor)
+            return moved.masked_fill(alone[k].view(*alone[k].shape, *[1] * (moved.ndim - 2)), 0.0)
+
+        return _joined(new), transfer
+
+    def resized(self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        return _joined([member.resized(own, wanted) for member, own, wanted in zip(self.members, _parted(parameters), _parted(shapes))])
+
+    @property
+    def is_disturbed(self) -> bool:
+        return self.members[0].is_disturbed
+
+    def disturbed(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> dict[str, Tensor]:
+        parts = zip(self.members, _parted(parameters), _forked(generator))
+        return _joined([member.disturbed(own, rate, draws) for member, own, draws in parts])
+
+    def __repr__(self) -> str:
+        pruned = "" if self.apart is None else f", apart={self.apart:g}, prune_every={self.prune_every}"
+        return f"GaussianPair({self.members[0]!r}, {self.members[1]!r}{pruned})"
+
+
+def _parted(leaves: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those of the first and those of the second, by their own names."""
+    return [{name.split(".", 1)[1]: leaf for name, leaf in leaves.items() if name.startswith(f"{which}.")} for which in _NAMES]
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{which}.{name}": leaf for which, own in zip(_NAMES, parts) for name, leaf in own.items()}
+
+
+def _forked(generator: Generator) -> tuple[Generator, Generator]:
+    """Draws of each of them."""
+    first, second = torch.randint(1 << 62, (2,), generator=generator, device=generator.device).tolist()
+    return torch.Generator(generator.device).manual_seed(first), torch.Generator(generator.device).manual_seed(second)
+
+
+def _unmoved(name: str, tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _far_from(parameters: dict[str, Tensor], others: dict[str, Tensor], apart: float) -> Tensor:
+    """Which Gaussians have none of the others within so far, ``(B, N)``; in an item without others, none of them."""
+    far = torch.zeros_like(parameters["logit_opacities"], dtype=torch.bool)
+    for k, (own, other) in enumerate(zip(parameters["means"], others["means"])):
+        there = other[others["logit_opacities"][k] > DEAD + 1]
+        if len(there):
+            far[k] = Tree(there.detach()).query(own.detach())[0] > apart
+    return far
