@@ -179,7 +179,8 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any =
     taken = inspect.signature(lookup("operators", name)).parameters
     for shape in ("image_shape", "shape"):
         if shape in taken and shape not in settings:
-            settings[shape] = _shape_of_unknown(name, settings, tuple(image.shape[1:]))
+            # Of a blur one channel is enough: it treats them alike.
+            settings[shape] = (1, *image.shape[2:]) if name == "blur" else tuple(image.shape[1:])
     built = _in_table(lambda: build("operators", name, settings), f"{file.path}: [operator]")
     if not isinstance(built, Operator):
         raise InputError(f"{file.path}: the plug-in {name!r} gave a {type(built).__name__}, not an operator")
@@ -198,11 +199,6 @@ def _scan_3d(file: SceneFile, fields: Mapping[str, Any], name: str) -> ScanGeome
     scan: ScanGeometry = _in_table(lambda: geometry_from_mapping({"kind": _SCANS_3D[name], **fields}, file.path.parent),
                                    f"{file.path}: [operator]")
     return scan
-
-
-def _shape_of_unknown(name: str, settings: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """``(channel, rows, columns)`` of the image, where only measurements of that shape are known."""
-    return (1, *shape[1:]) if name == "blur" else shape
 
 
 def _array(file: SceneFile, key: str, table: dict[str, Any], shape: tuple[int, int]) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from invtoolbox import catalogue
 from invtoolbox.errors import InputError, unknown_name
@@ -23,6 +23,20 @@ class Table(BaseModel):
     """A table whose keys are all known."""
 
     model_config = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
+
+
+class Place(Table):
+    """Where data are: a data set of the catalogue, or a path; and how they are read, where their files mislead."""
+
+    dataset: str | None = None
+    path: str | None = None
+    reader: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("give either a dataset or a path")
+        return self
 
 
 class Named(BaseModel):

@@ -47,14 +47,17 @@ _LINES = """
                 const REAL d0 = view[9] * row + view[10] * slice + view[11];
 """
 
-# One task: a block of voxels, all views. The sums of the block stay close at hand, and so does the part of a view that it sees.
-_GATHER = """
+# The first voxel of the block of a task, and its item.
+_BLOCK = """
         const int across_tasks = (width + BX - 1) / BX, along_tasks = (height + BY - 1) / BY, deep_tasks = (depth + BZ - 1) / BZ;
         const int i0 = task % across_tasks * BX;
         const int j0 = task / across_tasks % along_tasks * BY;
         const int h0 = task / (across_tasks * along_tasks) % deep_tasks * BZ;
         const int item = task / (across_tasks * along_tasks * deep_tasks);
-        REAL sum[BZ * BY * BX];
+"""
+
+# One task: a block of voxels, all views. The sums of the block stay close at hand, and so does the part of a view that it sees.
+_GATHER = _BLOCK + """        REAL sum[BZ * BY * BX];
         for (int g = 0; g < BZ * BY * BX; ++g)
             sum[g] = (REAL)0;
         const REAL* panel = (const REAL*)read + (size_t)item * views * rows * columns;
@@ -85,13 +88,7 @@ _GATHER = """
 
 # One task as above, for views whose columns hold lines of voxels along the slices: the column, its weight and the arctangent are found
 # once a line. Panels come with their columns one after the other, and a cell of zeros around.
-_GATHER_UPRIGHT = """
-        const int across_tasks = (width + BX - 1) / BX, along_tasks = (height + BY - 1) / BY, deep_tasks = (depth + BZ - 1) / BZ;
-        const int i0 = task % across_tasks * BX;
-        const int j0 = task / across_tasks % along_tasks * BY;
-        const int h0 = task / (across_tasks * along_tasks) % deep_tasks * BZ;
-        const int item = task / (across_tasks * along_tasks * deep_tasks);
-        REAL sum[BY * BX * BZ];
+_GATHER_UPRIGHT = _BLOCK + """        REAL sum[BY * BX * BZ];
         for (int g = 0; g < BY * BX * BZ; ++g)
             sum[g] = (REAL)0;
         const size_t size = (size_t)(rows + 2) * (columns + 2);

@@ -33,6 +33,15 @@ _PIXEL = """
         const long long begin = ((const long long*)starts)[tile];
         const int* entry = (const int*)entries + 2 * begin;
 """
+# Entry i of the list, and how far below its peak the splat is here; the entry is done where it does not reach the pixel.
+_SIGMA = """
+            const long long splat = (long long)view * splats_of_view + entry[2 * i];
+            const REAL* row = (const REAL*)splats + splat * ROW;
+            const REAL dx = px - row[0], dy = py - row[1];
+            const REAL sigma = (REAL)0.5 * (row[2] * dx * dx + row[4] * dy * dy) + row[3] * dx * dy;
+            if (!(sigma <= ((const REAL*)reaches)[2 * splat + 1]))
+                continue;
+"""
 _COMPOSITE = _PIXEL + """
         const int total = (int)(((const long long*)starts)[tile + 1] - begin);
         REAL* out = (REAL*)images + place;
@@ -41,12 +50,7 @@ _COMPOSITE = _PIXEL + """
         for (int k = 0; k < FEATURES; ++k)
             sum[k] = (REAL)0;
         for (int i = 0; i < total; ++i) {
-            const long long splat = (long long)view * splats_of_view + entry[2 * i];
-            const REAL* row = (const REAL*)splats + splat * ROW;
-            const REAL dx = px - row[0], dy = py - row[1];
-            const REAL sigma = (REAL)0.5 * (row[2] * dx * dx + row[4] * dy * dy) + row[3] * dx * dy;
-            if (!(sigma <= ((const REAL*)reaches)[2 * splat + 1]))
-                continue;
+""" + _SIGMA + """
             REAL alpha = row[5] * exp(-sigma);
             alpha = alpha > (REAL)0.999 ? (REAL)0.999 : alpha;
             const REAL next = T - T * alpha;
@@ -80,12 +84,7 @@ _PULL = _PIXEL + """
         REAL T = ((const REAL*)images)[place + FEATURES * plane];
         REAL S = T * slope[FEATURES * plane];
         for (int i = ((const int*)last)[pixel] - 1; i >= 0; --i) {
-            const long long splat = (long long)view * splats_of_view + entry[2 * i];
-            const REAL* row = (const REAL*)splats + splat * ROW;
-            const REAL dx = px - row[0], dy = py - row[1];
-            const REAL sigma = (REAL)0.5 * (row[2] * dx * dx + row[4] * dy * dy) + row[3] * dx * dy;
-            if (!(sigma <= ((const REAL*)reaches)[2 * splat + 1]))
-                continue;
+""" + _SIGMA + """
             const REAL raw = row[5] * exp(-sigma), alpha = raw > (REAL)0.999 ? (REAL)0.999 : raw;
             const REAL inverse = (REAL)1 / ((REAL)1 - alpha);
             T *= inverse;

@@ -129,6 +129,13 @@ _TYPES = """
             }
         };
 """
+# Entry j of the list of a block, and how far below its peak the splat is at each of the pixels.
+_SIGMA = """
+                    const int i = list[j];
+                    const REAL* row = rows + i * (ROW + 1);
+                    const vec dx = px - row[0], dy = py - row[1];
+                    const vec sigma = (REAL)0.5 * (row[2] * dx * dx + row[4] * dy * dy) + row[3] * dx * dy;
+"""
 _COMPOSITE = _TYPES + """
         EVERY {
         take();
@@ -161,10 +168,7 @@ _COMPOSITE = _TYPES + """
                     sum[k] = sums[b * FEATURES + k];
                 const unsigned char* list = lists + b * CHUNK;
                 for (int j = 0; j < counts[b]; ++j) {
-                    const int i = list[j];
-                    const REAL* row = rows + i * (ROW + 1);
-                    const vec dx = px - row[0], dy = py - row[1];
-                    const vec sigma = (REAL)0.5 * (row[2] * dx * dx + row[4] * dy * dy) + row[3] * dx * dy;
+""" + _SIGMA + """
                     ivec hit = (sigma <= row[ROW]) & live;
                     if (!any(hit))
                         continue;
@@ -262,10 +266,7 @@ _PULL = _TYPES + """
                     slope[k] = slopes[b * FEATURES + k];
                 const unsigned char* list = lists + b * CHUNK;
                 for (int j = counts[b] - 1; j >= 0; --j) {
-                    const int i = list[j];
-                    const REAL* row = rows + i * (ROW + 1);
-                    const vec dx = px - row[0], dy = py - row[1];
-                    const vec sigma = (REAL)0.5 * (row[2] * dx * dx + row[4] * dy * dy) + row[3] * dx * dy;
+""" + _SIGMA + """
                     const ivec hit = (sigma <= row[ROW]) & (end > (ivec)(from + i));
                     if (!any(hit))
                         continue;

@@ -31,7 +31,7 @@ def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
         for item in range(volume.shape[0]):
             for first in range(0, _length(volume, axis), planes):
                 here = min(planes, _length(volume, axis) - first)
-                _move(move, slab, volume[item], axis, first, here)
+                _move(move, slab, volume[item], first, here)
                 tensors = [slab, projections[item], table, chosen]
                 numbers = [*views.panel, *views.volume, *views.voxel_size[::-1], slab.shape[2], first, here]
                 launch(kernel, tasks, [*map(address, tensors), *numbers], tensors, float(chosen.numel()) * _cells(views) * here)
@@ -55,7 +55,7 @@ def backproject(projections: Tensor, table: Tensor, views: Views) -> Tensor:
                 numbers = [*views.panel, *views.volume, *views.voxel_size[::-1], slab.shape[2], first, here, chosen.numel(), block]
                 launch(kernel, -(-here // block), [*map(address, tensors), *numbers], tensors,
                        float(chosen.numel()) * _cells(views) * here)
-                _move(move, slab, volume[item], axis, first, here)
+                _move(move, slab, volume[item], first, here)
     return volume
 
 
@@ -73,7 +73,7 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> tuple[Tensor, int]:
     return volume.new_zeros(planes, lines + 4, stride), planes
 
 
-def _move(kernel: object, slab: Tensor, volume: Tensor, axis: int, first: int, planes: int) -> None:
+def _move(kernel: object, slab: Tensor, volume: Tensor, first: int, planes: int) -> None:
     tensors = [slab, volume]
     numbers = [*volume.shape, slab.shape[2], first, planes]
     launch(kernel, -(-(slab.shape[1] - 4) // 16), [*map(address, tensors), *numbers], tensors,

@@ -18,30 +18,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from invtoolbox import catalogue
 from invtoolbox.datasets.lidar_opening import SWEEP_PATHS
 from invtoolbox.motion.job import FlowJob, preparation_of, run_job
 from invtoolbox.motion.opening import SequencePath
 from invtoolbox.motion.sequence import FlowStudy
-from invtoolbox.scene_reading import CheckedScene, Table
+from invtoolbox.scene_reading import CheckedScene, Place, Table
 
 
-class SweepTable(Table):
-    """Which sequence: a data set of the catalogue, or a path, and how it is read."""
+class SweepTable(Place):
+    """Which sequence, and which of its sweeps."""
 
-    dataset: str | None = None
-    path: str | None = None
-    reader: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     items: str | list[int] = "all"
-
-    @model_validator(mode="after")
-    def _one_place(self) -> SweepTable:
-        if (self.dataset is None) == (self.path is None):
-            raise ValueError("give either a dataset or a path")
-        return self
 
 
 class FlowTable(Table):

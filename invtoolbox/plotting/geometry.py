@@ -124,7 +124,7 @@ def _figure_3d(A: Scan3D, item: int) -> Any:
             axes.plot(*np.stack([corners[i], corners[j]]).T, color=_VOLUME, lw=1)
     bottom = min(-half[2], float(panel[..., 2].min()), float(source[:, 2].min()))
     axes.plot([0, 0], [0, 0], [-1.5 * half[2], 1.5 * half[2]], color="black", lw=1, ls="-.")
-    _panel_3d(axes, panel[0], A)
+    _panel_3d(axes, panel[0])
     _rays_3d(axes, vectors[0], panel[0], source[0], A, away)
     path = source if not A.parallel else panel.mean((1, 2))
     axes.plot(*path.T, ".", color=_SOURCE, ms=3)
@@ -158,7 +158,7 @@ def _scene(vectors: Any, A: Scan3D, away: float) -> tuple[Any, Any]:
     return s[:, 0, 0], d + c * u + r * v
 
 
-def _panel_3d(axes: Any, panel: Any, A: Scan3D) -> None:
+def _panel_3d(axes: Any, panel: Any) -> None:
     axes.plot_surface(*np.moveaxis(panel, -1, 0), color=_PANEL, alpha=0.25, shade=False)
     edge = np.concatenate([panel[0], panel[:, -1], panel[-1, ::-1], panel[::-1, 0]])
     axes.plot(*edge.T, color=_PANEL, lw=1.5)

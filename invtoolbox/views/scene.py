@@ -34,7 +34,7 @@ from invtoolbox.registry import build
 from invtoolbox.scene_file import DataTerm as DataTermTable
 from invtoolbox.scene_file import Prior as PriorTable
 from invtoolbox.scene_file import Solver as SolverTable
-from invtoolbox.scene_reading import Alone, CheckedScene, Named, Several, Table, changed_content, check
+from invtoolbox.scene_reading import Alone, CheckedScene, Named, Place, Several, Table, changed_content, check
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
 from invtoolbox.views.folder import scene_of_folder
@@ -48,24 +48,15 @@ from invtoolbox.views.voxel_model import VoxelModel
 MODELS: dict[str, type[SceneModel]] = {"voxel-grid": VoxelModel, "gaussians": GaussianModel}
 
 
-class ViewTable(Table):
+class ViewTable(Place):
     """Which photographs, and which of them are held out."""
 
-    dataset: str | None = None
-    path: str | None = None
-    reader: str | None = None
     hold_out: int | list[str] = 10
     train: list[str] | None = None
     count: int | None = Field(None, ge=1)
     scale: float = Field(1.0, gt=0, le=1)
     largest_side: int | None = Field(None, ge=1)
     background: float | tuple[float, float, float] = 0.0
-
-    @model_validator(mode="after")
-    def _one_place(self) -> ViewTable:
-        if (self.dataset is None) == (self.path is None):
-            raise ValueError("give either a dataset or a path")
-        return self
 
 
 class Settings(Named):

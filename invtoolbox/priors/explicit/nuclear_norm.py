@@ -77,8 +77,8 @@ class NuclearNorm(ExplicitPrior):
         left, values, right = torch.linalg.svd(self._short(matrices), full_matrices=False)
         f = factor(values).unsqueeze(-2)
         if matrices.shape[-2] > matrices.shape[-1]:
-            return self._image(matrices @ ((right.mH * f) @ right), shape, x)
-        return self._image((left * f) @ (left.mH @ matrices), shape, x)
+            return self._image(matrices @ ((right.mH * f) @ right), shape)
+        return self._image((left * f) @ (left.mH @ matrices), shape)
 
     @staticmethod
     def _short(matrices: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class NuclearNorm(ExplicitPrior):
         image = image.permute(0, *blocks, 1, 2, *inside)
         return image.flatten(len(sizes) + 2).flatten(1, len(sizes)), shape
 
-    def _image(self, matrices: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    def _image(self, matrices: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The inverse of `_matrices`."""
         if self.patch is None:
             image = matrices.view(shape)
