@@ -89,6 +89,7 @@ def solve(
                       differentiate, callbacks, None, progress) for p in problem]
     began = time.monotonic()
     _check_settings(max_iterations, tolerance, time_limit, differentiate)
+    kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
     problem = problem.to(device=device, dtype=dtype)
     priors = _as_sum(prior).to(device=device, dtype=dtype)
     with torch.no_grad():
@@ -112,41 +113,23 @@ def solve(
             deadline=None if time_limit is None else began + time_limit,
         )
         curve: WeightCurve | None = None
-        search = rule if isinstance(rule, WeightSearch) else None
-        if search is not None:
-            # A checkpoint knows the weight, but only one an item.
-            written = checkpoint is not None and Path(checkpoint if isinstance(checkpoint, (str, Path)) else checkpoint.path).exists()
-            if not written or search.separate:
-                attempt = _attempts(algorithm, initial, max_iterations, tolerance, time_limit, seed)
-                trials = Trials(objective, problem, priors, objective.decode(variable), attempt, search.separate)
-                curve = search.choose(trials)
-                objective = trials.chosen(curve)
-            rule = None
-        assert not isinstance(rule, WeightSearch)
+        search, rule = (rule, None) if isinstance(rule, WeightSearch) else (None, rule)
+        # A checkpoint knows the weight, but only one an item.
+        if search is not None and (kept is None or not Path(kept.path).exists() or search.separate):
+            attempt = _attempts(algorithm, initial, max_iterations, tolerance, time_limit, seed)
+            trials = Trials(objective, problem, priors, objective.decode(variable), attempt, search.separate)
+            curve = search.choose(trials)
+            objective = trials.chosen(curve)
         working = algorithm.reformulated(objective)
         loop, working = Loop.start(algorithm, working, algorithm.start(working, variable), rule)
         writer = None
-        if checkpoint is not None:
-            settings = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
+        if kept is not None:
             digest = fingerprint((problem.y, variable, problem.operator.parameters()), problem, priors, algorithm, regularization, seed)
-            writer = Writer(settings, digest)
+            writer = Writer(kept, digest)
             loop = writer.resume(loop)
             if search is not None:
                 working = working.with_regularization(loop.weight)
-        with (ProgressBar(limits.max_iterations, loop.iteration, type(algorithm).__name__, enabled=progress) as bar,
-              DeferredInterrupt() as interrupt):
-            def after_step(current: Loop, last: bool) -> None:
-                bar.update(current)
-                if writer is not None:
-                    writer.after_step(current, last)
-                interrupt.check()
-
-            try:
-                loop = run(loop, working, algorithm, rule, limits, callbacks, after_step)
-            except KeyboardInterrupt:
-                if writer is not None and not interrupt.forced:
-                    writer.write(loop)
-                raise
+        loop = _watched(loop, working, algorithm, rule, limits, callbacks, writer, progress)
         objective, working = (dataclasses.replace(o, layout=loop.layout) for o in (objective, working))
         x = working.decode(loop.x)
     if differentiate == "implicit":
@@ -156,12 +139,7 @@ def solve(
         if isinstance(regularization, Tensor) and regularization.requires_grad:
             weight = regularization.expand(problem.batch)
         x = differentiable(x, objective.with_regularization(weight))
-    parameters, found = None, problem
-    if working.layout is not None:
-        parameters = working.layout.unpack(loop.x)
-        if objective.unknowns is not None:
-            parameters = {k: t for k, t in parameters.items() if k != "x"} | objective.unknowns.values(parameters)
-            found = problem.with_operator(problem.operator.with_parameters(**{k: parameters[k] for k in objective.unknowns.starts}))
+    parameters, found = _parameters(problem, working, loop.x)
     working = working.with_regularization(loop.weight)
     posterior = algorithm.posterior(working, loop.x, loop.summary)
     if posterior is None:
@@ -185,6 +163,37 @@ def solve(
         weight_search=curve,
         posterior=posterior,
     )
+
+
+def _watched(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | None, limits: Limits, callbacks: Sequence[Callback],
+             writer: Writer | None, progress: bool) -> Loop:
+    """`run` with a progress bar and checkpoints; Ctrl-C waits for the end of a step, and leaves a checkpoint."""
+    with (ProgressBar(limits.max_iterations, loop.iteration, type(solver).__name__, enabled=progress) as bar,
+          DeferredInterrupt() as interrupt):
+        def after_step(current: Loop, last: bool) -> None:
+            bar.update(current)
+            if writer is not None:
+                writer.after_step(current, last)
+            interrupt.check()
+
+        try:
+            return run(loop, objective, solver, rule, limits, callbacks, after_step)
+        except KeyboardInterrupt:
+            if writer is not None and not interrupt.forced:
+                writer.write(loop)
+            raise
+
+
+def _parameters(problem: Problem, objective: Objective, variable: Tensor) -> tuple[dict[str, Tensor] | None, Problem]:
+    """What was found besides the images, and the problem with the operator that was found."""
+    if objective.layout is None:
+        return None, problem
+    parameters, unknowns = objective.layout.unpack(variable), objective.unknowns
+    if unknowns is None:
+        return parameters, problem
+    parameters = {k: t for k, t in parameters.items() if k != "x"} | unknowns.values(parameters)
+    operator = problem.operator.with_parameters(**{k: parameters[k] for k in unknowns.starts})
+    return parameters, problem.with_operator(operator)
 
 
 def _attempts(solver: Solver, initial: Any, max_iterations: int | None, tolerance: float | None, time_limit: float | None,
