@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.errors import InputError
-from invtoolbox.priors.base import ImplicitPrior
-from invtoolbox.priors.flow_points import flow_points
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
+from invtoolbox.priors.implicit.point_flow import PointFlow
 
 
-class FreeFlow(ImplicitPrior):
+class FreeFlow(PointFlow):
     """Every point has a flow of its own, from 0: ``x = z``, or ``x = (z_forward, z_backward)`` under `operators.PointWarpBothWays`.
 
     It reaches a lower misfit than any prior, because points move onto their nearest neighbours, which is not where they went. Under
@@ -30,22 +24,8 @@ class FreeFlow(ImplicitPrior):
     True
     """
 
-    item_fields: ClassVar[tuple[str, ...]] = ("points",)
-
-    def __init__(self) -> None:
-        self.points: Tensor | None = None
-        self.both_ways = False
-
-    def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
-        bound.points, bound.both_ways = flow_points(problem, repr(self)), isinstance(problem.operator.domain_shape[0], tuple)
-        return bound
-
     def initial(self) -> dict[str, Tensor]:
-        if self.points is None:
-            raise InputError("FreeFlow must be prepared with a problem first; it.solve does so")
-        names = ("forward", "backward") if self.both_ways else ("forward",)
-        return {name: torch.zeros_like(self.points) for name in names}
+        return {name: torch.zeros_like(self._points()) for name in self._ways()}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
         return (parameters["forward"], parameters["backward"]) if self.both_ways else parameters["forward"]
