@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invtoolbox.cli import options
+
 if TYPE_CHECKING:
     from invtoolbox.views.run import ViewOutcome
 
@@ -26,13 +28,10 @@ def add(commands: Any) -> None:
     parser.add_argument("scene", metavar="SCENE", help="a folder of photographs, a TOML file, or the name of a scene of the catalogue")
     parser.add_argument("--model", metavar="NAME", help="of a folder: gaussians (default) or voxel-grid")
     parser.add_argument("--preset", metavar="NAME", help="a set of changes that the scene brings, such as short")
-    parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
-                        help="change a key of the scene by its dotted name; the value is TOML, or else a word")
-    parser.add_argument("--output", "-o", metavar="FOLDER", help="where results go (default: results/SCENE)")
-    parser.add_argument("--resume", action="store_true", help="go on from what an interrupted or a shorter run left")
-    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
+    options.add_changes(parser, "scene")
+    options.add_folder(parser, "where results go (default: results/SCENE)", "go on from what an interrupted or a shorter run left",
+                       "replace the results of an earlier run")
     parser.add_argument("--view", action="store_true", help="then show the scene with viser or Rerun, whichever is installed")
-    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(command=command)
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from invtoolbox.cli import many
+from invtoolbox.cli import many, options
 from invtoolbox.errors import InputError
 
 
@@ -29,12 +29,9 @@ def add(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scene", metavar="SCENE", nargs="+",
                         help="a TOML file, or the name of a scene of the catalogue; several are a study")
-    parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
-                        help="change a key of the scene by its dotted name; the value is TOML, or else a word")
-    parser.add_argument("--output", "-o", metavar="FOLDER", help="where results go (default: results/SCENE)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint that an interrupted run left")
-    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
-    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
+    options.add_changes(parser, "scene")
+    options.add_folder(parser, "where results go (default: results/SCENE)", "go on from the checkpoint that an interrupted run left",
+                       "replace the results of an earlier run")
     many.add_options(parser, "of the data set of the scene")
     parser.set_defaults(command=command)
 

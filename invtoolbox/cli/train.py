@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from invtoolbox.cli import options
+
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
@@ -39,13 +41,10 @@ def add(commands: Any) -> None:
                "  invtoolbox train lpn-small.toml --set stage.0.steps=100 --output priors/quick --overwrite",
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file")
-    parser.add_argument("--set", dest="overrides", metavar="KEY=VALUE", action="append", default=[],
-                        help="change a key of the recipe by its dotted name; the value is TOML, or else a word")
-    parser.add_argument("--output", "-o", metavar="FOLDER", help="where the prior goes (default: priors/NAME)")
+    options.add_changes(parser, "recipe")
+    options.add_folder(parser, "where the prior goes (default: priors/NAME)", None, "train anew where the folder holds a prior already")
     parser.add_argument("--device", metavar="NAME", help="where to train, for example cuda (default: the processor)")
     parser.add_argument("--mixed-precision", action="store_true", help="run the network in bfloat16 on a GPU")
-    parser.add_argument("--overwrite", action="store_true", help="train anew where the folder holds a prior already")
-    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
     parser.set_defaults(command=command)
 
 
