@@ -14,6 +14,7 @@ _NAMES = {
     "StagedSolution": "invtoolbox.views.stages",
     "VoxelModel": "invtoolbox.views.voxel_model",
     "scene_of_folder": "invtoolbox.views.folder",
+    "silhouette_prior": "invtoolbox.views.silhouettes",
     "solve_in_stages": "invtoolbox.views.stages",
     "split_views": "invtoolbox.views.photographs",
     "visible_box": "invtoolbox.views.models",

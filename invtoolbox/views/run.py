@@ -105,7 +105,8 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     wanted = file.scene.evaluation
     try:
         solution = solve_in_stages(represented, photographs, stages, solver, explicit, file.data_term(), file.scene.solver.time_limit,
-                                   file.scene.seed, device_named(file.scene.device), folder, wanted.every, wanted.views, progress)
+                                   file.scene.seed, device_named(file.scene.device), folder, wanted.every, wanted.views, progress,
+                                   silhouettes=file.scene.views.silhouettes)
     except KeyboardInterrupt:
         if not work_files(folder):
             raise Interrupted("stopped before the first iteration; nothing was computed yet") from None

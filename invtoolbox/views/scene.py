@@ -3,7 +3,8 @@
 The tables::
 
     title, seed, device
-    [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side, background
+    [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side, background,
+                             silhouettes (the weight of the misfit of alpha)
     [[prior]]                one that represents the scene (voxel-grid or gaussians) and its settings; others with their weights
     [operator]               settings of the renderer
     [data_term]              least squares for voxels, photometric for Gaussians by default
@@ -57,6 +58,7 @@ class ViewTable(Place):
     scale: float = Field(1.0, gt=0, le=1)
     largest_side: int | None = Field(None, ge=1)
     background: float | tuple[float, float, float] = 0.0
+    silhouettes: float = Field(0.0, ge=0)
 
 
 class Settings(Named):

@@ -31,6 +31,7 @@ from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
 from invtoolbox.views.models import SceneModel, weight_unit
 from invtoolbox.views.photographs import Photographs, scaled
+from invtoolbox.views.silhouettes import silhouette_prior
 from invtoolbox.views.watch import Sample, Watch, spread_over
 
 STATE = "stages.json"
@@ -96,7 +97,8 @@ class StagedSolution:
 def solve_in_stages(model: SceneModel, photographs: Photographs, stages: Sequence[Stage], solver: Solver | None = None,
                     explicit: Prior | None = None, data_term: DataTerm | None = None, seconds: float | None = None, seed: int = 0,
                     device: torch.device | str | None = None, folder: Path | None = None, every: float = 15.0, looked_at: int = 4,
-                    progress: bool = True, tell: Callable[[StageReport], None] = lambda report: None) -> StagedSolution:
+                    progress: bool = True, tell: Callable[[StageReport], None] = lambda report: None,
+                    silhouettes: float = 0.0) -> StagedSolution:
     """Find a scene from photographs.
 
     Args:
@@ -113,6 +115,7 @@ def solve_in_stages(model: SceneModel, photographs: Photographs, stages: Sequenc
         every: seconds between two looks at ``looked_at`` of the views that are held out.
         progress: show a bar on a terminal.
         tell: called after each stage.
+        silhouettes: the weight of `silhouette_prior`, beside the mean misfit of a value; for few views of pictures with an alpha.
 
     Raises:
         InputError: for a stage without an end; settings that do not fit; a folder with the work of another schedule.
@@ -132,7 +135,7 @@ def solve_in_stages(model: SceneModel, photographs: Photographs, stages: Sequenc
             stage = stages[k]
             try:
                 solution, prior = _solve_stage(model.changed(stage.prior), photographs, stage, k, len(stages), state, solver, explicit,
-                                               data_term, seed + k, device, diary, watch)
+                                               data_term, silhouettes, seed + k, device, diary, watch)
             except KeyboardInterrupt:
                 watch.end()
                 diary.note(watch)
@@ -156,7 +159,7 @@ def solve_in_stages(model: SceneModel, photographs: Photographs, stages: Sequenc
 
 
 def _solve_stage(model: SceneModel, photographs: Photographs, stage: Stage, k: int, stages: int, state: Any, solver: Solver,
-                 explicit: Prior | None, data_term: DataTerm | None, seed: int, device: Any, diary: Diary,
+                 explicit: Prior | None, data_term: DataTerm | None, silhouettes: float, seed: int, device: Any, diary: Diary,
                  watch: Watch) -> tuple[Solution, ImplicitPrior]:
     pictures = scaled(photographs.train, stage.scale)
     watch.begin(k, stages, model.file_name)
@@ -166,11 +169,13 @@ def _solve_stage(model: SceneModel, photographs: Photographs, stage: Stage, k: i
     else:
         prior, start = model.follow(*state)
     problem = model.problem(pictures, data_term)
-    everything: Prior = prior if explicit is None else prior + weight_unit(problem) * explicit
+    unit, algorithm = weight_unit(problem), _fitting(_changed(solver, stage.solver), problem)
+    everything: Prior = prior if explicit is None else prior + unit * explicit
+    if silhouettes > 0:
+        everything = everything + unit * silhouettes * silhouette_prior(model, pictures, getattr(algorithm, "subset_size", None))
     checkpoint = None if diary.folder is None else Checkpoint(diary.checkpoint(k))
     watch.name = _short(prior)
     most = stage.iterations if stage.iterations is not None else 10**9
-    algorithm = _fitting(_changed(solver, stage.solver), problem)
     solution: Solution = solve(problem, everything, algorithm, initial=start, max_iterations=most, tolerance=0.0,
                                seed=seed, device=device, callbacks=[watch], checkpoint=checkpoint, progress=False)
     watch.iteration = int(solution.iterations[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from invtoolbox.datasets import open_views
 from invtoolbox.datasets.voxel_file import read_voxels, write_voxels
 from invtoolbox.errors import InputError
 from invtoolbox.priors import VoxelVariation
-from invtoolbox.views import GaussianModel, Photographs, Stage, StagedSolution, VoxelModel, solve_in_stages, split_views
+from invtoolbox.views import GaussianModel, Photographs, Stage, StagedSolution, VoxelModel, silhouette_prior, solve_in_stages, split_views
 from invtoolbox.views.models import weight_unit
 from invtoolbox.views.watch import Watch
 from tests.views.conftest import write_photographs
@@ -142,3 +143,32 @@ def test_a_file_of_voxels_holds_them_exactly(photographs: Photographs, tmp_path:
         (tmp_path / "bad.safetensors").write_bytes(content)
         with pytest.raises(InputError, match=fault):
             read_voxels(tmp_path / "bad.safetensors")
+
+
+def test_silhouettes_clear_what_colours_do_not_show(photographs: Photographs) -> None:
+    few = Photographs(photographs.train[::3], photographs.held)
+    model = VoxelModel(*BOX, 1.0, resolution=16, degree=0, alpha=0.1)  # it starts as fog, which may turn white
+    solver = it.solvers.Adam(learning_rate=0.2, beta_square=0.99, subset_size=512)
+    missed = []
+    for weight in (0.0, 1.0):
+        found = solve_in_stages(model, few, [Stage(60)], solver, progress=False, silhouettes=weight)
+        seen = model.look(found.x, few.train.cameras).alpha
+        assert float(silhouette_prior(model, few.train).energy(found.x)) == pytest.approx(float((seen - few.train.alpha).square().mean()))
+        missed.append(float((model.look(found.x, few.held.cameras).alpha - few.held.alpha).abs().mean()))
+    assert missed[1] < 0.7 * missed[0]
+    # Pixels that do not count do not count.
+    half = torch.ones_like(few.train.alpha)
+    half[..., 12:] = 0
+    masked = silhouette_prior(model, replace(few.train, mask=half)).energy(found.x)
+    assert float(masked) == pytest.approx(float((seen - few.train.alpha)[..., :12].square().mean()))
+    plain = replace(few.train, alpha=torch.ones_like(few.train.alpha))
+    with pytest.raises(InputError, match="leave silhouettes out"):
+        solve_in_stages(model, Photographs(plain, few.held), [Stage(2)], solver, progress=False, silhouettes=1.0)
+
+
+def test_silhouettes_of_gaussians_are_those_of_their_pictures(photographs: Photographs) -> None:
+    model = GaussianModel(*BOX, 1.0, count=60, most=60, degree=0, length=30)
+    found = solve_in_stages(model, photographs, [Stage(30)], it.solvers.Adam(subset_size=1, epsilon=1e-15), progress=False, silhouettes=0.5)
+    seen = model.look(found.x, photographs.train.cameras).alpha
+    wanted = float((seen - photographs.train.alpha).square().mean())
+    assert float(silhouette_prior(model, photographs.train).energy(found.x)) == pytest.approx(wanted, rel=1e-4)
