@@ -2,12 +2,21 @@
 
     python benchmarks/voxe_tradeoff.py [--iterations 600] [--threads 1]
 
-A figure of 24^3 voxels gets a hat and arms of another colour, by the exact score N(render(edited), 0.05^2) of pictures of 28 x 28
-pixels from its front, 34 degrees to either side. Two oracles that contradict themselves a little, as diffusion models do: (A) every view
-has a cast of colour of its own, (B) every target was rendered from a camera that stood 3 degrees aside. Beside the score: nothing, the
-correlation of densities (Vox-E), the squared distance of densities, or that of pictures from all around. Printed: PSNR of the front and
-of the back to the edited scene, the correlation of densities with the original, how many of the hat's voxels are filled, and how many of
-the original's were emptied.
+A figure of 24^3 voxels gets a hat and other colours, by the exact score N(render(edited), 0.05^2) of pictures of 28 x 28 pixels from its
+front, 34 degrees to either side, one picture a step, Adam at 0.03. Two oracles that contradict themselves, as diffusion models do: what
+they want to see at a view has (A) another cast of colour, or (B) another camera, 3 degrees aside, from draw to draw, of eight. Beside the
+score: nothing, the correlation of densities (Vox-E), the squared distance of densities, or that of pictures from all around, one a step.
+Weights are those beside means over the values of a picture, as of the score so of the distance of pictures (of half its square).
+
+The figure is translucent and its colours are saturated, so that the front says much about the back, as in the experiment that this one is
+built after. It was set up by two rows of that experiment alone, before any tie was tried: what the original scores (about 20 dB), and
+what the score alone does (31 dB at the back, a correlation of 0.96 to 0.97, 0.7 to 0.8 of the hat).
+
+What unit the experiment's weight of the correlation has is not known, so there is a sweep, and every weight is judged, against pictures at
+0.1 and at 0.3.
+
+Printed: PSNR of the front and of the back to the edited scene, the correlation of densities with the original, how many of the hat's voxels
+are filled, and how many of the original's were emptied.
 """
 
 from __future__ import annotations
@@ -30,8 +39,15 @@ from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 NODES, SIZE, STD = 24, (28, 28), 0.05
 #: Optical thickness of a cell beyond which its voxel counts as filled: a tenth of the light.
 FILLED = 0.105
-#: Raw densities of the figure.
-INSIDE, OUTSIDE = 2.0, -5.0
+#: Raw densities of the figure, a unit of length being half the box.
+INSIDE, OUTSIDE = 5.0, -5.0
+#: Values of a picture, by which a weight beside means becomes one beside sums.
+VALUES = 3 * SIZE[0] * SIZE[1]
+#: Raw colours are coefficients of the constant harmonic; by its inverse they are what goes into the sigmoid.
+COLOUR = math.sqrt(4 * math.pi)
+DRAWS = 8
+#: Weights of the distance of pictures that the correlation is held against.
+JUDGED = (0.1, 0.3)
 FRONT = torch.linspace(-34.0, 34.0, 8)
 BACK = torch.linspace(146.0, 214.0, 6)
 AROUND = torch.arange(12.0) * 30
@@ -45,8 +61,8 @@ def cameras(degrees: Tensor) -> Cameras:
 
 
 def figure(edited: bool, n: int = NODES) -> Voxels:
-    """A body with arms and a head; edited, its arms are red instead of green, and it wears a hat."""
-    space = VoxelSpace.box(n, LOW, HIGH)
+    """A body with arms and a head; edited, arms are red instead of green, the body cyan instead of blue, and it wears a hat."""
+    space = VoxelSpace.box(n, LOW, HIGH, scale=1.0)
     x, y, z = (2 * space.places() / (n - 1) - 1).unbind(1)
     body = (x / 0.55) ** 2 + ((y - 0.3) / 0.6) ** 2 + (z / 0.5) ** 2 < 1
     arms = (x.abs() < 0.85) & ((y - 0.1).abs() < 0.15) & (z.abs() < 0.12)
@@ -55,9 +71,9 @@ def figure(edited: bool, n: int = NODES) -> Voxels:
     inside = body | arms | head | (hat & edited)
     colours = torch.where(head[:, None], torch.tensor([1.5, 0.5, -0.5]), torch.tensor([-1.0, 1.5, -1.0]))
     colours = torch.where(arms[:, None], torch.tensor([1.5, -1.5, -1.5] if edited else [-1.5, 1.5, -1.5]), colours)
-    colours = torch.where(body[:, None], torch.tensor([-1.5, -1.0, 1.5]), colours)
+    colours = torch.where(body[:, None], torch.tensor([-1.5, 1.0 if edited else -1.0, 1.5]), colours)
     colours = torch.where((hat & edited)[:, None], torch.tensor([1.0, 1.0, -2.0]), colours)
-    return Voxels(torch.where(inside, INSIDE, OUTSIDE)[None], colours[None, :, None], space)
+    return Voxels(torch.where(inside, INSIDE, OUTSIDE)[None], COLOUR * colours[None, :, None], space)
 
 
 def _hat(n: int) -> Tensor:
@@ -78,32 +94,32 @@ class DensityDistance(ExplicitPrior):
 
 
 def distilled(oracle: str, seed: int) -> ThroughOperator:
-    """One view of the front in every step, with the score of what the edited scene shows there."""
-    g = torch.Generator().manual_seed(seed)
-    aside = 3.0 * torch.randn(len(FRONT), generator=g) if oracle == "B" else torch.zeros(len(FRONT))
-    targets = VoxelRenderer(cameras(FRONT + aside), block="picture")(figure(True))[0].transpose(0, 1)
+    """One view of the front in every step, with the score of one of the things that the oracle wants to see there."""
+    g, views = torch.Generator().manual_seed(seed), FRONT.repeat(DRAWS)
+    aside = 3.0 * torch.randn(len(views), generator=g) if oracle == "B" else torch.zeros(len(views))
+    targets = VoxelRenderer(cameras(views + aside), block="picture")(figure(True))[0].transpose(0, 1)
     if oracle == "A":
-        targets = targets + 0.05 * torch.randn(len(FRONT), 3, 1, 1, generator=g)
-    A = VoxelRenderer(cameras(FRONT), block="picture")
+        targets = targets + 0.05 * torch.randn(len(views), 3, 1, 1, generator=g)
+    A = VoxelRenderer(cameras(views), block="picture")
     return ThroughOperator(ScoreDistillation(GaussianScore(targets, STD)), A, subset_size=1, seed=seed)
 
 
 def rows() -> dict[str, Prior | None]:
-    """What ties the scene to the original, with its weight beside the score."""
+    """What ties the scene to the original, with its weight beside the score, whose pull is a sum over the values of a picture."""
     original = figure(False)
     around = VoxelRenderer(cameras(AROUND), block="picture")
     pictures = ThroughOperator(Misfit(around(original), it.data_terms.LeastSquares()), around, subset_size=1)
     table: dict[str, Prior | None] = {"none": None}
-    table |= {f"density correlation {w:g}": w * DensityCorrelation(original) for w in (3.0, 30.0)}
-    table |= {"distance of densities 0.001": 1e-3 * DensityDistance(original)}
-    table |= {f"distance of pictures {w:g}": w / len(AROUND) * pictures for w in (0.1, 0.3, 1.0)}
+    table |= {f"density correlation {w:g}": VALUES * w * DensityCorrelation(original) for w in (0.003, 0.03, 0.3)}
+    table |= {"distance of densities 0.001": 1e-3 * VALUES / NODES**3 * DensityDistance(original)}
+    table |= {f"distance of pictures {w:g}": w / len(AROUND) * pictures for w in (0.01, 0.1, 0.3, 1.0)}
     return table
 
 
 def edited(tie: Prior | None, oracle: str, iterations: int, seed: int = 0) -> Voxels:
     start = figure(False)
     A = NoMeasurement()
-    prior = VoxelGrid(start.space) + 1.0 * distilled(oracle, seed)
+    prior = VoxelGrid(start.space, colour_rate=COLOUR) + 1.0 * distilled(oracle, seed)
     solver = it.solvers.Adam(learning_rate=0.03, tolerance=0.0)
     initial = {"density": start.density, "colour": start.colour}
     found: Voxels = it.solve(it.Problem(A.measurements(), A), prior if tie is None else prior + tie, solver, initial=initial,
@@ -132,6 +148,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(machine(), flush=True)
+    seen = figures(figure(False))
+    print(f"the original scene: front {seen['front']:.2f}, back {seen['back']:.2f}; the edited one correlates with it by "
+          f"{1 - float(DensityCorrelation(figure(False)).energy(figure(True))):.4f}", flush=True)
     for oracle in "AB":
         print(f"\noracle {oracle:25}{'front':>9}{'back':>9}{'corr':>9}{'hat':>9}{'holes':>9}", flush=True)
         table = {}
@@ -141,12 +160,15 @@ def main() -> None:
             f = table[name]
             print(f"{name:32}{f['front']:9.2f}{f['back']:9.2f}{f['correlation']:9.4f}{f['hat']:9.3f}{f['holes']:9.4f}"
                   f"   {time.monotonic() - began:.1f} s", flush=True)
-        free, tied, pinned = table["none"], table["density correlation 3"], table["distance of pictures 0.3"]
-        print(verdict(tied["correlation"] >= 0.985 > free["correlation"] > pinned["correlation"],
-                      "correlation: of densities at least 0.985, none below it, pictures below none"))
-        print(verdict(tied["hat"] >= 0.9 * free["hat"], "the hat under the correlation of densities: 0.9 of that under none"))
-        print(verdict(tied["back"] >= pinned["back"] + 4, "the back under the correlation of densities: 4 dB over that under pictures"))
-        print(verdict(tied["holes"] <= free["holes"], "holes under the correlation of densities: not more than under none"))
+        free, pinned = table["none"], [table[f"distance of pictures {w:g}"] for w in JUDGED]
+        for name, tied in table.items():
+            if name.startswith("density correlation"):
+                print(name)
+                print("  " + verdict(tied["correlation"] >= 0.985 > free["correlation"] > max(p["correlation"] for p in pinned),
+                                     "correlation: under it at least 0.985, under none below that, under pictures below none"))
+                print("  " + verdict(tied["hat"] >= 0.9 * free["hat"], "the hat: at least 0.9 of that under none"))
+                print("  " + verdict(tied["back"] >= max(p["back"] for p in pinned) + 4, "the back: 4 dB over that under pictures"))
+                print("  " + verdict(tied["holes"] <= free["holes"], "holes: not more than under none"))
 
 
 if __name__ == "__main__":
