@@ -12,9 +12,9 @@ from invtoolbox.auxiliaries import with_auxiliaries
 from invtoolbox.buffers import added, added_product, replaced
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
-from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
+from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.penalty import denoising_term, first_penalty, unit_step_reason, unit_step_term
-from invtoolbox.solvers.pieces import PriorPiece, copy_of_image, pieces_reason, prior_pieces
+from invtoolbox.solvers.pieces import PriorPiece, copy_of_image, prior_pieces, splitting_reason
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
 
@@ -83,13 +83,9 @@ class ADMM(Solver):
 
     def misfit(self, objective: Objective) -> str | None:
         objective = self.reformulated(objective)
-        reason = implicit_reason(objective, "ADMM") or pieces_reason(objective, "ADMM")
+        reason = splitting_reason(objective, "ADMM")
         if reason is not None:
             return reason
-        if not objective.problem.data_term.is_quadratic:
-            return f"ADMM needs a quadratic data term, and {objective.problem.data_term!r} is not"
-        if not objective.terms:
-            return "ADMM needs a prior, and there is none"
         if self.rho is not None and not self.rho > 0:
             return f"ADMM needs a positive rho, got {self.rho}"
         return unit_step_reason(objective, "ADMM", None if self.rho is None else 1 / self.rho)

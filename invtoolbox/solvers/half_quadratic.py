@@ -11,9 +11,9 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.explicit.intensity_range import intensity_range
-from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
+from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.penalty import denoising_term, first_penalty
-from invtoolbox.solvers.pieces import copy_of_image, pieces_reason, prior_pieces
+from invtoolbox.solvers.pieces import copy_of_image, prior_pieces, splitting_reason
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
 
@@ -82,13 +82,9 @@ class HalfQuadratic(Solver):
     per_iteration: ClassVar[tuple[str, ...]] = ("penalty",)
 
     def misfit(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "HalfQuadratic") or pieces_reason(objective, "HalfQuadratic")
+        reason = splitting_reason(objective, "HalfQuadratic")
         if reason is not None:
             return reason
-        if not objective.problem.data_term.is_quadratic:
-            return f"HalfQuadratic needs a quadratic data term, and {objective.problem.data_term!r} is not"
-        if not objective.terms:
-            return "HalfQuadratic needs a prior, and there is none"
         for name, value in (("penalty", self.penalty), ("sigma_start", self.sigma_start), ("sigma_end", self.sigma_end)):
             if value is not None and not value > 0:
                 return f"HalfQuadratic needs a positive {name}, got {value}"

@@ -21,6 +21,7 @@ from invtoolbox.operators.algebra import LinearStack
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.explicit.tikhonov import Tikhonov
+from invtoolbox.solvers.base import implicit_reason
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,16 @@ def pieces_reason(objective: Objective, name: str) -> str | None:
         if not {"prox", "split", "quadratic"} & prior.offers:
             return f"{name} needs a proximal operator of every prior, alone or behind a linear operator, and {prior!r} has none"
     return None
+
+
+def splitting_reason(objective: Objective, name: str) -> str | None:
+    """Why a method that takes turns between a quadratic misfit and the priors does not fit, or ``None``."""
+    reason = implicit_reason(objective, name) or pieces_reason(objective, name)
+    if reason is not None:
+        return reason
+    if not objective.problem.data_term.is_quadratic:
+        return f"{name} needs a quadratic data term, and {objective.problem.data_term!r} is not"
+    return None if objective.terms else f"{name} needs a prior, and there is none"
 
 
 def operator_norm(operator: LinearOperator | None, like: Tensor) -> Tensor:
