@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=8000, help="Gaussians at the start")
     parser.add_argument("--most", type=int, default=12_000, help="Gaussians at most")
     parser.add_argument("--degree", type=int, default=1)
-    parser.add_argument("--refine", type=int, default=60, help="steps of the held-out poses")
+    parser.add_argument("--refine", type=int, default=200, help="steps of the held-out poses")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
