@@ -88,15 +88,6 @@ def scene(parameters: dict[str, Tensor], degree: int, steps: int) -> Gaussians:
     return Gaussians(parameters["means"], degree=degree, strategy=None, scale=1.0, decay_over=steps, degree_every=0, rates={"means": 0.1})
 
 
-def coarse_poses(cameras: Cameras, pictures: Tensor, arguments: argparse.Namespace) -> Cameras:
-    """Poses found on pictures of half the side, from a new scene in every round: an old one holds on to the poses that it was made with."""
-    small = torch.nn.functional.avg_pool2d(pictures, 2)
-    for _ in range(arguments.rounds):
-        _, moved = found(cameras.scaled(0.5), small, arguments.coarse, True, arguments)
-        cameras = replace(cameras, world_to_camera=moved.world_to_camera)
-    return cameras
-
-
 def found(cameras: Cameras, pictures: Tensor, steps: int, refine: bool, arguments: argparse.Namespace) -> tuple[dict[str, Tensor], Cameras]:
     y = pictures.transpose(0, 1)[None]
     unknown: dict[str, Any] = {"unknown": {"twist": None}} if refine else {}
@@ -123,12 +114,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shrink", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2500, help="of the first solve; the second has half as many")
-    parser.add_argument("--rounds", type=int, default=2, help="of finding poses on pictures of half the side, each with a new scene")
-    parser.add_argument("--coarse", type=int, default=1500, help="steps of a round")
     parser.add_argument("--start", type=int, default=8000, help="Gaussians at the start")
     parser.add_argument("--most", type=int, default=12_000, help="Gaussians at most")
     parser.add_argument("--degree", type=int, default=1)
-    parser.add_argument("--refine", type=int, default=200, help="steps of the held-out poses")
+    parser.add_argument("--refine", type=int, default=60, help="steps of the held-out poses")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
@@ -146,10 +135,6 @@ def main() -> None:
         if name in told:
             continue
         began = time.process_time()
-        if refine:
-            given = coarse_poses(given, pictures[~held], arguments)
-            print(f"{name:10} poses {errors(given, known)[0]:.3f} degrees and {100 * errors(given, known)[1]:.2f} % off after the coarse "
-                  "rounds", flush=True)
         parameters, moved = found(given, pictures[~held], arguments.steps, refine, arguments)
         # The held-out poses in the frame of the scene that was found.
         aligned = Similarity.of_cameras(known, moved).cameras(test)

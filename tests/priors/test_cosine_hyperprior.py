@@ -80,3 +80,20 @@ def test_what_makes_no_network_is_refused() -> None:
         CosineHyperprior(step=0.0)
     with pytest.raises(InputError, match="two widths"):
         CosineHyperprior(widths=(4, 4, 4))  # type: ignore[arg-type]
+
+
+def test_derivatives_of_an_item_are_bitwise_the_same_in_company() -> None:
+    x = picture(3, 1, (64, 64))
+    prior = it.priors.load("cae-natural")
+    prior.image_shape = (1, 64, 64)
+
+    def slope(code: dict[str, torch.Tensor]) -> torch.Tensor:
+        free = code["z"].clone().requires_grad_(True)
+        decoded, energy = prior.decode_and_energy({"z": free, "h": code["h"]})
+        (result,) = torch.autograd.grad((100 * decoded).square().sum() + energy.sum(), free)
+        return result
+
+    code = prior.encode(x)
+    together = slope(code)
+    for k in range(3):
+        assert torch.equal(together[k:k + 1], slope({name: t[k:k + 1] for name, t in code.items()}))

@@ -161,7 +161,8 @@ def _words(value: float | Tensor) -> str:
 
 def _each_item(function: Callable[..., tuple[Tensor, ...]], *latents: Tensor) -> tuple[Tensor, ...]:
     """On a CPU item by item, so that an item has the same products alone and in a batch, and bitwise the same answer."""
-    if latents[0].device.type != "cpu" or latents[0].shape[0] == 1:
+    if latents[0].device.type != "cpu":
         return function(*latents)
+    # One item is a slice of itself too: derivatives of several uses are then added in the same order as in a batch.
     parts = [function(*(t[k:k + 1] for t in latents)) for k in range(latents[0].shape[0])]
     return tuple(torch.cat(column) for column in zip(*parts))
