@@ -235,12 +235,12 @@ def test_fast_neural_scene_flow_finds_a_motion_of_the_whole() -> None:
     source, target, _ = boxes(2)
     target = target + torch.tensor([0.0, 0.0, 0.4])
     truth = torch.tensor([0.0, 0.0, 0.4]).expand_as(source)
-    still = boxes(2)[2].norm(dim=1) == 0
-    flow = published.fast_nsf(source, target, patience=120, max_iterations=160, cell=0.2)
-    apart = (flow - truth)[still].mean(0)
-    # Most of what stands still are walls along x, sampled anew: what they say across themselves is sharp, and along x they only slide, with
-    # the boxes that move by 1 both ways. How far, a network that follows rounding decides: -0.08 to -0.22 over seeds and iterations.
-    assert float(apart[1:].norm()) < 0.1 and abs(float(apart[0])) < 0.3
+    walls, poles = slice(0, 350), slice(350, 490)
+    error = published.fast_nsf(source, target, patience=120, max_iterations=160, cell=0.2) - truth
+    assert float(error[poles].mean(0).norm()) < 0.15
+    # Walls sampled anew say sharply how they moved across themselves, and nothing of how far they slid along x, which is left to the network.
+    assert float(error[walls].mean(0)[1:].norm()) < 0.15
+
 
 
 def test_what_was_not_fitted_gets_a_flow_too() -> None:
