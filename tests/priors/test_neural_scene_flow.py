@@ -238,9 +238,8 @@ def test_fast_neural_scene_flow_finds_a_motion_of_the_whole() -> None:
     walls, poles = slice(0, 350), slice(350, 490)
     error = published.fast_nsf(source, target, patience=120, max_iterations=160, cell=0.2) - truth
     assert float(error[poles].mean(0).norm()) < 0.15
-    # Walls sampled anew say sharply how they moved across themselves, and nothing of how far they slid along x, which is left to the network.
+    # Walls sampled anew say sharply how they moved across themselves; how far they slid along x is left to the network.
     assert float(error[walls].mean(0)[1:].norm()) < 0.15
-
 
 
 def test_what_was_not_fitted_gets_a_flow_too() -> None:
