@@ -36,7 +36,7 @@ class VariationalLatent(Solver):
     ``|grad F|`` of the draw, relative to that at the start.
 
     The paper takes the last of 300 steps of one size. What single draws leave of their noise in it costs photographs 0.2 to 0.3 dB and
-    makes the posterior too wide; half as many steps that shrink, averaged at the end, have the larger bound (`benchmarks/vble.py`).
+    makes the posterior too wide; half as many steps that shrink, averaged at the end, have the larger bound (`vble.py --part steps`).
 
     Args:
         family: ``"uniform"`` with learned widths, which start at 1, that of rounding; ``"gaussian"``, whose standard deviations start
