@@ -30,14 +30,18 @@ def of_libigl(mesh: Mesh, index: Tensor, goal: Tensor, iterations: int) -> Tenso
 
     data = igl.ARAPData()
     data.max_iter, data.energy = iterations, igl.ARAP_ENERGY_TYPE_SPOKES
-    igl.arap_precomputation(mesh.vertices.numpy(), mesh.faces.numpy(), 3, index.numpy().astype(np.int32), data)
+    igl.arap_precomputation(
+        mesh.vertices.numpy(), mesh.faces.numpy(), 3, index.numpy().astype(np.int32), data
+    )
     start = mesh.vertices.clone()
     start[index] = goal
     return torch.from_numpy(igl.arap_solve(goal.numpy(), data, start.numpy()))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="one repeat, to see that it works")
@@ -45,7 +49,10 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(machine())
     folder = data_folder() / "libigl_meshes"
-    mesh, group = read_mesh(folder / "decimated-knight.off"), read_dmat(folder / "decimated-knight-selection.dmat")[:, 0]
+    mesh, group = (
+        read_mesh(folder / "decimated-knight.off"),
+        read_dmat(folder / "decimated-knight-selection.dmat")[:, 0],
+    )
     index = (group >= 0).nonzero()[:, 0]
     turned = group[index] == 1
     R = rotation(torch.tensor([0.0, torch.pi / 4, 0.0], dtype=torch.float64))
@@ -66,15 +73,25 @@ def main() -> None:
         calls: dict[str, Callable[[], object]] = {
             "libigl, 500 iterations": lambda goal=goal: of_libigl(mesh, index, goal, 500),
             "ours, to the default tolerance": lambda goal=goal: it.deform(mesh, (index, goal)),
-            "ours, 500 plain iterations": lambda goal=goal: it.deform(mesh, (index, goal), solver=plain, max_iterations=500, tolerance=0.0)}
+            "ours, 500 plain iterations": lambda goal=goal: it.deform(
+                mesh, (index, goal), solver=plain, max_iterations=500, tolerance=0.0
+            ),
+        }
         seconds = alternating(calls, 1 if arguments.quick else arguments.repeats)
         print(f"\nturned about {about}")
         print(f"  libigl after 500 iterations is {away(at_500, there):.1e} from where it goes")
-        print(f"  500 plain iterations of each are {away(mesh.vertices + same.x[0], at_500):.1e} apart",
-              verdict(away(mesh.vertices + same.x[0], at_500) <= 1e-4, "1e-4"))
-        print(f"  ours after {int(fast.iterations[0])} iterations is {away(mesh.vertices + fast.x[0], there):.1e} from where libigl goes",
-              verdict(away(mesh.vertices + fast.x[0], there) <= 1e-4, "1e-4"))
-        print(f"  the energy rises by {float(values.max()):.1e} at most", verdict(float(values.max()) <= 1e-15, "never, but for rounding"))
+        print(
+            f"  500 plain iterations of each are {away(mesh.vertices + same.x[0], at_500):.1e} apart",
+            verdict(away(mesh.vertices + same.x[0], at_500) <= 1e-4, "1e-4"),
+        )
+        print(
+            f"  ours after {int(fast.iterations[0])} iterations is {away(mesh.vertices + fast.x[0], there):.1e} from where libigl goes",
+            verdict(away(mesh.vertices + fast.x[0], there) <= 1e-4, "1e-4"),
+        )
+        print(
+            f"  the energy rises by {float(values.max()):.1e} at most",
+            verdict(float(values.max()) <= 1e-15, "never, but for rounding"),
+        )
         for name, value in seconds.items():
             print(f"  {name:32} {1e3 * value:7.0f} ms")
         ratio = seconds["ours, to the default tolerance"] / seconds["libigl, 500 iterations"]

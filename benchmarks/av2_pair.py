@@ -46,7 +46,9 @@ def load(reach: float = 35.0) -> Pair:
     motion = np.linalg.inv(world[1]) @ world[0]
     ground = [_ground(folder / "map", p, w) for p, w in zip(points, world)]
     labelled = labels["is_ground_0"].to_numpy().astype(bool)
-    print(f"ground by the map's raster agrees with the labels of sweep 0 at {100 * (ground[0] == labelled).mean():.2f} % of the points")
+    print(
+        f"ground by the map's raster agrees with the labels of sweep 0 at {100 * (ground[0] == labelled).mean():.2f} % of the points"
+    )
     moved = points[0] @ motion[:3, :3].T + motion[:3, 3]
     flow = _columns(labels, "flow_tx_m", "flow_ty_m", "flow_tz_m") - (moved - points[0])
     kept = [~g & (np.abs(p[:, :2]) <= reach).all(1) for g, p in zip((labelled, ground[1]), points)]
@@ -67,9 +69,11 @@ def _pose(poses: object, timestamp: int) -> np.ndarray:
     row = int(np.flatnonzero(poses["timestamp_ns"].to_numpy() == timestamp)[0])  # type: ignore[index]
     w, x, y, z = (float(poses[f"q{k}"][row].as_py()) for k in "wxyz")  # type: ignore[index]
     pose = np.eye(4)
-    pose[:3, :3] = [[1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-                    [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-                    [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)]]
+    pose[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
     pose[:3, 3] = [float(poses[f"t{k}_m"][row].as_py()) for k in "xyz"]  # type: ignore[index]
     return pose
 
@@ -79,7 +83,9 @@ def _ground(folder: Path, points: np.ndarray, pose: np.ndarray) -> np.ndarray:
     raster = np.load(next(folder.glob("*ground_height_surface*.npy"))).astype(np.float64)
     place = json.loads(next(folder.glob("*Sim2*.json")).read_text())
     world = points @ pose[:3, :3].T + pose[:3, 3]
-    cells = (world[:, :2] @ np.array(place["R"]).reshape(2, 2).T + np.array(place["t"])) * place["s"]
+    cells = (world[:, :2] @ np.array(place["R"]).reshape(2, 2).T + np.array(place["t"])) * place[
+        "s"
+    ]
     column, row = (np.clip(cells[:, k].astype(int), 0, raster.shape[1 - k] - 1) for k in (0, 1))
     height = world[:, 2] - raster[row, column]
     return height <= GROUND

@@ -23,7 +23,14 @@ from common import Kept, best_exponent, machine, verdict
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.priors import ARAP, AsIsometricAsPossible, ExplicitPrior, Isometry, LocalRigidity, RigidityCoefficients
+from invtoolbox.priors import (
+    ARAP,
+    AsIsometricAsPossible,
+    ExplicitPrior,
+    Isometry,
+    LocalRigidity,
+    RigidityCoefficients,
+)
 
 LENGTH, WIDTH, COUNT, SEEN, NOISE = 4.0, 0.5, 1000, 50, 0.01
 SEARCH_DRAW = 100
@@ -55,20 +62,34 @@ class Bar:
             steps = [(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in (40, 5, 5)]
             unit = torch.cartesian_prod(*steps)
         else:
-            unit = torch.rand(COUNT, 3, generator=torch.Generator().manual_seed(int(layout.split()[1])), dtype=torch.float64)
-        rest = unit * torch.tensor([LENGTH, WIDTH, WIDTH]) - torch.tensor([0.0, WIDTH / 2, WIDTH / 2])
+            unit = torch.rand(
+                COUNT,
+                3,
+                generator=torch.Generator().manual_seed(int(layout.split()[1])),
+                dtype=torch.float64,
+            )
+        rest = unit * torch.tensor([LENGTH, WIDTH, WIDTH]) - torch.tensor(
+            [0.0, WIDTH / 2, WIDTH / 2]
+        )
         angle = torch.pi / 2 * unit[:, 0]  # of the twist, and of the bend
         y = angle.cos() * rest[:, 1] - angle.sin() * rest[:, 2]
         z = angle.sin() * rest[:, 1] + angle.cos() * rest[:, 2]
         radius = LENGTH / (torch.pi / 2)
-        return cls(rest, torch.stack([(radius - z) * angle.sin(), y, radius - (radius - z) * angle.cos()], 1))
+        return cls(
+            rest,
+            torch.stack([(radius - z) * angle.sin(), y, radius - (radius - z) * angle.cos()], 1),
+        )
 
     def problem(self, draw: int) -> it.Problem:
         generator = torch.Generator().manual_seed(draw)
         index = torch.randperm(COUNT, generator=generator)[:SEEN]
         operator = it.operators.ObservedPoints(self.rest[None], index)
-        seen = self.bent[index] + NOISE * torch.randn(SEEN, 3, generator=generator, dtype=torch.float64)
-        return it.Problem(operator.displacements(seen[None]), operator, it.data_terms.LeastSquares(NOISE))
+        seen = self.bent[index] + NOISE * torch.randn(
+            SEEN, 3, generator=generator, dtype=torch.float64
+        )
+        return it.Problem(
+            operator.displacements(seen[None]), operator, it.data_terms.LeastSquares(NOISE)
+        )
 
     def error(self, problem: it.Problem, x: Tensor) -> float:
         unseen = torch.ones(COUNT, dtype=torch.bool)
@@ -76,15 +97,37 @@ class Bar:
         return float((self.rest + x[0] - self.bent).norm(dim=1)[unseen].mean())
 
     def solved(self, problem: it.Problem, prior: ExplicitPrior, weight: float) -> float:
-        start = it.solve(problem, ARAP(10), it.solvers.LocalGlobal(memory=0), regularization=1e4, max_iterations=1, tolerance=0.0,
-                         progress=False).x
-        solver = it.solvers.LocalGlobal() if "majoriser" in prior.offers else it.solvers.LBFGS(memory=20)
-        return self.error(problem, it.solve(problem, prior, solver, regularization=weight, initial=start, max_iterations=500,
-                                            tolerance=1e-6, progress=False).x)
+        start = it.solve(
+            problem,
+            ARAP(10),
+            it.solvers.LocalGlobal(memory=0),
+            regularization=1e4,
+            max_iterations=1,
+            tolerance=0.0,
+            progress=False,
+        ).x
+        solver = (
+            it.solvers.LocalGlobal() if "majoriser" in prior.offers else it.solvers.LBFGS(memory=20)
+        )
+        return self.error(
+            problem,
+            it.solve(
+                problem,
+                prior,
+                solver,
+                regularization=weight,
+                initial=start,
+                max_iterations=500,
+                tolerance=1e-6,
+                progress=False,
+            ).x,
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--priors", default=";".join(PRIORS))
     parser.add_argument("--threads", type=int, default=1)
@@ -99,9 +142,18 @@ def main() -> None:
     for name in ("none", *arguments.priors.split(";")):
         table[name], weights = [], []
         for layout, bar in bars.items():
-            def error(exponent: float, draw: int, name: str = name, bar: Bar = bar, layout: str = layout) -> float:
-                return float(kept.result(f"{layout}; {name}; 1e{exponent:g}; draw {draw}",
-                                         lambda: round(bar.solved(bar.problem(draw), PRIORS[name](), 10.0**exponent), 5)))
+
+            def error(
+                exponent: float, draw: int, name: str = name, bar: Bar = bar, layout: str = layout
+            ) -> float:
+                return float(
+                    kept.result(
+                        f"{layout}; {name}; 1e{exponent:g}; draw {draw}",
+                        lambda: round(
+                            bar.solved(bar.problem(draw), PRIORS[name](), 10.0**exponent), 5
+                        ),
+                    )
+                )
 
             if name == "none":
                 problems = [bar.problem(draw) for draw in range(arguments.draws)]
@@ -110,18 +162,33 @@ def main() -> None:
                 weights.append(best_exponent(lambda e, error=error: error(e, SEARCH_DRAW), 5.0))
                 errors = [error(weights[-1], draw) for draw in range(arguments.draws)]
             table[name].append(sum(errors) / len(errors))
-        rows.append(f"{name:38}" + "".join(f"{v:10.4f}" for v in table[name]) + f"   {', '.join(f'10^{w:g}' for w in weights)}")
+        rows.append(
+            f"{name:38}"
+            + "".join(f"{v:10.4f}" for v in table[name])
+            + f"   {', '.join(f'10^{w:g}' for w in weights)}"
+        )
     moved = [float((bar.bent - bar.rest).norm(dim=1).mean()) for bar in bars.values()]
-    print(f"mean displacement {', '.join(f'{m:.3f}' for m in moved)}; error of the unseen points, mean of {arguments.draws} draws; weights")
+    print(
+        f"mean displacement {', '.join(f'{m:.3f}' for m in moved)}; error of the unseen points, mean of {arguments.draws} draws; weights"
+    )
     print(f"{'':38}" + "".join(f"{layout:>10}" for layout in LAYOUTS))
     print("\n".join(rows))
     for k, layout in enumerate(LAYOUTS):
-        if {"ARAP, 10 neighbours", "isometry, l2, 5 neighbours", "isometry, l2, 20 neighbours"} <= set(table):
+        if {
+            "ARAP, 10 neighbours",
+            "isometry, l2, 5 neighbours",
+            "isometry, l2, 20 neighbours",
+        } <= set(table):
             arap, none = table["ARAP, 10 neighbours"][k], table["none"][k]
-            few, many = table["isometry, l2, 5 neighbours"][k], table["isometry, l2, 20 neighbours"][k]
-            print(f"{layout:10} ARAP {arap:.4f} {verdict(arap <= 0.014, '0.014')}; none {none / arap:.0f} times worse "
-                  f"{verdict(none >= 20 * arap, '20')}; isometry, 20 over 5 neighbours {many / few:.2f} "
-                  f"{verdict(many < 0.25 * few, '0.25')}")
+            few, many = (
+                table["isometry, l2, 5 neighbours"][k],
+                table["isometry, l2, 20 neighbours"][k],
+            )
+            print(
+                f"{layout:10} ARAP {arap:.4f} {verdict(arap <= 0.014, '0.014')}; none {none / arap:.0f} times worse "
+                f"{verdict(none >= 20 * arap, '20')}; isometry, 20 over 5 neighbours {many / few:.2f} "
+                f"{verdict(many < 0.25 * few, '0.25')}"
+            )
 
 
 if __name__ == "__main__":

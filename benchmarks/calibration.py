@@ -29,18 +29,35 @@ def tooth(size: int) -> None:
     for offset in (0.0, 3.0):
         shift = (columns - 1) / 2 - item.meta["center_column"] + offset
         warnings.simplefilter("ignore")  # the tooth's holder is wider than the field of view
-        A = it.operators.ParallelBeam((size, size), item.geometry.angles, columns, pixel_size=columns / size, detector_shift=shift)
+        A = it.operators.ParallelBeam(
+            (size, size),
+            item.geometry.angles,
+            columns,
+            pixel_size=columns / size,
+            detector_shift=shift,
+        )
         problem = it.Problem(y, A, unknown={"detector_shift": None})
         began = time.perf_counter()
-        solution = it.solve(problem, smoothness(size), regularization=3e3, max_iterations=60, tolerance=1e-4,
-                            progress=False)
+        solution = it.solve(
+            problem,
+            smoothness(size),
+            regularization=3e3,
+            max_iterations=60,
+            tolerance=1e-4,
+            progress=False,
+        )
         seconds = time.perf_counter() - began
         column = (columns - 1) / 2 - float(solution.parameters["detector_shift"])
         found.append(column)
-        print(f"tooth, image {size}x{size}: from column {(columns - 1) / 2 - shift:.2f} to {column:.3f} in {seconds:.0f} s, "
-              f"{int(solution.iterations[0])} steps, {solution.status[0]}", flush=True)
+        print(
+            f"tooth, image {size}x{size}: from column {(columns - 1) / 2 - shift:.2f} to {column:.3f} in {seconds:.0f} s, "
+            f"{int(solution.iterations[0])} steps, {solution.status[0]}",
+            flush=True,
+        )
     apart = abs(found[0] - found[1])
-    print(f"tooth: the two starts end {apart:.3f} pixels apart {verdict(apart <= 0.1, '0.1 pixel')}")
+    print(
+        f"tooth: the two starts end {apart:.3f} pixels apart {verdict(apart <= 0.1, '0.1 pixel')}"
+    )
 
 
 def smoothness(size: int) -> it.priors.ExplicitPrior:
@@ -55,7 +72,10 @@ def balls(size: int) -> torch.Tensor:
     volume = torch.zeros(size, size, size)
     for _ in range(8):
         centre = 1.0 * (torch.rand(3, generator=generator) - 0.5)
-        radius, density = 0.1 + 0.15 * float(torch.rand((), generator=generator)), 0.5 + float(torch.rand((), generator=generator))
+        radius, density = (
+            0.1 + 0.15 * float(torch.rand((), generator=generator)),
+            0.5 + float(torch.rand((), generator=generator)),
+        )
         distance = ((z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2).sqrt()
         volume += density * ((radius - distance) * size / 2 + 0.5).clamp(0, 1)
     return volume[None, None]
@@ -68,8 +88,14 @@ def cone(size: int) -> None:
     panel = (size, 3 * size // 2)
 
     def scan(theta: torch.Tensor) -> it.operators.ConeBeam:
-        return it.operators.ConeBeam((size, size, size), theta, panel, source_origin=4.0 * size, source_detector=6.0 * size,
-                                     detector_spacing=1.5)
+        return it.operators.ConeBeam(
+            (size, size, size),
+            theta,
+            panel,
+            source_origin=4.0 * size,
+            source_detector=6.0 * size,
+            detector_spacing=1.5,
+        )
 
     clean = scan(angles)(balls(size))
     noise = 0.01 * float(clean.max())
@@ -78,24 +104,35 @@ def cone(size: int) -> None:
     for error in (0.0, math.radians(1.0)):
         start = angles.clone()
         start[wrong] += error
-        problem = it.Problem(y, scan(start), it.data_terms.LeastSquares(noise_std=noise), unknown={"angles": None})
+        problem = it.Problem(
+            y, scan(start), it.data_terms.LeastSquares(noise_std=noise), unknown={"angles": None}
+        )
         began = time.perf_counter()
         prior = it.priors.Tikhonov() @ it.operators.FiniteDifference((1, size, size, size))
-        solution = it.solve(problem, prior, regularization=300.0, max_iterations=60, tolerance=1e-4, progress=False)
+        solution = it.solve(
+            problem, prior, regularization=300.0, max_iterations=60, tolerance=1e-4, progress=False
+        )
         seconds = time.perf_counter() - began
         found.append(solution.parameters["angles"][0])
         # A rotation of all views together is a rotation of the volume, which nothing decides.
         off = torch.rad2deg(found[-1] - angles)
         off = off - off.median()
-        print(f"cone {size}^3, {views} views, view {wrong} off by {math.degrees(error):.0f} degree: found within "
-              f"{float(off[wrong].abs()):.4f}, all views within {float(off.abs().max()):.4f} degrees of the truth, {seconds:.0f} s, "
-              f"{int(solution.iterations[0])} steps", flush=True)
+        print(
+            f"cone {size}^3, {views} views, view {wrong} off by {math.degrees(error):.0f} degree: found within "
+            f"{float(off[wrong].abs()):.4f}, all views within {float(off.abs().max()):.4f} degrees of the truth, {seconds:.0f} s, "
+            f"{int(solution.iterations[0])} steps",
+            flush=True,
+        )
     apart = float(torch.rad2deg(found[0] - found[1]).abs().max())
-    print(f"cone: the two starts end at most {apart:.4f} degrees apart {verdict(apart <= 0.05, '0.05 degree')}")
+    print(
+        f"cone: the two starts end at most {apart:.4f} degrees apart {verdict(apart <= 0.05, '0.05 degree')}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="smaller images")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))

@@ -27,7 +27,9 @@ LARGEST_DEPTH = 3.5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--step", type=int, default=5)
     parser.add_argument("--voxel", type=float, default=0.03)
     arguments = parser.parse_args()
@@ -35,8 +37,10 @@ def main() -> None:
     print(machine())
     model = read_opensfm(data_folder() / "opensfm_berlin" / "reconstruction_example.json")
     errors = model.reprojection_errors()
-    print(f"opensfm_berlin, {len(model.points)} points, {len(errors)} observations in 3 pictures of 3264 x 2448: "
-          f"median {errors.median():.2f}, mean {errors.mean():.2f} pixels {verdict(float(errors.median()) < 1, 'median below 1 pixel')}")
+    print(
+        f"opensfm_berlin, {len(model.points)} points, {len(errors)} observations in 3 pictures of 3264 x 2448: "
+        f"median {errors.median():.2f}, mean {errors.mean():.2f} pixels {verdict(float(errors.median()) < 1, 'median below 1 pixel')}"
+    )
     for binary in (True, False):
         with_colmap(model, binary)
     room(arguments.step, arguments.voxel)
@@ -57,43 +61,65 @@ def with_colmap(model: SparseModel, binary: bool) -> None:
         back.mkdir()
         (theirs.write_binary if binary else theirs.write_text)(str(back))
         again = read_colmap(back)
-        moved = float((again.world_to_camera[[again.names.index(name) for name in model.names]] - model.world_to_camera).abs().max())
-        project = max(float((torch.from_numpy(image.project_point(point)) - pixel).norm())
-                      for image, pixel, point in _projections(theirs, model))
-    print(f"pycolmap {pycolmap.__version__}, {kind}: mean reprojection error of its reader against ours {off:.1e}, projections "
-          f"{project:.1e} pixels, poses of its files {moved:.1e} {verdict(max(off, project, moved) < 1e-6, '1e-6')}")
+        moved = float(
+            (
+                again.world_to_camera[[again.names.index(name) for name in model.names]]
+                - model.world_to_camera
+            )
+            .abs()
+            .max()
+        )
+        project = max(
+            float((torch.from_numpy(image.project_point(point)) - pixel).norm())
+            for image, pixel, point in _projections(theirs, model)
+        )
+    print(
+        f"pycolmap {pycolmap.__version__}, {kind}: mean reprojection error of its reader against ours {off:.1e}, projections "
+        f"{project:.1e} pixels, poses of its files {moved:.1e} {verdict(max(off, project, moved) < 1e-6, '1e-6')}"
+    )
 
 
 def _projections(theirs: Any, model: SparseModel) -> list[tuple[Any, torch.Tensor, np.ndarray]]:
     images = {image.name: image for image in theirs.images.values()}
     seen = model.projected()
     names = [model.names[k] for k in model.picture_of.tolist()]
-    return [(images[names[k]], seen[k], model.points[model.point_of[k]].numpy()) for k in range(0, len(seen), 100)]
+    return [
+        (images[names[k]], seen[k], model.points[model.point_of[k]].numpy())
+        for k in range(0, len(seen), 100)
+    ]
 
 
 def room(step: int, voxel: float) -> None:
     every = sorted((data_folder() / "livingroom_rgbd" / "image").glob("*.jpg"))
-    used, left = every[::step], every[step // 2::step]
-    pictures = it.datasets.open_rgbd(data_folder() / "livingroom_rgbd", names=[f.name for f in {*used, *left}], shrink=2)
+    used, left = every[::step], every[step // 2 :: step]
+    pictures = it.datasets.open_rgbd(
+        data_folder() / "livingroom_rgbd", names=[f.name for f in {*used, *left}], shrink=2
+    )
     names = list(pictures.cameras.names)
     train, held = (pictures[[names.index(f.name) for f in part]] for part in (used, left))
     assert train.depth is not None
     began = time.perf_counter()
-    mesh = it.scenes.fuse_depth(train.cameras, train.depth, voxel, colors=train.pictures, largest_depth=LARGEST_DEPTH).mesh()
+    mesh = it.scenes.fuse_depth(
+        train.cameras, train.depth, voxel, colors=train.pictures, largest_depth=LARGEST_DEPTH
+    ).mesh()
     seconds = time.perf_counter() - began
     median, share = from_mesh(mesh, held, voxel)
-    print(f"livingroom_rgbd, {len(train)} frames of {train.cameras.size[0]} x {train.cameras.size[1]} fused at {100 * voxel:g} cm in "
-          f"{seconds:.1f} s: {len(mesh.faces):,} faces; points of {len(held)} other frames lie {1000 * median:.1f} mm from it (median), "
-          f"{100 * share:.1f} % within a voxel {verdict(median < voxel / 2, 'median below half a voxel')}")
+    print(
+        f"livingroom_rgbd, {len(train)} frames of {train.cameras.size[0]} x {train.cameras.size[1]} fused at {100 * voxel:g} cm in "
+        f"{seconds:.1f} s: {len(mesh.faces):,} faces; points of {len(held)} other frames lie {1000 * median:.1f} mm from it (median), "
+        f"{100 * share:.1f} % within a voxel {verdict(median < voxel / 2, 'median below half a voxel')}"
+    )
     other = fused_by_open3d(train, voxel)
     if other is None:
         return
     theirs, their_seconds = other
     median, share = from_mesh(theirs, held, voxel)
     apart = np.median(cKDTree(theirs.vertices.numpy()).query(mesh.vertices.numpy())[0])
-    print(f"Open3D, ScalableTSDFVolume, the same: {their_seconds:.1f} s, ratio {seconds / their_seconds:.1f}; {len(theirs.faces):,} "
-          f"faces; the points lie {1000 * median:.1f} mm from it, {100 * share:.1f} % within a voxel; our "
-          f"vertices {1000 * apart:.1f} mm from its (median) {verdict(float(apart) < voxel / 2, 'half a voxel')}")
+    print(
+        f"Open3D, ScalableTSDFVolume, the same: {their_seconds:.1f} s, ratio {seconds / their_seconds:.1f}; {len(theirs.faces):,} "
+        f"faces; the points lie {1000 * median:.1f} mm from it, {100 * share:.1f} % within a voxel; our "
+        f"vertices {1000 * apart:.1f} mm from its (median) {verdict(float(apart) < voxel / 2, 'half a voxel')}"
+    )
 
 
 def from_mesh(mesh: Mesh, pictures: PosedPictures, voxel: float) -> tuple[float, float]:
@@ -101,7 +127,9 @@ def from_mesh(mesh: Mesh, pictures: PosedPictures, voxel: float) -> tuple[float,
     assert pictures.depth is not None
     origins, directions = pictures.cameras.rays()
     depth = pictures.depth[:, 0]
-    points = (origins + depth[..., None] * directions)[(depth > 0) & (depth < LARGEST_DEPTH - 0.5)][::50]
+    points = (origins + depth[..., None] * directions)[(depth > 0) & (depth < LARGEST_DEPTH - 0.5)][
+        ::50
+    ]
     distance = cKDTree(mesh.vertices.numpy()).query(points.numpy())[0]
     return float(np.median(distance)), float((distance < voxel).mean())
 
@@ -115,15 +143,29 @@ def fused_by_open3d(pictures: PosedPictures, voxel: float) -> tuple[Mesh, float]
     assert pictures.depth is not None
     height, width = pictures.cameras.size
     volume = open3d.pipelines.integration.ScalableTSDFVolume(
-        voxel_length=voxel, sdf_trunc=4 * voxel, color_type=open3d.pipelines.integration.TSDFVolumeColorType.RGB8)
+        voxel_length=voxel,
+        sdf_trunc=4 * voxel,
+        color_type=open3d.pipelines.integration.TSDFVolumeColorType.RGB8,
+    )
     began = time.perf_counter()
     for k in range(len(pictures)):
         K = pictures.cameras.intrinsics[k].double().numpy()
-        camera = open3d.camera.PinholeCameraIntrinsic(width, height, K[0, 0], K[1, 1], K[0, 2] - 0.5, K[1, 2] - 0.5)
-        colour = open3d.geometry.Image(np.ascontiguousarray((255 * pictures.pictures[k]).round().byte().permute(1, 2, 0).numpy()))
+        camera = open3d.camera.PinholeCameraIntrinsic(
+            width, height, K[0, 0], K[1, 1], K[0, 2] - 0.5, K[1, 2] - 0.5
+        )
+        colour = open3d.geometry.Image(
+            np.ascontiguousarray(
+                (255 * pictures.pictures[k]).round().byte().permute(1, 2, 0).numpy()
+            )
+        )
         depth = open3d.geometry.Image(pictures.depth[k, 0].contiguous().numpy())
-        frame = open3d.geometry.RGBDImage.create_from_color_and_depth(colour, depth, depth_scale=1.0, depth_trunc=LARGEST_DEPTH,
-                                                                      convert_rgb_to_intensity=False)
+        frame = open3d.geometry.RGBDImage.create_from_color_and_depth(
+            colour,
+            depth,
+            depth_scale=1.0,
+            depth_trunc=LARGEST_DEPTH,
+            convert_rgb_to_intensity=False,
+        )
         volume.integrate(frame, camera, pictures.cameras.world_to_camera[k].double().numpy())
     return Mesh.of(volume.extract_triangle_mesh()), time.perf_counter() - began
 

@@ -16,9 +16,13 @@ import torch
 
 def data_folder() -> Path:
     """The real measurements: ``INVTOOLBOX_DATA``, or ``../shared/data`` beside the repository."""
-    folder = Path(os.environ.get("INVTOOLBOX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    folder = Path(
+        os.environ.get("INVTOOLBOX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+    )
     if not folder.is_dir():
-        raise SystemExit(f"no real measurements at {folder}; set INVTOOLBOX_DATA to the folder that holds them")
+        raise SystemExit(
+            f"no real measurements at {folder}; set INVTOOLBOX_DATA to the folder that holds them"
+        )
     return folder
 
 
@@ -49,7 +53,9 @@ class Kept:
 
     def __init__(self, path: Path, again: bool = False) -> None:
         self.path = path
-        self.known: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not again else {}
+        self.known: dict[str, Any] = (
+            json.loads(path.read_text()) if path.exists() and not again else {}
+        )
 
     def result(self, key: str, compute: Callable[[], Any]) -> Any:
         if key not in self.known:
@@ -81,7 +87,10 @@ def kernels(folder: Path, numbers: Sequence[int]) -> list[torch.Tensor]:
 
     with h5py.File(folder / "kernels" / "Levin09.mat") as file:
         references = np.array(file["kernels"]).ravel()
-        return [torch.from_numpy(np.array(file[references[n - 1]]).T.astype(np.float32)) for n in numbers]
+        return [
+            torch.from_numpy(np.array(file[references[n - 1]]).T.astype(np.float32))
+            for n in numbers
+        ]
 
 
 def _astra() -> str:
@@ -91,7 +100,10 @@ def _astra() -> str:
         return "astra-toolbox is not installed"
     volume = astra.create_vol_geom(256, 256)
     projector = astra.create_projector(
-        "linear", astra.create_proj_geom("parallel", 1.0, 384, np.linspace(0, np.pi, 180, False)), volume)
+        "linear",
+        astra.create_proj_geom("parallel", 1.0, 384, np.linspace(0, np.pi, 180, False)),
+        volume,
+    )
     image = np.ones((256, 256), dtype=np.float32)
     began = time.perf_counter()
     identifier, _ = astra.create_sino(image, projector)

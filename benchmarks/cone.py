@@ -41,8 +41,15 @@ _FUSED = """
 def scan(size: int, tilt: float = 0.0) -> ConeBeam:
     """size^3 voxels of unit length, a full turn of 120 / 128 size views of (1.5 size)^2 cells, magnified 1.5 times."""
     views, cells = size * 120 // 128, 3 * size // 2
-    return ConeBeam((size,) * 3, torch.arange(views, dtype=torch.float64) * 2 * math.pi / views, (cells, cells), source_origin=3.0 * size,
-                    source_detector=4.5 * size, detector_spacing=1.5, tilt=tilt)
+    return ConeBeam(
+        (size,) * 3,
+        torch.arange(views, dtype=torch.float64) * 2 * math.pi / views,
+        (cells, cells),
+        source_origin=3.0 * size,
+        source_detector=4.5 * size,
+        detector_spacing=1.5,
+        tilt=tilt,
+    )
 
 
 def interpolations(A: ConeBeam) -> float:
@@ -52,8 +59,13 @@ def interpolations(A: ConeBeam) -> float:
     angle = torch.arange(views)[:, None, None] * 2 * math.pi / views
     across = 1.5 * (torch.arange(columns) - (columns - 1) / 2)
     up = 1.5 * (torch.arange(rows)[:, None] - (rows - 1) / 2)
-    dx, dy = across * angle.cos() - 4.5 * size * angle.sin(), across * angle.sin() + 4.5 * size * angle.cos()
-    length = (dx**2 + dy**2 + up**2).sqrt() / torch.maximum(torch.maximum(dx.abs(), dy.abs()), up.abs())
+    dx, dy = (
+        across * angle.cos() - 4.5 * size * angle.sin(),
+        across * angle.sin() + 4.5 * size * angle.cos(),
+    )
+    length = (dx**2 + dy**2 + up**2).sqrt() / torch.maximum(
+        torch.maximum(dx.abs(), dy.abs()), up.abs()
+    )
     return float((y / length).sum(dtype=torch.float64))
 
 
@@ -108,8 +120,15 @@ for name in ("forward", "adjoint"):
 print(max(value.numel(), result.numel()) * 4 / 2**20)
 """
     # The two directions in one process would hide each other's peak: the second one starts where the first one's results are freed.
-    parts = [code.replace('("forward", "adjoint")', f'("{name}",)') for name in ("forward", "adjoint")]
-    lines = [subprocess.run([sys.executable, "-c", part], capture_output=True, text=True, check=True).stdout.split() for part in parts]
+    parts = [
+        code.replace('("forward", "adjoint")', f'("{name}",)') for name in ("forward", "adjoint")
+    ]
+    lines = [
+        subprocess.run(
+            [sys.executable, "-c", part], capture_output=True, text=True, check=True
+        ).stdout.split()
+        for part in parts
+    ]
     return float(lines[0][0]), float(lines[1][0]), float(lines[1][1])
 
 
@@ -126,26 +145,41 @@ def main() -> None:
         # First: on Linux a process inherits the peak of the one that starts it.
         *extra, larger = memory(options.threads)
         share = max(extra) / larger
-        print(f"256^3, 240 views of 384x384: forward {extra[0]:.1f} MB, adjoint {extra[1]:.1f} MB beyond volume and projections, "
-              f"{share:.1%} of the larger ({larger:.0f} MB) {verdict(share < 0.1, 'under 10 %')}")
+        print(
+            f"256^3, 240 views of 384x384: forward {extra[0]:.1f} MB, adjoint {extra[1]:.1f} MB beyond volume and projections, "
+            f"{share:.1%} of the larger ({larger:.0f} MB) {verdict(share < 0.1, 'under 10 %')}"
+        )
 
     A = scan(128)
     began = time.perf_counter()
     A.adjoint(A(torch.rand(1, *A.domain_shape)))
-    print(f"first call of both: {time.perf_counter() - began:.2f} s (compiles the kernels where this machine has not yet)")
+    print(
+        f"first call of both: {time.perf_counter() - began:.2f} s (compiles the kernels where this machine has not yet)"
+    )
     forward, adjoint = timed(A, options.rounds)
     count, limit = interpolations(A), peak()
-    print(f"128^3, 120 views of 192x192: forward {forward:.3f} s, adjoint {adjoint:.3f} s, both {forward + adjoint:.3f} s")
-    print(f"  {count:.3g} interpolations of {OPERATIONS} operations; limit {limit / 1e9:.0f} Gflop/s; share of the limit: "
-          f"forward {OPERATIONS * count / limit / forward:.1%}, adjoint {OPERATIONS * count / limit / adjoint:.1%}")
+    print(
+        f"128^3, 120 views of 192x192: forward {forward:.3f} s, adjoint {adjoint:.3f} s, both {forward + adjoint:.3f} s"
+    )
+    print(
+        f"  {count:.3g} interpolations of {OPERATIONS} operations; limit {limit / 1e9:.0f} Gflop/s; share of the limit: "
+        f"forward {OPERATIONS * count / limit / forward:.1%}, adjoint {OPERATIONS * count / limit / adjoint:.1%}"
+    )
     slow = timed(scan(128, tilt=0.3), options.rounds)
-    print(f"  the same, tilted by 0.3 (no rows along z): forward {slow[0]:.3f} s, adjoint {slow[1]:.3f} s")
+    print(
+        f"  the same, tilted by 0.3 (no rows along z): forward {slow[0]:.3f} s, adjoint {slow[1]:.3f} s"
+    )
 
     sizes = (32, 64, 128, 192)
-    times = {size: sum((forward, adjoint) if size == 128 else timed(scan(size), options.rounds)) for size in sizes}
+    times = {
+        size: sum((forward, adjoint) if size == 128 else timed(scan(size), options.rounds))
+        for size in sizes
+    }
     print("size   both       exponent in the size (4 is proportional to the work)")
     for last, size in zip((None, *sizes), sizes):
-        exponent = f"{math.log(times[size] / times[last]) / math.log(size / last):.2f}" if last else ""
+        exponent = (
+            f"{math.log(times[size] / times[last]) / math.log(size / last):.2f}" if last else ""
+        )
         print(f"{size:4d} {times[size]:9.4f} s  {exponent}")
     print(f"load average {os.getloadavg()[0]:.2f}")
 

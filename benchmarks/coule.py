@@ -26,7 +26,12 @@ import invtoolbox as it
 
 FIRSTS = ("fbp", "tikhonov", "tv")
 #: PSNR to reach, in dB, over each of `FIRSTS`, by (image, size).
-BARS = {(0, 128): (30.7, 32.1, 34.4), (1, 128): (29.5, 30.8, 34.2), (2, 128): (33.0, 34.0, 35.1), (0, 256): (None, None, 34.6)}
+BARS = {
+    (0, 128): (30.7, 32.1, 34.4),
+    (1, 128): (29.5, 30.8, 34.2),
+    (2, 128): (33.0, 34.0, 35.1),
+    (0, 256): (None, None, 34.6),
+}
 SECONDS = {128: 1.0, 256: 3.0}
 ANGLES = {128: 60, 256: 120}
 LEVELS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1)
@@ -48,10 +53,16 @@ def scan(image: int, size: int, level: float, seed: int) -> Scan:
     angles = torch.arange(ANGLES[size], dtype=torch.float64) * math.pi / ANGLES[size]
     A = it.operators.ParallelBeam((1, size, size), angles, math.floor(math.sqrt(2) * size))
     clean = A(truth)
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1000 * seed + image), dtype=torch.float64)
+    noise = torch.randn(
+        clean.shape,
+        generator=torch.Generator().manual_seed(1000 * seed + image),
+        dtype=torch.float64,
+    )
     noise *= level * clean.norm() / noise.norm()
     term = it.data_terms.LeastSquares(noise_std=float(noise.norm()) / math.sqrt(noise.numel()))
-    return Scan(image, it.Problem((clean + noise).float(), A, term), truth.float(), float(noise.norm()))
+    return Scan(
+        image, it.Problem((clean + noise).float(), A, term), truth.float(), float(noise.norm())
+    )
 
 
 def scores(x: Tensor, truth: Tensor) -> tuple[float, float]:
@@ -69,11 +80,15 @@ def report(case: Scan, first: str, bar: float | None, repeats: int) -> bool:
         began = time.perf_counter()
         solution = it.solve(case.problem, graph, progress=False)
         times.append(time.perf_counter() - began)
-    residual = float((case.problem.operator(solution.x) - case.problem.y).norm()) / (1.01 * case.noise_norm)
+    residual = float((case.problem.operator(solution.x) - case.problem.y).norm()) / (
+        1.01 * case.noise_norm
+    )
     before, after = scores(guess, case.truth), scores(solution.x, case.truth)
     seconds = median(times[1:]) if repeats else times[0]
-    line = (f"image {case.image}, {size}x{size}, {first:8}: {before[0]:5.2f} dB/{before[1]:.3f} -> {after[0]:5.2f} dB/{after[1]:.3f}, "
-            f"residual {residual:.4f}, {int(solution.iterations[0]):3d} steps, {seconds:.2f} s (first call {times[0]:.2f})")
+    line = (
+        f"image {case.image}, {size}x{size}, {first:8}: {before[0]:5.2f} dB/{before[1]:.3f} -> {after[0]:5.2f} dB/{after[1]:.3f}, "
+        f"residual {residual:.4f}, {int(solution.iterations[0]):3d} steps, {seconds:.2f} s (first call {times[0]:.2f})"
+    )
     if bar is None:
         print(line)
         return True
@@ -83,7 +98,11 @@ def report(case: Scan, first: str, bar: float | None, repeats: int) -> bool:
 
 
 def sweep(seed: int) -> None:
-    print("\nnoise   " + "".join(f"{name + ' -> La':>18}" for name in FIRSTS) + "   residual over 1.01 |e|")
+    print(
+        "\nnoise   "
+        + "".join(f"{name + ' -> La':>18}" for name in FIRSTS)
+        + "   residual over 1.01 |e|"
+    )
     for level in LEVELS:
         case = scan(0, 128, level, seed)
         cells, residuals, above = [], [], True
@@ -94,13 +113,22 @@ def sweep(seed: int) -> None:
             before, after = scores(prior.guess, case.truth)[0], scores(solution.x, case.truth)[0]
             above = above and after > before
             cells.append(f"{before:8.2f} -> {after:5.2f}")
-            residuals.append(float((case.problem.operator(solution.x) - case.problem.y).norm()) / (1.01 * case.noise_norm))
-        print(f"{100 * level:4.1f} %  " + "".join(f"{cell:>18}" for cell in cells), "  ", *(f"{r:.3f}" for r in residuals),
-              verdict(above, "La above its first reconstruction"))
+            residuals.append(
+                float((case.problem.operator(solution.x) - case.problem.y).norm())
+                / (1.01 * case.noise_norm)
+            )
+        print(
+            f"{100 * level:4.1f} %  " + "".join(f"{cell:>18}" for cell in cells),
+            "  ",
+            *(f"{r:.3f}" for r in residuals),
+            verdict(above, "La above its first reconstruction"),
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
@@ -113,7 +141,11 @@ def main() -> None:
         case = scan(image, size, 0.02, options.seed)
         for first, bar in zip((*FIRSTS, "true"), (*bars, None)):
             held.append(report(case, first, bar, options.repeats if bar is not None else 0))
-    print(f"{sum(held)} of {len(held)} rows hold" if all(held) else f"{len(held) - sum(held)} of {len(held)} rows FALL SHORT")
+    print(
+        f"{sum(held)} of {len(held)} rows hold"
+        if all(held)
+        else f"{len(held) - sum(held)} of {len(held)} rows FALL SHORT"
+    )
     if options.sweep:
         sweep(options.seed)
 

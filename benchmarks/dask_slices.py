@@ -32,13 +32,15 @@ ITERATIONS = 60
 
 
 def problem(size: int) -> it.operators.ParallelBeam:
-    return it.operators.ParallelBeam((size, size), torch.arange(180) * torch.pi / 180, size * 3 // 2)
+    return it.operators.ParallelBeam(
+        (size, size), torch.arange(180) * torch.pi / 180, size * 3 // 2
+    )
 
 
 def write_volume(path: Path, slices: int, size: int) -> None:
     """Sinograms of ellipses that change from slice to slice, with 1 % of noise."""
     A, generator = problem(size), np.random.default_rng(0)
-    y, x = np.mgrid[-1:1:size * 1j, -1:1:size * 1j]
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
     centres, radii = generator.uniform(-0.5, 0.5, (8, 2)), generator.uniform(0.05, 0.3, (8, 2))
     images = []
     for k in range(slices):
@@ -47,12 +49,25 @@ def write_volume(path: Path, slices: int, size: int) -> None:
             image = image + 0.01 * (((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 < 1)
         images.append(image)
     truth = torch.as_tensor(np.stack(images), dtype=torch.float32)[:, None]
-    np.save(path, torch.cat([A.simulate(t[None], noise=0.01, seed=k) for k, t in enumerate(truth)])[:, 0].numpy())
+    np.save(
+        path,
+        torch.cat([A.simulate(t[None], noise=0.01, seed=k) for k, t in enumerate(truth)])[
+            :, 0
+        ].numpy(),
+    )
 
 
 def reconstruct(item: it.datasets.Measurement) -> it.Solution:
-    return it.reconstruct(item.y, problem(item.y.shape[-1] * 2 // 3), "tv", regularization=0.05, solver="pdhg", max_iterations=ITERATIONS,
-                          noise_std=0.02, progress=False)
+    return it.reconstruct(
+        item.y,
+        problem(item.y.shape[-1] * 2 // 3),
+        "tv",
+        regularization=0.05,
+        solver="pdhg",
+        max_iterations=ITERATIONS,
+        noise_std=0.02,
+        progress=False,
+    )
 
 
 def events(folder: Path) -> list[dict[str, object]]:
@@ -70,7 +85,16 @@ def timed(volume: Path, folder: Path, workers: int) -> tuple[Any, float, float]:
 
 
 def kill_and_resume(volume: Path, folder: Path, workers: int, kills: int, slices: int) -> None:
-    command = [sys.executable, __file__, "--resume-in", str(folder), "--volume", str(volume), "--workers", str(workers)]
+    command = [
+        sys.executable,
+        __file__,
+        "--resume-in",
+        str(folder),
+        "--volume",
+        str(volume),
+        "--workers",
+        str(workers),
+    ]
     for number in range(kills):
         wanted = (number + 1) * slices // (kills + 1)
         process = subprocess.Popen(command, start_new_session=True)
@@ -78,12 +102,17 @@ def kill_and_resume(volume: Path, folder: Path, workers: int, kills: int, slices
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        print(f"  killed after {sum(e['event'] == 'done' for e in events(folder))} of {slices} were done", flush=True)
+        print(
+            f"  killed after {sum(e['event'] == 'done' for e in events(folder))} of {slices} were done",
+            flush=True,
+        )
     subprocess.run(command, check=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slices", type=int, default=64)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--workers", type=int, default=2)
@@ -92,7 +121,14 @@ def main() -> None:
     parser.add_argument("--volume", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.resume_in:
-        it.map_slices(arguments.volume, reconstruct, arguments.resume_in, workers=arguments.workers, resume=True, progress=False)
+        it.map_slices(
+            arguments.volume,
+            reconstruct,
+            arguments.resume_in,
+            workers=arguments.workers,
+            resume=True,
+            progress=False,
+        )
         return
     torch.set_num_threads(1)
     print(machine())
@@ -103,18 +139,29 @@ def main() -> None:
     one, seconds_one, work_one = timed(volume, place / "one", 1)
     _, seconds_two, work_two = timed(volume, place / "two", arguments.workers)
     names = [one.file(k).name for k in range(len(one))]
-    same = [n for n in names if (place / "one" / n).read_bytes() == (place / "two" / n).read_bytes()]
-    print(f"{len(names)} slices of {arguments.size}x{arguments.size}, {ITERATIONS} iterations; status "
-          f"{dict(Counter(str(r.facts['status'][0]) for r in one.reports))}")
-    print(f"1 worker: {seconds_one:.1f} s; {arguments.workers} workers: {seconds_two:.1f} s with their start, {work_two:.1f} s of work; "
-          f"speed-up {seconds_one / seconds_two:.2f} with the start, {work_one / work_two:.2f} without")
+    same = [
+        n for n in names if (place / "one" / n).read_bytes() == (place / "two" / n).read_bytes()
+    ]
+    print(
+        f"{len(names)} slices of {arguments.size}x{arguments.size}, {ITERATIONS} iterations; status "
+        f"{dict(Counter(str(r.facts['status'][0]) for r in one.reports))}"
+    )
+    print(
+        f"1 worker: {seconds_one:.1f} s; {arguments.workers} workers: {seconds_two:.1f} s with their start, {work_two:.1f} s of work; "
+        f"speed-up {seconds_one / seconds_two:.2f} with the start, {work_one / work_two:.2f} without"
+    )
     print(f"identical files: {len(same)} of {len(names)} {verdict(len(same) == len(names), 'all')}")
     folder = place / "killed"
     kill_and_resume(volume, folder, arguments.workers, arguments.kills, arguments.slices)
     log = events(folder)
     done = Counter(str(e["item"]) for e in log if e["event"] == "done")
     begun = Counter(str(e["item"]) for e in log if e["event"] == "begun")
-    lost = [n for n in names if not (folder / n).exists() or (folder / n).read_bytes() != (place / "one" / n).read_bytes()]
+    lost = [
+        n
+        for n in names
+        if not (folder / n).exists()
+        or (folder / n).read_bytes() != (place / "one" / n).read_bytes()
+    ]
     finished: set[str] = set()
     again = []
     for e in log:
@@ -123,9 +170,11 @@ def main() -> None:
         if e["event"] == "done":
             finished.add(str(e["item"]))
     cut = sum(begun.values()) - sum(done.values())
-    print(f"killed {arguments.kills} times and resumed: {len(lost)} lost or different, {len(again)} begun after they were done, "
-          f"{sum(n > 1 for n in done.values())} done twice; {cut} cut short by the kills and begun anew "
-          f"{verdict(not lost and not again and max(done.values()) == 1, 'nothing lost, nothing done twice')}")
+    print(
+        f"killed {arguments.kills} times and resumed: {len(lost)} lost or different, {len(again)} begun after they were done, "
+        f"{sum(n > 1 for n in done.values())} done twice; {cut} cut short by the kills and begun anew "
+        f"{verdict(not lost and not again and max(done.values()) == 1, 'nothing lost, nothing done twice')}"
+    )
     shutil.rmtree(place)
 
 

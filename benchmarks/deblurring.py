@@ -24,7 +24,9 @@ WEIGHTS = (4e-4, 8e-4, 1.6e-3, 3.2e-3)  # of TV, in units of 1/2 |Ax - y|^2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", default="1,2,3,4,5,6,7,8,9,10,11,12")
     parser.add_argument("--skip-peer", action="store_true")
     options = parser.parse_args()
@@ -35,35 +37,53 @@ def main() -> None:
     for number, kernel in zip((1, 4), kernels(folder, (1, 4))):
         gains = []
         for image in (int(k) for k in options.images.split(",")):
-            x = torch.from_numpy(imread(folder / "set12" / f"{image:02d}.png").astype(np.float32) / 255)[None, None]
+            x = torch.from_numpy(
+                imread(folder / "set12" / f"{image:02d}.png").astype(np.float32) / 255
+            )[None, None]
             A = it.operators.Blur(kernel, x.shape[-2:], boundary="periodic")
             y = A.simulate(x, NOISE, seed=image)
             problem = it.Problem(y, A)
             began = time.perf_counter()
             batch = it.Problem(y.expand(len(WEIGHTS), -1, -1, -1), A)  # the weights are one batch
-            tv = it.solve(batch, it.priors.TotalVariation(periodic=True), it.solvers.PDHG(), progress=False,
-                          regularization=torch.tensor(WEIGHTS))
+            tv = it.solve(
+                batch,
+                it.priors.TotalVariation(periodic=True),
+                it.solvers.PDHG(),
+                progress=False,
+                regularization=torch.tensor(WEIGHTS),
+            )
             seconds_tv = (time.perf_counter() - began) / len(WEIGHTS)
             scores = it.metrics.psnr(tv.x, x.expand_as(tv.x))
             best = int(scores.argmax())
             began = time.perf_counter()
             # rho in units of 1/2 |Ax - y|^2: (noise / level)^2, the penalty of a density's prox.
-            pnp = it.solve(problem, it.priors.Denoiser(network, sigma=25 / 255, level="none"), progress=False,
-                           solver=it.solvers.ADMM(rho=(NOISE / (25 / 255)) ** 2, max_iterations=24))
+            pnp = it.solve(
+                problem,
+                it.priors.Denoiser(network, sigma=25 / 255, level="none"),
+                progress=False,
+                solver=it.solvers.ADMM(rho=(NOISE / (25 / 255)) ** 2, max_iterations=24),
+            )
             seconds_pnp = time.perf_counter() - began
             score = float(it.metrics.psnr(pnp.x, x))
             gains.append(score - float(scores[best]))
-            print(f"kernel {number}, picture {image:2d}: blurred {float(it.metrics.psnr(y, x)):.2f} dB, "
-                  f"TV {float(scores[best]):.2f} ({seconds_tv:.1f} s, weight {WEIGHTS[best]:g}), PnP {score:.2f} "
-                  f"({seconds_pnp:.1f} s)", flush=True)
+            print(
+                f"kernel {number}, picture {image:2d}: blurred {float(it.metrics.psnr(y, x)):.2f} dB, "
+                f"TV {float(scores[best]):.2f} ({seconds_tv:.1f} s, weight {WEIGHTS[best]:g}), PnP {score:.2f} "
+                f"({seconds_pnp:.1f} s)",
+                flush=True,
+            )
             if not options.skip_peer and image == 1:
                 compare_with_pyproximal(problem, kernel, x, WEIGHTS[best])
         mean = float(np.mean(gains))
-        print(f"kernel {number}: PnP over TV {mean:+.2f} dB on average, {min(gains):+.2f} at least "
-              f"{verdict(mean >= 1.0, '1.0 dB')}")
+        print(
+            f"kernel {number}: PnP over TV {mean:+.2f} dB on average, {min(gains):+.2f} at least "
+            f"{verdict(mean >= 1.0, '1.0 dB')}"
+        )
 
 
-def compare_with_pyproximal(problem: it.Problem, kernel: torch.Tensor, x: torch.Tensor, weight: float) -> None:
+def compare_with_pyproximal(
+    problem: it.Problem, kernel: torch.Tensor, x: torch.Tensor, weight: float
+) -> None:
     """Iterations to 1e-3 of the best objective, seconds of as many, and PSNR, for both."""
     import pylops
     import pyproximal
@@ -73,15 +93,35 @@ def compare_with_pyproximal(problem: it.Problem, kernel: torch.Tensor, x: torch.
 
     def objective(image: np.ndarray) -> float:
         u = torch.from_numpy(image.reshape(1, 1, *y.shape).astype(np.float32))
-        return float(problem.data_term.value(problem.operator(u), problem.y) + weight * prior.energy(u))
+        return float(
+            problem.data_term.value(problem.operator(u), problem.y) + weight * prior.energy(u)
+        )
 
-    reference = it.solve(problem, prior, it.solvers.PDHG(), regularization=weight, tolerance=1e-6, max_iterations=4000,
-                         progress=False).x
+    reference = it.solve(
+        problem,
+        prior,
+        it.solvers.PDHG(),
+        regularization=weight,
+        tolerance=1e-6,
+        max_iterations=4000,
+        progress=False,
+    ).x
     goal = 1.001 * objective(reference[0, 0].numpy())
 
     def ours(iterations: int) -> np.ndarray:
-        return it.solve(problem, prior, it.solvers.PDHG(), regularization=weight, tolerance=0, max_iterations=iterations,
-                        progress=False).x[0, 0].numpy()
+        return (
+            it.solve(
+                problem,
+                prior,
+                it.solvers.PDHG(),
+                regularization=weight,
+                tolerance=0,
+                max_iterations=iterations,
+                progress=False,
+            )
+            .x[0, 0]
+            .numpy()
+        )
 
     class PeriodicBlur(pylops.LinearOperator):
         """By FFT, as pyproximal's users do it."""
@@ -94,10 +134,18 @@ def compare_with_pyproximal(problem: it.Problem, kernel: torch.Tensor, x: torch.
             super().__init__(dtype=np.float32, dims=y.shape, dimsd=y.shape)
 
         def _matvec(self, v: np.ndarray) -> np.ndarray:
-            return np.fft.irfft2(self.transfer * np.fft.rfft2(v.reshape(y.shape)), y.shape).ravel().astype(np.float32)
+            return (
+                np.fft.irfft2(self.transfer * np.fft.rfft2(v.reshape(y.shape)), y.shape)
+                .ravel()
+                .astype(np.float32)
+            )
 
         def _rmatvec(self, v: np.ndarray) -> np.ndarray:
-            return np.fft.irfft2(self.transfer.conj() * np.fft.rfft2(v.reshape(y.shape)), y.shape).ravel().astype(np.float32)
+            return (
+                np.fft.irfft2(self.transfer.conj() * np.fft.rfft2(v.reshape(y.shape)), y.shape)
+                .ravel()
+                .astype(np.float32)
+            )
 
     blur = PeriodicBlur()
     gradient = pylops.Gradient(dims=y.shape, kind="forward", edge=False, dtype=np.float32)
@@ -107,7 +155,15 @@ def compare_with_pyproximal(problem: it.Problem, kernel: torch.Tensor, x: torch.
 
     def peer(iterations: int) -> np.ndarray:
         return pyproximal.optimization.primaldual.PrimalDual(
-            misfit, norm, gradient, x0=y.ravel().copy(), tau=step * 10, mu=step / 10, theta=1.0, niter=iterations).reshape(y.shape)
+            misfit,
+            norm,
+            gradient,
+            x0=y.ravel().copy(),
+            tau=step * 10,
+            mu=step / 10,
+            theta=1.0,
+            niter=iterations,
+        ).reshape(y.shape)
 
     for name, run in (("ours", ours), ("pyproximal", peer)):
         for iterations in (10, 20, 40, 80, 160, 320, 640, 1280):
@@ -117,8 +173,11 @@ def compare_with_pyproximal(problem: it.Problem, kernel: torch.Tensor, x: torch.
             if objective(image) <= goal:
                 break
         score = float(it.metrics.psnr(torch.from_numpy(image)[None, None].float(), x))
-        print(f"  {name:10s}: {iterations} iterations, {seconds:.2f} s, objective / best {objective(image) / goal * 1.001:.5f}, "
-              f"{score:.3f} dB", flush=True)
+        print(
+            f"  {name:10s}: {iterations} iterations, {seconds:.2f} s, objective / best {objective(image) / goal * 1.001:.5f}, "
+            f"{score:.3f} dB",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

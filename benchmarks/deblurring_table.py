@@ -48,10 +48,16 @@ RESULTS = Path(__file__).parent / "results"
 Method = Callable[[it.Problem, float], it.Solution]
 
 
-def by_sure(prior: it.priors.ExplicitPrior, solver: it.solvers.Solver | None = None, tolerance: float | None = None,
-            steps: int | None = None) -> Method:
+def by_sure(
+    prior: it.priors.ExplicitPrior,
+    solver: it.solvers.Solver | None = None,
+    tolerance: float | None = None,
+    steps: int | None = None,
+) -> Method:
     rule = it.parameter_choice.SURE(points=3, sections=3)
-    return lambda problem, noise: it.solve(problem, prior, solver, rule, max_iterations=steps, tolerance=tolerance, progress=False)
+    return lambda problem, noise: it.solve(
+        problem, prior, solver, rule, max_iterations=steps, tolerance=tolerance, progress=False
+    )
 
 
 class OneByOne(nn.Module):
@@ -59,31 +65,53 @@ class OneByOne(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # a third faster on a CPU, the same to rounding
+        self.network = network.to(
+            memory_format=torch.channels_last
+        )  # a third faster on a CPU, the same to rounding
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.network(image) for image in x.split(1)]) if x.device.type == "cpu" else self.network(x)
+        return (
+            torch.cat([self.network(image) for image in x.split(1)])
+            if x.device.type == "cpu"
+            else self.network(x)
+        )
 
 
 def methods(folder: Path, device: str) -> dict[str, Method]:
-    network = OneByOne(it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth")).to(device)
+    network = OneByOne(it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth")).to(
+        device
+    )
     denoiser = it.priors.Denoiser(network, sigma=LEVEL, level="none")
 
     def plug_and_play(problem: it.Problem, noise: float) -> it.Solution:
         bare = it.Problem(problem.y, problem.operator)
-        return it.solve(bare, denoiser, it.solvers.ADMM(rho=(noise / LEVEL) ** 2), max_iterations=24, progress=False)
+        return it.solve(
+            bare,
+            denoiser,
+            it.solvers.ADMM(rho=(noise / LEVEL) ** 2),
+            max_iterations=24,
+            progress=False,
+        )
 
     def red(problem: it.Problem, noise: float) -> it.Solution:
         bare, penalty = it.Problem(problem.y, problem.operator), (noise / LEVEL) ** 2
         # The certificate is in units of the back-projection: the image itself then moves by about 1e-3 of its size.
-        return it.solve(bare, denoiser, it.solvers.HalfQuadratic(penalty=penalty, iterate="x"), max_iterations=60,
-                        tolerance=1e-3 * penalty, progress=False)
+        return it.solve(
+            bare,
+            denoiser,
+            it.solvers.HalfQuadratic(penalty=penalty, iterate="x"),
+            max_iterations=60,
+            tolerance=1e-3 * penalty,
+            progress=False,
+        )
 
     graph = it.priors.GraphLaplacian(first="tv")
     total_variation = by_sure(it.priors.TotalVariation(), it.solvers.PDHG(), 2e-3)
 
     def graph_of_the_tv_row(problem: it.Problem, noise: float) -> it.Solution:
-        return by_sure(it.priors.GraphLaplacian(first=total_variation(problem, noise).x))(problem, noise)
+        return by_sure(it.priors.GraphLaplacian(first=total_variation(problem, noise).x))(
+            problem, noise
+        )
 
     return {
         "Tikhonov": by_sure(it.priors.Tikhonov("gradient")),
@@ -100,10 +128,15 @@ def methods(folder: Path, device: str) -> dict[str, Method]:
 
 
 def pictures(folder: Path, full: bool, chosen: list[int] | None) -> dict[str, Path]:
-    found = {f"set12 {int(path.stem)}": path for path in sorted((folder / "set12").glob("*.png"))
-             if chosen is None or int(path.stem) in chosen}
+    found = {
+        f"set12 {int(path.stem)}": path
+        for path in sorted((folder / "set12").glob("*.png"))
+        if chosen is None or int(path.stem) in chosen
+    }
     if full:
-        found |= {f"bsd68 {path.stem}": path for path in sorted((folder / "bsd68_gray").glob("*.png"))}
+        found |= {
+            f"bsd68 {path.stem}": path for path in sorted((folder / "bsd68_gray").glob("*.png"))
+        }
     return found
 
 
@@ -113,10 +146,16 @@ def batches(names: dict[str, Path], at_once: int) -> list[dict[str, Tensor]]:
     for name, path in names.items():
         truth = torch.from_numpy(imread(path).astype(np.float32) / 255)[None, None]
         sizes.setdefault(tuple(truth.shape), {})[name] = truth
-    return [dict(list(group.items())[k:k + at_once]) for group in sizes.values() for k in range(0, len(group), at_once)]
+    return [
+        dict(list(group.items())[k : k + at_once])
+        for group in sizes.values()
+        for k in range(0, len(group), at_once)
+    ]
 
 
-def cells(batch: dict[str, Tensor], kernel: Tensor, noise: float, method: Method, device: str) -> dict[str, dict[str, Any]]:
+def cells(
+    batch: dict[str, Tensor], kernel: Tensor, noise: float, method: Method, device: str
+) -> dict[str, dict[str, Any]]:
     """What a method makes of pictures of one size: they are the items of one problem, each with its own noise, weight and stopping."""
     truth = torch.cat(list(batch.values())).to(device)
     A = it.operators.Blur(kernel.to(device), truth.shape[-2:], boundary="periodic")
@@ -125,12 +164,21 @@ def cells(batch: dict[str, Tensor], kernel: Tensor, noise: float, method: Method
     began = time.perf_counter()
     solution = method(problem, noise)
     seconds = (time.perf_counter() - began) / len(batch)
-    columns = {"psnr": it.metrics.psnr(solution.x, truth), "ssim": it.metrics.ssim(solution.x, truth),
-               "blurred": it.metrics.psnr(problem.y, truth)}
-    return {name: {**{column: round(float(values[k]), 4) for column, values in columns.items()},
-                   "weight": float(solution.regularization[k]), "status": solution.status[k],
-                   "iterations": int(solution.iterations[k]), "seconds": round(seconds, 2)}
-            for k, name in enumerate(batch)}
+    columns = {
+        "psnr": it.metrics.psnr(solution.x, truth),
+        "ssim": it.metrics.ssim(solution.x, truth),
+        "blurred": it.metrics.psnr(problem.y, truth),
+    }
+    return {
+        name: {
+            **{column: round(float(values[k]), 4) for column, values in columns.items()},
+            "weight": float(solution.regularization[k]),
+            "status": solution.status[k],
+            "iterations": int(solution.iterations[k]),
+            "seconds": round(seconds, 2),
+        }
+        for k, name in enumerate(batch)
+    }
 
 
 def table(done: dict[str, dict[str, Any]], names: list[str]) -> str:
@@ -139,23 +187,43 @@ def table(done: dict[str, dict[str, Any]], names: list[str]) -> str:
     for key, cell in done.items():
         picture, kernel, noise, method = key.split("/")
         if method in names:
-            columns.setdefault((picture.split()[0], int(kernel), float(noise)), {}).setdefault(method, {})[picture] = cell
+            columns.setdefault((picture.split()[0], int(kernel), float(noise)), {}).setdefault(
+                method, {}
+            )[picture] = cell
     rows = [name for name in names if any(name in column for column in columns.values())]
-    shared = {where: set.intersection(*(set(cells) for cells in columns[where].values())) for where in sorted(columns)}
-    lines = ["| mean PSNR in dB | " + " | ".join(f"{data}, kernel {k}, noise {n:g}" for data, k, n in shared) + " |",
-             "|---|" + "---:|" * len(shared),
-             "| pictures | " + " | ".join(str(len(pictures)) for pictures in shared.values()) + " |"]
-    for title, field, row in [("blurred", "blurred", None), *((name, "psnr", name) for name in rows)]:
+    shared = {
+        where: set.intersection(*(set(cells) for cells in columns[where].values()))
+        for where in sorted(columns)
+    }
+    lines = [
+        "| mean PSNR in dB | "
+        + " | ".join(f"{data}, kernel {k}, noise {n:g}" for data, k, n in shared)
+        + " |",
+        "|---|" + "---:|" * len(shared),
+        "| pictures | " + " | ".join(str(len(pictures)) for pictures in shared.values()) + " |",
+    ]
+    for title, field, row in [
+        ("blurred", "blurred", None),
+        *((name, "psnr", name) for name in rows),
+    ]:
         entries = []
         for where, common in shared.items():
-            cells = next(iter(columns[where].values())) if row is None else columns[where].get(row, {})
-            entries.append(f"{np.mean([cells[picture][field] for picture in common]):.2f}" if cells and common else "")
+            cells = (
+                next(iter(columns[where].values())) if row is None else columns[where].get(row, {})
+            )
+            entries.append(
+                f"{np.mean([cells[picture][field] for picture in common]):.2f}"
+                if cells and common
+                else ""
+            )
         lines.append(f"| {title} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", help="numbers of Set12; all by default")
     parser.add_argument("--kernels")
     parser.add_argument("--noises", default=",".join(map(str, NOISES)), help="in units of 1/255")
@@ -174,7 +242,13 @@ def main() -> None:
     for name in chosen:
         if name not in every:
             parser.error(f"there is no method {name!r}; there are {', '.join(every)}")
-    numbers = [int(k) for k in options.kernels.split(",")] if options.kernels else list(range(1, 9)) if options.full else [1, 4]
+    numbers = (
+        [int(k) for k in options.kernels.split(",")]
+        if options.kernels
+        else list(range(1, 9))
+        if options.full
+        else [1, 4]
+    )
     images = [int(k) for k in options.images.split(",")] if options.images else None
     options.results.mkdir(parents=True, exist_ok=True)
     kept = options.results / "deblurring_table.json"
@@ -183,16 +257,25 @@ def main() -> None:
     for noise in (float(n) for n in options.noises.split(",")):
         for number, kernel in zip(numbers, kernels(folder, numbers)):
             for name in chosen:
+
                 def key(picture: str, row: str = f"{number}/{noise:g}/{name}") -> str:
                     return f"{picture}/{row}"
 
-                left = {picture: path for picture, path in pictures(folder, options.full, images).items()
-                        if options.again or key(picture) not in done}
+                left = {
+                    picture: path
+                    for picture, path in pictures(folder, options.full, images).items()
+                    if options.again or key(picture) not in done
+                }
                 for batch in batches(left, options.at_once):
-                    for picture, cell in cells(batch, kernel, noise / 255, every[name], options.device).items():
+                    for picture, cell in cells(
+                        batch, kernel, noise / 255, every[name], options.device
+                    ).items():
                         done[key(picture)] = cell
-                        print(f"{key(picture):40} {cell['psnr']:6.2f} dB, weight {cell['weight']:.3g}, {cell['iterations']} iterations, "
-                              f"{cell['seconds']:.1f} s, {cell['status']}", flush=True)
+                        print(
+                            f"{key(picture):40} {cell['psnr']:6.2f} dB, weight {cell['weight']:.3g}, {cell['iterations']} iterations, "
+                            f"{cell['seconds']:.1f} s, {cell['status']}",
+                            flush=True,
+                        )
                     write_bytes(kept, json.dumps(done, indent=1).encode(), overwrite=True)
     text = table(done, list(every))
     write_bytes(options.results / "deblurring_table.md", (text + "\n").encode(), overwrite=True)

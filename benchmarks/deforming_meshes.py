@@ -30,7 +30,14 @@ from common import Kept, best_exponent, data_folder, machine, verdict
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.priors import ARAP, AsIsometricAsPossible, ExplicitPrior, Isometry, LocalRigidity, RigidityCoefficients
+from invtoolbox.priors import (
+    ARAP,
+    AsIsometricAsPossible,
+    ExplicitPrior,
+    Isometry,
+    LocalRigidity,
+    RigidityCoefficients,
+)
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 
 RESULTS = Path(__file__).parent / "results"
@@ -51,21 +58,30 @@ class Shape:
     @classmethod
     def read(cls, name: str) -> Shape:
         with np.load(data_folder() / "deforming_meshes" / SHAPES[name]) as file:
-            frames, faces = torch.from_numpy(file["vertices"]).double(), torch.from_numpy(file["faces"]).long()
+            frames, faces = (
+                torch.from_numpy(file["vertices"]).double(),
+                torch.from_numpy(file["faces"]).long(),
+            )
         size = (frames[0].amax(0) - frames[0].amin(0)).norm()
         return cls(name, frames[0] / size, frames[(len(frames) - 1) // 2] / size, faces)
 
     def half(self, second: bool) -> Tensor:
         order = torch.randperm(len(self.before), generator=torch.Generator().manual_seed(7))
-        part = order[len(order) // 2:] if second else order[:len(order) // 2]
+        part = order[len(order) // 2 :] if second else order[: len(order) // 2]
         return torch.zeros(len(order), dtype=torch.bool).index_fill(0, part, True)
 
     def problem(self, draw: int) -> it.Problem:
         generator = torch.Generator().manual_seed(draw)
-        index = torch.randperm(len(self.before), generator=generator)[:round(SEEN * len(self.before))]
-        seen = self.after[index] + NOISE * torch.randn(len(index), 3, generator=generator, dtype=torch.float64)
+        index = torch.randperm(len(self.before), generator=generator)[
+            : round(SEEN * len(self.before))
+        ]
+        seen = self.after[index] + NOISE * torch.randn(
+            len(index), 3, generator=generator, dtype=torch.float64
+        )
         operator = it.operators.ObservedPoints(self.before[None], index)
-        return it.Problem(operator.displacements(seen[None]), operator, it.data_terms.LeastSquares(NOISE))
+        return it.Problem(
+            operator.displacements(seen[None]), operator, it.data_terms.LeastSquares(NOISE)
+        )
 
     def error(self, problem: it.Problem, x: Tensor, second: bool) -> float:
         """Of the vertices of a half that were not observed, in per cent."""
@@ -75,9 +91,15 @@ class Shape:
 
 
 PRIORS: dict[str, Callable[[Shape], ExplicitPrior]] = {
-    "ARAP, clamped cotangents": lambda shape: ARAP(graph=NeighbourGraph.of_mesh(shape.before, shape.faces)),
-    "ARAP, signed cotangents": lambda shape: ARAP(graph=NeighbourGraph.of_mesh(shape.before, shape.faces, "cotangent")),
-    "ARAP, edges of the mesh": lambda shape: ARAP(graph=NeighbourGraph.of_mesh(shape.before, shape.faces, "uniform")),
+    "ARAP, clamped cotangents": lambda shape: ARAP(
+        graph=NeighbourGraph.of_mesh(shape.before, shape.faces)
+    ),
+    "ARAP, signed cotangents": lambda shape: ARAP(
+        graph=NeighbourGraph.of_mesh(shape.before, shape.faces, "cotangent")
+    ),
+    "ARAP, edges of the mesh": lambda shape: ARAP(
+        graph=NeighbourGraph.of_mesh(shape.before, shape.faces, "uniform")
+    ),
     "ARAP, 20 neighbours": lambda shape: ARAP(20),
     "ARAP, 20 neighbours, Gaussian": lambda shape: ARAP(20, weights="gaussian"),
     "local rigidity, 20 neighbours": lambda shape: LocalRigidity(20),
@@ -87,29 +109,57 @@ PRIORS: dict[str, Callable[[Shape], ExplicitPrior]] = {
 }
 
 
-def solved(shape: Shape, problem: it.Problem, prior: ExplicitPrior, weight: float) -> tuple[Tensor, str]:
+def solved(
+    shape: Shape, problem: it.Problem, prior: ExplicitPrior, weight: float
+) -> tuple[Tensor, str]:
     linear = ARAP(graph=NeighbourGraph.of_mesh(shape.before, shape.faces))
-    start = it.solve(problem, linear, it.solvers.LocalGlobal(memory=0), regularization=1e5, max_iterations=1, tolerance=0.0,
-                     progress=False).x
-    solver = it.solvers.LocalGlobal() if "majoriser" in prior.offers else it.solvers.LBFGS(memory=20)
+    start = it.solve(
+        problem,
+        linear,
+        it.solvers.LocalGlobal(memory=0),
+        regularization=1e5,
+        max_iterations=1,
+        tolerance=0.0,
+        progress=False,
+    ).x
+    solver = (
+        it.solvers.LocalGlobal() if "majoriser" in prior.offers else it.solvers.LBFGS(memory=20)
+    )
     # Large shapes with a stiff prior need the tolerance; the budget keeps a run within a few minutes.
-    solution = it.solve(problem, prior, solver, regularization=weight, initial=start, max_iterations=400, tolerance=1e-6, progress=False)
+    solution = it.solve(
+        problem,
+        prior,
+        solver,
+        regularization=weight,
+        initial=start,
+        max_iterations=400,
+        tolerance=1e-6,
+        progress=False,
+    )
     return solution.x, f"{solution.status[0]} after {int(solution.iterations[0])}"
 
 
 def error(kept: Kept, shape: Shape, name: str, exponent: float, draw: int) -> float:
     """In per cent; the weight is ``10 ** exponent``."""
+
     def compute() -> dict[str, float | str]:
         began, problem = time.process_time(), shape.problem(draw)
         x, how = solved(shape, problem, PRIORS[name](shape), 10.0**exponent)
-        return {"error": round(shape.error(problem, x, draw != SEARCH_DRAW), 4), "how": how,
-                "seconds": round(time.process_time() - began, 1)}
+        return {
+            "error": round(shape.error(problem, x, draw != SEARCH_DRAW), 4),
+            "how": how,
+            "seconds": round(time.process_time() - began, 1),
+        }
 
-    return float(kept.result(f"{shape.name}; {name}; 1e{exponent:g}; draw {draw}", compute)["error"])
+    return float(
+        kept.result(f"{shape.name}; {name}; 1e{exponent:g}; draw {draw}", compute)["error"]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--priors", default=";".join(PRIORS))
     parser.add_argument("--draws", type=int, default=3)
@@ -122,22 +172,33 @@ def main() -> None:
     for name in arguments.shapes.split(","):
         shape = Shape.read(name)
         draws = range(arguments.draws)
-        none = [shape.error(p := shape.problem(draw), p.operator.pseudo_inverse(p.y), True) for draw in draws]
+        none = [
+            shape.error(p := shape.problem(draw), p.operator.pseudo_inverse(p.y), True)
+            for draw in draws
+        ]
         found = {"none": none}
         weights = {"none": math.nan}
         for prior in arguments.priors.split(";"):
             start = 4.0 if "AIAP" in prior or "local" in prior else 6.0
-            weights[prior] = best_exponent(lambda e, shape=shape, prior=prior: error(kept, shape, prior, e, SEARCH_DRAW), start)
+            weights[prior] = best_exponent(
+                lambda e, shape=shape, prior=prior: error(kept, shape, prior, e, SEARCH_DRAW), start
+            )
             found[prior] = [error(kept, shape, prior, weights[prior], draw) for draw in draws]
-        rows.append(f"\n{name}: {len(shape.before)} vertices, {round(SEEN * len(shape.before))} seen with noise of {NOISE:.0%} of the "
-                    f"diagonal; error of the others in % of it, mean of {arguments.draws} draws (least, most), weight")
+        rows.append(
+            f"\n{name}: {len(shape.before)} vertices, {round(SEEN * len(shape.before))} seen with noise of {NOISE:.0%} of the "
+            f"diagonal; error of the others in % of it, mean of {arguments.draws} draws (least, most), weight"
+        )
         mean = {prior: sum(values) / len(values) for prior, values in found.items()}
         for prior in sorted(mean, key=lambda p: mean[p]):
             weight = "" if math.isnan(weights[prior]) else f"  10^{weights[prior]:g}"
-            rows.append(f"  {prior:38} {mean[prior]:6.3f}  ({min(found[prior]):.3f}, {max(found[prior]):.3f}){weight}")
+            rows.append(
+                f"  {prior:38} {mean[prior]:6.3f}  ({min(found[prior]):.3f}, {max(found[prior]):.3f}){weight}"
+            )
         worst = max((p for p in mean if p != "none"), key=lambda p: mean[p])
         ratio = mean["none"] / mean[worst]
-        rows.append(f"  none over the worst prior ({worst}): {ratio:.1f} {verdict(ratio >= 3, 'none worst by a factor of 3')}")
+        rows.append(
+            f"  none over the worst prior ({worst}): {ratio:.1f} {verdict(ratio >= 3, 'none worst by a factor of 3')}"
+        )
     print("\n".join(rows))
 
 

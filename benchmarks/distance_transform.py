@@ -26,7 +26,9 @@ from invtoolbox.kernels.trilinear import interpolate, value_and_slope
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cell", type=float, default=0.1)
     arguments = parser.parse_args()
@@ -38,7 +40,10 @@ def main() -> None:
     field = distance_field(pair.target, arguments.cell, 2.0)
     seconds = time.perf_counter() - began
     tree = Tree(pair.target)
-    low, extent = torch.tensor(field.origin), arguments.cell * (torch.tensor(field.values.shape) - 1)
+    low, extent = (
+        torch.tensor(field.origin),
+        arguments.cell * (torch.tensor(field.values.shape) - 1),
+    )
     anywhere = low + extent * torch.rand(100_000, 3, generator=torch.Generator().manual_seed(0))
 
     def gaps(points: Tensor) -> tuple[float, float]:
@@ -46,14 +51,28 @@ def main() -> None:
         return float(error.max()), float(error.mean())
 
     worst, mean = gaps(pair.source)
-    print(f"  the grid: {' x '.join(map(str, field.values.shape))} nodes, {4e-9 * field.values.numel():.2f} GB, made in {seconds:.2f} s "
-          f"{verdict(seconds < 5, 'under 5 s')}")
-    print(f"  at the {len(pair.source)} points of the first sweep: at most {worst:.4f} m, on average {mean:.4f} m "
-          f"{verdict(worst <= 0.10 and mean <= 0.025, 'within 0.10 and 0.025 m')}")
-    for name, points in (("anywhere in the grid", anywhere), ("at the second sweep's own points", pair.target)):
+    print(
+        f"  the grid: {' x '.join(map(str, field.values.shape))} nodes, {4e-9 * field.values.numel():.2f} GB, made in {seconds:.2f} s "
+        f"{verdict(seconds < 5, 'under 5 s')}"
+    )
+    print(
+        f"  at the {len(pair.source)} points of the first sweep: at most {worst:.4f} m, on average {mean:.4f} m "
+        f"{verdict(worst <= 0.10 and mean <= 0.025, 'within 0.10 and 0.025 m')}"
+    )
+    for name, points in (
+        ("anywhere in the grid", anywhere),
+        ("at the second sweep's own points", pair.target),
+    ):
         print("  {}: at most {:.4f} m, on average {:.4f} m".format(name, *gaps(points)))
-    taken = alternating({"grid": lambda: value_and_slope(field, pair.source), "tree": lambda: tree.query(pair.source)})
-    print(f"  a look-up of all with slopes: {1e3 * taken['grid']:.1f} ms; nearest neighbours in the tree {1e3 * taken['tree']:.1f} ms")
+    taken = alternating(
+        {
+            "grid": lambda: value_and_slope(field, pair.source),
+            "tree": lambda: tree.query(pair.source),
+        }
+    )
+    print(
+        f"  a look-up of all with slopes: {1e3 * taken['grid']:.1f} ms; nearest neighbours in the tree {1e3 * taken['tree']:.1f} ms"
+    )
     raise SystemExit(0 if worst <= 0.10 and mean <= 0.025 and seconds < 5 else 1)
 
 

@@ -47,19 +47,29 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def kitti(folder: Path) -> None:
     """The poses are those of the left camera; its calibration takes them to the lidar."""
     sweeps = it.datasets.open_sweeps(folder)
-    to_camera, *cameras = (torch.cat([torch.tensor(row).reshape(3, 4), torch.tensor([[0.0, 0, 0, 1]])]).double() for row in [
-        np.array((folder / "calib_Tr_04-10.txt").read_text().split()[1:], dtype=float),
-        *np.loadtxt(folder / "poses_odometry07_first10.txt")[:len(sweeps)]])
+    to_camera, *cameras = (
+        torch.cat([torch.tensor(row).reshape(3, 4), torch.tensor([[0.0, 0, 0, 1]])]).double()
+        for row in [
+            np.array((folder / "calib_Tr_04-10.txt").read_text().split()[1:], dtype=float),
+            *np.loadtxt(folder / "poses_odometry07_first10.txt")[: len(sweeps)],
+        ]
+    )
     poses = [inverse(to_camera) @ camera @ to_camera for camera in cameras]
     errors = []
     for k in range(len(sweeps) - 1):
-        found, seconds = timed(lambda first=sweeps[k], second=sweeps[k + 1]: ego_motion(first, second, "icp"))
+        found, seconds = timed(
+            lambda first=sweeps[k], second=sweeps[k + 1]: ego_motion(first, second, "icp")
+        )
         errors.append(apart(found.matrix, relative_motion(poses[k], poses[k + 1])))
-        print(f"kitti_raw5, {k} to {k + 1}: {100 * errors[-1][0]:.2f} cm and {errors[-1][1]:.3f} degree off the poses, {seconds:.2f} s, "
-              f"{found.overlap:.0%} overlap")
+        print(
+            f"kitti_raw5, {k} to {k + 1}: {100 * errors[-1][0]:.2f} cm and {errors[-1][1]:.3f} degree off the poses, {seconds:.2f} s, "
+            f"{found.overlap:.0%} overlap"
+        )
     metres, degrees = (max(values) for values in zip(*errors))
-    print(f"kitti_raw5: at most {100 * metres:.2f} cm and {degrees:.3f} degree a frame "
-          f"{verdict(metres < 0.02 and degrees < 0.1, '2 cm and 0.1 degree')}")
+    print(
+        f"kitti_raw5: at most {100 * metres:.2f} cm and {degrees:.3f} degree a frame "
+        f"{verdict(metres < 0.02 and degrees < 0.1, '2 cm and 0.1 degree')}"
+    )
 
 
 def argoverse(folder: Path) -> None:
@@ -71,12 +81,16 @@ def argoverse(folder: Path) -> None:
     off = (transform(found.matrix, static) - transform(true, static)).norm(dim=1)
     near = static[:, :2].norm(dim=1) < 35
     metres, degrees = apart(found.matrix, true)
-    print(f"av2_pair: {100 * metres:.2f} cm and {degrees:.3f} degree off the poses; static points {1000 * float(off.mean()):.1f} mm, "
-          f"within 35 m {1000 * float(off[near].mean()):.1f} mm, {seconds:.2f} s {verdict(float(off[near].mean()) < 0.005, '5 mm')}")
+    print(
+        f"av2_pair: {100 * metres:.2f} cm and {degrees:.3f} degree off the poses; static points {1000 * float(off.mean()):.1f} mm, "
+        f"within 35 m {1000 * float(off[near].mean()):.1f} mm, {seconds:.2f} s {verdict(float(off[near].mean()) < 0.005, '5 mm')}"
+    )
     for name, motion in (("the poses' motion", true), ("the motion found", found.matrix)):
         ground_off, wall_off = surface_offsets(first, second, motion)
-        print(f"av2_pair: after {name} the ground within 20 m lies {ground_off:+.1f} mm above that of the second sweep on average, and "
-              f"walls {wall_off:+.1f} mm to the left")
+        print(
+            f"av2_pair: after {name} the ground within 20 m lies {ground_off:+.1f} mm above that of the second sweep on average, and "
+            f"walls {wall_off:+.1f} mm to the left"
+        )
     judge_ground("av2_pair", first)
 
 
@@ -88,7 +102,10 @@ def surface_offsets(first: Sweep, second: Sweep, motion: Tensor) -> tuple[float,
     cloud = second.points.double().numpy()
     tree, distance, low = cKDTree(cloud), first.points[:, :2].norm(dim=1), ground(first.points)
     offsets = []
-    for rows, axis in ((low & (distance > 3) & (distance < 20), 2), (~low & ~first.labels.dynamic & (distance < 60), 1)):
+    for rows, axis in (
+        (low & (distance > 3) & (distance < 20), 2),
+        (~low & ~first.labels.dynamic & (distance < 60), 1),
+    ):
         points = transform(motion, first.points[rows].double()).numpy()
         reach, nearest = tree.query(points, 12)
         near = reach[:, -1] < 0.6
@@ -106,11 +123,15 @@ def ouster(folder: Path) -> None:
     sweeps = it.datasets.open_sweeps(folder)
     steps = [prepare_pair(sweeps[k], sweeps[m]).ego_motion for k, m in ((0, 1), (1, 2), (0, 2))]
     metres, degrees = apart(steps[1] @ steps[0], steps[2])
-    print(f"ouster_frames: {float(steps[0][:3, 3].norm()):.3f} m and {float(steps[1][:3, 3].norm()):.3f} m; the circle closes within "
-          f"{100 * metres:.2f} cm and {degrees:.3f} degree")
+    print(
+        f"ouster_frames: {float(steps[0][:3, 3].norm()):.3f} m and {float(steps[1][:3, 3].norm()):.3f} m; the circle closes within "
+        f"{100 * metres:.2f} cm and {degrees:.3f} degree"
+    )
     sweep = sweeps[0]
     found, seconds = timed(lambda: ground(sweep.points))
-    print(f"ouster_frames: {float(found.float().mean()):.0%} of {len(sweep)} points are called ground in {seconds:.3f} s")
+    print(
+        f"ouster_frames: {float(found.float().mean()):.0%} of {len(sweep)} points are called ground in {seconds:.3f} s"
+    )
 
 
 def simulated(seeds: int) -> None:
@@ -127,9 +148,17 @@ def simulated(seeds: int) -> None:
                 refused += 1
                 continue
             static = first.points[~first.labels.dynamic].double()
-            off.append(float((transform(pair.ego_motion, static) - transform(true, static)).norm(dim=1).mean()))
-        print(f"simulated streets, {'deskewed' if deskew else 'not deskewed'}: static points {1000 * sum(off) / len(off):.2f} mm, "
-              f"at most {1000 * max(off):.2f} mm, {refused} of {seeds} refused {verdict(max(off) < 0.005, '5 mm')}")
+            off.append(
+                float(
+                    (transform(pair.ego_motion, static) - transform(true, static))
+                    .norm(dim=1)
+                    .mean()
+                )
+            )
+        print(
+            f"simulated streets, {'deskewed' if deskew else 'not deskewed'}: static points {1000 * sum(off) / len(off):.2f} mm, "
+            f"at most {1000 * max(off):.2f} mm, {refused} of {seeds} refused {verdict(max(off) < 0.005, '5 mm')}"
+        )
     for seed in range(seeds):
         judge_ground(f"street {seed}", simulated_street(sweeps=21, seed=seed)[20])
 
@@ -138,14 +167,21 @@ def judge_ground(name: str, sweep: Sweep) -> None:
     labels = sweep.labels
     found, seconds = timed(lambda: ground(sweep.points))
     moving = labels.dynamic & ~labels.ground
-    removed, right = float(found[labels.ground].float().mean()), float(labels.ground[found].float().mean())
+    removed, right = (
+        float(found[labels.ground].float().mean()),
+        float(labels.ground[found].float().mean()),
+    )
     kept = float((~found)[moving].float().mean())
-    print(f"{name}: ground of {len(sweep)} points in {seconds:.3f} s; {removed:.3f} of the labelled ground removed, {right:.3f} of the "
-          f"removed is labelled ground; of what moves above it {kept:.4f} kept {verdict(removed > 0.9 and kept > 0.97, '0.9 and 0.97')}")
+    print(
+        f"{name}: ground of {len(sweep)} points in {seconds:.3f} s; {removed:.3f} of the labelled ground removed, {right:.3f} of the "
+        f"removed is labelled ground; of what moves above it {kept:.4f} kept {verdict(removed > 0.9 and kept > 0.97, '0.9 and 0.97')}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one simulated street")
     quick = parser.parse_args().quick
     print(machine())

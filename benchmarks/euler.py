@@ -26,7 +26,9 @@ from invtoolbox.scenes.rigid import transform
 from invtoolbox.scenes.town import random_town
 
 
-def world_sweeps(count: int, points: int, reach: float, seed: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+def world_sweeps(
+    count: int, points: int, reach: float, seed: int
+) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Points, true flow and whether they move, in a frame that stands still: that of the sensor at the first sweep."""
     sequence = SimulatedSequence(random_town(seed=seed), SpinningLidar(), sweeps=count, seed=seed)
     home, found = torch.linalg.inv(sequence.pose(0)), []
@@ -38,16 +40,26 @@ def world_sweeps(count: int, points: int, reach: float, seed: int) -> list[tuple
         index = near.nonzero()[:, 0]
         generator = torch.Generator().manual_seed(seed * 1000 + k)
         index = index[torch.randperm(len(index), generator=generator)[:points].sort().values]
-        here, there = sweep.points[index].double(), (sweep.points[index] + labels.flow[index]).double()
-        start, end = transform(home @ sequence.pose(k), here), transform(home @ sequence.pose(k + 1), there)
+        here, there = (
+            sweep.points[index].double(),
+            (sweep.points[index] + labels.flow[index]).double(),
+        )
+        start, end = (
+            transform(home @ sequence.pose(k), here),
+            transform(home @ sequence.pose(k + 1), there),
+        )
         found.append((start.float(), (end - start).float(), labels.dynamic[index]))
     return found
 
 
 def errors(flows: list[Tensor], truth: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
     error = torch.cat([(flow - true).norm(dim=1) for flow, (_, true, _) in zip(flows, truth)])
-    moves = torch.cat([dynamic for _, _, dynamic in truth[:len(flows)]])
-    return {"dynamic": float(error[moves].mean()), "static": float(error[~moves].mean()), "moving_points": int(moves.sum())}
+    moves = torch.cat([dynamic for _, _, dynamic in truth[: len(flows)]])
+    return {
+        "dynamic": float(error[moves].mean()),
+        "static": float(error[~moves].mean()),
+        "moving_points": int(moves.sum()),
+    }
 
 
 def main() -> None:
@@ -57,7 +69,11 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="for the field at most")
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--field", choices=("voxels", "network"), default="voxels")
-    parser.add_argument("--priors", action="store_true", help="rigidity and a static world, which EulerFlow's objective has not")
+    parser.add_argument(
+        "--priors",
+        action="store_true",
+        help="rigidity and a static world, which EulerFlow's objective has not",
+    )
     parser.add_argument("--rate", type=float, default=None)
     parser.add_argument("--reach", type=float, default=35.0)
     parser.add_argument("--nsfp-iterations", type=int, default=500)
@@ -68,9 +84,14 @@ def main() -> None:
     truth = world_sweeps(options.sweeps, options.points, options.reach, options.seed)
     clouds = [points for points, _, _ in truth]
     rest = [torch.zeros_like(points) for points in clouds[:-1]]
-    print(f"{len(clouds)} sweeps of {[len(p) for p in clouds][:3]}... points; no flow: {errors(rest, truth)}", flush=True)
+    print(
+        f"{len(clouds)} sweeps of {[len(p) for p in clouds][:3]}... points; no flow: {errors(rest, truth)}",
+        flush=True,
+    )
 
-    settings = EulerSettings(field=options.field, learning_rate=options.rate, max_iterations=options.iterations)
+    settings = EulerSettings(
+        field=options.field, learning_rate=options.rate, max_iterations=options.iterations
+    )
     began = time.monotonic()
 
     def shown(progress: object) -> None:
@@ -79,19 +100,41 @@ def main() -> None:
             field = progress.x  # type: ignore[attr-defined]
             with torch.no_grad():
                 flows = [field.flow(p[None], float(t))[0] for t, p in enumerate(clouds[:-1])]
-            print(f"euler {iteration}: {time.monotonic() - began:.0f} s, {errors(flows, truth)}", flush=True)
+            print(
+                f"euler {iteration}: {time.monotonic() - began:.0f} s, {errors(flows, truth)}",
+                flush=True,
+            )
 
     name = options.field + ("_priors" if options.priors else "")
-    priors = 10.0 * AlongField(ARAP(8, radius=1.5)) + 0.02 * AlongField(StaticWorld()) if options.priors else None
+    priors = (
+        10.0 * AlongField(ARAP(8, radius=1.5)) + 0.02 * AlongField(StaticWorld())
+        if options.priors
+        else None
+    )
     checkpoint = Checkpoint(options.out / f"{name}.checkpoint", every=50)
-    flows = euler_flow(clouds, settings, priors=priors, time_limit=60 * options.minutes, checkpoint=checkpoint, callbacks=[shown])
-    figures = {"euler": {**errors(flows, truth), "seconds_of_this_run": time.monotonic() - began, "field": name}}
+    flows = euler_flow(
+        clouds,
+        settings,
+        priors=priors,
+        time_limit=60 * options.minutes,
+        checkpoint=checkpoint,
+        callbacks=[shown],
+    )
+    figures = {
+        "euler": {
+            **errors(flows, truth),
+            "seconds_of_this_run": time.monotonic() - began,
+            "field": name,
+        }
+    }
     pairs, seconds = [], 0.0
     for k in range(len(clouds) - 1):
         path = options.out / f"nsfp_{k:03d}.pt"
         if not path.exists():
             start = time.monotonic()
-            flow = nsfp(clouds[k], clouds[k + 1], patience=100, max_iterations=options.nsfp_iterations)
+            flow = nsfp(
+                clouds[k], clouds[k + 1], patience=100, max_iterations=options.nsfp_iterations
+            )
             part = path.with_suffix(".part")
             torch.save({"flow": flow, "seconds": time.monotonic() - start}, part)
             part.rename(path)
@@ -101,7 +144,9 @@ def main() -> None:
         print(f"nsfp {k}: {errors(pairs, truth)}, {seconds:.0f} s in all", flush=True)
     figures["nsfp"] = {**errors(pairs, truth), "seconds": seconds}
     figures["no flow"] = errors(rest, truth)
-    (options.out / f"figures_{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (options.out / f"figures_{name}.json").write_text(
+        json.dumps(figures, indent=1) + "\n", encoding="utf-8"
+    )
     print(json.dumps(figures, indent=1))
 
 

@@ -44,16 +44,36 @@ def street(sweeps: int, points: int) -> SequencePath:
     return SequencePath.of("street", options={"sweeps": sweeps, "points": points})
 
 
-def flow(sweeps: int, points: int, folder: Path, workers: int = 1, threads: int = 1, resume: bool = False) -> FlowStudy:
-    study = flow_sequence(street(sweeps, points), folder, preparation=PREPARATION, workers=workers, threads=threads, resume=resume,
-                          progress=False)
+def flow(
+    sweeps: int, points: int, folder: Path, workers: int = 1, threads: int = 1, resume: bool = False
+) -> FlowStudy:
+    study = flow_sequence(
+        street(sweeps, points),
+        folder,
+        preparation=PREPARATION,
+        workers=workers,
+        threads=threads,
+        resume=resume,
+        progress=False,
+    )
     if study.failed:
         raise SystemExit(f"{study.failed[0].name} failed: {study.failed[0].error}")
     return study
 
 
 def command(sweeps: int, points: int, folder: Path, workers: int = 1) -> list[str]:
-    return [sys.executable, __file__, "--in", str(folder), "--sweeps", str(sweeps), "--points", str(points), "--workers", str(workers)]
+    return [
+        sys.executable,
+        __file__,
+        "--in",
+        str(folder),
+        "--sweeps",
+        str(sweeps),
+        "--points",
+        str(points),
+        "--workers",
+        str(workers),
+    ]
 
 
 def peak_of(sweeps: int, points: int, folder: Path) -> float:
@@ -74,7 +94,11 @@ def events(folder: Path) -> list[dict[str, object]]:
 def spans(folder: Path) -> list[float]:
     """Seconds of each sweep, from the log."""
     begun = {str(e["item"]): float(str(e["time"])) for e in events(folder) if e["event"] == "begun"}
-    return [float(str(e["time"])) - begun[str(e["item"])] for e in events(folder) if e["event"] == "done"]
+    return [
+        float(str(e["time"])) - begun[str(e["item"])]
+        for e in events(folder)
+        if e["event"] == "done"
+    ]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -86,10 +110,15 @@ def memory_and_seconds(sweeps: int, points: int, place: Path) -> float:
     low, high = peak_of(few, points, place / "few"), peak_of(sweeps, points, place / "all")
     seconds = sorted(spans(place / "all"))
     middle = seconds[len(seconds) // 2]
-    print(f"{sweeps} sweeps of {points:,} points: {middle:.2f} s a sweep (median; fastest {seconds[0]:.2f}, slowest {seconds[-1]:.2f}), "
-          "with the ray-casting of both sweeps of each pair, reading and writing, one thread")
-    print(f"peak of memory {low:.0f} MiB for {few} sweeps, {high:.0f} MiB for {sweeps} "
-          f"{verdict(high < low + SPARE, f'no more than {SPARE:.0f} MiB more')}", flush=True)
+    print(
+        f"{sweeps} sweeps of {points:,} points: {middle:.2f} s a sweep (median; fastest {seconds[0]:.2f}, slowest {seconds[-1]:.2f}), "
+        "with the ray-casting of both sweeps of each pair, reading and writing, one thread"
+    )
+    print(
+        f"peak of memory {low:.0f} MiB for {few} sweeps, {high:.0f} MiB for {sweeps} "
+        f"{verdict(high < low + SPARE, f'no more than {SPARE:.0f} MiB more')}",
+        flush=True,
+    )
     return middle
 
 
@@ -100,23 +129,34 @@ def against_nsfp(sweeps: int, points: int, place: Path) -> None:
     spent: list[float] = []
     for k in range(0, len(study), 10):
         source, target = opened[k], opened[k + 1]
-        found = estimate(source, target, "default", PREPARATION)  # for its seconds, without those of the ray-casting
+        found = estimate(
+            source, target, "default", PREPARATION
+        )  # for its seconds, without those of the ray-casting
         ours.append(evaluate(study[k], source, next_pose=target.pose))
         spent.append(found.seconds)
         pair = prepare_pair(source, target, PREPARATION)
         for count in NSFP_POINTS:
-            fitted = nsfp(pair.source, pair.target, points=count, patience=100, time_limit=found.seconds)
+            fitted = nsfp(
+                pair.source, pair.target, points=count, patience=100, time_limit=found.seconds
+            )
             theirs[count].append(evaluate(pair.flow(fitted), source, next_pose=target.pose))
     mine = pool(ours)
-    print(f"every tenth pair, {len(ours)} of them, {mine.dynamic_points:,} dynamic points: default {sum(spent) / len(spent):.2f} s, "
-          f"dynamic EPE {mine.dynamic:.3f} m, static EPE {mine.static:.4f} m")
+    print(
+        f"every tenth pair, {len(ours)} of them, {mine.dynamic_points:,} dynamic points: default {sum(spent) / len(spent):.2f} s, "
+        f"dynamic EPE {mine.dynamic:.3f} m, static EPE {mine.static:.4f} m"
+    )
     best = float("inf")
     for count, errors in theirs.items():
         total = pool(errors)
         best = min(best, total.dynamic)
-        print(f"  NSFP, {'all' if count is None else f'{count:,}'} points, the same seconds: dynamic EPE {total.dynamic:.3f} m, static EPE "
-              f"{total.static:.4f} m")
-    print(f"  dynamic EPE against the best NSFP: {mine.dynamic / best:.2f} {verdict(mine.dynamic < 0.5 * best, 'under half')}", flush=True)
+        print(
+            f"  NSFP, {'all' if count is None else f'{count:,}'} points, the same seconds: dynamic EPE {total.dynamic:.3f} m, static EPE "
+            f"{total.static:.4f} m"
+        )
+    print(
+        f"  dynamic EPE against the best NSFP: {mine.dynamic / best:.2f} {verdict(mine.dynamic < 0.5 * best, 'under half')}",
+        flush=True,
+    )
 
 
 def workers_against_one(sweeps: int, points: int, workers: int, place: Path) -> None:
@@ -128,9 +168,12 @@ def workers_against_one(sweeps: int, points: int, workers: int, place: Path) -> 
     two = time.perf_counter() - began
     times = [float(str(e["time"])) for e in events(place / "two")]
     same = content(place / "one") == content(place / "two")
-    print(f"{sweeps} sweeps of {points:,} points: 1 worker {one:.1f} s, {workers} Dask workers {two:.1f} s with their start, "
-          f"{max(times) - min(times):.1f} s without: speed-up {one / two:.2f} and {one / (max(times) - min(times)):.2f}; files identical "
-          f"{verdict(same, 'all')}", flush=True)
+    print(
+        f"{sweeps} sweeps of {points:,} points: 1 worker {one:.1f} s, {workers} Dask workers {two:.1f} s with their start, "
+        f"{max(times) - min(times):.1f} s without: speed-up {one / two:.2f} and {one / (max(times) - min(times)):.2f}; files identical "
+        f"{verdict(same, 'all')}",
+        flush=True,
+    )
 
 
 def killed_and_resumed(sweeps: int, points: int, kills: int, place: Path) -> None:
@@ -149,17 +192,24 @@ def killed_and_resumed(sweeps: int, points: int, kills: int, place: Path) -> Non
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         now = sum(e["event"] == "done" for e in events(folder))
-        print(f"  killed after {now} of {sweeps - 1} were done, {now - done} of them since the last kill", flush=True)
+        print(
+            f"  killed after {now} of {sweeps - 1} were done, {now - done} of them since the last kill",
+            flush=True,
+        )
     subprocess.run(command(sweeps, points, folder), check=True)
     done = Counter(str(e["item"]) for e in events(folder) if e["event"] == "done")
     same = content(folder) == content(place / "one")
-    print(f"killed {kills} times and resumed: {len(content(folder))} of {sweeps - 1} files, {sum(n > 1 for n in done.values())} "
-          f"done twice; the bytes of an undisturbed run "
-          f"{verdict(same and max(done.values()) == 1, 'identical, nothing lost, nothing done twice')}")
+    print(
+        f"killed {kills} times and resumed: {len(content(folder))} of {sweeps - 1} files, {sum(n > 1 for n in done.values())} "
+        f"done twice; the bytes of an undisturbed run "
+        f"{verdict(same and max(done.values()) == 1, 'identical, nothing lost, nothing done twice')}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sweeps", type=int, default=100)
     parser.add_argument("--points", type=int, default=60_000)
     parser.add_argument("--kills", type=int, default=10)

@@ -40,24 +40,36 @@ def normalised(cameras: Cameras) -> Cameras:
     across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
     middle = torch.linalg.lstsq(across.sum(0), (across @ centres[..., None]).sum(0)).solution[:, 0]
     radius = (centres - middle).norm(dim=1).mean()
-    return Similarity((1 / radius).float(), torch.eye(3), (-middle / radius).float()).cameras(cameras)
+    return Similarity((1 / radius).float(), torch.eye(3), (-middle / radius).float()).cameras(
+        cameras
+    )
 
 
 def perturbed(cameras: Cameras, degrees: float, length: float, seed: int = 0) -> Cameras:
     g = torch.Generator().manual_seed(seed)
-    axis, way = (torch.nn.functional.normalize(torch.randn(len(cameras), 3, generator=g), dim=1) for _ in range(2))
+    axis, way = (
+        torch.nn.functional.normalize(torch.randn(len(cameras), 3, generator=g), dim=1)
+        for _ in range(2)
+    )
     return cameras.turned(torch.cat([math.radians(degrees) * axis, length * way], 1))
 
 
-def start(cameras: Cameras, pictures: Tensor, count: int, near: float = 0.4, far: float = 4.0) -> tuple[Tensor, Tensor]:
+def start(
+    cameras: Cameras, pictures: Tensor, count: int, near: float = 0.4, far: float = 4.0
+) -> tuple[Tensor, Tensor]:
     """Points on the rays of pixels at random, evenly in inverse depth, and the colours of the pixels."""
     g = torch.Generator().manual_seed(0)
     height, width = cameras.size
     which = torch.randint(len(cameras), (count,), generator=g)
-    row, column = torch.randint(height, (count,), generator=g), torch.randint(width, (count,), generator=g)
+    row, column = (
+        torch.randint(height, (count,), generator=g),
+        torch.randint(width, (count,), generator=g),
+    )
     origins, directions = cameras.rays()
     depth = 1 / (1 / far + (1 / near - 1 / far) * torch.rand(count, 1, generator=g))
-    return origins[which, row, column] + depth * directions[which, row, column], pictures[which, :, row, column]
+    return origins[which, row, column] + depth * directions[which, row, column], pictures[
+        which, :, row, column
+    ]
 
 
 def errors(found: Cameras, truth: Cameras) -> tuple[float, float]:
@@ -65,19 +77,36 @@ def errors(found: Cameras, truth: Cameras) -> tuple[float, float]:
     aligned = Similarity.of_cameras(found, truth).cameras(found)
     turn = aligned.world_to_camera[:, :3, :3] @ truth.world_to_camera[:, :3, :3].transpose(1, 2)
     angle = torch.acos(((turn.diagonal(dim1=1, dim2=2).sum(1) - 1) / 2).clamp(-1, 1))
-    return float(torch.rad2deg(angle).mean()), float((aligned.centres - truth.centres).norm(dim=1).mean())
+    return float(torch.rad2deg(angle).mean()), float(
+        (aligned.centres - truth.centres).norm(dim=1).mean()
+    )
 
 
-def judged(parameters: dict[str, Tensor], cameras: Cameras, pictures: Tensor, degree: int, refine: int) -> float:
+def judged(
+    parameters: dict[str, Tensor], cameras: Cameras, pictures: Tensor, degree: int, refine: int
+) -> float:
     """The mean PSNR of held-out pictures, their poses refined by some steps with the scene held fixed."""
     y = pictures.transpose(0, 1)[None]
     A = GaussianRenderer(cameras, pose_step=0.1)
     prior = scene(parameters, degree, 1)
     if refine:
-        fixed = Gaussians(parameters["means"], degree=degree, strategy=None, scale=1.0, degree_every=0, rates=dict.fromkeys(LEAVES, 0.0))
-        A = it.solve(it.Problem(y, A, it.data_terms.Photometric(0.0), unknown={"twist": None}), fixed,
-                     it.solvers.Adam(learning_rate=0.02, decay=0.1), initial=parameters, max_iterations=refine, tolerance=0.0,
-                     progress=False).problem.operator
+        fixed = Gaussians(
+            parameters["means"],
+            degree=degree,
+            strategy=None,
+            scale=1.0,
+            degree_every=0,
+            rates=dict.fromkeys(LEAVES, 0.0),
+        )
+        A = it.solve(
+            it.Problem(y, A, it.data_terms.Photometric(0.0), unknown={"twist": None}),
+            fixed,
+            it.solvers.Adam(learning_rate=0.02, decay=0.1),
+            initial=parameters,
+            max_iterations=refine,
+            tolerance=0.0,
+            progress=False,
+        ).problem.operator
     with torch.no_grad():
         seen = A(prior.decode(parameters))[0].transpose(0, 1).clamp(0, 1)
     return float(psnr(seen, pictures).mean())
@@ -85,35 +114,67 @@ def judged(parameters: dict[str, Tensor], cameras: Cameras, pictures: Tensor, de
 
 def scene(parameters: dict[str, Tensor], degree: int, steps: int) -> Gaussians:
     """Gaussians that stay as many, in small steps."""
-    return Gaussians(parameters["means"], degree=degree, strategy=None, scale=1.0, decay_over=steps, degree_every=0, rates={"means": 0.1})
+    return Gaussians(
+        parameters["means"],
+        degree=degree,
+        strategy=None,
+        scale=1.0,
+        decay_over=steps,
+        degree_every=0,
+        rates={"means": 0.1},
+    )
 
 
-def found(cameras: Cameras, pictures: Tensor, steps: int, refine: bool, arguments: argparse.Namespace) -> tuple[dict[str, Tensor], Cameras]:
+def found(
+    cameras: Cameras, pictures: Tensor, steps: int, refine: bool, arguments: argparse.Namespace
+) -> tuple[dict[str, Tensor], Cameras]:
     y = pictures.transpose(0, 1)[None]
     unknown: dict[str, Any] = {"unknown": {"twist": None}} if refine else {}
     adam = it.solvers.Adam(subset_size=1, epsilon=1e-15)
     strategy = MCMCStrategy(start=200, stop=int(0.9 * steps), most=arguments.most)
     points, colors = start(cameras, pictures, arguments.start)
-    prior = Gaussians(points, colors, degree=arguments.degree, strategy=strategy, decay_over=2 * steps, degree_every=max(1, steps // 4),
-                      rates={"means": 2.0})
+    prior = Gaussians(
+        points,
+        colors,
+        degree=arguments.degree,
+        strategy=strategy,
+        decay_over=2 * steps,
+        degree_every=max(1, steps // 4),
+        rates={"means": 2.0},
+    )
     parameters: dict[str, Tensor] | None = None
     for length, pose_step in ((steps, 0.05), (steps // 2, 0.01)):
         if parameters is not None:
             prior = scene(parameters, arguments.degree, length)
         A = GaussianRenderer(cameras, pose_step=pose_step)
-        solution = it.solve(it.Problem(y, A, it.data_terms.Photometric(0.0), **unknown), prior, adam, initial=parameters,
-                            max_iterations=length, tolerance=0.0, progress=False)
+        solution = it.solve(
+            it.Problem(y, A, it.data_terms.Photometric(0.0), **unknown),
+            prior,
+            adam,
+            initial=parameters,
+            max_iterations=length,
+            tolerance=0.0,
+            progress=False,
+        )
         assert solution.parameters is not None
-        parameters = {name: solution.parameters[name] for name in LEAVES if name in solution.parameters}
-        cameras = replace(cameras, world_to_camera=solution.problem.operator.cameras.world_to_camera)
+        parameters = {
+            name: solution.parameters[name] for name in LEAVES if name in solution.parameters
+        }
+        cameras = replace(
+            cameras, world_to_camera=solution.problem.operator.cameras.world_to_camera
+        )
     assert parameters is not None
     return parameters, cameras
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shrink", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2500, help="of the first solve; the second has half as many")
+    parser.add_argument(
+        "--steps", type=int, default=2500, help="of the first solve; the second has half as many"
+    )
     parser.add_argument("--start", type=int, default=8000, help="Gaussians at the start")
     parser.add_argument("--most", type=int, default=12_000, help="Gaussians at most")
     parser.add_argument("--degree", type=int, default=1)
@@ -124,30 +185,50 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(machine(), flush=True)
     views = open_views(data_folder() / "ngp_fox_270x480", shrink=arguments.shrink)
-    print(f"{len(views)} photographs of {views.cameras.size[0]} x {views.cameras.size[1]} pixels; {len(views.skipped)} frames of the file "
-          f"have no picture: {', '.join(views.skipped)}")
+    print(
+        f"{len(views)} photographs of {views.cameras.size[0]} x {views.cameras.size[1]} pixels; {len(views.skipped)} frames of the file "
+        f"have no picture: {', '.join(views.skipped)}"
+    )
     cameras, pictures = normalised(views.cameras), views.pictures
     held = torch.arange(len(views)) % 10 == 0
     known, test = cameras[~held], cameras[held]
     wrong = perturbed(known, 1.0, 0.02)
-    told: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results and arguments.results.exists() else {}
-    for name, given, refine in (("given", known, False), ("refined", wrong, True), ("perturbed", wrong, False)):
+    told: dict[str, Any] = (
+        json.loads(arguments.results.read_text())
+        if arguments.results and arguments.results.exists()
+        else {}
+    )
+    for name, given, refine in (
+        ("given", known, False),
+        ("refined", wrong, True),
+        ("perturbed", wrong, False),
+    ):
         if name in told:
             continue
         began = time.process_time()
         parameters, moved = found(given, pictures[~held], arguments.steps, refine, arguments)
         # The held-out poses in the frame of the scene that was found.
         aligned = Similarity.of_cameras(known, moved).cameras(test)
-        told[name] = {"seconds": time.process_time() - began, "gaussians": parameters["means"].shape[1], "errors": errors(moved, known),
-                      "aligned": judged(parameters, aligned, pictures[held], arguments.degree, 0),
-                      "psnr": judged(parameters, aligned, pictures[held], arguments.degree, arguments.refine)}
+        told[name] = {
+            "seconds": time.process_time() - began,
+            "gaussians": parameters["means"].shape[1],
+            "errors": errors(moved, known),
+            "aligned": judged(parameters, aligned, pictures[held], arguments.degree, 0),
+            "psnr": judged(parameters, aligned, pictures[held], arguments.degree, arguments.refine),
+        }
         one = told[name]
-        print(f"{name:10} {one['gaussians']} Gaussians, {one['seconds']:.0f} s of processor time; poses {one['errors'][0]:.3f} degrees and "
-              f"{100 * one['errors'][1]:.2f} % off; held out {one['aligned']:.2f} dB aligned, {one['psnr']:.2f} dB refined", flush=True)
+        print(
+            f"{name:10} {one['gaussians']} Gaussians, {one['seconds']:.0f} s of processor time; poses {one['errors'][0]:.3f} degrees and "
+            f"{100 * one['errors'][1]:.2f} % off; held out {one['aligned']:.2f} dB aligned, {one['psnr']:.2f} dB refined",
+            flush=True,
+        )
         if arguments.results:
             arguments.results.write_text(json.dumps(told))
     best = max(told["given"]["psnr"], told["given"]["aligned"])
-    print(f"refined less given: {told['refined']['psnr'] - best:+.2f} dB", verdict(told["refined"]["psnr"] >= best - 0.3, "within 0.3 dB"))
+    print(
+        f"refined less given: {told['refined']['psnr'] - best:+.2f} dB",
+        verdict(told["refined"]["psnr"] >= best - 0.3, "within 0.3 dB"),
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,15 @@ def garden(size: int, count: int | None = None) -> Scene:
     K[:, 0] *= size / int(table["width"])
     K[:, 1] *= size / int(table["height"])
     turn = torch.tensor([1.0, 0, 0, 0]).repeat(n, 1)
-    return points, turn, torch.full((n, 3), 0.02), torch.full((n,), 0.5), colors, torch.from_numpy(table["viewmats"])[:1], K
+    return (
+        points,
+        turn,
+        torch.full((n, 3), 0.02),
+        torch.full((n,), 0.5),
+        colors,
+        torch.from_numpy(table["viewmats"])[:1],
+        K,
+    )
 
 
 def denser(scene: Scene, times: int) -> Scene:
@@ -49,8 +57,15 @@ def denser(scene: Scene, times: int) -> Scene:
     points, turn, scales, opacities, colors, view, K = scene
     shift = 0.01 * torch.randn(times, *points.shape, generator=torch.Generator().manual_seed(1))
     shift[0] = 0
-    return ((points + shift).flatten(0, 1), turn.repeat(times, 1), scales.repeat(times, 1), opacities.repeat(times),
-            colors.repeat(times, 1), view, K)
+    return (
+        (points + shift).flatten(0, 1),
+        turn.repeat(times, 1),
+        scales.repeat(times, 1),
+        opacities.repeat(times),
+        colors.repeat(times, 1),
+        view,
+        K,
+    )
 
 
 def calls(scene: Scene, size: int, render: Callable[..., Tensor]) -> dict[str, Callable[[], Any]]:
@@ -71,8 +86,17 @@ def own(*arguments: Any) -> Tensor:
     return rasterization(*arguments)[0]
 
 
-def brute_force(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, views: Tensor, Ks: Tensor, width: int,
-                height: int) -> Tensor:
+def brute_force(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    views: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+) -> Tensor:
     """Every pixel with every Gaussian that stands before the camera, of round Gaussians, by whole tensors."""
     view, K = views[0], Ks[0]
     p = means @ view[:3, :3].T + view[:3, 3]
@@ -80,20 +104,40 @@ def brute_force(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor,
     order = order[p[order, 2] > 0.01]
     p, opacities, colors = p[order], opacities[order], colors[order]
     w, x, y, z = torch.nn.functional.normalize(quats[order], dim=1).unbind(1)
-    turn = torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y), 2 * (x * y + w * z), 1 - 2 * (x * x + z * z),
-                        2 * (y * z - w * x), 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], 1).view(-1, 3, 3)
+    turn = torch.stack(
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - w * z),
+            2 * (x * z + w * y),
+            2 * (x * y + w * z),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - w * x),
+            2 * (x * z - w * y),
+            2 * (y * z + w * x),
+            1 - 2 * (x * x + y * y),
+        ],
+        1,
+    ).view(-1, 3, 3)
     axes = view[:3, :3] @ (turn * scales[order][:, None])
     focal, centre, size = K.diagonal()[:2], K[:2, 2], torch.tensor([float(width), float(height)])
     margin = 0.15 * size / focal
-    slope = torch.minimum(torch.maximum(p[:, :2] / p[:, 2:], -centre / focal - margin), (size - centre) / focal + margin)
-    J = torch.cat([torch.diag_embed(focal / p[:, 2:]), (-focal * slope / p[:, 2:])[..., None]], 2) @ axes
+    slope = torch.minimum(
+        torch.maximum(p[:, :2] / p[:, 2:], -centre / focal - margin),
+        (size - centre) / focal + margin,
+    )
+    J = (
+        torch.cat([torch.diag_embed(focal / p[:, 2:]), (-focal * slope / p[:, 2:])[..., None]], 2)
+        @ axes
+    )
     C = J @ J.transpose(1, 2) + 0.3 * torch.eye(2)
     a, b, c = C[:, 0, 0], C[:, 0, 1], C[:, 1, 1]
     det = a * c - b * b
     middle = focal * p[:, :2] / p[:, 2:] + centre
     dx = (torch.arange(width) + 0.5)[None, :, None] - middle[:, 0]
     dy = (torch.arange(height) + 0.5)[:, None, None] - middle[:, 1]
-    alpha = (opacities * torch.exp(-0.5 * (c * dx * dx - 2 * b * dx * dy + a * dy * dy) / det)).clamp_max(0.999)
+    alpha = (
+        opacities * torch.exp(-0.5 * (c * dx * dx - 2 * b * dx * dy + a * dy * dy) / det)
+    ).clamp_max(0.999)
     alpha = torch.where(alpha < 1 / 255, 0.0, alpha)
     behind = (1 - alpha).cumprod(2)
     alpha = torch.where(behind <= 1e-4, 0.0, alpha)
@@ -109,20 +153,31 @@ def parts(scene: Scene, size: int, repeats: int) -> None:
     held = splats.detach().requires_grad_(True)
     image = composite(held, boxes, reaches, tiles, size, size)
     slope, back = torch.ones_like(image), torch.ones_like(splats)
-    times = alternating({
-        "projection": lambda: project(*free[:5], free[5], scene[6][None], how),
-        "sorting into tiles": lambda: binned(boxes, reaches, size, size),
-        "compositing": lambda: composite(held, boxes, reaches, tiles, size, size),
-        "compositing, backward": lambda: torch.autograd.grad(image, held, slope, retain_graph=True),
-        "projection, backward": lambda: torch.autograd.grad(splats, free, back, retain_graph=True),
-    }, repeats)
+    times = alternating(
+        {
+            "projection": lambda: project(*free[:5], free[5], scene[6][None], how),
+            "sorting into tiles": lambda: binned(boxes, reaches, size, size),
+            "compositing": lambda: composite(held, boxes, reaches, tiles, size, size),
+            "compositing, backward": lambda: torch.autograd.grad(
+                image, held, slope, retain_graph=True
+            ),
+            "projection, backward": lambda: torch.autograd.grad(
+                splats, free, back, retain_graph=True
+            ),
+        },
+        repeats,
+    )
     seen = int((boxes[..., 0] < boxes[..., 1]).sum())
-    print(f"  {seen} Gaussians seen, {len(tiles.entries)} pairs of one and a tile; ms: "
-          + ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in times.items()))
+    print(
+        f"  {seen} Gaussians seen, {len(tiles.entries)} pairs of one and a tile; ms: "
+        + ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in times.items())
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
@@ -131,9 +186,13 @@ def main() -> None:
     began = time.perf_counter()
     scene = garden(256)
     calls(scene, 256, own)["both"]()
-    print(f"first call, kernels compiled or read from the cache: {time.perf_counter() - began:.1f} s")
+    print(
+        f"first call, kernels compiled or read from the cache: {time.perf_counter() - began:.1f} s"
+    )
     times = alternating(calls(scene, 256, own), arguments.repeats)
-    print(f"garden, {len(scene[0])} points, 256 x 256: forward {times['forward']:.4f} s, forward and backward {times['both']:.4f} s")
+    print(
+        f"garden, {len(scene[0])} points, 256 x 256: forward {times['forward']:.4f} s, forward and backward {times['both']:.4f} s"
+    )
     parts(scene, 256, arguments.repeats)
 
     # Four tensors of pixels times Gaussians, eight with autograd, in 4 GB.
@@ -141,26 +200,52 @@ def main() -> None:
     small = garden(size, count)
     ours, theirs = calls(small, size, own), calls(small, size, brute_force)
     error = float((ours["forward"]() - theirs["forward"]()).abs().max())
-    both = alternating({**{f"own {k}": c for k, c in ours.items()}, **{f"brute {k}": c for k, c in theirs.items()}}, 3)
+    both = alternating(
+        {
+            **{f"own {k}": c for k, c in ours.items()},
+            **{f"brute {k}": c for k, c in theirs.items()},
+        },
+        3,
+    )
     ratios = [both[f"brute {k}"] / both[f"own {k}"] for k in ("forward", "both")]
-    print(f"{count} points, {size} x {size}, brute force in PyTorch: forward {both['brute forward']:.3f} s against "
-          f"{both['own forward']:.4f} s, {ratios[0]:.0f} times; with backward {both['brute both']:.3f} s against {both['own both']:.4f} s, "
-          f"{ratios[1]:.0f} times; they differ by {error:.1e}", verdict(min(ratios) >= 20, "20 times as fast"), flush=True)
+    print(
+        f"{count} points, {size} x {size}, brute force in PyTorch: forward {both['brute forward']:.3f} s against "
+        f"{both['own forward']:.4f} s, {ratios[0]:.0f} times; with backward {both['brute both']:.3f} s against {both['own both']:.4f} s, "
+        f"{ratios[1]:.0f} times; they differ by {error:.1e}",
+        verdict(min(ratios) >= 20, "20 times as fast"),
+        flush=True,
+    )
 
     print("points at 256 x 256, and pixels with all points, forward and backward:")
     costs = []
-    for points, side in [(17_345, 256), (34_691, 256), (69_383, 256), (138_766, 256), (277_532, 256), (555_064, 256), (138_766, 128),
-                         (138_766, 512), (138_766, 1024)]:
-        given = garden(side, points) if points <= 138_766 else denser(garden(side), points // 138_766)
+    for points, side in [
+        (17_345, 256),
+        (34_691, 256),
+        (69_383, 256),
+        (138_766, 256),
+        (277_532, 256),
+        (555_064, 256),
+        (138_766, 128),
+        (138_766, 512),
+        (138_766, 1024),
+    ]:
+        given = (
+            garden(side, points) if points <= 138_766 else denser(garden(side), points // 138_766)
+        )
         seconds = alternating({"both": calls(given, side, own)["both"]}, 3)["both"]
         costs.append((points, side, seconds))
         print(f"  {points:7} points {side:5} x {side:<5} {seconds:.4f} s", flush=True)
     by_points = [c for c in costs if c[1] == 256]
     by_pixels = sorted(c for c in costs if c[0] == 138_766)
     for name, table, what in (("points", by_points, 0), ("pixels", by_pixels, 1)):
-        growth = [math.log(b[2] / a[2]) / math.log((b[what] / a[what]) ** (1 + what)) for a, b in pairwise(table)]
-        print(f"  exponent in {name}: " + ", ".join(f"{g:.2f}" for g in growth),
-              verdict(max(growth) <= 1.05, "no faster than in proportion"))
+        growth = [
+            math.log(b[2] / a[2]) / math.log((b[what] / a[what]) ** (1 + what))
+            for a, b in pairwise(table)
+        ]
+        print(
+            f"  exponent in {name}: " + ", ".join(f"{g:.2f}" for g in growth),
+            verdict(max(growth) <= 1.05, "no faster than in proportion"),
+        )
 
     batch = [t[None].repeat(50, *[1] * t.ndim) for t in garden(64, 1000)]
     batch[0] = batch[0] + 0.1 * torch.randn(50, 1, 3, generator=torch.Generator().manual_seed(2))
@@ -176,13 +261,20 @@ def main() -> None:
             free = [t[k].clone().requires_grad_(True) for t in batch[:6]]
             image = rasterization(*free, batch[6][k], 64, 64)[0]
             found.append((image.detach(), torch.autograd.grad(image.sum(), free)))
-        return torch.stack([f[0] for f in found]), [torch.stack(leaf) for leaf in zip(*(f[1] for f in found))]
+        return torch.stack([f[0] for f in found]), [
+            torch.stack(leaf) for leaf in zip(*(f[1] for f in found))
+        ]
 
     (images, slopes), (others, their_slopes) = together(), alone()
-    equal = torch.equal(images, others) and all(torch.equal(a, b) for a, b in zip(slopes, their_slopes))
+    equal = torch.equal(images, others) and all(
+        torch.equal(a, b) for a, b in zip(slopes, their_slopes)
+    )
     seconds = alternating({"together": together, "alone": alone}, arguments.repeats)
-    print(f"50 scenes of 1000, 64 x 64, forward and backward: in one batch {seconds['together']:.4f} s, one by one "
-          f"{seconds['alone']:.4f} s", verdict(equal and seconds["together"] <= seconds["alone"], "equal, and not slower"))
+    print(
+        f"50 scenes of 1000, 64 x 64, forward and backward: in one batch {seconds['together']:.4f} s, one by one "
+        f"{seconds['alone']:.4f} s",
+        verdict(equal and seconds["together"] <= seconds["alone"], "equal, and not slower"),
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,11 @@ class Pictures(Pairs):
         self.images, self.whole = images, whole
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        x = self.images if self.whole else self.images[torch.randint(len(self.images), (count,), generator=generator)]
+        x = (
+            self.images
+            if self.whole
+            else self.images[torch.randint(len(self.images), (count,), generator=generator)]
+        )
         return x, x
 
     def __repr__(self) -> str:
@@ -60,14 +64,20 @@ def networks() -> dict[str, nn.Module]:
 
     made: dict[str, nn.Module] = {}
     for activation in (nn.ELU, nn.ReLU, nn.SiLU):
-        made[f"origin network, {activation.__name__}"] = GradientOriginNetwork(decoder(activation), 16)
-    made["autoencoder, ELU"] = nn.Sequential(nn.Flatten(), *dense((64, 128, 128, 16), nn.ELU), decoder(nn.ELU))
+        made[f"origin network, {activation.__name__}"] = GradientOriginNetwork(
+            decoder(activation), 16
+        )
+    made["autoencoder, ELU"] = nn.Sequential(
+        nn.Flatten(), *dense((64, 128, 128, 16), nn.ELU), decoder(nn.ELU)
+    )
     made["origin network, ELU, origin detached"] = Detached(decoder(nn.ELU), 16)
     return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3000)
     chosen = parser.parse_args()
@@ -78,32 +88,71 @@ def main() -> None:
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
     learned, held = digits[order[:1500]], digits[order[1500:]]
     at = [k for k in AT if k <= chosen.steps]
-    print(f"# {machine()}\n# squared error of a test picture after {at} steps, mean of {chosen.seeds} seeds")
+    print(
+        f"# {machine()}\n# squared error of a test picture after {at} steps, mean of {chosen.seeds} seeds"
+    )
     errors: dict[str, Tensor] = {}
     for seed in range(chosen.seeds):
         torch.manual_seed(seed)
         for name, network in networks().items():
-            trained = train(network, Pictures(learned), [Stage(L2(), chosen.steps, 1e-3, 64, "last")], seed=seed, progress=False,
-                            validation=Pictures(held, whole=True), validate_every=100)
+            trained = train(
+                network,
+                Pictures(learned),
+                [Stage(L2(), chosen.steps, 1e-3, 64, "last")],
+                seed=seed,
+                progress=False,
+                validation=Pictures(held, whole=True),
+                validate_every=100,
+            )
             curve = {int(step): 64 * loss for step, loss in trained.validation.tolist()}
-            errors[name] = errors.get(name, torch.zeros(len(at))) + torch.tensor([curve[k] for k in at]) / chosen.seeds
+            errors[name] = (
+                errors.get(name, torch.zeros(len(at)))
+                + torch.tensor([curve[k] for k in at]) / chosen.seeds
+            )
             if seed == 0 and name == "origin network, ELU":
                 kept = trained.network
     for name, network in networks().items():
         count = sum(p.numel() for p in network.parameters())
-        print(f"{name:38s} {count / 1e3:5.1f}k weights  " + "  ".join(f"{float(e):.3f}" for e in errors[name]), flush=True)
-    own, other, cut = errors["origin network, ELU"], errors["autoencoder, ELU"], errors["origin network, ELU, origin detached"]
-    print(verdict(bool((own[:2] < other[:2]).all()), "ahead of the autoencoder after 100 and 300 steps"))
+        print(
+            f"{name:38s} {count / 1e3:5.1f}k weights  "
+            + "  ".join(f"{float(e):.3f}" for e in errors[name]),
+            flush=True,
+        )
+    own, other, cut = (
+        errors["origin network, ELU"],
+        errors["autoencoder, ELU"],
+        errors["origin network, ELU, origin detached"],
+    )
+    print(
+        verdict(
+            bool((own[:2] < other[:2]).all()), "ahead of the autoencoder after 100 and 300 steps"
+        )
+    )
     if len(at) == 4:
         ratio = float(own[3] / other[3])
-        print(verdict(ratio < 1.1, f"within 10 % of it after 3000, with half of the weights: {ratio:.3f} of its error"))
-        print(verdict(bool(cut[3] > 1.4 * own[3]), f"1.4 times better than with the origin detached, {float(cut[3] / own[3]):.2f}"))
+        print(
+            verdict(
+                ratio < 1.1,
+                f"within 10 % of it after 3000, with half of the weights: {ratio:.3f} of its error",
+            )
+        )
+        print(
+            verdict(
+                bool(cut[3] > 1.4 * own[3]),
+                f"1.4 times better than with the origin detached, {float(cut[3] / own[3]):.2f}",
+            )
+        )
     assert isinstance(kept, GradientOriginNetwork)
     with torch.no_grad():
         whole = kept.origin(held[:64])
         lone = torch.cat([kept.origin(x) for x in held[:64].split(1)])
     away = float((whole - lone).norm() / whole.norm())
-    print(verdict(away < 1e-5, f"latents of 64 pictures at once and one by one: relative difference {away:.1e}"))
+    print(
+        verdict(
+            away < 1e-5,
+            f"latents of 64 pictures at once and one by one: relative difference {away:.1e}",
+        )
+    )
     _posterior(kept, learned, held)
 
 
@@ -116,13 +165,23 @@ def _posterior(network: GradientOriginNetwork, learned: Tensor, held: Tensor) ->
     truth, noise = held[:50], 0.2
     y = A.simulate(truth, noise, seed=list(range(len(truth))))
     solver = it.solvers.VariationalLatent(family="gaussian", learning_rate=0.05, max_iterations=600)
-    solution = it.solve(it.Problem(y, A, it.data_terms.LeastSquares(noise_std=noise)), prior, solver, progress=False)
+    solution = it.solve(
+        it.Problem(y, A, it.data_terms.LeastSquares(noise_std=noise)), prior, solver, progress=False
+    )
     mean = solution.posterior.mean
-    for name, part, flat in (("seen", mask, y), ("unseen", 1 - mask, learned.mean(0, keepdim=True).expand_as(truth))):
-        error, other = (float(((x - truth) * part).square().sum() / (part.sum() * len(truth))) ** 0.5 for x in (mean, flat))
+    for name, part, flat in (
+        ("seen", mask, y),
+        ("unseen", 1 - mask, learned.mean(0, keepdim=True).expand_as(truth)),
+    ):
+        error, other = (
+            float(((x - truth) * part).square().sum() / (part.sum() * len(truth))) ** 0.5
+            for x in (mean, flat)
+        )
         spread = float((solution.posterior.std * part).sum() / (part.sum() * len(truth)))
-        print(f"digits with noise {noise:g} and two rows missing, pixels {name}: error of the posterior mean {error:.3f}, of the "
-              f"{'measurement' if name == 'seen' else 'mean digit'} {other:.3f}, standard deviation {spread:.3f}")
+        print(
+            f"digits with noise {noise:g} and two rows missing, pixels {name}: error of the posterior mean {error:.3f}, of the "
+            f"{'measurement' if name == 'seen' else 'mean digit'} {other:.3f}, standard deviation {spread:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ def main() -> None:
     scan = it.datasets.open(folder / "htc2022_ta_full.mat")[0]
     fbp = scan.geometry.operator().pseudo_inverse(scan.y)
     correlation = float(it.metrics.correlation(fbp, scan.reference))
-    print(f"ta, full arc: correlation of FBP with the reconstruction that comes with it {correlation:.4f} "
-          f"{verdict(correlation >= 0.985, 'at least 0.985')}")
+    print(
+        f"ta, full arc: correlation of FBP with the reconstruction that comes with it {correlation:.4f} "
+        f"{verdict(correlation >= 0.985, 'at least 0.985')}"
+    )
 
     full = it.datasets.open(folder / "htc2022_01a_full.mat")[0]
     truth = it.metrics.otsu_segmentation(full.geometry.operator().pseudo_inverse(full.y))
@@ -42,7 +44,17 @@ def main() -> None:
     problem = it.Problem(limited.y, A)
     prior = it.priors.TotalVariation(lower=0.0, tolerance=1e-2, max_iterations=30)
     for weight in (0.03, 0.1, 0.3):
-        report("TV", weight, truth, problem, prior, fbp.clamp(0, 0.04), 400, "at least 0.967 in under 30 s, aim 0.975", 0.967)
+        report(
+            "TV",
+            weight,
+            truth,
+            problem,
+            prior,
+            fbp.clamp(0, 0.04),
+            400,
+            "at least 0.967 in under 30 s, aim 0.975",
+            0.967,
+        )
 
     solid = it.datasets.open(folder / "htc2022_solid_disc_full.mat")[0]
     whole = solid.geometry.operator()
@@ -50,24 +62,58 @@ def main() -> None:
     fit = fit_beam_hardening(solid.y, whole(inside), degree=3)
     density = float(whole.pseudo_inverse(fit.apply(solid.y))[inside.bool()].median())
     coefficients = ", ".join(f"{a:.5f}" for a in fit.coefficients)
-    print(f"solid disc: coefficients {coefficients} up to {fit.largest:.4f}; density {density:.5f} / mm, bound {1.03 * density:.5f}")
+    print(
+        f"solid disc: coefficients {coefficients} up to {fit.largest:.4f}; density {density:.5f} / mm, bound {1.03 * density:.5f}"
+    )
     corrected = fit.apply(limited.y)
     problem = it.Problem(corrected, A)
-    prior = it.priors.TotalVariation(lower=0.0, upper=1.03 * density, tolerance=1e-2, max_iterations=30)
+    prior = it.priors.TotalVariation(
+        lower=0.0, upper=1.03 * density, tolerance=1e-2, max_iterations=30
+    )
     start = A.pseudo_inverse(corrected).clamp(0, 1.03 * density)
     for weight in (0.03, 0.1, 0.3):
-        report("TV, hardening corrected, bounded", weight, truth, problem, prior, start, 300, "at least 0.98 in 30 s", 0.98)
+        report(
+            "TV, hardening corrected, bounded",
+            weight,
+            truth,
+            problem,
+            prior,
+            start,
+            300,
+            "at least 0.98 in 30 s",
+            0.98,
+        )
 
 
-def report(what: str, weight: float, truth: torch.Tensor, problem: it.Problem, prior: it.priors.ExplicitPrior, start: torch.Tensor,
-           iterations: int, bar: str, least: float) -> None:
+def report(
+    what: str,
+    weight: float,
+    truth: torch.Tensor,
+    problem: it.Problem,
+    prior: it.priors.ExplicitPrior,
+    start: torch.Tensor,
+    iterations: int,
+    bar: str,
+    least: float,
+) -> None:
     began = time.perf_counter()
-    solution = it.solve(problem, prior, it.solvers.FISTA(), regularization=weight, initial=start, max_iterations=iterations,
-                        tolerance=1e-6, progress=False)
+    solution = it.solve(
+        problem,
+        prior,
+        it.solvers.FISTA(),
+        regularization=weight,
+        initial=start,
+        max_iterations=iterations,
+        tolerance=1e-6,
+        progress=False,
+    )
     seconds = time.perf_counter() - began
     score = matthews(solution.x, truth)
-    print(f"01a, 90 degrees: {what}, weight {weight:<5} {score:.4f} in {seconds:.1f} s, {int(solution.iterations[0])} iterations "
-          f"{verdict(score >= least and seconds < 30, bar)}", flush=True)
+    print(
+        f"01a, 90 degrees: {what}, weight {weight:<5} {score:.4f} in {seconds:.1f} s, {int(solution.iterations[0])} iterations "
+        f"{verdict(score >= least and seconds < 30, bar)}",
+        flush=True,
+    )
 
 
 def matthews(x: torch.Tensor, truth: torch.Tensor) -> float:

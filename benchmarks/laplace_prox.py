@@ -26,13 +26,34 @@ from common import machine, verdict
 from torch import Generator, Tensor
 
 from invtoolbox.priors import ConvexDense, LearnedProximal
-from invtoolbox.training import L1, L2, Loss, Pairs, ProximalMatching, Stage, keep_freed_memory, train
+from invtoolbox.training import (
+    L1,
+    L2,
+    Loss,
+    Pairs,
+    ProximalMatching,
+    Stage,
+    keep_freed_memory,
+    train,
+)
 
 #: Steps and learning rates: of l2 and l1, and of proximal matching for each gamma.
 FULL_WARM = [(10_000, 1e-3), (10_000, 1e-4)]
-FULL = {0.5: [(2000, 1e-3), (2000, 1e-4)], 0.4: [(4000, 1e-4)], 0.3: [(4000, 1e-4)], 0.2: [(4000, 1e-4)], 0.1: [(4000, 3e-5), (4000, 3e-6)]}
+FULL = {
+    0.5: [(2000, 1e-3), (2000, 1e-4)],
+    0.4: [(4000, 1e-4)],
+    0.3: [(4000, 1e-4)],
+    0.2: [(4000, 1e-4)],
+    0.1: [(4000, 3e-5), (4000, 3e-6)],
+}
 REDUCED_L2, REDUCED_L1 = [(2000, 1e-3), (2000, 1e-4)], [(1500, 1e-3), (1500, 1e-4)]
-REDUCED = {0.5: [(800, 1e-3)], 0.3: [(1200, 1e-3)], 0.2: [(1200, 5e-4)], 0.15: [(800, 2e-4)], 0.1: [(800, 3e-5)]}
+REDUCED = {
+    0.5: [(800, 1e-3)],
+    0.3: [(1200, 1e-3)],
+    0.2: [(1200, 5e-4)],
+    0.15: [(800, 2e-4)],
+    0.1: [(800, 3e-5)],
+}
 
 
 class LaplaceNumbers(Pairs):
@@ -46,7 +67,9 @@ class LaplaceNumbers(Pairs):
         shift = torch.rand(2, 1, generator=generator, dtype=torch.float64)
         # The plastic number makes the evenest additive sequence known in the plane (Roberts 2018).
         steps = torch.tensor([[0.7548776662466927], [0.5698402909980532]], dtype=torch.float64)
-        u, v = ((torch.arange(count, dtype=torch.float64) * steps + shift) % 1).clamp(1e-9, 1 - 1e-9)
+        u, v = ((torch.arange(count, dtype=torch.float64) * steps + shift) % 1).clamp(
+            1e-9, 1 - 1e-9
+        )
         x = -(2 * u - 1).sign() * torch.log1p(-(2 * u - 1).abs())
         return (x + torch.special.ndtri(v)).float()[:, None], x.float()[:, None]
 
@@ -73,12 +96,17 @@ def errors(network: ConvexDense) -> Errors:
     x = torch.linspace(-2.5, 2.5, 101, dtype=torch.float64)[:, None]
     found = precise.inverse(x, tolerance=1e-6)
     R = found.energy - found.energy.min()
-    at_2 = (found.energy[(x[:, 0] - 2).abs().argmin()] - found.energy.min())
+    at_2 = found.energy[(x[:, 0] - 2).abs().argmin()] - found.energy.min()
     at_09 = precise.prox(torch.full((1, 1), 0.9, dtype=torch.float64))
     if float(found.residual.max()) > 1e-3:
         print(f"  (the inversion misses a point by {float(found.residual.max()):.1e})")
-    return Errors(float((f - soft).abs().max()), float(at_09), float((R - x[:, 0].abs()).abs().mean()), float(at_2),
-                  float((f - posterior_mean(y)).abs().max()))
+    return Errors(
+        float((f - soft).abs().max()),
+        float(at_09),
+        float((R - x[:, 0].abs()).abs().mean()),
+        float(at_2),
+        float((f - posterior_mean(y)).abs().max()),
+    )
 
 
 def posterior_mean(y: Tensor) -> Tensor:
@@ -92,40 +120,71 @@ def stages(loss: Loss, schedule: list[tuple[int, float]], full: bool) -> list[St
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--full", action="store_true", help="all steps, which take several minutes")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on")
+    parser.add_argument(
+        "--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on"
+    )
     arguments = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(arguments.threads)
     print(machine())
-    l2, l1, matching = (FULL_WARM, FULL_WARM, FULL) if arguments.full else (REDUCED_L2, REDUCED_L1, REDUCED)
+    l2, l1, matching = (
+        (FULL_WARM, FULL_WARM, FULL) if arguments.full else (REDUCED_L2, REDUCED_L1, REDUCED)
+    )
     plan: list[tuple[str, Loss, list[tuple[int, float]]]] = [("l2", L2(), l2), ("l1", L1(), l1)]
-    plan += [(f"gamma {gamma:g}", ProximalMatching(gamma), schedule) for gamma, schedule in matching.items()]
+    plan += [
+        (f"gamma {gamma:g}", ProximalMatching(gamma), schedule)
+        for gamma, schedule in matching.items()
+    ]
     first = network = ConvexDense(1, seed=arguments.seed)
     found: dict[str, Errors] = {}
     began, cpu = time.perf_counter(), time.process_time()
-    print(f"{'':10} {'prox max':>9} {'f(0.9)':>7} {'R mean':>7} {'R(2)':>6} {'to mean':>8} {'seconds':>8}")
+    print(
+        f"{'':10} {'prox max':>9} {'f(0.9)':>7} {'R mean':>7} {'R(2)':>6} {'to mean':>8} {'seconds':>8}"
+    )
     for name, loss, schedule in plan:
         folder = None if arguments.folder is None else arguments.folder / name.replace(" ", "-")
-        trained = train(first if name in ("l2", "l1") else network, LaplaceNumbers(), stages(loss, schedule, arguments.full),
-                        seed=arguments.seed, folder=folder, progress=False)
+        trained = train(
+            first if name in ("l2", "l1") else network,
+            LaplaceNumbers(),
+            stages(loss, schedule, arguments.full),
+            seed=arguments.seed,
+            folder=folder,
+            progress=False,
+        )
         assert isinstance(trained.network, ConvexDense)
         network, found[name] = trained.network, errors(trained.network)
         e = found[name]
-        print(f"{name:10} {e.prox:9.3f} {e.at_09:7.3f} {e.prior:7.3f} {e.at_2:6.3f} {e.to_mean:8.3f} {trained.seconds:8.1f}", flush=True)
+        print(
+            f"{name:10} {e.prox:9.3f} {e.at_09:7.3f} {e.prior:7.3f} {e.at_2:6.3f} {e.to_mean:8.3f} {trained.seconds:8.1f}",
+            flush=True,
+        )
     seconds = time.perf_counter() - began
     last, absolute, square = found["gamma 0.1"], found["l1"], found["l2"]
     bars = (0.17, 0.055, 600) if arguments.full else (0.21, 0.075, 60)
-    print(f"{seconds:.0f} s, of which {time.process_time() - cpu:.0f} s on the processor",
-          verdict(seconds < bars[2], f"under {bars[2]} s idle"))
-    print("prox: l2 > l1 > proximal matching", verdict(square.prox > absolute.prox > last.prox, "this order"))
-    print("R: l2 > l1 > proximal matching", verdict(square.prior > absolute.prior > last.prior, "this order"))
+    print(
+        f"{seconds:.0f} s, of which {time.process_time() - cpu:.0f} s on the processor",
+        verdict(seconds < bars[2], f"under {bars[2]} s idle"),
+    )
+    print(
+        "prox: l2 > l1 > proximal matching",
+        verdict(square.prox > absolute.prox > last.prox, "this order"),
+    )
+    print(
+        "R: l2 > l1 > proximal matching",
+        verdict(square.prior > absolute.prior > last.prior, "this order"),
+    )
     print(f"largest error of the prox {last.prox:.3f}", verdict(last.prox <= bars[0], f"{bars[0]}"))
     print(f"mean error of R {last.prior:.3f}", verdict(last.prior <= bars[1], f"{bars[1]}"))
-    print(f"l2 against the posterior mean {square.to_mean:.3f}", verdict(square.to_mean <= 0.02, "0.02"))
+    print(
+        f"l2 against the posterior mean {square.to_mean:.3f}",
+        verdict(square.to_mean <= 0.02, "0.02"),
+    )
 
 
 if __name__ == "__main__":

@@ -43,11 +43,19 @@ class SlopesToZero(LinearOperator):
         self.n, self.domain_shape, self.range_shape = n, (1, n, n), (1, 2 * n * (n + 1))
 
     def _forward(self, x: Tensor) -> Tensor:
-        return torch.cat([F.pad(x, (0, 0, 1, 1)).diff(dim=2).flatten(2), F.pad(x, (1, 1)).diff(dim=3).flatten(2)], 2)
+        return torch.cat(
+            [
+                F.pad(x, (0, 0, 1, 1)).diff(dim=2).flatten(2),
+                F.pad(x, (1, 1)).diff(dim=3).flatten(2),
+            ],
+            2,
+        )
 
     def _adjoint(self, y: Tensor) -> Tensor:
         down, right = y.split(self.n * (self.n + 1), 2)
-        return -down.unflatten(2, (self.n + 1, self.n)).diff(dim=2) - right.unflatten(2, (self.n, self.n + 1)).diff(dim=3)
+        return -down.unflatten(2, (self.n + 1, self.n)).diff(dim=2) - right.unflatten(
+            2, (self.n, self.n + 1)
+        ).diff(dim=3)
 
 
 def eigenvalues(n: int) -> Tensor:
@@ -58,7 +66,9 @@ def eigenvalues(n: int) -> Tensor:
 def in_sines(x: Tensor, weights: Tensor) -> Tensor:
     """The image with its sines weighted: the eigenvectors of the Laplacian."""
     spectrum = torch.from_numpy(scipy.fft.dstn(x.numpy(), type=1, axes=(2, 3), norm="ortho"))
-    return torch.from_numpy(scipy.fft.dstn((spectrum * weights).numpy(), type=1, axes=(2, 3), norm="ortho"))
+    return torch.from_numpy(
+        scipy.fft.dstn((spectrum * weights).numpy(), type=1, axes=(2, 3), norm="ortho")
+    )
 
 
 def right_sides(kind: str, n: int, items: int) -> Tensor:
@@ -66,7 +76,9 @@ def right_sides(kind: str, n: int, items: int) -> Tensor:
     if kind == "two sources":
         b = torch.zeros(items, n * n, dtype=torch.float64)
         places = torch.stack([torch.randperm(n * n, generator=generator)[:2] for _ in range(items)])
-        return b.scatter(1, places, torch.tensor([1.0, -1.0], dtype=torch.float64).expand(items, 2)).view(items, 1, n, n)
+        return b.scatter(
+            1, places, torch.tensor([1.0, -1.0], dtype=torch.float64).expand(items, 2)
+        ).view(items, 1, n, n)
     b = torch.randn(items, 1, n, n, generator=generator, dtype=torch.float64)
     return b if kind == "random" else in_sines(b, 1 / eigenvalues(n))
 
@@ -82,14 +94,32 @@ def solved(b: Tensor, solver: ConjugateGradient, tolerance: float) -> tuple[floa
 
     problem = it.Problem(A(exact), A)
     began = time.process_time()
-    solution = it.solve(problem, None, solver, initial=torch.zeros_like(b), tolerance=tolerance, max_iterations=2000, progress=False)
+    solution = it.solve(
+        problem,
+        None,
+        solver,
+        initial=torch.zeros_like(b),
+        tolerance=tolerance,
+        max_iterations=2000,
+        progress=False,
+    )
     seconds = time.process_time() - began
-    it.solve(problem, None, solver, initial=torch.zeros_like(b), tolerance=tolerance, max_iterations=2000, progress=False,
-             callbacks=(watch,))
+    it.solve(
+        problem,
+        None,
+        solver,
+        initial=torch.zeros_like(b),
+        tolerance=tolerance,
+        max_iterations=2000,
+        progress=False,
+        callbacks=(watch,),
+    )
     last = torch.full((len(b),), torch.inf, dtype=torch.float64)
     decreases = True
     for k, (running, error) in enumerate(errors):
-        going = solution.iterations[running] > k  # an item that is done stays in the batch for a while
+        going = (
+            solution.iterations[running] > k
+        )  # an item that is done stays in the batch for a while
         decreases &= bool((error < last[running])[going].all())
         last[running] = error
     assert set(solution.status) == {"converged"}, solution.status
@@ -97,10 +127,22 @@ def solved(b: Tensor, solver: ConjugateGradient, tolerance: float) -> tuple[floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=8)
-    parser.add_argument("--steps", type=int, nargs=2, default=(700, 200), help="of training, at learning rates 2e-3 and 2e-4")
-    parser.add_argument("--folder", type=Path, help="where checkpoints of the training go, so that an interrupted run goes on")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        nargs=2,
+        default=(700, 200),
+        help="of training, at learning rates 2e-3 and 2e-4",
+    )
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="where checkpoints of the training go, so that an interrupted run goes on",
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -108,32 +150,67 @@ def main() -> None:
     print(machine(), flush=True)
     n = SIZES[0]
     began, cpu = time.perf_counter(), time.process_time()
-    learned = it.training.train_direction(it.Problem(torch.zeros(1, 1, 2 * n * (n + 1)), SlopesToZero(n)), seed=1, folder=options.folder,
-                                          stages=[(options.steps[0], 2e-3), (options.steps[1], 2e-4)], progress=False)
+    learned = it.training.train_direction(
+        it.Problem(torch.zeros(1, 1, 2 * n * (n + 1)), SlopesToZero(n)),
+        seed=1,
+        folder=options.folder,
+        stages=[(options.steps[0], 2e-3), (options.steps[1], 2e-4)],
+        progress=False,
+    )
     weights = sum(p.numel() for p in learned.network.parameters())
-    print(f"trained on {n}x{n}: {weights} weights, {sum(options.steps)} steps, {time.perf_counter() - began:.0f} s, of which "
-          f"{time.process_time() - cpu:.0f} s on the processor", flush=True)
-    rows = {"conjugate gradients": ConjugateGradient(), "learned": ConjugateGradient(direction=learned)}
+    print(
+        f"trained on {n}x{n}: {weights} weights, {sum(options.steps)} steps, {time.perf_counter() - began:.0f} s, of which "
+        f"{time.process_time() - cpu:.0f} s on the processor",
+        flush=True,
+    )
+    rows = {
+        "conjugate gradients": ConjugateGradient(),
+        "learned": ConjugateGradient(direction=learned),
+    }
     for count in (5, 0):
-        rows[f"learned, conjugate to {count or 'none'}"] = ConjugateGradient(direction=LearnedDirection(learned.network, count))
+        rows[f"learned, conjugate to {count or 'none'}"] = ConjugateGradient(
+            direction=LearnedDirection(learned.network, count)
+        )
     columns = [f"{kind} {size}" for size in SIZES for kind in KINDS]
     found: dict[tuple[str, float], list[tuple[float, bool, float]]] = {}
     for tolerance in (1e-4, 1e-8):
-        print(f"{f'iterations to {tolerance:g}':32}" + "".join(f"{column:>18}" for column in columns))
+        print(
+            f"{f'iterations to {tolerance:g}':32}" + "".join(f"{column:>18}" for column in columns)
+        )
         for name, solver in rows.items():
-            cells = [solved(right_sides(kind, size, options.items), solver, tolerance) for size in SIZES for kind in KINDS]
+            cells = [
+                solved(right_sides(kind, size, options.items), solver, tolerance)
+                for size in SIZES
+                for kind in KINDS
+            ]
             found[name, tolerance] = cells
-            print(f"{name:32}" + "".join(f"{f'{steps:.1f} ({seconds:.2f} s)':>18}" for steps, _, seconds in cells), flush=True)
+            print(
+                f"{name:32}"
+                + "".join(f"{f'{steps:.1f} ({seconds:.2f} s)':>18}" for steps, _, seconds in cells),
+                flush=True,
+            )
     plain, quick = found["conjugate gradients", 1e-4], found["learned", 1e-4]
     for k, column in enumerate(columns):
         share = quick[k][0] / plain[k][0]
-        print(f"{column}: {share:.2f} of the iterations of conjugate gradients", verdict(share <= 0.25, "at most a quarter"))
+        print(
+            f"{column}: {share:.2f} of the iterations of conjugate gradients",
+            verdict(share <= 0.25, "at most a quarter"),
+        )
     for tolerance in (1e-4, 1e-8):
-        pairs = list(zip(found["learned, conjugate to none", tolerance], found["learned", tolerance]))
+        pairs = list(
+            zip(found["learned, conjugate to none", tolerance], found["learned", tolerance])
+        )
         more = sum(loose[0] > tight[0] for loose, tight in pairs)
-        print(f"to {tolerance:g}, without conjugation: more iterations in {more} of {len(pairs)} columns",
-              verdict(more == len(pairs), "in every one"))
-    print("error in the norm of the system", verdict(all(row[1] for cells in found.values() for row in cells), "decreases at every step"))
+        print(
+            f"to {tolerance:g}, without conjugation: more iterations in {more} of {len(pairs)} columns",
+            verdict(more == len(pairs), "in every one"),
+        )
+    print(
+        "error in the norm of the system",
+        verdict(
+            all(row[1] for cells in found.values() for row in cells), "decreases at every step"
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,16 @@ from invtoolbox.data_terms import DepthRanking, LeastSquares, PearsonDepth, Scal
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.cameras_blender import PosedPictures, open_blender
 from invtoolbox.operators import VoxelRenderer
-from invtoolbox.priors import DepthSmoothness, Misfit, OcclusionPenalty, PriorSum, ThroughOperator, VoxelGrid, VoxelSparsity, VoxelVariation
+from invtoolbox.priors import (
+    DepthSmoothness,
+    Misfit,
+    OcclusionPenalty,
+    PriorSum,
+    ThroughOperator,
+    VoxelGrid,
+    VoxelSparsity,
+    VoxelVariation,
+)
 from invtoolbox.scenes import Cameras, look_at
 from invtoolbox.scenes.voxels import VoxelSpace
 
@@ -46,10 +55,19 @@ DIRECTED = "none, colours by direction"
 def views(shrink: int) -> dict[str, PosedPictures]:
     """Those to train from, those held out, and those that weights are chosen on."""
     whole = open_blender(data_folder() / "nerf_lego_200" / "transforms_train.json")
-    pictures = PosedPictures(whole.cameras.scaled(1 / shrink), *(avg_pool2d(t, shrink) for t in (whole.pictures, whole.alpha)))
-    number = torch.tensor([int(Path(name).stem.removeprefix("r_")) for name in pictures.cameras.names])
+    pictures = PosedPictures(
+        whole.cameras.scaled(1 / shrink),
+        *(avg_pool2d(t, shrink) for t in (whole.pictures, whole.alpha)),
+    )
+    number = torch.tensor(
+        [int(Path(name).stem.removeprefix("r_")) for name in pictures.cameras.names]
+    )
     train = (number % 12 == 1) & (number < 90)
-    return {"train": pictures[train], "held": pictures[number % 10 == 0], "chosen on": pictures[(number % 10 == 5) & ~train]}
+    return {
+        "train": pictures[train],
+        "held": pictures[number % 10 == 0],
+        "chosen on": pictures[(number % 10 == 5) & ~train],
+    }
 
 
 def unseen(count: int = 60) -> Cameras:
@@ -72,47 +90,77 @@ class Parts:
         self.train, self.unit = train, unit
 
     def variation(self, density: float, colour: float) -> PriorSum:
-        return self.unit * density * VoxelVariation("density") + self.unit * colour * VoxelVariation("colour")
+        return self.unit * density * VoxelVariation(
+            "density"
+        ) + self.unit * colour * VoxelVariation("colour")
 
     def sparsity(self, weight: float) -> PriorSum:
         return self.unit * weight * VoxelSparsity()
 
     def occlusion(self, weight: float, distance: float = 2.7) -> PriorSum:
         # The box begins 2.4 to 3 before the cameras, which stand 4 from its middle.
-        return self.unit * weight * OcclusionPenalty(renderer(self.train), distance, subset_size=RAYS)
+        return (
+            self.unit * weight * OcclusionPenalty(renderer(self.train), distance, subset_size=RAYS)
+        )
 
     def smooth(self, weight: float, edges: float | None = None) -> PriorSum:
         A = seen_by(unseen(), ("depth",) if edges is None else ("colour", "depth"), PATCH)
-        return self.unit * weight * ThroughOperator(DepthSmoothness(edges=edges), A, subset_size=RAYS // PATCH**2)
+        return (
+            self.unit
+            * weight
+            * ThroughOperator(DepthSmoothness(edges=edges), A, subset_size=RAYS // PATCH**2)
+        )
 
     def silhouettes(self, weight: float) -> PriorSum:
         """The mean square of what alpha misses: on white, white fog before the background is as good as nothing."""
         A = seen_by(self.train.cameras, ("alpha",))
         y = A.measurements(self.train.alpha[None])
-        return self.unit * (2 * weight / y.numel()) * ThroughOperator(Misfit(y, LeastSquares()), A, subset_size=RAYS)
+        return (
+            self.unit
+            * (2 * weight / y.numel())
+            * ThroughOperator(Misfit(y, LeastSquares()), A, subset_size=RAYS)
+        )
 
     def depth(self, weight: float, term: DataTerm, block: str | int = PATCH) -> PriorSum:
         """The oracle's depths of the 8 views, by patches, or as whole pictures of 50 x 50 pixels."""
-        cameras = self.train.cameras if block != "picture" else self.train.cameras.scaled(50 / self.train.cameras.size[0])
+        cameras = (
+            self.train.cameras
+            if block != "picture"
+            else self.train.cameras.scaled(50 / self.train.cameras.size[0])
+        )
         y = self._truth(cameras, block)
         subset = 1 if block == "picture" else RAYS // PATCH**2
-        return self.unit * (weight / y.shape[2]) * ThroughOperator(Misfit(y, term), seen_by(cameras, ("depth",), block), subset_size=subset)
+        return (
+            self.unit
+            * (weight / y.shape[2])
+            * ThroughOperator(
+                Misfit(y, term), seen_by(cameras, ("depth",), block), subset_size=subset
+            )
+        )
 
     def depth_squares(self, weight: float) -> PriorSum:
         """The mean square of what the oracle's depths miss, over the rays that have one."""
         y = self._truth(self.train.cameras, "ray")
         prior = Misfit(y, LeastSquares(weights=(y > 0).float()))
-        return self.unit * (2 * weight / float((y > 0).sum())) * ThroughOperator(prior, seen_by(self.train.cameras, ("depth",)),
-                                                                                 subset_size=RAYS)
+        return (
+            self.unit
+            * (2 * weight / float((y > 0).sum()))
+            * ThroughOperator(prior, seen_by(self.train.cameras, ("depth",)), subset_size=RAYS)
+        )
 
     def free_space(self, weight: float, margin: float = 0.1) -> PriorSum:
         """The mean optical thickness of what lies before the oracle's surface, or anywhere on a ray that meets none."""
         origins, directions = (t.reshape(-1, 3) for t in self.train.cameras.rays())
         length = directions.norm(dim=1)
-        z = self._truth(self.train.cameras, "ray", nothing=7.0)[0, 0] * length  # half transparent rays have 0, and end before the box
+        z = (
+            self._truth(self.train.cameras, "ray", nothing=7.0)[0, 0] * length
+        )  # half transparent rays have 0, and end before the box
         # Rays that begin far behind the cameras end where the surface is, so that one length serves all of them.
         unit, whole = directions / length[:, None], 8.0
-        A = VoxelRenderer((origins + (z - margin - whole)[:, None] * unit, unit), least_alpha=RENDERER["least_alpha"])
+        A = VoxelRenderer(
+            (origins + (z - margin - whole)[:, None] * unit, unit),
+            least_alpha=RENDERER["least_alpha"],
+        )
         return self.unit * weight * OcclusionPenalty(A, whole, subset_size=RAYS)
 
     def _truth(self, cameras: Cameras, block: str | int, nothing: float = 0.0) -> Tensor:
@@ -129,10 +177,26 @@ ROWS: dict[str, tuple[Callable[[Parts], PriorSum | None], int, bool]] = {
     "TV of both": (lambda p: p.variation(1e-3, 1e-3), 0, True),
     "silhouettes": (lambda p: p.silhouettes(1.0), 0, True),
     "oracle depth, squares": (lambda p: p.depth_squares(1e-1), 0, True),
-    "pair: silhouettes, depth squares": (lambda p: p.silhouettes(1.0) + p.depth_squares(1e-1), 0, True),
-    "pair: silhouettes, TV of both": (lambda p: p.silhouettes(1.0) + p.variation(1e-3, 1e-3), 0, True),
-    "pair: TV of both, depth squares": (lambda p: p.variation(1e-3, 1e-3) + p.depth_squares(1e-1), 0, True),
-    "three: silhouettes, depth squares, TV": (lambda p: p.silhouettes(1.0) + p.depth_squares(1e-1) + p.variation(5e-4, 5e-4), 0, True),
+    "pair: silhouettes, depth squares": (
+        lambda p: p.silhouettes(1.0) + p.depth_squares(1e-1),
+        0,
+        True,
+    ),
+    "pair: silhouettes, TV of both": (
+        lambda p: p.silhouettes(1.0) + p.variation(1e-3, 1e-3),
+        0,
+        True,
+    ),
+    "pair: TV of both, depth squares": (
+        lambda p: p.variation(1e-3, 1e-3) + p.depth_squares(1e-1),
+        0,
+        True,
+    ),
+    "three: silhouettes, depth squares, TV": (
+        lambda p: p.silhouettes(1.0) + p.depth_squares(1e-1) + p.variation(5e-4, 5e-4),
+        0,
+        True,
+    ),
     "oracle depth, free space": (lambda p: p.free_space(1e-2), 0, True),
     "sparsity": (lambda p: p.sparsity(3e-4), 0, True),
     "occlusion penalty": (lambda p: p.occlusion(1e-2), 0, True),
@@ -141,18 +205,28 @@ ROWS: dict[str, tuple[Callable[[Parts], PriorSum | None], int, bool]] = {
     "TV of density": (lambda p: p.variation(1e-3, 0.0), 0, True),
     "TV of colour": (lambda p: p.variation(0.0, 1e-3), 0, True),
     "oracle depth, Pearson of patches": (lambda p: p.depth(3e-3, PearsonDepth()), 0, True),
-    "oracle depth, Pearson of pictures": (lambda p: p.depth(1e-2, PearsonDepth(), "picture"), 0, True),
+    "oracle depth, Pearson of pictures": (
+        lambda p: p.depth(1e-2, PearsonDepth(), "picture"),
+        0,
+        True,
+    ),
     "oracle depth, scale and shift": (lambda p: p.depth(3e-3, ScaleShiftInvariant()), 0, True),
     "oracle depth, ranking": (lambda p: p.depth(3e-2, DepthRanking(margin=1e-3)), 0, True),
     "pair: TV of both, sparsity": (lambda p: p.variation(1e-3, 1e-3) + p.sparsity(3e-4), 0, True),
     "pair: TV of both, smooth depth": (lambda p: p.variation(1e-3, 1e-3) + p.smooth(3e-2), 0, True),
     "none, fine from the start": (lambda p: None, 0, False),
     DIRECTED: (lambda p: None, 1, True),
-    "pair: silhouettes, depth squares, by direction": (lambda p: p.silhouettes(1.0) + p.depth_squares(1e-1), 1, True),
+    "pair: silhouettes, depth squares, by direction": (
+        lambda p: p.silhouettes(1.0) + p.depth_squares(1e-1),
+        1,
+        True,
+    ),
 }
 
 
-def trained(name: str, stages: list[str], rays: int, rate: float, shrink: int, factor: float = 1.0) -> dict[str, float]:
+def trained(
+    name: str, stages: list[str], rays: int, rate: float, shrink: int, factor: float = 1.0
+) -> dict[str, float]:
     """A row's mean and least PSNR; with its weights times a factor."""
     pictures = views(shrink)
     train = pictures["train"]
@@ -171,17 +245,36 @@ def trained(name: str, stages: list[str], rays: int, rate: float, shrink: int, f
             grid = VoxelGrid(space, degree=degree)
         else:
             grid, start = grid.refined(start, space.shape)
-        solver = it.solvers.Adam(learning_rate=rate, beta_square=0.99, decay=0.01 if k == len(steps) - 1 else 0.0, subset_size=rays,
-                                 tolerance=0.0)
-        solution = it.solve(problem, grid if extra is None else grid + extra, solver, initial=start, max_iterations=count, seed=k,
-                            progress=False)
+        solver = it.solvers.Adam(
+            learning_rate=rate,
+            beta_square=0.99,
+            decay=0.01 if k == len(steps) - 1 else 0.0,
+            subset_size=rays,
+            tolerance=0.0,
+        )
+        solution = it.solve(
+            problem,
+            grid if extra is None else grid + extra,
+            solver,
+            initial=start,
+            max_iterations=count,
+            seed=k,
+            progress=False,
+        )
         start = solution.parameters
     assert solution is not None
     seconds = time.monotonic() - began
     x = solution.x
-    held, chosen, seen = (held_out_psnr(x, pictures[which]) for which in ("held", "chosen on", "train"))
-    return {"held": float(held.mean()), "least": float(held.min()), "chosen on": float(chosen.mean()), "trained": float(seen.mean()),
-            "seconds": seconds}
+    held, chosen, seen = (
+        held_out_psnr(x, pictures[which]) for which in ("held", "chosen on", "train")
+    )
+    return {
+        "held": float(held.mean()),
+        "least": float(held.min()),
+        "chosen on": float(chosen.mean()),
+        "trained": float(seen.mean()),
+        "seconds": seconds,
+    }
 
 
 def shown(found: dict[str, dict[str, float]]) -> None:
@@ -189,10 +282,14 @@ def shown(found: dict[str, dict[str, float]]) -> None:
     print(f"\n{'':46}{'held out':>9}{'over none':>11}{'worst':>8}{'seen':>9}   dB")
     for name in (name for name in ROWS if name in found):
         row = found[name]
-        print(f"{name:46}{row['held']:9.2f}{row['held'] - none:+11.2f}{row['least']:8.2f}{row['trained']:9.2f}   {row['seconds']:.0f} s")
+        print(
+            f"{name:46}{row['held']:9.2f}{row['held'] - none:+11.2f}{row['least']:8.2f}{row['trained']:9.2f}   {row['seconds']:.0f} s"
+        )
     # Like with like: colours by direction gain something by themselves.
     for base in (name for name in (NONE, DIRECTED) if name in found):
-        pairs = [name for name in found if name.startswith("pair") and ROWS[name][1] == ROWS[base][1]]
+        pairs = [
+            name for name in found if name.startswith("pair") and ROWS[name][1] == ROWS[base][1]
+        ]
         if pairs:
             best = max(pairs, key=lambda name: found[name]["held"])
             gain = found[best]["held"] - found[base]["held"]
@@ -203,8 +300,10 @@ def search(rows: list[str], rays: int, rate: float) -> None:
     """What the weights were chosen by."""
     path = BUILD / "lego_8_views_search.json"
     found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
-    print(f"100 x 100 pixels, stages 48:150 64:250, {rays} rays a step; dB on r_5, r_15, ... with the weights times\n{'':38}"
-          + "".join(f"{label:>8}" for label in ("1/3", "1", "3")))
+    print(
+        f"100 x 100 pixels, stages 48:150 64:250, {rays} rays a step; dB on r_5, r_15, ... with the weights times\n{'':38}"
+        + "".join(f"{label:>8}" for label in ("1/3", "1", "3"))
+    )
     for name in rows:
         every = (1.0,) if name.startswith("none") else (1 / 3, 1.0, 3.0)
         for factor in every:
@@ -217,14 +316,23 @@ def search(rows: list[str], rays: int, rate: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--search", action="store_true", help="try the rows with other weights")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="no row is begun that would end after so many")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="no row is begun that would end after so many",
+    )
     parser.add_argument("--stages", nargs="+", default=["48:300", "80:500"])
     parser.add_argument("--rays", type=int, default=2048)
     parser.add_argument("--rate", type=float, default=0.1)
-    parser.add_argument("--shrink", type=int, default=1, help="1 for pictures of 200 x 200 pixels, 2 for 100 x 100")
+    parser.add_argument(
+        "--shrink", type=int, default=1, help="1 for pictures of 200 x 200 pixels, 2 for 100 x 100"
+    )
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -233,8 +341,14 @@ def main() -> None:
         search(arguments.rows, arguments.rays, arguments.rate)
         return
     side, path = 200 // arguments.shrink, BUILD / "lego_8_views.json"
-    print(f"{side} x {side} pixels, stages {' '.join(arguments.stages)}, {arguments.rays} rays a step, {machine()}", flush=True)
-    print(f"the oracle, from 90 pictures: {float(held_out_psnr(kept(), views(1)['held']).mean()):.2f} dB on the held-out views", flush=True)
+    print(
+        f"{side} x {side} pixels, stages {' '.join(arguments.stages)}, {arguments.rays} rays a step, {machine()}",
+        flush=True,
+    )
+    print(
+        f"the oracle, from 90 pictures: {float(held_out_psnr(kept(), views(1)['held']).mean()):.2f} dB on the held-out views",
+        flush=True,
+    )
     found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
     began, longest = time.monotonic(), 0.0
     for name in arguments.rows:
@@ -243,7 +357,9 @@ def main() -> None:
         if time.monotonic() - began + longest > 60 * arguments.minutes:
             print("the time is over; run again for the other rows")
             break
-        found[name] = trained(name, arguments.stages, arguments.rays, arguments.rate, arguments.shrink)
+        found[name] = trained(
+            name, arguments.stages, arguments.rays, arguments.rate, arguments.shrink
+        )
         longest = max(longest, found[name]["seconds"])
         print(name, {key: round(value, 2) for key, value in found[name].items()}, flush=True)
         path.write_text(json.dumps(found, indent=1))

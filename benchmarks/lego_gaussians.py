@@ -29,7 +29,9 @@ LOW, HIGH = (-1.3, -1.3, -1.0), (1.3, 1.3, 1.3)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=1e6, help="by the clock, of the whole run")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--random", action="store_true")
@@ -37,7 +39,12 @@ def main() -> None:
     parser.add_argument("--strategy", choices=("mcmc", "default"), default="mcmc")
     parser.add_argument("--start", type=int, default=8000, help="Gaussians at the start")
     parser.add_argument("--most", type=int, default=16_000, help="Gaussians at most")
-    parser.add_argument("--iterations", type=int, default=8_000, help="over which the steps of the means fall to a hundredth")
+    parser.add_argument(
+        "--iterations",
+        type=int,
+        default=8_000,
+        help="over which the steps of the means fall to a hundredth",
+    )
     parser.add_argument("--degree", type=int, default=2)
     parser.add_argument("--similarity", type=float, default=0.0)
     parser.add_argument("--views", type=int, default=1, help="pictures a step")
@@ -46,12 +53,31 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     print(machine(), flush=True)
     photographs = split_views(open_views(data_folder() / "nerf_lego_200"), 10)
-    model = GaussianModel(LOW, HIGH, 1.0, count=arguments.start, most=arguments.most, degree=arguments.degree, strategy=arguments.strategy,
-                          length=arguments.iterations, carve=not arguments.random, opacity=0.1 if arguments.random else 0.5)
+    model = GaussianModel(
+        LOW,
+        HIGH,
+        1.0,
+        count=arguments.start,
+        most=arguments.most,
+        degree=arguments.degree,
+        strategy=arguments.strategy,
+        length=arguments.iterations,
+        carve=not arguments.random,
+        opacity=0.1 if arguments.random else 0.5,
+    )
     solver = it.solvers.Adam(subset_size=arguments.views, epsilon=1e-15)
-    found = solve_in_stages(model, photographs, [Stage(arguments.iterations)], solver,
-                            data_term=it.data_terms.Photometric(arguments.similarity), seconds=60 * arguments.minutes,
-                            every=arguments.every, looked_at=len(photographs.held), progress=sys.stderr.isatty(), folder=arguments.folder)
+    found = solve_in_stages(
+        model,
+        photographs,
+        [Stage(arguments.iterations)],
+        solver,
+        data_term=it.data_terms.Photometric(arguments.similarity),
+        seconds=60 * arguments.minutes,
+        every=arguments.every,
+        looked_at=len(photographs.held),
+        progress=sys.stderr.isatty(),
+        folder=arguments.folder,
+    )
     seconds = time.process_time()
     if arguments.folder is not None:  # of earlier calls
         spent = arguments.folder / "processor.json"
@@ -59,11 +85,18 @@ def main() -> None:
         spent.write_text(json.dumps(seconds))
     for sample in found.samples:
         print(f"{sample.iteration:6} {sample.seconds:6.0f} s  {sample.psnr:.2f} dB")
-    quality, steps = psnr(model.look(found.x, photographs.held.cameras).colour, photographs.held.on(1.0)), found.reports[0].iterations
-    print(f"{arguments.strategy}: {model.describe(found.x)}, {steps} iterations, {found.seconds:.0f} s by the clock, "
-          f"{seconds:.0f} s of processor time, {1e3 * seconds / steps:.1f} ms each; held out {float(quality.mean()):.2f} dB "
-          f"({float(quality.min()):.2f} to {float(quality.max()):.2f})",
-          verdict(float(quality.mean()) >= 29 and seconds <= 1200, "29 dB in ten minutes of two cores"))
+    quality, steps = (
+        psnr(model.look(found.x, photographs.held.cameras).colour, photographs.held.on(1.0)),
+        found.reports[0].iterations,
+    )
+    print(
+        f"{arguments.strategy}: {model.describe(found.x)}, {steps} iterations, {found.seconds:.0f} s by the clock, "
+        f"{seconds:.0f} s of processor time, {1e3 * seconds / steps:.1f} ms each; held out {float(quality.mean()):.2f} dB "
+        f"({float(quality.min()):.2f} to {float(quality.max()):.2f})",
+        verdict(
+            float(quality.mean()) >= 29 and seconds <= 1200, "29 dB in ten minutes of two cores"
+        ),
+    )
 
 
 if __name__ == "__main__":

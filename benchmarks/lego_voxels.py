@@ -52,39 +52,68 @@ def kept() -> Voxels:
 
 
 def told(report: StageReport) -> None:
-    print(f"{report.prior}: {report.iterations} iterations, {report.seconds / max(1, report.iterations):.3f} s each, "
-          f"held out {report.psnr:.2f} dB", flush=True)
+    print(
+        f"{report.prior}: {report.iterations} iterations, {report.seconds / max(1, report.iterations):.3f} s each, "
+        f"held out {report.psnr:.2f} dB",
+        flush=True,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--degree", type=int, default=1)
     parser.add_argument("--rays", type=int, default=8192)
     parser.add_argument("--rate", type=float, default=0.1)
     parser.add_argument("--decay", type=float, default=0.01)
-    parser.add_argument("--variation", type=float, nargs=2, default=(1e-5, 1e-5),
-                        help="weights of density and colour, beside the mean squared error")
+    parser.add_argument(
+        "--variation",
+        type=float,
+        nargs=2,
+        default=(1e-5, 1e-5),
+        help="weights of density and colour, beside the mean squared error",
+    )
     parser.add_argument("--stages", nargs="+", default=["48:500", "96:600", "128:inf"])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(machine(), flush=True)
     photographs = split_views(open_views(data_folder() / "nerf_lego_200"), 10)
     plan = [stage.split(":") for stage in arguments.stages]
-    stages = [Stage(None if steps == "inf" else int(steps), prior={"resolution": int(nodes)},
-                    solver={"decay": arguments.decay} if steps == "inf" else {}) for nodes, steps in plan]
+    stages = [
+        Stage(
+            None if steps == "inf" else int(steps),
+            prior={"resolution": int(nodes)},
+            solver={"decay": arguments.decay} if steps == "inf" else {},
+        )
+        for nodes, steps in plan
+    ]
     model = VoxelModel(LOW, HIGH, 1.0, RENDERER, resolution=128, degree=arguments.degree)
-    solver = it.solvers.Adam(learning_rate=arguments.rate, beta_square=0.99, subset_size=arguments.rays)
+    solver = it.solvers.Adam(
+        learning_rate=arguments.rate, beta_square=0.99, subset_size=arguments.rays
+    )
     density, colour = arguments.variation
-    found = solve_in_stages(model, photographs, stages, solver, density * VoxelVariation("density") + colour * VoxelVariation("colour"),
-                            seconds=60 * arguments.minutes, every=float("inf"), looked_at=len(photographs.held), tell=told,
-                            progress=sys.stderr.isatty())
+    found = solve_in_stages(
+        model,
+        photographs,
+        stages,
+        solver,
+        density * VoxelVariation("density") + colour * VoxelVariation("colour"),
+        seconds=60 * arguments.minutes,
+        every=float("inf"),
+        looked_at=len(photographs.held),
+        tell=told,
+        progress=sys.stderr.isatty(),
+    )
     MODEL.parent.mkdir(exist_ok=True)
     write_voxels(MODEL, found.x, overwrite=True)
     quality = held_out_psnr(found.x, photographs.held)
-    print(f"{float(quality.mean()):.2f} dB ({float(quality.min()):.2f} to {float(quality.max()):.2f}) after {found.seconds:.0f} s",
-          verdict(float(quality.mean()) >= 29, "29 dB in 10 minutes on two cores"))
+    print(
+        f"{float(quality.mean()):.2f} dB ({float(quality.min()):.2f} to {float(quality.max()):.2f}) after {found.seconds:.0f} s",
+        verdict(float(quality.mean()) >= 29, "29 dB in 10 minutes on two cores"),
+    )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,9 @@ class CirculantSensing(it.operators.LinearOperator):
         self.index = torch.randperm(n, generator=generator)[:count].sort().values
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self._filtered(x.flatten(1) * self.signs.to(x.dtype), self.phases)[:, None, self.index]
+        return self._filtered(x.flatten(1) * self.signs.to(x.dtype), self.phases)[
+            :, None, self.index
+        ]
 
     def _adjoint(self, y: Tensor) -> Tensor:
         spread = y.new_zeros(len(y), len(self.signs)).index_copy(1, self.index, y[:, 0])
@@ -54,14 +56,20 @@ class CirculantSensing(it.operators.LinearOperator):
     def has_normal_resolvent(self) -> bool:
         return True
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``(w A^T A + rho)^-1 v``, because ``A A^T = 1``."""
-        rho, weight = (torch.as_tensor(t, dtype=v.dtype).reshape(-1, 1, 1, 1) for t in (rho, weight))
+        rho, weight = (
+            torch.as_tensor(t, dtype=v.dtype).reshape(-1, 1, 1, 1) for t in (rho, weight)
+        )
         return v / rho - weight / (rho * (rho + weight)) * self.normal(v)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prior", default="lpn-ct")
     parser.add_argument("--slices", type=int, default=4)
     parser.add_argument("--rates", default="4,16")
@@ -79,19 +87,35 @@ def main() -> None:
         start = A.adjoint(problem.y)
         print(f"rate 1/{rate}: pseudo-inverse {score(start, truth):.2f} dB", flush=True)
 
-        def solved(term: it.priors.Prior, problem: it.Problem = problem, start: Tensor = start) -> Tensor:
-            return it.solve(problem, term, it.solvers.ADMM(), regularization=1.0, initial=start, max_iterations=arguments.iterations,
-                            tolerance=1e-5, progress=False).x
+        def solved(
+            term: it.priors.Prior, problem: it.Problem = problem, start: Tensor = start
+        ) -> Tensor:
+            return it.solve(
+                problem,
+                term,
+                it.solvers.ADMM(),
+                regularization=1.0,
+                initial=start,
+                max_iterations=arguments.iterations,
+                tolerance=1e-5,
+                progress=False,
+            ).x
 
         scores = {}
-        for name, make, first in (("wavelet l1", lambda w: solved(w * it.priors.WaveletL1() + box), 1e-3),
-                                  ("LPN", lambda w: solved(w * prior + box), 1e-2)):
+        for name, make, first in (
+            ("wavelet l1", lambda w: solved(w * it.priors.WaveletL1() + box), 1e-3),
+            ("LPN", lambda w: solved(w * prior + box), 1e-2),
+        ):
             weight, x, seconds = best(make, truth, first, factor=4.0, refine=2)
             scores[name] = score(x, truth)
-            print(f"rate 1/{rate}: {name:11} {scores[name]:.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices",
-                  flush=True)
-        print(f"rate 1/{rate}: LPN over wavelets {scores['LPN'] - scores['wavelet l1']:.2f} dB "
-              f"{verdict(scores['LPN'] > scores['wavelet l1'], 'above')}")
+            print(
+                f"rate 1/{rate}: {name:11} {scores[name]:.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices",
+                flush=True,
+            )
+        print(
+            f"rate 1/{rate}: LPN over wavelets {scores['LPN'] - scores['wavelet l1']:.2f} dB "
+            f"{verdict(scores['LPN'] > scores['wavelet l1'], 'above')}"
+        )
 
 
 if __name__ == "__main__":

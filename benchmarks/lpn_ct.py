@@ -46,7 +46,9 @@ def score(x: Tensor, truth: Tensor) -> float:
     return float(it.metrics.psnr(x.clamp(0, 1), truth).mean())
 
 
-def best(method: Method, truth: Tensor, first: float, factor: float = 2.0, refine: int = 1) -> tuple[float, Tensor, float]:
+def best(
+    method: Method, truth: Tensor, first: float, factor: float = 2.0, refine: int = 1
+) -> tuple[float, Tensor, float]:
     """The weight with the best mean PSNR, the pictures at it, and seconds of one call."""
     began = time.perf_counter()
     tried: dict[float, Tensor] = {}
@@ -57,8 +59,13 @@ def best(method: Method, truth: Tensor, first: float, factor: float = 2.0, refin
         return score(tried[weight], truth)
 
     weights = [first / factor, first, factor * first]
-    while (place := max(range(len(weights)), key=lambda k: at(weights[k]))) in (0, len(weights) - 1):
-        weights = [weights[0] / factor, *weights] if place == 0 else [*weights, factor * weights[-1]]
+    while (place := max(range(len(weights)), key=lambda k: at(weights[k]))) in (
+        0,
+        len(weights) - 1,
+    ):
+        weights = (
+            [weights[0] / factor, *weights] if place == 0 else [*weights, factor * weights[-1]]
+        )
     centre = weights[place]
     for _ in range(refine):
         factor = math.sqrt(factor)
@@ -66,17 +73,34 @@ def best(method: Method, truth: Tensor, first: float, factor: float = 2.0, refin
     return centre, tried[centre], (time.perf_counter() - began) / len(tried)
 
 
-def methods(problem: it.Problem, prior: it.priors.LearnedProximal, iterations: int) -> dict[str, tuple[Method, float]]:
+def methods(
+    problem: it.Problem, prior: it.priors.LearnedProximal, iterations: int
+) -> dict[str, tuple[Method, float]]:
     """TV and LPN by weight, and a weight to begin with."""
 
     def tv(weight: float) -> Tensor:
-        return it.solve(problem, it.priors.TotalVariation(), it.solvers.PDHG(), regularization=weight, max_iterations=300, tolerance=1e-3,
-                        progress=False).x
+        return it.solve(
+            problem,
+            it.priors.TotalVariation(),
+            it.solvers.PDHG(),
+            regularization=weight,
+            max_iterations=300,
+            tolerance=1e-3,
+            progress=False,
+        ).x
 
     def lpn(weight: float) -> Tensor:
         start = problem.operator.pseudo_inverse(problem.y)  # type: ignore[attr-defined]
-        return it.solve(problem, prior, it.solvers.ADMM(inner_iterations=6), regularization=weight, initial=start,
-                        max_iterations=iterations, tolerance=1e-4, progress=False).x
+        return it.solve(
+            problem,
+            prior,
+            it.solvers.ADMM(inner_iterations=6),
+            regularization=weight,
+            initial=start,
+            max_iterations=iterations,
+            tolerance=1e-4,
+            progress=False,
+        ).x
 
     return {"TV": (tv, 28.0), "LPN": (lpn, 0.7 * NOISE**2 / prior.sigma**2)}
 
@@ -89,7 +113,11 @@ def over(problem: it.Problem, guess: Tensor) -> tuple[Method, float]:
     """
     graph = it.priors.GraphLaplacian(first=guess, radius=1, intensity_scale=1e-2)
     known = it.Problem(problem.y[:1], problem.operator, it.data_terms.LeastSquares(noise_std=NOISE))
-    chosen = it.solve(known, it.priors.GraphLaplacian(first=guess[:1], radius=1, intensity_scale=1e-2), progress=False).regularization
+    chosen = it.solve(
+        known,
+        it.priors.GraphLaplacian(first=guess[:1], radius=1, intensity_scale=1e-2),
+        progress=False,
+    ).regularization
 
     def graph_laplacian(weight: float) -> Tensor:
         return it.solve(problem, graph, regularization=weight, progress=False).x
@@ -110,7 +138,9 @@ def gallery(path: Path, truth: Tensor, rows: dict[str, Tensor]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prior", default="lpn-ct")
     parser.add_argument("--slices", type=int, default=8)
     parser.add_argument("--only", default="TV,LPN,graphLa", help="rows beside FBP")
@@ -136,23 +166,44 @@ def main() -> None:
             continue
         weight, rows[name], seconds = best(method, truth, first)
         scores[name] = score(rows[name], truth)
-        print(f"{name:12} {scores[name]:6.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices", flush=True)
+        print(
+            f"{name:12} {scores[name]:6.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices",
+            flush=True,
+        )
         if "graphLa" in only:
             over_it = f"graphLa+{name}"
             refined, chosen = over(problem, rows[name].clamp(0, 1))
             weight, rows[over_it], seconds = best(refined, truth, chosen)
             scores[over_it] = score(rows[over_it], truth)
-            print(f"{over_it:12} {scores[over_it]:6.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices", flush=True)
+            print(
+                f"{over_it:12} {scores[over_it]:6.2f} dB, weight {weight:.4g}, {seconds:.1f} s for {len(truth)} slices",
+                flush=True,
+            )
     if "LPN" in scores:
-        print(f"LPN over FBP {scores['LPN'] - bare:.2f} dB {verdict(scores['LPN'] - bare >= 10, '10 dB')}")
+        print(
+            f"LPN over FBP {scores['LPN'] - bare:.2f} dB {verdict(scores['LPN'] - bare >= 10, '10 dB')}"
+        )
         if "TV" in scores:
-            print(f"LPN over TV {scores['LPN'] - scores['TV']:.2f} dB {verdict(scores['LPN'] - scores['TV'] >= 0.3, '0.3 dB')}")
+            print(
+                f"LPN over TV {scores['LPN'] - scores['TV']:.2f} dB {verdict(scores['LPN'] - scores['TV'] >= 0.3, '0.3 dB')}"
+            )
         if "graphLa+LPN" in scores:
             better = max(value for name, value in scores.items() if name in ("LPN", "graphLa+TV"))
-            print(f"graphLa+LPN over the better of LPN and graphLa+TV {scores['graphLa+LPN'] - better:.2f} dB "
-                  f"{verdict(scores['graphLa+LPN'] >= better, '0 dB')}")
-        inside = it.solve(problem, it.priors.load(arguments.prior), it.solvers.ADMM(), initial=fbp, max_iterations=30, progress=False)
-        print(f"LPN at the least weight of the theorem, {float(inside.regularization[0]):.4g}: {score(inside.x, truth):.2f} dB")
+            print(
+                f"graphLa+LPN over the better of LPN and graphLa+TV {scores['graphLa+LPN'] - better:.2f} dB "
+                f"{verdict(scores['graphLa+LPN'] >= better, '0 dB')}"
+            )
+        inside = it.solve(
+            problem,
+            it.priors.load(arguments.prior),
+            it.solvers.ADMM(),
+            initial=fbp,
+            max_iterations=30,
+            progress=False,
+        )
+        print(
+            f"LPN at the least weight of the theorem, {float(inside.regularization[0]):.4g}: {score(inside.x, truth):.2f} dB"
+        )
     if arguments.gallery:
         gallery(arguments.gallery, truth, rows)
 

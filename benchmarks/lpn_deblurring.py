@@ -38,7 +38,12 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.datasets.output import write_bytes
 
-SETTINGS = {"1/0.02": (1.0, 0.02), "1/0.04": (1.0, 0.04), "2/0.02": (2.0, 0.02), "2/0.04": (2.0, 0.04)}
+SETTINGS = {
+    "1/0.02": (1.0, 0.02),
+    "1/0.04": (1.0, 0.04),
+    "2/0.02": (2.0, 0.02),
+    "2/0.04": (2.0, 0.04),
+}
 SEARCHED = ("test065", "test066", "test067", "test068")
 SEARCH_CROP = 160
 STEPS = 20
@@ -65,7 +70,15 @@ class Method:
 
 
 def total_variation(problem: it.Problem, weight: float) -> it.Solution:
-    return it.solve(problem, it.priors.TotalVariation(), it.solvers.PDHG(), weight, tolerance=1e-3, max_iterations=1000, progress=False)
+    return it.solve(
+        problem,
+        it.priors.TotalVariation(),
+        it.solvers.PDHG(),
+        weight,
+        tolerance=1e-3,
+        max_iterations=1000,
+        progress=False,
+    )
 
 
 def learned(prior: it.priors.ExplicitPrior, problem: it.Problem, weight: float) -> it.Solution:
@@ -79,7 +92,9 @@ def plug_and_play(prior: it.priors.ExplicitPrior, problem: it.Problem, rho: floa
 def red(prior: it.priors.ExplicitPrior, problem: it.Problem, penalty: float) -> it.Solution:
     # The certificate is in units of the back-projection: the image itself then moves by about 1e-3 of its size.
     solver = it.solvers.HalfQuadratic(penalty=penalty, iterate="x")
-    return it.solve(problem, prior, solver, max_iterations=STEPS, tolerance=1e-3 * penalty, progress=False)
+    return it.solve(
+        problem, prior, solver, max_iterations=STEPS, tolerance=1e-3 * penalty, progress=False
+    )
 
 
 def methods(folder: Path) -> dict[str, Method]:
@@ -89,9 +104,17 @@ def methods(folder: Path) -> dict[str, Method]:
         if entry in it.catalogue.entries("priors"):
             prior = it.priors.load(entry, {"within_theorem": False})
             found[name] = Method(partial(learned, prior), partial(ratio, sigma=prior.sigma))
-            found[f"{name}, inside"] = Method(partial(learned, it.priors.load(entry)), lambda noise: 1.05, least=1.05)
-    denoisers = {name: it.priors.load(entry) for name, entry in DENOISERS.items() if entry in it.catalogue.entries("priors")}
-    kair = it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth").to(memory_format=torch.channels_last)
+            found[f"{name}, inside"] = Method(
+                partial(learned, it.priors.load(entry)), lambda noise: 1.05, least=1.05
+            )
+    denoisers = {
+        name: it.priors.load(entry)
+        for name, entry in DENOISERS.items()
+        if entry in it.catalogue.entries("priors")
+    }
+    kair = it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth").to(
+        memory_format=torch.channels_last
+    )
     denoisers[" KAIR"] = it.priors.Denoiser(kair, sigma=25 / 255, level="none")
     for name, denoiser in denoisers.items():
         first = partial(ratio, sigma=float(denoiser.sigma))
@@ -114,11 +137,13 @@ def gaussian(sigma: float) -> Tensor:
 
 
 def picture(folder: Path, name: str, crop: int | None) -> Tensor:
-    x = torch.from_numpy(imread(folder / "bsd68_gray" / f"{name}.png").astype(np.float32) / 255)[None, None]
+    x = torch.from_numpy(imread(folder / "bsd68_gray" / f"{name}.png").astype(np.float32) / 255)[
+        None, None
+    ]
     if crop is None:
         return x
     top, left = ((n - crop) // 2 for n in x.shape[-2:])
-    return x[..., top:top + crop, left:left + crop].contiguous()
+    return x[..., top : top + crop, left : left + crop].contiguous()
 
 
 class Cells:
@@ -126,9 +151,13 @@ class Cells:
 
     def __init__(self, path: Path, again: bool) -> None:
         self.path, self.folder = path, data_folder()
-        self.done: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() and not again else {}
+        self.done: dict[str, dict[str, Any]] = (
+            json.loads(path.read_text()) if path.exists() and not again else {}
+        )
 
-    def cell(self, setting: str, name: str, method: Method, strength: float, which: str, crop: int | None) -> dict[str, Any]:
+    def cell(
+        self, setting: str, name: str, method: Method, strength: float, which: str, crop: int | None
+    ) -> dict[str, Any]:
         key = f"{setting}/{name}/{strength:.4g}/{which}{'' if crop is None else f' {crop}'}"
         if key not in self.done:
             sigma, noise = SETTINGS[setting]
@@ -138,25 +167,43 @@ class Cells:
             began = time.process_time()
             solution = method.run(problem, strength)
             seconds = time.process_time() - began
-            self.done[key] = {"psnr": round(float(it.metrics.psnr(solution.x, x)), 4), "seconds": round(seconds, 3),
-                              "blurred": round(float(it.metrics.psnr(problem.y, x)), 4),
-                              "iterations": int(solution.iterations[0]), "status": solution.status[0]}
+            self.done[key] = {
+                "psnr": round(float(it.metrics.psnr(solution.x, x)), 4),
+                "seconds": round(seconds, 3),
+                "blurred": round(float(it.metrics.psnr(problem.y, x)), 4),
+                "iterations": int(solution.iterations[0]),
+                "status": solution.status[0],
+            }
             write_bytes(self.path, json.dumps(self.done, indent=1).encode(), overwrite=True)
-            print(f"{key:48} {self.done[key]['psnr']:6.2f} dB, {self.done[key]['iterations']} iterations, {seconds:.1f} s", flush=True)
+            print(
+                f"{key:48} {self.done[key]['psnr']:6.2f} dB, {self.done[key]['iterations']} iterations, {seconds:.1f} s",
+                flush=True,
+            )
         return self.done[key]
 
     def best(self, setting: str, name: str, method: Method) -> tuple[float, float]:
         """The best strength for a setting, and its mean PSNR on the pictures of the search."""
+
         def score(strength: float) -> float:
-            return float(np.mean([self.cell(setting, name, method, strength, which, SEARCH_CROP)["psnr"] for which in SEARCHED]))
+            return float(
+                np.mean(
+                    [
+                        self.cell(setting, name, method, strength, which, SEARCH_CROP)["psnr"]
+                        for which in SEARCHED
+                    ]
+                )
+            )
 
         first = max(method.first(SETTINGS[setting][1]), method.least)
         tried = {first: score(first)}
         for factor in (2.0, math.sqrt(2.0)):
             while True:
                 top = max(tried, key=lambda strength: tried[strength])
-                left = [w for w in (top / factor, top * factor)
-                        if w >= method.least and not any(abs(w / known - 1) < 0.01 for known in tried)]
+                left = [
+                    w
+                    for w in (top / factor, top * factor)
+                    if w >= method.least and not any(abs(w / known - 1) < 0.01 for known in tried)
+                ]
                 if not left:
                     break
                 tried |= {w: score(w) for w in left}
@@ -165,9 +212,13 @@ class Cells:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pictures", type=int, default=20)
-    parser.add_argument("--crop", type=int, help="the central pixels of the pictures; whole ones by default")
+    parser.add_argument(
+        "--crop", type=int, help="the central pixels of the pictures; whole ones by default"
+    )
     parser.add_argument("--methods")
     parser.add_argument("--settings")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -190,31 +241,60 @@ def main() -> None:
                 continue
             found = {name: cells.best(setting, name, every[name]) for name in here}
             name = max(found, key=lambda candidate: found[candidate][1])
-            done = [cells.cell(setting, name, every[name], found[name][0], which, options.crop) for which in names]
-            table.setdefault(row, {})[setting] = (*(float(np.mean([cell[key] for cell in done])) for key in ("psnr", "seconds", "blurred")),
-                                                  name, found[name][0])
+            done = [
+                cells.cell(setting, name, every[name], found[name][0], which, options.crop)
+                for which in names
+            ]
+            table.setdefault(row, {})[setting] = (
+                *(
+                    float(np.mean([cell[key] for cell in done]))
+                    for key in ("psnr", "seconds", "blurred")
+                ),
+                name,
+                found[name][0],
+            )
     size = "" if options.crop is None else f" ({options.crop}x{options.crop})"
-    print(f"\nmean PSNR of {len(names)} pictures{size}, dB (seconds of the processor a picture; method and strength)")
+    print(
+        f"\nmean PSNR of {len(names)} pictures{size}, dB (seconds of the processor a picture; method and strength)"
+    )
     for setting in settings:
         print(f"blur {setting.split('/')[0]}, noise {setting.split('/')[1]}:")
         for row, columns in table.items():
             score, seconds, blurred, name, strength = columns[setting]
-            print(f"  {row:26} {score:6.2f}  ({seconds:5.2f} s; {name}, {strength:.3g})   blurred {blurred:.2f}")
+            print(
+                f"  {row:26} {score:6.2f}  ({seconds:5.2f} s; {name}, {strength:.3g})   blurred {blurred:.2f}"
+            )
     judge(table, settings)
 
 
-def judge(table: Mapping[str, Mapping[str, tuple[float, float, float, str, float]]], settings: list[str]) -> None:
+def judge(
+    table: Mapping[str, Mapping[str, tuple[float, float, float, str, float]]], settings: list[str]
+) -> None:
     if "LPN" not in table:
         return
-    for row, least, mean in (("TV", 0.0, 0.2), ("PnP, dncnn-natural", None, -0.4), ("PnP, KAIR's DnCNN", None, -0.4)):
+    for row, least, mean in (
+        ("TV", 0.0, 0.2),
+        ("PnP, dncnn-natural", None, -0.4),
+        ("PnP, KAIR's DnCNN", None, -0.4),
+    ):
         if row in table:
             gains = [table["LPN"][s][0] - table[row][s][0] for s in settings]
             holds = np.mean(gains) >= mean and (least is None or min(gains) >= least)
-            bar = f"{mean:+g} on average" + ("" if least is None else f", {least:g} in every setting")
-            print(f"LPN over {row}: {', '.join(f'{g:+.2f}' for g in gains)}, {np.mean(gains):+.2f} dB on average", verdict(holds, bar))
+            bar = f"{mean:+g} on average" + (
+                "" if least is None else f", {least:g} in every setting"
+            )
+            print(
+                f"LPN over {row}: {', '.join(f'{g:+.2f}' for g in gains)}, {np.mean(gains):+.2f} dB on average",
+                verdict(holds, bar),
+            )
     if "PnP, dncnn-natural" in table:
-        times = [np.mean([table[row][s][1] for s in settings]) for row in ("LPN", "PnP, dncnn-natural")]
-        print(f"seconds a picture: LPN {times[0]:.2f}, PnP {times[1]:.2f}", verdict(times[0] <= times[1], "at most that of PnP"))
+        times = [
+            np.mean([table[row][s][1] for s in settings]) for row in ("LPN", "PnP, dncnn-natural")
+        ]
+        print(
+            f"seconds a picture: LPN {times[0]:.2f}, PnP {times[1]:.2f}",
+            verdict(times[0] <= times[1], "at most that of PnP"),
+        )
 
 
 if __name__ == "__main__":

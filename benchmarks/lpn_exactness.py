@@ -36,13 +36,19 @@ def thorax(size: int) -> Tensor:
 
     with np.load(data_folder() / "ct_slices" / "ct_hu_256.npz") as file:
         hu = torch.from_numpy(file["hu"][list(file["patient"]).index("A046441")].astype(np.float64))
-    return torch.nn.functional.adaptive_avg_pool2d(((hu + 1024) / 2048).clamp(0, 1)[None, None], size)
+    return torch.nn.functional.adaptive_avg_pool2d(
+        ((hu + 1024) / 2048).clamp(0, 1)[None, None], size
+    )
 
 
 def untrained() -> dict[str, LearnedProximal]:
     return {
-        "untrained convolutions": LearnedProximal(ConvexConvolution(1, (16, 24, 24), (1, 2, 1), strong_convexity=1e-2).double()),
-        "untrained patches": LearnedProximal(ConvexPatches(ConvexDense(16, 32, 3, strong_convexity=1e-2), 4, 2).double()),
+        "untrained convolutions": LearnedProximal(
+            ConvexConvolution(1, (16, 24, 24), (1, 2, 1), strong_convexity=1e-2).double()
+        ),
+        "untrained patches": LearnedProximal(
+            ConvexPatches(ConvexDense(16, 32, 3, strong_convexity=1e-2), 4, 2).double()
+        ),
     }
 
 
@@ -58,21 +64,31 @@ def exactness(name: str, prior: LearnedProximal, clean: Tensor) -> None:
     best = energy + 0.5 * (x - y).square().sum()
     worst = math.inf
     for scale in (1e-3, 1e-2, 0.1, 1.0):
-        others = y + scale * torch.randn(250, *clean.shape[1:], generator=generator, dtype=torch.float64)
+        others = y + scale * torch.randn(
+            250, *clean.shape[1:], generator=generator, dtype=torch.float64
+        )
         v, R = prior.prox_and_energy(others, 1.0)
         worst = min(worst, float((R + 0.5 * (v - y).flatten(1).square().sum(1) - best).min()))
-    print(f"{name:24} |J - J^T| / |J| {skew:.1e}, eigenvalues {float(eigenvalues[0]):.1e} to {float(eigenvalues[-1]):.3f}, the best "
-          f"of 1,000 points is worse by {worst:.1e} "
-          f"{verdict(skew <= 1e-5 and float(eigenvalues[0]) >= -1e-8 and worst >= -1e-9, '1e-5, positive semidefinite, none better')}",
-          flush=True)
+    print(
+        f"{name:24} |J - J^T| / |J| {skew:.1e}, eigenvalues {float(eigenvalues[0]):.1e} to {float(eigenvalues[-1]):.3f}, the best "
+        f"of 1,000 points is worse by {worst:.1e} "
+        f"{verdict(skew <= 1e-5 and float(eigenvalues[0]) >= -1e-8 and worst >= -1e-9, '1e-5, positive semidefinite, none better')}",
+        flush=True,
+    )
 
 
-def convergence(name: str, prior: LearnedProximal, size: int, iterations: int, clean: Tensor) -> None:
+def convergence(
+    name: str, prior: LearnedProximal, size: int, iterations: int, clean: Tensor
+) -> None:
     profile = torch.exp(-0.5 * torch.arange(-4, 5, dtype=torch.float64) ** 2)
     kernel = torch.outer(profile, profile)
-    scan = it.operators.ParallelBeam((size, size), torch.arange(size) * (math.pi / size), int(1.5 * size))
-    for what, A, noise in (("deblurring", it.operators.Blur(kernel / kernel.sum(), (size, size)), 0.02),
-                           ("CT", scan, 0.02 * float(scan(clean).square().mean().sqrt()))):
+    scan = it.operators.ParallelBeam(
+        (size, size), torch.arange(size) * (math.pi / size), int(1.5 * size)
+    )
+    for what, A, noise in (
+        ("deblurring", it.operators.Blur(kernel / kernel.sum(), (size, size)), 0.02),
+        ("CT", scan, 0.02 * float(scan(clean).square().mean().sqrt())),
+    ):
         y = A.simulate(clean, noise, seed=0)
         problem = it.Problem(y, A)
         norm = float(A.norm(dtype=torch.float64, tolerance=1e-7, max_iterations=1000))
@@ -80,24 +96,41 @@ def convergence(name: str, prior: LearnedProximal, size: int, iterations: int, c
         start = y if what == "deblurring" else A.pseudo_inverse(y)
         for solver in (it.solvers.ProximalGradient(), it.solvers.ADMM()):
             began = time.perf_counter()
-            solution = it.solve(problem, prior, solver, regularization=weight, initial=start, max_iterations=iterations, tolerance=0.0,
-                                progress=False)
+            solution = it.solve(
+                problem,
+                prior,
+                solver,
+                regularization=weight,
+                initial=start,
+                max_iterations=iterations,
+                tolerance=0.0,
+                progress=False,
+            )
             seconds = time.perf_counter() - began
             objective = solution.history["objective"][:, 0]
             objective = objective[~objective.isnan()]
             rise = float(objective.diff().max() / (objective[0] - objective.min()))
             x = solution.x
             missed = float((x - prior.prox(x - A.adjoint(A(x) - y) / weight)).norm() / x.norm())
-            print(f"{name:24} {what:10} {type(solver).__name__:16} rises by {max(rise, 0.0):.1e} at most, fixed-point residual "
-                  f"{missed:.1e}, {float(it.metrics.psnr(x, clean)):.2f} dB, {seconds:.1f} s "
-                  f"{verdict(rise <= 1e-10 and missed < 1e-5, 'never rises, below 1e-5')}", flush=True)
+            print(
+                f"{name:24} {what:10} {type(solver).__name__:16} rises by {max(rise, 0.0):.1e} at most, fixed-point residual "
+                f"{missed:.1e}, {float(it.metrics.psnr(x, clean)):.2f} dB, {seconds:.1f} s "
+                f"{verdict(rise <= 1e-10 and missed < 1e-5, 'never rises, below 1e-5')}",
+                flush=True,
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument("--priors", default="lpn-natural,lpn-natural-0.1,lpn-ct", help="trained priors of the catalogue")
+    parser.add_argument(
+        "--priors",
+        default="lpn-natural,lpn-natural-0.1,lpn-ct",
+        help="trained priors of the catalogue",
+    )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

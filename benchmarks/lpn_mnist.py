@@ -58,7 +58,10 @@ def digits(folder: Path) -> Tensor:
 
 def stages(steps: int) -> list[Stage]:
     """Half by l1, then gamma 8, 4, 2 and 1 times 0.08, as the paper's code does, with larger steps because there are fewer."""
-    return [Stage(L1(), steps // 2, 2e-3, 32), *(Stage(ProximalMatching(0.08 * f), steps // 8, 5e-4, 32) for f in (8, 4, 2, 1))]
+    return [
+        Stage(L1(), steps // 2, 2e-3, 32),
+        *(Stage(ProximalMatching(0.08 * f), steps // 8, 5e-4, 32) for f in (8, 4, 2, 1)),
+    ]
 
 
 def corrupted(clean: Tensor) -> dict[str, tuple[tuple[float, ...], list[Tensor]]]:
@@ -84,15 +87,25 @@ def corrupted(clean: Tensor) -> dict[str, tuple[tuple[float, ...], list[Tensor]]
 def values(prior: it.priors.LearnedProximal, images: Tensor) -> tuple[Tensor, float]:
     """R of every image in units of the noise's variance, and by how much the inversion misses at most; 20 at once fit a cache."""
     parts = [prior.inverse(part.double(), tolerance=1e-3) for part in images.split(20)]
-    return torch.cat([part.energy for part in parts]) / NOISE**2, max(float(part.residual.max()) for part in parts)
+    return torch.cat([part.energy for part in parts]) / NOISE**2, max(
+        float(part.residual.max()) for part in parts
+    )
 
 
-def figure(path: Path, pictures: dict[str, tuple[tuple[float, ...], list[Tensor]]], energies: dict[str, Tensor]) -> None:
+def figure(
+    path: Path,
+    pictures: dict[str, tuple[tuple[float, ...], list[Tensor]]],
+    energies: dict[str, Tensor],
+) -> None:
     from matplotlib.figure import Figure
 
     page = Figure(figsize=(10, 5.4), layout="constrained")
     grid = page.add_gridspec(2, 3, height_ratios=[3, 1])
-    axis_names = {"noise": "standard deviation of the noise", "blur": "width of the blur, pixels", "mixture": "share of another digit"}
+    axis_names = {
+        "noise": "standard deviation of the noise",
+        "blur": "width of the blur, pixels",
+        "mixture": "share of another digit",
+    }
     for column, (name, (strengths, shown)) in enumerate(pictures.items()):
         R = energies[name]
         axis = page.add_subplot(grid[0, column])
@@ -112,9 +125,13 @@ def figure(path: Path, pictures: dict[str, tuple[tuple[float, ...], list[Tensor]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=7000, help="of 32 digits")
-    parser.add_argument("--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on")
+    parser.add_argument(
+        "--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--figure", type=Path, default=FIGURE)
     arguments = parser.parse_args()
@@ -123,14 +140,25 @@ def main() -> None:
     print(machine())
     every = digits(data_folder())
     clean = every[-TEST:]
-    network = it.priors.ConvexConvolution(1, widths=(32, 32, 32), strides=(2, 1, 2), kernel_size=5, beta=10.0, strong_convexity=0.01)
-    trained = train(network, NoisyDigits(every[:-TEST], NOISE), stages(arguments.steps), seed=1, folder=arguments.folder, progress=False)
+    network = it.priors.ConvexConvolution(
+        1, widths=(32, 32, 32), strides=(2, 1, 2), kernel_size=5, beta=10.0, strong_convexity=0.01
+    )
+    trained = train(
+        network,
+        NoisyDigits(every[:-TEST], NOISE),
+        stages(arguments.steps),
+        seed=1,
+        folder=arguments.folder,
+        progress=False,
+    )
     prior = it.priors.LearnedProximal(trained.network, sigma=NOISE)
     shown = clean + NOISE * torch.randn(clean.shape, generator=Generator().manual_seed(0))
     before, after = (float(it.metrics.psnr(x, clean).mean()) for x in (shown, prior.prox(shown)))
     weights = sum(p.numel() for p in network.parameters())
-    print(f"{weights} weights, {arguments.steps} steps, {trained.seconds:.0f} s in this run; digits with "
-          f"noise {before:.2f} dB, after the prox {after:.2f} dB")
+    print(
+        f"{weights} weights, {arguments.steps} steps, {trained.seconds:.0f} s in this run; digits with "
+        f"noise {before:.2f} dB, after the prox {after:.2f} dB"
+    )
 
     precise = prior.to(torch.float64)
     pictures = corrupted(clean)
@@ -143,14 +171,25 @@ def main() -> None:
         found[name] = R - of_clean.mean()
         means, missed = found[name].mean(1), max(clean_missed, *(miss for _, miss in parts))
         share = float((found[name].diff(dim=0) > 0).all(0).double().mean())
-        print(f"{name:8} " + "  ".join(f"{s:g}: {float(m):.1f}" for s, m in zip(strengths, means))
-              + f"  ({time.perf_counter() - began:.0f} s, inversion misses {missed:.1e} at most)", flush=True)
+        print(
+            f"{name:8} "
+            + "  ".join(f"{s:g}: {float(m):.1f}" for s, m in zip(strengths, means))
+            + f"  ({time.perf_counter() - began:.0f} s, inversion misses {missed:.1e} at most)",
+            flush=True,
+        )
         if name == "mixture":
-            hump = bool(means.diff()[0] > 0) and bool(means.diff()[1] > 0) and bool(means.diff()[2] < 0) and bool(means.diff()[3] < 0)
+            hump = (
+                bool(means.diff()[0] > 0)
+                and bool(means.diff()[1] > 0)
+                and bool(means.diff()[2] < 0)
+                and bool(means.diff()[3] < 0)
+            )
             print(f"{'':8} grows until half way and falls after {verdict(hump, 'both')}")
         else:
-            print(f"{'':8} grows at every step, also for {share:.0%} of the digits alone "
-                  f"{verdict(bool((means.diff() > 0).all()), 'monotone in the mean')}")
+            print(
+                f"{'':8} grows at every step, also for {share:.0%} of the digits alone "
+                f"{verdict(bool((means.diff() > 0).all()), 'monotone in the mean')}"
+            )
     figure(arguments.figure, pictures, found)
 
 

@@ -42,14 +42,20 @@ class PaperLayers(ConvexNetwork):
             torch.manual_seed(seed)
             self.first = nn.Conv2d(1, width, 3, padding=1)
             self.strides = (2, 1, 2, 1, 2)
-            self.hidden = nn.ModuleList([nn.Conv2d(width, width, 3, s, 1, bias=False) for s in self.strides])
+            self.hidden = nn.ModuleList(
+                [nn.Conv2d(width, width, 3, s, 1, bias=False) for s in self.strides]
+            )
             self.skips = nn.ModuleList([nn.Conv2d(1, width, 3, padding=1) for _ in self.strides])
             self.pooling = nn.Conv2d(width, 64, 16, bias=False)
             self.pooling_skip = nn.Conv2d(1, 64, 16)
             self.readout = nn.Linear(64, 1, bias=False)
             for layer in (*self.hidden, self.pooling, self.readout):
                 layer.weight.data = torch.exp(0.1 * torch.randn_like(layer.weight) - 10)
-        self.nonnegative = (*(f"hidden.{k}.weight" for k in range(len(self.strides))), "pooling.weight", "readout.weight")
+        self.nonnegative = (
+            *(f"hidden.{k}.weight" for k in range(len(self.strides))),
+            "pooling.weight",
+            "readout.weight",
+        )
 
     def potential(self, x: Tensor) -> Tensor:
         z, side = F.softplus(self.first(x), 100), SIDE
@@ -57,7 +63,9 @@ class PaperLayers(ConvexNetwork):
             side //= stride
             z = F.softplus(layer(z) + skip(self._resized(x, side)), 100)
         z = F.softplus(self.pooling(z) + self.pooling_skip(self._resized(x, side)), 100)
-        return self.readout(z.flatten(1))[:, 0].double() + 0.5 * self.strong_convexity * item_sum(x.square())
+        return self.readout(z.flatten(1))[:, 0].double() + 0.5 * self.strong_convexity * item_sum(
+            x.square()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] == SIDE and x.shape[-2] == SIDE:
@@ -74,11 +82,15 @@ class PaperLayers(ConvexNetwork):
         return x if side == x.shape[-1] else F.interpolate(x, (side, side), mode="bilinear")
 
 
-def trained_for(network: ConvexNetwork, pairs: NoisyPairs, count: int, rate: float, seconds: float) -> tuple[ConvexNetwork, int]:
+def trained_for(
+    network: ConvexNetwork, pairs: NoisyPairs, count: int, rate: float, seconds: float
+) -> tuple[ConvexNetwork, int]:
     """After as many seconds of the processor as are given, found from the time of the first steps."""
     began = time.process_time()
     train(network, pairs, [Stage(L1(), 20, rate, count)], progress=False)
-    steps = max(20, round(seconds / ((time.process_time() - began) / 21)))  # the first point is evaluated too
+    steps = max(
+        20, round(seconds / ((time.process_time() - began) / 21))
+    )  # the first point is evaluated too
     result = train(network, pairs, [Stage(L1(), steps, rate, count)], progress=False).network
     assert isinstance(result, ConvexNetwork)
     return result, steps
@@ -89,14 +101,16 @@ def quality(network: ConvexNetwork, pictures: list[Tensor], noise: float) -> flo
         scores = []
         for k, picture in enumerate(pictures):
             top, left = ((n - 256) // 2 for n in picture.shape[-2:])
-            x = picture[..., top:top + 256, left:left + 256]
+            x = picture[..., top : top + 256, left : left + 256]
             y = x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(k))
             scores.append(float(it.metrics.psnr(network(y), x)))
     return sum(scores) / len(scores)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--skip-training", action="store_true")
@@ -110,8 +124,10 @@ def main() -> None:
     with torch.no_grad():
         times = alternating({"ours": partial(ours, x), "theirs": partial(theirs, x)}, repeats=3)
     ratio = times["theirs"] / times["ours"]
-    print(f"one prox of 256x256: {1e3 * times['ours']:.0f} ms, the paper's layers {1e3 * times['theirs']:.0f} ms, {ratio:.1f} times",
-          verdict(ratio >= 4, "4 times as fast"))
+    print(
+        f"one prox of 256x256: {1e3 * times['ours']:.0f} ms, the paper's layers {1e3 * times['theirs']:.0f} ms, {ratio:.1f} times",
+        verdict(ratio >= 4, "4 times as fast"),
+    )
     if options.skip_training:
         return
     path = it.catalogue.find("priors", ENTRY).path.parent / "recipe.toml"
@@ -122,18 +138,28 @@ def main() -> None:
     images = list(recipe.data.pairs(path).images)
     fresh = it.presets.build_network(content["network"], None).requires_grad_(True)
     scores: dict[str, float] = {}
-    for name, network, crop, count in (("ours", fresh, recipe.data.crop, 16), ("theirs, 64 wide", PaperLayers(64), SIDE, 4)):
+    for name, network, crop, count in (
+        ("ours", fresh, recipe.data.crop, 16),
+        ("theirs, 64 wide", PaperLayers(64), SIDE, 4),
+    ):
         assert isinstance(network, ConvexNetwork)
         for rate in (1e-3, 3e-3):
             began = time.process_time()
-            result, steps = trained_for(network, NoisyPairs(images, noise, crop), count, rate, 60 * options.minutes)
+            result, steps = trained_for(
+                network, NoisyPairs(images, noise, crop), count, rate, 60 * options.minutes
+            )
             score = quality(result, held_out, noise)
             scores[name] = max(score, scores.get(name, 0.0))
-            print(f"{name}, learning rate {rate:g}: {steps} steps of {count} crops of {crop} in {time.process_time() - began:.0f} s of the "
-                  f"processor, {score:.2f} dB on {len(held_out)} held-out pictures", flush=True)
+            print(
+                f"{name}, learning rate {rate:g}: {steps} steps of {count} crops of {crop} in {time.process_time() - began:.0f} s of the "
+                f"processor, {score:.2f} dB on {len(held_out)} held-out pictures",
+                flush=True,
+            )
     gain = scores["ours"] - scores["theirs, 64 wide"]
     print(f"ours over theirs {gain:+.2f} dB", verdict(gain >= 0, "not below"))
-    print(f"(the prior of the catalogue, trained as its recipe says: {quality(ours, held_out, noise):.2f} dB)")
+    print(
+        f"(the prior of the catalogue, trained as its recipe says: {quality(ours, held_out, noise):.2f} dB)"
+    )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,13 @@ from common import data_folder, machine, verdict
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.operators import CartesianMRI, LinearOperator, Sampling, estimate_coil_maps, outer_noise_std
+from invtoolbox.operators import (
+    CartesianMRI,
+    LinearOperator,
+    Sampling,
+    estimate_coil_maps,
+    outer_noise_std,
+)
 
 Images = dict[str, Tensor]
 
@@ -39,18 +45,33 @@ def samples(full: CartesianMRI, y: Tensor) -> tuple[LinearOperator, Tensor]:
     return operator, picked(y)
 
 
-def reconstructed(full: CartesianMRI, y: Tensor, noise_std: float, priors: dict[str, it.priors.ExplicitPrior], iterations: int) -> Images:
+def reconstructed(
+    full: CartesianMRI,
+    y: Tensor,
+    noise_std: float,
+    priors: dict[str, it.priors.ExplicitPrior],
+    iterations: int,
+) -> Images:
     A, measured = samples(full, y)
     problem = it.Problem(measured, A, it.data_terms.LeastSquares(noise_std=noise_std))
     images: Images = {"zero-filled": full.pseudo_inverse(y)}
     for name, prior in priors.items():
         began = time.perf_counter()
-        solution = it.solve(problem, prior, it.solvers.PDHG(), regularization="discrepancy", max_iterations=iterations, progress=False)
+        solution = it.solve(
+            problem,
+            prior,
+            it.solvers.PDHG(),
+            regularization="discrepancy",
+            max_iterations=iterations,
+            progress=False,
+        )
         seconds = time.perf_counter() - began
         images[name] = solution.x
         misfit = float(solution.history["discrepancy"][-1, 0]) / (2 * measured.numel()) ** 0.5
-        print(f"  {name}: weight {float(solution.regularization[0]):.3g}, misfit {misfit:.3f} of the noise, {solution.status[0]} after "
-              f"{int(solution.iterations[0])} iterations, {seconds:.1f} s")
+        print(
+            f"  {name}: weight {float(solution.regularization[0]):.3g}, misfit {misfit:.3f} of the noise, {solution.status[0]} after "
+            f"{int(solution.iterations[0])} iterations, {seconds:.1f} s"
+        )
     return images
 
 
@@ -60,58 +81,103 @@ def brain(folder: Path) -> Images:
     noise_std = float(outer_noise_std(y, mask))
     began = time.perf_counter()
     maps = estimate_coil_maps(y, calibration=24)
-    print(f"brain: {y.shape[1]} coils, {float(mask.float().mean()):.1%} sampled, noise {noise_std:.4g}; coil maps in "
-          f"{time.perf_counter() - began:.1f} s")
+    print(
+        f"brain: {y.shape[1]} coils, {float(mask.float().mean()):.1%} sampled, noise {noise_std:.4g}; coil maps in "
+        f"{time.perf_counter() - began:.1f} s"
+    )
     full = CartesianMRI(mask, tuple(y.shape[2:]), maps)
-    images = reconstructed(full, y, noise_std, {"TV": it.priors.TotalVariation(), "wavelets": it.priors.WaveletL1("db4", levels=4)}, 400)
+    images = reconstructed(
+        full,
+        y,
+        noise_std,
+        {"TV": it.priors.TotalVariation(), "wavelets": it.priors.WaveletL1("db4", levels=4)},
+        400,
+    )
     A, measured = samples(full, y)
     began = time.perf_counter()
-    sense = it.solve(it.Problem(measured, A, it.data_terms.LeastSquares(noise_std=noise_std)), solver=it.solvers.CGLS(max_iterations=30),
-                     progress=False)
-    print(f"  SENSE: {int(sense.iterations[0])} iterations of CGLS, {sense.status[0]}, {time.perf_counter() - began:.1f} s")
+    sense = it.solve(
+        it.Problem(measured, A, it.data_terms.LeastSquares(noise_std=noise_std)),
+        solver=it.solvers.CGLS(max_iterations=30),
+        progress=False,
+    )
+    print(
+        f"  SENSE: {int(sense.iterations[0])} iterations of CGLS, {sense.status[0]}, {time.perf_counter() - began:.1f} s"
+    )
     coils = full.coil_images(y).abs().square().sum(1, keepdim=True).sqrt()
-    return {"zero-filled, root of squares": coils, "zero-filled, coils combined": images.pop("zero-filled"), "SENSE": sense.x, **images}
+    return {
+        "zero-filled, root of squares": coils,
+        "zero-filled, coils combined": images.pop("zero-filled"),
+        "SENSE": sense.x,
+        **images,
+    }
 
 
 def knee(folder: Path) -> Images:
     from scipy.io import loadmat
 
-    y = torch.from_numpy(loadmat(folder / "mri_singlecoil_full" / "coronal_fatsat_2D_knee.mat")["kdata"])[None, None]
+    y = torch.from_numpy(
+        loadmat(folder / "mri_singlecoil_full" / "coronal_fatsat_2D_knee.mat")["kdata"]
+    )[None, None]
     y = y / y.abs().max()
     lines = torch.zeros(y.shape[-2], dtype=torch.bool)
     # Random lines, denser in the middle: a quarter of all, 24 of them the middle itself.
     middle = y.shape[-2] // 2
-    lines[middle - 12:middle + 12] = True
+    lines[middle - 12 : middle + 12] = True
     place = torch.arange(y.shape[-2]) - middle
     density = torch.where(lines, 0.0, (1 - place.abs() / middle).clamp_min(0.02) ** 2)
-    chosen = torch.multinomial(density, y.shape[-2] // 4 - 24, generator=torch.Generator().manual_seed(0))
+    chosen = torch.multinomial(
+        density, y.shape[-2] // 4 - 24, generator=torch.Generator().manual_seed(0)
+    )
     lines[chosen] = True
     mask = lines[:, None].expand(y.shape[-2:])
     noise_std = float(outer_noise_std(y * mask, mask))
     print(f"knee: 1 coil, {float(mask.float().mean()):.1%} sampled, noise {noise_std:.4g}")
     reference = CartesianMRI(torch.ones(1, 1), tuple(y.shape[2:])).pseudo_inverse(y)
     full = CartesianMRI(mask, tuple(y.shape[2:]))
-    images = reconstructed(full, y * mask, noise_std,
-                           {"TV": it.priors.TotalVariation(), "wavelets": it.priors.WaveletL1("db4", levels=4)}, 300)
-    put_back = {name: image + full.adjoint(y * mask - full(image)) for name, image in images.items()}
+    images = reconstructed(
+        full,
+        y * mask,
+        noise_std,
+        {"TV": it.priors.TotalVariation(), "wavelets": it.priors.WaveletL1("db4", levels=4)},
+        300,
+    )
+    put_back = {
+        name: image + full.adjoint(y * mask - full(image)) for name, image in images.items()
+    }
     scores = {name: psnr(image, reference) for name, image in put_back.items()}
     for name, score in scores.items():
-        print(f"  {name}: {psnr(images[name], reference):.2f} dB of the largest modulus, {score:.2f} with the samples put back")
+        print(
+            f"  {name}: {psnr(images[name], reference):.2f} dB of the largest modulus, {score:.2f} with the samples put back"
+        )
     worst = min(scores["TV"], scores["wavelets"])
-    print("  " + verdict(worst >= scores["zero-filled"], f"not below zero-filled, {scores['zero-filled']:.2f}; {worst:.2f} here"))
+    print(
+        "  "
+        + verdict(
+            worst >= scores["zero-filled"],
+            f"not below zero-filled, {scores['zero-filled']:.2f}; {worst:.2f} here",
+        )
+    )
     return {"reference": reference, **images, "TV, samples put back": put_back["TV"]}
 
 
 def cine(folder: Path) -> Images:
     from scipy.io import loadmat
 
-    frames = torch.from_numpy(loadmat(folder / "cine_acdc_demo" / "demo_data.mat")["demo_data"]).movedim(-1, 0)[1:]
-    mask = torch.from_numpy(loadmat(folder / "cine_acdc_demo" / "mask_seq.mat")["sampling_mask_seq"]).movedim(-1, 0)
+    frames = torch.from_numpy(
+        loadmat(folder / "cine_acdc_demo" / "demo_data.mat")["demo_data"]
+    ).movedim(-1, 0)[1:]
+    mask = torch.from_numpy(
+        loadmat(folder / "cine_acdc_demo" / "mask_seq.mat")["sampling_mask_seq"]
+    ).movedim(-1, 0)
     x = (frames / 255).to(torch.complex64)[None, None]
     full = CartesianMRI(mask, tuple(x.shape[1:]), axes=2)
-    noise_std = 1 / 255 / 12 ** 0.5 / 2 ** 0.5  # of either part
-    print(f"cine: {mask.shape[0]} frames, {float(mask.float().mean()):.1%} sampled, rounding {noise_std:.4g}")
-    images = reconstructed(full, full(x), noise_std, {"TV in space and time": it.priors.TotalVariation()}, 150)
+    noise_std = 1 / 255 / 12**0.5 / 2**0.5  # of either part
+    print(
+        f"cine: {mask.shape[0]} frames, {float(mask.float().mean()):.1%} sampled, rounding {noise_std:.4g}"
+    )
+    images = reconstructed(
+        full, full(x), noise_std, {"TV in space and time": it.priors.TotalVariation()}, 150
+    )
     scores = {name: psnr(image, x, peak=1.0) for name, image in images.items()}
     for name, score in scores.items():
         print(f"  {name}: {score:.2f} dB")
@@ -123,7 +189,9 @@ def cine(folder: Path) -> Images:
 def psnr(image: Tensor, reference: Tensor, peak: float | None = None) -> float:
     """Of the moduli, in dB."""
     a, b = image.abs(), reference.abs()
-    return float(10 * torch.log10((float(b.max()) if peak is None else peak) ** 2 / (a - b).square().mean()))
+    return float(
+        10 * torch.log10((float(b.max()) if peak is None else peak) ** 2 / (a - b).square().mean())
+    )
 
 
 def picture(images: Images, path: Path) -> None:

@@ -56,19 +56,44 @@ def one_draw(pair: Pair, points: int, iterations: int, seed: int) -> dict[str, A
         seen.clear()
         checkpoint = KEPT.with_name(f"nsfp-{points}-{seed}-{name}.ckpt")
         if name == "nsfp":
-            flow = published.nsfp(pair.source, pair.target, points=points, patience=100, max_iterations=iterations, seed=seed,
-                                  callbacks=(watch,), checkpoint=checkpoint)
+            flow = published.nsfp(
+                pair.source,
+                pair.target,
+                points=points,
+                patience=100,
+                max_iterations=iterations,
+                seed=seed,
+                callbacks=(watch,),
+                checkpoint=checkpoint,
+            )
         else:
-            flow = published.free_vectors(pair.source, pair.target, points=points, seed=seed, callbacks=(watch,), checkpoint=checkpoint)
+            flow = published.free_vectors(
+                pair.source,
+                pair.target,
+                points=points,
+                seed=seed,
+                callbacks=(watch,),
+                checkpoint=checkpoint,
+            )
         checkpoint.unlink(missing_ok=True)
         seconds = time.perf_counter() - began
         dynamic, static = pair.errors(flow)
         dynamic_fitted, static_fitted = pair.errors(flow[drawn], drawn)
         misfit = float(Chamfer().value(source + flow[drawn][None], target))
-        found[name] = {"iterations": len(seen), "seconds": seconds, "dynamic": dynamic, "static": static,
-                       "dynamic_fitted": dynamic_fitted, "static_fitted": static_fitted, "misfit": misfit}
-        print(f"  {name:5} draw {seed}: {len(seen)} iterations, {seconds:.0f} s; at all points dynamic {dynamic:.3f} m, static "
-              f"{static:.3f} m; at the fitted ones {dynamic_fitted:.3f} and {static_fitted:.3f}; misfit {misfit:.5f}", flush=True)
+        found[name] = {
+            "iterations": len(seen),
+            "seconds": seconds,
+            "dynamic": dynamic,
+            "static": static,
+            "dynamic_fitted": dynamic_fitted,
+            "static_fitted": static_fitted,
+            "misfit": misfit,
+        }
+        print(
+            f"  {name:5} draw {seed}: {len(seen)} iterations, {seconds:.0f} s; at all points dynamic {dynamic:.3f} m, static "
+            f"{static:.3f} m; at the fitted ones {dynamic_fitted:.3f} and {static_fitted:.3f}; misfit {misfit:.5f}",
+            flush=True,
+        )
     return found
 
 
@@ -76,8 +101,11 @@ def quality(points: int, iterations: int, draws: int) -> bool:
     print(f"\nNSFP and free vectors, {points} points, at most {iterations} iterations; {machine()}")
     pair = load()
     nothing = pair.errors(torch.zeros_like(pair.flow))
-    print(f"  {len(pair.source)} and {len(pair.target)} points, {int((pair.dynamic & pair.near).sum())} of them dynamic; zero flow: "
-          f"dynamic {nothing[0]:.3f} m, static {nothing[1]:.3f} m", flush=True)
+    print(
+        f"  {len(pair.source)} and {len(pair.target)} points, {int((pair.dynamic & pair.near).sum())} of them dynamic; zero flow: "
+        f"dynamic {nothing[0]:.3f} m, static {nothing[1]:.3f} m",
+        flush=True,
+    )
     kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.is_file() else {}
     for seed in range(draws):
         key = f"{points} points, {iterations} iterations, draw {seed}"
@@ -85,9 +113,11 @@ def quality(points: int, iterations: int, draws: int) -> bool:
             kept[key] = one_draw(pair, points, iterations, seed)
             KEPT.write_text(json.dumps(kept, indent=1) + "\n")
         n, f = kept[key]["nsfp"], kept[key]["free"]
-        print(f"  draw {seed}: NSFP dynamic {n['dynamic']:.3f} m, static {n['static']:.3f} m, {n['iterations']} iterations, "
-              f"{n['seconds']:.0f} s; at its points {n['dynamic_fitted']:.3f} of free vectors' {f['dynamic_fitted']:.3f} m; misfit "
-              f"{n['misfit']:.5f} of {f['misfit']:.5f}")
+        print(
+            f"  draw {seed}: NSFP dynamic {n['dynamic']:.3f} m, static {n['static']:.3f} m, {n['iterations']} iterations, "
+            f"{n['seconds']:.0f} s; at its points {n['dynamic_fitted']:.3f} of free vectors' {f['dynamic_fitted']:.3f} m; misfit "
+            f"{n['misfit']:.5f} of {f['misfit']:.5f}"
+        )
     rows = [kept[f"{points} points, {iterations} iterations, draw {seed}"] for seed in range(draws)]
     dynamic, static = (median(r["nsfp"][k] for r in rows) for k in ("dynamic", "static"))
     ratio = median(r["nsfp"]["dynamic_fitted"] / r["free"]["dynamic_fitted"] for r in rows)
@@ -95,8 +125,10 @@ def quality(points: int, iterations: int, draws: int) -> bool:
     held = (dynamic < 0.20, static < 0.05, ratio <= 0.3 and lower)
     print(f"dynamic error {dynamic:.3f} m {verdict(held[0], 'under 0.20 m')}")
     print(f"static error {static:.3f} m {verdict(held[1], 'under 0.05 m')}")
-    print(f"dynamic error by that of free vectors {ratio:.2f}, whose misfit is {'' if lower else 'not '}lower "
-          f"{verdict(held[2], 'at most 0.3, and lower')}")
+    print(
+        f"dynamic error by that of free vectors {ratio:.2f}, whose misfit is {'' if lower else 'not '}lower "
+        f"{verdict(held[2], 'at most 0.3, and lower')}"
+    )
     return all(held)
 
 
@@ -128,8 +160,10 @@ def cost(points: int, repeats: int) -> bool:
 
     seconds = alternating({"step": step, "bare": bare, "misfit": misfit}, repeats)
     ratio = seconds["step"] / seconds["bare"]
-    print(f"  an iteration {seconds['step']:.3f} s, the bare networks {seconds['bare']:.3f} s, the misfit's value alone "
-          f"{seconds['misfit']:.3f} s: {ratio:.2f} {verdict(ratio <= 1.15, 'at most 1.15')}")
+    print(
+        f"  an iteration {seconds['step']:.3f} s, the bare networks {seconds['bare']:.3f} s, the misfit's value alone "
+        f"{seconds['misfit']:.3f} s: {ratio:.2f} {verdict(ratio <= 1.15, 'at most 1.15')}"
+    )
     return ratio <= 1.15
 
 
@@ -139,13 +173,17 @@ def _bare() -> list[nn.Module]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--points", type=int, default=24_000)
     parser.add_argument("--iterations", type=int, default=450)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--only", nargs="+", default=["quality", "cost"], choices=["quality", "cost"])
+    parser.add_argument(
+        "--only", nargs="+", default=["quality", "cost"], choices=["quality", "cost"]
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     good = True

@@ -32,11 +32,26 @@ from torch import Tensor
 import invtoolbox as it
 
 SIZE, ANGLES = 128, 60
-RULES = ("discrepancy", "compensated", "two rounds", "sure", "gcv", "l-curve", "quasi-optimality", "tau 0.98", "curvature",
-         "discrepancy, estimated", "compensated, estimated", "sure, estimated")
-SETTINGS = {"tau 0.98": it.parameter_choice.DiscrepancyPrinciple(tau=0.98), "curvature": it.parameter_choice.LCurve(corner="curvature"),
-            "compensated": it.parameter_choice.CompensatedDiscrepancy(),
-            "two rounds": it.parameter_choice.CompensatedDiscrepancy(rounds=2)}
+RULES = (
+    "discrepancy",
+    "compensated",
+    "two rounds",
+    "sure",
+    "gcv",
+    "l-curve",
+    "quasi-optimality",
+    "tau 0.98",
+    "curvature",
+    "discrepancy, estimated",
+    "compensated, estimated",
+    "sure, estimated",
+)
+SETTINGS = {
+    "tau 0.98": it.parameter_choice.DiscrepancyPrinciple(tau=0.98),
+    "curvature": it.parameter_choice.LCurve(corner="curvature"),
+    "compensated": it.parameter_choice.CompensatedDiscrepancy(),
+    "two rounds": it.parameter_choice.CompensatedDiscrepancy(rounds=2),
+}
 BLIND = ("gcv", "l-curve", "quasi-optimality", "curvature")
 BARS = {"discrepancy": 0.5, "compensated": 0.5, "sure": 0.5, "gcv": 1.0, "l-curve": 1.0}
 
@@ -55,13 +70,25 @@ class Case:
 
 
 CASES = (
-    Case("camera", "gauss 1.5", 0.01), Case("camera", "levin 1", 0.03), Case("astronaut", "gauss 2.5", 0.02),
-    Case("astronaut", "levin 4", 0.01), Case("coins", "levin 1", 0.01), Case("coins", "gauss 1.5", 0.05),
-    Case("set12 01", "levin 4", 0.03), Case("set12 05", "levin 1", 0.05), Case("set12 08", "gauss 1.5", 0.003),
-    Case("camera", "levin 4", 0.02, "tikhonov"), Case("set12 05", "gauss 2.5", 0.01, "tikhonov"),
+    Case("camera", "gauss 1.5", 0.01),
+    Case("camera", "levin 1", 0.03),
+    Case("astronaut", "gauss 2.5", 0.02),
+    Case("astronaut", "levin 4", 0.01),
+    Case("coins", "levin 1", 0.01),
+    Case("coins", "gauss 1.5", 0.05),
+    Case("set12 01", "levin 4", 0.03),
+    Case("set12 05", "levin 1", 0.05),
+    Case("set12 08", "gauss 1.5", 0.003),
+    Case("camera", "levin 4", 0.02, "tikhonov"),
+    Case("set12 05", "gauss 2.5", 0.01, "tikhonov"),
     Case("coins", "levin 1", 0.05, "tikhonov"),
-    Case("coule 0", "CT", 0.01), Case("coule 1", "CT", 0.02), Case("coule 2", "CT", 0.05), Case("coule 3", "CT", 0.02),
-    Case("coule 4", "CT", 0.005), Case("coule 5", "CT", 0.1), Case("coule 0", "CT", 0.02, "tikhonov"),
+    Case("coule 0", "CT", 0.01),
+    Case("coule 1", "CT", 0.02),
+    Case("coule 2", "CT", 0.05),
+    Case("coule 3", "CT", 0.02),
+    Case("coule 4", "CT", 0.005),
+    Case("coule 5", "CT", 0.1),
+    Case("coule 0", "CT", 0.02, "tikhonov"),
     Case("coule 1", "CT", 0.05, "tikhonov"),
 )
 
@@ -72,7 +99,9 @@ def picture(name: str) -> Tensor:
     if kind == "coule":
         stored = loadmat(data_folder() / "coule" / "COULE_test" / f"{number}.mat")
         (array,) = (value for key, value in stored.items() if not key.startswith("__"))
-        return torch.nn.functional.avg_pool2d(torch.from_numpy(array).float()[None, None], array.shape[0] // SIZE)
+        return torch.nn.functional.avg_pool2d(
+            torch.from_numpy(array).float()[None, None], array.shape[0] // SIZE
+        )
     if kind == "set12":
         from skimage.io import imread
 
@@ -83,7 +112,9 @@ def picture(name: str) -> Tensor:
         whole = getattr(data, kind)()
         whole = (color.rgb2gray(whole) if whole.ndim == 3 else whole / 255).astype(np.float32)
     corner = [(n - SIZE) // 2 for n in whole.shape]
-    return torch.from_numpy(whole[corner[0]:corner[0] + SIZE, corner[1]:corner[1] + SIZE].copy())[None, None]
+    return torch.from_numpy(
+        whole[corner[0] : corner[0] + SIZE, corner[1] : corner[1] + SIZE].copy()
+    )[None, None]
 
 
 def operator(blur: str) -> it.operators.base.LinearOperator:
@@ -92,17 +123,23 @@ def operator(blur: str) -> it.operators.base.LinearOperator:
         angles = torch.arange(ANGLES) * math.pi / ANGLES
         return it.operators.ParallelBeam((1, SIZE, SIZE), angles, math.floor(math.sqrt(2) * SIZE))
     if kind == "levin":
-        return it.operators.Blur(kernels(data_folder(), (int(number),))[0], (SIZE, SIZE), boundary="periodic")
+        return it.operators.Blur(
+            kernels(data_folder(), (int(number),))[0], (SIZE, SIZE), boundary="periodic"
+        )
     reach = torch.arange(-12.0, 13.0)
     line = torch.exp(-reach.square() / (2 * float(number) ** 2))
-    return it.operators.Blur(torch.outer(line, line) / line.sum() ** 2, (SIZE, SIZE), boundary="periodic")
+    return it.operators.Blur(
+        torch.outer(line, line) / line.sum() ** 2, (SIZE, SIZE), boundary="periodic"
+    )
 
 
 def problem(case: Case, seed: int, tell: bool = True) -> tuple[it.Problem, Tensor]:
     """The problem and its true image."""
     truth, A = picture(case.picture), operator(case.blur)
     std = case.noise * float(A(truth).square().mean().sqrt()) if case.blur == "CT" else case.noise
-    return it.Problem(A.simulate(truth, std, seed=seed), A, it.data_terms.LeastSquares(std if tell else None)), truth
+    return it.Problem(
+        A.simulate(truth, std, seed=seed), A, it.data_terms.LeastSquares(std if tell else None)
+    ), truth
 
 
 def prior(case: Case) -> it.priors.ExplicitPrior:
@@ -118,8 +155,14 @@ class Truth(it.parameter_choice.ScoreSearch):
 
     image: Any = None
 
-    def score(self, trials: it.parameter_choice.Trials, log_weight: Tensor, items: Tensor) -> Tensor:
-        return trials(log_weight, lambda _, solution: -it.metrics.psnr(solution.x, self.image.expand_as(solution.x)), items)
+    def score(
+        self, trials: it.parameter_choice.Trials, log_weight: Tensor, items: Tensor
+    ) -> Tensor:
+        return trials(
+            log_weight,
+            lambda _, solution: -it.metrics.psnr(solution.x, self.image.expand_as(solution.x)),
+            items,
+        )
 
     def describe(self, objective: Any) -> str:
         return "the true image chooses the weight"
@@ -130,7 +173,9 @@ def best(task: it.Problem, truth: Tensor, R: it.priors.ExplicitPrior) -> tuple[f
     coarse = it.solve(task, R, regularization=Truth(sections=0, image=truth), progress=False)
     grid = float(coarse.regularization) * torch.logspace(-0.6, 0.6, 13)
     many = it.Problem(task.y.expand(13, *task.y.shape[1:]), task.operator, task.data_term)
-    psnr = it.metrics.psnr(it.solve(many, R, regularization=grid, progress=False).x, truth.expand(13, *truth.shape[1:]))
+    psnr = it.metrics.psnr(
+        it.solve(many, R, regularization=grid, progress=False).x, truth.expand(13, *truth.shape[1:])
+    )
     k = int(psnr.argmax())
     return float(grid[k]), float(psnr[k])
 
@@ -166,8 +211,12 @@ def compare(k: int, rules: tuple[str, ...], seed: int, threads: int) -> Row:
 
 
 def run(rules: tuple[str, ...], chosen: list[int], seed: int, threads: int, jobs: int) -> None:
-    print("\nThe best PSNR, and what each rule loses to it; in brackets its weight over the best one")
-    print(" " * 46 + "".join(f"{rule.replace('estimated', 'est.'):>22}" for rule in ("best", *rules)))
+    print(
+        "\nThe best PSNR, and what each rule loses to it; in brackets its weight over the best one"
+    )
+    print(
+        " " * 46 + "".join(f"{rule.replace('estimated', 'est.'):>22}" for rule in ("best", *rules))
+    )
     rows = []
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for row in pool.map(compare, chosen, repeat(rules), repeat(seed), repeat(threads)):
@@ -179,20 +228,32 @@ def run(rules: tuple[str, ...], chosen: list[int], seed: int, threads: int, jobs
     for rule, values in losses.items():
         worst = int(np.argmax(values))
         bar = BARS.get(rule)
-        print(f"{rule:23}: median loss {np.median(values):5.2f} dB, worst {values[worst]:5.2f} dB (problem {chosen[worst]}), "
-              f"{seconds[rule] / len(values):.1f} s a problem "
-              f"{verdict(float(np.median(values)) <= bar, f'median within {bar:g} dB') if bar else ''}")
+        print(
+            f"{rule:23}: median loss {np.median(values):5.2f} dB, worst {values[worst]:5.2f} dB (problem {chosen[worst]}), "
+            f"{seconds[rule] / len(values):.1f} s a problem "
+            f"{verdict(float(np.median(values)) <= bar, f'median within {bar:g} dB') if bar else ''}"
+        )
 
 
 def noise_levels() -> None:
     """Bias and spread of the estimated noise level, over pictures and three draws each, in per cent."""
-    photographs = [picture(n) for n in ("camera", "astronaut", "coins", "set12 01", "set12 05", "set12 08")]
+    photographs = [
+        picture(n) for n in ("camera", "astronaut", "coins", "set12 01", "set12 05", "set12 08")
+    ]
     blurs = [operator(b) for b in ("levin 1", "levin 4", "gauss 1.5")]
     scan = operator("CT")
     sets: dict[str, tuple[list[Tensor], Any, tuple[float, ...]]] = {
         "sharp pictures": (photographs, None, (0.005, 0.01, 0.02, 0.05, 0.1)),
-        "blurred pictures": ([A(x) for x in photographs for A in blurs], None, (0.003, 0.01, 0.02, 0.05, 0.1)),
-        "sinograms of COULE, relative noise": ([scan(picture(f"coule {k}")) for k in range(6)], scan, (0.005, 0.01, 0.02, 0.05, 0.1)),
+        "blurred pictures": (
+            [A(x) for x in photographs for A in blurs],
+            None,
+            (0.003, 0.01, 0.02, 0.05, 0.1),
+        ),
+        "sinograms of COULE, relative noise": (
+            [scan(picture(f"coule {k}")) for k in range(6)],
+            scan,
+            (0.005, 0.01, 0.02, 0.05, 0.1),
+        ),
     }
     print("\nEstimated over true noise level: mean error (standard deviation; worst)")
     for name, (clean, A, levels) in sets.items():
@@ -202,14 +263,25 @@ def noise_levels() -> None:
             for k, signal in enumerate(clean):
                 std = level * float(signal.square().mean().sqrt()) if A is not None else level
                 for draw in range(3):
-                    noise = torch.randn(signal.shape, generator=torch.Generator().manual_seed(100 * k + draw))
-                    errors.append(100 * (float(it.parameter_choice.estimate_noise_std(signal + std * noise, A)) / std - 1))
+                    noise = torch.randn(
+                        signal.shape, generator=torch.Generator().manual_seed(100 * k + draw)
+                    )
+                    errors.append(
+                        100
+                        * (
+                            float(it.parameter_choice.estimate_noise_std(signal + std * noise, A))
+                            / std
+                            - 1
+                        )
+                    )
             line += f"  {level:g}: {np.mean(errors):+.1f} % ({np.std(errors):.1f}; {max(errors, key=abs):+.1f})"
         print(line)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--jobs", type=int, default=1, help="problems at a time")
     parser.add_argument("--rules", default=";".join(RULES), help="separated by semicolons")
@@ -223,7 +295,13 @@ def main() -> None:
         noise_levels()
         return
     began = time.perf_counter()
-    run(tuple(options.rules.split(";")), [int(k) for k in options.problems.split(",")], options.seed, options.threads, options.jobs)
+    run(
+        tuple(options.rules.split(";")),
+        [int(k) for k in options.problems.split(",")],
+        options.seed,
+        options.threads,
+        options.jobs,
+    )
     print(f"{time.perf_counter() - began:.0f} s")
 
 

@@ -28,7 +28,9 @@ WANTED = 0.1
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", default="64,256")
     parser.add_argument("--steps", default="4000,600", help="of the chain, one number a size")
     parser.add_argument("--burn-in", type=int, default=200)
@@ -40,16 +42,34 @@ def main() -> None:
     folder = data_folder()
     print(f"# {machine()}")
     for size, steps in zip(map(int, chosen.sizes.split(",")), map(int, chosen.steps.split(","))):
-        _compare(size, steps, chosen.burn_in, chosen.iterations, _denoiser(chosen.network, folder), folder)
+        _compare(
+            size,
+            steps,
+            chosen.burn_in,
+            chosen.iterations,
+            _denoiser(chosen.network, folder),
+            folder,
+        )
 
 
 def _denoiser(name: str, folder: Path) -> it.priors.ExplicitPrior:
     if name == "kair":
-        return it.priors.Denoiser(it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth"), sigma=25 / 255, level="none")
+        return it.priors.Denoiser(
+            it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth"),
+            sigma=25 / 255,
+            level="none",
+        )
     return it.priors.load("dncnn-natural")
 
 
-def _compare(size: int, steps: int, burn_in: int, iterations: int, denoiser: it.priors.ExplicitPrior, folder: Path) -> None:
+def _compare(
+    size: int,
+    steps: int,
+    burn_in: int,
+    iterations: int,
+    denoiser: it.priors.ExplicitPrior,
+    folder: Path,
+) -> None:
     one = case(PROBLEM, pictures(folder, [1], size), [1], folder)
     scale, weight = SETTINGS[PROBLEM]
     prior = it.priors.load("cae-natural", {"rate_scale": scale})
@@ -59,9 +79,12 @@ def _compare(size: int, steps: int, burn_in: int, iterations: int, denoiser: it.
     fitted = time.perf_counter() - began
     mean, std = solution.posterior.mean, solution.posterior.std
     vble = time.perf_counter() - began
-    print(f"{size}x{size} VBLE: {vble:.1f} s ({fitted:.1f} s to fit, {vble - fitted:.1f} s for mean and standard deviation of "
-          f"{solution.posterior.number} samples), {float(it.metrics.psnr(mean, one.truth)):.2f} dB, mean standard deviation "
-          f"{float(std.mean()):.4f}", flush=True)
+    print(
+        f"{size}x{size} VBLE: {vble:.1f} s ({fitted:.1f} s to fit, {vble - fitted:.1f} s for mean and standard deviation of "
+        f"{solution.posterior.number} samples), {float(it.metrics.psnr(mean, one.truth)):.2f} dB, mean standard deviation "
+        f"{float(std.mean()):.4f}",
+        flush=True,
+    )
     chain = it.solvers.UnadjustedLangevin(burn_in=burn_in, bounds=(-1.0, 2.0), tolerance=0.0)
     began = time.perf_counter()
     # Half of the steps and then all of them: where the claimed error does not fall by sqrt(2), the chain is too short to be believed.
@@ -71,18 +94,35 @@ def _compare(size: int, steps: int, burn_in: int, iterations: int, denoiser: it.
         if progress.iteration in (burn_in + steps // 2, burn_in + steps):
             told.append((progress.iteration, float(progress.certificate)))
 
-    solution = it.solve(one.problem, denoiser, chain, max_iterations=burn_in + steps, callbacks=(listen,), progress=False)
+    solution = it.solve(
+        one.problem,
+        denoiser,
+        chain,
+        max_iterations=burn_in + steps,
+        callbacks=(listen,),
+        progress=False,
+    )
     seconds = (time.perf_counter() - began) / (burn_in + steps)
     posterior = solution.posterior
     relative = float((posterior.std_error.square().sum() / posterior.std.square().sum()).sqrt())
     needed = burn_in + steps * (relative / WANTED) ** 2
     total = needed * seconds
-    halves = " then ".join(f"{100 * error:.0f} % after {number}" for number, error in told if math.isfinite(error)) or "too few to tell"
-    print(f"{size}x{size} PnP-ULA: {1e3 * seconds:.0f} ms a step, {solution.status[0]} after {steps} steps and {burn_in} of burn-in; "
-          f"effective samples of the mean {float(posterior.effective_number):.0f}, error of the standard deviation {100 * relative:.0f} % "
-          f"({halves}), so {needed:.0f} steps or {total:.0f} s for 10 %; {float(it.metrics.psnr(posterior.mean, one.truth)):.2f} dB, "
-          f"mean standard deviation {float(posterior.std.mean()):.4f}")
-    print(f"{size}x{size}: VBLE is {total / vble:.0f} times as fast {verdict(total > 10 * vble, '10 times')}", flush=True)
+    halves = (
+        " then ".join(
+            f"{100 * error:.0f} % after {number}" for number, error in told if math.isfinite(error)
+        )
+        or "too few to tell"
+    )
+    print(
+        f"{size}x{size} PnP-ULA: {1e3 * seconds:.0f} ms a step, {solution.status[0]} after {steps} steps and {burn_in} of burn-in; "
+        f"effective samples of the mean {float(posterior.effective_number):.0f}, error of the standard deviation {100 * relative:.0f} % "
+        f"({halves}), so {needed:.0f} steps or {total:.0f} s for 10 %; {float(it.metrics.psnr(posterior.mean, one.truth)):.2f} dB, "
+        f"mean standard deviation {float(posterior.std.mean()):.4f}"
+    )
+    print(
+        f"{size}x{size}: VBLE is {total / vble:.0f} times as fast {verdict(total > 10 * vble, '10 times')}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

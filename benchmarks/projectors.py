@@ -43,14 +43,23 @@ def alternate(runs: dict[str, Run], rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def astra_pair(kind: str, size: int, angles: torch.Tensor, detectors: int, lengths: tuple[float, ...],
-               image: torch.Tensor, sinogram: torch.Tensor) -> dict[str, Run]:
+def astra_pair(
+    kind: str,
+    size: int,
+    angles: torch.Tensor,
+    detectors: int,
+    lengths: tuple[float, ...],
+    image: torch.Tensor,
+    sinogram: torch.Tensor,
+) -> dict[str, Run]:
     import astra
 
     geometry = "fanflat" if lengths else "parallel"
     projector = astra.create_projector(
-        kind, astra.create_proj_geom(geometry, 1.0, detectors, angles.numpy(), *lengths),
-        astra.create_vol_geom(size, size))
+        kind,
+        astra.create_proj_geom(geometry, 1.0, detectors, angles.numpy(), *lengths),
+        astra.create_vol_geom(size, size),
+    )
     x, y = image[0, 0].numpy(), sinogram[0, 0].numpy()
 
     def forward() -> None:
@@ -74,8 +83,10 @@ def deepinv_pair(size: int, views: int, batch: int) -> dict[str, Run]:
     x = torch.rand(batch, 1, size, size)
     y = physics.A(x)
     # Its adjoint and its projector are written in torch and differentiable; no gradient is asked for here.
-    return {f"deepinv x{batch} forward": torch.no_grad()(lambda: physics.A(x)),
-            f"deepinv x{batch} adjoint": torch.no_grad()(lambda: physics.A_adjoint(y))}
+    return {
+        f"deepinv x{batch} forward": torch.no_grad()(lambda: physics.A(x)),
+        f"deepinv x{batch} adjoint": torch.no_grad()(lambda: physics.A_adjoint(y)),
+    }
 
 
 def mbirtorch_pair(size: int, angles: torch.Tensor, detectors: int) -> dict[str, Run]:
@@ -84,7 +95,10 @@ def mbirtorch_pair(size: int, angles: torch.Tensor, detectors: int) -> dict[str,
     model = mbirtorch.ParallelBeamModel((len(angles), 1, detectors), angles)
     model.set_params(recon_shape=(size, size, 1))
     x, y = torch.rand(size, size, 1), torch.rand(len(angles), 1, detectors)
-    return {"mbirtorch forward": lambda: model.forward_project(x), "mbirtorch adjoint": lambda: model.back_project(y)}
+    return {
+        "mbirtorch forward": lambda: model.forward_project(x),
+        "mbirtorch adjoint": lambda: model.back_project(y),
+    }
 
 
 def report(name: str, times: dict[str, float], peers: dict[str, int]) -> None:
@@ -100,37 +114,57 @@ def report(name: str, times: dict[str, float], peers: dict[str, int]) -> None:
     for batch in (1, 8):
         mine = pair(f"ours x{batch}", batch)
         for who, other in theirs.items():
-            print(f"    {who} / ours x{batch}: forward {other[0] / mine[0]:.1f}, adjoint {other[1] / mine[1]:.1f}, "
-                  f"both {other[2] / mine[2]:.1f}")
+            print(
+                f"    {who} / ours x{batch}: forward {other[0] / mine[0]:.1f}, adjoint {other[1] / mine[1]:.1f}, "
+                f"both {other[2] / mine[2]:.1f}"
+            )
 
 
 def first_call() -> str:
     """Seconds of the first projection and back-projection of a fresh process, without and with compiled kernels."""
-    code = ("import time, torch, invtoolbox as it\n"
-            "A = it.operators.ParallelBeam((64, 64), torch.arange(10) * 0.3, 91)\n"
-            "t = time.perf_counter(); A.adjoint(A(torch.rand(1, 1, 64, 64))); print(time.perf_counter() - t)")
+    code = (
+        "import time, torch, invtoolbox as it\n"
+        "A = it.operators.ParallelBeam((64, 64), torch.arange(10) * 0.3, 91)\n"
+        "t = time.perf_counter(); A.adjoint(A(torch.rand(1, 1, 64, 64))); print(time.perf_counter() - t)"
+    )
     import tempfile
 
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"WARP_CACHE_PATH": cache}
-        times = [float(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
-                                      check=True).stdout) for _ in range(2)]
+        times = [
+            float(
+                subprocess.run(
+                    [sys.executable, "-c", code],
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout
+            )
+            for _ in range(2)
+        ]
     return f"{times[0]:.2f} s (compiles the kernels, once per machine), {times[1]:.2f} s in a later process"
 
 
 def peak_memory(size: int, views: int, detectors: int) -> str:
     """What one projection and back-projection of one image add to the process, beyond input and output."""
-    code = ("import resource, torch, invtoolbox as it\n"
-            "torch.set_num_threads(2)\n"
-            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-            f"def scan(n, v, d):\n"
-            "    A = it.operators.ParallelBeam((n, n), torch.arange(v) * 3.14159 / v, d)\n"
-            "    x = torch.rand(1, 1, n, n); y = A(x); b = A.adjoint(y)\n"
-            "    return (x.numel() + y.numel() + b.numel()) * 4 / 2**20\n"
-            "scan(64, 10, 91); before = peak()\n"
-            f"held = scan({size}, {views}, {detectors}); print(peak() - before - held, held)")
-    extra, held = map(float, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                                            check=True).stdout.split())
+    code = (
+        "import resource, torch, invtoolbox as it\n"
+        "torch.set_num_threads(2)\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        f"def scan(n, v, d):\n"
+        "    A = it.operators.ParallelBeam((n, n), torch.arange(v) * 3.14159 / v, d)\n"
+        "    x = torch.rand(1, 1, n, n); y = A(x); b = A.adjoint(y)\n"
+        "    return (x.numel() + y.numel() + b.numel()) * 4 / 2**20\n"
+        "scan(64, 10, 91); before = peak()\n"
+        f"held = scan({size}, {views}, {detectors}); print(peak() - before - held, held)"
+    )
+    extra, held = map(
+        float,
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split(),
+    )
     return f"{extra:.0f} MB beyond input and output ({held:.0f} MB)"
 
 
@@ -142,7 +176,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    print(f"load average {os.getloadavg()[0]:.2f}; threads: torch and ours {torch.get_num_threads()}, ASTRA 1")
+    print(
+        f"load average {os.getloadavg()[0]:.2f}; threads: torch and ours {torch.get_num_threads()}, ASTRA 1"
+    )
     print(f"first call: {first_call()}")
     print(f"memory at 512x512, 360 views, 725 cells: {peak_memory(512, 360, 725)}")
 
@@ -152,13 +188,25 @@ def main() -> None:
         x, y = torch.rand(1, *A.domain_shape), torch.rand(1, *A.range_shape)
         runs = astra_pair("linear", size, angles, detectors, (), x, y) | ours(A, 1) | ours(A, 8)
         times = alternate(runs, options.rounds)
-        report(f"parallel beam {size}x{size}, {views} views, {detectors} cells", times, {"ASTRA linear": 1})
+        report(
+            f"parallel beam {size}x{size}, {views} views, {detectors} cells",
+            times,
+            {"ASTRA linear": 1},
+        )
 
     angles = torch.arange(180, dtype=torch.float64) * math.pi / 90
     fan = FanBeam((256, 256), angles, 640, 600.0, 900.0)
     x, y = torch.rand(1, *fan.domain_shape), torch.rand(1, *fan.range_shape)
-    runs = astra_pair("line_fanflat", 256, angles, 640, (600.0, 300.0), x, y) | ours(fan, 1) | ours(fan, 8)
-    report("fan beam 256x256, 180 views, 640 cells", alternate(runs, options.rounds), {"ASTRA line_fanflat": 1})
+    runs = (
+        astra_pair("line_fanflat", 256, angles, 640, (600.0, 300.0), x, y)
+        | ours(fan, 1)
+        | ours(fan, 8)
+    )
+    report(
+        "fan beam 256x256, 180 views, 640 cells",
+        alternate(runs, options.rounds),
+        {"ASTRA line_fanflat": 1},
+    )
 
     if not options.no_deepinv:
         # deepinv's detector has one cell a pixel of the padded image: 363 at 256x256.
@@ -166,7 +214,9 @@ def main() -> None:
         A = ParallelBeam((256, 256), angles, 363)
         runs = deepinv_pair(256, 180, 1) | deepinv_pair(256, 180, 8) | ours(A, 1) | ours(A, 8)
         times = alternate(runs, max(3, options.rounds // 2))
-        report("parallel beam 256x256, 180 views, 363 cells", times, {"deepinv x1": 1, "deepinv x8": 8})
+        report(
+            "parallel beam 256x256, 180 views, 363 cells", times, {"deepinv x1": 1, "deepinv x8": 8}
+        )
         angles = torch.arange(360, dtype=torch.float64) * math.pi / 360
         A = ParallelBeam((512, 512), angles, 725)
         runs = deepinv_pair(512, 360, 1) | ours(A, 1) | ours(A, 8)
@@ -174,8 +224,10 @@ def main() -> None:
         if find_spec("mbirtorch") is not None:
             runs, peers = runs | mbirtorch_pair(512, angles, 725), peers | {"mbirtorch": 1}
         report("parallel beam 512x512, 360 views, 725 cells", alternate(runs, 3), peers)
-    print(f"\npeak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB; "
-          f"load average {os.getloadavg()[0]:.2f}")
+    print(
+        f"\npeak memory of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB; "
+        f"load average {os.getloadavg()[0]:.2f}"
+    )
 
 
 if __name__ == "__main__":

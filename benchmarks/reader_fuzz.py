@@ -48,7 +48,9 @@ def child(names: list[str], start: int, stop: int, seed: int) -> None:
     others = []
     for other, (_, make) in fuzzing.SEEDS.items():
         path = make(place / f"other_{other}")
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files = (
+            sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        )
         others.append(files[0].read_bytes())
     expected = {name: fuzzing.outcome(whole) for name, whole in seeds.items()}
     _limit_memory()
@@ -61,17 +63,31 @@ def child(names: list[str], start: int, stop: int, seed: int) -> None:
         kind = fuzzing.KINDS[number % len(fuzzing.KINDS)]
         path = fuzzing.damage(whole, place / "damaged", kind, generator, others)
         # Every tenth file goes through a reader that is named, of whatever format.
-        named = list(fuzzing.datasets.READERS)[number // 10 % len(fuzzing.datasets.READERS)] if number % 10 == 9 else None
-        print(json.dumps({"begin": number, "kind": kind, "reader": named, "path": str(path)}), flush=True)
+        named = (
+            list(fuzzing.datasets.READERS)[number // 10 % len(fuzzing.datasets.READERS)]
+            if number % 10 == 9
+            else None
+        )
+        print(
+            json.dumps({"begin": number, "kind": kind, "reader": named, "path": str(path)}),
+            flush=True,
+        )
         began = time.monotonic()
         try:
             result: Any = fuzzing.outcome(path, named)
-            line: dict[str, Any] = {"refused": result} if isinstance(result, str) else {"shapes": result}
+            line: dict[str, Any] = (
+                {"refused": result} if isinstance(result, str) else {"shapes": result}
+            )
         except BaseException as error:
-            line = {"raised": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
-                    "trace": traceback.format_exc().splitlines()[-4:]}
+            line = {
+                "raised": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}",
+                "trace": traceback.format_exc().splitlines()[-4:],
+            }
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        print(json.dumps({**line, "seconds": round(time.monotonic() - began, 3), "grown_kb": grown}), flush=True)
+        print(
+            json.dumps({**line, "seconds": round(time.monotonic() - began, 3), "grown_kb": grown}),
+            flush=True,
+        )
     shutil.rmtree(place, ignore_errors=True)
 
 
@@ -85,9 +101,23 @@ class Watched:
     """A child, its lines, and how long it may be silent."""
 
     def __init__(self, names: list[str], start: int, stop: int, seed: int) -> None:
-        command = [sys.executable, __file__, "--child", str(start), str(stop), "--seed", str(seed), "--only", *names]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        env={**os.environ, "OMP_NUM_THREADS": "1"})
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            str(start),
+            str(stop),
+            "--seed",
+            str(seed),
+            "--only",
+            *names,
+        ]
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
 
     def lines(self) -> Any:
         """Its lines; None where it was silent for too long."""
@@ -124,9 +154,14 @@ class Seed:
         self.expected: Any = None
 
     def take(self, begun: dict[str, Any], line: dict[str, Any]) -> None:
-        self.slowest, self.most = max(self.slowest, line["seconds"]), max(self.most, line["grown_kb"])
+        self.slowest, self.most = (
+            max(self.slowest, line["seconds"]),
+            max(self.most, line["grown_kb"]),
+        )
         if "raised" in line:
-            self.faults.append(f"{begun['begin']} ({begun['kind']}, reader {begun['reader']}): {line['raised']} {line['trace']}")
+            self.faults.append(
+                f"{begun['begin']} ({begun['kind']}, reader {begun['reader']}): {line['raised']} {line['trace']}"
+            )
         elif "refused" in line:
             self.refused += 1
         else:
@@ -134,14 +169,18 @@ class Seed:
             if line["shapes"] != self.expected and begun["reader"] is None:
                 self.other[begun["kind"]] += 1
                 if begun["kind"] == "truncate" and not self.undeclared:
-                    self.faults.append(f"{begun['begin']}: truncated, and read as {line['shapes']} instead of {self.expected}")
+                    self.faults.append(
+                        f"{begun['begin']}: truncated, and read as {line['shapes']} instead of {self.expected}"
+                    )
                 elif "-v" in sys.argv:
                     print(f"    {begun['begin']} {begun['kind']}: {line['shapes']}")
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{kind} {n}" for kind, n in self.other.items()) or "none"
-        lines = [f"{self.name:<14} {self.read:5d} read, {self.refused:5d} refused, {len(self.faults)} faults; other shapes: {shapes}; "
-                 f"slowest {self.slowest:.2f} s, memory +{self.most / 1024:.0f} MB"]
+        lines = [
+            f"{self.name:<14} {self.read:5d} read, {self.refused:5d} refused, {len(self.faults)} faults; other shapes: {shapes}; "
+            f"slowest {self.slowest:.2f} s, memory +{self.most / 1024:.0f} MB"
+        ]
         return "\n    FAULT ".join([*lines, *self.faults[:20]])
 
 
@@ -161,7 +200,7 @@ def fuzz(names: list[str], count: int, seed: int, keep: Path) -> int:
                     if line["seed"] != one.name:
                         print(one, flush=True)
                         faults += len(one.faults)
-                        names, one = names[names.index(line["seed"]):], Seed(line["seed"])
+                        names, one = names[names.index(line["seed"]) :], Seed(line["seed"])
                     one.expected = line["whole"]
                 elif "begin" in line:
                     begun = line
@@ -176,10 +215,14 @@ def fuzz(names: list[str], count: int, seed: int, keep: Path) -> int:
                 break
             if begun is not None:
                 number, start = begun["begin"], begun["begin"] + 1
-                one.faults.append(f"{number}: {'HUNG' if hung else f'DIED (exit code {code})'} {begun}")
+                one.faults.append(
+                    f"{number}: {'HUNG' if hung else f'DIED (exit code {code})'} {begun}"
+                )
                 keep.mkdir(parents=True, exist_ok=True)
                 source = Path(begun["path"])
-                (shutil.copytree if source.is_dir() else shutil.copy)(source, keep / f"{one.name}-{number}{source.suffix}")
+                (shutil.copytree if source.is_dir() else shutil.copy)(
+                    source, keep / f"{one.name}-{number}{source.suffix}"
+                )
         print(one, flush=True)
         faults += len(one.faults)
         names = names[1:]
@@ -187,7 +230,9 @@ def fuzz(names: list[str], count: int, seed: int, keep: Path) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*")

@@ -33,24 +33,38 @@ def problems() -> dict[str, it.Problem]:
     prior = it.priors.Gaussian(torch.full((1, N, N), 0.5), correlated())
     mask = (torch.rand(1, N, N, generator=torch.Generator().manual_seed(1)) > 0.5).float()
     kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
-    cases = {"denoising": (it.operators.Identity((1, N, N)), 0.1), "inpainting": (it.operators.Inpainting(mask, (1, N, N)), 0.05),
-             "blur": (it.operators.Blur(kernel, (N, N), boundary="periodic"), 0.05)}
+    cases = {
+        "denoising": (it.operators.Identity((1, N, N)), 0.1),
+        "inpainting": (it.operators.Inpainting(mask, (1, N, N)), 0.05),
+        "blur": (it.operators.Blur(kernel, (N, N), boundary="periodic"), 0.05),
+    }
     truth = prior.sample(1, torch.Generator().manual_seed(5))
-    return {name: it.Problem(A.simulate(truth, noise), A, it.data_terms.LeastSquares(noise_std=noise))
-            for name, (A, noise) in cases.items()}
+    return {
+        name: it.Problem(A.simulate(truth, noise), A, it.data_terms.LeastSquares(noise_std=noise))
+        for name, (A, noise) in cases.items()
+    }
 
 
 def samplers(count: int) -> dict[str, it.solvers.Solver]:
     whole = {"at_once": count, "max_iterations": 1}
-    return {"ULA": it.solvers.UnadjustedLangevin(burn_in=1000, max_iterations=30_000, tolerance=0.03),
-            "DPS": it.solvers.DPS(steps=500, **whole), "DPS, weight 1": it.solvers.DPS(steps=500, weight=1.0, **whole),
-            "DPS, paper's norm, weight 100": it.solvers.DPS(steps=500, weight=100.0, guidance="norm", **whole),
-            "DiffPIR": it.solvers.DiffPIR(**whole), "DiffPIR, fresh 1": it.solvers.DiffPIR(fresh=1.0, **whole),
-            "DiffPIR, deepinv's settings": it.solvers.DiffPIR(strength=3.5, fresh=0.1, **whole), "DDRM": it.solvers.DDRM(**whole)}
+    return {
+        "ULA": it.solvers.UnadjustedLangevin(burn_in=1000, max_iterations=30_000, tolerance=0.03),
+        "DPS": it.solvers.DPS(steps=500, **whole),
+        "DPS, weight 1": it.solvers.DPS(steps=500, weight=1.0, **whole),
+        "DPS, paper's norm, weight 100": it.solvers.DPS(
+            steps=500, weight=100.0, guidance="norm", **whole
+        ),
+        "DiffPIR": it.solvers.DiffPIR(**whole),
+        "DiffPIR, fresh 1": it.solvers.DiffPIR(fresh=1.0, **whole),
+        "DiffPIR, deepinv's settings": it.solvers.DiffPIR(strength=3.5, fresh=0.1, **whole),
+        "DDRM": it.solvers.DDRM(**whole),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--samples", type=int, default=512)
     count = parser.parse_args().samples
     print(f"# {machine()}; {count} draws of each diffusion sampler")
@@ -65,8 +79,15 @@ def main() -> None:
     _mixture(count)
 
 
-def _print(name: str, label: str, solution: it.Solution, exact: it.posterior.Posterior, seconds: float, solver: it.solvers.Solver,
-           count: int) -> None:
+def _print(
+    name: str,
+    label: str,
+    solution: it.Solution,
+    exact: it.posterior.Posterior,
+    seconds: float,
+    solver: it.solvers.Solver,
+    count: int,
+) -> None:
     away = solution.x - exact.mean
     relative = float(away.norm() / exact.mean.norm())
     moved = float((exact.mean - 0.5).norm())
@@ -81,9 +102,16 @@ def _print(name: str, label: str, solution: it.Solution, exact: it.posterior.Pos
         white = torch.linalg.solve_triangular(root, (drawn - drawn.mean(0)).T, upper=False).T
         values = torch.linalg.eigvalsh(white.T.cov())
         spectrum = f", eigenvalues {float(values[0]):.2f} to {float(values[-1]):.2f}"
-    held = verdict(relative < 0.05, "mean within 5 %") if label in ("ULA", "DPS", "DiffPIR", "DDRM") else ""
-    print(f"{name:10s} {label:30s} mean off by {100 * relative:4.1f} %, {100 * float(away.norm()) / moved:4.0f} % of what the measurements "
-          f"move it ({100 * chance / moved:.0f} % by chance); variance x {variance:.2f}{spectrum}; {seconds:.1f} s {held}", flush=True)
+    held = (
+        verdict(relative < 0.05, "mean within 5 %")
+        if label in ("ULA", "DPS", "DiffPIR", "DDRM")
+        else ""
+    )
+    print(
+        f"{name:10s} {label:30s} mean off by {100 * relative:4.1f} %, {100 * float(away.norm()) / moved:4.0f} % of what the measurements "
+        f"move it ({100 * chance / moved:.0f} % by chance); variance x {variance:.2f}{spectrum}; {seconds:.1f} s {held}",
+        flush=True,
+    )
 
 
 def _mixture(count: int) -> None:
@@ -91,7 +119,9 @@ def _mixture(count: int) -> None:
     generator = torch.Generator().manual_seed(3)
     means = 0.5 + 0.15 * torch.randn(2, 1, N, N, generator=generator)
     prior = it.priors.GaussianMixture(means, correlated(0.004)[None], torch.tensor([0.5, 0.5]))
-    A = it.operators.Inpainting((torch.rand(1, N, N, generator=generator) > 0.85).float(), (1, N, N))
+    A = it.operators.Inpainting(
+        (torch.rand(1, N, N, generator=generator) > 0.85).float(), (1, N, N)
+    )
     y = A(0.6 * means[:1] + 0.4 * means[1:])
     problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=0.3))
     exact = it.exact_posterior(problem, prior)
@@ -100,8 +130,11 @@ def _mixture(count: int) -> None:
         solution = it.solve(problem, prior, solver, progress=False)
         shares = prior.log_shares(solution.posterior.sample(min(count, 512))[:, 0]).exp().mean(0)
         off = float((solution.x - exact.mean).norm() / exact.mean.norm())
-        print(f"mixture    {label:30s} shares {[round(float(v), 2) for v in shares]}, mean off by {100 * off:.1f} %, variance x "
-              f"{float(solution.posterior.std.square().sum() / exact.std.square().sum()):.2f}", flush=True)
+        print(
+            f"mixture    {label:30s} shares {[round(float(v), 2) for v in shares]}, mean off by {100 * off:.1f} %, variance x "
+            f"{float(solution.posterior.std.square().sum() / exact.std.square().sum()):.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

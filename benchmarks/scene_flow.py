@@ -25,35 +25,53 @@ from invtoolbox.scenes.rigid import relative_motion
 
 
 def argoverse(methods: list[str], repeats: int) -> None:
-    sweeps = it.datasets.open_sweeps(next(p for p in (data_folder() / "av2_pair").iterdir() if p.is_dir()))
+    sweeps = it.datasets.open_sweeps(
+        next(p for p in (data_folder() / "av2_pair").iterdir() if p.is_dir())
+    )
     first, second = sweeps[0], sweeps[1]
     motion = relative_motion(first.pose, second.pose)
-    standing = it.metrics.evaluate(estimate(first, second, lambda pair, seed: _nothing(pair)), first, ego_motion=motion)
-    print(f"av2_pair, zero flow: dynamic {standing.dynamic:.4f}, static {standing.static:.4f} m, {standing.dynamic_points} dynamic points")
+    standing = it.metrics.evaluate(
+        estimate(first, second, lambda pair, seed: _nothing(pair)), first, ego_motion=motion
+    )
+    print(
+        f"av2_pair, zero flow: dynamic {standing.dynamic:.4f}, static {standing.static:.4f} m, {standing.dynamic_points} dynamic points"
+    )
     base = None
     for method in methods:
-        for name, preparation in (("ego motion and ground of the data set", Preparation(ground="labels")),
-                                  ("its ego motion, ground found", Preparation()),
-                                  ("neither: both found", Preparation(ego_motion="icp"))):
+        for name, preparation in (
+            ("ego motion and ground of the data set", Preparation(ground="labels")),
+            ("its ego motion, ground found", Preparation()),
+            ("neither: both found", Preparation(ego_motion="icp")),
+        ):
             seconds = []
             for _ in range(repeats + 1):
                 began = time.perf_counter()
                 found = estimate(first, second, method, preparation)
                 seconds.append(time.perf_counter() - began)
             errors = it.metrics.evaluate(found, first, ego_motion=motion)
-            line = (f"av2_pair, {method:9} {name:38}: dynamic {errors.dynamic:.4f}, static {errors.static:.4f} m, EPE {errors.epe:.4f}, "
-                    f"three-way {errors.three_way.pooled().mean:.4f}, {median(seconds[1:]):.2f} s (first call {seconds[0]:.2f} s)")
+            line = (
+                f"av2_pair, {method:9} {name:38}: dynamic {errors.dynamic:.4f}, static {errors.static:.4f} m, EPE {errors.epe:.4f}, "
+                f"three-way {errors.three_way.pooled().mean:.4f}, {median(seconds[1:]):.2f} s (first call {seconds[0]:.2f} s)"
+            )
             if method == "default" and base is None:
                 base = errors
-                holds = errors.dynamic <= 0.17 and errors.static <= 0.005 and median(seconds[1:]) < 10
+                holds = (
+                    errors.dynamic <= 0.17 and errors.static <= 0.005 and median(seconds[1:]) < 10
+                )
                 line += " " + verdict(holds, "0.17, 0.005, 10 s")
             elif method == "default" and base is not None:
-                line += " " + verdict(errors.dynamic <= base.dynamic + 0.02 and errors.static <= base.static + 0.02, "within 0.02 of that")
+                line += " " + verdict(
+                    errors.dynamic <= base.dynamic + 0.02 and errors.static <= base.static + 0.02,
+                    "within 0.02 of that",
+                )
             print(line, flush=True)
     bent = estimate(first, second, Default(refinement=Refinement()), Preparation(ground="labels"))
     errors = it.metrics.evaluate(bent, first, ego_motion=motion)
-    print(f"av2_pair, default with bodies that bend, ego motion and ground of the data set: dynamic {errors.dynamic:.4f}, "
-          f"static {errors.static:.4f} m, {bent.seconds:.2f} s", flush=True)
+    print(
+        f"av2_pair, default with bodies that bend, ego motion and ground of the data set: dynamic {errors.dynamic:.4f}, "
+        f"static {errors.static:.4f} m, {bent.seconds:.2f} s",
+        flush=True,
+    )
 
 
 def ouster() -> None:
@@ -63,8 +81,11 @@ def ouster() -> None:
         counts = found.valid & ~found.ground
         speed = found.residual(sweeps[k].points)[counts].norm(dim=1)
         middle = float(speed.median())
-        print(f"ouster {sweeps.names[k]}: median speed {middle:.4f} m a sweep over {int(counts.sum())} points, {int(found.dynamic.sum())} "
-              f"dynamic in {int(found.instance.max()) + 1} bodies, {found.seconds:.2f} s " + verdict(middle < 0.02, "0.02"))
+        print(
+            f"ouster {sweeps.names[k]}: median speed {middle:.4f} m a sweep over {int(counts.sum())} points, {int(found.dynamic.sum())} "
+            f"dynamic in {int(found.instance.max()) + 1} bodies, {found.seconds:.2f} s "
+            + verdict(middle < 0.02, "0.02")
+        )
 
 
 def _nothing(pair: Pair) -> Motion:
@@ -72,7 +93,9 @@ def _nothing(pair: Pair) -> Motion:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--methods", default="default,icp-flow,voxel")

@@ -28,51 +28,97 @@ WEIGHT = 10**8.5
 
 def back_to_rest(vertices: Tensor, graph: NeighbourGraph) -> tuple[float, float]:
     g, count = torch.Generator().manual_seed(0), len(vertices)
-    held = torch.randperm(count, generator=g)[:count // 20]
+    held = torch.randperm(count, generator=g)[: count // 20]
     A = it.operators.ObservedPoints(vertices[None], held)
-    problem = it.Problem(torch.zeros(1, len(held), 3, dtype=torch.float64), A, it.data_terms.Exact())
+    problem = it.Problem(
+        torch.zeros(1, len(held), 3, dtype=torch.float64), A, it.data_terms.Exact()
+    )
     size = (vertices.amax(0) - vertices.amin(0)).norm()
     start = 1e-3 * size * torch.randn(1, count, 3, generator=g, dtype=torch.float64)
-    x = it.solve(problem, ARAP(graph=graph), it.solvers.LocalGlobal(), initial=start, regularization=1.0, max_iterations=300,
-                 tolerance=1e-8, progress=False).x
-    energy = float(ARAP(graph=graph).bind(vertices[None]).energy(x)) / float(graph.vectors.square().sum(1).mean())
+    x = it.solve(
+        problem,
+        ARAP(graph=graph),
+        it.solvers.LocalGlobal(),
+        initial=start,
+        regularization=1.0,
+        max_iterations=300,
+        tolerance=1e-8,
+        progress=False,
+    ).x
+    energy = float(ARAP(graph=graph).bind(vertices[None]).energy(x)) / float(
+        graph.vectors.square().sum(1).mean()
+    )
     return energy, 100 * float(x[0].norm(dim=1).mean() / size)
 
 
 def from_starts(shape: Shape, graph: NeighbourGraph) -> None:
     problem, prior = shape.problem(0), ARAP(graph=graph)
     truth = (shape.after - shape.before)[None]
-    print(f"  the prior of the truth {WEIGHT * float(prior.bind(shape.before[None]).energy(truth)):.1f}")
+    print(
+        f"  the prior of the truth {WEIGHT * float(prior.bind(shape.before[None]).energy(truth)):.1f}"
+    )
     fast, plain = it.solvers.LocalGlobal(), it.solvers.LocalGlobal(plain_steps=150)
-    linear = it.solve(problem, prior, it.solvers.LocalGlobal(memory=0), regularization=1e5, max_iterations=1, tolerance=0.0,
-                      progress=False).x
-    starts: dict[str, tuple[Tensor, Solver]] = {"the linear answer": (linear, fast), "the linear answer, 150 plain steps": (linear, plain),
-                                                "rest": (torch.zeros_like(truth), fast), "the truth": (truth, fast)}
+    linear = it.solve(
+        problem,
+        prior,
+        it.solvers.LocalGlobal(memory=0),
+        regularization=1e5,
+        max_iterations=1,
+        tolerance=0.0,
+        progress=False,
+    ).x
+    starts: dict[str, tuple[Tensor, Solver]] = {
+        "the linear answer": (linear, fast),
+        "the linear answer, 150 plain steps": (linear, plain),
+        "rest": (torch.zeros_like(truth), fast),
+        "the truth": (truth, fast),
+    }
     for name, (start, solver) in starts.items():
-        solution = it.solve(problem, prior, solver, regularization=WEIGHT, initial=start, max_iterations=2000, tolerance=1e-8,
-                            progress=False)
-        print(f"  from {name:36} {float(solution.history['objective'][-1, 0]):10.2f}  {shape.error(problem, solution.x, True):.4f}"
-              f"   {solution.status[0]} after {int(solution.iterations[0])}", flush=True)
+        solution = it.solve(
+            problem,
+            prior,
+            solver,
+            regularization=WEIGHT,
+            initial=start,
+            max_iterations=2000,
+            tolerance=1e-8,
+            progress=False,
+        )
+        print(
+            f"  from {name:36} {float(solution.history['objective'][-1, 0]):10.2f}  {shape.error(problem, solution.x, True):.4f}"
+            f"   {solution.status[0]} after {int(solution.iterations[0])}",
+            flush=True,
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(machine())
     horse, crane = Shape.read("horse"), Shape.read("crane")
     knight = read_mesh(data_folder() / "libigl_meshes" / "decimated-knight.off")
-    for name, vertices, faces in (("horse", horse.before, horse.faces), ("crane", crane.before, crane.faces),
-                                  ("knight", knight.vertices.double(), knight.faces)):
+    for name, vertices, faces in (
+        ("horse", horse.before, horse.faces),
+        ("crane", crane.before, crane.faces),
+        ("knight", knight.vertices.double(), knight.faces),
+    ):
         for weights in ("cotangent", "clamped"):
             graph = NeighbourGraph.of_mesh(vertices, faces, cast(MeshWeights, weights))
             energy, away = back_to_rest(vertices, graph)
-            print(f"{name:8}{weights:12}{float((graph.weights < 0).double().mean()):6.1%} negative; energy {energy:10.2e}, from rest "
-                  f"{away:.2g} %", flush=True)
+            print(
+                f"{name:8}{weights:12}{float((graph.weights < 0).double().mean()):6.1%} negative; energy {energy:10.2e}, from rest "
+                f"{away:.2g} %",
+                flush=True,
+            )
     for weights in ("cotangent", "clamped", "uniform"):
         print(f"the horse, {weights}")
-        from_starts(horse, NeighbourGraph.of_mesh(horse.before, horse.faces, cast(MeshWeights, weights)))
+        from_starts(
+            horse, NeighbourGraph.of_mesh(horse.before, horse.faces, cast(MeshWeights, weights))
+        )
 
 
 if __name__ == "__main__":

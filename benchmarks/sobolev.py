@@ -43,7 +43,9 @@ def image(name: str) -> Tensor:
     """``(1, 1, 256, 256)`` in [0, 1]."""
     from skimage import io
 
-    root = Path(os.environ.get("INVTOOLBOX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    root = Path(
+        os.environ.get("INVTOOLBOX_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+    )
     x = torch.from_numpy(io.imread(root / "set12" / f"{name}.png")).float()[None, None] / 255
     return torch.nn.functional.avg_pool2d(x, x.shape[-1] // 256)
 
@@ -70,9 +72,16 @@ def denoised(y: Tensor, truth: Tensor, order: float, weights: Tensor) -> tuple[f
     solver = it.solvers.ADMM(tolerance=1e-2 if order < -0.5 else 3e-3, max_iterations=300)
     curves = []
     for draw in y.split(1):  # all weights in one batch
-        problem = it.Problem(draw.repeat(len(weights), 1, 1, 1), Identity(draw.shape[1:]), Sobolev(order))
-        solution = it.solve(problem, it.priors.TotalVariation(periodic=True), solver, regularization=weights,
-                            progress=False)
+        problem = it.Problem(
+            draw.repeat(len(weights), 1, 1, 1), Identity(draw.shape[1:]), Sobolev(order)
+        )
+        solution = it.solve(
+            problem,
+            it.priors.TotalVariation(periodic=True),
+            solver,
+            regularization=weights,
+            progress=False,
+        )
         curves.append(it.metrics.psnr(solution.x, truth))
     psnr = torch.stack(curves)
     best = psnr.argmax(1)
@@ -80,8 +89,10 @@ def denoised(y: Tensor, truth: Tensor, order: float, weights: Tensor) -> tuple[f
 
 
 def denoising(images: list[str], draws: int) -> bool:
-    print(f"\nS1: TV denoising at the best of 15 weights, mean of {draws} draws, PSNR in dB "
-          "(* weight at the end of the grid)")
+    print(
+        f"\nS1: TV denoising at the best of 15 weights, mean of {draws} draws, PSNR in dB "
+        "(* weight at the end of the grid)"
+    )
     print("image  noise " + "".join(f"{f's={s:g}':>9}" for s in ORDERS) + "   ordering")
     good = True
     for name in images:
@@ -91,15 +102,24 @@ def denoising(images: list[str], draws: int) -> bool:
             psnr, marks = {}, []
             for order in ORDERS:
                 centre = {1.0: -2.0, -0.5: -1.0}.get(order, -1.2)
-                psnr[order], edge = denoised(y, truth, order, torch.logspace(centre - 0.8, centre + 0.8, 15))
+                psnr[order], edge = denoised(
+                    y, truth, order, torch.logspace(centre - 0.8, centre + 0.8, 15)
+                )
                 marks.append(f"{psnr[order]:8.2f}{'*' if edge else ' '}")
             best = max(ORDERS, key=lambda s: psnr[s])
             gain = psnr[best] - psnr[0.0]
-            held = {"white": best in (-0.5, 0.0), "low": best >= 0.5 and gain >= 0.4,
-                    "high": best <= -0.5 and gain >= 1.0}[colour]
+            held = {
+                "white": best in (-0.5, 0.0),
+                "low": best >= 0.5 and gain >= 0.4,
+                "high": best <= -0.5 and gain >= 1.0,
+            }[colour]
             good &= held
-            print(f"{name:5}  {colour:5} " + "".join(marks)
-                  + f"   best s={best:g}, {gain:+.2f} dB over s=0: {'holds' if held else 'FAILS'}", flush=True)
+            print(
+                f"{name:5}  {colour:5} "
+                + "".join(marks)
+                + f"   best s={best:g}, {gain:+.2f} dB over s=0: {'holds' if held else 'FAILS'}",
+                flush=True,
+            )
     return good
 
 
@@ -111,7 +131,9 @@ class Smoothing(LinearOperator):
         self.domain_shape = self.range_shape = (1, n, n)
 
     def _forward(self, x: Tensor) -> Tensor:
-        return torch.fft.irfft2(torch.fft.rfft2(x) * self.symbol[:, : x.shape[-1] // 2 + 1], s=x.shape[-2:])
+        return torch.fft.irfft2(
+            torch.fft.rfft2(x) * self.symbol[:, : x.shape[-1] // 2 + 1], s=x.shape[-2:]
+        )
 
     _adjoint = _forward
 
@@ -136,9 +158,15 @@ def conditioning(n: int = 256, most: int = 1000) -> bool:
                     taken.append(now.iteration)
                 return bool(taken)
 
-            it.solve(problem.with_data_term(term), solver=it.solvers.GradientDescent(step_size=2 / (low + high)),
-                     initial=torch.zeros_like(truth), max_iterations=most, tolerance=1e-300,
-                     callbacks=[reached], progress=False)
+            it.solve(
+                problem.with_data_term(term),
+                solver=it.solvers.GradientDescent(step_size=2 / (low + high)),
+                initial=torch.zeros_like(truth),
+                max_iterations=most,
+                tolerance=1e-300,
+                callbacks=[reached],
+                progress=False,
+            )
             bound = {0.0: 1, 0.5: 417}.get(abs(order - a))
             held = bound is None or (bool(taken) and taken[0] <= bound)
             good &= held
@@ -149,7 +177,9 @@ def conditioning(n: int = 256, most: int = 1000) -> bool:
 
 
 def semi_convergence(steps: int = 300) -> bool:
-    print(f"\nS3: Landweber, blur of sigma 2, noise 0.02: peak of the PSNR, and the PSNR after {steps} steps")
+    print(
+        f"\nS3: Landweber, blur of sigma 2, noise 0.02: peak of the PSNR, and the PSNR after {steps} steps"
+    )
     print("image     s    peak   at   last   collapse")
     good = True
     radius = torch.arange(-8.0, 9.0)
@@ -169,34 +199,55 @@ def semi_convergence(steps: int = 300) -> bool:
                 curve.append(float(it.metrics.psnr(now.x, truth)))
 
             solver = it.solvers.GradientDescent(step_size=1 / float((weights * transfer).max()))
-            it.solve(it.Problem(y, A, term), solver=solver, max_iterations=steps, tolerance=1e-30, progress=False,
-                     callbacks=[note])
+            it.solve(
+                it.Problem(y, A, term),
+                solver=solver,
+                max_iterations=steps,
+                tolerance=1e-30,
+                progress=False,
+                callbacks=[note],
+            )
             peak = max(range(steps), key=curve.__getitem__)
             peaks.append(peak + 1)
             falls.append(curve[peak] - curve[-1])
-            print(f"{name:5} {order:5g} {curve[peak]:7.2f} {peak + 1:4d} {curve[-1]:6.2f}   {falls[-1]:8.2f}",
-                  flush=True)
+            print(
+                f"{name:5} {order:5g} {curve[peak]:7.2f} {peak + 1:4d} {curve[-1]:6.2f}   {falls[-1]:8.2f}",
+                flush=True,
+            )
         held = all(a >= b for a, b in pairwise(peaks)) and all(a <= b for a, b in pairwise(falls))
         good &= held
-        print(f"{name:5} the smaller s, the later the peak and the smaller the collapse: "
-              + ("holds" if held else "FAILS"))
+        print(
+            f"{name:5} the smaller s, the later the peak and the smaller the collapse: "
+            + ("holds" if held else "FAILS")
+        )
     return good
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=("S1", "S2", "S3"), default=("S1", "S2", "S3"))
     parser.add_argument("--images", nargs="+", default=list(IMAGES), help="of Set12, in S1")
     parser.add_argument("--draws", type=int, default=3, help="draws of the noise in S1")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {arguments.threads} thread(s), load {os.getloadavg()[0]:.2f}")
-    runs = {"S1": lambda: denoising(arguments.images, arguments.draws), "S2": conditioning, "S3": semi_convergence}
+    print(
+        f"torch {torch.__version__}, {arguments.threads} thread(s), load {os.getloadavg()[0]:.2f}"
+    )
+    runs = {
+        "S1": lambda: denoising(arguments.images, arguments.draws),
+        "S2": conditioning,
+        "S3": semi_convergence,
+    }
     for name in arguments.only:
         start = time.perf_counter()
         held = runs[name]()
-        print(f"{name}: {'all hold' if held else 'NOT ALL HOLD'}, {time.perf_counter() - start:.0f} s", flush=True)
+        print(
+            f"{name}: {'all hold' if held else 'NOT ALL HOLD'}, {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

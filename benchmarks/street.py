@@ -1,6 +1,6 @@
 """The simulated street: seconds a sweep, the ray-caster's share of them, and whether memory grows with the number of sweeps.
 
-    python benchmarks/street.py [--sweeps 100] [--points 60000]
+python benchmarks/street.py [--sweeps 100] [--points 60000]
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def peak() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sweeps", type=int, default=100)
     parser.add_argument("--points", type=int, default=60_000)
     wanted = parser.parse_args()
@@ -31,18 +33,25 @@ def main() -> None:
     began = time.perf_counter()
     sequence = it.scenes.simulated_street(sweeps=wanted.sweeps, points=wanted.points)
     sequence[0]
-    print(f"the town and the first sweep (kernels compiled or loaded): {time.perf_counter() - began:.2f} s")
+    print(
+        f"the town and the first sweep (kernels compiled or loaded): {time.perf_counter() - began:.2f} s"
+    )
 
     rays = sequence.lidar.directions.flatten(0, 1) @ sequence.pose(0)[:3, :3].T
-    origins, share = sequence.pose(0)[:3, 3].expand_as(rays).contiguous(), torch.linspace(0, 1, len(rays), dtype=torch.float64)
+    origins, share = (
+        sequence.pose(0)[:3, 3].expand_as(rays).contiguous(),
+        torch.linspace(0, 1, len(rays), dtype=torch.float64),
+    )
     primitives = sequence.street.primitives(0.0, 0.1)
     seconds = []
     for _ in range(11):
         began = time.perf_counter()
         cast_rays(origins, rays, share, primitives, sequence.lidar.reach)
         seconds.append(time.perf_counter() - began)
-    print(f"{len(rays)} rays against {len(primitives)} primitives: {1e3 * median(seconds):.0f} ms "
-          f"{verdict(median(seconds) < 1, 'well under 1 s')}")
+    print(
+        f"{len(rays)} rays against {len(primitives)} primitives: {1e3 * median(seconds):.0f} ms "
+        f"{verdict(median(seconds) < 1, 'well under 1 s')}"
+    )
 
     seconds, points, moving, early = [], 0, 0, 0.0
     for k in range(wanted.sweeps):
@@ -53,9 +62,13 @@ def main() -> None:
         points, moving = points + len(sweep), moving + int(sweep.labels.dynamic.sum())
         if k == wanted.sweeps // 10:
             early = peak()
-    print(f"{wanted.sweeps} sweeps of {points / wanted.sweeps:.0f} points with labels: {1e3 * median(seconds):.0f} ms a sweep, "
-          f"{100 * moving / points:.1f} % of the points dynamic")
-    print(f"peak memory {early:.0f} MiB after a tenth of them, {peak():.0f} MiB after all {verdict(peak() < early + 20, 'does not grow')}")
+    print(
+        f"{wanted.sweeps} sweeps of {points / wanted.sweeps:.0f} points with labels: {1e3 * median(seconds):.0f} ms a sweep, "
+        f"{100 * moving / points:.1f} % of the points dynamic"
+    )
+    print(
+        f"peak memory {early:.0f} MiB after a tenth of them, {peak():.0f} MiB after all {verdict(peak() < early + 20, 'does not grow')}"
+    )
 
 
 if __name__ == "__main__":

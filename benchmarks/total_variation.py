@@ -50,7 +50,9 @@ class Task:
     def objective(self, u: Tensor) -> float:
         u = u.double().reshape(self.y.shape)
         predicted = u if self.operator is None else self.operator.to(torch.float64)(u)
-        return float(0.5 * (predicted - self.y.double()).square().sum() + self.weight * _variation(u).sum())
+        return float(
+            0.5 * (predicted - self.y.double()).square().sum() + self.weight * _variation(u).sum()
+        )
 
     def relative_gap(self, dual: Tensor) -> float:
         """Of denoising: at the primal point ``y - weight D^T p`` that belongs to a feasible dual p."""
@@ -67,7 +69,12 @@ def _variation(u: Tensor) -> Tensor:
     return differences.square().sum(1, keepdim=True).sqrt()
 
 
-def needed(method: Method, good: Callable[[tuple[Tensor, Tensor | None]], bool], start: int = 10, seconds: float = 60.0) -> int | None:
+def needed(
+    method: Method,
+    good: Callable[[tuple[Tensor, Tensor | None]], bool],
+    start: int = 10,
+    seconds: float = 60.0,
+) -> int | None:
     """The fewest iterations that are enough, to 5 %; ``None`` where one run of them takes longer than that."""
     low, high = 0, start
     while True:
@@ -87,7 +94,9 @@ def _distance(image: Tensor, best: Tensor) -> float:
     return float((image.double().reshape(best.shape) - best).norm() / best.norm())
 
 
-def compare(task: Task, ours: list[Method], peers: list[Method], least: float, best: Tensor, repeats: int) -> None:
+def compare(
+    task: Task, ours: list[Method], peers: list[Method], least: float, best: Tensor, repeats: int
+) -> None:
     def good(answer: tuple[Tensor, Tensor | None]) -> bool:
         image, dual = answer
         if dual is not None and task.operator is None:
@@ -104,15 +113,22 @@ def compare(task: Task, ours: list[Method], peers: list[Method], least: float, b
             continue
         image, dual = method.run(iterations[method.name])  # type: ignore[arg-type]
         distance = _distance(image, best)
-        judged = f"gap {task.relative_gap(dual):.1e}" if dual is not None and task.operator is None else \
-            f"objective {task.objective(image) / least - 1:.1e} above"
-        print(f"  {method.name:<44} {iterations[method.name]:5d} iterations {1e3 * times[method.name]:9.1f} ms   {judged}, "
-              f"minimiser off by {distance:.1e} {verdict(distance < 1e-3, 'below 1e-3')}")
+        judged = (
+            f"gap {task.relative_gap(dual):.1e}"
+            if dual is not None and task.operator is None
+            else f"objective {task.objective(image) / least - 1:.1e} above"
+        )
+        print(
+            f"  {method.name:<44} {iterations[method.name]:5d} iterations {1e3 * times[method.name]:9.1f} ms   {judged}, "
+            f"minimiser off by {distance:.1e} {verdict(distance < 1e-3, 'below 1e-3')}"
+        )
     fastest = min((m for m in ours if m in usable), key=lambda m: times[m.name])
     for method in peers:
         if method in usable:
             ratio = times[method.name] / times[fastest.name]
-            print(f"  {fastest.name} against {method.name}: {ratio:.1f} times as fast {verdict(ratio > 1, 'faster')}")
+            print(
+                f"  {fastest.name} against {method.name}: {ratio:.1f} times as fast {verdict(ratio > 1, 'faster')}"
+            )
 
 
 # -- denoising --------------------------------------------------------------------------------------------------------------
@@ -131,11 +147,21 @@ def our_denoisers(task: Task) -> list[Method]:
         return weight * u.squeeze(2), torch.cat(solver.p, 2).squeeze(1)
 
     def pdhg(iterations: int) -> tuple[Tensor, Tensor | None]:
-        x = it.solve(problem, it.priors.TotalVariation(), it.solvers.PDHG(), weight, max_iterations=iterations, tolerance=0.0,
-                     progress=False).x
+        x = it.solve(
+            problem,
+            it.priors.TotalVariation(),
+            it.solvers.PDHG(),
+            weight,
+            max_iterations=iterations,
+            tolerance=0.0,
+            progress=False,
+        ).x
         return x, None
 
-    return [Method("invtoolbox TotalVariation.prox (gap)", prox), Method("invtoolbox solve(PDHG)", pdhg)]
+    return [
+        Method("invtoolbox TotalVariation.prox (gap)", prox),
+        Method("invtoolbox solve(PDHG)", pdhg),
+    ]
 
 
 def peer_denoisers(task: Task) -> list[Method]:
@@ -149,7 +175,9 @@ def peer_denoisers(task: Task) -> list[Method]:
     flat = y.numpy().ravel()
 
     def chambolle(iterations: int) -> tuple[Tensor, Tensor | None]:
-        return torch.from_numpy(denoise_tv_chambolle(y[0, 0].numpy(), weight=weight, eps=0.0, max_num_iter=iterations)), None
+        return torch.from_numpy(
+            denoise_tv_chambolle(y[0, 0].numpy(), weight=weight, eps=0.0, max_num_iter=iterations)
+        ), None
 
     def pyproximal_tv(iterations: int) -> tuple[Tensor, Tensor | None]:
         prior = pyproximal.TV(dims=tuple(shape), sigma=weight, niter=iterations, rtol=0.0)
@@ -159,8 +187,14 @@ def peer_denoisers(task: Task) -> list[Method]:
 
     def primal_dual(iterations: int) -> tuple[Tensor, Tensor | None]:
         x = pyproximal.optimization.primaldual.PrimalDual(
-            pyproximal.L2(b=flat), pyproximal.L21(ndim=2, sigma=weight), gradient, x0=flat.copy(), tau=0.99 / math.sqrt(8),
-            mu=0.99 / math.sqrt(8), niter=iterations)
+            pyproximal.L2(b=flat),
+            pyproximal.L21(ndim=2, sigma=weight),
+            gradient,
+            x0=flat.copy(),
+            tau=0.99 / math.sqrt(8),
+            mu=0.99 / math.sqrt(8),
+            niter=iterations,
+        )
         return torch.from_numpy(x), None
 
     def condat(tau: float) -> Callable[[int], tuple[Tensor, Tensor | None]]:
@@ -170,9 +204,13 @@ def peer_denoisers(task: Task) -> list[Method]:
 
         return run
 
-    return [Method("scikit-image denoise_tv_chambolle", chambolle), Method("pyproximal TV.prox", pyproximal_tv),
-            Method("pyproximal PrimalDual", primal_dual), Method("deepinv TVDenoiser, tau 0.01", condat(0.01)),
-            Method("deepinv TVDenoiser, tau 0.25", condat(0.25))]
+    return [
+        Method("scikit-image denoise_tv_chambolle", chambolle),
+        Method("pyproximal TV.prox", pyproximal_tv),
+        Method("pyproximal PrimalDual", primal_dual),
+        Method("deepinv TVDenoiser, tau 0.01", condat(0.01)),
+        Method("deepinv TVDenoiser, tau 0.25", condat(0.25)),
+    ]
 
 
 # -- deblurring -------------------------------------------------------------------------------------------------------------
@@ -182,11 +220,24 @@ def our_deblurrers(task: Task) -> list[Method]:
     problem = it.Problem(task.y, task.operator)
 
     def solver(kind: Any) -> Callable[[int], tuple[Tensor, Tensor | None]]:
-        return lambda iterations: (it.solve(problem, it.priors.TotalVariation(), kind, task.weight, max_iterations=iterations,
-                                            tolerance=0.0, progress=False).x, None)
+        return lambda iterations: (
+            it.solve(
+                problem,
+                it.priors.TotalVariation(),
+                kind,
+                task.weight,
+                max_iterations=iterations,
+                tolerance=0.0,
+                progress=False,
+            ).x,
+            None,
+        )
 
-    return [Method("invtoolbox solve(PDHG)", solver(it.solvers.PDHG())), Method("invtoolbox solve(ADMM)", solver(it.solvers.ADMM())),
-            Method("invtoolbox solve(CondatVu)", solver(it.solvers.CondatVu()))]
+    return [
+        Method("invtoolbox solve(PDHG)", solver(it.solvers.PDHG())),
+        Method("invtoolbox solve(ADMM)", solver(it.solvers.ADMM())),
+        Method("invtoolbox solve(CondatVu)", solver(it.solvers.CondatVu())),
+    ]
 
 
 def peer_deblurrers(task: Task, kernel: Tensor) -> list[Method]:
@@ -204,7 +255,9 @@ def peer_deblurrers(task: Task, kernel: Tensor) -> list[Method]:
 
         return lambda v: fft.irfft2(fft.rfft2(v.reshape(shape)) * spectrum, s=shape).ravel()
 
-    blur = pylops.FunctionOperator(convolve(transfer), convolve(transfer.conj()), flat.size, flat.size, dtype=np.float32)
+    blur = pylops.FunctionOperator(
+        convolve(transfer), convolve(transfer.conj()), flat.size, flat.size, dtype=np.float32
+    )
     gradient = pylops.Gradient(shape, edge=False, kind="forward", dtype=np.float32)
 
     class Misfit(pyproximal.ProxOperator):  # type: ignore[misc, name-defined]
@@ -221,19 +274,41 @@ def peer_deblurrers(task: Task, kernel: Tensor) -> list[Method]:
             return convolve(1 / (1 + tau * np.abs(transfer) ** 2))(x + tau * self.back)
 
     def primal_dual(misfit: Any) -> Callable[[int], tuple[Tensor, Tensor | None]]:
-        return lambda iterations: (torch.from_numpy(np.asarray(pyproximal.optimization.primaldual.PrimalDual(
-            misfit, pyproximal.L21(ndim=2, sigma=weight), gradient, x0=flat.copy(), tau=1.0, mu=0.99 / 8, niter=iterations))), None)
+        return lambda iterations: (
+            torch.from_numpy(
+                np.asarray(
+                    pyproximal.optimization.primaldual.PrimalDual(
+                        misfit,
+                        pyproximal.L21(ndim=2, sigma=weight),
+                        gradient,
+                        x0=flat.copy(),
+                        tau=1.0,
+                        mu=0.99 / 8,
+                        niter=iterations,
+                    )
+                )
+            ),
+            None,
+        )
 
     physics = deepinv.physics.BlurFFT((1, *shape), filter=kernel.view(1, 1, *kernel.shape))
 
     def fista(iterations: int) -> tuple[Tensor, Tensor | None]:
         model = deepinv.optim.optim_builder(
-            iteration="FISTA", prior=deepinv.optim.prior.TVPrior(n_it_max=30), data_fidelity=deepinv.optim.data_fidelity.L2(),
-            params_algo={"stepsize": 1.0, "lambda": weight, "a": 3}, max_iter=iterations, early_stop=False)
+            iteration="FISTA",
+            prior=deepinv.optim.prior.TVPrior(n_it_max=30),
+            data_fidelity=deepinv.optim.data_fidelity.L2(),
+            params_algo={"stepsize": 1.0, "lambda": weight, "a": 3},
+            max_iter=iterations,
+            early_stop=False,
+        )
         with torch.no_grad():
             return model(y, physics), None
 
-    return [Method("pyproximal PrimalDual, prox by FFT", primal_dual(Misfit())), Method("deepinv FISTA, TVPrior of 30 inner steps", fista)]
+    return [
+        Method("pyproximal PrimalDual, prox by FFT", primal_dual(Misfit())),
+        Method("deepinv FISTA, TVPrior of 30 inner steps", fista),
+    ]
 
 
 def picture() -> Tensor:
@@ -243,7 +318,9 @@ def picture() -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", choices=["denoising", "deblurring"])
@@ -255,18 +332,42 @@ def main() -> None:
         y = clean + 0.1 * torch.randn(clean.shape, generator=generator)
         for weight in (0.05, 0.1):
             task = Task(y, weight)
-            best = it.priors.TotalVariation(tolerance=1e-9, max_iterations=20000).prox(y.double(), weight)
+            best = it.priors.TotalVariation(tolerance=1e-9, max_iterations=20000).prox(
+                y.double(), weight
+            )
             print(f"denoising, noise 0.1, weight {weight}")
-            compare(task, our_denoisers(task), peer_denoisers(task), task.objective(best), best, arguments.repeats)
+            compare(
+                task,
+                our_denoisers(task),
+                peer_denoisers(task),
+                task.objective(best),
+                best,
+                arguments.repeats,
+            )
     if arguments.only != "denoising":
         kernel = torch.ones(9, 9) / 81
         operator = it.operators.Blur(kernel, (512, 512), boundary="periodic")
         y = operator.simulate(clean, 0.01, seed=0)
         task = Task(y, 1e-3, operator)
         exact = it.Problem(y.double(), operator.to(torch.float64))
-        best = it.solve(exact, it.priors.TotalVariation(), it.solvers.ADMM(), 1e-3, max_iterations=2000, tolerance=1e-7, progress=False).x
+        best = it.solve(
+            exact,
+            it.priors.TotalVariation(),
+            it.solvers.ADMM(),
+            1e-3,
+            max_iterations=2000,
+            tolerance=1e-7,
+            progress=False,
+        ).x
         print("deblurring, 9x9 box, noise 0.01, weight 0.001")
-        compare(task, our_deblurrers(task), peer_deblurrers(task, kernel), task.objective(best), best, arguments.repeats)
+        compare(
+            task,
+            our_deblurrers(task),
+            peer_deblurrers(task, kernel),
+            task.objective(best),
+            best,
+            arguments.repeats,
+        )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,15 @@ from common import machine, verdict
 from torch import nn
 
 import invtoolbox as it
-from invtoolbox.training import L2, MeasuredPairs, NoisyPairs, SkipLoss, Stage, keep_freed_memory, train
+from invtoolbox.training import (
+    L2,
+    MeasuredPairs,
+    NoisyPairs,
+    SkipLoss,
+    Stage,
+    keep_freed_memory,
+    train,
+)
 
 NOISE, CROP = 0.02, 32
 SEEN = ("coins", "brick", "grass", "gravel", "moon", "astronaut")
@@ -46,7 +54,11 @@ def pictures(names: tuple[str, ...]) -> list[torch.Tensor]:
 
 
 def test_set(size: int = 96) -> tuple[torch.Tensor, torch.Tensor]:
-    crops = [p[..., a:a + size, b:b + size] for p in pictures(HELD_OUT) for a, b in ((60, 60), (100, 180), (180, 90))]
+    crops = [
+        p[..., a : a + size, b : b + size]
+        for p in pictures(HELD_OUT)
+        for a, b in ((60, 60), (100, 180), (180, 90))
+    ]
     truth = torch.cat(crops)
     return blur(size).simulate(truth, noise=NOISE, seed=list(range(len(truth)))), truth
 
@@ -62,8 +74,16 @@ def denoiser() -> it.priors.Denoiser:
 
 def networks(kind: str, size: int, n: int = 8, recompute: bool = False) -> nn.Module:
     if kind == "equilibrium":
-        return it.equilibrium(S.ProximalGradient(), template(size), it.priors.load("lpn-natural-0.1"), skip="step", max_iterations=60,
-                              tolerance=1e-2, adjoint_tolerance=1e-2, adjoint_iterations=20)
+        return it.equilibrium(
+            S.ProximalGradient(),
+            template(size),
+            it.priors.load("lpn-natural-0.1"),
+            skip="step",
+            max_iterations=60,
+            tolerance=1e-2,
+            adjoint_tolerance=1e-2,
+            adjoint_iterations=20,
+        )
     return it.unroll(solver(kind), template(size), n, denoiser(), recompute=recompute)
 
 
@@ -87,15 +107,39 @@ def table(steps: int) -> dict[str, float]:
     problem = it.Problem(y, blur(y.shape[-1]), it.data_terms.LeastSquares())
     found = {"blurred": psnr(y, truth)}
     for kind in ("pg", "admm"):
-        best = max((psnr(it.solve(problem, it.priors.TotalVariation(), S.FISTA() if kind == "pg" else S.ADMM(), w, max_iterations=60,
-                                  progress=False).x, truth), w) for w in (3e-4, 1e-3, 2e-3, 4e-3, 8e-3))
+        best = max(
+            (
+                psnr(
+                    it.solve(
+                        problem,
+                        it.priors.TotalVariation(),
+                        S.FISTA() if kind == "pg" else S.ADMM(),
+                        w,
+                        max_iterations=60,
+                        progress=False,
+                    ).x,
+                    truth,
+                ),
+                w,
+            )
+            for w in (3e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+        )
         found[f"TV, {kind}"] = best[0]
         print(f"  TV, {kind}: {best[0]:.2f} dB, weight {best[1]:g}", flush=True)
     noisy = NoisyPairs(images, noise_std=0.03, crop=CROP)
-    alone = it.priors.Denoiser(train(denoiser().network, noisy, [Stage(L2(), steps, 2e-3, 8)], progress=False).network, sigma=0.03)
-    tried = {"pg": [S.ProximalGradient(step_size=t) for t in (0.3, 1.0, 1.9)], "admm": [S.ADMM(rho=r) for r in (0.03, 0.1, 0.3, 1.0)]}
+    alone = it.priors.Denoiser(
+        train(denoiser().network, noisy, [Stage(L2(), steps, 2e-3, 8)], progress=False).network,
+        sigma=0.03,
+    )
+    tried = {
+        "pg": [S.ProximalGradient(step_size=t) for t in (0.3, 1.0, 1.9)],
+        "admm": [S.ADMM(rho=r) for r in (0.03, 0.1, 0.3, 1.0)],
+    }
     for kind in ("pg", "admm"):
-        best = max((psnr(it.solve(problem, alone, s, max_iterations=60, progress=False).x, truth), repr(s)) for s in tried[kind])
+        best = max(
+            (psnr(it.solve(problem, alone, s, max_iterations=60, progress=False).x, truth), repr(s))
+            for s in tried[kind]
+        )
         found[f"denoiser alone, {kind}"] = best[0]
         print(f"  denoiser trained alone, {kind}: {best[0]:.2f} dB, {best[1]}", flush=True)
     pairs = MeasuredPairs(images, blur(CROP), NOISE)
@@ -104,17 +148,25 @@ def table(steps: int) -> dict[str, float]:
         count, rate = (steps, 2e-3) if kind != "equilibrium" else (max(1, steps // 20), 2e-4)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trained = train(networks(kind, CROP), pairs, [Stage(loss, count, rate, 8, clip=1.0)], progress=False)
+            trained = train(
+                networks(kind, CROP), pairs, [Stage(loss, count, rate, 8, clip=1.0)], progress=False
+            )
         found[kind] = psnr(reconstructed(trained.network, y, kind), truth)
-        print(f"  {kind}: {found[kind]:.2f} dB, {count} steps of training in {time.perf_counter() - began:.0f} s", flush=True)
+        print(
+            f"  {kind}: {found[kind]:.2f} dB, {count} steps of training in {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
     return found
 
 
 def _peak(kind: str, recompute: bool, answer: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
     prior = it.priors.load("lpn-natural-0.1")  # the same network both ways
-    network = (networks(kind, 128) if kind == "equilibrium" else
-               it.unroll(S.ProximalGradient(), template(128), 10, prior, recompute=recompute))
+    network = (
+        networks(kind, 128)
+        if kind == "equilibrium"
+        else it.unroll(S.ProximalGradient(), template(128), 10, prior, recompute=recompute)
+    )
     y = torch.rand(8, 1, 128, 128, generator=torch.Generator().manual_seed(0))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with warnings.catch_warnings():
@@ -125,7 +177,11 @@ def _peak(kind: str, recompute: bool, answer: multiprocessing.Queue) -> None:
 
 def memory() -> dict[str, float]:
     context, found = multiprocessing.get_context("spawn"), {}
-    for name, kind, recompute in (("unrolled", "pg", False), ("unrolled, recompute", "pg", True), ("equilibrium", "equilibrium", False)):
+    for name, kind, recompute in (
+        ("unrolled", "pg", False),
+        ("unrolled, recompute", "pg", True),
+        ("equilibrium", "equilibrium", False),
+    ):
         answer = context.Queue()
         process = context.Process(target=_peak, args=(kind, recompute, answer))
         process.start()
@@ -136,7 +192,9 @@ def memory() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", choices=("table", "memory"))
@@ -150,7 +208,9 @@ def main() -> None:
         for kind in ("pg", "admm"):
             hand = max(found[f"TV, {kind}"], found[f"denoiser alone, {kind}"])
             gain = found[kind] - hand
-            print(f"unrolled {kind}: {gain:+.2f} dB over the better of the two priors tuned by hand {verdict(gain > 0, 'not below')}")
+            print(
+                f"unrolled {kind}: {gain:+.2f} dB over the better of the two priors tuned by hand {verdict(gain > 0, 'not below')}"
+            )
     if options.only != "table":
         print("memory of one forward and one backward pass")
         kept = memory()

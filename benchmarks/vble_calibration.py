@@ -29,16 +29,26 @@ TESTED, LEARNED = range(1, 11), range(11, 69)
 
 def fill(problem: str, method: str, chosen: argparse.Namespace, folder: Path) -> None:
     """Solve for the pictures that are not there yet."""
-    left = [n for n in (*TESTED, *LEARNED) if n <= chosen.pictures and not _file(problem, method, chosen, n).exists()]
+    left = [
+        n
+        for n in (*TESTED, *LEARNED)
+        if n <= chosen.pictures and not _file(problem, method, chosen, n).exists()
+    ]
     scale, weight = SETTINGS[problem]
     prior = it.priors.load("cae-natural", {"rate_scale": scale})
     for k in range(0, len(left), chosen.at_once):
-        part = left[k:k + chosen.at_once]
+        part = left[k : k + chosen.at_once]
         this = case(problem, pictures(folder, part, chosen.crop), part, folder)
-        solver = it.solvers.VariationalLatent(pixels=method == "VBLE-xz", max_iterations=chosen.iterations)
-        posterior = it.solve(this.problem, prior, solver, regularization=weight, progress=False).posterior
+        solver = it.solvers.VariationalLatent(
+            pixels=method == "VBLE-xz", max_iterations=chosen.iterations
+        )
+        posterior = it.solve(
+            this.problem, prior, solver, regularization=weight, progress=False
+        ).posterior
         for number, mean, std, truth in zip(part, posterior.mean, posterior.std, this.truth):
-            torch.save({"mean": mean, "std": std, "truth": truth}, _file(problem, method, chosen, number))
+            torch.save(
+                {"mean": mean, "std": std, "truth": truth}, _file(problem, method, chosen, number)
+            )
         print(f"# {problem} {method}: pictures {part} done", flush=True)
 
 
@@ -46,22 +56,31 @@ def _file(problem: str, method: str, chosen: argparse.Namespace, number: int) ->
     return chosen.cache / f"{problem}-{method}-{chosen.crop}-{chosen.iterations}-{number}.pt"
 
 
-def kept(problem: str, method: str, chosen: argparse.Namespace, numbers: range) -> Iterator[tuple[Posterior, Tensor]]:
+def kept(
+    problem: str, method: str, chosen: argparse.Namespace, numbers: range
+) -> Iterator[tuple[Posterior, Tensor]]:
     for number in numbers:
         if number <= chosen.pictures:
             one = torch.load(_file(problem, method, chosen, number), weights_only=True)
-            yield it.MeanFieldPosterior(inner(one["mean"])[None], inner(one["std"])[None]), inner(one["truth"])[None]
+            yield (
+                it.MeanFieldPosterior(inner(one["mean"])[None], inner(one["std"])[None]),
+                inner(one["truth"])[None],
+            )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--problems", default="g1-7.65,motion-7.65")
     parser.add_argument("--methods", default="VBLE,VBLE-xz")
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=150)
     parser.add_argument("--pictures", type=int, default=68, help="fewer for a trial")
-    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "invtoolbox-vble-calibration")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "invtoolbox-vble-calibration"
+    )
     chosen = parser.parse_args()
     chosen.cache.mkdir(parents=True, exist_ok=True)
     folder = data_folder()
@@ -69,18 +88,29 @@ def main() -> None:
     for problem in chosen.problems.split(","):
         for method in chosen.methods.split(","):
             fill(problem, method, chosen, folder)
-            learned, tested = ([list(part) for part in zip(*kept(problem, method, chosen, numbers))] for numbers in (LEARNED, TESTED))
+            learned, tested = (
+                [list(part) for part in zip(*kept(problem, method, chosen, numbers))]
+                for numbers in (LEARNED, TESTED)
+            )
             before = residual_scores(*tested)
-            print(f"{problem} {method}: coverage of nominal 95 % on pictures 1 to 10 {100 * before.below(1.959964):.1f} %, of 50 % "
-                  f"{100 * float(coverage_curve(before, torch.tensor([0.5]))[1]):.1f} %")
+            print(
+                f"{problem} {method}: coverage of nominal 95 % on pictures 1 to 10 {100 * before.below(1.959964):.1f} %, of 50 % "
+                f"{100 * float(coverage_curve(before, torch.tensor([0.5]))[1]):.1f} %"
+            )
             for unit in ("picture", "pixel"):
                 calibration = it.calibrate_posteriors(*learned, unit=unit)
                 each = torch.tensor([float(calibration.coverage(p, x)) for p, x in zip(*tested)])
                 middle = float(coverage_curve(before, torch.tensor([0.5]), calibration)[1])
-                held = verdict(0.93 <= float(each.mean()) <= 0.97, "93 to 97 %") if method == "VBLE-xz" and unit == "picture" else ""
-                print(f"{problem} {method}: conformal, unit {unit!r}, factor {calibration.factor():.2f}: {100 * float(each.mean()):.1f} % "
-                      f"(pictures {100 * float(each.min()):.1f} to {100 * float(each.max()):.1f} %), of 50 % {100 * middle:.1f} % {held}",
-                      flush=True)
+                held = (
+                    verdict(0.93 <= float(each.mean()) <= 0.97, "93 to 97 %")
+                    if method == "VBLE-xz" and unit == "picture"
+                    else ""
+                )
+                print(
+                    f"{problem} {method}: conformal, unit {unit!r}, factor {calibration.factor():.2f}: {100 * float(each.mean()):.1f} % "
+                    f"(pictures {100 * float(each.min()):.1f} to {100 * float(each.max()):.1f} %), of 50 % {100 * middle:.1f} % {held}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -32,7 +32,16 @@ from torch.nn import functional
 
 import invtoolbox as it
 from invtoolbox.operators import NoMeasurement, VoxelRenderer
-from invtoolbox.priors import DensityCorrelation, ExplicitPrior, GaussianScore, Misfit, Prior, ScoreDistillation, ThroughOperator, VoxelGrid
+from invtoolbox.priors import (
+    DensityCorrelation,
+    ExplicitPrior,
+    GaussianScore,
+    Misfit,
+    Prior,
+    ScoreDistillation,
+    ThroughOperator,
+    VoxelGrid,
+)
 from invtoolbox.scenes import Cameras, look_at
 from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
@@ -69,11 +78,19 @@ def figure(edited: bool, n: int = NODES) -> Voxels:
     head = x**2 + (y + 0.4) ** 2 + z**2 < 0.32**2
     hat = _hat(n)
     inside = body | arms | head | (hat & edited)
-    colours = torch.where(head[:, None], torch.tensor([1.5, 0.5, -0.5]), torch.tensor([-1.0, 1.5, -1.0]))
-    colours = torch.where(arms[:, None], torch.tensor([1.5, -1.5, -1.5] if edited else [-1.5, 1.5, -1.5]), colours)
-    colours = torch.where(body[:, None], torch.tensor([-1.5, 1.0 if edited else -1.0, 1.5]), colours)
+    colours = torch.where(
+        head[:, None], torch.tensor([1.5, 0.5, -0.5]), torch.tensor([-1.0, 1.5, -1.0])
+    )
+    colours = torch.where(
+        arms[:, None], torch.tensor([1.5, -1.5, -1.5] if edited else [-1.5, 1.5, -1.5]), colours
+    )
+    colours = torch.where(
+        body[:, None], torch.tensor([-1.5, 1.0 if edited else -1.0, 1.5]), colours
+    )
     colours = torch.where((hat & edited)[:, None], torch.tensor([1.0, 1.0, -2.0]), colours)
-    return Voxels(torch.where(inside, INSIDE, OUTSIDE)[None], COLOUR * colours[None, :, None], space)
+    return Voxels(
+        torch.where(inside, INSIDE, OUTSIDE)[None], COLOUR * colours[None, :, None], space
+    )
 
 
 def _hat(n: int) -> Tensor:
@@ -97,22 +114,33 @@ def distilled(oracle: str, seed: int) -> ThroughOperator:
     """One view of the front in every step, with the score of one of the things that the oracle wants to see there."""
     g, views = torch.Generator().manual_seed(seed), FRONT.repeat(DRAWS)
     aside = 3.0 * torch.randn(len(views), generator=g) if oracle == "B" else torch.zeros(len(views))
-    targets = VoxelRenderer(cameras(views + aside), block="picture")(figure(True))[0].transpose(0, 1)
+    targets = VoxelRenderer(cameras(views + aside), block="picture")(figure(True))[0].transpose(
+        0, 1
+    )
     if oracle == "A":
         targets = targets + 0.05 * torch.randn(len(views), 3, 1, 1, generator=g)
     A = VoxelRenderer(cameras(views), block="picture")
-    return ThroughOperator(ScoreDistillation(GaussianScore(targets, STD)), A, subset_size=1, seed=seed)
+    return ThroughOperator(
+        ScoreDistillation(GaussianScore(targets, STD)), A, subset_size=1, seed=seed
+    )
 
 
 def rows() -> dict[str, Prior | None]:
     """What ties the scene to the original, with its weight beside the score, whose pull is a sum over the values of a picture."""
     original = figure(False)
     around = VoxelRenderer(cameras(AROUND), block="picture")
-    pictures = ThroughOperator(Misfit(around(original), it.data_terms.LeastSquares()), around, subset_size=1)
+    pictures = ThroughOperator(
+        Misfit(around(original), it.data_terms.LeastSquares()), around, subset_size=1
+    )
     table: dict[str, Prior | None] = {"none": None}
-    table |= {f"density correlation {w:g}": VALUES * w * DensityCorrelation(original) for w in (0.003, 0.03, 0.3)}
+    table |= {
+        f"density correlation {w:g}": VALUES * w * DensityCorrelation(original)
+        for w in (0.003, 0.03, 0.3)
+    }
     table |= {"distance of densities 0.001": 1e-3 * VALUES / NODES**3 * DensityDistance(original)}
-    table |= {f"distance of pictures {w:g}": w / len(AROUND) * pictures for w in (0.01, 0.1, 0.3, 1.0)}
+    table |= {
+        f"distance of pictures {w:g}": w / len(AROUND) * pictures for w in (0.01, 0.1, 0.3, 1.0)
+    }
     return table
 
 
@@ -122,8 +150,15 @@ def edited(tie: Prior | None, oracle: str, iterations: int, seed: int = 0) -> Vo
     prior = VoxelGrid(start.space, colour_rate=COLOUR) + 1.0 * distilled(oracle, seed)
     solver = it.solvers.Adam(learning_rate=0.03, tolerance=0.0)
     initial = {"density": start.density, "colour": start.colour}
-    found: Voxels = it.solve(it.Problem(A.measurements(), A), prior if tie is None else prior + tie, solver, initial=initial,
-                             max_iterations=iterations, seed=seed, progress=False).x
+    found: Voxels = it.solve(
+        it.Problem(A.measurements(), A),
+        prior if tie is None else prior + tie,
+        solver,
+        initial=initial,
+        max_iterations=iterations,
+        seed=seed,
+        progress=False,
+    ).x
     return found
 
 
@@ -142,33 +177,66 @@ def figures(x: Voxels) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(machine(), flush=True)
     seen = figures(figure(False))
-    print(f"the original scene: front {seen['front']:.2f}, back {seen['back']:.2f}; the edited one correlates with it by "
-          f"{1 - float(DensityCorrelation(figure(False)).energy(figure(True))):.4f}", flush=True)
+    print(
+        f"the original scene: front {seen['front']:.2f}, back {seen['back']:.2f}; the edited one correlates with it by "
+        f"{1 - float(DensityCorrelation(figure(False)).energy(figure(True))):.4f}",
+        flush=True,
+    )
     for oracle in "AB":
-        print(f"\noracle {oracle:25}{'front':>9}{'back':>9}{'corr':>9}{'hat':>9}{'holes':>9}", flush=True)
+        print(
+            f"\noracle {oracle:25}{'front':>9}{'back':>9}{'corr':>9}{'hat':>9}{'holes':>9}",
+            flush=True,
+        )
         table = {}
         for name, tie in rows().items():
             began = time.monotonic()
             table[name] = figures(edited(tie, oracle, arguments.iterations))
             f = table[name]
-            print(f"{name:32}{f['front']:9.2f}{f['back']:9.2f}{f['correlation']:9.4f}{f['hat']:9.3f}{f['holes']:9.4f}"
-                  f"   {time.monotonic() - began:.1f} s", flush=True)
+            print(
+                f"{name:32}{f['front']:9.2f}{f['back']:9.2f}{f['correlation']:9.4f}{f['hat']:9.3f}{f['holes']:9.4f}"
+                f"   {time.monotonic() - began:.1f} s",
+                flush=True,
+            )
         free, pinned = table["none"], [table[f"distance of pictures {w:g}"] for w in JUDGED]
         for name, tied in table.items():
             if name.startswith("density correlation"):
                 print(name)
-                print("  " + verdict(tied["correlation"] >= 0.985 > free["correlation"] > max(p["correlation"] for p in pinned),
-                                     "correlation: under it at least 0.985, under none below that, under pictures below none"))
-                print("  " + verdict(tied["hat"] >= 0.9 * free["hat"], "the hat: at least 0.9 of that under none"))
-                print("  " + verdict(tied["back"] >= max(p["back"] for p in pinned) + 4, "the back: 4 dB over that under pictures"))
-                print("  " + verdict(tied["holes"] <= free["holes"], "holes: not more than under none"))
+                print(
+                    "  "
+                    + verdict(
+                        tied["correlation"]
+                        >= 0.985
+                        > free["correlation"]
+                        > max(p["correlation"] for p in pinned),
+                        "correlation: under it at least 0.985, under none below that, under pictures below none",
+                    )
+                )
+                print(
+                    "  "
+                    + verdict(
+                        tied["hat"] >= 0.9 * free["hat"], "the hat: at least 0.9 of that under none"
+                    )
+                )
+                print(
+                    "  "
+                    + verdict(
+                        tied["back"] >= max(p["back"] for p in pinned) + 4,
+                        "the back: 4 dB over that under pictures",
+                    )
+                )
+                print(
+                    "  "
+                    + verdict(tied["holes"] <= free["holes"], "holes: not more than under none")
+                )
 
 
 if __name__ == "__main__":

@@ -25,9 +25,17 @@ def as_markdown(text: str) -> str:
             out += ["", f"{indent}```pycon", *block, f"{indent}```", ""]
         elif line.lstrip().startswith(".. math::"):
             first = line.split("::", 1)[1].strip()
-            block, k = taken(lines, k + 1, lambda each, i=indent: each.startswith(i + "    ") or not each.strip())
+            block, k = taken(
+                lines, k + 1, lambda each, i=indent: each.startswith(i + "    ") or not each.strip()
+            )
             formula = [first, *(each.strip() for each in block)]
-            out += ["", f"{indent}```text", *(indent + each for each in formula if each), f"{indent}```", ""]
+            out += [
+                "",
+                f"{indent}```text",
+                *(indent + each for each in formula if each),
+                f"{indent}```",
+                "",
+            ]
         elif re.fullmatch(r"\s*=+(\s+=+)+\s*", line):
             block, k = taken(lines, k, lambda each: bool(each.strip()))
             out += ["", f"{indent}```text", *block, f"{indent}```", ""]

@@ -14,8 +14,24 @@ from invtoolbox.solve import solve
 
 __version__ = "0.1.0"
 
-_MODULES = ("data_terms", "datasets", "kernels", "metrics", "motion", "operators", "parameter_choice", "plotting", "priors", "processing",
-            "scenes", "solvers", "testing", "training", "unrolling", "views")
+_MODULES = (
+    "data_terms",
+    "datasets",
+    "kernels",
+    "metrics",
+    "motion",
+    "operators",
+    "parameter_choice",
+    "plotting",
+    "priors",
+    "processing",
+    "scenes",
+    "solvers",
+    "testing",
+    "training",
+    "unrolling",
+    "views",
+)
 _NAMES = {
     "Problem": "invtoolbox.problem",
     "Solution": "invtoolbox.solution",

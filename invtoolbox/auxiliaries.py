@@ -27,11 +27,16 @@ def with_auxiliaries(objective: Objective) -> Objective:
 
     Its value is that of the original at the best auxiliary variables, and lies above it elsewhere.
     """
-    if objective.layout is not None or not any("joint" in term.prior.offers for term in objective.prior.terms):
+    if objective.layout is not None or not any(
+        "joint" in term.prior.offers for term in objective.prior.terms
+    ):
         return objective
     problem = objective.problem
     channels, *space = problem.image_shape
-    joints = [term.prior.joint(problem.image_shape) if "joint" in term.prior.offers else None for term in objective.prior.terms]
+    joints = [
+        term.prior.joint(problem.image_shape) if "joint" in term.prior.offers else None
+        for term in objective.prior.terms
+    ]
     total = channels + sum(joint[0] for joint in joints if joint is not None)
     image = ChannelSlices((total, *space), ((0, channels),))
     image.complex_images = problem.operator.complex_images
@@ -43,10 +48,22 @@ def with_auxiliaries(objective: Objective) -> Objective:
         stop = start + joint[0]
         alone = joint[0] == total - channels
         own = None if alone else ChannelSlices((total, *space), ((0, channels), (start, stop)))
-        terms += [Term(term.weight * part.weight, part.prior if own is None else part.prior @ own, term.chosen) for part in joint[1].terms]
+        terms += [
+            Term(
+                term.weight * part.weight,
+                part.prior if own is None else part.prior @ own,
+                term.chosen,
+            )
+            for part in joint[1].terms
+        ]
         start = stop
     operator = image if isinstance(problem.operator, Identity) else problem.operator @ image
-    return dataclasses.replace(objective, problem=problem.with_operator(operator), prior=PriorSum(tuple(terms)), image_channels=channels)
+    return dataclasses.replace(
+        objective,
+        problem=problem.with_operator(operator),
+        prior=PriorSum(tuple(terms)),
+        image_channels=channels,
+    )
 
 
 def extended(objective: Objective, image: Tensor) -> Tensor:
@@ -54,7 +71,9 @@ def extended(objective: Objective, image: Tensor) -> Tensor:
     if objective.image_channels is None:
         return image
     shape = objective.problem.image_shape
-    return torch.cat([image, image.new_zeros(image.shape[0], shape[0] - image.shape[1], *shape[1:])], 1)
+    return torch.cat(
+        [image, image.new_zeros(image.shape[0], shape[0] - image.shape[1], *shape[1:])], 1
+    )
 
 
 class _OfTheImage(PriorWrapper, ExplicitPrior):
@@ -63,7 +82,11 @@ class _OfTheImage(PriorWrapper, ExplicitPrior):
     def __init__(self, prior: ExplicitPrior, image: ChannelSlices) -> None:
         self.prior, self.image = prior, image
         self.is_convex, self.is_smooth, self.sigma = prior.is_convex, prior.smooth, prior.sigma
-        self.fixed_level, self.is_constraint, self.has_exact_prox = prior.fixed_level, prior.is_constraint, prior.has_exact_prox
+        self.fixed_level, self.is_constraint, self.has_exact_prox = (
+            prior.fixed_level,
+            prior.is_constraint,
+            prior.has_exact_prox,
+        )
 
     @property
     def offers(self) -> frozenset[str]:

@@ -54,12 +54,19 @@ class Writer:
     def write(self, loop: Loop) -> None:
         from safetensors.torch import save
 
-        tensors = {f"loop.{name}": t.detach().contiguous() for name, t in tree_leaves(_without_history(loop))}
+        tensors = {
+            f"loop.{name}": t.detach().contiguous()
+            for name, t in tree_leaves(_without_history(loop))
+        }
         if loop.history:
             tensors["history"] = torch.stack(loop.history)
         # safetensors refuses tensors that share memory, as an iterate and its average may at the start.
         tensors = {name: t.clone() for name, t in tensors.items()}
-        meta = {"format": _FORMAT, "fingerprint": self.fingerprint, "iteration": str(loop.iteration)}
+        meta = {
+            "format": _FORMAT,
+            "fingerprint": self.fingerprint,
+            "iteration": str(loop.iteration),
+        }
         if loop.layout is not None:
             meta["layout"] = json.dumps(dict(zip(loop.layout.names, loop.layout.shapes)))
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,12 +83,18 @@ class Writer:
                 meta = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
-            raise InputError(f"the checkpoint {self.path} cannot be read ({error}); delete it to start anew") from error
+            raise InputError(
+                f"the checkpoint {self.path} cannot be read ({error}); delete it to start anew"
+            ) from error
         if meta.get("format") != _FORMAT:
-            raise InputError(f"{self.path} is not a checkpoint of this version; give another checkpoint path")
+            raise InputError(
+                f"{self.path} is not a checkpoint of this version; give another checkpoint path"
+            )
         if meta.get("fingerprint") != self.fingerprint:
-            raise InputError(f"the checkpoint {self.path} belongs to another problem, prior, solver or seed; "
-                             "give another path, or delete it to start anew")
+            raise InputError(
+                f"the checkpoint {self.path} belongs to another problem, prior, solver or seed; "
+                "give another path, or delete it to start anew"
+            )
         history = tensors.pop("history", None)
         leaves = {name.removeprefix("loop."): t for name, t in tensors.items()}
         restored = tree_restore(_without_history(loop), leaves)
@@ -98,7 +111,9 @@ def fingerprint(tensors: Any, *settings: Any) -> str:
     digest = hashlib.sha256()
     for _, part in tree_leaves(tensors):
         digest.update(str((part.dtype, tuple(part.shape))).encode())
-        digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(
+            part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     digest.update(json.dumps([repr(item) for item in settings]).encode())
     return digest.hexdigest()
 

@@ -36,20 +36,31 @@ class Scores:
 
     @classmethod
     def empty(cls, floor: float = 0.0) -> Scores:
-        return cls(torch.zeros((_LARGEST - _LEAST) * _A_DECADE + 1, dtype=torch.float64), floor=floor)
+        return cls(
+            torch.zeros((_LARGEST - _LEAST) * _A_DECADE + 1, dtype=torch.float64), floor=floor
+        )
 
     def joined(self, posterior: Posterior, truth: Tensor) -> Scores:
         """These and the ones of another posterior, each item of which is a picture."""
         mean, std = posterior.mean, posterior.std
         if truth.shape[1:] != mean.shape[1:] or len(truth) not in (1, len(mean)):
-            raise InputError(f"the truth of a posterior of images {tuple(mean.shape)} has shape {tuple(truth.shape)}")
+            raise InputError(
+                f"the truth of a posterior of images {tuple(mean.shape)} has shape {tuple(truth.shape)}"
+            )
         away = (truth.to(mean) - mean).abs().flatten(1).double()
         spread = (std.flatten(1).double().square() + self.floor**2).sqrt()
         scores = torch.where(away > 0, away / spread, torch.zeros_like(away)).cpu()
         if not bool(scores.isnan().logical_not().all()):
             raise InputError("the truth or the posterior holds NaN")
-        place = ((scores.clamp(10.0**_LEAST, 10.0**_LARGEST).log10() - _LEAST) * _A_DECADE).ceil().long()
-        counts = torch.stack([torch.bincount(p, minlength=len(self.histogram)) for p in place]).double() / scores.shape[1]
+        place = (
+            ((scores.clamp(10.0**_LEAST, 10.0**_LARGEST).log10() - _LEAST) * _A_DECADE)
+            .ceil()
+            .long()
+        )
+        counts = (
+            torch.stack([torch.bincount(p, minlength=len(self.histogram)) for p in place]).double()
+            / scores.shape[1]
+        )
         total = self.pictures + len(scores)
         share = (self.histogram * self.pictures + counts.sum(0)) / total
         return replace(self, histogram=share, pictures=total, pixels=self.pixels + scores.numel())
@@ -57,12 +68,14 @@ class Scores:
     def below(self, score: float) -> float:
         """The share of the pixels with at most this score."""
         place = math.floor((math.log10(max(score, 10.0**_LEAST)) - _LEAST) * _A_DECADE + 1e-9)
-        return float(self.histogram[:place + 1].sum())
+        return float(self.histogram[: place + 1].sum())
 
     def quantile(self, share: float) -> float:
         """The least score that such a share of the pixels does not exceed."""
         place = int((self.histogram.cumsum(0) < share - 1e-12).sum())
-        return math.inf if place >= len(self.histogram) - 1 else 10.0 ** (_LEAST + place / _A_DECADE)
+        return (
+            math.inf if place >= len(self.histogram) - 1 else 10.0 ** (_LEAST + place / _A_DECADE)
+        )
 
 
 @dataclass(frozen=True)
@@ -86,8 +99,10 @@ class Calibration:
         share = level * (count + 1) / count
         if share > 1:
             least = math.ceil(level / (1 - level) - 1e-9)
-            raise InputError(f"intervals of level {level:g} need {least} {self.unit}s to be calibrated on, and there are {count}; "
-                             "take more, a lower level, or unit='pixel'")
+            raise InputError(
+                f"intervals of level {level:g} need {least} {self.unit}s to be calibrated on, and there are {count}; "
+                "take more, a lower level, or unit='pixel'"
+            )
         return self.scores.quantile(share)
 
     def interval(self, posterior: Posterior, level: float | None = None) -> tuple[Tensor, Tensor]:
@@ -99,7 +114,9 @@ class Calibration:
         """The share of the pixels of ``x`` that lie within their calibrated interval, ``(batch,)``."""
         low, high = self.interval(posterior, level)
         if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
-            raise InputError(f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}")
+            raise InputError(
+                f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}"
+            )
         x = x.to(low)
         return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
 
@@ -112,26 +129,38 @@ class Calibration:
     def __repr__(self) -> str:
         try:
             factor = f"factor={self.factor():.4g}"
-        except InputError:  # what is printed while looking for the reason must not fail for the same reason
+        except (
+            InputError
+        ):  # what is printed while looking for the reason must not fail for the same reason
             factor = "too few for a factor"
         return f"Calibration(level={self.level:g}, {factor}, {self.scores.pictures} pictures, unit={self.unit!r})"
 
 
-def residual_scores(posteriors: Iterable[Posterior], truths: Iterable[Tensor], floor: float = 0.0) -> Scores:
+def residual_scores(
+    posteriors: Iterable[Posterior], truths: Iterable[Tensor], floor: float = 0.0
+) -> Scores:
     """The scores of pictures whose truth is known; posteriors and truths are taken one at a time, so they may be made on the way."""
     scores = Scores.empty(floor)
     try:
         for posterior, truth in zip(posteriors, truths, strict=True):
             scores = scores.joined(posterior, truth)
     except ValueError as error:
-        raise InputError(f"there are as many truths as posteriors, or more of one: {error}") from error
+        raise InputError(
+            f"there are as many truths as posteriors, or more of one: {error}"
+        ) from error
     if not scores.pictures:
         raise InputError("calibration needs a picture at least, and there is none")
     return scores
 
 
-def calibrate_posteriors(posteriors: Iterable[Posterior], truths: Iterable[Tensor], level: float = 0.95, *,
-                         unit: Literal["picture", "pixel"] = "picture", floor: float = 0.0) -> Calibration:
+def calibrate_posteriors(
+    posteriors: Iterable[Posterior],
+    truths: Iterable[Tensor],
+    level: float = 0.95,
+    *,
+    unit: Literal["picture", "pixel"] = "picture",
+    floor: float = 0.0,
+) -> Calibration:
     r"""Split conformal prediction: from pictures whose truth is known, the factor that makes intervals hold what they say.
 
     The score of a pixel is ``|truth - mean| / std``; the factor is the quantile of the scores, and the interval of a new picture is
@@ -170,7 +199,9 @@ def calibrate_posteriors(posteriors: Iterable[Posterior], truths: Iterable[Tenso
     return calibration
 
 
-def coverage_curve(scores: Scores, levels: Tensor | None = None, calibration: Calibration | None = None) -> tuple[Tensor, Tensor]:
+def coverage_curve(
+    scores: Scores, levels: Tensor | None = None, calibration: Calibration | None = None
+) -> tuple[Tensor, Tensor]:
     """What intervals say, and how often they hold: nominal levels, and the share of the pixels within, ``(n,)`` each.
 
     Args:
@@ -181,9 +212,19 @@ def coverage_curve(scores: Scores, levels: Tensor | None = None, calibration: Ca
     levels = torch.arange(1, 20, dtype=torch.float64) / 20 if levels is None else levels.double()
     actual = []
     for level in levels.tolist():
-        count = 1 if calibration is None else calibration.scores.pictures if calibration.unit == "picture" else calibration.scores.pixels
+        count = (
+            1
+            if calibration is None
+            else calibration.scores.pictures
+            if calibration.unit == "picture"
+            else calibration.scores.pixels
+        )
         if calibration is None:
             actual.append(scores.below(NormalDist().inv_cdf(0.5 + level / 2)))
         else:
-            actual.append(scores.below(calibration.factor(level)) if level * (count + 1) <= count else math.nan)
+            actual.append(
+                scores.below(calibration.factor(level))
+                if level * (count + 1) <= count
+                else math.nan
+            )
     return levels, torch.tensor(actual, dtype=torch.float64)

@@ -25,9 +25,19 @@ if TYPE_CHECKING:
 Handles = Mapping[int, Sequence[float]] | tuple[Any, Any]
 
 
-def deform(shape: Any, handles: Handles, *, weights: MeshWeights = "cotangent", neighbours: int = 10, prior: Prior | None = None,
-           noise_std: float | None = None, solver: Solver | None = None, max_iterations: int | None = None, tolerance: float = 1e-6,
-           progress: bool = False) -> Any:
+def deform(
+    shape: Any,
+    handles: Handles,
+    *,
+    weights: MeshWeights = "cotangent",
+    neighbours: int = 10,
+    prior: Prior | None = None,
+    noise_std: float | None = None,
+    solver: Solver | None = None,
+    max_iterations: int | None = None,
+    tolerance: float = 1e-6,
+    progress: bool = False,
+) -> Any:
     r"""The shape with its handles moved, and everything else as rigid as possible.
 
     It minimises `priors.ARAP` over the points that are not handles, which are where they were told to be to the last digit, with
@@ -62,18 +72,40 @@ def deform(shape: Any, handles: Handles, *, weights: MeshWeights = "cotangent", 
     (torch.Size([32, 3]), True)
     """
     body = Body.of(shape)
-    solution = deformation(shape, handles, weights=weights, neighbours=neighbours, prior=prior, noise_std=noise_std, solver=solver,
-                           max_iterations=max_iterations, tolerance=tolerance, progress=progress)
+    solution = deformation(
+        shape,
+        handles,
+        weights=weights,
+        neighbours=neighbours,
+        prior=prior,
+        noise_std=noise_std,
+        solver=solver,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        progress=progress,
+    )
     index, positions = _handles(handles, body)
     moved = body.points.double() + solution.x
-    if noise_std is None:  # a position that comes back is the one that was given, not rest plus displacement
+    if (
+        noise_std is None
+    ):  # a position that comes back is the one that was given, not rest plus displacement
         moved = moved.index_copy(1, index, positions.expand(len(moved), *positions.shape[1:]))
     return body.rebuild(moved.to(body.points.dtype))
 
 
-def deformation(shape: Any, handles: Handles, *, weights: MeshWeights = "cotangent", neighbours: int = 10, prior: Prior | None = None,
-                noise_std: float | None = None, solver: Solver | None = None, max_iterations: int | None = None, tolerance: float = 1e-6,
-                progress: bool = False) -> Solution:
+def deformation(
+    shape: Any,
+    handles: Handles,
+    *,
+    weights: MeshWeights = "cotangent",
+    neighbours: int = 10,
+    prior: Prior | None = None,
+    noise_std: float | None = None,
+    solver: Solver | None = None,
+    max_iterations: int | None = None,
+    tolerance: float = 1e-6,
+    progress: bool = False,
+) -> Solution:
     """The `Solution` behind `deform`: ``x`` are the displacements ``(batch, N, 3)``, float64."""
     from invtoolbox.priors import ARAP
     from invtoolbox.solvers import LocalGlobal
@@ -81,22 +113,36 @@ def deformation(shape: Any, handles: Handles, *, weights: MeshWeights = "cotange
     body = Body.of(shape)
     points = body.points.double()
     if not bool(points.isfinite().all()):
-        raise InputError(f"{int((~points.isfinite()).any(-1).sum())} points of the shape are NaN or infinite; leave them out")
+        raise InputError(
+            f"{int((~points.isfinite()).any(-1).sum())} points of the shape are NaN or infinite; leave them out"
+        )
     index, positions = _handles(handles, body)
     graphs = [_graph(item, body.faces, weights, neighbours) for item in points]
     for graph in graphs[:1] if body.faces is not None else graphs:
         _check_parts(graph, index)
     operator = ObservedPoints(points, index)
-    problem = Problem(operator.displacements(positions.expand(len(points), *positions.shape[1:])), operator,
-                      Exact() if noise_std is None else LeastSquares(noise_std))
+    problem = Problem(
+        operator.displacements(positions.expand(len(points), *positions.shape[1:])),
+        operator,
+        Exact() if noise_std is None else LeastSquares(noise_std),
+    )
     if prior is None:
         prior = ARAP(graph=graphs[0]) if len(graphs) == 1 else ARAP(graph=tuple(graphs))
-    solution: Solution = solve(problem, prior, LocalGlobal() if solver is None else solver, regularization=1.0,
-                               max_iterations=max_iterations, tolerance=tolerance, progress=progress)
+    solution: Solution = solve(
+        problem,
+        prior,
+        LocalGlobal() if solver is None else solver,
+        regularization=1.0,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        progress=progress,
+    )
     return solution
 
 
-def _graph(points: Tensor, faces: Tensor | None, weights: MeshWeights, neighbours: int) -> NeighbourGraph:
+def _graph(
+    points: Tensor, faces: Tensor | None, weights: MeshWeights, neighbours: int
+) -> NeighbourGraph:
     if faces is not None:
         return NeighbourGraph.of_mesh(points, faces, weights)
     return NeighbourGraph.of_points(points, neighbours, weights="gaussian", symmetric=True)
@@ -107,22 +153,37 @@ def _handles(handles: Handles, body: Body) -> tuple[Tensor, Tensor]:
     batch, count, device = *body.points.shape[:2], body.points.device
     if isinstance(handles, Mapping):
         index = torch.tensor(list(handles), device=device)
-        positions = torch.stack([torch.as_tensor(p, dtype=torch.float64, device=device) for p in handles.values()] or [torch.zeros(3)])
+        positions = torch.stack(
+            [torch.as_tensor(p, dtype=torch.float64, device=device) for p in handles.values()]
+            or [torch.zeros(3)]
+        )
     else:
         index, positions = (torch.as_tensor(part, device=device) for part in handles)
     positions = positions.double()
     positions = positions[None] if positions.ndim == 2 else positions
     if index.ndim != 1 or not index.numel() or index.is_floating_point():
-        raise InputError(f"the numbers of handles are whole numbers (m,), at least one, got {tuple(index.shape)} of {index.dtype}")
-    if positions.ndim != 3 or tuple(positions.shape[1:]) != (len(index), 3) or positions.shape[0] not in (1, batch):
-        raise InputError(f"{len(index)} handles of {batch} shape(s) take positions ({len(index)}, 3) or ({batch}, {len(index)}, 3), "
-                         f"got {tuple(positions.shape)}")
+        raise InputError(
+            f"the numbers of handles are whole numbers (m,), at least one, got {tuple(index.shape)} of {index.dtype}"
+        )
+    if (
+        positions.ndim != 3
+        or tuple(positions.shape[1:]) != (len(index), 3)
+        or positions.shape[0] not in (1, batch)
+    ):
+        raise InputError(
+            f"{len(index)} handles of {batch} shape(s) take positions ({len(index)}, 3) or ({batch}, {len(index)}, 3), "
+            f"got {tuple(positions.shape)}"
+        )
     wrong = ((index < 0) | (index >= count)).nonzero()
     if len(wrong):
-        raise InputError(f"handle {int(wrong[0])} is point {int(index[wrong[0]])}, and the shape has the points 0..{count - 1}")
+        raise InputError(
+            f"handle {int(wrong[0])} is point {int(index[wrong[0]])}, and the shape has the points 0..{count - 1}"
+        )
     if len(index.unique()) < len(index):
         numbers, times = index.unique(return_counts=True)
-        raise InputError(f"point {int(numbers[times > 1][0])} is a handle {int(times.max())} times; give it once")
+        raise InputError(
+            f"point {int(numbers[times > 1][0])} is a handle {int(times.max())} times; give it once"
+        )
     if not bool(positions.isfinite().all()):
         k = int((~positions.isfinite().all(2)).any(0).nonzero()[0])
         raise InputError(f"the position of handle {k} (point {int(index[k])}) is NaN or infinite")
@@ -138,6 +199,8 @@ def _check_parts(graph: NeighbourGraph, index: Tensor) -> None:
     loose = (size > 1) & ~held
     if bool(loose.any()):
         part = int(loose.nonzero()[0])
-        raise InputError(f"the shape has {int((size > 1).sum())} parts that nothing joins, and {int(loose.sum())} of them have no "
-                         f"handle: one of {int(size[part])} points, with point {int((label == part).nonzero()[0])}; "
-                         "give it a handle, or leave it out")
+        raise InputError(
+            f"the shape has {int((size > 1).sum())} parts that nothing joins, and {int(loose.sum())} of them have no "
+            f"handle: one of {int(size[part])} points, with point {int((label == part).nonzero()[0])}; "
+            "give it a handle, or leave it out"
+        )

@@ -29,9 +29,15 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
     """
     for _, prior in objective.terms:
         if "gradient" not in prior.offers or not prior.smooth:
-            raise InputError(f"differentiate='implicit' needs a smooth objective, and {prior!r} is not differentiable")
+            raise InputError(
+                f"differentiate='implicit' needs a smooth objective, and {prior!r} is not differentiable"
+            )
     if objective.layout is not None:
-        what = f"{objective.prior.implicit!r} is an implicit prior" if objective.unknowns is None else "the operator has unknowns"
+        what = (
+            f"{objective.prior.implicit!r} is an implicit prior"
+            if objective.unknowns is None
+            else "the operator has unknowns"
+        )
         raise InputError(f"differentiate='implicit' works on images, and {what}")
     point = x.detach()
     with torch.enable_grad():
@@ -39,8 +45,12 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
         free = point.clone().requires_grad_(True)
         gradient = _gradient(objective, free)
     if not gradient.requires_grad:
-        raise InputError("differentiate='implicit' found no tensor that requires a gradient in the problem or the prior")
-    return attached_root(gradient, free, lambda hessian, right: conjugate_gradients(hessian, right, 1e-6, 500)[0])
+        raise InputError(
+            "differentiate='implicit' found no tensor that requires a gradient in the problem or the prior"
+        )
+    return attached_root(
+        gradient, free, lambda hessian, right: conjugate_gradients(hessian, right, 1e-6, 500)[0]
+    )
 
 
 #: Takes products with ``J^T`` and a right-hand side, and gives the solution.

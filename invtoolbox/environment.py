@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 DISTRIBUTION = "invtoolbox-torch"
 
 #: Packages whose version can change a result.
-_SHOWN = ("torch", "numpy", "scipy", "warp-lang", "deepinv", "kornia", "scikit-image", "h5py", "pydicom")
+_SHOWN = (
+    "torch",
+    "numpy",
+    "scipy",
+    "warp-lang",
+    "deepinv",
+    "kornia",
+    "scikit-image",
+    "h5py",
+    "pydicom",
+)
 
 
 def versions() -> dict[str, str]:
@@ -33,7 +43,9 @@ def versions() -> dict[str, str]:
         found[name] = _version(name) or "not installed"
     import torch
 
-    found["torch"] = str(torch.__version__)  # with the build (+cpu, +cu132), which the package index does not tell
+    found["torch"] = str(
+        torch.__version__
+    )  # with the build (+cpu, +cu132), which the package index does not tell
     return found
 
 
@@ -41,8 +53,12 @@ def machine() -> dict[str, str]:
     """Processor, cores, memory, threads, GPUs and system, in words."""
     import torch
 
-    described = {"system": f"{platform.system()} {platform.release()}", "processor": _processor(),
-                 "cores": f"{_cores()} usable of {os.cpu_count()}", "threads": f"{torch.get_num_threads()} (torch)"}
+    described = {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "cores": f"{_cores()} usable of {os.cpu_count()}",
+        "threads": f"{torch.get_num_threads()} (torch)",
+    }
     memory = _memory()
     if memory:
         described["memory"] = f"{memory:.0f} GiB"
@@ -72,7 +88,9 @@ def device_named(name: str | None) -> torch.device | None:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            found = f"there are {count}" if count else "this machine, or this build of torch, has none"
+            found = (
+                f"there are {count}" if count else "this machine, or this build of torch, has none"
+            )
             raise InputError(f"the device {name} is asked for, and {found}; see `invtoolbox info`")
     elif device.type != "cpu":
         raise InputError(f"the kernels run on cpu and cuda, not on {name}")
@@ -94,7 +112,11 @@ def extras() -> dict[str, dict[str, str | None]]:
 def how_to_get(extra: str) -> str:
     """The command that installs an extra."""
     root = Path(__file__).resolve().parent.parent
-    target = f'-e "{root}[{extra}]"' if (root / "pyproject.toml").is_file() else f'"{DISTRIBUTION}[{extra}]"'
+    target = (
+        f'-e "{root}[{extra}]"'
+        if (root / "pyproject.toml").is_file()
+        else f'"{DISTRIBUTION}[{extra}]"'
+    )
     return f"{sys.executable} -m pip install {target}"
 
 
@@ -119,7 +141,9 @@ def _declared_in_checkout() -> dict[str, list[str]]:
     path = Path(__file__).resolve().parent.parent / "pyproject.toml"
     if not path.is_file():
         return {}
-    declared = tomllib.loads(path.read_text(encoding="utf-8"))["project"].get("optional-dependencies", {})
+    declared = tomllib.loads(path.read_text(encoding="utf-8"))["project"].get(
+        "optional-dependencies", {}
+    )
     return {name: [_package(line) for line in lines] for name, lines in declared.items()}
 
 

@@ -23,4 +23,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ";"
-    return InputError(f"there is no {kind} named {name!r}{hint} known: {', '.join(names) or 'none'}")
+    return InputError(
+        f"there is no {kind} named {name!r}{hint} known: {', '.join(names) or 'none'}"
+    )

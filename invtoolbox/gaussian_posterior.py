@@ -72,7 +72,9 @@ class GaussianPosterior(Posterior):
             raise InputError(f"sample takes a whole number of at least 1, got {n}")
         at_once = max(1, _AT_ONCE // max(1, self.mean.numel()))
         numbers = list(range(first, first + n))
-        return torch.cat([self._solve(numbers[k:k + at_once], seed) for k in range(0, n, at_once)])
+        return torch.cat(
+            [self._solve(numbers[k : k + at_once], seed) for k in range(0, n, at_once)]
+        )
 
     @cached_property
     def std(self) -> Tensor:
@@ -89,11 +91,17 @@ class GaussianPosterior(Posterior):
         objective, batch = self.objective, self.objective.batch
         items = torch.arange(batch, device=self.mean.device).repeat(len(numbers))
         repeated = objective.select(items)
-        draws = [Generator(self.mean.device).manual_seed((seed * 1_000_003 + k) % (1 << 62)) for k in numbers]
+        draws = [
+            Generator(self.mean.device).manual_seed((seed * 1_000_003 + k) % (1 << 62))
+            for k in numbers
+        ]
 
         def noise(shape: torch.Size, like: Tensor) -> Tensor:
             """One draw a sample, shared by the items of the batch."""
-            each = [torch.randn(shape[1:], generator=g, dtype=like.dtype, device=like.device) for g in draws]
+            each = [
+                torch.randn(shape[1:], generator=g, dtype=like.dtype, device=like.device)
+                for g in draws
+            ]
             return torch.stack(each).repeat_interleave(batch, 0)
 
         problem = repeated.problem
@@ -103,30 +111,56 @@ class GaussianPosterior(Posterior):
         shift = noise(y.shape, y) * scale
         if D.weights is not None:
             weights = D.weights.to(y).expand_as(y)
-            shift = torch.where(weights > 0, shift / torch.where(weights > 0, weights, torch.ones_like(weights)).sqrt(), 0.0)
+            shift = torch.where(
+                weights > 0,
+                shift / torch.where(weights > 0, weights, torch.ones_like(weights)).sqrt(),
+                0.0,
+            )
         terms = []
         for weight, prior in repeated.terms:
             L, target = prior.quadratic()
             like = self.mean[:1] if L is None else L(repeated.problem.zeros())
             draw = noise(like.shape, self.mean)
             safe = torch.where(weight > 0, weight, torch.ones_like(weight))
-            perturbed = draw / expand(safe.sqrt(), draw) + (0 if target is None else target.to(draw))
+            perturbed = draw / expand(safe.sqrt(), draw) + (
+                0 if target is None else target.to(draw)
+            )
             moved: ExplicitPrior = Tikhonov(reference=perturbed)
             terms.append(Term(weight, moved if L is None else ComposedPrior(moved, L), True))
         moved_problem = Problem(y + shift, problem.operator, D)
         start = self.mean.repeat(len(numbers), *[1] * (self.mean.ndim - 1))
-        x: Tensor = self.solve(moved_problem, PriorSum(tuple(terms)), "cg", 1.0, initial=start, tolerance=1e-5, max_iterations=1000,
-                               progress=False).x
+        x: Tensor = self.solve(
+            moved_problem,
+            PriorSum(tuple(terms)),
+            "cg",
+            1.0,
+            initial=start,
+            tolerance=1e-5,
+            max_iterations=1000,
+            progress=False,
+        ).x
         return x.unflatten(0, (len(numbers), batch))
 
 
 def gaussian_posterior(objective: Objective, x: Any, solve: Any) -> GaussianPosterior | None:
     """The posterior of a solution, where everything is quadratic and the noise level is known."""
     D = objective.problem.data_term
-    known = isinstance(D, LeastSquares) and D.noise_std is not None and isinstance(objective.problem.y, Tensor)
+    known = (
+        isinstance(D, LeastSquares)
+        and D.noise_std is not None
+        and isinstance(objective.problem.y, Tensor)
+    )
     real = isinstance(x, Tensor) and not x.is_complex() and not x.requires_grad
-    if not (known and real and objective.problem.is_linear and objective.layout is None and objective.terms):
+    if not (
+        known
+        and real
+        and objective.problem.is_linear
+        and objective.layout is None
+        and objective.terms
+    ):
         return None
-    if not all("quadratic" in prior.offers for _, prior in objective.terms) or not bool((objective.regularization > 0).all()):
+    if not all("quadratic" in prior.offers for _, prior in objective.terms) or not bool(
+        (objective.regularization > 0).all()
+    ):
         return None
     return GaussianPosterior(x, objective, solve)

@@ -36,9 +36,15 @@ class Linearization:
             images = decoded.x if isinstance(decoded.x, tuple) else (decoded.x,)
             self._outputs = (*self._predictions, *images)
             self._probe = tuple(torch.zeros_like(t, requires_grad=True) for t in self._outputs)
-            (self._pulled,) = torch.autograd.grad(self._outputs, self._free, self._probe, create_graph=True)
+            (self._pulled,) = torch.autograd.grad(
+                self._outputs, self._free, self._probe, create_graph=True
+            )
             detached = tuple(p.detach() for p in self._predictions)
-            self._bend = None if self._quadratic else D.gauss_newton(detached if self._is_tuple else detached[0], y)
+            self._bend = (
+                None
+                if self._quadratic
+                else D.gauss_newton(detached if self._is_tuple else detached[0], y)
+            )
             if not self._quadratic and self._bend is None:
                 self._points = tuple(p.detach().requires_grad_(True) for p in self._predictions)
                 misfit = D.value(self._points if self._is_tuple else self._points[0], y)
@@ -46,13 +52,17 @@ class Linearization:
             self._images = tuple(t.detach().requires_grad_(True) for t in images)
             image: Any = self._images if isinstance(decoded.x, tuple) else self._images[0]
             self._image_slopes = _slopes(objective.prior_value(image), self._images)
-            self._parameter_slopes = _slopes(objective.parameter_energy(decoded), (self._free,)) if objective.layout is not None else None
+            self._parameter_slopes = (
+                _slopes(objective.parameter_energy(decoded), (self._free,))
+                if objective.layout is not None
+                else None
+            )
 
     def product(self, v: Tensor) -> Tensor:
         """``H v``."""
         with torch.enable_grad():
             every = torch.autograd.grad(self._pulled, self._probe, v, retain_graph=True)
-            moved, moved_images = every[:len(self._predictions)], every[len(self._predictions):]
+            moved, moved_images = every[: len(self._predictions)], every[len(self._predictions) :]
             if self._quadratic:
                 bent: tuple[Any, ...] = (self._data_term.weighted(moved[0]),)
             elif self._bend is not None:
@@ -61,7 +71,9 @@ class Linearization:
             else:
                 bent = torch.autograd.grad(self._slopes, self._points, moved, retain_graph=True)
             bent_images = _products(self._image_slopes, self._images, moved_images)
-            (result,) = torch.autograd.grad(self._outputs, self._free, (*bent, *bent_images), retain_graph=True)
+            (result,) = torch.autograd.grad(
+                self._outputs, self._free, (*bent, *bent_images), retain_graph=True
+            )
             if self._parameter_slopes is not None:
                 result = result + _products(self._parameter_slopes, (self._free,), (v,))[0]
         return result.detach()
@@ -76,9 +88,19 @@ def _slopes(energy: Tensor, at: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None
     return slopes if any(slope.requires_grad for slope in slopes) else None
 
 
-def _products(slopes: tuple[Tensor, ...] | None, at: tuple[Tensor, ...], v: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _products(
+    slopes: tuple[Tensor, ...] | None, at: tuple[Tensor, ...], v: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
     if slopes is None:
         return tuple(torch.zeros_like(t) for t in v)
     curved = [(slope, u) for slope, u in zip(slopes, v) if slope.requires_grad]
-    found = torch.autograd.grad([slope for slope, _ in curved], at, [u for _, u in curved], retain_graph=True, allow_unused=True)
-    return tuple(torch.zeros_like(t) if product is None else product for product, t in zip(found, at))
+    found = torch.autograd.grad(
+        [slope for slope, _ in curved],
+        at,
+        [u for _, u in curved],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return tuple(
+        torch.zeros_like(t) if product is None else product for product, t in zip(found, at)
+    )

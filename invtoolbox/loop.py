@@ -74,10 +74,16 @@ class Loop:
     history: list[Tensor]  # one (4, batch) tensor a step, rows as RECORDED
 
     @classmethod
-    def start(cls, solver: Solver, objective: Objective, variable: Tensor, rule: WeightRule | None) -> tuple[Loop, Objective]:
+    def start(
+        cls, solver: Solver, objective: Objective, variable: Tensor, rule: WeightRule | None
+    ) -> tuple[Loop, Objective]:
         """The loop before the first step, and the objective with the first weights."""
         batch, device = objective.batch, variable.device
-        rule_state = rule.init(objective, variable) if rule is not None and not solver.meets_target(objective) else None
+        rule_state = (
+            rule.init(objective, variable)
+            if rule is not None and not solver.meets_target(objective)
+            else None
+        )
         if rule_state is not None:
             objective = objective.with_regularization(rule_state.weight)
         state = solver.init(objective, variable)
@@ -107,8 +113,15 @@ class Limits:
     deadline: float | None  # of time.monotonic()
 
 
-def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | None, limits: Limits,
-        callbacks: Sequence[Callback], after_step: Callable[[Loop, bool], None]) -> Loop:
+def run(
+    loop: Loop,
+    objective: Objective,
+    solver: Solver,
+    rule: WeightRule | None,
+    limits: Limits,
+    callbacks: Sequence[Callback],
+    after_step: Callable[[Loop, bool], None],
+) -> Loop:
     """Step until every item is done.
 
     ``after_step(loop, last)`` writes checkpoints and moves the progress bar. It sees the items that a budget ends as
@@ -123,7 +136,9 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
     # On a GPU the host does not wait for every step: what is done is looked at every few iterations.
     every = 1 if loop.x.device.type == "cpu" else 10
     if loop.iteration == 0:
-        _finish(loop, solver, CONVERGED, loop.running & solver.converged(loop.state, limits.tolerance))
+        _finish(
+            loop, solver, CONVERGED, loop.running & solver.converged(loop.state, limits.tolerance)
+        )
     last_finite, stop = loop.state.x, False
     while bool(loop.running.any()):
         full = loop.iteration >= limits.max_iterations
@@ -134,12 +149,16 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
         loop.state = solver.step(objective.at(loop.iteration), loop.state)
         loop.iteration += 1
         if loop.rule_state is not None and rule is not None:
-            loop.rule_state = rule.update(loop.rule_state, loop.state.discrepancy, loop.state.certificate, loop.iteration)
+            loop.rule_state = rule.update(
+                loop.rule_state, loop.state.discrepancy, loop.state.certificate, loop.iteration
+            )
             objective = objective.with_regularization(loop.rule_state.weight)
         _record(loop, solver, objective)
         if loop.iteration % every == 0 or loop.iteration >= limits.max_iterations:
             # A sum is non-finite where an entry is; it needs no temporary of the size of x.
-            finite = torch.isfinite(loop.state.x.flatten(1).sum(1)) & ~torch.isnan(loop.state.certificate)
+            finite = torch.isfinite(loop.state.x.flatten(1).sum(1)) & ~torch.isnan(
+                loop.state.certificate
+            )
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
             converged = solver.converged(loop.state, limits.tolerance)
             if loop.rule_state is not None and rule is not None:
@@ -161,20 +180,28 @@ def run(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | Non
 
 
 def _weights(loop: Loop, solver: Solver, objective: Objective) -> Tensor:
-    weights: Tensor = loop.state.regularization if solver.meets_target(objective) else objective.regularization
+    weights: Tensor = (
+        loop.state.regularization if solver.meets_target(objective) else objective.regularization
+    )
     return weights
 
 
 def _record(loop: Loop, solver: Solver, objective: Objective) -> None:
     state = loop.state
-    rows = torch.stack([state.value, state.certificate, state.discrepancy, _weights(loop, solver, objective)]).detach()
+    rows = torch.stack(
+        [state.value, state.certificate, state.discrepancy, _weights(loop, solver, objective)]
+    ).detach()
     rows = torch.where(loop.running, rows, torch.full_like(rows, float("nan")))
     whole = rows.new_full((len(RECORDED), len(loop.status)), float("nan"))
     loop.history.append(whole.index_copy(1, loop.active, rows))
-    loop.weight = loop.weight.index_copy(0, loop.active, torch.where(loop.running, rows[3], loop.weight[loop.active]))
+    loop.weight = loop.weight.index_copy(
+        0, loop.active, torch.where(loop.running, rows[3], loop.weight[loop.active])
+    )
 
 
-def _finish(loop: Loop, solver: Solver, status: int, mask: Tensor, answer: Tensor | None = None) -> None:
+def _finish(
+    loop: Loop, solver: Solver, status: int, mask: Tensor, answer: Tensor | None = None
+) -> None:
     """Write down the answers of the items in ``mask`` and take them out of the running."""
     if not bool(mask.any()):
         return
@@ -182,7 +209,9 @@ def _finish(loop: Loop, solver: Solver, status: int, mask: Tensor, answer: Tenso
     done = mask.nonzero().squeeze(1)
     where = loop.active[done]
     loop.x = loop.x.index_copy(0, where, answer[done].to(loop.x.dtype))
-    loop.summary = scatter_items(where, select_items(solver.summary(loop.state), done), loop.summary)
+    loop.summary = scatter_items(
+        where, select_items(solver.summary(loop.state), done), loop.summary
+    )
     loop.status = loop.status.index_fill(0, where, status)
     loop.iterations = loop.iterations.index_fill(0, where, loop.iteration)
     loop.running = loop.running & ~mask
@@ -202,7 +231,9 @@ def _compact(loop: Loop, objective: Objective) -> Objective:
 
 def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:
     """Let the implicit prior put other parameters in the place of these; the answers of items that are done take their shape."""
-    after, variable, move = objective.at(loop.iteration).adapted(loop.state.x, loop.state.statistics)
+    after, variable, move = objective.at(loop.iteration).adapted(
+        loop.state.x, loop.state.statistics
+    )
     assert after.layout is not None
     if after.layout != loop.layout:
         done = len(loop.active) < len(loop.status) or not bool(loop.running.all())
@@ -214,4 +245,6 @@ def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:
 
 def _progress(loop: Loop, objective: Objective) -> Progress:
     x, last = loop.state.x, loop.history[-1][:, loop.active]
-    return Progress(loop.iteration, loop.active, last[0], last[1], last[2], last[3], lambda: objective.decode(x))
+    return Progress(
+        loop.iteration, loop.active, last[0], last[1], last[2], last[3], lambda: objective.decode(x)
+    )

@@ -43,7 +43,15 @@ from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 
 #: What a run writes, and so what it may replace.
-FILES = ("scene.json", "metrics.json", "solution.h5", "mesh.ply", "mesh.obj", "mesh.off", "mesh.png")
+FILES = (
+    "scene.json",
+    "metrics.json",
+    "solution.h5",
+    "mesh.ply",
+    "mesh.obj",
+    "mesh.off",
+    "mesh.png",
+)
 _FREE = ("title", "output")
 
 
@@ -102,7 +110,9 @@ class MeshScene(Table):
     @model_validator(mode="after")
     def _handles_or_observed(self) -> MeshScene:
         if (self.handles is None) == (self.observed is None):
-            raise ValueError("give either [handles], which hold exactly, or [observed], which come with noise")
+            raise ValueError(
+                "give either [handles], which hold exactly, or [observed], which come with noise"
+            )
         return self
 
 
@@ -128,7 +138,9 @@ class MeshOutcome:
     files: tuple[Path, ...]
 
 
-def read_mesh_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> MeshSceneFile:
+def read_mesh_scene(
+    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> MeshSceneFile:
     """Read and check a scene file of a mesh; faults as in `invtoolbox.scene_file.read_scene`.
 
     >>> read_mesh_scene("horse-sparse", {"observed.share": 0.1}).scene.observed.share
@@ -137,8 +149,14 @@ def read_mesh_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[s
     return MeshSceneFile.read(MeshScene, scene, overrides)
 
 
-def run_mesh_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
-                   resume: bool = False, overwrite: bool = False, progress: bool = True) -> MeshOutcome:
+def run_mesh_scene(
+    scene: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> MeshOutcome:
     """Run a scene of a mesh and write its results; behind `it.scenes.run`.
 
     Raises:
@@ -154,10 +172,25 @@ def run_mesh_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
         return MeshOutcome(Solution.load(finished[0]), None, folder, read_json(finished[1]), ())
     mesh = read_mesh(file.locate(file.scene.mesh.path), file.scene.mesh.frame)
     problem, truth = _problem(file, mesh)
-    prior, solver, budgets = prior_of(_with_graphs(file.scene.prior, mesh), file), solver_of(file.scene.solver, file), file.scene.solver
-    solution = solve(problem, prior, solver, regularization=file.scene.regularization, max_iterations=budgets.max_iterations,
-                     tolerance=budgets.tolerance, time_limit=budgets.time_limit, progress=progress)
-    metrics, moved = _metrics(problem, mesh, solution.x[0], truth), mesh.with_vertices(mesh.vertices + solution.x[0])
+    prior, solver, budgets = (
+        prior_of(_with_graphs(file.scene.prior, mesh), file),
+        solver_of(file.scene.solver, file),
+        file.scene.solver,
+    )
+    solution = solve(
+        problem,
+        prior,
+        solver,
+        regularization=file.scene.regularization,
+        max_iterations=budgets.max_iterations,
+        tolerance=budgets.tolerance,
+        time_limit=budgets.time_limit,
+        progress=progress,
+    )
+    metrics, moved = (
+        _metrics(problem, mesh, solution.x[0], truth),
+        mesh.with_vertices(mesh.vertices + solution.x[0]),
+    )
     if overwrite:
         for path in there:
             path.unlink()
@@ -189,28 +222,44 @@ def _problem(file: MeshSceneFile, mesh: Mesh) -> tuple[Problem, Tensor | None]:
     assert seen is not None
     other = read_mesh(file.locate(seen.path or scene.mesh.path), seen.frame)
     if other.vertices.shape != rest.shape:
-        raise InputError(f"{file.path}: [observed] is a mesh of {len(other.vertices)} vertices, and [mesh] has {len(rest)}")
+        raise InputError(
+            f"{file.path}: [observed] is a mesh of {len(other.vertices)} vertices, and [mesh] has {len(rest)}"
+        )
     generator = torch.Generator().manual_seed(seen.seed)
-    index = torch.randperm(len(rest), generator=generator)[:max(1, round(seen.share * len(rest)))]
+    index = torch.randperm(len(rest), generator=generator)[: max(1, round(seen.share * len(rest)))]
     noise = seen.noise * _diagonal(rest)
-    positions = other.vertices[index] + noise * torch.randn(len(index), 3, generator=generator, dtype=rest.dtype)
+    positions = other.vertices[index] + noise * torch.randn(
+        len(index), 3, generator=generator, dtype=rest.dtype
+    )
     operator = ObservedPoints(rest[None], index)
-    return Problem(operator.displacements(positions[None]), operator, LeastSquares(noise)), other.vertices
+    return Problem(
+        operator.displacements(positions[None]), operator, LeastSquares(noise)
+    ), other.vertices
 
 
 def _moved_handles(file: MeshSceneFile, handles: Handles, rest: Tensor) -> tuple[Tensor, Tensor]:
     path = file.locate(handles.path)
-    groups = (torch.from_numpy(np.load(path, allow_pickle=False)) if path.suffix == ".npy" else read_dmat(path)).flatten()
+    groups = (
+        torch.from_numpy(np.load(path, allow_pickle=False))
+        if path.suffix == ".npy"
+        else read_dmat(path)
+    ).flatten()
     if len(groups) != len(rest):
-        raise InputError(f"{file.path}: {path} has the groups of {len(groups)} vertices, and the mesh has {len(rest)}")
+        raise InputError(
+            f"{file.path}: {path} has the groups of {len(groups)} vertices, and the mesh has {len(rest)}"
+        )
     index = (groups >= 0).nonzero()[:, 0]
     goal = rest[index].clone()
     for move in handles.move:
         own = groups[index] == move.group
         if not bool(own.any()):
-            raise InputError(f"{file.path}: [handles.move] names group {move.group}, and there are "
-                             f"{', '.join(f'{int(g)}' for g in groups[index].unique())}")
-        centre = {"centre": goal[own].mean(0), "origin": goal.new_zeros(3)}.get(move.about if isinstance(move.about, str) else "")
+            raise InputError(
+                f"{file.path}: [handles.move] names group {move.group}, and there are "
+                f"{', '.join(f'{int(g)}' for g in groups[index].unique())}"
+            )
+        centre = {"centre": goal[own].mean(0), "origin": goal.new_zeros(3)}.get(
+            move.about if isinstance(move.about, str) else ""
+        )
         centre = goal.new_tensor(move.about) if centre is None else centre
         turn = rotation(torch.deg2rad(goal.new_tensor(move.turn)))
         goal[own] = (goal[own] - centre) @ turn.T + centre + goal.new_tensor(move.shift)
@@ -222,7 +271,9 @@ def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
     found = []
     for table in tables:
         settings = dict(table.settings)
-        kind = settings.pop("graph", None if {"neighbours", "radius"} & set(settings) else "clamped")
+        kind = settings.pop(
+            "graph", None if {"neighbours", "radius"} & set(settings) else "clamped"
+        )
         if kind is not None:
             settings["graph"] = NeighbourGraph.of_mesh(mesh.vertices, mesh.faces, kind)
         found.append(PriorTable(name=table.name, weight=table.weight, **settings))
@@ -233,7 +284,9 @@ def _metrics(problem: Problem, mesh: Mesh, x: Tensor, truth: Tensor | None) -> d
     size = _diagonal(mesh.vertices) / 100
     found = {"moved": float(x.norm(dim=1).mean()) / size}
     if truth is not None:
-        unseen = torch.ones(len(x), dtype=torch.bool).index_fill(0, problem.operator.index[0], False)  # type: ignore[attr-defined]
+        unseen = torch.ones(len(x), dtype=torch.bool).index_fill(
+            0, problem.operator.index[0], False
+        )  # type: ignore[attr-defined]
         if bool(unseen.any()):
             found["unseen"] = float((mesh.vertices + x - truth).norm(dim=1)[unseen].mean()) / size
             found["at_rest"] = float((mesh.vertices - truth).norm(dim=1)[unseen].mean()) / size

@@ -46,7 +46,9 @@ class MixturePosterior(Posterior):
     def covariance(self) -> Tensor:
         """Of the whole, ``(batch, n, n)``."""
         away = (self.means - self.mean.unsqueeze(1)).flatten(2)
-        return torch.einsum("bk,bkij->bij", self.shares, self.covariances + away.unsqueeze(3) * away.unsqueeze(2))
+        return torch.einsum(
+            "bk,bkij->bij", self.shares, self.covariances + away.unsqueeze(3) * away.unsqueeze(2)
+        )
 
     @property
     def std(self) -> Tensor:
@@ -59,7 +61,9 @@ class MixturePosterior(Posterior):
     def _one(self, generator: Generator) -> Tensor:
         like = self.means
         level = torch.rand(1, generator=generator, dtype=like.dtype, device=like.device)
-        noise = torch.randn(like[0, 0].numel(), generator=generator, dtype=like.dtype, device=like.device)
+        noise = torch.randn(
+            like[0, 0].numel(), generator=generator, dtype=like.dtype, device=like.device
+        )
         which = (self.shares.cumsum(1) < level).sum(1).clamp_max(self.shares.shape[1] - 1)
         items = torch.arange(len(like), device=like.device)
         return like[items, which] + (self._roots[items, which] @ noise).view(like[:, 0].shape)
@@ -85,13 +89,28 @@ def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterio
     (tensor([[[0.7168]]]), tensor([[0.0832, 0.9168]]))
     """
     D, A = problem.data_term, problem.operator
-    known = isinstance(D, LeastSquares) and D.noise_std is not None and D.weights is None and isinstance(problem.y, Tensor)
+    known = (
+        isinstance(D, LeastSquares)
+        and D.noise_std is not None
+        and D.weights is None
+        and isinstance(problem.y, Tensor)
+    )
     n = torch.Size(problem.image_shape).numel()
-    if not known or not isinstance(A, LinearOperator) or n > _LARGEST or problem.image_dtype.is_complex:
-        raise InputError(f"exact_posterior needs a linear operator on real images of at most {_LARGEST} pixels and "
-                         f"LeastSquares(noise_std=...) without weights, got {problem!r}")
+    if (
+        not known
+        or not isinstance(A, LinearOperator)
+        or n > _LARGEST
+        or problem.image_dtype.is_complex
+    ):
+        raise InputError(
+            f"exact_posterior needs a linear operator on real images of at most {_LARGEST} pixels and "
+            f"LeastSquares(noise_std=...) without weights, got {problem!r}"
+        )
     like = problem.y
-    items = [_of_item(problem.select(torch.tensor([k], device=like.device)), prior) for k in range(problem.batch)]
+    items = [
+        _of_item(problem.select(torch.tensor([k], device=like.device)), prior)
+        for k in range(problem.batch)
+    ]
     shares, means, covariances = (torch.stack(part).to(like) for part in zip(*items))
     return MixturePosterior(shares, means, covariances)
 

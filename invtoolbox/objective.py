@@ -56,7 +56,10 @@ class Layout:
     def unpack(self, vector: Tensor) -> dict[str, Tensor]:
         sizes = [torch.Size(shape).numel() for shape in self.shapes]
         parts = torch.split(vector, sizes, dim=1)
-        return {n: part.unflatten(1, shape) if shape else part.squeeze(1) for n, part, shape in zip(self.names, parts, self.shapes)}
+        return {
+            n: part.unflatten(1, shape) if shape else part.squeeze(1)
+            for n, part, shape in zip(self.names, parts, self.shapes)
+        }
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,10 @@ class Objective:
     def terms(self) -> tuple[tuple[Tensor, ExplicitPrior], ...]:
         """Every explicit prior with its whole weight ``regularization * w_i``, ``(batch,)``."""
         one = self.share * self.regularization
-        return tuple((one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior) for t in self.prior.terms)
+        return tuple(
+            (one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior)
+            for t in self.prior.terms
+        )
 
     @property
     def explicit_priors(self) -> tuple[ExplicitPrior, ...]:
@@ -113,7 +119,9 @@ class Objective:
 
     def generator(self) -> Generator:
         """Draws of this iteration; the same whatever the batch is, and after a resume."""
-        return torch.Generator(self.problem.first.device).manual_seed((self.seed * 1_000_003 + self.iteration) % (1 << 62))
+        return torch.Generator(self.problem.first.device).manual_seed(
+            (self.seed * 1_000_003 + self.iteration) % (1 << 62)
+        )
 
     # -- the data part -------------------------------------------------------------------------------------------------
 
@@ -125,7 +133,9 @@ class Objective:
             value, slope = D.value_and_grad(prediction, y)
             gradient = A.adjoint(slope)
         else:
-            kept = torch.is_grad_enabled() and x.requires_grad  # somebody differentiates this in turn
+            kept = (
+                torch.is_grad_enabled() and x.requires_grad
+            )  # somebody differentiates this in turn
             with torch.enable_grad():
                 free = x if kept else x.detach().requires_grad_(True)
                 tracked = A(free)
@@ -179,24 +189,35 @@ class Objective:
         with torch.enable_grad():
             free = vector.detach().requires_grad_(True)
             decoded = self.decoded(free)
-            x, adaptive = decoded.x, self.prior.implicit is not None and self.prior.implicit.is_adaptive
-            prediction, info = decoded.operator.with_info(x) if adaptive else (decoded.operator(x), {})
+            x, adaptive = (
+                decoded.x,
+                self.prior.implicit is not None and self.prior.implicit.is_adaptive,
+            )
+            prediction, info = (
+                decoded.operator.with_info(x) if adaptive else (decoded.operator(x), {})
+            )
             misfit = D.value(prediction, y)
             value = misfit + self.parameter_energy(decoded)
-            pull = torch.zeros_like(value)  # priors without an energy act through their gradient alone
+            pull = torch.zeros_like(
+                value
+            )  # priors without an energy act through their gradient alone
             for weight, prior in self.terms:
                 if "energy" in prior.offers:
                     value = value + weight * prior.energy(x)
                 else:
                     pull = pull + weight * prior.pull(x, self.generator())
             watched = {name: tensor for name, tensor in info.items() if tensor.requires_grad}
-            gradient, *slopes = torch.autograd.grad((value + pull).sum(), [free, *watched.values()], allow_unused=bool(watched))
+            gradient, *slopes = torch.autograd.grad(
+                (value + pull).sum(), [free, *watched.values()], allow_unused=bool(watched)
+            )
             found = dict(zip(watched, slopes))
             seen = {name: Seen(tensor.detach(), found.get(name)) for name, tensor in info.items()}
         with torch.no_grad():
             fixed = tree_map(Tensor.detach, prediction)
             discrepancy = D.discrepancy_of(misfit.detach(), fixed, y)
-            return Evaluation(value.detach() if self.has_value else self.nan(), gradient, discrepancy), seen
+            return Evaluation(
+                value.detach() if self.has_value else self.nan(), gradient, discrepancy
+            ), seen
 
     def decoded(self, variable: Tensor) -> Decoded:
         """The image, and the operator that predicts from it, as functions of the variable."""
@@ -204,8 +225,16 @@ class Objective:
             return Decoded(variable, {}, self.problem.operator)
         parameters = self.layout.unpack(variable)
         implicit, unknowns = self.prior.implicit, self.unknowns
-        x, energy = (parameters["x"], None) if implicit is None else implicit.decode_and_energy(parameters, self.generator())
-        operator = self.problem.operator if unknowns is None else unknowns.operator(self.problem.operator, parameters)
+        x, energy = (
+            (parameters["x"], None)
+            if implicit is None
+            else implicit.decode_and_energy(parameters, self.generator())
+        )
+        operator = (
+            self.problem.operator
+            if unknowns is None
+            else unknowns.operator(self.problem.operator, parameters)
+        )
         return Decoded(x, parameters, operator, energy)
 
     def projected(self, variable: Tensor) -> Tensor:
@@ -222,48 +251,75 @@ class Objective:
         if self.layout is None or implicit is None or not implicit.is_disturbed:
             return variable
         parameters = self.layout.unpack(variable)
-        return self.layout.pack({**parameters, **implicit.disturbed(parameters, rate, self.generator())})
+        return self.layout.pack(
+            {**parameters, **implicit.disturbed(parameters, rate, self.generator())}
+        )
 
     def parameter_energy(self, decoded: Decoded) -> Tensor:
         """``S(z)`` and the priors of the unknowns, ``(batch,)``."""
         total = torch.zeros_like(self.regularization)
         if decoded.energy is not None:
             total = total + decoded.energy
-        return self.share * (total if self.unknowns is None else total + self.unknowns.energy(decoded.parameters))
+        return self.share * (
+            total if self.unknowns is None else total + self.unknowns.energy(decoded.parameters)
+        )
 
     def decode(self, variable: Tensor) -> Any:
         """The image of a variable, without draws."""
         if self.image_channels is not None:
-            return variable[:, :self.image_channels].contiguous()
+            return variable[:, : self.image_channels].contiguous()
         if self.layout is None:
             return variable
         with torch.no_grad():
             parameters = self.layout.unpack(variable)
-            return parameters["x"] if self.prior.implicit is None else self.prior.implicit.decode(parameters)
+            return (
+                parameters["x"]
+                if self.prior.implicit is None
+                else self.prior.implicit.decode(parameters)
+            )
 
     # -- the loop's changes ---------------------------------------------------------------------------------------------
 
     def at(self, iteration: int) -> Objective:
         problem = self.problem.with_data_term(self.problem.data_term.at(iteration))
-        return dataclasses.replace(self, problem=problem, prior=self.prior.at(iteration), iteration=iteration)
+        return dataclasses.replace(
+            self, problem=problem, prior=self.prior.at(iteration), iteration=iteration
+        )
 
     def subset(self, count: int) -> Objective:
         """That of so many blocks of the measurements, drawn for the iteration, with the same share of everything else."""
         blocks = self.problem.operator.blocks
         assert blocks is not None
-        return dataclasses.replace(self, problem=self.problem.subset(count, self.generator()), share=self.share * count / blocks)
+        return dataclasses.replace(
+            self,
+            problem=self.problem.subset(count, self.generator()),
+            share=self.share * count / blocks,
+        )
 
-    def adapted(self, variable: Tensor, statistics: dict[str, Tensor]) -> tuple[Objective, Tensor, Callable[[Tensor], Tensor]]:
+    def adapted(
+        self, variable: Tensor, statistics: dict[str, Tensor]
+    ) -> tuple[Objective, Tensor, Callable[[Tensor], Tensor]]:
         """What the implicit prior makes of a variable: the objective of the new one, the new one, and what maps tensors of its shape."""
         implicit, layout = self.prior.implicit, self.layout
         assert implicit is not None and layout is not None
         old = layout.unpack(variable)
-        own = {name: leaf for name, leaf in old.items() if self.unknowns is None or name not in self.unknowns.starts}
+        own = {
+            name: leaf
+            for name, leaf in old.items()
+            if self.unknowns is None or name not in self.unknowns.starts
+        }
         new, transfer = implicit.adapt(own, statistics, self.iteration, self.generator())
-        after = Layout(layout.names, tuple(tuple(new.get(name, old[name]).shape[1:]) for name in layout.names))
+        after = Layout(
+            layout.names, tuple(tuple(new.get(name, old[name]).shape[1:]) for name in layout.names)
+        )
 
         def move(vector: Tensor) -> Tensor:
-            return after.pack({name: transfer(name, leaf) if name in new else leaf for name, leaf in layout.unpack(vector).items()})
+            return after.pack(
+                {
+                    name: transfer(name, leaf) if name in new else leaf
+                    for name, leaf in layout.unpack(vector).items()
+                }
+            )
 
         return dataclasses.replace(self, layout=after), after.pack({**old, **new}), move
 
@@ -273,13 +329,21 @@ class Objective:
         assert implicit is not None and self.layout is not None
         old = self.layout.unpack(variable)
         theirs = () if self.unknowns is None else self.unknowns.starts
-        shapes = {name: shape for name, shape in zip(layout.names, layout.shapes) if name not in theirs}
-        return layout.pack({**old, **implicit.resized({name: old[name] for name in shapes}, shapes)})
+        shapes = {
+            name: shape for name, shape in zip(layout.names, layout.shapes) if name not in theirs
+        }
+        return layout.pack(
+            {**old, **implicit.resized({name: old[name] for name in shapes}, shapes)}
+        )
 
     def with_regularization(self, regularization: Tensor) -> Objective:
         return dataclasses.replace(self, regularization=regularization)
 
     def select(self, index: Tensor) -> Objective:
-        return dataclasses.replace(self, problem=self.problem.select(index), prior=self.prior.select(index),
-                                   regularization=self.regularization.index_select(0, index),
-                                   unknowns=None if self.unknowns is None else self.unknowns.select(index))
+        return dataclasses.replace(
+            self,
+            problem=self.problem.select(index),
+            prior=self.prior.select(index),
+            regularization=self.regularization.index_select(0, index),
+            unknowns=None if self.unknowns is None else self.unknowns.select(index),
+        )

@@ -74,7 +74,9 @@ class Posterior(ABC):
         """The standard deviation of every pixel, like `mean`."""
         return self._moments[1]
 
-    def interval(self, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal") -> tuple[Tensor, Tensor]:
+    def interval(
+        self, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal"
+    ) -> tuple[Tensor, Tensor]:
         """Bounds ``(low, high)`` between which every pixel, for itself, lies with probability ``level``.
 
         Args:
@@ -92,11 +94,15 @@ class Posterior(ABC):
         half = NormalDist().inv_cdf(0.5 + level / 2) * self.std
         return self.mean - half, self.mean + half
 
-    def coverage(self, x: Tensor, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal") -> Tensor:
+    def coverage(
+        self, x: Tensor, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal"
+    ) -> Tensor:
         """The share of the pixels of ``x`` that lie within their interval, ``(batch,)``: ``level``, where the posterior is right."""
         low, high = self.interval(level, shape)
         if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
-            raise InputError(f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}")
+            raise InputError(
+                f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}"
+            )
         x = x.to(low)
         return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
 
@@ -130,9 +136,19 @@ class Posterior(ABC):
         """Of the samples, by pixel; blocks of pixels so large that all samples of one are held at once."""
         first = self.sample(1)[0]
         block = max(1, 4 * _AT_ONCE // self.number)
-        shares = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=first.dtype, device=first.device)
-        bounds = [torch.quantile(torch.cat([part.flatten(1)[:, k:k + block] for part in self._chunks(self.number, 0)]), shares, dim=0)
-                  for k in range(0, first.numel(), block)]
+        shares = torch.tensor(
+            [0.5 - level / 2, 0.5 + level / 2], dtype=first.dtype, device=first.device
+        )
+        bounds = [
+            torch.quantile(
+                torch.cat(
+                    [part.flatten(1)[:, k : k + block] for part in self._chunks(self.number, 0)]
+                ),
+                shares,
+                dim=0,
+            )
+            for k in range(0, first.numel(), block)
+        ]
         low, high = torch.cat(bounds, 1).unflatten(1, first.shape)
         return low, high
 
@@ -176,12 +192,23 @@ class MeanFieldPosterior(MomentPosterior):
 
     def __init__(self, mean: Tensor, std: Tensor, number: int = 1000) -> None:
         if mean.shape != std.shape or bool((std < 0).any()):
-            raise InputError("a posterior takes a mean and a standard deviation of one shape, the latter not negative; got shapes "
-                             f"{tuple(mean.shape)} and {tuple(std.shape)}")
+            raise InputError(
+                "a posterior takes a mean and a standard deviation of one shape, the latter not negative; got shapes "
+                f"{tuple(mean.shape)} and {tuple(std.shape)}"
+            )
         super().__init__(mean, std)
         self.number = number
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """The same random numbers for every item."""
-        each = [torch.randn(1, *self.mean.shape[1:], generator=generator, dtype=self.mean.dtype, device=self.device) for _ in range(count)]
+        each = [
+            torch.randn(
+                1,
+                *self.mean.shape[1:],
+                generator=generator,
+                dtype=self.mean.dtype,
+                device=self.device,
+            )
+            for _ in range(count)
+        ]
         return self.mean + self.std * torch.stack(each)

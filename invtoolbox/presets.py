@@ -45,7 +45,9 @@ def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
     settings = entry.read()
     solver = settings.pop("solver", None)
     if not isinstance(solver, str):
-        raise InputError(f'{entry.path} does not say which solver it is a preset of; add for example solver = "admm"')
+        raise InputError(
+            f'{entry.path} does not say which solver it is a preset of; add for example solver = "admm"'
+        )
     with _in_file(entry.path):
         result: Solver = build("solvers", solver, {**settings, **(changes or {})})
     return result
@@ -74,13 +76,17 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
     settings = entry.read()
     kind = settings.pop("prior", None)
     if not isinstance(kind, str):
-        raise InputError(f'{entry.path} does not say which prior it describes; add for example prior = "denoiser"')
+        raise InputError(
+            f'{entry.path} does not say which prior it describes; add for example prior = "denoiser"'
+        )
     settings.update(changes or {})
     with _in_file(entry.path):
         table = settings.get("network")
         if isinstance(table, dict):
             if not str(table.get("weights", "")).endswith(".safetensors"):
-                raise InputError("the weights of a trained prior are a safetensors file beside its card")
+                raise InputError(
+                    "the weights of a trained prior are a safetensors file beside its card"
+                )
             settings["network"] = build_network(table, entry.path.parent / str(table["weights"]))
         result: Prior = build("priors", kind, settings)
     return result
@@ -107,7 +113,9 @@ def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
     taken = inspect.signature(cls).parameters
     for key in arguments:
         if key not in taken:
-            raise InputError(f"the network {name!r} has no setting {key!r}; it has {', '.join(taken)}")
+            raise InputError(
+                f"the network {name!r} has no setting {key!r}; it has {', '.join(taken)}"
+            )
     if "pretrained" in taken:
         arguments["pretrained"] = None  # its own default would download
     network: nn.Module = cls(**arguments)
@@ -124,8 +132,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
     try:
         network.load_state_dict(tensors)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"the weights of {path} do not fit the network {type(network).__name__}: "
-                         f"{' '.join(str(error).split())[:200]}") from error
+        raise InputError(
+            f"the weights of {path} do not fit the network {type(network).__name__}: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
 
 
 @contextmanager

@@ -43,17 +43,33 @@ class Problem(Settings):
     data_term: DataTerm
     unknown: dict[str, PriorSum]
 
-    def __init__(self, y: Any, operator: Any, data_term: DataTerm | None = None, unknown: dict[str, Prior | None] | None = None) -> None:
+    def __init__(
+        self,
+        y: Any,
+        operator: Any,
+        data_term: DataTerm | None = None,
+        unknown: dict[str, Prior | None] | None = None,
+    ) -> None:
         if not isinstance(operator, Operator):
             from invtoolbox.operators.adapters import as_operator
 
             operator = as_operator(operator)
-        self.y = tuple(map(as_measurements, y)) if isinstance(y, (tuple, list)) else as_measurements(y)
+        self.y = (
+            tuple(map(as_measurements, y)) if isinstance(y, (tuple, list)) else as_measurements(y)
+        )
         self.operator = operator
         self.data_term = data_term if data_term is not None else LeastSquares()
         if not isinstance(self.data_term, DataTerm):
-            raise InputError(f"data_term must be one of it.data_terms, got {type(data_term).__name__}")
-        self.data_term.check_shape(self.y, operator.range_shape, f"the measurements of {operator}", operator.channelwise, operator.items)
+            raise InputError(
+                f"data_term must be one of it.data_terms, got {type(data_term).__name__}"
+            )
+        self.data_term.check_shape(
+            self.y,
+            operator.range_shape,
+            f"the measurements of {operator}",
+            operator.channelwise,
+            operator.items,
+        )
         for part in self.y if isinstance(self.y, tuple) else (self.y,):
             _check_finite(part)
         self.data_term.check(self.y)
@@ -89,10 +105,14 @@ class Problem(Settings):
 
     def zeros(self) -> Tensor:
         """An image of zeros for every item."""
-        return torch.zeros(self.batch, *self.image_shape, dtype=self.image_dtype, device=self.first.device)
+        return torch.zeros(
+            self.batch, *self.image_shape, dtype=self.image_dtype, device=self.first.device
+        )
 
     def select(self, index: Tensor) -> Problem:
-        picked_y = _each(self.y, lambda t: t if len(t) == 1 < self.batch else t.index_select(0, index))
+        picked_y = _each(
+            self.y, lambda t: t if len(t) == 1 < self.batch else t.index_select(0, index)
+        )
         other = self._with(picked_y, self.operator.select(index), self.data_term.select(index))
         other.unknown = {name: prior.select(index) for name, prior in self.unknown.items()}
         return other
@@ -114,14 +134,21 @@ class Problem(Settings):
         blocks = self.operator.blocks
         if blocks is not None and isinstance(index, int):
             if not 1 <= index <= blocks:
-                raise InputError(f"a subset holds 1 to {blocks} of the blocks of {self.operator}, got {index}")
+                raise InputError(
+                    f"a subset holds 1 to {blocks} of the blocks of {self.operator}, got {index}"
+                )
             index = self.operator.drawn(index, generator).to(self.first.device)
         operator = self.operator.subset(index)  # says so where there are no blocks
         y = tuple(picked(self.y, index)) if isinstance(self.y, tuple) else self.y[:, :, index]
         return self._with(y, operator, self.data_term.subset(index, self.y))
 
-    def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
-           dtype: torch.dtype | None = None) -> Problem:
+    def to(
+        self,
+        target: torch.device | torch.dtype | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Problem:
         if target is None and device is None and dtype is None:
             return self
         return super().to(target, device=device, dtype=dtype)
@@ -130,7 +157,9 @@ class Problem(Settings):
         """The problem of the k-th of several measurements, whose misfits a `data_terms.Stack` adds."""
         terms = getattr(self.data_term, "terms", None)
         if terms is None or not isinstance(self.y, tuple) or not 0 <= k < len(self.y):
-            raise InputError(f"{self!r} has no part {k}; parts belong to measurements that are a tuple, under data_terms.Stack")
+            raise InputError(
+                f"{self!r} has no part {k}; parts belong to measurements that are a tuple, under data_terms.Stack"
+            )
         return self._with(self.y[k], component(self.operator, k), terms[k])
 
     def with_data_term(self, data_term: DataTerm) -> Problem:
@@ -154,8 +183,10 @@ class Problem(Settings):
 
     def __repr__(self) -> str:
         unknown = f", unknown {', '.join(self.unknown)}" if self.unknown else ""
-        return (f"Problem: {self.batch} item{'s' if self.batch != 1 else ''}, {self.operator} {self.image_shape} -> "
-                f"{self.operator.range_shape}, {self.data_term!r}{unknown}")
+        return (
+            f"Problem: {self.batch} item{'s' if self.batch != 1 else ''}, {self.operator} {self.image_shape} -> "
+            f"{self.operator.range_shape}, {self.data_term!r}{unknown}"
+        )
 
 
 def fitted_back_projection(problem: Problem) -> Tensor:
@@ -166,19 +197,36 @@ def fitted_back_projection(problem: Problem) -> Tensor:
     x = A.adjoint(wanted)
     prediction = A(x)
     squared = inner(prediction, prediction)
-    return x * expand(torch.where(squared > 0, inner(prediction, wanted) / squared.clamp_min(1e-30), torch.zeros_like(squared)), x)
+    return x * expand(
+        torch.where(
+            squared > 0,
+            inner(prediction, wanted) / squared.clamp_min(1e-30),
+            torch.zeros_like(squared),
+        ),
+        x,
+    )
 
 
 def _checked_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict[str, PriorSum]:
     known = operator.parameters()
     for name, prior in unknown.items():
         if name not in known:
-            raise InputError(f"unknown= names {name!r}, which is no parameter of {operator}; it has {', '.join(known) or 'none'}")
+            raise InputError(
+                f"unknown= names {name!r}, which is no parameter of {operator}; it has {', '.join(known) or 'none'}"
+            )
         if not (known[name].is_floating_point() or known[name].is_complex()):
-            raise InputError(f"unknown= names {name!r}, which holds {known[name].dtype} and cannot be moved in small steps")
-        if prior is not None and (not isinstance(prior, Prior) or prior.as_sum().implicit is not None):
-            raise InputError(f"the prior of the unknown {name!r} must be an explicit one or None, got {prior!r}")
-    return {name: PriorSum() if prior is None else prior.as_sum() for name, prior in unknown.items()}
+            raise InputError(
+                f"unknown= names {name!r}, which holds {known[name].dtype} and cannot be moved in small steps"
+            )
+        if prior is not None and (
+            not isinstance(prior, Prior) or prior.as_sum().implicit is not None
+        ):
+            raise InputError(
+                f"the prior of the unknown {name!r} must be an explicit one or None, got {prior!r}"
+            )
+    return {
+        name: PriorSum() if prior is None else prior.as_sum() for name, prior in unknown.items()
+    }
 
 
 def _each(y: Any, change: Any) -> Any:
@@ -200,5 +248,7 @@ def _check_finite(y: Tensor) -> None:
     bad = ~torch.isfinite(y)
     if bool(bad.any()):
         place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
-        raise InputError(f"the measurements hold {int(bad.sum())} values of {y.numel()} that are NaN or infinite, the first at "
-                         f"index ({place}); replace them and give them weight 0 with LeastSquares(weights=...)")
+        raise InputError(
+            f"the measurements hold {int(bad.sum())} values of {y.numel()} that are NaN or infinite, the first at "
+            f"index ({place}); replace them and give them weight 0 with LeastSquares(weights=...)"
+        )

@@ -20,7 +20,9 @@ class ProgressBar:
             from tqdm.auto import tqdm
 
             # `disable=None` lets tqdm look whether the output is a terminal.
-            self._bar = tqdm(total=total, initial=done, desc=name, unit="it", leave=False, disable=None)
+            self._bar = tqdm(
+                total=total, initial=done, desc=name, unit="it", leave=False, disable=None
+            )
 
     def update(self, loop: Loop) -> None:
         if self._bar is None or self._bar.disable:
@@ -30,7 +32,9 @@ class ProgressBar:
             return
         self._last = now
         last = loop.history[-1]
-        shown = {name: f"{float(torch.nanmean(last[k])):.4g}" for k, name in enumerate(RECORDED[:2])}
+        shown = {
+            name: f"{float(torch.nanmean(last[k])):.4g}" for k, name in enumerate(RECORDED[:2])
+        }
         self._bar.set_postfix(running=int(loop.running.sum()), **shown, refresh=False)
         self._bar.update(loop.iteration - self._bar.n)
 

@@ -20,9 +20,18 @@ from invtoolbox.solve import solve
 from invtoolbox.solvers.base import Solver
 
 
-def reconstruct(y: Any, A: Any, prior: str | Prior | Sequence[str | Prior] | None = "tv",
-                noise_std: float | Tensor | None = None, data_term: DataTerm | None = None, solver: Solver | str | None = None,
-                regularization: Any = "auto", max_iterations: int | None = None, seed: int = 0, progress: bool = True) -> Solution:
+def reconstruct(
+    y: Any,
+    A: Any,
+    prior: str | Prior | Sequence[str | Prior] | None = "tv",
+    noise_std: float | Tensor | None = None,
+    data_term: DataTerm | None = None,
+    solver: Solver | str | None = None,
+    regularization: Any = "auto",
+    max_iterations: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Solution:
     """Find the image that explains measurements, with everything chosen that is not said.
 
     Args:
@@ -54,9 +63,20 @@ def reconstruct(y: Any, A: Any, prior: str | Prior | Sequence[str | Prior] | Non
         from invtoolbox.operators.adapters import as_operator
 
         A = as_operator(A)
-    problem = Problem(with_axes(y, A), A, data_term if data_term is not None else LeastSquares(noise_std=noise_std))
-    solution: Solution = solve(problem, prior=_sum(prior), solver=solver, regularization=regularization,
-                               max_iterations=max_iterations, seed=seed, progress=progress)
+    problem = Problem(
+        with_axes(y, A),
+        A,
+        data_term if data_term is not None else LeastSquares(noise_std=noise_std),
+    )
+    solution: Solution = solve(
+        problem,
+        prior=_sum(prior),
+        solver=solver,
+        regularization=regularization,
+        max_iterations=max_iterations,
+        seed=seed,
+        progress=progress,
+    )
     return solution
 
 

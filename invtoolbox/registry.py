@@ -189,7 +189,9 @@ def build(kind: str, name: str, settings: dict[str, Any]) -> Any:
     taken = [p for p in inspect.signature(cls).parameters if p not in ("self", "args", "kwargs")]
     for key in settings:
         if key not in taken:
-            raise InputError(f"{name!r} has no setting {key!r}; it has {', '.join(taken) or 'none'}")
+            raise InputError(
+                f"{name!r} has no setting {key!r}; it has {', '.join(taken) or 'none'}"
+            )
     try:
         return cls(**settings)
     except TypeError as error:

@@ -14,7 +14,14 @@ from invtoolbox.errors import InputError
 _SCENE = "scene.json"
 
 
-def check_folder(folder: Path, settings: dict[str, Any], resume: bool, overwrite: bool, there: Sequence[Path], free: Sequence[str]) -> None:
+def check_folder(
+    folder: Path,
+    settings: dict[str, Any],
+    resume: bool,
+    overwrite: bool,
+    there: Sequence[Path],
+    free: Sequence[str],
+) -> None:
     """Refuse results that would be lost, and a resumption with other settings.
 
     Args:
@@ -22,20 +29,29 @@ def check_folder(folder: Path, settings: dict[str, Any], resume: bool, overwrite
         free: keys and tables of the settings that may differ.
     """
     if resume and overwrite:
-        raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
+        raise InputError(
+            "resume goes on from earlier results and overwrite replaces them; give one of them"
+        )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"the output {folder} is a file; give a folder")
     if there and not resume and not overwrite:
-        raise InputError(f"{folder} holds results already ({', '.join(path.name for path in there)}); give --resume to go on from them, "
-                         "--overwrite to replace them, or another --output")
+        raise InputError(
+            f"{folder} holds results already ({', '.join(path.name for path in there)}); give --resume to go on from them, "
+            "--overwrite to replace them, or another --output"
+        )
     if not (resume and (folder / _SCENE).exists()):
         return
     before = read_json(folder / _SCENE).get("scene", {})
-    changed = [key for key in differences(before, settings)
-               if key.split(".")[0] not in free and key not in free]
+    changed = [
+        key
+        for key in differences(before, settings)
+        if key.split(".")[0] not in free and key not in free
+    ]
     if changed:
-        raise InputError(f"{folder} holds a run with another {', '.join(changed)}; resume it with the same settings, "
-                         "or give --overwrite to start anew")
+        raise InputError(
+            f"{folder} holds a run with another {', '.join(changed)}; resume it with the same settings, "
+            "or give --overwrite to start anew"
+        )
 
 
 def write_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -51,8 +67,16 @@ def differences(before: Any, now: Any, key: str = "", within_lists: bool = True)
     ['seed', 'solver.name', 'solver.steps.1']
     """
     if isinstance(before, dict) and isinstance(now, dict):
-        pairs = [(f"{key}.{name}" if key else name, before.get(name), now.get(name)) for name in sorted({*before, *now})]
-    elif within_lists and isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [
+            (f"{key}.{name}" if key else name, before.get(name), now.get(name))
+            for name in sorted({*before, *now})
+        ]
+    elif (
+        within_lists
+        and isinstance(before, list)
+        and isinstance(now, list)
+        and len(before) == len(now)
+    ):
         pairs = [(f"{key}.{k}", a, b) for k, (a, b) in enumerate(zip(before, now))]
     else:
         return [] if before == now else [key]
@@ -64,7 +88,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give --overwrite to start anew") from error
+        raise InputError(
+            f"{path} cannot be read ({error}); give --overwrite to start anew"
+        ) from error
 
 
 def write_json(path: Path, content: Any) -> None:

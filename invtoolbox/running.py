@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 LONE = {"sweeps": "sweeps", "views": "photographs", "mesh": "a mesh"}
 
 
-def run(scene: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
-        resume: bool = False, overwrite: bool = False, progress: bool = True, items: str | Sequence[int] | None = None,
-        workers: int | None = None, cluster: str | None = None, threads: int = 1,
-        ) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome:
+def run(
+    scene: str | Path | Sequence[str | Path],
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    items: str | Sequence[int] | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
+    threads: int = 1,
+) -> Solution | Study | FlowStudy | ViewOutcome | MeshOutcome:
     """Run a scene file and write its results; `it.scenes.run`.
 
     A scene of measurements gives its `Solution`; several of them, several items of one, workers or a cluster make a study
@@ -49,21 +57,38 @@ def run(scene: str | Path | Sequence[str | Path], overrides: Mapping[str, Any] |
         from invtoolbox.views.run import run_view_scene
 
         if items is not None or workers is not None or cluster is not None:
-            raise InputError(f"{one[1]} is one scene, of all its photographs; it takes no items, workers or cluster")
+            raise InputError(
+                f"{one[1]} is one scene, of all its photographs; it takes no items, workers or cluster"
+            )
         return run_view_scene(one[1], overrides, output, resume, overwrite, progress)
     if one is not None and one[0] == "mesh":
         from invtoolbox.mesh_scene import run_mesh_scene
 
         if items is not None or workers is not None or cluster is not None:
-            raise InputError(f"{one[1]} is one scene, of one mesh; it takes no items, workers or cluster")
+            raise InputError(
+                f"{one[1]} is one scene, of one mesh; it takes no items, workers or cluster"
+            )
         return run_mesh_scene(one[1], overrides, output, resume, overwrite, progress)
     if one is not None:
         from invtoolbox.motion.scene import run_flow_scene
 
-        return run_flow_scene(one[1], overrides, output, resume, overwrite, progress, items, workers or 1, cluster, threads)
+        return run_flow_scene(
+            one[1],
+            overrides,
+            output,
+            resume,
+            overwrite,
+            progress,
+            items,
+            workers or 1,
+            cluster,
+            threads,
+        )
     from invtoolbox.study.scenes import run as run_measurements
 
-    return run_measurements(scene, overrides, output, resume, overwrite, progress, items, workers, cluster, threads)
+    return run_measurements(
+        scene, overrides, output, resume, overwrite, progress, items, workers, cluster, threads
+    )
 
 
 def lone_scene_among(scenes: Sequence[str | Path]) -> tuple[str, str | Path] | None:
@@ -80,6 +105,8 @@ def lone_scene_among(scenes: Sequence[str | Path]) -> tuple[str, str | Path] | N
             if table not in content:
                 continue
             if len(scenes) > 1:
-                raise InputError(f"{scene} is a scene of {what}, a study of its own; run it by itself")
+                raise InputError(
+                    f"{scene} is a scene of {what}, a study of its own; run it by itself"
+                )
             return table, scene
     return None

@@ -43,7 +43,9 @@ class Source(Table):
         if self.dataset is not None and self.path is not None:
             raise ValueError("give either a dataset or a path, not both")
         if self.file is not None and self.dataset is None:
-            raise ValueError("file names a file of a dataset; without one, write the whole path into path")
+            raise ValueError(
+                "file names a file of a dataset; without one, write the whole path into path"
+            )
         return self
 
     @property
@@ -88,7 +90,9 @@ class Simulate(Source):
         if not self.is_given:
             raise ValueError("give the dataset or the path of the true image")
         if (self.noise is None) == (self.noise_std is None):
-            raise ValueError("give the noise, as a share of the measurements, or noise_std, in their units; one of them")
+            raise ValueError(
+                "give the noise, as a share of the measurements, or noise_std, in their units; one of them"
+            )
         return self
 
 
@@ -105,7 +109,9 @@ class Measurements(Source):
     @model_validator(mode="after")
     def _measured_or_simulated(self) -> Measurements:
         if self.is_given == (self.simulate is not None):
-            raise ValueError("give measurements by dataset or path, or the table [measurements.simulate]; one of them")
+            raise ValueError(
+                "give measurements by dataset or path, or the table [measurements.simulate]; one of them"
+            )
         return self
 
 
@@ -138,8 +144,10 @@ class Solver(Named):
     def _settings_of_whom(self) -> Solver:
         if self.name is None and self.settings:
             key = next(iter(self.settings))
-            raise ValueError(f"{key} is a setting of some solver; give its name too (max_iterations, tolerance and time_limit "
-                             "need none)")
+            raise ValueError(
+                f"{key} is a setting of some solver; give its name too (max_iterations, tolerance and time_limit "
+                "need none)"
+            )
         return self
 
 
@@ -154,7 +162,9 @@ class Regularization(Named):
         if self.weight is not None and (self.rule is not None or self.settings):
             raise ValueError("give either a weight or a rule, not both")
         if self.settings and self.rule is None:
-            raise ValueError(f"{next(iter(self.settings))} is a setting of some rule; give its name as rule")
+            raise ValueError(
+                f"{next(iter(self.settings))} is a setting of some rule; give its name as rule"
+            )
         return self
 
 
@@ -169,7 +179,9 @@ class Output(Table):
 class Evaluation(Table):
     """How the result is measured against a reference: the truth, or what comes with the data, by default."""
 
-    metrics: list[Literal["psnr", "ssim", "rmse", "mae", "relative_error", "correlation", "matthews"]] = Field(min_length=1)
+    metrics: list[
+        Literal["psnr", "ssim", "rmse", "mae", "relative_error", "correlation", "matthews"]
+    ] = Field(min_length=1)
     reference: Source | None = None
     data_range: float | None = Field(None, gt=0)
     border: int = Field(0, ge=0)
@@ -196,7 +208,11 @@ class Scene(Table):
     def _weight_or_rule_alone(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"rule": value}
-        return {"weight": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+        return (
+            {"weight": value}
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+            else value
+        )
 
 
 class SceneFile(CheckedScene[Scene]):

@@ -63,12 +63,16 @@ def read(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) 
     """The item of a data set that a table of the scene names."""
     opened = open_source(file, source, geometry)
     if not -len(opened) <= source.item < len(opened):
-        raise InputError(f"{file.path}: item {source.item} of {source.dataset or source.path} is asked for, and it has {len(opened)}, "
-                         "counted from 0")
+        raise InputError(
+            f"{file.path}: item {source.item} of {source.dataset or source.path} is asked for, and it has {len(opened)}, "
+            "counted from 0"
+        )
     return opened[source.item]
 
 
-def open_source(file: SceneFile, source: Source, geometry: ScanGeometry | None = None) -> datasets.DataSet:
+def open_source(
+    file: SceneFile, source: Source, geometry: ScanGeometry | None = None
+) -> datasets.DataSet:
     """The data set that a table of the scene names."""
     path, reader = None, source.reader
     if source.dataset is not None:
@@ -80,15 +84,21 @@ def open_source(file: SceneFile, source: Source, geometry: ScanGeometry | None =
         path = file.locate(source.path)
     if source.options:
         if reader is None:
-            raise InputError(f"{file.path}: options are those of a reader; name it with reader = ..., "
-                             f"one of {', '.join(datasets.READERS)}")
+            raise InputError(
+                f"{file.path}: options are those of a reader; name it with reader = ..., "
+                f"one of {', '.join(datasets.READERS)}"
+            )
         if reader in datasets.SWEEP_READERS:
-            raise InputError(f"{file.path}: the reader {reader!r} reads lidar sweeps, and no measurements of an image")
+            raise InputError(
+                f"{file.path}: the reader {reader!r} reads lidar sweeps, and no measurements of an image"
+            )
         cls = datasets.READERS.get(reader) or lookup("readers", reader)
         taken = [p for p in inspect.signature(cls).parameters if p not in ("path", "geometry")]
         for key in source.options:
             if key not in taken:
-                raise InputError(f"{file.path}: the reader {reader!r} has no option {key!r}; it has {', '.join(taken) or 'none'}")
+                raise InputError(
+                    f"{file.path}: the reader {reader!r} has no option {key!r}; it has {', '.join(taken) or 'none'}"
+                )
         opened: datasets.DataSet = cls(path, geometry, **source.options)
         return opened
     return datasets.open_measurements(path, geometry, reader=reader)
@@ -103,32 +113,56 @@ def measure(file: SceneFile) -> Measured:
     y, geometry = item.y, item.geometry
     if wanted.crop is not None:
         if geometry is not None:
-            raise InputError(f"{file.path}: a scan is not cropped; choose its views with views = {{ start, stop, step }}")
+            raise InputError(
+                f"{file.path}: a scan is not cropped; choose its views with views = {{ start, stop, step }}"
+            )
         y = _cropped(y, wanted.crop, f"{file.path}: [measurements.crop]")
     operator = file.scene.operator
-    grid = geometry.grid() if isinstance(geometry, Geometry3D) else item.meta.get("grid") if y.ndim == 5 else None
-    if geometry is not None and (operator is None or operator.name is None or operator.name in _SCANS_3D):
+    grid = (
+        geometry.grid()
+        if isinstance(geometry, Geometry3D)
+        else item.meta.get("grid")
+        if y.ndim == 5
+        else None
+    )
+    if geometry is not None and (
+        operator is None or operator.name is None or operator.name in _SCANS_3D
+    ):
         if operator is not None and operator.name is None:
             geometry = _changed(geometry, operator.settings, f"{file.path}: [operator]")
         if wanted.views is not None:
             chosen = slice(wanted.views.start, wanted.views.stop, wanted.views.step)
             geometry, y = geometry.with_views(chosen), y[:, :, chosen]
         if wanted.beam_hardening is not None:
-            y = BeamHardening(tuple(wanted.beam_hardening.coefficients), wanted.beam_hardening.largest).apply(y)
+            y = BeamHardening(
+                tuple(wanted.beam_hardening.coefficients), wanted.beam_hardening.largest
+            ).apply(y)
         built: Operator = geometry.operator()
     else:
         if wanted.beam_hardening is not None:
-            raise InputError(f"{file.path}: beam hardening is corrected in a sinogram whose geometry is known")
+            raise InputError(
+                f"{file.path}: beam hardening is corrected in a sinogram whose geometry is known"
+            )
         if wanted.views is not None:
             raise InputError(f"{file.path}: views are chosen of a sinogram whose geometry is known")
         if operator is None or operator.name is None:
-            raise InputError(f"{file.path}: the measurements do not say how they were made; add [operator] with a name, "
-                             "or the geometry of the scan")
+            raise InputError(
+                f"{file.path}: the measurements do not say how they were made; add [operator] with a name, "
+                "or the geometry of the scan"
+            )
         built = _operator(file, y, item.meta.get("pixel_size"))
     noise_std = wanted.noise_std if wanted.noise_std is not None else item.noise_std
     if isinstance(geometry, Geometry3D):
         grid = geometry.grid()  # as [operator] changed it
-    return Measured(y, built, noise_std, item.reference, item.segmentation, geometry is None and "black" in item.meta["units"], grid)
+    return Measured(
+        y,
+        built,
+        noise_std,
+        item.reference,
+        item.segmentation,
+        geometry is None and "black" in item.meta["units"],
+        grid,
+    )
 
 
 def _simulated(file: SceneFile) -> Measured:
@@ -140,16 +174,30 @@ def _simulated(file: SceneFile) -> Measured:
     if operator is None or operator.name is None:
         raise InputError(f"{file.path}: a simulation needs an operator; add [operator] with a name")
     item = read(file, wanted)
-    truth = item.y if wanted.crop is None else _cropped(item.y, wanted.crop, f"{file.path}: [measurements.simulate.crop]")
+    truth = (
+        item.y
+        if wanted.crop is None
+        else _cropped(item.y, wanted.crop, f"{file.path}: [measurements.simulate.crop]")
+    )
     built = _operator(file, truth, item.meta.get("pixel_size"), item.meta.get("voxel_size"))
-    noise = Gaussian(wanted.noise_std) if wanted.noise_std is not None else RelativeGaussian(wanted.noise or 0.0)
+    noise = (
+        Gaussian(wanted.noise_std)
+        if wanted.noise_std is not None
+        else RelativeGaussian(wanted.noise or 0.0)
+    )
     clean = built(truth)
     y = simulate(built, truth, noise, wanted.seed)
-    noise_std = wanted.noise_std if wanted.noise_std is not None else float((y - clean).square().mean().sqrt())
+    noise_std = (
+        wanted.noise_std
+        if wanted.noise_std is not None
+        else float((y - clean).square().mean().sqrt())
+    )
     grid = item.meta.get("grid") if truth.ndim == 5 else None
     if truth.ndim == 5 and grid is None:
         grid = Grid(getattr(built, "voxel_size", (1.0, 1.0, 1.0)))
-    return Measured(y, built, noise_std or None, truth, item.segmentation, "black" in item.meta["units"], grid)
+    return Measured(
+        y, built, noise_std or None, truth, item.segmentation, "black" in item.meta["units"], grid
+    )
 
 
 def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any = None) -> Operator:
@@ -162,13 +210,20 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any =
         fields: dict[str, Any] = {"kind": _SCANS[name], "image_shape": [rows, columns]}
         if pixel_size is not None:
             if abs(pixel_size[0] - pixel_size[1]) > 1e-6 * pixel_size[0]:
-                raise InputError(f"{file.path}: pixels of {pixel_size[0]:g} by {pixel_size[1]:g} are not square; give pixel_size")
+                raise InputError(
+                    f"{file.path}: pixels of {pixel_size[0]:g} by {pixel_size[1]:g} are not square; give pixel_size"
+                )
             fields["pixel_size"] = pixel_size[0]
-        return _in_table(lambda: geometry_from_mapping({**fields, **settings}).operator(), f"{file.path}: [operator]")
+        return _in_table(
+            lambda: geometry_from_mapping({**fields, **settings}).operator(),
+            f"{file.path}: [operator]",
+        )
     if name in _SCANS_3D:
         if image.ndim != 5:
-            raise InputError(f"{file.path}: {name} takes a volume, and the data are {tuple(image.shape[1:])}; read all slices as one item "
-                             "with options = { items = \"volume\" } and the reader's name")
+            raise InputError(
+                f"{file.path}: {name} takes a volume, and the data are {tuple(image.shape[1:])}; read all slices as one item "
+                'with options = { items = "volume" } and the reader\'s name'
+            )
         fields = {"volume_shape": list(image.shape[-3:])}
         if voxel_size is not None:
             fields["voxel_size"] = list(voxel_size)
@@ -183,7 +238,9 @@ def _operator(file: SceneFile, image: Tensor, pixel_size: Any, voxel_size: Any =
             settings[shape] = (1, *image.shape[2:]) if name == "blur" else tuple(image.shape[1:])
     built = _in_table(lambda: build("operators", name, settings), f"{file.path}: [operator]")
     if not isinstance(built, Operator):
-        raise InputError(f"{file.path}: the plug-in {name!r} gave a {type(built).__name__}, not an operator")
+        raise InputError(
+            f"{file.path}: the plug-in {name!r} gave a {type(built).__name__}, not an operator"
+        )
     return built
 
 
@@ -196,8 +253,10 @@ def _scan_of_operator(file: SceneFile) -> ScanGeometry | None:
 
 
 def _scan_3d(file: SceneFile, fields: Mapping[str, Any], name: str) -> ScanGeometry:
-    scan: ScanGeometry = _in_table(lambda: geometry_from_mapping({"kind": _SCANS_3D[name], **fields}, file.path.parent),
-                                   f"{file.path}: [operator]")
+    scan: ScanGeometry = _in_table(
+        lambda: geometry_from_mapping({"kind": _SCANS_3D[name], **fields}, file.path.parent),
+        f"{file.path}: [operator]",
+    )
     return scan
 
 
@@ -209,12 +268,16 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], shape: tuple[int, i
     if set(table) <= {"keep", "seed"} and "keep" in table:
         keep = table["keep"]
         if not isinstance(keep, (int, float)) or not 0 < keep <= 1:
-            raise InputError(f"{where}: keep is the share of pixels that are known, above 0 and at most 1, got {keep!r}")
+            raise InputError(
+                f"{where}: keep is the share of pixels that are known, above 0 and at most 1, got {keep!r}"
+            )
         generator = torch.Generator().manual_seed(int(table.get("seed", 0)))
         return torch.rand(shape, generator=generator) < keep
     if "path" not in table and "dataset" not in table:
-        raise InputError(f"{where} is {{ path = ... }}, {{ dataset = ..., file = ..., item = ... }}, {{ gaussian = width }} or "
-                         f"{{ keep = share, seed = 0 }}, got {table}")
+        raise InputError(
+            f"{where} is {{ path = ... }}, {{ dataset = ..., file = ..., item = ... }}, {{ gaussian = width }} or "
+            f"{{ keep = share, seed = 0 }}, got {table}"
+        )
     known = [*Source.model_fields]
     for name in table:
         if name not in known:
@@ -229,7 +292,9 @@ def gaussian_kernel(width: Any, where: str) -> Tensor:
     torch.Size([9, 9])
     """
     if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < 1000:
-        raise InputError(f"{where}: the width of a Gaussian is a positive number of pixels, got {width!r}")
+        raise InputError(
+            f"{where}: the width of a Gaussian is a positive number of pixels, got {width!r}"
+        )
     reach = max(1, round(4 * width))
     profile = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / width) ** 2)
     kernel = torch.outer(profile, profile)
@@ -240,7 +305,10 @@ def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
     """The data term of a scene; it learns the noise level where it takes one and none is written."""
     table = file.scene.data_term
     settings = dict(table.settings)
-    if noise_std is not None and "noise_std" in inspect.signature(lookup("data_terms", table.name)).parameters:
+    if (
+        noise_std is not None
+        and "noise_std" in inspect.signature(lookup("data_terms", table.name)).parameters
+    ):
         settings.setdefault("noise_std", noise_std)
     term = _in_table(lambda: build("data_terms", table.name, settings), f"{file.path}: [data_term]")
     assert isinstance(term, DataTerm)
@@ -259,14 +327,22 @@ def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | N
         settings = dict(table.settings)
         if isinstance(settings.get("network"), dict):
             weights = settings["network"].get("weights")
-            settings["network"] = build_network(settings["network"], file.locate(weights) if weights else None)
+            settings["network"] = build_network(
+                settings["network"], file.locate(weights) if weights else None
+            )
 
         def make(name: str = table.name, settings: dict[str, Any] = settings) -> Any:
-            return load_prior(name, settings) if catalogue.has_prior(name) else build("priors", name, settings)
+            return (
+                load_prior(name, settings)
+                if catalogue.has_prior(name)
+                else build("priors", name, settings)
+            )
 
         built = _in_table(make, f"{file.path}: [prior]")
         if not isinstance(built, Prior):
-            raise InputError(f"{file.path}: the plug-in {table.name!r} gave a {type(built).__name__}, not a prior")
+            raise InputError(
+                f"{file.path}: the plug-in {table.name!r} gave a {type(built).__name__}, not a prior"
+            )
         part = table.weight * built if table.weight is not None else built
         total = part if total is None else total + part
     return total
@@ -284,7 +360,11 @@ def solver_of(table: SolverTable, file: CheckedScene[Any]) -> Solver | None:
     name, settings = table.name, dict(table.settings)
 
     def make() -> Any:
-        return load_preset(name, settings) if catalogue.has_preset(name) else build("solvers", name, settings)
+        return (
+            load_preset(name, settings)
+            if catalogue.has_preset(name)
+            else build("solvers", name, settings)
+        )
 
     built = _in_table(make, f"{file.path}: [solver]")
     assert isinstance(built, Solver)
@@ -302,7 +382,9 @@ def rule(file: SceneFile) -> float | str | WeightRule:
     taken = [field.name for field in dataclasses.fields(chosen)]
     for key in table.settings:
         if key not in taken:
-            raise InputError(f"{file.path}: the rule {table.rule!r} has no setting {key!r}; it has {', '.join(taken)}")
+            raise InputError(
+                f"{file.path}: the rule {table.rule!r} has no setting {key!r}; it has {', '.join(taken)}"
+            )
     changed: WeightRule = dataclasses.replace(chosen, **table.settings)
     return changed
 
@@ -314,15 +396,24 @@ def geometry_of(file: SceneFile) -> ScanGeometry | None:
         return None
     if isinstance(given, str):
         return read_geometry(file.locate(given))
-    geometry: ScanGeometry = _in_table(lambda: geometry_from_mapping(given, file.path.parent), f"{file.path}: [measurements.geometry]")
+    geometry: ScanGeometry = _in_table(
+        lambda: geometry_from_mapping(given, file.path.parent),
+        f"{file.path}: [measurements.geometry]",
+    )
     return geometry
 
 
 def _changed(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) -> ScanGeometry:
-    known = [field.name for field in dataclasses.fields(geometry) if field.name not in ("angles", "vectors")]  # type: ignore[arg-type]
+    known = [
+        field.name
+        for field in dataclasses.fields(geometry)
+        if field.name not in ("angles", "vectors")
+    ]  # type: ignore[arg-type]
     for key in settings:
         if key not in known:
-            raise InputError(f"{where} changes the geometry of the data, which has no field {key!r}; known: {', '.join(known)}")
+            raise InputError(
+                f"{where} changes the geometry of the data, which has no field {key!r}; known: {', '.join(known)}"
+            )
     changed: ScanGeometry = _in_table(lambda: dataclasses.replace(geometry, **settings), where)  # type: ignore[type-var]
     return changed
 
@@ -330,9 +421,13 @@ def _changed(geometry: ScanGeometry, settings: Mapping[str, Any], where: str) ->
 def _cropped(y: Tensor, crop: Crop, where: str) -> Tensor:
     rows, columns = y.shape[-2:]
     if crop.top + crop.rows > rows or crop.left + crop.columns > columns:
-        raise InputError(f"{where}: rows {crop.top} to {crop.top + crop.rows} and columns {crop.left} to "
-                         f"{crop.left + crop.columns} do not lie in a picture of {rows} by {columns}")
-    return y[..., crop.top:crop.top + crop.rows, crop.left:crop.left + crop.columns].contiguous()
+        raise InputError(
+            f"{where}: rows {crop.top} to {crop.top + crop.rows} and columns {crop.left} to "
+            f"{crop.left + crop.columns} do not lie in a picture of {rows} by {columns}"
+        )
+    return y[
+        ..., crop.top : crop.top + crop.rows, crop.left : crop.left + crop.columns
+    ].contiguous()
 
 
 def _in_table(make: Any, where: str) -> Any:

@@ -55,7 +55,12 @@ def _named(value: Any) -> Any:
 
 #: A table that may be given by its name alone, ``solver = "fista"``; and a list of such tables that may be one of them.
 Alone = Annotated[T, BeforeValidator(_named)]
-Several = Annotated[list[T], BeforeValidator(lambda value: [_named(one) for one in (value if isinstance(value, list) else [value])])]
+Several = Annotated[
+    list[T],
+    BeforeValidator(
+        lambda value: [_named(one) for one in (value if isinstance(value, list) else [value])]
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ class CheckedScene(Generic[S]):
     scene: S
 
     @classmethod
-    def read(cls, tables: type[S], scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> Self:
+    def read(
+        cls, tables: type[S], scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
+    ) -> Self:
         """The scene of that path, or of that name in the catalogue, with some keys changed."""
         path, content = content_of(scene, overrides)
         return cls(path.stem, path, check(tables, path, content))
@@ -77,7 +84,9 @@ class CheckedScene(Generic[S]):
         return locate(self.path, path)
 
 
-def content_of(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> tuple[Path, dict[str, Any]]:
+def content_of(
+    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> tuple[Path, dict[str, Any]]:
     """The path of a scene, and what its file holds with some keys changed; nothing is checked yet.
 
     A scene may bring sets of such changes, and ``preset = "short"`` makes those of the table ``[presets.short]``, before the others::
@@ -89,9 +98,15 @@ def content_of(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] =
     return path, changed_content(path, catalogue.read_toml(path), overrides)
 
 
-def changed_content(path: Path, content: dict[str, Any], overrides: Mapping[str, Any] | Iterable[str] = ()) -> dict[str, Any]:
+def changed_content(
+    path: Path, content: dict[str, Any], overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> dict[str, Any]:
     """What a scene holds with some keys changed, in place; ``path`` is for errors."""
-    changes = dict(overrides if isinstance(overrides, Mapping) else (parse_override(line) for line in overrides))
+    changes = dict(
+        overrides
+        if isinstance(overrides, Mapping)
+        else (parse_override(line) for line in overrides)
+    )
     presets, chosen = content.pop("presets", {}), content.pop("preset", None)
     chosen = changes.pop("preset", chosen)
     if chosen is not None and chosen not in presets:
@@ -114,11 +129,15 @@ def locate(scene: Path, path: str) -> Path:
     from invtoolbox.datasets import data_folder
 
     given = Path(path).expanduser()
-    places = [given] if given.is_absolute() else [scene.parent / given, given, data_folder() / given]
+    places = (
+        [given] if given.is_absolute() else [scene.parent / given, given, data_folder() / given]
+    )
     for place in places:
         if place.exists():
             return place
-    raise InputError(f"{scene}: there is no file {path} (looked for {', '.join(str(p) for p in places)})")
+    raise InputError(
+        f"{scene}: there is no file {path} (looked for {', '.join(str(p) for p in places)})"
+    )
 
 
 def parse_override(line: str) -> tuple[str, Any]:
@@ -130,7 +149,9 @@ def parse_override(line: str) -> tuple[str, Any]:
     key, sign, text = line.partition("=")
     key, text = key.strip(), text.strip()
     if not sign or not key or not text:
-        raise InputError(f"--set takes key=value, for example --set solver.max_iterations=200, got {line!r}")
+        raise InputError(
+            f"--set takes key=value, for example --set solver.max_iterations=200, got {line!r}"
+        )
     try:
         return key, tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -142,7 +163,7 @@ def set_key(content: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     node: Any = content
     for depth, part in enumerate(parents):
-        node = _child(node, part, ".".join(parents[:depth + 1]))
+        node = _child(node, part, ".".join(parents[: depth + 1]))
     if isinstance(node, list):
         node = _only(node, key)
     node[last] = value
@@ -169,7 +190,9 @@ def _child(node: Any, part: str, key: str) -> Any:
 def _only(node: list[Any], key: str) -> Any:
     if len(node) != 1:
         names = ", ".join(str(one.get("name", k)) for k, one in enumerate(node))
-        raise InputError(f"--set: {key} does not say which of {names} is meant; put its name or its number after the first dot")
+        raise InputError(
+            f"--set: {key} does not say which of {names} is meant; put its name or its number after the first dot"
+        )
     return node[0]
 
 
@@ -178,7 +201,11 @@ def _find(scene: str | Path) -> Path:
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             known = catalogue.entries("scenes")
-            hint = f"; the catalogue has a scene {path.stem!r}, run it by that name" if path.stem in known else ""
+            hint = (
+                f"; the catalogue has a scene {path.stem!r}, run it by that name"
+                if path.stem in known
+                else ""
+            )
             raise InputError(f"there is no scene file {path}{hint}")
         return path
     return catalogue.find("scenes", str(scene)).path
@@ -207,7 +234,11 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
 
 def _place(location: tuple[Any, ...]) -> str:
     # pydantic names the member of a union after the key; a scene has no such key.
-    return ".".join(str(part) for part in location if not (isinstance(part, str) and ("[" in part or part in ("str", "dict"))))
+    return ".".join(
+        str(part)
+        for part in location
+        if not (isinstance(part, str) and ("[" in part or part in ("str", "dict")))
+    )
 
 
 def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:

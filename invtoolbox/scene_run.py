@@ -25,10 +25,25 @@ from invtoolbox.solve import solve
 
 CHECKPOINT = "checkpoint.safetensors"
 #: What a run writes, and so what it may replace.
-FILES = ("scene.json", "metrics.json", "solution.h5", "reconstruction.png", "reconstruction.tif", "reconstruction.nii",
-         "reconstruction.npy", "report.html")
+FILES = (
+    "scene.json",
+    "metrics.json",
+    "solution.h5",
+    "reconstruction.png",
+    "reconstruction.tif",
+    "reconstruction.nii",
+    "reconstruction.npy",
+    "report.html",
+)
 #: Tables that may differ between a run and its resumption: they do not change what is solved.
-_FREE = ("title", "output", "evaluation", "solver.max_iterations", "solver.tolerance", "solver.time_limit")
+_FREE = (
+    "title",
+    "output",
+    "evaluation",
+    "solver.max_iterations",
+    "solver.tolerance",
+    "solver.time_limit",
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,14 @@ class Outcome:
     files: tuple[Path, ...]
 
 
-def run(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
-        resume: bool = False, overwrite: bool = False, progress: bool = True) -> Solution:
+def run(
+    scene: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Solution:
     """Run a scene file and write its results; behind `it.scenes.run`.
 
     Args:
@@ -65,8 +86,14 @@ def run(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), ou
     return run_scene(scene, overrides, output, resume, overwrite, progress).solution
 
 
-def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
-              resume: bool = False, overwrite: bool = False, progress: bool = True) -> Outcome:
+def run_scene(
+    scene: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Outcome:
     """As `run`, with the metrics and the files that were written."""
     file = read_scene(scene, overrides)
     folder = Path(output or file.scene.output.folder or Path("results") / file.name)
@@ -78,7 +105,9 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
         metrics = read_json(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
         return Outcome(Solution.load(finished), folder, metrics, ())
     measured = scene_parts.measure(file)
-    problem = Problem(measured.y, measured.operator, scene_parts.data_term(file, measured.noise_std))
+    problem = Problem(
+        measured.y, measured.operator, scene_parts.data_term(file, measured.noise_std)
+    )
     prior, solver, rule = scene_parts.prior(file), scene_parts.solver(file), scene_parts.rule(file)
     reference, device = _reference(file, measured), device_named(file.scene.device)
     _check_evaluation(file, problem, reference, measured.segmentation)
@@ -92,14 +121,27 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     checkpoint = folder / CHECKPOINT
     try:
         solution: Solution = solve(
-            problem, prior=prior, solver=solver, regularization=rule, max_iterations=budgets.max_iterations,
-            tolerance=budgets.tolerance, time_limit=budgets.time_limit, seed=file.scene.seed, device=device,
-            dtype=getattr(torch, file.scene.dtype) if file.scene.dtype else None, checkpoint=Checkpoint(checkpoint),
-            progress=progress)
+            problem,
+            prior=prior,
+            solver=solver,
+            regularization=rule,
+            max_iterations=budgets.max_iterations,
+            tolerance=budgets.tolerance,
+            time_limit=budgets.time_limit,
+            seed=file.scene.seed,
+            device=device,
+            dtype=getattr(torch, file.scene.dtype) if file.scene.dtype else None,
+            checkpoint=Checkpoint(checkpoint),
+            progress=progress,
+        )
     except KeyboardInterrupt:
         if not checkpoint.exists():
-            raise Interrupted("stopped before the first iteration; nothing was computed yet") from None
-        raise Interrupted(f"stopped; the checkpoint {checkpoint} stays, and --resume goes on from it") from None
+            raise Interrupted(
+                "stopped before the first iteration; nothing was computed yet"
+            ) from None
+        raise Interrupted(
+            f"stopped; the checkpoint {checkpoint} stays, and --resume goes on from it"
+        ) from None
     metrics = evaluate(file, solution.x, reference, measured.segmentation)
     files = _write(file, folder, solution, reference, metrics, measured)
     if all(status == "converged" for status in solution.status):
@@ -107,7 +149,9 @@ def run_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = 
     return Outcome(solution, folder, metrics, files)
 
 
-def evaluate(file: SceneFile, x: Tensor, reference: Tensor | None, segmentation: Tensor | None) -> dict[str, list[float]]:
+def evaluate(
+    file: SceneFile, x: Tensor, reference: Tensor | None, segmentation: Tensor | None
+) -> dict[str, list[float]]:
     """The metrics that a scene asks for, by name, one value an item."""
     from invtoolbox import metrics
 
@@ -121,7 +165,9 @@ def evaluate(file: SceneFile, x: Tensor, reference: Tensor | None, segmentation:
         if name == "matthews":
             assert segmentation is not None
             labels = (segmentation > 0).expand(x.shape)
-            value = metrics.matthews_correlation(metrics.otsu_segmentation(x), labels, border=wanted.border)
+            value = metrics.matthews_correlation(
+                metrics.otsu_segmentation(x), labels, border=wanted.border
+            )
         elif name in ("psnr", "ssim"):
             assert truth is not None
             span = wanted.data_range or (truth.flatten(1).amax(1) - truth.flatten(1).amin(1))
@@ -132,18 +178,27 @@ def evaluate(file: SceneFile, x: Tensor, reference: Tensor | None, segmentation:
     return found
 
 
-def _check_evaluation(file: SceneFile, problem: Problem, reference: Tensor | None, segmentation: Tensor | None) -> None:
+def _check_evaluation(
+    file: SceneFile, problem: Problem, reference: Tensor | None, segmentation: Tensor | None
+) -> None:
     """Whether there is what the metrics compare with; said before anything is computed."""
     for name in file.scene.evaluation.metrics if file.scene.evaluation is not None else ():
         labels = name == "matthews"
         other = segmentation if labels else reference
         if other is None:
-            raise InputError(f"{file.path}: evaluation.metrics has {name!r}, but "
-                             + ("no segmentation comes with the data" if labels
-                                else "there is nothing to compare with; add evaluation.reference"))
+            raise InputError(
+                f"{file.path}: evaluation.metrics has {name!r}, but "
+                + (
+                    "no segmentation comes with the data"
+                    if labels
+                    else "there is nothing to compare with; add evaluation.reference"
+                )
+            )
         if tuple(other.shape[1:]) != problem.image_shape:
-            raise InputError(f"{file.path}: evaluation compares images of {problem.image_shape} with "
-                             f"{'a segmentation' if labels else 'a reference'} of {tuple(other.shape[1:])}")
+            raise InputError(
+                f"{file.path}: evaluation compares images of {problem.image_shape} with "
+                f"{'a segmentation' if labels else 'a reference'} of {tuple(other.shape[1:])}"
+            )
 
 
 def _reference(file: SceneFile, measured: Measured) -> Tensor | None:
@@ -153,8 +208,14 @@ def _reference(file: SceneFile, measured: Measured) -> Tensor | None:
     return measured.truth
 
 
-def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor | None, metrics: dict[str, list[float]],
-           measured: Measured) -> tuple[Path, ...]:
+def _write(
+    file: SceneFile,
+    folder: Path,
+    solution: Solution,
+    reference: Tensor | None,
+    metrics: dict[str, list[float]],
+    measured: Measured,
+) -> tuple[Path, ...]:
     from invtoolbox.plotting.report import write_report
 
     wanted, x = file.scene.output, solution.x
@@ -167,8 +228,15 @@ def _write(file: SceneFile, folder: Path, solution: Solution, reference: Tensor 
             written.append(solution.save(folder / "solution.h5", overwrite=True))
         elif kind == "html":
             fits = reference is not None and reference.shape[1:] == x.shape[1:]
-            written.append(write_report(solution, folder / "report.html", reference if fits else None,
-                                        file.scene.title or file.name, metrics=metrics or None))
+            written.append(
+                write_report(
+                    solution,
+                    folder / "report.html",
+                    reference if fits else None,
+                    file.scene.title or file.name,
+                    metrics=metrics or None,
+                )
+            )
         else:
             images = x.detach().cpu()
             if kind == "nii" or (kind == "tif" and images.ndim == 5):

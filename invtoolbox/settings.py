@@ -22,8 +22,13 @@ class Settings:
 
     item_fields: ClassVar[tuple[str, ...]] = ()
 
-    def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
-           dtype: torch.dtype | None = None) -> Self:
+    def to(
+        self,
+        target: torch.device | torch.dtype | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
         """A copy on another device, or in another precision: ``p.to("cuda")``, ``p.to(torch.float64)``.
 
         Where neither is asked for it is itself: `copy.copy` makes a copy to be changed.
@@ -84,9 +89,13 @@ def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | N
         return value.to(device=device, dtype=dtype)
     if isinstance(value, nn.Module):
         return copy.deepcopy(value).to(device=device, dtype=dtype)
-    if isinstance(value, (tuple, list)) and any(isinstance(v, (Settings, nn.Module)) for v in value):
+    if isinstance(value, (tuple, list)) and any(
+        isinstance(v, (Settings, nn.Module)) for v in value
+    ):
         parts = [_moved(v, device, dtype) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)  # a named tuple takes its fields one by one
+        return (
+            type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        )  # a named tuple takes its fields one by one
     if isinstance(value, dict) and any(isinstance(v, Settings) for v in value.values()):
         return {k: _moved(v, device, dtype) for k, v in value.items()}
     return tree_map(lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype)), value)

@@ -84,13 +84,30 @@ class Solution:
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists; give another name, or overwrite=True")
         y, prediction = self.measured_and_predicted()
-        groups = {"x": self.x, "iterations": self.iterations, "regularization": self.regularization, "history": self.history,
-                  "parameters": self.parameters, "measurements": y, "prediction": prediction}
+        groups = {
+            "x": self.x,
+            "iterations": self.iterations,
+            "regularization": self.regularization,
+            "history": self.history,
+            "parameters": self.parameters,
+            "measurements": y,
+            "prediction": prediction,
+        }
         if self.weight_search is not None:
-            groups["weight_search"] = {name: getattr(self.weight_search, name) for name in ("weights", "scores", "chosen")}
-        words = {"status": self.status, "solver": self.solver, "prior": self.prior, "certificate": self.certificate,
-                 "reason": self.reason, "notes": self.notes, "seconds": self.seconds, "seed": self.seed,
-                 "weight_search": None if self.weight_search is None else self.weight_search.rule}
+            groups["weight_search"] = {
+                name: getattr(self.weight_search, name) for name in ("weights", "scores", "chosen")
+            }
+        words = {
+            "status": self.status,
+            "solver": self.solver,
+            "prior": self.prior,
+            "certificate": self.certificate,
+            "reason": self.reason,
+            "notes": self.notes,
+            "seconds": self.seconds,
+            "seed": self.seed,
+            "weight_search": None if self.weight_search is None else self.weight_search.rule,
+        }
         buffer = io.BytesIO()
         with h5py.File(buffer, "w") as file:
             file.attrs["format"], file.attrs["settings"] = _FORMAT, json.dumps(words)
@@ -117,8 +134,14 @@ class Solution:
             groups["weight_search"] = WeightCurve(rule, **groups["weight_search"])
         return Solution(**words, **groups)
 
-    def report(self, path: str | Path, reference: Tensor | None = None, title: str = "Reconstruction",
-               overwrite: bool = True, calibration: Calibration | None = None) -> Path:
+    def report(
+        self,
+        path: str | Path,
+        reference: Tensor | None = None,
+        title: str = "Reconstruction",
+        overwrite: bool = True,
+        calibration: Calibration | None = None,
+    ) -> Path:
         """Write one self-contained HTML page: measurements, reconstruction, residual, convergence, settings, versions.
 
         Where there is a posterior also its mean, standard deviation and samples, and against a ``reference`` how often its intervals
@@ -126,8 +149,14 @@ class Solution:
         """
         from invtoolbox.plotting.report import write_report
 
-        written: Path = write_report(self, Path(path), reference=reference, title=title, overwrite=overwrite,
-                                     calibration=calibration)
+        written: Path = write_report(
+            self,
+            Path(path),
+            reference=reference,
+            title=title,
+            overwrite=overwrite,
+            calibration=calibration,
+        )
         return written
 
     def plot(self, reference: Tensor | None = None) -> Any:
@@ -138,8 +167,12 @@ class Solution:
 
     def __str__(self) -> str:
         states = ", ".join(f"{count} {name}" for name, count in Counter(self.status).items())
-        lines = [f"Solution: x {shape_of(self.x)}, {states}, at most {int(self.iterations.max())} iterations, {self.seconds:.2f} s",
-                 f"  solver: {self.solver}", f"  prior:  {self.prior}", *(f"  {line}" for line in (self.reason, *self.notes) if line)]
+        lines = [
+            f"Solution: x {shape_of(self.x)}, {states}, at most {int(self.iterations.max())} iterations, {self.seconds:.2f} s",
+            f"  solver: {self.solver}",
+            f"  prior:  {self.prior}",
+            *(f"  {line}" for line in (self.reason, *self.notes) if line),
+        ]
         return "\n".join(lines)
 
 

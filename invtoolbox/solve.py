@@ -84,9 +84,29 @@ def solve(
     """
     if not isinstance(problem, Problem):
         if checkpoint is not None or initial is not None:
-            raise InputError("a list of problems takes no initial= and no checkpoint=; solve them one by one for these")
-        return [solve(p, prior, solver, regularization, None, max_iterations, tolerance, time_limit, seed, device, dtype,
-                      differentiate, callbacks, None, progress) for p in problem]
+            raise InputError(
+                "a list of problems takes no initial= and no checkpoint=; solve them one by one for these"
+            )
+        return [
+            solve(
+                p,
+                prior,
+                solver,
+                regularization,
+                None,
+                max_iterations,
+                tolerance,
+                time_limit,
+                seed,
+                device,
+                dtype,
+                differentiate,
+                callbacks,
+                None,
+                progress,
+            )
+            for p in problem
+        ]
     began = time.monotonic()
     _check_settings(max_iterations, tolerance, time_limit, differentiate)
     kept = Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
@@ -94,12 +114,19 @@ def solve(
     priors = _as_sum(prior).to(device=device, dtype=dtype)
     with torch.no_grad():
         named = solver_named(solver) if isinstance(solver, str) else solver
-        if isinstance(named, Solver) and named.samples and isinstance(regularization, str) and regularization == "auto":
+        if (
+            isinstance(named, Solver)
+            and named.samples
+            and isinstance(regularization, str)
+            and regularization == "auto"
+        ):
             regularization = 1.0
         objective, rule, why_weight = bind(problem, priors, regularization, seed)
         algorithm, reason = _solver(named, objective)
         if rule is not None and not objective.terms:
-            raise InputError("a rule for the weight needs an explicit prior to weigh, and there is none")
+            raise InputError(
+                "a rule for the weight needs an explicit prior to weigh, and there is none"
+            )
         notes = [why_weight] if why_weight else []
         if not algorithm.reformulated(objective).has_value:
             without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
@@ -117,20 +144,31 @@ def solve(
         # A checkpoint knows the weight, but only one an item.
         if search is not None and (kept is None or not Path(kept.path).exists() or search.separate):
             attempt = _attempts(algorithm, initial, max_iterations, tolerance, time_limit, seed)
-            trials = Trials(objective, problem, priors, objective.decode(variable), attempt, search.separate)
+            trials = Trials(
+                objective, problem, priors, objective.decode(variable), attempt, search.separate
+            )
             curve = search.choose(trials)
             objective = trials.chosen(curve)
         working = algorithm.reformulated(objective)
         loop, working = Loop.start(algorithm, working, algorithm.start(working, variable), rule)
         writer = None
         if kept is not None:
-            digest = fingerprint((problem.y, variable, problem.operator.parameters()), problem, priors, algorithm, regularization, seed)
+            digest = fingerprint(
+                (problem.y, variable, problem.operator.parameters()),
+                problem,
+                priors,
+                algorithm,
+                regularization,
+                seed,
+            )
             writer = Writer(kept, digest)
             loop = writer.resume(loop)
             if search is not None:
                 working = working.with_regularization(loop.weight)
         loop = _watched(loop, working, algorithm, rule, limits, callbacks, writer, progress)
-        objective, working = (dataclasses.replace(o, layout=loop.layout) for o in (objective, working))
+        objective, working = (
+            dataclasses.replace(o, layout=loop.layout) for o in (objective, working)
+        )
         x = working.decode(loop.x)
     if differentiate == "implicit":
         from invtoolbox.differentiation import differentiable
@@ -144,7 +182,11 @@ def solve(
     posterior = algorithm.posterior(working, loop.x, loop.summary)
     if posterior is None:
         posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, solve)
-    rows = torch.stack(loop.history).cpu() if loop.history else torch.zeros(0, len(RECORDED), problem.batch)
+    rows = (
+        torch.stack(loop.history).cpu()
+        if loop.history
+        else torch.zeros(0, len(RECORDED), problem.batch)
+    )
     return Solution(
         x=x,
         status=tuple(STATUS[int(k)] for k in loop.status),
@@ -165,11 +207,24 @@ def solve(
     )
 
 
-def _watched(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | None, limits: Limits, callbacks: Sequence[Callback],
-             writer: Writer | None, progress: bool) -> Loop:
+def _watched(
+    loop: Loop,
+    objective: Objective,
+    solver: Solver,
+    rule: WeightRule | None,
+    limits: Limits,
+    callbacks: Sequence[Callback],
+    writer: Writer | None,
+    progress: bool,
+) -> Loop:
     """`run` with a progress bar and checkpoints; Ctrl-C waits for the end of a step, and leaves a checkpoint."""
-    with (ProgressBar(limits.max_iterations, loop.iteration, type(solver).__name__, enabled=progress) as bar,
-          DeferredInterrupt() as interrupt):
+    with (
+        ProgressBar(
+            limits.max_iterations, loop.iteration, type(solver).__name__, enabled=progress
+        ) as bar,
+        DeferredInterrupt() as interrupt,
+    ):
+
         def after_step(current: Loop, last: bool) -> None:
             bar.update(current)
             if writer is not None:
@@ -184,7 +239,9 @@ def _watched(loop: Loop, objective: Objective, solver: Solver, rule: WeightRule 
             raise
 
 
-def _parameters(problem: Problem, objective: Objective, variable: Tensor) -> tuple[dict[str, Tensor] | None, Problem]:
+def _parameters(
+    problem: Problem, objective: Objective, variable: Tensor
+) -> tuple[dict[str, Tensor] | None, Problem]:
     """What was found besides the images, and the problem with the operator that was found."""
     if objective.layout is None:
         return None, problem
@@ -196,28 +253,61 @@ def _parameters(problem: Problem, objective: Objective, variable: Tensor) -> tup
     return parameters, problem.with_operator(operator)
 
 
-def _attempts(solver: Solver, initial: Any, max_iterations: int | None, tolerance: float | None, time_limit: float | None,
-              seed: int) -> Any:
+def _attempts(
+    solver: Solver,
+    initial: Any,
+    max_iterations: int | None,
+    tolerance: float | None,
+    time_limit: float | None,
+    seed: int,
+) -> Any:
     """What a search for the weight calls; see `invtoolbox.parameter_choice.trials`."""
     deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
 
-    def attempt(problem: Problem, priors: PriorSum, weight: Tensor | WeightRule, items: Tensor) -> Solution:
+    def attempt(
+        problem: Problem, priors: PriorSum, weight: Tensor | WeightRule, items: Tensor
+    ) -> Solution:
         def pick(value: Any) -> Tensor:
             start = torch.as_tensor(value)
             return start if start.shape[0] == 1 else start.index_select(0, items.to(start.device))
 
-        start = {k: pick(t) for k, t in initial.items()} if isinstance(initial, dict) else None if initial is None else pick(initial)
+        start = (
+            {k: pick(t) for k, t in initial.items()}
+            if isinstance(initial, dict)
+            else None
+            if initial is None
+            else pick(initial)
+        )
         left = None if deadline is None else max(1e-3, deadline - time.monotonic())
-        solution: Solution = solve(problem, priors, solver, weight, start, max_iterations, tolerance, left, seed, progress=False)
+        solution: Solution = solve(
+            problem,
+            priors,
+            solver,
+            weight,
+            start,
+            max_iterations,
+            tolerance,
+            left,
+            seed,
+            progress=False,
+        )
         return solution
 
     return attempt
 
 
-def bind(problem: Problem, priors: PriorSum, regularization: float | Tensor | str | WeightRule | WeightSearch = "auto",
-         seed: int = 0) -> tuple[Objective, WeightRule | WeightSearch | None, str]:
+def bind(
+    problem: Problem,
+    priors: PriorSum,
+    regularization: float | Tensor | str | WeightRule | WeightSearch = "auto",
+    seed: int = 0,
+) -> tuple[Objective, WeightRule | WeightSearch | None, str]:
     """The objective of a problem with prepared priors, its rule for the weight, and why that rule."""
-    rule = rule_named(regularization) if isinstance(regularization, str) and regularization != "auto" else regularization
+    rule = (
+        rule_named(regularization)
+        if isinstance(regularization, str) and regularization != "auto"
+        else regularization
+    )
     _check_fixed_levels(priors)
     problem = problem.with_data_term(problem.data_term.prepare(problem.as_known(), solve))
     bound = priors.prepare(problem.as_known(), solve)
@@ -238,15 +328,25 @@ def bind(problem: Problem, priors: PriorSum, regularization: float | Tensor | st
         objective = Objective(problem, bound, ones, rule, layout, unknowns, seed)
         return objective, rule, f"{why}{rule.describe(objective)}"
     weight = torch.as_tensor(rule, dtype=real, device=ones.device)
-    if weight.ndim > 1 or weight.numel() not in (1, problem.batch) or not bool(((weight >= 0) & weight.isfinite()).all()):
-        raise InputError(f"regularization must be a nonnegative number or one for each of the {problem.batch} items, got {rule}")
+    if (
+        weight.ndim > 1
+        or weight.numel() not in (1, problem.batch)
+        or not bool(((weight >= 0) & weight.isfinite()).all())
+    ):
+        raise InputError(
+            f"regularization must be a nonnegative number or one for each of the {problem.batch} items, got {rule}"
+        )
     if bool((weight != 1).any()) and any(term.prior.fixed_level for term in priors.terms):
         name = next(term.prior for term in priors.terms if term.prior.fixed_level)
-        raise InputError(f"{name!r} knows one noise level only, so it takes no weight; use the solver's step instead")
+        raise InputError(
+            f"{name!r} knows one noise level only, so it takes no weight; use the solver's step instead"
+        )
     return objective.with_regularization(weight.expand(problem.batch).clone()), None, why
 
 
-def _automatic(priors: PriorSum, objective: Objective) -> tuple[float | Tensor | WeightRule | WeightSearch, str]:
+def _automatic(
+    priors: PriorSum, objective: Objective
+) -> tuple[float | Tensor | WeightRule | WeightSearch, str]:
     weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
     if not weighable:
         return 1.0, ""
@@ -254,7 +354,10 @@ def _automatic(priors: PriorSum, objective: Objective) -> tuple[float | Tensor |
         return 1.0, "the weights of the priors are kept as they were written"
     for term in objective.prior.terms:
         if term.prior.least_weight is not None:
-            return 1.05 * term.prior.least_weight, f"the weight is 1.05 times the least for which {term.prior!r} is known to converge"
+            return (
+                1.05 * term.prior.least_weight,
+                f"the weight is 1.05 times the least for which {term.prior!r} is known to converge",
+            )
     return automatic(objective)
 
 
@@ -264,18 +367,24 @@ def _check_least_weights(objective: Objective, rule: Any) -> None:
         if least is None:
             continue
         if isinstance(rule, (WeightRule, WeightSearch)):
-            raise InputError(f"a rule for the weight may choose one for which {term.prior!r} is not known to converge; give a number above "
-                             f"{float(least.max()):.4g}, or within_theorem=False")
+            raise InputError(
+                f"a rule for the weight may choose one for which {term.prior!r} is not known to converge; give a number above "
+                f"{float(least.max()):.4g}, or within_theorem=False"
+            )
         weight = torch.as_tensor(rule).to(least) * torch.as_tensor(term.weight).to(least)
         if not bool((weight > least).all()):
-            raise InputError(f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} here, and has "
-                             f"{float(weight.min()):.4g}; give a larger one, or within_theorem=False")
+            raise InputError(
+                f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} here, and has "
+                f"{float(weight.min()):.4g}; give a larger one, or within_theorem=False"
+            )
 
 
 def _check_fixed_levels(priors: PriorSum) -> None:
     for term in priors.terms:
         if term.prior.fixed_level and bool((torch.as_tensor(term.weight) != 1).any()):
-            raise InputError(f"{term.prior!r} knows one noise level only, so it takes no weight; use the solver's step instead")
+            raise InputError(
+                f"{term.prior!r} knows one noise level only, so it takes no weight; use the solver's step instead"
+            )
 
 
 def _as_sum(prior: Prior | str | None) -> PriorSum:
@@ -284,7 +393,9 @@ def _as_sum(prior: Prior | str | None) -> PriorSum:
     if isinstance(prior, str):
         prior = prior_named(prior)
     if not isinstance(prior, Prior):
-        raise InputError(f"prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got {type(prior).__name__}")
+        raise InputError(
+            f"prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got {type(prior).__name__}"
+        )
     return prior.as_sum()
 
 
@@ -300,17 +411,29 @@ def _solver(solver: Solver | str | None, objective: Objective) -> tuple[Solver, 
 
 def _layout(problem: Problem, implicit: ImplicitPrior | None, unknowns: Unknowns | None) -> Layout:
     """The implicit prior's parameters or the image, and the unknowns behind them."""
-    shapes = {"x": problem.image_shape} if implicit is None else {k: tuple(t.shape[1:]) for k, t in implicit.initial().items()}
+    shapes = (
+        {"x": problem.image_shape}
+        if implicit is None
+        else {k: tuple(t.shape[1:]) for k, t in implicit.initial().items()}
+    )
     for name, start in () if unknowns is None else unknowns.starts.items():
         if name in shapes:
-            raise InputError(f"the unknown {name!r} of {problem.operator} has the name of a parameter of {implicit!r}; rename the latter")
+            raise InputError(
+                f"the unknown {name!r} of {problem.operator} has the name of a parameter of {implicit!r}; rename the latter"
+            )
         shapes[name] = tuple(start.shape[1:])
     return Layout(tuple(shapes), tuple(shapes.values()))
 
 
-def _start(objective: Objective, initial: Tensor | dict[str, Tensor] | None, solver: Solver) -> Tensor:
+def _start(
+    objective: Objective, initial: Tensor | dict[str, Tensor] | None, solver: Solver
+) -> Tensor:
     implicit = objective.prior.implicit
-    parameters = {"x": _start_image(objective, initial, solver)} if implicit is None else _start_parameters(objective, implicit, initial)
+    parameters = (
+        {"x": _start_image(objective, initial, solver)}
+        if implicit is None
+        else _start_parameters(objective, implicit, initial)
+    )
     if objective.layout is None:
         return parameters["x"]
     if objective.unknowns is not None:
@@ -318,18 +441,27 @@ def _start(objective: Objective, initial: Tensor | dict[str, Tensor] | None, sol
     return objective.layout.pack(parameters)
 
 
-def _start_parameters(objective: Objective, implicit: ImplicitPrior, initial: Any) -> dict[str, Tensor]:
+def _start_parameters(
+    objective: Objective, implicit: ImplicitPrior, initial: Any
+) -> dict[str, Tensor]:
     first = implicit.initial()
     parameters = first if initial is None else initial
     if not isinstance(parameters, dict) or set(parameters) != set(first):
         raise InputError(f"initial must be a dict with {', '.join(first)} for {implicit!r}")
-    return {k: t.detach().expand(objective.batch, *t.shape[1:]) if t.shape[0] == 1 else t.detach() for k, t in parameters.items()}
+    return {
+        k: t.detach().expand(objective.batch, *t.shape[1:]) if t.shape[0] == 1 else t.detach()
+        for k, t in parameters.items()
+    }
 
 
 def _start_image(objective: Objective, initial: Any, solver: Solver) -> Tensor:
     problem, batch = objective.problem, objective.batch
     if initial is not None:
-        image = torch.as_tensor(initial).detach().to(device=problem.first.device, dtype=problem.image_dtype)
+        image = (
+            torch.as_tensor(initial)
+            .detach()
+            .to(device=problem.first.device, dtype=problem.image_dtype)
+        )
         check_shape(image, problem.image_shape, "initial is an image", problem.operator.channelwise)
         if image.shape[0] not in (1, batch):
             raise InputError(f"initial has {image.shape[0]} items, expected 1 or {batch}")
@@ -345,7 +477,12 @@ def first_guess(problem: Problem) -> Tensor:
     return fitted_back_projection(problem) if alike else problem.zeros()
 
 
-def _check_settings(max_iterations: int | None, tolerance: float | None, time_limit: float | None, differentiate: str | None) -> None:
+def _check_settings(
+    max_iterations: int | None,
+    tolerance: float | None,
+    time_limit: float | None,
+    differentiate: str | None,
+) -> None:
     if max_iterations is not None and max_iterations < 0:
         raise InputError(f"max_iterations must not be negative, got {max_iterations}")
     if tolerance is not None and not tolerance >= 0:

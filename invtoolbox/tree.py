@@ -48,7 +48,9 @@ def tree_restore(tree: T, leaves: dict[str, Tensor]) -> T:
     def take(path: str, old: Tensor) -> Tensor:
         if path not in leaves:
             raise KeyError(path)
-        return leaves[path].to(device=old.device).clone()  # own, aligned memory: sums depend on the alignment
+        return (
+            leaves[path].to(device=old.device).clone()
+        )  # own, aligned memory: sums depend on the alignment
 
     return _rebuild(tree, take, "")
 
@@ -80,7 +82,9 @@ def where_items(mask: Tensor, new: T, old: T) -> T:
 def scatter_items(index: Tensor, part: T, whole: T) -> T:
     """Write the items of ``part`` into the places ``index`` of (a copy of) ``whole``."""
     pieces = dict(tree_leaves(part))
-    return _rebuild(whole, lambda path, leaf: leaf.index_copy(0, index, pieces[path].to(leaf.dtype)), "")
+    return _rebuild(
+        whole, lambda path, leaf: leaf.index_copy(0, index, pieces[path].to(leaf.dtype)), ""
+    )
 
 
 def _rebuild(tree: Any, visit: Callable[[str, Tensor], Any], path: str) -> Any:
@@ -96,6 +100,10 @@ def _rebuild(tree: Any, visit: Callable[[str, Tensor], Any], path: str) -> Any:
     if isinstance(tree, dict):
         return {k: _rebuild(v, visit, child(str(k))) for k, v in tree.items()}
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        changes = {f.name: _rebuild(getattr(tree, f.name), visit, child(f.name)) for f in dataclasses.fields(tree) if f.init}
+        changes = {
+            f.name: _rebuild(getattr(tree, f.name), visit, child(f.name))
+            for f in dataclasses.fields(tree)
+            if f.init
+        }
         return dataclasses.replace(tree, **changes)
     return tree

@@ -37,17 +37,27 @@ class Unknowns:
         starts = {name: every[name].detach() for name in problem.unknown}
         like = problem.first.real if problem.first.is_complex() else problem.first
         fixed = problem.operator.fixed_scales()
-        scales = {name: like.new_full((problem.batch,), fixed[name]) if name in fixed else _scale(problem, starts, name, x).to(like)
-                  for name in starts}
+        scales = {
+            name: like.new_full((problem.batch,), fixed[name])
+            if name in fixed
+            else _scale(problem, starts, name, x).to(like)
+            for name in starts
+        }
         return cls(starts, scales, dict(problem.unknown))
 
     def zeros(self, like: Tensor) -> dict[str, Tensor]:
         """``u`` at the start."""
-        return {name: torch.zeros_like(start, dtype=like.dtype, device=like.device) for name, start in self.starts.items()}
+        return {
+            name: torch.zeros_like(start, dtype=like.dtype, device=like.device)
+            for name, start in self.starts.items()
+        }
 
     def values(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """``theta`` of ``u``."""
-        return {name: start + expand(self.scales[name], start) * _as_real(parameters[name], start) for name, start in self.starts.items()}
+        return {
+            name: start + expand(self.scales[name], start) * _as_real(parameters[name], start)
+            for name, start in self.starts.items()
+        }
 
     def operator(self, operator: Operator, parameters: dict[str, Tensor]) -> Operator:
         return operator.with_parameters(**self.values(parameters))
@@ -56,13 +66,20 @@ class Unknowns:
         """The sum of the parameters' priors, ``(batch,)``."""
         values = self.values(parameters)
         first = next(iter(self.scales.values()))
-        return sum((self.priors[name].energy(value).to(first) for name, value in values.items()), torch.zeros_like(first))
+        return sum(
+            (self.priors[name].energy(value).to(first) for name, value in values.items()),
+            torch.zeros_like(first),
+        )
 
     def select(self, index: Tensor) -> Unknowns:
         def pick(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.index_select(0, index) for name, tensor in tensors.items()}
 
-        return Unknowns(pick(self.starts), pick(self.scales), {name: prior.select(index) for name, prior in self.priors.items()})
+        return Unknowns(
+            pick(self.starts),
+            pick(self.scales),
+            {name: prior.select(index) for name, prior in self.priors.items()},
+        )
 
 
 def _as_real(u: Tensor, start: Tensor) -> Tensor:
@@ -73,7 +90,11 @@ def _as_real(u: Tensor, start: Tensor) -> Tensor:
 def _scale(problem: Problem, starts: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     """``|A x| / |x|`` over ``|J v| / |v|``, with J the derivative of ``A x`` in the parameter and v a random direction."""
     operator, start = problem.operator, starts[name]
-    v = torch.randn(start.shape[1:], generator=Generator().manual_seed(0), dtype=torch.float64).to(start).expand_as(start)
+    v = (
+        torch.randn(start.shape[1:], generator=Generator().manual_seed(0), dtype=torch.float64)
+        .to(start)
+        .expand_as(start)
+    )
     with torch.enable_grad():
         free = start.clone().requires_grad_(True)
         prediction = operator.with_parameters(**{**starts, name: free})(x)

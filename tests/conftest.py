@@ -36,7 +36,9 @@ def data_dir() -> Path:
     """The real measurements: ``INVTOOLBOX_DATA``, or ``../shared/data`` beside the repository."""
     folder = Path(os.environ.get("INVTOOLBOX_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no real measurements at {folder}; set INVTOOLBOX_DATA to the folder that holds them")
+        pytest.skip(
+            f"no real measurements at {folder}; set INVTOOLBOX_DATA to the folder that holds them"
+        )
     return folder
 
 
@@ -45,6 +47,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """With INVTOOLBOX_REQUIRE_DATA a test of real measurements may not skip for want of them."""
     outcome = yield
     report = outcome.get_result()
-    if report.skipped and os.environ.get("INVTOOLBOX_REQUIRE_DATA") and item.get_closest_marker("data"):
+    if (
+        report.skipped
+        and os.environ.get("INVTOOLBOX_REQUIRE_DATA")
+        and item.get_closest_marker("data")
+    ):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} needs real measurements and skipped: {report.longrepr}"

@@ -38,7 +38,9 @@ class Shares(ImplicitPrior):
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"pulled": torch.zeros(len(parameters["offset"]), 4)}
 
-    def gathered(self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gathered(
+        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
+    ) -> dict[str, Tensor]:
         slope = info["entry"].gradient
         assert slope is not None
         return {"pulled": statistics["pulled"] + slope[:, 0].abs()}
@@ -46,17 +48,28 @@ class Shares(ImplicitPrior):
     def adapts(self, iteration: int) -> bool:
         return iteration in self.times
 
-    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int,
-              generator: Generator) -> tuple[dict[str, Tensor], Transfer]:
+    def adapt(
+        self,
+        parameters: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        iteration: int,
+        generator: Generator,
+    ) -> tuple[dict[str, Tensor], Transfer]:
         seen.append(statistics["pulled"].clone())
 
         def transfer(name: str, tensor: Tensor) -> Tensor:
-            return torch.cat([tensor, torch.zeros_like(tensor) if self.forget else tensor], 1) if name == "rows" else tensor
+            return (
+                torch.cat([tensor, torch.zeros_like(tensor) if self.forget else tensor], 1)
+                if name == "rows"
+                else tensor
+            )
 
         half = parameters["rows"] / 2
         return {"rows": torch.cat([half, half], 1), "offset": parameters["offset"]}, transfer
 
-    def resized(self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    def resized(
+        self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
+    ) -> dict[str, Tensor]:
         rows = parameters["rows"]
         fill = rows.new_zeros(len(rows), shapes["rows"][0] - rows.shape[1], *rows.shape[2:])
         return {**parameters, "rows": torch.cat([rows, fill], 1)}
@@ -73,10 +86,14 @@ def problem(batch: int = 1) -> it.Problem:
     return it.Problem(y, Watched((1, 4)))
 
 
-def run(prior: Shares, batch: int = 1, its: int = 12, rate: float = 0.1, **more: Any) -> it.Solution:
+def run(
+    prior: Shares, batch: int = 1, its: int = 12, rate: float = 0.1, **more: Any
+) -> it.Solution:
     seen.clear()
     given = {"tolerance": 0.0, "progress": False, **more}
-    solution: it.Solution = it.solve(problem(batch), prior, it.solvers.Adam(learning_rate=rate), max_iterations=its, **given)
+    solution: it.Solution = it.solve(
+        problem(batch), prior, it.solvers.Adam(learning_rate=rate), max_iterations=its, **given
+    )
     return solution
 
 
@@ -112,7 +129,9 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path: Path) -> None:
         path = tmp_path / f"{stop}.ckpt"
         run(Shares((3, 7)), its=stop, checkpoint=Checkpoint(path, 0.0))
         resumed = run(Shares((3, 7)), its=12, checkpoint=Checkpoint(path, 0.0))
-        assert torch.equal(whole.x, resumed.x) and torch.equal(whole.history["objective"], resumed.history["objective"])
+        assert torch.equal(whole.x, resumed.x) and torch.equal(
+            whole.history["objective"], resumed.history["objective"]
+        )
         if stop == 5:
             assert torch.equal(seen[0], _second_statistics())
 
@@ -127,8 +146,14 @@ def test_items_keep_to_themselves_and_may_end_before_others_grow() -> None:
     assert len(set(together.iterations.tolist())) > 1
     for k in range(3):
         seen.clear()
-        alone = it.solve(problem(3).select(torch.tensor([k])), Shares((6, 30)), it.solvers.Adam(learning_rate=0.05), max_iterations=150,
-                         tolerance=0.1, progress=False)
+        alone = it.solve(
+            problem(3).select(torch.tensor([k])),
+            Shares((6, 30)),
+            it.solvers.Adam(learning_rate=0.05),
+            max_iterations=150,
+            tolerance=0.1,
+            progress=False,
+        )
         assert torch.allclose(alone.x[0], together.x[k], atol=1e-6)
         assert int(alone.iterations) == int(together.iterations[k])
 

@@ -30,8 +30,11 @@ def trained(shelf: Path, name: str = "tiny", card: str = "", depth: int = 3) -> 
     torch.manual_seed(0)
     network = DnCNN(depth=depth, width=4)
     save_file(network.state_dict(), folder / "weights.safetensors")
-    (folder / "card.toml").write_text(card or "# A tiny denoiser.\nprior = \"denoiser\"\nsigma = 0.1\n[network]\n"
-                                      'name = "dncnn"\ndepth = 3\nwidth = 4\nweights = "weights.safetensors"\n')
+    (folder / "card.toml").write_text(
+        card
+        or '# A tiny denoiser.\nprior = "denoiser"\nsigma = 0.1\n[network]\n'
+        'name = "dncnn"\ndepth = 3\nwidth = 4\nweights = "weights.safetensors"\n'
+    )
     return network.eval()
 
 
@@ -65,16 +68,21 @@ def test_broken_toml_is_named_with_its_line(shelf: Path) -> None:
 
 
 def test_a_preset_is_a_solver_with_its_settings(shelf: Path) -> None:
-    (shelf / "solvers" / "careful.toml").write_text('# Slow.\nsolver = "gradient-descent"\nmax_iterations = 7\n')
+    (shelf / "solvers" / "careful.toml").write_text(
+        '# Slow.\nsolver = "gradient-descent"\nmax_iterations = 7\n'
+    )
     assert registry.solver_named("careful") == it.solvers.GradientDescent(max_iterations=7)
     assert presets.load_preset("careful", {"max_iterations": 9}).max_iterations == 9
 
 
-@pytest.mark.parametrize(("text", "fault"), [
-    ("max_iterations = 7\n", "does not say which solver"),
-    ('solver = "gradient-descent"\nmax_iteration = 7\n', "no setting 'max_iteration'"),
-    ('solver = "gradient-decent"\n', "did you mean 'gradient-descent'"),
-])
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("max_iterations = 7\n", "does not say which solver"),
+        ('solver = "gradient-descent"\nmax_iteration = 7\n', "no setting 'max_iteration'"),
+        ('solver = "gradient-decent"\n', "did you mean 'gradient-descent'"),
+    ],
+)
 def test_a_faulty_preset_is_named(shelf: Path, text: str, fault: str) -> None:
     (shelf / "solvers" / "bad.toml").write_text(text)
     with pytest.raises(InputError, match=fault) as error:
@@ -95,15 +103,20 @@ def test_a_trained_prior_solves_a_problem_by_its_name(shelf: Path) -> None:
     trained(shelf)
     y = torch.rand(1, 1, 8, 8)
     problem = it.Problem(y, it.operators.Identity((1, 8, 8)))
-    solution = it.solve(problem, prior="tiny", regularization=1.0, solver="admm", max_iterations=3, progress=False)
+    solution = it.solve(
+        problem, prior="tiny", regularization=1.0, solver="admm", max_iterations=3, progress=False
+    )
     assert solution.x.isfinite().all() and not torch.equal(solution.x, y)
 
 
-@pytest.mark.parametrize(("change", "fault"), [
-    ('prior = "denoiser"', "does not say which prior"),
-    ('name = "dncnn"', "the network has no name"),
-    ('weights = "weights.safetensors"', "safetensors file beside its card"),
-])
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ('prior = "denoiser"', "does not say which prior"),
+        ('name = "dncnn"', "the network has no name"),
+        ('weights = "weights.safetensors"', "safetensors file beside its card"),
+    ],
+)
 def test_a_card_that_lacks_something_is_named(shelf: Path, change: str, fault: str) -> None:
     trained(shelf)
     card = shelf / "priors" / "tiny" / "card.toml"
@@ -113,14 +126,19 @@ def test_a_card_that_lacks_something_is_named(shelf: Path, change: str, fault: s
     assert "card.toml" in str(error.value)
 
 
-@pytest.mark.parametrize(("before", "after", "fault"), [
-    ('"dncnn"', '"dncn"', "did you mean 'dncnn'"),
-    ("width = 4", "wdth = 4", "no setting 'wdth'"),
-    ("depth = 3", "depth = 4", "do not fit"),
-    ("sigma = 0.1", "sigm = 0.1", "no setting 'sigm'"),
-    ("weights.safetensors", "gone.safetensors", "there are no weights"),
-])
-def test_a_card_that_does_not_fit_its_weights_is_refused(shelf: Path, before: str, after: str, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "fault"),
+    [
+        ('"dncnn"', '"dncn"', "did you mean 'dncnn'"),
+        ("width = 4", "wdth = 4", "no setting 'wdth'"),
+        ("depth = 3", "depth = 4", "do not fit"),
+        ("sigma = 0.1", "sigm = 0.1", "no setting 'sigm'"),
+        ("weights.safetensors", "gone.safetensors", "there are no weights"),
+    ],
+)
+def test_a_card_that_does_not_fit_its_weights_is_refused(
+    shelf: Path, before: str, after: str, fault: str
+) -> None:
     trained(shelf)
     card = shelf / "priors" / "tiny" / "card.toml"
     card.write_text(card.read_text().replace(before, after))
@@ -132,7 +150,9 @@ def test_pickled_weights_are_not_loaded_from_the_shelf(shelf: Path) -> None:
     trained(shelf)
     folder = shelf / "priors" / "tiny"
     torch.save(DnCNN(depth=3, width=4).state_dict(), folder / "weights.pth")
-    (folder / "card.toml").write_text((folder / "card.toml").read_text().replace("weights.safetensors", "weights.pth"))
+    (folder / "card.toml").write_text(
+        (folder / "card.toml").read_text().replace("weights.safetensors", "weights.pth")
+    )
     with pytest.raises(InputError, match="safetensors"):
         it.priors.load("tiny")
 

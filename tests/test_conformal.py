@@ -24,8 +24,12 @@ def test_the_factor_is_the_corrected_quantile_of_the_scores() -> None:
     calibration = calibrate_posteriors([given(30)], [truth], 0.9)
     assert calibration.factor() == pytest.approx(0.93, rel=1e-3)  # 0.9 of 31 / 30
     assert calibration.factor(0.5) == pytest.approx(0.52, rel=1e-3)
-    assert calibrate_posteriors([given(30)], [truth], 0.9, unit="pixel").factor() == pytest.approx(0.91, rel=1e-3)  # 0.9003 of 3000
-    low, high = calibration.interval(MeanFieldPosterior(torch.full((1, 1, 2), 5.0), torch.tensor([[[1.0, 2.0]]])))
+    assert calibrate_posteriors([given(30)], [truth], 0.9, unit="pixel").factor() == pytest.approx(
+        0.91, rel=1e-3
+    )  # 0.9003 of 3000
+    low, high = calibration.interval(
+        MeanFieldPosterior(torch.full((1, 1, 2), 5.0), torch.tensor([[[1.0, 2.0]]]))
+    )
     torch.testing.assert_close(high, torch.tensor([[[5.93, 6.86]]]), rtol=1e-3, atol=0)
     torch.testing.assert_close(low, 10 - high)
 
@@ -58,7 +62,9 @@ def test_the_guarantee_holds_for_few_pictures_that_differ_among_themselves() -> 
         calibration = calibrate_posteriors([given(19, 30)], [truth[:19]], 0.8)
         covered.append(float(calibration.coverage(given(1, 30), truth[19:])))
     mean = sum(covered) / len(covered)
-    assert 0.80 - 0.035 < mean < 0.80 + 2 / 20 + 0.035  # two standard errors about [level, level + 2 / (K + 1)]
+    assert (
+        0.80 - 0.035 < mean < 0.80 + 2 / 20 + 0.035
+    )  # two standard errors about [level, level + 2 / (K + 1)]
 
 
 def test_the_curve_says_how_often_intervals_hold() -> None:
@@ -68,19 +74,31 @@ def test_the_curve_says_how_often_intervals_hold() -> None:
     levels, actual = coverage_curve(scores, torch.tensor([0.5, 0.95]))
     normal = NormalDist()
     for level, share in zip(levels.tolist(), actual.tolist()):
-        assert share == pytest.approx(2 * normal.cdf(normal.inv_cdf(0.5 + level / 2) / 2) - 1, abs=0.01)
+        assert share == pytest.approx(
+            2 * normal.cdf(normal.inv_cdf(0.5 + level / 2) / 2) - 1, abs=0.01
+        )
         assert share == pytest.approx(float(posterior.coverage(truth, level).mean()), abs=1e-3)
     calibration = calibrate_posteriors([posterior], [truth], unit="pixel")
-    torch.testing.assert_close(coverage_curve(scores, None, calibration)[1], coverage_curve(scores)[0], atol=2e-3, rtol=0)
-    assert bool(coverage_curve(scores, torch.tensor([0.99]), calibrate_posteriors([posterior], [truth]))[1].isnan())
+    torch.testing.assert_close(
+        coverage_curve(scores, None, calibration)[1], coverage_curve(scores)[0], atol=2e-3, rtol=0
+    )
+    assert bool(
+        coverage_curve(scores, torch.tensor([0.99]), calibrate_posteriors([posterior], [truth]))[
+            1
+        ].isnan()
+    )
 
 
 def test_standard_deviations_of_zero_need_a_floor() -> None:
     posterior = MeanFieldPosterior(torch.zeros(30, 1, 10), torch.zeros(30, 1, 10))
     truth = torch.full((30, 1, 10), 0.2)
     assert calibrate_posteriors([posterior], [truth], 0.9).factor() == math.inf
-    assert calibrate_posteriors([posterior], [truth], 0.9, floor=0.1).factor() == pytest.approx(2.0, rel=1e-3)
-    assert Scores.empty().joined(posterior, torch.zeros(30, 1, 10)).below(1e-3) == pytest.approx(1.0)
+    assert calibrate_posteriors([posterior], [truth], 0.9, floor=0.1).factor() == pytest.approx(
+        2.0, rel=1e-3
+    )
+    assert Scores.empty().joined(posterior, torch.zeros(30, 1, 10)).below(1e-3) == pytest.approx(
+        1.0
+    )
 
 
 def test_what_does_not_fit_is_refused() -> None:

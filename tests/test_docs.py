@@ -24,7 +24,9 @@ def pages(folder: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", pages("how_do_i"))
-def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (ROOT / "docs" / "how_do_i" / f"{page}.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     assert blocks
@@ -41,9 +43,16 @@ def test_the_table_of_priors_is_the_one_that_was_printed_last() -> None:
     assert printed in (ROOT / "docs" / "how_do_i" / "which_prior_deblurs.md").read_text()
 
 
-@pytest.mark.parametrize("name", [pytest.param(path.stem, marks=pytest.mark.slow if path.stem in SLOW else ())
-                                  for path in sorted(GALLERY.glob("*.py"))])
-def test_a_gallery_script_makes_its_picture(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.stem, marks=pytest.mark.slow if path.stem in SLOW else ())
+        for path in sorted(GALLERY.glob("*.py"))
+    ],
+)
+def test_a_gallery_script_makes_its_picture(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     threads = torch.get_num_threads()
@@ -52,7 +61,9 @@ def test_a_gallery_script_makes_its_picture(name: str, tmp_path: Path, monkeypat
     from PIL import Image
 
     with Image.open(tmp_path / f"{name}.png") as picture:
-        assert picture.width > 500 and len(set(picture.convert("L").resize((64, 32)).getdata())) > 20, "the picture is blank"
+        assert (
+            picture.width > 500 and len(set(picture.convert("L").resize((64, 32)).getdata())) > 20
+        ), "the picture is blank"
 
 
 def test_every_gallery_script_and_package_has_a_page() -> None:
@@ -62,8 +73,19 @@ def test_every_gallery_script_and_package_has_a_page() -> None:
         assert f'"{path.stem}"' in listed and f"gallery/{path.stem}.md" in navigation
     for page in pages("how_do_i"):
         assert f"how_do_i/{page}.md" in navigation
-    packages = ("operators", "data_terms", "priors", "solvers", "parameter_choice", "datasets", "processing", "metrics", "scenes",
-                "testing", "views")
+    packages = (
+        "operators",
+        "data_terms",
+        "priors",
+        "solvers",
+        "parameter_choice",
+        "datasets",
+        "processing",
+        "metrics",
+        "scenes",
+        "testing",
+        "views",
+    )
     for package in packages:
         assert f'"{package}":' in listed and f"reference/{package}.md" in navigation
 
@@ -73,15 +95,32 @@ def test_names_that_the_pages_speak_of_exist() -> None:
         for module, name in re.findall(r"\bit\.([a-z_]+)\.([A-Za-z_0-9]+)", path.read_text()):
             if name in ("toml", "md", "py"):
                 continue
-            assert hasattr(importlib.import_module(f"invtoolbox.{module}"), name), f"{path.name} speaks of it.{module}.{name}"
+            assert hasattr(importlib.import_module(f"invtoolbox.{module}"), name), (
+                f"{path.name} speaks of it.{module}.{name}"
+            )
 
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     for package in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(package, reason="the site needs the extra [docs]: make docs")
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")], cwd=ROOT,
-                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mkdocs",
+            "build",
+            "--strict",
+            "--quiet",
+            "--site-dir",
+            str(tmp_path / "site"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     start = (tmp_path / "site" / "index.html").read_text()
     assert "fonts.googleapis" not in start and 'src="http' not in start

@@ -43,10 +43,22 @@ def test_deepinvs_reconstructor_with_our_scan_finds_our_minimiser() -> None:
     physics = it.to_deepinv(A)
     step = 1.0 / (float(A.norm()) ** 2 * 1.01)
     # deepinv's objective is lambda_reg * prior + data fidelity, and its Tikhonov prior is 1/2 |x|^2.
-    model = deepinv.optim.PGD(prior=deepinv.optim.Tikhonov(), data_fidelity=deepinv.optim.L2(), lambda_reg=weight, stepsize=step,
-                              max_iter=600, early_stop=False)
+    model = deepinv.optim.PGD(
+        prior=deepinv.optim.Tikhonov(),
+        data_fidelity=deepinv.optim.L2(),
+        lambda_reg=weight,
+        stepsize=step,
+        max_iter=600,
+        early_stop=False,
+    )
     theirs = model(y, physics)
-    ours = it.solve(it.Problem(y, A), it.priors.Tikhonov(), regularization=weight, tolerance=1e-6, progress=False).x
+    ours = it.solve(
+        it.Problem(y, A),
+        it.priors.Tikhonov(),
+        regularization=weight,
+        tolerance=1e-6,
+        progress=False,
+    ).x
     assert relative(theirs, ours) < 5e-3
 
 
@@ -62,16 +74,29 @@ def test_deepinvs_trainer_trains_a_network_on_our_scan(tmp_path: Any) -> None:
             return len(images)
 
         def __getitem__(self, k: int) -> Any:
-            return images[k], physics(images[k:k + 1])[0]
+            return images[k], physics(images[k : k + 1])[0]
 
-    model = deepinv.models.ArtifactRemoval(deepinv.models.DnCNN(1, 1, depth=3, nf=8, pretrained=None), mode="pinv")
+    model = deepinv.models.ArtifactRemoval(
+        deepinv.models.DnCNN(1, 1, depth=3, nf=8, pretrained=None), mode="pinv"
+    )
     before = [p.detach().clone() for p in model.parameters()]
     y = physics(images)
     error = float((model(y, physics) - images).square().mean())
     loader = torch.utils.data.DataLoader(Pairs(), batch_size=4)
-    trainer = deepinv.Trainer(model, physics, torch.optim.Adam(model.parameters(), 3e-3), loader, losses=deepinv.loss.SupLoss(), epochs=30,
-                              online_measurements=False, save_path=None, show_progress_bar=False,
-                              verbose=False, device="cpu", log_train_batch=False)
+    trainer = deepinv.Trainer(
+        model,
+        physics,
+        torch.optim.Adam(model.parameters(), 3e-3),
+        loader,
+        losses=deepinv.loss.SupLoss(),
+        epochs=30,
+        online_measurements=False,
+        save_path=None,
+        show_progress_bar=False,
+        verbose=False,
+        device="cpu",
+        log_train_batch=False,
+    )
     trainer.train()
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
     assert float((model(y, physics) - images).square().mean()) < error
@@ -92,13 +117,29 @@ def test_deepinvs_mri_and_ours_have_one_minimiser() -> None:
     """Its images are two real channels, ours are complex; TV sees each channel there, so the prior is a square."""
     deepinv = pytest.importorskip("deepinv")
     mask = (torch.rand(1, 16, generator=torch.Generator().manual_seed(0)) > 0.4).float()
-    theirs = it.as_operator(deepinv.physics.MRI(mask=mask.expand(1, 1, 16, 16), img_size=(2, 16, 16)))
+    theirs = it.as_operator(
+        deepinv.physics.MRI(mask=mask.expand(1, 1, 16, 16), img_size=(2, 16, 16))
+    )
     ours = it.operators.CartesianMRI(mask, (16, 16))
     x = torch.complex(phantom(16), 0.3 * phantom(16).flip(2))
     pair = torch.cat([x.real, x.imag], 1)
-    ours_x = it.solve(it.Problem(ours(x), ours), it.priors.Tikhonov(), regularization=0.1, tolerance=1e-6, progress=False).x
-    theirs_x = it.solve(it.Problem(theirs(pair), theirs), it.priors.Tikhonov(), regularization=0.1, tolerance=1e-6, progress=False).x
-    torch.testing.assert_close(torch.complex(theirs_x[:, :1], theirs_x[:, 1:]), ours_x, rtol=0, atol=1e-4)
+    ours_x = it.solve(
+        it.Problem(ours(x), ours),
+        it.priors.Tikhonov(),
+        regularization=0.1,
+        tolerance=1e-6,
+        progress=False,
+    ).x
+    theirs_x = it.solve(
+        it.Problem(theirs(pair), theirs),
+        it.priors.Tikhonov(),
+        regularization=0.1,
+        tolerance=1e-6,
+        progress=False,
+    ).x
+    torch.testing.assert_close(
+        torch.complex(theirs_x[:, :1], theirs_x[:, 1:]), ours_x, rtol=0, atol=1e-4
+    )
 
 
 def test_a_denoiser_of_deepinv_stands_for_the_prox_it_computes() -> None:
@@ -113,22 +154,41 @@ def test_a_denoiser_of_deepinv_stands_for_the_prox_it_computes() -> None:
         return found
 
     problem = it.Problem(y, A)
-    plugged = it.solve(problem, it.priors.Denoiser(denoiser, sigma=1.0), it.solvers.ADMM(rho=0.3), regularization=1.0,
-                       max_iterations=100, tolerance=1e-5, progress=False)
-    exact = it.solve(problem, it.priors.TotalVariation(), regularization=0.02, tolerance=1e-5, progress=False)
+    plugged = it.solve(
+        problem,
+        it.priors.Denoiser(denoiser, sigma=1.0),
+        it.solvers.ADMM(rho=0.3),
+        regularization=1.0,
+        max_iterations=100,
+        tolerance=1e-5,
+        progress=False,
+    )
+    exact = it.solve(
+        problem, it.priors.TotalVariation(), regularization=0.02, tolerance=1e-5, progress=False
+    )
     assert relative(plugged.x, exact.x) < 0.003
 
 
 def test_a_network_of_deepinv_takes_the_noise_level_of_each_item() -> None:
     deepinv = pytest.importorskip("deepinv")
     torch.manual_seed(0)
-    network = deepinv.models.DRUNet(in_channels=1, out_channels=1, nc=[4, 4, 4, 4], nb=1, pretrained=None).eval()
+    network = deepinv.models.DRUNet(
+        in_channels=1, out_channels=1, nc=[4, 4, 4, 4], nb=1, pretrained=None
+    ).eval()
     prior = it.priors.Denoiser(network, sigma=torch.tensor([0.02, 0.2]))
-    A = it.operators.Inpainting(torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.3, (16, 16))
+    A = it.operators.Inpainting(
+        torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0)) > 0.3, (16, 16)
+    )
     y = A(torch.cat([phantom(16), phantom(16)]))
     both = it.solve(it.Problem(y, A), prior, it.solvers.ADMM(), max_iterations=3, progress=False).x
     assert not torch.equal(both[0], both[1])
-    alone = it.solve(it.Problem(y[1:], A), it.priors.Denoiser(network, sigma=0.2), it.solvers.ADMM(), max_iterations=3, progress=False).x
+    alone = it.solve(
+        it.Problem(y[1:], A),
+        it.priors.Denoiser(network, sigma=0.2),
+        it.solvers.ADMM(),
+        max_iterations=3,
+        progress=False,
+    ).x
     torch.testing.assert_close(both[1:], alone, rtol=0, atol=1e-5)
 
 
@@ -139,10 +199,18 @@ def test_a_sparse_matrix_in_a_whole_solve_is_scipys_answer() -> None:
     matrix = scipy.sparse.random(60, 36, density=0.3, random_state=0, format="csr")
     truth = np.random.default_rng(0).normal(size=(2, 36))
     y = torch.from_numpy(truth @ matrix.toarray().T)[:, None]
-    solution = it.solve(it.Problem(y, it.as_operator(matrix, (1, 6, 6))), it.priors.Tikhonov(), regularization=0.5, tolerance=1e-12,
-                        max_iterations=200, progress=False)
+    solution = it.solve(
+        it.Problem(y, it.as_operator(matrix, (1, 6, 6))),
+        it.priors.Tikhonov(),
+        regularization=0.5,
+        tolerance=1e-12,
+        max_iterations=200,
+        progress=False,
+    )
     for k in range(2):
-        wanted = scipy.sparse.linalg.lsqr(matrix, y[k, 0].numpy(), damp=0.5**0.5, atol=1e-13, btol=1e-13)[0]
+        wanted = scipy.sparse.linalg.lsqr(
+            matrix, y[k, 0].numpy(), damp=0.5**0.5, atol=1e-13, btol=1e-13
+        )[0]
         np.testing.assert_allclose(solution.x[k].numpy().ravel(), wanted, atol=1e-7)
 
 
@@ -150,11 +218,27 @@ def test_our_operator_in_scipys_solver() -> None:
     A, y = scan(12, 10), scan(12, 10)(phantom(12)).double()
     shape = tuple(int(np.prod(s)) for s in (A.range_shape, A.domain_shape))
     double = A.to(torch.float64)
-    outside = scipy.sparse.linalg.LinearOperator(shape, dtype=np.float64,
-        matvec=lambda x: double(torch.from_numpy(np.array(x)).reshape(1, *A.domain_shape)).numpy().ravel(),
-        rmatvec=lambda v: double.adjoint(torch.from_numpy(np.array(v)).reshape(1, *A.range_shape)).numpy().ravel())
-    wanted = scipy.sparse.linalg.lsqr(outside, y.numpy().ravel(), damp=1.0, atol=1e-12, btol=1e-12)[0]
-    ours = it.solve(it.Problem(y, A), it.priors.Tikhonov(), regularization=1.0, dtype=torch.float64, tolerance=1e-12, progress=False).x
+    outside = scipy.sparse.linalg.LinearOperator(
+        shape,
+        dtype=np.float64,
+        matvec=lambda x: (
+            double(torch.from_numpy(np.array(x)).reshape(1, *A.domain_shape)).numpy().ravel()
+        ),
+        rmatvec=lambda v: (
+            double.adjoint(torch.from_numpy(np.array(v)).reshape(1, *A.range_shape)).numpy().ravel()
+        ),
+    )
+    wanted = scipy.sparse.linalg.lsqr(outside, y.numpy().ravel(), damp=1.0, atol=1e-12, btol=1e-12)[
+        0
+    ]
+    ours = it.solve(
+        it.Problem(y, A),
+        it.priors.Tikhonov(),
+        regularization=1.0,
+        dtype=torch.float64,
+        tolerance=1e-12,
+        progress=False,
+    ).x
     np.testing.assert_allclose(ours.numpy().ravel(), wanted, atol=1e-6)
 
 
@@ -165,8 +249,13 @@ def test_a_pylops_operator_behind_ours_in_a_solve() -> None:
     A = blur @ smoothing
     assert it.testing.check_operator(A).ok
     problem = it.Problem(A.simulate(phantom(16), 0.01, seed=0), A, it.data_terms.LeastSquares(0.01))
-    solution = it.solve(problem, it.priors.TotalVariation(), regularization=3.0, max_iterations=300, progress=False)
-    assert float(it.metrics.psnr(solution.x, phantom(16))) > float(it.metrics.psnr(problem.y, phantom(16))) + 1
+    solution = it.solve(
+        problem, it.priors.TotalVariation(), regularization=3.0, max_iterations=300, progress=False
+    )
+    assert (
+        float(it.metrics.psnr(solution.x, phantom(16)))
+        > float(it.metrics.psnr(problem.y, phantom(16))) + 1
+    )
 
 
 # -- ASTRA and ODL ---------------------------------------------------------------------------------------------------------
@@ -183,8 +272,17 @@ def test_astras_optomo_reconstructs_as_the_scan_of_its_geometry() -> None:
         assert relative(A(phantom()), ours(phantom())) < 1e-4
         assert relative(A.adjoint(ours(phantom())), ours.adjoint(ours(phantom()))) < 1e-4
         y = ours.simulate(torch.cat([phantom(), phantom().flip(2)]), 0.1, seed=0)
-        images = [it.solve(it.Problem(y, operator, it.data_terms.LeastSquares(0.1)), it.priors.TotalVariation(), regularization=2.0,
-                           max_iterations=40, tolerance=0.0, progress=False).x for operator in (A, ours)]
+        images = [
+            it.solve(
+                it.Problem(y, operator, it.data_terms.LeastSquares(0.1)),
+                it.priors.TotalVariation(),
+                regularization=2.0,
+                max_iterations=40,
+                tolerance=0.0,
+                progress=False,
+            ).x
+            for operator in (A, ours)
+        ]
         assert relative(images[0], images[1]) < 1e-3
     finally:
         astra.projector.delete(projector)
@@ -212,17 +310,29 @@ def test_an_odl_scan_and_ours_reconstruct_the_same() -> None:
     A = it.operators.from_odl(parallel_beam_geometry(space, num_angles=40), space)
     y = A.simulate(phantom(), 0.1, seed=0)
     assert relative(A.pseudo_inverse(y), phantom()) < 0.4
-    solution = it.solve(it.Problem(y, A, it.data_terms.LeastSquares(0.1)), it.priors.TotalVariation(), progress=False)
+    solution = it.solve(
+        it.Problem(y, A, it.data_terms.LeastSquares(0.1)),
+        it.priors.TotalVariation(),
+        progress=False,
+    )
     assert relative(solution.x, phantom()) < 0.1
 
 
 # -- NumPy -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [
-    lambda y: y, lambda y: np.asfortranarray(y), lambda y: y[::-1].copy()[::-1], lambda y: y.astype(">f4"), lambda y: y.astype("f8"),
-    lambda y: np.frombuffer(y.tobytes(), y.dtype).reshape(y.shape),
-], ids=["plain", "fortran", "negative stride", "big endian", "float64", "read-only"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y,
+        lambda y: np.asfortranarray(y),
+        lambda y: y[::-1].copy()[::-1],
+        lambda y: y.astype(">f4"),
+        lambda y: y.astype("f8"),
+        lambda y: np.frombuffer(y.tobytes(), y.dtype).reshape(y.shape),
+    ],
+    ids=["plain", "fortran", "negative stride", "big endian", "float64", "read-only"],
+)
 def test_arrays_of_any_layout_go_in_and_are_left_alone(change: Any) -> None:
     A = scan(16, 12)
     plain = A(phantom(16))[0, 0].numpy()
@@ -234,7 +344,9 @@ def test_arrays_of_any_layout_go_in_and_are_left_alone(change: Any) -> None:
         x = it.reconstruct(measured, A, **settings).x
         assert x.dtype == (torch.float64 if given.dtype == np.float64 else torch.float32)
         torch.testing.assert_close(x.float(), wanted, rtol=1e-4, atol=1e-4)
-    x = it.solve(it.Problem(given[None, None], A), it.priors.Tikhonov(), regularization=1.0, progress=False).x
+    x = it.solve(
+        it.Problem(given[None, None], A), it.priors.Tikhonov(), regularization=1.0, progress=False
+    ).x
     torch.testing.assert_close(x.float(), wanted, rtol=1e-4, atol=1e-4)
     assert np.array_equal(given, before) and isinstance(wanted.numpy(), np.ndarray)
 
@@ -244,10 +356,17 @@ def test_settings_may_be_arrays() -> None:
     angles = np.arange(12) * np.pi / 12
     assert it.operators.Blur(kernel, (8, 8))(torch.ones(1, 1, 8, 8)).dtype == torch.float32
     ours = it.operators.ParallelBeam((16, 16), torch.from_numpy(angles), 24)
-    assert torch.equal(it.operators.ParallelBeam((16, 16), angles, 24)(phantom(16)), ours(phantom(16)))
+    assert torch.equal(
+        it.operators.ParallelBeam((16, 16), angles, 24)(phantom(16)), ours(phantom(16))
+    )
 
 
-@pytest.mark.parametrize("metric", [it.metrics.psnr, it.metrics.rmse, it.metrics.mae, it.metrics.relative_error, it.metrics.ssim])
+@pytest.mark.parametrize(
+    "metric",
+    [it.metrics.psnr, it.metrics.rmse, it.metrics.mae, it.metrics.relative_error, it.metrics.ssim],
+)
 def test_a_metric_of_arrays_says_what_to_do(metric: Any) -> None:
-    with pytest.raises(InputError, match=r"x is a ndarray; metrics take tensors, so give torch.as_tensor\(x\)"):
+    with pytest.raises(
+        InputError, match=r"x is a ndarray; metrics take tensors, so give torch.as_tensor\(x\)"
+    ):
         metric(phantom().numpy(), phantom().numpy())

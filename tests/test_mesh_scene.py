@@ -28,19 +28,34 @@ def folder(tmp_path: Path) -> Path:
     write_mesh(tmp_path / "strip.obj", Mesh(flat, faces))
     angle = flat[:, 0] / 8
     bent = torch.stack([8 * angle.sin(), flat[:, 1], 8 - 8 * angle.cos()], 1)
-    np.savez(tmp_path / "strip.npz", vertices=torch.stack([flat, bent]).numpy(), faces=faces.numpy())
-    np.save(tmp_path / "groups.npy", torch.where(flat[:, 0] < 1, 0, torch.where(flat[:, 0] > 10, 1, -1)).numpy())
-    (tmp_path / "held.toml").write_text('[mesh]\npath = "strip.obj"\n[handles]\npath = "groups.npy"\n[[handles.move]]\ngroup = 1\n'
-                                        'turn = [0.0, -60.0, 0.0]\nshift = [-2.0, 0.0, 4.0]\n')
-    (tmp_path / "seen.toml").write_text('[mesh]\npath = "strip.npz"\n[observed]\nframe = 1\nshare = 0.3\nnoise = 0.001\n'
-                                        '[prior]\nname = "arap"\nweight = 1e3\n[output]\nformats = ["obj"]\n')
+    np.savez(
+        tmp_path / "strip.npz", vertices=torch.stack([flat, bent]).numpy(), faces=faces.numpy()
+    )
+    np.save(
+        tmp_path / "groups.npy",
+        torch.where(flat[:, 0] < 1, 0, torch.where(flat[:, 0] > 10, 1, -1)).numpy(),
+    )
+    (tmp_path / "held.toml").write_text(
+        '[mesh]\npath = "strip.obj"\n[handles]\npath = "groups.npy"\n[[handles.move]]\ngroup = 1\n'
+        "turn = [0.0, -60.0, 0.0]\nshift = [-2.0, 0.0, 4.0]\n"
+    )
+    (tmp_path / "seen.toml").write_text(
+        '[mesh]\npath = "strip.npz"\n[observed]\nframe = 1\nshare = 0.3\nnoise = 0.001\n'
+        '[prior]\nname = "arap"\nweight = 1e3\n[output]\nformats = ["obj"]\n'
+    )
     return tmp_path
 
 
 def test_handles_hold_and_the_mesh_is_written(folder: Path) -> None:
     outcome: Any = it.scenes.run(folder / "held.toml", output=folder / "out", progress=False)
     assert isinstance(outcome, MeshOutcome) and outcome.solution.status == ("converged",)
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["mesh.ply", "mesh.png", "metrics.json", "scene.json", "solution.h5"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == [
+        "mesh.ply",
+        "mesh.png",
+        "metrics.json",
+        "scene.json",
+        "solution.h5",
+    ]
     rest, moved = read_mesh(folder / "strip.obj"), read_mesh(folder / "out" / "mesh.ply")
     assert torch.equal(moved.faces, rest.faces)
     held = rest.vertices[:, 0] < 1
@@ -57,13 +72,27 @@ def test_handles_hold_and_the_mesh_is_written(folder: Path) -> None:
     assert (folder / "out" / "mesh.ply").read_bytes() == before
 
 
-def test_sparse_vertices_are_followed_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sparse_vertices_are_followed_from_the_command_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["run", str(folder / "seen.toml"), "--output", str(folder / "out"), "--quiet"]) == 0
     metrics = json.loads((folder / "out" / "metrics.json").read_text())
     assert metrics["unseen"] < 0.1 * metrics["at_rest"]
     assert (folder / "out" / "mesh.obj").is_file() and not (folder / "out" / "mesh.png").exists()
     assert main(["run", str(folder / "seen.toml"), "--output", str(folder / "out")]) == 2
-    assert main(["run", str(folder / "seen.toml"), "--output", str(folder / "two"), "--set", "prior.graph=uniform"]) == 0
+    assert (
+        main(
+            [
+                "run",
+                str(folder / "seen.toml"),
+                "--output",
+                str(folder / "two"),
+                "--set",
+                "prior.graph=uniform",
+            ]
+        )
+        == 0
+    )
     assert "unseen" in capsys.readouterr().out
 
 
@@ -76,7 +105,9 @@ def test_what_is_wrong_with_a_scene_is_said(folder: Path) -> None:
     with pytest.raises(InputError, match="frame 9 is asked for"):
         run_mesh_scene(folder / "seen.toml", {"observed.frame": 9}, folder / "out", progress=False)
     with pytest.raises(InputError, match="weights"):
-        run_mesh_scene(folder / "seen.toml", {"prior.graph": "gaussian"}, folder / "out", progress=False)
+        run_mesh_scene(
+            folder / "seen.toml", {"prior.graph": "gaussian"}, folder / "out", progress=False
+        )
     with pytest.raises(InputError, match="run it by itself"):
         it.scenes.run([scene, folder / "seen.toml"])
     assert not (folder / "out").exists()
@@ -85,7 +116,12 @@ def test_what_is_wrong_with_a_scene_is_said(folder: Path) -> None:
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["knight-arap", "horse-sparse"])
 def test_the_scenes_of_the_catalogue_run(name: str, tmp_path: Path, data_dir: Path) -> None:
-    outcome = run_mesh_scene(name, {"output.formats": ["obj"], "solver.max_iterations": 40}, tmp_path / "out", progress=False)
+    outcome = run_mesh_scene(
+        name,
+        {"output.formats": ["obj"], "solver.max_iterations": 40},
+        tmp_path / "out",
+        progress=False,
+    )
     assert outcome.metrics["moved"] > 1 and (tmp_path / "out" / "mesh.obj").is_file()
     if name == "horse-sparse":
         assert outcome.metrics["unseen"] < 0.25 * outcome.metrics["at_rest"]

@@ -67,38 +67,54 @@ def plugged(tmp_path: Path) -> dict[str, str]:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
         "[invtoolbox.priors]\nmine = plug:Mine\ntv = plug:Mine\nbroken = gone:Gone\n[invtoolbox.operators]\ntwice = plug:Twice\n"
-        "[invtoolbox.solvers]\nsteepest = invtoolbox.solvers:GradientDescent\n[invtoolbox.readers]\nlines = plug:Lines\n")
+        "[invtoolbox.solvers]\nsteepest = invtoolbox.solvers:GradientDescent\n[invtoolbox.readers]\nlines = plug:Lines\n"
+    )
     (tmp_path / "scene.toml").write_text(SCENE)
     (tmp_path / "numbers.txt").write_text("2 4\n6 8\n")
     return {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
 
 
 def ran(arguments: list[str], environment: dict[str, str], folder: Path) -> str:
-    done = subprocess.run([sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_a_plug_in_works_everywhere(plugged: dict[str, str], tmp_path: Path) -> None:
     listed = ran(["-m", "invtoolbox", "list"], plugged, tmp_path)
-    assert "mine " in listed and "Everything is doubled" in listed and "Text files of numbers" in listed
+    assert (
+        "mine " in listed
+        and "Everything is doubled" in listed
+        and "Text files of numbers" in listed
+    )
     assert "broken " in listed and "cannot be loaded: No module named 'gone'" in listed
     # The minimiser of 1/2 |2 x - y|^2 + 1/2 2 |x|^2 is y / 3.
     ran(["-m", "invtoolbox", "run", "scene.toml", "-q"], plugged, tmp_path)
-    code = ("import numpy, torch, invtoolbox as it\n"
-            "x = numpy.load('results/scene/reconstruction.npy')\n"
-            "assert numpy.allclose(x.ravel() * 3, [2, 4, 6, 8], atol=1e-3), x\n"
-            "A = it.operators.Identity((1, 2, 2))\n"
-            "s = it.reconstruct(torch.ones(2, 2), A, prior='mine', regularization=1.0, progress=False)\n"
-            "assert torch.allclose(s.x, torch.tensor(0.5), atol=1e-4), s.x\n"
-            # A plug-in may not take a name of the toolbox's own.
-            "from invtoolbox.registry import lookup; assert lookup('priors', 'tv') is it.priors.TotalVariation\n")
+    code = (
+        "import numpy, torch, invtoolbox as it\n"
+        "x = numpy.load('results/scene/reconstruction.npy')\n"
+        "assert numpy.allclose(x.ravel() * 3, [2, 4, 6, 8], atol=1e-3), x\n"
+        "A = it.operators.Identity((1, 2, 2))\n"
+        "s = it.reconstruct(torch.ones(2, 2), A, prior='mine', regularization=1.0, progress=False)\n"
+        "assert torch.allclose(s.x, torch.tensor(0.5), atol=1e-4), s.x\n"
+        # A plug-in may not take a name of the toolbox's own.
+        "from invtoolbox.registry import lookup; assert lookup('priors', 'tv') is it.priors.TotalVariation\n"
+    )
     ran(["-c", code], plugged, tmp_path)
 
 
 def test_the_page_that_brings_a_prior_into_a_scene(tmp_path: Path) -> None:
     """Its two files as they stand there, installed by hand, and its command on fewer pixels."""
-    page = (Path(__file__).resolve().parent.parent / "docs" / "how_do_i" / "own_prior.md").read_text()
+    page = (
+        Path(__file__).resolve().parent.parent / "docs" / "how_do_i" / "own_prior.md"
+    ).read_text()
 
     def block(language: str) -> str:
         found = re.search(rf"^```{language}\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
@@ -110,12 +126,23 @@ def test_the_page_that_brings_a_prior_into_a_scene(tmp_path: Path) -> None:
     (tmp_path / "my_priors.py").write_text(module)
     info = tmp_path / f"my_priors-{project['version']}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
     ((group, points),) = project["entry-points"].items()
-    (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in points.items()))
+    (info / "entry_points.txt").write_text(
+        f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in points.items())
+    )
     command = next(line for line in block("sh").splitlines() if line.startswith("invtoolbox run"))
-    fewer = ["measurements.simulate.crop.rows=32",
-             "measurements.simulate.crop.columns=40", "regularization=1.0", "output.formats=[\"npy\"]"]
-    printed = ran(["-m", *command.split(), *(f"--set={change}" for change in fewer), "--output", "here"],
-                  {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}, tmp_path)
+    fewer = [
+        "measurements.simulate.crop.rows=32",
+        "measurements.simulate.crop.columns=40",
+        "regularization=1.0",
+        'output.formats=["npy"]',
+    ]
+    printed = ran(
+        ["-m", *command.split(), *(f"--set={change}" for change in fewer), "--output", "here"],
+        {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        tmp_path,
+    )
     assert "LogDifferences" in printed and (tmp_path / "here" / "reconstruction.npy").is_file()

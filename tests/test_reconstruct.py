@@ -10,21 +10,31 @@ import invtoolbox as it
 from invtoolbox.errors import InputError
 
 
-@pytest.mark.parametrize("shape", [(12, 12), (1, 12, 12), (1, 1, 12, 12), (3, 12, 12), (2, 3, 12, 12)])
+@pytest.mark.parametrize(
+    "shape", [(12, 12), (1, 12, 12), (1, 1, 12, 12), (3, 12, 12), (2, 3, 12, 12)]
+)
 def test_axes_that_were_left_out_are_added(shape: tuple[int, ...]) -> None:
     A = it.operators.Blur(torch.ones(1, 3) / 3, (12, 12))
     y = np.random.default_rng(0).random(shape, dtype=np.float32)
     y.flags.writeable = False
     solution = it.reconstruct(y, A, prior="tikhonov", regularization=0.1, progress=False)
     whole = torch.as_tensor(y.copy()).reshape((1,) * (4 - len(shape)) + shape)
-    expected = it.solve(it.Problem(whole, A), it.priors.Tikhonov(), regularization=0.1, progress=False)
+    expected = it.solve(
+        it.Problem(whole, A), it.priors.Tikhonov(), regularization=0.1, progress=False
+    )
     assert torch.equal(solution.x, expected.x) and solution.x.shape == whole.shape
 
 
 def test_several_priors_by_name_and_as_objects() -> None:
     A = it.operators.Identity((1, 6, 6))
-    solution = it.reconstruct(np.ones((6, 6)), A, prior=["tikhonov", 2 * it.priors.Tikhonov()], regularization=1.0,
-                              max_iterations=1, progress=False)
+    solution = it.reconstruct(
+        np.ones((6, 6)),
+        A,
+        prior=["tikhonov", 2 * it.priors.Tikhonov()],
+        regularization=1.0,
+        max_iterations=1,
+        progress=False,
+    )
     assert solution.prior == "Tikhonov() + 2 * Tikhonov()" and solution.x.dtype == torch.float64
 
 

@@ -33,7 +33,9 @@ class QuadraticRidge(Ridge):
         return None, None
 
 
-def problem(batch: int = 4, n: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32) -> it.Problem:
+def problem(
+    batch: int = 4, n: int = 8, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> it.Problem:
     generator = torch.Generator().manual_seed(seed)
     A = it.operators.FiniteDifference((1, n, n))
     y = torch.randn(batch, *A.range_shape, generator=generator, dtype=dtype)
@@ -46,25 +48,44 @@ SOLVERS = [GradientDescent(), LBFGS(), Adam(learning_rate=0.05), ConjugateGradie
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
 class TestEverySolver:
     def test_called_twice_is_bitwise_equal(self, solver: it.solvers.Solver) -> None:
-        runs = [it.solve(problem(), QuadraticRidge(), solver, regularization=0.3, max_iterations=20) for _ in range(2)]
+        runs = [
+            it.solve(problem(), QuadraticRidge(), solver, regularization=0.3, max_iterations=20)
+            for _ in range(2)
+        ]
         assert torch.equal(runs[0].x, runs[1].x)
-        assert torch.equal(runs[0].history["objective"].nan_to_num(), runs[1].history["objective"].nan_to_num())
+        assert torch.equal(
+            runs[0].history["objective"].nan_to_num(), runs[1].history["objective"].nan_to_num()
+        )
 
     def test_permuted_batch_permutes_the_result(self, solver: it.solvers.Solver) -> None:
         order = torch.tensor([2, 0, 3, 1])
         p = problem()
         weight = torch.tensor([0.1, 0.2, 0.4, 0.8])
         one = it.solve(p, QuadraticRidge(), solver, regularization=weight, max_iterations=15).x
-        other = it.solve(p.select(order), QuadraticRidge(), solver, regularization=weight[order], max_iterations=15).x
+        other = it.solve(
+            p.select(order),
+            QuadraticRidge(),
+            solver,
+            regularization=weight[order],
+            max_iterations=15,
+        ).x
         torch.testing.assert_close(other, one[order], rtol=1e-6, atol=1e-6)
 
     def test_an_item_alone_equals_the_item_in_company(self, solver: it.solvers.Solver) -> None:
         p = problem()
         weight = torch.tensor([0.1, 0.2, 0.4, 0.8])
-        batch = it.solve(p, QuadraticRidge(), solver, regularization=weight, max_iterations=15, tolerance=0).x
+        batch = it.solve(
+            p, QuadraticRidge(), solver, regularization=weight, max_iterations=15, tolerance=0
+        ).x
         for k in range(4):
-            lone = it.solve(p.select(torch.tensor([k])), QuadraticRidge(), solver, regularization=weight[k], max_iterations=15,
-                            tolerance=0).x
+            lone = it.solve(
+                p.select(torch.tensor([k])),
+                QuadraticRidge(),
+                solver,
+                regularization=weight[k],
+                max_iterations=15,
+                tolerance=0,
+            ).x
             assert float((lone[0] - batch[k]).norm() / lone.norm()) < 1e-5
 
     def test_certificate_is_met_where_converged(self, solver: it.solvers.Solver) -> None:
@@ -87,7 +108,9 @@ def test_solvers_find_the_same_minimiser() -> None:
 
 @pytest.mark.parametrize("solver", [GradientDescent(), LBFGS()], ids=lambda s: type(s).__name__)
 def test_line_search_never_lets_an_objective_increase(solver: it.solvers.Solver) -> None:
-    values = it.solve(problem(dtype=torch.float64), Ridge(), solver, regularization=0.3).history["objective"]
+    values = it.solve(problem(dtype=torch.float64), Ridge(), solver, regularization=0.3).history[
+        "objective"
+    ]
     steps = values.diff(dim=0)
     assert bool((steps[~steps.isnan()] <= 1e-12 * values[0].max()).all())
 
@@ -95,19 +118,30 @@ def test_line_search_never_lets_an_objective_increase(solver: it.solvers.Solver)
 def test_items_stop_by_themselves_and_history_ends_with_them() -> None:
     # Conditioned differently from item to item: the weight of the ridge decides how many steps are needed.
     weight = torch.tensor([1e-3, 1.0, 10.0, 100.0])
-    solution = it.solve(problem(), QuadraticRidge(), ConjugateGradient(tolerance=1e-5), regularization=weight)
+    solution = it.solve(
+        problem(), QuadraticRidge(), ConjugateGradient(tolerance=1e-5), regularization=weight
+    )
     assert solution.iterations[0] > solution.iterations[1] > solution.iterations[3]
     for k in range(4):
         known = ~solution.history["objective"][:, k].isnan()
-        assert int(known.sum()) == int(solution.iterations[k]) and bool(known[: int(solution.iterations[k])].all())
+        assert int(known.sum()) == int(solution.iterations[k]) and bool(
+            known[: int(solution.iterations[k])].all()
+        )
 
 
 def test_stopping_does_not_depend_on_the_company() -> None:
     weight = torch.tensor([1e-3, 1.0, 10.0, 100.0])
-    whole = it.solve(problem(), QuadraticRidge(), ConjugateGradient(), regularization=weight, tolerance=1e-4)
+    whole = it.solve(
+        problem(), QuadraticRidge(), ConjugateGradient(), regularization=weight, tolerance=1e-4
+    )
     for k in range(4):
-        alone = it.solve(problem().select(torch.tensor([k])), QuadraticRidge(), ConjugateGradient(), regularization=weight[k],
-                         tolerance=1e-4)
+        alone = it.solve(
+            problem().select(torch.tensor([k])),
+            QuadraticRidge(),
+            ConjugateGradient(),
+            regularization=weight[k],
+            tolerance=1e-4,
+        )
         assert float((alone.x[0] - whole.x[k]).norm() / alone.x.norm()) < 1e-3
         assert abs(int(alone.iterations[0]) - int(whole.iterations[k])) <= 1
 
@@ -123,7 +157,13 @@ def test_divergence_is_kept_to_its_item() -> None:
     y = torch.zeros(3, 1, 4)
     y[1] = 2.0
     p = it.Problem(y + 0.25, it.operators.Identity((1, 4)))
-    solution = it.solve(p, 1.0 * Cliff(), GradientDescent(step_size=0.1), initial=torch.zeros(1, 1, 4), tolerance=1e-4)
+    solution = it.solve(
+        p,
+        1.0 * Cliff(),
+        GradientDescent(step_size=0.1),
+        initial=torch.zeros(1, 1, 4),
+        tolerance=1e-4,
+    )
     assert solution.status == ("converged", "diverged", "converged")
     assert bool(torch.isfinite(solution.x).all())
     assert float(solution.x[1].max()) > 0.4  # the last finite iterate, not the first one
@@ -132,8 +172,18 @@ def test_divergence_is_kept_to_its_item() -> None:
 
 def test_budgets_and_callbacks() -> None:
     p = problem()
-    assert it.solve(p, Ridge(), LBFGS(), regularization=0.1, max_iterations=2).status == ("max_iterations",) * 4
-    slow = it.solve(p, Ridge(), GradientDescent(step_size=1e-9), regularization=0.1, time_limit=0.2, max_iterations=10**9)
+    assert (
+        it.solve(p, Ridge(), LBFGS(), regularization=0.1, max_iterations=2).status
+        == ("max_iterations",) * 4
+    )
+    slow = it.solve(
+        p,
+        Ridge(),
+        GradientDescent(step_size=1e-9),
+        regularization=0.1,
+        time_limit=0.2,
+        max_iterations=10**9,
+    )
     assert slow.status == ("stopped",) * 4 and slow.seconds < 5
     seen: list[int] = []
 
@@ -142,7 +192,10 @@ def test_budgets_and_callbacks() -> None:
         assert progress.x.shape == (4, 1, 8, 8)
         return progress.iteration == 3
 
-    assert it.solve(p, Ridge(), LBFGS(), regularization=0.1, callbacks=[stop]).status == ("stopped",) * 4
+    assert (
+        it.solve(p, Ridge(), LBFGS(), regularization=0.1, callbacks=[stop]).status
+        == ("stopped",) * 4
+    )
     assert seen == [1, 2, 3]
 
 
@@ -170,14 +223,26 @@ class Square(ImplicitPrior):
     def initial(self) -> dict[str, Tensor]:
         return {"z": torch.ones(1, 1, 4)}
 
-    def decode(self, parameters: dict[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+    def decode(
+        self, parameters: dict[str, Tensor], generator: torch.Generator | None = None
+    ) -> Tensor:
         return parameters["z"].square()
 
 
-@pytest.mark.parametrize("solver", [LBFGS(), Adam(), GradientDescent()], ids=lambda s: type(s).__name__)
-def test_an_implicit_prior_of_two_methods_goes_through_the_same_loop(solver: it.solvers.Solver) -> None:
+@pytest.mark.parametrize(
+    "solver", [LBFGS(), Adam(), GradientDescent()], ids=lambda s: type(s).__name__
+)
+def test_an_implicit_prior_of_two_methods_goes_through_the_same_loop(
+    solver: it.solvers.Solver,
+) -> None:
     y = torch.tensor([[[0.25, 1.0, 4.0, 9.0]], [[1.0, 1.0, 1.0, 16.0]]])
-    solution = it.solve(it.Problem(y, it.operators.Identity((1, 4))), Square(), solver, tolerance=1e-4, max_iterations=3000)
+    solution = it.solve(
+        it.Problem(y, it.operators.Identity((1, 4))),
+        Square(),
+        solver,
+        tolerance=1e-4,
+        max_iterations=3000,
+    )
     torch.testing.assert_close(solution.x, y, rtol=1e-2, atol=1e-2)
     assert solution.parameters is not None and solution.parameters["z"].shape == (2, 1, 4)
 
@@ -237,7 +302,9 @@ def test_a_denoiser_of_one_level_takes_no_weight() -> None:
     # RED: the gradient is x - denoise(x), so the minimiser of 1/2 |x - 1|^2 with slope x / 2 is 2/3.
     red = it.solve(p, Half(), GradientDescent(step_size=0.5))
     torch.testing.assert_close(red.x, torch.full((1, 1, 4), 2 / 3), rtol=1e-3, atol=0)
-    assert any("no objective" in note for note in red.notes) and bool(red.history["objective"].isnan().all())
+    assert any("no objective" in note for note in red.notes) and bool(
+        red.history["objective"].isnan().all()
+    )
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------------------
@@ -257,7 +324,9 @@ RUN = """
 
 
 @pytest.mark.parametrize("solver", ["LBFGS", "CG", "Adam"])
-def test_killed_at_a_random_moment_and_resumed_is_bitwise_undisturbed(tmp_path: Path, solver: str) -> None:
+def test_killed_at_a_random_moment_and_resumed_is_bitwise_undisturbed(
+    tmp_path: Path, solver: str
+) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(RUN))
     root = Path(__file__).resolve().parent.parent
@@ -276,7 +345,9 @@ def test_killed_at_a_random_moment_and_resumed_is_bitwise_undisturbed(tmp_path: 
     disturbed.wait()
     assert not (tmp_path / "killed.pt").exists()
     subprocess.run(command("killed", 0.0), env=environment, check=True)
-    one, other = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("undisturbed", "killed"))
+    one, other = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("undisturbed", "killed")
+    )
     assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2]) and one[3] == other[3]
     for name, values in one[1].items():
         assert torch.equal(values.nan_to_num(), other[1][name].nan_to_num()), name
@@ -315,16 +386,32 @@ def test_implicit_derivatives_agree_with_differences() -> None:
     y = p.y.clone().requires_grad_(True)
     weight = torch.full((4,), 0.3, dtype=torch.float64, requires_grad=True)
     solver = ConjugateGradient(tolerance=1e-12)
-    solution = it.solve(it.Problem(y, p.operator), QuadraticRidge(), solver, regularization=weight, differentiate="implicit")
+    solution = it.solve(
+        it.Problem(y, p.operator),
+        QuadraticRidge(),
+        solver,
+        regularization=weight,
+        differentiate="implicit",
+    )
     solution.x.square().sum().backward()
 
     def loss(measurements: Tensor, regularization: Tensor) -> Tensor:
-        x = it.solve(it.Problem(measurements, p.operator), QuadraticRidge(), solver, regularization=regularization).x
+        x = it.solve(
+            it.Problem(measurements, p.operator),
+            QuadraticRidge(),
+            solver,
+            regularization=regularization,
+        ).x
         return x.square().flatten(1).sum(1)
 
     step = 1e-5
     slope = (loss(p.y, weight.detach() + step) - loss(p.y, weight.detach() - step)) / (2 * step)
     torch.testing.assert_close(weight.grad, slope, rtol=1e-5, atol=1e-8)
-    direction = torch.randn(p.y.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    along = (loss(p.y + step * direction, weight.detach()) - loss(p.y - step * direction, weight.detach())) / (2 * step)
+    direction = torch.randn(
+        p.y.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
+    along = (
+        loss(p.y + step * direction, weight.detach())
+        - loss(p.y - step * direction, weight.detach())
+    ) / (2 * step)
     torch.testing.assert_close((y.grad * direction).flatten(1).sum(1), along, rtol=1e-5, atol=1e-8)

@@ -18,11 +18,17 @@ def problems() -> list[it.Problem]:
     generator = torch.Generator().manual_seed(0)
     y = torch.rand(2, 1, 6, 11, generator=generator)
     weights = torch.rand(1, 1, 6, 11, generator=generator)
-    both = it.data_terms.Stack(it.data_terms.LeastSquares(), it.data_terms.LeastSquares(), weights=(1.0, 3.0))
+    both = it.data_terms.Stack(
+        it.data_terms.LeastSquares(), it.data_terms.LeastSquares(), weights=(1.0, 3.0)
+    )
     return [
-        it.Problem(y, A, it.data_terms.LeastSquares(noise_std=torch.tensor([0.5, 2.0]), weights=weights)),
+        it.Problem(
+            y, A, it.data_terms.LeastSquares(noise_std=torch.tensor([0.5, 2.0]), weights=weights)
+        ),
         it.Problem(y, 2.0 * A, it.data_terms.PoissonTransmission(I0=10 * weights[0, 0])),
-        it.Problem(y, A @ it.operators.Identity((1, 8, 8)), it.data_terms.Sobolev(-1.0, axes=(-1,))),
+        it.Problem(
+            y, A @ it.operators.Identity((1, 8, 8)), it.data_terms.Sobolev(-1.0, axes=(-1,))
+        ),
         it.Problem((y, 2 * y), it.operators.stack([A, 2 * A]), both),
         it.Problem(y[:, :, :, 0], it.operators.Matrix(torch.rand(6, 4, generator=generator))),
     ]

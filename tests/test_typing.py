@@ -11,10 +11,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize("command", [["mypy"], ["ruff", "check", "--no-cache", "."]], ids=["mypy", "ruff"])
+@pytest.mark.parametrize(
+    "command", [["mypy"], ["ruff", "check", "--no-cache", "."]], ids=["mypy", "ruff"]
+)
 def test_nothing_to_complain_about(command: list[str]) -> None:
     """mypy is strict, for the whole package; see pyproject.toml."""
-    ran = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr
 
 

@@ -11,7 +11,12 @@ import torch
 import invtoolbox as it
 
 n = 96
-truth = torch.cat([it.datasets.photograph(name)[:, :1, 60:60 + n, 170:170 + n] for name in ("camera", "coins", "cat", "brick")])
+truth = torch.cat(
+    [
+        it.datasets.photograph(name)[:, :1, 60 : 60 + n, 170 : 170 + n]
+        for name in ("camera", "coins", "cat", "brick")
+    ]
+)
 r = torch.arange(-5, 6.0)
 width = torch.tensor([0.7, 1.0, 1.3, 1.6])[:, None, None]
 kernels = torch.exp(-(r[:, None] ** 2 + r[None, :] ** 2) / (2 * width**2))
@@ -23,15 +28,26 @@ y = A.simulate(truth, noise=it.operators.noise.Gaussian(noise_std), seed=0)
 problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=noise_std))
 
 left = []  # how many items were still running after each step
-solution = it.solve(problem, it.priors.TotalVariation(), callbacks=[lambda state: left.append(len(state.running))], progress=False)
+solution = it.solve(
+    problem,
+    it.priors.TotalVariation(),
+    callbacks=[lambda state: left.append(len(state.running))],
+    progress=False,
+)
 psnr = it.metrics.psnr(solution.x, truth)
 for k in range(4):
-    print(f"item {k}: {solution.status[k]} after {int(solution.iterations[k])} steps, weight {float(solution.regularization[k]):.3g}, "
-          f"{float(psnr[k]):.1f} dB")
-print(f"steps with 4, 2 and 1 items in the batch: {left.count(4)}, {left.count(2)}, {left.count(1)}")
+    print(
+        f"item {k}: {solution.status[k]} after {int(solution.iterations[k])} steps, weight {float(solution.regularization[k]):.3g}, "
+        f"{float(psnr[k]):.1f} dB"
+    )
+print(
+    f"steps with 4, 2 and 1 items in the batch: {left.count(4)}, {left.count(2)}, {left.count(1)}"
+)
 
 alone = it.solve(problem.select(torch.tensor([2])), it.priors.TotalVariation(), progress=False)
-print(f"item 2 alone and in the batch: largest difference {float((alone.x - solution.x[2:3]).abs().max()):.1e}")
+print(
+    f"item 2 alone and in the batch: largest difference {float((alone.x - solution.x[2:3]).abs().max()):.1e}"
+)
 
 figure, axes = plt.subplots(2, 4, figsize=(12, 6.4), layout="constrained")
 for k in range(4):

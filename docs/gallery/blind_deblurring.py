@@ -19,7 +19,9 @@ class FewDifferences(it.priors.ExplicitPrior):
     is_convex = False
 
     def energy(self, x):  # (batch, channel, row, column) -> (batch,)
-        return sum(torch.log1p((x.diff(dim=axis) / 0.05).square()).flatten(1).sum(1) for axis in (2, 3))
+        return sum(
+            torch.log1p((x.diff(dim=axis) / 0.05).square()).flatten(1).sum(1) for axis in (2, 3)
+        )
 
 
 n = 64
@@ -39,11 +41,23 @@ y = it.operators.Blur(kernel, (n, n)).simulate(truth, noise_std, seed=0)
 def deblur(prior, weights):
     A, image = it.operators.Blur(torch.full((5, 5), 1 / 25), (n, n)), None
     for weight in weights:
-        problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std), unknown={"kernel": it.priors.Simplex()})
-        solution = it.solve(problem, prior, it.solvers.PALM(), regularization=weight, initial=image, max_iterations=80, progress=False)
+        problem = it.Problem(
+            y, A, it.data_terms.LeastSquares(noise_std), unknown={"kernel": it.priors.Simplex()}
+        )
+        solution = it.solve(
+            problem,
+            prior,
+            it.solvers.PALM(),
+            regularization=weight,
+            initial=image,
+            max_iterations=80,
+            progress=False,
+        )
         image, A = solution.x, solution.problem.operator
     found = solution.parameters["kernel"][0, 0]
-    print(f"{prior}: relative error of the kernel {float((found - kernel).norm() / kernel.norm()):.3f}")
+    print(
+        f"{prior}: relative error of the kernel {float((found - kernel).norm() / kernel.norm()):.3f}"
+    )
     return image, found
 
 
@@ -54,9 +68,18 @@ figure, axes = plt.subplots(2, 4, figsize=(11, 5.8), layout="constrained")
 pictures = {"truth": truth, "blurred": y, "blind, TV": tv, "blind, few differences": few}
 for ax, (name, picture) in zip(axes[0], pictures.items()):
     ax.imshow(picture[0, 0], cmap="gray", vmin=0, vmax=1)
-    ax.set_title(name if picture is truth else f"{name}, {float(it.metrics.psnr(picture, truth)):.1f} dB")
-for ax, (name, picture) in zip(axes[1], {"true kernel": kernel, "start": torch.full((5, 5), 1 / 25), "found with TV": tv_kernel,
-                                         "found with few differences": few_kernel}.items()):
+    ax.set_title(
+        name if picture is truth else f"{name}, {float(it.metrics.psnr(picture, truth)):.1f} dB"
+    )
+for ax, (name, picture) in zip(
+    axes[1],
+    {
+        "true kernel": kernel,
+        "start": torch.full((5, 5), 1 / 25),
+        "found with TV": tv_kernel,
+        "found with few differences": few_kernel,
+    }.items(),
+):
     ax.imshow(picture, cmap="gray", vmin=0, vmax=0.4)
     ax.set_title(name)
 for ax in axes.flat:

@@ -18,7 +18,12 @@ prior = it.priors.TotalVariation()
 
 # One batch: the same picture with 15 weights. Every item of a batch has its own weight and stops by itself.
 weights = torch.logspace(0, 2.5, 15)
-sweep = it.solve(it.Problem(y.expand(15, -1, -1, -1), A, problem.data_term), prior, regularization=weights, progress=False)
+sweep = it.solve(
+    it.Problem(y.expand(15, -1, -1, -1), A, problem.data_term),
+    prior,
+    regularization=weights,
+    progress=False,
+)
 quality = it.metrics.psnr(sweep.x, truth.expand_as(sweep.x))
 
 chosen = {}
@@ -26,16 +31,32 @@ for rule in ("discrepancy", "sure", "gcv", "l-curve"):
     solution = it.solve(problem, prior, regularization=rule, progress=False)
     chosen[rule] = solution
     psnr = float(it.metrics.psnr(solution.x, truth))
-    print(f"{rule}: weight {float(solution.regularization):.2f}, {psnr:.2f} dB, {solution.seconds:.1f} s")
+    print(
+        f"{rule}: weight {float(solution.regularization):.2f}, {psnr:.2f} dB, {solution.seconds:.1f} s"
+    )
 
-figure, (left, *right) = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained", width_ratios=(1.5, 1, 1, 1))
+figure, (left, *right) = plt.subplots(
+    1, 4, figsize=(14, 3.6), layout="constrained", width_ratios=(1.5, 1, 1, 1)
+)
 left.semilogx(weights, quality, color="black")
 for (rule, solution), marker in zip(chosen.items(), "osD^"):
-    left.plot(float(solution.regularization), float(it.metrics.psnr(solution.x, truth)), marker, markersize=8, label=rule)
+    left.plot(
+        float(solution.regularization),
+        float(it.metrics.psnr(solution.x, truth)),
+        marker,
+        markersize=8,
+        label=rule,
+    )
 left.set(xlabel="weight of TV", ylabel="PSNR, dB")
 left.legend()
-for ax, (name, image) in zip(right, {"too little": sweep.x[0, 0], "discrepancy": chosen["discrepancy"].x[0, 0],
-                                     "too much": sweep.x[-1, 0]}.items()):
+for ax, (name, image) in zip(
+    right,
+    {
+        "too little": sweep.x[0, 0],
+        "discrepancy": chosen["discrepancy"].x[0, 0],
+        "too much": sweep.x[-1, 0],
+    }.items(),
+):
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
     ax.set_title(name)
     ax.axis("off")

@@ -14,18 +14,29 @@ import invtoolbox as it
 n = 48
 z, y_axis, x = torch.meshgrid(*(3 * [torch.linspace(-1, 1, n)]), indexing="ij")
 truth = 0.6 * ((x**2 + y_axis**2 + z**2) < 0.8**2).float()
-for centre, radius, value in [((0.3, 0.2, 0.0), 0.25, 1.0), ((-0.3, 0.1, 0.2), 0.2, 0.2), ((0.0, -0.35, -0.1), 0.22, 0.0)]:
+for centre, radius, value in [
+    ((0.3, 0.2, 0.0), 0.25, 1.0),
+    ((-0.3, 0.1, 0.2), 0.2, 0.2),
+    ((0.0, -0.35, -0.1), 0.22, 0.0),
+]:
     inside = (x - centre[0]) ** 2 + (y_axis - centre[1]) ** 2 + (z - centre[2]) ** 2 < radius**2
     truth[inside] = value
 truth = truth[None, None]  # (batch, channel, slice, row, column)
 
 angles = torch.arange(40) * (2 * math.pi / 40)
-A = it.operators.ConeBeam((n, n, n), angles, detector_shape=(88, 88), source_origin=150.0, source_detector=225.0)
+A = it.operators.ConeBeam(
+    (n, n, n), angles, detector_shape=(88, 88), source_origin=150.0, source_detector=225.0
+)
 noise_std = 0.3
 y = A.simulate(truth, noise_std, seed=0)
 problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=noise_std))
 
-solution = it.solve(problem, it.priors.TotalVariation() + it.priors.NonNegative(), max_iterations=150, progress=False)
+solution = it.solve(
+    problem,
+    it.priors.TotalVariation() + it.priors.NonNegative(),
+    max_iterations=150,
+    progress=False,
+)
 print(solution)
 volumes = {"truth": truth, "FDK": A.pseudo_inverse(y), "TV": solution.x}
 

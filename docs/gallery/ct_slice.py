@@ -17,7 +17,14 @@ import invtoolbox as it
 slice_ = it.datasets.ct_small("1/mm")  # attenuation in 1/mm, (1, 1, 128, 128); comes with pydicom
 truth, pixel_size = slice_.y, slice_.meta["pixel_size"]
 angles = torch.arange(60) * (2 * math.pi / 60)
-A = it.operators.FanBeam((128, 128), angles, num_detectors=192, source_origin=500.0, source_detector=800.0, pixel_size=pixel_size)
+A = it.operators.FanBeam(
+    (128, 128),
+    angles,
+    num_detectors=192,
+    source_origin=500.0,
+    source_detector=800.0,
+    pixel_size=pixel_size,
+)
 
 clean = A(truth)
 noise_std = 0.02 * float(clean.norm()) / math.sqrt(clean.numel())
@@ -25,7 +32,10 @@ y = A.simulate(truth, noise=noise_std, seed=0)
 problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=noise_std))
 
 images = {"truth": truth, "filtered back-projection": A.pseudo_inverse(y)}
-for name, prior in {"TV": it.priors.TotalVariation(), "graphLa over TV": it.priors.GraphLaplacian(first="tv")}.items():
+for name, prior in {
+    "TV": it.priors.TotalVariation(),
+    "graphLa over TV": it.priors.GraphLaplacian(first="tv"),
+}.items():
     solution = it.solve(problem, prior, progress=False)
     print(name, solution, sep="\n", end="\n\n")
     images[name] = solution.x

@@ -9,7 +9,9 @@ import torch
 
 import invtoolbox as it
 
-truth = it.datasets.photograph("camera")[..., 80:208, 160:288]  # (1, 1, 128, 128), values from 0 to 1
+truth = it.datasets.photograph("camera")[
+    ..., 80:208, 160:288
+]  # (1, 1, 128, 128), values from 0 to 1
 r = torch.arange(-4, 5.0)
 kernel = torch.exp(-(r[:, None] ** 2 + r[None, :] ** 2) / (2 * 1.6**2))
 A = it.operators.Blur(kernel / kernel.sum(), truth.shape[2:])
@@ -24,12 +26,16 @@ for name, prior in {
     "graphLa over TV": it.priors.GraphLaplacian(first="tv"),
 }.items():
     solution = it.solve(problem, prior, progress=False)
-    print(f"{name}: {solution.reason}; weight {float(solution.regularization):.3g}, {solution.seconds:.1f} s")
+    print(
+        f"{name}: {solution.reason}; weight {float(solution.regularization):.3g}, {solution.seconds:.1f} s"
+    )
     images[name] = solution.x
 
 figure, axes = plt.subplots(2, 3, figsize=(10.5, 7.4), layout="constrained")
 for ax, (name, image) in zip(axes.flat, images.items()):
     ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
-    ax.set_title(name if image is truth else f"{name}, {float(it.metrics.psnr(image, truth)):.1f} dB")
+    ax.set_title(
+        name if image is truth else f"{name}, {float(it.metrics.psnr(image, truth)):.1f} dB"
+    )
     ax.axis("off")
 figure.savefig("deblurring.png", dpi=100)

@@ -15,7 +15,12 @@ import invtoolbox as it
 n = 96
 y_axis, x_axis = torch.meshgrid(torch.linspace(1, -1, n), torch.linspace(-1, 1, n), indexing="ij")
 truth = (torch.hypot(x_axis, y_axis) < 0.85).float()
-for x0, y0, radius in [(0.3, 0.25, 0.22), (-0.35, 0.3, 0.15), (-0.1, -0.35, 0.28), (0.45, -0.3, 0.1)]:
+for x0, y0, radius in [
+    (0.3, 0.25, 0.22),
+    (-0.35, 0.3, 0.15),
+    (-0.1, -0.35, 0.28),
+    (0.45, -0.3, 0.1),
+]:
     truth[torch.hypot(x_axis - x0, y_axis - y0) < radius] = 0
 truth = truth[None, None]
 
@@ -29,7 +34,12 @@ images = {
     "truth": truth,
     "filtered back-projection": A.pseudo_inverse(y),
     "TV": it.solve(problem, it.priors.TotalVariation(), max_iterations=500, progress=False).x,
-    "TV between 0 and 1": it.solve(problem, it.priors.TotalVariation() + it.priors.Box(0, 1), max_iterations=500, progress=False).x,
+    "TV between 0 and 1": it.solve(
+        problem,
+        it.priors.TotalVariation() + it.priors.Box(0, 1),
+        max_iterations=500,
+        progress=False,
+    ).x,
 }
 
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")

@@ -19,13 +19,15 @@ rows, columns = torch.meshgrid(torch.linspace(-1, 1, n), torch.linspace(-1, 1, n
 truth = (head * torch.exp(0.8j * torch.pi * rows))[None, None]  # complex, with a slow phase
 
 turn = torch.arange(coils) * (2 * np.pi / coils)
-distance = (rows - 1.2 * turn.sin()[:, None, None]) ** 2 + (columns - 1.2 * turn.cos()[:, None, None]) ** 2
+distance = (rows - 1.2 * turn.sin()[:, None, None]) ** 2 + (
+    columns - 1.2 * turn.cos()[:, None, None]
+) ** 2
 maps = torch.exp(-distance / 0.5) * torch.exp(1j * turn[:, None, None])
 maps = maps / maps.abs().square().sum(0).sqrt()  # (coil, row, column)
 
 mask = torch.zeros(1, n)
 mask[:, ::3] = 1
-mask[:, n // 2 - 8:n // 2 + 8] = 1  # the middle of k-space, index n // 2, is sampled in full
+mask[:, n // 2 - 8 : n // 2 + 8] = 1  # the middle of k-space, index n // 2, is sampled in full
 A = it.operators.CartesianMRI(mask, (n, n), coil_maps=maps)
 noise_std = 0.015
 y = A.simulate(truth, noise_std, seed=0)

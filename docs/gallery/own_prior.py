@@ -36,8 +36,13 @@ print(solution)
 tikhonov = it.solve(problem, it.priors.Tikhonov(operator="gradient"), progress=False)
 
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
-for ax, (name, image) in zip(axes, {"truth": truth, "blurred, noisy": y, "Tikhonov": tikhonov.x, "own prior": solution.x}.items()):
+for ax, (name, image) in zip(
+    axes,
+    {"truth": truth, "blurred, noisy": y, "Tikhonov": tikhonov.x, "own prior": solution.x}.items(),
+):
     ax.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
-    ax.set_title(name if image is truth else f"{name}, {float(it.metrics.psnr(image, truth)):.1f} dB")
+    ax.set_title(
+        name if image is truth else f"{name}, {float(it.metrics.psnr(image, truth)):.1f} dB"
+    )
     ax.axis("off")
 figure.savefig("own_prior.png", dpi=110)

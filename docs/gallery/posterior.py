@@ -18,7 +18,9 @@ pictures, kinds = torch.tensor(digits.images).float()[:, None] / 16, torch.tenso
 learned, kind, others = pictures[:1200], kinds[:1200], pictures[1200:]
 
 means = torch.stack([learned[kind == k].mean(0) for k in range(10)])
-covariances = torch.stack([learned[kind == k].flatten(1).T.cov() for k in range(10)]) + 2e-3 * torch.eye(64)
+covariances = torch.stack(
+    [learned[kind == k].flatten(1).T.cov() for k in range(10)]
+) + 2e-3 * torch.eye(64)
 prior = it.priors.GaussianMixture(means, covariances)
 
 left = torch.zeros(1, 8, 8)
@@ -27,33 +29,56 @@ A = it.operators.Inpainting(left, (1, 8, 8))
 
 
 def measured(truth):
-    return it.Problem(A.simulate(truth, 0.25, seed=list(range(len(truth)))), A, it.data_terms.LeastSquares(noise_std=0.25))
+    return it.Problem(
+        A.simulate(truth, 0.25, seed=list(range(len(truth)))),
+        A,
+        it.data_terms.LeastSquares(noise_std=0.25),
+    )
 
 
 candidates = others[:100]
 second = it.exact_posterior(measured(candidates), prior).shares.topk(2).values[:, 1]
 shown = candidates[second.topk(4).indices]
 posterior = it.exact_posterior(measured(shown), prior)
-sampled = it.solve(measured(shown), prior, it.solvers.DiffPIR(at_once=64, max_iterations=2), progress=False)
+sampled = it.solve(
+    measured(shown), prior, it.solvers.DiffPIR(at_once=64, max_iterations=2), progress=False
+)
 for k in range(len(shown)):
     likely = posterior.shares[k].topk(2)
-    print(f"picture {k}: a {int(likely.indices[0])} with probability {float(likely.values[0]):.2f}, a {int(likely.indices[1])} with "
-          f"{float(likely.values[1]):.2f}; mean of DiffPIR off by "
-          f"{float((sampled.x[k] - posterior.mean[k]).norm() / posterior.mean[k].norm()):.0%}, its standard deviation "
-          f"{float(sampled.posterior.std[k].mean() / posterior.std[k].mean()):.2f} times the exact one")
+    print(
+        f"picture {k}: a {int(likely.indices[0])} with probability {float(likely.values[0]):.2f}, a {int(likely.indices[1])} with "
+        f"{float(likely.values[1]):.2f}; mean of DiffPIR off by "
+        f"{float((sampled.x[k] - posterior.mean[k]).norm() / posterior.mean[k].norm()):.0%}, its standard deviation "
+        f"{float(sampled.posterior.std[k].mean() / posterior.std[k].mean()):.2f} times the exact one"
+    )
 
 known, tested = others[100:200], others[200:300]
 calibration = it.calibrate_posteriors([it.exact_posterior(measured(known), prior)], [known], 0.95)
 scores = residual_scores([it.exact_posterior(measured(tested), prior)], [tested])
-print(f"95 % intervals hold {scores.below(1.96):.1%} of the pixels as they are, {scores.below(calibration.factor()):.1%} calibrated")
+print(
+    f"95 % intervals hold {scores.below(1.96):.1%} of the pixels as they are, {scores.below(calibration.factor()):.1%} calibrated"
+)
 
-figure, axes = plt.subplots(4, 9, figsize=(13, 6), layout="constrained", gridspec_kw={"width_ratios": [1] * 8 + [2.4]})
+figure, axes = plt.subplots(
+    4, 9, figsize=(13, 6), layout="constrained", gridspec_kw={"width_ratios": [1] * 8 + [2.4]}
+)
 samples = posterior.sample(4, seed=3)
 for k in range(4):
-    row = [shown[k], left * measured(shown).y[k], posterior.mean[k], posterior.std[k], *samples[:, k]]
+    row = [
+        shown[k],
+        left * measured(shown).y[k],
+        posterior.mean[k],
+        posterior.std[k],
+        *samples[:, k],
+    ]
     names = ["truth", "measured", "mean", "std", "sample", "sample", "sample", "sample"]
     for ax, name, picture in zip(axes[k], names, row):
-        ax.imshow(picture[0], cmap="inferno" if name == "std" else "gray", vmin=0, vmax=0.5 if name == "std" else 1)
+        ax.imshow(
+            picture[0],
+            cmap="inferno" if name == "std" else "gray",
+            vmin=0,
+            vmax=0.5 if name == "std" else 1,
+        )
         ax.set_title(name if k == 0 else "")
         ax.axis("off")
     axes[k, 8].axis("off")

@@ -19,22 +19,37 @@ around, along = 16, 40
 corner = torch.arange(around, dtype=torch.float64) / around * 4
 side = corner.floor()
 step = 2 * (corner - side) - 1
-ring = torch.stack([torch.where(side % 2 == 0, step, 1.0), torch.where(side % 2 == 0, -1.0, step)], 1)
+ring = torch.stack(
+    [torch.where(side % 2 == 0, step, 1.0), torch.where(side % 2 == 0, -1.0, step)], 1
+)
 ring = torch.where(side[:, None] < 2, ring, -ring)
-vertices = torch.cat([torch.cat([ring, torch.full((around, 1), 0.25 * k, dtype=torch.float64)], 1) for k in range(along)])
+vertices = torch.cat(
+    [
+        torch.cat([ring, torch.full((around, 1), 0.25 * k, dtype=torch.float64)], 1)
+        for k in range(along)
+    ]
+)
 i = torch.arange(around * (along - 1))
 right = i // around * around + (i + 1) % around
-faces = torch.cat([torch.stack([i, right, i + around], 1), torch.stack([right, right + around, i + around], 1)])
+faces = torch.cat(
+    [torch.stack([i, right, i + around], 1), torch.stack([right, right + around, i + around], 1)]
+)
 bar = Mesh(vertices, faces)
 
 low, high = torch.arange(2 * around), torch.arange(around * (along - 2), around * along)
-about_side, about_length = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.5]], dtype=torch.float64) * torch.pi / 3
+about_side, about_length = (
+    torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.5]], dtype=torch.float64) * torch.pi / 3
+)
 turn = rotation(about_side) @ rotation(about_length)
 centre = vertices[high].mean(0)
-goal = torch.cat([vertices[low], (vertices[high] - centre) @ turn.T + centre + torch.tensor([0.0, -3.0, -1.0])])
+goal = torch.cat(
+    [vertices[low], (vertices[high] - centre) @ turn.T + centre + torch.tensor([0.0, -3.0, -1.0])]
+)
 handles = (torch.cat([low, high]), goal)
 
-linear = it.deform(bar, handles, solver=it.solvers.LocalGlobal(memory=0), max_iterations=1)  # no neighbourhood has turned yet
+linear = it.deform(
+    bar, handles, solver=it.solvers.LocalGlobal(memory=0), max_iterations=1
+)  # no neighbourhood has turned yet
 solution = deformation(bar, handles, tolerance=1e-4)
 rigid = bar.with_vertices(vertices + solution.x[0])
 
@@ -43,16 +58,30 @@ def strain(moved):
     """By how much the edges of each vertex have changed their length, in the mean."""
     graph = it.scenes.NeighbourGraph.of_mesh(vertices, faces, "uniform")
     a, b = graph.edges
-    change = ((moved.vertices[a] - moved.vertices[b]).norm(dim=1) / graph.vectors.norm(dim=1) - 1).abs()
-    return torch.zeros(len(vertices), dtype=torch.float64).index_add(0, a, change) / torch.bincount(a)
+    change = (
+        (moved.vertices[a] - moved.vertices[b]).norm(dim=1) / graph.vectors.norm(dim=1) - 1
+    ).abs()
+    return torch.zeros(len(vertices), dtype=torch.float64).index_add(0, a, change) / torch.bincount(
+        a
+    )
 
 
 for name, mesh in (("linear", linear), ("as rigid as possible", rigid)):
-    print(f"{name}: edges change their length by {100 * float(strain(mesh).mean()):.0f} % in the mean")
+    print(
+        f"{name}: edges change their length by {100 * float(strain(mesh).mean()):.0f} % in the mean"
+    )
 energy = solution.history["objective"][:, 0]
-print(f"{int(solution.iterations[0])} iterations, energy {float(energy[0]):.3f} to {float(energy[-1]):.3f}, "
-      f"never up: {bool((energy.diff() <= 1e-12).all())}")
+print(
+    f"{int(solution.iterations[0])} iterations, energy {float(energy[0]):.3f} to {float(energy[-1]):.3f}, "
+    f"never up: {bool((energy.diff() <= 1e-12).all())}"
+)
 
 colours = [(strain(mesh) / 0.5).clamp(0, 1) for mesh in (bar, linear, rigid)]
-figure = mesh_figure([bar, linear, rigid], ["at rest", "linear", "as rigid as possible"], up=2, turn=70.0, colours=colours)
+figure = mesh_figure(
+    [bar, linear, rigid],
+    ["at rest", "linear", "as rigid as possible"],
+    up=2,
+    turn=70.0,
+    colours=colours,
+)
 figure.savefig("rigid_bar.png", dpi=90)

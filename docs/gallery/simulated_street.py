@@ -19,14 +19,18 @@ sweep, after = sequence[5], sequence[6]
 labels = sweep.labels
 print(f"{len(sweep)} points, {len(sweep.boxes)} objects, {int(labels.dynamic.sum())} points move")
 
-E = relative_motion(sweep.pose, after.pose)  # what stands still goes from p to E p in the sensor's frame
+E = relative_motion(
+    sweep.pose, after.pose
+)  # what stands still goes from p to E p in the sensor's frame
 residual = labels.flow - (transform(E, sweep.points) - sweep.points)
 standing = ~labels.dynamic & (labels.instance < 0)
 print(f"what stands: residual flow up to {float(residual[standing].norm(dim=1).max()):.0e} m")
 for number, name in enumerate(labels.categories):
     moving = labels.dynamic & (labels.category == number)
     if moving.any():
-        print(f"{name}: {int(moving.sum())} moving points at {10 * float(residual[moving].norm(dim=1).mean()):.1f} m/s")
+        print(
+            f"{name}: {int(moving.sum())} moving points at {10 * float(residual[moving].norm(dim=1).mean()):.1f} m/s"
+        )
 
 # The flow leads to where the next sweep sees the same objects.
 for name, points in (("without", sweep.points), ("with", sweep.points + labels.flow)):
@@ -35,7 +39,15 @@ for name, points in (("without", sweep.points), ("with", sweep.points + labels.f
 
 figure, axes = plt.subplots(1, 2, figsize=(14, 7), layout="constrained")
 near = sweep.points.abs()[:, :2].amax(1) < 40
-axes[0].scatter(-sweep.points[near, 1], sweep.points[near, 0], s=0.4, c=sweep.points[near, 2], cmap="viridis", vmin=-2, vmax=4)
+axes[0].scatter(
+    -sweep.points[near, 1],
+    sweep.points[near, 0],
+    s=0.4,
+    c=sweep.points[near, 2],
+    cmap="viridis",
+    vmin=-2,
+    vmax=4,
+)
 axes[0].set(xlim=(-40, 40), ylim=(-40, 40), aspect="equal", title="one sweep, forward is up")
 axes[1].imshow(birds_eye_pixels(sweep.points, residual, labels.dynamic, radius=40.0))
 axes[1].set_title("flow without the sensor's own motion")

@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError:
         if debug:
             raise
-        return _complain("there is not enough memory; choose a smaller image, or fewer items at once")
+        return _complain(
+            "there is not enough memory; choose a smaller image, or fewer items at once"
+        )
     except KeyboardInterrupt as error:
         if debug:
             raise
@@ -69,17 +71,20 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="invtoolbox",
         description="Inverse problems from the command line: reconstruct a sinogram, sharpen a photograph, find what moves in lidar\n"
-                    "sweeps, run a scene file.",
+        "sweeps, run a scene file.",
         epilog="examples:\n"
-               "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n"
-               "  invtoolbox deblur photo.png --kernel kernel.png\n"
-               "  invtoolbox flow folder-of-sweeps --out results/flow\n"
-               "  invtoolbox run ct-small --set prior.tv.weight=0.01\n"
-               "  invtoolbox list priors\n\n"
-               "Each command has a --help of its own. INVTOOLBOX_DEBUG=1 shows where an error came from.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n"
+        "  invtoolbox deblur photo.png --kernel kernel.png\n"
+        "  invtoolbox flow folder-of-sweeps --out results/flow\n"
+        "  invtoolbox run ct-small --set prior.tv.weight=0.01\n"
+        "  invtoolbox list priors\n\n"
+        "Each command has a --help of its own. INVTOOLBOX_DEBUG=1 shows where an error came from.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     top.add_argument("--version", action="version", version=f"invtoolbox {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    commands = top.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=Parser
+    )
     for module in _COMMANDS:
         module.add(commands)
     return top

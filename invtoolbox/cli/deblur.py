@@ -18,22 +18,40 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
-        "deblur", help="sharpen a blurred photograph whose kernel is known",
+        "deblur",
+        help="sharpen a blurred photograph whose kernel is known",
         description="Sharpen a grey or colour photograph that was blurred with a known kernel.",
         epilog="examples:\n"
-               "  invtoolbox deblur photo.png --kernel kernel.png\n"
-               "  invtoolbox deblur photo.png --kernel gaussian:1.6 --noise-std 0.02 --report report.html\n"
-               "  invtoolbox deblur photo.tif --kernel Levin09.mat --kernel-item 3 --boundary valid --output sharp.tif\n"
-               "  invtoolbox deblur photos/ --kernel kernel.png --workers 2 --output sharp/",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", metavar="PICTURE", help="PNG, JPEG, TIFF or .npy; pictures run from 0 to 1")
+        "  invtoolbox deblur photo.png --kernel kernel.png\n"
+        "  invtoolbox deblur photo.png --kernel gaussian:1.6 --noise-std 0.02 --report report.html\n"
+        "  invtoolbox deblur photo.tif --kernel Levin09.mat --kernel-item 3 --boundary valid --output sharp.tif\n"
+        "  invtoolbox deblur photos/ --kernel kernel.png --workers 2 --output sharp/",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "picture", metavar="PICTURE", help="PNG, JPEG, TIFF or .npy; pictures run from 0 to 1"
+    )
     blur = parser.add_argument_group("blur")
-    blur.add_argument("--kernel", required=True, metavar="KERNEL",
-                      help="a file (PNG, TIFF, .npy, Levin's .mat), which is scaled to the sum 1, or gaussian:WIDTH in pixels")
-    blur.add_argument("--kernel-item", type=int, default=0, metavar="N", help="which kernel of the file, counted from 0")
-    blur.add_argument("--boundary", default="reflect", choices=("reflect", "periodic", "valid", "zero"),
-                      help="what the blur saw beyond the edge; valid supposes nothing and gives a picture larger by the kernel "
-                           "(default: reflect)")
+    blur.add_argument(
+        "--kernel",
+        required=True,
+        metavar="KERNEL",
+        help="a file (PNG, TIFF, .npy, Levin's .mat), which is scaled to the sum 1, or gaussian:WIDTH in pixels",
+    )
+    blur.add_argument(
+        "--kernel-item",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which kernel of the file, counted from 0",
+    )
+    blur.add_argument(
+        "--boundary",
+        default="reflect",
+        choices=("reflect", "periodic", "valid", "zero"),
+        help="what the blur saw beyond the edge; valid supposes nothing and gives a picture larger by the kernel "
+        "(default: reflect)",
+    )
     job.add_options(parser, prior="tv", output="PICTURE_deblurred.png in this folder")
     many.add_options(parser, "which pictures of a folder, or pages of a file")
     parser.set_defaults(command=command)
@@ -46,10 +64,21 @@ def command(arguments: argparse.Namespace) -> int:
         everywhere = many.absolute(arguments, ("picture",))
         if not arguments.kernel.startswith("gaussian:"):
             everywhere = many.absolute(everywhere, ("kernel",))
-        return many.run(everywhere, everywhere.picture, sharpen, len(datasets.open_measurements(everywhere.picture)))
+        return many.run(
+            everywhere,
+            everywhere.picture,
+            sharpen,
+            len(datasets.open_measurements(everywhere.picture)),
+        )
     where = job.paths(arguments, f"{Path(arguments.picture).stem}_deblurred.png")
     problem, is_photograph = _problem(arguments, 0)
-    return job.run(problem, arguments, where, f"Deblurring of {Path(arguments.picture).name}", (0.0, 1.0) if is_photograph else None)
+    return job.run(
+        problem,
+        arguments,
+        where,
+        f"Deblurring of {Path(arguments.picture).name}",
+        (0.0, 1.0) if is_photograph else None,
+    )
 
 
 def sharpen(arguments: argparse.Namespace, item: int) -> Solution:
@@ -66,12 +95,18 @@ def _problem(arguments: argparse.Namespace, number: int) -> tuple[Problem, bool]
 
     item = datasets.open_measurements(arguments.picture)[number]
     if item.y.ndim != 4 or item.geometry is not None:
-        raise InputError(f"{arguments.picture} is not a picture; a sinogram is reconstructed by `invtoolbox ct`")
+        raise InputError(
+            f"{arguments.picture} is not a picture; a sinogram is reconstructed by `invtoolbox ct`"
+        )
     kernel = _kernel(arguments)
     rows, columns = item.y.shape[-2:]
     if arguments.boundary == "valid":
         rows, columns = rows + kernel.shape[0] - 1, columns + kernel.shape[1] - 1
-    problem = Problem(item.y, Blur(kernel, (rows, columns), boundary=arguments.boundary), LeastSquares(arguments.noise_std))
+    problem = Problem(
+        item.y,
+        Blur(kernel, (rows, columns), boundary=arguments.boundary),
+        LeastSquares(arguments.noise_std),
+    )
     return problem, "black" in item.meta["units"]
 
 
@@ -86,18 +121,26 @@ def _kernel(arguments: argparse.Namespace) -> Tensor:
         try:
             return gaussian_kernel(float(width), "--kernel")
         except ValueError:
-            raise InputError(f"--kernel gaussian:WIDTH takes a positive number of pixels, got {width!r}") from None
+            raise InputError(
+                f"--kernel gaussian:WIDTH takes a positive number of pixels, got {width!r}"
+            ) from None
     from invtoolbox import datasets
 
     opened = datasets.open_measurements(arguments.kernel)
     if not -len(opened) <= arguments.kernel_item < len(opened):
-        raise InputError(f"--kernel-item {arguments.kernel_item}: {arguments.kernel} has {len(opened)} items, counted from 0")
+        raise InputError(
+            f"--kernel-item {arguments.kernel_item}: {arguments.kernel} has {len(opened)} items, counted from 0"
+        )
     kernel = opened[arguments.kernel_item].y[0]
     if kernel.ndim != 3:
-        raise InputError(f"{arguments.kernel} has shape {tuple(kernel.shape)}; a kernel is a picture, (rows, columns)")
+        raise InputError(
+            f"{arguments.kernel} has shape {tuple(kernel.shape)}; a kernel is a picture, (rows, columns)"
+        )
     kernel = kernel.to(torch.float64).mean(0)
     total = float(kernel.sum())
     if not bool((kernel != 0).any()) or not abs(total) > 1e-12:
-        raise InputError(f"the kernel {arguments.kernel} sums to {total:g}, so it blurs everything to black; give one that is "
-                         "positive somewhere")
+        raise InputError(
+            f"the kernel {arguments.kernel} sums to {total:g}, so it blurs everything to black; give one that is "
+            "positive somewhere"
+        )
     return (kernel / total).float()

@@ -20,14 +20,21 @@ _SEED = 0
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
-        "demo", help="a CT slice, a photograph and a street, in a minute",
+        "demo",
+        help="a CT slice, a photograph and a street, in a minute",
         description="Simulate a noisy fan-beam scan of a real CT slice (from pydicom) and a blurred, noisy photograph (from\n"
-                    "scikit-image), reconstruct both by several methods, find what moves between two sweeps of a simulated lidar,\n"
-                    "and write a page that compares the methods. Nothing is fetched, and the seed is fixed.",
+        "scikit-image), reconstruct both by several methods, find what moves between two sweeps of a simulated lidar,\n"
+        "and write a page that compares the methods. Nothing is fetched, and the seed is fixed.",
         epilog="example:\n  invtoolbox demo --output results/demo",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", "-o", default="results/demo", metavar="FOLDER",
-                        help="where the report goes; an earlier one is replaced (default: results/demo)")
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output",
+        "-o",
+        default="results/demo",
+        metavar="FOLDER",
+        help="where the report goes; an earlier one is replaced (default: results/demo)",
+    )
     parser.set_defaults(command=command)
 
 
@@ -39,9 +46,12 @@ def command(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     cases: list[Case | FlowCase] = [ct_case(_say), deblurring_case(_say), street_case(_say)]
     path = write_comparison(
-        folder / "report.html", "invtoolbox: a demonstration",
+        folder / "report.html",
+        "invtoolbox: a demonstration",
         "A CT slice from few noisy views, a photograph out of focus, and a street seen by a lidar, each with several methods. The "
-        "weight of every prior comes from the discrepancy principle with the known noise level; nothing was tuned to the truth.", cases)
+        "weight of every prior comes from the discrepancy principle with the known noise level; nothing was tuned to the truth.",
+        cases,
+    )
     for case in cases:
         print(f"\n{case.title}")
         print(flow_table(case) if isinstance(case, FlowCase) else table(case))
@@ -63,27 +73,58 @@ def ct_case(say: Callable[[str], None]) -> Case:
     item = datasets.ct_small("1/mm")
     views = 90
     A = operators.FanBeam(
-        image_shape=(128, 128), pixel_size=item.meta["pixel_size"][0], num_detectors=192, detector_spacing=1.0,
-        source_origin=500.0, source_detector=800.0,
-        angles=torch.arange(views, dtype=torch.float64) * (2 * math.pi / views))
+        image_shape=(128, 128),
+        pixel_size=item.meta["pixel_size"][0],
+        num_detectors=192,
+        detector_spacing=1.0,
+        source_origin=500.0,
+        source_detector=800.0,
+        angles=torch.arange(views, dtype=torch.float64) * (2 * math.pi / views),
+    )
     say("CT: compiling the projector (once on a machine) and scanning the slice")
     y = simulate(A, item.y, RelativeGaussian(0.02), seed=_SEED)
-    A.adjoint(y), A.pseudo_inverse(y)  # kernels warm, so that the seconds below are those of the methods
+    (
+        A.adjoint(y),
+        A.pseudo_inverse(y),
+    )  # kernels warm, so that the seconds below are those of the methods
     noise_std = float((y - A(item.y)).square().mean().sqrt())
     problem = Problem(y, A, data_terms.LeastSquares(noise_std))
     say("CT: FBP")
     began = time.monotonic()
     fbp = A.pseudo_inverse(y, filter="hann")
-    methods = [Method("FBP", fbp, time.monotonic() - began, "filtered back-projection with a Hann window")]
+    methods = [
+        Method("FBP", fbp, time.monotonic() - began, "filtered back-projection with a Hann window")
+    ]
     positive = priors.NonNegative()
-    methods.append(_solved("TV", problem, priors.TotalVariation() + positive, "total variation, nonnegative", say, "CT"))
-    methods.append(_solved("graphLa+TV", problem, priors.GraphLaplacian(first="tv"),
-                           "graph Laplacian of a TV reconstruction, which is included in the seconds", say, "CT"))
-    return Case("CT: 90 fan-beam views, 2 % noise",
-                "A real slice of 128x128 pixels (CT_small of pydicom, Hounsfield units turned into attenuation, 1/mm), scanned by "
-                f"a simulated fan beam: {views} views over the full circle, 192 detector elements, Gaussian noise of 2 % of the "
-                "sinogram's norm. PSNR and SSIM are relative to the range of the true slice.",
-                item.y, y, methods)
+    methods.append(
+        _solved(
+            "TV",
+            problem,
+            priors.TotalVariation() + positive,
+            "total variation, nonnegative",
+            say,
+            "CT",
+        )
+    )
+    methods.append(
+        _solved(
+            "graphLa+TV",
+            problem,
+            priors.GraphLaplacian(first="tv"),
+            "graph Laplacian of a TV reconstruction, which is included in the seconds",
+            say,
+            "CT",
+        )
+    )
+    return Case(
+        "CT: 90 fan-beam views, 2 % noise",
+        "A real slice of 128x128 pixels (CT_small of pydicom, Hounsfield units turned into attenuation, 1/mm), scanned by "
+        f"a simulated fan beam: {views} views over the full circle, 192 detector elements, Gaussian noise of 2 % of the "
+        "sinogram's norm. PSNR and SSIM are relative to the range of the true slice.",
+        item.y,
+        y,
+        methods,
+    )
 
 
 def deblurring_case(say: Callable[[str], None]) -> Case:
@@ -99,24 +140,46 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
     y = simulate(A, truth, std, seed=_SEED)
     problem = Problem(y, A, data_terms.LeastSquares(std))
     what = "Deblurring"
-    methods = [Method("Blurred", y, None, "the measurements, with noise"),
-               _solved("Tikhonov", problem, priors.Tikhonov("gradient"), "squared differences", say, what),
-               _solved("TV", problem, priors.TotalVariation(), "total variation", say, what),
-               _solved("graphLa+TV", problem, priors.GraphLaplacian(first="tv"),
-                       "graph Laplacian of a TV reconstruction, which is included in the seconds", say, what)]
-    return Case("Deblurring: a photograph out of focus",
-                "A real photograph (256x320 colour pixels of scikit-image's coffee), blurred by a Gaussian of 1.6 pixels, with "
-                "Gaussian noise of 1 % of the range.", truth, y, methods, window=(0.0, 1.0), detail=(165, 190, 84, 110))
+    methods = [
+        Method("Blurred", y, None, "the measurements, with noise"),
+        _solved("Tikhonov", problem, priors.Tikhonov("gradient"), "squared differences", say, what),
+        _solved("TV", problem, priors.TotalVariation(), "total variation", say, what),
+        _solved(
+            "graphLa+TV",
+            problem,
+            priors.GraphLaplacian(first="tv"),
+            "graph Laplacian of a TV reconstruction, which is included in the seconds",
+            say,
+            what,
+        ),
+    ]
+    return Case(
+        "Deblurring: a photograph out of focus",
+        "A real photograph (256x320 colour pixels of scikit-image's coffee), blurred by a Gaussian of 1.6 pixels, with "
+        "Gaussian noise of 1 % of the range.",
+        truth,
+        y,
+        methods,
+        window=(0.0, 1.0),
+        detail=(165, 190, 84, 110),
+    )
 
 
-def _solved(name: str, problem: Problem, prior: Prior, note: str, say: Callable[[str], None], what: str) -> Method:
+def _solved(
+    name: str, problem: Problem, prior: Prior, note: str, say: Callable[[str], None], what: str
+) -> Method:
     from invtoolbox.plotting import Method
     from invtoolbox.solve import solve
 
     say(f"{what}: {name}")
     solution = solve(problem, prior, seed=_SEED)
     x: Tensor = solution.x
-    return Method(name, x, solution.seconds, f"{note}; {solution.solver.split('(')[0]}, {int(solution.iterations.max())} iterations")
+    return Method(
+        name,
+        x,
+        solution.seconds,
+        f"{note}; {solution.solver.split('(')[0]}, {int(solution.iterations.max())} iterations",
+    )
 
 
 def table(case: Case) -> str:
@@ -125,7 +188,9 @@ def table(case: Case) -> str:
     lines = [f"  {'method':<16}{'PSNR [dB]':>10}{'SSIM':>8}{'seconds':>10}"]
     for k, method in enumerate(case.methods):
         seconds = "" if method.seconds is None else f"{method.seconds:.2f}"
-        lines.append(f"  {method.name:<16}{figures['PSNR [dB]'][k]:>10.2f}{figures['SSIM'][k]:>8.3f}{seconds:>10}")
+        lines.append(
+            f"  {method.name:<16}{figures['PSNR [dB]'][k]:>10.2f}{figures['SSIM'][k]:>8.3f}{seconds:>10}"
+        )
     return "\n".join(lines)
 
 
@@ -134,7 +199,10 @@ def flow_table(case: FlowCase) -> str:
     columns = case.columns()
     lines = [f"  {'method':<16}" + "".join(f"{name:>{max(len(name), 6) + 3}}" for name in columns)]
     for name, figures in case.rows():
-        lines.append(f"  {name:<16}" + "".join(f"{value:>{max(len(head), 6) + 3}}" for head, value in zip(columns, figures)))
+        lines.append(
+            f"  {name:<16}"
+            + "".join(f"{value:>{max(len(head), 6) + 3}}" for head, value in zip(columns, figures))
+        )
     return "\n".join(lines)
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
-        "info", help="versions, devices, threads, and which extras are missing",
+        "info",
+        help="versions, devices, threads, and which extras are missing",
         description="Show versions, devices, threads, the folders that are used, and which optional packages are missing.",
         epilog="example:\n  invtoolbox info",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(command=command)
 
 
@@ -29,7 +31,9 @@ def command(arguments: argparse.Namespace) -> int:
     for extra, packages in environment.extras().items():
         missing = [name for name, version in packages.items() if version is None]
         if missing:
-            print(f"  {extra:<14}missing {', '.join(missing)}; get them with: {environment.how_to_get(extra)}")
+            print(
+                f"  {extra:<14}missing {', '.join(missing)}; get them with: {environment.how_to_get(extra)}"
+            )
         else:
             print(f"  {extra:<14}installed")
     return 0

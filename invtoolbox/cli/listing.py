@@ -11,12 +11,16 @@ KINDS = ("priors", "solvers", "operators", "data_terms", "methods", "datasets", 
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
-        "list", help="list what can be named",
+        "list",
+        help="list what can be named",
         description="List what can be named in the API, in a scene file and on the command line: classes of the toolbox,\n"
-                    "plug-ins, and what the catalogue holds (in its folders here, and in those of the toolbox).",
+        "plug-ins, and what the catalogue holds (in its folders here, and in those of the toolbox).",
         epilog="examples:\n  invtoolbox list\n  invtoolbox list priors",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", nargs="?", choices=KINDS, metavar="KIND", help=", ".join(KINDS) + " (default: all)")
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "kind", nargs="?", choices=KINDS, metavar="KIND", help=", ".join(KINDS) + " (default: all)"
+    )
     parser.set_defaults(command=command)
 
 

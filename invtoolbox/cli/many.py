@@ -16,22 +16,57 @@ if TYPE_CHECKING:
 #: Formats in which the slices of a study become one volume.
 VOLUMES = (".tif", ".tiff", ".nii", ".nii.gz", ".mha", ".mhd", ".raw", ".npy", ".h5", ".hdf5")
 # Options that do not change what is computed.
-_FREE = ("command", "output", "overwrite", "resume", "quiet", "workers", "cluster", "threads", "items", "item", "report", "reference")
+_FREE = (
+    "command",
+    "output",
+    "overwrite",
+    "resume",
+    "quiet",
+    "workers",
+    "cluster",
+    "threads",
+    "items",
+    "item",
+    "report",
+    "reference",
+)
 
 
 def add_options(parser: argparse.ArgumentParser, what: str) -> None:
     """The options of a study."""
-    many = parser.add_argument_group("many at once", "One result file an item, in the folder --output; --resume goes on from those that "
-                                     "are whole. The results are the same whatever the number of workers.")
-    many.add_argument("--items", metavar="ITEMS", help=f"{what}: all, START:STOP:STEP, or numbers joined by commas, counted from 0 "
-                      "(default with --workers or --cluster: all)")
-    many.add_argument("--workers", type=int, metavar="N", help="processes on this machine (default: 1; more need dask[distributed])")
-    many.add_argument("--cluster", metavar="ADDRESS", help="workers of a Dask scheduler instead, for example tcp://host:8786")
-    many.add_argument("--threads", type=int, default=1, metavar="N", help="threads of each worker (default: 1)")
+    many = parser.add_argument_group(
+        "many at once",
+        "One result file an item, in the folder --output; --resume goes on from those that "
+        "are whole. The results are the same whatever the number of workers.",
+    )
+    many.add_argument(
+        "--items",
+        metavar="ITEMS",
+        help=f"{what}: all, START:STOP:STEP, or numbers joined by commas, counted from 0 "
+        "(default with --workers or --cluster: all)",
+    )
+    many.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes on this machine (default: 1; more need dask[distributed])",
+    )
+    many.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="workers of a Dask scheduler instead, for example tcp://host:8786",
+    )
+    many.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="threads of each worker (default: 1)"
+    )
 
 
 def is_asked_for(arguments: argparse.Namespace) -> bool:
-    return arguments.items is not None or arguments.workers is not None or arguments.cluster is not None
+    return (
+        arguments.items is not None
+        or arguments.workers is not None
+        or arguments.cluster is not None
+    )
 
 
 def run(arguments: argparse.Namespace, path: str, work: Callable[..., Any], count: int) -> int:
@@ -51,16 +86,33 @@ def run(arguments: argparse.Namespace, path: str, work: Callable[..., Any], coun
     output = Path(arguments.output or f"{source.name.split('.')[0]}_reconstruction")
     is_volume = output.name.lower().endswith(VOLUMES)
     if not is_volume and output.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        raise InputError(f"--output {output}: many items go to a folder, or to a volume ({', '.join(VOLUMES)})")
+        raise InputError(
+            f"--output {output}: many items go to a folder, or to a volume ({', '.join(VOLUMES)})"
+        )
     if is_volume and output.exists() and not arguments.overwrite:
         raise InputError(f"{output} exists; give --overwrite to replace it, or another name")
     folder = output.with_name(output.name + ".items") if is_volume else output
     chosen = parse_items(arguments.items or "all", count, path)
     settings = {key: value for key, value in sorted(vars(arguments).items()) if key not in _FREE}
-    description = {"work": getattr(work, "__module__", ""), "settings": settings, "data": str(source), "stamp": stamp(source)}
+    description = {
+        "work": getattr(work, "__module__", ""),
+        "settings": settings,
+        "data": str(source),
+        "stamp": stamp(source),
+    }
     items = Items([f"item-{k:04d}" for k in chosen], lambda n: (arguments, chosen[n]))
-    study = run_study(work, items, folder, description, arguments.workers or 1, arguments.cluster, arguments.threads, arguments.resume,
-                      arguments.overwrite, not arguments.quiet)
+    study = run_study(
+        work,
+        items,
+        folder,
+        description,
+        arguments.workers or 1,
+        arguments.cluster,
+        arguments.threads,
+        arguments.resume,
+        arguments.overwrite,
+        not arguments.quiet,
+    )
     code = tell(study, arguments.quiet)
     if is_volume and not study.failed:
         _join(study, output, arguments)
@@ -72,18 +124,27 @@ def tell(study: Study, quiet: bool) -> int:
     outcomes = [r.outcome for r in study.reports]
     diverged = [r.name for r in study.reports if "diverged" in r.facts.get("status", ())]
     if not quiet:
-        counts = ", ".join(f"{outcomes.count(o)} {o}" for o in ("done", "kept", "failed") if o in outcomes)
+        counts = ", ".join(
+            f"{outcomes.count(o)} {o}" for o in ("done", "kept", "failed") if o in outcomes
+        )
         print(f"{len(study)} items: {counts}; in {study.folder}")
     for report in study.failed:
         print(f"invtoolbox: {report.name} failed: {report.error}", file=sys.stderr)
     if diverged:
-        print(f"invtoolbox: the iteration diverged in {_few(diverged)}, whose last finite images were written", file=sys.stderr)
+        print(
+            f"invtoolbox: the iteration diverged in {_few(diverged)}, whose last finite images were written",
+            file=sys.stderr,
+        )
     return 1 if study.failed or diverged else 0
 
 
 def absolute(arguments: argparse.Namespace, names: Sequence[str]) -> argparse.Namespace:
     """The same options with paths that mean the same in every process."""
-    changed = {name: str(Path(value).expanduser().resolve()) for name in names if (value := getattr(arguments, name))}
+    changed = {
+        name: str(Path(value).expanduser().resolve())
+        for name in names
+        if (value := getattr(arguments, name))
+    }
     return argparse.Namespace(**{**vars(arguments), **changed})
 
 

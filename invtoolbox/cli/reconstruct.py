@@ -14,24 +14,42 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     parser = commands.add_parser(
-        "reconstruct", help="a 3D scene from photographs",
+        "reconstruct",
+        help="a 3D scene from photographs",
         description="Find a 3D scene, as voxels or as Gaussians, from photographs whose cameras are known: a folder of them, or a\n"
-                    "scene file with a table [views]. The folder of results gets the model, the held-out views, their PSNR and SSIM.",
+        "scene file with a table [views]. The folder of results gets the model, the held-out views, their PSNR and SSIM.",
         epilog="examples:\n"
-               "  invtoolbox reconstruct lego-voxels --preset short\n"
-               "  invtoolbox reconstruct ~/photographs/desk --set solver.time_limit=300\n"
-               "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego\n"
-               "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume\n"
-               "  invtoolbox reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\n"
-               "Ctrl-C stops the work and --resume goes on from it, also with a larger solver.time_limit.",
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scene", metavar="SCENE", help="a folder of photographs, a TOML file, or the name of a scene of the catalogue")
-    parser.add_argument("--model", metavar="NAME", help="of a folder: gaussians (default) or voxel-grid")
-    parser.add_argument("--preset", metavar="NAME", help="a set of changes that the scene brings, such as short")
+        "  invtoolbox reconstruct lego-voxels --preset short\n"
+        "  invtoolbox reconstruct ~/photographs/desk --set solver.time_limit=300\n"
+        "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego\n"
+        "  invtoolbox reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume\n"
+        "  invtoolbox reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\n"
+        "Ctrl-C stops the work and --resume goes on from it, also with a larger solver.time_limit.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "scene",
+        metavar="SCENE",
+        help="a folder of photographs, a TOML file, or the name of a scene of the catalogue",
+    )
+    parser.add_argument(
+        "--model", metavar="NAME", help="of a folder: gaussians (default) or voxel-grid"
+    )
+    parser.add_argument(
+        "--preset", metavar="NAME", help="a set of changes that the scene brings, such as short"
+    )
     options.add_changes(parser, "scene")
-    options.add_folder(parser, "where results go (default: results/SCENE)", "go on from what an interrupted or a shorter run left",
-                       "replace the results of an earlier run")
-    parser.add_argument("--view", action="store_true", help="then show the scene with viser or Rerun, whichever is installed")
+    options.add_folder(
+        parser,
+        "where results go (default: results/SCENE)",
+        "go on from what an interrupted or a shorter run left",
+        "replace the results of an earlier run",
+    )
+    parser.add_argument(
+        "--view",
+        action="store_true",
+        help="then show the scene with viser or Rerun, whichever is installed",
+    )
     parser.set_defaults(command=command)
 
 
@@ -39,8 +57,13 @@ def command(arguments: argparse.Namespace) -> int:
     from invtoolbox.errors import InputError
     from invtoolbox.scene_reading import content_of
 
-    if not Path(arguments.scene).expanduser().is_dir() and "views" not in content_of(arguments.scene)[1]:
-        raise InputError(f"{arguments.scene} is no scene of photographs: it has no table [views]; invtoolbox run takes all kinds")
+    if (
+        not Path(arguments.scene).expanduser().is_dir()
+        and "views" not in content_of(arguments.scene)[1]
+    ):
+        raise InputError(
+            f"{arguments.scene} is no scene of photographs: it has no table [views]; invtoolbox run takes all kinds"
+        )
     return run(arguments.scene, arguments)
 
 
@@ -52,8 +75,15 @@ def run(scene: str | Path, arguments: argparse.Namespace) -> int:
     if view:
         _require_viewer()
     overrides = [*([f"preset={preset}"] if preset else []), *arguments.overrides]
-    outcome = run_view_scene(scene, overrides, arguments.output, arguments.resume, arguments.overwrite, not arguments.quiet,
-                             getattr(arguments, "model", None))
+    outcome = run_view_scene(
+        scene,
+        overrides,
+        arguments.output,
+        arguments.resume,
+        arguments.overwrite,
+        not arguments.quiet,
+        getattr(arguments, "model", None),
+    )
     if not arguments.quiet:
         tell(outcome)
     if view:
@@ -70,18 +100,24 @@ def _require_viewer() -> None:
     from invtoolbox.errors import MissingDependency
 
     if find_spec("viser") is None and find_spec("rerun") is None:
-        raise MissingDependency(f"--view shows the scene in viser or Rerun, and neither is installed; {how_to_get('view')}, or open the "
-                                "page viewer.html among the results")
+        raise MissingDependency(
+            f"--view shows the scene in viser or Rerun, and neither is installed; {how_to_get('view')}, or open the "
+            "page viewer.html among the results"
+        )
 
 
 def tell(outcome: ViewOutcome) -> None:
     solution = outcome.solution
     if solution is not None:
         steps = ", ".join(f"{report.iterations}" for report in solution.reports)
-        print(f"{solution.model.describe(solution.x)}; {solution.seconds:.0f} s, iterations: {steps}")
+        print(
+            f"{solution.model.describe(solution.x)}; {solution.seconds:.0f} s, iterations: {steps}"
+        )
     which = "held-out" if outcome.held_out else "training"
     for name, values in outcome.metrics.items():
-        print(f"  {name:<6}{outcome.mean(name):.4g} on average over {len(values)} {which} views ({min(values):.4g} to {max(values):.4g})")
+        print(
+            f"  {name:<6}{outcome.mean(name):.4g} on average over {len(values)} {which} views ({min(values):.4g} to {max(values):.4g})"
+        )
     for note in outcome.notes:
         print(f"  note: {note}")
     if outcome.files:

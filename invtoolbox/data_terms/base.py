@@ -53,7 +53,9 @@ class DataTerm(Settings, ABC):
         with torch.enable_grad():
             free = tuple(p if p.requires_grad else p.detach().requires_grad_(True) for p in parts)
             value = self.value(free if isinstance(prediction, tuple) else free[0], y).sum()
-            gradient = torch.autograd.grad(value, free, create_graph=any(p.requires_grad for p in parts))
+            gradient = torch.autograd.grad(
+                value, free, create_graph=any(p.requires_grad for p in parts)
+            )
         return gradient if isinstance(prediction, tuple) else gradient[0]
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
@@ -93,7 +95,11 @@ class DataTerm(Settings, ABC):
     @property
     def offers(self) -> frozenset[str]:
         """The closed forms this term has, out of ``prox``, ``weighted`` and ``residual_weights``."""
-        return frozenset(n for n in ("prox", "weighted", "residual_weights") if getattr(type(self), n) is not getattr(DataTerm, n))
+        return frozenset(
+            n
+            for n in ("prox", "weighted", "residual_weights")
+            if getattr(type(self), n) is not getattr(DataTerm, n)
+        )
 
     def fitting_prediction(self, y: Any) -> Any:
         """A prediction that fits ``y`` best, for a first guess; ``None`` where that is not known."""
@@ -120,7 +126,9 @@ class DataTerm(Settings, ABC):
     def check(self, y: Any) -> None:
         """Raise an `InputError` where ``y`` cannot be such measurements."""
 
-    def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
+    def check_shape(
+        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
         """Raise an `InputError` where ``y`` has not the shape of predictions; terms that compare other things say what they take."""
         check_shape(y, shape, what, channelwise, items)
 
@@ -131,7 +139,12 @@ class DataTerm(Settings, ABC):
             value = getattr(self, name)
             axis = value.ndim - (y.ndim - 2) if isinstance(value, Tensor) else -1
             # A tensor of one axis holds one value an item, not one a measurement.
-            if axis >= 0 and isinstance(value, Tensor) and value.ndim > 1 and value.shape[axis] == y.shape[2] > 1:
+            if (
+                axis >= 0
+                and isinstance(value, Tensor)
+                and value.ndim > 1
+                and value.shape[axis] == y.shape[2] > 1
+            ):
                 setattr(other, name, value[(slice(None),) * axis + (index,)])
         return other
 

@@ -46,7 +46,9 @@ class Chamfer(DataTerm):
     item_fields: ClassVar[tuple[str, ...]] = ("_trees",)
     _trees: tuple[Tree, ...] = ()
 
-    def __init__(self, truncation: float | None = 2.0, squared: bool = True, both_ways: bool = True) -> None:
+    def __init__(
+        self, truncation: float | None = 2.0, squared: bool = True, both_ways: bool = True
+    ) -> None:
         if truncation is not None and not truncation > 0:
             raise InputError(f"Chamfer takes a positive truncation or None, got {truncation}")
         self.truncation, self.squared, self.both_ways = truncation, squared, both_ways
@@ -56,7 +58,11 @@ class Chamfer(DataTerm):
     def value(self, prediction: Any, y: Any) -> Tensor:
         there, back = self._neighbours(prediction, y)
         total = self._cost(prediction, _taken(y, there, len(prediction)))[0]
-        return total if back is None else total + self._cost(y, _taken(prediction, back, len(prediction)))[0]
+        return (
+            total
+            if back is None
+            else total + self._cost(y, _taken(prediction, back, len(prediction)))[0]
+        )
 
     def grad(self, prediction: Any, y: Any) -> Tensor:
         return self.value_and_grad(prediction, y)[1]
@@ -82,7 +88,10 @@ class Chamfer(DataTerm):
             slope = apart / torch.where(positive, distance, torch.ones_like(distance))[..., None]
         if self.truncation is not None:
             near = ~(distance >= self.truncation)  # also of NaN: who has run away must be seen to
-            distance, slope = torch.where(near, distance, torch.zeros_like(distance)), slope * near[..., None]
+            distance, slope = (
+                torch.where(near, distance, torch.zeros_like(distance)),
+                slope * near[..., None],
+            )
         return distance.mean(1), slope / points.shape[1]
 
     # -- neighbours ------------------------------------------------------------------------------------------------
@@ -99,14 +108,21 @@ class Chamfer(DataTerm):
             there.append(self._tree(shared, y[shared]).query(points, bound)[1])
             if self.both_ways and bool(points.isfinite().all()):
                 back.append(Tree(points).query(y[shared].to(points), bound)[1])
-            elif self.both_ways:  # an item that has diverged: its value is not finite whatever its partners are
+            elif (
+                self.both_ways
+            ):  # an item that has diverged: its value is not finite whatever its partners are
                 back.append(torch.zeros(y.shape[1], dtype=torch.long, device=points.device))
         return torch.stack(there), torch.stack(back) if self.both_ways else None
 
     def _tree(self, k: int, y: Tensor) -> Tree:
         """The tree that `prepare` made for these measurements; a new one for others."""
         kept = self._trees[k] if k < len(self._trees) else None
-        fits = kept is not None and kept.points.device == y.device and kept.points.dtype == y.dtype and torch.equal(kept.points, y)
+        fits = (
+            kept is not None
+            and kept.points.device == y.device
+            and kept.points.dtype == y.dtype
+            and torch.equal(kept.points, y)
+        )
         return kept if kept is not None and fits else Tree(y)
 
     # -- life in the loop ------------------------------------------------------------------------------------------
@@ -120,7 +136,9 @@ class Chamfer(DataTerm):
         bound._trees = tuple(Tree(points) for points in y)
         return bound
 
-    def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
+    def check_shape(
+        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
         check_point_sets(y, shape, what, items)
 
     def __repr__(self) -> str:
@@ -130,14 +148,26 @@ class Chamfer(DataTerm):
 def check_point_sets(y: Any, shape: Shapes, what: str, items: int | None) -> None:
     """Raise an `InputError` where ``y`` is no ``(batch, M, 3)``, or the predictions are not point sets of that dimension."""
     wanted = shape[-1]
-    if not isinstance(y, Tensor) or y.ndim != 3 or not y.numel() or y.shape[-1] != wanted or len(shape) != 2:
+    if (
+        not isinstance(y, Tensor)
+        or y.ndim != 3
+        or not y.numel()
+        or y.shape[-1] != wanted
+        or len(shape) != 2
+    ):
         given = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise InputError(f"{what} are points (batch, M, {wanted}), at least one, to compare with predicted ones "
-                         f"(batch, {', '.join(map(str, shape))}); got {given}")
+        raise InputError(
+            f"{what} are points (batch, M, {wanted}), at least one, to compare with predicted ones "
+            f"(batch, {', '.join(map(str, shape))}); got {given}"
+        )
     if items is not None and len(y) not in (1, items):
-        raise InputError(f"{what} hold {len(y)} items, and the operator has {items}; give one point set an item, or one for all")
+        raise InputError(
+            f"{what} hold {len(y)} items, and the operator has {items}; give one point set an item, or one for all"
+        )
 
 
 def _taken(points: Tensor, index: Tensor, batch: int) -> Tensor:
     """The points of an index for each item: ``(batch or 1, n, 3), (batch, m) -> (batch, m, 3)``."""
-    return points.expand(batch, *points.shape[1:]).gather(1, index[..., None].expand(-1, -1, points.shape[-1]))
+    return points.expand(batch, *points.shape[1:]).gather(
+        1, index[..., None].expand(-1, -1, points.shape[-1])
+    )

@@ -25,7 +25,9 @@ def cosine_transform(x: Tensor, axis: int) -> Tensor:
 def inverse_cosine_transform(x: Tensor, axis: int) -> Tensor:
     """The inverse of `cosine_transform`, which is its transpose."""
     if x.is_complex():
-        return torch.complex(inverse_cosine_transform(x.real, axis), inverse_cosine_transform(x.imag, axis))
+        return torch.complex(
+            inverse_cosine_transform(x.real, axis), inverse_cosine_transform(x.imag, axis)
+        )
     x = x.movedim(axis, -1)
     n = x.shape[-1]
     x = x / _orthonormal(n, x)

@@ -23,7 +23,9 @@ class _Depth(DataTerm):
 
     def __init__(self, patch: int | None = None, inverse: bool = False) -> None:
         if patch is not None and patch < 2:
-            raise InputError(f"patches of {type(self).__name__} have sides of 2 pixels at least, got {patch}")
+            raise InputError(
+                f"patches of {type(self).__name__} have sides of 2 pixels at least, got {patch}"
+            )
         self.patch, self.inverse = patch, inverse
 
     @abstractmethod
@@ -34,7 +36,9 @@ class _Depth(DataTerm):
         known = (y > 0).to(prediction) * (prediction.detach() > 0)
         if self.inverse:
             prediction = known / torch.where(known > 0, prediction, 1.0)
-        parts = [self._patches(t) for t in (prediction, y.to(prediction).expand_as(prediction), known)]
+        parts = [
+            self._patches(t) for t in (prediction, y.to(prediction).expand_as(prediction), known)
+        ]
         batch, pictures, patches, pixels = parts[0].shape
         misfit = self._of_patches(*(t.reshape(-1, pixels) for t in parts))
         return misfit.view(batch, pictures, patches).mean(2).sum(1)
@@ -52,12 +56,18 @@ class _Depth(DataTerm):
 
     def check(self, y: Any) -> None:
         if not isinstance(y, Tensor) or y.ndim != 5 or y.shape[1] != 1:
-            raise InputError(f"{type(self).__name__} compares depths (batch, 1, picture, row, column), 0 where none is known")
+            raise InputError(
+                f"{type(self).__name__} compares depths (batch, 1, picture, row, column), 0 where none is known"
+            )
         if bool((y < 0).any()):
-            raise InputError(f"{type(self).__name__} takes depths of 0 (unknown) and above, and some are negative")
+            raise InputError(
+                f"{type(self).__name__} takes depths of 0 (unknown) and above, and some are negative"
+            )
 
     def __repr__(self) -> str:
-        shown = ([] if self.patch is None else [f"patch={self.patch}"]) + (["inverse=True"] if self.inverse else [])
+        shown = ([] if self.patch is None else [f"patch={self.patch}"]) + (
+            ["inverse=True"] if self.inverse else []
+        )
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -113,9 +123,15 @@ class ScaleShiftInvariant(_Depth):
         p, y = (known * (t - (known * t).sum(1, keepdim=True) / count) for t in (p, y))
         least = (64 * torch.finfo(p.dtype).eps) ** 2
         square, variance = p.detach().square().sum(1, keepdim=True), y.square().sum(1)
-        scale = torch.where(square > least, ((p.detach() * y).sum(1, keepdim=True) / square.clamp_min(least)).clamp_min(0), 0.0)
+        scale = torch.where(
+            square > least,
+            ((p.detach() * y).sum(1, keepdim=True) / square.clamp_min(least)).clamp_min(0),
+            0.0,
+        )
         flat = variance <= least
-        return torch.where(flat, 0.0, 0.5 * (scale * p - y).square().sum(1) / torch.where(flat, 1.0, variance))
+        return torch.where(
+            flat, 0.0, 0.5 * (scale * p - y).square().sum(1) / torch.where(flat, 1.0, variance)
+        )
 
 
 class DepthRanking(_Depth):
@@ -139,12 +155,20 @@ class DepthRanking(_Depth):
     (tensor([0.]), True)
     """
 
-    def __init__(self, margin: float = 1e-4, pairs: int = 4, tolerance: float = 0.0, patch: int | None = None,
-                 inverse: bool = False) -> None:
+    def __init__(
+        self,
+        margin: float = 1e-4,
+        pairs: int = 4,
+        tolerance: float = 0.0,
+        patch: int | None = None,
+        inverse: bool = False,
+    ) -> None:
         super().__init__(patch, inverse)
         if not (margin >= 0 and pairs >= 1 and tolerance >= 0):
-            raise InputError(f"DepthRanking takes a margin and a tolerance that are not negative and a pair at least, got {margin}, "
-                             f"{tolerance} and {pairs}")
+            raise InputError(
+                f"DepthRanking takes a margin and a tolerance that are not negative and a pair at least, got {margin}, "
+                f"{tolerance} and {pairs}"
+            )
         self.margin, self.pairs, self.tolerance = margin, pairs, tolerance
 
     def _of_patches(self, p: Tensor, y: Tensor, known: Tensor) -> Tensor:

@@ -58,17 +58,32 @@ class DistanceTransform(DataTerm):
     item_fields: ClassVar[tuple[str, ...]] = ("_grids",)
     _grids: tuple[_Grid, ...] = ()
 
-    def __init__(self, cell: float = 0.1, margin: float = 1.0, truncation: float | None = None, budget: float = 1.0) -> None:
-        if not cell > 0 or not margin >= 0 or not budget > 0 or (truncation is not None and not truncation > 0):
-            raise InputError("DistanceTransform takes a positive cell, budget and truncation and a margin that is not negative, got "
-                             f"cell={cell}, budget={budget}, truncation={truncation} and margin={margin}")
+    def __init__(
+        self,
+        cell: float = 0.1,
+        margin: float = 1.0,
+        truncation: float | None = None,
+        budget: float = 1.0,
+    ) -> None:
+        if (
+            not cell > 0
+            or not margin >= 0
+            or not budget > 0
+            or (truncation is not None and not truncation > 0)
+        ):
+            raise InputError(
+                "DistanceTransform takes a positive cell, budget and truncation and a margin that is not negative, got "
+                f"cell={cell}, budget={budget}, truncation={truncation} and margin={margin}"
+            )
         self.cell, self.margin, self.truncation, self.budget = cell, margin, truncation, budget
 
     # -- value and gradient ----------------------------------------------------------------------------------------
 
     def value(self, prediction: Any, y: Any) -> Tensor:
         fields = self._for(y)
-        distances = torch.stack([interpolate(fields[min(k, len(y) - 1)], points) for k, points in enumerate(prediction)])
+        distances = torch.stack(
+            [interpolate(fields[min(k, len(y) - 1)], points) for k, points in enumerate(prediction)]
+        )
         return self._truncated(distances, distances).mean(1)
 
     def grad(self, prediction: Any, y: Any) -> Tensor:
@@ -76,27 +91,42 @@ class DistanceTransform(DataTerm):
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Tensor]:
         fields = self._for(y)
-        found = [value_and_slope(fields[min(k, len(y) - 1)], points) for k, points in enumerate(prediction)]
+        found = [
+            value_and_slope(fields[min(k, len(y) - 1)], points)
+            for k, points in enumerate(prediction)
+        ]
         distances, slopes = torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
         value = self._truncated(distances, distances).mean(1)
         return value, self._truncated(slopes, distances[..., None]) / prediction.shape[1]
 
     def _truncated(self, values: Tensor, distances: Tensor) -> Tensor:
-        return values if self.truncation is None else torch.where(distances >= self.truncation, torch.zeros_like(values), values)
+        return (
+            values
+            if self.truncation is None
+            else torch.where(distances >= self.truncation, torch.zeros_like(values), values)
+        )
 
     # -- the grids -------------------------------------------------------------------------------------------------
 
     def _for(self, y: Tensor) -> list[Field]:
         """The grids that `prepare` made for these measurements; new ones for others."""
+
         def kept(k: int) -> Field | None:
             grid = self._grids[k] if k < len(self._grids) else None
-            fits = grid is not None and grid.points.device == y.device and torch.equal(grid.points, y[k].float())
+            fits = (
+                grid is not None
+                and grid.points.device == y.device
+                and torch.equal(grid.points, y[k].float())
+            )
             return grid.field if grid is not None and fits else None
 
         fields = [kept(k) for k in range(len(y))]
         if any(field is None for field in fields):
             self._check_size(y)
-        return [distance_field(y[k].float(), self.cell, self.margin) if field is None else field for k, field in enumerate(fields)]
+        return [
+            distance_field(y[k].float(), self.cell, self.margin) if field is None else field
+            for k, field in enumerate(fields)
+        ]
 
     def _check_size(self, y: Tensor) -> None:
         shapes = [grid_shape(points, self.cell, self.margin) for points in y]
@@ -105,8 +135,10 @@ class DistanceTransform(DataTerm):
             largest = " x ".join(map(str, max(shapes)))
             many = f" for each of {len(shapes)} items" if len(shapes) > 1 else ""
             would = self.cell * (size / self.budget) ** (1 / 3) * 1.02
-            raise InputError(f"{self!r}: a grid of {largest} nodes{many} takes {size:.1f} GB, and the budget is {self.budget:g} GB; crop "
-                             f"the points, or take a cell of {would:.2g} m, or raise the budget")
+            raise InputError(
+                f"{self!r}: a grid of {largest} nodes{many} takes {size:.1f} GB, and the budget is {self.budget:g} GB; crop "
+                f"the points, or take a cell of {would:.2g} m, or raise the budget"
+            )
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         bound = copy.copy(self)
@@ -114,7 +146,9 @@ class DistanceTransform(DataTerm):
         bound._grids = tuple(_Grid(points.float(), field) for points, field in zip(y, self._for(y)))
         return bound
 
-    def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
+    def check_shape(
+        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
         check_point_sets(y, shape, what, items)
 
     def check(self, y: Any) -> None:

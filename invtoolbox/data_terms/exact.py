@@ -26,7 +26,9 @@ class Exact(DataTerm):
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         away = (prediction - y).abs().flatten(1).amax(1)
         size = torch.maximum(prediction.abs().flatten(1).amax(1), y.abs().flatten(1).amax(1))
-        return torch.where(away <= 8 * torch.finfo(away.dtype).eps * size, 0.0, torch.inf).to(away.dtype)
+        return torch.where(away <= 8 * torch.finfo(away.dtype).eps * size, 0.0, torch.inf).to(
+            away.dtype
+        )
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
         """0, which it is among the predictions that are equal."""

@@ -29,9 +29,15 @@ class LeastSquares(DataTerm):
     item_fields: ClassVar[tuple[str, ...]] = ("noise_std", "weights")
     measurement_fields: ClassVar[tuple[str, ...]] = ("weights",)
 
-    def __init__(self, noise_std: float | Tensor | None = None, weights: Tensor | None = None) -> None:
-        self.noise_std = noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
-        if self.noise_std is not None and not bool(((self.noise_std > 0) & self.noise_std.isfinite()).all()):
+    def __init__(
+        self, noise_std: float | Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
+        self.noise_std = (
+            noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
+        )
+        if self.noise_std is not None and not bool(
+            ((self.noise_std > 0) & self.noise_std.isfinite()).all()
+        ):
             raise InputError(f"noise_std must be positive and finite, got {noise_std}")
         if weights is not None and not bool(((weights >= 0) & weights.isfinite()).all()):
             raise InputError("the weights of LeastSquares must be nonnegative and finite")
@@ -43,7 +49,10 @@ class LeastSquares(DataTerm):
 
     def weighted(self, residual: Tensor) -> Tensor:
         if self.weights is not None:
-            residual = self.weights.to(residual.real.dtype if residual.is_complex() else residual.dtype) * residual
+            residual = (
+                self.weights.to(residual.real.dtype if residual.is_complex() else residual.dtype)
+                * residual
+            )
         return residual if self.noise_std is None else residual * self._precision(residual)
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
@@ -58,14 +67,20 @@ class LeastSquares(DataTerm):
 
     def symbol(self, y: Tensor) -> tuple[Tensor, bool]:
         real = y.real if y.is_complex() else y
-        precision = torch.ones([1] * y.ndim, dtype=real.dtype, device=y.device) * self._precision(real)
+        precision = torch.ones([1] * y.ndim, dtype=real.dtype, device=y.device) * self._precision(
+            real
+        )
         if self.weights is None:
             return precision, True
         mean = self.weights.to(real).expand_as(real).flatten(1).mean(1)
         return precision * mean.view(-1, *[1] * (y.ndim - 1)), False
 
     def curvature(self, y: Tensor) -> Tensor:
-        precision = torch.ones(1, dtype=torch.float64) if self.noise_std is None else self.noise_std.pow(-2).reshape(-1)
+        precision = (
+            torch.ones(1, dtype=torch.float64)
+            if self.noise_std is None
+            else self.noise_std.pow(-2).reshape(-1)
+        )
         largest = 1.0 if self.weights is None else self.weights.flatten(1).amax(1).to(torch.float64)
         real = y.real.dtype if y.is_complex() else y.dtype
         return (precision.to(y.device) * largest).to(real)
@@ -89,4 +104,8 @@ class LeastSquares(DataTerm):
         if self.noise_std is None:
             return "LeastSquares()"
         std = self.noise_std.flatten()
-        return f"LeastSquares(noise_std={std.item():.4g})" if len(std) == 1 else f"LeastSquares(noise_std=({len(std)},))"
+        return (
+            f"LeastSquares(noise_std={std.item():.4g})"
+            if len(std) == 1
+            else f"LeastSquares(noise_std=({len(std)},))"
+        )

@@ -40,7 +40,9 @@ class Photometric(DataTerm):
         apart = (prediction - y).abs().mean((1, 3, 4)).sum(1)
         if self.similarity == 0:
             return apart
-        return (1 - self.similarity) * apart + self.similarity * (1 - similarity_map(prediction, y).mean((1, 3, 4))).sum(1)
+        return (1 - self.similarity) * apart + self.similarity * (
+            1 - similarity_map(prediction, y).mean((1, 3, 4))
+        ).sum(1)
 
     def check(self, y: Any) -> None:
         if not isinstance(y, Tensor) or y.ndim != 5:
@@ -54,8 +56,14 @@ def similarity_map(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity at every pixel, of the shape of the pictures ``(..., row, column)``, for values in [0, 1]."""
     height, width = a.shape[-2:]
     planes = torch.stack([a, b, a * a, b * b, a * b]).reshape(5, -1, height, width)
-    mean_a, mean_b, square_a, square_b, product = _blurred(planes.flatten(0, 1)).reshape(planes.shape)
-    variance_a, variance_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
+    mean_a, mean_b, square_a, square_b, product = _blurred(planes.flatten(0, 1)).reshape(
+        planes.shape
+    )
+    variance_a, variance_b, covariance = (
+        square_a - mean_a**2,
+        square_b - mean_b**2,
+        product - mean_a * mean_b,
+    )
     top = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
     return (top / ((mean_a**2 + mean_b**2 + _C1) * (variance_a + variance_b + _C2))).view(a.shape)
 

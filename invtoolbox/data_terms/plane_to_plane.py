@@ -54,14 +54,30 @@ class PlaneToPlane(DataTerm):
     """
 
     is_convex = False
-    item_fields: ClassVar[tuple[str, ...]] = ("weights", "covariances", "source_times", "target_times", "_surfaces")
+    item_fields: ClassVar[tuple[str, ...]] = (
+        "weights",
+        "covariances",
+        "source_times",
+        "target_times",
+        "_surfaces",
+    )
 
-    def __init__(self, scale: tuple[float, float] = (1.0, 0.1), decay: float = 0.7, along: float = 0.005, covariances: Tensor | None = None,
-                 weights: Tensor | None = None, times: tuple[Tensor, Tensor] | None = None, time_scale: float = 8.0,
-                 surface: Surface | None = None) -> None:
+    def __init__(
+        self,
+        scale: tuple[float, float] = (1.0, 0.1),
+        decay: float = 0.7,
+        along: float = 0.005,
+        covariances: Tensor | None = None,
+        weights: Tensor | None = None,
+        times: tuple[Tensor, Tensor] | None = None,
+        time_scale: float = 8.0,
+        surface: Surface | None = None,
+    ) -> None:
         if not min(scale) > 0 or not 0 < decay <= 1 or not 0 < along <= 1:
-            raise InputError(f"PlaneToPlane takes positive scales, a decay up to 1 and a share along the surface in (0, 1]; "
-                             f"got {scale}, {decay} and {along}")
+            raise InputError(
+                f"PlaneToPlane takes positive scales, a decay up to 1 and a share along the surface in (0, 1]; "
+                f"got {scale}, {decay} and {along}"
+            )
         self.scale, self.decay, self.along, self.time_scale = scale, decay, along, time_scale
         self.weights, self.covariances = weights, covariances
         self.source_times: Tensor | None = None if times is None else times[0]
@@ -79,7 +95,9 @@ class PlaneToPlane(DataTerm):
     def gauss_newton(self, prediction: Any, y: Any) -> Callable[[Any], Any]:
         apart, metric = self._partners(prediction, y)
         squared = torch.einsum("bni,bnij,bnj->bn", apart, metric, apart)
-        weighted = (self._shares(prediction) / (1 + squared / self.tau**2).square())[..., None, None] * metric
+        weighted = (self._shares(prediction) / (1 + squared / self.tau**2).square())[
+            ..., None, None
+        ] * metric
         return lambda v: torch.einsum("bnij,bnj->bni", weighted, v)
 
     @property
@@ -89,7 +107,9 @@ class PlaneToPlane(DataTerm):
     def _shares(self, prediction: Tensor) -> Tensor:
         if self.weights is None:
             return prediction.new_full(prediction.shape[:2], 1 / prediction.shape[1])
-        return self.weights / self.weights.sum(1, keepdim=True).clamp_min(torch.finfo(prediction.dtype).tiny)
+        return self.weights / self.weights.sum(1, keepdim=True).clamp_min(
+            torch.finfo(prediction.dtype).tiny
+        )
 
     def _partners(self, prediction: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """How far each point is from its partner, ``(batch, N, 3)``, and the metric there, ``(batch, N, 3, 3)``."""
@@ -107,7 +127,11 @@ class PlaneToPlane(DataTerm):
             wanted = None if counts is None else counts[items].flatten()
             # What has no weight is not looked up.
             found = surface.tree.query(queried if wanted is None else queried[wanted])[1]
-            index = found if wanted is None else found.new_zeros(len(queried)).masked_scatter(wanted, found)
+            index = (
+                found
+                if wanted is None
+                else found.new_zeros(len(queried)).masked_scatter(wanted, found)
+            )
             here = prediction[items]
             index = index.view(here.shape[:2])
             apart.append(here - surface.points[index])
@@ -117,7 +141,11 @@ class PlaneToPlane(DataTerm):
         return torch.cat(apart), 2 * self.along * _inverse(together)
 
     def _surface(self, points: Tensor, k: int) -> Surface:
-        times = self.target_times if self.target_times is None else self.target_times[min(k, len(self.target_times) - 1)]
+        times = (
+            self.target_times
+            if self.target_times is None
+            else self.target_times[min(k, len(self.target_times) - 1)]
+        )
         return Surface.of(points, times, self.time_scale, self.along)
 
     # -- life in the loop ------------------------------------------------------------------------------------------
@@ -134,7 +162,9 @@ class PlaneToPlane(DataTerm):
         other._iteration = iteration
         return other
 
-    def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
+    def check_shape(
+        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
         check_point_sets(y, shape, what, items)
 
     def __repr__(self) -> str:
@@ -144,5 +174,7 @@ class PlaneToPlane(DataTerm):
 def _inverse(matrices: Tensor) -> Tensor:
     """The inverses of symmetric positive definite ``(..., 3, 3)``, by cofactors: many times as fast as a factorisation each."""
     a, b, c = matrices.unbind(-2)
-    cofactors = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
+    cofactors = torch.stack(
+        [torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1
+    )
     return cofactors / (a * cofactors[..., 0]).sum(-1)[..., None, None]

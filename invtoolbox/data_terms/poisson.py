@@ -25,15 +25,19 @@ class _Counts(DataTerm):
 
     def check(self, y: Any) -> None:
         if isinstance(y, tuple):
-            raise InputError(f"{self!r} takes one tensor of counts; use data_terms.Stack for several")
+            raise InputError(
+                f"{self!r} takes one tensor of counts; use data_terms.Stack for several"
+            )
         if y.is_complex():
             raise InputError(f"{self!r} takes counts, got complex measurements")
         bad = y < 0
         if bool(bad.any()):
             place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
-            raise InputError(f"{self!r} takes counts, which are not negative, got {int(bad.sum())} values "
-                             f"below 0, the first at index ({place}); if a background was subtracted, add "
-                             "it back and give it as background=")
+            raise InputError(
+                f"{self!r} takes counts, which are not negative, got {int(bad.sum())} values "
+                f"below 0, the first at index ({place}); if a background was subtracted, add "
+                "it back and give it as background="
+            )
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
         """``sqrt(m)`` with m measurements: twice the divergence is near m at the true image (Bertero et al.
@@ -145,7 +149,9 @@ class PoissonTransmission(_Counts):
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
         """``s + omega(log(t I0) - s)``, the root of ``p = s + t I0 exp(-p)``, ``s = prediction - t y``."""
         if not self.is_convex:
-            raise InputError(f"{self!r} has no proximal operator, because it is not convex with a background")
+            raise InputError(
+                f"{self!r} has no proximal operator, because it is not convex with a background"
+            )
         t = expand(step, prediction)
         shifted = prediction - t * y
         return shifted + _wright_omega((t * _field(self.I0, prediction)).log() - shifted)
@@ -215,7 +221,9 @@ def _field(value: Tensor, like: Tensor) -> Tensor:
 def _nonnegative(value: float | Tensor, name: str, strict: bool) -> Tensor:
     tensor = torch.as_tensor(value, dtype=torch.float64)
     if not bool((tensor.isfinite() & ((tensor > 0) if strict else (tensor >= 0))).all()):
-        raise InputError(f"{name} must be finite and {'positive' if strict else 'not negative'}, got {value}")
+        raise InputError(
+            f"{name} must be finite and {'positive' if strict else 'not negative'}, got {value}"
+        )
     return tensor
 
 

@@ -33,8 +33,12 @@ class _Robust(DataTerm):
     measurement_fields: ClassVar[tuple[str, ...]] = ("weights",)
 
     def __init__(self, noise_std: float | Tensor | None, weights: Tensor | None) -> None:
-        self.noise_std = noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
-        if self.noise_std is not None and not bool(((self.noise_std > 0) & self.noise_std.isfinite()).all()):
+        self.noise_std = (
+            noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
+        )
+        if self.noise_std is not None and not bool(
+            ((self.noise_std > 0) & self.noise_std.isfinite()).all()
+        ):
             raise InputError(f"noise_std must be positive and finite, got {noise_std}")
         if weights is not None and not bool(((weights >= 0) & weights.isfinite()).all()):
             raise InputError(f"the weights of {type(self).__name__} must be nonnegative and finite")
@@ -53,7 +57,11 @@ class _Robust(DataTerm):
         """``v / u``, v the minimiser of ``step rho(v) + (v - u)^2 / 2``."""
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        return self._weighed(self._loss(self._scaled(prediction - y), _dimensions(y))).flatten(1).sum(1)
+        return (
+            self._weighed(self._loss(self._scaled(prediction - y), _dimensions(y)))
+            .flatten(1)
+            .sum(1)
+        )
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
         residual = prediction - y
@@ -77,23 +85,39 @@ class _Robust(DataTerm):
         steepest = self._steepest(_dimensions(y))
         if steepest is None:
             return None
-        precision = torch.ones(1, dtype=torch.float64) if self.noise_std is None else self.noise_std.pow(-2).reshape(-1)
+        precision = (
+            torch.ones(1, dtype=torch.float64)
+            if self.noise_std is None
+            else self.noise_std.pow(-2).reshape(-1)
+        )
         largest = 1.0 if self.weights is None else self.weights.flatten(1).amax(1).to(torch.float64)
-        return (steepest * precision.to(y.device) * largest).to(y.real.dtype if y.is_complex() else y.dtype)
+        return (steepest * precision.to(y.device) * largest).to(
+            y.real.dtype if y.is_complex() else y.dtype
+        )
 
     # -- the noise -----------------------------------------------------------------------------------------------------
 
     def discrepancy(self, prediction: Tensor, y: Tensor) -> Tensor:
         u = self._scaled(prediction - y).flatten(1)
-        used = torch.ones_like(u, dtype=torch.bool) if self.weights is None else (self.weights > 0).to(u.device).expand_as(y).flatten(1)
+        used = (
+            torch.ones_like(u, dtype=torch.bool)
+            if self.weights is None
+            else (self.weights > 0).to(u.device).expand_as(y).flatten(1)
+        )
         count = used.sum(1)
         ordered, inliers = u.masked_fill(~used, torch.inf).sort(1).values, count
         scale = torch.zeros_like(u[:, 0])
         for _ in range(_CLIPPINGS):
             middle = ordered.gather(1, ((inliers - 1).clamp_min(0) // 2).unsqueeze(1)).squeeze(1)
             scale = middle / self._median(_dimensions(y))
-            inliers = torch.searchsorted(ordered, _CLIP * scale.unsqueeze(1), right=True).squeeze(1).minimum(count)
-        return torch.where(count > 0, scale * (count * _dimensions(y)).sqrt(), torch.zeros_like(scale))
+            inliers = (
+                torch.searchsorted(ordered, _CLIP * scale.unsqueeze(1), right=True)
+                .squeeze(1)
+                .minimum(count)
+            )
+        return torch.where(
+            count > 0, scale * (count * _dimensions(y)).sqrt(), torch.zeros_like(scale)
+        )
 
     def _median(self, dimensions: int) -> float:
         """Of ``|n| / noise_std``."""
@@ -131,7 +155,10 @@ class _Robust(DataTerm):
     def _described(self, *shown: str) -> str:
         if self.noise_std is not None:
             std = self.noise_std.flatten()
-            shown = (*shown, f"noise_std={std.item():.4g}" if len(std) == 1 else f"noise_std=({len(std)},)")
+            shown = (
+                *shown,
+                f"noise_std={std.item():.4g}" if len(std) == 1 else f"noise_std=({len(std)},)",
+            )
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
@@ -156,7 +183,12 @@ class Huber(_Robust):
 
     is_majoriser = True
 
-    def __init__(self, delta: float = 1.345, noise_std: float | Tensor | None = None, weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        delta: float = 1.345,
+        noise_std: float | Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
         super().__init__(noise_std, weights)
         if not (delta > 0 and math.isfinite(delta)):
             raise InputError(f"delta of Huber must be positive and finite, got {delta}")
@@ -198,7 +230,9 @@ class L1(_Robust):
 
     is_smooth = False
 
-    def __init__(self, noise_std: float | Tensor | None = None, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, noise_std: float | Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
         super().__init__(noise_std, weights)
 
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
@@ -241,7 +275,12 @@ class Student(_Robust):
     is_convex = False
     is_majoriser = True
 
-    def __init__(self, nu: float = 4.0, noise_std: float | Tensor | None = None, weights: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        nu: float = 4.0,
+        noise_std: float | Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
         super().__init__(noise_std, weights)
         if not (nu > 0 and math.isfinite(nu)):
             raise InputError(f"nu of Student must be positive and finite, got {nu}")
@@ -266,7 +305,9 @@ class Student(_Robust):
 
         low, high = _outer_roots(q, 1 + strength)
         best = torch.where(objective(high) < objective(low), high, low)
-        share = torch.where(q > 0, best / q.clamp_min(torch.finfo(q.dtype).tiny), 1 / (1 + strength))
+        share = torch.where(
+            q > 0, best / q.clamp_min(torch.finfo(q.dtype).tiny), 1 / (1 + strength)
+        )
         return share.to(u.dtype)
 
     def _median(self, dimensions: int) -> float:
@@ -292,7 +333,9 @@ def _outer_roots(q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     single = larger - third / torch.where(larger == 0, 1.0, larger)
     # Three: by the cosine.
     radius = (-third).clamp_min(0).sqrt()
-    angle = torch.acos((-half / radius.pow(3).clamp_min(torch.finfo(q.dtype).tiny)).clamp(-1, 1)) / 3
+    angle = (
+        torch.acos((-half / radius.pow(3).clamp_min(torch.finfo(q.dtype).tiny)).clamp(-1, 1)) / 3
+    )
     three = discriminant <= 0
     low = torch.where(three, 2 * radius * torch.cos(angle + 2 * math.pi / 3), single) + shift
     high = torch.where(three, 2 * radius * torch.cos(angle), single) + shift
@@ -302,7 +345,9 @@ def _outer_roots(q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         for _ in range(3):
             slope = (3 * v - 2 * q) * v + b
             error = ((v - q) * v + b) * v - q
-            moved = torch.where(slope.abs() > 1e-8 * b, v - error / torch.where(slope == 0, 1.0, slope), v)
+            moved = torch.where(
+                slope.abs() > 1e-8 * b, v - error / torch.where(slope == 0, 1.0, slope), v
+            )
             # Newton's step is kept where it helps: beside a double root it may not.
             better = (((moved - q) * moved + b) * moved - q).abs() < error.abs()
             v = torch.where(better, moved, v)

@@ -43,10 +43,19 @@ class RolloutChamfer(DataTerm):
     is_convex = False
     is_smooth = True
 
-    def __init__(self, steps: int = 3, truncation: float | None = 2.0, cycle: float = 0.01, speed: float = 1.0, limit: float = 6.0) -> None:
+    def __init__(
+        self,
+        steps: int = 3,
+        truncation: float | None = 2.0,
+        cycle: float = 0.01,
+        speed: float = 1.0,
+        limit: float = 6.0,
+    ) -> None:
         if steps < 1 or not (cycle >= 0 and speed >= 0 and limit >= 0):
-            raise InputError(f"RolloutChamfer needs a step at least and weights and a limit that are not negative, got steps={steps}, "
-                             f"cycle={cycle}, speed={speed}, limit={limit}")
+            raise InputError(
+                f"RolloutChamfer needs a step at least and weights and a limit that are not negative, got steps={steps}, "
+                f"cycle={cycle}, speed={speed}, limit={limit}"
+            )
         self.steps, self.cycle, self.speed, self.limit = steps, cycle, speed, limit
         self.chamfer = Chamfer(truncation)
         self.targets: tuple[Chamfer, ...] = ()  # one a sweep, with its tree
@@ -55,15 +64,20 @@ class RolloutChamfer(DataTerm):
         ways = legs(len(y), self.steps)
         firsts = [leg for leg in ways if leg.step == 1]
         if len(prediction) != len(ways) + len(firsts):
-            raise InputError(f"RolloutChamfer of {self.steps} steps among {len(y)} sweeps takes {len(ways) + len(firsts)} clouds, got "
-                             f"{len(prediction)}; give the operator and the data term the same steps")
+            raise InputError(
+                f"RolloutChamfer of {self.steps} steps among {len(y)} sweeps takes {len(ways) + len(firsts)} clouds, got "
+                f"{len(prediction)}; give the operator and the data term the same steps"
+            )
         arrived = dict(zip(ways, prediction))
         total = torch.zeros_like(prediction[0][:, 0, 0])
         for leg, points in arrived.items():
             target = self.targets[leg.end] if self.targets else self.chamfer
             before = y[leg.start] if leg.step == 1 else arrived[leg._replace(step=leg.step - 1)]
-            total = total + (0.5 * target.value(points, y[leg.end]) + self.speed * self._too_fast(points - before)) / len(ways)
-        for leg, back in zip(firsts, prediction[len(ways):]):
+            total = total + (
+                0.5 * target.value(points, y[leg.end])
+                + self.speed * self._too_fast(points - before)
+            ) / len(ways)
+        for leg, back in zip(firsts, prediction[len(ways) :]):
             total = total + self.cycle / len(firsts) * length(back - y[leg.start]).mean(1)
         return len(y) * total
 
@@ -83,10 +97,20 @@ class RolloutChamfer(DataTerm):
         other.targets = tuple(picked(self.targets, index)) if self.targets else ()
         return other
 
-    def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
-        if not isinstance(y, tuple) or any(not isinstance(p, Tensor) or p.ndim != 3 or p.shape[-1] != 3 or len(p) != 1 or not p.shape[1]
-                                           for p in y):
-            raise InputError(f"{what} are the sweeps of a sequence, a tuple of points (1, N, 3) each")
+    def check_shape(
+        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
+        if not isinstance(y, tuple) or any(
+            not isinstance(p, Tensor)
+            or p.ndim != 3
+            or p.shape[-1] != 3
+            or len(p) != 1
+            or not p.shape[1]
+            for p in y
+        ):
+            raise InputError(
+                f"{what} are the sweeps of a sequence, a tuple of points (1, N, 3) each"
+            )
 
     def __repr__(self) -> str:
         return f"RolloutChamfer(steps={self.steps}, cycle={self.cycle:g})"

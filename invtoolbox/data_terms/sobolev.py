@@ -63,20 +63,33 @@ class Sobolev(DataTerm):
     is_quadratic = True
     item_fields: ClassVar[tuple[str, ...]] = ("noise_std",)
 
-    def __init__(self, order: float, length_scale: float = 1.0, noise_std: float | Tensor | None = None,
-                 axes: Sequence[int] | None = None, homogeneous: bool = False,
-                 boundary: Boundary = "periodic", unit: Unit = "wavenumber") -> None:
+    def __init__(
+        self,
+        order: float,
+        length_scale: float = 1.0,
+        noise_std: float | Tensor | None = None,
+        axes: Sequence[int] | None = None,
+        homogeneous: bool = False,
+        boundary: Boundary = "periodic",
+        unit: Unit = "wavenumber",
+    ) -> None:
         if not math.isfinite(order):
             raise InputError(f"the order of Sobolev is a finite number, got {order}")
         if not (length_scale > 0 and math.isfinite(length_scale)):
-            raise InputError(f"length_scale of Sobolev must be positive and finite, got {length_scale}")
+            raise InputError(
+                f"length_scale of Sobolev must be positive and finite, got {length_scale}"
+            )
         if boundary not in ("periodic", "neumann"):
             raise InputError(f"boundary of Sobolev is 'periodic' or 'neumann', got {boundary!r}")
         if unit not in ("wavenumber", "sample"):
             raise InputError(f"unit of Sobolev is 'wavenumber' or 'sample', got {unit!r}")
         self.order, self.length_scale = float(order), float(length_scale)
-        self.noise_std = noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
-        if self.noise_std is not None and not bool(((self.noise_std > 0) & self.noise_std.isfinite()).all()):
+        self.noise_std = (
+            noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
+        )
+        if self.noise_std is not None and not bool(
+            ((self.noise_std > 0) & self.noise_std.isfinite()).all()
+        ):
             raise InputError(f"noise_std must be positive and finite, got {noise_std}")
         self.axes = tuple(axes) if axes is not None else None
         self.homogeneous, self.boundary, self.unit = homogeneous, boundary, unit
@@ -93,7 +106,11 @@ class Sobolev(DataTerm):
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
         """The coefficient at frequency ``xi`` goes ``t w / (1 + t w)`` of its way to that of ``y``."""
-        pull = self._weights(prediction) * self._precision(prediction) * _real(expand(step, prediction))
+        pull = (
+            self._weights(prediction)
+            * self._precision(prediction)
+            * _real(expand(step, prediction))
+        )
         return prediction + self._filter(y - prediction, pull / (1 + pull))
 
     def symbol(self, y: Tensor) -> tuple[Tensor, bool] | None:
@@ -122,8 +139,12 @@ class Sobolev(DataTerm):
 
     # -- the weights -------------------------------------------------------------------------------------
 
-    def frequency_weights(self, shape: Sequence[int], dtype: torch.dtype = torch.float64,
-                          device: torch.device | str | None = None) -> Tensor:
+    def frequency_weights(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """``w`` for data of a shape, batch included; of mean 1.
 
         The axes that are transformed are frequencies, in the order of `torch.fft.fftfreq` or of the cosine
@@ -145,11 +166,15 @@ class Sobolev(DataTerm):
             squared = squared + (self.length_scale * xi).square().view(along)
         if self.homogeneous:
             # Frequency 0 has no norm of a negative order; weight 0 is what a residual of mean zero would see.
-            weights = torch.where(squared > 0, torch.where(squared > 0, squared, 1.0).pow(self.order), 0.0)
+            weights = torch.where(
+                squared > 0, torch.where(squared > 0, squared, 1.0).pow(self.order), 0.0
+            )
         else:
             weights = (1 + squared).pow(self.order)
         if not bool(weights.any()):
-            raise InputError("a homogeneous Sobolev norm needs a transformed axis with more than one sample")
+            raise InputError(
+                "a homogeneous Sobolev norm needs a transformed axis with more than one sample"
+            )
         return (weights / weights.mean()).to(dtype)
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
@@ -160,7 +185,9 @@ class Sobolev(DataTerm):
 
     def subset(self, index: Any, y: Tensor) -> Self:
         if 2 in self._transformed(y.ndim):
-            raise InputError(f"{self!r} transforms the axis along which subsets are taken; give it other axes=")
+            raise InputError(
+                f"{self!r} transforms the axis along which subsets are taken; give it other axes="
+            )
         return self
 
     def _weights(self, like: Tensor) -> Tensor:
@@ -177,8 +204,10 @@ class Sobolev(DataTerm):
             return tuple(range(2, ndim))
         axes = tuple(sorted({a % ndim if -ndim <= a < ndim else 0 for a in self.axes}))
         if not axes or axes[0] == 0 or len(axes) != len(self.axes):
-            raise InputError("axes of Sobolev are distinct axes of y other than the batch (0); "
-                             f"y has {ndim} axes, got {self.axes}")
+            raise InputError(
+                "axes of Sobolev are distinct axes of y other than the batch (0); "
+                f"y has {ndim} axes, got {self.axes}"
+            )
         return axes
 
     def _filter(self, residual: Tensor, weights: Tensor) -> Tensor:

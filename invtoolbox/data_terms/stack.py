@@ -35,12 +35,16 @@ class Stack(DataTerm):
 
     def value(self, prediction: Any, y: Any) -> Tensor:
         total = self.weights[0] * self.terms[0].value(prediction[0], y[0])
-        for weight, term, p, measured in zip(self.weights[1:], self.terms[1:], prediction[1:], y[1:]):
+        for weight, term, p, measured in zip(
+            self.weights[1:], self.terms[1:], prediction[1:], y[1:]
+        ):
             total = total + weight * term.value(p, measured)
         return total
 
     def grad(self, prediction: Any, y: Any) -> Any:
-        return tuple(w * term.grad(p, m) for w, term, p, m in zip(self.weights, self.terms, prediction, y))
+        return tuple(
+            w * term.grad(p, m) for w, term, p, m in zip(self.weights, self.terms, prediction, y)
+        )
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
         both = [term.value_and_grad(p, m) for term, p, m in zip(self.terms, prediction, y)]
@@ -50,7 +54,10 @@ class Stack(DataTerm):
         return total, tuple(weight * gradient for weight, (_, gradient) in zip(self.weights, both))
 
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
-        return tuple(term.prox(p, m, w * step) for w, term, p, m in zip(self.weights, self.terms, prediction, y))
+        return tuple(
+            term.prox(p, m, w * step)
+            for w, term, p, m in zip(self.weights, self.terms, prediction, y)
+        )
 
     def curvature(self, y: Any) -> Tensor | None:
         bound: Tensor | None = None
@@ -70,11 +77,15 @@ class Stack(DataTerm):
             total = total + weight * part.square()  # type: ignore[union-attr]
         return total.sqrt()
 
-    def check_shape(self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
+    def check_shape(
+        self, y: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+    ) -> None:
         if not isinstance(y, tuple) or not len(y) == len(shape) == len(self.terms):
             given = f"a tuple of {len(y)}" if isinstance(y, tuple) else type(y).__name__
-            raise InputError(f"{what}: {len(self.terms)} data terms are stacked, the operator predicts {len(shape)} parts, and the "
-                             f"measurements are {given}; give one term and one measurement for each part")
+            raise InputError(
+                f"{what}: {len(self.terms)} data terms are stacked, the operator predicts {len(shape)} parts, and the "
+                f"measurements are {given}; give one term and one measurement for each part"
+            )
         for k, (term, measured, part) in enumerate(zip(self.terms, y, shape)):
             term.check_shape(measured, cast(Shape, part), f"{what}[{k}]", channelwise, items)
 
@@ -89,7 +100,10 @@ class Stack(DataTerm):
         return Stack(*picked(self.terms, index), weights=picked(self.weights, index))
 
     def prepare(self, problem: Problem, solve: Any) -> Stack:
-        return Stack(*(term.prepare(problem.part(k), solve) for k, term in enumerate(self.terms)), weights=self.weights)
+        return Stack(
+            *(term.prepare(problem.part(k), solve) for k, term in enumerate(self.terms)),
+            weights=self.weights,
+        )
 
     def at(self, iteration: int) -> Stack:
         return Stack(*(term.at(iteration) for term in self.terms), weights=self.weights)

@@ -34,7 +34,11 @@ Version = Literal[1, 2, 3]
 STRIDE = 5
 
 _FLOW = ("flow_tx_m", "flow_ty_m", "flow_tz_m")
-_COLUMNS: dict[int, tuple[str, ...]] = {1: (*_FLOW, "is_dynamic"), 2: ("is_valid", *_FLOW), 3: _FLOW}
+_COLUMNS: dict[int, tuple[str, ...]] = {
+    1: (*_FLOW, "is_dynamic"),
+    2: ("is_valid", *_FLOW),
+    3: _FLOW,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +58,17 @@ class ArgoverseFlow:
     valid: Tensor | None = None
 
 
-def write_argoverse(folder: str | os.PathLike[str], log: str, sweep: int, estimate: Estimate, points: Tensor, version: Version,
-                    mask: Tensor | None = None, ego_motion: Tensor | None = None, overwrite: bool = False) -> Path:
+def write_argoverse(
+    folder: str | os.PathLike[str],
+    log: str,
+    sweep: int,
+    estimate: Estimate,
+    points: Tensor,
+    version: Version,
+    mask: Tensor | None = None,
+    ego_motion: Tensor | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write the flow of one sweep as a challenge takes it, into ``FOLDER/LOG/``.
 
     A point without a finite flow gets the motion of the standing world (and ``is_valid`` false in version 2): the formats have no word for
@@ -90,16 +103,22 @@ def write_argoverse(folder: str | os.PathLike[str], log: str, sweep: int, estima
         standing = -residual_flow(torch.zeros_like(points), points, E)
         shown = torch.where(known[:, None], estimate.flow.to(residual), standing)
         if not bool(shown[mask].isfinite().all()):
-            raise InputError(f"{path}: the mask asks for points that are not finite; it belongs to another sweep")
+            raise InputError(
+                f"{path}: the mask asks for points that are not finite; it belongs to another sweep"
+            )
         shown, residual = shown[mask], residual[mask]
     if shown.numel() and float(shown.abs().max()) > float(np.finfo(np.float16).max):
-        raise InputError(f"{path}: a flow is longer than the 65,504 m that the format can hold; it is no flow")
+        raise InputError(
+            f"{path}: a flow is longer than the 65,504 m that the format can hold; it is no flow"
+        )
     halves = shown.cpu().numpy().astype(np.float16)
     columns: dict[str, np.ndarray] = {name: halves[:, k].copy() for k, name in enumerate(_FLOW)}
     columns["is_dynamic"] = (residual.norm(dim=1) >= MOVES).cpu().numpy()
     columns["is_valid"] = known.cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_bytes(path, _feather({name: columns[name] for name in _COLUMNS[version]}), overwrite)
+    return write_bytes(
+        path, _feather({name: columns[name] for name in _COLUMNS[version]}), overwrite
+    )
 
 
 def read_argoverse(path: str | os.PathLike[str], version: Version) -> ArgoverseFlow:
@@ -114,16 +133,27 @@ def read_argoverse(path: str | os.PathLike[str], version: Version) -> ArgoverseF
     with decoding(path, "feather"):
         table = _read_feather(path)
         if tuple(table) != wanted:
-            raise InputError(f"{path}: the columns are {', '.join(table) or 'none'}; version {version} has {', '.join(wanted)}")
+            raise InputError(
+                f"{path}: the columns are {', '.join(table) or 'none'}; version {version} has {', '.join(wanted)}"
+            )
         for name, array in table.items():
             kind = np.float16 if name in _FLOW else np.bool_
             if array.dtype != kind:
-                raise InputError(f"{path}: the column {name} is {array.dtype}; version {version} has {np.dtype(kind)}")
+                raise InputError(
+                    f"{path}: the column {name} is {array.dtype}; version {version} has {np.dtype(kind)}"
+                )
         halves = np.stack([table[name] for name in _FLOW], axis=1)
         if not np.isfinite(halves).all():
-            raise InputError(f"{path}: {int((~np.isfinite(halves)).any(1).sum())} flows are not finite; every row needs one")
+            raise InputError(
+                f"{path}: {int((~np.isfinite(halves)).any(1).sum())} flows are not finite; every row needs one"
+            )
     marks = {name: torch.from_numpy(table[name].copy()) for name in wanted if name not in _FLOW}
-    return ArgoverseFlow(version, torch.from_numpy(halves.astype(np.float32)), marks.get("is_dynamic"), marks.get("is_valid"))
+    return ArgoverseFlow(
+        version,
+        torch.from_numpy(halves.astype(np.float32)),
+        marks.get("is_dynamic"),
+        marks.get("is_valid"),
+    )
 
 
 def argoverse_path(folder: str | os.PathLike[str], log: str, sweep: int, version: Version) -> Path:
@@ -137,8 +167,14 @@ def argoverse_path(folder: str | os.PathLike[str], log: str, sweep: int, version
     if not log or Path(log).name != log:
         raise InputError(f"{path}: {log!r} is no name of a log; give the name of its folder alone")
     if sweep < 0 or (version == 2 and (sweep % STRIDE or sweep >= 10**10)):
-        raise InputError(f"{path}: version {version} has no sweep {sweep}; " + (f"give an index in the log, a multiple of {STRIDE}"
-                         if version == 2 else "give its time stamp in nanoseconds"))
+        raise InputError(
+            f"{path}: version {version} has no sweep {sweep}; "
+            + (
+                f"give an index in the log, a multiple of {STRIDE}"
+                if version == 2
+                else "give its time stamp in nanoseconds"
+            )
+        )
     return path / (f"{sweep:010d}.feather" if version == 2 else f"{sweep}.feather")
 
 
@@ -148,15 +184,24 @@ def argoverse_mask(masks: str | os.PathLike[str], log: str, timestamp: int) -> T
     pyarrow("feather")
     with decoding(path, "zip"), zipfile.ZipFile(path) as archive:
         if member not in archive.namelist():
-            raise InputError(f"{path}: the archive has no mask {member}; that sweep is not asked for")
+            raise InputError(
+                f"{path}: the archive has no mask {member}; that sweep is not asked for"
+            )
         table = _read_feather(io.BytesIO(archive.read(member)))
         if len(table) != 1:
-            raise InputError(f"{path}: the mask {member} has the columns {', '.join(table)}; expected one")
+            raise InputError(
+                f"{path}: the mask {member} has the columns {', '.join(table)}; expected one"
+            )
         return torch.from_numpy(next(iter(table.values())).astype(bool))
 
 
-def pack_argoverse(folder: str | os.PathLike[str], path: str | os.PathLike[str], version: Version, supervised: bool = False,
-                   overwrite: bool = False) -> Path:
+def pack_argoverse(
+    folder: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    version: Version,
+    supervised: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Check every file under ``FOLDER/LOG/`` and put them into the archive that is handed in; the same files give the same bytes.
 
     Args:
@@ -173,11 +218,18 @@ def pack_argoverse(folder: str | os.PathLike[str], path: str | os.PathLike[str],
         found, due = [f.name for f in files if f.parent == log], 0
         for name in found:
             if name != f"{due:010d}.feather":
-                raise InputError(f"{log}: {due:010d}.feather is missing before {name}; version 2 has every {STRIDE}th sweep")
+                raise InputError(
+                    f"{log}: {due:010d}.feather is missing before {name}; version 2 has every {STRIDE}th sweep"
+                )
             due += STRIDE
-    with writing(path, overwrite) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        writing(path, overwrite) as stream,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
         if version == 2:
-            archive.writestr(_entry("metadata.json"), json.dumps({"Is Supervised?": supervised}, indent=4))
+            archive.writestr(
+                _entry("metadata.json"), json.dumps({"Is Supervised?": supervised}, indent=4)
+            )
         for file in files:
             read_argoverse(file, version)
             archive.writestr(_entry(f"{file.parent.name}/{file.name}"), file.read_bytes())
@@ -199,10 +251,18 @@ def _columns(version: int) -> tuple[str, ...]:
 
 def _check_mask(path: Path, mask: Tensor | None, points: Tensor, version: int) -> None:
     if (mask is not None) != (version == 1):
-        raise InputError(f"{path}: " + ("version 1 has the rows of the official mask; give mask=" if version == 1
-                                        else f"version {version} has all points; leave mask out"))
+        raise InputError(
+            f"{path}: "
+            + (
+                "version 1 has the rows of the official mask; give mask="
+                if version == 1
+                else f"version {version} has all points; leave mask out"
+            )
+        )
     if mask is not None and (mask.shape != points.shape[:1] or mask.dtype != torch.bool):
-        raise InputError(f"{path}: the mask is {mask.dtype} of shape {tuple(mask.shape)}; give one boolean a point")
+        raise InputError(
+            f"{path}: the mask is {mask.dtype} of shape {tuple(mask.shape)}; give one boolean a point"
+        )
 
 
 def _feather(columns: dict[str, np.ndarray]) -> bytes:

@@ -32,15 +32,23 @@ class BlurKernels:
         self._kernels: list[np.ndarray] = []
         with decoding(self.path, "MATLAB 7.3"), open_hdf5(self.path) as file:
             if "kernels" not in file or file["kernels"].dtype != h5py.ref_dtype:
-                raise InputError(f"{self.path}: no cell array named kernels (found "
-                                 f"{', '.join(file) or 'nothing'})")
+                raise InputError(
+                    f"{self.path}: no cell array named kernels (found "
+                    f"{', '.join(file) or 'nothing'})"
+                )
             for reference in np.asarray(file["kernels"]).ravel():
                 # MATLAB stores columns first.
                 self._kernels.append(np.asarray(file[reference], dtype=np.float64).T)
         for number, kernel in enumerate(self._kernels):
-            if kernel.ndim != 2 or not np.isfinite(kernel).all() or (kernel < 0).any() or kernel.sum() <= 0:
-                raise InputError(f"{self.path}: kernel {number} is not a non-negative image with a positive "
-                                 "sum")
+            if (
+                kernel.ndim != 2
+                or not np.isfinite(kernel).all()
+                or (kernel < 0).any()
+                or kernel.sum() <= 0
+            ):
+                raise InputError(
+                    f"{self.path}: kernel {number} is not a non-negative image with a positive sum"
+                )
 
     def __len__(self) -> int:
         return len(self._kernels)
@@ -48,5 +56,7 @@ class BlurKernels:
     def __getitem__(self, index: int) -> Measurement:
         index = checked_index(index, len(self))
         kernel = self._kernels[index]
-        return Measurement(y=as_tensor(kernel / kernel.sum())[None, None],
-                           meta={"source": str(self.path), "item": index, "units": "1 (sums to 1)"})
+        return Measurement(
+            y=as_tensor(kernel / kernel.sum())[None, None],
+            meta={"source": str(self.path), "item": index, "units": "1 (sums to 1)"},
+        )

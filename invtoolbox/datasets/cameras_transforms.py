@@ -16,20 +16,39 @@ from torch import Tensor
 from invtoolbox.datasets.files import require_file
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.datasets.ply import read_ply
-from invtoolbox.datasets.posed_pictures import PosedPictures, View, from_opengl, load_views, rigid_poses
+from invtoolbox.datasets.posed_pictures import (
+    PosedPictures,
+    View,
+    from_opengl,
+    load_views,
+    rigid_poses,
+)
 from invtoolbox.errors import InputError
 from invtoolbox.scenes.cameras import Cameras
 from invtoolbox.scenes.lens import Lens
 from invtoolbox.scenes.rigid import inverse
 
-_PERSPECTIVE = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "RADIAL", "SIMPLE_RADIAL", "FULL_OPENCV", "PERSPECTIVE")
+_PERSPECTIVE = (
+    "OPENCV",
+    "PINHOLE",
+    "SIMPLE_PINHOLE",
+    "RADIAL",
+    "SIMPLE_RADIAL",
+    "FULL_OPENCV",
+    "PERSPECTIVE",
+)
 _FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
 #: What instant-ngp takes where the file does not say: a point p of the file is at ``scale p + offset`` in its unit cube.
 _NGP_SCALE, _NGP_OFFSET = 0.33, 0.5
 
 
-def open_transforms(path: str | os.PathLike[str], *, shrink: int = 1, straighten: bool = True,
-                    names: Sequence[str] | None = None) -> PosedPictures:
+def open_transforms(
+    path: str | os.PathLike[str],
+    *,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
     """Read a ``transforms.json`` of nerfstudio or instant-ngp, and the pictures that it names.
 
     Intrinsics (``fl_x, fl_y, cx, cy, w, h``; ``camera_angle_x`` and the middle of the picture in their place) and distortion (``k1`` to
@@ -61,23 +80,46 @@ def open_transforms(path: str | os.PathLike[str], *, shrink: int = 1, straighten
     file = require_file(file / "transforms.json" if (file / "transforms.json").is_file() else file)
     table = read_json(file)
     frames = table.get("frames") if isinstance(table, dict) else None
-    if not isinstance(frames, list) or not frames or not all(isinstance(f, dict) and isinstance(f.get("file_path"), str) for f in frames):
-        raise InputError(f"{file} is no transforms.json: it needs 'frames', each with a 'file_path' and a 'transform_matrix'")
+    if (
+        not isinstance(frames, list)
+        or not frames
+        or not all(isinstance(f, dict) and isinstance(f.get("file_path"), str) for f in frames)
+    ):
+        raise InputError(
+            f"{file} is no transforms.json: it needs 'frames', each with a 'file_path' and a 'transform_matrix'"
+        )
     words = [frame["file_path"] for frame in frames]
-    poses = from_opengl(rigid_poses(file, words, [frame.get("transform_matrix") for frame in frames], "camera to world"))
+    poses = from_opengl(
+        rigid_poses(
+            file, words, [frame.get("transform_matrix") for frame in frames], "camera to world"
+        )
+    )
     unit = _number(file, table, "depth_unit_scale_factor", 1e-3)
     views = []
     for frame, word, pose in zip(frames, words, poses):
         merged = {**table, **frame}
         K, size = _intrinsics(file, merged)
-        views.append(View(word, _picture(file.parent, word), pose, K, size, _lens(file, merged),
-                          mask=_beside(file, frame, "mask_path"), depth=_beside(file, frame, "depth_file_path"), depth_unit=unit))
+        views.append(
+            View(
+                word,
+                _picture(file.parent, word),
+                pose,
+                K,
+                size,
+                _lens(file, merged),
+                mask=_beside(file, frame, "mask_path"),
+                depth=_beside(file, frame, "depth_file_path"),
+                depth_unit=unit,
+            )
+        )
     found = load_views(file, views, shrink=shrink, straighten=straighten, names=names)
     points, colors = _points(file, table)
     return replace(found, points=points, colors=colors, box=_box(file, table))
 
 
-def write_transforms(path: str | os.PathLike[str], cameras: Cameras, overwrite: bool = False) -> Written:
+def write_transforms(
+    path: str | os.PathLike[str], cameras: Cameras, overwrite: bool = False
+) -> Written:
     """Write cameras as a ``transforms.json``, each frame with its own intrinsics; ``cameras.names`` become ``file_path``.
 
     Pictures are not written: they are the files of these names beside it.
@@ -90,10 +132,21 @@ def write_transforms(path: str | os.PathLike[str], cameras: Cameras, overwrite: 
     '0.png'
     """
     height, width = cameras.size
-    to_world = inverse(cameras.world_to_camera.detach().double().cpu()) @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0]).double())
+    to_world = inverse(cameras.world_to_camera.detach().double().cpu()) @ torch.diag(
+        torch.tensor([1.0, -1.0, -1.0, 1.0]).double()
+    )
     names = cameras.names or tuple(f"{k}.png" for k in range(len(cameras)))
-    frames = [{"file_path": name, "fl_x": float(K[0, 0]), "fl_y": float(K[1, 1]), "cx": float(K[0, 2]), "cy": float(K[1, 2]),
-               "transform_matrix": pose.tolist()} for name, K, pose in zip(names, cameras.intrinsics.detach().double().cpu(), to_world)]
+    frames = [
+        {
+            "file_path": name,
+            "fl_x": float(K[0, 0]),
+            "fl_y": float(K[1, 1]),
+            "cx": float(K[0, 2]),
+            "cy": float(K[1, 2]),
+            "transform_matrix": pose.tolist(),
+        }
+        for name, K, pose in zip(names, cameras.intrinsics.detach().double().cpu(), to_world)
+    ]
     table = {"camera_model": "PINHOLE", "w": width, "h": height, "frames": frames}
     return Written(write_bytes(path, json.dumps(table, indent=1).encode(), overwrite))
 
@@ -103,10 +156,14 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read as JSON: {' '.join(str(error).split())[:100]}") from error
+        raise InputError(
+            f"{file} cannot be read as JSON: {' '.join(str(error).split())[:100]}"
+        ) from error
 
 
-def _intrinsics(file: Path, table: Mapping[str, Any]) -> tuple[Tensor | float, tuple[int, int] | None]:
+def _intrinsics(
+    file: Path, table: Mapping[str, Any]
+) -> tuple[Tensor | float, tuple[int, int] | None]:
     width, height = (_number(file, table, name, 0.0) for name in ("w", "h"))
     angle = _number(file, table, "camera_angle_x", 0.0)
     if "camera_angle_x" in table and not 0 < angle < math.pi:
@@ -114,19 +171,28 @@ def _intrinsics(file: Path, table: Mapping[str, Any]) -> tuple[Tensor | float, t
     if width == height == 0 and angle and not {"fl_x", "cx"} & set(table):
         return angle, None
     if not (width >= 1 and height >= 1):
-        raise InputError(f"{file}: 'w' and 'h', the size of the pictures that the intrinsics belong to, are needed, got {width:g} and "
-                         f"{height:g}")
+        raise InputError(
+            f"{file}: 'w' and 'h', the size of the pictures that the intrinsics belong to, are needed, got {width:g} and "
+            f"{height:g}"
+        )
     if "fl_x" in table:
         fx = _number(file, table, "fl_x", 0.0)
     elif "camera_angle_x" in table:
         fx = 0.5 * width / math.tan(0.5 * angle)
     else:
-        raise InputError(f"{file}: there is no focal length; give 'fl_x' in pixels, or 'camera_angle_x' in radians")
+        raise InputError(
+            f"{file}: there is no focal length; give 'fl_x' in pixels, or 'camera_angle_x' in radians"
+        )
     fy = _number(file, table, "fl_y", fx)
     if not (math.isfinite(fx) and fx > 0 and fy > 0):
-        raise InputError(f"{file}: the focal lengths are {fx:g} and {fy:g} pixels; they are above 0")
+        raise InputError(
+            f"{file}: the focal lengths are {fx:g} and {fy:g} pixels; they are above 0"
+        )
     cx, cy = _number(file, table, "cx", width / 2), _number(file, table, "cy", height / 2)
-    return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64), (round(height), round(width))
+    return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64), (
+        round(height),
+        round(width),
+    )
 
 
 def _lens(file: Path, table: Mapping[str, Any]) -> Lens:
@@ -134,14 +200,20 @@ def _lens(file: Path, table: Mapping[str, Any]) -> Lens:
     if table.get("is_fisheye") is True:
         model = "OPENCV_FISHEYE"
     if model not in (*_PERSPECTIVE, *_FISHEYE):
-        raise InputError(f"{file}: cameras of the model {model[:40]!r} are not read; known are {', '.join((*_PERSPECTIVE, *_FISHEYE))}")
+        raise InputError(
+            f"{file}: cameras of the model {model[:40]!r} are not read; known are {', '.join((*_PERSPECTIVE, *_FISHEYE))}"
+        )
     fisheye = model in _FISHEYE
     radial = [_number(file, table, f"k{k}", 0.0) for k in range(1, 5 if fisheye else 7)]
     if model == "OPENCV":  # k4 to k6 divide in OpenCV's full model alone
         radial = radial[:3]
     while radial and radial[-1] == 0:
         radial.pop()
-    tangential = (0.0, 0.0) if fisheye else (_number(file, table, "p1", 0.0), _number(file, table, "p2", 0.0))
+    tangential = (
+        (0.0, 0.0)
+        if fisheye
+        else (_number(file, table, "p1", 0.0), _number(file, table, "p2", 0.0))
+    )
     return Lens("fisheye" if fisheye else "perspective", tuple(radial), tangential)
 
 
@@ -166,7 +238,9 @@ def _beside(file: Path, frame: Mapping[str, Any], name: str) -> Path | None:
         return None
     place = file.parent / str(word)
     if not place.is_file():
-        raise InputError(f"{file}: the {name} {str(word)!r} of the frame {frame['file_path']!r} is not there")
+        raise InputError(
+            f"{file}: the {name} {str(word)!r} of the frame {frame['file_path']!r} is not there"
+        )
     return place
 
 
@@ -180,17 +254,30 @@ def _points(file: Path, table: Mapping[str, Any]) -> tuple[Tensor | None, Tensor
     points = torch.stack([torch.from_numpy(cloud[axis]).float() for axis in "xyz"], 1)
     if not {"red", "green", "blue"} <= set(cloud):
         return points, None
-    return points, torch.stack([torch.from_numpy(cloud[name]).float() for name in ("red", "green", "blue")], 1) / 255
+    return points, torch.stack(
+        [torch.from_numpy(cloud[name]).float() for name in ("red", "green", "blue")], 1
+    ) / 255
 
 
 def _box(file: Path, table: Mapping[str, Any]) -> Tensor | None:
     """instant-ngp's cube of side ``aabb_scale`` around the middle of its unit cube, in the world of the file."""
     if "aabb_scale" not in table:
         return None
-    scale, offset = _number(file, table, "scale", _NGP_SCALE), table.get("offset", [_NGP_OFFSET] * 3)
+    scale, offset = (
+        _number(file, table, "scale", _NGP_SCALE),
+        table.get("offset", [_NGP_OFFSET] * 3),
+    )
     side = _number(file, table, "aabb_scale", 1.0)
-    if not (isinstance(offset, list) and len(offset) == 3 and all(isinstance(v, (int, float)) for v in offset) and scale > 0 and side > 0):
-        raise InputError(f"{file}: 'offset' is three numbers, 'scale' and 'aabb_scale' are above 0, got {str(offset)[:60]}, {scale:g}, "
-                         f"{side:g}")
+    if not (
+        isinstance(offset, list)
+        and len(offset) == 3
+        and all(isinstance(v, (int, float)) for v in offset)
+        and scale > 0
+        and side > 0
+    ):
+        raise InputError(
+            f"{file}: 'offset' is three numbers, 'scale' and 'aabb_scale' are above 0, got {str(offset)[:60]}, {scale:g}, "
+            f"{side:g}"
+        )
     middle = (0.5 - torch.tensor(offset, dtype=torch.float32)) / scale
     return torch.stack([middle - side / (2 * scale), middle + side / (2 * scale)])

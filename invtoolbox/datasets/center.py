@@ -33,7 +33,9 @@ _DOUBT = 6.0
 _TAPER = 0.15
 
 
-def center_of_rotation(sinogram: Any, angles: Any, search: tuple[float, float] | None = None) -> float:
+def center_of_rotation(
+    sinogram: Any, angles: Any, search: tuple[float, float] | None = None
+) -> float:
     """The detector column, counted from 0 at the centre of the first, that sees the axis of rotation.
 
     Args:
@@ -57,19 +59,27 @@ def center_of_rotation(sinogram: Any, angles: Any, search: tuple[float, float] |
     if sinogram.ndim == 2:
         sinogram = sinogram[None]
     if sinogram.ndim != 3 or angles.shape != sinogram.shape[1:2]:
-        raise InputError(f"center of rotation: the sinogram has shape {sinogram.shape} and there are "
-                         f"{angles.size} angles; expected (views, columns) or (rows, views, columns) and one "
-                         "angle a view")
+        raise InputError(
+            f"center of rotation: the sinogram has shape {sinogram.shape} and there are "
+            f"{angles.size} angles; expected (views, columns) or (rows, views, columns) and one "
+            "angle a view"
+        )
     if not np.isfinite(sinogram).all() or not np.isfinite(angles).all():
-        raise InputError("center of rotation: the sinogram or the angles hold NaN or infinite values; "
-                         "repair them")
+        raise InputError(
+            "center of rotation: the sinogram or the angles hold NaN or infinite values; "
+            "repair them"
+        )
     columns = sinogram.shape[-1]
     low, high = search or (0.25 * (columns - 1), 0.75 * (columns - 1))
     if not 0 <= low < high <= columns - 1:
-        raise InputError(f"center of rotation: search is ({low:g}, {high:g}); give two columns in "
-                         f"0..{columns - 1}")
+        raise InputError(
+            f"center of rotation: search is ({low:g}, {high:g}); give two columns in "
+            f"0..{columns - 1}"
+        )
     if np.ptp(sinogram) <= 1e-12 * np.abs(sinogram).max():
-        raise InputError("center of rotation: the sinogram is constant, so it shows no axis; give the center")
+        raise InputError(
+            "center of rotation: the sinogram is constant, so it shows no axis; give the center"
+        )
     halves = _half_turns(sinogram, angles)
     coarse = _match_opposite_views(halves, low, high)
     # The window must fit around every candidate.
@@ -89,12 +99,16 @@ def _half_turns(sinogram: np.ndarray, angles: np.ndarray) -> np.ndarray:
     step = span / max(views - 1, 1)
     turns = math.floor((span + max(1.5 * step, np.radians(1.0))) / np.pi)
     if turns < 1 or views < 8:
-        raise InputError(f"center of rotation: {views} views over {math.degrees(span):.1f} degrees; at least "
-                         "half a turn is needed, give the center")
+        raise InputError(
+            f"center of rotation: {views} views over {math.degrees(span):.1f} degrees; at least "
+            "half a turn is needed, give the center"
+        )
     gap = float(np.diff(angles).max())
     if gap > np.pi / 8:
-        raise InputError(f"center of rotation: the angles leave a gap of {math.degrees(gap):g} degrees, "
-                         "across which views cannot be interpolated; correct the angles or give the center")
+        raise InputError(
+            f"center of rotation: the angles leave a gap of {math.degrees(gap):g} degrees, "
+            "across which views cannot be interpolated; correct the angles or give the center"
+        )
     count = max(round(np.pi / step), 8)
     parts = []
     for turn in range(turns):
@@ -116,7 +130,10 @@ def _match_opposite_views(halves: np.ndarray, low: float, high: float) -> float:
     shifts = range(math.ceil(2 * low) - (columns - 1), math.floor(2 * high) - (columns - 1) + 1)
     difference = []
     for d in shifts:
-        kept, mirrored = start[:, max(d, 0):columns + min(d, 0)], stop[:, max(-d, 0):columns - max(d, 0)]
+        kept, mirrored = (
+            start[:, max(d, 0) : columns + min(d, 0)],
+            stop[:, max(-d, 0) : columns - max(d, 0)],
+        )
         difference.append(np.mean((kept - mirrored) ** 2))
     return float(shifts[int(np.argmin(difference))] + columns - 1) / 2
 
@@ -125,10 +142,12 @@ def _least(halves: np.ndarray, candidates: np.ndarray, reach: float) -> float:
     """The candidate of least spill, refined by the parabola through it and its two neighbours."""
     spill = [_spill(halves, c, reach) for c in candidates]
     best = min(max(int(np.argmin(spill)), 1), len(spill) - 2)
-    left, middle, right = spill[best - 1:best + 2]
+    left, middle, right = spill[best - 1 : best + 2]
     curvature = left - 2 * middle + right
     # At an end of the candidates there is no minimum between neighbours, and the parabola means nothing.
-    offset = 0.5 * (left - right) / curvature if curvature > 0 and middle <= min(left, right) else 0.0
+    offset = (
+        0.5 * (left - right) / curvature if curvature > 0 and middle <= min(left, right) else 0.0
+    )
     return float(candidates[best] + offset * (candidates[1] - candidates[0]))
 
 

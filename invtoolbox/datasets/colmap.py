@@ -20,8 +20,14 @@ from invtoolbox.scenes.quaternions import of_rotation_vector
 from invtoolbox.scenes.rigid import rotation_vector
 
 
-def open_colmap(path: str | os.PathLike[str], *, pictures: str | os.PathLike[str] | None = None, shrink: int = 1, straighten: bool = True,
-                names: Sequence[str] | None = None) -> PosedPictures:
+def open_colmap(
+    path: str | os.PathLike[str],
+    *,
+    pictures: str | os.PathLike[str] | None = None,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
     """The pictures of a project that COLMAP has reconstructed, with poses, and its points as ``points`` and ``colors``.
 
     Args:
@@ -37,13 +43,20 @@ def open_colmap(path: str | os.PathLike[str], *, pictures: str | os.PathLike[str
         near = [parent / "images" for parent in (folder, *list(folder.parents)[:3])]
         pictures = next((place for place in near if place.is_dir()), None)
         if pictures is None:
-            raise InputError(f"{folder}: there is no folder 'images' in the project of this model; say pictures=")
-    return read_colmap(folder).views(folder, Path(pictures), shrink=shrink, straighten=straighten, names=names)
+            raise InputError(
+                f"{folder}: there is no folder 'images' in the project of this model; say pictures="
+            )
+    return read_colmap(folder).views(
+        folder, Path(pictures), shrink=shrink, straighten=straighten, names=names
+    )
 
 
 def is_colmap(folder: Path) -> bool:
     """Whether a folder holds a sparse model."""
-    return any((folder / f"cameras{kind}").is_file() and (folder / f"images{kind}").is_file() for kind in (".bin", ".txt"))
+    return any(
+        (folder / f"cameras{kind}").is_file() and (folder / f"images{kind}").is_file()
+        for kind in (".bin", ".txt")
+    )
 
 
 def model_folder(path: Path) -> Path:
@@ -51,7 +64,9 @@ def model_folder(path: Path) -> Path:
     for place in (path, path / "sparse" / "0", path / "sparse", path / "colmap" / "sparse" / "0"):
         if place.is_dir() and is_colmap(place):
             return place
-    raise InputError(f"{path} holds no sparse model of COLMAP: cameras.bin and images.bin, or .txt, in it or in sparse/0")
+    raise InputError(
+        f"{path} holds no sparse model of COLMAP: cameras.bin and images.bin, or .txt, in it or in sparse/0"
+    )
 
 
 def read_colmap(path: str | os.PathLike[str]) -> SparseModel:
@@ -70,11 +85,17 @@ def read_colmap(path: str | os.PathLike[str]) -> SparseModel:
     Source: https://colmap.github.io/format.html
     """
     folder = model_folder(Path(path).expanduser())
-    tables = colmap_binary.read(folder) if (folder / "cameras.bin").is_file() else colmap_text.read(folder)
+    tables = (
+        colmap_binary.read(folder)
+        if (folder / "cameras.bin").is_file()
+        else colmap_text.read(folder)
+    )
     return _model(folder, tables)
 
 
-def write_colmap(path: str | os.PathLike[str], model: SparseModel, binary: bool = True, overwrite: bool = False) -> Path:
+def write_colmap(
+    path: str | os.PathLike[str], model: SparseModel, binary: bool = True, overwrite: bool = False
+) -> Path:
     """Write a model as COLMAP reads it, each camera as the plainest model that holds it; the errors of points are their mean reprojection
     errors.
 
@@ -96,10 +117,15 @@ def write_colmap(path: str | os.PathLike[str], model: SparseModel, binary: bool 
 
 
 def _model(folder: Path, tables: Tables) -> SparseModel:
-    cameras = {number: camera_of(f"{folder}: camera {number}", *line) for number, line in tables.cameras.items()}
+    cameras = {
+        number: camera_of(f"{folder}: camera {number}", *line)
+        for number, line in tables.cameras.items()
+    }
     if not tables.images or not cameras:
-        raise InputError(f"{folder}: the model holds {len(cameras)} cameras and {len(tables.images)} images; at least one of each is "
-                         "needed")
+        raise InputError(
+            f"{folder}: the model holds {len(cameras)} cameras and {len(tables.images)} images; at least one of each is "
+            "needed"
+        )
     numbers = sorted(tables.images)
     images = [tables.images[number] for number in numbers]
     names = [image.name for image in images]
@@ -107,13 +133,25 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
         raise InputError(f"{folder}: two images have the name {max(names, key=names.count)!r}")
     for image in images:
         if image.camera not in cameras:
-            raise InputError(f"{folder}: the image {image.name!r} was taken by camera {image.camera}, and there is none of this number")
+            raise InputError(
+                f"{folder}: the image {image.name!r} was taken by camera {image.camera}, and there is none of this number"
+            )
     poses = np.array([image.pose for image in images], dtype=np.float64)
     wrong = ~np.isfinite(poses).all(1)
     if wrong.any():
-        raise InputError(f"{folder}: the pose of {names[int(np.argmax(wrong))]!r} holds NaN or infinite numbers; take the image out")
-    motions = rigid_poses(folder, names, from_quaternion(poses[:, 4:], poses[:, :4], str(folder)).numpy(), "world to camera")
-    points, row_of = tables.points, {number: row for row, number in enumerate(tables.points.numbers.tolist())}
+        raise InputError(
+            f"{folder}: the pose of {names[int(np.argmax(wrong))]!r} holds NaN or infinite numbers; take the image out"
+        )
+    motions = rigid_poses(
+        folder,
+        names,
+        from_quaternion(poses[:, 4:], poses[:, :4], str(folder)).numpy(),
+        "world to camera",
+    )
+    points, row_of = (
+        tables.points,
+        {number: row for row, number in enumerate(tables.points.numbers.tolist())},
+    )
     _check_tracks(folder, tables, {number: len(image.xy) for number, image in zip(numbers, images)})
     pixels, picture_of, point_of = [], [], []
     for row, image in enumerate(images):
@@ -121,16 +159,28 @@ def _model(folder: Path, tables: Tables) -> SparseModel:
         try:
             rows = [row_of[number] for number in image.points[seen].tolist()]
         except KeyError as error:
-            raise InputError(f"{folder}: the image {image.name!r} saw the point {error}, and there is none of this number") from None
+            raise InputError(
+                f"{folder}: the image {image.name!r} saw the point {error}, and there is none of this number"
+            ) from None
         pixels.append(image.xy[seen])
         picture_of.append(np.full(len(seen), row))
         point_of.append(np.array(rows, dtype=np.int64))
     if not np.isfinite(points.xyz).all():
-        raise InputError(f"{folder}: {int((~np.isfinite(points.xyz)).any(1).sum())} points are NaN or infinite; take them out of the model")
+        raise InputError(
+            f"{folder}: {int((~np.isfinite(points.xyz)).any(1).sum())} points are NaN or infinite; take them out of the model"
+        )
     order = {number: row for row, number in enumerate(cameras)}
-    return SparseModel(tuple(cameras.values()), tuple(names), motions, torch.tensor([order[image.camera] for image in images]),
-                       torch.from_numpy(points.xyz.copy()), torch.from_numpy(points.rgb.copy()), torch.from_numpy(np.concatenate(pixels)),
-                       torch.from_numpy(np.concatenate(picture_of)), torch.from_numpy(np.concatenate(point_of)))
+    return SparseModel(
+        tuple(cameras.values()),
+        tuple(names),
+        motions,
+        torch.tensor([order[image.camera] for image in images]),
+        torch.from_numpy(points.xyz.copy()),
+        torch.from_numpy(points.rgb.copy()),
+        torch.from_numpy(np.concatenate(pixels)),
+        torch.from_numpy(np.concatenate(picture_of)),
+        torch.from_numpy(np.concatenate(point_of)),
+    )
 
 
 def _check_tracks(folder: Path, tables: Tables, features: dict[int, int]) -> None:
@@ -144,14 +194,18 @@ def _check_tracks(folder: Path, tables: Tables, features: dict[int, int]) -> Non
     wrong = (known[row] != images) | (places < 0) | (places >= counts[row])
     if wrong.any():
         k = int(np.argmax(wrong))
-        raise InputError(f"{folder}: a point was seen as feature {places[k]} of image {images[k]}, and there is no such feature; files are "
-                         "cut, or of two models")
+        raise InputError(
+            f"{folder}: a point was seen as feature {places[k]} of image {images[k]}, and there is no such feature; files are "
+            "cut, or of two models"
+        )
 
 
 def _tables(model: SparseModel) -> Tables:
     """Numbers count from 1; the features of a picture are its observations."""
     if not bool(model.world_to_camera.isfinite().all()):
-        raise InputError("a sparse model is written with finite poses; leave out pictures whose pose is not known")
+        raise InputError(
+            "a sparse model is written with finite poses; leave out pictures whose pose is not known"
+        )
     cameras = {}
     for number, camera in enumerate(model.cameras, 1):
         name, parameters = parameters_of(camera)
@@ -164,12 +218,25 @@ def _tables(model: SparseModel) -> Tables:
     feature_of = np.empty(len(picture_of), dtype=np.int64)
     images = {}
     for row, name in enumerate(model.names):
-        mine = by_picture[starts[row]:starts[row + 1]]
+        mine = by_picture[starts[row] : starts[row + 1]]
         feature_of[mine] = np.arange(len(mine))
-        images[row + 1] = ImageLine(name, int(model.camera_of[row]) + 1, tuple(poses[row]), model.pixels.numpy()[mine], point_of[mine] + 1)
+        images[row + 1] = ImageLine(
+            name,
+            int(model.camera_of[row]) + 1,
+            tuple(poses[row]),
+            model.pixels.numpy()[mine],
+            point_of[mine] + 1,
+        )
     by_point = np.argsort(point_of, kind="stable")
     errors = model.mean_errors().nan_to_num(0.0).numpy()
     lengths = np.bincount(point_of, minlength=len(model.points))
-    points = PointTable(np.arange(1, len(model.points) + 1), model.points.numpy(), model.colors.numpy(), errors, lengths,
-                        picture_of[by_point] + 1, feature_of[by_point])
+    points = PointTable(
+        np.arange(1, len(model.points) + 1),
+        model.points.numpy(),
+        model.colors.numpy(),
+        errors,
+        lengths,
+        picture_of[by_point] + 1,
+        feature_of[by_point],
+    )
     return Tables(cameras, images, points)

@@ -54,10 +54,18 @@ class DetectorRows(ABC):
         assert isinstance(self.geometry, Geometry)
         sinogram, dead, starved = self._sinogram(row)
         return Measurement(
-            y=as_tensor(sinogram)[None, None], geometry=self.geometry,
-            meta={"source": str(self.path), "row": row, "units": "1 (line integral of the attenuation)",
-                  "image_units": f"1/{self.geometry.length_unit}", "center_column": self.geometry.axis_column,
-                  "dead_columns": dead, "starved_rays": starved})
+            y=as_tensor(sinogram)[None, None],
+            geometry=self.geometry,
+            meta={
+                "source": str(self.path),
+                "row": row,
+                "units": "1 (line integral of the attenuation)",
+                "image_units": f"1/{self.geometry.length_unit}",
+                "center_column": self.geometry.axis_column,
+                "dead_columns": dead,
+                "starved_rays": starved,
+            },
+        )
 
     def _projections(self, geometry: Geometry3D) -> Measurement:
         """All rows together, as the views of a panel."""
@@ -69,12 +77,20 @@ class DetectorRows(ABC):
             y[:, row], dead, more = self._sinogram(row)
             dead_cells, starved = dead_cells + len(dead), starved + more
         return Measurement(
-            y=as_tensor(y)[None, None], geometry=geometry,
-            meta={"source": str(self.path), "units": "1 (line integral of the attenuation)", "image_units": f"1/{geometry.length_unit}",
-                  "dead_cells": dead_cells, "starved_rays": starved})
+            y=as_tensor(y)[None, None],
+            geometry=geometry,
+            meta={
+                "source": str(self.path),
+                "units": "1 (line integral of the attenuation)",
+                "image_units": f"1/{geometry.length_unit}",
+                "dead_cells": dead_cells,
+                "starved_rays": starved,
+            },
+        )
 
-    def _find_geometry(self, angles: np.ndarray, columns: int, center: float | None,
-                       pixel_size: float | None) -> Geometry:
+    def _find_geometry(
+        self, angles: np.ndarray, columns: int, center: float | None, pixel_size: float | None
+    ) -> Geometry:
         """The scan about the axis that is given or found, and the square of the image that all views see."""
         if center is None:
             count = min(self._rows, _ROWS_FOR_AXIS)
@@ -87,10 +103,15 @@ class DetectorRows(ABC):
         full_turn = np.ptp(angles) > 2 * np.pi * (1 - 1.5 / angles.size)
         size = max(2 * round(max(reaches) if full_turn else min(reaches)), 1)
         return Geometry(
-            kind="parallel", angles=tuple(angles), num_detectors=columns, image_shape=(size, size),
-            pixel_size=spacing, detector_spacing=spacing,
+            kind="parallel",
+            angles=tuple(angles),
+            num_detectors=columns,
+            image_shape=(size, size),
+            pixel_size=spacing,
+            detector_spacing=spacing,
             detector_shift=((columns - 1) / 2 - center) * spacing,
-            length_unit="pixel" if pixel_size is None else "mm")
+            length_unit="pixel" if pixel_size is None else "mm",
+        )
 
     def _sinogram(self, row: int) -> tuple[np.ndarray, tuple[int, ...], int]:
         """Line integrals (views, columns) of a detector row, its dead columns, and its number of starved
@@ -100,8 +121,9 @@ class DetectorRows(ABC):
         return line_integrals(counts, white, dark, f"{self.path}, row {row}")
 
 
-def line_integrals(counts: np.ndarray, white: np.ndarray, dark: np.ndarray,
-                   source: str = "counts") -> tuple[np.ndarray, tuple[int, ...], int]:
+def line_integrals(
+    counts: np.ndarray, white: np.ndarray, dark: np.ndarray, source: str = "counts"
+) -> tuple[np.ndarray, tuple[int, ...], int]:
     """``-log((counts - dark) / (white - dark))`` of counts (views, columns), with nothing left undefined.
 
     Returns the line integrals, the dead columns (interpolated from their neighbours), and the number of
@@ -112,20 +134,28 @@ def line_integrals(counts: np.ndarray, white: np.ndarray, dark: np.ndarray,
     """
     bad = np.argwhere(~np.isfinite(counts))
     if bad.size:
-        raise InputError(f"{source}: {len(bad)} of {counts.size} counts are NaN or infinite, the first at view "
-                         f"{bad[0, 0]}, column {bad[0, 1]}; repair them")
+        raise InputError(
+            f"{source}: {len(bad)} of {counts.size} counts are NaN or infinite, the first at view "
+            f"{bad[0, 0]}, column {bad[0, 1]}; repair them"
+        )
     alive = white > dark
     if (~alive).mean() > _LARGEST_UNUSABLE_SHARE:
-        raise InputError(f"{source}: the flat field is not above the dark field in {(~alive).sum()} of "
-                         f"{alive.size} columns; check that data_white and data_dark are not swapped")
+        raise InputError(
+            f"{source}: the flat field is not above the dark field in {(~alive).sum()} of "
+            f"{alive.size} columns; check that data_white and data_dark are not swapped"
+        )
     transmission = (counts - dark) / np.where(alive, white - dark, 1.0)
     if (~alive).any():
         columns = np.arange(alive.size)
-        transmission = np.stack([np.interp(columns, columns[alive], view[alive]) for view in transmission])
+        transmission = np.stack(
+            [np.interp(columns, columns[alive], view[alive]) for view in transmission]
+        )
     starved = transmission <= 0
     if starved.mean() > _LARGEST_UNUSABLE_SHARE:
-        raise InputError(f"{source}: {starved.sum()} of {starved.size} counts are not above the dark field; "
-                         "check the dark field")
+        raise InputError(
+            f"{source}: {starved.sum()} of {starved.size} counts are not above the dark field; "
+            "check the dark field"
+        )
     if starved.any():
         transmission = np.where(starved, transmission[~starved].min(), transmission)
     return -np.log(transmission), tuple(np.flatnonzero(~alive).tolist()), int(starved.sum())

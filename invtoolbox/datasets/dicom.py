@@ -34,15 +34,20 @@ class Dicom:
         InputError: for a multi-frame or colour image, a file without pixels, or an image that has no rescale.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None,
-                 units: str = "HU") -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, units: str = "HU"
+    ) -> None:
         if geometry is not None:
-            raise InputError(f"{path}: a DICOM file holds an image, not a sinogram; leave the geometry out")
+            raise InputError(
+                f"{path}: a DICOM file holds an image, not a sinogram; leave the geometry out"
+            )
         if units not in ("HU", "1/mm"):
             raise InputError(f"units is {units!r}; choose 'HU' or '1/mm'")
         self.units = units
         folder = Path(path).expanduser()
-        self.files = [s.path for s in headers(folder)] if folder.is_dir() else [require_file(folder)]
+        self.files = (
+            [s.path for s in headers(folder)] if folder.is_dir() else [require_file(folder)]
+        )
 
     def __len__(self) -> int:
         return len(self.files)
@@ -55,9 +60,13 @@ class Dicom:
             y = as_tensor(hounsfield(path, header))[None, None]
             spacing = header.get("PixelSpacing")
             meta = {
-                "source": str(path), "units": self.units, "modality": str(header.get("Modality", "")),
+                "source": str(path),
+                "units": self.units,
+                "modality": str(header.get("Modality", "")),
                 "pixel_size": None if spacing is None else (float(spacing[0]), float(spacing[1])),
-                "slice_thickness": _number(header.get("SliceThickness")), "kvp": _number(header.get("KVP"))}
+                "slice_thickness": _number(header.get("SliceThickness")),
+                "kvp": _number(header.get("KVP")),
+            }
         return Measurement(y=y if self.units == "HU" else hounsfield_to_attenuation(y), meta=meta)
 
 
@@ -92,16 +101,21 @@ def read_header(path: Path, pixels: bool = True) -> Any:
 def hounsfield(path: Path, header: Any) -> np.ndarray:
     """The slice of a DICOM file in Hounsfield units."""
     if int(header.get("NumberOfFrames") or 1) > 1:
-        raise InputError(f"{path}: holds {header.NumberOfFrames} frames; only single slices are read, export "
-                         "one file a slice")
+        raise InputError(
+            f"{path}: holds {header.NumberOfFrames} frames; only single slices are read, export "
+            "one file a slice"
+        )
     if int(header.get("SamplesPerPixel") or 1) != 1:
         raise InputError(f"{path}: a colour image; only grey slices are read, export it as PNG")
     if "PixelData" not in header:
-        raise InputError(f"{path}: holds no pixels ({header.get('Modality', 'unknown modality')}); give an "
-                         "image")
+        raise InputError(
+            f"{path}: holds no pixels ({header.get('Modality', 'unknown modality')}); give an image"
+        )
     if header.get("RescaleSlope") is None or header.get("RescaleIntercept") is None:
-        raise InputError(f"{path}: no RescaleSlope and RescaleIntercept, so its values are not in Hounsfield "
-                         "units; give a CT image")
+        raise InputError(
+            f"{path}: no RescaleSlope and RescaleIntercept, so its values are not in Hounsfield "
+            "units; give a CT image"
+        )
     _check_size(path, header)
     stored = header.pixel_array
     image = stored.astype(np.float64) * float(header.RescaleSlope) + float(header.RescaleIntercept)
@@ -117,11 +131,17 @@ def _check_size(path: Path, header: Any) -> None:
     """Rows, columns and bits must fit the bytes: else one of them is damaged."""
     rows, columns, bits = int(header.Rows), int(header.Columns), int(header.BitsAllocated)
     require_plausible(path, (rows, columns), np.uint32)
-    packed = header.file_meta.TransferSyntaxUID.is_compressed if "TransferSyntaxUID" in header.file_meta else False
+    packed = (
+        header.file_meta.TransferSyntaxUID.is_compressed
+        if "TransferSyntaxUID" in header.file_meta
+        else False
+    )
     wanted, there = rows * columns * bits // 8, len(header.PixelData)
     if not packed and there not in (wanted, wanted + wanted % 2):
-        raise InputError(f"{path}: {there:,} bytes of pixels are there where {rows} rows, {columns} columns and {bits} bits need "
-                         f"{wanted:,}; truncated or damaged, fetch it again")
+        raise InputError(
+            f"{path}: {there:,} bytes of pixels are there where {rows} rows, {columns} columns and {bits} bits need "
+            f"{wanted:,}; truncated or damaged, fetch it again"
+        )
 
 
 @dataclass(frozen=True)
@@ -148,18 +168,33 @@ class Header:
 
 def headers(folder: Path) -> list[Header]:
     """The headers of the slices in a folder, by series and then along the normal."""
-    files = sorted(f for f in folder.iterdir() if f.is_file() and f.name.upper() != "DICOMDIR" and is_slice(f))
+    files = sorted(
+        f for f in folder.iterdir() if f.is_file() and f.name.upper() != "DICOMDIR" and is_slice(f)
+    )
     if not files:
-        raise InputError(f"{folder}: no DICOM files in this folder; give the folder that holds the slices")
+        raise InputError(
+            f"{folder}: no DICOM files in this folder; give the folder that holds the slices"
+        )
     found = []
     for path in files:
         with decoding(path, "DICOM"):
             header = read_header(path, pixels=False)
-            position, orientation = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
+            position, orientation = (
+                header.get("ImagePositionPatient"),
+                header.get("ImageOrientationPatient"),
+            )
             spacing = header.get("PixelSpacing")
-            found.append(Header(
-                path, str(header.get("SeriesInstanceUID", "")), (int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
-                _numbers(position, 3), _numbers(orientation, 6), _pair(_numbers(spacing, 2)), float(header.get("InstanceNumber") or 0)))
+            found.append(
+                Header(
+                    path,
+                    str(header.get("SeriesInstanceUID", "")),
+                    (int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
+                    _numbers(position, 3),
+                    _numbers(orientation, 6),
+                    _pair(_numbers(spacing, 2)),
+                    float(header.get("InstanceNumber") or 0),
+                )
+            )
     return sorted(found, key=lambda h: (h.series, h.height, h.number, h.path.name))
 
 
@@ -173,7 +208,9 @@ def _numbers(values: Any, count: int) -> tuple[float, ...] | None:
         return None
     numbers = tuple(float(v) for v in values)
     if len(numbers) != count or not np.isfinite(numbers).all():
-        raise InputError(f"{numbers} is no position, orientation or spacing; {count} finite numbers are expected")
+        raise InputError(
+            f"{numbers} is no position, orientation or spacing; {count} finite numbers are expected"
+        )
     return numbers
 
 

@@ -37,16 +37,23 @@ class DataExchange(DetectorRows):
 
     format_name = "DXchange HDF5"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None,
-                 center: float | None = None, pixel_size: float | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        center: float | None = None,
+        pixel_size: float | None = None,
+    ) -> None:
         self.path = require_file(path)
         with decoding(self.path, "DXchange HDF5"), open_hdf5(self.path) as file:
             exchange = _exchange(self.path, file)
             views, self._rows, columns = _projections_shape(self.path, exchange["data"])
             for name in ("data_white", "data_dark"):
                 if exchange[name].ndim != 3 or exchange[name].shape[1:] != (self._rows, columns):
-                    raise InputError(f"{self.path}: /exchange/{name} has shape {exchange[name].shape}; "
-                                     f"expected (frames, {self._rows}, {columns}) as in /exchange/data")
+                    raise InputError(
+                        f"{self.path}: /exchange/{name} has shape {exchange[name].shape}; "
+                        f"expected (frames, {self._rows}, {columns}) as in /exchange/data"
+                    )
                 require_plausible(self.path, (exchange[name].shape[0], columns), np.float64)
             require_plausible(self.path, (views, columns), np.float64)
             angles = None if geometry is not None else _angles(self.path, exchange, views)
@@ -60,16 +67,20 @@ class DataExchange(DetectorRows):
     def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with open_hdf5(self.path) as file:
             exchange = file["exchange"]
-            return (np.asarray(exchange["data"][:, row], dtype=np.float64),
-                    np.asarray(exchange["data_white"][:, row], dtype=np.float64).mean(axis=0),
-                    np.asarray(exchange["data_dark"][:, row], dtype=np.float64).mean(axis=0))
+            return (
+                np.asarray(exchange["data"][:, row], dtype=np.float64),
+                np.asarray(exchange["data_white"][:, row], dtype=np.float64).mean(axis=0),
+                np.asarray(exchange["data_dark"][:, row], dtype=np.float64).mean(axis=0),
+            )
 
 
 def _exchange(path: Any, file: Any) -> Any:
     missing = [n for n in ("data", "data_white", "data_dark") if f"exchange/{n}" not in file]
     if missing:
-        raise InputError(f"{path}: no dataset {', '.join('/exchange/' + n for n in missing)}; a DXchange "
-                         "file holds data, data_white, data_dark and theta under /exchange")
+        raise InputError(
+            f"{path}: no dataset {', '.join('/exchange/' + n for n in missing)}; a DXchange "
+            "file holds data, data_white, data_dark and theta under /exchange"
+        )
     return file["exchange"]
 
 
@@ -77,8 +88,10 @@ def _projections_shape(path: Any, data: Any) -> tuple[int, int, int]:
     axes = data.attrs.get("axes", "theta:y:x")
     axes = axes.decode() if isinstance(axes, bytes) else str(axes)
     if axes != "theta:y:x" or data.ndim != 3:
-        raise InputError(f"{path}: /exchange/data has {data.ndim} axes named {axes!r}; only theta:y:x "
-                         "(views, rows, columns) is read, transpose it")
+        raise InputError(
+            f"{path}: /exchange/data has {data.ndim} axes named {axes!r}; only theta:y:x "
+            "(views, rows, columns) is read, transpose it"
+        )
     return data.shape  # type: ignore[no-any-return]
 
 
@@ -87,12 +100,15 @@ def _angles(path: Any, exchange: Any, views: int) -> np.ndarray:
         raise InputError(f"{path}: no dataset /exchange/theta; pass a geometry with the angles")
     theta = np.asarray(exchange["theta"][:], dtype=np.float64)
     if theta.shape != (views,):
-        raise InputError(f"{path}: /exchange/theta has shape {theta.shape}, but /exchange/data has {views} "
-                         "views")
+        raise InputError(
+            f"{path}: /exchange/theta has shape {theta.shape}, but /exchange/data has {views} views"
+        )
     units = exchange["theta"].attrs.get("units", "degrees")
     units = units.decode() if isinstance(units, bytes) else str(units)
     if units.startswith("deg"):
         return np.radians(theta)
     if units.startswith("rad"):
         return theta
-    raise InputError(f"{path}: /exchange/theta is in {units!r}; expected degrees or radians, pass a geometry")
+    raise InputError(
+        f"{path}: /exchange/theta is in {units!r}; expected degrees or radians, pass a geometry"
+    )

@@ -33,7 +33,9 @@ def require_file(path: str | os.PathLike[str]) -> Path:
             if not stream.read(1):
                 raise InputError(f"{path}: the file is empty; fetch or write it again")
     except OSError as error:
-        raise InputError(f"{path}: the file cannot be read ({error.strerror}); check permissions") from None
+        raise InputError(
+            f"{path}: the file cannot be read ({error.strerror}); check permissions"
+        ) from None
     return path
 
 
@@ -53,11 +55,15 @@ def decoding(path: Path, format_name: str) -> Iterator[None]:
         # On damaged bytes each library raises what happened to go wrong (zlib.error, struct.error, TypeError, its own
         # subclasses of Exception): a list of them is never complete. The cause stays attached.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise InputError(f"{path}: truncated or not a readable {format_name} file ({reason}); fetch or "
-                         "export it again") from error
+        raise InputError(
+            f"{path}: truncated or not a readable {format_name} file ({reason}); fetch or "
+            "export it again"
+        ) from error
 
 
-def require_bytes(path: Path, offset: int, shape: Sequence[int], dtype: Any, whole: bool = True) -> None:
+def require_bytes(
+    path: Path, offset: int, shape: Sequence[int], dtype: Any, whole: bool = True
+) -> None:
     """Refuse a file that does not hold the uncompressed array its header declares.
 
     Args:
@@ -72,30 +78,42 @@ def require_bytes(path: Path, offset: int, shape: Sequence[int], dtype: Any, who
     """
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     if wanted <= 0 or offset < 0:
-        raise InputError(f"{path}: the header declares an array of shape {tuple(shape)} at byte {offset:,}, which is none; "
-                         "correct the header")
+        raise InputError(
+            f"{path}: the header declares an array of shape {tuple(shape)} at byte {offset:,}, which is none; "
+            "correct the header"
+        )
     there = max(path.stat().st_size - offset, 0)
     if there < wanted:
         complete = there * shape[0] // wanted
-        raise InputError(f"{path}: truncated, {there:,} of {wanted:,} bytes are there, so of {shape[0]} slices those from "
-                         f"{complete} on are missing; fetch or export it again")
+        raise InputError(
+            f"{path}: truncated, {there:,} of {wanted:,} bytes are there, so of {shape[0]} slices those from "
+            f"{complete} on are missing; fetch or export it again"
+        )
     if whole and there > wanted:
-        raise InputError(f"{path}: {there:,} bytes are there, but an array of shape {tuple(shape)} and type "
-                         f"{np.dtype(dtype)} has {wanted:,}; shape, type or offset are wrong")
+        raise InputError(
+            f"{path}: {there:,} bytes are there, but an array of shape {tuple(shape)} and type "
+            f"{np.dtype(dtype)} has {wanted:,}; shape, type or offset are wrong"
+        )
 
 
 def require_plausible(path: Path, shape: Sequence[int], dtype: Any) -> None:
     """Refuse a compressed array that is declared larger than its file can hold, before memory is asked for it."""
     wanted = math.prod(shape) * np.dtype(dtype).itemsize
     if wanted <= 0 or wanted > max(_ALWAYS_PLAUSIBLE, _LARGEST_RATIO * path.stat().st_size):
-        raise InputError(f"{path}: truncated or damaged, an array of shape {tuple(shape)} and type {np.dtype(dtype)} is declared "
-                         f"in a file of {path.stat().st_size:,} bytes; fetch or export it again")
+        raise InputError(
+            f"{path}: truncated or damaged, an array of shape {tuple(shape)} and type {np.dtype(dtype)} is declared "
+            f"in a file of {path.stat().st_size:,} bytes; fetch or export it again"
+        )
 
 
-def mapped(path: Path, offset: int, shape: Sequence[int], dtype: Any, start: int, stop: int) -> np.ndarray:
+def mapped(
+    path: Path, offset: int, shape: Sequence[int], dtype: Any, start: int, stop: int
+) -> np.ndarray:
     """Slices ``start`` to ``stop`` of an uncompressed array in a file, mapped into memory: nothing else is read."""
     one = math.prod(shape[1:]) * np.dtype(dtype).itemsize
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset + start * one, shape=(stop - start, *shape[1:]))
+    return np.memmap(
+        path, dtype=dtype, mode="r", offset=offset + start * one, shape=(stop - start, *shape[1:])
+    )
 
 
 class Bounded(io.BufferedReader):

@@ -23,7 +23,12 @@ from invtoolbox.scenes.rigid import check_motion, transform
 _FORMAT = "invtoolbox scene flow 1"
 #: What each array must be: its kinds of numbers, and the axes that it has besides that of the points.
 _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "flow": ("f", (3,)), "residual": ("f", (3,)), "valid": ("b", ()), "dynamic": ("b", ()), "ground": ("b", ()), "instance": ("i", ()),
+    "flow": ("f", (3,)),
+    "residual": ("f", (3,)),
+    "valid": ("b", ()),
+    "dynamic": ("b", ()),
+    "ground": ("b", ()),
+    "instance": ("i", ()),
 }
 
 
@@ -78,8 +83,14 @@ class FlowFile:
         return len(self.flow)
 
 
-def write_flow(path: str | os.PathLike[str], estimate: Estimate, points: Tensor, names: tuple[str, str] = ("", ""),
-               overwrite: bool = False, about: Mapping[str, Any] | None = None) -> Path:
+def write_flow(
+    path: str | os.PathLike[str],
+    estimate: Estimate,
+    points: Tensor,
+    names: tuple[str, str] = ("", ""),
+    overwrite: bool = False,
+    about: Mapping[str, Any] | None = None,
+) -> Path:
     """Write the flow of one sweep as `.npz`, which NumPy reads without this package.
 
     The bytes depend on the arguments alone: no clock and no duration goes in, so that a run that was resumed leaves the same files as one
@@ -107,14 +118,22 @@ def write_flow(path: str | os.PathLike[str], estimate: Estimate, points: Tensor,
     path = Path(path).expanduser()
     if path.suffix != ".npz":
         raise InputError(f"{path}: a flow is written as .npz; give a name that ends so")
-    arrays: dict[str, Any] = {name: _numpy(getattr(estimate, name)) for name in _ARRAYS if name != "residual"}
+    arrays: dict[str, Any] = {
+        name: _numpy(getattr(estimate, name)) for name in _ARRAYS if name != "residual"
+    }
     arrays["flow"] = arrays["flow"].astype(np.float32)
     arrays["instance"] = arrays["instance"].astype(np.int32)
     arrays["residual"] = _numpy(residual_flow(estimate.flow, points, estimate.ego_motion))
-    arrays["ego_motion"] = _numpy(check_motion(estimate.ego_motion, f"{path}: the motion of the sensor"))
+    arrays["ego_motion"] = _numpy(
+        check_motion(estimate.ego_motion, f"{path}: the motion of the sensor")
+    )
     _check(path, arrays)
-    arrays |= {"method": np.array(str(estimate.method)), "names": np.array([str(n) for n in names]), "format": np.array(_FORMAT),
-               "about": np.array(json.dumps(about or {}, sort_keys=True))}
+    arrays |= {
+        "method": np.array(str(estimate.method)),
+        "names": np.array([str(n) for n in names]),
+        "format": np.array(_FORMAT),
+        "about": np.array(json.dumps(about or {}, sort_keys=True)),
+    }
     return write_bytes(path, _archive(arrays), overwrite)
 
 
@@ -140,7 +159,12 @@ def read_flow(path: str | os.PathLike[str]) -> FlowFile:
             raise InputError(f"{path}: {arrays['names'].size} names of sweeps; there must be two")
         about = json.loads(str(arrays.pop("about")))
     method, (name, following) = str(arrays.pop("method")), arrays.pop("names").tolist()
-    return FlowFile(**{key: torch.from_numpy(array) for key, array in arrays.items()}, method=method, names=(name, following), about=about)
+    return FlowFile(
+        **{key: torch.from_numpy(array) for key, array in arrays.items()},
+        method=method,
+        names=(name, following),
+        about=about,
+    )
 
 
 def residual_flow(flow: Tensor, points: Tensor, ego_motion: Tensor) -> Tensor:
@@ -150,7 +174,9 @@ def residual_flow(flow: Tensor, points: Tensor, ego_motion: Tensor) -> Tensor:
     tensor([[1., 1., 1.]])
     """
     if flow.shape != points.shape or flow.ndim != 2 or flow.shape[1] != 3:
-        raise InputError(f"the flow has shape {tuple(flow.shape)} for points of shape {tuple(points.shape)}; both are (N, 3)")
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)} for points of shape {tuple(points.shape)}; both are (N, 3)"
+        )
     exact = points.to(torch.float64)
     return (flow.to(exact) - (transform(ego_motion.to(exact), exact) - exact)).to(torch.float32)
 
@@ -164,7 +190,9 @@ def refuse_source(folder: str | os.PathLike[str], source: str | os.PathLike[str]
     out, measured = Path(folder).expanduser().resolve(), Path(source).expanduser().resolve()
     inside = measured.parent if measured.is_file() else measured
     if out == inside or inside in out.parents:
-        raise InputError(f"{folder}: results are never written into the source {source}; choose a folder outside of it")
+        raise InputError(
+            f"{folder}: results are never written into the source {source}; choose a folder outside of it"
+        )
     return out
 
 
@@ -173,7 +201,9 @@ def _check(path: Path, arrays: dict[str, Any]) -> None:
     for name, (kinds, axes) in _ARRAYS.items():
         array = arrays[name]
         if array.dtype.kind not in kinds or array.shape != (count, *axes):
-            raise InputError(f"{path}: {name} is {array.dtype} of shape {array.shape}; expected one for each of {count} points")
+            raise InputError(
+                f"{path}: {name} is {array.dtype} of shape {array.shape}; expected one for each of {count} points"
+            )
     lost = int((arrays["valid"] & ~np.isfinite(arrays["flow"]).all(1)).sum())
     if lost:
         raise InputError(f"{path}: {lost} valid points have no finite flow")
@@ -188,7 +218,11 @@ def _archive(arrays: dict[str, np.ndarray]) -> bytes:
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             member = io.BytesIO()
-            np.save(member, np.ascontiguousarray(arrays[name]) if arrays[name].ndim else arrays[name], allow_pickle=False)
+            np.save(
+                member,
+                np.ascontiguousarray(arrays[name]) if arrays[name].ndim else arrays[name],
+                allow_pickle=False,
+            )
             # The fastest level: flows pack hardly better with more.
             archive.writestr(entry, member.getvalue(), compresslevel=1)
     return stream.getvalue()

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from invtoolbox.datasets.scan_geometry import ScanGeometry, angle_table, angle_unit, count, length, number, read_angles, read_numbers, toml
+from invtoolbox.datasets.scan_geometry import (
+    ScanGeometry,
+    angle_table,
+    angle_unit,
+    count,
+    length,
+    number,
+    read_angles,
+    read_numbers,
+    toml,
+)
 from invtoolbox.datasets.volume import Grid
 from invtoolbox.errors import InputError
 
@@ -26,8 +36,17 @@ KINDS_3D = ("cone", "parallel3d")
 Vector = tuple[float, float, float]
 #: Fields that only a cone beam has, and those that say with the angles where source and panel stand.
 _OF_A_CONE = ("source_origin", "source_detector", "pitch", "axis_shift", "source_shift", "curved")
-_OF_A_TRAJECTORY = ("source_origin", "source_detector", "detector_spacing", "detector_shift", "pitch", "tilt", "axis_shift", "source_shift",
-                    "detector_rotation")
+_OF_A_TRAJECTORY = (
+    "source_origin",
+    "source_detector",
+    "detector_spacing",
+    "detector_shift",
+    "pitch",
+    "tilt",
+    "axis_shift",
+    "source_shift",
+    "detector_rotation",
+)
 #: Angles, which a file writes in the unit of its `[angles]`.
 _ANGLES = ("tilt", "detector_rotation")
 #: Steps between views that are larger than this, in an angle of more than two turns, are taken for degrees.
@@ -83,16 +102,35 @@ class Geometry3D(ScanGeometry):
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS_3D:
-            raise InputError(f"geometry: kind is {self.kind!r}; it must be one of {', '.join(KINDS_3D)}")
+            raise InputError(
+                f"geometry: kind is {self.kind!r}; it must be one of {', '.join(KINDS_3D)}"
+            )
         # Lists, NumPy numbers and integers are welcome; what is stored is plain, so that == and hash work.
-        self._set("volume_shape", tuple(count("volume_shape", n) for n in _several("volume_shape", self.volume_shape, (3,))))
-        self._set("detector_shape", tuple(count("detector_shape", n) for n in _several("detector_shape", self.detector_shape, (2,))))
+        self._set(
+            "volume_shape",
+            tuple(
+                count("volume_shape", n) for n in _several("volume_shape", self.volume_shape, (3,))
+            ),
+        )
+        self._set(
+            "detector_shape",
+            tuple(
+                count("detector_shape", n)
+                for n in _several("detector_shape", self.detector_shape, (2,))
+            ),
+        )
         for name, sizes in (("voxel_size", 3), ("detector_spacing", 2)):
             given = getattr(self, name)
-            several = [given] * sizes if not isinstance(given, (list, tuple)) else _several(name, given, (sizes,))
+            several = (
+                [given] * sizes
+                if not isinstance(given, (list, tuple))
+                else _several(name, given, (sizes,))
+            )
             self._set(name, tuple(length(name, v) for v in several))
         for name, size in (("detector_shift", 2), ("source_shift", 3), ("detector_rotation", 3)):
-            self._set(name, tuple(number(name, v) for v in _several(name, getattr(self, name), (size,))))
+            self._set(
+                name, tuple(number(name, v) for v in _several(name, getattr(self, name), (size,)))
+            )
         for name in ("pitch", "tilt", "axis_shift"):
             self._set(name, number(name, getattr(self, name)))
         for name in ("source_origin", "source_detector"):
@@ -101,11 +139,15 @@ class Geometry3D(ScanGeometry):
         if not isinstance(self.curved, bool):
             raise InputError(f"geometry: curved is {self.curved!r}; it must be true or false")
         self._set("angles", tuple(number("an angle", a) for a in self.angles))
-        self._set("vectors", tuple(tuple(number("a vector", v) for v in row) for row in self.vectors))
+        self._set(
+            "vectors", tuple(tuple(number("a vector", v) for v in row) for row in self.vectors)
+        )
         self._check_fields()
         self._check_angles()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about what the panel does not see: the operator that is used says it once
+            warnings.simplefilter(
+                "ignore"
+            )  # about what the panel does not see: the operator that is used says it once
             try:
                 self.operator()
             except InputError as error:
@@ -115,25 +157,35 @@ class Geometry3D(ScanGeometry):
         object.__setattr__(self, name, value)
 
     def _check_fields(self) -> None:
-        given = [f.name for f in dataclasses.fields(self) if getattr(self, f.name) != self._default(f)]
+        given = [
+            f.name for f in dataclasses.fields(self) if getattr(self, f.name) != self._default(f)
+        ]
         if self.kind != "cone":
             wrong = [name for name in _OF_A_CONE if name in given]
             if wrong:
-                raise InputError(f"geometry: {wrong[0]} belongs to a cone beam; leave it out or set kind = 'cone'")
+                raise InputError(
+                    f"geometry: {wrong[0]} belongs to a cone beam; leave it out or set kind = 'cone'"
+                )
         if self.vectors:
             wrong = [name for name in ("angles", *_OF_A_TRAJECTORY) if name in given]
             if wrong:
-                raise InputError(f"geometry: {wrong[0]} and vectors are both given; vectors say all about source and panel, so give one")
+                raise InputError(
+                    f"geometry: {wrong[0]} and vectors are both given; vectors say all about source and panel, so give one"
+                )
             if any(len(row) != 12 for row in self.vectors):
                 bad = next(k for k, row in enumerate(self.vectors) if len(row) != 12)
-                raise InputError(f"geometry: view {bad} of vectors has {len(self.vectors[bad])} numbers; each has 12: source, centre of "
-                                 "the panel, u and v, (x, y, z) each")
+                raise InputError(
+                    f"geometry: view {bad} of vectors has {len(self.vectors[bad])} numbers; each has 12: source, centre of "
+                    "the panel, u and v, (x, y, z) each"
+                )
             return
         if not self.angles:
             raise InputError("geometry: there are no angles; give at least one, or vectors")
         for name in ("source_origin", "source_detector") if self.kind == "cone" else ():
             if name not in given:
-                raise InputError(f"geometry: a cone beam needs {name}; give the distance from the source")
+                raise InputError(
+                    f"geometry: a cone beam needs {name}; give the distance from the source"
+                )
 
     def _default(self, field: Any) -> Any:
         """What a field holds where nothing was given."""
@@ -146,12 +198,16 @@ class Geometry3D(ScanGeometry):
         # A helix has many turns, with small steps.
         helix = self.pitch != 0 and bool(steps) and statistics.median(steps) <= _LARGE_STEP
         if largest > 4 * math.pi + 1e-3 and not helix:
-            raise InputError(f"geometry: the largest angle is {largest:g} radians, which looks like degrees; convert with math.radians, or "
-                             "say unit = \"degrees\" in the geometry file")
+            raise InputError(
+                f"geometry: the largest angle is {largest:g} radians, which looks like degrees; convert with math.radians, or "
+                'say unit = "degrees" in the geometry file'
+            )
         turned = max(map(abs, (self.tilt, *self.detector_rotation)))
         if turned > math.pi:
-            raise InputError(f"geometry: tilt and detector_rotation are radians, at most pi, got {turned:g}; in a file they are in the "
-                             "unit of [angles]")
+            raise InputError(
+                f"geometry: tilt and detector_rotation are radians, at most pi, got {turned:g}; in a file they are in the "
+                "unit of [angles]"
+            )
 
     @property
     def view_count(self) -> int:
@@ -176,17 +232,21 @@ class Geometry3D(ScanGeometry):
         if len(shape) != 5 or tuple(shape[-3:]) != self.projections_shape:
             views, rows, columns = self.projections_shape
             found = "x".join(map(str, shape[2:]))
-            raise InputError(f"{source}: the measurements are {found}, but the geometry has {views} views of a panel with {rows} rows and "
-                             f"{columns} columns ({views}x{rows}x{columns}: view, panel row, panel column); transpose them or correct the "
-                             "geometry")
+            raise InputError(
+                f"{source}: the measurements are {found}, but the geometry has {views} views of a panel with {rows} rows and "
+                f"{columns} columns ({views}x{rows}x{columns}: view, panel row, panel column); transpose them or correct the "
+                "geometry"
+            )
 
     def with_views(self, chosen: slice) -> Self:
         return dataclasses.replace(self, angles=self.angles[chosen], vectors=self.vectors[chosen])
 
     def with_axis_column(self, column: float) -> Self:
         if self.vectors or self.axis_shift or any(self.detector_rotation):
-            raise InputError("geometry: the column of the axis says where the panel is only without vectors, axis_shift and "
-                             "detector_rotation; change these instead")
+            raise InputError(
+                "geometry: the column of the axis says where the panel is only without vectors, axis_shift and "
+                "detector_rotation; change these instead"
+            )
         assert isinstance(self.detector_spacing, tuple)
         shift = ((self.columns - 1) / 2 - column) * self.detector_spacing[1]
         return dataclasses.replace(self, detector_shift=(shift, self.detector_shift[1]))
@@ -194,7 +254,9 @@ class Geometry3D(ScanGeometry):
     def grid(self) -> Grid:
         """Where the voxels of the reconstruction lie: world coordinates, the origin at the centre of the volume."""
         assert isinstance(self.voxel_size, tuple)
-        slices, rows, columns = (-(n - 1) / 2 * size for n, size in zip(self.volume_shape, self.voxel_size))
+        slices, rows, columns = (
+            -(n - 1) / 2 * size for n, size in zip(self.volume_shape, self.voxel_size)
+        )
         return Grid(self.voxel_size, (columns, rows, slices), unit=self.length_unit)
 
     def operator(self) -> LinearOperator:
@@ -204,16 +266,42 @@ class Geometry3D(ScanGeometry):
         from invtoolbox import operators
 
         if self.vectors:
-            return operators.VectorScan(self.volume_shape, np.array(self.vectors), self.detector_shape, self.voxel_size,
-                                        parallel=self.kind != "cone", curved=self.curved)
+            return operators.VectorScan(
+                self.volume_shape,
+                np.array(self.vectors),
+                self.detector_shape,
+                self.voxel_size,
+                parallel=self.kind != "cone",
+                curved=self.curved,
+            )
         angles = torch.tensor(self.angles, dtype=torch.float64)
         if self.kind != "cone":
-            return operators.ParallelBeam3D(self.volume_shape, angles, self.detector_shape, self.voxel_size, self.detector_spacing,
-                                            self.detector_shift, self.tilt, self.detector_rotation)
+            return operators.ParallelBeam3D(
+                self.volume_shape,
+                angles,
+                self.detector_shape,
+                self.voxel_size,
+                self.detector_spacing,
+                self.detector_shift,
+                self.tilt,
+                self.detector_rotation,
+            )
         return operators.ConeBeam(
-            self.volume_shape, angles, self.detector_shape, self.source_origin, self.source_detector, self.voxel_size,
-            self.detector_spacing, self.detector_shift, self.pitch, self.tilt, self.curved, self.axis_shift, self.source_shift,
-            self.detector_rotation)
+            self.volume_shape,
+            angles,
+            self.detector_shape,
+            self.source_origin,
+            self.source_detector,
+            self.voxel_size,
+            self.detector_spacing,
+            self.detector_shift,
+            self.pitch,
+            self.tilt,
+            self.curved,
+            self.axis_shift,
+            self.source_shift,
+            self.detector_rotation,
+        )
 
     def to_toml(self) -> str:
         table, turned = {}, {name: getattr(self, name) for name in _ANGLES}
@@ -229,7 +317,11 @@ class Geometry3D(ScanGeometry):
             value = turned.get(field.name, getattr(self, field.name))
             if field.name != "angles" and value != self._default(field):
                 lines.append(f"{field.name} = {toml(value)}")
-        lines += ["", "[angles]", *(f"{key} = {toml(value)}" for key, value in table.items())] if table else []
+        lines += (
+            ["", "[angles]", *(f"{key} = {toml(value)}" for key, value in table.items())]
+            if table
+            else []
+        )
         return "\n".join(lines) + "\n"
 
     @staticmethod
@@ -243,7 +335,9 @@ class Geometry3D(ScanGeometry):
                 if name in settings:
                     values = settings[name]
                     several = isinstance(values, (list, tuple))
-                    turned = _scaled(tuple(number(name, v) for v in (values if several else [values])), unit)
+                    turned = _scaled(
+                        tuple(number(name, v) for v in (values if several else [values])), unit
+                    )
                     settings[name] = turned if several else turned[0]
         if "vectors" in entries:
             settings["vectors"] = _vectors(entries["vectors"], folder)
@@ -254,11 +348,19 @@ def _vectors(given: Any, folder: Path | None) -> Any:
     if isinstance(given, str):
         array = read_numbers(given, folder, "the vectors")
         if array.ndim != 2 or array.shape[1] != 12:
-            raise InputError(f"geometry: the vectors in {given} have shape {array.shape}; expected (views, 12), as ASTRA's cone_vec and "
-                             "parallel3d_vec: source, centre of the panel, u and v, (x, y, z) each")
+            raise InputError(
+                f"geometry: the vectors in {given} have shape {array.shape}; expected (views, 12), as ASTRA's cone_vec and "
+                "parallel3d_vec: source, centre of the panel, u and v, (x, y, z) each"
+            )
         return tuple(map(tuple, array.tolist()))
-    if not isinstance(given, (list, tuple)) or not given or not all(isinstance(row, (list, tuple)) for row in given):
-        raise InputError("geometry: vectors is the path of a .npy or text file, or a list of 12 numbers a view")
+    if (
+        not isinstance(given, (list, tuple))
+        or not given
+        or not all(isinstance(row, (list, tuple)) for row in given)
+    ):
+        raise InputError(
+            "geometry: vectors is the path of a .npy or text file, or a list of 12 numbers a view"
+        )
     return given
 
 
@@ -269,5 +371,7 @@ def _scaled(value: Any, factor: float) -> Any:
 
 def _several(name: str, value: Any, sizes: tuple[int, ...]) -> Any:
     if not isinstance(value, (list, tuple)) or len(value) not in sizes:
-        raise InputError(f"geometry: {name} is {value!r}; give a list of {' or '.join(map(str, sizes))} numbers")
+        raise InputError(
+            f"geometry: {name} is {value!r}; give a list of {' or '.join(map(str, sizes))} numbers"
+        )
     return value

@@ -69,15 +69,19 @@ def read_geometry(path: str | os.PathLike[str]) -> Geometry | Geometry3D:
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a TOML file ({error}); see invtoolbox.datasets.geometry_file "
-                         "for an example") from None
+        raise InputError(
+            f"{path}: not a TOML file ({error}); see invtoolbox.datasets.geometry_file "
+            "for an example"
+        ) from None
     try:
         return geometry_from_mapping(entries, path.parent)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def geometry_from_mapping(entries: Mapping[str, Any], folder: Path | None = None) -> Geometry | Geometry3D:
+def geometry_from_mapping(
+    entries: Mapping[str, Any], folder: Path | None = None
+) -> Geometry | Geometry3D:
     """The geometry that a mapping of the file's fields describes; files that it names lie in ``folder``.
 
     >>> geometry_from_mapping({"kind": "parallel", "num_detectors": 3, "image_shape": [2, 2],
@@ -90,20 +94,26 @@ def geometry_from_mapping(entries: Mapping[str, Any], folder: Path | None = None
     cls = Geometry3D if entries.get("kind") in KINDS_3D else Geometry
     kind = entries.get("kind", "parallel")
     if cls is Geometry and kind not in ("parallel", "fan"):
-        raise InputError(f"geometry: kind is {kind!r}; it must be 'parallel' or 'fan' in 2D, 'cone' or 'parallel3d' in 3D")
+        raise InputError(
+            f"geometry: kind is {kind!r}; it must be 'parallel' or 'fan' in 2D, 'cone' or 'parallel3d' in 3D"
+        )
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in entries:
         if key not in fields:
             other = Geometry if cls is Geometry3D else Geometry3D
             if key in {f.name for f in dataclasses.fields(other)}:
-                raise InputError(f"geometry: the field {key!r} is one of a {'2D' if other is Geometry else '3D'} scan, and kind is "
-                                 f"{kind!r}, which has {', '.join(fields)}")
+                raise InputError(
+                    f"geometry: the field {key!r} is one of a {'2D' if other is Geometry else '3D'} scan, and kind is "
+                    f"{kind!r}, which has {', '.join(fields)}"
+                )
             raise unknown_name("geometry field", key, fields)
     table = entries.get("angles")
     if isinstance(table, Mapping):
         for key in table:
             if key in fields:
-                raise InputError(f"geometry: the field {key!r} stands in the table [angles]; move it above the line [angles]")
+                raise InputError(
+                    f"geometry: the field {key!r} stands in the table [angles]; move it above the line [angles]"
+                )
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in entries:
             raise InputError(f"geometry: the field {name!r} is missing; add it")
@@ -117,5 +127,7 @@ def check_is_2d(geometry: ScanGeometry | None, what: str) -> Geometry:
     if geometry is None:
         raise InputError(f"{what} needs the geometry of the scan, and this measurement has none")
     if not isinstance(geometry, Geometry):
-        raise InputError(f"{what} is for sinograms of 2D scans, and this is a 3D one ({geometry.kind!r})")
+        raise InputError(
+            f"{what} is for sinograms of 2D scans, and this is a 3D one ({geometry.kind!r})"
+        )
     return geometry

@@ -32,8 +32,13 @@ class Hdf5:
         InputError: no array of numbers, several without a known name, an array larger than the file can hold.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, name: str | None = None,
-                 items: str = "slices") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        name: str | None = None,
+        items: str = "slices",
+    ) -> None:
         self.path = require_file(path)
         self.geometry = geometry
         with decoding(self.path, "HDF5"), open_hdf5(self.path) as file:
@@ -54,8 +59,16 @@ class Hdf5:
             array = np.asarray(data[()] if self._is_one else data[index])
             units = data.attrs.get("units", file.attrs.get("units", "as stored"))
         y = as_tensor(array.reshape(self._shape[1:]))[None]
-        return Measurement(y, self.geometry, meta={"source": str(self.path), "item": index, "name": self._name,
-                                                   "units": units.decode() if isinstance(units, bytes) else str(units)})
+        return Measurement(
+            y,
+            self.geometry,
+            meta={
+                "source": str(self.path),
+                "item": index,
+                "name": self._name,
+                "units": units.decode() if isinstance(units, bytes) else str(units),
+            },
+        )
 
 
 def _choose(path: Any, file: Any, name: str | None) -> str:
@@ -67,8 +80,10 @@ def _choose(path: Any, file: Any, name: str | None) -> str:
     root = [key for key, node in list(file.items()) if is_array(node)]
     if name is not None:
         if name not in file or not is_array(file[name]):
-            raise InputError(f"{path}: no array {name!r} of numbers with two or more axes; there is {', '.join(root) or 'none'} at "
-                             "the root")
+            raise InputError(
+                f"{path}: no array {name!r} of numbers with two or more axes; there is {', '.join(root) or 'none'} at "
+                "the root"
+            )
         return name
     for known in _NAMES:
         if known in root:
@@ -84,5 +99,7 @@ def _choose(path: Any, file: Any, name: str | None) -> str:
         return str(node.name)
     if len(root) == 1:
         return root[0]
-    raise InputError(f"{path}: {'several arrays' if root else 'no array'} of numbers with two or more axes at the root "
-                     f"({', '.join(root or list(file)[:8]) or 'nothing'}); say which with name=")
+    raise InputError(
+        f"{path}: {'several arrays' if root else 'no array'} of numbers with two or more axes at the root "
+        f"({', '.join(root or list(file)[:8]) or 'nothing'}); say which with name="
+    )

@@ -35,14 +35,16 @@ def open_hdf5(path: Path) -> Any:
 
 
 def _check(path: Path, content: mmap.mmap, start: int) -> None:
-    length = int.from_bytes(content[start + 8:start + 16], "little")
+    length = int.from_bytes(content[start + 8 : start + 16], "little")
     end, place = start + length, start + _HEAD
     while place + _HEAD <= min(end, len(content)):
-        index = int.from_bytes(content[place:place + 2], "little")
-        size = int.from_bytes(content[place + 8:place + 16], "little")
+        index = int.from_bytes(content[place : place + 2], "little")
+        size = int.from_bytes(content[place + 8 : place + 16], "little")
         # What is free (index 0) counts its own head, an entry does not and fills whole eights.
         step = size if index == 0 else _HEAD + (size + 7) // 8 * 8
         if step < _HEAD or place + step > end:
-            raise InputError(f"{path}: damaged, the collection of strings at byte {start:,} has an entry of {size:,} bytes that does "
-                             "not fit; fetch or export it again")
+            raise InputError(
+                f"{path}: damaged, the collection of strings at byte {start:,} has an entry of {size:,} bytes that does "
+                "not fit; fetch or export it again"
+            )
         place += step

@@ -23,8 +23,14 @@ from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 IMAGE_SHAPE = (512, 512)
-_PARAMETERS = ("angles", "distanceSourceOrigin", "distanceSourceDetector", "pixelSizePost",
-               "numDetectorsPost", "effectivePixelSizePost")
+_PARAMETERS = (
+    "angles",
+    "distanceSourceOrigin",
+    "distanceSourceDetector",
+    "pixelSizePost",
+    "numDetectorsPost",
+    "effectivePixelSizePost",
+)
 
 
 class HTC2022:
@@ -52,25 +58,36 @@ class HTC2022:
         variables = _load(self.path)
         data = [v for k, v in variables.items() if k.startswith("CtData")]
         if len(data) != 1 or not hasattr(data[0], "sinogram") or not hasattr(data[0], "parameters"):
-            raise InputError(f"{self.path}: no struct CtDataFull or CtDataLimited with a sinogram and "
-                             f"parameters (found {', '.join(sorted(variables)) or 'nothing'}); give a "
-                             "sinogram of HTC2022")
+            raise InputError(
+                f"{self.path}: no struct CtDataFull or CtDataLimited with a sinogram and "
+                f"parameters (found {', '.join(sorted(variables)) or 'nothing'}); give a "
+                "sinogram of HTC2022"
+            )
         parameters = data[0].parameters
         with decoding(self.path, "HTC2022"):
             geometry = self.geometry or _geometry(self.path, parameters)
         sinogram = np.atleast_2d(data[0].sinogram)
         if sinogram.dtype == object or not np.issubdtype(sinogram.dtype, np.number):
-            raise InputError(f"{self.path}: the sinogram is not an array of numbers; fetch the file again")
+            raise InputError(
+                f"{self.path}: the sinogram is not an array of numbers; fetch the file again"
+            )
         reference = _beside(self.path, "_recon_fbp.mat", "reconFullFbp")
         segmentation = _beside(self.path, "_recon_fbp_seg.mat", "reconFullFbpSeg")
         return Measurement(
             y=as_tensor(sinogram)[None, None],
             geometry=geometry,
-            reference=None if reference is None else as_tensor(reference / geometry.pixel_size)[None, None],
+            reference=None
+            if reference is None
+            else as_tensor(reference / geometry.pixel_size)[None, None],
             segmentation=None if segmentation is None else _labels(segmentation),
-            meta={"source": str(self.path), "units": "1 (line integral of the attenuation)",
-                  "image_units": "1/mm", "date": str(getattr(parameters, "date", "")),
-                  "scanner": str(getattr(parameters, "scanner", ""))})
+            meta={
+                "source": str(self.path),
+                "units": "1 (line integral of the attenuation)",
+                "image_units": "1/mm",
+                "date": str(getattr(parameters, "date", "")),
+                "scanner": str(getattr(parameters, "scanner", "")),
+            },
+        )
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -79,7 +96,9 @@ def _load(path: Path) -> dict[str, Any]:
 
     require_file(path)
     if sniff(path) == "mat7.3":
-        raise InputError(f"{path}: a MATLAB 7.3 file; HTC2022 is published in version 5, save it with -v7")
+        raise InputError(
+            f"{path}: a MATLAB 7.3 file; HTC2022 is published in version 5, save it with -v7"
+        )
     with decoding(path, "MATLAB"):
         variables = loadmat(path, squeeze_me=True, struct_as_record=False)
     return {k: v for k, v in variables.items() if not k.startswith("__")}
@@ -88,17 +107,23 @@ def _load(path: Path) -> dict[str, Any]:
 def _geometry(path: Path, parameters: Any) -> Geometry:
     missing = [name for name in _PARAMETERS if not hasattr(parameters, name)]
     if missing:
-        raise InputError(f"{path}: parameters lacks {', '.join(missing)}; fetch the file again or pass a "
-                         "geometry")
+        raise InputError(
+            f"{path}: parameters lacks {', '.join(missing)}; fetch the file again or pass a "
+            "geometry"
+        )
     unit = str(getattr(parameters, "distanceUnit", "mm"))
     if unit != "mm":
         raise InputError(f"{path}: distances are in {unit!r}, expected mm; pass a geometry")
     return Geometry(
-        kind="fan", angles=tuple(math.radians(float(a)) for a in np.atleast_1d(parameters.angles)),
-        num_detectors=int(parameters.numDetectorsPost), image_shape=IMAGE_SHAPE,
-        pixel_size=float(parameters.effectivePixelSizePost), detector_spacing=float(parameters.pixelSizePost),
+        kind="fan",
+        angles=tuple(math.radians(float(a)) for a in np.atleast_1d(parameters.angles)),
+        num_detectors=int(parameters.numDetectorsPost),
+        image_shape=IMAGE_SHAPE,
+        pixel_size=float(parameters.effectivePixelSizePost),
+        detector_spacing=float(parameters.pixelSizePost),
         source_origin=float(parameters.distanceSourceOrigin),
-        source_detector=float(parameters.distanceSourceDetector))
+        source_detector=float(parameters.distanceSourceDetector),
+    )
 
 
 def _beside(path: Path, suffix: str, variable: str) -> np.ndarray | None:
@@ -109,7 +134,9 @@ def _beside(path: Path, suffix: str, variable: str) -> np.ndarray | None:
         if candidate.is_file():
             variables = _load(candidate)
             if variable not in variables:
-                raise InputError(f"{candidate}: no variable {variable}; move the file away or fetch it again")
+                raise InputError(
+                    f"{candidate}: no variable {variable}; move the file away or fetch it again"
+                )
             return np.asarray(variables[variable])
     return None
 

@@ -49,9 +49,16 @@ class LidarFolder(SweepFiles):
             sweeps; when a sweep is read, for its file, for its time that is out of order, and for another format than the others'.
     """
 
-    def __init__(self, path: str | os.PathLike[str], poses: str | os.PathLike[str] | None = None,
-                 calibration: str | os.PathLike[str] | None = None, times: str | os.PathLike[str] | None = None, rate: float = 10.0,
-                 columns: int | Sequence[str] | None = None, deskewed: bool | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        poses: str | os.PathLike[str] | None = None,
+        calibration: str | os.PathLike[str] | None = None,
+        times: str | os.PathLike[str] | None = None,
+        rate: float = 10.0,
+        columns: int | Sequence[str] | None = None,
+        deskewed: bool | None = None,
+    ) -> None:
         folder = require_folder(path, "sweeps")
         super().__init__(sweep_files_of(folder))
         self.suffix = _usual(self.files)
@@ -62,12 +69,16 @@ class LidarFolder(SweepFiles):
         self.poses = numbered_poses(self.pose_file, calibration, self.files, by_name=False)
         self.times, self.time_file = self._times(folder, times, rate)
 
-    def _times(self, folder: Path, times: str | os.PathLike[str] | None, rate: float) -> tuple[np.ndarray, str | os.PathLike[str] | None]:
+    def _times(
+        self, folder: Path, times: str | os.PathLike[str] | None, rate: float
+    ) -> tuple[np.ndarray, str | os.PathLike[str] | None]:
         file = times if times is not None else _beside(folder, _TIMES)
         if file is not None:
             found = read_times(file)
             if len(found) != len(self):
-                raise InputError(f"{file}: {len(found)} times for {len(self)} sweeps in {folder}; give one a sweep")
+                raise InputError(
+                    f"{file}: {len(found)} times for {len(self)} sweeps in {folder}; give one a sweep"
+                )
             return found, file
         if self.poses is not None and self.pose_file not in (None, WITHOUT_POSES):
             assert self.pose_file is not None
@@ -79,11 +90,22 @@ class LidarFolder(SweepFiles):
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
         if file.suffix.lower() != self.suffix:
-            raise InputError(f"{file}: the other sweeps of the folder are {self.suffix} files, and this is none; write it as they are")
+            raise InputError(
+                f"{file}: the other sweeps of the folder are {self.suffix} files, and this is none; write it as they are"
+            )
         time = time_at(self.times, index, file, self.time_file)
         read = read_points(file, self.columns)
-        return Sweep(read.points, time, read.time, read.intensity, read.ring,
-                     pose_at(self.poses, index, file, self.pose_file), self.deskewed, source=str(file), meta={"reader": "lidar-folder"})
+        return Sweep(
+            read.points,
+            time,
+            read.time,
+            read.intensity,
+            read.ring,
+            pose_at(self.poses, index, file, self.pose_file),
+            self.deskewed,
+            source=str(file),
+            meta={"reader": "lidar-folder"},
+        )
 
 
 def sweep_files_of(folder: Path) -> list[Path]:
@@ -91,18 +113,32 @@ def sweep_files_of(folder: Path) -> list[Path]:
 
     A file of another format that is named as the sweeps are takes the place of one, and is refused when that is read.
     """
-    files = [file for file in files_in_order(folder, SUFFIXES, "sweeps") if file.name not in (*_POSES, *_TIMES)]
+    files = [
+        file
+        for file in files_in_order(folder, SUFFIXES, "sweeps")
+        if file.name not in (*_POSES, *_TIMES)
+    ]
     kinds = collections.Counter(file.suffix.lower() for file in files)
     usual = _usual(files) if files else ""
     words = {_word(file) for file in files if file.suffix.lower() == usual}
-    if len(kinds) > 1 and (2 * kinds[usual] <= len(files) or any(_word(file) not in words for file in files)):
-        first = {kind: next(file.name for file in files if file.suffix.lower() == kind) for kind in kinds}
+    if len(kinds) > 1 and (
+        2 * kinds[usual] <= len(files) or any(_word(file) not in words for file in files)
+    ):
+        first = {
+            kind: next(file.name for file in files if file.suffix.lower() == kind) for kind in kinds
+        }
         listed = ", ".join(f"{count} {kind} ({first[kind]})" for kind, count in kinds.items())
-        raise InputError(f"{folder}: the folder holds point files of several formats, {listed}; keep the sweeps of one sequence in one")
+        raise InputError(
+            f"{folder}: the folder holds point files of several formats, {listed}; keep the sweeps of one sequence in one"
+        )
     if not files:
-        raise InputError(f"{folder}: the folder holds no sweeps, only poses or times; give the folder of the sweeps")
+        raise InputError(
+            f"{folder}: the folder holds no sweeps, only poses or times; give the folder of the sweeps"
+        )
     if len({file.stem for file in files}) < len(files):
-        raise InputError(f"{folder}: two sweeps have one name but for its suffix; rename one, or leave it out")
+        raise InputError(
+            f"{folder}: two sweeps have one name but for its suffix; rename one, or leave it out"
+        )
     return files
 
 

@@ -52,30 +52,66 @@ class KittiOdometry(SweepFiles):
             number; when a sweep is read, for its file, and its time that is out of order.
     """
 
-    def __init__(self, path: str | os.PathLike[str], poses: str | os.PathLike[str] | None = None,
-                 calibration: str | os.PathLike[str] | None = None, times: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        poses: str | os.PathLike[str] | None = None,
+        calibration: str | os.PathLike[str] | None = None,
+        times: str | os.PathLike[str] | None = None,
+    ) -> None:
         folder = require_folder(path, "a KITTI odometry sequence")
         scans = folder / "velodyne"
-        super().__init__(sorted(files_in_order(scans if scans.is_dir() else folder, (".bin",), "a KITTI odometry sequence"), key=number_of))
-        laid_out = (folder.parent.parent / "poses" / f"{folder.name}.txt", folder / "poses.txt") if scans.is_dir() else ()
-        self.pose_file = poses if poses is not None else next((file for file in laid_out if file.is_file()), None)
+        super().__init__(
+            sorted(
+                files_in_order(
+                    scans if scans.is_dir() else folder, (".bin",), "a KITTI odometry sequence"
+                ),
+                key=number_of,
+            )
+        )
+        laid_out = (
+            (folder.parent.parent / "poses" / f"{folder.name}.txt", folder / "poses.txt")
+            if scans.is_dir()
+            else ()
+        )
+        self.pose_file = (
+            poses
+            if poses is not None
+            else next((file for file in laid_out if file.is_file()), None)
+        )
         if calibration is None and (folder / "calib.txt").is_file():
             calibration = folder / "calib.txt"
         if self.pose_file not in (None, WITHOUT_POSES) and calibration is None:
-            raise InputError(f"{self.pose_file}: these are poses of a camera, and {folder} holds no calib.txt with the lidar's place; give "
-                             "calibration=, or poses='none'")
+            raise InputError(
+                f"{self.pose_file}: these are poses of a camera, and {folder} holds no calib.txt with the lidar's place; give "
+                "calibration=, or poses='none'"
+            )
         self.poses = numbered_poses(self.pose_file, calibration, self.files, by_name=True)
-        file = times if times is not None else (folder / "times.txt" if (folder / "times.txt").is_file() else None)
+        file = (
+            times
+            if times is not None
+            else (folder / "times.txt" if (folder / "times.txt").is_file() else None)
+        )
         self.time_file = file
-        self.times = _times_by_name(file, self.files) if file is not None else at_rate(number_of(self.files[-1]) + 1, 10.0)[
-            [number_of(f) for f in self.files]]
+        self.times = (
+            _times_by_name(file, self.files)
+            if file is not None
+            else at_rate(number_of(self.files[-1]) + 1, 10.0)[[number_of(f) for f in self.files]]
+        )
 
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
         read = read_points(file, 4)
         time = time_at(self.times, index, file, self.time_file)
-        return Sweep(read.points, time, intensity=read.intensity, deskewed=True, source=str(file),
-                     pose=pose_at(self.poses, index, file, self.pose_file), meta={"reader": "kitti-odometry"})
+        return Sweep(
+            read.points,
+            time,
+            intensity=read.intensity,
+            deskewed=True,
+            source=str(file),
+            pose=pose_at(self.poses, index, file, self.pose_file),
+            meta={"reader": "kitti-odometry"},
+        )
 
 
 class KittiRaw(SweepFiles):
@@ -96,47 +132,83 @@ class KittiRaw(SweepFiles):
             number; when a sweep is read, for its file, its time that is out of order, and its packet that is missing or damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str], poses: str | os.PathLike[str] | None = None,
-                 calibration: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        poses: str | os.PathLike[str] | None = None,
+        calibration: str | os.PathLike[str] | None = None,
+    ) -> None:
         folder = require_folder(path, "a KITTI raw drive")
         scans = folder / "velodyne_points" / "data"
-        super().__init__(sorted(files_in_order(scans if scans.is_dir() else folder, (".bin",), "a KITTI raw drive"), key=number_of))
+        super().__init__(
+            sorted(
+                files_in_order(scans if scans.is_dir() else folder, (".bin",), "a KITTI raw drive"),
+                key=number_of,
+            )
+        )
         self.time_file = stamps = folder / "velodyne_points" / "timestamps.txt"
-        self.times = _times_by_name(stamps, self.files) if stamps.is_file() else at_rate(number_of(self.files[-1]) + 1, 10.0)[
-            [number_of(f) for f in self.files]]
+        self.times = (
+            _times_by_name(stamps, self.files)
+            if stamps.is_file()
+            else at_rate(number_of(self.files[-1]) + 1, 10.0)[[number_of(f) for f in self.files]]
+        )
         self.pose_file, self.poses, self.packets = poses, None, None
         if poses is not None and poses != WITHOUT_POSES:
             if calibration is None:
-                raise InputError(f"{poses}: these are poses of a camera; give calibration= with the lidar's place (Tr)")
+                raise InputError(
+                    f"{poses}: these are poses of a camera; give calibration= with the lidar's place (Tr)"
+                )
             self.poses = numbered_poses(poses, calibration, self.files, by_name=True)
         elif poses is None and (folder / "oxts" / "data").is_dir():
             here = folder / "calib_imu_to_velo.txt"
-            file = Path(calibration) if calibration is not None else here if here.is_file() else folder.parent / here.name
+            file = (
+                Path(calibration)
+                if calibration is not None
+                else here
+                if here.is_file()
+                else folder.parent / here.name
+            )
             if not file.is_file():
-                raise InputError(f"{file}: missing, and without it the poses of {folder / 'oxts'} are not the lidar's; fetch the "
-                                 "calibration of the day, or say poses='none'")
+                raise InputError(
+                    f"{file}: missing, and without it the poses of {folder / 'oxts'} are not the lidar's; fetch the "
+                    "calibration of the day, or say poses='none'"
+                )
             self.packets = folder / "oxts" / "data"
             self.unit_to_lidar = read_calibration(file, ("Tr_imu_to_velo",))
-            self.origin = read_packet(files_in_order(self.packets, (".txt",), "packets of the unit")[0])
+            self.origin = read_packet(
+                files_in_order(self.packets, (".txt",), "packets of the unit")[0]
+            )
 
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
         read = read_points(file, 4)
         pose = pose_at(self.poses, index, file, self.pose_file)
         if self.packets is not None:
-            unit = unit_pose(read_packet(self.packets / f"{file.stem}.txt"), math.cos(math.radians(self.origin[0])))
+            unit = unit_pose(
+                read_packet(self.packets / f"{file.stem}.txt"),
+                math.cos(math.radians(self.origin[0])),
+            )
             first = unit_pose(self.origin, math.cos(math.radians(self.origin[0])))
             pose = inverse(first) @ unit @ inverse(self.unit_to_lidar)
         time = time_at(self.times, index, file, self.time_file)
-        return Sweep(read.points, time, intensity=read.intensity, deskewed=False, source=str(file), pose=pose,
-                     meta={"reader": "kitti-raw"})
+        return Sweep(
+            read.points,
+            time,
+            intensity=read.intensity,
+            deskewed=False,
+            source=str(file),
+            pose=pose,
+            meta={"reader": "kitti-raw"},
+        )
 
 
 def read_packet(path: Path) -> list[float]:
     """The numbers of one packet of the GPS and inertial unit, 30 on one line."""
     numbers = read_numbers(require_file(path))
     if len(numbers) != _OXTS or not np.isfinite(numbers[:6]).all():
-        raise InputError(f"{path}: {len(numbers)} numbers; a packet of the unit has {_OXTS}, the first six finite")
+        raise InputError(
+            f"{path}: {len(numbers)} numbers; a packet of the unit has {_OXTS}, the first six finite"
+        )
     return numbers
 
 
@@ -151,7 +223,10 @@ def unit_pose(packet: Sequence[float], scale: float) -> Tensor:
         raise InputError(f"the latitude {latitude} has no place on the map")
     north = math.log(math.tan(math.pi / 4 + math.radians(latitude) / 2))
     position = [scale * _EARTH * math.radians(longitude), scale * _EARTH * north, altitude]
-    return rigid(_about(2, yaw) @ _about(1, pitch) @ _about(0, roll), torch.tensor(position, dtype=torch.float64))
+    return rigid(
+        _about(2, yaw) @ _about(1, pitch) @ _about(0, roll),
+        torch.tensor(position, dtype=torch.float64),
+    )
 
 
 def _about(axis: int, angle: float) -> Tensor:
@@ -167,6 +242,8 @@ def _times_by_name(path: str | os.PathLike[str], files: Sequence[Path]) -> np.nd
     times = read_times(path)
     numbers = [number_of(file) for file in files]
     if max(numbers) >= len(times):
-        raise InputError(f"{path}: {len(times)} times, but the sweep {files[-1].name} needs that of number {max(numbers)} (from 0); give "
-                         "the times of this sequence")
+        raise InputError(
+            f"{path}: {len(times)} times, but the sweep {files[-1].name} needs that of number {max(numbers)} (from 0); give "
+            "the times of this sequence"
+        )
     return times[numbers]

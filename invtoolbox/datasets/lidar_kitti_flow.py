@@ -18,7 +18,11 @@ from invtoolbox.errors import InputError
 from invtoolbox.scenes.sweep import FlowLabels, Sweep
 
 #: Names under which archives hold the first cloud, the second, and the flow.
-FIRST, SECOND, FLOW = ("pc1", "pos1", "pc0"), ("pc2", "pos2", "pc1"), ("flow", "gt", "gt_flow", "sf", "gt_flow_0_1")
+FIRST, SECOND, FLOW = (
+    ("pc1", "pos1", "pc0"),
+    ("pc2", "pos2", "pc1"),
+    ("flow", "gt", "gt_flow", "sf", "gt_flow_0_1"),
+)
 
 
 class KittiSceneFlow:
@@ -36,9 +40,15 @@ class KittiSceneFlow:
             of other shapes.
     """
 
-    def __init__(self, path: str | os.PathLike[str], frame: Literal["camera", "lidar"] = "camera") -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], frame: Literal["camera", "lidar"] = "camera"
+    ) -> None:
         path = Path(path).expanduser()
-        self.files = [require_file(path)] if path.is_file() else files_in_order(require_folder(path, "pairs"), (".npz",), "pairs")
+        self.files = (
+            [require_file(path)]
+            if path.is_file()
+            else files_in_order(require_folder(path, "pairs"), (".npz",), "pairs")
+        )
         if frame not in ("camera", "lidar"):
             raise InputError(f"frame must be 'camera' or 'lidar', got {frame!r}")
         self.frame = frame
@@ -57,16 +67,24 @@ class KittiSceneFlow:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{file}: not a .npz archive; save the pair again")
             names = _names(file, archive.files)
-            first, second, flow = (self._turned(file, name, member(file, archive, name)) for name in names)
+            first, second, flow = (
+                self._turned(file, name, member(file, archive, name)) for name in names
+            )
         if len(flow) != len(first):
-            raise InputError(f"{file}: {len(flow):,} flows for {len(first):,} points of {names[0]}; save one a point")
+            raise InputError(
+                f"{file}: {len(flow):,} flows for {len(first):,} points of {names[0]}; save one a point"
+            )
         for cloud in (first, second):
             require_measurements(file, cloud)
         unknown = torch.full((len(first),), -1, dtype=torch.int64)
-        labels = FlowLabels(flow, flow.isfinite().all(1), torch.zeros(len(first), dtype=torch.bool), unknown, ())
+        labels = FlowLabels(
+            flow, flow.isfinite().all(1), torch.zeros(len(first), dtype=torch.bool), unknown, ()
+        )
         meta = {"reader": "kitti-scene-flow", "frame": self.frame}
-        return (Sweep(first, 0.0, labels=labels, source=f"{file} ({names[0]})", meta=meta),
-                Sweep(second, 0.1, source=f"{file} ({names[1]})", meta=meta))
+        return (
+            Sweep(first, 0.0, labels=labels, source=f"{file} ({names[0]})", meta=meta),
+            Sweep(second, 0.1, source=f"{file} ({names[1]})", meta=meta),
+        )
 
     def _turned(self, file: Path, name: str, array: np.ndarray) -> torch.Tensor:
         if array.ndim != 2 or array.shape[1] != 3:
@@ -83,6 +101,8 @@ def _names(file: Path, there: Sequence[str]) -> tuple[str, str, str]:
         first, second = "pc0", "pc1"
     flow = next((name for name in FLOW if name in there), None)
     if first is None or second is None or flow is None:
-        raise InputError(f"{file}: a pair needs two clouds ({', '.join(FIRST[:2])}; {', '.join(SECOND[:2])}) and the flow "
-                         f"({', '.join(FLOW[:3])}); there is {', '.join(there) or 'nothing'}")
+        raise InputError(
+            f"{file}: a pair needs two clouds ({', '.join(FIRST[:2])}; {', '.join(SECOND[:2])}) and the flow "
+            f"({', '.join(FLOW[:3])}); there is {', '.join(there) or 'nothing'}"
+        )
     return first, second, flow

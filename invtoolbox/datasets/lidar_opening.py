@@ -40,9 +40,17 @@ SWEEP_READERS: dict[str, Callable[..., Any]] = {
 SWEEP_PATHS = ("poses", "calibration", "times")
 
 
-def open_sweeps(path: str | os.PathLike[str], reader: str | None = None, poses: str | os.PathLike[str] | None = None,
-                calibration: str | os.PathLike[str] | None = None, times: str | os.PathLike[str] | None = None, rate: float | None = None,
-                columns: int | Sequence[str] | None = None, labels: str | None = None, scene: str | None = None) -> Sweeps:
+def open_sweeps(
+    path: str | os.PathLike[str],
+    reader: str | None = None,
+    poses: str | os.PathLike[str] | None = None,
+    calibration: str | os.PathLike[str] | None = None,
+    times: str | os.PathLike[str] | None = None,
+    rate: float | None = None,
+    columns: int | Sequence[str] | None = None,
+    labels: str | None = None,
+    scene: str | None = None,
+) -> Sweeps:
     """Open a sequence of lidar sweeps, which are read one at a time when they are asked for.
 
     Args:
@@ -69,21 +77,37 @@ def open_sweeps(path: str | os.PathLike[str], reader: str | None = None, poses: 
     if reader is None:
         reader = reader_of_folder(require_folder(path, "a lidar sequence"))
         if reader is None:
-            raise InputError(f"{path}: the folder is no lidar sequence that is known ({', '.join(SWEEP_READERS)}); give the folder of the "
-                             "sweeps, or say reader=")
+            raise InputError(
+                f"{path}: the folder is no lidar sequence that is known ({', '.join(SWEEP_READERS)}); give the folder of the "
+                "sweeps, or say reader="
+            )
     make = sweep_reader(reader)
-    given = {"poses": poses, "calibration": calibration, "times": times, "rate": rate, "columns": columns, "labels": labels, "scene": scene}
+    given = {
+        "poses": poses,
+        "calibration": calibration,
+        "times": times,
+        "rate": rate,
+        "columns": columns,
+        "labels": labels,
+        "scene": scene,
+    }
     given = {name: value for name, value in given.items() if value is not None}
     taken = list(inspect.signature(make).parameters)
     for name in given:
         if name not in taken:
-            raise InputError(f"the reader {reader!r} has no setting {name!r}; it has {', '.join(taken[1:]) or 'none'}")
+            raise InputError(
+                f"the reader {reader!r} has no setting {name!r}; it has {', '.join(taken[1:]) or 'none'}"
+            )
     opened = make(path, **given)
     if hasattr(opened, "pair"):
-        raise InputError(f"{path}: these are pairs, each by itself, and no sequence; read pair(k) of "
-                         f"it.datasets.open(path, reader={reader!r})")
+        raise InputError(
+            f"{path}: these are pairs, each by itself, and no sequence; read pair(k) of "
+            f"it.datasets.open(path, reader={reader!r})"
+        )
     if not (hasattr(opened, "names") and hasattr(opened, "__len__")):
-        raise InputError(f"{path}: the reader {reader!r} reads no lidar sweeps; known are {', '.join(SWEEP_READERS)}")
+        raise InputError(
+            f"{path}: the reader {reader!r} reads no lidar sweeps; known are {', '.join(SWEEP_READERS)}"
+        )
     sweeps: Sweeps = opened
     return sweeps
 
@@ -101,17 +125,25 @@ def sweep_reader(name: str) -> Callable[..., Any]:
 
 def reader_of_folder(folder: Path) -> str | None:
     """The reader that the names in a folder ask for, or None where they show no lidar data."""
-    if (folder / "sensors" / "lidar").is_dir() or any((log / "sensors" / "lidar").is_dir() for log in folder.iterdir() if log.is_dir()):
+    if (folder / "sensors" / "lidar").is_dir() or any(
+        (log / "sensors" / "lidar").is_dir() for log in folder.iterdir() if log.is_dir()
+    ):
         return "argoverse2"
     if (folder / "velodyne_points").is_dir():
         return "kitti-raw"
     if (folder / "velodyne").is_dir():
         return "kitti-odometry"
-    if any((tables / "sample_data.json").is_file() for tables in folder.iterdir() if tables.is_dir()):
+    if any(
+        (tables / "sample_data.json").is_file() for tables in folder.iterdir() if tables.is_dir()
+    ):
         return "nuscenes"
     if (folder / "lidar").is_dir() and any((folder / "lidar").glob("*.parquet")):
         return "waymo"
-    suffixes = {file.suffix.lower() for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")}
+    suffixes = {
+        file.suffix.lower()
+        for file in folder.iterdir()
+        if file.is_file() and not file.name.startswith(".")
+    }
     if ".npz" in suffixes and not suffixes & {".bin", ".pcd", ".ply"}:
         return _reader_of_archives(folder)
     return "lidar-folder" if suffixes & set(SUFFIXES) else None
@@ -128,5 +160,3 @@ def _reader_of_archives(folder: Path) -> str:
             return "kitti-scene-flow"
         return "ouster" if {"xyz", "t_ns"} <= names else "lidar-folder"
     return "lidar-folder"
-
-

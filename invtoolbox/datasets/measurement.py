@@ -43,13 +43,17 @@ class Measurement:
         object.__setattr__(self, "meta", MappingProxyType(dict(self.meta)))
         source = self.meta.get("source", "measurement")
         if self.y.ndim < 3 or self.y.shape[0] != 1:
-            raise InputError(f"{source}: y has shape {tuple(self.y.shape)}; expected (1, channel, *space)")
+            raise InputError(
+                f"{source}: y has shape {tuple(self.y.shape)}; expected (1, channel, *space)"
+            )
         finite = torch.isfinite(self.y)
         if not finite.all():
             bad = torch.nonzero(~finite)
-            raise InputError(f"{source}: {len(bad)} of {self.y.numel()} values are NaN or infinite, the "
-                             f"first at index {tuple(bad[0].tolist())} of (1, channel, *space); repair or "
-                             "mask them")
+            raise InputError(
+                f"{source}: {len(bad)} of {self.y.numel()} values are NaN or infinite, the "
+                f"first at index {tuple(bad[0].tolist())} of (1, channel, *space); repair or "
+                "mask them"
+            )
         if self.geometry is not None:
             self.geometry.check_measured(tuple(self.y.shape), str(source))
 

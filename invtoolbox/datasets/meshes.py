@@ -48,7 +48,9 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
     kind = file.suffix.lower()
     colors = None
     if frame != 0 and kind != ".npz":
-        raise InputError(f"{file} holds one mesh, and frame {frame} is asked for; a mesh that moves is an .npz")
+        raise InputError(
+            f"{file} holds one mesh, and frame {frame} is asked for; a mesh that moves is an .npz"
+        )
     if kind == ".npz":
         vertices, faces = _read_npz(file, frame)
     elif kind == ".off":
@@ -58,7 +60,9 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
     elif kind in _THROUGH_TRIMESH:
         vertices, faces, colors = _read_through_trimesh(file)
     else:
-        raise InputError(f"{file} is no format of meshes that is known: .obj, .off, .npz, {', '.join(_THROUGH_TRIMESH)}")
+        raise InputError(
+            f"{file} is no format of meshes that is known: .obj, .off, .npz, {', '.join(_THROUGH_TRIMESH)}"
+        )
     if not len(faces):
         raise InputError(f"{file} holds no faces")
     return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)), colors)
@@ -79,17 +83,29 @@ def write_mesh(path: str | Path, mesh: Any) -> None:
     vertices, faces = mesh.vertices.detach().double().cpu().numpy(), mesh.faces.cpu().numpy()
     kind = file.suffix.lower()
     if kind not in (".obj", ".off", *_THROUGH_TRIMESH):
-        raise InputError(f"{file} is no format of meshes that is known: .obj, .off, {', '.join(_THROUGH_TRIMESH)}")
+        raise InputError(
+            f"{file} is no format of meshes that is known: .obj, .off, {', '.join(_THROUGH_TRIMESH)}"
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     if kind in _THROUGH_TRIMESH:
         mesh.to_trimesh().export(file)
         return
     if kind == ".obj":
-        rows = vertices if mesh.colors is None else np.concatenate([vertices, mesh.colors.detach().double().cpu().numpy()], 1)
-        lines = ["v " + " ".join(f"{value:.17g}" for value in row) for row in rows] + [f"f {a} {b} {c}" for a, b, c in faces + 1]
+        rows = (
+            vertices
+            if mesh.colors is None
+            else np.concatenate([vertices, mesh.colors.detach().double().cpu().numpy()], 1)
+        )
+        lines = ["v " + " ".join(f"{value:.17g}" for value in row) for row in rows] + [
+            f"f {a} {b} {c}" for a, b, c in faces + 1
+        ]
     else:
-        lines = ["OFF", f"{len(vertices)} {len(faces)} 0", *(f"{x:.17g} {y:.17g} {z:.17g}" for x, y, z in vertices),
-                 *(f"3 {a} {b} {c}" for a, b, c in faces)]
+        lines = [
+            "OFF",
+            f"{len(vertices)} {len(faces)} 0",
+            *(f"{x:.17g} {y:.17g} {z:.17g}" for x, y, z in vertices),
+            *(f"3 {a} {b} {c}" for a, b, c in faces),
+        ]
     file.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
@@ -109,14 +125,19 @@ def trimesh() -> Any:
     try:
         import trimesh as package
     except ImportError as error:
-        raise MissingDependency(f"this needs trimesh; install it with {how_to_get('3d')}") from error
+        raise MissingDependency(
+            f"this needs trimesh; install it with {how_to_get('3d')}"
+        ) from error
     return package
 
 
 def _read_npz(file: Path, frame: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            vertices, faces = np.asarray(arrays["vertices"], dtype=np.float64), np.asarray(arrays["faces"], dtype=np.int64)
+            vertices, faces = (
+                np.asarray(arrays["vertices"], dtype=np.float64),
+                np.asarray(arrays["faces"], dtype=np.int64),
+            )
     except (KeyError, ValueError, OSError) as error:
         raise InputError(f"{file} is no .npz with arrays vertices and faces: {error}") from error
     frames = vertices[None] if vertices.ndim == 2 else vertices
@@ -126,7 +147,10 @@ def _read_npz(file: Path, frame: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    lines = [line.split("#")[0].split() for line in file.read_text(encoding="ascii", errors="replace").splitlines()]
+    lines = [
+        line.split("#")[0].split()
+        for line in file.read_text(encoding="ascii", errors="replace").splitlines()
+    ]
     lines = [words for words in lines if words]
     try:
         if lines[0][0] not in ("OFF", "COFF", "NOFF"):
@@ -135,9 +159,13 @@ def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:
         body = lines[1:] if lines[0][1:] else lines[2:]
         n, f = int(start[0]), int(start[1])
         if len(body) < n + f:
-            raise InputError(f"{file} says that it has {n} vertices and {f} faces, and has {len(body)} lines of them")
+            raise InputError(
+                f"{file} says that it has {n} vertices and {f} faces, and has {len(body)} lines of them"
+            )
         vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
-        return vertices, _triangles([[int(k) for k in words[1:1 + int(words[0])]] for words in body[n:n + f]])
+        return vertices, _triangles(
+            [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
+        )
     except (IndexError, ValueError) as error:
         raise InputError(f"{file} cannot be read as OFF: {error}") from error
 
@@ -146,12 +174,17 @@ def _read_through_trimesh(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Ten
     package = trimesh()
     try:
         found = package.load(file, process=False, force="mesh")
-        vertices, faces = np.asarray(found.vertices, dtype=np.float64), np.asarray(found.faces, dtype=np.int64)
+        vertices, faces = (
+            np.asarray(found.vertices, dtype=np.float64),
+            np.asarray(found.faces, dtype=np.int64),
+        )
         colors = None
         if getattr(found.visual, "kind", None) == "vertex" and len(vertices):
             colors = torch.from_numpy(np.array(found.visual.vertex_colors[:, :3])).float() / 255
     except Exception as error:  # what a damaged file raises depends on its format
-        raise InputError(f"{file} cannot be read as {file.suffix[1:].upper()}: {' '.join(str(error).split())[:120]}") from error
+        raise InputError(
+            f"{file} cannot be read as {file.suffix[1:].upper()}: {' '.join(str(error).split())[:120]}"
+        ) from error
     return vertices, faces, colors
 
 
@@ -159,7 +192,9 @@ def _read_obj(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
     vertices: list[list[float]] = []
     colors: list[list[float]] = []
     polygons: list[list[int]] = []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(
+        file.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
         words = line.split()
         try:
             if words[:1] == ["v"]:

@@ -38,31 +38,54 @@ class NXtomo(DetectorRows):
 
     format_name = "NeXus"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, center: float | None = None,
-                 pixel_size: float | None = None, entry: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        center: float | None = None,
+        pixel_size: float | None = None,
+        entry: str | None = None,
+    ) -> None:
         self.path = require_file(path)
         with decoding(self.path, "NeXus"), open_hdf5(self.path) as file:
             found = entries(file)
             if entry is None and len(found) != 1:
-                raise InputError(f"{self.path}: no entry with instrument/detector/data and image_key, as NXtomo has them"
-                                 if not found else f"{self.path}: several entries ({', '.join(found)}); name one with entry=")
+                raise InputError(
+                    f"{self.path}: no entry with instrument/detector/data and image_key, as NXtomo has them"
+                    if not found
+                    else f"{self.path}: several entries ({', '.join(found)}); name one with entry="
+                )
             self._entry = found[0] if entry is None else entry
             if self._entry not in found:
-                raise InputError(f"{self.path}: no NXtomo entry {entry!r}; there is {', '.join(found) or 'none'}")
+                raise InputError(
+                    f"{self.path}: no NXtomo entry {entry!r}; there is {', '.join(found) or 'none'}"
+                )
             group = file[self._entry]
             detector = group["instrument/detector"]
             shape, key = detector["data"].shape, np.asarray(detector["image_key"][()]).ravel()
             if len(shape) != 3 or key.shape != shape[:1]:
-                raise InputError(f"{self.path}: data has shape {shape} and image_key {key.shape}; expected (frames, rows, columns) "
-                                 "and one key a frame")
+                raise InputError(
+                    f"{self.path}: data has shape {shape} and image_key {key.shape}; expected (frames, rows, columns) "
+                    "and one key a frame"
+                )
             self._rows, columns = shape[1], shape[2]
             require_plausible(self.path, (shape[0], columns), np.float64)
-            self._views, self._flats, self._darks = (np.flatnonzero(key == k) for k in (_PROJECTION, _FLAT, _DARK))
-            for frames, name, number in ((self._views, "projections", 0), (self._flats, "flat fields", 1), (self._darks, "dark fields", 2)):
+            self._views, self._flats, self._darks = (
+                np.flatnonzero(key == k) for k in (_PROJECTION, _FLAT, _DARK)
+            )
+            for frames, name, number in (
+                (self._views, "projections", 0),
+                (self._flats, "flat fields", 1),
+                (self._darks, "dark fields", 2),
+            ):
                 if not frames.size:
-                    raise InputError(f"{self.path}: no {name} (image_key {number}) among {shape[0]} frames; line integrals need "
-                                     "projections, flat and dark fields")
-            angles = None if geometry is not None else _angles(self.path, group, shape[0])[self._views]
+                    raise InputError(
+                        f"{self.path}: no {name} (image_key {number}) among {shape[0]} frames; line integrals need "
+                        "projections, flat and dark fields"
+                    )
+            angles = (
+                None if geometry is not None else _angles(self.path, group, shape[0])[self._views]
+            )
             pixel_size = pixel_size if pixel_size is not None else _pixel_size(detector)
         if geometry is not None:
             self.geometry = geometry
@@ -73,8 +96,14 @@ class NXtomo(DetectorRows):
 
     def _counts(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         with open_hdf5(self.path) as file:
-            frames = np.asarray(file[self._entry]["instrument/detector/data"][:, row], dtype=np.float64)
-        return frames[self._views], frames[self._flats].mean(axis=0), frames[self._darks].mean(axis=0)
+            frames = np.asarray(
+                file[self._entry]["instrument/detector/data"][:, row], dtype=np.float64
+            )
+        return (
+            frames[self._views],
+            frames[self._flats].mean(axis=0),
+            frames[self._darks].mean(axis=0),
+        )
 
 
 def entries(file: Any) -> list[str]:
@@ -83,10 +112,18 @@ def entries(file: Any) -> list[str]:
 
     found = []
     for name, group in list(file.items()):
-        for path, candidate in [(name, group), *((f"{name}/{k}", g) for k, g in (
-                list(group.items()) if isinstance(group, h5py.Group) else []))]:
-            if isinstance(candidate, h5py.Group) and "instrument/detector/data" in candidate and (
-                    "instrument/detector/image_key" in candidate):
+        for path, candidate in [
+            (name, group),
+            *(
+                (f"{name}/{k}", g)
+                for k, g in (list(group.items()) if isinstance(group, h5py.Group) else [])
+            ),
+        ]:
+            if (
+                isinstance(candidate, h5py.Group)
+                and "instrument/detector/data" in candidate
+                and ("instrument/detector/image_key" in candidate)
+            ):
                 found.append(path)
     return found
 
@@ -97,13 +134,17 @@ def _angles(path: Any, group: Any, frames: int) -> np.ndarray:
     data = group["sample/rotation_angle"]
     angles = np.asarray(data[()], dtype=np.float64).ravel()
     if angles.shape != (frames,):
-        raise InputError(f"{path}: rotation_angle has {angles.size} values for {frames} frames; it needs one a frame")
+        raise InputError(
+            f"{path}: rotation_angle has {angles.size} values for {frames} frames; it needs one a frame"
+        )
     unit = _text(data.attrs.get("units", "degrees"))
     if unit.startswith("deg"):
         return np.radians(angles)
     if unit.startswith("rad"):
         return angles
-    raise InputError(f"{path}: rotation_angle is in {unit!r}; expected degrees or radians, pass a geometry")
+    raise InputError(
+        f"{path}: rotation_angle is in {unit!r}; expected degrees or radians, pass a geometry"
+    )
 
 
 def _pixel_size(detector: Any) -> float | None:

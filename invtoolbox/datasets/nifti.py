@@ -10,7 +10,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from invtoolbox.datasets.files import decoding, mapped, require_bytes, require_file, require_plausible, sniff
+from invtoolbox.datasets.files import (
+    decoding,
+    mapped,
+    require_bytes,
+    require_file,
+    require_plausible,
+    sniff,
+)
 from invtoolbox.datasets.output import Written, writing
 from invtoolbox.datasets.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volume import Grid, Volume, size_of_voxels, slices_of
@@ -39,10 +46,17 @@ class Nifti(Volume):
 
     format_name = "NIfTI"
 
-    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, items: str = "slices") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        items: str = "slices",
+    ) -> None:
         path = require_file(path)
         if sniff(path) != "nifti":
-            raise InputError(f"{path}: the first bytes are not those of a NIfTI file; export it again")
+            raise InputError(
+                f"{path}: the first bytes are not those of a NIfTI file; export it again"
+            )
         with decoding(path, "NIfTI"):
             header = _header(path)
             shape, dtype = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
@@ -51,17 +65,31 @@ class Nifti(Volume):
             slope, intercept = header.get_slope_inter()
             self._offset = int(header.get_data_offset())
             pair = not header.is_single
-        if len(shape) < 2 or any(n < 1 for n in shape) or any(n != 1 for n in shape[4:]) or dtype.kind not in "iuf":
-            raise InputError(f"{path}: an array of shape {shape} and type {dtype}; only volumes, and series of them, of real "
-                             "numbers are read")
+        if (
+            len(shape) < 2
+            or any(n < 1 for n in shape)
+            or any(n != 1 for n in shape[4:])
+            or dtype.kind not in "iuf"
+        ):
+            raise InputError(
+                f"{path}: an array of shape {shape} and type {dtype}; only volumes, and series of them, of real "
+                "numbers are read"
+            )
         self._data = path
         if pair:
-            self._data = next((p for p in (path.with_suffix(".img"), path.with_suffix(".img.gz")) if p.is_file()), path)
+            self._data = next(
+                (p for p in (path.with_suffix(".img"), path.with_suffix(".img.gz")) if p.is_file()),
+                path,
+            )
             if self._data == path:
-                raise InputError(f"{path}: a header whose values are in {path.with_suffix('.img').name}, and there is no such file "
-                                 "beside it")
+                raise InputError(
+                    f"{path}: a header whose values are in {path.with_suffix('.img').name}, and there is no such file "
+                    "beside it"
+                )
         elif self._offset < 348:
-            raise InputError(f"{path}: its values are said to begin at byte {self._offset}, within the header; fetch it again")
+            raise InputError(
+                f"{path}: its values are said to begin at byte {self._offset}, within the header; fetch it again"
+            )
         columns, rows, slices, frames = [*shape[:4], 1, 1][:4]
         self._whole, self._dtype = (frames * slices, rows, columns), dtype
         self._packed = _is_packed(self._data)
@@ -74,8 +102,15 @@ class Nifti(Volume):
         matrix[:, :3] = matrix[:, 2::-1]  # the file's axes are column, row, slice
         with decoding(path, "NIfTI"):
             grid = Grid.from_affine(matrix, _UNITS.get(unit, unit))
-        super().__init__(path, (slices, rows, columns), grid, "as stored" if self._scale is None else "rescaled as the file says",
-                         frames, items, geometry)
+        super().__init__(
+            path,
+            (slices, rows, columns),
+            grid,
+            "as stored" if self._scale is None else "rescaled as the file says",
+            frames,
+            items,
+            geometry,
+        )
 
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
         first, last = frame * self.shape[0] + start, frame * self.shape[0] + stop
@@ -87,7 +122,9 @@ class Nifti(Volume):
         return array if self._scale is None else array * self._scale[0] + self._scale[1]
 
 
-def write_nifti(path: str | os.PathLike[str], volume: Any, voxel_size: Any = None, overwrite: bool = False) -> Written:
+def write_nifti(
+    path: str | os.PathLike[str], volume: Any, voxel_size: Any = None, overwrite: bool = False
+) -> Written:
     """Write a volume as `.nii`, or packed as `.nii.gz`, slice by slice and in its own type.
 
     Args:
@@ -147,7 +184,7 @@ def _header(path: Path) -> Any:
     module = nibabel.nifti2 if version_2 else nibabel.nifti1
     cls = getattr(module, f"Nifti{2 if version_2 else 1}{'' if single else 'Pair'}Header")
     # Of the block alone: extensions that may follow are not read.
-    return cls(head[:540 if version_2 else 348])
+    return cls(head[: 540 if version_2 else 348])
 
 
 def _is_packed(path: Path) -> bool:
@@ -159,7 +196,9 @@ def _stream(path: Path) -> BinaryIO:
     return gzip.open(path, "rb") if _is_packed(path) else path.open("rb")  # type: ignore[return-value]
 
 
-def _unpacked(path: Path, offset: int, shape: tuple[int, int, int], dtype: np.dtype, start: int, stop: int) -> np.ndarray:
+def _unpacked(
+    path: Path, offset: int, shape: tuple[int, int, int], dtype: np.dtype, start: int, stop: int
+) -> np.ndarray:
     """Slices of a packed array; where they are the last, the file must end with them, and its checksum is compared."""
     one = shape[1] * shape[2] * dtype.itemsize
     wanted = (stop - start) * one
@@ -172,8 +211,10 @@ def _unpacked(path: Path, offset: int, shape: tuple[int, int, int], dtype: np.dt
             found += part
         surplus = stop == shape[0] and stream.read(1) != b""
     if len(found) < wanted or surplus:
-        raise InputError(f"{path}: truncated or damaged, it holds {'more' if surplus else 'fewer'} values than the {shape} that its "
-                         "header declares; fetch it again")
+        raise InputError(
+            f"{path}: truncated or damaged, it holds {'more' if surplus else 'fewer'} values than the {shape} that its "
+            "header declares; fetch it again"
+        )
     return np.frombuffer(bytes(found), dtype).reshape(stop - start, shape[1], shape[2])
 
 
@@ -188,5 +229,7 @@ def _nibabel() -> Any:
     except ImportError as error:
         from invtoolbox.environment import how_to_get
 
-        raise MissingDependency(f"NIfTI files need nibabel, which is not installed; {how_to_get('medical')}") from error
+        raise MissingDependency(
+            f"NIfTI files need nibabel, which is not installed; {how_to_get('medical')}"
+        ) from error
     return nibabel

@@ -51,14 +51,34 @@ READERS: dict[str, Callable[..., Any]] = {
     **VIEW_READERS,
 }
 
-_READER_OF = {"png": "pictures", "jpeg": "pictures", "tiff": "pictures", "npy": "arrays", "npz": "arrays",
-              "mat5": "htc2022", "mat7.3": "blur-kernels", "dicom": "dicom", "nifti": "nifti", "metaimage": "metaimage"}
+_READER_OF = {
+    "png": "pictures",
+    "jpeg": "pictures",
+    "tiff": "pictures",
+    "npy": "arrays",
+    "npz": "arrays",
+    "mat5": "htc2022",
+    "mat7.3": "blur-kernels",
+    "dicom": "dicom",
+    "nifti": "nifti",
+    "metaimage": "metaimage",
+}
 # What says the format where the first bytes do not.
-_READER_OF_SUFFIX = {".dcm": "dicom", ".dicom": "dicom", ".nii": "nifti", ".mha": "metaimage", ".mhd": "metaimage", ".raw": "raw"}
+_READER_OF_SUFFIX = {
+    ".dcm": "dicom",
+    ".dicom": "dicom",
+    ".nii": "nifti",
+    ".mha": "metaimage",
+    ".mhd": "metaimage",
+    ".raw": "raw",
+}
 
 
-def open(path: str | os.PathLike[str], geometry: ScanGeometry | str | os.PathLike[str] | None = None,
-         reader: str | None = None) -> DataSet:
+def open(
+    path: str | os.PathLike[str],
+    geometry: ScanGeometry | str | os.PathLike[str] | None = None,
+    reader: str | None = None,
+) -> DataSet:
     """Open a file, or a folder of pictures or slices, as a data set.
 
     Args:
@@ -90,21 +110,30 @@ def open(path: str | os.PathLike[str], geometry: ScanGeometry | str | os.PathLik
     if reader in SWEEP_READERS or reader in VIEW_READERS:
         if geometry is not None:
             what = "lidar sweeps" if reader in SWEEP_READERS else "pictures with poses"
-            raise InputError(f"{path}: a geometry is that of a scan, and the reader {reader!r} reads {what}; leave it out")
+            raise InputError(
+                f"{path}: a geometry is that of a scan, and the reader {reader!r} reads {what}; leave it out"
+            )
         opened: DataSet = READERS[reader](path)
         return opened
     return _named(reader)(path, geometry)
 
 
-def open_measurements(path: str | os.PathLike[str], geometry: ScanGeometry | str | os.PathLike[str] | None = None,
-                      reader: str | None = None) -> DataSet:
+def open_measurements(
+    path: str | os.PathLike[str],
+    geometry: ScanGeometry | str | os.PathLike[str] | None = None,
+    reader: str | None = None,
+) -> DataSet:
     """As `open`, for who reconstructs: lidar sweeps and pictures with poses are refused."""
     opened = open(path, geometry, reader)
     if hasattr(opened, "cameras"):
-        raise InputError(f"{path}: these are pictures with poses, and no measurements of one image; `it.datasets.open_views` reads them "
-                         "for a scene")
+        raise InputError(
+            f"{path}: these are pictures with poses, and no measurements of one image; `it.datasets.open_views` reads them "
+            "for a scene"
+        )
     if hasattr(opened, "names"):  # as every sequence of sweeps has
-        raise InputError(f"{path}: these are lidar sweeps, and no measurements of an image; their motion is what `it.scene_flow` finds")
+        raise InputError(
+            f"{path}: these are lidar sweeps, and no measurements of an image; their motion is what `it.scene_flow` finds"
+        )
     return opened
 
 
@@ -135,8 +164,10 @@ def _reader_of_file(path: Path) -> str:
     # Old DICOM files lack the preamble that shows the format; of others, the reader says what is wrong.
     if suffix in _READER_OF_SUFFIX or path.name.lower().endswith(".nii.gz"):
         return _READER_OF_SUFFIX.get(suffix, "nifti")
-    raise InputError(f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, NXtomo and plain "
-                     "HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, .npy, .npz, and raw values with a TOML file beside them")
+    raise InputError(
+        f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, NXtomo and plain "
+        "HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, .npy, .npz, and raw values with a TOML file beside them"
+    )
 
 
 def _reader_of_hdf5(path: Path) -> str:
@@ -157,7 +188,11 @@ def _reader_of_folder(path: Path) -> str:
         sweeps = None if has_slices else reader_of_folder(path)
         if sweeps is not None:
             return sweeps
-        found = "both DICOM slices and pictures" if has_slices else "neither DICOM slices, nor pictures, nor lidar sweeps"
+        found = (
+            "both DICOM slices and pictures"
+            if has_slices
+            else "neither DICOM slices, nor pictures, nor lidar sweeps"
+        )
         raise InputError(f"{path}: the folder holds {found}; give one file, or say reader=")
     if has_slices:
         return "dicom"

@@ -25,8 +25,14 @@ from invtoolbox.scenes.rigid import rigid, rotation
 _LEAST_COLUMNS = 5
 
 
-def open_opensfm(path: str | os.PathLike[str], *, pictures: str | os.PathLike[str] | None = None, shrink: int = 1, straighten: bool = True,
-                 names: Sequence[str] | None = None) -> PosedPictures:
+def open_opensfm(
+    path: str | os.PathLike[str],
+    *,
+    pictures: str | os.PathLike[str] | None = None,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
     """The pictures of an OpenSfM data set, with poses, points, and the masks of its folder ``masks``.
 
     Args:
@@ -38,11 +44,19 @@ def open_opensfm(path: str | os.PathLike[str], *, pictures: str | os.PathLike[st
     file = file / "reconstruction.json" if file.is_dir() else file
     model = read_opensfm(file)
     folder = file.parent / "images" if pictures is None else Path(pictures).expanduser()
-    return model.views(file, folder, masks=lambda name: file.parent / "masks" / f"{name}.png", shrink=shrink, straighten=straighten,
-                       names=names)
+    return model.views(
+        file,
+        folder,
+        masks=lambda name: file.parent / "masks" / f"{name}.png",
+        shrink=shrink,
+        straighten=straighten,
+        names=names,
+    )
 
 
-def read_opensfm(path: str | os.PathLike[str], tracks: str | os.PathLike[str] | None = None, index: int = 0) -> SparseModel:
+def read_opensfm(
+    path: str | os.PathLike[str], tracks: str | os.PathLike[str] | None = None, index: int = 0
+) -> SparseModel:
     """A reconstruction of OpenSfM: metres, x east, y north, z up from its reference.
 
     Coordinates of OpenSfM count from the middle of the picture in units of its longer side; they become pixels. The lenses of its models
@@ -62,31 +76,55 @@ def read_opensfm(path: str | os.PathLike[str], tracks: str | os.PathLike[str] | 
     file = Path(path).expanduser()
     file = require_file(file / "reconstruction.json" if file.is_dir() else file)
     several = read_json(file)
-    fits = isinstance(several, list) and several and all(isinstance(one, dict) and {"cameras", "shots"} <= set(one) for one in several)
+    fits = (
+        isinstance(several, list)
+        and several
+        and all(isinstance(one, dict) and {"cameras", "shots"} <= set(one) for one in several)
+    )
     if not fits:
-        raise InputError(f"{file} is no reconstruction of OpenSfM: a list of objects with 'cameras', 'shots' and 'points'")
+        raise InputError(
+            f"{file} is no reconstruction of OpenSfM: a list of objects with 'cameras', 'shots' and 'points'"
+        )
     if not 0 <= index < len(several):
-        raise InputError(f"{file} holds {len(several)} reconstructions; index counts them from 0, got {index}")
+        raise InputError(
+            f"{file} holds {len(several)} reconstructions; index counts them from 0, got {index}"
+        )
     table = several[index]
     try:
-        cameras = {str(name): _camera(file, name, values) for name, values in table["cameras"].items()}
+        cameras = {
+            str(name): _camera(file, name, values) for name, values in table["cameras"].items()
+        }
         names = tuple(str(name) for name in table["shots"])
         shots = list(table["shots"].values())
-        turns, moves = (_triples(file, name, [shot[name] for shot in shots]) for name in ("rotation", "translation"))
+        turns, moves = (
+            _triples(file, name, [shot[name] for shot in shots])
+            for name in ("rotation", "translation")
+        )
         order = {name: row for row, name in enumerate(cameras)}
         camera_of = torch.tensor([order[str(shot["camera"])] for shot in shots], dtype=torch.int64)
         found = table.get("points", {})
         points = _triples(file, "coordinates", [point["coordinates"] for point in found.values()])
-        colors = _triples(file, "color", [point.get("color", (128, 128, 128)) for point in found.values()])
+        colors = _triples(
+            file, "color", [point.get("color", (128, 128, 128)) for point in found.values()]
+        )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: a camera, shot or point of the reconstruction lacks what it needs ({error!r:.100})") from error
+        raise InputError(
+            f"{file}: a camera, shot or point of the reconstruction lacks what it needs ({error!r:.100})"
+        ) from error
     if not names:
         raise InputError(f"{file}: the reconstruction holds no shots")
     sizes = [list(cameras.values())[row].size for row in camera_of.tolist()]
     source = _tracks_beside(file) if tracks is None else require_file(tracks)
     seen = _observations(source, names, sizes, list(found)) if source is not None else _none()
-    return SparseModel(tuple(cameras.values()), names, rigid(rotation(turns), moves), camera_of, points,
-                       colors.round().clamp(0, 255).byte(), *seen)
+    return SparseModel(
+        tuple(cameras.values()),
+        names,
+        rigid(rotation(turns), moves),
+        camera_of,
+        points,
+        colors.round().clamp(0, 255).byte(),
+        *seen,
+    )
 
 
 def _camera(file: Path, name: str, values: Mapping[str, Any]) -> SparseCamera:
@@ -95,7 +133,9 @@ def _camera(file: Path, name: str, values: Mapping[str, Any]) -> SparseCamera:
     def number(*words: str, otherwise: float | None = None) -> float:
         value = next((values[word] for word in words if word in values), otherwise)
         if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise InputError(f"{file}: the camera {name!r} has no {words[0]!r} that is a finite number")
+            raise InputError(
+                f"{file}: the camera {name!r} has no {words[0]!r} that is a finite number"
+            )
         return float(value)
 
     width, height = (round(number(word)) for word in ("width", "height"))
@@ -103,13 +143,28 @@ def _camera(file: Path, name: str, values: Mapping[str, Any]) -> SparseCamera:
     fy = number("focal_y", otherwise=fx * number("aspect_ratio", otherwise=1.0))
     side = max(width, height)
     if not (0 < width < 2**24 and 0 < height < 2**24 and fx > 0 and fy > 0):
-        raise InputError(f"{file}: the camera {name!r} has {width} x {height} pixels and the focal length {fx:g}; they are above 0")
-    K = torch.tensor([[fx * side, 0.0, number("c_x", otherwise=0.0) * side + width / 2],
-                      [0.0, fy * side, number("c_y", otherwise=0.0) * side + height / 2], [0.0, 0.0, 1.0]], dtype=torch.float64)
+        raise InputError(
+            f"{file}: the camera {name!r} has {width} x {height} pixels and the focal length {fx:g}; they are above 0"
+        )
+    K = torch.tensor(
+        [
+            [fx * side, 0.0, number("c_x", otherwise=0.0) * side + width / 2],
+            [0.0, fy * side, number("c_y", otherwise=0.0) * side + height / 2],
+            [0.0, 0.0, 1.0],
+        ],
+        dtype=torch.float64,
+    )
     radial = tuple(number(f"k{k}", otherwise=0.0) for k in range(1, 5))
-    lens = {"perspective": Lens(radial=radial[:2]), "simple_radial": Lens(radial=radial[:1]), "radial": Lens(radial=radial[:2]),
-            "brown": Lens(radial=radial[:3], tangential=(number("p1", otherwise=0.0), number("p2", otherwise=0.0))),
-            "fisheye": Lens("fisheye", radial[:2]), "fisheye_opencv": Lens("fisheye", radial)}.get(kind)
+    lens = {
+        "perspective": Lens(radial=radial[:2]),
+        "simple_radial": Lens(radial=radial[:1]),
+        "radial": Lens(radial=radial[:2]),
+        "brown": Lens(
+            radial=radial[:3], tangential=(number("p1", otherwise=0.0), number("p2", otherwise=0.0))
+        ),
+        "fisheye": Lens("fisheye", radial[:2]),
+        "fisheye_opencv": Lens("fisheye", radial),
+    }.get(kind)
     return SparseCamera(K, (height, width), lens, kind)
 
 
@@ -120,7 +175,9 @@ def _triples(file: Path, name: str, rows: list[Any]) -> Tensor:
         raise InputError(f"{file}: a {name!r} is not three numbers") from None
     if not np.isfinite(values).all():
         row = int(np.argmax((~np.isfinite(values)).any(1)))
-        raise InputError(f"{file}: the {name!r} number {row + 1} holds NaN or infinite numbers; take it out of the file")
+        raise InputError(
+            f"{file}: the {name!r} number {row + 1} holds NaN or infinite numbers; take it out of the file"
+        )
     return torch.from_numpy(values)
 
 
@@ -134,28 +191,42 @@ def _none() -> tuple[Tensor, Tensor, Tensor]:
     return torch.zeros(0, 2, dtype=torch.float64), none, none
 
 
-def _observations(file: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]],
-                  points: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+def _observations(
+    file: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]], points: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels, pictures and points of the observations of points that are there."""
     row_of, point_of = ({word: k for k, word in enumerate(words)} for words in (names, points))
     found: list[tuple[float, float, int, int]] = []
     try:
         with file.open(encoding="utf-8", newline="") as stream:
-            for number, line in enumerate(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+            for number, line in enumerate(
+                csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), 1
+            ):
                 if number == 1 and len(line) == 1:  # the version
                     continue
                 if len(line) < _LEAST_COLUMNS:
-                    raise InputError(f"{file}: line {number} holds {len(line)} columns; picture, track, feature, x, y are needed")
+                    raise InputError(
+                        f"{file}: line {number} holds {len(line)} columns; picture, track, feature, x, y are needed"
+                    )
                 picture, point = row_of.get(line[0]), point_of.get(line[1])
                 if picture is None or point is None:
                     continue
                 height, width = sizes[picture]
                 side = max(height, width)
-                found.append((float(line[3]) * side + width / 2, float(line[4]) * side + height / 2, picture, point))
+                found.append(
+                    (
+                        float(line[3]) * side + width / 2,
+                        float(line[4]) * side + height / 2,
+                        picture,
+                        point,
+                    )
+                )
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{file} cannot be read as tracks of OpenSfM: {' '.join(str(error).split())[:100]}") from error
+        raise InputError(
+            f"{file} cannot be read as tracks of OpenSfM: {' '.join(str(error).split())[:100]}"
+        ) from error
     table = torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
     if not bool(table.isfinite().all()):
         raise InputError(f"{file}: an observation is NaN or infinite; take it out of the file")

@@ -41,7 +41,19 @@ class Written:
 
 
 #: What `write` takes, by the suffix of the path.
-SUFFIXES = (".png", ".tif", ".tiff", ".h5", ".hdf5", ".npy", ".nii", ".nii.gz", ".mha", ".mhd", ".raw")
+SUFFIXES = (
+    ".png",
+    ".tif",
+    ".tiff",
+    ".h5",
+    ".hdf5",
+    ".npy",
+    ".nii",
+    ".nii.gz",
+    ".mha",
+    ".mhd",
+    ".raw",
+)
 
 
 def write(path: str | os.PathLike[str], x: Any, overwrite: bool = False) -> Written:
@@ -78,12 +90,18 @@ def write(path: str | os.PathLike[str], x: Any, overwrite: bool = False) -> Writ
         return write_hdf5(path, {"image": x}, overwrite=overwrite)
     if suffix == ".npy":
         return write_npy(path, x, overwrite)
-    raise InputError(f"{path}: no format for the suffix {suffix!r}; use one of {', '.join(SUFFIXES)}")
+    raise InputError(
+        f"{path}: no format for the suffix {suffix!r}; use one of {', '.join(SUFFIXES)}"
+    )
 
 
-def write_png(path: str | os.PathLike[str], image: Tensor | np.ndarray,
-              value_range: tuple[float, float] | None = None, bit_depth: int = 8,
-              overwrite: bool = False) -> Written:
+def write_png(
+    path: str | os.PathLike[str],
+    image: Tensor | np.ndarray,
+    value_range: tuple[float, float] | None = None,
+    bit_depth: int = 8,
+    overwrite: bool = False,
+) -> Written:
     """Write one grey or colour image, ``(rows, columns)``, ``(channel, rows, columns)`` or with a batch of
     one.
 
@@ -100,10 +118,13 @@ def write_png(path: str | os.PathLike[str], image: Tensor | np.ndarray,
     array = _picture(path, image)
     low, high = value_range if value_range is not None else (float(array.min()), float(array.max()))
     if not low <= high or not np.isfinite([low, high]).all():
-        raise InputError(f"{path}: value_range is ({low:g}, {high:g}); give the smaller value first, both "
-                         "finite")
+        raise InputError(
+            f"{path}: value_range is ({low:g}, {high:g}); give the smaller value first, both finite"
+        )
     if bit_depth not in (8, 16) or (bit_depth == 16 and array.ndim == 3):
-        raise InputError(f"{path}: PNG is written with 8 bits, or with 16 in grey; write .tif for more")
+        raise InputError(
+            f"{path}: PNG is written with 8 bits, or with 16 in grey; write .tif for more"
+        )
     white = 2**bit_depth - 1
     share = (array - low) / (high - low) if high > low else np.zeros_like(array)
     clipped = int(((array < low) | (array > high)).sum())
@@ -112,7 +133,9 @@ def write_png(path: str | os.PathLike[str], image: Tensor | np.ndarray,
     notes.add_text("Description", f"value = {low!r} + code * {(high - low) / white!r}")
     stream = io.BytesIO()
     Image.fromarray(codes).save(stream, format="PNG", pnginfo=notes)
-    return Written(write_bytes(path, stream.getvalue(), overwrite), float(low), float(high), clipped)
+    return Written(
+        write_bytes(path, stream.getvalue(), overwrite), float(low), float(high), clipped
+    )
 
 
 def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False) -> Written:
@@ -132,14 +155,19 @@ def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False
         if image.grid.unit not in ("voxel", "pixel") and 4 * math.prod(shape) < _LARGEST_IMAGEJ:
             # Only ImageJ's metadata have a place for the distance of slices.
             size = image.grid.voxel_size
-            options |= {"imagej": True, "resolution": (1 / size[2], 1 / size[1]),
-                        "metadata": {"axes": "ZYX", "spacing": size[0], "unit": image.grid.unit}}
+            options |= {
+                "imagej": True,
+                "resolution": (1 / size[2], 1 / size[1]),
+                "metadata": {"axes": "ZYX", "spacing": size[0], "unit": image.grid.unit},
+            }
             del options["photometric"]
     else:
         array = np.squeeze(_array(path, image))
         if array.ndim < 2 or np.iscomplexobj(array):
-            raise InputError(f"{path}: shape {array.shape}, {array.dtype}; TIFF holds real images, use .npy or "
-                             ".h5")
+            raise InputError(
+                f"{path}: shape {array.shape}, {array.dtype}; TIFF holds real images, use .npy or "
+                ".h5"
+            )
         shape = array.shape
         if array.ndim == 3 and array.shape[0] == 3:
             data, options["photometric"] = np.moveaxis(array, 0, -1).astype(np.float32), "rgb"
@@ -151,15 +179,21 @@ def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False
     return Written(Path(path).expanduser())
 
 
-def write_npy(path: str | os.PathLike[str], x: Tensor | np.ndarray, overwrite: bool = False) -> Written:
+def write_npy(
+    path: str | os.PathLike[str], x: Tensor | np.ndarray, overwrite: bool = False
+) -> Written:
     """Write an array as it is: shape, numbers and data type."""
     stream = io.BytesIO()
     np.save(stream, _array(path, x), allow_pickle=False)
     return Written(write_bytes(path, stream.getvalue(), overwrite))
 
 
-def write_hdf5(path: str | os.PathLike[str], arrays: Mapping[str, Tensor | np.ndarray],
-               attributes: Mapping[str, str | int | float] | None = None, overwrite: bool = False) -> Written:
+def write_hdf5(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, Tensor | np.ndarray],
+    attributes: Mapping[str, str | int | float] | None = None,
+    overwrite: bool = False,
+) -> Written:
     """Write named arrays as data sets of one HDF5 file, with plain attributes at its root."""
     import h5py
 
@@ -208,10 +242,13 @@ def writing(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[B
     except OSError as error:
         # NumPy's own writing does not say the number of the error.
         if error.errno in _NO_ROOM or "requested and" in str(error):
-            raise InputError(f"{path}: no room left on the disk, nothing was written; free some or choose another "
-                             "folder") from error
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another "
-                         "folder") from error
+            raise InputError(
+                f"{path}: no room left on the disk, nothing was written; free some or choose another "
+                "folder"
+            ) from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -233,7 +270,9 @@ def _put(temporary: Path, path: Path, overwrite: bool) -> None:
 
 
 def _exists(path: Path) -> InputError:
-    return InputError(f"{path}: there is a file of that name already; choose another, or pass overwrite=True")
+    return InputError(
+        f"{path}: there is a file of that name already; choose another, or pass overwrite=True"
+    )
 
 
 def _array(path: Any, x: Tensor | np.ndarray) -> np.ndarray:
@@ -251,9 +290,13 @@ def _picture(path: Any, image: Tensor | np.ndarray) -> np.ndarray:
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
     elif array.ndim != 2:
-        raise InputError(f"{path}: shape {array.shape} is not one picture; give (rows, columns) or (channel, "
-                         "rows, columns) with 1 or 3 channels")
+        raise InputError(
+            f"{path}: shape {array.shape} is not one picture; give (rows, columns) or (channel, "
+            "rows, columns) with 1 or 3 channels"
+        )
     if array.size == 0 or np.iscomplexobj(array) or not np.isfinite(array).all():
-        raise InputError(f"{path}: the image is empty, complex, or holds NaN or infinite values; write .npy "
-                         "instead")
+        raise InputError(
+            f"{path}: the image is empty, complex, or holds NaN or infinite values; write .npy "
+            "instead"
+        )
     return array.astype(np.float64)

@@ -12,7 +12,18 @@ from invtoolbox.datasets.files import decoding, require_file
 from invtoolbox.errors import InputError
 
 _LONGEST_HEADER = 2**14
-_KEYS = ("VERSION", "FIELDS", "SIZE", "TYPE", "COUNT", "WIDTH", "HEIGHT", "VIEWPOINT", "POINTS", "DATA")
+_KEYS = (
+    "VERSION",
+    "FIELDS",
+    "SIZE",
+    "TYPE",
+    "COUNT",
+    "WIDTH",
+    "HEIGHT",
+    "VIEWPOINT",
+    "POINTS",
+    "DATA",
+)
 # LZF makes at most 264 bytes of three.
 _LARGEST_RATIO = 88
 
@@ -29,7 +40,9 @@ class _Header:
     @property
     def dtype(self) -> np.dtype:
         # Names may repeat: PCL pads with fields named "_".
-        return np.dtype([(f"{k}", kind, (count,)) for k, (_, kind, count) in enumerate(self.columns)])
+        return np.dtype(
+            [(f"{k}", kind, (count,)) for k, (_, kind, count) in enumerate(self.columns)]
+        )
 
 
 def read_pcd(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -49,7 +62,11 @@ def read_pcd(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             columns = _binary(path, header)
         else:
             columns = _packed(path, header)
-        return {name: array[:, 0] for (name, _, count), array in zip(header.columns, columns, strict=True) if count == 1 and name != "_"}
+        return {
+            name: array[:, 0]
+            for (name, _, count), array in zip(header.columns, columns, strict=True)
+            if count == 1 and name != "_"
+        }
 
 
 def _header(path: Path) -> _Header:
@@ -60,13 +77,17 @@ def _header(path: Path) -> _Header:
     while "DATA" not in found:
         end = head.find(b"\n", start)
         if end < 0:
-            raise InputError(f"{path}: the header of the PCD file has no line DATA; fetch or export it again")
+            raise InputError(
+                f"{path}: the header of the PCD file has no line DATA; fetch or export it again"
+            )
         words = head[start:end].decode("ascii", errors="replace").split()
         start = end + 1
         if not words or words[0].startswith("#"):
             continue
         if words[0] not in _KEYS:
-            raise InputError(f"{path}: the header holds the line {' '.join(words)[:60]!r}, which PCD does not know; it is none, or damaged")
+            raise InputError(
+                f"{path}: the header holds the line {' '.join(words)[:60]!r}, which PCD does not know; it is none, or damaged"
+            )
         found[words[0]] = words[1:]
     missing = [key for key in ("FIELDS", "SIZE", "TYPE", "WIDTH", "DATA") if not found.get(key)]
     if missing:
@@ -74,20 +95,35 @@ def _header(path: Path) -> _Header:
     names, sizes, kinds = found["FIELDS"], found["SIZE"], [kind.lower() for kind in found["TYPE"]]
     counts = found.get("COUNT") or ["1"] * len(names)
     if not len(names) == len(sizes) == len(kinds) == len(counts):
-        raise InputError(f"{path}: FIELDS, SIZE, TYPE and COUNT of the header name {len(names)}, {len(sizes)}, {len(kinds)} and "
-                         f"{len(counts)} fields; export it again")
-    if any(f"{kind}{size}" not in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8") for kind, size in zip(kinds, sizes)) or any(
-            not count.isdigit() or not 0 < int(count) < 2**16 for count in counts):
-        raise InputError(f"{path}: the header declares fields of sizes, types or counts that PCD does not know; export it again")
+        raise InputError(
+            f"{path}: FIELDS, SIZE, TYPE and COUNT of the header name {len(names)}, {len(sizes)}, {len(kinds)} and "
+            f"{len(counts)} fields; export it again"
+        )
+    if any(
+        f"{kind}{size}" not in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
+        for kind, size in zip(kinds, sizes)
+    ) or any(not count.isdigit() or not 0 < int(count) < 2**16 for count in counts):
+        raise InputError(
+            f"{path}: the header declares fields of sizes, types or counts that PCD does not know; export it again"
+        )
     shape = [*found["WIDTH"][:1], *(found.get("HEIGHT") or ["1"])[:1]]
     if not all(word.isdigit() and len(word) < 12 for word in [*shape, *found.get("POINTS", [])]):
-        raise InputError(f"{path}: WIDTH, HEIGHT and POINTS of the header must be whole numbers; export it again")
+        raise InputError(
+            f"{path}: WIDTH, HEIGHT and POINTS of the header must be whole numbers; export it again"
+        )
     points = int(shape[0]) * int(shape[1])
     if found.get("POINTS") and int(found["POINTS"][0]) != points:
-        raise InputError(f"{path}: the header declares {found['POINTS'][0]} points, but {shape[0]} times {shape[1]}; export it again")
+        raise InputError(
+            f"{path}: the header declares {found['POINTS'][0]} points, but {shape[0]} times {shape[1]}; export it again"
+        )
     if found["DATA"][0] not in ("ascii", "binary", "binary_compressed"):
-        raise InputError(f"{path}: values are encoded as {found['DATA'][0][:40]!r}; known are ascii, binary and binary_compressed")
-    columns = tuple((name, f"<{kind}{size}", int(count)) for name, size, kind, count in zip(names, sizes, kinds, counts))
+        raise InputError(
+            f"{path}: values are encoded as {found['DATA'][0][:40]!r}; known are ascii, binary and binary_compressed"
+        )
+    columns = tuple(
+        (name, f"<{kind}{size}", int(count))
+        for name, size, kind, count in zip(names, sizes, kinds, counts)
+    )
     return _Header(columns, points, found["DATA"][0], start)
 
 
@@ -97,7 +133,11 @@ def _ascii(path: Path, header: _Header) -> list[np.ndarray]:
         raise _truncated(path, 0, header.points)
     with path.open("rb") as stream:
         stream.seek(header.start)
-        table = np.loadtxt(stream, dtype=np.float64, max_rows=header.points, ndmin=2) if header.points else np.empty((0, width))
+        table = (
+            np.loadtxt(stream, dtype=np.float64, max_rows=header.points, ndmin=2)
+            if header.points
+            else np.empty((0, width))
+        )
     if table.shape != (header.points, width):
         raise _truncated(path, len(table) if table.shape[1] == width else 0, header.points)
     ends = np.cumsum([count for _, _, count in header.columns])
@@ -129,12 +169,16 @@ def _packed(path: Path, header: _Header) -> list[np.ndarray]:
         sizes = stream.read(8)
         packed = stream.read()
     wanted = header.points * header.dtype.itemsize
-    packed_size, size = (int(n) for n in np.frombuffer(sizes, "<u4")) if len(sizes) == 8 else (0, -1)
+    packed_size, size = (
+        (int(n) for n in np.frombuffer(sizes, "<u4")) if len(sizes) == 8 else (0, -1)
+    )
     if len(sizes) < 8 or len(packed) < packed_size:
         raise _truncated(path, 0, header.points)
     if size != wanted or size > _LARGEST_RATIO * max(packed_size, 1):
-        raise InputError(f"{path}: {header.points:,} points have {wanted:,} bytes, but {size:,} are packed into {packed_size:,}; the "
-                         "header is damaged, fetch or export it again")
+        raise InputError(
+            f"{path}: {header.points:,} points have {wanted:,} bytes, but {size:,} are packed into {packed_size:,}; the "
+            "header is damaged, fetch or export it again"
+        )
     content = unpack_lzf(packed[:packed_size], size)
     columns, start = [], 0
     for _, kind, count in header.columns:
@@ -159,7 +203,7 @@ def unpack_lzf(packed: bytes, size: int) -> bytes:
         control = packed[place]
         place += 1
         if control < 32:
-            out += packed[place:place + control + 1]
+            out += packed[place : place + control + 1]
             place += control + 1
             continue
         length = control >> 5
@@ -174,7 +218,7 @@ def unpack_lzf(packed: bytes, size: int) -> bytes:
         if start < 0:
             raise InputError("the packed values refer to what lies before their beginning")
         if start + length <= len(out):
-            out += out[start:start + length]
+            out += out[start : start + length]
         else:
             # The copy overlaps what it writes: the end repeats.
             period = bytes(out[start:])
@@ -185,4 +229,6 @@ def unpack_lzf(packed: bytes, size: int) -> bytes:
 
 
 def _truncated(path: Path, there: int, wanted: int) -> InputError:
-    return InputError(f"{path}: truncated, {there:,} of {wanted:,} points are there; fetch or export it again")
+    return InputError(
+        f"{path}: truncated, {there:,} of {wanted:,} points are there; fetch or export it again"
+    )

@@ -31,12 +31,20 @@ class Pictures:
     angles, columns detector elements, as they are stored.
     """
 
-    def __init__(self, path: str | os.PathLike[str], geometry: ScanGeometry | None = None, as_stored: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        as_stored: bool = False,
+    ) -> None:
         self.geometry = geometry
         self.as_stored = as_stored or geometry is not None
         folder = Path(path).expanduser()
-        files = [require_file(folder)] if not folder.is_dir() else sorted(
-            f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+        files = (
+            [require_file(folder)]
+            if not folder.is_dir()
+            else sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+        )
         if not files:
             raise InputError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in this folder")
         self.pages = [(file, page) for file in files for page in range(_count_pages(file))]
@@ -51,15 +59,20 @@ class Pictures:
         if array.ndim == 2:
             array = array[..., None]
         if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4):
-            raise InputError(f"{path}: an array of shape {array.shape} is neither a grey nor a colour "
-                             "picture; save a volume as .npy")
-        array = array[..., :1 if array.shape[-1] <= 2 else 3]
+            raise InputError(
+                f"{path}: an array of shape {array.shape} is neither a grey nor a colour "
+                "picture; save a volume as .npy"
+            )
+        array = array[..., : 1 if array.shape[-1] <= 2 else 3]
         if not self.as_stored:
             array = _upright(array, _orientation(path, page))
         y = as_tensor(np.moveaxis(unit_range(path, array), -1, 0))[None]
         units = "as stored" if np.issubdtype(stored, np.floating) else "1 (0 black to 1 white)"
-        return Measurement(y=y, geometry=self.geometry,
-                           meta={"source": str(path), "page": page, "units": units, "stored": str(stored)})
+        return Measurement(
+            y=y,
+            geometry=self.geometry,
+            meta={"source": str(path), "page": page, "units": units, "stored": str(stored)},
+        )
 
 
 def _count_pages(path: Path) -> int:
@@ -77,8 +90,9 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
     if kind == "tiff":
         return _read_tiff(path, page)
     if kind not in ("png", "jpeg"):
-        raise InputError(f"{path}: the first bytes are not those of a PNG, JPEG or TIFF file; export it "
-                         "again")
+        raise InputError(
+            f"{path}: the first bytes are not those of a PNG, JPEG or TIFF file; export it again"
+        )
     with decoding(path, kind.upper()):
         _check_size(path)
         if kind == "png" and _is_deep_colour(path):
@@ -99,7 +113,10 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
         array = np.asarray(one.asarray())
         if one.axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
-        if getattr(one, "photometric", None) == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
+        if (
+            getattr(one, "photometric", None) == tifffile.PHOTOMETRIC.MINISWHITE
+            and array.dtype.kind == "u"
+        ):
             array = np.iinfo(array.dtype).max - array
         return array
 
@@ -167,5 +184,7 @@ def unit_range(path: Path, array: np.ndarray) -> Any:
         return array
     if array.dtype.kind == "u":
         return array.astype(np.float64) / np.iinfo(array.dtype).max
-    raise InputError(f"{path}: stored as {array.dtype}, for which 0 to 1 is not defined; save it as unsigned "
-                     "whole numbers or floating point")
+    raise InputError(
+        f"{path}: stored as {array.dtype}, for which 0 to 1 is not defined; save it as unsigned "
+        "whole numbers or floating point"
+    )

@@ -15,8 +15,24 @@ from invtoolbox.datasets.output import Written, writing
 from invtoolbox.datasets.ply_stream import PROPERTY_NAMES
 from invtoolbox.errors import InputError
 
-_TYPES = {"char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2", "uint16": "u2",
-          "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4", "double": "f8", "float64": "f8"}
+_TYPES = {
+    "char": "i1",
+    "int8": "i1",
+    "uchar": "u1",
+    "uint8": "u1",
+    "short": "i2",
+    "int16": "i2",
+    "ushort": "u2",
+    "uint16": "u2",
+    "int": "i4",
+    "int32": "i4",
+    "uint": "u4",
+    "uint32": "u4",
+    "float": "f4",
+    "float32": "f4",
+    "double": "f8",
+    "float64": "f8",
+}
 _ORDER = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _LONGEST_HEADER = 2**16
 
@@ -48,7 +64,9 @@ def read_ply(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         dtype = np.dtype([(name, _ORDER[header.encoding] + kind) for name, kind in header.fields])
         there = (path.stat().st_size - header.start) // dtype.itemsize
         if there < header.count:
-            raise InputError(f"{path}: truncated, {max(there, 0):,} of {header.count:,} vertices are there; fetch or export it again")
+            raise InputError(
+                f"{path}: truncated, {max(there, 0):,} of {header.count:,} vertices are there; fetch or export it again"
+            )
         table = np.fromfile(path, dtype=dtype, count=header.count, offset=header.start)
         return {name: table[name].astype(table[name].dtype.newbyteorder("=")) for name in names}
 
@@ -79,34 +97,57 @@ def _header(path: Path) -> _Header:
                 before_vertices.append(element)
         elif words[0] == "property" and element == "vertex":
             if len(words) != 3 or words[1] not in _TYPES:
-                raise InputError(f"{path}: the vertices' property {line.strip()!r} is no number of a known type; only numbers are read")
+                raise InputError(
+                    f"{path}: the vertices' property {line.strip()!r} is no number of a known type; only numbers are read"
+                )
             fields.append((words[2], _TYPES[words[1]]))
         elif words[0] != "property":
-            raise InputError(f"{path}: the header holds the line {line.strip()[:60]!r}, which PLY does not know")
+            raise InputError(
+                f"{path}: the header holds the line {line.strip()[:60]!r}, which PLY does not know"
+            )
     if encoding != "ascii" and encoding not in _ORDER:
-        raise InputError(f"{path}: the PLY file is encoded as {encoding[:40]!r}; known are ascii, {', '.join(_ORDER)}")
+        raise InputError(
+            f"{path}: the PLY file is encoded as {encoding[:40]!r}; known are ascii, {', '.join(_ORDER)}"
+        )
     if before_vertices:
-        raise InputError(f"{path}: elements {', '.join(before_vertices)[:80]} stand before the vertices; write the vertices first")
+        raise InputError(
+            f"{path}: elements {', '.join(before_vertices)[:80]} stand before the vertices; write the vertices first"
+        )
     if len({name for name, _ in fields}) < len(fields) or not fields:
-        raise InputError(f"{path}: the vertices have {'two properties of one name' if fields else 'no properties'}; export it again")
+        raise InputError(
+            f"{path}: the vertices have {'two properties of one name' if fields else 'no properties'}; export it again"
+        )
     return _Header(encoding, newline + 1, count, tuple(fields))
 
 
 def _ascii(path: Path, header: _Header, names: list[str]) -> dict[str, np.ndarray]:
     # A number and its separator have two characters at least.
     if header.count * len(names) > path.stat().st_size:
-        raise InputError(f"{path}: truncated, {header.count:,} vertices do not fit {path.stat().st_size:,} bytes; fetch or export it again")
+        raise InputError(
+            f"{path}: truncated, {header.count:,} vertices do not fit {path.stat().st_size:,} bytes; fetch or export it again"
+        )
     with path.open("rb") as stream:
         stream.seek(header.start)
-        table = np.loadtxt(stream, dtype=np.float64, max_rows=header.count, ndmin=2) if header.count else np.empty((0, len(names)))
+        table = (
+            np.loadtxt(stream, dtype=np.float64, max_rows=header.count, ndmin=2)
+            if header.count
+            else np.empty((0, len(names)))
+        )
     if table.shape != (header.count, len(names)):
-        raise InputError(f"{path}: truncated, the vertices are {table.shape[0]:,} of {table.shape[1]} numbers instead of "
-                         f"{header.count:,} of {len(names)}; fetch or export it again")
+        raise InputError(
+            f"{path}: truncated, the vertices are {table.shape[0]:,} of {table.shape[1]} numbers instead of "
+            f"{header.count:,} of {len(names)}; fetch or export it again"
+        )
     return {name: table[:, k].astype(kind) for k, (name, kind) in enumerate(header.fields)}
 
 
-def write_ply(path: str | os.PathLike[str], points: Any, colours: Any = None, scalars: Mapping[str, Any] | None = None,
-              overwrite: bool = False) -> Written:
+def write_ply(
+    path: str | os.PathLike[str],
+    points: Any,
+    colours: Any = None,
+    scalars: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Written:
     """Write a cloud as little-endian binary PLY, whole or not at all.
 
     Args:
@@ -128,23 +169,36 @@ def write_ply(path: str | os.PathLike[str], points: Any, colours: Any = None, sc
     columns = {axis: xyz[:, k].astype(kind) for k, axis in enumerate("xyz")}
     if colours is not None:
         rgb = _numbers(path, colours, "colours")
-        if rgb.shape != xyz.shape or not bool(((rgb >= 0) & (rgb <= (1 if rgb.dtype.kind == "f" else 255))).all()):
-            raise InputError(f"{path}: colours are (N, 3) whole numbers up to 255, or shares in [0, 1], for {len(xyz)} points")
+        if rgb.shape != xyz.shape or not bool(
+            ((rgb >= 0) & (rgb <= (1 if rgb.dtype.kind == "f" else 255))).all()
+        ):
+            raise InputError(
+                f"{path}: colours are (N, 3) whole numbers up to 255, or shares in [0, 1], for {len(xyz)} points"
+            )
         codes = np.rint(rgb * 255.0).astype("u1") if rgb.dtype.kind == "f" else rgb.astype("u1")
         columns |= {name: codes[:, k] for k, name in enumerate(("red", "green", "blue"))}
     for name, values in (scalars or {}).items():
         array = _numbers(path, values, name)
         if array.shape != (len(xyz),) or not name.isidentifier() or name in columns:
-            raise InputError(f"{path}: the scalar {name!r} of shape {array.shape} needs one number for each of {len(xyz)} points, and a "
-                             "name of its own without spaces")
+            raise InputError(
+                f"{path}: the scalar {name!r} of shape {array.shape} needs one number for each of {len(xyz)} points, and a "
+                "name of its own without spaces"
+            )
         columns[name] = array.astype(_stored(path, name, array))
     dtype = np.dtype([(name, array.dtype.newbyteorder("<")) for name, array in columns.items()])
     table = np.empty(len(xyz), dtype)
     for name, array in columns.items():
         table[name] = array
-    properties = "".join(f"property {PROPERTY_NAMES[array.dtype.str[1:]]} {name}\n" for name, array in columns.items())
+    properties = "".join(
+        f"property {PROPERTY_NAMES[array.dtype.str[1:]]} {name}\n"
+        for name, array in columns.items()
+    )
     with writing(path, overwrite) as stream:
-        stream.write(f"ply\nformat binary_little_endian 1.0\nelement vertex {len(xyz)}\n{properties}end_header\n".encode("ascii"))
+        stream.write(
+            f"ply\nformat binary_little_endian 1.0\nelement vertex {len(xyz)}\n{properties}end_header\n".encode(
+                "ascii"
+            )
+        )
         stream.write(table.tobytes())
     return Written(Path(path).expanduser())
 
@@ -157,7 +211,9 @@ def _stored(path: Any, name: str, array: np.ndarray) -> str:
     if array.dtype.itemsize <= 4:
         return array.dtype.str[1:]
     if array.size and not (int(array.min()) >= -(2**31) and int(array.max()) < 2**31):
-        raise InputError(f"{path}: the scalar {name!r} holds whole numbers beyond 32 bits, which PLY does not store; give floats")
+        raise InputError(
+            f"{path}: the scalar {name!r} holds whole numbers beyond 32 bits, which PLY does not store; give floats"
+        )
     return "i4"
 
 

@@ -12,7 +12,16 @@ from invtoolbox.datasets.output import writing
 from invtoolbox.errors import InputError
 
 #: What PLY calls the types that NumPy writes so.
-PROPERTY_NAMES = {"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort", "i4": "int", "u4": "uint", "f4": "float", "f8": "double"}
+PROPERTY_NAMES = {
+    "i1": "char",
+    "u1": "uchar",
+    "i2": "short",
+    "u2": "ushort",
+    "i4": "int",
+    "u4": "uint",
+    "f4": "float",
+    "f8": "double",
+}
 # Room for the number of points, which is known in the end.
 _DIGITS = 12
 
@@ -20,7 +29,9 @@ Append = Callable[[Mapping[str, np.ndarray]], None]
 
 
 @contextmanager
-def ply_stream(path: str | os.PathLike[str], fields: Mapping[str, str], overwrite: bool = False) -> Iterator[Append]:
+def ply_stream(
+    path: str | os.PathLike[str], fields: Mapping[str, str], overwrite: bool = False
+) -> Iterator[Append]:
     """A function that adds points to a binary PLY file, which takes its place under `path` when the block ends without an error.
 
     Args:
@@ -39,7 +50,9 @@ def ply_stream(path: str | os.PathLike[str], fields: Mapping[str, str], overwrit
         what = f"PLY has no type {unknown[0]!r}" if unknown else "a cloud needs fields"
         raise InputError(f"{path}: {what}; use {', '.join(PROPERTY_NAMES)}")
     dtype = np.dtype([(name, "<" + kind) for name, kind in fields.items()])
-    properties = "".join(f"property {PROPERTY_NAMES[kind]} {name}\n" for name, kind in fields.items())
+    properties = "".join(
+        f"property {PROPERTY_NAMES[kind]} {name}\n" for name, kind in fields.items()
+    )
     head = b"ply\nformat binary_little_endian 1.0\nelement vertex "
     count = 0
     with writing(path, overwrite) as stream:
@@ -49,7 +62,9 @@ def ply_stream(path: str | os.PathLike[str], fields: Mapping[str, str], overwrit
             nonlocal count
             sizes = {len(columns[name]) for name in fields if name in columns}
             if set(columns) != set(fields) or len(sizes) != 1:
-                raise InputError(f"{path}: a piece has {', '.join(columns) or 'nothing'}; expected {', '.join(fields)}, of one length")
+                raise InputError(
+                    f"{path}: a piece has {', '.join(columns) or 'nothing'}; expected {', '.join(fields)}, of one length"
+                )
             table = np.empty(sizes.pop(), dtype)
             for name in fields:
                 table[name] = columns[name]

@@ -58,8 +58,14 @@ class PosedPictures:
     def __getitem__(self, index: Any) -> PosedPictures:
         """Some of them: a slice, numbers, or a mask."""
         rows = torch.arange(len(self))[index].reshape(-1)
-        per_view = {name: getattr(self, name) for name in ("pictures", "alpha", "mask", "depth", "near_far")}
-        return replace(self, cameras=self.cameras[rows], **{name: t[rows] for name, t in per_view.items() if t is not None})
+        per_view = {
+            name: getattr(self, name) for name in ("pictures", "alpha", "mask", "depth", "near_far")
+        }
+        return replace(
+            self,
+            cameras=self.cameras[rows],
+            **{name: t[rows] for name, t in per_view.items() if t is not None},
+        )
 
     def on(self, background: float | Tensor) -> Tensor:
         """The pictures in front of a colour, ``(C, 3, height, width)``."""
@@ -68,9 +74,17 @@ class PosedPictures:
 
     def __repr__(self) -> str:
         height, width = self.cameras.size
-        more = [name for name in ("mask", "depth", "points", "box", "near_far") if getattr(self, name) is not None]
-        return (f"PosedPictures({len(self)} of {height} x {width} pixels" + (f", with {', '.join(more)}" if more else "")
-                + (f", {len(self.skipped)} skipped" if self.skipped else "") + ")")
+        more = [
+            name
+            for name in ("mask", "depth", "points", "box", "near_far")
+            if getattr(self, name) is not None
+        ]
+        return (
+            f"PosedPictures({len(self)} of {height} x {width} pixels"
+            + (f", with {', '.join(more)}" if more else "")
+            + (f", {len(self.skipped)} skipped" if self.skipped else "")
+            + ")"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +116,14 @@ class View:
     said: str = ""
 
 
-def load_views(path: str | Path, views: Sequence[View], *, shrink: int = 1, straighten: bool = True,
-               names: Sequence[str] | None = None) -> PosedPictures:
+def load_views(
+    path: str | Path,
+    views: Sequence[View],
+    *,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
     """Load the pictures of views, straightened and made smaller.
 
     Args:
@@ -119,7 +139,9 @@ def load_views(path: str | Path, views: Sequence[View], *, shrink: int = 1, stra
     if names is not None:
         missing = sorted(set(names) - {view.name for view in views})
         if missing:
-            raise InputError(f"{path}: there is no picture {missing[0]!r}; the first ones are {', '.join(v.name for v in views[:3])}")
+            raise InputError(
+                f"{path}: there is no picture {missing[0]!r}; the first ones are {', '.join(v.name for v in views[:3])}"
+            )
         views = [view for view in views if view.name in set(names)]
     if shrink < 1:
         raise InputError(f"{path}: shrink is a whole number from 1 on, got {shrink}")
@@ -134,16 +156,30 @@ def load_views(path: str | Path, views: Sequence[View], *, shrink: int = 1, stra
     sizes = Counter(tuple(one.rgba.shape[1:]) for one in loaded)
     if len(sizes) > 1:
         told = ", ".join(f"{n} of {h} x {w}" for (h, w), n in sizes.most_common(4))
-        raise InputError(f"the pictures of {path} have several sizes ({told} pixels); read those of one size with names=")
+        raise InputError(
+            f"the pictures of {path} have several sizes ({told} pixels); read those of one size with names="
+        )
     size = next(iter(sizes))
     rgba = torch.stack([one.rgba for one in loaded])
-    cameras = Cameras(torch.stack([view.world_to_camera for view in found]).float(), torch.stack([one.K for one in loaded]).float(),
-                      (int(size[0]), int(size[1])), tuple(view.name for view in found))
+    cameras = Cameras(
+        torch.stack([view.world_to_camera for view in found]).float(),
+        torch.stack([one.K for one in loaded]).float(),
+        (int(size[0]), int(size[1])),
+        tuple(view.name for view in found),
+    )
     if not bool(cameras.intrinsics.isfinite().all() and cameras.world_to_camera.isfinite().all()):
-        raise InputError(f"{path}: intrinsics or poses are too large for single precision; their unit is wrong, or the file is damaged")
+        raise InputError(
+            f"{path}: intrinsics or poses are too large for single precision; their unit is wrong, or the file is damaged"
+        )
     skipped = tuple(view.said or view.name for view in views if view not in found)
-    return PosedPictures(cameras, rgba[:, :3] * rgba[:, 3:], rgba[:, 3:], skipped,
-                         mask=_stacked([one.mask for one in loaded], 1.0), depth=_stacked([one.depth for one in loaded], 0.0))
+    return PosedPictures(
+        cameras,
+        rgba[:, :3] * rgba[:, 3:],
+        rgba[:, 3:],
+        skipped,
+        mask=_stacked([one.mask for one in loaded], 1.0),
+        depth=_stacked([one.depth for one in loaded], 0.0),
+    )
 
 
 def rigid_poses(path: str | Path, names: Sequence[str], matrices: Any, to: str) -> Tensor:
@@ -157,18 +193,28 @@ def rigid_poses(path: str | Path, names: Sequence[str], matrices: Any, to: str) 
         InputError: for NaN, and for what scales, shears or mirrors; it names the frame.
     """
     try:
-        poses = np.array([np.array(matrix, dtype=np.float64)[:3] for matrix in matrices]).reshape(len(names), 3, 4)
+        poses = np.array([np.array(matrix, dtype=np.float64)[:3] for matrix in matrices]).reshape(
+            len(names), 3, 4
+        )
     except (ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: a pose ({to}) is a matrix of 4 by 4 numbers: {' '.join(str(error).split())[:100]}") from error
+        raise InputError(
+            f"{path}: a pose ({to}) is a matrix of 4 by 4 numbers: {' '.join(str(error).split())[:100]}"
+        ) from error
     top = torch.from_numpy(poses)
     wrong = (~top.isfinite().all(2).all(1)).nonzero()
     if len(wrong):
-        raise InputError(f"{path}: the pose of {names[int(wrong[0])]!r} holds NaN or infinite numbers; take the frame out of the file")
+        raise InputError(
+            f"{path}: the pose of {names[int(wrong[0])]!r} holds NaN or infinite numbers; take the frame out of the file"
+        )
     R = top[:, :, :3]
-    off = (R @ R.mT - torch.eye(3, dtype=R.dtype)).abs().amax((1, 2)) + (torch.linalg.det(R) - 1).abs()
+    off = (R @ R.mT - torch.eye(3, dtype=R.dtype)).abs().amax((1, 2)) + (
+        torch.linalg.det(R) - 1
+    ).abs()
     if len(off) and float(off.max()) > 1e-3:
-        raise InputError(f"{path}: the pose of {names[int(off.argmax())]!r} scales, shears or mirrors: its upper left 3 by 3 numbers are "
-                         f"no rotation; write rigid motions ({to})")
+        raise InputError(
+            f"{path}: the pose of {names[int(off.argmax())]!r} scales, shears or mirrors: its upper left 3 by 3 numbers are "
+            f"no rotation; write rigid motions ({to})"
+        )
     U, _, V = torch.linalg.svd(R)
     bottom = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=top.dtype).expand(len(top), 1, 4)
     return torch.cat([torch.cat([U @ V, top[:, :, 3:]], dim=2), bottom], dim=1)
@@ -176,7 +222,10 @@ def rigid_poses(path: str | Path, names: Sequence[str], matrices: Any, to: str) 
 
 def from_opengl(camera_to_world: Tensor) -> Tensor:
     """World to camera with y down and z forward, from camera to world with y up and z backward (OpenGL, Blender): ``(C, 4, 4)``."""
-    return inverse(camera_to_world @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=camera_to_world.dtype)))
+    return inverse(
+        camera_to_world
+        @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=camera_to_world.dtype))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,17 +236,27 @@ class _Loaded:
     depth: Tensor | None
 
 
-def _load(path: Any, view: View, shrink: int, straighten: bool, plans: dict[Any, Straightening]) -> _Loaded:
+def _load(
+    path: Any, view: View, shrink: int, straighten: bool, plans: dict[Any, Straightening]
+) -> _Loaded:
     rgba = read_rgba(view.picture)
     size = (int(rgba.shape[1]), int(rgba.shape[2]))
-    K = view.intrinsics.double() if isinstance(view.intrinsics, Tensor) else _of_angle(view.intrinsics, size)
+    K = (
+        view.intrinsics.double()
+        if isinstance(view.intrinsics, Tensor)
+        else _of_angle(view.intrinsics, size)
+    )
     if view.size is not None and view.size != size:
         down, across = (mine / said for mine, said in zip(size, view.size))
         if abs(down / across - 1) > _UNEVEN:
-            raise InputError(f"{view.picture} has {size[0]} x {size[1]} pixels, and {path} speaks of {view.size[0]} x {view.size[1]}; "
-                             "it is turned, cut, or another picture")
+            raise InputError(
+                f"{view.picture} has {size[0]} x {size[1]} pixels, and {path} speaks of {view.size[0]} x {view.size[1]}; "
+                "it is turned, cut, or another picture"
+            )
         K = torch.tensor([across, down, 1.0], dtype=K.dtype)[:, None] * K
-    mask, depth = (None if file is None else one_channel(file, size) for file in (view.mask, view.depth))
+    mask, depth = (
+        None if file is None else one_channel(file, size) for file in (view.mask, view.depth)
+    )
     mask = None if mask is None else (mask > 0).float()
     depth = None if depth is None else depth * view.depth_unit
     if straighten and view.lens.distorts:
@@ -207,15 +266,21 @@ def _load(path: Any, view: View, shrink: int, straighten: bool, plans: dict[Any,
         plan = plans[key]
         # Colours are straightened premultiplied, else what lies behind an edge of alpha 0 bleeds into it.
         premultiplied = plan(torch.cat([rgba[:3] * rgba[3:], rgba[3:]]))
-        rgba = torch.cat([premultiplied[:3] / premultiplied[3:].clamp(min=1e-6), premultiplied[3:]]).clamp(0, 1)
+        rgba = torch.cat(
+            [premultiplied[:3] / premultiplied[3:].clamp(min=1e-6), premultiplied[3:]]
+        ).clamp(0, 1)
         mask = None if mask is None else (plan(mask, "bilinear") > 0.999).float()
         depth = None if depth is None else plan(depth, "nearest")
         K = plan.intrinsics
     if shrink > 1:
         if min(size) < shrink:
-            raise InputError(f"{view.picture} has {size[0]} x {size[1]} pixels; it cannot shrink by {shrink}")
+            raise InputError(
+                f"{view.picture} has {size[0]} x {size[1]} pixels; it cannot shrink by {shrink}"
+            )
         alpha = functional.avg_pool2d(rgba[3:], shrink)
-        rgba = torch.cat([functional.avg_pool2d(rgba[:3] * rgba[3:], shrink) / alpha.clamp(min=1e-6), alpha])
+        rgba = torch.cat(
+            [functional.avg_pool2d(rgba[:3] * rgba[3:], shrink) / alpha.clamp(min=1e-6), alpha]
+        )
         mask = None if mask is None else -functional.max_pool2d(-mask, shrink)
         depth = None if depth is None else _middle_depth(depth, shrink)
         K = torch.tensor([1 / shrink, 1 / shrink, 1.0], dtype=K.dtype)[:, None] * K
@@ -236,7 +301,12 @@ def _plan(view: View, K: Tensor, size: tuple[int, int]) -> Straightening:
 def _middle_depth(depth: Tensor, shrink: int) -> Tensor:
     """The lower median of the known depths of each block: a mean would lie between foreground and background."""
     height, width = (side // shrink for side in depth.shape[1:])
-    blocks = depth[:, :height * shrink, :width * shrink].unfold(1, shrink, shrink).unfold(2, shrink, shrink).flatten(3)
+    blocks = (
+        depth[:, : height * shrink, : width * shrink]
+        .unfold(1, shrink, shrink)
+        .unfold(2, shrink, shrink)
+        .flatten(3)
+    )
     known = torch.where(blocks > 0, blocks, torch.nan)
     return known.nanmedian(dim=3).values.nan_to_num(0.0)
 
@@ -244,7 +314,13 @@ def _middle_depth(depth: Tensor, shrink: int) -> Tensor:
 def _stacked(parts: Sequence[Tensor | None], otherwise: float) -> Tensor | None:
     """All of them, with a constant for those that lack it; None where all do."""
     some = next((part for part in parts if part is not None), None)
-    return None if some is None else torch.stack([torch.full_like(some, otherwise) if part is None else part for part in parts])
+    return (
+        None
+        if some is None
+        else torch.stack(
+            [torch.full_like(some, otherwise) if part is None else part for part in parts]
+        )
+    )
 
 
 def read_rgba(file: Path) -> Tensor:
@@ -254,11 +330,17 @@ def read_rgba(file: Path) -> Tensor:
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 2, 3, 4):
-        raise InputError(f"{file}: an array of shape {tuple(array.shape)} is neither a grey nor a colour picture")
+        raise InputError(
+            f"{file}: an array of shape {tuple(array.shape)} is neither a grey nor a colour picture"
+        )
     if not bool(values.isfinite().all()):
-        raise InputError(f"{file}: the picture holds NaN or infinite values; repair it, or take it out of the set")
+        raise InputError(
+            f"{file}: the picture holds NaN or infinite values; repair it, or take it out of the set"
+        )
     alpha = values[..., -1:] if values.shape[-1] in (2, 4) else torch.ones_like(values[..., :1])
-    colour = values[..., :1].expand(*values.shape[:2], 3) if values.shape[-1] <= 2 else values[..., :3]
+    colour = (
+        values[..., :1].expand(*values.shape[:2], 3) if values.shape[-1] <= 2 else values[..., :3]
+    )
     return torch.cat([colour, alpha], dim=-1).permute(2, 0, 1).contiguous()
 
 
@@ -273,5 +355,9 @@ def one_channel(file: Path, size: tuple[int, int]) -> Tensor:
         array = read_pixels(file, 0)
     array = array[..., 0] if array.ndim == 3 else array
     if array.shape != size:
-        raise InputError(f"{file} has the shape {array.shape}, and its picture has {size[0]} x {size[1]} pixels")
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].nan_to_num(0.0, posinf=0.0, neginf=0.0)
+        raise InputError(
+            f"{file} has the shape {array.shape}, and its picture has {size[0]} x {size[1]} pixels"
+        )
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].nan_to_num(
+        0.0, posinf=0.0, neginf=0.0
+    )

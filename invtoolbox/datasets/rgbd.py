@@ -28,8 +28,15 @@ _APART = 0.02
 _UNITS = {"log": 1e-3, "tum": 1 / 5000}
 
 
-def open_rgbd(path: str | os.PathLike[str], *, intrinsics: Tensor | None = None, depth_unit: float | None = None, shrink: int = 1,
-              straighten: bool = True, names: Sequence[str] | None = None) -> PosedPictures:
+def open_rgbd(
+    path: str | os.PathLike[str],
+    *,
+    intrinsics: Tensor | None = None,
+    depth_unit: float | None = None,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
     """Colour pictures, depths in metres along the camera's z (0 where there is none), and poses.
 
     Pictures lie in ``image``, ``rgb`` or ``color``, depths as 16 bit PNG in ``depth``. The trajectory is ``trajectory.log`` (Redwood:
@@ -53,39 +60,61 @@ def open_rgbd(path: str | os.PathLike[str], *, intrinsics: Tensor | None = None,
     kind, trajectory = _trajectory(folder)
     pictures = next((folder / name for name in _PICTURES if (folder / name).is_dir()), None)
     if pictures is None or not (folder / _DEPTHS).is_dir():
-        raise InputError(f"{folder} holds no pictures ({', '.join(_PICTURES)}) beside its depths and trajectory")
+        raise InputError(
+            f"{folder} holds no pictures ({', '.join(_PICTURES)}) beside its depths and trajectory"
+        )
     times, poses = _log(trajectory) if kind == "log" else _tum(trajectory)
     apart = 0.0 if kind == "log" else _APART
     colour, depth = _numbered(pictures), _numbered(folder / _DEPTHS)
     if not colour or not depth:
-        raise InputError(f"{folder} holds {len(colour)} pictures and {len(depth)} depths with a number for a name; one "
-                         "of each at least is needed")
+        raise InputError(
+            f"{folder} holds {len(colour)} pictures and {len(depth)} depths with a number for a name; one "
+            "of each at least is needed"
+        )
     K, size = _intrinsics(folder, intrinsics)
     depth_times = np.array([time for time, _ in depth])
     views, skipped = [], []
     for time, place in colour:
-        near, pose = int(np.argmin(np.abs(depth_times - time))), int(np.argmin(np.abs(times - time)))
+        near, pose = (
+            int(np.argmin(np.abs(depth_times - time))),
+            int(np.argmin(np.abs(times - time))),
+        )
         if abs(depth_times[near] - time) > apart or abs(times[pose] - time) > apart:
             skipped.append(place.name)
             continue
-        views.append(View(place.name, place, poses[pose], K, size, depth=depth[near][1],
-                          depth_unit=_UNITS[kind] if depth_unit is None else depth_unit))
+        views.append(
+            View(
+                place.name,
+                place,
+                poses[pose],
+                K,
+                size,
+                depth=depth[near][1],
+                depth_unit=_UNITS[kind] if depth_unit is None else depth_unit,
+            )
+        )
     if not views:
-        raise InputError(f"{folder}: none of the {len(colour)} pictures has a depth and a pose of its number")
+        raise InputError(
+            f"{folder}: none of the {len(colour)} pictures has a depth and a pose of its number"
+        )
     found = load_views(trajectory, views, shrink=shrink, straighten=straighten, names=names)
     return replace(found, skipped=(*found.skipped, *skipped))
 
 
 def is_rgbd(folder: Path) -> bool:
     """Whether a folder looks like one of the two layouts."""
-    return (folder / _DEPTHS).is_dir() and any((folder / name).is_file() for name in ("trajectory.log", "groundtruth.txt"))
+    return (folder / _DEPTHS).is_dir() and any(
+        (folder / name).is_file() for name in ("trajectory.log", "groundtruth.txt")
+    )
 
 
 def _trajectory(folder: Path) -> tuple[str, Path]:
     for kind, name in (("log", "trajectory.log"), ("tum", "groundtruth.txt")):
         if (folder / name).is_file():
             return kind, require_file(folder / name)
-    raise InputError(f"{folder} holds no trajectory of RGB-D frames: trajectory.log (Redwood) or groundtruth.txt (TUM)")
+    raise InputError(
+        f"{folder} holds no trajectory of RGB-D frames: trajectory.log (Redwood) or groundtruth.txt (TUM)"
+    )
 
 
 def _log(file: Path) -> tuple[np.ndarray, Tensor]:
@@ -98,11 +127,15 @@ def _log(file: Path) -> tuple[np.ndarray, Tensor]:
         if len(matrices) != len(heads):
             raise ValueError(f"{len(lines)} lines are no whole number of frames")
     except (ValueError, IndexError, OverflowError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} is no trajectory of Redwood, blocks of a line of three numbers and four of a 4 by 4 matrix: "
-                         f"{' '.join(str(error).split())[:100]}") from error
+        raise InputError(
+            f"{file} is no trajectory of Redwood, blocks of a line of three numbers and four of a 4 by 4 matrix: "
+            f"{' '.join(str(error).split())[:100]}"
+        ) from error
     if len(set(heads.tolist())) < len(heads):
         raise InputError(f"{file}: a frame has two poses; the file is damaged")
-    return heads, inverse(rigid_poses(file, [f"frame {head:g}" for head in heads], matrices, "camera to world"))
+    return heads, inverse(
+        rigid_poses(file, [f"frame {head:g}" for head in heads], matrices, "camera to world")
+    )
 
 
 def _tum(file: Path) -> tuple[np.ndarray, Tensor]:
@@ -136,14 +169,23 @@ def _intrinsics(folder: Path, given: Tensor | None) -> tuple[Tensor, tuple[int, 
     if file.is_file():
         table = read_json(file)
         try:
-            K = torch.tensor(table["intrinsic_matrix"], dtype=torch.float64).reshape(3, 3).T.clone()  # column by column
+            K = (
+                torch.tensor(table["intrinsic_matrix"], dtype=torch.float64).reshape(3, 3).T.clone()
+            )  # column by column
             size = (int(table["height"]), int(table["width"]))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{file} has no width, height and intrinsic_matrix of 9 numbers ({error!r})") from error
-        if not (bool(K.isfinite().all()) and float(K[0, 0]) > 0 and float(K[1, 1]) > 0 and min(size) > 0):
+            raise InputError(
+                f"{file} has no width, height and intrinsic_matrix of 9 numbers ({error!r})"
+            ) from error
+        if not (
+            bool(K.isfinite().all()) and float(K[0, 0]) > 0 and float(K[1, 1]) > 0 and min(size) > 0
+        ):
             raise InputError(f"{file}: a size or a focal length is not above 0")
     else:
         fx, fy, cx, cy = _SENSOR
-        K, size = torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64), _SENSOR_SIZE
+        K, size = (
+            torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64),
+            _SENSOR_SIZE,
+        )
     K[:2, 2] += 0.5
     return K, size

@@ -42,7 +42,9 @@ def ct_small(units: str = "HU") -> Measurement:
 
     path = get_testdata_file("CT_small.dcm", download=False)
     if not isinstance(path, str):
-        raise InputError("CT_small.dcm is missing from the installed pydicom; install pydicom 3 from PyPI")
+        raise InputError(
+            "CT_small.dcm is missing from the installed pydicom; install pydicom 3 from PyPI"
+        )
     return Dicom(path, units=units)[0]
 
 
@@ -59,5 +61,7 @@ def photograph(name: str = "camera") -> Tensor:
 
     path = Path(skimage.__file__).parent / "data" / PHOTOGRAPHS[name]
     if not path.is_file():
-        raise InputError(f"{path.name} is missing from the installed scikit-image; install it from PyPI")
+        raise InputError(
+            f"{path.name} is missing from the installed scikit-image; install it from PyPI"
+        )
     return Pictures(path)[0].y

@@ -77,25 +77,35 @@ def axes_of_item(path: Any, items: str, geometry: ScanGeometry | None) -> int:
 def read_angles(table: Any, folder: Path | None = None) -> tuple[float, ...]:
     """The angles in radians that an `[angles]` table describes; a ``file`` lies in ``folder``."""
     if not isinstance(table, Mapping):
-        raise InputError('geometry: angles must be a table with a unit, for example '
-                         '[angles] unit = "degrees", start = 0, stop = 180, count = 181')
+        raise InputError(
+            "geometry: angles must be a table with a unit, for example "
+            '[angles] unit = "degrees", start = 0, stop = 180, count = 181'
+        )
     for key in table:
         if key not in _ANGLE_FIELDS:
             raise unknown_name("field of [angles]", key, _ANGLE_FIELDS)
     scale = angle_unit(table)
     if "values" in table or "file" in table:
         if len(table) > 2:
-            raise InputError("geometry: give either the values of the angles, a file of them, or start, stop and count, not "
-                             "both")
-        given = read_numbers(table["file"], folder, "the angles").ravel().tolist() if "file" in table else table["values"]
+            raise InputError(
+                "geometry: give either the values of the angles, a file of them, or start, stop and count, not "
+                "both"
+            )
+        given = (
+            read_numbers(table["file"], folder, "the angles").ravel().tolist()
+            if "file" in table
+            else table["values"]
+        )
         if not isinstance(given, (list, tuple)):
             raise InputError("geometry: the values of the angles must be a list of numbers")
         values = tuple(number("an angle", v) for v in given)
     else:
         missing = [k for k in ("start", "stop", "count") if k not in table]
         if missing:
-            raise InputError(f"geometry: [angles] lacks {', '.join(missing)}; give start, stop and count, or "
-                             "values")
+            raise InputError(
+                f"geometry: [angles] lacks {', '.join(missing)}; give start, stop and count, or "
+                "values"
+            )
         start, stop = number("start", table["start"]), number("stop", table["stop"])
         endpoint = table.get("endpoint", True)
         if not isinstance(endpoint, bool):
@@ -108,8 +118,9 @@ def angle_unit(table: Mapping[str, Any]) -> float:
     """Radians in the unit of an `[angles]` table."""
     unit = table.get("unit")
     if unit not in ("degrees", "radians"):
-        raise InputError(f"geometry: the unit of the angles is {unit!r}; say unit = \"degrees\" or "
-                         "\"radians\"")
+        raise InputError(
+            f'geometry: the unit of the angles is {unit!r}; say unit = "degrees" or "radians"'
+        )
     return math.pi / 180 if unit == "degrees" else 1.0
 
 
@@ -121,7 +132,13 @@ def angle_table(angles: tuple[float, ...]) -> dict[str, Any]:
     for stop, options in ends:
         for unit in ("degrees", "radians"):
             limits = [round(math.degrees(a), 9) if unit == "degrees" else a for a in (first, stop)]
-            table = {"unit": unit, "start": limits[0], "stop": limits[1], "count": number_of, **options}
+            table = {
+                "unit": unit,
+                "start": limits[0],
+                "stop": limits[1],
+                "count": number_of,
+                **options,
+            }
             if number_of > 2 and read_angles(table) == angles:
                 return table
     return {"unit": "radians", "values": angles}
@@ -145,20 +162,33 @@ def read_numbers(name: Any, folder: Path | None, what: str) -> np.ndarray:
         with decoding(path, "NumPy"):
             array = np.load(path, allow_pickle=False)
         if array.dtype.kind not in "iuf":
-            raise InputError(f"{path}: {what} are stored as {array.dtype}; they must be real numbers")
+            raise InputError(
+                f"{path}: {what} are stored as {array.dtype}; they must be real numbers"
+            )
         return np.asarray(array, dtype=np.float64)
     try:
-        lines = [line.split("#")[0].replace(",", " ").split() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [
+            line.split("#")[0].replace(",", " ").split()
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
         rows = [[float(word) for word in line] for line in lines if line]
     except (UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path}: {what} are not read ({error}); give a .npy file, or numbers parted by spaces or commas") from None
+        raise InputError(
+            f"{path}: {what} are not read ({error}); give a .npy file, or numbers parted by spaces or commas"
+        ) from None
     if not rows or len({len(row) for row in rows}) != 1:
-        raise InputError(f"{path}: {what} need the same number of columns in every line, and at least one line")
+        raise InputError(
+            f"{path}: {what} need the same number of columns in every line, and at least one line"
+        )
     return np.array(rows, dtype=np.float64)
 
 
 def number(name: str, value: Any) -> float:
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__") or not math.isfinite(float(value)):
+    if (
+        isinstance(value, (bool, str))
+        or not hasattr(value, "__float__")
+        or not math.isfinite(float(value))
+    ):
         raise InputError(f"geometry: {name} is {value!r}; it must be a finite number")
     return float(value)
 

@@ -56,17 +56,24 @@ def find_file(name: str, file: str | None = None) -> Path:
     settings = _checked(entry.path, entry.read())
     if "simulated" in settings:
         if file is not None:
-            raise InputError(f"the data set {name} is simulated and has no files; {file} is asked for")
+            raise InputError(
+                f"the data set {name} is simulated and has no files; {file} is asked for"
+            )
         return entry.path
     wanted = file or settings["default"]
-    folders = {".", *(str(parent) for known in settings["sha256"] for parent in Path(known).parents)}
+    folders = {
+        ".",
+        *(str(parent) for known in settings["sha256"] for parent in Path(known).parents),
+    }
     if wanted not in folders and wanted not in settings["sha256"]:
         raise unknown_name(f"file of the data set {name}", wanted, settings["sha256"])
     path = _folder(entry.path, settings) / wanted
     if not path.exists():
-        raise InputError(f"{path}: a file of the data set {name} is missing; fetch it from "
-                         f"{settings['source']}, and set INVTOOLBOX_DATA to the folder that holds the data "
-                         "sets")
+        raise InputError(
+            f"{path}: a file of the data set {name} is missing; fetch it from "
+            f"{settings['source']}, and set INVTOOLBOX_DATA to the folder that holds the data "
+            "sets"
+        )
     return path
 
 
@@ -102,15 +109,20 @@ def verify(name: str) -> None:
     for file, digest in settings["sha256"].items():
         path = folder / file
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise InputError(f"{path}: differs from the file that {entry.path.name} describes; fetch it "
-                             "again")
+            raise InputError(
+                f"{path}: differs from the file that {entry.path.name} describes; fetch it again"
+            )
 
 
 def _checked(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    needed = ("reader", "licence", "source") + (() if "simulated" in settings else ("folder", "default", "sha256"))
+    needed = ("reader", "licence", "source") + (
+        () if "simulated" in settings else ("folder", "default", "sha256")
+    )
     missing = [key for key in needed if key not in settings]
     if missing:
-        raise InputError(f"{path}: a data set of the catalogue needs {', '.join(missing)}; see shelf.py")
+        raise InputError(
+            f"{path}: a data set of the catalogue needs {', '.join(missing)}; see shelf.py"
+        )
     return settings
 
 
@@ -119,5 +131,7 @@ def _folder(path: Path, settings: dict[str, Any]) -> Path:
         return data_folder() / str(settings["folder"])
     spec = find_spec(settings["package"])
     if spec is None or spec.origin is None:
-        raise InputError(f"{path}: the package {settings['package']} is not installed; install it with pip")
+        raise InputError(
+            f"{path}: the package {settings['package']} is not installed; install it with pip"
+        )
     return Path(spec.origin).parent / str(settings["folder"])

@@ -58,19 +58,32 @@ class SparseModel:
 
     def __post_init__(self) -> None:
         S, N, M = len(self.names), len(self.points), len(self.pixels)
-        shapes = {"world_to_camera": (S, 4, 4), "camera_of": (S,), "points": (N, 3), "colors": (N, 3), "pixels": (M, 2), "picture_of": (M,),
-                  "point_of": (M,)}
+        shapes = {
+            "world_to_camera": (S, 4, 4),
+            "camera_of": (S,),
+            "points": (N, 3),
+            "colors": (N, 3),
+            "pixels": (M, 2),
+            "picture_of": (M,),
+            "point_of": (M,),
+        }
         for name, shape in shapes.items():
             if tuple(getattr(self, name).shape) != shape:
-                raise InputError(f"SparseModel takes {name} of shape {shape}, got {tuple(getattr(self, name).shape)}")
+                raise InputError(
+                    f"SparseModel takes {name} of shape {shape}, got {tuple(getattr(self, name).shape)}"
+                )
         for name, count in (("camera_of", len(self.cameras)), ("picture_of", S), ("point_of", N)):
             rows = getattr(self, name)
             if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < count):
-                raise InputError(f"SparseModel takes {name} from 0 to {count - 1}, got {int(rows.min())} to {int(rows.max())}")
+                raise InputError(
+                    f"SparseModel takes {name} from 0 to {count - 1}, got {int(rows.min())} to {int(rows.max())}"
+                )
 
     def projected(self) -> Tensor:
         """Where the observed points should have been seen, ``(M, 2)``; NaN for lenses that are not known."""
-        inside = torch.einsum("mij,mj->mi", self.world_to_camera[self.picture_of, :3, :3], self.points[self.point_of])
+        inside = torch.einsum(
+            "mij,mj->mi", self.world_to_camera[self.picture_of, :3, :3], self.points[self.point_of]
+        )
         inside = inside + self.world_to_camera[self.picture_of, :3, 3]
         rays = inside[:, :2] / inside[:, 2:]
         seen = torch.full_like(rays, torch.nan)
@@ -87,11 +100,21 @@ class SparseModel:
 
     def mean_errors(self) -> Tensor:
         """The mean of the `reprojection_errors` of each point, ``(N,)``; 0 for points without observations."""
-        total = self.points.new_zeros(len(self.points)).index_add_(0, self.point_of, self.reprojection_errors())
+        total = self.points.new_zeros(len(self.points)).index_add_(
+            0, self.point_of, self.reprojection_errors()
+        )
         return total / torch.bincount(self.point_of, minlength=len(self.points)).clamp(min=1)
 
-    def views(self, path: str | Path, pictures: str | Path, *, masks: Callable[[str], Path] | None = None, shrink: int = 1,
-              straighten: bool = True, names: Sequence[str] | None = None) -> PosedPictures:
+    def views(
+        self,
+        path: str | Path,
+        pictures: str | Path,
+        *,
+        masks: Callable[[str], Path] | None = None,
+        shrink: int = 1,
+        straighten: bool = True,
+        names: Sequence[str] | None = None,
+    ) -> PosedPictures:
         """The pictures of a folder with these poses, and the points.
 
         Args:
@@ -102,16 +125,29 @@ class SparseModel:
         for name, pose, row in zip(self.names, self.world_to_camera, self.camera_of.tolist()):
             camera = self.cameras[row]
             if camera.lens is None:
-                raise InputError(f"{path}: the camera of {name!r} is of the model {camera.model}, whose distortion is not known here; "
-                                 "undistort the pictures first (COLMAP's image_undistorter)")
+                raise InputError(
+                    f"{path}: the camera of {name!r} is of the model {camera.model}, whose distortion is not known here; "
+                    "undistort the pictures first (COLMAP's image_undistorter)"
+                )
             mask = None if masks is None else masks(name)
-            views.append(View(name, Path(pictures) / name, pose, camera.intrinsics, camera.size, camera.lens,
-                              mask=mask if mask is not None and mask.is_file() else None))
+            views.append(
+                View(
+                    name,
+                    Path(pictures) / name,
+                    pose,
+                    camera.intrinsics,
+                    camera.size,
+                    camera.lens,
+                    mask=mask if mask is not None and mask.is_file() else None,
+                )
+            )
         found = load_views(path, views, shrink=shrink, straighten=straighten, names=names)
         if not len(self.points):
             return found
         return replace(found, points=self.points.float(), colors=self.colors.float() / 255)
 
     def __repr__(self) -> str:
-        return (f"SparseModel({len(self.names)} pictures of {len(self.cameras)} cameras, {len(self.points)} points, "
-                f"{len(self.pixels)} observations)")
+        return (
+            f"SparseModel({len(self.names)} pictures of {len(self.cameras)} cameras, {len(self.points)} points, "
+            f"{len(self.pixels)} observations)"
+        )

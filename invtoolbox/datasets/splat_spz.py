@@ -37,17 +37,29 @@ def read_spz(path: str | os.PathLike[str]) -> Splats:
     package = _gsply()
     with decoding(file, "SPZ"):
         found = package.read_spz(str(file))
-        means, scales, quats, opacities, constant = (torch.from_numpy(np.array(getattr(found, name), dtype=np.float32))
-                                                     for name in ("means", "scales", "quats", "opacities", "sh0"))
+        means, scales, quats, opacities, constant = (
+            torch.from_numpy(np.array(getattr(found, name), dtype=np.float32))
+            for name in ("means", "scales", "quats", "opacities", "sh0")
+        )
         count = len(means)
         stored = np.zeros((count, 0, 3)) if found.shN is None else np.asarray(found.shN)
-        others = torch.from_numpy(np.array(stored, dtype=np.float32).reshape(count, stored.size // max(3 * count, 1), 3))
+        others = torch.from_numpy(
+            np.array(stored, dtype=np.float32).reshape(count, stored.size // max(3 * count, 1), 3)
+        )
     turned = _turned(means, quats, others)
     colors = torch.cat([constant[:, None], turned[2]], 1)
-    return Splats(turned[0][None], turned[1][None], scales.exp()[None], opacities.reshape(count).sigmoid()[None], colors[None])
+    return Splats(
+        turned[0][None],
+        turned[1][None],
+        scales.exp()[None],
+        opacities.reshape(count).sigmoid()[None],
+        colors[None],
+    )
 
 
-def write_spz(path: str | os.PathLike[str], splats: Splats, item: int = 0, overwrite: bool = False) -> Written:
+def write_spz(
+    path: str | os.PathLike[str], splats: Splats, item: int = 0, overwrite: bool = False
+) -> Written:
     """Write the Gaussians of one scene of a batch, those of opacity 0 left out; about a tenth of the size of a PLY file.
 
     Numbers are rounded: positions to 24 bits, logarithms of scales to 1/16, opacities and colours to 8 bits, harmonics to 1/128.
@@ -57,21 +69,39 @@ def write_spz(path: str | os.PathLike[str], splats: Splats, item: int = 0, overw
         MissingDependency: gsply is not installed.
     """
     if splats.degree is None:
-        raise InputError(f"{path}: SPZ holds spherical harmonics, and these Gaussians have plain colours")
+        raise InputError(
+            f"{path}: SPZ holds spherical harmonics, and these Gaussians have plain colours"
+        )
     there = splats.opacities[item] > 1e-6
     means, quats, scales, opacities, colors = (
-        t[item][there].detach().float().cpu() for t in (splats.means, splats.quats, splats.scales, splats.opacities, splats.colors))
+        t[item][there].detach().float().cpu()
+        for t in (splats.means, splats.quats, splats.scales, splats.opacities, splats.colors)
+    )
     if not len(means) or not bool(means.isfinite().all()):
-        raise InputError(f"{path}: a scene of {len(means)} Gaussians that show, with finite places, is needed")
+        raise InputError(
+            f"{path}: a scene of {len(means)} Gaussians that show, with finite places, is needed"
+        )
     bits = min(_MOST_BITS, 22 - math.ceil(math.log2(max(float(means.abs().max()), 1e-6))))
     if bits < 1:
-        raise InputError(f"{path}: positions reach {float(means.abs().max()):g}, and SPZ holds up to 2,097,152; make the scene smaller")
-    means, quats, others = _turned(means, torch.nn.functional.normalize(quats, dim=1), colors[:, 1:])
+        raise InputError(
+            f"{path}: positions reach {float(means.abs().max()):g}, and SPZ holds up to 2,097,152; make the scene smaller"
+        )
+    means, quats, others = _turned(
+        means, torch.nn.functional.normalize(quats, dim=1), colors[:, 1:]
+    )
     package = _gsply()
-    table = package.GSData(means=means.numpy(), scales=scales.log().numpy(), quats=quats.numpy(), shN=others.contiguous().numpy(),
-                           opacities=torch.logit(opacities, 1e-6).numpy(), sh0=colors[:, 0].contiguous().numpy())
+    table = package.GSData(
+        means=means.numpy(),
+        scales=scales.log().numpy(),
+        quats=quats.numpy(),
+        shN=others.contiguous().numpy(),
+        opacities=torch.logit(opacities, 1e-6).numpy(),
+        sh0=colors[:, 0].contiguous().numpy(),
+    )
     file = Path(path).expanduser()
-    with writing(path, overwrite) as stream:  # gsply writes by name: a neighbour, whose bytes go where they belong
+    with writing(
+        path, overwrite
+    ) as stream:  # gsply writes by name: a neighbour, whose bytes go where they belong
         aside = file.with_name(f".{file.name}.part.spz")
         try:
             package.write_spz(str(aside), table, version=3, fractional_bits=bits)
@@ -83,15 +113,21 @@ def write_spz(path: str | os.PathLike[str], splats: Splats, item: int = 0, overw
 
 def _turned(means: Tensor, quats: Tensor, harmonics: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Half a turn about x: its own inverse."""
-    signs = torch.tensor(_HALF_TURN[:harmonics.shape[1]], dtype=harmonics.dtype)
+    signs = torch.tensor(_HALF_TURN[: harmonics.shape[1]], dtype=harmonics.dtype)
     flip = means.new_tensor([1.0, -1.0, -1.0])
     # R becomes F R F with F = diag(1, -1, -1): its axis turns, its angle stays; the ellipsoid itself is symmetric under F.
-    return means * flip, quats * quats.new_tensor([1.0, 1.0, -1.0, -1.0]), harmonics * signs[:, None]
+    return (
+        means * flip,
+        quats * quats.new_tensor([1.0, 1.0, -1.0, -1.0]),
+        harmonics * signs[:, None],
+    )
 
 
 def _gsply() -> Any:
     try:
         import gsply
     except ImportError as error:
-        raise MissingDependency(f"SPZ files need gsply; install it with {how_to_get('spz')}") from error
+        raise MissingDependency(
+            f"SPZ files need gsply; install it with {how_to_get('spz')}"
+        ) from error
     return gsply

@@ -60,21 +60,33 @@ def require_folder(path: str | os.PathLike[str], what: str) -> Path:
 
 def files_in_order(folder: Path, suffixes: Sequence[str], what: str) -> list[Path]:
     """The files of a folder with one of the suffixes, those with numbers in their names by these; an `InputError` if none."""
-    found = [file for file in folder.iterdir() if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()]
+    found = [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    ]
     if not found:
-        raise InputError(f"{folder}: the folder holds no {' or '.join(suffixes)} file; give the folder of {what}")
+        raise InputError(
+            f"{folder}: the folder holds no {' or '.join(suffixes)} file; give the folder of {what}"
+        )
     return sorted(found, key=lambda file: _by_numbers(file.name))
 
 
 def number_of(file: Path) -> int:
     """The number that a file is named by."""
     if not file.stem.isdigit():
-        raise InputError(f"{file}: the name is no number; files of this data set are named by their number or time")
+        raise InputError(
+            f"{file}: the name is no number; files of this data set are named by their number or time"
+        )
     return int(file.stem)
 
 
-def numbered_poses(poses: str | os.PathLike[str] | None, calibration: str | os.PathLike[str] | None, files: Sequence[Path],
-                   by_name: bool) -> Tensor | None:
+def numbered_poses(
+    poses: str | os.PathLike[str] | None,
+    calibration: str | os.PathLike[str] | None,
+    files: Sequence[Path],
+    by_name: bool,
+) -> Tensor | None:
     """The pose of each file ``(n, 4, 4)`` from a file of poses, or None without one.
 
     Args:
@@ -87,28 +99,40 @@ def numbered_poses(poses: str | os.PathLike[str] | None, calibration: str | os.P
     if by_name:
         numbers = [number_of(file) for file in files]
         if numbers and max(numbers) >= len(matrices):
-            raise InputError(f"{poses}: {len(matrices)} poses, but the sweep {files[-1].name} needs that of number {max(numbers)} (from "
-                             "0); give the poses of this sequence")
+            raise InputError(
+                f"{poses}: {len(matrices)} poses, but the sweep {files[-1].name} needs that of number {max(numbers)} (from "
+                "0); give the poses of this sequence"
+            )
         matrices = matrices[numbers]
     elif len(matrices) != len(files):
-        raise InputError(f"{poses}: {len(matrices)} poses for {len(files)} sweeps in {files[0].parent}; give one a sweep, or poses='none'")
+        raise InputError(
+            f"{poses}: {len(matrices)} poses for {len(files)} sweeps in {files[0].parent}; give one a sweep, or poses='none'"
+        )
     return matrices if calibration is None else in_frame_of(matrices, read_calibration(calibration))
 
 
-def pose_at(poses: Tensor | None, index: int, file: Path, source: str | os.PathLike[str] | None) -> Tensor | None:
+def pose_at(
+    poses: Tensor | None, index: int, file: Path, source: str | os.PathLike[str] | None
+) -> Tensor | None:
     """One of the poses; an `InputError` where it is not known (its numbers are NaN)."""
     if poses is None:
         return None
     if not bool(poses[index].isfinite().all()):
-        raise InputError(f"{source}: the pose of {file.name} is missing (its numbers are not finite); give it, or poses='none'")
+        raise InputError(
+            f"{source}: the pose of {file.name} is missing (its numbers are not finite); give it, or poses='none'"
+        )
     return poses[index]
 
 
-def time_at(times: np.ndarray, index: int, file: Path, source: str | os.PathLike[str] | None) -> float:
+def time_at(
+    times: np.ndarray, index: int, file: Path, source: str | os.PathLike[str] | None
+) -> float:
     """One of the times; an `InputError` where it does not come after that of the sweep before."""
     if index and not times[index] > times[index - 1]:
-        raise InputError(f"{source}: the times are out of order, that of {file.name} ({times[index]:.9g} s) does not come after that of "
-                         f"the sweep before ({times[index - 1]:.9g} s); sort the sweeps by their time")
+        raise InputError(
+            f"{source}: the times are out of order, that of {file.name} ({times[index]:.9g} s) does not come after that of "
+            f"the sweep before ({times[index - 1]:.9g} s); sort the sweeps by their time"
+        )
     return float(times[index])
 
 

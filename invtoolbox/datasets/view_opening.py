@@ -27,8 +27,14 @@ VIEW_READERS: dict[str, Callable[..., PosedPictures]] = {
 }
 
 
-def open_views(path: str | os.PathLike[str], reader: str | None = None, *, shrink: int = 1, straighten: bool = True,
-               names: Sequence[str] | None = None) -> PosedPictures:
+def open_views(
+    path: str | os.PathLike[str],
+    reader: str | None = None,
+    *,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
     """Open pictures and the cameras that took them.
 
     Args:
@@ -49,8 +55,10 @@ def open_views(path: str | os.PathLike[str], reader: str | None = None, *, shrin
     if reader is None:
         found = reader_of_views(place)
         if found is None:
-            raise InputError(f"{place} holds no pictures with poses that are known ({', '.join(VIEW_READERS)}); give the folder that holds "
-                             "the file of cameras, or say reader=")
+            raise InputError(
+                f"{place} holds no pictures with poses that are known ({', '.join(VIEW_READERS)}); give the folder that holds "
+                "the file of cameras, or say reader="
+            )
         reader, place = found
     elif reader not in VIEW_READERS:
         raise unknown_name("reader of pictures with poses", reader, VIEW_READERS)
@@ -81,4 +89,8 @@ def _reader_of_json(file: Path) -> tuple[str, Path] | None:
         return None
     frames = table["frames"] if isinstance(table["frames"], list) else []
     plain = "camera_angle_x" in table and not {"fl_x", "w", "k1", "camera_model"} & set(table)
-    return ("blender" if plain and not any(isinstance(f, dict) and "fl_x" in f for f in frames) else "transforms"), file
+    return (
+        "blender"
+        if plain and not any(isinstance(f, dict) and "fl_x" in f for f in frames)
+        else "transforms"
+    ), file

@@ -42,12 +42,18 @@ class Grid:
     unit: str = "mm"
 
     def __post_init__(self) -> None:
-        numbers = np.array([*self.voxel_size, *self.origin, *np.ravel(self.directions)], dtype=np.float64)
+        numbers = np.array(
+            [*self.voxel_size, *self.origin, *np.ravel(self.directions)], dtype=np.float64
+        )
         if numbers.shape != (15,) or not np.isfinite(numbers).all() or not (numbers[:3] > 0).all():
-            raise InputError(f"a voxel size of {self.voxel_size} at {self.origin} along {self.directions} is no place of a volume; "
-                             "sizes are positive, everything is finite")
+            raise InputError(
+                f"a voxel size of {self.voxel_size} at {self.origin} along {self.directions} is no place of a volume; "
+                "sizes are positive, everything is finite"
+            )
         if abs(np.linalg.det(np.array(self.directions))) < 1e-3:
-            raise InputError(f"the axes {self.directions} of a volume lie in one plane; correct the orientation in the file")
+            raise InputError(
+                f"the axes {self.directions} of a volume lie in one plane; correct the orientation in the file"
+            )
 
     def affine(self) -> np.ndarray:
         """The 4x4 matrix that takes ``(slice, row, column, 1)`` to ``(x, y, z, 1)``."""
@@ -66,9 +72,16 @@ class Grid:
         matrix = np.asarray(matrix, dtype=np.float64)
         sizes = np.linalg.norm(matrix[:3, :3], axis=0)
         if not np.isfinite(matrix).all() or not (sizes > 0).all():
-            raise InputError("the matrix that places the voxels is singular or not finite; correct the orientation in the file")
+            raise InputError(
+                "the matrix that places the voxels is singular or not finite; correct the orientation in the file"
+            )
         directions = [_vector(matrix[:3, axis] / sizes[axis]) for axis in range(3)]
-        return Grid(_vector(sizes), _vector(matrix[:3, 3]), (directions[0], directions[1], directions[2]), unit)
+        return Grid(
+            _vector(sizes),
+            _vector(matrix[:3, 3]),
+            (directions[0], directions[1], directions[2]),
+            unit,
+        )
 
 
 class Volume(ABC):
@@ -89,8 +102,16 @@ class Volume(ABC):
 
     format_name: str
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], grid: Grid, units: str, frames: int = 1, items: str = "slices",
-                 geometry: ScanGeometry | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int],
+        grid: Grid,
+        units: str,
+        frames: int = 1,
+        items: str = "slices",
+        geometry: ScanGeometry | None = None,
+    ) -> None:
         if items not in ("slices", "volume"):
             raise InputError(f"items is {items!r}; choose 'slices' or 'volume'")
         self.path, self.shape, self.frames, self.grid, self.units = path, shape, frames, grid, units
@@ -117,13 +138,17 @@ class Volume(ABC):
         """Slices ``start`` to ``stop`` of one frame, ``(slices, rows, columns)``; only they are read."""
         stop = self.shape[0] if stop is None else stop
         if not 0 <= start < stop <= self.shape[0] or not 0 <= frame < self.frames:
-            raise InputError(f"{self.path}: slices {start} to {stop} of frame {frame} are asked for, and there are {self.shape[0]} "
-                             f"in each of {self.frames}")
+            raise InputError(
+                f"{self.path}: slices {start} to {stop} of frame {frame} are asked for, and there are {self.shape[0]} "
+                f"in each of {self.frames}"
+            )
         with decoding(self.path, self.format_name):
             array = self._read(frame, start, stop)
         if array.shape != (stop - start, *self.shape[1:]):
-            raise InputError(f"{self.path}: slices of shape {array.shape[1:]} were read where {self.shape[1:]} are declared; "
-                             "export it again")
+            raise InputError(
+                f"{self.path}: slices of shape {array.shape[1:]} were read where {self.shape[1:]} are declared; "
+                "export it again"
+            )
         return array
 
     def volume(self, frame: int = 0) -> Measurement:
@@ -133,8 +158,14 @@ class Volume(ABC):
 
     def _meta(self, frame: int) -> dict[str, Any]:
         size = self.grid.voxel_size
-        return {"source": str(self.path), "units": self.units, "frame": frame, "voxel_size": size, "pixel_size": size[1:],
-                "grid": self.grid}
+        return {
+            "source": str(self.path),
+            "units": self.units,
+            "frame": frame,
+            "voxel_size": size,
+            "pixel_size": size[1:],
+            "grid": self.grid,
+        }
 
 
 class VolumeInMemory(Volume):
@@ -170,7 +201,9 @@ def slices_of(path: Any, x: Any) -> tuple[tuple[int, int, int], np.dtype, Iterat
     """
     if isinstance(x, Volume):
         if x.frames != 1:
-            raise InputError(f"{path}: {x.path} holds {x.frames} frames; write them one by one, volume.slices(frame=k)")
+            raise InputError(
+                f"{path}: {x.path} holds {x.frames} frames; write them one by one, volume.slices(frame=k)"
+            )
         first = x.slices(0, 1)
         return x.shape, first.dtype, (x.slices(k, k + 1)[0] for k in range(x.shape[0]))
     array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asanyarray(x)
@@ -178,20 +211,33 @@ def slices_of(path: Any, x: Any) -> tuple[tuple[int, int, int], np.dtype, Iterat
         array = array[0]
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "biuf":
-        raise InputError(f"{path}: an array of shape {array.shape} and type {array.dtype} is not one volume of real numbers; give "
-                         "(slices, rows, columns)")
+        raise InputError(
+            f"{path}: an array of shape {array.shape} and type {array.dtype} is not one volume of real numbers; give "
+            "(slices, rows, columns)"
+        )
     return (array.shape[0], array.shape[1], array.shape[2]), array.dtype, iter(array)
 
 
 def size_of_voxels(path: Any, size: Any) -> Vector:
     """Three positive lengths, or an `InputError` that names the file."""
-    if not isinstance(size, (list, tuple)) or len(size) != 3 or not all(_is_length(s) for s in size):
-        raise InputError(f"{path}: voxel_size is {size!r}; give three positive lengths, of slices, rows and columns")
+    if (
+        not isinstance(size, (list, tuple))
+        or len(size) != 3
+        or not all(_is_length(s) for s in size)
+    ):
+        raise InputError(
+            f"{path}: voxel_size is {size!r}; give three positive lengths, of slices, rows and columns"
+        )
     return float(size[0]), float(size[1]), float(size[2])
 
 
 def _is_length(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value > 0
+    )
 
 
 def _vector(values: Any) -> Vector:

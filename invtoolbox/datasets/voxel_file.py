@@ -13,7 +13,9 @@ from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 _FORMAT = "invtoolbox voxels 1"
 
 
-def write_voxels(path: str | os.PathLike[str], voxels: Voxels, item: int = 0, overwrite: bool = False) -> Written:
+def write_voxels(
+    path: str | os.PathLike[str], voxels: Voxels, item: int = 0, overwrite: bool = False
+) -> Written:
     """Write one scene of a batch: raw densities and colours of the kept nodes, and the box; exactly, whole or not at all.
 
     The tensors are ``density (rows)``, ``colour (rows, bases, channels)`` and, where not all cells are occupied, ``clearance`` of
@@ -33,8 +35,10 @@ def write_voxels(path: str | os.PathLike[str], voxels: Voxels, item: int = 0, ov
     if space.clearance is not None:
         tensors["clearance"] = space.clearance
     place = {"shape": space.shape, "low": space.low, "high": space.high, "scale": space.scale}
-    content = save({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
-                   metadata={"format": _FORMAT, "space": json.dumps(place)})
+    content = save(
+        {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
+        metadata={"format": _FORMAT, "space": json.dumps(place)},
+    )
     return Written(write_bytes(path, content, overwrite))
 
 
@@ -55,9 +59,13 @@ def read_voxels(path: str | os.PathLike[str]) -> Voxels:
     if meta.get("format") != _FORMAT or not {"density", "colour"} <= set(tensors):
         raise InputError(f"{path} is a safetensors file, but holds no voxels")
     place = json.loads(meta["space"])
-    space = VoxelSpace(tuple(place["shape"]), tuple(place["low"]), tuple(place["high"]), place["scale"])
+    space = VoxelSpace(
+        tuple(place["shape"]), tuple(place["low"]), tuple(place["high"]), place["scale"]
+    )
     if "clearance" in tensors:
         space = space.keeping(tensors["clearance"] == 0)
     if len(tensors["density"]) != space.rows or len(tensors["colour"]) != space.rows:
-        raise InputError(f"{path} holds {len(tensors['density'])} nodes, and its grid keeps {space.rows}")
+        raise InputError(
+            f"{path} holds {len(tensors['density'])} nodes, and its grid keeps {space.rows}"
+        )
     return Voxels(tensors["density"][None], tensors["colour"][None], space)

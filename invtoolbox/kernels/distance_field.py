@@ -41,11 +41,21 @@ def distance_field(points: Tensor, cell: float, margin: float) -> Field:
         lines = nodes.numel() // shape[axis]
         tasks = -(-lines // group)
         scratch = torch.empty(tasks, 4, shape[axis], device=points.device)
-        launch(sweep_kernel(axis, group), tasks, [address(nodes), address(place), address(scratch), *shape, float(cell)],
-               [nodes, place, scratch], work=4.0 * nodes.numel())
+        launch(
+            sweep_kernel(axis, group),
+            tasks,
+            [address(nodes), address(place), address(scratch), *shape, float(cell)],
+            [nodes, place, scratch],
+            work=4.0 * nodes.numel(),
+        )
     # On the CPU one thread writes, as two points may lie near one node.
-    launch(splat_kernel(_REACH, points.is_cuda), len(place), [address(nodes), address(place), *shape, float(cell)], [nodes, place],
-           work=0.0)
+    launch(
+        splat_kernel(_REACH, points.is_cuda),
+        len(place),
+        [address(nodes), address(place), *shape, float(cell)],
+        [nodes, place],
+        work=0.0,
+    )
     x, y, z = origin.tolist()
     return Field(nodes.view(torch.float32), (x, y, z), float(cell))
 

@@ -140,17 +140,31 @@ _LOOK_UP = """
 @cache
 def sweep_kernel(axis: int, group: int) -> Any:
     """Nearest points along the lines of one axis; the last axis, 0, leaves distances."""
-    return native_kernel("sweep", _SWEEP, {"AXIS": axis, "GROUP": group}, "address nodes, points, scratch; int nx, ny, nz; float cell")
+    return native_kernel(
+        "sweep",
+        _SWEEP,
+        {"AXIS": axis, "GROUP": group},
+        "address nodes, points, scratch; int nx, ny, nz; float cell",
+    )
 
 
 @cache
 def splat_kernel(reach: int, atomic: bool) -> Any:
     """Exact distances at the nodes within ``reach`` cells of each point."""
-    return native_kernel("splat", _SPLAT, {"REACH": reach, "ATOMIC": atomic}, "address nodes, points; int nx, ny, nz; float cell")
+    return native_kernel(
+        "splat",
+        _SPLAT,
+        {"REACH": reach, "ATOMIC": atomic},
+        "address nodes, points; int nx, ny, nz; float cell",
+    )
 
 
 @cache
 def look_up_kernel(dtype: torch.dtype) -> Any:
     """Values and slopes between the nodes of a grid of float32, for points of a precision."""
-    return native_kernel("look_up", _LOOK_UP, {"REAL": REAL[dtype]},
-                         "address nodes, points, values, slopes; int nx, ny, nz; double ox, oy, oz, cell")
+    return native_kernel(
+        "look_up",
+        _LOOK_UP,
+        {"REAL": REAL[dtype]},
+        "address nodes, points, values, slopes; int nx, ny, nz; double ox, oy, oz, cell",
+    )

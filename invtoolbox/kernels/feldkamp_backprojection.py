@@ -57,9 +57,20 @@ def voxel_backproject(projections: Tensor, views: VoxelViews) -> Tensor:
     >>> voxel_backproject(torch.tensor([[[[1.0, 2.0, 4.0]]]]), VoxelViews(table, (1, 1, 5), (1, 3)))
     tensor([[[[0., 1., 2., 4., 0.]]]])
     """
-    check_input(projections, (views.table.shape[0], *views.panel), "back-projection takes projections", "view, row, column", False)
-    return linear_map(projections, lambda y: _run(y, y.new_empty(y.shape[0], *views.volume), views, False),
-                      lambda x: _run(x.new_zeros(x.shape[0], views.table.shape[0], *views.panel), x.contiguous(), views, True))
+    check_input(
+        projections,
+        (views.table.shape[0], *views.panel),
+        "back-projection takes projections",
+        "view, row, column",
+        False,
+    )
+    return linear_map(
+        projections,
+        lambda y: _run(y, y.new_empty(y.shape[0], *views.volume), views, False),
+        lambda x: _run(
+            x.new_zeros(x.shape[0], views.table.shape[0], *views.panel), x.contiguous(), views, True
+        ),
+    )
 
 
 def _run(projections: Tensor, volume: Tensor, views: VoxelViews, transpose: bool) -> Tensor:
@@ -87,6 +98,11 @@ def _run(projections: Tensor, volume: Tensor, views: VoxelViews, transpose: bool
             tasks *= -(-size // step)
     kernel = voxel_kernel(projections.dtype, block, views.curved, transpose, upright, atomic)
     tensors = [filled, read, table]
-    launch(kernel, tasks, [*map(address, tensors), depth, height, width, count, *views.panel], tensors,
-           float(items * depth * height * width) * count)
+    launch(
+        kernel,
+        tasks,
+        [*map(address, tensors), depth, height, width, count, *views.panel],
+        tensors,
+        float(items * depth * height * width) * count,
+    )
     return filled

@@ -57,7 +57,9 @@ _BLOCK = """
 """
 
 # One task: a block of voxels, all views. The sums of the block stay close at hand, and so does the part of a view that it sees.
-_GATHER = _BLOCK + """        REAL sum[BZ * BY * BX];
+_GATHER = (
+    _BLOCK
+    + """        REAL sum[BZ * BY * BX];
         for (int g = 0; g < BZ * BY * BX; ++g)
             sum[g] = (REAL)0;
         const REAL* panel = (const REAL*)read + (size_t)item * views * rows * columns;
@@ -67,10 +69,14 @@ _GATHER = _BLOCK + """        REAL sum[BZ * BY * BX];
                 const int h = h0 + b / BY, j = j0 + b % BY;
                 if (h >= depth || j >= height)
                     continue;
-""" + _LINES + """
+"""
+    + _LINES
+    + """
                 for (int g = 0; g < BX; ++g) {
                     const int i = i0 + g;
-""" + _PLACE + """
+"""
+    + _PLACE
+    + """
                     sum[b * BX + g] += low * (left * panel[r0 + k0] + right * panel[r0 + k1])
                         + high * (left * panel[r1 + k0] + right * panel[r1 + k1]);
                 }
@@ -85,10 +91,13 @@ _GATHER = _BLOCK + """        REAL sum[BZ * BY * BX];
                 out[i0 + g] = sum[b * BX + g];
         }
 """
+)
 
 # One task as above, for views whose columns hold lines of voxels along the slices: the column, its weight and the arctangent are found
 # once a line. Panels come with their columns one after the other, and a cell of zeros around.
-_GATHER_UPRIGHT = _BLOCK + """        REAL sum[BY * BX * BZ];
+_GATHER_UPRIGHT = (
+    _BLOCK
+    + """        REAL sum[BY * BX * BZ];
         for (int g = 0; g < BY * BX * BZ; ++g)
             sum[g] = (REAL)0;
         const size_t size = (size_t)(rows + 2) * (columns + 2);
@@ -141,9 +150,11 @@ _GATHER_UPRIGHT = _BLOCK + """        REAL sum[BY * BX * BZ];
                     out[i0 + i] = sum[(j * BX + i) * BZ + g];
             }
 """
+)
 
 # The transpose. One task: a view, to whose panel no other task writes; or, with atomics, one row of voxels of it.
-_SCATTER = """
+_SCATTER = (
+    """
         const int parts = ATOMIC ? depth * height : 1;
         const int item = task / (views * parts);
         const int v = task / parts % views;
@@ -154,9 +165,13 @@ _SCATTER = """
         for (int b = first; b < last; ++b) {
             const int h = b / height, j = b % height;
             const REAL* values = (const REAL*)read + (((size_t)item * depth + h) * height + j) * width;
-""" + _LINES + """
+"""
+    + _LINES
+    + """
             for (int i = 0; i < width; ++i) {
-""" + _PLACE + """
+"""
+    + _PLACE
+    + """
                 const REAL value = values[i];
 #if ATOMIC
                 wp::atomic_add(panel + r0 + k0, value * low * left);
@@ -172,11 +187,31 @@ _SCATTER = """
             }
         }
 """
+)
 
 
 @cache
-def voxel_kernel(dtype: torch.dtype, block: tuple[int, int, int], curved: bool, transpose: bool, upright: bool, atomic: bool) -> Any:
+def voxel_kernel(
+    dtype: torch.dtype,
+    block: tuple[int, int, int],
+    curved: bool,
+    transpose: bool,
+    upright: bool,
+    atomic: bool,
+) -> Any:
     """Back-projection of a block of voxels a task, or its transpose."""
     source = _SCATTER if transpose else _GATHER_UPRIGHT if upright else _GATHER
-    words: dict[str, str | int] = {"REAL": REAL[dtype], "CURVED": curved, "ATOMIC": atomic, "BZ": block[0], "BY": block[1], "BX": block[2]}
-    return native_kernel("voxel", source, words, "address filled, read, table; int depth, height, width, views, rows, columns")
+    words: dict[str, str | int] = {
+        "REAL": REAL[dtype],
+        "CURVED": curved,
+        "ATOMIC": atomic,
+        "BZ": block[0],
+        "BY": block[1],
+        "BX": block[2],
+    }
+    return native_kernel(
+        "voxel",
+        source,
+        words,
+        "address filled, read, table; int depth, height, width, views, rows, columns",
+    )

@@ -50,7 +50,9 @@ def project(image: Tensor, rays: Rays) -> Tensor:
     """
     check_input(image, (rays.shape[0], rays.shape[1]), "project takes images", "row, column")
     if image.is_complex():
-        return torch.complex(project(image.real.contiguous(), rays), project(image.imag.contiguous(), rays))
+        return torch.complex(
+            project(image.real.contiguous(), rays), project(image.imag.contiguous(), rays)
+        )
     rays = rays.to(image.device, image.dtype)
     result: Tensor = _Transform.apply(image, rays.offset, rays.slope, rays.step[None], rays, False)
     return result
@@ -73,12 +75,18 @@ def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
     tensor([[[0., 1., 0.],
              [0., 1., 0.]]])
     """
-    check_input(sinogram, (rays.views, rays.detectors), "backproject takes sinograms", "view, detector cell")
+    check_input(
+        sinogram, (rays.views, rays.detectors), "backproject takes sinograms", "view, detector cell"
+    )
     if sinogram.is_complex():
-        return torch.complex(backproject(sinogram.real.contiguous(), rays),
-                             backproject(sinogram.imag.contiguous(), rays))
+        return torch.complex(
+            backproject(sinogram.real.contiguous(), rays),
+            backproject(sinogram.imag.contiguous(), rays),
+        )
     rays = rays.to(sinogram.device, sinogram.dtype)
-    result: Tensor = _Transform.apply(sinogram, rays.offset, rays.slope, rays.step[None], rays, True)
+    result: Tensor = _Transform.apply(
+        sinogram, rays.offset, rays.slope, rays.step[None], rays, True
+    )
     return result
 
 
@@ -93,8 +101,17 @@ class _Transform(torch.autograd.Function):
     """The projection of images or, with ``transpose``, the back-projection of sinograms."""
 
     @staticmethod
-    def forward(value: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays, transpose: bool) -> Tensor:
-        return (_run_backproject if transpose else _run_project)(value, offset, slope, coefficients, rays)
+    def forward(
+        value: Tensor,
+        offset: Tensor,
+        slope: Tensor,
+        coefficients: Tensor,
+        rays: Rays,
+        transpose: bool,
+    ) -> Tensor:
+        return (_run_backproject if transpose else _run_project)(
+            value, offset, slope, coefficients, rays
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -108,17 +125,28 @@ class _Transform(torch.autograd.Function):
         value, offset, slope, coefficients = ctx.saved_tensors
         grad_value = None
         if ctx.needs_input_grad[0]:
-            grad_value = _Transform.apply(grad, offset, slope, coefficients, ctx.rays, not ctx.transpose)
+            grad_value = _Transform.apply(
+                grad, offset, slope, coefficients, ctx.rays, not ctx.transpose
+            )
         image, sinogram = (grad, value) if ctx.transpose else (value, grad)
-        return grad_value, *_geometry_grads(ctx, image, sinogram, offset, slope, coefficients), None, None
+        return (
+            grad_value,
+            *_geometry_grads(ctx, image, sinogram, offset, slope, coefficients),
+            None,
+            None,
+        )
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         value, offset, slope, coefficients = ctx.saved_tensors
         d_value, d_offset, d_slope, d_coefficients, *_ = tangents
-        total: Tensor = value.new_zeros(value.shape[0], *(ctx.rays.shape if ctx.transpose else offset.shape))
+        total: Tensor = value.new_zeros(
+            value.shape[0], *(ctx.rays.shape if ctx.transpose else offset.shape)
+        )
         if d_value is not None:
-            total = total + _Transform.apply(d_value, offset, slope, coefficients, ctx.rays, ctx.transpose)
+            total = total + _Transform.apply(
+                d_value, offset, slope, coefficients, ctx.rays, ctx.transpose
+            )
         tangent = _tangent(coefficients, d_offset, d_slope, d_coefficients)
         if tangent is not None:
             total = total + _Transform.apply(value, offset, slope, tangent, ctx.rays, ctx.transpose)
@@ -129,7 +157,9 @@ class _Moments(torch.autograd.Function):
     """The three sums of the family above times the sinogram, summed over the batch, shape (3, V, D)."""
 
     @staticmethod
-    def forward(image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor, rays: Rays) -> Tensor:
+    def forward(
+        image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor, rays: Rays
+    ) -> Tensor:
         return _run_moments(image, sinogram, offset, slope, rays)
 
     @staticmethod
@@ -142,8 +172,12 @@ class _Moments(torch.autograd.Function):
         (grad,) = grads
         image, sinogram, offset, slope = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        grad_image = _Transform.apply(sinogram, offset, slope, grad, ctx.rays, True) if needs[0] else None
-        grad_sinogram = _Transform.apply(image, offset, slope, grad, ctx.rays, False) if needs[1] else None
+        grad_image = (
+            _Transform.apply(sinogram, offset, slope, grad, ctx.rays, True) if needs[0] else None
+        )
+        grad_sinogram = (
+            _Transform.apply(image, offset, slope, grad, ctx.rays, False) if needs[1] else None
+        )
         grad_offset = grad_slope = None
         if needs[2] or needs[3]:
             moments = _Moments.apply(image, sinogram, offset, slope, ctx.rays)
@@ -151,16 +185,25 @@ class _Moments(torch.autograd.Function):
         return grad_image, grad_sinogram, grad_offset, grad_slope, None
 
 
-def _geometry_grads(ctx: Any, image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor,
-                    coefficients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _geometry_grads(
+    ctx: Any, image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     if not any(ctx.needs_input_grad[1:4]):
         return None, None, None
     moments = _Moments.apply(image, sinogram, offset, slope, ctx.rays)
-    return coefficients[0] * moments[1], coefficients[0] * moments[2], moments[:coefficients.shape[0]]
+    return (
+        coefficients[0] * moments[1],
+        coefficients[0] * moments[2],
+        moments[: coefficients.shape[0]],
+    )
 
 
-def _tangent(coefficients: Tensor, d_offset: Tensor | None, d_slope: Tensor | None,
-             d_coefficients: Tensor | None) -> Tensor | None:
+def _tangent(
+    coefficients: Tensor,
+    d_offset: Tensor | None,
+    d_slope: Tensor | None,
+    d_coefficients: Tensor | None,
+) -> Tensor | None:
     """The coefficients of the derivative in the direction of the given changes of the rays."""
     if d_offset is None and d_slope is None and d_coefficients is None:
         return None
@@ -179,34 +222,47 @@ def _tangent(coefficients: Tensor, d_offset: Tensor | None, d_slope: Tensor | No
 # ---------------------------------------------------------------------------------------
 
 
-def _run_project(image: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays) -> Tensor:
+def _run_project(
+    image: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays
+) -> Tensor:
     sinogram = image.new_empty(image.shape[0], *offset.shape)
     mode = 0 if coefficients.shape[0] == 1 else 1
     tables = [t.contiguous() for t in (offset, slope, coefficients)]
     for start, count, lanes in plan_lanes(image):
-        rows, columns = _lines(image[start:start + count], lanes)
+        rows, columns = _lines(image[start : start + count], lanes)
         direct = lanes == 1
-        y = sinogram[start:start + count] if direct else image.new_empty(offset.numel(), lanes)
+        y = sinogram[start : start + count] if direct else image.new_empty(offset.numel(), lanes)
         _run_rays(rows, columns, y, tables[0], tables[1], tables[2], rays, lanes, mode)
         if not direct:
-            sinogram[start:start + count] = y.t()[:count].view(count, *offset.shape)
+            sinogram[start : start + count] = y.t()[:count].view(count, *offset.shape)
     return sinogram
 
 
-def _run_moments(image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor, rays: Rays) -> Tensor:
+def _run_moments(
+    image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor, rays: Rays
+) -> Tensor:
     moments = offset.new_zeros(3, *offset.shape)
     tables = [t.contiguous() for t in (offset, slope)]
     for start, count, lanes in plan_lanes(image):
-        rows, columns = _lines(image[start:start + count], lanes)
-        y = interleaved(sinogram[start:start + count], lanes)
+        rows, columns = _lines(image[start : start + count], lanes)
+        y = interleaved(sinogram[start : start + count], lanes)
         part = torch.empty_like(moments)
         _run_rays(rows, columns, y, tables[0], tables[1], part, rays, lanes, 2)
         moments += part
     return moments
 
 
-def _run_rays(rows: Tensor, columns: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor,
-              coefficients: Tensor, rays: Rays, lanes: int, mode: int) -> None:
+def _run_rays(
+    rows: Tensor,
+    columns: Tensor,
+    sinogram: Tensor,
+    offset: Tensor,
+    slope: Tensor,
+    coefficients: Tensor,
+    rays: Rays,
+    lanes: int,
+    mode: int,
+) -> None:
     items = rows.shape[0]
     group = _GROUP if lanes == 1 and rows.device.type == "cpu" else 1
     vertical, total = rays.number_vertical, offset.numel()
@@ -218,8 +274,9 @@ def _run_rays(rows: Tensor, columns: Tensor, sinogram: Tensor, offset: Tensor, s
     launch(kernel, tasks, arguments, tensors, float(total) * max(rays.shape) * items)
 
 
-def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor,
-                     rays: Rays) -> Tensor:
+def _run_backproject(
+    sinogram: Tensor, offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays
+) -> Tensor:
     height, width = rays.shape
     image = sinogram.new_empty(sinogram.shape[0], height, width)
     mode = 0 if coefficients.shape[0] == 1 else 1
@@ -233,17 +290,17 @@ def _run_backproject(sinogram: Tensor, offset: Tensor, slope: Tensor, coefficien
         new = sinogram.new_zeros if scatter else sinogram.new_empty
         rows = new(items, blocks_vertical * block, width + 4, lanes)
         columns = new(items, blocks_horizontal * block, height + 4, lanes)
-        y = interleaved(sinogram[start:start + count], lanes)
+        y = interleaved(sinogram[start : start + count], lanes)
         kernel = backproject_kernel(sinogram.dtype, lanes, block, mode, scatter)
         tensors = [rows, columns, y, *tables, rays.order]
         arguments = [*map(address, tensors), vertical, total, height, width, items]
         tasks = total if scatter else blocks_vertical + blocks_horizontal
         launch(kernel, tasks * items, arguments, tensors, float(total) * max(rays.shape) * items)
         # (items, lines, across, lanes) without the padding -> (items * lanes, H, W)
-        by_rows = rows[:, :height, 2:width + 2].permute(0, 3, 1, 2)
-        by_columns = columns[:, :width, 2:height + 2].permute(0, 3, 2, 1)
-        out = image[start:start + count].view(items, count // items, height, width)
-        torch.add(by_rows[:, :count // items], by_columns[:, :count // items], out=out)
+        by_rows = rows[:, :height, 2 : width + 2].permute(0, 3, 1, 2)
+        by_columns = columns[:, :width, 2 : height + 2].permute(0, 3, 2, 1)
+        out = image[start : start + count].view(items, count // items, height, width)
+        torch.add(by_rows[:, : count // items], by_columns[:, : count // items], out=out)
     return image
 
 

@@ -53,7 +53,8 @@ _RANGE = """
 """
 
 # One task: GROUP rays of one main axis through LANES images.
-_PROJECT = """
+_PROJECT = (
+    """
         const int groups_vertical = (vertical_rays + GROUP - 1) / GROUP;
         const int groups = groups_vertical + (all_rays - vertical_rays + GROUP - 1) / GROUP;
         const int items_here = MODE == 2 ? items : 1;
@@ -64,7 +65,9 @@ _PROJECT = """
         const int lines = vertical ? height : width;
         const int across = vertical ? width : height;
         const int stride = (across + 4) * LANES;
-""" + _RAY + """
+"""
+    + _RAY
+    + """
         int rays[GROUP];
         REAL starts[GROUP], slopes[GROUP];
         int from_all = lines, to_all = 0;
@@ -73,7 +76,9 @@ _PROJECT = """
             rays[g] = ((const int*)order)[k];
             const REAL start = starts[g] = ((const REAL*)offsets)[rays[g]] + shift;
             const REAL slope = slopes[g] = ((const REAL*)slopes_in)[rays[g]];
-""" + _RANGE + """
+"""
+    + _RANGE
+    + """
             if (from < to) {
                 from_all = from < from_all ? from : from_all;
                 to_all = to > to_all ? to : to_all;
@@ -92,7 +97,9 @@ _PROJECT = """
             for (int j = from_all; j < to_all; ++j, line += stride) {
                 for (int g = 0; g < GROUP; ++g) {
                     const REAL start = starts[g], slope = slopes[g];
-""" + _SAMPLE + """
+"""
+    + _SAMPLE
+    + """
                     const REAL* pixel = line + i * LANES;
                     for (int l = 0; l < LANES; ++l) {
                         const REAL difference = pixel[LANES + l] - pixel[l];
@@ -129,10 +136,12 @@ _PROJECT = """
             }
         }
 """
+)
 
 # One task: LINES neighbouring lines of one image group, which no other task writes to, and every ray that has
 # them in its way. The lines stay in the cache nearest to the core, and no atomics are needed.
-_BACKPROJECT_LINES = """
+_BACKPROJECT_LINES = (
+    """
         const int blocks_vertical = (height + LINES - 1) / LINES;
         const int blocks = blocks_vertical + (width + LINES - 1) / LINES;
         const int item = task / blocks;
@@ -144,7 +153,9 @@ _BACKPROJECT_LINES = """
         const int padded_lines = (vertical ? blocks_vertical : blocks - blocks_vertical) * LINES;
         const int stride = (across + 4) * LANES;
         const int begin = vertical ? 0 : vertical_rays, end = vertical ? vertical_rays : all_rays;
-""" + _RAY + """
+"""
+    + _RAY
+    + """
         REAL* block_out = (REAL*)(vertical ? rows : columns) + ((size_t)item * padded_lines + first) * stride;
         for (int k = 0; k < LINES * stride; ++k)
             block_out[k] = (REAL)0;
@@ -164,7 +175,9 @@ _BACKPROJECT_LINES = """
                 scaled[l] = c[0] * y[l];
             for (int m = 0; m < LINES; ++m) {
                 const int j = first + m;
-""" + _SAMPLE + """
+"""
+    + _SAMPLE
+    + """
                 REAL* pixel = block_out + m * stride + i * LANES;
                 for (int l = 0; l < LANES; ++l) {
                     REAL right = scaled[l] * w;
@@ -180,9 +193,11 @@ _BACKPROJECT_LINES = """
             }
         }
 """
+)
 
 # One task: one ray, scattered with atomic additions. For CUDA; on the CPU it is a check of the kernel above.
-_BACKPROJECT_SCATTER = """
+_BACKPROJECT_SCATTER = (
+    """
         const int item = task / all_rays;
         const int k = task % all_rays;
         const bool vertical = k < vertical_rays;
@@ -190,16 +205,22 @@ _BACKPROJECT_SCATTER = """
         const int across = vertical ? width : height;
         const int padded_lines = (lines + LINES - 1) / LINES * LINES;
         const int stride = (across + 4) * LANES;
-""" + _RAY + """
+"""
+    + _RAY
+    + """
         const int r = ((const int*)order)[k];
         const REAL start = ((const REAL*)offsets)[r] + shift;
         const REAL slope = ((const REAL*)slopes_in)[r];
-""" + _RANGE + """
+"""
+    + _RANGE
+    + """
         REAL* out = (REAL*)(vertical ? rows : columns) + (size_t)item * padded_lines * stride;
         const REAL* c = (const REAL*)coefficients + r;
         const REAL* y = (const REAL*)sinogram + ((size_t)item * all_rays + r) * LANES;
         for (int j = from; j < to; ++j) {
-""" + _SAMPLE + """
+"""
+    + _SAMPLE
+    + """
             REAL* pixel = out + (size_t)j * stride + i * LANES;
             for (int l = 0; l < LANES; ++l) {
                 const REAL scaled = c[0] * y[l];
@@ -215,6 +236,7 @@ _BACKPROJECT_SCATTER = """
             }
         }
 """
+)
 
 
 @cache
@@ -226,7 +248,9 @@ def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int) -> Any
     the centre (derivatives in offset and slope). 2: those three sums times the sinogram, summed over the
     batch, into ``coefficients``.
     """
-    return _kernel("project", _PROJECT, {"REAL": REAL[dtype], "LANES": lanes, "GROUP": group, "MODE": mode})
+    return _kernel(
+        "project", _PROJECT, {"REAL": REAL[dtype], "LANES": lanes, "GROUP": group, "MODE": mode}
+    )
 
 
 @cache
@@ -234,9 +258,16 @@ def backproject_kernel(dtype: torch.dtype, lanes: int, lines: int, mode: int, sc
     """The transpose of `project_kernel` in modes 0 and 1: by ``lines`` that a task owns, or by atomic
     scatter."""
     source = _BACKPROJECT_SCATTER if scatter else _BACKPROJECT_LINES
-    return _kernel("backproject", source, {"REAL": REAL[dtype], "LANES": lanes, "LINES": lines, "MODE": mode})
+    return _kernel(
+        "backproject", source, {"REAL": REAL[dtype], "LANES": lanes, "LINES": lines, "MODE": mode}
+    )
 
 
 def _kernel(name: str, source: str, words: dict[str, str | int]) -> Any:
-    return native_kernel(name, source, words, "address rows, columns, sinogram, offsets, slopes_in, coefficients, order; "
-                         "int vertical_rays, all_rays, height, width, items")
+    return native_kernel(
+        name,
+        source,
+        words,
+        "address rows, columns, sinogram, offsets, slopes_in, coefficients, order; "
+        "int vertical_rays, all_rays, height, width, items",
+    )

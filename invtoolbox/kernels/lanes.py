@@ -39,8 +39,8 @@ def padded_lines(values: Tensor, lanes: int) -> Tensor:
     count, length, across = values.shape
     padded = values.new_empty(count if lanes == 1 else 1, length, across + 4, lanes)
     padded[:, :, :2] = 0
-    padded[:, :, across + 2:] = 0
-    inside = padded[:, :, 2:across + 2]
+    padded[:, :, across + 2 :] = 0
+    inside = padded[:, :, 2 : across + 2]
     if lanes == 1:
         inside[..., 0] = values
     else:
@@ -56,6 +56,6 @@ def interleaved(values: Tensor, lanes: int) -> Tensor:
     if lanes == 1:
         return flat.contiguous()
     out = flat.new_empty(flat.shape[1], lanes)
-    out[:, :flat.shape[0]] = flat.t()
-    out[:, flat.shape[0]:] = 0
+    out[:, : flat.shape[0]] = flat.t()
+    out[:, flat.shape[0] :] = 0
     return out

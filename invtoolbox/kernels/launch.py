@@ -41,7 +41,9 @@ def warp() -> Any:
         return wp
 
 
-def launch(kernel: Any, tasks: int, arguments: list[Any], tensors: list[Tensor], work: float) -> None:
+def launch(
+    kernel: Any, tasks: int, arguments: list[Any], tensors: list[Tensor], work: float
+) -> None:
     """Run ``kernel(*arguments, first_task)`` for every task in ``range(tasks)``.
 
     The kernel computes its task as ``wp.tid() + first_task``; no two tasks may write to the same place (or
@@ -120,6 +122,8 @@ def _without_driver_warning() -> Iterator[None]:
             os.dup2(saved, 2)
             os.close(saved)
             captured.seek(0)
-            lines = [line for line in captured.read().splitlines(keepends=True) if _NO_DRIVER not in line]
+            lines = [
+                line for line in captured.read().splitlines(keepends=True) if _NO_DRIVER not in line
+            ]
             if lines:
                 os.write(2, b"".join(lines))

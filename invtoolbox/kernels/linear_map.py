@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 
-def linear_map(x: Tensor, run: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
+def linear_map(
+    x: Tensor, run: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]
+) -> Tensor:
     """``A x``, computed outside of automatic differentiation by ``run``; ``transpose`` computes ``A^T y``.
 
     >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -23,7 +25,9 @@ def linear_map(x: Tensor, run: Callable[[Tensor], Tensor], transpose: Callable[[
 
 class _LinearMap(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, run: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(
+        x: Tensor, run: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         return run(x)
 
     @staticmethod

@@ -18,7 +18,13 @@ from invtoolbox.kernels.launch import warp
 #: What a number of a precision is called in native code.
 REAL = {torch.float32: "float", torch.float64: "double"}
 
-_TYPES = {"address": "wp.uint64", "int": "wp.int32", "long": "wp.int64", "float": "wp.float32", "double": "wp.float64"}
+_TYPES = {
+    "address": "wp.uint64",
+    "int": "wp.int32",
+    "long": "wp.int64",
+    "float": "wp.float32",
+    "double": "wp.float64",
+}
 
 
 def filled(source: str, words: Mapping[str, str | int]) -> str:
@@ -27,11 +33,15 @@ def filled(source: str, words: Mapping[str, str | int]) -> str:
     >>> filled("REAL sum[2 * ROW];", {"REAL": "float", "ROW": 3})
     'float sum[2 * 3];'
     """
-    meant = {word: value if isinstance(value, str) else str(int(value)) for word, value in words.items()}
+    meant = {
+        word: value if isinstance(value, str) else str(int(value)) for word, value in words.items()
+    }
     return re.sub(rf"\b({'|'.join(meant)})\b", lambda found: meant[found[0]], source)
 
 
-def native_kernel(name: str, source: str, words: Mapping[str, str | int], parameters: str, task: str = "task") -> Any:
+def native_kernel(
+    name: str, source: str, words: Mapping[str, str | int], parameters: str, task: str = "task"
+) -> Any:
     """A kernel for `launch`, in a module of its own, so that only the variant that is used gets compiled.
 
     Args:
@@ -44,11 +54,15 @@ def native_kernel(name: str, source: str, words: Mapping[str, str | int], parame
     """
     wp = warp()
     groups = [group.split(maxsplit=1) for group in parameters.split(";")]
-    declared = {parameter.strip(): _TYPES[kind] for kind, names in groups for parameter in names.split(",")}
+    declared = {
+        parameter.strip(): _TYPES[kind] for kind, names in groups for parameter in names.split(",")
+    }
     signature = ", ".join(f"{parameter}: {kind}" for parameter, kind in declared.items())
-    python = (f"def {name}_task({signature}, {task}: wp.int32): ...\n"
-              f"def {name}_kernel({signature}, first_task: wp.int32):\n"
-              f"    {name}_task({', '.join(declared)}, wp.tid() + first_task)\n")
+    python = (
+        f"def {name}_task({signature}, {task}: wp.int32): ...\n"
+        f"def {name}_kernel({signature}, first_task: wp.int32):\n"
+        f"    {name}_task({', '.join(declared)}, wp.tid() + first_task)\n"
+    )
     # Warp reads the Python that it compiles; this is where it looks.
     file = f"<kernel {name}({signature})>"
     linecache.cache[file] = (len(python), None, python.splitlines(keepends=True), file)

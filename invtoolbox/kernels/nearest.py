@@ -38,7 +38,9 @@ class Tree:
 
     def __init__(self, points: Tensor) -> None:
         if points.ndim != 2 or not len(points):
-            raise InputError(f"nearest neighbours are looked up among points (M, dimension), at least one; got {tuple(points.shape)}")
+            raise InputError(
+                f"nearest neighbours are looked up among points (M, dimension), at least one; got {tuple(points.shape)}"
+            )
         self.points = points.detach()
         self._tree = None if points.is_cuda else _cpu_tree(self.points.contiguous().numpy())
 
@@ -59,23 +61,39 @@ class Tree:
             distance, index = _by_tree(self._tree, points.contiguous(), bound)
         if bound is not None:
             far |= ~(distance <= bound)
-        far |= index >= len(self.points)  # what a tree says where it finds nothing, as at distances that overflow
+        far |= index >= len(
+            self.points
+        )  # what a tree says where it finds nothing, as at distances that overflow
         return distance.masked_fill(far, float("inf")), index.masked_fill(far, 0)
 
     def neighbours(self, points: Tensor, count: int) -> Tensor:
         """The nearest ``count`` points, nearest first, as indices ``(N, count)``; fewer columns where the tree holds fewer."""
-        points, count, tree = points.detach().to(self.points), min(count, len(self.points)), self._tree
+        points, count, tree = (
+            points.detach().to(self.points),
+            min(count, len(self.points)),
+            self._tree,
+        )
         if tree is None:
             rows = max(1, _AT_ONCE // len(self.points))
-            blocks = [torch.cdist(block, self.points, compute_mode="donot_use_mm_for_euclid_dist").topk(count, 1, largest=False).indices
-                      for block in points.split(rows)]
-            return torch.cat(blocks) if blocks else torch.zeros(0, count, dtype=torch.long, device=points.device)
+            blocks = [
+                torch.cdist(block, self.points, compute_mode="donot_use_mm_for_euclid_dist")
+                .topk(count, 1, largest=False)
+                .indices
+                for block in points.split(rows)
+            ]
+            return (
+                torch.cat(blocks)
+                if blocks
+                else torch.zeros(0, count, dtype=torch.long, device=points.device)
+            )
         index = torch.empty(len(points), count, dtype=torch.long)
         queried, which = points.contiguous().numpy(), index.numpy()
 
         def part(first: int, last: int) -> None:
             _one_thread()
-            which[first:last] = np.asarray(tree.query(queried[first:last], k=count)[1]).reshape(last - first, count)
+            which[first:last] = np.asarray(tree.query(queried[first:last], k=count)[1]).reshape(
+                last - first, count
+            )
 
         _in_parts(len(points), part)
         return index
@@ -99,7 +117,9 @@ def _by_tree(tree: Any, points: Tensor, bound: float | None) -> tuple[Tensor, Te
         _one_thread()
         # A bound a little beyond, so that rounding inside the tree loses no point at the bound itself.
         limit = np.inf if bound is None else bound * (1 + 1e-6)
-        nearest[first:last], which[first:last] = tree.query(queried[first:last], distance_upper_bound=limit)
+        nearest[first:last], which[first:last] = tree.query(
+            queried[first:last], distance_upper_bound=limit
+        )
 
     _in_parts(len(points), part)
     return distance, index

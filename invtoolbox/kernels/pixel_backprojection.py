@@ -52,13 +52,18 @@ def pixel_backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
     tensor([[[0., 1., 2., 4., 0.]]])
     """
     if sinogram.ndim != 3 or sinogram.shape[1] != views.table.shape[0]:
-        raise InputError(f"back-projection takes sinograms of shape (batch, {views.table.shape[0]}, "
-                         f"detectors), got {tuple(sinogram.shape)}")
+        raise InputError(
+            f"back-projection takes sinograms of shape (batch, {views.table.shape[0]}, "
+            f"detectors), got {tuple(sinogram.shape)}"
+        )
     if sinogram.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"back-projection takes float32 or float64, got {sinogram.dtype}; "
-                         f"convert with .float()")
+        raise InputError(
+            f"back-projection takes float32 or float64, got {sinogram.dtype}; convert with .float()"
+        )
     detectors = sinogram.shape[2]
-    return linear_map(sinogram, lambda y: _gather(y, views), lambda x: _scatter(x, views, detectors))
+    return linear_map(
+        sinogram, lambda y: _gather(y, views), lambda x: _scatter(x, views, detectors)
+    )
 
 
 def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:
@@ -67,18 +72,22 @@ def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:
     table = views.table.to(sinogram).contiguous()
     image = sinogram.new_empty(sinogram.shape[0], height, width)
     for start, count, lanes in plan_lanes(sinogram):
-        lines = padded_lines(sinogram[start:start + count], lanes)
+        lines = padded_lines(sinogram[start : start + count], lanes)
         items = lines.shape[0]
         direct = lanes == 1
-        out = image[start:start + count] if direct else image.new_empty(height * width, lanes)
+        out = image[start : start + count] if direct else image.new_empty(height * width, lanes)
         tensors = [out, lines, table]
         group = max(_GROUP // lanes, 4) if sinogram.device.type == "cpu" else 1
         kernel = pixel_kernel(sinogram.dtype, lanes, group, views.curved, False, False)
-        launch(kernel, items * height * -(-width // group),
-               [*map(address, tensors), height, width, number_views, detectors], tensors,
-               float(items * height * width) * number_views)
+        launch(
+            kernel,
+            items * height * -(-width // group),
+            [*map(address, tensors), height, width, number_views, detectors],
+            tensors,
+            float(items * height * width) * number_views,
+        )
         if not direct:
-            image[start:start + count] = out.t()[:count].view(count, height, width)
+            image[start : start + count] = out.t()[:count].view(count, height, width)
     return image
 
 
@@ -89,14 +98,18 @@ def _scatter(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
     sinogram = image.new_empty(image.shape[0], number_views, detectors)
     atomic = image.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
     for start, count, lanes in plan_lanes(image):
-        values = interleaved(image[start:start + count], lanes)
+        values = interleaved(image[start : start + count], lanes)
         items = count if lanes == 1 else 1
         lines = image.new_zeros(items, number_views, detectors + 4, lanes)
         tensors = [values, lines, table]
         kernel = pixel_kernel(image.dtype, lanes, 1, views.curved, True, atomic)
-        launch(kernel, items * number_views * (height if atomic else 1),
-               [*map(address, tensors), height, width, number_views, detectors], tensors,
-               float(items * height * width) * number_views)
-        inside = lines[:, :, 2:detectors + 2].permute(0, 3, 1, 2)[:, :count // items]
-        sinogram[start:start + count] = inside.reshape(count, number_views, detectors)
+        launch(
+            kernel,
+            items * number_views * (height if atomic else 1),
+            [*map(address, tensors), height, width, number_views, detectors],
+            tensors,
+            float(items * height * width) * number_views,
+        )
+        inside = lines[:, :, 2 : detectors + 2].permute(0, 3, 1, 2)[:, : count // items]
+        sinogram[start : start + count] = inside.reshape(count, number_views, detectors)
     return sinogram

@@ -32,7 +32,8 @@ _PLACE = """
 """
 
 # One task: GROUP neighbouring pixels of a row, all views. The sums of the group stay in registers.
-_GATHER = """
+_GATHER = (
+    """
         const int groups = (width + GROUP - 1) / GROUP;
         const int item = task / (height * groups);
         const int j = task / groups % height;
@@ -46,7 +47,9 @@ _GATHER = """
             const REAL* view = (const REAL*)table + 8 * v;
             for (int g = 0; g < GROUP; ++g) {
                 const int i = first + g;
-""" + _PLACE + """
+"""
+    + _PLACE
+    + """
                 for (int l = 0; l < LANES; ++l) {
                     const REAL left = line[k * LANES + l], right = line[(k + 1) * LANES + l];
                     sum[g * LANES + l] += weight * (left + w * (right - left));
@@ -58,9 +61,11 @@ _GATHER = """
             for (int l = 0; l < LANES; ++l)
                 out[(first + g) * LANES + l] = sum[g * LANES + l];
 """
+)
 
 # The transpose. One task: a view, to whose line no other task writes; or, with atomics, one row of it.
-_SCATTER = """
+_SCATTER = (
+    """
         const int parts = ATOMIC ? height : 1;
         const int item = task / (views * parts);
         const int v = task / parts % views;
@@ -72,7 +77,9 @@ _SCATTER = """
             const REAL row = (REAL)j - (REAL)0.5 * (REAL)(height - 1);
             const REAL* values = (const REAL*)image + (size_t)(item * height + j) * width * LANES;
             for (int i = 0; i < width; ++i) {
-""" + _PLACE + """
+"""
+    + _PLACE
+    + """
                 for (int l = 0; l < LANES; ++l) {
                     const REAL scaled = weight * values[i * LANES + l];
                     const REAL right = scaled * w;
@@ -87,11 +94,24 @@ _SCATTER = """
             }
         }
 """
+)
 
 
 @cache
-def pixel_kernel(dtype: torch.dtype, lanes: int, group: int, curved: bool, transpose: bool, atomic: bool) -> Any:
+def pixel_kernel(
+    dtype: torch.dtype, lanes: int, group: int, curved: bool, transpose: bool, atomic: bool
+) -> Any:
     """Back-projection of ``group`` pixels and ``lanes`` images a task, or its transpose."""
-    words: dict[str, str | int] = {"REAL": REAL[dtype], "LANES": lanes, "GROUP": group, "CURVED": curved, "ATOMIC": atomic}
-    return native_kernel("pixel", _SCATTER if transpose else _GATHER, words,
-                         "address image, lines, table; int height, width, views, detectors")
+    words: dict[str, str | int] = {
+        "REAL": REAL[dtype],
+        "LANES": lanes,
+        "GROUP": group,
+        "CURVED": curved,
+        "ATOMIC": atomic,
+    }
+    return native_kernel(
+        "pixel",
+        _SCATTER if transpose else _GATHER,
+        words,
+        "address image, lines, table; int height, width, views, detectors",
+    )

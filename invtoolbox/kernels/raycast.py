@@ -50,9 +50,17 @@ class Primitives:
 
     def __post_init__(self) -> None:
         count = len(self.kind)
-        for name, shape in {"half_size": (3,), "pose": (4, 4), "way": (3,), "turn": (3,), "pivot": (3,)}.items():
+        for name, shape in {
+            "half_size": (3,),
+            "pose": (4, 4),
+            "way": (3,),
+            "turn": (3,),
+            "pivot": (3,),
+        }.items():
             if getattr(self, name).shape != (count, *shape):
-                raise InputError(f"primitives: {name} has the shape {tuple(getattr(self, name).shape)}, expected {(count, *shape)}")
+                raise InputError(
+                    f"primitives: {name} has the shape {tuple(getattr(self, name).shape)}, expected {(count, *shape)}"
+                )
         if bool((self.half_size <= 0).any()):
             raise InputError("primitives: half_size must be above zero")
 
@@ -80,18 +88,34 @@ class Primitives:
         """
         half = self.half_size
         rim = torch.hypot(half[:, :2].amax(1), half[:, 2])
-        radius = torch.where(self.kind == 3, half.amax(1), torch.where(self.kind == 2, rim, half.norm(dim=1)))
+        radius = torch.where(
+            self.kind == 3, half.amax(1), torch.where(self.kind == 2, rim, half.norm(dim=1))
+        )
         centre = self.pose[:, :3, 3]
         turning = (self.turn != 0).any(1)
         # What turns stays in a sphere about its pivot.
-        radius = torch.where(turning, radius + (centre - self.pivot).norm(dim=1), radius) * (1 + 1e-5) + 1e-6
-        return torch.where(turning[:, None], self.pivot, centre), torch.where(self.kind == 0, -torch.ones_like(radius), radius)
+        radius = (
+            torch.where(turning, radius + (centre - self.pivot).norm(dim=1), radius) * (1 + 1e-5)
+            + 1e-6
+        )
+        return torch.where(turning[:, None], self.pivot, centre), torch.where(
+            self.kind == 0, -torch.ones_like(radius), radius
+        )
 
     def __getitem__(self, index: Tensor) -> Primitives:
-        return Primitives(self.kind[index], self.half_size[index], self.pose[index], self.way[index], self.turn[index], self.pivot[index])
+        return Primitives(
+            self.kind[index],
+            self.half_size[index],
+            self.pose[index],
+            self.way[index],
+            self.turn[index],
+            self.pivot[index],
+        )
 
 
-def cast_rays(origins: Tensor, directions: Tensor, share: Tensor, primitives: Primitives, reach: float = 1e6) -> tuple[Tensor, Tensor]:
+def cast_rays(
+    origins: Tensor, directions: Tensor, share: Tensor, primitives: Primitives, reach: float = 1e6
+) -> tuple[Tensor, Tensor]:
     """The first surface that each ray meets.
 
     A ray that starts inside of a primitive meets its wall from within. Rays try the primitives from the nearest to the first ray's
@@ -114,9 +138,16 @@ def cast_rays(origins: Tensor, directions: Tensor, share: Tensor, primitives: Pr
     >>> cast_rays(torch.tensor([[-3.0, 0, 0], [-3.0, 0, 0]]), rays, torch.zeros(2), ball)
     (tensor([2., inf]), tensor([ 0, -1]))
     """
-    if origins.ndim != 2 or origins.shape[1] != 3 or directions.shape != origins.shape or share.shape != origins.shape[:1]:
-        raise InputError(f"rays: origins {tuple(origins.shape)}, directions {tuple(directions.shape)} and share {tuple(share.shape)} must "
-                         "be (N, 3), (N, 3) and (N,)")
+    if (
+        origins.ndim != 2
+        or origins.shape[1] != 3
+        or directions.shape != origins.shape
+        or share.shape != origins.shape[:1]
+    ):
+        raise InputError(
+            f"rays: origins {tuple(origins.shape)}, directions {tuple(directions.shape)} and share {tuple(share.shape)} must "
+            "be (N, 3), (N, 3) and (N,)"
+        )
     if origins.dtype not in (torch.float32, torch.float64):
         raise InputError(f"rays: origins are {origins.dtype}; float32 or float64 is expected")
     unit = torch.nn.functional.normalize(directions.to(origins), dim=1).contiguous()
@@ -128,8 +159,13 @@ def cast_rays(origins: Tensor, directions: Tensor, share: Tensor, primitives: Pr
     ranges = near.new_empty(len(near))
     hits = torch.empty(len(near), dtype=torch.int32, device=near.device)
     tensors = [ranges, hits, near, unit, share.to(near).contiguous(), table.contiguous()]
-    launch(raycast_kernel(near.dtype), len(near), [*map(address, tensors), len(primitives), float(reach)], tensors,
-           float(len(near)) * len(primitives))
+    launch(
+        raycast_kernel(near.dtype),
+        len(near),
+        [*map(address, tensors), len(primitives), float(reach)],
+        tensors,
+        float(len(near)) * len(primitives),
+    )
     hit = hits >= 0
     numbers = torch.cat([order, order.new_full((1,), -1)]).to(near.device)
     return torch.where(hit, ranges, torch.full_like(ranges, torch.inf)), numbers[hits.long()]
@@ -143,7 +179,20 @@ def _table(primitives: Primitives, base: Tensor) -> tuple[Tensor, Tensor]:
     order = nearest.argsort(stable=True)
     angle = primitives.turn.norm(dim=1, keepdim=True)
     axis = primitives.turn / torch.where(angle == 0, torch.ones_like(angle), angle)
-    half_size = torch.where((primitives.kind == 0)[:, None], torch.ones_like(primitives.half_size), primitives.half_size)
-    rows = [primitives.kind[:, None].double(), half_size, centre - base, primitives.way, radius[:, None], angle, axis,
-            primitives.pivot - base, primitives.pose[:, :3, :3].flatten(1), primitives.pose[:, :3, 3] - base, nearest[:, None]]
+    half_size = torch.where(
+        (primitives.kind == 0)[:, None], torch.ones_like(primitives.half_size), primitives.half_size
+    )
+    rows = [
+        primitives.kind[:, None].double(),
+        half_size,
+        centre - base,
+        primitives.way,
+        radius[:, None],
+        angle,
+        axis,
+        primitives.pivot - base,
+        primitives.pose[:, :3, :3].flatten(1),
+        primitives.pose[:, :3, 3] - base,
+        nearest[:, None],
+    ]
     return torch.cat(rows, dim=1)[order], order

@@ -115,5 +115,10 @@ _CAST = """
 @cache
 def raycast_kernel(dtype: torch.dtype) -> Any:
     """The kernel in a precision."""
-    return native_kernel("raycast", _CAST, {"REAL": REAL[dtype], "ROW": ROW, "FAR": "1e30"},
-                         "address ranges, hits, origins, directions, shares, table; int primitives; double reach", task="ray")
+    return native_kernel(
+        "raycast",
+        _CAST,
+        {"REAL": REAL[dtype], "ROW": ROW, "FAR": "1e30"},
+        "address ranges, hits, origins, directions, shares, table; int primitives; double reach",
+        task="ray",
+    )

@@ -37,8 +37,12 @@ class Rays:
     shape: tuple[int, int]
 
     @staticmethod
-    def through(points: tuple[Tensor, Tensor], directions: tuple[Tensor, Tensor], shape: tuple[int, int],
-                pixel_size: tuple[float, float]) -> Rays:
+    def through(
+        points: tuple[Tensor, Tensor],
+        directions: tuple[Tensor, Tensor],
+        shape: tuple[int, int],
+        pixel_size: tuple[float, float],
+    ) -> Rays:
         """Rays given by a point and a direction ``(x, y)`` each, any of which broadcasts to (V, D).
 
         ``x`` points along the columns, ``y`` against the rows, the origin is the image's centre; lengths are
@@ -46,7 +50,8 @@ class Rays:
         """
         height, width = pixel_size
         column, row, d_column, d_row = torch.broadcast_tensors(
-            points[0] / width, -points[1] / height, directions[0] / width, -directions[1] / height)
+            points[0] / width, -points[1] / height, directions[0] / width, -directions[1] / height
+        )
         length = torch.hypot(directions[0], directions[1])
         vertical = d_column.abs() < d_row.abs()
         # The division is by the larger component, so no branch divides by zero (whose gradient would be NaN).
@@ -88,7 +93,9 @@ class Rays:
         return kept
 
     def _convert(self, device: torch.device, dtype: torch.dtype) -> Rays:
-        offset, slope, step = (t.to(device=device, dtype=dtype) for t in (self.offset, self.slope, self.step))
+        offset, slope, step = (
+            t.to(device=device, dtype=dtype) for t in (self.offset, self.slope, self.step)
+        )
         rays = Rays(offset, slope, step, self.vertical.to(device), self.shape)
         # The order does not depend on the precision: carry it over instead of sorting again at every call.
         rays.__dict__["order"] = self.order.to(device)

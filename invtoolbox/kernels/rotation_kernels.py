@@ -178,12 +178,21 @@ _PULL = """
 @cache
 def fit_kernel(dtype: torch.dtype) -> Any:
     """Rotations of neighbourhoods and what they leave, for points of a precision."""
-    return native_kernel("fit", _FIT, {"REAL": REAL[dtype]},
-                         "address starts, neighbours, weights, vectors, moved, turns, energies; int count")
+    return native_kernel(
+        "fit",
+        _FIT,
+        {"REAL": REAL[dtype]},
+        "address starts, neighbours, weights, vectors, moved, turns, energies; int count",
+    )
 
 
 @cache
 def pull_kernel(dtype: torch.dtype) -> Any:
     """Half the slope of the squares under given rotations, for points of a precision."""
-    return native_kernel("pull", _PULL, {"REAL": REAL[dtype]}, "address starts, neighbours, arrivals, arriving, owners, weights, vectors, "
-                         "moved, turns, slopes; int count")
+    return native_kernel(
+        "pull",
+        _PULL,
+        {"REAL": REAL[dtype]},
+        "address starts, neighbours, arrivals, arriving, owners, weights, vectors, "
+        "moved, turns, slopes; int count",
+    )

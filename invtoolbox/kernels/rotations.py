@@ -25,8 +25,10 @@ class Neighbourhoods(Settings):
 
     def __init__(self, edges: Tensor, weights: Tensor, vectors: Tensor, count: int) -> None:
         if edges.shape != (2, len(weights)) or vectors.shape != (len(weights), 3):
-            raise InputError(f"neighbourhoods take edges (2, E), weights (E,) and vectors (E, 3), got {tuple(edges.shape)}, "
-                             f"{tuple(weights.shape)} and {tuple(vectors.shape)}")
+            raise InputError(
+                f"neighbourhoods take edges (2, E), weights (E,) and vectors (E, 3), got {tuple(edges.shape)}, "
+                f"{tuple(weights.shape)} and {tuple(vectors.shape)}"
+            )
         order = edges[0].argsort(stable=True)
         owners, neighbours = edges[0][order], edges[1][order]
         self.count = count
@@ -47,7 +49,9 @@ class Neighbourhoods(Settings):
         tensor([0.5000])
         """
         if moved.ndim != 3 or tuple(moved.shape[1:]) != (self.count, 3):
-            raise InputError(f"displacements of {self.count} points have the shape (batch, {self.count}, 3), got {tuple(moved.shape)}")
+            raise InputError(
+                f"displacements of {self.count} points have the shape (batch, {self.count}, 3), got {tuple(moved.shape)}"
+            )
         energy: Tensor = _Energy.apply(moved, self)
         return energy
 
@@ -58,9 +62,17 @@ class Neighbourhoods(Settings):
         turns = moved.new_empty(*moved.shape[:2], 3, 3)
         energies = moved.new_empty(moved.shape[:2], dtype=torch.float64)
         tensors = [moved, self.starts, self.neighbours, weights, vectors, turns, energies]
-        launch(fit_kernel(moved.dtype), moved.shape[0] * self.count,
-               [address(t) for t in (self.starts, self.neighbours, weights, vectors, moved, turns, energies)] + [self.count],
-               tensors, work=500.0 * energies.numel())
+        launch(
+            fit_kernel(moved.dtype),
+            moved.shape[0] * self.count,
+            [
+                address(t)
+                for t in (self.starts, self.neighbours, weights, vectors, moved, turns, energies)
+            ]
+            + [self.count],
+            tensors,
+            work=500.0 * energies.numel(),
+        )
         return turns, energies
 
     def pull(self, moved: Tensor, turns: Tensor) -> Tensor:
@@ -68,9 +80,25 @@ class Neighbourhoods(Settings):
         moved, turns = moved.detach().contiguous(), turns.contiguous()
         weights, vectors = self.weights.to(moved.dtype), self.vectors.to(moved.dtype)
         slopes = torch.empty_like(moved)
-        used = (self.starts, self.neighbours, self.arrivals, self.arriving, self.owners, weights, vectors, moved, turns, slopes)
-        launch(pull_kernel(moved.dtype), moved.shape[0] * self.count, [*map(address, used), self.count], [moved, *used],
-               work=200.0 * moved.shape[0] * self.count)
+        used = (
+            self.starts,
+            self.neighbours,
+            self.arrivals,
+            self.arriving,
+            self.owners,
+            weights,
+            vectors,
+            moved,
+            turns,
+            slopes,
+        )
+        launch(
+            pull_kernel(moved.dtype),
+            moved.shape[0] * self.count,
+            [*map(address, used), self.count],
+            [moved, *used],
+            work=200.0 * moved.shape[0] * self.count,
+        )
         return slopes
 
     def laplacian(self, v: Tensor) -> Tensor:

@@ -32,13 +32,19 @@ class SparseProduct(Settings):
     (tensor([[31.,  2.]]), tensor([[ 1.,  1., 10.]]))
     """
 
-    def __init__(self, rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]
+    ) -> None:
         if not rows.shape == columns.shape == values.shape or rows.ndim != 1:
-            raise InputError(f"SparseProduct takes as many rows and columns as values, each (n,), got {tuple(rows.shape)}, "
-                             f"{tuple(columns.shape)} and {tuple(values.shape)}")
+            raise InputError(
+                f"SparseProduct takes as many rows and columns as values, each (n,), got {tuple(rows.shape)}, "
+                f"{tuple(columns.shape)} and {tuple(values.shape)}"
+            )
         for name, index, size in (("row", rows, shape[0]), ("column", columns, shape[1])):
             if len(index) and not 0 <= int(index.min()) <= int(index.max()) < size:
-                raise InputError(f"a matrix of shape {shape} has no {name} {int(index.min())} or {int(index.max())}")
+                raise InputError(
+                    f"a matrix of shape {shape} has no {name} {int(index.min())} or {int(index.max())}"
+                )
         self.shape = shape
         self._rows = _by_row(rows, columns, values, shape[0])
         self._columns = _by_row(columns, rows, values, shape[1])
@@ -58,7 +64,9 @@ class SparseProduct(Settings):
     def __call__(self, x: Tensor) -> Tensor:
         """``(..., columns, c) -> (..., rows, c)``, in the precision of ``x``."""
         if x.ndim < 2 or x.shape[-2] != self.shape[1]:
-            raise InputError(f"a matrix of shape {self.shape} takes (..., {self.shape[1]}, c), got {tuple(x.shape)}")
+            raise InputError(
+                f"a matrix of shape {self.shape} takes (..., {self.shape[1]}, c), got {tuple(x.shape)}"
+            )
         if x.ndim == 2:
             return _Product.apply(x, self)
         # Items of a batch lie side by side as further columns of numbers.
@@ -92,7 +100,11 @@ def _multiply(rows: _Rows, shape: tuple[int, int], x: Tensor) -> Tensor:
     if not len(rows[2]) or not x.shape[1]:
         return x.new_zeros(shape[0], x.shape[1])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse")  # torch calls its compressed rows a beta, once a process
+        warnings.filterwarnings(
+            "ignore", message="Sparse"
+        )  # torch calls its compressed rows a beta, once a process
         starts, columns, values = rows
-        matrix = torch.sparse_csr_tensor(starts, columns, values.to(x.dtype), size=shape, device=x.device, check_invariants=False)
+        matrix = torch.sparse_csr_tensor(
+            starts, columns, values.to(x.dtype), size=shape, device=x.device, check_invariants=False
+        )
     return matrix @ x.contiguous()

@@ -53,7 +53,13 @@ def binned(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles:
     totals, shares = torch.empty(views, dtype=whole), torch.empty(views, count, dtype=short)
     sizes = torch.empty(views, across * down, dtype=short)
     tensors = [totals, shares, sizes, boxes]
-    launch(count_kernel(), views, [*map(address, tensors), count, across, down], tensors, 10.0 * boxes.numel())
+    launch(
+        count_kernel(),
+        views,
+        [*map(address, tensors), count, across, down],
+        tensors,
+        10.0 * boxes.numel(),
+    )
     bases = torch.zeros(views + 1, dtype=whole)
     torch.cumsum(totals, 0, out=bases[1:])
     total = int(bases[-1])
@@ -64,7 +70,13 @@ def binned(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles:
     keys = torch.empty(views, 2, count, dtype=short if reaches.dtype == torch.float32 else whole)
     ids = torch.empty(views, 2, count, dtype=short)
     tensors = [entries, starts, pairs, sizes, shares, boxes, reaches, bases, keys, ids]
-    launch(fill_kernel(reaches.dtype), views, [*map(address, tensors), count, across, down], tensors, 10.0 * boxes.numel())
+    launch(
+        fill_kernel(reaches.dtype),
+        views,
+        [*map(address, tensors), count, across, down],
+        tensors,
+        10.0 * boxes.numel(),
+    )
     return Tiles(entries, starts, bases[:-1].contiguous(), pairs, shares, across, down)
 
 
@@ -83,12 +95,26 @@ def _binned_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> 
     row = torch.div(own, wide[splat].clamp_min(1), rounding_mode="floor")
     column = own - row * wide[splat]
     view = torch.div(splat, max(count, 1), rounding_mode="floor")
-    tile = (view * down + first[..., 2].flatten()[splat] + row) * across + first[..., 0].flatten()[splat] + column
+    tile = (
+        (view * down + first[..., 2].flatten()[splat] + row) * across
+        + first[..., 0].flatten()[splat]
+        + column
+    )
     # First by depth, then, stably, by tile.
     order = torch.sort(reaches[..., 0].flatten()[splat], stable=True).indices
     order = order[torch.sort(tile[order], stable=True).indices]
     bases = pairs.view(views, count)[:, 0] if count else pairs.new_zeros(views)
     number = torch.arange(len(splat), device=boxes.device) - bases[view]
     entries = torch.stack([splat - view * count, number], 1)[order].int().contiguous()
-    starts = torch.searchsorted(tile[order].contiguous(), torch.arange(views * across * down + 1, device=boxes.device))
-    return Tiles(entries, starts, bases.contiguous(), pairs.view(views, count), shares.view(views, count).int(), across, down)
+    starts = torch.searchsorted(
+        tile[order].contiguous(), torch.arange(views * across * down + 1, device=boxes.device)
+    )
+    return Tiles(
+        entries,
+        starts,
+        bases.contiguous(),
+        pairs.view(views, count),
+        shares.view(views, count).int(),
+        across,
+        down,
+    )

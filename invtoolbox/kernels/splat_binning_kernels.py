@@ -115,13 +115,24 @@ _FILL = """
 @cache
 def count_kernel() -> Any:
     """How many tiles each splat touches, how many splats each tile has, and the total of a view."""
-    return native_kernel("count", _COUNT, {"TILE": TILE}, "address totals, shares, sizes, boxes; int count, across, down", task="view")
+    return native_kernel(
+        "count",
+        _COUNT,
+        {"TILE": TILE},
+        "address totals, shares, sizes, boxes; int count, across, down",
+        task="view",
+    )
 
 
 @cache
 def fill_kernel(dtype: torch.dtype) -> Any:
     """The lists of the tiles: for every entry the splat, and the number of this pair of a splat and a tile."""
     bits = "unsigned int" if dtype == torch.float32 else "unsigned long long"
-    return native_kernel("fill", _FILL, {"TILE": TILE, "REAL": REAL[dtype], "BITS": bits},
-                         "address entries, starts, pairs, sizes, shares, boxes, reaches, bases, scratch_keys, scratch_ids; "
-                         "int count, across, down", task="view")
+    return native_kernel(
+        "fill",
+        _FILL,
+        {"TILE": TILE, "REAL": REAL[dtype], "BITS": bits},
+        "address entries, starts, pairs, sizes, shares, boxes, reaches, bases, scratch_keys, scratch_ids; "
+        "int count, across, down",
+        task="view",
+    )

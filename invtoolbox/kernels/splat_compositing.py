@@ -21,9 +21,16 @@ from torch.autograd.function import once_differentiable
 from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.splat_binning import Tiles
 from invtoolbox.kernels.splat_binning_kernels import TILE
-from invtoolbox.kernels.splat_pixel_kernels import composite_pixel_kernel, composite_pixel_pull_kernel
+from invtoolbox.kernels.splat_pixel_kernels import (
+    composite_pixel_kernel,
+    composite_pixel_pull_kernel,
+)
 from invtoolbox.kernels.splat_projection_kernels import GEOMETRY
-from invtoolbox.kernels.splat_tile_kernels import composite_kernel, composite_pull_kernel, gather_kernel
+from invtoolbox.kernels.splat_tile_kernels import (
+    composite_kernel,
+    composite_pull_kernel,
+    gather_kernel,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +63,23 @@ class Rays:
         tile = (view * down + row // 4) * across + column // 4
         order = torch.argsort(16 * tile + 4 * (row % 4) + column % 4, stable=True)
         owners = tile[order]
-        begins = torch.searchsorted(owners, torch.arange(views * across * down + 1, device=view.device))
+        begins = torch.searchsorted(
+            owners, torch.arange(views * across * down + 1, device=view.device)
+        )
         return cls(places[order].contiguous(), begins, owners.int(), order)
 
 
-def composite(splats: Tensor, boxes: Tensor, reaches: Tensor, tiles: Tiles, width: int, height: int, median: int | None = None,
-              pixelwise: bool | None = None, rays: Rays | None = None) -> Tensor:
+def composite(
+    splats: Tensor,
+    boxes: Tensor,
+    reaches: Tensor,
+    tiles: Tiles,
+    width: int,
+    height: int,
+    median: int | None = None,
+    pixelwise: bool | None = None,
+    rays: Rays | None = None,
+) -> Tensor:
     """Images of splats, differentiable in them.
 
     Args:
@@ -74,31 +92,77 @@ def composite(splats: Tensor, boxes: Tensor, reaches: Tensor, tiles: Tiles, widt
         ``(V, features + 1, height, width)``, or ``(features + 1, R)`` of rays, in the order that they were given in; or one plane more: the
         features, the transmittance that is left, and the median depth, 0 where the transmittance stays above 1/2.
     """
-    result: Tensor = _Composite.apply(splats, boxes, reaches, tiles, width, height, median,
-                                      splats.is_cuda if pixelwise is None else pixelwise, rays)
+    result: Tensor = _Composite.apply(
+        splats,
+        boxes,
+        reaches,
+        tiles,
+        width,
+        height,
+        median,
+        splats.is_cuda if pixelwise is None else pixelwise,
+        rays,
+    )
     return result if rays is None else torch.empty_like(result).index_copy(1, rays.order, result)
 
 
 class _Composite(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, splats: Tensor, boxes: Tensor, reaches: Tensor, tiles: Tiles, width: int, height: int,
-                median: int | None, pixelwise: bool, rays: Rays | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        splats: Tensor,
+        boxes: Tensor,
+        reaches: Tensor,
+        tiles: Tiles,
+        width: int,
+        height: int,
+        median: int | None,
+        pixelwise: bool,
+        rays: Rays | None,
+    ) -> Tensor:
         splats = splats.detach().contiguous()
         views, count, row = splats.shape
         features = row - GEOMETRY
         planes = features + 1 + (median is not None)
         shape = (views, height, width) if rays is None else (len(rays.places),)
-        images = splats.new_empty(views, planes, height, width) if rays is None else splats.new_empty(planes, *shape)
+        images = (
+            splats.new_empty(views, planes, height, width)
+            if rays is None
+            else splats.new_empty(planes, *shape)
+        )
         last = torch.empty(shape, dtype=torch.int32, device=splats.device)
         middle = torch.empty_like(last) if median is not None else last
         where = _where(rays, pixelwise, splats)
-        tensors = [images, last, middle, splats, boxes, reaches, tiles.entries, tiles.starts, *where]
+        tensors = [
+            images,
+            last,
+            middle,
+            splats,
+            boxes,
+            reaches,
+            tiles.entries,
+            tiles.starts,
+            *where,
+        ]
         sizes = [len(where[0]), count, tiles.across, tiles.down, width, height]
-        kernel = (composite_pixel_kernel if pixelwise else composite_kernel)(splats.dtype, features, median, rays is not None)
-        launch(kernel, _tasks(tiles, views, pixelwise, rays), [*map(address, tensors), *sizes], tensors,
-               100.0 * len(tiles.entries) + images.numel())
+        kernel = (composite_pixel_kernel if pixelwise else composite_kernel)(
+            splats.dtype, features, median, rays is not None
+        )
+        launch(
+            kernel,
+            _tasks(tiles, views, pixelwise, rays),
+            [*map(address, tensors), *sizes],
+            tensors,
+            100.0 * len(tiles.entries) + images.numel(),
+        )
         ctx.save_for_backward(images, last, middle, splats, boxes, reaches)
-        ctx.tiles, ctx.sizes, ctx.median, ctx.pixelwise, ctx.rays = tiles, sizes, median, pixelwise, rays
+        ctx.tiles, ctx.sizes, ctx.median, ctx.pixelwise, ctx.rays = (
+            tiles,
+            sizes,
+            median,
+            pixelwise,
+            rays,
+        )
         return images
 
     @staticmethod
@@ -109,18 +173,42 @@ class _Composite(torch.autograd.Function):
         views, count, row = splats.shape
         features = row - GEOMETRY
         dpairs = splats.new_zeros(len(tiles.entries), row)
-        tensors = [dpairs, slope.contiguous(), images, last, middle, splats, boxes, reaches, tiles.entries, tiles.starts, tiles.bases,
-                   *_where(ctx.rays, ctx.pixelwise, splats)]
-        kernel = (composite_pixel_pull_kernel if ctx.pixelwise else composite_pull_kernel)(splats.dtype, features, ctx.median,
-                                                                                           ctx.rays is not None)
+        tensors = [
+            dpairs,
+            slope.contiguous(),
+            images,
+            last,
+            middle,
+            splats,
+            boxes,
+            reaches,
+            tiles.entries,
+            tiles.starts,
+            tiles.bases,
+            *_where(ctx.rays, ctx.pixelwise, splats),
+        ]
+        kernel = (composite_pixel_pull_kernel if ctx.pixelwise else composite_pull_kernel)(
+            splats.dtype, features, ctx.median, ctx.rays is not None
+        )
         # Pixels of a tile write to the same places: by atomic additions on CUDA, and one after the other elsewhere.
         work = 0.0 if ctx.pixelwise else 300.0 * len(tiles.entries) + images.numel()
-        launch(kernel, _tasks(tiles, views, ctx.pixelwise, ctx.rays), [*map(address, tensors), *ctx.sizes], tensors, work)
+        launch(
+            kernel,
+            _tasks(tiles, views, ctx.pixelwise, ctx.rays),
+            [*map(address, tensors), *ctx.sizes],
+            tensors,
+            work,
+        )
         dsplats = torch.empty_like(splats)
         total = views * count
         tensors = [dsplats, dpairs, tiles.pairs, tiles.shares]
-        launch(gather_kernel(splats.dtype, features), (total + 1023) // 1024, [*map(address, tensors), total], tensors,
-               float(dpairs.numel()))
+        launch(
+            gather_kernel(splats.dtype, features),
+            (total + 1023) // 1024,
+            [*map(address, tensors), total],
+            tensors,
+            float(dpairs.numel()),
+        )
         return dsplats, *[None] * 8
 
 

@@ -42,7 +42,9 @@ _SIGMA = """
             if (!(sigma <= ((const REAL*)reaches)[2 * splat + 1]))
                 continue;
 """
-_COMPOSITE = _PIXEL + """
+_COMPOSITE = (
+    _PIXEL
+    + """
         const int total = (int)(((const long long*)starts)[tile + 1] - begin);
         REAL* out = (REAL*)images + place;
         REAL T = (REAL)1, sum[FEATURES];
@@ -50,7 +52,9 @@ _COMPOSITE = _PIXEL + """
         for (int k = 0; k < FEATURES; ++k)
             sum[k] = (REAL)0;
         for (int i = 0; i < total; ++i) {
-""" + _SIGMA + """
+"""
+    + _SIGMA
+    + """
             REAL alpha = row[5] * exp(-sigma);
             alpha = alpha > (REAL)0.999 ? (REAL)0.999 : alpha;
             const REAL next = T - T * alpha;
@@ -73,7 +77,10 @@ _COMPOSITE = _PIXEL + """
             : ((const REAL*)splats)[((long long)view * splats_of_view + entry[2 * middle]) * ROW + GEOMETRY + DEPTH_AT];
 #endif
 """
-_PULL = _PIXEL + """
+)
+_PULL = (
+    _PIXEL
+    + """
 #if defined(__CUDA_ARCH__)
 #define ADD(at, value) atomicAdd(&(at), value)
 #else
@@ -84,7 +91,9 @@ _PULL = _PIXEL + """
         REAL T = ((const REAL*)images)[place + FEATURES * plane];
         REAL S = T * slope[FEATURES * plane];
         for (int i = ((const int*)last)[pixel] - 1; i >= 0; --i) {
-""" + _SIGMA + """
+"""
+    + _SIGMA
+    + """
             const REAL raw = row[5] * exp(-sigma), alpha = raw > (REAL)0.999 ? (REAL)0.999 : raw;
             const REAL inverse = (REAL)1 / ((REAL)1 - alpha);
             T *= inverse;
@@ -112,27 +121,49 @@ _PULL = _PIXEL + """
             ADD(((REAL*)dpairs)[(base + entry[2 * middle + 1]) * ROW + GEOMETRY + DEPTH_AT], slope[(FEATURES + 1) * plane]);
 #endif
 """
+)
 
 
-def words(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> dict[str, str | int]:
+def words(
+    dtype: torch.dtype, features: int, median: int | None, rays: bool
+) -> dict[str, str | int]:
     """What the sources of both sets of kernels that composite are filled with."""
     return {
-        "DEPTH_AT": median or 0, "MEDIAN": median is not None, "PLANES": features + 1 + (median is not None), "GEOMETRY": GEOMETRY,
-        "TILE": TILE, "FEATURES": features, "ROW": GEOMETRY + features, "REAL": REAL[dtype], "RAYS": rays,
+        "DEPTH_AT": median or 0,
+        "MEDIAN": median is not None,
+        "PLANES": features + 1 + (median is not None),
+        "GEOMETRY": GEOMETRY,
+        "TILE": TILE,
+        "FEATURES": features,
+        "ROW": GEOMETRY + features,
+        "REAL": REAL[dtype],
+        "RAYS": rays,
     }
 
 
 @cache
-def composite_pixel_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> Any:
+def composite_pixel_kernel(
+    dtype: torch.dtype, features: int, median: int | None, rays: bool
+) -> Any:
     """Composites, pixels or rays. ``median`` is which feature the depth is, where the median depth is wanted."""
-    return native_kernel("composite_pixel", _COMPOSITE, words(dtype, features, median, rays),
-                         "address images, last, median, splats, boxes, reaches, entries, starts, places, owners; "
-                         "int rays, splats_of_view, across, down, width, height")
+    return native_kernel(
+        "composite_pixel",
+        _COMPOSITE,
+        words(dtype, features, median, rays),
+        "address images, last, median, splats, boxes, reaches, entries, starts, places, owners; "
+        "int rays, splats_of_view, across, down, width, height",
+    )
 
 
 @cache
-def composite_pixel_pull_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> Any:
+def composite_pixel_pull_kernel(
+    dtype: torch.dtype, features: int, median: int | None, rays: bool
+) -> Any:
     """The derivative in every pair of a splat and a tile, added to what is there."""
-    return native_kernel("composite_pixel_pull", _PULL, words(dtype, features, median, rays),
-                         "address dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, owners; "
-                         "int rays, splats_of_view, across, down, width, height")
+    return native_kernel(
+        "composite_pixel_pull",
+        _PULL,
+        words(dtype, features, median, rays),
+        "address dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, owners; "
+        "int rays, splats_of_view, across, down, width, height",
+    )

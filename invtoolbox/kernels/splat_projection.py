@@ -41,8 +41,16 @@ class Projection:
     anywhere: bool = False
 
 
-def project(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor,
-            how: Projection) -> tuple[Tensor, Tensor, Tensor]:
+def project(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    how: Projection,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Splats in the image, differentiable in everything but the intrinsics.
 
     Args:
@@ -55,7 +63,9 @@ def project(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, col
         boxes ``(S * C, N, 4)`` int32, the pixels that one may touch; reaches ``(S * C, N, 2)``: depth, and half the squared Mahalanobis
         distance at which alpha is 1/255.
     """
-    splats, boxes, reaches = _Project.apply(means, quats, scales, opacities, colors, viewmats, Ks, how)
+    splats, boxes, reaches = _Project.apply(
+        means, quats, scales, opacities, colors, viewmats, Ks, how
+    )
     return splats, boxes, reaches
 
 
@@ -63,7 +73,9 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
         *given, how = arguments
-        means, quats, scales, opacities, colors, viewmats, Ks = (t.detach().contiguous() for t in given)
+        means, quats, scales, opacities, colors, viewmats, Ks = (
+            t.detach().contiguous() for t in given
+        )
         scenes, count = means.shape[:2]
         views = viewmats.shape[1]
         channels = 3 if how.degree >= 0 else colors.shape[-1]
@@ -72,10 +84,30 @@ class _Project(torch.autograd.Function):
         boxes = torch.empty(scenes * views, count, 4, dtype=torch.int32, device=means.device)
         reaches = means.new_empty(scenes * views, count, 2)
         tensors = [splats, boxes, reaches, means, quats, scales, opacities, colors, viewmats, Ks]
-        kernel = project_kernel(means.dtype, channels, how.degree, how.depth, how.normals, how.antialiased)
+        kernel = project_kernel(
+            means.dtype, channels, how.degree, how.depth, how.normals, how.antialiased
+        )
         parts, tasks = _parts(scenes, count)
-        launch(kernel, tasks, [*map(address, tensors), count, views, parts, colors.shape[2], how.width, how.height, how.near, how.far,
-                               how.blur, how.clip, 0.5 if how.anywhere else 0.0], tensors, 50.0 * splats.shape[0] * count)
+        launch(
+            kernel,
+            tasks,
+            [
+                *map(address, tensors),
+                count,
+                views,
+                parts,
+                colors.shape[2],
+                how.width,
+                how.height,
+                how.near,
+                how.far,
+                how.blur,
+                how.clip,
+                0.5 if how.anywhere else 0.0,
+            ],
+            tensors,
+            50.0 * splats.shape[0] * count,
+        )
         ctx.save_for_backward(boxes, means, quats, scales, opacities, colors, viewmats, Ks)
         ctx.how, ctx.channels = how, channels
         ctx.mark_non_differentiable(boxes, reaches)
@@ -91,10 +123,38 @@ class _Project(torch.autograd.Function):
         parts, tasks = _parts(scenes, count)
         poses = means.new_empty(tasks, views, 12)
         gradients = [torch.empty_like(t) for t in (means, quats, scales, opacities, colors)]
-        tensors = [*gradients, poses, slope.contiguous(), boxes, means, quats, scales, opacities, colors, viewmats, Ks]
-        kernel = pull_kernel(means.dtype, ctx.channels, how.degree, how.depth, how.normals, how.antialiased)
-        launch(kernel, tasks, [*map(address, tensors), count, views, parts, colors.shape[2], how.width, how.height, how.blur], tensors,
-               200.0 * boxes.shape[0] * count)
+        tensors = [
+            *gradients,
+            poses,
+            slope.contiguous(),
+            boxes,
+            means,
+            quats,
+            scales,
+            opacities,
+            colors,
+            viewmats,
+            Ks,
+        ]
+        kernel = pull_kernel(
+            means.dtype, ctx.channels, how.degree, how.depth, how.normals, how.antialiased
+        )
+        launch(
+            kernel,
+            tasks,
+            [
+                *map(address, tensors),
+                count,
+                views,
+                parts,
+                colors.shape[2],
+                how.width,
+                how.height,
+                how.blur,
+            ],
+            tensors,
+            200.0 * boxes.shape[0] * count,
+        )
         pose = torch.zeros_like(viewmats)
         pose[:, :, :3] = poses.view(scenes, parts, views, 3, 4).sum(1)
         return *gradients, pose, None, None

@@ -130,7 +130,10 @@ _NORMAL = """
                 const int thin = s[0] <= s[1] ? (s[0] <= s[2] ? 0 : 2) : (s[1] <= s[2] ? 1 : 2);
                 const REAL facing = Q[thin] * d[0] + Q[3 + thin] * d[1] + Q[6 + thin] * d[2] > (REAL)0 ? (REAL)-1 : (REAL)1;
 """
-_PROJECT = (_HARMONICS + """
+_PROJECT = (
+    (
+        _HARMONICS
+        + """
         const long long first = (long long)(part % parts) * PART, scene = part / parts;
         const long long last = first + PART < count ? first + PART : count;
         for (long long n = first; n < last; ++n) {
@@ -203,11 +206,21 @@ _PROJECT = (_HARMONICS + """
 #endif
             }
         }
-""").replace("GAUSSIAN", _GAUSSIAN).replace("VIEW", _VIEW).replace("FOOTPRINT", _FOOTPRINT).replace("DIRECTION", _DIRECTION) \
+"""
+    )
+    .replace("GAUSSIAN", _GAUSSIAN)
+    .replace("VIEW", _VIEW)
+    .replace("FOOTPRINT", _FOOTPRINT)
+    .replace("DIRECTION", _DIRECTION)
     .replace("NORMAL\n", _NORMAL)
+)
 
 # The transpose, step by step backwards. `poses` holds one row a task and view: the derivative in the upper 3 x 4 entries of the view.
-_PULL = (_HARMONICS + _HARMONICS_SLOPE + """
+_PULL = (
+    (
+        _HARMONICS
+        + _HARMONICS_SLOPE
+        + """
         const long long first = (long long)(part % parts) * PART, scene = part / parts;
         const long long last = first + PART < count ? first + PART : count;
         for (int v = 0; v < 12 * views; ++v)
@@ -343,29 +356,61 @@ _PULL = (_HARMONICS + _HARMONICS_SLOPE + """
             }
             ((REAL*)dopacities)[g] = dopacity;
         }
-""").replace("GAUSSIAN", _GAUSSIAN).replace("VIEW", _VIEW).replace("FOOTPRINT", _FOOTPRINT).replace("DIRECTION", _DIRECTION) \
+"""
+    )
+    .replace("GAUSSIAN", _GAUSSIAN)
+    .replace("VIEW", _VIEW)
+    .replace("FOOTPRINT", _FOOTPRINT)
+    .replace("DIRECTION", _DIRECTION)
     .replace("NORMAL\n", _NORMAL)
+)
 
 
-def _words(dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool) -> dict[str, str | int]:
+def _words(
+    dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool
+) -> dict[str, str | int]:
     return {
-        "GEOMETRY": GEOMETRY, "HARMONICS": (degree + 1) ** 2, "DEGREE": degree, "CHANNELS": channels, "DEPTH": depth, "NORMALS": normals,
-        "ANTIALIASED": antialiased, "PART": PART, "ROW": GEOMETRY + channels + depth + 3 * normals, "REAL": REAL[dtype],
-        "ROOT": "sqrt", "LOG": "log", "CEIL": "ceil",
+        "GEOMETRY": GEOMETRY,
+        "HARMONICS": (degree + 1) ** 2,
+        "DEGREE": degree,
+        "CHANNELS": channels,
+        "DEPTH": depth,
+        "NORMALS": normals,
+        "ANTIALIASED": antialiased,
+        "PART": PART,
+        "ROW": GEOMETRY + channels + depth + 3 * normals,
+        "REAL": REAL[dtype],
+        "ROOT": "sqrt",
+        "LOG": "log",
+        "CEIL": "ceil",
     }
 
 
 @cache
-def project_kernel(dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool) -> Any:
+def project_kernel(
+    dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool
+) -> Any:
     """Writes splats, boxes and reaches. ``degree`` is -1 where colours are given and no spherical harmonics."""
-    return native_kernel("project", _PROJECT, _words(dtype, channels, degree, depth, normals, antialiased),
-                         "address splats, boxes, reaches, means, quats, scales, opacities, colors, viewmats, Ks; "
-                         "int count, views, parts, stride, width, height; double near, far, blur, clip, spread", task="part")
+    return native_kernel(
+        "project",
+        _PROJECT,
+        _words(dtype, channels, degree, depth, normals, antialiased),
+        "address splats, boxes, reaches, means, quats, scales, opacities, colors, viewmats, Ks; "
+        "int count, views, parts, stride, width, height; double near, far, blur, clip, spread",
+        task="part",
+    )
 
 
 @cache
-def pull_kernel(dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool) -> Any:
+def pull_kernel(
+    dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool
+) -> Any:
     """Takes the derivative in the splats back to the Gaussians and the views."""
-    return native_kernel("pull", _PULL, _words(dtype, channels, degree, depth, normals, antialiased),
-                         "address dmeans, dquats, dscales, dopacities, dcolors, poses, dsplats, boxes, means, quats, scales, opacities, "
-                         "colors, viewmats, Ks; int count, views, parts, stride, width, height; double blur", task="part")
+    return native_kernel(
+        "pull",
+        _PULL,
+        _words(dtype, channels, degree, depth, normals, antialiased),
+        "address dmeans, dquats, dscales, dopacities, dcolors, poses, dsplats, boxes, means, quats, scales, opacities, "
+        "colors, viewmats, Ks; int count, views, parts, stride, width, height; double blur",
+        task="part",
+    )

@@ -136,7 +136,9 @@ _SIGMA = """
                     const vec dx = px - row[0], dy = py - row[1];
                     const vec sigma = (REAL)0.5 * (row[2] * dx * dx + row[4] * dy * dy) + row[3] * dx * dy;
 """
-_COMPOSITE = _TYPES + """
+_COMPOSITE = (
+    _TYPES
+    + """
         EVERY {
         take();
         vec clear[16], sums[16 * FEATURES];
@@ -168,7 +170,9 @@ _COMPOSITE = _TYPES + """
                     sum[k] = sums[b * FEATURES + k];
                 const unsigned char* list = lists + b * CHUNK;
                 for (int j = 0; j < counts[b]; ++j) {
-""" + _SIGMA + """
+"""
+    + _SIGMA
+    + """
                     ivec hit = (sigma <= row[ROW]) & live;
                     if (!any(hit))
                         continue;
@@ -219,9 +223,12 @@ _COMPOSITE = _TYPES + """
             }
         }
 """
+)
 # Back to front, so that the transmittance in front of a splat comes from that behind it by a division, and what lies behind is summed.
 # With s the derivative's product with a splat's features and S what lies behind it, dL/dalpha = T s - S / (1 - alpha).
-_PULL = _TYPES + """
+_PULL = (
+    _TYPES
+    + """
         EVERY {
         take();
         vec clear[16], behind[16], slopes[16 * FEATURES];
@@ -266,7 +273,9 @@ _PULL = _TYPES + """
                     slope[k] = slopes[b * FEATURES + k];
                 const unsigned char* list = lists + b * CHUNK;
                 for (int j = counts[b] - 1; j >= 0; --j) {
-""" + _SIGMA + """
+"""
+    + _SIGMA
+    + """
                     const ivec hit = (sigma <= row[ROW]) & (end > (ivec)(from + i));
                     if (!any(hit))
                         continue;
@@ -346,6 +355,7 @@ _PULL = _TYPES + """
 #endif
         }
 """
+)
 _GATHER = """
         const long long first = (long long)part * 1024, last = first + 1024 < splats ? first + 1024 : splats;
         for (long long n = first; n < last; ++n) {
@@ -361,12 +371,17 @@ _GATHER = """
 """
 
 
-def _words(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> dict[str, str | int]:
+def _words(
+    dtype: torch.dtype, features: int, median: int | None, rays: bool
+) -> dict[str, str | int]:
     single = dtype == torch.float32
     return words(dtype, features, median, rays) | {
-        "SUMS": (GEOMETRY + features + 15) // 16 * 16, "CHUNK": CHUNK,
-        "MAGIC": "12582912.0" if single else "6755399441055744.0", "TERMS": 7 if single else 13,
-        "BIAS": 127 if single else 1023, "MANTISSA": 23 if single else 52,
+        "SUMS": (GEOMETRY + features + 15) // 16 * 16,
+        "CHUNK": CHUNK,
+        "MAGIC": "12582912.0" if single else "6755399441055744.0",
+        "TERMS": 7 if single else 13,
+        "BIAS": 127 if single else 1023,
+        "MANTISSA": 23 if single else 52,
         "LN2_HIGH": "0.693145751953125" if single else "0.693147180369123816490",
         "LN2_LOW": "1.42860682030941723212e-6" if single else "1.90821492927058770002e-10",
     }
@@ -375,21 +390,36 @@ def _words(dtype: torch.dtype, features: int, median: int | None, rays: bool) ->
 @cache
 def composite_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> Any:
     """Composites, pixels or rays. ``median`` is which feature the depth is, where the median depth is wanted."""
-    return native_kernel("composite", _COMPOSITE, _words(dtype, features, median, rays),
-                         "address images, last, median, splats, boxes, reaches, entries, starts, places, begins; "
-                         "int rays, splats_of_view, across, down, width, height", task="tile")
+    return native_kernel(
+        "composite",
+        _COMPOSITE,
+        _words(dtype, features, median, rays),
+        "address images, last, median, splats, boxes, reaches, entries, starts, places, begins; "
+        "int rays, splats_of_view, across, down, width, height",
+        task="tile",
+    )
 
 
 @cache
 def composite_pull_kernel(dtype: torch.dtype, features: int, median: int | None, rays: bool) -> Any:
     """The derivative in every pair of a splat and a tile."""
-    return native_kernel("composite_pull", _PULL, _words(dtype, features, median, rays),
-                         "address dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, begins; "
-                         "int rays, splats_of_view, across, down, width, height", task="tile")
+    return native_kernel(
+        "composite_pull",
+        _PULL,
+        _words(dtype, features, median, rays),
+        "address dpairs, dimages, images, last, median, splats, boxes, reaches, entries, starts, bases, places, begins; "
+        "int rays, splats_of_view, across, down, width, height",
+        task="tile",
+    )
 
 
 @cache
 def gather_kernel(dtype: torch.dtype, features: int) -> Any:
     """The derivative in every splat: the sum over its pairs, which lie next to each other."""
-    return native_kernel("gather", _GATHER, {"ROW": GEOMETRY + features, "REAL": REAL[dtype]},
-                         "address dsplats, dpairs, pairs, shares; long splats", task="part")
+    return native_kernel(
+        "gather",
+        _GATHER,
+        {"ROW": GEOMETRY + features, "REAL": REAL[dtype]},
+        "address dsplats, dpairs, pairs, shares; long splats",
+        task="part",
+    )

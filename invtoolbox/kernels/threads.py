@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 
-def run_on_threads(threads: int, bounds: Iterator[tuple[int, int]], part: Callable[[int, int], None]) -> None:
+def run_on_threads(
+    threads: int, bounds: Iterator[tuple[int, int]], part: Callable[[int, int], None]
+) -> None:
     """Call ``part(first, last)`` for every pair of ``bounds`` on ``threads`` threads, the calling one among
     them.
 
@@ -65,7 +67,9 @@ def _openmp() -> tuple[Any, Any] | None:
     if no_load is None or not torch.backends.openmp.is_available():
         return None
     folder = Path(torch.__file__).parent
-    for library in sorted([*folder.glob("lib/libgomp*"), *folder.parent.glob("torch.libs/libgomp*")]):
+    for library in sorted(
+        [*folder.glob("lib/libgomp*"), *folder.parent.glob("torch.libs/libgomp*")]
+    ):
         try:
             # Only a copy that is in use already: a second OpenMP in one process would have threads of its
             # own.

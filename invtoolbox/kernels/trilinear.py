@@ -44,12 +44,26 @@ def interpolate(field: Field, points: Tensor) -> Tensor:
 def value_and_slope(field: Field, points: Tensor) -> tuple[Tensor, Tensor]:
     """The field and its gradient at points, ``(n,)`` and ``(n, 3)``."""
     if field.values.dtype != torch.float32:
-        raise AssertionError(f"the kernel reads a field of float32, and this one is {field.values.dtype}")
+        raise AssertionError(
+            f"the kernel reads a field of float32, and this one is {field.values.dtype}"
+        )
     points = points.detach().contiguous()
     values, slopes = torch.empty_like(points[:, 0]), torch.empty_like(points)
-    launch(look_up_kernel(points.dtype), len(points),
-           [address(field.values), address(points), address(values), address(slopes), *field.values.shape, *field.origin, field.cell],
-           [points, field.values, values, slopes], work=20.0 * len(points))
+    launch(
+        look_up_kernel(points.dtype),
+        len(points),
+        [
+            address(field.values),
+            address(points),
+            address(values),
+            address(slopes),
+            *field.values.shape,
+            *field.origin,
+            field.cell,
+        ],
+        [points, field.values, values, slopes],
+        work=20.0 * len(points),
+    )
     return values, slopes
 
 

@@ -49,7 +49,9 @@ class Views:
 
     def __post_init__(self) -> None:
         if self.parallel and self.curved:
-            raise InputError("a curved panel lies around a source, and a parallel beam has none; choose one of `parallel` and `curved`")
+            raise InputError(
+                "a curved panel lies around a source, and a parallel beam has none; choose one of `parallel` and `curved`"
+            )
 
     @property
     def count(self) -> int:

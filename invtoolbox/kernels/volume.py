@@ -49,7 +49,10 @@ def project_volume(volume: Tensor, views: Views) -> Tensor:
     """
     check_input(volume, views.volume, "project_volume takes volumes", "slice, row, column")
     if volume.is_complex():
-        return torch.complex(project_volume(volume.real.contiguous(), views), project_volume(volume.imag.contiguous(), views))
+        return torch.complex(
+            project_volume(volume.real.contiguous(), views),
+            project_volume(volume.imag.contiguous(), views),
+        )
     result: Tensor = _Transform.apply(volume, table_of(views, volume.device), None, views, False)
     return result
 
@@ -71,11 +74,20 @@ def backproject_volume(projections: Tensor, views: Views) -> Tensor:
     tensor([[[[0.0000, 0.5000, 0.0000],
               [0.0000, 0.5000, 0.0000]]]])
     """
-    check_input(projections, (views.count, *views.panel), "backproject_volume takes projections", "view, detector row, detector column")
+    check_input(
+        projections,
+        (views.count, *views.panel),
+        "backproject_volume takes projections",
+        "view, detector row, detector column",
+    )
     if projections.is_complex():
-        return torch.complex(backproject_volume(projections.real.contiguous(), views),
-                             backproject_volume(projections.imag.contiguous(), views))
-    result: Tensor = _Transform.apply(projections, table_of(views, projections.device), None, views, True)
+        return torch.complex(
+            backproject_volume(projections.real.contiguous(), views),
+            backproject_volume(projections.imag.contiguous(), views),
+        )
+    result: Tensor = _Transform.apply(
+        projections, table_of(views, projections.device), None, views, True
+    )
     return result
 
 
@@ -87,8 +99,12 @@ class _Transform(torch.autograd.Function):
     """The projection of volumes or, with ``transpose``, the back-projection of projections."""
 
     @staticmethod
-    def forward(value: Tensor, table: Tensor, tangent: Tensor | None, views: Views, transpose: bool) -> Tensor:
-        return (_run_backproject if transpose else _run_project)(value.contiguous(), table.contiguous(), tangent, views)
+    def forward(
+        value: Tensor, table: Tensor, tangent: Tensor | None, views: Views, transpose: bool
+    ) -> Tensor:
+        return (_run_backproject if transpose else _run_project)(
+            value.contiguous(), table.contiguous(), tangent, views
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -100,7 +116,11 @@ class _Transform(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         value, table, tangent = ctx.saved_tensors
-        grad_value = _Transform.apply(grad, table, tangent, ctx.views, not ctx.transpose) if ctx.needs_input_grad[0] else None
+        grad_value = (
+            _Transform.apply(grad, table, tangent, ctx.views, not ctx.transpose)
+            if ctx.needs_input_grad[0]
+            else None
+        )
         volume, projections = (grad, value) if ctx.transpose else (value, grad)
         return grad_value, *_geometry_grads(ctx, volume, projections, table, tangent), None, None
 
@@ -108,11 +128,16 @@ class _Transform(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         value, table, tangent = ctx.saved_tensors
         d_value, d_table, d_tangent, *_ = tangents
-        total: Tensor = value.new_zeros(value.shape[0], *(ctx.views.volume if ctx.transpose else (table.shape[0], *ctx.views.panel)))
+        total: Tensor = value.new_zeros(
+            value.shape[0],
+            *(ctx.views.volume if ctx.transpose else (table.shape[0], *ctx.views.panel)),
+        )
         if d_value is not None:
             total = total + _Transform.apply(d_value, table, tangent, ctx.views, ctx.transpose)
         if d_table is not None:
-            total = total + _Transform.apply(value, _FirstOrder.apply(table), d_table, ctx.views, ctx.transpose)
+            total = total + _Transform.apply(
+                value, _FirstOrder.apply(table), d_table, ctx.views, ctx.transpose
+            )
         if d_tangent is not None:
             total = total + _Transform.apply(value, table, d_tangent, ctx.views, ctx.transpose)
         return total
@@ -123,7 +148,9 @@ class _Geometry(torch.autograd.Function):
 
     @staticmethod
     def forward(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
-        return _run_geometry(volume.contiguous(), projections.contiguous(), table.contiguous(), views)
+        return _run_geometry(
+            volume.contiguous(), projections.contiguous(), table.contiguous(), views
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -135,8 +162,12 @@ class _Geometry(torch.autograd.Function):
         (grad,) = grads
         volume, projections, table = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        grad_volume = _Transform.apply(projections, table, grad, ctx.views, True) if needs[0] else None
-        grad_projections = _Transform.apply(volume, table, grad, ctx.views, False) if needs[1] else None
+        grad_volume = (
+            _Transform.apply(projections, table, grad, ctx.views, True) if needs[0] else None
+        )
+        grad_projections = (
+            _Transform.apply(volume, table, grad, ctx.views, False) if needs[1] else None
+        )
         return grad_volume, grad_projections, torch.zeros_like(table) if needs[2] else None, None
 
 
@@ -160,21 +191,26 @@ class _FirstOrder(torch.autograd.Function):
         raise _second_derivative()
 
 
-def _geometry_grads(ctx: Any, volume: Tensor, projections: Tensor, table: Tensor,
-                    tangent: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+def _geometry_grads(
+    ctx: Any, volume: Tensor, projections: Tensor, table: Tensor, tangent: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
     """Gradients in the table and in the tangent, in which both directions are linear."""
     of_table, of_tangent = ctx.needs_input_grad[1:3]
     table = _FirstOrder.apply(table)
     if tangent is None:
         return _Geometry.apply(volume, projections, table, ctx.views) if of_table else None, None
     # The table went in as `_FirstOrder`, which stops whoever follows this zero.
-    return (torch.zeros_like(table) if of_table else None,
-            _Geometry.apply(volume, projections, table, ctx.views) if of_tangent else None)
+    return (
+        torch.zeros_like(table) if of_table else None,
+        _Geometry.apply(volume, projections, table, ctx.views) if of_tangent else None,
+    )
 
 
 def _second_derivative() -> InputError:
-    return InputError("the volume projectors have no second derivative in the geometry; detach the views' tensors, or use first-order "
-                      "methods (gradient descent, L-BFGS, Gauss-Newton) for the geometry")
+    return InputError(
+        "the volume projectors have no second derivative in the geometry; detach the views' tensors, or use first-order "
+        "methods (gradient descent, L-BFGS, Gauss-Newton) for the geometry"
+    )
 
 
 # -- running the kernels ------------------------------------------------------------------------------------------------------------------
@@ -185,11 +221,23 @@ def _run_project(volume: Tensor, table: Tensor, tangent: Tensor | None, views: V
         return volume_slabs.project(volume, table, views)
     projections = volume.new_empty(volume.shape[0], table.shape[0], *views.panel)
     kernel = project_kernel(volume.dtype, views.parallel, views.curved, tangent is not None)
-    _launch(kernel, projections[0].numel() if len(projections) else 0, volume, projections, table, tangent, projections, None, views)
+    _launch(
+        kernel,
+        projections[0].numel() if len(projections) else 0,
+        volume,
+        projections,
+        table,
+        tangent,
+        projections,
+        None,
+        views,
+    )
     return projections
 
 
-def _run_backproject(projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views) -> Tensor:
+def _run_backproject(
+    projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views
+) -> Tensor:
     if tangent is None and projections.device.type == "cpu":
         return volume_slabs.backproject(projections, table, views)
     volume = projections.new_zeros(projections.shape[0], *views.volume)
@@ -201,18 +249,38 @@ def _run_backproject(projections: Tensor, table: Tensor, tangent: Tensor | None,
     elif ordered:
         scatter_fixed(projections, table, views, volume)
     else:
-        kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, tangent is not None, "atomic", False)
-        _launch(kernel, projections[0].numel(), volume, projections, table, tangent, volume, None, views)
+        kernel = scatter_kernel(
+            volume.dtype, views.parallel, views.curved, tangent is not None, "atomic", False
+        )
+        _launch(
+            kernel, projections[0].numel(), volume, projections, table, tangent, volume, None, views
+        )
     return volume
 
 
-def scatter_owned(projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views, volume: Tensor) -> None:
+def scatter_owned(
+    projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views, volume: Tensor
+) -> None:
     """Adds the back-projection to the volume, one axis after the other; no two tasks own the same plane."""
-    kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, tangent is not None, "plain", True)
+    kernel = scatter_kernel(
+        volume.dtype, views.parallel, views.curved, tangent is not None, "plain", True
+    )
     for axis in range(3):
         length = int(volume.shape[3 - axis])
         block = -(-length // 8) if volume.device.type == "cpu" else 1
-        _launch(kernel, -(-length // block), volume, projections, table, tangent, volume, None, views, axis, block)
+        _launch(
+            kernel,
+            -(-length // block),
+            volume,
+            projections,
+            table,
+            tangent,
+            volume,
+            None,
+            views,
+            axis,
+            block,
+        )
 
 
 def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tensor) -> None:
@@ -224,24 +292,78 @@ def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tens
         bound = projections[item].double().abs().sum() * diagonal
         units = torch.where(bound > 0, 2.0**62 / bound, 0.0)[None]
         sums = torch.zeros(volume.shape[1:], dtype=torch.int64, device=volume.device)
-        _launch(kernel, projections[item].numel(), volume[item:item + 1], projections[item:item + 1], table, None, sums, units, views)
+        _launch(
+            kernel,
+            projections[item].numel(),
+            volume[item : item + 1],
+            projections[item : item + 1],
+            table,
+            None,
+            sums,
+            units,
+            views,
+        )
         volume[item] += torch.where(units > 0, sums / units, 0.0).to(volume.dtype)
 
 
 def _run_geometry(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
     parts = table.new_zeros(table.shape[0], views.panel[0], WIDTH)
     kernel = geometry_kernel(volume.dtype, views.parallel, views.curved)
-    _launch(kernel, parts.shape[0] * parts.shape[1], volume, projections, table, None, parts, None, views, each_item=False)
+    _launch(
+        kernel,
+        parts.shape[0] * parts.shape[1],
+        volume,
+        projections,
+        table,
+        None,
+        parts,
+        None,
+        views,
+        each_item=False,
+    )
     return parts.sum(1)
 
 
-def _launch(kernel: Any, tasks: int, volume: Tensor, projections: Tensor, table: Tensor, tangent: Tensor | None, out: Tensor,
-            units: Tensor | None, views: Views, axis: int = 0, block: int = 1, each_item: bool = True) -> None:
+def _launch(
+    kernel: Any,
+    tasks: int,
+    volume: Tensor,
+    projections: Tensor,
+    table: Tensor,
+    tangent: Tensor | None,
+    out: Tensor,
+    units: Tensor | None,
+    views: Views,
+    axis: int = 0,
+    block: int = 1,
+    each_item: bool = True,
+) -> None:
     """Run a kernel of `volume_kernels`, with ``tasks`` for every item of the batch or in all."""
     items = volume.shape[0]
-    tensors = [volume, projections, table, table if tangent is None else tangent.contiguous(), out, table if units is None else units]
-    numbers = [items, table.shape[0], *views.panel, *views.volume, *views.voxel_size[::-1], axis, block]
+    tensors = [
+        volume,
+        projections,
+        table,
+        table if tangent is None else tangent.contiguous(),
+        out,
+        table if units is None else units,
+    ]
+    numbers = [
+        items,
+        table.shape[0],
+        *views.panel,
+        *views.volume,
+        *views.voxel_size[::-1],
+        axis,
+        block,
+    ]
     total = tasks * items if each_item else tasks
     if total >= 2**31:
         raise InputError(f"{total} rays are too many for one launch; project fewer views at a time")
-    launch(kernel, total, [*map(address, tensors), *numbers], tensors, float(projections.numel()) * max(views.volume))
+    launch(
+        kernel,
+        total,
+        [*map(address, tensors), *numbers],
+        tensors,
+        float(projections.numel()) * max(views.volume),
+    )

@@ -112,37 +112,55 @@ _SUMS = """
 """
 
 # One task: one ray of one item.
-_PROJECT = _SIZES + """
+_PROJECT = (
+    _SIZES
+    + """
         const int c = task % columns, r = task / columns % rows;
         const int view = task / columns / rows % views, item = task / columns / rows / views;
         const double* T = (const double*)table + 13 * view;
         const double* E = (const double*)tangent + 13 * view;
         const REAL* x = (const REAL*)volume + (long long)item * voxels;
-""" + _RAY + _RANGE + "ROLE_OF_RAY" + """
+"""
+    + _RAY
+    + _RANGE
+    + "ROLE_OF_RAY"
+    + """
             REAL sum0 = 0, sum_a0 = 0, sum_a1 = 0, sum_b0 = 0, sum_b1 = 0;
             for (int k = from; k < to; ++k) {
-""" + _SAMPLE + _SUMS + """
+"""
+    + _SAMPLE
+    + _SUMS
+    + """
             }
             ((REAL*)projections)[((long long)item * views + view) * cells + r * columns + c] =
                 c0 * sum0 + a0 * sum_a0 + a1 * sum_a1 + b0 * sum_b0 + b1 * sum_b1;
 """
+)
 
 # One task: a row of cells of a view. The derivative of <projections, A volume> in the 13 numbers of the view, summed over the row's cells
 # and the items; row by row, so that no two tasks add to one place and the order of the sums is fixed.
-_GEOMETRY = _SIZES + """
+_GEOMETRY = (
+    _SIZES
+    + """
         const int r = task % rows, view = task / rows;
         const double* T = (const double*)table + 13 * view;
         double grad[13];
         for (int k = 0; k < 13; ++k)
             grad[k] = 0.0;
         for (int c = 0; c < columns; ++c) {
-""" + _RAY + _RANGE + """
+"""
+    + _RAY
+    + _RANGE
+    + """
             double g0 = 0.0, ga0 = 0.0, ga1 = 0.0, gb0 = 0.0, gb1 = 0.0;
             for (int item = 0; item < items; ++item) {
                 const REAL* x = (const REAL*)volume + (long long)item * voxels;
                 REAL sum0 = 0, sum_a0 = 0, sum_a1 = 0, sum_b0 = 0, sum_b1 = 0;
                 for (int k = from; k < to; ++k) {
-""" + _SAMPLE + _SUMS + """
+"""
+    + _SAMPLE
+    + _SUMS
+    + """
                 }
                 const double y = ((const REAL*)projections)[((long long)item * views + view) * cells + r * columns + c];
                 g0 += y * sum0;
@@ -180,10 +198,13 @@ _GEOMETRY = _SIZES + """
         for (int k = 0; k < 13; ++k)
             ((double*)out)[(long long)task * 13 + k] = grad[k];
 """
+)
 
 # The transpose. One task: one ray of one item, by atomic additions (CUDA); or, with OWNED, a few planes across the main axis `axis` of
 # one item, which no other task writes to, and every ray along that axis.
-_SCATTER = _SIZES + """
+_SCATTER = (
+    _SIZES
+    + """
 #if OWNED
         const int blocks = (n[axis] + block - 1) / block;
         const int item = task / blocks;
@@ -199,12 +220,17 @@ _SCATTER = _SIZES + """
             const double* T = (const double*)table + 13 * view;
             const double* E = (const double*)tangent + 13 * view;
             const REAL y = ((const REAL*)projections)[((long long)item * views + view) * cells + r * columns + c];
-""" + _RAY + """
+"""
+    + _RAY
+    + """
 #if OWNED
             if (m != axis)
                 continue;
 #endif
-""" + _RANGE + "ROLE_OF_RAY" + """
+"""
+    + _RANGE
+    + "ROLE_OF_RAY"
+    + """
 #if OWNED
             from = from > plane_from ? from : plane_from;
             to = to < plane_to ? to : plane_to;
@@ -214,7 +240,9 @@ _SCATTER = _SIZES + """
             const double unit = ((const double*)units)[item];
 #endif
             for (int k = from; k < to; ++k) {
-""" + _SAMPLE + """
+"""
+    + _SAMPLE
+    + """
                 const REAL value = c0 * y, tangent_a = (a0 + a1 * t) * y, tangent_b = (b0 + b1 * t) * y;
                 const REAL low = (REAL)1 - wa, left = (REAL)1 - wb;
                 if (a_low && b_low) {
@@ -232,11 +260,15 @@ _SCATTER = _SIZES + """
             }
         }
 """
+)
 _ADD = {
     "plain": ("REAL", "*(place) += (number)"),
     "atomic": ("REAL", "wp::atomic_add(place, number)"),
     # Whole numbers add up to the same whatever the order: the sum is deterministic.
-    "fixed": ("long long", "wp::atomic_add((wp::int64*)(place), (wp::int64)((double)(number) * unit))"),
+    "fixed": (
+        "long long",
+        "wp::atomic_add((wp::int64*)(place), (wp::int64)((double)(number) * unit))",
+    ),
 }
 
 
@@ -254,15 +286,27 @@ def geometry_kernel(dtype: torch.dtype, parallel: bool, curved: bool) -> Any:
 
 
 @cache
-def scatter_kernel(dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool, add: str, owned: bool) -> Any:
+def scatter_kernel(
+    dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool, add: str, owned: bool
+) -> Any:
     """The transpose of `project_kernel`. ``add``: "plain", "atomic" or "fixed" (whole multiples of 1 / ``units[item]``, int64)."""
     addend, statement = _ADD[add]
-    source = f"#define ADD(place, number) {statement}\n" + _SCATTER.replace("ROLE_OF_RAY", _TANGENT if tangent else _NO_TANGENT)
-    source = source.replace("ADDEND", addend).replace("OWNED", str(int(owned))).replace("FIXED", str(int(add == "fixed")))
+    source = f"#define ADD(place, number) {statement}\n" + _SCATTER.replace(
+        "ROLE_OF_RAY", _TANGENT if tangent else _NO_TANGENT
+    )
+    source = (
+        source.replace("ADDEND", addend)
+        .replace("OWNED", str(int(owned)))
+        .replace("FIXED", str(int(add == "fixed")))
+    )
     return _kernel("scatter", source, dtype, parallel, curved)
 
 
 def _kernel(name: str, source: str, dtype: torch.dtype, parallel: bool, curved: bool) -> Any:
-    return native_kernel(name, source, {"REAL": REAL[dtype], "PARALLEL": parallel, "CURVED": curved},
-                         "address volume, projections, table, tangent, out, units; int items, views, rows, columns, depth, height, width; "
-                         "double size_x, size_y, size_z; int axis, block")
+    return native_kernel(
+        name,
+        source,
+        {"REAL": REAL[dtype], "PARALLEL": parallel, "CURVED": curved},
+        "address volume, projections, table, tangent, out, units; int items, views, rows, columns, depth, height, width; "
+        "double size_x, size_y, size_z; int axis, block",
+    )

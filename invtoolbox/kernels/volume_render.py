@@ -41,9 +41,19 @@ class Rendering(NamedTuple):
     thickness: Tensor
 
 
-def render_voxels(voxels: Voxels, origins: Tensor, directions: Tensor, *, step: float | None = None, near: float = 0.0,
-                  far: float = math.inf, offset: float | Tensor = 0.5, background: Tensor | float | None = None, stop: float = 1e-4,
-                  least_alpha: float = 0.0) -> Rendering:
+def render_voxels(
+    voxels: Voxels,
+    origins: Tensor,
+    directions: Tensor,
+    *,
+    step: float | None = None,
+    near: float = 0.0,
+    far: float = math.inf,
+    offset: float | Tensor = 0.5,
+    background: Tensor | float | None = None,
+    stop: float = 1e-4,
+    least_alpha: float = 0.0,
+) -> Rendering:
     """Render voxels along rays; differentiable in density, colour, rays and background.
 
     Args:
@@ -77,39 +87,75 @@ def render_voxels(voxels: Voxels, origins: Tensor, directions: Tensor, *, step: 
     unit = directions / length
     degree = math.isqrt(colour.shape[2]) - 1
     bases = spherical_harmonics(unit, degree)
-    offsets = torch.as_tensor(offset, dtype=density.dtype, device=density.device).expand(origins.shape[:2])
+    offsets = torch.as_tensor(offset, dtype=density.dtype, device=density.device).expand(
+        origins.shape[:2]
+    )
     # softplus(s) scale step = -log(1 - least_alpha)
     thinnest = -math.log1p(-least_alpha) / (space.scale * step)
     least = math.log(math.expm1(thinnest)) if thinnest > 0 else -1e30
     march = _March(space.shape, step, near, min(far, 1e30), stop, least, space.scale)
-    seen, rest = _Render.apply(density, colour, (origins - density.new_tensor(space.low)) / cell, unit / cell, bases, offsets,
-                               space.numbers, space.clearance, march)
+    seen, rest = _Render.apply(
+        density,
+        colour,
+        (origins - density.new_tensor(space.low)) / cell,
+        unit / cell,
+        bases,
+        offsets,
+        space.numbers,
+        space.clearance,
+        march,
+    )
     alpha, depth, thickness, median = rest.unbind(-1)
     if background is not None:
-        seen = seen + (1 - alpha)[..., None] * torch.as_tensor(background, dtype=seen.dtype, device=seen.device)
+        seen = seen + (1 - alpha)[..., None] * torch.as_tensor(
+            background, dtype=seen.dtype, device=seen.device
+        )
     length = length[..., 0]
     met = alpha > 0
-    depth = torch.where(met, depth / torch.where(met, alpha, torch.ones_like(alpha)), torch.zeros_like(depth)) / length
-    median = torch.where(median < 1e29, median, torch.full_like(median, torch.inf)).detach() / length.detach()
+    depth = (
+        torch.where(
+            met, depth / torch.where(met, alpha, torch.ones_like(alpha)), torch.zeros_like(depth)
+        )
+        / length
+    )
+    median = (
+        torch.where(median < 1e29, median, torch.full_like(median, torch.inf)).detach()
+        / length.detach()
+    )
     return Rendering(seen, alpha, depth, median, thickness)
 
 
 def _check(voxels: Voxels, origins: Tensor, directions: Tensor) -> None:
     density, colour, space = voxels
     rows = space.rows
-    fits = density.ndim == 2 and density.shape[1] == rows and colour.ndim == 4 and colour.shape[:2] == density.shape
+    fits = (
+        density.ndim == 2
+        and density.shape[1] == rows
+        and colour.ndim == 4
+        and colour.shape[:2] == density.shape
+    )
     if not fits or colour.shape[2] not in (1, 4, 9):
-        raise InputError(f"voxels of {rows} nodes take a density (batch, {rows}) and a colour (batch, {rows}, 1 or 4 or 9, channels), got "
-                         f"{tuple(density.shape)} and {tuple(colour.shape)}")
+        raise InputError(
+            f"voxels of {rows} nodes take a density (batch, {rows}) and a colour (batch, {rows}, 1 or 4 or 9, channels), got "
+            f"{tuple(density.shape)} and {tuple(colour.shape)}"
+        )
     if density.dtype not in (torch.float32, torch.float64) or colour.dtype != density.dtype:
         raise InputError(f"voxels are float32 or float64, got {density.dtype} and {colour.dtype}")
-    if origins.shape != directions.shape or origins.shape[-1:] != (3,) or origins.ndim not in (2, 3):
-        raise InputError("rays are origins and directions (R, 3) or (batch, R, 3), got "
-                         f"{tuple(origins.shape)} and {tuple(directions.shape)}")
+    if (
+        origins.shape != directions.shape
+        or origins.shape[-1:] != (3,)
+        or origins.ndim not in (2, 3)
+    ):
+        raise InputError(
+            "rays are origins and directions (R, 3) or (batch, R, 3), got "
+            f"{tuple(origins.shape)} and {tuple(directions.shape)}"
+        )
     if origins.ndim == 3 and len(origins) not in (1, len(density)):
         raise InputError(f"there are {len(origins)} items of rays and {len(density)} of voxels")
     if origins.dtype != density.dtype or directions.dtype != density.dtype:
-        raise InputError(f"the rays are {origins.dtype} and {directions.dtype}, and the voxels {density.dtype}")
+        raise InputError(
+            f"the rays are {origins.dtype} and {directions.dtype}, and the voxels {density.dtype}"
+        )
 
 
 @dataclass(frozen=True)
@@ -125,19 +171,35 @@ class _March:
 
 class _Render(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, density: Tensor, colour: Tensor, origins: Tensor, directions: Tensor, bases: Tensor, offsets: Tensor,
-                numbers: Tensor | None, clearance: Tensor | None, march: _March) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        density: Tensor,
+        colour: Tensor,
+        origins: Tensor,
+        directions: Tensor,
+        bases: Tensor,
+        offsets: Tensor,
+        numbers: Tensor | None,
+        clearance: Tensor | None,
+        march: _March,
+    ) -> tuple[Tensor, Tensor]:
         from invtoolbox.kernels.volume_render_kernels import render_kernel
 
-        fixed = [t.detach().contiguous() for t in (density, colour, origins, directions, bases, offsets)]
+        fixed = [
+            t.detach().contiguous() for t in (density, colour, origins, directions, bases, offsets)
+        ]
         batch, rays, channels = len(density), origins.shape[1], colour.shape[3]
         seen, rest = density.new_empty(batch, rays, channels), density.new_empty(batch, rays, 4)
         ctx.numbers, ctx.clearance, ctx.march = numbers, clearance, march
         ctx.save_for_backward(*fixed, seen, rest)
         arguments = _arguments(fixed, numbers, clearance, march, seen, rest)
-        parts = arguments.parts = min(rays, rays if density.is_cuda else 16 * torch.get_num_threads())
+        parts = arguments.parts = min(
+            rays, rays if density.is_cuda else 16 * torch.get_num_threads()
+        )
         kernel = render_kernel(density.dtype, colour.shape[2], channels)
-        launch(kernel, batch * parts, [arguments], [density, seen, rest], _work(march, batch * rays))
+        launch(
+            kernel, batch * parts, [arguments], [density, seen, rest], _work(march, batch * rays)
+        )
         return seen, rest
 
     @staticmethod
@@ -153,19 +215,32 @@ class _Render(torch.autograd.Function):
         parts = rays if atomic else _parts(density, colour, rays)
         buffers = 1 if atomic else parts
         grads = [t.new_zeros(batch, buffers, *t.shape[1:]) for t in (density, colour)]
-        ray_grads = [t.new_empty(batch if of_rays else 0, *t.shape[1:]) for t in (origins, directions, bases)]
+        ray_grads = [
+            t.new_empty(batch if of_rays else 0, *t.shape[1:]) for t in (origins, directions, bases)
+        ]
         arguments = _arguments(fixed, ctx.numbers, ctx.clearance, ctx.march, seen, rest)
         arguments.parts = parts
         arguments.colours_grad, arguments.rest_grad = address(seen_grad), address(rest_grad)
         arguments.density_grad, arguments.colour_grad = map(address, grads)
         if of_rays:
-            arguments.origins_grad, arguments.directions_grad, arguments.bases_grad = map(address, ray_grads)
+            arguments.origins_grad, arguments.directions_grad, arguments.bases_grad = map(
+                address, ray_grads
+            )
         kernel = gradient_kernel(density.dtype, colour.shape[2], colour.shape[3], of_rays, atomic)
-        launch(kernel, batch * parts, [arguments], [density, seen_grad, rest_grad, *grads, *ray_grads], 4 * _work(ctx.march, batch * rays))
+        launch(
+            kernel,
+            batch * parts,
+            [arguments],
+            [density, seen_grad, rest_grad, *grads, *ray_grads],
+            4 * _work(ctx.march, batch * rays),
+        )
         of_density, of_colour = (g[:, 0] if buffers == 1 else g.sum(1) for g in grads)
         pulled: list[Tensor | None] = [None] * 3
         if of_rays:
-            pulled = [g if len(t) == batch else g.sum(0, keepdim=True) for g, t in zip(ray_grads, (origins, directions, bases))]
+            pulled = [
+                g if len(t) == batch else g.sum(0, keepdim=True)
+                for g, t in zip(ray_grads, (origins, directions, bases))
+            ]
         return (of_density, of_colour, *pulled, None, None, None, None)
 
 
@@ -180,7 +255,14 @@ def _work(march: _March, rays: int) -> float:
     return 20.0 * rays * sum(march.shape)
 
 
-def _arguments(fixed: list[Tensor], numbers: Tensor | None, clearance: Tensor | None, march: _March, seen: Tensor, rest: Tensor) -> Any:
+def _arguments(
+    fixed: list[Tensor],
+    numbers: Tensor | None,
+    clearance: Tensor | None,
+    march: _March,
+    seen: Tensor,
+    rest: Tensor,
+) -> Any:
     from invtoolbox.kernels.volume_render_kernels import Arguments
 
     a = Arguments()
@@ -191,5 +273,12 @@ def _arguments(fixed: list[Tensor], numbers: Tensor | None, clearance: Tensor | 
     a.colours_out, a.rest_out = address(seen), address(rest)
     a.shared_rays, a.rows, a.rays = int(len(origins) == 1), density.shape[1], origins.shape[1]
     a.nx, a.ny, a.nz = march.shape
-    a.step, a.near, a.far, a.stop, a.least, a.scale = march.step, march.near, march.far, march.stop, march.least, march.scale
+    a.step, a.near, a.far, a.stop, a.least, a.scale = (
+        march.step,
+        march.near,
+        march.far,
+        march.stop,
+        march.least,
+        march.scale,
+    )
     return a

@@ -131,13 +131,17 @@ _SAMPLE = """
 #endif
 """
 
-_FORWARD = _RAYS + """
+_FORWARD = (
+    _RAYS
+    + """
             REAL depth = (REAL)0, opacity = (REAL)0, thickness = (REAL)0, median = (REAL)INFINITE;
             REAL sum_of[CHANNELS + 1];
             for (int c = 0; c <= CHANNELS; ++c)
                 sum_of[c] = (REAL)0;
             while (k <= last) {
-""" + _SAMPLE + """
+"""
+    + _SAMPLE
+    + """
 #if COLOURS > 0
                 for (int c = 0; c < CHANNELS; ++c)
                     sum_of[c] += weight * raw[c];
@@ -162,9 +166,12 @@ _FORWARD = _RAYS + """
             rest[3] = median;
         }
 """
+)
 
 # With w_k = T_k alpha_k, T_{k+1} = T_k exp(-tau_k) and S = sum_k w_k q_k:  dS / dtau_k = T_{k+1} q_k - sum_{j > k} w_j q_j.
-_BACKWARD = _RAYS + """
+_BACKWARD = (
+    _RAYS
+    + """
             const size_t to = (size_t)item * a.rays + ray;
             const REAL* given = (const REAL*)a.colours_grad + to * CHANNELS;
             const REAL* of_rest = (const REAL*)a.rest_grad + 4 * to;
@@ -179,7 +186,9 @@ _BACKWARD = _RAYS + """
             for (int b = 0; b < BASES; ++b)
                 b_grad[b] = (REAL)0;
             while (k <= last) {
-""" + _SAMPLE + """
+"""
+    + _SAMPLE
+    + """
                 REAL q_k = of_rest[0] + of_rest[1] * t;
 #if COLOURS > 0
                 REAL v_grad[COLOURS];
@@ -246,13 +255,27 @@ _BACKWARD = _RAYS + """
             }
         }
 """
+)
 
 
-def _source(template: str, dtype: torch.dtype, bases: int, channels: int, of_rays: bool, atomic: bool) -> str:
+def _source(
+    template: str, dtype: torch.dtype, bases: int, channels: int, of_rays: bool, atomic: bool
+) -> str:
     double = dtype == torch.float64
-    return filled(template, {"REAL": REAL[dtype], "EXP": "exp" if double else "expf", "LOG": "log" if double else "logf",
-                             "COLOURS": bases * channels, "BASES": bases, "CHANNELS": channels, "INFINITE": "1e30",
-                             "OF_RAYS": of_rays, "ATOMIC": atomic})
+    return filled(
+        template,
+        {
+            "REAL": REAL[dtype],
+            "EXP": "exp" if double else "expf",
+            "LOG": "log" if double else "logf",
+            "COLOURS": bases * channels,
+            "BASES": bases,
+            "CHANNELS": channels,
+            "INFINITE": "1e30",
+            "OF_RAYS": of_rays,
+            "ATOMIC": atomic,
+        },
+    )
 
 
 @wp.struct

@@ -8,10 +8,21 @@ from typing import Any
 import torch
 
 from invtoolbox.kernels.native import native_kernel
-from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANES, COLUMN_POINT, GROUP, TYPES, VIEW, words
+from invtoolbox.kernels.volume_slab_kernels import (
+    ALIGNED,
+    ALIGNED_PLANES,
+    COLUMN_POINT,
+    GROUP,
+    TYPES,
+    VIEW,
+    words,
+)
 
 # The transpose. One task: a few planes of the slab, which no other task writes to, and every ray along the axis.
-_BACKPROJECT = TYPES + VIEW + """
+_BACKPROJECT = (
+    TYPES
+    + VIEW
+    + """
         const int k_first = slab_first + task * block, planes = least(block, slab_first + slab_planes - k_first);
         REAL* mine = (REAL*)slab + (long long)(task * block) * plane;
         for (long long k = 0; k < planes * plane; ++k)
@@ -47,9 +58,13 @@ _BACKPROJECT = TYPES + VIEW + """
             }
             for (int c = c_first; c < c_end; ++c) {
                 REAL* values = tile + (c - c_first) * (ROWS + 2 * MARGIN) + MARGIN;
-""" + COLUMN_POINT + """
+"""
+    + COLUMN_POINT
+    + """
                 if (aligned) {
-""" + ALIGNED + """
+"""
+    + ALIGNED
+    + """
                 if (from >= to)
                     continue;
                 for (int r = 0; r < here; ++r) {
@@ -57,7 +72,9 @@ _BACKPROJECT = TYPES + VIEW + """
                     const REAL length = ROOT(flat + steep * steep);
                     values[r] = r >= ra && r < rb ? length * values[r] : (REAL)0;
                 }
-""" + ALIGNED_PLANES + """
+"""
+    + ALIGNED_PLANES
+    + """
                 // Voxel i gets the cells r with |za + zb r - i| < 1, of which there are at most `terms`.
                 int voxels[DEPTH_OF_SLAB], ends[DEPTH_OF_SLAB], most_terms[DEPTH_OF_SLAB];
                 for (int k = 0; k < to - from; ++k) {
@@ -131,7 +148,9 @@ _BACKPROJECT = TYPES + VIEW + """
                 int from_all = k_first + planes, to_all = k_first, ra = here, rb = 0, own = 0;
                 for (int r = 0; r < here; r += LANES) {
                 REAL *start_a = starts_a + r, *start_b = starts_b + r, *slope_a = slopes_a + r, *slope_b = slopes_b + r, length[LANES];
-""" + GROUP + """
+"""
+    + GROUP
+    + """
                     from_all = least(from_all, from);
                     to_all = most(to_all, to);
                     for (int l = 0; l < LANES; ++l) {
@@ -237,11 +256,16 @@ _BACKPROJECT = TYPES + VIEW + """
         }
         }
 """
+)
 
 
 @cache
 def backproject_slab_kernel(dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> Any:
     """Fills the slab with the back-projection of the rays along ``axis``. A task: ``block`` planes."""
-    return native_kernel("backproject_slab", _BACKPROJECT, words(dtype, parallel, curved, axis),
-                         "address slab, projections, table, chosen; int rows, columns, depth, height, width; "
-                         "double size_x, size_y, size_z; int stride, slab_first, slab_planes, listed, block")
+    return native_kernel(
+        "backproject_slab",
+        _BACKPROJECT,
+        words(dtype, parallel, curved, axis),
+        "address slab, projections, table, chosen; int rows, columns, depth, height, width; "
+        "double size_x, size_y, size_z; int stride, slab_first, slab_planes, listed, block",
+    )

@@ -219,8 +219,12 @@ _MOVE = """
 @cache
 def move_slab_kernel(dtype: torch.dtype, axis: int, adds: bool) -> Any:
     """Copies planes of the volume into the slab; with ``adds`` adds the slab to them. A task: 16 lines of every plane."""
-    return native_kernel("move_slab", _MOVE, {"REAL": REAL[dtype], "AXIS": axis, "ADDS": adds},
-                         "address slab, volume; int depth, height, width, stride, k_first, planes")
+    return native_kernel(
+        "move_slab",
+        _MOVE,
+        {"REAL": REAL[dtype], "AXIS": axis, "ADDS": adds},
+        "address slab, volume; int depth, height, width, stride, k_first, planes",
+    )
 
 
 def words(dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> dict[str, str | int]:
@@ -228,7 +232,17 @@ def words(dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> dict[s
     single = dtype == torch.float32
     return {
         "PERMUTE": "__builtin_ia32_vpermi2varps512" if single else "__builtin_ia32_vpermi2varpd512",
-        "INTEGER": "int" if single else "long long", "ROOT": "__builtin_sqrtf" if single else "__builtin_sqrt",
-        "REAL": REAL[dtype], "SINGLE": single, "COLS": COLS, "ROWS": ROWS, "MARGIN": MARGIN, "SWEEP": SWEEP, "TERMS": 5,
-        "DEPTH_OF_SLAB": PLANES, "PARALLEL": parallel, "CURVED": curved, "AXIS": axis,
+        "INTEGER": "int" if single else "long long",
+        "ROOT": "__builtin_sqrtf" if single else "__builtin_sqrt",
+        "REAL": REAL[dtype],
+        "SINGLE": single,
+        "COLS": COLS,
+        "ROWS": ROWS,
+        "MARGIN": MARGIN,
+        "SWEEP": SWEEP,
+        "TERMS": 5,
+        "DEPTH_OF_SLAB": PLANES,
+        "PARALLEL": parallel,
+        "CURVED": curved,
+        "AXIS": axis,
     }

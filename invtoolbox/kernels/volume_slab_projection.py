@@ -8,10 +8,21 @@ from typing import Any
 import torch
 
 from invtoolbox.kernels.native import native_kernel
-from invtoolbox.kernels.volume_slab_kernels import ALIGNED, ALIGNED_PLANES, COLUMN_POINT, GROUP, TYPES, VIEW, words
+from invtoolbox.kernels.volume_slab_kernels import (
+    ALIGNED,
+    ALIGNED_PLANES,
+    COLUMN_POINT,
+    GROUP,
+    TYPES,
+    VIEW,
+    words,
+)
 
 # One task: a tile of columns of one view through the planes of the slab; adds to the projections.
-_PROJECT = TYPES + VIEW + """
+_PROJECT = (
+    TYPES
+    + VIEW
+    + """
         const int view = ((const int*)chosen)[task / tiles];
         const int c_first = task % tiles * COLS, c_end = least(c_first + COLS, columns);
         const double* T = (const double*)table + 13 * view;
@@ -23,10 +34,16 @@ _PROJECT = TYPES + VIEW + """
                 tile[k] = (REAL)0;
             for (int c = c_first; c < c_end; ++c) {
                 REAL* sums = tile + (c - c_first) * ROWS;
-""" + COLUMN_POINT + """
+"""
+    + COLUMN_POINT
+    + """
                 if (aligned) {
-""" + ALIGNED + """
-""" + ALIGNED_PLANES + """
+"""
+    + ALIGNED
+    + """
+"""
+    + ALIGNED_PLANES
+    + """
                 // Only rows that are inside; what is outside adds zeros.
                 int firsts[DEPTH_OF_SLAB], ends[DEPTH_OF_SLAB];
                 for (int k = 0; k < to - from; ++k) {
@@ -83,7 +100,9 @@ _PROJECT = TYPES + VIEW + """
                 } else {
                 for (int r = 0; r < here; r += LANES) {
                 REAL start_a[LANES], start_b[LANES], slope_a[LANES], slope_b[LANES], length[LANES];
-""" + GROUP + """
+"""
+    + GROUP
+    + """
                     if (from >= to)
                         continue;
                     bool whole = true;
@@ -146,11 +165,16 @@ _PROJECT = TYPES + VIEW + """
             }
         }
 """
+)
 
 
 @cache
 def project_slab_kernel(dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> Any:
     """Adds to the projections what the rays along ``axis`` meet in the slab. A task: COLS columns of a listed view."""
-    return native_kernel("project_slab", _PROJECT, words(dtype, parallel, curved, axis),
-                         "address slab, projections, table, chosen; int rows, columns, depth, height, width; "
-                         "double size_x, size_y, size_z; int stride, k_first, planes")
+    return native_kernel(
+        "project_slab",
+        _PROJECT,
+        words(dtype, parallel, curved, axis),
+        "address slab, projections, table, chosen; int rows, columns, depth, height, width; "
+        "double size_x, size_y, size_z; int stride, k_first, planes",
+    )

@@ -33,8 +33,21 @@ def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
                 here = min(planes, _length(volume, axis) - first)
                 _move(move, slab, volume[item], first, here)
                 tensors = [slab, projections[item], table, chosen]
-                numbers = [*views.panel, *views.volume, *views.voxel_size[::-1], slab.shape[2], first, here]
-                launch(kernel, tasks, [*map(address, tensors), *numbers], tensors, float(chosen.numel()) * _cells(views) * here)
+                numbers = [
+                    *views.panel,
+                    *views.volume,
+                    *views.voxel_size[::-1],
+                    slab.shape[2],
+                    first,
+                    here,
+                ]
+                launch(
+                    kernel,
+                    tasks,
+                    [*map(address, tensors), *numbers],
+                    tensors,
+                    float(chosen.numel()) * _cells(views) * here,
+                )
     return projections
 
 
@@ -52,9 +65,23 @@ def backproject(projections: Tensor, table: Tensor, views: Views) -> Tensor:
                 here = min(planes, _length(volume, axis) - first)
                 block = min(_BLOCK, -(-here // torch.get_num_threads()))
                 tensors = [slab, projections[item], table, chosen]
-                numbers = [*views.panel, *views.volume, *views.voxel_size[::-1], slab.shape[2], first, here, chosen.numel(), block]
-                launch(kernel, -(-here // block), [*map(address, tensors), *numbers], tensors,
-                       float(chosen.numel()) * _cells(views) * here)
+                numbers = [
+                    *views.panel,
+                    *views.volume,
+                    *views.voxel_size[::-1],
+                    slab.shape[2],
+                    first,
+                    here,
+                    chosen.numel(),
+                    block,
+                ]
+                launch(
+                    kernel,
+                    -(-here // block),
+                    [*map(address, tensors), *numbers],
+                    tensors,
+                    float(chosen.numel()) * _cells(views) * here,
+                )
                 _move(move, slab, volume[item], first, here)
     return volume
 
@@ -69,15 +96,22 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> tuple[Tensor, int]:
     stride = -(-(line + 4 + TAIL) // 16) * 16
     plane_bytes = (lines + 4) * stride * volume.element_size()
     larger = max(volume[0].numel(), projections[0].numel()) * volume.element_size()
-    planes = max(1, min(PLANES, _length(volume, axis), int(max(_SHARE * larger, _SMALL)) // plane_bytes))
+    planes = max(
+        1, min(PLANES, _length(volume, axis), int(max(_SHARE * larger, _SMALL)) // plane_bytes)
+    )
     return volume.new_zeros(planes, lines + 4, stride), planes
 
 
 def _move(kernel: object, slab: Tensor, volume: Tensor, first: int, planes: int) -> None:
     tensors = [slab, volume]
     numbers = [*volume.shape, slab.shape[2], first, planes]
-    launch(kernel, -(-(slab.shape[1] - 4) // 16), [*map(address, tensors), *numbers], tensors,
-           float(planes * slab.shape[1] * slab.shape[2]))
+    launch(
+        kernel,
+        -(-(slab.shape[1] - 4) // 16),
+        [*map(address, tensors), *numbers],
+        tensors,
+        float(planes * slab.shape[1] * slab.shape[2]),
+    )
 
 
 def _length(volume: Tensor, axis: int) -> int:

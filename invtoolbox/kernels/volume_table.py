@@ -23,7 +23,10 @@ WIDTH = 13
 
 def table_of(views: Views, device: torch.device) -> Tensor:
     """The table (V, 13), float64, differentiable in the views' tensors."""
-    source, detector, u, v = (t.to(device=device, dtype=torch.float64) for t in (views.source, views.detector, views.u, views.v))
+    source, detector, u, v = (
+        t.to(device=device, dtype=torch.float64)
+        for t in (views.source, views.detector, views.u, views.v)
+    )
     size = source.new_tensor(views.voxel_size[::-1])
     if views.parallel:
         e, f, turn = detector, u, torch.zeros_like(source[:, :1])
@@ -52,12 +55,15 @@ def views_by_axis(table: Tensor, views: Views) -> list[Tensor]:
 
 def _possible(table: Tensor, views: Views) -> Tensor:
     """Which views may have rays along which axis, (V, 3)."""
-    a, e, f, v = (table[:, None, 3 * k:3 * k + 3] for k in range(4))
+    a, e, f, v = (table[:, None, 3 * k : 3 * k + 3] for k in range(4))
     rows, columns = views.panel
     if views.parallel:
         low = high = a
     else:
-        c = torch.arange(columns, dtype=table.dtype, device=table.device)[:, None] - (columns - 1) / 2
+        c = (
+            torch.arange(columns, dtype=table.dtype, device=table.device)[:, None]
+            - (columns - 1) / 2
+        )
         angle = c * table[:, None, 12:]
         middle = angle.cos() * e + angle.sin() * f if views.curved else e + c * f
         reach = (rows - 1) / 2 * v.abs()
@@ -65,5 +71,7 @@ def _possible(table: Tensor, views: Views) -> Tensor:
     # Along a column of cells the direction is linear: bounds of its components, with room for rounding.
     most = torch.maximum(low.abs(), high.abs())
     least = torch.where(low * high <= 0, 0.0, torch.minimum(low.abs(), high.abs()))
-    others = torch.stack([torch.maximum(least[..., (k + 1) % 3], least[..., (k + 2) % 3]) for k in range(3)], dim=-1)
+    others = torch.stack(
+        [torch.maximum(least[..., (k + 1) % 3], least[..., (k + 2) % 3]) for k in range(3)], dim=-1
+    )
     return (most * (1 + 1e-9) >= others).any(dim=1)

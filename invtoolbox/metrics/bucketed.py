@@ -13,7 +13,9 @@ from invtoolbox.metrics.meta_classes import META_CLASSES
 from invtoolbox.metrics.three_way import counted_points
 
 #: Buckets of speed in metres a sweep: 50 of 0.04 from 0 to 2, and one of all that is faster. The first is the static one.
-EDGES = torch.cat([torch.linspace(0, 2, 51, dtype=torch.float64), torch.tensor([math.inf], dtype=torch.float64)])
+EDGES = torch.cat(
+    [torch.linspace(0, 2, 51, dtype=torch.float64), torch.tensor([math.inf], dtype=torch.float64)]
+)
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,33 @@ class BucketedEPE:
     speeds: Tensor
     counts: Tensor
 
-    def __init__(self, errors: Tensor | None = None, speeds: Tensor | None = None, counts: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        errors: Tensor | None = None,
+        speeds: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> None:
         shape = (len(META_CLASSES), len(EDGES) - 1)
-        object.__setattr__(self, "errors", torch.zeros(shape, dtype=torch.float64) if errors is None else errors)
-        object.__setattr__(self, "speeds", torch.zeros(shape, dtype=torch.float64) if speeds is None else speeds)
-        object.__setattr__(self, "counts", torch.zeros(shape, dtype=torch.int64) if counts is None else counts)
+        object.__setattr__(
+            self, "errors", torch.zeros(shape, dtype=torch.float64) if errors is None else errors
+        )
+        object.__setattr__(
+            self, "speeds", torch.zeros(shape, dtype=torch.float64) if speeds is None else speeds
+        )
+        object.__setattr__(
+            self, "counts", torch.zeros(shape, dtype=torch.int64) if counts is None else counts
+        )
 
     def __add__(self, other: BucketedEPE) -> BucketedEPE:
-        return BucketedEPE(self.errors + other.errors, self.speeds + other.speeds, self.counts + other.counts)
+        return BucketedEPE(
+            self.errors + other.errors, self.speeds + other.speeds, self.counts + other.counts
+        )
 
     def by_class(self) -> dict[str, BucketedErrors]:
         """The scores of each meta-class."""
-        static = (self.errors[:, 0] / self.counts[:, 0]).tolist()  # 0 / 0 is NaN: there was no point
+        static = (
+            self.errors[:, 0] / self.counts[:, 0]
+        ).tolist()  # 0 / 0 is NaN: there was no point
         dynamic = (self.errors[:, 1:] / self.speeds[:, 1:]).nanmean(dim=1).tolist()
         return {name: BucketedErrors(static[k], dynamic[k]) for k, name in enumerate(META_CLASSES)}
 
@@ -66,7 +83,9 @@ class BucketedEPE:
         return BucketedErrors(_mean([s.static for s in scores]), _mean([s.dynamic for s in scores]))
 
 
-def bucketed_epe(flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor | None = None) -> BucketedEPE:
+def bucketed_epe(
+    flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor | None = None
+) -> BucketedEPE:
     """The bucket-normalised end-point error of one sweep; see `BucketedEPE` for many.
 
     A point's bucket is that of its true speed, ``lower <= |truth| < upper`` with the edges `EDGES`.
@@ -86,15 +105,23 @@ def bucketed_epe(flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor |
     """
     errors = point_errors(flow, truth)
     counted = counted_points(errors, flow, meta_class, mask)
-    errors, speeds, classes = errors[counted].cpu(), truth[counted].to(torch.float64).norm(dim=-1).cpu(), meta_class[counted].cpu()
+    errors, speeds, classes = (
+        errors[counted].cpu(),
+        truth[counted].to(torch.float64).norm(dim=-1).cpu(),
+        meta_class[counted].cpu(),
+    )
     buckets = len(EDGES) - 1
     # With right=True, a speed on an edge belongs to the bucket above it.
     place = classes * buckets + torch.bucketize(speeds, EDGES, right=True) - 1
 
     def gather(values: Tensor) -> Tensor:
-        return torch.bincount(place, weights=values, minlength=len(META_CLASSES) * buckets).view(-1, buckets)
+        return torch.bincount(place, weights=values, minlength=len(META_CLASSES) * buckets).view(
+            -1, buckets
+        )
 
-    return BucketedEPE(gather(errors), gather(speeds), gather(torch.ones_like(errors)).to(torch.int64))
+    return BucketedEPE(
+        gather(errors), gather(speeds), gather(torch.ones_like(errors)).to(torch.int64)
+    )
 
 
 def _mean(values: list[float]) -> float:

@@ -15,8 +15,13 @@ from invtoolbox.errors import InputError
 from invtoolbox.metrics.region import check_pair, like, mean, region, to_double
 
 
-def psnr(x: Tensor, reference: Tensor, data_range: float | Tensor = 1.0, mask: Tensor | None = None,
-         border: int = 0) -> Tensor:
+def psnr(
+    x: Tensor,
+    reference: Tensor,
+    data_range: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    border: int = 0,
+) -> Tensor:
     """Peak signal-to-noise ratio in dB, ``10 log10(data_range^2 / mean |x - reference|^2)``; infinite if
     equal.
 
@@ -29,8 +34,10 @@ def psnr(x: Tensor, reference: Tensor, data_range: float | Tensor = 1.0, mask: T
     """
     span = torch.as_tensor(data_range, dtype=torch.float64, device=x.device)
     if not bool((span > 0).all()):
-        raise InputError(f"data_range is {data_range}; give the positive distance from the least to the "
-                         "greatest value")
+        raise InputError(
+            f"data_range is {data_range}; give the positive distance from the least to the "
+            "greatest value"
+        )
     return like(10 * torch.log10(span**2 / _mean_square(x, reference, mask, border)), x)
 
 
@@ -54,7 +61,9 @@ def mae(x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 
     return like(mean(error, mask), x)
 
 
-def relative_error(x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0) -> Tensor:
+def relative_error(
+    x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0
+) -> Tensor:
     """Relative error, ``|x - reference| / |reference|`` in the Euclidean norm; infinite for a zero reference.
 
     >>> relative_error(torch.tensor([[[3.0, 5.0]]]), torch.tensor([[[3.0, 4.0]]]))
@@ -65,7 +74,9 @@ def relative_error(x: Tensor, reference: Tensor, mask: Tensor | None = None, bor
     return like((_mean_square(x, reference, mask, border) / mean(size, inside)).sqrt(), x)
 
 
-def correlation(x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0) -> Tensor:
+def correlation(
+    x: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0
+) -> Tensor:
     """Pearson's correlation coefficient of the pixels, in [-1, 1]; blind to scale and offset, NaN for a
     constant.
 

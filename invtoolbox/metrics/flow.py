@@ -62,7 +62,11 @@ def outliers(flow: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor(0.5000)
     """
     error = point_errors(flow, truth)
-    return mean_over(((error > 0.3) | (error > 0.1 * truth.to(torch.float64).norm(dim=-1))).to(torch.float64), mask, flow)
+    return mean_over(
+        ((error > 0.3) | (error > 0.1 * truth.to(torch.float64).norm(dim=-1))).to(torch.float64),
+        mask,
+        flow,
+    )
 
 
 def point_errors(flow: Tensor, truth: Tensor) -> Tensor:
@@ -78,11 +82,14 @@ def point_errors(flow: Tensor, truth: Tensor) -> Tensor:
 def check_flows(flow: Tensor, truth: Tensor) -> None:
     """Refuse flows that are none, or that cannot be compared point by point."""
     if flow.ndim not in (2, 3) or flow.shape[-1] not in (2, 3):
-        raise InputError(f"the flow has shape {tuple(flow.shape)}; expected (points, 3) or (batch, points, "
-                         "3)")
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)}; expected (points, 3) or (batch, points, 3)"
+        )
     if flow.shape != truth.shape:
-        raise InputError(f"the flow has shape {tuple(flow.shape)} and the truth {tuple(truth.shape)}; they "
-                         "must agree, a vector for every point of the source")
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)} and the truth {tuple(truth.shape)}; they "
+            "must agree, a vector for every point of the source"
+        )
 
 
 def mean_over(values: Tensor, mask: Tensor | None, flow: Tensor) -> Tensor:
@@ -92,8 +99,10 @@ def mean_over(values: Tensor, mask: Tensor | None, flow: Tensor) -> Tensor:
             raise InputError("the flow has no points; there is no mean error")
         return like(values.mean(-1), flow)
     if mask.dtype != torch.bool or mask.shape not in (values.shape, values.shape[-1:]):
-        raise InputError(f"the mask has shape {tuple(mask.shape)} and {mask.dtype}; give a boolean one of "
-                         f"shape {tuple(values.shape)}")
+        raise InputError(
+            f"the mask has shape {tuple(mask.shape)} and {mask.dtype}; give a boolean one of "
+            f"shape {tuple(values.shape)}"
+        )
     mask = mask.expand(values.shape)
     if not bool(mask.any(-1).all()):
         raise InputError("the mask leaves no point; widen it")
@@ -103,4 +112,10 @@ def mean_over(values: Tensor, mask: Tensor | None, flow: Tensor) -> Tensor:
 
 def _accuracy(flow: Tensor, truth: Tensor, mask: Tensor | None, limit: float) -> Tensor:
     error = point_errors(flow, truth)
-    return mean_over(((error < limit) | (error < limit * truth.to(torch.float64).norm(dim=-1))).to(torch.float64), mask, flow)
+    return mean_over(
+        ((error < limit) | (error < limit * truth.to(torch.float64).norm(dim=-1))).to(
+            torch.float64
+        ),
+        mask,
+        flow,
+    )

@@ -32,7 +32,9 @@ def angle_error(flow: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tens
     return mean_over(torch.where(still_a & still_b, torch.zeros_like(angle), angle), mask, flow)
 
 
-def space_time_angle_error(flow: Tensor, truth: Tensor, mask: Tensor | None = None, interval: float = 0.1) -> Tensor:
+def space_time_angle_error(
+    flow: Tensor, truth: Tensor, mask: Tensor | None = None, interval: float = 0.1
+) -> Tensor:
     """The mean angle between flow and truth **in space and time**, in radians: of ``(x, y, z, interval)``.
 
     The time between the sweeps, in seconds beside metres, makes a fourth component, so that a vector without length has a direction
@@ -46,7 +48,10 @@ def space_time_angle_error(flow: Tensor, truth: Tensor, mask: Tensor | None = No
     if not interval > 0:
         raise InputError(f"the interval between the sweeps is {interval} s; give a positive one")
     time = torch.full_like(flow[..., :1], interval, dtype=torch.float64)
-    a, b = torch.cat([flow.to(torch.float64), time], -1), torch.cat([truth.to(torch.float64), time], -1)
+    a, b = (
+        torch.cat([flow.to(torch.float64), time], -1),
+        torch.cat([truth.to(torch.float64), time], -1),
+    )
     return mean_over(_angle(a, b), mask, flow)
 
 

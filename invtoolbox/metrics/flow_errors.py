@@ -60,18 +60,51 @@ class FlowErrors:
     ranges: tuple[RangeError, ...] = field(default=())
 
     #: The heads of the columns of `row`.
-    COLUMNS = ("dynamic EPE [m]", "static EPE [m]", "EPE [m]", "AccS", "AccR", "outliers", "angle [rad]", "4D angle [rad]",
-               "three-way EPE [m]", "bucketed dynamic", "bucketed static [m]", "points", "dynamic points")
+    COLUMNS = (
+        "dynamic EPE [m]",
+        "static EPE [m]",
+        "EPE [m]",
+        "AccS",
+        "AccR",
+        "outliers",
+        "angle [rad]",
+        "4D angle [rad]",
+        "three-way EPE [m]",
+        "bucketed dynamic",
+        "bucketed static [m]",
+        "points",
+        "dynamic points",
+    )
 
     def row(self) -> tuple[str, ...]:
         """The figures as words, in the order of `COLUMNS`; the three-way error is that pooled over points."""
         mean = self.bucketed.mean()
-        numbers = (self.dynamic, self.static, self.epe, self.strict, self.relax, self.outliers, self.angle, self.space_time_angle,
-                   self.three_way.pooled().mean, mean.dynamic, mean.static)
-        return (*("-" if math.isnan(v) else f"{v:.4f}" for v in numbers), str(self.points), str(self.dynamic_points))
+        numbers = (
+            self.dynamic,
+            self.static,
+            self.epe,
+            self.strict,
+            self.relax,
+            self.outliers,
+            self.angle,
+            self.space_time_angle,
+            self.three_way.pooled().mean,
+            mean.dynamic,
+            mean.static,
+        )
+        return (
+            *("-" if math.isnan(v) else f"{v:.4f}" for v in numbers),
+            str(self.points),
+            str(self.dynamic_points),
+        )
 
 
-def evaluate(estimate: Tensor | HasFlow, sweep: Sweep, ego_motion: Tensor | None = None, next_pose: Tensor | None = None) -> FlowErrors:
+def evaluate(
+    estimate: Tensor | HasFlow,
+    sweep: Sweep,
+    ego_motion: Tensor | None = None,
+    next_pose: Tensor | None = None,
+) -> FlowErrors:
     """Compare a flow with the labels of the sweep that it starts from.
 
     Args:
@@ -95,16 +128,23 @@ def evaluate(estimate: Tensor | HasFlow, sweep: Sweep, ego_motion: Tensor | None
         raise InputError(f"{sweep.source}: the sweep has no flow labels to compare with")
     flow = estimate if isinstance(estimate, Tensor) else estimate.flow
     if flow.shape != points.shape:
-        raise InputError(f"{sweep.source}: the flow has shape {tuple(flow.shape)} for {len(points)} points")
+        raise InputError(
+            f"{sweep.source}: the flow has shape {tuple(flow.shape)} for {len(points)} points"
+        )
     E = _ego_motion(sweep, ego_motion, next_pose)
     # In double precision: the sensor's motion at 100 m, less itself, leaves the rounding of single precision behind.
     exact = points.to(torch.float64)
     rigid = transform(E.to(points.device), exact) - exact
-    residual, truth = flow.to(points.device).to(torch.float64) - rigid, labels.flow.to(torch.float64) - rigid
+    residual, truth = (
+        flow.to(points.device).to(torch.float64) - rigid,
+        labels.flow.to(torch.float64) - rigid,
+    )
     valid = labels.valid & sweep.finite
     lost = int((valid & ~residual.isfinite().all(1)).sum())
     if lost:
-        raise InputError(f"{sweep.source}: {lost} labelled points have no finite flow; every point needs one")
+        raise InputError(
+            f"{sweep.source}: {lost} labelled points have no finite flow; every point needs one"
+        )
     ground = torch.zeros_like(valid) if labels.ground is None else labels.ground
     near = region_mask(points, torch.ones_like(valid), ground, valid, RADIUS)
     square = valid & ~ground & (points[:, :2].abs() < RADIUS).all(1)
@@ -114,12 +154,20 @@ def evaluate(estimate: Tensor | HasFlow, sweep: Sweep, ego_motion: Tensor | None
         return float(measure(residual, truth, among)) if bool(among.any()) else math.nan
 
     return FlowErrors(
-        points=int(near.sum()), dynamic_points=int((near & labels.dynamic).sum()),
-        dynamic=over(end_point_error, near & labels.dynamic), static=over(end_point_error, near & ~labels.dynamic),
-        epe=over(end_point_error, near), strict=over(accuracy_strict, near), relax=over(accuracy_relax, near),
-        outliers=over(outliers, near), angle=over(angle_error, near), space_time_angle=over(space_time_angle_error, near),
-        three_way=three_way_epe(residual, truth, classes, square), bucketed=bucketed_epe(residual, truth, classes, square),
-        ranges=range_wise_epe(residual, truth, points, labels.dynamic, valid & ~ground))
+        points=int(near.sum()),
+        dynamic_points=int((near & labels.dynamic).sum()),
+        dynamic=over(end_point_error, near & labels.dynamic),
+        static=over(end_point_error, near & ~labels.dynamic),
+        epe=over(end_point_error, near),
+        strict=over(accuracy_strict, near),
+        relax=over(accuracy_relax, near),
+        outliers=over(outliers, near),
+        angle=over(angle_error, near),
+        space_time_angle=over(space_time_angle_error, near),
+        three_way=three_way_epe(residual, truth, classes, square),
+        bucketed=bucketed_epe(residual, truth, classes, square),
+        ranges=range_wise_epe(residual, truth, points, labels.dynamic, valid & ~ground),
+    )
 
 
 def pool(errors: Sequence[FlowErrors]) -> FlowErrors:
@@ -133,17 +181,32 @@ def pool(errors: Sequence[FlowErrors]) -> FlowErrors:
     def mean(name: str, weights: Sequence[int]) -> float:
         return _weighted([getattr(e, name) for e in errors], weights)
 
-    overall = {name: mean(name, points) for name in ("epe", "strict", "relax", "outliers", "angle", "space_time_angle")}
-    return FlowErrors(points=sum(points), dynamic_points=sum(moving), dynamic=mean("dynamic", moving), static=mean("static", standing),
-                      three_way=sum((e.three_way for e in errors), ThreeWayEPE()),
-                      bucketed=sum((e.bucketed for e in errors), BucketedEPE()),
-                      ranges=tuple(_pooled_range(parts) for parts in zip(*(e.ranges for e in errors))), **overall)
+    overall = {
+        name: mean(name, points)
+        for name in ("epe", "strict", "relax", "outliers", "angle", "space_time_angle")
+    }
+    return FlowErrors(
+        points=sum(points),
+        dynamic_points=sum(moving),
+        dynamic=mean("dynamic", moving),
+        static=mean("static", standing),
+        three_way=sum((e.three_way for e in errors), ThreeWayEPE()),
+        bucketed=sum((e.bucketed for e in errors), BucketedEPE()),
+        ranges=tuple(_pooled_range(parts) for parts in zip(*(e.ranges for e in errors))),
+        **overall,
+    )
 
 
 def _pooled_range(parts: Sequence[RangeError]) -> RangeError:
     moving, standing = [p.dynamic_points for p in parts], [p.static_points for p in parts]
-    return RangeError(parts[0].near, parts[0].far, _weighted([p.dynamic for p in parts], moving),
-                      _weighted([p.static for p in parts], standing), sum(moving), sum(standing))
+    return RangeError(
+        parts[0].near,
+        parts[0].far,
+        _weighted([p.dynamic for p in parts], moving),
+        _weighted([p.static for p in parts], standing),
+        sum(moving),
+        sum(standing),
+    )
 
 
 def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
@@ -153,10 +216,16 @@ def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
 
 def _ego_motion(sweep: Sweep, ego_motion: Tensor | None, next_pose: Tensor | None) -> Tensor:
     if (ego_motion is None) == (next_pose is None):
-        raise InputError(f"{sweep.source}: give the true motion of the sensor, either as ego_motion or as next_pose")
+        raise InputError(
+            f"{sweep.source}: give the true motion of the sensor, either as ego_motion or as next_pose"
+        )
     if ego_motion is not None:
         return check_motion(ego_motion, "ego_motion")
     if sweep.pose is None:
-        raise InputError(f"{sweep.source}: the sweep has no pose; give ego_motion in place of next_pose")
+        raise InputError(
+            f"{sweep.source}: the sweep has no pose; give ego_motion in place of next_pose"
+        )
     assert next_pose is not None
-    return relative_motion(check_motion(sweep.pose, "the pose of the sweep"), check_motion(next_pose, "next_pose"))
+    return relative_motion(
+        check_motion(sweep.pose, "the pose of the sweep"), check_motion(next_pose, "next_pose")
+    )

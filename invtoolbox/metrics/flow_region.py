@@ -19,8 +19,15 @@ RADIUS = 35.0
 RANGES = (0.0, 35.0, 50.0, 75.0, 100.0, math.inf)
 
 
-def dynamic_end_point_error(flow: Tensor, truth: Tensor, points: Tensor, dynamic: Tensor, ground: Tensor | None = None,
-                            valid: Tensor | None = None, radius: float = RADIUS) -> Tensor:
+def dynamic_end_point_error(
+    flow: Tensor,
+    truth: Tensor,
+    points: Tensor,
+    dynamic: Tensor,
+    ground: Tensor | None = None,
+    valid: Tensor | None = None,
+    radius: float = RADIUS,
+) -> Tensor:
     """The mean end-point error of what moves: points labelled dynamic, not ground, within `radius` of the sensor along the ground.
 
     The sensor's own motion is removed from both flows, or from neither: the error is the same, since the same motion goes.
@@ -44,8 +51,15 @@ def dynamic_end_point_error(flow: Tensor, truth: Tensor, points: Tensor, dynamic
     return end_point_error(flow, truth, region_mask(points, dynamic, ground, valid, radius))
 
 
-def static_end_point_error(flow: Tensor, truth: Tensor, points: Tensor, dynamic: Tensor, ground: Tensor | None = None,
-                           valid: Tensor | None = None, radius: float = RADIUS) -> Tensor:
+def static_end_point_error(
+    flow: Tensor,
+    truth: Tensor,
+    points: Tensor,
+    dynamic: Tensor,
+    ground: Tensor | None = None,
+    valid: Tensor | None = None,
+    radius: float = RADIUS,
+) -> Tensor:
     """The same of what stands: points not labelled dynamic, not ground, within the radius; see `dynamic_end_point_error`.
 
     >>> truth = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -55,12 +69,19 @@ def static_end_point_error(flow: Tensor, truth: Tensor, points: Tensor, dynamic:
     return end_point_error(flow, truth, region_mask(points, ~dynamic, ground, valid, radius))
 
 
-def region_mask(points: Tensor, among: Tensor, ground: Tensor | None = None, valid: Tensor | None = None,
-                radius: float = RADIUS) -> Tensor:
+def region_mask(
+    points: Tensor,
+    among: Tensor,
+    ground: Tensor | None = None,
+    valid: Tensor | None = None,
+    radius: float = RADIUS,
+) -> Tensor:
     """Which of the points `among` are not ground, known, and within the radius along the ground: boolean ``(points,)``."""
     for name, value in (("dynamic", among), ("ground", ground), ("valid", valid)):
         if value is not None and (value.shape != points.shape[:1] or value.dtype != torch.bool):
-            raise InputError(f"{name} is {value.dtype} of shape {tuple(value.shape)}; give booleans, one for each of {len(points)} points")
+            raise InputError(
+                f"{name} is {value.dtype} of shape {tuple(value.shape)}; give booleans, one for each of {len(points)} points"
+            )
     chosen = among & (distance(points) < radius)
     if ground is not None:
         chosen = chosen & ~ground
@@ -92,8 +113,14 @@ class RangeError:
     static_points: int
 
 
-def range_wise_epe(flow: Tensor, truth: Tensor, points: Tensor, dynamic: Tensor, mask: Tensor | None = None,
-                   edges: Sequence[float] = RANGES) -> tuple[RangeError, ...]:
+def range_wise_epe(
+    flow: Tensor,
+    truth: Tensor,
+    points: Tensor,
+    dynamic: Tensor,
+    mask: Tensor | None = None,
+    edges: Sequence[float] = RANGES,
+) -> tuple[RangeError, ...]:
     """The end-point errors of what moves and of what stands, by distance from the sensor along the ground.
 
     Args:
@@ -111,11 +138,17 @@ def range_wise_epe(flow: Tensor, truth: Tensor, points: Tensor, dynamic: Tensor,
     if len(edges) < 2 or any(not a < b for a, b in pairwise(edges)):
         raise InputError(f"the edges of the ranges are {tuple(edges)}; give at least two, rising")
     errors, away = point_errors(flow, truth), distance(points)
-    counted = region_mask(points, torch.ones_like(dynamic) if mask is None else mask, radius=math.inf)
+    counted = region_mask(
+        points, torch.ones_like(dynamic) if mask is None else mask, radius=math.inf
+    )
     parts = []
     for near, far in pairwise(edges):
         inside = counted & (away >= near) & (away < far)
         moving, standing = errors[inside & dynamic], errors[inside & ~dynamic]
         # The mean of nothing is NaN.
-        parts.append(RangeError(near, far, float(moving.mean()), float(standing.mean()), len(moving), len(standing)))
+        parts.append(
+            RangeError(
+                near, far, float(moving.mean()), float(standing.mean()), len(moving), len(standing)
+            )
+        )
     return tuple(parts)

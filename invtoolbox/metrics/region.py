@@ -12,16 +12,22 @@ def check_pair(x: Tensor, reference: Tensor) -> None:
     """Refuse two tensors that cannot be compared, saying in which axis they differ."""
     for name, value in (("x", x), ("the reference", reference)):
         if not isinstance(value, Tensor):
-            raise InputError(f"{name} is a {type(value).__name__}; metrics take tensors, so give torch.as_tensor({name.split()[-1]})")
+            raise InputError(
+                f"{name} is a {type(value).__name__}; metrics take tensors, so give torch.as_tensor({name.split()[-1]})"
+            )
     if x.ndim < 3:
         raise InputError(f"x has shape {tuple(x.shape)}; metrics take (batch, channel, *space)")
     if x.ndim != reference.ndim:
-        raise InputError(f"x has {x.ndim} axes and the reference {reference.ndim}; both must be (batch, "
-                         "channel, *space)")
+        raise InputError(
+            f"x has {x.ndim} axes and the reference {reference.ndim}; both must be (batch, "
+            "channel, *space)"
+        )
     for axis, (a, b) in enumerate(zip(x.shape, reference.shape)):
         if a != b and not (axis == 0 and b == 1):
-            raise InputError(f"x has shape {tuple(x.shape)} and the reference {tuple(reference.shape)}; they "
-                             f"differ in axis {axis}")
+            raise InputError(
+                f"x has shape {tuple(x.shape)} and the reference {tuple(reference.shape)}; they "
+                f"differ in axis {axis}"
+            )
 
 
 def region(x: Tensor, mask: Tensor | None, border: int) -> tuple[Tensor, Tensor | None]:
@@ -31,20 +37,28 @@ def region(x: Tensor, mask: Tensor | None, border: int) -> tuple[Tensor, Tensor 
     every item must keep at least one pixel.
     """
     if border < 0 or any(n <= 2 * border for n in x.shape[2:]):
-        raise InputError(f"a border of {border} leaves nothing of an image of {tuple(x.shape[2:])}; choose "
-                         f"it between 0 and {(min(x.shape[2:]) - 1) // 2}")
+        raise InputError(
+            f"a border of {border} leaves nothing of an image of {tuple(x.shape[2:])}; choose "
+            f"it between 0 and {(min(x.shape[2:]) - 1) // 2}"
+        )
     if mask is not None:
         if mask.dtype != torch.bool:
-            raise InputError(f"the mask is {mask.dtype}; give a boolean one, true where the image counts")
+            raise InputError(
+                f"the mask is {mask.dtype}; give a boolean one, true where the image counts"
+            )
         try:
             mask = mask.to(x.device).expand(x.shape)
         except RuntimeError:
-            raise InputError(f"the mask has shape {tuple(mask.shape)}, which does not broadcast to "
-                             f"{tuple(x.shape)}") from None
+            raise InputError(
+                f"the mask has shape {tuple(mask.shape)}, which does not broadcast to "
+                f"{tuple(x.shape)}"
+            ) from None
         mask = crop(mask, border)
         empty = torch.nonzero(~mask.flatten(1).any(1)).flatten().tolist()
         if empty:
-            raise InputError(f"the mask of item {empty[0]} is empty; leave the item out or widen the mask")
+            raise InputError(
+                f"the mask of item {empty[0]} is empty; leave the item out or widen the mask"
+            )
     return crop(x, border), mask
 
 

@@ -25,10 +25,14 @@ def otsu_threshold(x: Tensor) -> Tensor:
     from skimage.filters import threshold_otsu
 
     if x.ndim < 3 or not x.is_floating_point():
-        raise InputError(f"x has shape {tuple(x.shape)} and {x.dtype}; give floating point (batch, channel, "
-                         "*space)")
+        raise InputError(
+            f"x has shape {tuple(x.shape)} and {x.dtype}; give floating point (batch, channel, "
+            "*space)"
+        )
     if not torch.isfinite(x).all():
-        raise InputError("x holds NaN or infinite values, for which no threshold is defined; repair them")
+        raise InputError(
+            "x holds NaN or infinite values, for which no threshold is defined; repair them"
+        )
     items = x.detach().cpu().numpy().astype(np.float64)
     return torch.tensor([threshold_otsu(item) for item in items], dtype=x.dtype, device=x.device)
 
@@ -42,8 +46,9 @@ def otsu_segmentation(x: Tensor) -> Tensor:
     return x > otsu_threshold(x).reshape(-1, *(1 for _ in x.shape[1:]))
 
 
-def matthews_correlation(segmentation: Tensor, reference: Tensor, mask: Tensor | None = None,
-                         border: int = 0) -> Tensor:
+def matthews_correlation(
+    segmentation: Tensor, reference: Tensor, mask: Tensor | None = None, border: int = 0
+) -> Tensor:
     """Matthews correlation coefficient of two binary segmentations, (batch, channel, *space): (batch,) in
     [-1, 1].
 
@@ -76,7 +81,9 @@ def matthews_correlation(segmentation: Tensor, reference: Tensor, mask: Tensor |
     tp, tn, fp, fn = count(a & b), count(~a & ~b), count(a & ~b), count(~a & b)
     # The root of each factor by itself: the product of four counts of a volume would overflow.
     below = (tp + fp).sqrt() * (tp + fn).sqrt() * (tn + fp).sqrt() * (tn + fn).sqrt()
-    score = torch.where(below > 0, (tp * tn - fp * fn) / below.clamp(min=1e-300), torch.zeros_like(below))
+    score = torch.where(
+        below > 0, (tp * tn - fp * fn) / below.clamp(min=1e-300), torch.zeros_like(below)
+    )
     return score.to(torch.float32)
 
 
@@ -84,6 +91,8 @@ def _binary(x: Tensor, name: str) -> Tensor:
     if x.dtype == torch.bool:
         return x
     if x.is_complex() or not bool(((x == 0) | (x == 1)).all()):
-        raise InputError(f"the {name} holds other values than 0 and 1; threshold it first, for example with "
-                         "otsu_segmentation")
+        raise InputError(
+            f"the {name} holds other values than 0 and 1; threshold it first, for example with "
+            "otsu_segmentation"
+        )
     return x == 1

@@ -13,8 +13,13 @@ _SIGMA = 1.5
 _K1, _K2 = 0.01, 0.03
 
 
-def ssim(x: Tensor, reference: Tensor, data_range: float | Tensor = 1.0, mask: Tensor | None = None,
-         border: int = 0) -> Tensor:
+def ssim(
+    x: Tensor,
+    reference: Tensor,
+    data_range: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    border: int = 0,
+) -> Tensor:
     """Mean structural similarity of images (batch, channel, *space): (batch,), 1 if equal.
 
     At every pixel, with local means ``m``, variances ``v`` and covariance ``c`` under a Gaussian window of 11
@@ -43,12 +48,16 @@ def ssim(x: Tensor, reference: Tensor, data_range: float | Tensor = 1.0, mask: T
     if x.is_complex() or reference.is_complex():
         raise InputError("SSIM is defined for real images; compare magnitudes or parts")
     if min(x.shape[2:]) <= 2 * _RADIUS:
-        raise InputError(f"the image has {tuple(x.shape[2:])} pixels; SSIM needs at least {2 * _RADIUS + 1} "
-                         "each way")
+        raise InputError(
+            f"the image has {tuple(x.shape[2:])} pixels; SSIM needs at least {2 * _RADIUS + 1} "
+            "each way"
+        )
     span = torch.as_tensor(data_range, dtype=torch.float64, device=x.device)
     if not bool((span > 0).all()):
-        raise InputError(f"data_range is {data_range}; give the positive distance from the least to the "
-                         "greatest value")
+        raise InputError(
+            f"data_range is {data_range}; give the positive distance from the least to the "
+            "greatest value"
+        )
     span = span.reshape(-1, *(1 for _ in x.shape[1:]))
     a, b = to_double(x), to_double(reference).expand(x.shape)
     mean_a, mean_b = _local_mean(a), _local_mean(b)
@@ -56,8 +65,11 @@ def ssim(x: Tensor, reference: Tensor, data_range: float | Tensor = 1.0, mask: T
     variance_b = _local_mean(b * b) - mean_b**2
     covariance = _local_mean(a * b) - mean_a * mean_b
     c1, c2 = (_K1 * span) ** 2, (_K2 * span) ** 2
-    index = ((2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-             / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)))
+    index = (
+        (2 * mean_a * mean_b + c1)
+        * (2 * covariance + c2)
+        / ((mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2))
+    )
     if mask is not None:
         _, mask = region(x, mask, _RADIUS)
     index, mask = region(index, mask, border)

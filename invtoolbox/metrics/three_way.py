@@ -51,7 +51,9 @@ class ThreeWayEPE:
 
     def pooled(self) -> ThreeWay:
         """Averaged over all points of all sweeps, as the package bucketed-scene-flow-eval does."""
-        fd, fs, bs = (_ratio(sum(s[k] for s in self.sums), sum(c[k] for c in self.counts)) for k in range(3))
+        fd, fs, bs = (
+            _ratio(sum(s[k] for s in self.sums), sum(c[k] for c in self.counts)) for k in range(3)
+        )
         return ThreeWay(fd, fs, bs, averaged="points")
 
     def per_frame(self) -> ThreeWay:
@@ -63,8 +65,13 @@ class ThreeWayEPE:
         return ThreeWay(means[0], means[1], means[2], averaged="frames")
 
 
-def three_way_epe(flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor | None = None,
-                  threshold: float = MOVES) -> ThreeWayEPE:
+def three_way_epe(
+    flow: Tensor,
+    truth: Tensor,
+    meta_class: Tensor,
+    mask: Tensor | None = None,
+    threshold: float = MOVES,
+) -> ThreeWayEPE:
     """The three-way end-point error of one sweep; see `ThreeWayEPE` for many.
 
     Args:
@@ -84,7 +91,11 @@ def three_way_epe(flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor 
     counted = counted_points(errors, flow, meta_class, mask)
     moves = truth.to(torch.float64).norm(dim=-1) >= threshold
     foreground = meta_class > 0
-    kinds = (counted & foreground & moves, counted & foreground & ~moves, counted & ~foreground & ~moves)
+    kinds = (
+        counted & foreground & moves,
+        counted & foreground & ~moves,
+        counted & ~foreground & ~moves,
+    )
     sums = [float(errors[kind].sum()) for kind in kinds]
     counts = [int(kind.sum()) for kind in kinds]
     return ThreeWayEPE(((sums[0], sums[1], sums[2]),), ((counts[0], counts[1], counts[2]),))
@@ -93,17 +104,23 @@ def three_way_epe(flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor 
 def counted_points(errors: Tensor, flow: Tensor, meta_class: Tensor, mask: Tensor | None) -> Tensor:
     """Which points of a sweep count, boolean ``(points,)``; refuses what does not belong to one sweep, and points without a flow."""
     if flow.ndim != 2 or flow.shape[-1] != 3:
-        raise InputError(f"the flow has shape {tuple(flow.shape)}; this error is of one sweep, (points, 3)")
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)}; this error is of one sweep, (points, 3)"
+        )
     if meta_class.shape != flow.shape[:1]:
         raise InputError(f"meta_class has shape {tuple(meta_class.shape)} for {len(flow)} points")
     counted = meta_class >= 0
     if mask is not None:
         if mask.shape != flow.shape[:1] or mask.dtype != torch.bool:
-            raise InputError(f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give booleans, one for each of {len(flow)} points")
+            raise InputError(
+                f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give booleans, one for each of {len(flow)} points"
+            )
         counted = counted & mask
     lost = int((counted & ~errors.isfinite()).sum())
     if lost:
-        raise InputError(f"{lost} points that count have a flow or a truth that is not finite; leave them out by the mask")
+        raise InputError(
+            f"{lost} points that count have a flow or a truth that is not finite; leave them out by the mask"
+        )
     return counted
 
 

@@ -25,7 +25,9 @@ class TrajectoryErrors:
     over_time: Tensor
 
 
-def trajectory_errors(tracks: Tensor, truth: Tensor, valid: Tensor | None = None) -> TrajectoryErrors:
+def trajectory_errors(
+    tracks: Tensor, truth: Tensor, valid: Tensor | None = None
+) -> TrajectoryErrors:
     """The displacement errors of tracks, in one frame (that of the first sweep, or the world's).
 
     Args:
@@ -42,20 +44,30 @@ def trajectory_errors(tracks: Tensor, truth: Tensor, valid: Tensor | None = None
     (1.5, 2.0)
     """
     if tracks.ndim != 3 or tracks.shape[-1] != 3 or tracks.shape != truth.shape:
-        raise InputError(f"the tracks have shape {tuple(tracks.shape)} and the truth {tuple(truth.shape)}; expected the same "
-                         "(times, points, 3) of both")
+        raise InputError(
+            f"the tracks have shape {tuple(tracks.shape)} and the truth {tuple(truth.shape)}; expected the same "
+            "(times, points, 3) of both"
+        )
     if len(tracks) < 2:
-        raise InputError(f"the tracks have {len(tracks)} times; an error of a trajectory needs the first and one more")
+        raise InputError(
+            f"the tracks have {len(tracks)} times; an error of a trajectory needs the first and one more"
+        )
     error = (tracks.to(torch.float64) - truth.to(torch.float64)).norm(dim=-1)
     known = torch.ones_like(error, dtype=torch.bool) if valid is None else valid
     if known.shape != error.shape or known.dtype != torch.bool:
-        raise InputError(f"valid is {known.dtype} of shape {tuple(known.shape)}; give booleans of shape {tuple(error.shape)}")
+        raise InputError(
+            f"valid is {known.dtype} of shape {tuple(known.shape)}; give booleans of shape {tuple(error.shape)}"
+        )
     later, seen = error[1:], known[1:]
     if not bool(seen.any()):
-        raise InputError("no point is known at any time after the first; there is no error of the trajectories")
+        raise InputError(
+            "no point is known at any time after the first; there is no error of the trajectories"
+        )
     error = torch.where(known, error, torch.zeros_like(error))
     # The last time at which each point is known, counted from the first.
     times = torch.arange(len(later), device=later.device)[:, None]
     last = torch.where(seen, times, torch.full_like(times, -1)).amax(0)
     final = later.gather(0, last.clamp_min(0)[None])[0][last >= 0]
-    return TrajectoryErrors(float(later[seen].mean()), float(final.mean()), error.sum(1) / known.sum(1))
+    return TrajectoryErrors(
+        float(later[seen].mean()), float(final.mean()), error.sum(1) / known.sum(1)
+    )

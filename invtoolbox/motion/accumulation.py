@@ -57,9 +57,13 @@ class Accumulation:
 
     def __post_init__(self) -> None:
         if self.window < 0 or self.cell < 0:
-            raise InputError(f"window is {self.window} and cell {self.cell}; neither may be negative")
+            raise InputError(
+                f"window is {self.window} and cell {self.cell}; neither may be negative"
+            )
         if not self.forget > self.max_range > 0:
-            raise InputError(f"max_range is {self.max_range} and forget {self.forget} m; give 0 < max_range < forget")
+            raise InputError(
+                f"max_range is {self.max_range} and forget {self.forget} m; give 0 < max_range < forget"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +101,44 @@ def accumulate(steps: FlowSteps, settings: Accumulation | None = None) -> Iterat
     """
     settings = settings or Accumulation()
     if not 0 <= settings.reference < len(steps):
-        raise InputError(f"the reference is sweep {settings.reference}; there are flows of {len(steps)}, so give 0 to {len(steps) - 1}")
+        raise InputError(
+            f"the reference is sweep {settings.reference}; there are flows of {len(steps)}, so give 0 to {len(steps) - 1}"
+        )
     yield from _static(steps, settings)
     yield from _moving(steps, settings)
 
 
-def write_accumulated(path: str | os.PathLike[str], steps: FlowSteps, settings: Accumulation | None = None,
-                      overwrite: bool = False) -> Accumulated:
+def write_accumulated(
+    path: str | os.PathLike[str],
+    steps: FlowSteps,
+    settings: Accumulation | None = None,
+    overwrite: bool = False,
+) -> Accumulated:
     """Write the cloud as PLY: x, y, z in the frame of the reference sweep, red, green, blue, ``moving`` (0 or 1) and ``sweep``."""
-    fields = {"x": "f4", "y": "f4", "z": "f4", "red": "u1", "green": "u1", "blue": "u1", "moving": "u1", "sweep": "i4"}
+    fields = {
+        "x": "f4",
+        "y": "f4",
+        "z": "f4",
+        "red": "u1",
+        "green": "u1",
+        "blue": "u1",
+        "moving": "u1",
+        "sweep": "i4",
+    }
     written = {False: 0, True: 0}
     with ply_stream(path, fields, overwrite) as append:
         for piece in accumulate(steps, settings):
             xyz, rgb = piece.points.numpy(), (255 * piece.colours).round().to(torch.uint8).numpy()
             places = {axis: xyz[:, k] for k, axis in enumerate("xyz")}
             colours = {name: rgb[:, k] for k, name in enumerate(("red", "green", "blue"))}
-            append({**places, **colours, "moving": np.full(len(xyz), piece.moving), "sweep": np.full(len(xyz), piece.sweep)})
+            append(
+                {
+                    **places,
+                    **colours,
+                    "moving": np.full(len(xyz), piece.moving),
+                    "sweep": np.full(len(xyz), piece.sweep),
+                }
+            )
             written[piece.moving] += len(xyz)
     return Accumulated(Path(path).expanduser(), written[False], written[True])
 
@@ -126,25 +152,40 @@ def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
         before = start
         for m in order:
             step = start if m == settings.reference else steps[m]
-            to_reference = _joined(to_reference, before, step, start, forward=m > settings.reference)
+            to_reference = _joined(
+                to_reference, before, step, start, forward=m > settings.reference
+            )
             before = step
-            stands = step.points.isfinite().all(1) & (step.points[:, :2].norm(dim=1) < settings.max_range)
+            stands = step.points.isfinite().all(1) & (
+                step.points[:, :2].norm(dim=1) < settings.max_range
+            )
             stands = stands & step.flow.isfinite().all(1)
             if step.dynamic is not None:
                 stands = stands & ~step.dynamic
             places = transform(to_reference, step.points[stands].to(torch.float64))
             places = places[cells.fresh(places)]
             cells.forget(to_reference[:3, 3], settings.forget)
-            yield Piece(places.to(torch.float32), torch.full_like(places, _GREY, dtype=torch.float32), False, m)
+            yield Piece(
+                places.to(torch.float32),
+                torch.full_like(places, _GREY, dtype=torch.float32),
+                False,
+                m,
+            )
 
 
-def _joined(to_reference: Tensor, before: FlowStep, step: FlowStep, start: FlowStep, forward: bool) -> Tensor:
+def _joined(
+    to_reference: Tensor, before: FlowStep, step: FlowStep, start: FlowStep, forward: bool
+) -> Tensor:
     """The motion from a step's frame to that of the reference, given that of the step before it in the order of the walk."""
     if step.pose is not None and start.pose is not None:
         return relative_motion(step.pose, start.pose)
     if step is start:
         return to_reference
-    return to_reference @ (inverse(before.ego_motion.to(torch.float64)) if forward else step.ego_motion.to(torch.float64))
+    return to_reference @ (
+        inverse(before.ego_motion.to(torch.float64))
+        if forward
+        else step.ego_motion.to(torch.float64)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,14 +197,21 @@ class _Carried:
     sweep: Tensor
 
     def joined(self, other: _Carried) -> _Carried:
-        return _Carried(torch.cat([self.points, other.points]), torch.cat([self.flow, other.flow]), torch.cat([self.sweep, other.sweep]))
+        return _Carried(
+            torch.cat([self.points, other.points]),
+            torch.cat([self.flow, other.flow]),
+            torch.cat([self.sweep, other.sweep]),
+        )
 
     def kept(self, rows: Tensor) -> _Carried:
         return _Carried(self.points[rows], self.flow[rows], self.sweep[rows])
 
 
 def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
-    first, last = max(0, settings.reference - settings.window), min(len(steps) - 1, settings.reference + settings.window)
+    first, last = (
+        max(0, settings.reference - settings.window),
+        min(len(steps) - 1, settings.reference + settings.window),
+    )
     cells = Cells(settings.cell)
     at_reference = _moving_of(steps[settings.reference], settings.reference, settings)
     earlier = at_reference.kept(torch.zeros(len(at_reference.points), dtype=torch.bool))
@@ -171,11 +219,15 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
     for m in range(first, settings.reference):
         step = steps[m]
         earlier = earlier.joined(_moving_of(step, m, settings))
-        moved, seen = carry(earlier.points, _moving_alone(step), settings.neighbours, settings.reach)
+        moved, seen = carry(
+            earlier.points, _moving_alone(step), settings.neighbours, settings.reach
+        )
         earlier = _Carried(moved, earlier.flow, earlier.sweep).kept(seen)
     for m in range(last, settings.reference, -1):
         later = later.joined(_moving_of(steps[m], m, settings))
-        moved, seen = carry_back(later.points, _moving_alone(steps[m - 1]), settings.neighbours, settings.reach)
+        moved, seen = carry_back(
+            later.points, _moving_alone(steps[m - 1]), settings.neighbours, settings.reach
+        )
         later = _Carried(moved, later.flow, later.sweep).kept(seen)
     for part in (at_reference, later, earlier):
         fresh = part.kept(cells.fresh(part.points))
@@ -188,13 +240,27 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
 def _moving_alone(step: FlowStep) -> FlowStep:
     """The step as if what moves were all that was measured: where an object is hidden, its points are lost and do not stay on the road."""
     if step.dynamic is None:
-        raise InputError(f"{step.name}: the flow does not say which points move; objects cannot be gathered")
-    return replace(step, points=step.points[step.dynamic], flow=step.flow[step.dynamic], dynamic=None)
+        raise InputError(
+            f"{step.name}: the flow does not say which points move; objects cannot be gathered"
+        )
+    return replace(
+        step, points=step.points[step.dynamic], flow=step.flow[step.dynamic], dynamic=None
+    )
 
 
 def _moving_of(step: FlowStep, index: int, settings: Accumulation) -> _Carried:
     if step.dynamic is None:
-        raise InputError(f"{step.name}: the flow does not say which points move; objects cannot be gathered")
-    moves = step.dynamic & step.flow.isfinite().all(1) & (step.points[:, :2].norm(dim=1) < settings.max_range)
+        raise InputError(
+            f"{step.name}: the flow does not say which points move; objects cannot be gathered"
+        )
+    moves = (
+        step.dynamic
+        & step.flow.isfinite().all(1)
+        & (step.points[:, :2].norm(dim=1) < settings.max_range)
+    )
     residual = residual_flow(step.flow, step.points, step.ego_motion)
-    return _Carried(step.points[moves].to(torch.float64), residual[moves].to(torch.float64), torch.full((int(moves.sum()),), index))
+    return _Carried(
+        step.points[moves].to(torch.float64),
+        residual[moves].to(torch.float64),
+        torch.full((int(moves.sum()),), index),
+    )

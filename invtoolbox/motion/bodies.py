@@ -82,8 +82,14 @@ class _Cloud:
     height: Tensor
 
 
-def moving_bodies(points: Tensor, target: Tensor, height: Tensor, target_height: Tensor, times: tuple[Tensor, Tensor] | None = None,
-                  settings: BodySettings | None = None) -> Bodies:
+def moving_bodies(
+    points: Tensor,
+    target: Tensor,
+    height: Tensor,
+    target_height: Tensor,
+    times: tuple[Tensor, Tensor] | None = None,
+    settings: BodySettings | None = None,
+) -> Bodies:
     """Find the bodies among points of which the static world lies on the target already.
 
     Args:
@@ -92,7 +98,11 @@ def moving_bodies(points: Tensor, target: Tensor, height: Tensor, target_height:
         times: when they were measured within their sweeps, seconds, ``(n,)`` and ``(m,)``.
     """
     settings = settings or BodySettings()
-    none = Bodies(torch.full((len(points),), -1, device=points.device), points.new_zeros(0, 4, 4), torch.zeros_like(points))
+    none = Bodies(
+        torch.full((len(points),), -1, device=points.device),
+        points.new_zeros(0, 4, 4),
+        torch.zeros_like(points),
+    )
     here = _Cloud(points, None if times is None else times[0], height)
     low = target_height < settings.reach + 0.5
     there = _Cloud(target[low], None if times is None else times[1][low], target_height[low])
@@ -103,21 +113,38 @@ def moving_bodies(points: Tensor, target: Tensor, height: Tensor, target_height:
     if not bool((labels >= 0).any()):
         return none
     members, starts = _hypotheses(here, there, labels, apart, settings)
-    reached = Tree(points[torch.cat(members), :2]).query(there.points[:, :2], bound=2 * settings.farthest)[0].isfinite()
+    reached = (
+        Tree(points[torch.cat(members), :2])
+        .query(there.points[:, :2], bound=2 * settings.farthest)[0]
+        .isfinite()
+    )
     if not bool(reached.any()):
         return none
     registration = RegistrationSettings(settings.iterations, settings.upright, settings.plane)
-    found = register(members, starts, points, there.points[reached], here.times, None if there.times is None else there.times[reached],
-                     registration)
+    found = register(
+        members,
+        starts,
+        points,
+        there.points[reached],
+        here.times,
+        None if there.times is None else there.times[reached],
+        registration,
+    )
     return _judged(points, members, found, settings)
 
 
 def _things(cloud: _Cloud, apart: Tensor, settings: BodySettings) -> Tensor:
     """Clusters that can be bodies; of larger ones, the parts without partners, which may stand in front of them."""
-    labels = _compact(cloud.points, clusters(cloud.points, cloud.height, settings.cell, settings.reach), settings)
+    labels = _compact(
+        cloud.points, clusters(cloud.points, cloud.height, settings.cell, settings.reach), settings
+    )
     rest = ((labels < 0) & apart & (cloud.height < settings.reach)).nonzero().squeeze(1)
     if len(rest):
-        parts = _compact(cloud.points[rest], clusters(cloud.points[rest], cloud.height[rest], settings.cell, settings.reach), settings)
+        parts = _compact(
+            cloud.points[rest],
+            clusters(cloud.points[rest], cloud.height[rest], settings.cell, settings.reach),
+            settings,
+        )
         labels[rest] = torch.where(parts >= 0, parts + int(labels.max()) + 1, parts)
     return labels
 
@@ -132,12 +159,16 @@ def _compact(points: Tensor, labels: Tensor, settings: BodySettings) -> Tensor:
     index = of[:, None].expand(-1, 2)
     low = points.new_full((count, 2), torch.inf).scatter_reduce(0, index, places, "amin")
     high = points.new_full((count, 2), -torch.inf).scatter_reduce(0, index, places, "amax")
-    good = (torch.bincount(of, minlength=count) >= settings.fewest) & ((high - low).amax(1) <= settings.largest)
+    good = (torch.bincount(of, minlength=count) >= settings.fewest) & (
+        (high - low).amax(1) <= settings.largest
+    )
     number = torch.where(good, good.long().cumsum(0) - 1, -1)
     return torch.where(inside, number[labels.clamp_min(0)], -1)
 
 
-def _hypotheses(here: _Cloud, there: _Cloud, labels: Tensor, apart: Tensor, settings: BodySettings) -> tuple[list[Tensor], list[Tensor]]:
+def _hypotheses(
+    here: _Cloud, there: _Cloud, labels: Tensor, apart: Tensor, settings: BodySettings
+) -> tuple[list[Tensor], list[Tensor]]:
     """Every thing with each translation that it may begin from: the rows of its points, and starts ``(k, 2)``."""
     order = labels.argsort(stable=True)
     count = int(labels.max()) + 1
@@ -155,15 +186,21 @@ def _hypotheses(here: _Cloud, there: _Cloud, labels: Tensor, apart: Tensor, sett
         begin = [here.points.new_zeros(1, 2)]
         if alone > _APART:
             points = here.points[rows]
-            near = new & ((there.points[:, :2] > points[:, :2].amin(0) - settings.farthest)
-                          & (there.points[:, :2] < points[:, :2].amax(0) + settings.farthest)).all(1)
-            votes = torch.from_numpy(translations(points, there.points[near], settings.farthest, settings.votes)).to(points)
+            near = new & (
+                (there.points[:, :2] > points[:, :2].amin(0) - settings.farthest)
+                & (there.points[:, :2] < points[:, :2].amax(0) + settings.farthest)
+            ).all(1)
+            votes = torch.from_numpy(
+                translations(points, there.points[near], settings.farthest, settings.votes)
+            ).to(points)
             begin.append(votes[votes.norm(dim=1) > _APART])
         starts.append(torch.cat(begin))
     return members, starts
 
 
-def _judged(points: Tensor, members: list[Tensor], found: Registration, settings: BodySettings) -> Bodies:
+def _judged(
+    points: Tensor, members: list[Tensor], found: Registration, settings: BodySettings
+) -> Bodies:
     """Of each thing the likeliest hypothesis, and whether it is likely enough to call the thing moving."""
     label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
     motions: list[Tensor] = []
@@ -171,13 +208,17 @@ def _judged(points: Tensor, members: list[Tensor], found: Registration, settings
     # Of two motions that explain a thing as well, the smaller one is likelier: see `BodySettings.gain`.
     gain = settings.gain * settings.noise**2
     best: dict[int, tuple[float, int]] = {}
-    for j, (k, misfit, move) in enumerate(zip(found.thing.tolist(), found.misfit.tolist(), found.move.tolist())):
+    for j, (k, misfit, move) in enumerate(
+        zip(found.thing.tolist(), found.misfit.tolist(), found.move.tolist())
+    ):
         cost = misfit + gain * move**2 / number[k]
         if k not in best or cost < best[k][0]:
             best[k] = (cost, j)
     for k, (_, j) in sorted(best.items()):
         misfit, still, move = float(found.misfit[j]), float(found.still[j]), float(found.move[j])
-        if misfit >= settings.explained * still or number[k] * (still - misfit) < gain * (1 + move**2):
+        if misfit >= settings.explained * still or number[k] * (still - misfit) < gain * (
+            1 + move**2
+        ):
             continue
         if not settings.least <= move <= math.sqrt(2) * settings.farthest:
             continue

@@ -50,15 +50,19 @@ class Cells:
     def forget(self, centre: Tensor, radius: float) -> None:
         """Free the cubes whose corner is farther than `radius` metres from a place in the plane, ``(3,)``."""
         if len(self._taken):
-            corners = [((self._taken >> shift) & (2 * _HALF - 1)) - _HALF for shift in (2 * _BITS, _BITS)]
+            corners = [
+                ((self._taken >> shift) & (2 * _HALF - 1)) - _HALF for shift in (2 * _BITS, _BITS)
+            ]
             away = [self.side * corner - float(centre[axis]) for axis, corner in enumerate(corners)]
             self._taken = self._taken[away[0] ** 2 + away[1] ** 2 <= radius**2]
 
     def _keys(self, points: np.ndarray) -> np.ndarray:
         cells = np.floor(points / self.side)
         if cells.size and not float(np.abs(cells).max()) < _HALF:
-            raise InputError(f"points reach {float(np.abs(points).max()):g} m, which is too far for cubes of {self.side:g} m; choose "
-                             "larger ones, or leave far points out")
+            raise InputError(
+                f"points reach {float(np.abs(points).max()):g} m, which is too far for cubes of {self.side:g} m; choose "
+                "larger ones, or leave far points out"
+            )
         x, y, z = (cells.astype(np.int64) + _HALF).T
         keys: np.ndarray = (x << (2 * _BITS)) | (y << _BITS) | z
         return keys

@@ -26,8 +26,15 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
         return points[:, 2]
     if len(ground) == 0:
         return points[:, 2] - points[:, 2].min()
-    squares, member, count = ground[:, :2].div(_GROUND_CELL).floor().unique(dim=0, return_inverse=True, return_counts=True)
-    total = torch.zeros(len(squares), dtype=torch.float64, device=points.device).index_add(0, member, ground[:, 2].double())
+    squares, member, count = (
+        ground[:, :2]
+        .div(_GROUND_CELL)
+        .floor()
+        .unique(dim=0, return_inverse=True, return_counts=True)
+    )
+    total = torch.zeros(len(squares), dtype=torch.float64, device=points.device).index_add(
+        0, member, ground[:, 2].double()
+    )
     nearest = Tree((squares + 0.5) * _GROUND_CELL).query(points[:, :2])[1]
     return points[:, 2] - (total / count).to(points)[nearest]
 
@@ -63,7 +70,9 @@ def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3
         here.append(both)
         there.append(found[both])
     ends = (np.concatenate(here), np.concatenate(there))
-    graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(len(squares), len(squares)))
+    graph = coo_array(
+        (np.ones(len(ends[0]), dtype=np.int8), ends), shape=(len(squares), len(squares))
+    )
     part = connected_components(graph, directed=False)[1]
     labels[low] = torch.from_numpy(part[member].astype(np.int64)).to(labels.device)
     return labels

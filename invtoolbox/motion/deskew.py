@@ -36,7 +36,9 @@ class Deskew:
     def __call__(self, points: Tensor) -> Tensor:
         """Measured points as they stand at the sweep's time: ``(N, 3) -> (N, 3)``."""
         p = points.double()
-        return (self._turned(p, self.share) + self.share[:, None] * self.motion[:3, 3]).to(points.dtype)
+        return (self._turned(p, self.share) + self.share[:, None] * self.motion[:3, 3]).to(
+            points.dtype
+        )
 
     def undo(self, points: Tensor) -> Tensor:
         """Points at the sweep's time as the sensor measured them: ``(N, 3) -> (N, 3)``."""
@@ -51,10 +53,16 @@ class Deskew:
             return p
         axis = (turn / angle).expand_as(p)
         sine, cosine = (share * angle).sin()[:, None], (share * angle).cos()[:, None]
-        return cosine * p + sine * torch.linalg.cross(axis, p) + (1 - cosine) * (p @ axis[0])[:, None] * axis
+        return (
+            cosine * p
+            + sine * torch.linalg.cross(axis, p)
+            + (1 - cosine) * (p @ axis[0])[:, None] * axis
+        )
 
 
-def deskewing(sweep: Sweep, ego_motion: Tensor, period: float, when: When = "auto") -> tuple[Deskew | None, str]:
+def deskewing(
+    sweep: Sweep, ego_motion: Tensor, period: float, when: When = "auto"
+) -> tuple[Deskew | None, str]:
     """How to deskew a sweep, or None, and why: `when` is "auto" (where the points have times and the data set says that they
     are not deskewed), "always" or "never".
 

@@ -24,7 +24,18 @@ _PASSES = ((0, 3.0), (1, 1.0), (1, 0.35))
 _NEIGHBOURS = 10
 #: Where a registration begins again that ended with less than `_GOOD` overlap: metres ahead and degrees to the left that the
 #: sensor may have gone.
-_STARTS = ((0.0, 0.0), (0.0, 4.0), (0.0, -4.0), (1.5, 0.0), (1.5, 4.0), (1.5, -4.0), (3.0, 0.0), (5.0, 0.0), (7.0, 0.0), (-2.0, 0.0))
+_STARTS = (
+    (0.0, 0.0),
+    (0.0, 4.0),
+    (0.0, -4.0),
+    (1.5, 0.0),
+    (1.5, 4.0),
+    (1.5, -4.0),
+    (3.0, 0.0),
+    (5.0, 0.0),
+    (7.0, 0.0),
+    (-2.0, 0.0),
+)
 _GOOD, _LEAST = 0.7, 0.5
 _FEWEST = 100
 
@@ -47,7 +58,9 @@ class EgoMotion:
     notes: tuple[str, ...] = ()
 
 
-def ego_motion(source: Sweep, target: Sweep, how: How = "auto", guess: Tensor | None = None) -> EgoMotion:
+def ego_motion(
+    source: Sweep, target: Sweep, how: How = "auto", guess: Tensor | None = None
+) -> EgoMotion:
     """The motion of the sensor from one sweep to the next.
 
     "poses" is ``pose1^-1 pose0``. "icp" is generalised ICP (Segal et al., RSS 2009, by small-gicp) of the points between 2.5 m and
@@ -78,22 +91,41 @@ def ego_motion(source: Sweep, target: Sweep, how: How = "auto", guess: Tensor | 
         return EgoMotion(torch.eye(4, dtype=torch.float64), "none")
     if how not in ("auto", "poses", "icp"):
         raise InputError(f"ego_motion is {how!r}; expected 'auto', 'poses', 'icp' or 'none'")
-    missing = [sweep.source for sweep in (source, target) if sweep.pose is None or bool(sweep.pose.isnan().any())]
+    missing = [
+        sweep.source
+        for sweep in (source, target)
+        if sweep.pose is None or bool(sweep.pose.isnan().any())
+    ]
     if how == "poses" and missing:
-        raise InputError(f"{missing[0]} has no pose; ego_motion='icp' finds the sensor's motion from the points")
+        raise InputError(
+            f"{missing[0]} has no pose; ego_motion='icp' finds the sensor's motion from the points"
+        )
     if not missing and how != "icp":
-        pose, later = (check_motion(sweep.pose, f"{sweep.source}: the pose") for sweep in (source, target) if sweep.pose is not None)
+        pose, later = (
+            check_motion(sweep.pose, f"{sweep.source}: the pose")
+            for sweep in (source, target)
+            if sweep.pose is not None
+        )
         return EgoMotion(relative_motion(pose, later), "poses")
     found = _registered(source, target, guess)
     if how == "auto" and len(missing) == 1:
-        return EgoMotion(found.matrix, "icp", found.overlap, (*found.notes, f"{missing[0]} has no pose; the motion is from the points"))
+        return EgoMotion(
+            found.matrix,
+            "icp",
+            found.overlap,
+            (*found.notes, f"{missing[0]} has no pose; the motion is from the points"),
+        )
     return found
 
 
 def _registered(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
     small_gicp = _small_gicp()
     pyramid = [[_cells(small_gicp, sweep, cell) for sweep in (source, target)] for cell in _CELLS]
-    start = np.eye(4) if guess is None else check_motion(guess, "the guess of the ego motion").cpu().numpy()
+    start = (
+        np.eye(4)
+        if guess is None
+        else check_motion(guess, "the guess of the ego motion").cpu().numpy()
+    )
     matrix, overlap, converged = _align(small_gicp, pyramid, start, _PASSES)
     if overlap < _GOOD:
         coarse = [_align(small_gicp, pyramid, _gone(*start), _PASSES[:1]) for start in _STARTS]
@@ -102,12 +134,20 @@ def _registered(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion
         if again[1] > overlap:
             matrix, overlap, converged = again
     if overlap < _LEAST:
-        bent = "" if source.deskewed and target.deskewed else ", that no sudden turn bends one of them (they are not known to be deskewed)"
-        raise InputError(f"{source.source} and {target.source} do not overlap: after registration {overlap:.0%} of the upright structure "
-                         f"of the first lies on surfaces of the second; see that they follow each other{bent}, or give poses")
+        bent = (
+            ""
+            if source.deskewed and target.deskewed
+            else ", that no sudden turn bends one of them (they are not known to be deskewed)"
+        )
+        raise InputError(
+            f"{source.source} and {target.source} do not overlap: after registration {overlap:.0%} of the upright structure "
+            f"of the first lies on surfaces of the second; see that they follow each other{bent}, or give poses"
+        )
     notes = [] if converged else [f"the registration of {source.source} had not converged"]
     if overlap < _GOOD:
-        notes.append(f"{source.source}: after registration {overlap:.0%} of its upright structure lies on surfaces of the next sweep")
+        notes.append(
+            f"{source.source}: after registration {overlap:.0%} of its upright structure lies on surfaces of the next sweep"
+        )
     return EgoMotion(torch.from_numpy(matrix), "icp", overlap, tuple(notes))
 
 
@@ -116,11 +156,15 @@ def _cells(small_gicp: Any, sweep: Sweep, cell: float) -> tuple[Any, Any]:
     points = sweep.points.detach().cpu().numpy()
     distance = np.linalg.norm(points, axis=1)  # NaN compares false
     points = points[(distance > NEAREST) & (distance < FARTHEST)].astype(np.float64)
-    cloud, tree = small_gicp.preprocess_points(points, cell, _NEIGHBOURS, 1) if len(points) else (None, None)
+    cloud, tree = (
+        small_gicp.preprocess_points(points, cell, _NEIGHBOURS, 1) if len(points) else (None, None)
+    )
     if cloud is None or cloud.size() < _FEWEST:
         count = 0 if cloud is None else cloud.size()
-        raise InputError(f"{sweep.source}: {count} cells of {cell:g} m hold points between {NEAREST:g} m and {FARTHEST:g} m; registration "
-                         f"needs {_FEWEST}: give poses, or ego_motion='none' if the sensor stands still")
+        raise InputError(
+            f"{sweep.source}: {count} cells of {cell:g} m hold points between {NEAREST:g} m and {FARTHEST:g} m; registration "
+            f"needs {_FEWEST}: give poses, or ego_motion='none' if the sensor stands still"
+        )
     return cloud, tree
 
 
@@ -133,8 +177,12 @@ def _gone(ahead: float, turn: float) -> np.ndarray:
     return np.linalg.inv(pose)
 
 
-def _align(small_gicp: Any, pyramid: list[list[tuple[Any, Any]]], start: np.ndarray,
-           passes: tuple[tuple[int, float], ...]) -> tuple[np.ndarray, float, bool]:
+def _align(
+    small_gicp: Any,
+    pyramid: list[list[tuple[Any, Any]]],
+    start: np.ndarray,
+    passes: tuple[tuple[int, float], ...],
+) -> tuple[np.ndarray, float, bool]:
     """E, its overlap, and whether the last pass converged."""
     matrix, converged = start, False
     for level, reach in passes:
@@ -155,7 +203,9 @@ def _overlap(source: Any, target: Any, tree: Any, matrix: np.ndarray) -> float:
     if upright.sum() >= _FEWEST // 2:
         points = points[upright]
     moved = points @ matrix[:3, :3].T + matrix[:3, 3]
-    nearest, squared = (np.asarray(values).ravel() for values in tree.batch_nearest_neighbor_search(moved, 1))
+    nearest, squared = (
+        np.asarray(values).ravel() for values in tree.batch_nearest_neighbor_search(moved, 1)
+    )
     off = moved - np.asarray(target.points())[nearest, :3]
     plane = np.abs((off * np.asarray(target.normals())[nearest, :3]).sum(axis=1))
     return float(((squared < 0.5**2) & (plane < 0.15)).mean())
@@ -167,6 +217,8 @@ def _small_gicp() -> Any:
     except ImportError as error:
         from invtoolbox.environment import how_to_get
 
-        raise MissingDependency(f"the sensor's motion from points needs small-gicp, which is not installed; {how_to_get('lidar')}; "
-                                "or give poses, or ego_motion='none'") from error
+        raise MissingDependency(
+            f"the sensor's motion from points needs small-gicp, which is not installed; {how_to_get('lidar')}; "
+            "or give poses, or ego_motion='none'"
+        ) from error
     return small_gicp

@@ -51,8 +51,15 @@ class FlowEstimate:
         return residual_flow(self.flow, points, self.ego_motion)
 
 
-def estimate(source: Sweep, target: Sweep, method: str | Method = "default", preparation: Preparation | None = None, seed: int = 0,
-             guess: Tensor | None = None, device: torch.device | str | None = None) -> FlowEstimate:
+def estimate(
+    source: Sweep,
+    target: Sweep,
+    method: str | Method = "default",
+    preparation: Preparation | None = None,
+    seed: int = 0,
+    guess: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> FlowEstimate:
     """The flow of every point of `source`.
 
     Args:
@@ -75,14 +82,29 @@ def estimate(source: Sweep, target: Sweep, method: str | Method = "default", pre
     instance[pair.index] = motion.instance.cpu()
     dynamic = torch.zeros(len(source), dtype=torch.bool)
     dynamic[pair.index] = residual.norm(dim=1) >= MOVES
-    return FlowEstimate(flow=pair.flow(residual), ego_motion=pair.ego_motion, dynamic=dynamic, ground=pair.ground, instance=instance,
-                        valid=pair.valid, method=method if isinstance(method, str) else repr(method), seconds=time.monotonic() - began,
-                        notes=pair.notes)
+    return FlowEstimate(
+        flow=pair.flow(residual),
+        ego_motion=pair.ego_motion,
+        dynamic=dynamic,
+        ground=pair.ground,
+        instance=instance,
+        valid=pair.valid,
+        method=method if isinstance(method, str) else repr(method),
+        seconds=time.monotonic() - began,
+        notes=pair.notes,
+    )
 
 
-def scene_flow(source: Any, target: Any, method: str | Method = "default", ego_motion: str | Tensor | np.ndarray = "auto",
-               ground: str = "auto", max_range: float | None = None, seed: int = 0,
-               device: torch.device | str | None = None) -> Any:
+def scene_flow(
+    source: Any,
+    target: Any,
+    method: str | Method = "default",
+    ego_motion: str | Tensor | np.ndarray = "auto",
+    ground: str = "auto",
+    max_range: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Any:
     """The flow of every point of a lidar sweep to the next one.
 
     Args:
@@ -108,21 +130,35 @@ def scene_flow(source: Any, target: Any, method: str | Method = "default", ego_m
     if not isinstance(ego_motion, str):
         # A motion that is known is two poses.
         motion = check_motion(torch.as_tensor(ego_motion).cpu(), "ego_motion")
-        first, second = _with_pose(first, torch.eye(4, dtype=torch.float64)), _with_pose(second, inverse(motion))
+        first, second = (
+            _with_pose(first, torch.eye(4, dtype=torch.float64)),
+            _with_pose(second, inverse(motion)),
+        )
         ego_motion = "poses"
     preparation = Preparation(ego_motion=ego_motion, ground=ground, max_range=max_range)  # type: ignore[arg-type]
     flow = estimate(first, second, method, preparation, seed, device=device).flow
     return flow.numpy() if isinstance(source, np.ndarray) else flow.to(first.points.device)
 
 
-def _pair(pair: PreparedPair, source: Sweep, target: Sweep, device: torch.device | str | None) -> Pair:
+def _pair(
+    pair: PreparedPair, source: Sweep, target: Sweep, device: torch.device | str | None
+) -> Pair:
     times = None
-    if source.time is not None and target.time is not None and bool(torch.cat([source.time, target.time]).isfinite().all()):
+    if (
+        source.time is not None
+        and target.time is not None
+        and bool(torch.cat([source.time, target.time]).isfinite().all())
+    ):
         times = (source.time[pair.index].to(device), target.time[pair.target_index].to(device))
     low = pair.points[pair.ground].double()
     if pair.deskew is not None:
         low = pair.deskew(pair.points.double())[pair.ground]
-    return Pair(pair.source.to(device), pair.target.to(device), transform(pair.ego_motion, low).float().to(device), times)
+    return Pair(
+        pair.source.to(device),
+        pair.target.to(device),
+        transform(pair.ego_motion, low).float().to(device),
+        times,
+    )
 
 
 def _as_sweep(points: Any, what: str) -> Sweep:
@@ -131,11 +167,17 @@ def _as_sweep(points: Any, what: str) -> Sweep:
     if not isinstance(points, Tensor):
         points = np.asarray(points)
         if points.dtype.kind not in "iuf":
-            raise InputError(f"{what} holds {points.dtype}; expected points (N, 3), x, y and z in metres, or a Sweep")
-        points = torch.from_numpy(np.array(points, dtype=np.float32))  # a copy: the array may be read backwards, or not be ours to write
+            raise InputError(
+                f"{what} holds {points.dtype}; expected points (N, 3), x, y and z in metres, or a Sweep"
+            )
+        points = torch.from_numpy(
+            np.array(points, dtype=np.float32)
+        )  # a copy: the array may be read backwards, or not be ours to write
     cloud: Tensor = points
     if cloud.ndim != 2 or cloud.shape[1] != 3:
-        raise InputError(f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in metres, or a Sweep")
+        raise InputError(
+            f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in metres, or a Sweep"
+        )
     return Sweep(cloud.detach().float(), source=f"the {what}")
 
 

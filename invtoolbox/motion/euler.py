@@ -54,9 +54,17 @@ class EulerSettings:
     max_iterations: int = 3000
 
 
-def euler_flow(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, *, priors: Prior | None = None, seed: int = 0,
-               time_limit: float | None = None, callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None,
-               progress: bool = False) -> list[Tensor]:
+def euler_flow(
+    sweeps: Sequence[Tensor],
+    settings: EulerSettings | None = None,
+    *,
+    priors: Prior | None = None,
+    seed: int = 0,
+    time_limit: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = False,
+) -> list[Tensor]:
     """The flow of every sweep but the last, metres until the next one: ``(N_t, 3)`` each.
 
     Args:
@@ -72,30 +80,61 @@ def euler_flow(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, 
     >>> len(flows), bool((flows[0].mean(0) - torch.tensor([0.2, 0.0, 0.0])).norm() < 0.05)
     (3, True)
     """
-    solution = euler_solution(sweeps, settings, priors=priors, seed=seed, time_limit=time_limit, callbacks=callbacks, checkpoint=checkpoint,
-                              progress=progress)
+    solution = euler_solution(
+        sweeps,
+        settings,
+        priors=priors,
+        seed=seed,
+        time_limit=time_limit,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
     with torch.no_grad():
         return [solution.x.flow(points[None], float(t))[0] for t, points in enumerate(sweeps[:-1])]
 
 
-def euler_solution(sweeps: Sequence[Tensor], settings: EulerSettings | None = None, *, priors: Prior | None = None, seed: int = 0,
-                   time_limit: float | None = None, callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None,
-                   progress: bool = False) -> Solution:
+def euler_solution(
+    sweeps: Sequence[Tensor],
+    settings: EulerSettings | None = None,
+    *,
+    priors: Prior | None = None,
+    seed: int = 0,
+    time_limit: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = False,
+) -> Solution:
     """The solution behind `euler_flow`: its ``x`` is a `scenes.flow_field.FlowField`."""
     settings = EulerSettings() if settings is None else settings
     if len(sweeps) < 2:
         raise InputError(f"a flow needs two sweeps at least, got {len(sweeps)}")
     clouds = tuple(points[None] for points in sweeps)
-    term = RolloutChamfer(settings.steps, settings.truncation, settings.cycle, limit=settings.speed_limit)
+    term = RolloutChamfer(
+        settings.steps, settings.truncation, settings.cycle, limit=settings.speed_limit
+    )
     problem = Problem(clouds, EulerRollout(clouds, settings.steps), term)
     voxels = settings.field == "voxels"
     if isinstance(settings.field, ImplicitPrior):
         prior: ImplicitPrior = settings.field
     else:
         prior = SpaceTimeVoxels() if voxels else SpaceTimeFlow(first_scale=0.01, seed=seed)
-    rate = settings.learning_rate if settings.learning_rate is not None else 0.02 if voxels else 2e-3
-    solver = Adam(learning_rate=rate, decay=settings.decay, subset_size=min(settings.window, len(clouds)))
-    solution: Solution = solve(problem, prior if priors is None else prior + priors, solver, tolerance=0.0,
-                               max_iterations=settings.max_iterations, time_limit=time_limit, seed=seed, callbacks=callbacks,
-                               checkpoint=checkpoint, progress=progress)
+    rate = (
+        settings.learning_rate if settings.learning_rate is not None else 0.02 if voxels else 2e-3
+    )
+    solver = Adam(
+        learning_rate=rate, decay=settings.decay, subset_size=min(settings.window, len(clouds))
+    )
+    solution: Solution = solve(
+        problem,
+        prior if priors is None else prior + priors,
+        solver,
+        tolerance=0.0,
+        max_iterations=settings.max_iterations,
+        time_limit=time_limit,
+        seed=seed,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
     return solution

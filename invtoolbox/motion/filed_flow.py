@@ -38,11 +38,17 @@ class FiledFlow:
             InputError: its flow is missing, damaged, or that of another sweep.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"there are flows of {len(self)} sweeps, and number {index} is asked for")
+            raise IndexError(
+                f"there are flows of {len(self)} sweeps, and number {index} is asked for"
+            )
         path = Path(self.folder).expanduser() / f"{self.sweeps.names[index]}.npz"
         if not path.is_file():
-            raise InputError(f"{path}: there is no flow of that sweep; estimate it first, or leave the sweeps behind it out")
+            raise InputError(
+                f"{path}: there is no flow of that sweep; estimate it first, or leave the sweeps behind it out"
+            )
         found, sweep = read_flow(path), self.sweeps[index]
         if len(found) != len(sweep):
-            raise InputError(f"{path}: the flow of {len(found):,} points, and {sweep.source} has {len(sweep):,}; it belongs to another")
+            raise InputError(
+                f"{path}: the flow of {len(found):,} points, and {sweep.source} has {len(sweep):,}; it belongs to another"
+            )
         return FlowStep.of(sweep.points, found, sweep.pose)

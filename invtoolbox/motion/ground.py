@@ -43,7 +43,9 @@ class Ground:
     def __post_init__(self) -> None:
         for name in ("thickness", "step", "bend", "slope", "depth", "reach"):
             if not getattr(self, name) > 0:
-                raise InputError(f"{name} of the ground must be positive, got {getattr(self, name)}")
+                raise InputError(
+                    f"{name} of the ground must be positive, got {getattr(self, name)}"
+                )
         if self.sectors < 8:
             raise InputError(f"the ground needs 8 sectors or more, got {self.sectors}")
 
@@ -63,7 +65,9 @@ def ground(points: Tensor, settings: Ground | None = None) -> Tensor:
     settings = settings or Ground()
     cloud = points.detach().cpu().numpy().astype(np.float32, copy=False)
     if cloud.ndim != 2 or cloud.shape[1] != 3:
-        raise InputError(f"points have the shape {tuple(cloud.shape)}; expected (N, 3), x, y and z of each")
+        raise InputError(
+            f"points have the shape {tuple(cloud.shape)}; expected (N, 3), x, y and z of each"
+        )
     found = np.zeros(len(cloud), dtype=bool)
     distance = np.hypot(cloud[:, 0], cloud[:, 1])
     rows = np.flatnonzero((distance > 0) & (distance < settings.reach) & np.isfinite(cloud[:, 2]))
@@ -75,7 +79,9 @@ def ground(points: Tensor, settings: Ground | None = None) -> Tensor:
         above = z - _height(_surface(candidates, standing, settings), sector, ring)
         # Under something that stands there, what lies only just above the ground is its foot.
         foot = standing.ravel()[_cell(sector, ring, candidates.shape)]
-        found[rows] = (above < settings.thickness * np.where(foot, np.float32(0.5), np.float32(1))) & (above > -settings.depth)
+        found[rows] = (
+            above < settings.thickness * np.where(foot, np.float32(0.5), np.float32(1))
+        ) & (above > -settings.depth)
     return torch.from_numpy(found).to(points.device)
 
 
@@ -92,7 +98,9 @@ def _cell(sector: np.ndarray, ring: np.ndarray, shape: tuple[int, ...]) -> np.nd
     return np.minimum(sector.astype(np.int64), shape[0] - 1) * shape[1] + ring.astype(np.int64)
 
 
-def _candidates(sector: np.ndarray, ring: np.ndarray, z: np.ndarray, settings: Ground) -> tuple[np.ndarray, np.ndarray]:
+def _candidates(
+    sector: np.ndarray, ring: np.ndarray, z: np.ndarray, settings: Ground
+) -> tuple[np.ndarray, np.ndarray]:
     """The height of the lowest points of every cell, NaN where it is empty, and whether something stands on them: ``(sectors, rings)``."""
     rings = int(np.ceil(_ring(np.array(settings.reach))))
     cell = _cell(sector, ring, (settings.sectors, rings))
@@ -106,7 +114,9 @@ def _candidates(sector: np.ndarray, ring: np.ndarray, z: np.ndarray, settings: G
     candidates = np.full((settings.sectors, rings), np.nan, dtype=np.float32)
     candidates.flat[cells[first]] = (keys[chosen] & 262143) / 1000.0 - 100
     above = z - candidates.flat[cell]
-    standing = np.bincount(cell[(above > 0.3) & (above < 1.5)], minlength=candidates.size).reshape(candidates.shape)
+    standing = np.bincount(cell[(above > 0.3) & (above < 1.5)], minlength=candidates.size).reshape(
+        candidates.shape
+    )
     count = np.zeros_like(standing)
     count.flat[cells[first]] = size
     return candidates, standing > 0.3 * count
@@ -132,13 +142,19 @@ def _surface(candidates: np.ndarray, standing: np.ndarray, settings: Ground) -> 
         rise = candidates[:, k] - expected
         allowed = settings.step + np.clip(settings.bend * way, 0, 2 * settings.step)
         # The lowest that is seen of a wall or a car is no ground unless it lies where ground was expected.
-        ok = (rise < np.where(standing[:, k], settings.step / 2, allowed)) & (rise > -allowed)  # false for the NaN of empty cells
+        ok = (rise < np.where(standing[:, k], settings.step / 2, allowed)) & (
+            rise > -allowed
+        )  # false for the NaN of empty cells
         surface[:, k] = expected + np.where(ok, 0.7 * rise, 0)
         seen[:, k] = ok
         # The slope follows over some metres; a curb is a step, not a slope.
-        observed = np.clip((candidates[:, k] - height) / np.maximum(way, 0.5), -settings.slope, settings.slope)
+        observed = np.clip(
+            (candidates[:, k] - height) / np.maximum(way, 0.5), -settings.slope, settings.slope
+        )
         gain = np.clip(way / (way + 6), 0, 1)
-        slope = np.where(ok, np.clip(tilt + gain * (observed - tilt), -settings.slope, settings.slope), slope)
+        slope = np.where(
+            ok, np.clip(tilt + gain * (observed - tilt), -settings.slope, settings.slope), slope
+        )
         height = np.where(ok, surface[:, k], height)
         last = np.where(ok, np.maximum(distance[k], last), last)
     return _between(surface, seen, distance)
@@ -195,4 +211,6 @@ def _height(surface: np.ndarray, sector: np.ndarray, ring: np.ndarray) -> np.nda
     a, b = u - i, v - j
     i0, i1 = i % sectors * rings + j, (i + 1) % sectors * rings + j
     flat = surface.ravel()
-    return (1 - a) * ((1 - b) * flat[i0] + b * flat[i0 + 1]) + a * ((1 - b) * flat[i1] + b * flat[i1 + 1])
+    return (1 - a) * ((1 - b) * flat[i0] + b * flat[i0 + 1]) + a * (
+        (1 - b) * flat[i1] + b * flat[i1 + 1]
+    )

@@ -75,19 +75,31 @@ class Default:
     refinement: Refinement | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
-        height, target_height = height_above(pair.source, pair.ground), height_above(pair.target, pair.ground)
-        bodies = moving_bodies(pair.source, pair.target, height, target_height, pair.times, self.bodies)
+        height, target_height = (
+            height_above(pair.source, pair.ground),
+            height_above(pair.target, pair.ground),
+        )
+        bodies = moving_bodies(
+            pair.source, pair.target, height, target_height, pair.times, self.bodies
+        )
         bodies = _with_fragments(pair, height, bodies)
         if self.refinement is None:
             return Motion(bodies.flow, bodies.label)
-        return Motion(refined(pair.source, pair.target, bodies.label, bodies.flow, pair.times, self.refinement), bodies.label)
+        return Motion(
+            refined(
+                pair.source, pair.target, bodies.label, bodies.flow, pair.times, self.refinement
+            ),
+            bodies.label,
+        )
 
 
 @dataclass(frozen=True)
 class IcpFlow:
     """Bodies registered with point-to-point distances, as in ICP-Flow (Lin et al., CVPR 2024): `Default` without what it adds."""
 
-    bodies: BodySettings = field(default_factory=lambda: BodySettings(plane=False, explained=0.7, noise=0.05))
+    bodies: BodySettings = field(
+        default_factory=lambda: BodySettings(plane=False, explained=0.7, noise=0.05)
+    )
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
         return Default(self.bodies)(dataclasses.replace(pair, times=None), seed)
@@ -103,8 +115,15 @@ class Nsfp:
     time_limit: float | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
-        flow = nsfp(pair.source, pair.target, points=self.points, patience=self.patience, max_iterations=self.max_iterations, seed=seed,
-                    time_limit=self.time_limit)
+        flow = nsfp(
+            pair.source,
+            pair.target,
+            points=self.points,
+            patience=self.patience,
+            max_iterations=self.max_iterations,
+            seed=seed,
+            time_limit=self.time_limit,
+        )
         return Motion(flow, torch.full((len(flow),), -1))
 
 
@@ -125,10 +144,19 @@ class FastNsf:
     def __call__(self, pair: Pair, seed: int) -> Motion:
         flow = torch.zeros_like(pair.source)
         reach = math.inf if self.max_range is None else self.max_range
-        near, target_near = (points[:, :2].norm(dim=1) <= reach for points in (pair.source, pair.target))
+        near, target_near = (
+            points[:, :2].norm(dim=1) <= reach for points in (pair.source, pair.target)
+        )
         if bool(near.any()) and bool(target_near.any()):
-            flow[near] = fast_nsf(pair.source[near], pair.target[target_near], points=self.points, patience=self.patience,
-                                  max_iterations=self.max_iterations, seed=seed, time_limit=self.time_limit)
+            flow[near] = fast_nsf(
+                pair.source[near],
+                pair.target[target_near],
+                points=self.points,
+                patience=self.patience,
+                max_iterations=self.max_iterations,
+                seed=seed,
+                time_limit=self.time_limit,
+            )
         return Motion(flow, torch.full((len(flow),), -1))
 
 
@@ -139,7 +167,9 @@ class Voxel:
     settings: VoxelSettings = field(default_factory=VoxelSettings)
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
-        flow = voxel_flow(pair.source, pair.target, height_above(pair.source, pair.ground), self.settings)
+        flow = voxel_flow(
+            pair.source, pair.target, height_above(pair.source, pair.ground), self.settings
+        )
         return Motion(flow, torch.full((len(flow),), -1))
 
 
@@ -147,15 +177,23 @@ class Voxel:
 class Euler:
     """`euler.euler_flow` of the two sweeps of a pair alone. Its strength is a whole sequence: call it with all its sweeps in one frame."""
 
-    settings: EulerSettings = field(default_factory=lambda: EulerSettings(steps=1, window=2, max_iterations=150))
+    settings: EulerSettings = field(
+        default_factory=lambda: EulerSettings(steps=1, window=2, max_iterations=150)
+    )
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
         flow = euler_flow([pair.source, pair.target], self.settings, seed=seed)[0]
         return Motion(flow, torch.full((len(flow),), -1))
 
 
-METHODS: dict[str, Callable[[], Method]] = {"default": Default, "icp-flow": IcpFlow, "nsfp": Nsfp, "fast-nsf": FastNsf, "voxel": Voxel,
-                                            "euler": Euler}
+METHODS: dict[str, Callable[[], Method]] = {
+    "default": Default,
+    "icp-flow": IcpFlow,
+    "nsfp": Nsfp,
+    "fast-nsf": FastNsf,
+    "voxel": Voxel,
+    "euler": Euler,
+}
 
 
 def method_named(name: str) -> Method:

@@ -30,7 +30,9 @@ class SequencePath:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str | Path, reader: str | None = None, options: Mapping[str, Any] | None = None) -> SequencePath:
+    def of(
+        cls, name: str | Path, reader: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> SequencePath:
         """From a path, or the name of a data set of the catalogue.
 
         >>> len(SequencePath.of("street", options={"sweeps": 3, "points": 500}).open())
@@ -44,8 +46,10 @@ class SequencePath:
         if not path.exists():
             entry = catalogue.entries("datasets").get(str(name))
             if entry is None:
-                raise InputError(f"there is no folder or file {name}, and no data set of that name in the catalogue; `invtoolbox list "
-                                 "datasets` shows those")
+                raise InputError(
+                    f"there is no folder or file {name}, and no data set of that name in the catalogue; `invtoolbox list "
+                    "datasets` shows those"
+                )
             settings = entry.read()
             reader = reader or settings["reader"]
             if reader == STREET:
@@ -66,10 +70,16 @@ class SequencePath:
             from invtoolbox.datasets.lidar_simulated import street_of_file
 
             return street_of_file(self.path, self.options)
-        taken = [name for name in inspect.signature(open_sweeps).parameters if name not in ("path", "reader")]
+        taken = [
+            name
+            for name in inspect.signature(open_sweeps).parameters
+            if name not in ("path", "reader")
+        ]
         for key in self.options:
             if key not in taken:
-                raise InputError(f"no reader of sweeps has an option {key!r}; there are {', '.join(taken)}")
+                raise InputError(
+                    f"no reader of sweeps has an option {key!r}; there are {', '.join(taken)}"
+                )
         return open_sweeps(self.path, self.reader, **self.options)
 
     def description(self) -> dict[str, Any]:
@@ -77,8 +87,18 @@ class SequencePath:
         if self.reader == STREET:
             from invtoolbox.datasets.lidar_simulated import street_settings
 
-            return {"street": {key: value for key, value in street_settings(self.path, self.options).items() if key != "sweeps"}}
-        return {"path": str(self.path), "reader": self.reader, "options": dict(sorted(self.options.items()))}
+            return {
+                "street": {
+                    key: value
+                    for key, value in street_settings(self.path, self.options).items()
+                    if key != "sweeps"
+                }
+            }
+        return {
+            "path": str(self.path),
+            "reader": self.reader,
+            "options": dict(sorted(self.options.items())),
+        }
 
     def refuse_within(self, place: str | Path) -> None:
         """Refuse a place for results within the recording, which is only read."""

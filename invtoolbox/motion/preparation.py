@@ -49,8 +49,14 @@ class Preparation:
             raise InputError(f"ground is {self.ground!r}; expected 'auto', 'labels' or 'none'")
         if self.max_range is not None and not self.max_range > 0:
             raise InputError(f"max_range must be positive metres or None, got {self.max_range}")
-        if self.min_height is not None and self.max_height is not None and not self.min_height < self.max_height:
-            raise InputError(f"min_height {self.min_height} must be below max_height {self.max_height}")
+        if (
+            self.min_height is not None
+            and self.max_height is not None
+            and not self.min_height < self.max_height
+        ):
+            raise InputError(
+                f"min_height {self.min_height} must be below max_height {self.max_height}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +95,10 @@ class PreparedPair:
         its flow lies where the next file, as it is, shows it. NaN where a row is no measurement.
         """
         if residual.shape != self.source.shape:
-            raise InputError(f"the flow has the shape {tuple(residual.shape)} for {len(self.source)} prepared points; expected "
-                             f"{tuple(self.source.shape)}")
+            raise InputError(
+                f"the flow has the shape {tuple(residual.shape)} for {len(self.source)} prepared points; expected "
+                f"{tuple(self.source.shape)}"
+            )
         points = self.points.double()
         moved = transform(self.ego_motion, points if self.deskew is None else self.deskew(points))
         moved[self.index] += residual.to(moved)
@@ -101,7 +109,12 @@ class PreparedPair:
         return moved.float()
 
 
-def prepare_pair(source: Sweep, target: Sweep, preparation: Preparation | None = None, guess: Tensor | None = None) -> PreparedPair:
+def prepare_pair(
+    source: Sweep,
+    target: Sweep,
+    preparation: Preparation | None = None,
+    guess: Tensor | None = None,
+) -> PreparedPair:
     """Ego motion, deskewing, ground and crops of a pair of sweeps.
 
     Args:
@@ -120,18 +133,38 @@ def prepare_pair(source: Sweep, target: Sweep, preparation: Preparation | None =
     for sweep in (source, target):
         _check(sweep)
     notes: list[str] = []
-    if source.points.shape == target.points.shape and torch.equal(source.points.nan_to_num(), target.points.nan_to_num()):
+    if source.points.shape == target.points.shape and torch.equal(
+        source.points.nan_to_num(), target.points.nan_to_num()
+    ):
         notes.append(f"{source.source} and {target.source} hold the same points")
     found, undo, undo_target = _motion(source, target, preparation, guess, notes)
     _check_overlap(source, target, found.matrix)
-    points, later = (sweep.points if part is None else part(sweep.points) for sweep, part in ((source, undo), (target, undo_target)))
-    on_ground, target_ground = (_ground(sweep, cloud, preparation) for sweep, cloud in ((source, points), (target, later)))
-    keep, target_keep = (_keep(sweep, cloud, low, preparation)
-                         for sweep, cloud, low in ((source, points, on_ground), (target, later, target_ground)))
+    points, later = (
+        sweep.points if part is None else part(sweep.points)
+        for sweep, part in ((source, undo), (target, undo_target))
+    )
+    on_ground, target_ground = (
+        _ground(sweep, cloud, preparation) for sweep, cloud in ((source, points), (target, later))
+    )
+    keep, target_keep = (
+        _keep(sweep, cloud, low, preparation)
+        for sweep, cloud, low in ((source, points, on_ground), (target, later, target_ground))
+    )
     index, target_index = keep.nonzero().squeeze(1), target_keep.nonzero().squeeze(1)
-    return PreparedPair(source=transform(found.matrix, points[index].double()).float(), target=later[target_index].float(),
-                        index=index, target_index=target_index, ego_motion=found.matrix, ground=on_ground, target_ground=target_ground,
-                        valid=source.finite, target_valid=target.finite, notes=tuple(notes), points=source.points, deskew=undo)
+    return PreparedPair(
+        source=transform(found.matrix, points[index].double()).float(),
+        target=later[target_index].float(),
+        index=index,
+        target_index=target_index,
+        ego_motion=found.matrix,
+        ground=on_ground,
+        target_ground=target_ground,
+        valid=source.finite,
+        target_valid=target.finite,
+        notes=tuple(notes),
+        points=source.points,
+        deskew=undo,
+    )
 
 
 def _check(sweep: Sweep) -> None:
@@ -139,13 +172,19 @@ def _check(sweep: Sweep) -> None:
         raise InputError(f"{sweep.source} is empty: it holds no points")
     count = int(sweep.finite.sum())
     if count == 0:
-        raise InputError(f"{sweep.source}: none of its {len(sweep)} points is a measurement; all are NaN, infinite or zero")
+        raise InputError(
+            f"{sweep.source}: none of its {len(sweep)} points is a measurement; all are NaN, infinite or zero"
+        )
     if count < _FEWEST:
-        raise InputError(f"{sweep.source}: {count} of {len(sweep)} points are measurements; scene flow needs {_FEWEST} at least")
+        raise InputError(
+            f"{sweep.source}: {count} of {len(sweep)} points are measurements; scene flow needs {_FEWEST} at least"
+        )
     near = int((sweep.finite & _within(sweep.points, FARTHEST)).sum())
     if near < _FEWEST:
-        raise InputError(f"{sweep.source}: {near} of {count} points lie within {FARTHEST:g} m of the origin, where the sensor is; give "
-                         "points in metres and in the sensor's own frame, with its pose where they were in the world's")
+        raise InputError(
+            f"{sweep.source}: {near} of {count} points lie within {FARTHEST:g} m of the origin, where the sensor is; give "
+            "points in metres and in the sensor's own frame, with its pose where they were in the world's"
+        )
 
 
 def _within(points: Tensor, distance: float) -> Tensor:
@@ -156,40 +195,63 @@ def _within(points: Tensor, distance: float) -> Tensor:
 def _check_overlap(source: Sweep, target: Sweep, matrix: Tensor) -> None:
     """Refuse two sweeps of different places: hardly a column of 5 m that holds points of the one holds points of the other."""
     columns = []
-    first, second = (sweep.points[sweep.finite & _within(sweep.points, FARTHEST)].double() for sweep in (source, target))
+    first, second = (
+        sweep.points[sweep.finite & _within(sweep.points, FARTHEST)].double()
+        for sweep in (source, target)
+    )
     for points in (transform(matrix, first), second):
         column = (points[:, :2] / 5).round().long()
         columns.append((column[:, 0] << 32) + column[:, 1])
     share = float(torch.isin(columns[0], columns[1].unique()).double().mean())
     if share < 0.02:
-        raise InputError(f"{source.source} and {target.source} do not overlap: after the ego motion {share:.1%} of the points of the first "
-                         "lie within 5 m of points of the second; see that they follow each other and that their poses are right")
+        raise InputError(
+            f"{source.source} and {target.source} do not overlap: after the ego motion {share:.1%} of the points of the first "
+            "lie within 5 m of points of the second; see that they follow each other and that their poses are right"
+        )
 
 
-def _motion(source: Sweep, target: Sweep, preparation: Preparation, guess: Tensor | None,
-            notes: list[str]) -> tuple[EgoMotion, Deskew | None, Deskew | None]:
+def _motion(
+    source: Sweep, target: Sweep, preparation: Preparation, guess: Tensor | None, notes: list[str]
+) -> tuple[EgoMotion, Deskew | None, Deskew | None]:
     """E, and how to deskew each sweep. A registration is repeated on the deskewed points."""
     found = ego_motion(source, target, preparation.ego_motion, guess)
     period = target.timestamp - source.timestamp
-    parts = [deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)]
+    parts = [
+        deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)
+    ]
     if found.how == "icp" and any(part is not None for part, _ in parts):
-        first, second = (sweep if part is None else replace(sweep, points=part(sweep.points))
-                         for sweep, (part, _) in zip((source, target), parts))
+        first, second = (
+            sweep if part is None else replace(sweep, points=part(sweep.points))
+            for sweep, (part, _) in zip((source, target), parts)
+        )
         found = ego_motion(first, second, "icp", found.matrix)
-        parts = [deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)]
-    notes.append({"poses": "ego motion from the poses", "none": "the sensor is taken to stand still",
-                  "icp": "ego motion by registration"}[found.how])
+        parts = [
+            deskewing(sweep, found.matrix, period, preparation.deskew) for sweep in (source, target)
+        ]
+    notes.append(
+        {
+            "poses": "ego motion from the poses",
+            "none": "the sensor is taken to stand still",
+            "icp": "ego motion by registration",
+        }[found.how]
+    )
     notes += found.notes
     for sweep, (part, why) in zip((source, target), parts):
         if part is not None or sweep.deskewed is False:
-            notes.append(f"{sweep.source}: " + ("deskewed" if part is not None else f"not deskewed, {why}"))
+            notes.append(
+                f"{sweep.source}: " + ("deskewed" if part is not None else f"not deskewed, {why}")
+            )
     return found, parts[0][0], parts[1][0]
 
 
 def _ground(sweep: Sweep, points: Tensor, preparation: Preparation) -> Tensor:
     if preparation.ground == "none":
         return torch.zeros(len(sweep), dtype=torch.bool, device=sweep.points.device)
-    if preparation.ground == "labels" and sweep.labels is not None and sweep.labels.ground is not None:
+    if (
+        preparation.ground == "labels"
+        and sweep.labels is not None
+        and sweep.labels.ground is not None
+    ):
         return sweep.labels.ground.bool()
     return ground(points, preparation.ground_settings)
 
@@ -202,6 +264,8 @@ def _keep(sweep: Sweep, points: Tensor, on_ground: Tensor, preparation: Preparat
     if preparation.max_height is not None:
         keep &= points[:, 2] <= preparation.max_height
     if not bool(keep.any()):
-        raise InputError(f"{sweep.source}: no point is left without the ground and within the range and heights asked for; "
-                         "widen them, or set ground='none'")
+        raise InputError(
+            f"{sweep.source}: no point is left without the ground and within the range and heights asked for; "
+            "widen them, or set ground='none'"
+        )
     return keep

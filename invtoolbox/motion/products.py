@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 
-from invtoolbox.datasets.argoverse_flow import STRIDE, argoverse_mask, argoverse_path, write_argoverse
+from invtoolbox.datasets.argoverse_flow import (
+    STRIDE,
+    argoverse_mask,
+    argoverse_path,
+    write_argoverse,
+)
 from invtoolbox.datasets.flow_files import FlowFile, residual_flow
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
@@ -27,21 +32,37 @@ FORMATS = (*CHALLENGES, "png", "ply")
 SHOWN = 4
 
 
-def check_products(sequence: SequencePath, formats: Sequence[str], masks: Path | None = None, whole: bool = True) -> None:
+def check_products(
+    sequence: SequencePath, formats: Sequence[str], masks: Path | None = None, whole: bool = True
+) -> None:
     """Refuse what could not be written in the end; said before anything is computed."""
     for name in formats:
         if name not in FORMATS:
-            raise InputError(f"there is no format {name!r}; results can be made into {', '.join(FORMATS)}")
+            raise InputError(
+                f"there is no format {name!r}; results can be made into {', '.join(FORMATS)}"
+            )
     if "ply" in formats and not whole:
-        raise InputError("a cloud is made of a whole sequence, whose sweeps follow each other; leave out the choice of items, or the cloud")
+        raise InputError(
+            "a cloud is made of a whole sequence, whose sweeps follow each other; leave out the choice of items, or the cloud"
+        )
     if "av2-v1" in formats and masks is None:
-        raise InputError("the challenge of 2023 asks for some points of each sweep; give its archive of masks (--masks), or another format")
+        raise InputError(
+            "the challenge of 2023 asks for some points of each sweep; give its archive of masks (--masks), or another format"
+        )
     if any(name in CHALLENGES for name in formats) and sequence.reader == STREET:
-        raise InputError("a challenge takes the flow of recorded sweeps, which this sequence has none of; leave the format out")
+        raise InputError(
+            "a challenge takes the flow of recorded sweeps, which this sequence has none of; leave the format out"
+        )
 
 
-def write_products(study: FlowStudy, sequence: SequencePath, formats: Sequence[str], report: Path | None = None, title: str = "Scene flow",
-                   masks: Path | None = None) -> None:
+def write_products(
+    study: FlowStudy,
+    sequence: SequencePath,
+    formats: Sequence[str],
+    report: Path | None = None,
+    title: str = "Scene flow",
+    masks: Path | None = None,
+) -> None:
     """Write them into folders beside the result files; one sweep at a time is read, and earlier products are replaced."""
     if not formats and report is None:
         return
@@ -69,7 +90,9 @@ def _numbers(opened: Sweeps) -> dict[str, int]:
     return {name: k for k, name in enumerate(opened.names)}
 
 
-def _write_challenge(study: FlowStudy, opened: Sweeps, sequence: SequencePath, name: str, masks: Path | None) -> None:
+def _write_challenge(
+    study: FlowStudy, opened: Sweeps, sequence: SequencePath, name: str, masks: Path | None
+) -> None:
     version, folder, log = CHALLENGES[name], study.folder / name, sequence.path.name
     number = _numbers(opened)
     for told, sweep, found in results(study, opened):
@@ -78,15 +101,23 @@ def _write_challenge(study: FlowStudy, opened: Sweeps, sequence: SequencePath, n
             continue
         stamp = index if version == 2 else _nanoseconds(sweep, told.name)
         following = opened[index + 1].pose
-        moved = None if sweep.pose is None or following is None else relative_motion(sweep.pose, following)
+        moved = (
+            None
+            if sweep.pose is None or following is None
+            else relative_motion(sweep.pose, following)
+        )
         mask = argoverse_mask(masks, log, stamp) if version == 1 and masks is not None else None
         os.makedirs(argoverse_path(folder, log, stamp, version).parent, exist_ok=True)
-        write_argoverse(folder, log, stamp, found, sweep.points, version, mask, moved, overwrite=True)
+        write_argoverse(
+            folder, log, stamp, found, sweep.points, version, mask, moved, overwrite=True
+        )
 
 
 def _nanoseconds(sweep: Sweep, name: str) -> int:
     if not name.isdigit():
-        raise InputError(f"{sweep.source}: a challenge names sweeps by their time in nanoseconds, and this one is named {name!r}")
+        raise InputError(
+            f"{sweep.source}: a challenge names sweeps by their time in nanoseconds, and this one is named {name!r}"
+        )
     return int(name)
 
 
@@ -105,7 +136,9 @@ def _write_cloud(study: FlowStudy, opened: Sweeps) -> None:
     from invtoolbox.motion.filed_flow import FiledFlow
 
     if not study.failed:  # over a gap what moves cannot be followed; the command line says so
-        write_accumulated(study.folder / "cloud.ply", FiledFlow(opened, study.folder), overwrite=True)
+        write_accumulated(
+            study.folder / "cloud.ply", FiledFlow(opened, study.folder), overwrite=True
+        )
 
 
 def _write_report(study: FlowStudy, opened: Sweeps, path: Path, title: str) -> None:
@@ -116,7 +149,11 @@ def _write_report(study: FlowStudy, opened: Sweeps, path: Path, title: str) -> N
         facts = told.facts
         errors = errors_from_facts(facts["errors"]) if facts.get("errors") else None
         seconds = told.seconds if told.outcome == "done" else None
-        rows.append(SweepResult(told.name, seconds, errors, facts.get("moving"), facts.get("speed"), told.error))
+        rows.append(
+            SweepResult(
+                told.name, seconds, errors, facts.get("moving"), facts.get("speed"), told.error
+            )
+        )
     write_flow_report(path, title, rows, _shown(study, opened), settings=study.settings())
 
 
@@ -126,16 +163,24 @@ def _shown(study: FlowStudy, opened: Sweeps) -> Iterator[Any]:
 
     there = [k for k, told in enumerate(study.reports) if told.outcome != "failed"]
     number = _numbers(opened)
-    for k in sorted({there[round(n * (len(there) - 1) / (SHOWN - 1))] for n in range(SHOWN)}) if there else ():
+    for k in (
+        sorted({there[round(n * (len(there) - 1) / (SHOWN - 1))] for n in range(SHOWN)})
+        if there
+        else ()
+    ):
         index = number[study.reports[k].name]
         sweep, found = opened[index], study[k]
         truth = None
         if sweep.labels is not None and sweep.pose is not None:
             following = opened[index + 1].pose
             if following is not None:
-                truth = residual_flow(sweep.labels.flow, sweep.points, relative_motion(sweep.pose, following))
+                truth = residual_flow(
+                    sweep.labels.flow, sweep.points, relative_motion(sweep.pose, following)
+                )
                 truth[~sweep.labels.valid] = torch.nan
-        yield SweepPicture(study.reports[k].name, sweep.points, found.residual, found.dynamic, truth)
+        yield SweepPicture(
+            study.reports[k].name, sweep.points, found.residual, found.dynamic, truth
+        )
 
 
 def view(study: FlowStudy, sequence: SequencePath) -> None:
@@ -143,5 +188,12 @@ def view(study: FlowStudy, sequence: SequencePath) -> None:
     from invtoolbox.plotting.rerun_view import SweepView, view_flow
 
     opened = sequence.open()
-    view_flow((SweepView(told.name, sweep.points, found.residual, found.dynamic, sweep.pose, sweep.timestamp)
-               for told, sweep, found in results(study, opened)), title=study.folder.name)
+    view_flow(
+        (
+            SweepView(
+                told.name, sweep.points, found.residual, found.dynamic, sweep.pose, sweep.timestamp
+            )
+            for told, sweep, found in results(study, opened)
+        ),
+        title=study.folder.name,
+    )

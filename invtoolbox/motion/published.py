@@ -41,10 +41,24 @@ from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
 
 
-def nsfp(source: Tensor, target: Tensor, *, points: int | None = None, learning_rate: float = 0.008, patience: int | None = 30,
-         min_delta: float = 1e-4, max_iterations: int = 5000, truncation: float | None = 2.0, backward: bool = True,
-         initialization: Literal["default", "xavier"] = "default", seed: int = 0, time_limit: float | None = None,
-         callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None, progress: bool = False) -> Tensor:
+def nsfp(
+    source: Tensor,
+    target: Tensor,
+    *,
+    points: int | None = None,
+    learning_rate: float = 0.008,
+    patience: int | None = 30,
+    min_delta: float = 1e-4,
+    max_iterations: int = 5000,
+    truncation: float | None = 2.0,
+    backward: bool = True,
+    initialization: Literal["default", "xavier"] = "default",
+    seed: int = 0,
+    time_limit: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = False,
+) -> Tensor:
     r"""Neural scene flow prior: the flow of every source point, ``(N, 3)``.
 
     Minimises ``C(S1 + f, S2) + C(S1 + f - b, S1)`` over the weights of two networks, f at S1 and b at ``S1 + f``, with the truncated
@@ -66,21 +80,48 @@ def nsfp(source: Tensor, target: Tensor, *, points: int | None = None, learning_
     True
     """
     source, target = _checked(source, "source"), _checked(target, "target")
-    fitted, aim = source[_drawn(len(source), points, seed)][None], target[_drawn(len(target), points, seed + 1)][None]
+    fitted, aim = (
+        source[_drawn(len(source), points, seed)][None],
+        target[_drawn(len(target), points, seed + 1)][None],
+    )
     operator: Operator = PointWarpBothWays(fitted) if backward else PointWarp(fitted)
-    term: DataTerm = Stack(Chamfer(truncation), Chamfer(truncation)) if backward else Chamfer(truncation)
+    term: DataTerm = (
+        Stack(Chamfer(truncation), Chamfer(truncation)) if backward else Chamfer(truncation)
+    )
     prior = NeuralSceneFlow(initialization=initialization, seed=seed)
-    solution = solve(Problem((aim, fitted) if backward else aim, operator, term), prior,
-                     Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta), tolerance=0.0,
-                     max_iterations=max_iterations, time_limit=time_limit, seed=seed, callbacks=callbacks, checkpoint=checkpoint,
-                     progress=progress)
+    solution = solve(
+        Problem((aim, fitted) if backward else aim, operator, term),
+        prior,
+        Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta),
+        tolerance=0.0,
+        max_iterations=max_iterations,
+        time_limit=time_limit,
+        seed=seed,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
     return prior.flow_at(solution.parameters, source[None])[0]
 
 
-def fast_nsf(source: Tensor, target: Tensor, *, points: int | None = None, learning_rate: float = 0.008, patience: int | None = 10,
-             min_delta: float = 1e-3, max_iterations: int = 5000, cell: float = 0.1, truncation: float | None = None,
-             initialization: Literal["default", "xavier"] = "xavier", seed: int = 0, time_limit: float | None = None,
-             callbacks: Sequence[Callback] = (), checkpoint: str | Path | Checkpoint | None = None, progress: bool = False) -> Tensor:
+def fast_nsf(
+    source: Tensor,
+    target: Tensor,
+    *,
+    points: int | None = None,
+    learning_rate: float = 0.008,
+    patience: int | None = 10,
+    min_delta: float = 1e-3,
+    max_iterations: int = 5000,
+    cell: float = 0.1,
+    truncation: float | None = None,
+    initialization: Literal["default", "xavier"] = "xavier",
+    seed: int = 0,
+    time_limit: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = False,
+) -> Tensor:
     """Fast neural scene flow: the flow of every source point, ``(N, 3)``.
 
     One network, and one way only: the mean distance of ``S1 + f`` to S2, looked up in a grid. The misfit goes on falling while points
@@ -95,35 +136,73 @@ def fast_nsf(source: Tensor, target: Tensor, *, points: int | None = None, learn
     source, target = _checked(source, "source"), _checked(target, "target")
     fitted = source[_drawn(len(source), points, seed)][None]
     prior = NeuralSceneFlow(initialization=initialization, seed=seed)
-    solution = solve(Problem(target[None], PointWarp(fitted), DistanceTransform(cell, truncation=truncation)), prior,
-                     Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta), tolerance=0.0,
-                     max_iterations=max_iterations, time_limit=time_limit, seed=seed, callbacks=callbacks, checkpoint=checkpoint,
-                     progress=progress)
+    solution = solve(
+        Problem(target[None], PointWarp(fitted), DistanceTransform(cell, truncation=truncation)),
+        prior,
+        Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta),
+        tolerance=0.0,
+        max_iterations=max_iterations,
+        time_limit=time_limit,
+        seed=seed,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
     return prior.flow_at(solution.parameters, source[None])[0]
 
 
-def free_vectors(source: Tensor, target: Tensor, *, points: int | None = None, learning_rate: float = 0.01,
-                 patience: int | None = None, min_delta: float = 0.0, max_iterations: int = 500, truncation: float | None = 2.0,
-                 seed: int = 0, time_limit: float | None = None, callbacks: Sequence[Callback] = (),
-                 checkpoint: str | Path | Checkpoint | None = None, progress: bool = False) -> Tensor:
+def free_vectors(
+    source: Tensor,
+    target: Tensor,
+    *,
+    points: int | None = None,
+    learning_rate: float = 0.01,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    max_iterations: int = 500,
+    truncation: float | None = 2.0,
+    seed: int = 0,
+    time_limit: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = False,
+) -> Tensor:
     """The control: a free vector at every point under the same misfit ``C(S1 + f, S2)``; arguments as of `nsfp`.
 
     A point that was not drawn takes the flow of the nearest one that was.
     """
     source, target = _checked(source, "source"), _checked(target, "target")
-    fitted, aim = source[_drawn(len(source), points, seed)][None], target[_drawn(len(target), points, seed + 1)][None]
-    solution = solve(Problem(aim, PointWarp(fitted), Chamfer(truncation)), FreeFlow(),
-                     Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta), tolerance=0.0,
-                     max_iterations=max_iterations, time_limit=time_limit, seed=seed, callbacks=callbacks, checkpoint=checkpoint,
-                     progress=progress)
+    fitted, aim = (
+        source[_drawn(len(source), points, seed)][None],
+        target[_drawn(len(target), points, seed + 1)][None],
+    )
+    solution = solve(
+        Problem(aim, PointWarp(fitted), Chamfer(truncation)),
+        FreeFlow(),
+        Adam(learning_rate=learning_rate, iterate="best", patience=patience, min_delta=min_delta),
+        tolerance=0.0,
+        max_iterations=max_iterations,
+        time_limit=time_limit,
+        seed=seed,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
     nearest = Tree(fitted[0]).query(source)[1]
     flow: Tensor = solution.x[0, nearest]
     return flow
 
 
 def _checked(points: Tensor, name: str) -> Tensor:
-    if points.ndim != 2 or points.shape[1] != 3 or not len(points) or not points.is_floating_point():
-        raise InputError(f"the {name} has the shape {tuple(points.shape)} of {points.dtype}; expected points (N, 3), at least one")
+    if (
+        points.ndim != 2
+        or points.shape[1] != 3
+        or not len(points)
+        or not points.is_floating_point()
+    ):
+        raise InputError(
+            f"the {name} has the shape {tuple(points.shape)} of {points.dtype}; expected points (N, 3), at least one"
+        )
     if not bool(points.isfinite().all()):
         raise InputError(f"the {name} has points that are not finite; leave them out")
     return points
@@ -135,4 +214,6 @@ def _drawn(count: int, points: int | None, seed: int) -> Tensor:
         raise InputError(f"points is how many are drawn for the fit, at least 1, got {points}")
     if points is None or points >= count:
         return torch.arange(count)
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:points].sort().values
+    return (
+        torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:points].sort().values
+    )

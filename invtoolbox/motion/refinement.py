@@ -33,8 +33,14 @@ class Refinement:
     iterations: int = 20
 
 
-def refined(points: Tensor, target: Tensor, label: Tensor, flow: Tensor, times: tuple[Tensor, Tensor] | None = None,
-            settings: Refinement | None = None) -> Tensor:
+def refined(
+    points: Tensor,
+    target: Tensor,
+    label: Tensor,
+    flow: Tensor,
+    times: tuple[Tensor, Tensor] | None = None,
+    settings: Refinement | None = None,
+) -> Tensor:
     """The flow of bodies that may bend, ``(n, 3)``: points without a body keep theirs.
 
     Args:
@@ -52,8 +58,11 @@ def refined(points: Tensor, target: Tensor, label: Tensor, flow: Tensor, times: 
     if not bool(near.any()):
         return flow
     spread = covariances(points, None if times is None else times[0], rows=rows)[None]
-    term = PlaneToPlane((settings.scale, settings.scale), covariances=spread,
-                        times=None if times is None else (times[0][rows][None], times[1][near][None]))
+    term = PlaneToPlane(
+        (settings.scale, settings.scale),
+        covariances=spread,
+        times=None if times is None else (times[0][rows][None], times[1][near][None]),
+    )
     # What is sought is the way from where the rigid motion takes each point, so zero is the rigid start.
     problem = Problem(target[near][None], PointWarp(moved[None]), term)
     prior = VoxelFlow(settings.cell) + settings.rigidity * ARAP(labels=label[rows])

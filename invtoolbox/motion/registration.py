@@ -52,8 +52,15 @@ class Registration:
     move: Tensor
 
 
-def register(members: list[Tensor], starts: list[Tensor], points: Tensor, target: Tensor, times: Tensor | None = None,
-             target_times: Tensor | None = None, settings: RegistrationSettings | None = None) -> Registration:
+def register(
+    members: list[Tensor],
+    starts: list[Tensor],
+    points: Tensor,
+    target: Tensor,
+    times: Tensor | None = None,
+    target_times: Tensor | None = None,
+    settings: RegistrationSettings | None = None,
+) -> Registration:
     """Register things with the target from every translation that each may begin from.
 
     Args:
@@ -69,50 +76,112 @@ def register(members: list[Tensor], starts: list[Tensor], points: Tensor, target
     spread = torch.eye(3).to(points).repeat(len(points), 1, 1)
     if settings.plane:
         spread[rows] = covariances(points, times, rows=rows)
-    surface = Surface.of(target, target_times) if settings.plane else Surface.of_points(target, target_times)
+    surface = (
+        Surface.of(target, target_times)
+        if settings.plane
+        else Surface.of_points(target, target_times)
+    )
     found, smaller = [], 0
     for largest in _GROUPS:
-        group = [k for k, member in enumerate(members) if smaller < len(member) and (len(member) <= largest or largest == _GROUPS[-1])]
+        group = [
+            k
+            for k, member in enumerate(members)
+            if smaller < len(member) and (len(member) <= largest or largest == _GROUPS[-1])
+        ]
         smaller = largest
         if group:
             thing = torch.tensor([k for k in group for _ in starts[k]], device=points.device)
             index, counts = _padded([_thinned(members[k], largest) for k in group])
-            repeat = torch.tensor([j for j, k in enumerate(group) for _ in starts[k]], device=points.device)
+            repeat = torch.tensor(
+                [j for j, k in enumerate(group) for _ in starts[k]], device=points.device
+            )
             begin = torch.cat([starts[k] for k in group])
-            found.append(_register(thing, index[repeat], counts[repeat], begin, points, spread, surface, times, target_times, settings))
-    return Registration(*(torch.cat([getattr(part, name) for part in found]) for name in ("thing", "motion", "misfit", "still", "move")))
+            found.append(
+                _register(
+                    thing,
+                    index[repeat],
+                    counts[repeat],
+                    begin,
+                    points,
+                    spread,
+                    surface,
+                    times,
+                    target_times,
+                    settings,
+                )
+            )
+    return Registration(
+        *(
+            torch.cat([getattr(part, name) for part in found])
+            for name in ("thing", "motion", "misfit", "still", "move")
+        )
+    )
 
 
-def _register(thing: Tensor, index: Tensor, counts: Tensor, begin: Tensor, points: Tensor, spread: Tensor, surface: Surface,
-              times: Tensor | None, target_times: Tensor | None, settings: RegistrationSettings) -> Registration:
+def _register(
+    thing: Tensor,
+    index: Tensor,
+    counts: Tensor,
+    begin: Tensor,
+    points: Tensor,
+    spread: Tensor,
+    surface: Surface,
+    times: Tensor | None,
+    target_times: Tensor | None,
+    settings: RegistrationSettings,
+) -> Registration:
     """One batch: the rows ``(h, p)`` of each hypothesis, of which some only fill up, and its start ``(h, 2)``."""
     here, weights = points[index], counts.to(points)
     # What fills up must have a covariance that can be inverted too.
     spread = torch.where(counts[..., None, None], spread[index], torch.eye(3).to(points))
     along = PlaneToPlane().along if settings.plane else 1.0
-    term = PlaneToPlane(along=along, covariances=spread, weights=weights, surface=surface,
-                        times=None if times is None or target_times is None else (times[index], target_times[None]))
+    term = PlaneToPlane(
+        along=along,
+        covariances=spread,
+        weights=weights,
+        surface=surface,
+        times=None if times is None or target_times is None else (times[index], target_times[None]),
+    )
     problem = Problem(surface.points[None], PointWarp(here), term)
     prior = RigidMotion(settings.upright, weights)
-    initial = {"turn": begin.new_zeros(len(begin), 3), "translation": torch.cat([begin, begin.new_zeros(len(begin), 1)], 1)}
-    solver = LevenbergMarquardt(max_iterations=settings.iterations, tolerance=0.0, inner_iterations=6)
+    initial = {
+        "turn": begin.new_zeros(len(begin), 3),
+        "translation": torch.cat([begin, begin.new_zeros(len(begin), 1)], 1),
+    }
+    solver = LevenbergMarquardt(
+        max_iterations=settings.iterations, tolerance=0.0, inner_iterations=6
+    )
     solution = solve(problem, prior, solver, initial=initial, progress=False)
     final, bound = term.at(settings.iterations), prior.prepare(problem, solve)
     moves = solution.x.norm(dim=2)
-    return Registration(thing, bound.motions(solution.parameters), final.value(here + solution.x, problem.y), final.value(here, problem.y),
-                        (weights * moves).sum(1) / weights.sum(1))
+    return Registration(
+        thing,
+        bound.motions(solution.parameters),
+        final.value(here + solution.x, problem.y),
+        final.value(here, problem.y),
+        (weights * moves).sum(1) / weights.sum(1),
+    )
 
 
 def _thinned(rows: Tensor, most: int) -> Tensor:
     """At most so many rows, evenly taken."""
     if len(rows) <= most:
         return rows
-    return rows[torch.linspace(0, len(rows) - 1, most, dtype=torch.float64, device=rows.device).round().long()]
+    return rows[
+        torch.linspace(0, len(rows) - 1, most, dtype=torch.float64, device=rows.device)
+        .round()
+        .long()
+    ]
 
 
 def _padded(groups: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows of every group filled up with its first one, ``(groups, longest)``, and which of them count."""
     longest = max(len(rows) for rows in groups)
-    index = torch.stack([torch.cat([rows, rows[:1].expand(longest - len(rows))]) for rows in groups])
-    counts = torch.arange(longest, device=index.device) < index.new_tensor([len(rows) for rows in groups])[:, None]
+    index = torch.stack(
+        [torch.cat([rows, rows[:1].expand(longest - len(rows))]) for rows in groups]
+    )
+    counts = (
+        torch.arange(longest, device=index.device)
+        < index.new_tensor([len(rows) for rows in groups])[:, None]
+    )
     return index, counts

@@ -66,8 +66,10 @@ class FlowSceneFile(CheckedScene[FlowScene]):
     def sequence(self) -> SequencePath:
         """The sweeps that it names."""
         table = self.scene.sweeps
-        options = {key: str(self.locate(str(value))) if key in SWEEP_PATHS and value != "none" else value
-                   for key, value in table.options.items()}
+        options = {
+            key: str(self.locate(str(value))) if key in SWEEP_PATHS and value != "none" else value
+            for key, value in table.options.items()
+        }
         return SequencePath.of(table.dataset or self.locate(str(table.path)), table.reader, options)
 
     def job(self, output: str | Path | None = None) -> FlowJob:
@@ -75,12 +77,22 @@ class FlowSceneFile(CheckedScene[FlowScene]):
         scene = self.scene
         folder = Path(output or scene.output.folder or Path("results") / self.name)
         formats = tuple(dict.fromkeys(scene.output.formats))
-        return FlowJob(self.sequence, folder, scene.flow.method, preparation_of(scene.flow.preparation, str(self.path)), scene.sweeps.items,
-                       scene.seed, tuple(f for f in formats if f != "html"), folder / "report.html" if "html" in formats else None,
-                       scene.title or self.name)
+        return FlowJob(
+            self.sequence,
+            folder,
+            scene.flow.method,
+            preparation_of(scene.flow.preparation, str(self.path)),
+            scene.sweeps.items,
+            scene.seed,
+            tuple(f for f in formats if f != "html"),
+            folder / "report.html" if "html" in formats else None,
+            scene.title or self.name,
+        )
 
 
-def read_flow_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()) -> FlowSceneFile:
+def read_flow_scene(
+    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> FlowSceneFile:
     """Read and check a scene file of sweeps; faults as in `invtoolbox.scene_file.read_scene`.
 
     >>> read_flow_scene("street-simulated", {"flow.method": "nsfp"}).scene.flow.method
@@ -95,12 +107,25 @@ def named_sequence(name: str) -> FlowSceneFile | None:
     if not path.exists():
         entry = catalogue.entries("scenes").get(name)
         path = entry.path if entry is not None else path
-    return read_flow_scene(path) if path.suffix == ".toml" and path.is_file() and "sweeps" in catalogue.read_toml(path) else None
+    return (
+        read_flow_scene(path)
+        if path.suffix == ".toml" and path.is_file() and "sweeps" in catalogue.read_toml(path)
+        else None
+    )
 
 
-def run_flow_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
-                   resume: bool = False, overwrite: bool = False, progress: bool = True, items: Any = None, workers: int = 1,
-                   cluster: str | None = None, threads: int = 1) -> FlowStudy:
+def run_flow_scene(
+    scene: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    items: Any = None,
+    workers: int = 1,
+    cluster: str | None = None,
+    threads: int = 1,
+) -> FlowStudy:
     """Run a scene of sweeps and write its results; behind `it.scenes.run`."""
     job = read_flow_scene(scene, overrides).job(output)
     if items is not None:

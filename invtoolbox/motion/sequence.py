@@ -39,18 +39,36 @@ class FlowStudy(Study):
 
     def settings(self) -> dict[str, str]:
         """What was computed, as the folder's ``study.json`` says it."""
-        description = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))["description"]
-        return {key: _words(description[key]) for key in ("sequence", "method", "preparation", "seed")}
+        description = json.loads((self.folder / "study.json").read_text(encoding="utf-8"))[
+            "description"
+        ]
+        return {
+            key: _words(description[key]) for key in ("sequence", "method", "preparation", "seed")
+        }
 
     def errors(self) -> FlowErrors | None:
         """The errors of all sweeps that have labels, every point weighing the same; None where no sweep has any."""
-        found = [errors_from_facts(r.facts["errors"]) for r in self.reports if r.facts.get("errors")]
+        found = [
+            errors_from_facts(r.facts["errors"]) for r in self.reports if r.facts.get("errors")
+        ]
         return pool(found) if found else None
 
 
-def flow_sequence(sweeps: str | Path | SequencePath | Sweeps, folder: str | Path, method: Any = "default", preparation: Any = None,
-                  workers: int = 1, cluster: str | None = None, threads: int = 1, resume: bool = False, overwrite: bool = False,
-                  items: str | Sequence[int] = "all", seed: int = 0, progress: bool = True, estimate: Estimate | None = None) -> FlowStudy:
+def flow_sequence(
+    sweeps: str | Path | SequencePath | Sweeps,
+    folder: str | Path,
+    method: Any = "default",
+    preparation: Any = None,
+    workers: int = 1,
+    cluster: str | None = None,
+    threads: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    items: str | Sequence[int] = "all",
+    seed: int = 0,
+    progress: bool = True,
+    estimate: Estimate | None = None,
+) -> FlowStudy:
     """Estimate the flow from every sweep of a sequence to its successor.
 
     A pair of sweeps is read, estimated and written, and then the next: memory holds one pair a worker. The last sweep has no
@@ -76,7 +94,9 @@ def flow_sequence(sweeps: str | Path | SequencePath | Sweeps, folder: str | Path
         InputError: the sequence has fewer than two sweeps, or cannot be opened; the folder lies in it, or holds other results.
         Interrupted: Ctrl-C; results that are done stay.
     """
-    opening: SequencePath | Sweeps = SequencePath.of(sweeps) if isinstance(sweeps, (str, Path)) else sweeps
+    opening: SequencePath | Sweeps = (
+        SequencePath.of(sweeps) if isinstance(sweeps, (str, Path)) else sweeps
+    )
     opened = open_sequence(opening)
     where = str(opening.path) if isinstance(opening, SequencePath) else type(opened).__name__
     if isinstance(opening, SequencePath):
@@ -86,27 +106,64 @@ def flow_sequence(sweeps: str | Path | SequencePath | Sweeps, folder: str | Path
 
         method_named(method)  # an unknown one is refused here, not once a pair
     if len(opened) < 2:
-        raise InputError(f"{where}: flow goes from one sweep to the next, and there {'is one' if len(opened) else 'is none'}")
+        raise InputError(
+            f"{where}: flow goes from one sweep to the next, and there {'is one' if len(opened) else 'is none'}"
+        )
     chosen = parse_items(items, len(opened) - 1, f"{where}, whose last sweep has no successor,")
-    description = {"work": "scene flow", "sequence": _described(opening), "method": plain(method), "preparation": plain(preparation),
-                   "seed": seed, "estimate": "" if estimate is None else getattr(estimate, "__qualname__", type(estimate).__name__)}
-    pairs = Items([opened.names[k] for k in chosen], lambda n: (opening, chosen[n], estimate, method, preparation, seed))
-    study = run_study(estimate_pair, pairs, folder, description, workers, cluster, threads, resume, overwrite, progress,
-                      results=FlowResults())
+    description = {
+        "work": "scene flow",
+        "sequence": _described(opening),
+        "method": plain(method),
+        "preparation": plain(preparation),
+        "seed": seed,
+        "estimate": ""
+        if estimate is None
+        else getattr(estimate, "__qualname__", type(estimate).__name__),
+    }
+    pairs = Items(
+        [opened.names[k] for k in chosen],
+        lambda n: (opening, chosen[n], estimate, method, preparation, seed),
+    )
+    study = run_study(
+        estimate_pair,
+        pairs,
+        folder,
+        description,
+        workers,
+        cluster,
+        threads,
+        resume,
+        overwrite,
+        progress,
+        results=FlowResults(),
+    )
     return FlowStudy(study.folder, study.reports, study.results)
 
 
-def estimate_pair(opening: SequencePath | Sweeps, index: int, estimate: Estimate | None, method: Any, preparation: Any,
-                  seed: int) -> PairFlow:
+def estimate_pair(
+    opening: SequencePath | Sweeps,
+    index: int,
+    estimate: Estimate | None,
+    method: Any,
+    preparation: Any,
+    seed: int,
+) -> PairFlow:
     """The flow from a sweep to the next, and its errors where the first one has labels."""
     sweeps = open_sequence(opening)
     source, target = sweeps[index], sweeps[index + 1]
     _check_order(source, target)
     found = (estimate or default_estimate())(source, target, method, preparation, seed)
     # Functions of the pair alone: no seconds, so that a run that was resumed leaves the same files.
-    moving = residual_flow(found.flow, source.points, found.ego_motion)[found.dynamic & found.valid].norm(dim=1)
-    facts: dict[str, Any] = {"notes": list(found.notes), "source": source.source, "target": target.source, "moving": len(moving),
-                             "speed": float(moving.quantile(0.95)) if len(moving) else 0.0}
+    moving = residual_flow(found.flow, source.points, found.ego_motion)[
+        found.dynamic & found.valid
+    ].norm(dim=1)
+    facts: dict[str, Any] = {
+        "notes": list(found.notes),
+        "source": source.source,
+        "target": target.source,
+        "moving": len(moving),
+        "speed": float(moving.quantile(0.95)) if len(moving) else 0.0,
+    }
     if source.labels is not None and source.pose is not None and target.pose is not None:
         facts["errors"] = facts_of_errors(evaluate(found, source, next_pose=target.pose))
     return PairFlow(found, source.points, (sweeps.names[index], sweeps.names[index + 1]), facts)
@@ -121,8 +178,10 @@ def default_estimate() -> Estimate:
 
 def _check_order(source: Sweep, target: Sweep) -> None:
     if (source.timestamp or target.timestamp) and target.timestamp <= source.timestamp:
-        raise InputError(f"{target.source}: measured at {target.timestamp:.9g} s, which is not after {source.timestamp:.9g} s of "
-                         f"{source.source}; sort the sweeps by their time")
+        raise InputError(
+            f"{target.source}: measured at {target.timestamp:.9g} s, which is not after {source.timestamp:.9g} s of "
+            f"{source.source}; sort the sweeps by their time"
+        )
 
 
 def plain(settings: Any) -> Any:
@@ -134,7 +193,11 @@ def plain(settings: Any) -> Any:
         return {str(key): plain(value) for key, value in settings.items()}
     if isinstance(settings, (list, tuple)):
         return [plain(value) for value in settings]
-    return settings if settings is None or isinstance(settings, (bool, int, float, str)) else _without_address(settings)
+    return (
+        settings
+        if settings is None or isinstance(settings, (bool, int, float, str))
+        else _without_address(settings)
+    )
 
 
 def _described(opening: SequencePath | Sweeps) -> Any:
@@ -144,7 +207,10 @@ def _described(opening: SequencePath | Sweeps) -> Any:
         points = opening[0].points
     except InputError:  # of a damaged sweep the study will say what is wrong
         return {"sweeps": _without_address(opening)}
-    return {"sweeps": _without_address(opening), "first": hashlib.sha256(points.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]}
+    return {
+        "sweeps": _without_address(opening),
+        "first": hashlib.sha256(points.cpu().contiguous().numpy().tobytes()).hexdigest()[:16],
+    }
 
 
 def _without_address(thing: Any) -> str:
@@ -157,5 +223,9 @@ def _without_address(thing: Any) -> str:
 
 def _words(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_words(inner)}" for key, inner in value.items() if inner not in (None, {}) and key != "kind")
+        return ", ".join(
+            f"{key} {_words(inner)}"
+            for key, inner in value.items()
+            if inner not in (None, {}) and key != "kind"
+        )
     return str(value)

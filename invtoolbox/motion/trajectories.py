@@ -48,7 +48,14 @@ class FlowStep:
     @classmethod
     def of(cls, points: Tensor, file: FlowFile, pose: Tensor | None = None) -> FlowStep:
         """The step of a sweep whose flow was written to a file."""
-        return cls(points, file.flow, file.ego_motion, file.dynamic & file.valid, pose=pose, name=file.names[0] or "a sweep")
+        return cls(
+            points,
+            file.flow,
+            file.ego_motion,
+            file.dynamic & file.valid,
+            pose=pose,
+            name=file.names[0] or "a sweep",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +78,9 @@ class Tracks:
         return transform(inverse(self.motions), self.positions)
 
 
-def track(points: Tensor, steps: Iterable[FlowStep], neighbours: int = 4, reach: float = 1.0) -> Tracks:
+def track(
+    points: Tensor, steps: Iterable[FlowStep], neighbours: int = 4, reach: float = 1.0
+) -> Tracks:
     """Follow points through a sequence by forward Euler: ``p_{k+1} = p_k + f_k(p_k)``.
 
     Errors of the flow add from step to step. A point that has moved follows moving points as long as one is in reach: where its object is
@@ -92,7 +101,10 @@ def track(points: Tensor, steps: Iterable[FlowStep], neighbours: int = 4, reach:
     if points.ndim != 2 or points.shape[1] != 3:
         raise InputError(f"the points to follow have shape {tuple(points.shape)}; expected (M, 3)")
     places, known = [points.detach().cpu().to(torch.float64)], [torch.isfinite(points).all(1).cpu()]
-    motions, moving = [torch.eye(4, dtype=torch.float64)], torch.zeros(len(points), dtype=torch.bool)
+    motions, moving = (
+        [torch.eye(4, dtype=torch.float64)],
+        torch.zeros(len(points), dtype=torch.bool),
+    )
     for step in steps:
         moved, seen, moving = _carry(places[-1], step, neighbours, reach, moving)
         places.append(moved)
@@ -101,7 +113,9 @@ def track(points: Tensor, steps: Iterable[FlowStep], neighbours: int = 4, reach:
     return Tracks(torch.stack(places), torch.stack(known), torch.stack(motions))
 
 
-def carry(points: Tensor, step: FlowStep, neighbours: int = 4, reach: float = 1.0) -> tuple[Tensor, Tensor]:
+def carry(
+    points: Tensor, step: FlowStep, neighbours: int = 4, reach: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Move points from a sweep to the next by its flow.
 
     A point's flow without the sensor's motion is the mean of its nearest measured points', weighed by one over the squared distance; a
@@ -116,25 +130,36 @@ def carry(points: Tensor, step: FlowStep, neighbours: int = 4, reach: float = 1.
     Returns:
         The points in the frame of the next sweep, float64 ``(M, 3)``, and which of them had a measured point in reach, ``(M,)``.
     """
-    moved, seen, _ = _carry(points, step, neighbours, reach, torch.zeros(len(points), dtype=torch.bool))
+    moved, seen, _ = _carry(
+        points, step, neighbours, reach, torch.zeros(len(points), dtype=torch.bool)
+    )
     return moved, seen
 
 
-def _carry(points: Tensor, step: FlowStep, neighbours: int, reach: float, moving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _carry(
+    points: Tensor, step: FlowStep, neighbours: int, reach: float, moving: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `carry`; those known to move follow moving points where one is in reach. Also gives which points move now, ``(M,)``."""
-    E, points = check_motion(step.ego_motion, f"{step.name}: the motion of the sensor"), points.to(torch.float64)
+    E, points = (
+        check_motion(step.ego_motion, f"{step.name}: the motion of the sensor"),
+        points.to(torch.float64),
+    )
     if step.field is not None:
         return points + step.field(points), points.isfinite().all(1), moving
     at, residual, moves = _measured(step)
     found, seen, now = _interpolate(points, at, residual, moves, neighbours, reach)
     if moves is not None and bool(moving.any()):
-        followed, there, _ = _interpolate(points[moving], at[moves], residual[moves], None, neighbours, reach)
+        followed, there, _ = _interpolate(
+            points[moving], at[moves], residual[moves], None, neighbours, reach
+        )
         found[moving] = torch.where(there[:, None], followed, found[moving])
         now[moving] |= there
     return transform(E, points) + found, seen, now
 
 
-def carry_back(points: Tensor, step: FlowStep, neighbours: int = 4, reach: float = 1.0) -> tuple[Tensor, Tensor]:
+def carry_back(
+    points: Tensor, step: FlowStep, neighbours: int = 4, reach: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Move points from the next sweep back to the step's: the inverse of `carry`, from where its measured points arrive.
 
     Returns:
@@ -144,23 +169,37 @@ def carry_back(points: Tensor, step: FlowStep, neighbours: int = 4, reach: float
     >>> carry_back(torch.tensor([[1.0, 0.0, 0.0]]), step)[0]
     tensor([[0., 0., 0.]], dtype=torch.float64)
     """
-    E, points = check_motion(step.ego_motion, f"{step.name}: the motion of the sensor"), points.to(torch.float64)
+    E, points = (
+        check_motion(step.ego_motion, f"{step.name}: the motion of the sensor"),
+        points.to(torch.float64),
+    )
     at, residual, moves = _measured(step)
-    found, seen, _ = _interpolate(points, transform(E, at) + residual, residual, moves, neighbours, reach)
+    found, seen, _ = _interpolate(
+        points, transform(E, at) + residual, residual, moves, neighbours, reach
+    )
     return transform(inverse(E), points - found), seen
 
 
 def _measured(step: FlowStep) -> tuple[Tensor, Tensor, Tensor | None]:
     """The points of a step that carry others: where they are, their flow without the sensor's motion, and whether they move."""
-    if step.points.shape != step.flow.shape or (step.dynamic is not None and step.dynamic.shape != step.points.shape[:1]):
-        raise InputError(f"{step.name}: {tuple(step.points.shape)} points and a flow of {tuple(step.flow.shape)} do not belong together")
+    if step.points.shape != step.flow.shape or (
+        step.dynamic is not None and step.dynamic.shape != step.points.shape[:1]
+    ):
+        raise InputError(
+            f"{step.name}: {tuple(step.points.shape)} points and a flow of {tuple(step.flow.shape)} do not belong together"
+        )
     residual = residual_flow(step.flow, step.points, step.ego_motion).to(torch.float64).cpu()
     known = residual.isfinite().all(1)
-    return step.points.cpu().to(torch.float64)[known], residual[known], None if step.dynamic is None else step.dynamic.cpu()[known]
+    return (
+        step.points.cpu().to(torch.float64)[known],
+        residual[known],
+        None if step.dynamic is None else step.dynamic.cpu()[known],
+    )
 
 
-def _interpolate(points: Tensor, at: Tensor, values: Tensor, moves: Tensor | None, neighbours: int,
-                 reach: float) -> tuple[Tensor, Tensor, Tensor]:
+def _interpolate(
+    points: Tensor, at: Tensor, values: Tensor, moves: Tensor | None, neighbours: int, reach: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted mean of the nearest values, zero where none is in reach, ``(M, 3)``; where one is; and where moving ones won."""
     from scipy.spatial import cKDTree
 
@@ -177,16 +216,22 @@ def _interpolate(points: Tensor, at: Tensor, values: Tensor, moves: Tensor | Non
         block, finite = points[rows], points[rows].isfinite().all(1)
         distance, index = _query(tree, block[finite].numpy(), k, reach)
         within = distance.isfinite()
-        weight = torch.where(within, 1 / distance.clamp_min(_SAME).square(), torch.zeros_like(distance))
+        weight = torch.where(
+            within, 1 / distance.clamp_min(_SAME).square(), torch.zeros_like(distance)
+        )
         # A measured point is carried by itself alone.
-        weight = torch.where((distance[:, :1] < _SAME).expand_as(weight), (distance < _SAME).to(weight), weight)
+        weight = torch.where(
+            (distance[:, :1] < _SAME).expand_as(weight), (distance < _SAME).to(weight), weight
+        )
         if moves is not None:
             moving = moves[index] & within
             mostly = (weight * moving).sum(1, keepdim=True) > 0.5 * weight.sum(1, keepdim=True)
             weight = weight * (moving == mostly)
             won[rows][finite] = mostly[:, 0]
         total = weight.sum(1, keepdim=True)
-        mean = (weight[..., None] * values[index]).sum(1) / torch.where(total > 0, total, torch.ones_like(total))
+        mean = (weight[..., None] * values[index]).sum(1) / torch.where(
+            total > 0, total, torch.ones_like(total)
+        )
         found[rows][finite], seen[rows][finite] = mean, within.any(1)
     return found, seen, won
 

@@ -38,15 +38,33 @@ class VoxelSettings:
     max_iterations: int = 60
 
 
-def voxel_flow(source: Tensor, target: Tensor, height: Tensor, settings: VoxelSettings | None = None) -> Tensor:
+def voxel_flow(
+    source: Tensor, target: Tensor, height: Tensor, settings: VoxelSettings | None = None
+) -> Tensor:
     """The flow of points ``(n, 3)`` of which the static world lies on the target ``(m, 3)`` already.
 
     Args:
         height: of the source points above the ground, ``(n,)``, by which they are clustered.
     """
     settings = settings or VoxelSettings()
-    prior = (VoxelFlow(settings.cell) + settings.together * ClusterConsistency(clusters(source, height)) + settings.still * StaticWorld())
+    prior = (
+        VoxelFlow(settings.cell)
+        + settings.together * ClusterConsistency(clusters(source, height))
+        + settings.still * StaticWorld()
+    )
     problem = Problem(target[None], PointWarp(source[None]), Chamfer(settings.truncation))
-    solver = Adam(learning_rate=settings.learning_rate, iterate="best", patience=settings.patience, min_delta=1e-5)
-    flow: Tensor = solve(problem, prior, solver, max_iterations=settings.max_iterations, tolerance=0.0, progress=False).x[0]
+    solver = Adam(
+        learning_rate=settings.learning_rate,
+        iterate="best",
+        patience=settings.patience,
+        min_delta=1e-5,
+    )
+    flow: Tensor = solve(
+        problem,
+        prior,
+        solver,
+        max_iterations=settings.max_iterations,
+        tolerance=0.0,
+        progress=False,
+    ).x[0]
     return flow

@@ -16,9 +16,15 @@ from invtoolbox.operators.matrix import Matrix
 from invtoolbox.operators.scipy_operator import ScipyOperator
 
 
-def as_operator(obj: Any, domain_shape: Sequence[int] | None = None, range_shape: Shapes | None = None, *,
-                linear: bool | None = None, adjoint: Callable[[Any], Tensor] | None = None,
-                channelwise: bool = False) -> Operator:
+def as_operator(
+    obj: Any,
+    domain_shape: Sequence[int] | None = None,
+    range_shape: Shapes | None = None,
+    *,
+    linear: bool | None = None,
+    adjoint: Callable[[Any], Tensor] | None = None,
+    channelwise: bool = False,
+) -> Operator:
     """An operator from something that another package made.
 
     ============================================  ===============================================================
@@ -60,12 +66,16 @@ def as_operator(obj: Any, domain_shape: Sequence[int] | None = None, range_shape
         return ScipyOperator(obj, domain_shape, cast("Sequence[int] | None", range_shape))
     if callable(obj):
         if domain_shape is None:
-            raise InputError("as_operator of a function needs domain_shape=(channel, *space), the shape of its images")
+            raise InputError(
+                "as_operator of a function needs domain_shape=(channel, *space), the shape of its images"
+            )
         if linear or adjoint is not None:
             return LinearFunction(obj, domain_shape, range_shape, channelwise, adjoint)
         return Function(obj, domain_shape, range_shape, channelwise)
-    raise InputError(f"as_operator takes a deepinv physics, a SciPy LinearOperator or sparse matrix, an array, a "
-                     f"torch.nn.Module or a function, got {type(obj).__name__}")
+    raise InputError(
+        f"as_operator takes a deepinv physics, a SciPy LinearOperator or sparse matrix, an array, a "
+        f"torch.nn.Module or a function, got {type(obj).__name__}"
+    )
 
 
 def to_deepinv(A: Operator) -> Any:

@@ -15,7 +15,9 @@ from invtoolbox.operators.base import LinearOperator, Operator, Shape, expand
 def _items(parts: Sequence[Operator]) -> int | None:
     counts = {part.items for part in parts if part.items is not None}
     if len(counts) > 1:
-        raise InputError(f"these operators hold parameters for batches of different sizes: {sorted(counts)}")
+        raise InputError(
+            f"these operators hold parameters for batches of different sizes: {sorted(counts)}"
+        )
     return counts.pop() if counts else None
 
 
@@ -28,17 +30,31 @@ class _Combined(Operator):
         self.parts = tuple(parts)
         self.items = _items(self.parts)
         self.channelwise = all(part.channelwise for part in self.parts)
-        self.complex_images = self.parts[-1].complex_images  # of a composition, the part that sees the image
+        self.complex_images = self.parts[
+            -1
+        ].complex_images  # of a composition, the part that sees the image
 
     def parameters(self) -> dict[str, Tensor]:
-        return {f"{k}.{name}": value for k, part in enumerate(self.parts) for name, value in part.parameters().items()}
+        return {
+            f"{k}.{name}": value
+            for k, part in enumerate(self.parts)
+            for name, value in part.parameters().items()
+        }
 
     def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {f"{k}.{name}": value for k, part in enumerate(self.parts) for name, value in part.item_parameters(batch).items()}
+        return {
+            f"{k}.{name}": value
+            for k, part in enumerate(self.parts)
+            for name, value in part.item_parameters(batch).items()
+        }
 
     def _replace(self, parameters: dict[str, Tensor]) -> Any:
         def own(k: int) -> dict[str, Tensor]:
-            return {name.split(".", 1)[1]: v for name, v in parameters.items() if name.startswith(f"{k}.")}
+            return {
+                name.split(".", 1)[1]: v
+                for name, v in parameters.items()
+                if name.startswith(f"{k}.")
+            }
 
         return self._with_parts([part._replace(own(k)) for k, part in enumerate(self.parts)])
 
@@ -60,11 +76,18 @@ class Composition(_Combined):
         if outer.domain_shape != inner.range_shape and not (
             outer.channelwise and tuple(outer.domain_shape[1:]) == tuple(inner.range_shape[1:])
         ):
-            raise InputError(f"{outer} @ {inner} does not fit: {inner} gives {inner.range_shape}, "
-                             f"{outer} takes {outer.domain_shape}")
+            raise InputError(
+                f"{outer} @ {inner} does not fit: {inner} gives {inner.range_shape}, "
+                f"{outer} takes {outer.domain_shape}"
+            )
         super().__init__((outer, inner))
         self.domain_shape, self.range_shape = inner.domain_shape, outer.range_shape
-        if outer.channelwise and not inner.channelwise and outer.range_shape and not isinstance(outer.range_shape[0], tuple):
+        if (
+            outer.channelwise
+            and not inner.channelwise
+            and outer.range_shape
+            and not isinstance(outer.range_shape[0], tuple)
+        ):
             self.range_shape = cast(Shape, (inner.range_shape[0], *outer.range_shape[1:]))
 
     def _forward(self, x: Tensor) -> Any:
@@ -99,8 +122,10 @@ class OperatorSum(_Combined):
 
     def __init__(self, first: Operator, second: Operator) -> None:
         if (first.domain_shape, first.range_shape) != (second.domain_shape, second.range_shape):
-            raise InputError(f"{first} + {second} does not fit: {first.domain_shape} -> {first.range_shape} "
-                             f"and {second.domain_shape} -> {second.range_shape}")
+            raise InputError(
+                f"{first} + {second} does not fit: {first.domain_shape} -> {first.range_shape} "
+                f"and {second.domain_shape} -> {second.range_shape}"
+            )
         super().__init__((first, second))
         self.domain_shape, self.range_shape = first.domain_shape, first.range_shape
 
@@ -137,7 +162,9 @@ class Scaled(_Combined):
         self.domain_shape, self.range_shape = part.domain_shape, part.range_shape
         if isinstance(factor, Tensor) and factor.ndim == 1 and len(factor) > 1:
             if self.items not in (None, len(factor)):
-                raise InputError(f"{len(factor)} factors do not fit {part}, which holds {self.items} items")
+                raise InputError(
+                    f"{len(factor)} factors do not fit {part}, which holds {self.items} items"
+                )
             self.items = len(factor)
 
     def _forward(self, x: Tensor) -> Any:
@@ -166,25 +193,50 @@ class LinearScaled(Scaled, LinearOperator):
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
 
     def _adjoint(self, y: Any) -> Tensor:
-        factor = self.factor.conj() if isinstance(self.factor, Tensor) else complex(self.factor).conjugate()
+        factor = (
+            self.factor.conj()
+            if isinstance(self.factor, Tensor)
+            else complex(self.factor).conjugate()
+        )
         if isinstance(factor, complex) and factor.imag == 0:
             factor = factor.real
         return _times(factor, self.parts[0]._adjoint(y))
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """``|a|`` times the norm of the part, which may be known in closed form."""
-        inner_norm = self.parts[0].norm(tolerance=tolerance, max_iterations=max_iterations, seed=seed, dtype=dtype, device=device)
-        size = self.factor.abs().reshape(-1).to(inner_norm) if isinstance(self.factor, Tensor) else abs(self.factor)
+        inner_norm = self.parts[0].norm(
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            seed=seed,
+            dtype=dtype,
+            device=device,
+        )
+        size = (
+            self.factor.abs().reshape(-1).to(inner_norm)
+            if isinstance(self.factor, Tensor)
+            else abs(self.factor)
+        )
         return inner_norm * size
 
     @property
     def has_normal_resolvent(self) -> bool:
         return self.parts[0].has_normal_resolvent
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
-        size = self.factor.abs().to(v.device) if isinstance(self.factor, Tensor) else abs(self.factor)
-        return self.parts[0].normal_resolvent(v, rho, weight * size ** 2)
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
+        size = (
+            self.factor.abs().to(v.device) if isinstance(self.factor, Tensor) else abs(self.factor)
+        )
+        return self.parts[0].normal_resolvent(v, rho, weight * size**2)
 
 
 class Adjoint(_Combined, LinearOperator):
@@ -218,7 +270,9 @@ class Stack(_Combined):
             raise InputError("stack needs at least one operator")
         shapes = {tuple(part.domain_shape) for part in parts}
         if len(shapes) > 1:
-            raise InputError(f"stack needs operators on the same images, got domain shapes {sorted(shapes)}")
+            raise InputError(
+                f"stack needs operators on the same images, got domain shapes {sorted(shapes)}"
+            )
         super().__init__(parts)
         self.domain_shape = parts[0].domain_shape
         self.range_shape = tuple(cast(Shape, part.range_shape) for part in parts)
@@ -257,7 +311,10 @@ class Component(_Combined):
     def __init__(self, operator: Operator, k: int) -> None:
         super().__init__((operator,))
         self.k = k
-        self.domain_shape, self.range_shape = operator.domain_shape, cast(Shape, operator.range_shape[k])
+        self.domain_shape, self.range_shape = (
+            operator.domain_shape,
+            cast(Shape, operator.range_shape[k]),
+        )
 
     def __call__(self, x: Any) -> Any:
         return self.parts[0](x)[self.k]
@@ -317,12 +374,21 @@ def stack(parts: Sequence[Operator]) -> Operator:
     >>> A.adjoint(A(torch.ones(1, 1, 2)))
     tensor([[[5., 5.]]])
     """
-    return LinearStack(parts) if all(isinstance(part, LinearOperator) for part in parts) else Stack(parts)
+    return (
+        LinearStack(parts)
+        if all(isinstance(part, LinearOperator) for part in parts)
+        else Stack(parts)
+    )
 
 
 def picked(parts: Sequence[Any], index: Any) -> list[Any]:
     """The entries ``index`` of a sequence, for an index as tensors take it."""
-    return [parts[k] for k in torch.arange(len(parts))[index.cpu() if isinstance(index, Tensor) else index].reshape(-1).tolist()]
+    return [
+        parts[k]
+        for k in torch.arange(len(parts))[index.cpu() if isinstance(index, Tensor) else index]
+        .reshape(-1)
+        .tolist()
+    ]
 
 
 def _plus(a: Any, b: Any) -> Any:

@@ -78,15 +78,21 @@ class Operator(Settings, ABC):
 
     def item_parameters(self, batch: int) -> dict[str, Tensor]:
         """The parameters with one set an item, ``(batch, ...)``, as `with_parameters` takes them."""
-        return {name: value.expand(batch, *value.shape[1:]) if self.items is not None and value.shape[:1] == (self.items,)
-                else value.expand(batch, *value.shape) for name, value in self.parameters().items()}
+        return {
+            name: value.expand(batch, *value.shape[1:])
+            if self.items is not None and value.shape[:1] == (self.items,)
+            else value.expand(batch, *value.shape)
+            for name, value in self.parameters().items()
+        }
 
     def with_parameters(self, **parameters: Tensor) -> Self:
         """The same operator with other parameters; this one is left as it is."""
         known = self.parameters()
         for name in parameters:
             if name not in known:
-                raise InputError(f"{self} has no parameter {name!r}; it has {', '.join(known) or 'none'}")
+                raise InputError(
+                    f"{self} has no parameter {name!r}; it has {', '.join(known) or 'none'}"
+                )
         return self._replace(parameters)
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
@@ -103,8 +109,13 @@ class Operator(Settings, ABC):
         """The operator for the items ``index`` of the batch; itself where every item shares the parameters."""
         if self.items is None:
             return self
-        return self._replace({k: v.index_select(0, index) for k, v in self.parameters().items()
-                              if v.shape[:1] == (self.items,)})._with_items(len(index))
+        return self._replace(
+            {
+                k: v.index_select(0, index)
+                for k, v in self.parameters().items()
+                if v.shape[:1] == (self.items,)
+            }
+        )._with_items(len(index))
 
     def _with_items(self, items: int | None) -> Self:
         other = copy.copy(self)
@@ -124,11 +135,17 @@ class Operator(Settings, ABC):
     def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
         """So many of the blocks, without repetition; in any order, unless they only make sense in one."""
         assert self.blocks is not None
-        return torch.randperm(self.blocks, generator=generator, device=generator.device if generator is not None else "cpu")[:count]
+        return torch.randperm(
+            self.blocks,
+            generator=generator,
+            device=generator.device if generator is not None else "cpu",
+        )[:count]
 
     def subset(self, index: Any) -> Operator:
         """The operator for some blocks of the measurements: ``A.subset(i)(x) = A(x)[:, :, i]``."""
-        raise InputError(f"the measurements of {self} do not fall into blocks, so it has no subsets; use a solver without subset_size=")
+        raise InputError(
+            f"the measurements of {self} do not fall into blocks, so it has no subsets; use a solver without subset_size="
+        )
 
     # -- algebra --------------------------------------------------------------------------------------------------
 
@@ -180,15 +197,23 @@ class LinearOperator(Operator):
 
     def adjoint(self, y: Any) -> Tensor:
         """``A^T y`` (``A^H y`` where complex), shape ``(batch, *domain_shape)``."""
-        check_shape(y, self.range_shape, f"the adjoint of {self} takes y", self.channelwise, self.items)
+        check_shape(
+            y, self.range_shape, f"the adjoint of {self} takes y", self.channelwise, self.items
+        )
         return self._adjoint(y)
 
     def _adjoint(self, y: Any) -> Tensor:
         first = y[0] if isinstance(y, (tuple, list)) else y
         channels = first.shape[1] if self.channelwise else self.domain_shape[0]
         with torch.enable_grad():
-            x = torch.zeros(first.shape[0], channels, *self.domain_shape[1:], dtype=first.dtype,
-                            device=first.device, requires_grad=True)
+            x = torch.zeros(
+                first.shape[0],
+                channels,
+                *self.domain_shape[1:],
+                dtype=first.dtype,
+                device=first.device,
+                requires_grad=True,
+            )
             prediction = self._forward(x)
             create_graph = any(t.requires_grad for t in ([y] if isinstance(y, Tensor) else y))
             (result,) = torch.autograd.grad(prediction, x, y, create_graph=create_graph)
@@ -227,12 +252,21 @@ class LinearOperator(Operator):
         """
         return None
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``(weight A^T A + rho I)^{-1} v`` where that has a closed form; ``rho`` and ``weight`` may differ by item."""
         raise InputError(f"{self} has no closed form of (A^T A + rho I)^-1; use it.solvers.CG()")
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The largest singular value, shape ``(1,)``, or ``(items,)`` for operators that differ from item to item.
 
         Power method on ``A^T A`` from a fixed random start; the estimate approaches the norm from below and
@@ -244,7 +278,9 @@ class LinearOperator(Operator):
         x = torch.rand(1, *self.domain_shape, generator=generator, dtype=dtype).to(device)
         x = x.expand(self.items or 1, *self.domain_shape).contiguous()
         x = x / expand(item_norm(x), x)
-        estimate = torch.zeros(self.items or 1, dtype=x.real.dtype if x.is_complex() else x.dtype, device=device)
+        estimate = torch.zeros(
+            self.items or 1, dtype=x.real.dtype if x.is_complex() else x.dtype, device=device
+        )
         done = torch.zeros(len(estimate), dtype=torch.bool, device=device)
         for _ in range(max_iterations):
             x = self.normal(x)
@@ -263,7 +299,9 @@ class LinearOperator(Operator):
 
     def pseudo_inverse(self, y: Any) -> Tensor:
         """An approximate inverse in closed form (filtered back-projection for CT), where one exists."""
-        raise InputError(f"{self} has no closed-form pseudo-inverse; use it.solve(problem, solver=it.solvers.CGLS())")
+        raise InputError(
+            f"{self} has no closed-form pseudo-inverse; use it.solve(problem, solver=it.solvers.CGLS())"
+        )
 
 
 # -- helpers that every operator, prior and solver shares: one definition of "per item" ---------------------------
@@ -287,8 +325,12 @@ def inner(a: Any, b: Any) -> Tensor:
     # On a CPU one dot product an item makes no temporary of the size of x, and rounds the same whatever the batch is, which
     # a batched matrix product does not. In float32 a dot product over 16 million positive values is off by 1e-4, so it is
     # summed in blocks.
-    return torch.stack([torch.stack([_dot(u, v) for u, v in zip(p.split(_BLOCK), q.split(_BLOCK))]).sum()
-                        for p, q in zip(a.unbind(0), b.unbind(0))])
+    return torch.stack(
+        [
+            torch.stack([_dot(u, v) for u, v in zip(p.split(_BLOCK), q.split(_BLOCK))]).sum()
+            for p, q in zip(a.unbind(0), b.unbind(0))
+        ]
+    )
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -305,11 +347,15 @@ def item_norm(a: Any) -> Tensor:
 
 def expand(value: float | Tensor, like: Tensor) -> Tensor:
     """A number, or one number an item, shaped so that it multiplies ``like``."""
-    value = torch.as_tensor(value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
+    value = torch.as_tensor(
+        value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device
+    )
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
 
 
-def check_shape(value: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None) -> None:
+def check_shape(
+    value: Any, shape: Shapes, what: str, channelwise: bool = False, items: int | None = None
+) -> None:
     """Raise an `InputError` that names the axis where ``value`` does not have ``(batch, *shape)``."""
     if shape and isinstance(shape[0], tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(shape):
@@ -325,15 +371,27 @@ def check_shape(value: Any, shape: Shapes, what: str, channelwise: bool = False,
         axes = "a batch axis and a channel axis" if value.ndim == len(shape) - 1 else "a batch axis"
         hint = f"; add {axes} in front" if value.ndim < len(shape) + 1 else ""
         raise InputError(f"{what} of shape {wanted}, got {tuple(value.shape)}{hint}")
-    names = ("batch", "channel", *_SPATIAL_NAMES.get(len(shape) - 1, [f"space {k}" for k in range(len(shape) - 1)]))
+    names = (
+        "batch",
+        "channel",
+        *_SPATIAL_NAMES.get(len(shape) - 1, [f"space {k}" for k in range(len(shape) - 1)]),
+    )
     for axis in range(1, value.ndim):
         if value.shape[axis] != shape[axis - 1] and not (channelwise and axis == 1):
-            raise InputError(f"{what} of shape {wanted}, got {tuple(value.shape)}: "
-                             f"axis {axis} ({names[axis]}) has {value.shape[axis]}, expected {shape[axis - 1]}")
+            raise InputError(
+                f"{what} of shape {wanted}, got {tuple(value.shape)}: "
+                f"axis {axis} ({names[axis]}) has {value.shape[axis]}, expected {shape[axis - 1]}"
+            )
     if items is not None and value.shape[0] != items:
-        raise InputError(f"{what} with a batch of {items}, because its parameters differ from item to item, "
-                         f"got a batch of {value.shape[0]}")
+        raise InputError(
+            f"{what} with a batch of {items}, because its parameters differ from item to item, "
+            f"got a batch of {value.shape[0]}"
+        )
 
 
 def _describe(value: Any) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"
+    return (
+        f"a tensor of shape {tuple(value.shape)}"
+        if isinstance(value, Tensor)
+        else f"{type(value).__name__}"
+    )

@@ -54,21 +54,36 @@ class Blur(LinearOperator):
     # and 3.1 here (fast FFT lengths, a kept kernel spectrum), and 164 and 154 ms at 2048x2048, against 28 and 36 (tiles).
     # Their memory is not bounded either. So the blur is our own.
 
-    def __init__(self, kernel: Any, image_shape: Sequence[int], boundary: str = "reflect",
-                 tile: int | None = None) -> None:
+    def __init__(
+        self,
+        kernel: Any,
+        image_shape: Sequence[int],
+        boundary: str = "reflect",
+        tile: int | None = None,
+    ) -> None:
         if boundary not in BOUNDARIES:
-            raise InputError(f"the boundary of a Blur is one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+            raise InputError(
+                f"the boundary of a Blur is one of {', '.join(BOUNDARIES)}, got {boundary!r}"
+            )
         shape = tuple(int(n) for n in image_shape)
         if len(shape) not in (2, 3) or min(shape) < 1:
-            raise InputError(f"the image_shape of a Blur is (row, column) or (channel, row, column), got {shape}")
+            raise InputError(
+                f"the image_shape of a Blur is (row, column) or (channel, row, column), got {shape}"
+            )
         if tile is not None and tile < 8:
-            raise InputError(f"the tile of a Blur is an FFT length of at least 8 pixels, got {tile}")
+            raise InputError(
+                f"the tile of a Blur is an FFT length of at least 8 pixels, got {tile}"
+            )
         self.boundary, self.tile = boundary, tile
         self.domain_shape = shape if len(shape) == 3 else (1, *shape)
         self.kernel = _checked(torch.as_tensor(kernel), self.domain_shape)
         kh, kw = self.kernel.shape[-2:]
         # Rows above, rows below, columns left, columns right that an output pixel needs.
-        self.margins = (0, 0, 0, 0) if boundary == "valid" else (kh - 1 - kh // 2, kh // 2, kw - 1 - kw // 2, kw // 2)
+        self.margins = (
+            (0, 0, 0, 0)
+            if boundary == "valid"
+            else (kh - 1 - kh // 2, kh // 2, kw - 1 - kw // 2, kw // 2)
+        )
         lost = (kh - 1, kw - 1) if boundary == "valid" else (0, 0)
         self.range_shape = (self.domain_shape[0], shape[-2] - lost[0], shape[-1] - lost[1])
         self.channelwise = self.kernel.shape[1] == 1
@@ -89,14 +104,21 @@ class Blur(LinearOperator):
         if "kernel" in parameters:
             kernel = _four_axes(parameters["kernel"])
             if kernel.shape[-2:] != self.kernel.shape[-2:]:
-                raise InputError(f"{self} holds kernels of {tuple(self.kernel.shape[-2:])} pixels, "
-                                 f"got {tuple(kernel.shape[-2:])}; make a new Blur")
+                raise InputError(
+                    f"{self} holds kernels of {tuple(self.kernel.shape[-2:])} pixels, "
+                    f"got {tuple(kernel.shape[-2:])}; make a new Blur"
+                )
             other.kernel, other._spectra = kernel, {}
             other.items = kernel.shape[0] if kernel.shape[0] > 1 else None
         return other
 
-    def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
-           dtype: torch.dtype | None = None) -> Self:
+    def to(
+        self,
+        target: torch.device | torch.dtype | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
         other = super().to(target, device=device, dtype=dtype)
         other._spectra = {}
         return other
@@ -110,7 +132,9 @@ class Blur(LinearOperator):
             return torch.complex(self._forward(x.real), self._forward(x.imag))
         if self._wraps(x):
             multiplier = self._transfer(x)
-            return _by_groups(x, x.shape[-2:], lambda part, b, c: fft.filtered(part, _take(multiplier, b, c)))
+            return _by_groups(
+                x, x.shape[-2:], lambda part, b, c: fft.filtered(part, _take(multiplier, b, c))
+            )
         cut = fft.plan(self._padded_size, self._kernel_size, self.tile, x.device)
         spectrum = self._spectrum(x, cut.length)
 
@@ -127,7 +151,9 @@ class Blur(LinearOperator):
             return torch.complex(self._adjoint(y.real), self._adjoint(y.imag))
         if self._wraps(y):
             multiplier = self._transfer(y).conj()
-            return _by_groups(y, y.shape[-2:], lambda part, b, c: fft.filtered(part, _take(multiplier, b, c)))
+            return _by_groups(
+                y, y.shape[-2:], lambda part, b, c: fft.filtered(part, _take(multiplier, b, c))
+            )
         cut = fft.plan(self._padded_size, self._kernel_size, self.tile, y.device)
         spectrum = self._spectrum(y, cut.length)
 
@@ -139,12 +165,24 @@ class Blur(LinearOperator):
 
     # -- closed forms -------------------------------------------------------------------------------------------
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The largest singular value: exact with "periodic" (the peak of the transfer function), else estimated."""
         if self.boundary != "periodic":
-            return super().norm(tolerance=tolerance, max_iterations=max_iterations, seed=seed, dtype=dtype,
-                                device=device)
+            return super().norm(
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+                seed=seed,
+                dtype=dtype,
+                device=device,
+            )
         peak = self.transfer_function().abs().flatten(1).amax(1)
         return peak.to(dtype=dtype, device=device)
 
@@ -161,7 +199,9 @@ class Blur(LinearOperator):
     def has_normal_resolvent(self) -> bool:
         return self.boundary == "periodic"
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``(weight A^T A + rho I)^{-1} v`` by FFT, for the periodic boundary.
 
         ``rho`` and ``weight`` are numbers, or one an item. Planes are transformed whole, without tiles.
@@ -169,7 +209,10 @@ class Blur(LinearOperator):
         if self.boundary != "periodic":
             return super().normal_resolvent(v, rho, weight)
         if v.is_complex():
-            return torch.complex(self.normal_resolvent(v.real, rho, weight), self.normal_resolvent(v.imag, rho, weight))
+            return torch.complex(
+                self.normal_resolvent(v.real, rho, weight),
+                self.normal_resolvent(v.imag, rho, weight),
+            )
         multiplier = self._transfer(v)
         strength, damping = expand(weight, v), expand(rho, v)
 
@@ -188,16 +231,27 @@ class Blur(LinearOperator):
         mirroring (twice the kernel's size on every side, and the pixels that "valid" lost), filtered periodically
         and cropped.
         """
-        check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", self.channelwise, self.items)
+        check_shape(
+            y,
+            self.range_shape,
+            f"the pseudo-inverse of {self} takes y",
+            self.channelwise,
+            self.items,
+        )
         if y.is_complex():
-            return torch.complex(self.pseudo_inverse(y.real, regularization), self.pseudo_inverse(y.imag, regularization))
+            return torch.complex(
+                self.pseudo_inverse(y.real, regularization),
+                self.pseudo_inverse(y.imag, regularization),
+            )
         size, start, crop = [], [], []
         for domain, k in zip(self.domain_shape[-2:], self._kernel_size):
             lost = k - 1 - k // 2 if self.boundary == "valid" else 0
             margin = 0 if self.boundary == "periodic" else 2 * k
             start.append(margin + lost)
             crop.append(slice(margin, margin + domain))
-            size.append(domain if self.boundary == "periodic" else fft.fast_length(domain + 2 * margin))
+            size.append(
+                domain if self.boundary == "periodic" else fft.fast_length(domain + 2 * margin)
+            )
         multiplier = self._transfer(y, (size[0], size[1]))
         damping = expand(regularization, y)
 
@@ -233,14 +287,20 @@ class Blur(LinearOperator):
     def _spectrum(self, x: Tensor, length: tuple[int, int]) -> Tensor:
         return self._kept("spectrum", length, x, lambda kernel: fft.spectrum(kernel, length))
 
-    def _kept(self, kind: str, size: tuple[int, int], x: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
+    def _kept(
+        self, kind: str, size: tuple[int, int], x: Tensor, make: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """The kernel's transform, kept because it would be a third of the work of a call.
 
         It follows from the kernel alone, so that keeping it changes no result. It is made anew where a graph is
         recorded, where the kernel was written to, and for images so large that keeping it would cost memory.
         """
         kernel = self.kernel.to(x.dtype)
-        if self.kernel.requires_grad or self.kernel.is_inference() or size[0] * size[1] > fft.whole_limit(x.device):
+        if (
+            self.kernel.requires_grad
+            or self.kernel.is_inference()
+            or size[0] * size[1] > fft.whole_limit(x.device)
+        ):
             return make(kernel)
         key = (kind, size, x.dtype, self.kernel._version)
         found = self._spectra.get(key)
@@ -256,8 +316,10 @@ class Blur(LinearOperator):
 
 def _four_axes(kernel: Tensor) -> Tensor:
     if kernel.ndim not in (2, 3, 4):
-        raise InputError("the kernel of a Blur is (kh, kw), (batch, kh, kw) or (batch, channel, kh, kw), "
-                         f"got shape {tuple(kernel.shape)}")
+        raise InputError(
+            "the kernel of a Blur is (kh, kw), (batch, kh, kw) or (batch, channel, kh, kw), "
+            f"got shape {tuple(kernel.shape)}"
+        )
     if kernel.ndim == 2:
         return kernel[None, None]
     return kernel[:, None] if kernel.ndim == 3 else kernel
@@ -271,18 +333,24 @@ def _checked(kernel: Tensor, domain: tuple[int, ...]) -> Tensor:
         kernel = kernel.to(torch.float32)
     _, channels, kh, kw = kernel.shape
     if kh > domain[-2] or kw > domain[-1]:
-        raise InputError(f"the kernel of a Blur has {kh}x{kw} pixels, which is larger than the image of "
-                         f"{domain[-2]}x{domain[-1]}; crop the kernel")
+        raise InputError(
+            f"the kernel of a Blur has {kh}x{kw} pixels, which is larger than the image of "
+            f"{domain[-2]}x{domain[-1]}; crop the kernel"
+        )
     if channels not in (1, domain[0]):
-        raise InputError(f"the kernel of a Blur has {channels} channels and the image {domain[0]}; give one kernel for "
-                         "all channels, or one for each")
+        raise InputError(
+            f"the kernel of a Blur has {channels} channels and the image {domain[0]}; give one kernel for "
+            "all channels, or one for each"
+        )
     wrong = int((~kernel.isfinite()).sum())
     if wrong:
         raise InputError(f"the kernel of a Blur has {wrong} entries that are NaN or infinite")
     empty = (kernel == 0).flatten(1).all(1)
     if bool(empty.any()):
         which = f" of item {int(empty.nonzero()[0])}" if len(empty) > 1 else ""
-        raise InputError(f"the kernel{which} of a Blur is zero everywhere, so the measurements would hold nothing")
+        raise InputError(
+            f"the kernel{which} of a Blur is zero everywhere, so the measurements would hold nothing"
+        )
     return kernel
 
 
@@ -293,7 +361,9 @@ def _take(value: Tensor, b: slice, c: slice) -> Tensor:
     return value[b if value.shape[0] > 1 else slice(None), c if value.shape[1] > 1 else slice(None)]
 
 
-def _by_groups(x: Tensor, area: Sequence[int], work: Callable[[Tensor, slice, slice], Tensor]) -> Tensor:
+def _by_groups(
+    x: Tensor, area: Sequence[int], work: Callable[[Tensor, slice, slice], Tensor]
+) -> Tensor:
     """Do ``work`` on planes that fit together into fast memory, and join what it gives."""
     out: Tensor | None = None
     for b, c in fft.groups(x, area[0] * area[1]):
@@ -311,6 +381,6 @@ def _mirrored(y: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     for axis in (0, 1):
         n = y.shape[axis - 2]
         index = torch.arange(size[axis], device=y.device) - start[axis]
-        index = (index.abs() % max(2 * n - 2, 1))
+        index = index.abs() % max(2 * n - 2, 1)
         y = y.index_select(axis - 2, torch.where(index < n, index, 2 * n - 2 - index))
     return y

@@ -40,7 +40,9 @@ class Blur3D(LinearOperator):
 
     def __init__(self, kernel: Any, volume_shape: Sequence[int], boundary: str = "reflect") -> None:
         if boundary not in BOUNDARIES:
-            raise InputError(f"the boundary of a Blur3D is one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+            raise InputError(
+                f"the boundary of a Blur3D is one of {', '.join(BOUNDARIES)}, got {boundary!r}"
+            )
         shape = tuple(int(n) for n in volume_shape)
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"the volume_shape of a Blur3D is (slice, row, column), got {shape}")
@@ -50,7 +52,9 @@ class Blur3D(LinearOperator):
         sizes = self.kernel.shape[-3:]
         lost = [k - 1 if boundary == "valid" else 0 for k in sizes]
         self.range_shape = (1, *(n - m for n, m in zip(shape, lost)))
-        self.margins = tuple((0, 0) if boundary == "valid" else (k - 1 - k // 2, k // 2) for k in sizes)
+        self.margins = tuple(
+            (0, 0) if boundary == "valid" else (k - 1 - k // 2, k // 2) for k in sizes
+        )
         self.items = len(self.kernel) if len(self.kernel) > 1 else None
 
     def parameters(self) -> dict[str, Tensor]:
@@ -65,9 +69,15 @@ class Blur3D(LinearOperator):
             return super()._replace(parameters)
         kernel = _five_axes(parameters["kernel"])
         if kernel.shape[-3:] != self.kernel.shape[-3:]:
-            raise InputError(f"{self} holds kernels of {tuple(self.kernel.shape[-3:])} voxels, got {tuple(kernel.shape[-3:])}; "
-                             "make a new Blur3D")
-        return super()._replace({"kernel": kernel})._with_items(len(kernel) if len(kernel) > 1 else None)
+            raise InputError(
+                f"{self} holds kernels of {tuple(self.kernel.shape[-3:])} voxels, got {tuple(kernel.shape[-3:])}; "
+                "make a new Blur3D"
+            )
+        return (
+            super()
+            ._replace({"kernel": kernel})
+            ._with_items(len(kernel) if len(kernel) > 1 else None)
+        )
 
     # -- the operator -------------------------------------------------------------------------------------------------
 
@@ -76,14 +86,22 @@ class Blur3D(LinearOperator):
         """Of the transforms: the volume with its margins, or the volume itself where it wraps around."""
         if self.boundary == "periodic":
             return tuple(self.domain_shape[1:])
-        return tuple(fft.fast_length(n + sum(m)) for n, m in zip(self.domain_shape[1:], self.margins))
+        return tuple(
+            fft.fast_length(n + sum(m)) for n, m in zip(self.domain_shape[1:], self.margins)
+        )
 
     def _spectrum(self, like: Tensor) -> Tensor:
         """Of the kernel; its first entry at the origin, its centre where the volume wraps around."""
         kernel = self.kernel.to(like.dtype)
         if self.boundary == "periodic":
-            padding = [p for n, k in zip(reversed(self._length), reversed(kernel.shape[-3:])) for p in (0, n - k)]
-            kernel = F.pad(kernel, padding).roll([-(k // 2) for k in self.kernel.shape[-3:]], (-3, -2, -1))
+            padding = [
+                p
+                for n, k in zip(reversed(self._length), reversed(kernel.shape[-3:]))
+                for p in (0, n - k)
+            ]
+            kernel = F.pad(kernel, padding).roll(
+                [-(k // 2) for k in self.kernel.shape[-3:]], (-3, -2, -1)
+            )
         return torch.fft.rfftn(kernel, s=self._length, dim=(-3, -2, -1))
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -92,7 +110,11 @@ class Blur3D(LinearOperator):
         if self.boundary == "periodic":
             return self._filtered(x, self._spectrum(x))
         mode = fft.PAD_MODES.get(self.boundary, "constant")
-        padded = F.pad(x, [m for pair in reversed(self.margins) for m in pair], mode=mode) if any(map(any, self.margins)) else x
+        padded = (
+            F.pad(x, [m for pair in reversed(self.margins) for m in pair], mode=mode)
+            if any(map(any, self.margins))
+            else x
+        )
         wrapped = self._filtered(padded, self._spectrum(x))
         # The first kernel - 1 values of a periodic convolution have wrapped around.
         for axis, (k, n) in enumerate(zip(self.kernel.shape[-3:], padded.shape[2:]), start=2):
@@ -105,7 +127,11 @@ class Blur3D(LinearOperator):
         if self.boundary == "periodic":
             return self._filtered(y, self._spectrum(y).conj())
         before = [k - 1 for k in self.kernel.shape[-3:]]
-        padding = [p for b, n, length in zip(reversed(before), reversed(y.shape[2:]), reversed(self._length)) for p in (b, length - n - b)]
+        padding = [
+            p
+            for b, n, length in zip(reversed(before), reversed(y.shape[2:]), reversed(self._length))
+            for p in (b, length - n - b)
+        ]
         full = self._filtered(F.pad(y, padding), self._spectrum(y).conj())
         for axis, (n, margin) in enumerate(zip(self.domain_shape[1:], self.margins), start=2):
             full = fft.fold(full.narrow(axis, 0, n + sum(margin)), axis, *margin, self.boundary)
@@ -113,15 +139,30 @@ class Blur3D(LinearOperator):
 
     def _filtered(self, x: Tensor, multiplier: Tensor) -> Tensor:
         dims = (-3, -2, -1)
-        return torch.fft.irfftn(torch.fft.rfftn(x, s=self._length, dim=dims) * multiplier, s=self._length, dim=dims)
+        return torch.fft.irfftn(
+            torch.fft.rfftn(x, s=self._length, dim=dims) * multiplier, s=self._length, dim=dims
+        )
 
     # -- closed forms -------------------------------------------------------------------------------------------------
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The largest singular value: exact with "periodic" (the peak of the transfer function), else estimated."""
         if self.boundary != "periodic":
-            return super().norm(tolerance=tolerance, max_iterations=max_iterations, seed=seed, dtype=dtype, device=device)
+            return super().norm(
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+                seed=seed,
+                dtype=dtype,
+                device=device,
+            )
         return self._spectrum(self.kernel).abs().flatten(1).amax(1).to(dtype=dtype, device=device)
 
     def normal_symbol(self) -> tuple[Tensor, bool] | None:
@@ -134,18 +175,29 @@ class Blur3D(LinearOperator):
     def has_normal_resolvent(self) -> bool:
         return self.boundary == "periodic"
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``(weight A^T A + rho I)^{-1} v`` by FFT, for the periodic boundary."""
         if self.boundary != "periodic":
             return super().normal_resolvent(v, rho, weight)
         if v.is_complex():
-            return torch.complex(self.normal_resolvent(v.real, rho, weight), self.normal_resolvent(v.imag, rho, weight))
+            return torch.complex(
+                self.normal_resolvent(v.real, rho, weight),
+                self.normal_resolvent(v.imag, rho, weight),
+            )
         power = self._spectrum(v).abs().square()
         return self._filtered(v, 1 / (expand(weight, v) * power + expand(rho, v)))
 
     def pseudo_inverse(self, y: Tensor, regularization: float | Tensor = 1e-3) -> Tensor:
         """The Wiener filter, as in `Blur`; for the periodic boundary only."""
-        check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", self.channelwise, self.items)
+        check_shape(
+            y,
+            self.range_shape,
+            f"the pseudo-inverse of {self} takes y",
+            self.channelwise,
+            self.items,
+        )
         if self.boundary != "periodic":
             return super().pseudo_inverse(y)
         transfer = self._spectrum(y)
@@ -159,7 +211,9 @@ class Blur3D(LinearOperator):
         return f"Blur3D({many}{size}, {self.domain_shape}, boundary={self.boundary!r})"
 
 
-def measured_psf(stack: Any, background: float | None = None, size: Sequence[int] | None = None) -> Tensor:
+def measured_psf(
+    stack: Any, background: float | None = None, size: Sequence[int] | None = None
+) -> Tensor:
     """A kernel ``(slice, row, column)`` from an image of a bead: background taken away, brightest voxel in the middle, sum 1.
 
     Args:
@@ -175,14 +229,18 @@ def measured_psf(stack: Any, background: float | None = None, size: Sequence[int
     values = torch.as_tensor(stack)
     values = values if values.is_floating_point() else values.to(torch.float32)
     if values.ndim != 3 or not bool(values.isfinite().all()):
-        raise InputError(f"a measured point spread function is a finite stack (slice, row, column), got shape {tuple(values.shape)}")
+        raise InputError(
+            f"a measured point spread function is a finite stack (slice, row, column), got shape {tuple(values.shape)}"
+        )
     if background is None:
         border = torch.ones_like(values, dtype=torch.bool)
         border[tuple(slice(1, -1) if n > 2 else slice(None) for n in values.shape)] = False
         background = float(values[border].median()) if bool(border.any()) else 0.0
     values = (values - background).clamp_min(0)
     if not bool((values > 0).any()):
-        raise InputError("the measured point spread function is nowhere above its background; give background=")
+        raise InputError(
+            "the measured point spread function is nowhere above its background; give background="
+        )
     wanted = tuple(values.shape) if size is None else tuple(int(n) for n in size)
     peak = [int(p) for p in torch.unravel_index(values.argmax(), values.shape)]
     for axis, (p, n) in enumerate(zip(peak, wanted)):
@@ -197,7 +255,9 @@ def _five_axes(kernel: Tensor) -> Tensor:
     if kernel.ndim == 5 and kernel.shape[1] == 1:
         return kernel
     if kernel.ndim not in (3, 4):
-        raise InputError(f"the kernel of a Blur3D is (kd, kh, kw) or (batch, kd, kh, kw), got shape {tuple(kernel.shape)}")
+        raise InputError(
+            f"the kernel of a Blur3D is (kd, kh, kw) or (batch, kd, kh, kw), got shape {tuple(kernel.shape)}"
+        )
     return kernel[None, None] if kernel.ndim == 3 else kernel[:, None]
 
 
@@ -207,8 +267,12 @@ def _checked(kernel: Tensor, space: tuple[int, ...]) -> Tensor:
         raise InputError("the kernel of a Blur3D is real and finite")
     kernel = kernel if kernel.is_floating_point() else kernel.to(torch.float32)
     if any(k > n for k, n in zip(kernel.shape[-3:], space)):
-        raise InputError(f"the kernel of a Blur3D has {tuple(kernel.shape[-3:])} voxels, which is larger than the volume of "
-                         f"{space}; crop the kernel")
+        raise InputError(
+            f"the kernel of a Blur3D has {tuple(kernel.shape[-3:])} voxels, which is larger than the volume of "
+            f"{space}; crop the kernel"
+        )
     if bool((kernel == 0).flatten(1).all(1).any()):
-        raise InputError("the kernel of a Blur3D is zero everywhere, so the measurements would hold nothing")
+        raise InputError(
+            "the kernel of a Blur3D is zero everywhere, so the measurements would hold nothing"
+        )
     return kernel

@@ -37,11 +37,20 @@ class ChannelSlices(LinearOperator):
 
     def replaced(self, x: Tensor, part: Tensor) -> Tensor:
         """``x``, overwritten, with its slices replaced by ``part``."""
-        for (start, stop), piece in zip(self.slices, part.split([stop - start for start, stop in self.slices], 1)):
+        for (start, stop), piece in zip(
+            self.slices, part.split([stop - start for start, stop in self.slices], 1)
+        ):
             x[:, start:stop] = piece
         return x
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """1: it leaves out and changes nothing."""
         return torch.ones(1, dtype=torch.zeros((), dtype=dtype).real.dtype, device=device)

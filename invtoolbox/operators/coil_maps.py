@@ -9,8 +9,13 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.fourier import centred_ifft
 
 
-def estimate_coil_maps(y: Tensor, calibration: int | tuple[int, int] = 24, kernel: int = 6, threshold: float = 0.02,
-                       crop: float = 0.9) -> Tensor:
+def estimate_coil_maps(
+    y: Tensor,
+    calibration: int | tuple[int, int] = 24,
+    kernel: int = 6,
+    threshold: float = 0.02,
+    crop: float = 0.9,
+) -> Tensor:
     r"""Coil sensitivities ``(batch, coil, row, column)`` by ESPIRiT (Uecker et al., MRM 71, 2014), the first set of maps.
 
     Every patch of ``kernel x kernel`` samples of all coils lies in the row space of the matrix of the patches of the
@@ -37,20 +42,32 @@ def estimate_coil_maps(y: Tensor, calibration: int | tuple[int, int] = 24, kerne
     rows, columns = (calibration, calibration) if isinstance(calibration, int) else calibration
     height, width = y.shape[-2:]
     if y.ndim != 4 or not y.is_complex():
-        raise InputError(f"estimate_coil_maps takes complex k-space (batch, coil, row, column), got {y.dtype} of {tuple(y.shape)}")
+        raise InputError(
+            f"estimate_coil_maps takes complex k-space (batch, coil, row, column), got {y.dtype} of {tuple(y.shape)}"
+        )
     if not (kernel <= rows <= height and kernel <= columns <= width):
-        raise InputError(f"the calibration region of {rows}x{columns} samples must hold a patch of {kernel}x{kernel} and lie in "
-                         f"k-space of {height}x{width}")
-    middle = y[..., height // 2 - rows // 2:, width // 2 - columns // 2:][..., :rows, :columns]
+        raise InputError(
+            f"the calibration region of {rows}x{columns} samples must hold a patch of {kernel}x{kernel} and lie in "
+            f"k-space of {height}x{width}"
+        )
+    middle = y[..., height // 2 - rows // 2 :, width // 2 - columns // 2 :][..., :rows, :columns]
     if bool((middle == 0).any()):
-        raise InputError(f"the middle {rows}x{columns} samples of k-space are not all there, so they do not show the coils; give "
-                         "calibration= the size of the region that is fully sampled")
-    return torch.stack([_maps_of(item, (height, width), kernel, threshold, crop) for item in middle])
+        raise InputError(
+            f"the middle {rows}x{columns} samples of k-space are not all there, so they do not show the coils; give "
+            "calibration= the size of the region that is fully sampled"
+        )
+    return torch.stack(
+        [_maps_of(item, (height, width), kernel, threshold, crop) for item in middle]
+    )
 
 
-def _maps_of(middle: Tensor, size: tuple[int, int], kernel: int, threshold: float, crop: float) -> Tensor:
+def _maps_of(
+    middle: Tensor, size: tuple[int, int], kernel: int, threshold: float, crop: float
+) -> Tensor:
     coils = len(middle)
-    patches = middle.unfold(1, kernel, 1).unfold(2, kernel, 1)  # (coil, places, places, kernel, kernel)
+    patches = middle.unfold(1, kernel, 1).unfold(
+        2, kernel, 1
+    )  # (coil, places, places, kernel, kernel)
     matrix = patches.permute(1, 2, 0, 3, 4).reshape(-1, coils * kernel * kernel)
     _, strength, rows = torch.linalg.svd(matrix, full_matrices=False)
     kept = rows[strength > threshold * strength[0]].reshape(-1, coils, kernel, kernel)
@@ -74,5 +91,5 @@ def _transformed(basis: Tensor, size: tuple[int, int]) -> Tensor:
     kernel = basis.shape[-1]
     padded = basis.new_zeros(len(basis), *size)
     top, left = size[0] // 2 - kernel // 2, size[1] // 2 - kernel // 2
-    padded[:, top:top + kernel, left:left + kernel] = basis
+    padded[:, top : top + kernel, left : left + kernel] = basis
     return centred_ifft(padded, 2) * (size[0] * size[1]) ** 0.5 / kernel

@@ -62,8 +62,17 @@ class ConeBeam(Scan3D):
     tensor(5.)
     """
 
-    _components: ClassVar[dict[str, int]] = {"angles": 0, "source_origin": 0, "source_detector": 0, "detector_shift": 2, "axis_shift": 0,
-                                             "pitch": 0, "tilt": 0, "source_shift": 3, "detector_rotation": 3}
+    _components: ClassVar[dict[str, int]] = {
+        "angles": 0,
+        "source_origin": 0,
+        "source_detector": 0,
+        "detector_shift": 2,
+        "axis_shift": 0,
+        "pitch": 0,
+        "tilt": 0,
+        "source_shift": 3,
+        "detector_rotation": 3,
+    }
     angles: Tensor
     source_origin: Tensor
     source_detector: Tensor
@@ -74,43 +83,92 @@ class ConeBeam(Scan3D):
     source_shift: Tensor
     detector_rotation: Tensor
 
-    def __init__(self, volume_shape: Sequence[int], angles: Any, detector_shape: Sequence[int], source_origin: Any, source_detector: Any,
-                 voxel_size: float | Sequence[float] = 1.0, detector_spacing: float | Sequence[float] = 1.0,
-                 detector_shift: Any = (0.0, 0.0), pitch: Any = 0.0, tilt: Any = 0.0, curved: bool = False, axis_shift: Any = 0.0,
-                 source_shift: Any = (0.0, 0.0, 0.0), detector_rotation: Any = (0.0, 0.0, 0.0),
-                 views_per_chunk: int | None = None) -> None:
+    def __init__(
+        self,
+        volume_shape: Sequence[int],
+        angles: Any,
+        detector_shape: Sequence[int],
+        source_origin: Any,
+        source_detector: Any,
+        voxel_size: float | Sequence[float] = 1.0,
+        detector_spacing: float | Sequence[float] = 1.0,
+        detector_shift: Any = (0.0, 0.0),
+        pitch: Any = 0.0,
+        tilt: Any = 0.0,
+        curved: bool = False,
+        axis_shift: Any = 0.0,
+        source_shift: Any = (0.0, 0.0, 0.0),
+        detector_rotation: Any = (0.0, 0.0, 0.0),
+        views_per_chunk: int | None = None,
+    ) -> None:
         self.curved = bool(curved)
-        self.detector_spacing: tuple[float, float] = lengths("detector_spacing", detector_spacing, ("between rows", "between columns"))
+        self.detector_spacing: tuple[float, float] = lengths(
+            "detector_spacing", detector_spacing, ("between rows", "between columns")
+        )
         pitch = finite("pitch", pitch)
-        super().__init__(volume_shape, detector_shape, voxel_size, {
-            "angles": checked_angles(angles, helical=bool((pitch != 0).any())),
-            "source_origin": positive_everywhere("source_origin", source_origin),
-            "source_detector": positive_everywhere("source_detector", source_detector),
-            "detector_shift": finite("detector_shift", detector_shift),
-            "axis_shift": finite("axis_shift", axis_shift),
-            "pitch": pitch,
-            "tilt": finite("tilt", tilt),
-            "source_shift": finite("source_shift", source_shift),
-            "detector_rotation": finite("detector_rotation", detector_rotation)}, views_per_chunk)
+        super().__init__(
+            volume_shape,
+            detector_shape,
+            voxel_size,
+            {
+                "angles": checked_angles(angles, helical=bool((pitch != 0).any())),
+                "source_origin": positive_everywhere("source_origin", source_origin),
+                "source_detector": positive_everywhere("source_detector", source_detector),
+                "detector_shift": finite("detector_shift", detector_shift),
+                "axis_shift": finite("axis_shift", axis_shift),
+                "pitch": pitch,
+                "tilt": finite("tilt", tilt),
+                "source_shift": finite("source_shift", source_shift),
+                "detector_rotation": finite("detector_rotation", detector_rotation),
+            },
+            views_per_chunk,
+        )
         if bool((self.source_detector < self.source_origin).any()):
-            raise InputError(f"source_detector ({float(self.source_detector.min()):.4g}) is the distance from the source to the panel: at "
-                             f"least source_origin ({float(self.source_origin.max()):.4g})")
+            raise InputError(
+                f"source_detector ({float(self.source_detector.min()):.4g}) is the distance from the source to the panel: at "
+                f"least source_origin ({float(self.source_origin.max()):.4g})"
+            )
         if self.curved and bool((self.detector_shift[..., 1] != 0).any()):
-            raise InputError("a curved panel cannot be shifted along its columns (the second number of detector_shift); use a flat one, or "
-                             "move the volume")
+            raise InputError(
+                "a curved panel cannot be shifted along its columns (the second number of detector_shift); use a flat one, or "
+                "move the volume"
+            )
         if float(self.tilt.detach().abs().max()) > 1.6:
-            raise InputError(f"tilt is in radians, at most pi / 2, got {float(self.tilt.detach().abs().max()):.4g}")
+            raise InputError(
+                f"tilt is in radians, at most pi / 2, got {float(self.tilt.detach().abs().max()):.4g}"
+            )
         self._check_view()
 
     @staticmethod
-    def from_vectors(volume_shape: Sequence[int], vectors: Any, detector_shape: Sequence[int],
-                     voxel_size: float | Sequence[float] = 1.0, curved: bool = False, views_per_chunk: int | None = None) -> VectorScan:
+    def from_vectors(
+        volume_shape: Sequence[int],
+        vectors: Any,
+        detector_shape: Sequence[int],
+        voxel_size: float | Sequence[float] = 1.0,
+        curved: bool = False,
+        views_per_chunk: int | None = None,
+    ) -> VectorScan:
         """A cone beam with any pose in every view: vectors (V, 12) of ASTRA's ``cone_vec``, which are its parameters. See `VectorScan`."""
-        return VectorScan(volume_shape, vectors, detector_shape, voxel_size, False, curved, views_per_chunk)
+        return VectorScan(
+            volume_shape, vectors, detector_shape, voxel_size, False, curved, views_per_chunk
+        )
 
     def _vectors(self, p: dict[str, Tensor]) -> Tensor:
-        return cone_vectors(p["angles"], p["source_origin"], p["source_detector"], self.detector_spacing, p["detector_shift"],
-                            p["axis_shift"], p["pitch"], p["tilt"], p["source_shift"], p["detector_rotation"], self.curved)
+        return cone_vectors(
+            p["angles"],
+            p["source_origin"],
+            p["source_detector"],
+            self.detector_spacing,
+            p["detector_shift"],
+            p["axis_shift"],
+            p["pitch"],
+            p["tilt"],
+            p["source_shift"],
+            p["detector_rotation"],
+            self.curved,
+        )
 
-    def _invert(self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float) -> Tensor:
+    def _invert(
+        self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
+    ) -> Tensor:
         return feldkamp(y, self, parameters, views, filter, cutoff)

@@ -16,7 +16,17 @@ from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
 from invtoolbox.operators.scan_2d import Scan2D
 from invtoolbox.operators.scan_3d import Scan3D
 
-_TYPES = ("parallel", "parallel_vec", "fanflat", "fanflat_vec", "parallel3d", "parallel3d_vec", "cone", "cone_vec", "cyl_cone_vec")
+_TYPES = (
+    "parallel",
+    "parallel_vec",
+    "fanflat",
+    "fanflat_vec",
+    "parallel3d",
+    "parallel3d_vec",
+    "cone",
+    "cone_vec",
+    "cyl_cone_vec",
+)
 
 
 def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | Scan3D:
@@ -44,28 +54,59 @@ def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | 
     grid = _grid(vol_geom, 2 if kind in _TYPES[:4] else 3)
     simple = not any(grid.centre)
     if kind == "parallel" and simple:
-        return ParallelBeam(grid.shape, proj_geom["ProjectionAngles"], proj_geom["DetectorCount"], grid.cell, proj_geom["DetectorWidth"])
+        return ParallelBeam(
+            grid.shape,
+            proj_geom["ProjectionAngles"],
+            proj_geom["DetectorCount"],
+            grid.cell,
+            proj_geom["DetectorWidth"],
+        )
     if kind == "fanflat" and simple:
         near = proj_geom["DistanceOriginSource"]
-        return FanBeam(grid.shape, proj_geom["ProjectionAngles"], proj_geom["DetectorCount"], near,
-                       near + proj_geom["DistanceOriginDetector"], grid.cell, proj_geom["DetectorWidth"])
+        return FanBeam(
+            grid.shape,
+            proj_geom["ProjectionAngles"],
+            proj_geom["DetectorCount"],
+            near,
+            near + proj_geom["DistanceOriginDetector"],
+            grid.cell,
+            proj_geom["DetectorWidth"],
+        )
     if kind in _TYPES[:4]:
-        return scan_of_2d(_vectors_2d(proj_geom), grid, int(proj_geom["DetectorCount"]), kind.startswith("parallel"))
+        return scan_of_2d(
+            _vectors_2d(proj_geom),
+            grid,
+            int(proj_geom["DetectorCount"]),
+            kind.startswith("parallel"),
+        )
     panel = (int(proj_geom["DetectorRowCount"]), int(proj_geom["DetectorColCount"]))
     if kind in ("parallel3d", "cone") and simple:
         spacing = (proj_geom["DetectorSpacingY"], proj_geom["DetectorSpacingX"])
         if kind == "parallel3d":
-            return ParallelBeam3D(grid.shape, proj_geom["ProjectionAngles"], panel, grid.cell, spacing)
+            return ParallelBeam3D(
+                grid.shape, proj_geom["ProjectionAngles"], panel, grid.cell, spacing
+            )
         near = proj_geom["DistanceOriginSource"]
-        return ConeBeam(grid.shape, proj_geom["ProjectionAngles"], panel, near, near + proj_geom["DistanceOriginDetector"], grid.cell,
-                        spacing)
+        return ConeBeam(
+            grid.shape,
+            proj_geom["ProjectionAngles"],
+            panel,
+            near,
+            near + proj_geom["DistanceOriginDetector"],
+            grid.cell,
+            spacing,
+        )
     vectors = _vectors_3d(proj_geom)
     if kind == "cyl_cone_vec":
         reach = np.linalg.norm(vectors[:, 3:6] - vectors[:, :3], axis=1)
         if not np.allclose(reach, vectors[:, 12], rtol=1e-5):
-            raise InputError("the cylinder of this cyl_cone_vec is not around the source: its radius must be the distance from the source "
-                             "to the panel's centre")
-    return scan_of(vectors[:, :12], grid, panel, kind.startswith("parallel"), kind == "cyl_cone_vec")
+            raise InputError(
+                "the cylinder of this cyl_cone_vec is not around the source: its radius must be the distance from the source "
+                "to the panel's centre"
+            )
+    return scan_of(
+        vectors[:, :12], grid, panel, kind.startswith("parallel"), kind == "cyl_cone_vec"
+    )
 
 
 def to_astra(A: LinearOperator) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -93,42 +134,78 @@ def _projections_2d(A: Scan2D) -> dict[str, Any]:
     simple = not shift.any()
     if isinstance(A, FanBeam):
         if A.curved:
-            raise InputError(f"ASTRA has no curved detector in 2D; take a volume of one slice for {A} (it.operators.ConeBeam)")
+            raise InputError(
+                f"ASTRA has no curved detector in 2D; take a volume of one slice for {A} (it.operators.ConeBeam)"
+            )
         near, behind = A.source_origin, A.source_detector - A.source_origin
         if simple:
-            return {"type": "fanflat", "DetectorWidth": width, "DetectorCount": A.num_detectors, "ProjectionAngles": angles,
-                    "DistanceOriginSource": near, "DistanceOriginDetector": behind}
-        first, centre = near * np.stack([sin, -cos]), behind * np.stack([-sin, cos]) + shift * np.stack([cos, sin])
+            return {
+                "type": "fanflat",
+                "DetectorWidth": width,
+                "DetectorCount": A.num_detectors,
+                "ProjectionAngles": angles,
+                "DistanceOriginSource": near,
+                "DistanceOriginDetector": behind,
+            }
+        first, centre = (
+            near * np.stack([sin, -cos]),
+            behind * np.stack([-sin, cos]) + shift * np.stack([cos, sin]),
+        )
     else:
         if simple:
-            return {"type": "parallel", "DetectorWidth": width, "DetectorCount": A.num_detectors, "ProjectionAngles": angles}
+            return {
+                "type": "parallel",
+                "DetectorWidth": width,
+                "DetectorCount": A.num_detectors,
+                "ProjectionAngles": angles,
+            }
         first, centre = np.stack([sin, -cos]), shift * np.stack([cos, sin])
-    return {"type": "fanflat_vec" if isinstance(A, FanBeam) else "parallel_vec", "DetectorCount": A.num_detectors,
-            "Vectors": np.concatenate([first, centre, width * np.stack([cos, sin])]).T.copy()}
+    return {
+        "type": "fanflat_vec" if isinstance(A, FanBeam) else "parallel_vec",
+        "DetectorCount": A.num_detectors,
+        "Vectors": np.concatenate([first, centre, width * np.stack([cos, sin])]).T.copy(),
+    }
 
 
 def _projections_3d(A: Scan3D) -> dict[str, Any]:
     rows, columns = A.detector_shape
     if isinstance(A, ConeBeam | ParallelBeam3D) and _is_plain(A):
         angles = A.angles.detach().double().cpu().numpy()
-        common = {"DetectorSpacingX": A.detector_spacing[1], "DetectorSpacingY": A.detector_spacing[0], "DetectorRowCount": rows,
-                  "DetectorColCount": columns, "ProjectionAngles": angles}
+        common = {
+            "DetectorSpacingX": A.detector_spacing[1],
+            "DetectorSpacingY": A.detector_spacing[0],
+            "DetectorRowCount": rows,
+            "DetectorColCount": columns,
+            "ProjectionAngles": angles,
+        }
         if isinstance(A, ParallelBeam3D):
             return {"type": "parallel3d", **common}
         near, far = float(A.source_origin[0]), float(A.source_detector[0])
-        return {"type": "cone", **common, "DistanceOriginSource": near, "DistanceOriginDetector": far - near}
+        return {
+            "type": "cone",
+            **common,
+            "DistanceOriginSource": near,
+            "DistanceOriginDetector": far - near,
+        }
     vectors = A.vectors.detach().cpu().numpy()
     kind = "parallel3d_vec" if A.parallel else "cone_vec"
     if A.curved:
         kind = "cyl_cone_vec"
-        vectors = np.concatenate([vectors, np.linalg.norm(vectors[:, 3:6] - vectors[:, :3], axis=1, keepdims=True)], 1)
+        vectors = np.concatenate(
+            [vectors, np.linalg.norm(vectors[:, 3:6] - vectors[:, :3], axis=1, keepdims=True)], 1
+        )
     return {"type": kind, "DetectorRowCount": rows, "DetectorColCount": columns, "Vectors": vectors}
 
 
 def _is_plain(A: ConeBeam | ParallelBeam3D) -> bool:
     """Only angles and distances, which every view shares."""
-    return not A.curved and all(value.shape[0] == 1 if name.startswith("source_") and value.ndim == 1 else not bool((value != 0).any())
-                                for name, value in A.parameters().items() if name != "angles")
+    return not A.curved and all(
+        value.shape[0] == 1
+        if name.startswith("source_") and value.ndim == 1
+        else not bool((value != 0).any())
+        for name, value in A.parameters().items()
+        if name != "angles"
+    )
 
 
 def _vectors_2d(geometry: dict[str, Any]) -> Any:
@@ -136,9 +213,22 @@ def _vectors_2d(geometry: dict[str, Any]) -> Any:
         return np.asarray(geometry["Vectors"], dtype=np.float64)
     angles = np.asarray(geometry["ProjectionAngles"], dtype=np.float64)
     cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
-    near, behind = geometry.get("DistanceOriginSource", 1.0), geometry.get("DistanceOriginDetector", 0.0)
+    near, behind = (
+        geometry.get("DistanceOriginSource", 1.0),
+        geometry.get("DistanceOriginDetector", 0.0),
+    )
     width = geometry["DetectorWidth"]
-    return np.stack([near * sin, -near * cos, -behind * sin + zero, behind * cos + zero, width * cos, width * sin], 1)
+    return np.stack(
+        [
+            near * sin,
+            -near * cos,
+            -behind * sin + zero,
+            behind * cos + zero,
+            width * cos,
+            width * sin,
+        ],
+        1,
+    )
 
 
 def _vectors_3d(geometry: dict[str, Any]) -> Any:
@@ -146,22 +236,52 @@ def _vectors_3d(geometry: dict[str, Any]) -> Any:
         return np.asarray(geometry["Vectors"], dtype=np.float64)
     angles = np.asarray(geometry["ProjectionAngles"], dtype=np.float64)
     cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
-    near, behind = geometry.get("DistanceOriginSource", 1.0), geometry.get("DistanceOriginDetector", 0.0)
+    near, behind = (
+        geometry.get("DistanceOriginSource", 1.0),
+        geometry.get("DistanceOriginDetector", 0.0),
+    )
     wide, tall = geometry["DetectorSpacingX"], geometry["DetectorSpacingY"]
-    return np.stack([near * sin, -near * cos, zero, -behind * sin, behind * cos, zero, wide * cos, wide * sin, zero, zero, zero,
-                     zero + tall], 1)
+    return np.stack(
+        [
+            near * sin,
+            -near * cos,
+            zero,
+            -behind * sin,
+            behind * cos,
+            zero,
+            wide * cos,
+            wide * sin,
+            zero,
+            zero,
+            zero,
+            zero + tall,
+        ],
+        1,
+    )
 
 
 def _grid(geometry: dict[str, Any], dimensions: int) -> Grid:
     names = ("GridColCount", "GridRowCount", "GridSliceCount")[:dimensions]
-    if any(name not in geometry for name in names) or (dimensions == 2 and "GridSliceCount" in geometry):
-        raise InputError(f"the volume of this projection geometry must have {dimensions} dimensions ({', '.join(names[::-1])}), got "
-                         f"{', '.join(sorted(geometry))}")
+    if any(name not in geometry for name in names) or (
+        dimensions == 2 and "GridSliceCount" in geometry
+    ):
+        raise InputError(
+            f"the volume of this projection geometry must have {dimensions} dimensions ({', '.join(names[::-1])}), got "
+            f"{', '.join(sorted(geometry))}"
+        )
     counts = [int(geometry[name]) for name in names]
-    ends = [(float(geometry["option"][f"WindowMin{axis}"]), float(geometry["option"][f"WindowMax{axis}"])) for axis in "XYZ"[:dimensions]]
+    ends = [
+        (
+            float(geometry["option"][f"WindowMin{axis}"]),
+            float(geometry["option"][f"WindowMax{axis}"]),
+        )
+        for axis in "XYZ"[:dimensions]
+    ]
     cells = [(high - low) / count for (low, high), count in zip(ends, counts)]
     centre = [(low + high) / 2 for low, high in ends]
-    rounded = tuple(0.0 if abs(c) < 1e-9 * abs(high - low) else c for c, (low, high) in zip(centre, ends))
+    rounded = tuple(
+        0.0 if abs(c) < 1e-9 * abs(high - low) else c for c, (low, high) in zip(centre, ends)
+    )
     return Grid(tuple(counts[::-1]), tuple(cells[::-1]), rounded)
 
 

@@ -10,7 +10,13 @@ import numpy as np
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.cone_beam import ConeBeam
-from invtoolbox.operators.conversion_poses import Grid, plain_scan, refuse_items, scan_of, scan_of_2d
+from invtoolbox.operators.conversion_poses import (
+    Grid,
+    plain_scan,
+    refuse_items,
+    scan_of,
+    scan_of_2d,
+)
 from invtoolbox.operators.fan_beam import FanBeam
 from invtoolbox.operators.parallel_beam import ParallelBeam
 from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
@@ -36,10 +42,15 @@ def from_cil(acquisition: Any, image: Any) -> Scan2D | Scan3D:
     system, panel = acquisition.config.system, acquisition.config.panel
     kind = str(getattr(system, "geometry", "")).lower()
     if "parallel" not in kind and "cone" not in kind:
-        raise InputError(f"from_cil takes an AcquisitionGeometry of a parallel or cone beam, got {type(system).__name__}")
+        raise InputError(
+            f"from_cil takes an AcquisitionGeometry of a parallel or cone beam, got {type(system).__name__}"
+        )
     pixels, sizes = [int(n) for n in panel.num_pixels], [float(s) for s in panel.pixel_size]
     origin = str(panel.origin)
-    wide, tall = sizes[0] * (-1 if "right" in origin else 1), sizes[1] * (-1 if "top" in origin else 1)
+    wide, tall = (
+        sizes[0] * (-1 if "right" in origin else 1),
+        sizes[1] * (-1 if "top" in origin else 1),
+    )
     if not hasattr(system.detector, "position"):
         return _flexible(system, image, (pixels[1], pixels[0]), wide, tall)
     parallel, angles = "parallel" in kind, acquisition.config.angles
@@ -48,26 +59,42 @@ def from_cil(acquisition: Any, image: Any) -> Scan2D | Scan3D:
     turned = -(np.deg2rad(turned) if degrees else turned)
     flat = len(np.ravel(system.detector.position)) == 2
     first, detector, u, v = _aligned(system, parallel)
-    vectors = np.concatenate([_about_z(turned, part) for part in (first, detector, u * wide, v * tall)], 1)
+    vectors = np.concatenate(
+        [_about_z(turned, part) for part in (first, detector, u * wide, v * tall)], 1
+    )
     if flat:
-        grid = Grid((image.voxel_num_y, image.voxel_num_x), (image.voxel_size_y, image.voxel_size_x), (image.center_x, image.center_y))
+        grid = Grid(
+            (image.voxel_num_y, image.voxel_num_x),
+            (image.voxel_size_y, image.voxel_size_x),
+            (image.center_x, image.center_y),
+        )
         return scan_of_2d(vectors[:, [0, 1, 3, 4, 6, 7]], grid, pixels[0], parallel)
     return scan_of(vectors, _grid(image, np.zeros(3)), (pixels[1], pixels[0]), parallel)
 
 
 def _flexible(system: Any, image: Any, panel: tuple[int, int], wide: float, tall: float) -> Scan3D:
     """A source and a detector for every view, around a volume with a centre of its own."""
-    vectors = np.concatenate([np.array([_three(part.position) for part in system.source]),
-                              np.array([_three(part.position) for part in system.detector]),
-                              np.array([_three(part.direction_x) for part in system.detector]) * wide,
-                              np.array([_three(part.direction_y) for part in system.detector]) * tall], 1)
-    return scan_of(vectors, _grid(image, _three(system.volume_centre.position)), panel, parallel=False)
+    vectors = np.concatenate(
+        [
+            np.array([_three(part.position) for part in system.source]),
+            np.array([_three(part.position) for part in system.detector]),
+            np.array([_three(part.direction_x) for part in system.detector]) * wide,
+            np.array([_three(part.direction_y) for part in system.detector]) * tall,
+        ],
+        1,
+    )
+    return scan_of(
+        vectors, _grid(image, _three(system.volume_centre.position)), panel, parallel=False
+    )
 
 
 def _grid(image: Any, centre: Any) -> Grid:
     x, y, z = image.center_x + centre[0], image.center_y + centre[1], image.center_z + centre[2]
-    return Grid((image.voxel_num_z, image.voxel_num_y, image.voxel_num_x), (image.voxel_size_z, image.voxel_size_y, image.voxel_size_x),
-                (float(x), float(y), float(z)))
+    return Grid(
+        (image.voxel_num_z, image.voxel_num_y, image.voxel_num_x),
+        (image.voxel_size_z, image.voxel_size_y, image.voxel_size_x),
+        (float(x), float(y), float(z)),
+    )
 
 
 def to_cil(A: LinearOperator) -> tuple[Any, Any]:
@@ -80,7 +107,9 @@ def to_cil(A: LinearOperator) -> tuple[Any, Any]:
         InputError: a pitch, tilt, curved panel or other parameter that a system of CIL has no place for, or one that differs from view
             to view.
     """
-    if not isinstance(A, ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam | VectorScan) or getattr(A, "curved", False):
+    if not isinstance(
+        A, ParallelBeam | FanBeam | ParallelBeam3D | ConeBeam | VectorScan
+    ) or getattr(A, "curved", False):
         raise InputError(f"to_cil takes a parallel or cone beam with a flat panel, got {A}")
     if isinstance(A, VectorScan):
         return _to_flexible(A)
@@ -89,8 +118,12 @@ def to_cil(A: LinearOperator) -> tuple[Any, Any]:
     if isinstance(A, Scan2D):
         near, far = (float(getattr(A, name, 0.0)) for name in ("source_origin", "source_detector"))
         shift, axis = [float(p["detector_shift"]), 0.0], 0.0
-        image = ImageGeometry(voxel_num_x=A.image_shape[1], voxel_num_y=A.image_shape[0], voxel_size_x=A.pixel_size[1],
-                              voxel_size_y=A.pixel_size[0])
+        image = ImageGeometry(
+            voxel_num_x=A.image_shape[1],
+            voxel_num_y=A.image_shape[0],
+            voxel_size_x=A.pixel_size[1],
+            voxel_size_y=A.pixel_size[0],
+        )
         panel, sizes, dimensions = (A.num_detectors, 1), (A.detector_spacing, A.detector_spacing), 2
     else:
         shift, axis = [float(s) for s in p["detector_shift"]], float(p.get("axis_shift", 0.0))
@@ -100,14 +133,28 @@ def to_cil(A: LinearOperator) -> tuple[Any, Any]:
     centre = [shift[0], far - near, shift[1]][:dimensions]
     turn = 0.0
     if isinstance(A, FanBeam | ConeBeam):
-        make = AcquisitionGeometry.create_Cone3D if dimensions == 3 else AcquisitionGeometry.create_Cone2D
-        acquisition = make([0.0, -near, 0.0][:dimensions], centre, rotation_axis_position=[axis, 0.0, 0.0][:dimensions])
+        make = (
+            AcquisitionGeometry.create_Cone3D
+            if dimensions == 3
+            else AcquisitionGeometry.create_Cone2D
+        )
+        acquisition = make(
+            [0.0, -near, 0.0][:dimensions],
+            centre,
+            rotation_axis_position=[axis, 0.0, 0.0][:dimensions],
+        )
         # CIL counts angles from where the line from the source to the panel's centre runs along y.
         turn = math.atan2(shift[0], far)
     else:
-        make = AcquisitionGeometry.create_Parallel3D if dimensions == 3 else AcquisitionGeometry.create_Parallel2D
+        make = (
+            AcquisitionGeometry.create_Parallel3D
+            if dimensions == 3
+            else AcquisitionGeometry.create_Parallel2D
+        )
         acquisition = make([0.0, 1.0, 0.0][:dimensions], centre)
-    acquisition = acquisition.set_angles(np.rad2deg(turn - p["angles"]), angle_unit="degree").set_panel(panel, pixel_size=sizes)
+    acquisition = acquisition.set_angles(
+        np.rad2deg(turn - p["angles"]), angle_unit="degree"
+    ).set_panel(panel, pixel_size=sizes)
     return acquisition, image
 
 
@@ -117,26 +164,41 @@ def _to_flexible(A: VectorScan) -> tuple[Any, Any]:
     source, detector, u, v = np.split(vectors, 4, 1)
     wide, tall = np.linalg.norm(u, axis=1), np.linalg.norm(v, axis=1)
     if A.parallel or np.ptp(wide) > 1e-6 * wide[0] or np.ptp(tall) > 1e-6 * tall[0]:
-        raise InputError(f"poses of every view in CIL are those of a cone beam with the same cells in every view, which {A} is not")
+        raise InputError(
+            f"poses of every view in CIL are those of a cone beam with the same cells in every view, which {A} is not"
+        )
     AcquisitionGeometry, ImageGeometry = _geometries()
-    acquisition = AcquisitionGeometry.create_Cone3D_Flex(source_position_set=source, detector_position_set=detector,
-                                                         detector_direction_x_set=u / wide[:, None],
-                                                         detector_direction_y_set=v / tall[:, None])
-    return acquisition.set_panel(A.detector_shape[::-1], pixel_size=(float(wide[0]), float(tall[0]))), _image(A, ImageGeometry)
+    acquisition = AcquisitionGeometry.create_Cone3D_Flex(
+        source_position_set=source,
+        detector_position_set=detector,
+        detector_direction_x_set=u / wide[:, None],
+        detector_direction_y_set=v / tall[:, None],
+    )
+    return acquisition.set_panel(
+        A.detector_shape[::-1], pixel_size=(float(wide[0]), float(tall[0]))
+    ), _image(A, ImageGeometry)
 
 
 def _geometries() -> tuple[Any, Any]:
     try:
         from cil.framework import AcquisitionGeometry, ImageGeometry
     except ImportError as error:
-        raise MissingDependency("to_cil makes CIL's geometries; install CIL (conda install -c ccpi cil)") from error
+        raise MissingDependency(
+            "to_cil makes CIL's geometries; install CIL (conda install -c ccpi cil)"
+        ) from error
     return AcquisitionGeometry, ImageGeometry
 
 
 def _image(A: Scan3D, ImageGeometry: Any) -> Any:
     depth, rows, columns = A.volume_shape
-    return ImageGeometry(voxel_num_x=columns, voxel_num_y=rows, voxel_num_z=depth, voxel_size_x=A.voxel_size[2],
-                         voxel_size_y=A.voxel_size[1], voxel_size_z=A.voxel_size[0])
+    return ImageGeometry(
+        voxel_num_x=columns,
+        voxel_num_y=rows,
+        voxel_num_z=depth,
+        voxel_size_x=A.voxel_size[2],
+        voxel_size_y=A.voxel_size[1],
+        voxel_size_z=A.voxel_size[0],
+    )
 
 
 def _aligned(system: Any, parallel: bool) -> tuple[Any, Any, Any, Any]:
@@ -154,7 +216,9 @@ def _aligned(system: Any, parallel: bool) -> tuple[Any, Any, Any, Any]:
     first, detector, u, v = (upright @ part for part in (first, detector, u, v))
     along = first if parallel else detector - first
     angle = math.atan2(along[0], along[1])
-    first, detector, u, v = (_about_z(np.array([angle]), part)[0] for part in (first, detector, u, v))
+    first, detector, u, v = (
+        _about_z(np.array([angle]), part)[0] for part in (first, detector, u, v)
+    )
     return first, detector, u / np.linalg.norm(u), v / np.linalg.norm(v)
 
 
@@ -175,4 +239,7 @@ def _to_z(unit: Any) -> Any:
 def _about_z(angles: Any, vector: Any) -> Any:
     """A vector turned anticlockwise about z by every angle, (V, 3)."""
     cos, sin = np.cos(angles), np.sin(angles)
-    return np.stack([cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1], 0 * cos + vector[2]], 1)
+    return np.stack(
+        [cos * vector[0] - sin * vector[1], sin * vector[0] + cos * vector[1], 0 * cos + vector[2]],
+        1,
+    )

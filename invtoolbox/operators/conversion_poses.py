@@ -30,13 +30,18 @@ class Grid:
     centre: tuple[float, ...]
 
 
-def scan_of(vectors: Any, grid: Grid, panel: tuple[int, int], parallel: bool, curved: bool = False) -> Scan3D:
+def scan_of(
+    vectors: Any, grid: Grid, panel: tuple[int, int], parallel: bool, curved: bool = False
+) -> Scan3D:
     """A `ConeBeam` or `ParallelBeam3D` where the views lie on a circle or a helix around the volume, else a `VectorScan`.
 
     Args:
         vectors: (V, 12), source or direction, centre of the panel, u, v.
     """
-    s, d, u, v = (np.array(part, dtype=np.float64) for part in np.split(np.asarray(vectors, dtype=np.float64), 4, axis=1))
+    s, d, u, v = (
+        np.array(part, dtype=np.float64)
+        for part in np.split(np.asarray(vectors, dtype=np.float64), 4, axis=1)
+    )
     d -= grid.centre
     if not parallel:
         s -= grid.centre
@@ -67,22 +72,42 @@ def _circle(s: Any, d: Any, u: Any, v: Any, grid: Grid, panel: tuple[int, int]) 
     arm = d - s
     near, far, axis, rise = -(s * ahead).sum(1), (arm * ahead).sum(1), -(s * across).sum(1), s[:, 2]
     scale = float(np.abs(far).max())
-    if not all(_same(values, values[0], scale) for values in (near, far, axis)) or near[0] <= 0 or far[0] < near[0]:
+    if (
+        not all(_same(values, values[0], scale) for values in (near, far, axis))
+        or near[0] <= 0
+        or far[0] < near[0]
+    ):
         return None
     pitch, height, angles = _helix(angles, rise, scale)
     if pitch is None:
         return None
     shift = np.stack([(arm * across).sum(1), arm[:, 2] + height], 1)
-    return ConeBeam(grid.shape, angles, panel, float(near.mean()), float(far.mean()), grid.cell, spacing, _one(shift, scale), pitch=pitch,
-                    axis_shift=_clean(float(axis.mean()), scale), source_shift=(0.0, height, 0.0))
+    return ConeBeam(
+        grid.shape,
+        angles,
+        panel,
+        float(near.mean()),
+        float(far.mean()),
+        grid.cell,
+        spacing,
+        _one(shift, scale),
+        pitch=pitch,
+        axis_shift=_clean(float(axis.mean()), scale),
+        source_shift=(0.0, height, 0.0),
+    )
 
 
 def _upright(u: Any, v: Any) -> tuple[Any, tuple[float, float], Any, Any] | None:
     """Angles, spacing, and the directions u and n of views whose panel stands upright; None where one does not."""
     wide, tall = np.linalg.norm(u, axis=1), np.linalg.norm(v, axis=1)
     across = u / wide[:, None]
-    if not (_same(wide, wide[0], wide[0]) and _same(tall, tall[0], tall[0]) and _same(v[:, :2] / tall[:, None], 0.0, 1.0)
-            and _same(across[:, 2], 0.0, 1.0) and bool((v[:, 2] > 0).all())):
+    if not (
+        _same(wide, wide[0], wide[0])
+        and _same(tall, tall[0], tall[0])
+        and _same(v[:, :2] / tall[:, None], 0.0, 1.0)
+        and _same(across[:, 2], 0.0, 1.0)
+        and bool((v[:, 2] > 0).all())
+    ):
         return None
     angles = np.arctan2(across[:, 1], across[:, 0])
     ahead = np.stack([-across[:, 1], across[:, 0], np.zeros_like(angles)], 1)
@@ -99,7 +124,11 @@ def _helix(angles: Any, rise: Any, scale: float) -> tuple[float | None, float, A
         return None, 0.0, angles
     # Whole turns are free: let the helix pass the volume's middle near angle 0.
     turns = round(height / (2 * math.pi * slope))
-    return 2 * math.pi * slope, _clean(float(height - 2 * math.pi * slope * turns), scale), turned + 2 * math.pi * turns
+    return (
+        2 * math.pi * slope,
+        _clean(float(height - 2 * math.pi * slope * turns), scale),
+        turned + 2 * math.pi * turns,
+    )
 
 
 def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan2D:
@@ -108,7 +137,10 @@ def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan
     Raises:
         InputError: where the views have no such form.
     """
-    s, d, u = (np.array(part, dtype=np.float64) for part in np.split(np.asarray(vectors, dtype=np.float64), 3, axis=1))
+    s, d, u = (
+        np.array(part, dtype=np.float64)
+        for part in np.split(np.asarray(vectors, dtype=np.float64), 3, axis=1)
+    )
     d -= grid.centre
     width = np.linalg.norm(u, axis=1)
     across = u / width[:, None]
@@ -116,33 +148,57 @@ def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan
     ahead = np.stack([-across[:, 1], across[:, 0]], 1)
     where = "use a volume of one slice, whose views may stand anywhere (it.operators.VectorScan)"
     if not _same(width, width[0], width[0]):
-        raise InputError(f"the width of the cells differs from view to view, which a 2D scan here does not know; {where}")
+        raise InputError(
+            f"the width of the cells differs from view to view, which a 2D scan here does not know; {where}"
+        )
     if parallel:
         direction = s / np.linalg.norm(s, axis=1, keepdims=True)
         if not _same((direction * across).sum(1), 0.0, 1.0):
-            raise InputError(f"the detector is not perpendicular to the rays, which a 2D scan here does not know; {where}")
+            raise InputError(
+                f"the detector is not perpendicular to the rays, which a 2D scan here does not know; {where}"
+            )
         shift = _one((d * across).sum(1), _scale(grid))
         return ParallelBeam(grid.shape, angles, detectors, grid.cell, float(width.mean()), shift)
     s -= grid.centre
     arm = d - s
     near, far = -(s * ahead).sum(1), (arm * ahead).sum(1)
     scale = float(np.abs(far).max())
-    if not (_same(near, near[0], scale) and _same(far, far[0], scale) and _same((s * across).sum(1), 0.0, scale)):
-        raise InputError(f"the source does not turn on a circle around the image's centre, facing it straight; {where}")
+    if not (
+        _same(near, near[0], scale)
+        and _same(far, far[0], scale)
+        and _same((s * across).sum(1), 0.0, scale)
+    ):
+        raise InputError(
+            f"the source does not turn on a circle around the image's centre, facing it straight; {where}"
+        )
     if near[0] <= 0 or far[0] < near[0]:
-        raise InputError("the detector runs the other way round, or is nearer to the source than the centre: flip its cells, or the "
-                         "image's rows")
-    return FanBeam(grid.shape, angles, detectors, float(near.mean()), float(far.mean()), grid.cell, float(width.mean()),
-                   _one((arm * across).sum(1), scale))
+        raise InputError(
+            "the detector runs the other way round, or is nearer to the source than the centre: flip its cells, or the "
+            "image's rows"
+        )
+    return FanBeam(
+        grid.shape,
+        angles,
+        detectors,
+        float(near.mean()),
+        float(far.mean()),
+        grid.cell,
+        float(width.mean()),
+        _one((arm * across).sum(1), scale),
+    )
 
 
 def refuse_items(A: Any) -> None:
     """Other packages know one geometry, not one an item."""
     if getattr(A, "items", None) is not None:
-        raise InputError(f"{A} has another geometry for every item of the batch; convert A.select(torch.tensor([k])) item by item")
+        raise InputError(
+            f"{A} has another geometry for every item of the batch; convert A.select(torch.tensor([k])) item by item"
+        )
 
 
-def plain_scan(A: Any, package: str, allowed: tuple[str, ...] = (), per_view: bool = False) -> dict[str, Any]:
+def plain_scan(
+    A: Any, package: str, allowed: tuple[str, ...] = (), per_view: bool = False
+) -> dict[str, Any]:
     """The angles, distances and ``allowed`` parameters of a circular or helical scan as NumPy arrays, without the axis of the views
     where every view has the same.
 
@@ -158,9 +214,13 @@ def plain_scan(A: Any, package: str, allowed: tuple[str, ...] = (), per_view: bo
         elif name in ("source_origin", "source_detector", *allowed):
             found[name] = _one(array, float(np.abs(array).max()) or 1.0)
             if not per_view and np.ndim(found[name]) == array.ndim:
-                raise InputError(f"{package} has one {name} for all views, but {A} has another in every view")
+                raise InputError(
+                    f"{package} has one {name} for all views, but {A} has another in every view"
+                )
         elif np.any(array != 0):
-            raise InputError(f"{package} has no place for the {name} of {A}; convert its vectors instead (to_astra)")
+            raise InputError(
+                f"{package} has no place for the {name} of {A}; convert its vectors instead (to_astra)"
+            )
     return found
 
 

@@ -42,26 +42,56 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
     moved = _per_view(geometry, "offOrigin", views, 3)[:, ::-1]
     axis = _per_view(geometry, "COR", views, 0)[:, 0]
     shape, cell = tuple(int(n) for n in geometry.nVoxel), tuple(float(s) for s in geometry.dVoxel)
-    panel, spacing = tuple(int(n) for n in geometry.nDetector), tuple(float(s) for s in geometry.dDetector)
+    panel, spacing = (
+        tuple(int(n) for n in geometry.nDetector),
+        tuple(float(s) for s in geometry.dDetector),
+    )
     parallel = getattr(geometry, "mode", None) == "parallel"
     turned, shift = np.stack([-pitch, yaw, roll], 1), np.stack([across, height], 1)
     z = euler[:, 0] + math.pi / 2
-    if not parallel and not (euler[:, 1:].any() or moved.any()) and all(np.ptp(t, axis=0).max() == 0 for t in (near, far, axis)):
-        return ConeBeam(shape, z, panel, near[0], far[0], cell, spacing, _shared(shift), axis_shift=-axis[0],
-                        detector_rotation=_shared(turned))
+    if (
+        not parallel
+        and not (euler[:, 1:].any() or moved.any())
+        and all(np.ptp(t, axis=0).max() == 0 for t in (near, far, axis))
+    ):
+        return ConeBeam(
+            shape,
+            z,
+            panel,
+            near[0],
+            far[0],
+            cell,
+            spacing,
+            _shared(shift),
+            axis_shift=-axis[0],
+            detector_rotation=_shared(turned),
+        )
     import torch
 
     to = torch.from_numpy
-    vectors = cone_vectors(to(np.full(views, math.pi / 2)), to(near), to(far), (spacing[0], spacing[1]), to(shift),
-                           detector_rotation=to(turned)).numpy()
-    parts = [part @ rotation for part, rotation in zip(vectors.reshape(views, 4, 3), _euler_zyz(euler))]
+    vectors = cone_vectors(
+        to(np.full(views, math.pi / 2)),
+        to(near),
+        to(far),
+        (spacing[0], spacing[1]),
+        to(shift),
+        detector_rotation=to(turned),
+    ).numpy()
+    parts = [
+        part @ rotation for part, rotation in zip(vectors.reshape(views, 4, 3), _euler_zyz(euler))
+    ]
     source, detector, u, v = np.stack(parts, 1)
     sideways = axis[:, None] * np.stack([-np.sin(euler[:, 0]), np.cos(euler[:, 0]), 0 * axis], 1)
     source, detector = source - moved + sideways, detector - moved + sideways
     if parallel:
         # The rays run along the normal of the unturned panel, through the centre of the volume.
         source = np.stack([np.array([-1.0, 0.0, 0.0]) @ rotation for rotation in _euler_zyz(euler)])
-    return scan_of(np.concatenate([source, detector, u, v], 1), Grid(shape, cell, (0.0, 0.0, 0.0)), (panel[0], panel[1]), parallel)
+    return scan_of(
+        np.concatenate([source, detector, u, v], 1),
+        Grid(shape, cell, (0.0, 0.0, 0.0)),
+        (panel[0], panel[1]),
+        parallel,
+    )
 
 
 def to_tigre(A: LinearOperator, geometry: Any = None) -> tuple[Any, Any]:
@@ -74,15 +104,23 @@ def to_tigre(A: LinearOperator, geometry: Any = None) -> tuple[Any, Any]:
         InputError: a pitch, tilt, curved panel or shift of the source, for which TIGRE's geometry has no place.
     """
     if not isinstance(A, ConeBeam | ParallelBeam3D) or A.curved:
-        raise InputError(f"to_tigre takes a ConeBeam with a flat panel or a ParallelBeam3D, got {A}")
+        raise InputError(
+            f"to_tigre takes a ConeBeam with a flat panel or a ParallelBeam3D, got {A}"
+        )
     if geometry is None:
         try:
             import tigre
         except ImportError as error:
-            raise MissingDependency("to_tigre makes a tigre.geometry(); install TIGRE, or pass an object to fill") from error
+            raise MissingDependency(
+                "to_tigre makes a tigre.geometry(); install TIGRE, or pass an object to fill"
+            ) from error
         geometry = tigre.geometry(mode="parallel" if A.parallel else "cone")
     cone = isinstance(A, ConeBeam)
-    allowed = ("detector_shift", "detector_rotation", "axis_shift") if cone else ("detector_shift", "detector_rotation")
+    allowed = (
+        ("detector_shift", "detector_rotation", "axis_shift")
+        if cone
+        else ("detector_shift", "detector_rotation")
+    )
     p = plain_scan(A, "TIGRE", allowed, per_view=True)
     size = float(np.linalg.norm(np.multiply(A.volume_shape, A.voxel_size)))
     geometry.mode = "cone" if cone else "parallel"
@@ -90,7 +128,10 @@ def to_tigre(A: LinearOperator, geometry: Any = None) -> tuple[Any, Any]:
     geometry.DSD = _number(p["source_detector"]) if cone else 2 * size
     geometry.nVoxel, geometry.dVoxel = np.array(A.volume_shape), np.array(A.voxel_size)
     geometry.sVoxel = geometry.nVoxel * geometry.dVoxel
-    geometry.nDetector, geometry.dDetector = np.array(A.detector_shape), np.array(A.detector_spacing)
+    geometry.nDetector, geometry.dDetector = (
+        np.array(A.detector_shape),
+        np.array(A.detector_spacing),
+    )
     geometry.sDetector = geometry.nDetector * geometry.dDetector
     geometry.offOrigin = np.zeros(3)
     geometry.offDetector = np.flip(p["detector_shift"], -1).copy()
@@ -127,7 +168,9 @@ def _per_view(geometry: Any, name: str, views: int, parts: int) -> Any:
         array = np.broadcast_to(array, (max(parts, array.size),))[None]
     array = array.reshape(-1, 1) if not parts else array
     if len(array) not in (1, views):
-        raise InputError(f"{name} of the TIGRE geometry has {len(array)} entries for {views} angles")
+        raise InputError(
+            f"{name} of the TIGRE geometry has {len(array)} entries for {views} angles"
+        )
     return np.broadcast_to(array, (views, array.shape[1])).copy()
 
 

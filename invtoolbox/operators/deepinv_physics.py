@@ -26,23 +26,38 @@ class DeepinvOperator(Operator):
     that differs from item to item.
     """
 
-    def __init__(self, physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False) -> None:
+    def __init__(
+        self, physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False
+    ) -> None:
         # The caller's physics is left alone: several of them rewrite their own buffers in a call.
         self.physics = physics.clone()
         self.channelwise = channelwise
         batches = {len(v) for v in self.parameters().values() if v.ndim >= 4 and len(v) > 1}
         if len(batches) > 1:
-            raise InputError(f"{self} holds parameters for batches of different sizes: {sorted(batches)}")
+            raise InputError(
+                f"{self} holds parameters for batches of different sizes: {sorted(batches)}"
+            )
         self.items = batches.pop() if batches else None
         self.domain_shape = _domain_shape(physics, domain_shape)
-        like = next((v.real for v in self.physics.buffers() if v.is_floating_point() or v.is_complex()), torch.empty(0))
+        like = next(
+            (v.real for v in self.physics.buffers() if v.is_floating_point() or v.is_complex()),
+            torch.empty(0),
+        )
         try:
-            self.range_shape = probed_range(self._forward, self.domain_shape, like, repr(self), self.items or 1)
+            self.range_shape = probed_range(
+                self._forward, self.domain_shape, like, repr(self), self.items or 1
+            )
         except RuntimeError:
             if not any(v.is_complex() for v in self.physics.buffers()):
                 raise
             # Complex matrices take complex images, coil maps take pairs of real channels; nothing but trying tells.
-            self.range_shape = probed_range(self._forward, self.domain_shape, like.to(like.dtype.to_complex()), repr(self), self.items or 1)
+            self.range_shape = probed_range(
+                self._forward,
+                self.domain_shape,
+                like.to(like.dtype.to_complex()),
+                repr(self),
+                self.items or 1,
+            )
             self.complex_images = True
 
     def _forward(self, x: Tensor) -> Any:
@@ -50,8 +65,13 @@ class DeepinvOperator(Operator):
 
     def parameters(self) -> dict[str, Tensor]:
         """The tensors of the physics, by its own names: ``mask``, ``filter``, ``angles``."""
-        return {name: value for name, value in self.physics._buffers.items()
-                if value is not None and value.is_floating_point() | value.is_complex() and name != "_device_holder"}
+        return {
+            name: value
+            for name, value in self.physics._buffers.items()
+            if value is not None
+            and value.is_floating_point() | value.is_complex()
+            and name != "_device_holder"
+        }
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = self._with_buffers({})
@@ -63,26 +83,39 @@ class DeepinvOperator(Operator):
     def select(self, index: Tensor) -> Self:
         if self.items is None:
             return self
-        chosen = {name: value.index_select(0, index) for name, value in self.parameters().items()
-                  if value.ndim >= 4 and len(value) == self.items}
+        chosen = {
+            name: value.index_select(0, index)
+            for name, value in self.parameters().items()
+            if value.ndim >= 4 and len(value) == self.items
+        }
         return self._with_buffers(chosen)._with_items(len(index))
 
-    def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
-           dtype: torch.dtype | None = None) -> Self:
+    def to(
+        self,
+        target: torch.device | torch.dtype | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
         if isinstance(target, torch.dtype):
             dtype = target
         elif target is not None:
             device = target
         other = copy.copy(self)
         # Module.to(float64) would cast complex buffers to real ones, and drop their imaginary parts.
-        other.physics = self.physics.clone()._apply(lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype)))
+        other.physics = self.physics.clone()._apply(
+            lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype))
+        )
         return other
 
     def _with_buffers(self, buffers: dict[str, Tensor]) -> Self:
         """A copy with some tensors exchanged; the others are shared, so that gradients pass through them."""
         other, physics = copy.copy(self), copy.copy(self.physics)
         physics._buffers = {**self.physics._buffers, **buffers}
-        physics._modules, physics._parameters = dict(self.physics._modules), dict(self.physics._parameters)
+        physics._modules, physics._parameters = (
+            dict(self.physics._modules),
+            dict(self.physics._parameters),
+        )
         other.physics = physics
         return other
 
@@ -110,9 +143,14 @@ class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
     @property
     def _compressed(self) -> bool:
         """Whether fewer numbers than the image's leave ``V^T``: then ``V V^T`` is no identity."""
-        return type(self.physics).prox_l2 is not DecomposablePhysics.prox_l2 or self.domain_shape != self.range_shape
+        return (
+            type(self.physics).prox_l2 is not DecomposablePhysics.prox_l2
+            or self.domain_shape != self.range_shape
+        )
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``V (weight |s|^2 + rho)^{-1} V^T v`` for a physics ``U diag(s) V^T``."""
         if not self.has_normal_resolvent:
             return super().normal_resolvent(v, rho, weight)
@@ -124,16 +162,23 @@ class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
         return cast(Tensor, self.physics.V(spectral / scale))
 
 
-def from_physics(physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False) -> Operator:
+def from_physics(
+    physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False
+) -> Operator:
     """The operator of a physics; stacked and composed ones become stacks and compositions of operators."""
     if isinstance(physics, (OperatorPhysics, OperatorLinearPhysics)):
         return physics.operator
     if isinstance(physics, StackedPhysics):
-        return stack([from_physics(part, domain_shape, channelwise) for part in physics.physics_list])
+        return stack(
+            [from_physics(part, domain_shape, channelwise) for part in physics.physics_list]
+        )
     if isinstance(physics, ComposedPhysics):
         operator = from_physics(physics.physics_list[0], domain_shape, channelwise)
         for part in physics.physics_list[1:]:
-            operator = from_physics(part, cast("tuple[int, ...]", operator.range_shape), channelwise) @ operator
+            operator = (
+                from_physics(part, cast("tuple[int, ...]", operator.range_shape), channelwise)
+                @ operator
+            )
         return operator
     kind = DeepinvLinearOperator if isinstance(physics, LinearPhysics) else DeepinvOperator
     return kind(physics, domain_shape, channelwise)
@@ -180,7 +225,9 @@ class OperatorLinearPhysics(_Bridge, LinearPhysics):  # type: ignore[misc]
     operator: LinearOperator
 
     def __init__(self, operator: LinearOperator) -> None:
-        device = next((value.device for value in operator.parameters().values()), torch.device("cpu"))
+        device = next(
+            (value.device for value in operator.parameters().values()), torch.device("cpu")
+        )
         super().__init__(img_size=operator.domain_shape, noise_model=ZeroNoise(), device=device)
         self.operator = operator
 
@@ -203,12 +250,18 @@ class OperatorLinearPhysics(_Bridge, LinearPhysics):  # type: ignore[misc]
 
 def _domain_shape(physics: Physics, given: Sequence[int] | None) -> tuple[int, ...]:
     width = getattr(physics, "img_width", None)
-    for shape in (given, getattr(physics, "img_size", None), getattr(physics, "imsize", None),
-                  (1, width, width) if width else None):
+    for shape in (
+        given,
+        getattr(physics, "img_size", None),
+        getattr(physics, "imsize", None),
+        (1, width, width) if width else None,
+    ):
         if shape is not None:
             return tuple(int(n) for n in shape)
-    raise InputError(f"deepinv's {type(physics).__name__} does not tell the shape of its images; "
-                     "pass domain_shape=(channel, row, column)")
+    raise InputError(
+        f"deepinv's {type(physics).__name__} does not tell the shape of its images; "
+        "pass domain_shape=(channel, row, column)"
+    )
 
 
 def _to_tuple(value: Any) -> Any:

@@ -19,8 +19,8 @@ def _bicubic(t: float) -> float:
     """Keys' cubic with a = -1/2 (Keys 1981, IEEE TASSP 29(6)), as in MATLAB's imresize and Pillow."""
     t = abs(t)
     if t < 1:
-        return 1.5 * t ** 3 - 2.5 * t ** 2 + 1
-    return -0.5 * t ** 3 + 2.5 * t ** 2 - 4 * t + 2 if t < 2 else 0.0
+        return 1.5 * t**3 - 2.5 * t**2 + 1
+    return -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2 if t < 2 else 0.0
 
 
 def _gaussian(t: float) -> float:
@@ -34,7 +34,9 @@ def _box(t: float) -> float:
 
 #: Profile of a filter over the distance in low-resolution pixels, and its reach.
 FILTERS: dict[str, tuple[Callable[[float], float], float]] = {
-    "bicubic": (_bicubic, 2.0), "gaussian": (_gaussian, 2.0), "box": (_box, 0.5),
+    "bicubic": (_bicubic, 2.0),
+    "gaussian": (_gaussian, 2.0),
+    "box": (_box, 0.5),
 }
 
 
@@ -75,27 +77,44 @@ class Downsampling(LinearOperator):
 
     channelwise = True
 
-    def __init__(self, image_shape: Sequence[int], factor: int, filter: str | None = "bicubic",
-                 boundary: str = "reflect") -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        factor: int,
+        filter: str | None = "bicubic",
+        boundary: str = "reflect",
+    ) -> None:
         shape = tuple(int(n) for n in image_shape)
         if len(shape) not in (2, 3) or min(shape) < 1:
-            raise InputError(f"the image_shape of Downsampling is (row, column) or (channel, row, column), got {shape}")
+            raise InputError(
+                f"the image_shape of Downsampling is (row, column) or (channel, row, column), got {shape}"
+            )
         shape = shape if len(shape) == 3 else (1, *shape)
         if factor != int(factor) or factor < 1:
             raise InputError(f"the factor of Downsampling is a positive integer, got {factor}")
         for axis, name in ((-2, "rows"), (-1, "columns")):
             if shape[axis] % factor:
-                raise InputError(f"the factor {factor} of Downsampling does not divide the {shape[axis]} {name} of the "
-                                 f"image; crop it to {shape[axis] - shape[axis] % int(factor)}")
+                raise InputError(
+                    f"the factor {factor} of Downsampling does not divide the {shape[axis]} {name} of the "
+                    f"image; crop it to {shape[axis] - shape[axis] % int(factor)}"
+                )
         if filter is not None and filter not in FILTERS:
-            raise InputError(f"the filter of Downsampling is one of {', '.join(FILTERS)} or None, got {filter!r}")
+            raise InputError(
+                f"the filter of Downsampling is one of {', '.join(FILTERS)} or None, got {filter!r}"
+            )
         if boundary not in BOUNDARIES:
-            raise InputError(f"the boundary of Downsampling is one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+            raise InputError(
+                f"the boundary of Downsampling is one of {', '.join(BOUNDARIES)}, got {boundary!r}"
+            )
         self.factor, self.filter, self.boundary = int(factor), filter, boundary
         self.domain_shape = shape
         self.range_shape = (shape[0], shape[1] // self.factor, shape[2] // self.factor)
         self.rows = _sampling_matrix(shape[1], self.factor, filter, boundary)
-        self.columns = self.rows if shape[1] == shape[2] else _sampling_matrix(shape[2], self.factor, filter, boundary)
+        self.columns = (
+            self.rows
+            if shape[1] == shape[2]
+            else _sampling_matrix(shape[2], self.factor, filter, boundary)
+        )
 
     def _forward(self, x: Tensor) -> Tensor:
         return self.rows.to(x.dtype) @ x @ self.columns.to(x.dtype).T
@@ -105,13 +124,24 @@ class Downsampling(LinearOperator):
 
     # -- closed forms: the singular values of A are the products of those of the two matrices ---------------------
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The largest singular value: exact."""
-        value: Tensor = torch.linalg.matrix_norm(self.rows, 2) * torch.linalg.matrix_norm(self.columns, 2)
+        value: Tensor = torch.linalg.matrix_norm(self.rows, 2) * torch.linalg.matrix_norm(
+            self.columns, 2
+        )
         return value.reshape(1).to(dtype=dtype, device=device)
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``(weight A^T A + rho I)^{-1} v``, in the singular vectors of the two matrices."""
         s0, v0 = self._singular(-2, v)
         s1, v1 = self._singular(-1, v)
@@ -124,8 +154,16 @@ class Downsampling(LinearOperator):
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """The least-squares image of smallest norm, ``A^+ y``."""
-        check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", self.channelwise, self.items)
-        rows, columns = (torch.linalg.pinv(m.double()).to(y.dtype) for m in (self.rows, self.columns))
+        check_shape(
+            y,
+            self.range_shape,
+            f"the pseudo-inverse of {self} takes y",
+            self.channelwise,
+            self.items,
+        )
+        rows, columns = (
+            torch.linalg.pinv(m.double()).to(y.dtype) for m in (self.rows, self.columns)
+        )
         result: Tensor = rows @ y @ columns.T
         return result
 
@@ -139,7 +177,9 @@ class Downsampling(LinearOperator):
 
 
 @functools.lru_cache(maxsize=16)
-def _singular_system(n: int, factor: int, filter: str | None, boundary: str) -> tuple[Tensor, Tensor]:
+def _singular_system(
+    n: int, factor: int, filter: str | None, boundary: str
+) -> tuple[Tensor, Tensor]:
     # Kept, because a solver asks for it in every iteration; it follows from the arguments alone.
     _, s, vh = torch.linalg.svd(_sampling_matrix(n, factor, filter, boundary), full_matrices=False)
     return s, vh
@@ -168,6 +208,9 @@ def _sampling_matrix(n: int, factor: int, filter: str | None, boundary: str) -> 
             kept = torch.ones_like(index, dtype=torch.bool)
         else:
             kept = (index >= 0) & (index < n)
-        matrix.index_put_((torch.arange(n // factor)[kept], index[kept]),
-                          torch.tensor(value / total, dtype=torch.float64), accumulate=True)
+        matrix.index_put_(
+            (torch.arange(n // factor)[kept], index[kept]),
+            torch.tensor(value / total, dtype=torch.float64),
+            accumulate=True,
+        )
     return matrix

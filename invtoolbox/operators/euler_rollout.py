@@ -31,8 +31,13 @@ class Leg(NamedTuple):
 
 def legs(sweeps: int, steps: int) -> list[Leg]:
     """Every leg among so many sweeps, first steps first."""
-    return [Leg(start, direction, step) for step in range(1, steps + 1) for direction in (1, -1) for start in range(sweeps)
-            if 0 <= start + direction * step < sweeps]
+    return [
+        Leg(start, direction, step)
+        for step in range(1, steps + 1)
+        for direction in (1, -1)
+        for start in range(sweeps)
+        if 0 <= start + direction * step < sweeps
+    ]
 
 
 class EulerRollout(Operator):
@@ -53,25 +58,43 @@ class EulerRollout(Operator):
         times: of the sweeps, in sweeps; 0, 1, 2, ... where not given.
     """
 
-    def __init__(self, sweeps: Sequence[Tensor], steps: int = 3, times: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, sweeps: Sequence[Tensor], steps: int = 3, times: Sequence[float] | None = None
+    ) -> None:
         if len(sweeps) < 2 or steps < 1:
-            raise InputError(f"EulerRollout needs two sweeps and a step at least, got {len(sweeps)} and {steps}")
-        self.sweeps = tuple(checked_points(points, f"EulerRollout (sweep {k})") for k, points in enumerate(sweeps))
+            raise InputError(
+                f"EulerRollout needs two sweeps and a step at least, got {len(sweeps)} and {steps}"
+            )
+        self.sweeps = tuple(
+            checked_points(points, f"EulerRollout (sweep {k})") for k, points in enumerate(sweeps)
+        )
         if any(len(points) != 1 or not points.shape[1] for points in self.sweeps):
-            raise InputError("EulerRollout takes sweeps (1, N, 3) with a point at least: one sequence that all items share")
-        self.steps, self.times = steps, tuple(map(float, range(len(sweeps)) if times is None else times))
+            raise InputError(
+                "EulerRollout takes sweeps (1, N, 3) with a point at least: one sequence that all items share"
+            )
+        self.steps, self.times = (
+            steps,
+            tuple(map(float, range(len(sweeps)) if times is None else times)),
+        )
         if len(self.times) != len(self.sweeps):
-            raise InputError(f"EulerRollout has {len(self.sweeps)} sweeps and {len(self.times)} times")
+            raise InputError(
+                f"EulerRollout has {len(self.sweeps)} sweeps and {len(self.times)} times"
+            )
         self.domain_shape = ()
         self._set_range()
 
     def _set_range(self) -> None:
         ways = legs(len(self.sweeps), self.steps)
-        self.range_shape = tuple(tuple(self.sweeps[leg.start].shape[1:]) for leg in [*ways, *(leg for leg in ways if leg.step == 1)])
+        self.range_shape = tuple(
+            tuple(self.sweeps[leg.start].shape[1:])
+            for leg in [*ways, *(leg for leg in ways if leg.step == 1)]
+        )
 
     def __call__(self, x: Any) -> Any:
         if not isinstance(x, FlowField):
-            raise InputError(f"{self} takes a field of flow, as priors.SpaceTimeFlow() makes it, got {type(x).__name__}")
+            raise InputError(
+                f"{self} takes a field of flow, as priors.SpaceTimeFlow() makes it, got {type(x).__name__}"
+            )
         return self._forward(x)
 
     def _forward(self, x: Any) -> tuple[Tensor, ...]:
@@ -82,19 +105,32 @@ class EulerRollout(Operator):
             now = [leg for leg in ways if leg.step == step]
             if not now:
                 break
-            begin = [self.sweeps[leg.start] if step == 1 else arrivals[leg._replace(step=step - 1)] for leg in now]
-            ends = self._carried(x, begin, [leg.end - leg.direction for leg in now], [leg.direction for leg in now])
+            begin = [
+                self.sweeps[leg.start] if step == 1 else arrivals[leg._replace(step=step - 1)]
+                for leg in now
+            ]
+            ends = self._carried(
+                x, begin, [leg.end - leg.direction for leg in now], [leg.direction for leg in now]
+            )
             arrivals |= dict(zip(now, ends))
             if step == 1:
-                returns = self._carried(x, list(ends), [leg.end for leg in now], [-leg.direction for leg in now])
+                returns = self._carried(
+                    x, list(ends), [leg.end for leg in now], [-leg.direction for leg in now]
+                )
         return (*(arrivals[leg] for leg in ways), *returns)
 
-    def _carried(self, field: FlowField, points: list[Tensor], sweeps: list[int], directions: list[int]) -> tuple[Tensor, ...]:
+    def _carried(
+        self, field: FlowField, points: list[Tensor], sweeps: list[int], directions: list[int]
+    ) -> tuple[Tensor, ...]:
         """Clouds after one step, all of them in one evaluation of the field."""
         sizes = [cloud.shape[1] for cloud in points]
         count, like = torch.tensor(sizes, device=points[0].device), points[0]
-        time = torch.tensor([self.times[k] for k in sweeps], dtype=like.dtype, device=like.device).repeat_interleave(count)
-        direction = torch.tensor(directions, dtype=like.dtype, device=like.device).repeat_interleave(count)
+        time = torch.tensor(
+            [self.times[k] for k in sweeps], dtype=like.dtype, device=like.device
+        ).repeat_interleave(count)
+        direction = torch.tensor(
+            directions, dtype=like.dtype, device=like.device
+        ).repeat_interleave(count)
         joined = torch.cat(points, dim=1)
         return (joined + field.displacement(joined, time, direction)).split(sizes, dim=1)
 
@@ -108,15 +144,22 @@ class EulerRollout(Operator):
     def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
         """A window of consecutive sweeps, at least two."""
         device = generator.device if generator is not None else "cpu"
-        start = torch.randint(len(self.sweeps) - count + 1, (1,), generator=generator, device=device)
+        start = torch.randint(
+            len(self.sweeps) - count + 1, (1,), generator=generator, device=device
+        )
         return start + torch.arange(count, device=device)
 
     def subset(self, index: Any) -> EulerRollout:
         """The operator for some of the sweeps, which follow each other."""
         other = copy.copy(self)
-        other.sweeps, other.times = tuple(picked(self.sweeps, index)), tuple(picked(self.times, index))
+        other.sweeps, other.times = (
+            tuple(picked(self.sweeps, index)),
+            tuple(picked(self.times, index)),
+        )
         if len(other.sweeps) < 2:
-            raise InputError(f"a window of {self} holds two sweeps at least, got {len(other.sweeps)}")
+            raise InputError(
+                f"a window of {self} holds two sweeps at least, got {len(other.sweeps)}"
+            )
         other._set_range()
         return other
 

@@ -59,28 +59,45 @@ class FanBeam(Scan2D):
     tensor([[[[5.0559, 5.0000, 5.0559]]]])
     """
 
-    def __init__(self, image_shape: Sequence[int], angles: Any, num_detectors: int, source_origin: float,
-                 source_detector: float, pixel_size: float | Sequence[float] = 1.0,
-                 detector_spacing: float = 1.0, detector_shift: Any = 0.0, curved: bool = False) -> None:
-        super().__init__(image_shape, angles, num_detectors, pixel_size, detector_spacing, detector_shift)
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        angles: Any,
+        num_detectors: int,
+        source_origin: float,
+        source_detector: float,
+        pixel_size: float | Sequence[float] = 1.0,
+        detector_spacing: float = 1.0,
+        detector_shift: Any = 0.0,
+        curved: bool = False,
+    ) -> None:
+        super().__init__(
+            image_shape, angles, num_detectors, pixel_size, detector_spacing, detector_shift
+        )
         self.source_origin = positive("source_origin", source_origin)
         self.source_detector = positive("source_detector", source_detector)
         self.curved = bool(curved)
         radius = math.hypot(*(n * size for n, size in zip(self.image_shape, self.pixel_size))) / 2
         if self.source_origin <= radius:
-            raise InputError(f"the source turns inside the image: source_origin is {self.source_origin:.4g} "
-                             f"but the image's corners are {radius:.4g} from the centre; check pixel_size "
-                             f"and source_origin (one unit of length)")
+            raise InputError(
+                f"the source turns inside the image: source_origin is {self.source_origin:.4g} "
+                f"but the image's corners are {radius:.4g} from the centre; check pixel_size "
+                f"and source_origin (one unit of length)"
+            )
         if self.source_detector < self.source_origin:
-            raise InputError(f"source_detector ({self.source_detector:.4g}) is the distance from the source to "
-                             f"the detector: at least source_origin ({self.source_origin:.4g})")
+            raise InputError(
+                f"source_detector ({self.source_detector:.4g}) is the distance from the source to "
+                f"the detector: at least source_origin ({self.source_origin:.4g})"
+            )
         self._check_view()
 
     def _fan_angle(self, s: Tensor) -> Tensor:
         """The angle between a ray and the central ray, from its detector coordinate."""
         return s / self.source_detector if self.curved else (s / self.source_detector).atan()
 
-    def _lines(self, angles: Tensor, shift: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _lines(
+        self, angles: Tensor, shift: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         s, cos, sin = self._detector(shift), angles.cos(), angles.sin()
         if self.curved:
             along, across = self._fan_angle(s).cos(), self._fan_angle(s).sin()
@@ -94,13 +111,18 @@ class FanBeam(Scan2D):
         return (source[0] + distance * direction[0], source[1] + distance * direction[1]), direction
 
     def _seen(self) -> tuple[float, float]:
-        shift, half = self.detector_shift.detach().double(), self.num_detectors * self.detector_spacing / 2
+        shift, half = (
+            self.detector_shift.detach().double(),
+            self.num_detectors * self.detector_spacing / 2,
+        )
         edges = torch.stack([shift.min() - half, shift.max() + half])
         angles = self._fan_angle(edges).clamp(-math.pi / 2, math.pi / 2)
         low, high = (self.source_origin * angles.sin()).tolist()
         return low, high
 
-    def _invert(self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float) -> Tensor:
+    def _invert(
+        self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float
+    ) -> Tensor:
         # Kak and Slaney, "Principles of Computerized Tomographic Imaging", 3.4.1 (curved) and 3.4.2 (flat),
         # with the flat detector moved to the origin. All lengths are divided by `source_origin`.
         angles, shift = angles.detach().double()[:, None], shift.detach().double()[:, None]
@@ -109,11 +131,16 @@ class FanBeam(Scan2D):
         arc = arc_weights(angles[:, 0], 2 * torch.pi)
         # A full turn sees every ray twice; a short scan sees some of them twice; a shorter arc sees some
         # once.
-        redundancy = torch.full_like(gamma, 0.5) if arc.closed else parker_weights(
-            (angles - arc.start) % (2 * torch.pi), gamma, arc.length)
+        redundancy = (
+            torch.full_like(gamma, 0.5)
+            if arc.closed
+            else parker_weights((angles - arc.start) % (2 * torch.pi), gamma, arc.length)
+        )
         weighted = y * (gamma.cos() * redundancy * arc.weights[:, None]).to(y)
         scale = self.source_detector if self.curved else self.source_detector / self.source_origin
-        filtered = filter_projections(weighted, self.detector_spacing / scale, filter, cutoff, self.curved)
+        filtered = filter_projections(
+            weighted, self.detector_spacing / scale, filter, cutoff, self.curved
+        )
         if self.curved:
             filtered = filtered / self.source_origin
         return pixel_backproject(filtered, self._pixel_views(angles[:, 0], shift[:, 0]))
@@ -121,7 +148,12 @@ class FanBeam(Scan2D):
     def _pixel_views(self, angles: Tensor, shift: Tensor) -> PixelViews:
         """Where a pixel is seen: lateral / depth is the tangent of its fan angle, depth 1 at the origin."""
         height, width = (size / self.source_origin for size in self.pixel_size)
-        cos, sin, one, zero = angles.cos(), angles.sin(), torch.ones_like(angles), torch.zeros_like(angles)
+        cos, sin, one, zero = (
+            angles.cos(),
+            angles.sin(),
+            torch.ones_like(angles),
+            torch.zeros_like(angles),
+        )
         lateral = torch.stack([zero, width * cos, -height * sin])
         depth = torch.stack([one, -width * sin, -height * cos])
         cells = self.source_detector / self.detector_spacing

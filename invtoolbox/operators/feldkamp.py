@@ -25,7 +25,12 @@ from torch.nn.functional import pad
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.feldkamp_backprojection import VoxelViews, voxel_backproject
-from invtoolbox.operators.filtered_backprojection import Arc, arc_weights, filter_projections, parker_weights
+from invtoolbox.operators.filtered_backprojection import (
+    Arc,
+    arc_weights,
+    filter_projections,
+    parker_weights,
+)
 
 if TYPE_CHECKING:
     from invtoolbox.operators.cone_beam import ConeBeam
@@ -35,7 +40,9 @@ if TYPE_CHECKING:
 _ADVICE = "use it.solve(problem, solver=it.solvers.CGLS())"
 
 
-def feldkamp(y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float) -> Tensor:
+def feldkamp(
+    y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
+) -> Tensor:
     """What some views of a circular cone beam ``(N, V', R, C)`` add to the volume ``(N, D, H, W)``.
 
     Small turns of the panel, and shifts of the source that differ from view to view, are followed by the back-projection and left out
@@ -47,12 +54,17 @@ def feldkamp(y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice
     p = {name: value.detach() for name, value in parameters.items()}
     if bool((p["pitch"] != 0).any() | (p["tilt"] != 0).any()):
         name = "pitch" if bool((p["pitch"] != 0).any()) else "tilt"
-        raise InputError(f"Feldkamp's method is for a circle around the object, and {A} has a {name}; {_ADVICE}")
+        raise InputError(
+            f"Feldkamp's method is for a circle around the object, and {A} has a {name}; {_ADVICE}"
+        )
     vectors = A._vectors(p)
     angles = p["angles"]
     if not A.curved:
         p = _without_source_shift(p)
-    p = {name: value.expand(len(angles), *value.shape[1:]) if len(value) > 1 else value for name, value in p.items()}
+    p = {
+        name: value.expand(len(angles), *value.shape[1:]) if len(value) > 1 else value
+        for name, value in p.items()
+    }
     near, far = p["source_origin"], p["source_detector"]
     across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
     gamma = across / far[:, None] if A.curved else (across / far[:, None]).atan()
@@ -61,28 +73,49 @@ def feldkamp(y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice
     arc = arc_weights(angles, 2 * math.pi)
     size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
     seen = float(torch.asin((size / near.min()).clamp(max=1.0)))
-    weights = _redundancy(from_axis, arc, (angles - arc.start) % (2 * math.pi), seen, str(A)) * arc.weights[:, None]
+    weights = (
+        _redundancy(from_axis, arc, (angles - arc.start) % (2 * math.pi), seen, str(A))
+        * arc.weights[:, None]
+    )
     part = {name: value[views] if len(value) > 1 else value for name, value in p.items()}
     plane = _plane_weights(A, part)
     weighted = y * plane.to(y) * weights[views][:, None].to(y)
     scale = far if A.curved else far / near
     margins = _margins(from_axis, arc, seen)
-    filtered = _filtered(pad(weighted, margins), A.detector_spacing[1] / (scale[views] if len(scale) > 1 else scale), filter, cutoff,
-                         A.curved)
+    filtered = _filtered(
+        pad(weighted, margins),
+        A.detector_spacing[1] / (scale[views] if len(scale) > 1 else scale),
+        filter,
+        cutoff,
+        A.curved,
+    )
     if A.curved:
         filtered = filtered / (near[views] if len(near) > 1 else near)[:, None, None].to(y)
-    return voxel_backproject(filtered, _voxel_views(A, vectors[views], part["source_origin"], part["source_detector"], margins))
+    return voxel_backproject(
+        filtered,
+        _voxel_views(A, vectors[views], part["source_origin"], part["source_detector"], margins),
+    )
 
 
 def _without_source_shift(p: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parameters of the same rays with the frame of every view moved to the source: exact for flat panels."""
     moved = p["source_shift"].mean(0, keepdim=True)
-    return p | {"source_origin": p["source_origin"] - moved[:, 2], "source_detector": p["source_detector"] - moved[:, 2],
-                "axis_shift": p["axis_shift"] - moved[:, 0], "detector_shift": p["detector_shift"] - moved[:, :2]}
+    return p | {
+        "source_origin": p["source_origin"] - moved[:, 2],
+        "source_detector": p["source_detector"] - moved[:, 2],
+        "axis_shift": p["axis_shift"] - moved[:, 0],
+        "detector_shift": p["detector_shift"] - moved[:, :2],
+    }
 
 
-def parallel_backprojection(y: Tensor, A: ParallelBeam3D, parameters: dict[str, Tensor], views: slice, filter: str,
-                            cutoff: float) -> Tensor:
+def parallel_backprojection(
+    y: Tensor,
+    A: ParallelBeam3D,
+    parameters: dict[str, Tensor],
+    views: slice,
+    filter: str,
+    cutoff: float,
+) -> Tensor:
     """What some views of a parallel beam ``(N, V', R, C)`` add to the volume ``(N, D, H, W)``.
 
     With a tilt the ramp is multiplied by its cosine, which is the Jacobian of the planes of frequencies that the views see.
@@ -95,8 +128,10 @@ def parallel_backprojection(y: Tensor, A: ParallelBeam3D, parameters: dict[str, 
     tilted = bool((p["tilt"] != 0).any())
     turn = arc_weights(angles, 2 * math.pi)
     if tilted and not turn.closed:
-        raise InputError(f"filtered back-projection of laminography needs a full turn, and the views of {A} cover "
-                         f"{math.degrees(turn.length):.4g} degrees; {_ADVICE}")
+        raise InputError(
+            f"filtered back-projection of laminography needs a full turn, and the views of {A} cover "
+            f"{math.degrees(turn.length):.4g} degrees; {_ADVICE}"
+        )
     across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
     size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
     margins = (0, 0)
@@ -121,8 +156,12 @@ def _cells(count: int, spacing: float, like: Tensor) -> Tensor:
 
 def _plane_weights(A: ConeBeam, p: dict[str, Tensor]) -> Tensor:
     """The cosine of a ray's angle to the central ray, and the shift of the axis: (V' or 1, R, C)."""
-    across = (_cells(A.detector_shape[1], A.detector_spacing[1], p["angles"]) + p["detector_shift"][:, :1])[:, None]
-    along = (_cells(A.detector_shape[0], A.detector_spacing[0], p["angles"]) + p["detector_shift"][:, 1:])[:, :, None]
+    across = (
+        _cells(A.detector_shape[1], A.detector_spacing[1], p["angles"]) + p["detector_shift"][:, :1]
+    )[:, None]
+    along = (
+        _cells(A.detector_shape[0], A.detector_spacing[0], p["angles"]) + p["detector_shift"][:, 1:]
+    )[:, :, None]
     far = p["source_detector"][:, None, None]
     lean = (p["axis_shift"] / p["source_origin"])[:, None, None]
     if A.curved:
@@ -142,12 +181,16 @@ def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) 
     cell, low, high = _edges(place)
     both, beyond = min(low, high), abs(high - low)
     if both <= cell / 2:
-        raise InputError(f"the panel of {name} never sees the axis of rotation, which analytic inversion needs; {_ADVICE}")
+        raise InputError(
+            f"the panel of {name} never sees the axis of rotation, which analytic inversion needs; {_ADVICE}"
+        )
     lopsided = _lopsided(place, seen)
     if not arc.closed:
         if lopsided:
-            raise InputError(f"the panel of {name} sees more of one side than of the other, and less than a full turn does not make up for "
-                             f"that; {_ADVICE}")
+            raise InputError(
+                f"the panel of {name} sees more of one side than of the other, and less than a full turn does not make up for "
+                f"that; {_ADVICE}"
+            )
         # An arc that is long enough for the object, but not for all of the panel, leaves nothing out but air.
         enough = (arc.length - math.pi) / 2
         if seen <= enough < float(place.abs().max()):
@@ -182,19 +225,28 @@ def _margins(place: Tensor, arc: Arc, seen: float) -> tuple[int, int]:
     return (0, missing) if low > high else (missing, 0)
 
 
-def _filtered(y: Tensor, spacing: Tensor, filter: str, cutoff: float, curved: bool = False) -> Tensor:
+def _filtered(
+    y: Tensor, spacing: Tensor, filter: str, cutoff: float, curved: bool = False
+) -> Tensor:
     """Filter along the rows, with one spacing, or one a view."""
     if curved:
         distances, which = spacing.unique(return_inverse=True)
         if len(distances) > 1:
-            return torch.stack([filter_projections(line, float(distances[k]), filter, cutoff, True)
-                                for line, k in zip(y.unbind(1), which.tolist())], 1)
+            return torch.stack(
+                [
+                    filter_projections(line, float(distances[k]), filter, cutoff, True)
+                    for line, k in zip(y.unbind(1), which.tolist())
+                ],
+                1,
+            )
         return filter_projections(y, float(distances[0]), filter, cutoff, True)
     # The ramp of a flat panel scales with the spacing.
     return filter_projections(y, 1.0, filter, cutoff) / spacing[:, None, None].to(y)
 
 
-def _voxel_views(A: Scan3D, vectors: Tensor, near: Tensor, far: Tensor, margins: tuple[int, int]) -> VoxelViews:
+def _voxel_views(
+    A: Scan3D, vectors: Tensor, near: Tensor, far: Tensor, margins: tuple[int, int]
+) -> VoxelViews:
     """Where a voxel is seen in every view, on a panel with further columns to the left and to the right; depth is 1 at the axis."""
     source, detector, u, v = vectors.split(3, -1)
     rows, columns = A.detector_shape
@@ -206,7 +258,9 @@ def _voxel_views(A: Scan3D, vectors: Tensor, near: Tensor, far: Tensor, margins:
     wide = arm.norm(dim=1) / u.norm(dim=1) if A.curved else torch.ones_like(arm[:, 0])
     lines = torch.linalg.inv(torch.stack([u * wide[:, None], v, arm], 2))
     start = detector if A.parallel else source
-    origin = torch.stack([torch.full_like(wide, middle), wide, torch.full_like(wide, (rows - 1) / 2)], 1)
+    origin = torch.stack(
+        [torch.full_like(wide, middle), wide, torch.full_like(wide, (rows - 1) / 2)], 1
+    )
     if not A.parallel:
         lines = lines * (far / near)[:, None, None]
     constants = -(lines * start[:, None]).sum(2, keepdim=True)
@@ -216,5 +270,6 @@ def _voxel_views(A: Scan3D, vectors: Tensor, near: Tensor, far: Tensor, margins:
     if not A.curved:
         table[:, :2] += table.new_tensor([middle, (rows - 1) / 2])[:, None] * table[:, 2:]
     panel = (rows, columns + sum(margins))
-    return VoxelViews(torch.cat([table.flatten(1), origin], 1).contiguous(), A.volume_shape, panel, A.curved)
-
+    return VoxelViews(
+        torch.cat([table.flatten(1), origin], 1).contiguous(), A.volume_shape, panel, A.curved
+    )

@@ -55,7 +55,9 @@ def whole_limit(device: torch.device) -> int:
     return 1 << 24 if device.type == "cuda" else 1 << 20
 
 
-def plan(size: tuple[int, int], kernel: tuple[int, int], tile: int | None, device: torch.device) -> Plan:
+def plan(
+    size: tuple[int, int], kernel: tuple[int, int], tile: int | None, device: torch.device
+) -> Plan:
     """Cut an image of ``size`` (padding included); ``tile`` is the FFT length of a tile, ``None`` chooses."""
     if tile is not None:
         edge = tile
@@ -68,7 +70,9 @@ def plan(size: tuple[int, int], kernel: tuple[int, int], tile: int | None, devic
     # MKL's real transforms of rows of up to 32 pixels round differently in a batch than alone (float32), which the line
     # search of a solver amplifies thousandfold; longer ones are bitwise the same.
     length = length[0], max(length[1], 36)
-    return Plan(length, (min(length[0], size[0]) - kernel[0] + 1, min(length[1], size[1]) - kernel[1] + 1))
+    return Plan(
+        length, (min(length[0], size[0]) - kernel[0] + 1, min(length[1], size[1]) - kernel[1] + 1)
+    )
 
 
 def groups(x: Tensor, area: int) -> Iterator[tuple[slice, slice]]:
@@ -99,7 +103,9 @@ def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """The transform of a kernel whose centre ``(kh // 2, kw // 2)`` lies at the origin: periodic convolution."""
     kh, kw = kernel.shape[-2:]
     whole = F.pad(kernel, (0, size[1] - kw, 0, size[0] - kh))
-    transformed: Tensor = torch.fft.rfft2(torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1)))
+    transformed: Tensor = torch.fft.rfft2(
+        torch.roll(whole, (-(kh // 2), -(kw // 2)), dims=(-2, -1))
+    )
     return transformed
 
 
@@ -119,40 +125,46 @@ def inverse(half: Tensor, width: int) -> Tensor:
     return rows
 
 
-def valid_convolution(x: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan) -> Tensor:
+def valid_convolution(
+    x: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan
+) -> Tensor:
     """Convolution where the kernel fits inside ``x``: sizes shrink by ``kernel - 1`` (overlap-save)."""
     (kh, kw), (n0, n1) = kernel, cut.length
     size = x.shape[-2] - kh + 1, x.shape[-1] - kw + 1
     out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
-        part = x[..., r:r + h + kh - 1, c:c + w + kw - 1]
+        part = x[..., r : r + h + kh - 1, c : c + w + kw - 1]
         piece = inverse(torch.fft.rfft2(part, s=(n0, n1)) * kernel_spectrum, n1)
         # The first kernel - 1 outputs of a periodic convolution have wrapped around.
-        piece = piece[..., kh - 1:kh - 1 + h, kw - 1:kw - 1 + w]
+        piece = piece[..., kh - 1 : kh - 1 + h, kw - 1 : kw - 1 + w]
         if (h, w) == size:
             return piece
         if out is None:
             out = piece.new_empty(*piece.shape[:-2], *size)
-        out[..., r:r + h, c:c + w] = piece
+        out[..., r : r + h, c : c + w] = piece
     assert out is not None
     return out
 
 
-def valid_transpose(y: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan) -> Tensor:
+def valid_transpose(
+    y: Tensor, kernel_spectrum: Tensor, kernel: tuple[int, int], cut: Plan
+) -> Tensor:
     """The transpose of `valid_convolution`: full correlation, sizes grow by ``kernel - 1`` (overlap-add)."""
     (kh, kw), (n0, n1) = kernel, cut.length
     size = y.shape[-2], y.shape[-1]
     conjugate = kernel_spectrum.conj()
     out: Tensor | None = None
     for r, c, h, w in _tiles(size, cut.tile):
-        part = F.pad(y[..., r:r + h, c:c + w], (kw - 1, n1 - w - kw + 1, kh - 1, n0 - h - kh + 1))
+        part = F.pad(
+            y[..., r : r + h, c : c + w], (kw - 1, n1 - w - kw + 1, kh - 1, n0 - h - kh + 1)
+        )
         piece = inverse(torch.fft.rfft2(part) * conjugate, n1)
-        piece = piece[..., :h + kh - 1, :w + kw - 1]
+        piece = piece[..., : h + kh - 1, : w + kw - 1]
         if (h, w) == size:
             return piece
         if out is None:
             out = piece.new_zeros(*piece.shape[:-2], size[0] + kh - 1, size[1] + kw - 1)
-        out[..., r:r + h + kh - 1, c:c + w + kw - 1] += piece
+        out[..., r : r + h + kh - 1, c : c + w + kw - 1] += piece
     assert out is not None
     return out
 
@@ -173,7 +185,11 @@ def pad_transpose(z: Tensor, margins: tuple[int, int, int, int], boundary: str) 
 
 def fold(z: Tensor, axis: int, before: int, after: int, boundary: str) -> Tensor:
     n = z.shape[axis] - before - after
-    core, head, tail = z.narrow(axis, before, n), z.narrow(axis, 0, before), z.narrow(axis, before + n, after)
+    core, head, tail = (
+        z.narrow(axis, before, n),
+        z.narrow(axis, 0, before),
+        z.narrow(axis, before + n, after),
+    )
     if boundary == "reflect":
         if before:
             core.narrow(axis, 1, before).add_(head.flip(axis))

@@ -19,8 +19,9 @@ FILTERS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann")
 _GAP = 4.0
 
 
-def filter_projections(y: Tensor, spacing: float, filter: str = "ram-lak", cutoff: float = 1.0,
-                       curved: bool = False) -> Tensor:
+def filter_projections(
+    y: Tensor, spacing: float, filter: str = "ram-lak", cutoff: float = 1.0, curved: bool = False
+) -> Tensor:
     r"""Convolve ``(..., D)`` with the ramp filter along the detector.
 
     The ramp is the band-limited kernel in space, ``h_0 = 1 / (4 d^2)``, ``h_k = -1 / (pi k d)^2`` for odd k,
@@ -49,24 +50,34 @@ def filter_projections(y: Tensor, spacing: float, filter: str = "ram-lak", cutof
     if filter not in FILTERS:
         raise unknown_name("filter", filter, FILTERS)
     if not 0 < cutoff <= 1:
-        raise InputError(f"cutoff is the fraction of the Nyquist frequency to keep, in (0, 1], got {cutoff}")
+        raise InputError(
+            f"cutoff is the fraction of the Nyquist frequency to keep, in (0, 1], got {cutoff}"
+        )
     cells = y.shape[-1]
     size = 1 << max(2 * cells - 1, 2).bit_length()
     k = torch.arange(size, dtype=torch.float64, device=y.device)
     k = torch.minimum(k, size - k)
-    kernel = torch.where(k % 2 == 1, -1 / (math.pi * k.clamp_min(1) * spacing).square(), torch.zeros_like(k))
+    kernel = torch.where(
+        k % 2 == 1, -1 / (math.pi * k.clamp_min(1) * spacing).square(), torch.zeros_like(k)
+    )
     kernel[0] = 1 / (4 * spacing**2)
     if curved:
         # Only |k| < cells is ever multiplied with data; beyond, the sine may vanish.
         angle = k.clamp(1, cells) * spacing
         if float(angle.max()) >= math.pi:
-            raise InputError("the detector's arc around the source spans half a turn or more; "
-                             "check source_detector and detector_spacing (one unit of length)")
+            raise InputError(
+                "the detector's arc around the source spans half a turn or more; "
+                "check source_detector and detector_spacing (one unit of length)"
+            )
         kernel = kernel * torch.where(k == 0, 1.0, (angle / angle.sin()).square())
     u = torch.fft.rfftfreq(size, dtype=torch.float64, device=y.device) * 2 / cutoff
-    window = {"ram-lak": torch.ones_like(u), "shepp-logan": torch.sinc(u / 2),
-              "cosine": (math.pi * u / 2).cos(), "hamming": 0.54 + 0.46 * (math.pi * u).cos(),
-              "hann": 0.5 + 0.5 * (math.pi * u).cos()}[filter]
+    window = {
+        "ram-lak": torch.ones_like(u),
+        "shepp-logan": torch.sinc(u / 2),
+        "cosine": (math.pi * u / 2).cos(),
+        "hamming": 0.54 + 0.46 * (math.pi * u).cos(),
+        "hann": 0.5 + 0.5 * (math.pi * u).cos(),
+    }[filter]
     response = torch.fft.rfft(kernel).real * spacing * torch.where(u <= 1 + 1e-9, window, 0.0)
     spectrum = torch.fft.rfft(y, n=size) * response.to(y.dtype)
     return cast(Tensor, torch.fft.irfft(spectrum, n=size)[..., :cells])
@@ -111,7 +122,7 @@ def arc_weights(angles: Tensor, period: float) -> Arc:
     ordered, order = wrapped.sort()
     if views == 1:
         return Arc(torch.full_like(angles, period), ordered[0], period, True)
-    gaps = torch.cat([ordered[1:], ordered[:1] + period]) - ordered     # after each view
+    gaps = torch.cat([ordered[1:], ordered[:1] + period]) - ordered  # after each view
     largest = int(gaps.argmax())
     rest = (period - float(gaps[largest])) / (views - 1)
     closed = float(gaps[largest]) <= _GAP * rest

@@ -25,22 +25,33 @@ class FiniteDifference(LinearOperator):
     tensor([[[1., 2., 0.]]])
     """
 
-    def __init__(self, shape: Sequence[int], periodic: bool = False, spacing: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, shape: Sequence[int], periodic: bool = False, spacing: Sequence[float] | None = None
+    ) -> None:
         self.domain_shape = tuple(int(n) for n in shape)
         self.dimensions = len(self.domain_shape) - 1
         self.range_shape = (self.dimensions * self.domain_shape[0], *self.domain_shape[1:])
         self.periodic = periodic
         self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
-        if self.spacing is not None and (len(self.spacing) != self.dimensions or not all(0 < h < math.inf for h in self.spacing)):
-            raise InputError(f"spacing of FiniteDifference is a positive length for each of {self.dimensions} axes, got {spacing}")
+        if self.spacing is not None and (
+            len(self.spacing) != self.dimensions or not all(0 < h < math.inf for h in self.spacing)
+        ):
+            raise InputError(
+                f"spacing of FiniteDifference is a positive length for each of {self.dimensions} axes, got {spacing}"
+            )
 
     def _forward(self, x: Tensor) -> Tensor:
         out = x.new_empty(x.shape[0], x.shape[1], self.dimensions, *x.shape[2:])
         for k in range(self.dimensions):
             axis, n, part = k + 2, x.shape[k + 2], out.select(2, k)
             if n > 1:
-                torch.sub(x.narrow(axis, 1, n - 1), x.narrow(axis, 0, n - 1), out=part.narrow(axis, 0, n - 1)) \
-                    if not _needs_graph(x) else part.narrow(axis, 0, n - 1).copy_(x.narrow(axis, 1, n - 1) - x.narrow(axis, 0, n - 1))
+                torch.sub(
+                    x.narrow(axis, 1, n - 1),
+                    x.narrow(axis, 0, n - 1),
+                    out=part.narrow(axis, 0, n - 1),
+                ) if not _needs_graph(x) else part.narrow(axis, 0, n - 1).copy_(
+                    x.narrow(axis, 1, n - 1) - x.narrow(axis, 0, n - 1)
+                )
             last = part.narrow(axis, n - 1, 1)
             if self.periodic:
                 last.copy_(x.narrow(axis, 0, 1) - x.narrow(axis, n - 1, 1))
@@ -68,16 +79,25 @@ class FiniteDifference(LinearOperator):
                 out.narrow(axis, 0, 1).add_(last)
         return out
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The largest singular value, in closed form.
 
         The eigenvalues next to the largest are so near to it that a power method stops 1.5 % below it, and a
         primal-dual method with a step that long diverges on images of high-frequency noise.
         """
         # Along an axis the largest frequency is the alternating sign, where the boundary lets it be.
-        squares = [4.0 if self.periodic and n % 2 == 0 else 4 * math.cos(math.pi / (2 * n)) ** 2
-                   for n in self.domain_shape[1:]]
+        squares = [
+            4.0 if self.periodic and n % 2 == 0 else 4 * math.cos(math.pi / (2 * n)) ** 2
+            for n in self.domain_shape[1:]
+        ]
         if self.spacing is not None:
             squares = [square / (h * h) for square, h in zip(squares, self.spacing)]
         return torch.full((1,), math.sqrt(sum(squares)), dtype=dtype, device=device)
@@ -86,11 +106,15 @@ class FiniteDifference(LinearOperator):
         """``sum_k 4 sin^2(xi_k / 2)``, the Laplacian's; with Neumann's boundary a neighbour of what is right."""
         symbol = torch.zeros([1] * len(self.domain_shape), dtype=torch.float64)
         for axis, n in enumerate(self.domain_shape[1:]):
-            frequencies = torch.arange(n // 2 + 1 if axis == self.dimensions - 1 else n, dtype=torch.float64)
+            frequencies = torch.arange(
+                n // 2 + 1 if axis == self.dimensions - 1 else n, dtype=torch.float64
+            )
             part = 4 * (torch.pi * frequencies / n).sin().square()
             if self.spacing is not None:
                 part = part / self.spacing[axis] ** 2
-            symbol = symbol + part.view([-1 if k == axis + 1 else 1 for k in range(len(self.domain_shape))])
+            symbol = symbol + part.view(
+                [-1 if k == axis + 1 else 1 for k in range(len(self.domain_shape))]
+            )
         return symbol.unsqueeze(0), self.periodic
 
 

@@ -39,11 +39,17 @@ class Fourier(Unitary):
 
     def _forward(self, x: Tensor) -> Tensor:
         last = tuple(range(-self.axes, 0))
-        return centred_fft(x, self.axes) if self.centred else torch.fft.fftn(x, dim=last, norm="ortho")
+        return (
+            centred_fft(x, self.axes) if self.centred else torch.fft.fftn(x, dim=last, norm="ortho")
+        )
 
     def _adjoint(self, y: Tensor) -> Tensor:
         last = tuple(range(-self.axes, 0))
-        return centred_ifft(y, self.axes) if self.centred else torch.fft.ifftn(y, dim=last, norm="ortho")
+        return (
+            centred_ifft(y, self.axes)
+            if self.centred
+            else torch.fft.ifftn(y, dim=last, norm="ortho")
+        )
 
     def __repr__(self) -> str:
         return f"Fourier({self.domain_shape}{'' if self.axes == len(self.domain_shape) - 1 else f', axes={self.axes}'})"
@@ -52,13 +58,17 @@ class Fourier(Unitary):
 def centred_fft(x: Tensor, axes: int) -> Tensor:
     """The unitary DFT of the last ``axes`` axes, origin and frequency zero at index ``n // 2``."""
     last = tuple(range(-axes, 0))
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, dim=last), dim=last, norm="ortho"), dim=last)
+    return torch.fft.fftshift(
+        torch.fft.fftn(torch.fft.ifftshift(x, dim=last), dim=last, norm="ortho"), dim=last
+    )
 
 
 def centred_ifft(y: Tensor, axes: int) -> Tensor:
     """The inverse of `centred_fft`, and its adjoint."""
     last = tuple(range(-axes, 0))
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(y, dim=last), dim=last, norm="ortho"), dim=last)
+    return torch.fft.fftshift(
+        torch.fft.ifftn(torch.fft.ifftshift(y, dim=last), dim=last, norm="ortho"), dim=last
+    )
 
 
 def checked_axes(axes: int | None, space: int, name: str) -> int:

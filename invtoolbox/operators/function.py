@@ -21,14 +21,22 @@ class Function(Operator):
     (1, 4)
     """
 
-    def __init__(self, function: Callable[[Tensor], Any], domain_shape: Sequence[int], range_shape: Shapes | None = None,
-                 channelwise: bool = False) -> None:
+    def __init__(
+        self,
+        function: Callable[[Tensor], Any],
+        domain_shape: Sequence[int],
+        range_shape: Shapes | None = None,
+        channelwise: bool = False,
+    ) -> None:
         self.function = function
         self.domain_shape = tuple(int(n) for n in domain_shape)
         self.channelwise = channelwise
         self.replaced: dict[str, Tensor] = {}
-        self.range_shape = probed_range(self._forward, self.domain_shape, self._like(), repr(self)) \
-            if range_shape is None else range_shape
+        self.range_shape = (
+            probed_range(self._forward, self.domain_shape, self._like(), repr(self))
+            if range_shape is None
+            else range_shape
+        )
 
     def _forward(self, x: Tensor) -> Any:
         if self.replaced:
@@ -42,7 +50,9 @@ class Function(Operator):
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if not parameters:
             return self
-        return super()._replace(cast("dict[str, Tensor]", {"replaced": {**self.replaced, **parameters}}))
+        return super()._replace(
+            cast("dict[str, Tensor]", {"replaced": {**self.replaced, **parameters}})
+        )
 
     def _like(self) -> Tensor:
         """A tensor of the dtype and the device that the function works with."""
@@ -66,8 +76,14 @@ class LinearFunction(Function, LinearOperator):
     tensor([[[1., 1., 1.]]])
     """
 
-    def __init__(self, function: Callable[[Tensor], Any], domain_shape: Sequence[int], range_shape: Shapes | None = None,
-                 channelwise: bool = False, adjoint: Callable[[Any], Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[[Tensor], Any],
+        domain_shape: Sequence[int],
+        range_shape: Shapes | None = None,
+        channelwise: bool = False,
+        adjoint: Callable[[Any], Tensor] | None = None,
+    ) -> None:
         super().__init__(function, domain_shape, range_shape, channelwise)
         self.adjoint_function = adjoint
         check_linear(self._forward, self.domain_shape, self._like(), repr(self))
@@ -76,7 +92,9 @@ class LinearFunction(Function, LinearOperator):
         return super()._adjoint(y) if self.adjoint_function is None else self.adjoint_function(y)
 
 
-def probed_range(function: Callable[[Tensor], Any], domain: Shape, like: Tensor, name: str, batch: int = 1) -> Shapes:
+def probed_range(
+    function: Callable[[Tensor], Any], domain: Shape, like: Tensor, name: str, batch: int = 1
+) -> Shapes:
     """The shape of what a function gives, found by giving it zeros."""
     with torch.no_grad():
         found = function(like.new_zeros(batch, *domain))
@@ -84,8 +102,10 @@ def probed_range(function: Callable[[Tensor], Any], domain: Shape, like: Tensor,
     for part in parts:
         if not isinstance(part, Tensor) or part.ndim < 2 or part.shape[0] != batch:
             got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else type(part).__name__
-            raise InputError(f"{name} must map a batch ({batch}, {', '.join(map(str, domain))}) to tensors whose first "
-                             f"axis is the batch and whose second is the channel, got {got}")
+            raise InputError(
+                f"{name} must map a batch ({batch}, {', '.join(map(str, domain))}) to tensors whose first "
+                f"axis is the batch and whose second is the channel, got {got}"
+            )
     shapes = tuple(tuple(part.shape[1:]) for part in parts)
     return shapes if isinstance(found, (tuple, list)) else shapes[0]
 
@@ -98,9 +118,15 @@ def check_linear(function: Callable[[Tensor], Any], domain: Shape, like: Tensor,
         together, alone_a, alone_b = (_flat(function(x)) for x in (a + 2 * b, a, b))
     error = (together - alone_a - 2 * alone_b).abs().max()
     if not bool(error <= 1e-3 * (alone_a.abs().max() + 2 * alone_b.abs().max())):
-        raise InputError(f"{name} is not linear: A(a + 2b) differs from A(a) + 2A(b) by {float(error):.3g} on random "
-                         "images (a bias?); pass linear=False")
+        raise InputError(
+            f"{name} is not linear: A(a + 2b) differs from A(a) + 2A(b) by {float(error):.3g} on random "
+            "images (a bias?); pass linear=False"
+        )
 
 
 def _flat(value: Any) -> Tensor:
-    return torch.cat([part.flatten() for part in value]) if isinstance(value, (tuple, list)) else value.flatten()
+    return (
+        torch.cat([part.flatten() for part in value])
+        if isinstance(value, (tuple, list))
+        else value.flatten()
+    )

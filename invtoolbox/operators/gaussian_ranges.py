@@ -42,21 +42,46 @@ class GaussianRanges(Operator):
     (torch.Size([1, 2, 1, 32]), 5.8)
     """
 
-    def __init__(self, directions: Tensor, poses: Tensor | None = None, outputs: tuple[Output, ...] = ("range",), channels: int = 3,
-                 beam: float = 1e-3, near: float = 0.01, far: float = 1e10, pose_step: float = 1e-3) -> None:
+    def __init__(
+        self,
+        directions: Tensor,
+        poses: Tensor | None = None,
+        outputs: tuple[Output, ...] = ("range",),
+        channels: int = 3,
+        beam: float = 1e-3,
+        near: float = 0.01,
+        far: float = 1e10,
+        pose_step: float = 1e-3,
+    ) -> None:
         for name in outputs:
             if name not in _OUTPUTS:
                 raise unknown_name("output of GaussianRanges", name, _OUTPUTS)
         poses = torch.eye(4, dtype=directions.dtype)[None] if poses is None else poses
-        if poses.ndim != 3 or poses.shape[1:] != (4, 4) or directions.ndim not in (2, 3) or directions.shape[-1] != 3 \
-                or (directions.ndim == 3 and len(directions) != len(poses)):
-            raise InputError("GaussianRanges takes directions (R, 3) or (C, R, 3) and poses (C, 4, 4), got "
-                             f"{tuple(directions.shape)} and {tuple(poses.shape)}")
+        if (
+            poses.ndim != 3
+            or poses.shape[1:] != (4, 4)
+            or directions.ndim not in (2, 3)
+            or directions.shape[-1] != 3
+            or (directions.ndim == 3 and len(directions) != len(poses))
+        ):
+            raise InputError(
+                "GaussianRanges takes directions (R, 3) or (C, R, 3) and poses (C, 4, 4), got "
+                f"{tuple(directions.shape)} and {tuple(poses.shape)}"
+            )
         self.directions = directions.expand(len(poses), *directions.shape[-2:])
         self.to_sensor = inverse(poses)
         self.twist = self.to_sensor.new_zeros(len(poses), 6)
-        self.index: Tensor | None = None  # of a subset, its sweeps; the parameters remain those of all
-        self.outputs, self.channels, self.beam, self.near, self.far, self.pose_step = tuple(outputs), channels, beam, near, far, pose_step
+        self.index: Tensor | None = (
+            None  # of a subset, its sweeps; the parameters remain those of all
+        )
+        self.outputs, self.channels, self.beam, self.near, self.far, self.pose_step = (
+            tuple(outputs),
+            channels,
+            beam,
+            near,
+            far,
+            pose_step,
+        )
         self.domain_shape = ()
         self._set_range()
 
@@ -66,15 +91,34 @@ class GaussianRanges(Operator):
 
     def __call__(self, x: Any) -> Tensor:
         if not isinstance(x, Splats):
-            raise InputError(f"{self} takes Splats, as priors.Gaussians() makes them, got {type(x).__name__}")
+            raise InputError(
+                f"{self} takes Splats, as priors.Gaussians() makes them, got {type(x).__name__}"
+            )
         batch, like = x.means.shape[0], x.means
-        color, alpha, info = ray_rasterization(x.means, x.quats, x.scales, x.opacities, x.colors,
-                                               self._views(like).expand(batch, -1, -1, -1), self._seen(self.directions, 0), self.near,
-                                               self.far, self.beam, x.degree,
-                                               median_range="median_range" in self.outputs)
+        color, alpha, info = ray_rasterization(
+            x.means,
+            x.quats,
+            x.scales,
+            x.opacities,
+            x.colors,
+            self._views(like).expand(batch, -1, -1, -1),
+            self._seen(self.directions, 0),
+            self.near,
+            self.far,
+            self.beam,
+            x.degree,
+            median_range="median_range" in self.outputs,
+        )
         if color.shape[-1] != self.channels and "colour" in self.outputs:
-            raise InputError(f"{self} was told of {self.channels} channels, and the Gaussians have {color.shape[-1]}; pass channels=")
-        known = {"range": info["range"], "median_range": info.get("median_range"), "alpha": alpha, "colour": color}
+            raise InputError(
+                f"{self} was told of {self.channels} channels, and the Gaussians have {color.shape[-1]}; pass channels="
+            )
+        known = {
+            "range": info["range"],
+            "median_range": info.get("median_range"),
+            "alpha": alpha,
+            "colour": color,
+        }
         parts = [part for name in self.outputs if (part := known[name]) is not None]
         return torch.cat(parts, -1).movedim(-1, 1)
 
@@ -88,7 +132,9 @@ class GaussianRanges(Operator):
     def _views(self, like: Tensor) -> Tensor:
         """World to sensor with the twists made, ``(C, 4, 4)``, or ``(batch, C, 4, 4)`` where every item has its own."""
         twist = self._seen(self.twist, -2).to(like)
-        return rigid(rotation(twist[..., :3]), twist[..., 3:]) @ self._seen(self.to_sensor, 0).to(like)
+        return rigid(rotation(twist[..., :3]), twist[..., 3:]) @ self._seen(self.to_sensor, 0).to(
+            like
+        )
 
     @property
     def poses(self) -> Tensor:
@@ -111,7 +157,11 @@ class GaussianRanges(Operator):
     def subset(self, index: Any) -> Self:
         """The operator for some of the sweeps; its parameter is still the twist of all, which a solver may be finding."""
         other = copy.copy(self)
-        every = torch.arange(len(self.to_sensor), device=self.twist.device) if self.index is None else self.index
+        every = (
+            torch.arange(len(self.to_sensor), device=self.twist.device)
+            if self.index is None
+            else self.index
+        )
         other.index = every[index].reshape(-1)
         other._set_range()
         return other

@@ -48,9 +48,19 @@ class GaussianRenderer(Operator):
 
     item_fields: ClassVar[tuple[str, ...]] = ("world_to_camera", "intrinsics", "twist")
 
-    def __init__(self, cameras: Cameras | Sequence[Cameras], outputs: tuple[Output, ...] = ("colour",), background: float | Tensor = 0.0,
-                 channels: int = 3, antialiased: bool = False, near: float = 0.01, far: float = 1e10, radius_clip: float = 0.0,
-                 pose_step: float = 1e-3, backend: Literal["own", "gsplat"] = "own") -> None:
+    def __init__(
+        self,
+        cameras: Cameras | Sequence[Cameras],
+        outputs: tuple[Output, ...] = ("colour",),
+        background: float | Tensor = 0.0,
+        channels: int = 3,
+        antialiased: bool = False,
+        near: float = 0.01,
+        far: float = 1e10,
+        radius_clip: float = 0.0,
+        pose_step: float = 1e-3,
+        backend: Literal["own", "gsplat"] = "own",
+    ) -> None:
         for name in outputs:
             if name not in _CHANNELS:
                 raise unknown_name("output of GaussianRenderer", name, _CHANNELS)
@@ -58,21 +68,33 @@ class GaussianRenderer(Operator):
             raise unknown_name("backend of GaussianRenderer", backend, ("own", "gsplat"))
         every = [cameras] if isinstance(cameras, Cameras) else list(cameras)
         if not every or len({(len(c), c.size) for c in every}) > 1:
-            raise InputError("GaussianRenderer takes cameras, or the cameras of every item, as many and of one size each")
+            raise InputError(
+                "GaussianRenderer takes cameras, or the cameras of every item, as many and of one size each"
+            )
         self.size = every[0].size
         self.world_to_camera = torch.stack([c.world_to_camera for c in every])
         self.intrinsics = torch.stack([c.intrinsics for c in every])
         self.twist = self.world_to_camera.new_zeros(len(every), len(every[0]), 6)
         self.items = None if isinstance(cameras, Cameras) else len(every)
-        self.index: Tensor | None = None  # of a subset, its cameras; the parameters remain those of all
+        self.index: Tensor | None = (
+            None  # of a subset, its cameras; the parameters remain those of all
+        )
         self.outputs, self.channels, self.antialiased = tuple(outputs), channels, antialiased
         self.background = torch.as_tensor(background, dtype=self.intrinsics.dtype)
-        self.near, self.far, self.radius_clip, self.pose_step, self.backend = near, far, radius_clip, pose_step, backend
+        self.near, self.far, self.radius_clip, self.pose_step, self.backend = (
+            near,
+            far,
+            radius_clip,
+            pose_step,
+            backend,
+        )
         self.domain_shape = ()
         self._set_range()
 
     def _set_range(self) -> None:
-        channels = sum(self.channels if name == "colour" else _CHANNELS[name] for name in self.outputs)
+        channels = sum(
+            self.channels if name == "colour" else _CHANNELS[name] for name in self.outputs
+        )
         self.range_shape = (channels, self.blocks, *self.size)
 
     def __call__(self, x: Any) -> Tensor:
@@ -85,27 +107,63 @@ class GaussianRenderer(Operator):
         """The prediction, and "splats" and "boxes" of every Gaussian in every view, as `scenes.rasterization` gives them, and the
         "size" of a picture, width and height."""
         if not isinstance(x, Splats):
-            raise InputError(f"{self} takes Splats, as priors.Gaussians() makes them, got {type(x).__name__}")
+            raise InputError(
+                f"{self} takes Splats, as priors.Gaussians() makes them, got {type(x).__name__}"
+            )
         batch, like = x.means.shape[0], x.means
         if self.items is not None and batch != self.items:
-            raise InputError(f"{self} takes a batch of {self.items}, because its cameras differ from item to item, got a batch of {batch}")
-        views, Ks = self._poses(like).expand(batch, -1, -1, -1), self._seen(self.intrinsics).to(like).expand(batch, -1, -1, -1)
-        behind = self.background.to(like).expand(batch, views.shape[1], self.channels) if bool((self.background != 0).any()) else None
+            raise InputError(
+                f"{self} takes a batch of {self.items}, because its cameras differ from item to item, got a batch of {batch}"
+            )
+        views, Ks = (
+            self._poses(like).expand(batch, -1, -1, -1),
+            self._seen(self.intrinsics).to(like).expand(batch, -1, -1, -1),
+        )
+        behind = (
+            self.background.to(like).expand(batch, views.shape[1], self.channels)
+            if bool((self.background != 0).any())
+            else None
+        )
         depth = "depth" in self.outputs
         image, alpha, info = self._rasterization()(
-            x.means, x.quats, x.scales, x.opacities, x.colors, views, Ks, self.size[1], self.size[0], self.near, self.far, self.radius_clip,
-            sh_degree=x.degree, backgrounds=behind, render_mode="RGB+ED" if depth else "RGB",
-            rasterize_mode="antialiased" if self.antialiased else "classic", normals="normal" in self.outputs,
-            median_depth="median_depth" in self.outputs)
+            x.means,
+            x.quats,
+            x.scales,
+            x.opacities,
+            x.colors,
+            views,
+            Ks,
+            self.size[1],
+            self.size[0],
+            self.near,
+            self.far,
+            self.radius_clip,
+            sh_degree=x.degree,
+            backgrounds=behind,
+            render_mode="RGB+ED" if depth else "RGB",
+            rasterize_mode="antialiased" if self.antialiased else "classic",
+            normals="normal" in self.outputs,
+            median_depth="median_depth" in self.outputs,
+        )
         channels = image.shape[-1] - depth
         if channels != self.channels:
-            raise InputError(f"{self} was told of {self.channels} channels, and the Gaussians have {channels}; pass channels=")
-        known = {"colour": image[..., :self.channels], "alpha": alpha, "depth": image[..., self.channels:],
-                 "normal": info.get("normals"), "median_depth": info.get("median_depth")}
+            raise InputError(
+                f"{self} was told of {self.channels} channels, and the Gaussians have {channels}; pass channels="
+            )
+        known = {
+            "colour": image[..., : self.channels],
+            "alpha": alpha,
+            "depth": image[..., self.channels :],
+            "normal": info.get("normals"),
+            "median_depth": info.get("median_depth"),
+        }
         parts = [part for name in self.outputs if (part := known[name]) is not None]
         prediction = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         seen = {name: info[name] for name in ("splats", "boxes") if name in info}
-        return prediction.movedim(-1, 1), {**seen, "size": like.new_tensor([self.size[1], self.size[0]])}
+        return prediction.movedim(-1, 1), {
+            **seen,
+            "size": like.new_tensor([self.size[1], self.size[0]]),
+        }
 
     def _poses(self, like: Tensor) -> Tensor:
         """World to camera with the twists made, ``(1 or batch, C, 4, 4)``."""
@@ -115,8 +173,14 @@ class GaussianRenderer(Operator):
             return fixed
         count = max(len(twist), len(fixed))
         flat = fixed.expand(count, -1, -1, -1).flatten(0, 1)
-        cameras = Cameras(flat, self._seen(self.intrinsics).to(like).expand(count, -1, -1, -1).flatten(0, 1), self.size)
-        return cameras.turned(twist.expand(count, -1, -1).flatten(0, 1)).world_to_camera.unflatten(0, (count, -1))
+        cameras = Cameras(
+            flat,
+            self._seen(self.intrinsics).to(like).expand(count, -1, -1, -1).flatten(0, 1),
+            self.size,
+        )
+        return cameras.turned(twist.expand(count, -1, -1).flatten(0, 1)).world_to_camera.unflatten(
+            0, (count, -1)
+        )
 
     def _seen(self, field: Tensor) -> Tensor:
         """Of the cameras that are looked through."""
@@ -139,7 +203,11 @@ class GaussianRenderer(Operator):
     def nearby(self, distance: float) -> Self:
         """The alpha alone, of what lies within so far of the cameras; for `priors.OcclusionPenalty`."""
         other = copy.copy(self)
-        other.outputs, other.far, other.background = ("alpha",), self.near + distance, torch.zeros_like(self.background)
+        other.outputs, other.far, other.background = (
+            ("alpha",),
+            self.near + distance,
+            torch.zeros_like(self.background),
+        )
         other._set_range()
         return other
 
@@ -174,7 +242,11 @@ class GaussianRenderer(Operator):
     def subset(self, index: Any) -> Self:
         """The operator for some of the cameras; its parameter is still the twist of all, which a solver may be finding."""
         other = copy.copy(self)
-        every = torch.arange(self.world_to_camera.shape[1], device=self.twist.device) if self.index is None else self.index
+        every = (
+            torch.arange(self.world_to_camera.shape[1], device=self.twist.device)
+            if self.index is None
+            else self.index
+        )
         other.index = every[index].reshape(-1)
         other._set_range()
         return other

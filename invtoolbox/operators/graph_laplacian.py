@@ -55,9 +55,13 @@ class PixelGraphLaplacian(LinearOperator):
         rate = 1 / expand(intensity_scale, image[:, 0])
         for k, offset in enumerate(offsets):
             here, there = _pair(offset, image.shape[2:])
-            difference = image[(slice(None), slice(None), *here)] - image[(slice(None), slice(None), *there)]
+            difference = (
+                image[(slice(None), slice(None), *here)] - image[(slice(None), slice(None), *there)]
+            )
             weights[:, k][(slice(None), *here)] = difference.square_().sum(1).mul_(-rate).exp_()
-        norm = torch.linalg.vector_norm(weights.flatten(1), dim=1) * 2**0.5  # each edge stands in W twice
+        norm = (
+            torch.linalg.vector_norm(weights.flatten(1), dim=1) * 2**0.5
+        )  # each edge stands in W twice
         weights /= expand(norm.clamp_min(torch.finfo(norm.dtype).tiny), weights)
         return cls(image.shape[1:], weights, radius)
 
@@ -101,7 +105,9 @@ class PixelGraphLaplacian(LinearOperator):
 
 def half_window(radius: int, dimensions: int) -> tuple[Offset, ...]:
     """One of every pair of opposite offsets ``0 < max_k |offset_k| <= radius``: those that are lexicographically positive."""
-    return tuple(o for o in product(range(-radius, radius + 1), repeat=dimensions) if o > (0,) * dimensions)
+    return tuple(
+        o for o in product(range(-radius, radius + 1), repeat=dimensions) if o > (0,) * dimensions
+    )
 
 
 def _pair(offset: Offset, shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -149,7 +155,11 @@ class _Apply(torch.autograd.Function):
             parts = []
             for _, here, there in _edges(ctx.offsets, x.shape[2:]):
                 part = ((x[here] - x[there]) * (g[here] - g[there])).sum(1)
-                padding = [p for h, n in reversed(list(zip(here[1:], x.shape[2:]))) for p in (h.start, n - max(h.start, h.stop))]
+                padding = [
+                    p
+                    for h, n in reversed(list(zip(here[1:], x.shape[2:])))
+                    for p in (h.start, n - max(h.start, h.stop))
+                ]
                 parts.append(torch.nn.functional.pad(part, padding))
             by_weights = torch.stack(parts, 1)
             if weights.shape[0] == 1:

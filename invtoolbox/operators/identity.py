@@ -30,8 +30,15 @@ class Identity(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return y
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         return torch.ones(1, dtype=dtype, device=device)
 
     def normal_symbol(self) -> tuple[Tensor, bool]:

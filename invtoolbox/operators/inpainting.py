@@ -48,8 +48,10 @@ class Inpainting(LinearOperator):
         empty = (self.mask == 0).flatten(1).all(1)
         if bool(empty.any()):
             which = f" of item {int(empty.nonzero()[0])}" if len(empty) > 1 else ""
-            raise InputError(f"the mask{which} of Inpainting is zero everywhere, so nothing is measured; "
-                             "it is 1 where a pixel is known")
+            raise InputError(
+                f"the mask{which} of Inpainting is zero everywhere, so nothing is measured; "
+                "it is 1 where a pixel is known"
+            )
         self.channelwise = self.mask.shape[1] == 1
         self.items = self.mask.shape[0] if self.mask.shape[0] > 1 else None
 
@@ -64,7 +66,11 @@ class Inpainting(LinearOperator):
         if "mask" not in parameters:
             return super()._replace(parameters)
         mask = _with_batch(parameters["mask"], self.domain_shape)
-        return super()._replace({"mask": mask})._with_items(mask.shape[0] if mask.shape[0] > 1 else None)
+        return (
+            super()
+            ._replace({"mask": mask})
+            ._with_items(mask.shape[0] if mask.shape[0] > 1 else None)
+        )
 
     def _weights(self, like: Tensor) -> Tensor:
         # A boolean mask is cast, so that a product has the image's dtype; a complex image keeps its own.
@@ -76,18 +82,33 @@ class Inpainting(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._weights(y) * y
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The largest entry of the mask: exact."""
         return self.mask.to(dtype=dtype, device=device).abs().flatten(1).amax(1)
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``v / (weight * mask^2 + rho)``."""
         return v / (expand(weight, v) * self._weights(v).square() + expand(rho, v))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """``y / mask`` where a pixel is known, 0 elsewhere: the least-squares image of smallest norm."""
-        check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", self.channelwise, self.items)
+        check_shape(
+            y,
+            self.range_shape,
+            f"the pseudo-inverse of {self} takes y",
+            self.channelwise,
+            self.items,
+        )
         mask = self._weights(y)
         return torch.where(mask != 0, y / torch.where(mask != 0, mask, 1), 0)
 
@@ -101,6 +122,8 @@ def _with_batch(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
     full = mask.reshape(*[1] * (len(shape) + 1 - mask.ndim), *mask.shape)
     fits = full.ndim == len(shape) + 1 and all(m in (1, n) for m, n in zip(full.shape[1:], shape))
     if not fits:
-        raise InputError(f"the mask of Inpainting has shape {tuple(mask.shape)}, which does not broadcast against "
-                         f"(batch, {', '.join(map(str, shape))})")
+        raise InputError(
+            f"the mask of Inpainting has shape {tuple(mask.shape)}, which does not broadcast against "
+            f"(batch, {', '.join(map(str, shape))})"
+        )
     return full

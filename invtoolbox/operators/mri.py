@@ -41,14 +41,22 @@ class CartesianMRI(LinearOperator):
     # deepinv's MultiCoilMRI is right and as fast (8 coils, 256x256, one core: 24 and 29 ms against 21 and 23 here), but its images
     # are two real channels, whose modulus no prior would see, and its k-space has an axis more than a coil is a channel.
 
-    def __init__(self, mask: Any, image_shape: Sequence[int], coil_maps: Any = None, axes: int | None = None) -> None:
+    def __init__(
+        self, mask: Any, image_shape: Sequence[int], coil_maps: Any = None, axes: int | None = None
+    ) -> None:
         shape = tuple(int(n) for n in image_shape)
         shape = (1, *shape) if len(shape) == 2 else shape
         if len(shape) < 2 or shape[0] != 1:
-            raise InputError(f"the image_shape of CartesianMRI is (row, column), or (1, *space) with one complex channel, got {shape}")
+            raise InputError(
+                f"the image_shape of CartesianMRI is (row, column), or (1, *space) with one complex channel, got {shape}"
+            )
         self.domain_shape = shape
         self.axes = checked_axes(axes, len(shape) - 1, "CartesianMRI")
-        self.coil_maps = None if coil_maps is None else coil_maps_of(torch.as_tensor(coil_maps), shape[1:], "CartesianMRI")
+        self.coil_maps = (
+            None
+            if coil_maps is None
+            else coil_maps_of(torch.as_tensor(coil_maps), shape[1:], "CartesianMRI")
+        )
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         self.mask = _mask(torch.as_tensor(mask), self.coils, shape[1:])
         self.range_shape = (self.coils, *shape[1:])
@@ -62,14 +70,20 @@ class CartesianMRI(LinearOperator):
         return {**own, "mask": self.mask}
 
     def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {name: value.expand(batch, *value.shape[1:]) for name, value in self.parameters().items()}
+        return {
+            name: value.expand(batch, *value.shape[1:]) for name, value in self.parameters().items()
+        }
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         checked = dict(parameters)
         if "coil_maps" in parameters:
-            checked["coil_maps"] = coil_maps_of(parameters["coil_maps"], self.domain_shape[1:], "CartesianMRI")
+            checked["coil_maps"] = coil_maps_of(
+                parameters["coil_maps"], self.domain_shape[1:], "CartesianMRI"
+            )
             if checked["coil_maps"].shape[1] != self.coils:
-                raise InputError(f"{self} has {self.coils} coils, got maps of {checked['coil_maps'].shape[1]}")
+                raise InputError(
+                    f"{self} has {self.coils} coils, got maps of {checked['coil_maps'].shape[1]}"
+                )
         if "mask" in parameters:
             checked["mask"] = _mask(parameters["mask"], self.coils, self.domain_shape[1:])
         other = super()._replace(checked)
@@ -96,17 +110,35 @@ class CartesianMRI(LinearOperator):
         """The zero-filled image of every coil, ``(batch, coil, *space)``."""
         check_shape(y, self.range_shape, f"{self} takes y", items=self.items)
         mask = self._weights(y)
-        return centred_ifft(torch.where(mask != 0, y / torch.where(mask != 0, mask, 1), 0), self.axes)
+        return centred_ifft(
+            torch.where(mask != 0, y / torch.where(mask != 0, mask, 1), 0), self.axes
+        )
 
     # -- closed forms -------------------------------------------------------------------------------------------------
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The largest singular value: exact with one coil, else by the power method."""
         if self.coil_maps is not None:
             # From a complex start: a real one is orthogonal to images that are purely imaginary.
-            return super().norm(tolerance=tolerance, max_iterations=max_iterations, seed=seed,
-                                dtype=dtype if dtype.is_complex else _complex(dtype), device=device).to(_real(dtype))
+            return (
+                super()
+                .norm(
+                    tolerance=tolerance,
+                    max_iterations=max_iterations,
+                    seed=seed,
+                    dtype=dtype if dtype.is_complex else _complex(dtype),
+                    device=device,
+                )
+                .to(_real(dtype))
+            )
         largest = self.mask.to(dtype=torch.float64, device=device).abs().flatten(1).amax(1)
         return largest.to(_real(dtype)).expand(self.items or 1).clone()
 
@@ -114,7 +146,9 @@ class CartesianMRI(LinearOperator):
     def has_normal_resolvent(self) -> bool:
         return self.coil_maps is None
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``F^H (v_hat / (weight * mask^2 + rho))``, with one coil."""
         if self.coil_maps is not None:
             return super().normal_resolvent(v, rho, weight)
@@ -161,8 +195,12 @@ def outer_noise_std(y: Tensor, mask: Tensor | None = None, share: float = 0.2) -
     levels = []
     for values, kept, distance in zip(y.abs(), used, radius):
         if not bool(kept.any()):
-            raise InputError("the noise level of k-space cannot be estimated where nothing is sampled")
-        beyond = distance >= torch.quantile(distance[kept][:: max(1, int(kept.sum()) // 100_000)].double(), 1 - share)
+            raise InputError(
+                "the noise level of k-space cannot be estimated where nothing is sampled"
+            )
+        beyond = distance >= torch.quantile(
+            distance[kept][:: max(1, int(kept.sum()) // 100_000)].double(), 1 - share
+        )
         levels.append(values[kept & beyond].median() / 1.1774100225154747)
     return torch.stack(levels)
 
@@ -176,8 +214,10 @@ def coil_maps_of(maps: Tensor, space: tuple[int, ...], name: str) -> Tensor:
     """Checked complex maps, ``(1 or batch, coil, *space)``; axes of space may be of length 1."""
     full = maps.unsqueeze(0) if maps.ndim == len(space) + 1 else maps
     if full.ndim != len(space) + 2 or any(m not in (1, n) for m, n in zip(full.shape[2:], space)):
-        raise InputError(f"the coil_maps of {name} have shape {tuple(maps.shape)}, expected "
-                         f"(coil, {', '.join(map(str, space))}), with a batch axis in front where items differ")
+        raise InputError(
+            f"the coil_maps of {name} have shape {tuple(maps.shape)}, expected "
+            f"(coil, {', '.join(map(str, space))}), with a batch axis in front where items differ"
+        )
     if not bool(full.isfinite().all()):
         raise InputError(f"the coil_maps of {name} have entries that are NaN or infinite")
     return full if full.is_complex() else full.to(_complex(full.dtype))
@@ -186,20 +226,28 @@ def coil_maps_of(maps: Tensor, space: tuple[int, ...], name: str) -> Tensor:
 def _mask(mask: Tensor, coils: int, space: tuple[int, ...]) -> Tensor:
     """``(1 or batch, 1 or coil, *space)``."""
     full = mask.reshape(*[1] * (len(space) + 2 - mask.ndim), *mask.shape)
-    if full.ndim != len(space) + 2 or any(m not in (1, n) for m, n in zip(full.shape[1:], (coils, *space))):
-        raise InputError(f"the mask of CartesianMRI has shape {tuple(mask.shape)}, which does not broadcast against "
-                         f"(batch, {coils}, {', '.join(map(str, space))})")
+    if full.ndim != len(space) + 2 or any(
+        m not in (1, n) for m, n in zip(full.shape[1:], (coils, *space))
+    ):
+        raise InputError(
+            f"the mask of CartesianMRI has shape {tuple(mask.shape)}, which does not broadcast against "
+            f"(batch, {coils}, {', '.join(map(str, space))})"
+        )
     if full.is_complex() or not bool(full.isfinite().all()):
         raise InputError("the mask of CartesianMRI is real and finite: 1 where k-space is sampled")
     if bool((full == 0).flatten(1).all(1).any()):
-        raise InputError("the mask of CartesianMRI is zero everywhere, so nothing is measured; it is 1 where k-space is sampled")
+        raise InputError(
+            "the mask of CartesianMRI is zero everywhere, so nothing is measured; it is 1 where k-space is sampled"
+        )
     return full
 
 
 def _items(mask: Tensor, maps: Tensor | None) -> int | None:
     counts = {len(t) for t in (mask, maps) if t is not None and len(t) > 1}
     if len(counts) > 1:
-        raise InputError(f"the mask and the coil_maps of CartesianMRI are for batches of different sizes: {sorted(counts)}")
+        raise InputError(
+            f"the mask and the coil_maps of CartesianMRI are for batches of different sizes: {sorted(counts)}"
+        )
     return counts.pop() if counts else None
 
 

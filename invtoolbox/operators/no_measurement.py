@@ -37,5 +37,7 @@ class NoMeasurement(Operator):
 
     def _forward(self, x: Any) -> Tensor:
         # A part of x without an entry, so that it has a derivative like any prediction.
-        leaf = next(leaf for _, leaf in tree_leaves(x) if leaf.is_floating_point() or leaf.is_complex())
+        leaf = next(
+            leaf for _, leaf in tree_leaves(x) if leaf.is_floating_point() or leaf.is_complex()
+        )
         return leaf.flatten(1)[:, None, :0]

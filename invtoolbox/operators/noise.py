@@ -94,8 +94,10 @@ class Poisson(Noise):
 
     def apply(self, clean: Tensor, generator: Generator) -> Tensor:
         if clean.is_complex() or bool((clean < 0).any()):
-            raise InputError("Poisson noise needs measurements that are real and not negative: they are mean counts; "
-                             f"got {'complex ones' if clean.is_complex() else f'a minimum of {float(clean.min()):.3g}'}")
+            raise InputError(
+                "Poisson noise needs measurements that are real and not negative: they are mean counts; "
+                f"got {'complex ones' if clean.is_complex() else f'a minimum of {float(clean.min()):.3g}'}"
+            )
         counts = torch.as_tensor(self.counts, dtype=torch.float64).reshape(-1)[0].cpu()
         drawn = torch.poisson(clean.detach().cpu().double() * counts, generator=generator) / counts
         return drawn.to(dtype=clean.dtype, device=clean.device)
@@ -104,7 +106,12 @@ class Poisson(Noise):
         return Poisson(_of_item(self.counts, k, batch, "counts"))
 
 
-def simulate(operator: Operator, x: Tensor, noise: float | Tensor | Noise = 0.0, seed: int | Sequence[int] = 0) -> Any:
+def simulate(
+    operator: Operator,
+    x: Tensor,
+    noise: float | Tensor | Noise = 0.0,
+    seed: int | Sequence[int] = 0,
+) -> Any:
     """Noisy measurements ``A(x) + e``, shape ``(batch, *range_shape)``; a tuple where the measurements are one.
 
     Args:
@@ -124,12 +131,14 @@ def simulate(operator: Operator, x: Tensor, noise: float | Tensor | Noise = 0.0,
     batch = parts[0].shape[0]
     seeds = [int(seed)] * batch if isinstance(seed, int) else [int(s) for s in seed]
     if len(seeds) != batch:
-        raise InputError(f"there are {len(seeds)} seeds for a batch of {batch}; give one seed, or one an item")
+        raise InputError(
+            f"there are {len(seeds)} seeds for a batch of {batch}; give one seed, or one an item"
+        )
     rows = []
     for k in range(batch):
         # Item by item, because how far a Poisson draw advances the generator depends on its rates.
         generator, own = torch.Generator().manual_seed(seeds[k]), model.item(k, batch)
-        rows.append([own.apply(part[k:k + 1], generator) for part in parts])
+        rows.append([own.apply(part[k : k + 1], generator) for part in parts])
     noisy = tuple(torch.cat([row[j] for row in rows]) for j in range(len(parts)))
     return noisy if isinstance(clean, (tuple, list)) else noisy[0]
 
@@ -137,14 +146,18 @@ def simulate(operator: Operator, x: Tensor, noise: float | Tensor | Noise = 0.0,
 def _normal(like: Tensor, generator: Generator) -> Tensor:
     shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
     drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return (torch.view_as_complex(drawn) if like.is_complex() else drawn).to(dtype=like.dtype, device=like.device)
+    return (torch.view_as_complex(drawn) if like.is_complex() else drawn).to(
+        dtype=like.dtype, device=like.device
+    )
 
 
 def _check_level(value: float | Tensor, what: str, positive: bool = False) -> None:
     level = torch.as_tensor(value)
     fits = level.ndim <= 1 and not level.is_complex() and bool(level.isfinite().all())
     if not fits or bool((level < 0).any()) or (positive and bool((level == 0).any())):
-        raise InputError(f"{what} is a {'positive' if positive else 'nonnegative'} number, or one an item, got {value}")
+        raise InputError(
+            f"{what} is a {'positive' if positive else 'nonnegative'} number, or one an item, got {value}"
+        )
 
 
 def _of_item(value: float | Tensor, k: int, batch: int, name: str) -> float | Tensor:
@@ -152,4 +165,4 @@ def _of_item(value: float | Tensor, k: int, batch: int, name: str) -> float | Te
         return value
     if len(value) != batch:
         raise InputError(f"the noise has {len(value)} values of {name} for a batch of {batch}")
-    return value[k:k + 1]
+    return value[k : k + 1]

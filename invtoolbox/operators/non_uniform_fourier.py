@@ -49,18 +49,32 @@ class NonUniformFourier(LinearOperator):
     # deepinv's NonCartesianMRI needs mri-nufft and FINUFFT, keeps plans that are not copied, casts everything to float32, and is
     # not differentiable in the trajectory; torchkbnufft is not maintained. Here is all that is needed of either.
 
-    def __init__(self, trajectory: Any, image_shape: Sequence[int], coil_maps: Any = None, width: int = 6,
-                 oversampling: float = 2.0) -> None:
+    def __init__(
+        self,
+        trajectory: Any,
+        image_shape: Sequence[int],
+        coil_maps: Any = None,
+        width: int = 6,
+        oversampling: float = 2.0,
+    ) -> None:
         shape = tuple(int(n) for n in image_shape)
         shape = (1, *shape) if len(shape) == 2 else shape
         if len(shape) < 2 or shape[0] != 1:
-            raise InputError("the image_shape of NonUniformFourier is (row, column), or (1, *space) with one complex channel, "
-                             f"got {shape}")
+            raise InputError(
+                "the image_shape of NonUniformFourier is (row, column), or (1, *space) with one complex channel, "
+                f"got {shape}"
+            )
         if not 2 <= width <= 16 or not 1.25 <= oversampling <= 4:
-            raise InputError("NonUniformFourier takes a width of 2 to 16 cells and an oversampling of 1.25 to 4, "
-                             f"got {width} and {oversampling}")
+            raise InputError(
+                "NonUniformFourier takes a width of 2 to 16 cells and an oversampling of 1.25 to 4, "
+                f"got {width} and {oversampling}"
+            )
         self.domain_shape, self.width, self.oversampling = shape, int(width), float(oversampling)
-        self.coil_maps = None if coil_maps is None else coil_maps_of(torch.as_tensor(coil_maps), shape[1:], "NonUniformFourier")
+        self.coil_maps = (
+            None
+            if coil_maps is None
+            else coil_maps_of(torch.as_tensor(coil_maps), shape[1:], "NonUniformFourier")
+        )
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         self.grid = tuple(2 * math.ceil(oversampling * n / 2) for n in shape[1:])
         values = torch.as_tensor(trajectory)
@@ -70,9 +84,15 @@ class NonUniformFourier(LinearOperator):
         self.items = self._count()
 
     def _count(self) -> int | None:
-        counts = {len(t) for t in (self.coil_maps, self.trajectory if self._differs else None) if t is not None and len(t) > 1}
+        counts = {
+            len(t)
+            for t in (self.coil_maps, self.trajectory if self._differs else None)
+            if t is not None and len(t) > 1
+        }
         if len(counts) > 1:
-            raise InputError(f"the trajectory and the coil_maps of {self} are for batches of different sizes: {sorted(counts)}")
+            raise InputError(
+                f"the trajectory and the coil_maps of {self} are for batches of different sizes: {sorted(counts)}"
+            )
         return counts.pop() if counts else None
 
     @property
@@ -82,13 +102,21 @@ class NonUniformFourier(LinearOperator):
 
     def _set_trajectory(self, trajectory: Tensor) -> None:
         space = self.domain_shape[1:]
-        if trajectory.ndim < 2 or trajectory.shape[-1] != len(space) or not trajectory.is_floating_point():
-            raise InputError(f"the trajectory of NonUniformFourier has shape {tuple(trajectory.shape)} and dtype {trajectory.dtype}; "
-                             f"expected real frequencies (*samples, {len(space)})")
+        if (
+            trajectory.ndim < 2
+            or trajectory.shape[-1] != len(space)
+            or not trajectory.is_floating_point()
+        ):
+            raise InputError(
+                f"the trajectory of NonUniformFourier has shape {tuple(trajectory.shape)} and dtype {trajectory.dtype}; "
+                f"expected real frequencies (*samples, {len(space)})"
+            )
         largest = trajectory.detach().abs().reshape(-1, len(space)).amax(0).tolist()
         if any(not k <= n / 2 + 0.5 for k, n in zip(largest, space)):
-            raise InputError(f"the trajectory of NonUniformFourier reaches {[round(k, 3) for k in largest]} cycles per field of "
-                             f"view, but an image of {space} holds half as many as it has pixels")
+            raise InputError(
+                f"the trajectory of NonUniformFourier reaches {[round(k, 3) for k in largest]} cycles per field of "
+                f"view, but an image of {space} holds half as many as it has pixels"
+            )
         self.trajectory = trajectory
         # By axis: which cells of the grid each sample looks at, and with what weights; (width, 1 or batch, samples) each.
         flat = trajectory.reshape(len(trajectory) if self._differs else 1, -1, len(space))
@@ -102,23 +130,37 @@ class NonUniformFourier(LinearOperator):
     def _beta(self) -> float:
         """Beatty et al. (2005), equation 5."""
         ratio = self.width / self.oversampling * (self.oversampling - 0.5)
-        return math.pi * math.sqrt(ratio ** 2 - 0.8)
+        return math.pi * math.sqrt(ratio**2 - 0.8)
 
     def _kernel(self, distance: Tensor) -> Tensor:
         inside = (1 - (2 * distance / self.width).square()).clamp_min(1e-30)
-        return torch.special.i0(self._beta * inside.sqrt()) / torch.special.i0(torch.tensor(self._beta, dtype=torch.float64))
+        return torch.special.i0(self._beta * inside.sqrt()) / torch.special.i0(
+            torch.tensor(self._beta, dtype=torch.float64)
+        )
 
     def _kernel_transform(self, frequency: Tensor) -> Tensor:
-        root = (self._beta ** 2 - (math.pi * self.width * frequency).square()).clamp_min(1e-12).sqrt()
-        return self.width * torch.sinh(root) / (root * torch.special.i0(torch.tensor(self._beta, dtype=torch.float64)))
+        root = (self._beta**2 - (math.pi * self.width * frequency).square()).clamp_min(1e-12).sqrt()
+        return (
+            self.width
+            * torch.sinh(root)
+            / (root * torch.special.i0(torch.tensor(self._beta, dtype=torch.float64)))
+        )
 
     def _correction(self, like: Tensor) -> Tensor:
         """One over the kernel's transform at every pixel, and the unitary factor."""
-        total = torch.full([1] * len(self.grid), 1 / math.sqrt(math.prod(self.domain_shape[1:])), dtype=torch.float64)
+        total = torch.full(
+            [1] * len(self.grid),
+            1 / math.sqrt(math.prod(self.domain_shape[1:])),
+            dtype=torch.float64,
+        )
         for axis, (n, g) in enumerate(zip(self.domain_shape[1:], self.grid)):
-            profile = 1 / self._kernel_transform((torch.arange(n, dtype=torch.float64) - n // 2) / g)
+            profile = 1 / self._kernel_transform(
+                (torch.arange(n, dtype=torch.float64) - n // 2) / g
+            )
             total = total * profile.view([-1 if k == axis else 1 for k in range(len(self.grid))])
-        return total.to(dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
+        return total.to(
+            dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device
+        )
 
     # -- parameters ---------------------------------------------------------------------------------------------------
 
@@ -129,7 +171,11 @@ class NonUniformFourier(LinearOperator):
         return {"trajectory": self.trajectory, **own}
 
     def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        own = {} if self.coil_maps is None else {"coil_maps": self.coil_maps.expand(batch, *self.coil_maps.shape[1:])}
+        own = (
+            {}
+            if self.coil_maps is None
+            else {"coil_maps": self.coil_maps.expand(batch, *self.coil_maps.shape[1:])}
+        )
         shape = self.trajectory.shape[1:] if self._differs else self.trajectory.shape
         return {"trajectory": self.trajectory.expand(batch, *shape), **own}
 
@@ -145,14 +191,23 @@ class NonUniformFourier(LinearOperator):
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = super()._replace({})
         if "coil_maps" in parameters:
-            other.coil_maps = coil_maps_of(parameters["coil_maps"], self.domain_shape[1:], "NonUniformFourier")
+            other.coil_maps = coil_maps_of(
+                parameters["coil_maps"], self.domain_shape[1:], "NonUniformFourier"
+            )
             if other.coil_maps.shape[1] != self.coils:
-                raise InputError(f"{self} has {self.coils} coils, got maps of {other.coil_maps.shape[1]}")
+                raise InputError(
+                    f"{self} has {self.coils} coils, got maps of {other.coil_maps.shape[1]}"
+                )
         if "trajectory" in parameters:
             given = tuple(parameters["trajectory"].shape)
-            if given[-len(self.sample_shape) - 1:-1] != self.sample_shape or len(given) > len(self.sample_shape) + 2:
-                raise InputError(f"{self} has a trajectory of shape {(*self.sample_shape, self.trajectory.shape[-1])}, or one an item, "
-                                 f"got {given}; make a new NonUniformFourier")
+            if (
+                given[-len(self.sample_shape) - 1 : -1] != self.sample_shape
+                or len(given) > len(self.sample_shape) + 2
+            ):
+                raise InputError(
+                    f"{self} has a trajectory of shape {(*self.sample_shape, self.trajectory.shape[-1])}, or one an item, "
+                    f"got {given}; make a new NonUniformFourier"
+                )
             other._set_trajectory(parameters["trajectory"])
         return other._with_items(other._count())
 
@@ -193,7 +248,10 @@ class NonUniformFourier(LinearOperator):
         for offsets in itertools.product(range(self.width), repeat=len(self.grid)):
             index, weight = self.cells[0][offsets[0]], self.taps[0][offsets[0]]
             for axis, k in enumerate(offsets[1:], start=1):
-                index, weight = index * self.grid[axis] + self.cells[axis][k], weight * self.taps[axis][k]
+                index, weight = (
+                    index * self.grid[axis] + self.cells[axis][k],
+                    weight * self.taps[axis][k],
+                )
             yield index.unsqueeze(1), weight.unsqueeze(1).to(dtype)
 
     # Cell by cell: all of them at once would take width^dimensions times the memory of the measurements.
@@ -211,31 +269,61 @@ class NonUniformFourier(LinearOperator):
         """The transpose of `_interpolated`."""
         grid = samples.new_zeros(*samples.shape[:2], math.prod(self.grid))
         for index, weight in self._taps(samples):
-            grid = grid.scatter_add(2, index.expand(*samples.shape[:2], -1), samples * weight) if samples.requires_grad \
-                or weight.requires_grad else grid.scatter_add_(2, index.expand(*samples.shape[:2], -1), samples * weight)
+            grid = (
+                grid.scatter_add(2, index.expand(*samples.shape[:2], -1), samples * weight)
+                if samples.requires_grad or weight.requires_grad
+                else grid.scatter_add_(2, index.expand(*samples.shape[:2], -1), samples * weight)
+            )
         return grid
 
     # -- closed forms -------------------------------------------------------------------------------------------------
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The largest singular value, by the power method from a complex start."""
         real = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
-        return super().norm(tolerance=tolerance, max_iterations=max_iterations, seed=seed, device=device,
-                            dtype=torch.complex128 if real == torch.float64 else torch.complex64).to(real)
+        return (
+            super()
+            .norm(
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+                seed=seed,
+                device=device,
+                dtype=torch.complex128 if real == torch.float64 else torch.complex64,
+            )
+            .to(real)
+        )
 
     def density(self, iterations: int = 20) -> Tensor:
         """The area of k-space that each sample stands for, ``(1 or batch, *samples)``, in units of a Cartesian sample's.
 
         By the fixed point ``w <- w / (P P^T w)``, P the interpolation (Pipe & Menon, MRM 41, 1999).
         """
-        weights = torch.ones(self.cells[0].shape[1], 1, math.prod(self.sample_shape), dtype=torch.float64, device=self.trajectory.device)
+        weights = torch.ones(
+            self.cells[0].shape[1],
+            1,
+            math.prod(self.sample_shape),
+            dtype=torch.float64,
+            device=self.trajectory.device,
+        )
         with torch.no_grad():
             for _ in range(iterations):
                 weights = weights / self._interpolated(self._gridded(weights)).clamp_min(1e-12)
             # Now the kernel's square integral is 1 everywhere on the grid; a Cartesian sample has the area of the oversampling.
             for n, g in zip(self.domain_shape[1:], self.grid):
-                weights = weights * float(self._kernel_transform(torch.zeros((), dtype=torch.float64))) ** 2 * n / g
+                weights = (
+                    weights
+                    * float(self._kernel_transform(torch.zeros((), dtype=torch.float64))) ** 2
+                    * n
+                    / g
+                )
         return weights.view(-1, *self.sample_shape)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
@@ -252,7 +340,9 @@ class NonUniformFourier(LinearOperator):
         return f"NonUniformFourier({'x'.join(map(str, self.sample_shape))} samples, {self.domain_shape}{coils})"
 
 
-def radial_trajectory(size: int, spokes: int, samples: int | None = None, golden: bool = True) -> Tensor:
+def radial_trajectory(
+    size: int, spokes: int, samples: int | None = None, golden: bool = True
+) -> Tensor:
     """Spokes through the centre of k-space, ``(spoke, sample, 2)``, row and column frequency in cycles per field of view.
 
     Args:
@@ -264,8 +354,12 @@ def radial_trajectory(size: int, spokes: int, samples: int | None = None, golden
     tensor([-2., -1.,  0.,  1.])
     """
     if min(size, spokes) < 1 or (samples is not None and samples < 1):
-        raise InputError(f"a radial trajectory has at least one spoke and one sample, got {spokes} spokes and size {size}")
+        raise InputError(
+            f"a radial trajectory has at least one spoke and one sample, got {spokes} spokes and size {size}"
+        )
     count = 2 * size if samples is None else samples
     angles = torch.arange(spokes, dtype=torch.float64) * (_GOLDEN if golden else math.pi / spokes)
     radii = (torch.arange(count, dtype=torch.float64) - count // 2) * (size / count)
-    return torch.stack([radii * angles.sin().unsqueeze(1), radii * angles.cos().unsqueeze(1)], -1).float()
+    return torch.stack(
+        [radii * angles.sin().unsqueeze(1), radii * angles.cos().unsqueeze(1)], -1
+    ).float()

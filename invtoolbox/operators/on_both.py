@@ -56,13 +56,18 @@ class OnBoth(_Combined):
     def with_info(self, x: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Of both: the names begin with ``first.`` and ``second.``."""
         seen = [self.operator.with_info(part) for part in self._pair(x)]
-        info = {f"{which}.{name}": value for which, (_, found) in zip(("first", "second"), seen)
-                for name, value in found.items()}
+        info = {
+            f"{which}.{name}": value
+            for which, (_, found) in zip(("first", "second"), seen)
+            for name, value in found.items()
+        }
         return torch.cat([prediction for prediction, _ in seen], dim=1), info
 
     def _pair(self, x: Any) -> tuple[Any, Any]:
         if not isinstance(x, tuple) or len(x) != 2:
-            raise InputError(f"{self} takes two scenes, as priors.GaussianPair() makes them, got {type(x).__name__}")
+            raise InputError(
+                f"{self} takes two scenes, as priors.GaussianPair() makes them, got {type(x).__name__}"
+            )
         return x
 
     def measurements(self, y: Tensor) -> Tensor:

@@ -44,9 +44,13 @@ class OverTime(_Combined):
         self.times = tuple(range(len(self.parts))) if times is None else tuple(times)
         rests = {(part.range_shape[0], *part.range_shape[2:]) for part in self.parts}
         if len(rests) > 1 or len(self.times) != len(self.parts):
-            raise InputError(f"OverTime takes renderers of the same channels and size of pictures, and a time for each, got {len(rests)} "
-                             f"kinds and {len(self.times)} times for {len(self.parts)}")
-        self.order: Tensor | None = None  # of the blocks, where a subset was asked for in another one
+            raise InputError(
+                f"OverTime takes renderers of the same channels and size of pictures, and a time for each, got {len(rests)} "
+                f"kinds and {len(self.times)} times for {len(self.parts)}"
+            )
+        self.order: Tensor | None = (
+            None  # of the blocks, where a subset was asked for in another one
+        )
         self.domain_shape = ()
         self._set_range()
 
@@ -56,7 +60,9 @@ class OverTime(_Combined):
 
     def __call__(self, x: Any) -> Tensor:
         if not isinstance(x, Moving):
-            raise InputError(f"{self} takes what moves, as priors.Deformation() makes it, got {type(x).__name__}")
+            raise InputError(
+                f"{self} takes what moves, as priors.Deformation() makes it, got {type(x).__name__}"
+            )
         if max(self.times) >= x.times:
             raise InputError(f"{self} looks at time {max(self.times)}, and x has {x.times}")
         seen = torch.cat([part(x.at(time)) for part, time in zip(self.parts, self.times)], dim=2)
@@ -69,7 +75,11 @@ class OverTime(_Combined):
     def cameras(self) -> Cameras:
         """Those of all times, one after the other."""
         every: list[Cameras] = [part.cameras for part in self.parts]  # type: ignore[attr-defined]
-        return Cameras(torch.cat([c.world_to_camera for c in every]), torch.cat([c.intrinsics for c in every]), every[0].size)
+        return Cameras(
+            torch.cat([c.world_to_camera for c in every]),
+            torch.cat([c.intrinsics for c in every]),
+            every[0].size,
+        )
 
     @property
     def blocks(self) -> int:
@@ -89,7 +99,11 @@ class OverTime(_Combined):
                 order.append(here)
             first += count
         other = copy.copy(self)
-        other.parts, other.times, other.order = tuple(parts), tuple(times), torch.cat(order).argsort()
+        other.parts, other.times, other.order = (
+            tuple(parts),
+            tuple(times),
+            torch.cat(order).argsort(),
+        )
         other._set_range()
         return other
 

@@ -50,13 +50,23 @@ class ParallelBeam(Scan2D):
               [3.0711, 5.0711, 7.0711, 5.0711, 3.0711]]]])
     """
 
-    def __init__(self, image_shape: Sequence[int], angles: Any, num_detectors: int,
-                 pixel_size: float | Sequence[float] = 1.0, detector_spacing: float = 1.0,
-                 detector_shift: Any = 0.0) -> None:
-        super().__init__(image_shape, angles, num_detectors, pixel_size, detector_spacing, detector_shift)
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        angles: Any,
+        num_detectors: int,
+        pixel_size: float | Sequence[float] = 1.0,
+        detector_spacing: float = 1.0,
+        detector_shift: Any = 0.0,
+    ) -> None:
+        super().__init__(
+            image_shape, angles, num_detectors, pixel_size, detector_spacing, detector_shift
+        )
         self._check_view()
 
-    def _lines(self, angles: Tensor, shift: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _lines(
+        self, angles: Tensor, shift: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         s, cos, sin = self._detector(shift), angles.cos(), angles.sin()
         return (s * cos, s * sin), (sin, -cos)
 
@@ -64,7 +74,9 @@ class ParallelBeam(Scan2D):
         shift, half = self.detector_shift.detach(), self.num_detectors * self.detector_spacing / 2
         return float(shift.min()) - half, float(shift.max()) + half
 
-    def _invert(self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float) -> Tensor:
+    def _invert(
+        self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float
+    ) -> Tensor:
         angles, shift = angles.detach().double(), shift.detach().double()
         arc = arc_weights(angles, torch.pi)
         filtered = filter_projections(y, self.detector_spacing, filter, cutoff)
@@ -73,6 +85,9 @@ class ParallelBeam(Scan2D):
         height, width = self.pixel_size
         first = self._detector(shift)[..., 0].expand_as(angles)
         one, zero = torch.ones_like(angles), torch.zeros_like(angles)
-        lateral = torch.stack([-first, angles.cos() * width, -angles.sin() * height]) / self.detector_spacing
+        lateral = (
+            torch.stack([-first, angles.cos() * width, -angles.sin() * height])
+            / self.detector_spacing
+        )
         table = torch.cat([lateral, torch.stack([one, zero, zero, zero, zero])]).T.contiguous()
         return pixel_backproject(filtered, PixelViews(table, self.image_shape))

@@ -50,34 +50,73 @@ class ParallelBeam3D(Scan3D):
     """
 
     parallel = True
-    _components: ClassVar[dict[str, int]] = {"angles": 0, "detector_shift": 2, "tilt": 0, "detector_rotation": 3}
+    _components: ClassVar[dict[str, int]] = {
+        "angles": 0,
+        "detector_shift": 2,
+        "tilt": 0,
+        "detector_rotation": 3,
+    }
     angles: Tensor
     detector_shift: Tensor
     tilt: Tensor
     detector_rotation: Tensor
 
-    def __init__(self, volume_shape: Sequence[int], angles: Any, detector_shape: Sequence[int],
-                 voxel_size: float | Sequence[float] = 1.0, detector_spacing: float | Sequence[float] = 1.0,
-                 detector_shift: Any = (0.0, 0.0), tilt: Any = 0.0, detector_rotation: Any = (0.0, 0.0, 0.0),
-                 views_per_chunk: int | None = None) -> None:
-        self.detector_spacing: tuple[float, float] = lengths("detector_spacing", detector_spacing, ("between rows", "between columns"))
-        super().__init__(volume_shape, detector_shape, voxel_size, {
-            "angles": checked_angles(angles),
-            "detector_shift": finite("detector_shift", detector_shift),
-            "tilt": finite("tilt", tilt),
-            "detector_rotation": finite("detector_rotation", detector_rotation)}, views_per_chunk)
+    def __init__(
+        self,
+        volume_shape: Sequence[int],
+        angles: Any,
+        detector_shape: Sequence[int],
+        voxel_size: float | Sequence[float] = 1.0,
+        detector_spacing: float | Sequence[float] = 1.0,
+        detector_shift: Any = (0.0, 0.0),
+        tilt: Any = 0.0,
+        detector_rotation: Any = (0.0, 0.0, 0.0),
+        views_per_chunk: int | None = None,
+    ) -> None:
+        self.detector_spacing: tuple[float, float] = lengths(
+            "detector_spacing", detector_spacing, ("between rows", "between columns")
+        )
+        super().__init__(
+            volume_shape,
+            detector_shape,
+            voxel_size,
+            {
+                "angles": checked_angles(angles),
+                "detector_shift": finite("detector_shift", detector_shift),
+                "tilt": finite("tilt", tilt),
+                "detector_rotation": finite("detector_rotation", detector_rotation),
+            },
+            views_per_chunk,
+        )
         if float(self.tilt.detach().abs().max()) >= 1.6:
-            raise InputError(f"tilt is in radians, less than pi / 2, got {float(self.tilt.detach().abs().max()):.4g}")
+            raise InputError(
+                f"tilt is in radians, less than pi / 2, got {float(self.tilt.detach().abs().max()):.4g}"
+            )
         self._check_view()
 
     @staticmethod
-    def from_vectors(volume_shape: Sequence[int], vectors: Any, detector_shape: Sequence[int],
-                     voxel_size: float | Sequence[float] = 1.0, views_per_chunk: int | None = None) -> VectorScan:
+    def from_vectors(
+        volume_shape: Sequence[int],
+        vectors: Any,
+        detector_shape: Sequence[int],
+        voxel_size: float | Sequence[float] = 1.0,
+        views_per_chunk: int | None = None,
+    ) -> VectorScan:
         """A parallel beam with any pose in every view: vectors (V, 12) of ASTRA's ``parallel3d_vec``. See `VectorScan`."""
-        return VectorScan(volume_shape, vectors, detector_shape, voxel_size, True, False, views_per_chunk)
+        return VectorScan(
+            volume_shape, vectors, detector_shape, voxel_size, True, False, views_per_chunk
+        )
 
     def _vectors(self, p: dict[str, Tensor]) -> Tensor:
-        return parallel_vectors(p["angles"], self.detector_spacing, p["detector_shift"], p["tilt"], p["detector_rotation"])
+        return parallel_vectors(
+            p["angles"],
+            self.detector_spacing,
+            p["detector_shift"],
+            p["tilt"],
+            p["detector_rotation"],
+        )
 
-    def _invert(self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float) -> Tensor:
+    def _invert(
+        self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
+    ) -> Tensor:
         return parallel_backprojection(y, self, parameters, views, filter, cutoff)

@@ -34,10 +34,18 @@ class PhaseRetrieval(_Combined):
     parts: tuple[LinearOperator, ...]  # type: ignore[assignment]
 
     def __init__(self, B: LinearOperator, complex: bool = True) -> None:
-        if not isinstance(B, LinearOperator) or (B.range_shape and isinstance(B.range_shape[0], tuple)):
-            raise InputError(f"PhaseRetrieval takes a linear operator with one tensor of measurements, got {B!r}")
+        if not isinstance(B, LinearOperator) or (
+            B.range_shape and isinstance(B.range_shape[0], tuple)
+        ):
+            raise InputError(
+                f"PhaseRetrieval takes a linear operator with one tensor of measurements, got {B!r}"
+            )
         super().__init__((B,))
-        self.domain_shape, self.range_shape, self.complex_images = B.domain_shape, B.range_shape, bool(complex)
+        self.domain_shape, self.range_shape, self.complex_images = (
+            B.domain_shape,
+            B.range_shape,
+            bool(complex),
+        )
 
     def _forward(self, x: Tensor) -> Tensor:
         image: Tensor = self.parts[0]._forward(x)
@@ -48,7 +56,9 @@ class PhaseRetrieval(_Combined):
         return f"PhaseRetrieval({self.parts[0]})"
 
 
-def spectral_initialization(A: PhaseRetrieval, y: Tensor, iterations: int = 100, seed: int = 0) -> Tensor:
+def spectral_initialization(
+    A: PhaseRetrieval, y: Tensor, iterations: int = 100, seed: int = 0
+) -> Tensor:
     r"""A first image for intensities ``y``: the leading eigenvector of ``B^H diag(y 1[y <= 9 mean(y)]) B`` (Chen & Candes 2015).
 
     Large intensities are cut off because they would decide alone. By the power method from a fixed random start, an
@@ -69,12 +79,20 @@ def spectral_initialization(A: PhaseRetrieval, y: Tensor, iterations: int = 100,
     B = A.parts[0]
     y = y.clamp_min(0)
     mean = y.flatten(1).mean(1)
-    weights = torch.where(y <= 9 * expand(mean, y), y, 0) / expand(mean.clamp_min(torch.finfo(y.dtype).tiny), y)
+    weights = torch.where(y <= 9 * expand(mean, y), y, 0) / expand(
+        mean.clamp_min(torch.finfo(y.dtype).tiny), y
+    )
     channels = y.shape[1] if A.channelwise else A.domain_shape[0]
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(1, channels, *A.domain_shape[1:], 2, generator=generator, dtype=torch.float64)
+    drawn = torch.randn(
+        1, channels, *A.domain_shape[1:], 2, generator=generator, dtype=torch.float64
+    )
     start = torch.view_as_complex(drawn) if A.complex_images else drawn[..., 0]
-    dtype = (torch.complex128 if y.dtype == torch.float64 else torch.complex64) if A.complex_images else y.dtype
+    dtype = (
+        (torch.complex128 if y.dtype == torch.float64 else torch.complex64)
+        if A.complex_images
+        else y.dtype
+    )
     x = start.to(dtype=dtype, device=y.device).expand(y.shape[0], *start.shape[1:]).contiguous()
     tiny = torch.finfo(y.dtype).tiny
     with torch.no_grad():

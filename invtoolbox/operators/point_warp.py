@@ -70,7 +70,11 @@ class PointWarpBothWays(Operator):
 def checked_points(points: Tensor, what: str) -> Tensor:
     """Points ``(batch, N, 3)``, all of them finite."""
     if points.ndim != 3 or points.shape[-1] != 3 or not points.is_floating_point():
-        raise InputError(f"{what} takes points of shape (batch, N, 3), got {tuple(points.shape)} of {points.dtype}")
+        raise InputError(
+            f"{what} takes points of shape (batch, N, 3), got {tuple(points.shape)} of {points.dtype}"
+        )
     if not bool(points.isfinite().all()):
-        raise InputError(f"{what} takes finite points, and {int((~points.isfinite()).any(-1).sum())} of them are not; leave them out")
+        raise InputError(
+            f"{what} takes finite points, and {int((~points.isfinite()).any(-1).sum())} of them are not; leave them out"
+        )
     return points

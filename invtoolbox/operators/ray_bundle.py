@@ -28,10 +28,25 @@ class RayBundle(Settings):
             return rays
         if isinstance(rays, Cameras):
             twist = rays.world_to_camera.new_zeros(len(rays), 6)
-            return cls({"world_to_camera": rays.world_to_camera, "intrinsics": rays.intrinsics, "twist": twist}, rays.size)
-        if not (isinstance(rays, (tuple, list)) and len(rays) == 2 and all(isinstance(t, Tensor) for t in rays)
-                and rays[0].shape == rays[1].shape and rays[0].ndim == 2 and rays[0].shape[1] == 3):
-            raise InputError("a renderer takes Cameras, or origins and directions of rays (R, 3) as a tuple of two tensors")
+            return cls(
+                {
+                    "world_to_camera": rays.world_to_camera,
+                    "intrinsics": rays.intrinsics,
+                    "twist": twist,
+                },
+                rays.size,
+            )
+        if not (
+            isinstance(rays, (tuple, list))
+            and len(rays) == 2
+            and all(isinstance(t, Tensor) for t in rays)
+            and rays[0].shape == rays[1].shape
+            and rays[0].ndim == 2
+            and rays[0].shape[1] == 3
+        ):
+            raise InputError(
+                "a renderer takes Cameras, or origins and directions of rays (R, 3) as a tuple of two tensors"
+            )
         return cls({"origins": rays[0], "directions": rays[1]}, None)
 
     @property
@@ -64,8 +79,11 @@ class RayBundle(Settings):
             other.index = self.index[index]
         else:
             first = next(iter(self.tensors.values()))
-            other.index = (torch.as_tensor(index, device=first.device) if isinstance(index, (list, Tensor))
-                           else torch.arange(len(self), device=first.device)[index])
+            other.index = (
+                torch.as_tensor(index, device=first.device)
+                if isinstance(index, (list, Tensor))
+                else torch.arange(len(self), device=first.device)[index]
+            )
         return other
 
     def lines(self) -> tuple[Tensor, Tensor]:
@@ -82,7 +100,9 @@ class RayBundle(Settings):
         row, column = self.index % (height * width) // width, self.index % width
         pixels = torch.stack([column, row, torch.ones_like(row)], dim=-1).to(cameras.intrinsics)
         pixels[:, :2] += 0.5
-        back = cameras.world_to_camera[:, :3, :3].transpose(1, 2) @ torch.linalg.inv(cameras.intrinsics)
+        back = cameras.world_to_camera[:, :3, :3].transpose(1, 2) @ torch.linalg.inv(
+            cameras.intrinsics
+        )
         return cameras.centres[which], (back[which] @ pixels[..., None]).squeeze(-1)
 
     def parameters(self) -> dict[str, Tensor]:

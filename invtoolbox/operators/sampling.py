@@ -59,26 +59,45 @@ class Sampling(LinearOperator):
 
     def counts(self) -> Tensor:
         """How often every pixel is measured, ``(1 or batch, 1, *space)``: the diagonal of ``A^T A``, and all of it."""
-        ones = torch.ones(len(self.index), 1, self.index.shape[1], dtype=torch.float64, device=self.index.device)
+        ones = torch.ones(
+            len(self.index), 1, self.index.shape[1], dtype=torch.float64, device=self.index.device
+        )
         return self._adjoint(ones)
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The square root of how often a pixel is measured at most: exact."""
         return self.counts().flatten(1).amax(1).sqrt().to(dtype=dtype, device=device)
 
     def normal_diagonal(self) -> Tensor:
         return self.counts()
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``v / (weight * counts + rho)``."""
         real = v.real if v.is_complex() else v
         return v / (expand(weight, real) * self.counts().to(real) + expand(rho, real))
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """The mean of a pixel's measurements, 0 where there is none: the least-squares image of smallest norm."""
-        check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", self.channelwise, self.items)
-        return self._adjoint(y) / self.counts().clamp_min(1).to(y.real.dtype if y.is_complex() else y.dtype)
+        check_shape(
+            y,
+            self.range_shape,
+            f"the pseudo-inverse of {self} takes y",
+            self.channelwise,
+            self.items,
+        )
+        return self._adjoint(y) / self.counts().clamp_min(1).to(
+            y.real.dtype if y.is_complex() else y.dtype
+        )
 
     def __repr__(self) -> str:
         return f"Sampling({self.index.shape[1]} of {math.prod(self.domain_shape[1:])} pixels)"
@@ -87,20 +106,33 @@ class Sampling(LinearOperator):
 def _indices(where: Tensor, space: tuple[int, ...]) -> Tensor:
     """The flat indices, ``(1 or batch, m)``."""
     if where.dtype == torch.bool:
-        if tuple(where.shape[-len(space):]) != space or where.ndim > len(space) + 1:
-            raise InputError(f"the mask of Sampling has shape {tuple(where.shape)}, expected {space}, or (batch, *space)")
+        if tuple(where.shape[-len(space) :]) != space or where.ndim > len(space) + 1:
+            raise InputError(
+                f"the mask of Sampling has shape {tuple(where.shape)}, expected {space}, or (batch, *space)"
+            )
         rows = where.reshape(-1, math.prod(space))
         counts = {int(n) for n in rows.sum(1)}
         if len(counts) > 1:
-            raise InputError(f"the masks of Sampling know between {min(counts)} and {max(counts)} pixels an item, which makes no "
-                             "tensor; use Inpainting, whose measurements keep the image's shape")
+            raise InputError(
+                f"the masks of Sampling know between {min(counts)} and {max(counts)} pixels an item, which makes no "
+                "tensor; use Inpainting, whose measurements keep the image's shape"
+            )
         if counts == {0}:
             raise InputError("the mask of Sampling is False everywhere, so nothing is measured")
         return torch.stack([row.nonzero().squeeze(1) for row in rows])
-    if where.is_floating_point() or where.is_complex() or where.ndim not in (1, 2) or not where.numel():
-        raise InputError("Sampling takes a boolean mask, or whole-numbered indices of shape (m,) or (batch, m), "
-                         f"got {where.dtype} of shape {tuple(where.shape)}")
+    if (
+        where.is_floating_point()
+        or where.is_complex()
+        or where.ndim not in (1, 2)
+        or not where.numel()
+    ):
+        raise InputError(
+            "Sampling takes a boolean mask, or whole-numbered indices of shape (m,) or (batch, m), "
+            f"got {where.dtype} of shape {tuple(where.shape)}"
+        )
     if bool((where < 0).any()) or bool((where >= math.prod(space)).any()):
-        raise InputError(f"the indices of Sampling lie in {int(where.min())}..{int(where.max())}, but the image has the pixels "
-                         f"0..{math.prod(space) - 1}")
+        raise InputError(
+            f"the indices of Sampling lie in {int(where.min())}..{int(where.max())}, but the image has the pixels "
+            f"0..{math.prod(space) - 1}"
+        )
     return where.long().reshape(-1, where.shape[-1])

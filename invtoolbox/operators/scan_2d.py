@@ -36,8 +36,15 @@ class Scan2D(LinearOperator):
     num_detectors: int
     detector_spacing: float
 
-    def __init__(self, image_shape: Sequence[int], angles: Any, num_detectors: int,
-                 pixel_size: float | Sequence[float], detector_spacing: float, detector_shift: Any) -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        angles: Any,
+        num_detectors: int,
+        pixel_size: float | Sequence[float],
+        detector_spacing: float,
+        detector_shift: Any,
+    ) -> None:
         channels, self.image_shape = _image_shape(image_shape)
         self.angles = _angles(angles)
         self.num_detectors = _whole("num_detectors", num_detectors)
@@ -52,7 +59,9 @@ class Scan2D(LinearOperator):
     # -------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _lines(self, angles: Tensor, shift: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _lines(
+        self, angles: Tensor, shift: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """A point and a direction ``(x, y)`` of every ray, each broadcastable to (V, D), from (V,) and (V or
         1,)."""
 
@@ -61,7 +70,9 @@ class Scan2D(LinearOperator):
         """The signed distances from the centre of rotation of the detector's two outermost edges' rays."""
 
     @abstractmethod
-    def _invert(self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float) -> Tensor:
+    def _invert(
+        self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float
+    ) -> Tensor:
         """Filtered back-projection of ``(N, V, D)``."""
 
     # -- the operator
@@ -75,18 +86,28 @@ class Scan2D(LinearOperator):
         shift = other.detector_shift
         other.detector_shift = shift.reshape(1) if shift.ndim == 0 else shift
         views = other.angles.shape[-1]
-        if other.angles.ndim not in (1, 2) or other.detector_shift.ndim not in (1, 2) \
-                or other.detector_shift.shape[-1] not in (1, views):
-            raise InputError(f"{self} takes angles of shape (views,) or (items, views) and detector_shift of "
-                             f"shape (1,), (views,), (items, 1) or (items, views); got "
-                             f"{tuple(other.angles.shape)} and {tuple(shift.shape)}")
+        if (
+            other.angles.ndim not in (1, 2)
+            or other.detector_shift.ndim not in (1, 2)
+            or other.detector_shift.shape[-1] not in (1, views)
+        ):
+            raise InputError(
+                f"{self} takes angles of shape (views,) or (items, views) and detector_shift of "
+                f"shape (1,), (views,), (items, 1) or (items, views); got "
+                f"{tuple(other.angles.shape)} and {tuple(shift.shape)}"
+            )
         other.items = _items(other.angles, other.detector_shift)
         other.range_shape = (self.domain_shape[0], views, self.num_detectors)
         other.__dict__.pop("_rays", None)
         return other
 
-    def to(self, target: torch.device | torch.dtype | str | None = None, *,
-           device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(
+        self,
+        target: torch.device | torch.dtype | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
         other = super().to(target, device=device, dtype=dtype)
         # Traced afresh from the moved angles, so that the copy does not depend on what was called before.
         other.__dict__.pop("_rays", None)
@@ -96,8 +117,13 @@ class Scan2D(LinearOperator):
         if self.items is None:
             return self
         # Only what has an axis of items: two views are not two items.
-        return self._replace({name: value.index_select(0, index) for name, value in self.parameters().items()
-                              if value.ndim == 2 and value.shape[0] > 1})._with_items(len(index))
+        return self._replace(
+            {
+                name: value.index_select(0, index)
+                for name, value in self.parameters().items()
+                if value.ndim == 2 and value.shape[0] > 1
+            }
+        )._with_items(len(index))
 
     @property
     def blocks(self) -> int:
@@ -115,8 +141,12 @@ class Scan2D(LinearOperator):
         if not isinstance(index, (slice, Tensor)):
             index = torch.as_tensor(index, device=self.angles.device)
         shift = self.detector_shift
-        return self._replace({"angles": self.angles[..., index],
-                              "detector_shift": shift if shift.shape[-1] == 1 else shift[..., index]})
+        return self._replace(
+            {
+                "angles": self.angles[..., index],
+                "detector_shift": shift if shift.shape[-1] == 1 else shift[..., index],
+            }
+        )
 
     @property
     def rays(self) -> Rays:
@@ -137,7 +167,9 @@ class Scan2D(LinearOperator):
 
     def _trace(self, angles: Tensor, shift: Tensor) -> Rays:
         points, directions = self._lines(angles.double()[:, None], shift.double()[:, None])
-        ones = torch.ones(angles.shape[0], self.num_detectors, dtype=torch.float64, device=angles.device)
+        ones = torch.ones(
+            angles.shape[0], self.num_detectors, dtype=torch.float64, device=angles.device
+        )
         points = (points[0] * ones, points[1] * ones)
         return Rays.through(points, directions, self.image_shape, self.pixel_size)
 
@@ -147,12 +179,20 @@ class Scan2D(LinearOperator):
         return (cells - (self.num_detectors - 1) / 2) * self.detector_spacing + shift
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self._each_item(lambda item, angles, shift: project(
-            item, self.rays if angles is None else self._trace(angles, shift)), x)
+        return self._each_item(
+            lambda item, angles, shift: project(
+                item, self.rays if angles is None else self._trace(angles, shift)
+            ),
+            x,
+        )
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._each_item(lambda item, angles, shift: backproject(
-            item, self.rays if angles is None else self._trace(angles, shift)), y)
+        return self._each_item(
+            lambda item, angles, shift: backproject(
+                item, self.rays if angles is None else self._trace(angles, shift)
+            ),
+            y,
+        )
 
     def pseudo_inverse(self, y: Tensor, filter: str = "ram-lak", cutoff: float = 1.0) -> Tensor:
         """Filtered back-projection, ``(batch, C, V, D) -> (batch, C, H, W)``; differentiable in ``y``.
@@ -163,9 +203,16 @@ class Scan2D(LinearOperator):
         """
         what = f"the pseudo-inverse of {self} takes y"
         check_shape(y, self.range_shape, what, self.channelwise, self.items)
-        return self._each_item(lambda item, angles, shift: self._invert(
-            item, self.angles if angles is None else angles, self.detector_shift if shift is None else shift,
-            filter, cutoff), y)
+        return self._each_item(
+            lambda item, angles, shift: self._invert(
+                item,
+                self.angles if angles is None else angles,
+                self.detector_shift if shift is None else shift,
+                filter,
+                cutoff,
+            ),
+            y,
+        )
 
     def _each_item(self, function: Any, value: Tensor) -> Tensor:
         """Apply to (N, ...) with the channels in the batch; item by item where the geometry differs."""
@@ -185,16 +232,23 @@ class Scan2D(LinearOperator):
         name = type(self).__name__
         sees = f"the detector sees distances {low:.4g} to {high:.4g} from the centre of rotation"
         if low > outer or high < -outer:
-            raise InputError(f"no ray of this {name} meets the image: {sees}, the image reaches {outer:.4g}; "
-                             f"check detector_shift, detector_spacing and pixel_size (one unit of length)")
+            raise InputError(
+                f"no ray of this {name} meets the image: {sees}, the image reaches {outer:.4g}; "
+                f"check detector_shift, detector_spacing and pixel_size (one unit of length)"
+            )
         if low > 0 or high < 0:
-            raise InputError(f"this {name} never sees the centre of the image: {sees}; "
-                             f"check detector_shift (a length, not cells)")
+            raise InputError(
+                f"this {name} never sees the centre of the image: {sees}; "
+                f"check detector_shift (a length, not cells)"
+            )
         # A cell's width of slack: an image as wide as its detector is the common case.
         slack = self.detector_spacing
         if low > -inner + slack or high < inner - slack:
-            warnings.warn(f"the field of view of this {name} cuts the object off: {sees}, the image has an "
-                          f"inner radius of {inner:.4g}", stacklevel=4)
+            warnings.warn(
+                f"the field of view of this {name} cuts the object off: {sees}, the image has an "
+                f"inner radius of {inner:.4g}",
+                stacklevel=4,
+            )
 
     def plot(self) -> Any:
         """A picture of the geometry, a ``matplotlib.figure.Figure``: source path, detector, image, direction of rotation."""
@@ -233,7 +287,9 @@ def _whole(name: str, value: Any) -> int:
 def _image_shape(shape: Sequence[int]) -> tuple[int, tuple[int, int]]:
     sizes = tuple(shape)
     if len(sizes) not in (2, 3):
-        raise InputError(f"image_shape must be (rows, columns) or (channels, rows, columns), got {sizes}")
+        raise InputError(
+            f"image_shape must be (rows, columns) or (channels, rows, columns), got {sizes}"
+        )
     channels, height, width = (_whole("every entry of image_shape", n) for n in (1, *sizes)[-3:])
     return channels, (height, width)
 
@@ -246,19 +302,29 @@ def _pixel_size(size: float | Sequence[float]) -> tuple[float, float]:
 
 
 def _angles(angles: Any) -> Tensor:
-    tensor = angles if isinstance(angles, Tensor) else torch.from_numpy(np.array(angles, dtype=np.float64))
+    tensor = (
+        angles
+        if isinstance(angles, Tensor)
+        else torch.from_numpy(np.array(angles, dtype=np.float64))
+    )
     if not tensor.is_floating_point():
         tensor = tensor.double()
     if tensor.ndim != 1 or tensor.numel() == 0:
-        raise InputError(f"angles must have shape (views,) with at least one view, got {tuple(tensor.shape)}")
+        raise InputError(
+            f"angles must have shape (views,) with at least one view, got {tuple(tensor.shape)}"
+        )
     finite = torch.isfinite(tensor)
     if not bool(finite.all()):
-        raise InputError(f"angles must be finite: {int((~finite).sum())} of {tensor.numel()} are not, the "
-                         f"first at view {int((~finite).nonzero()[0])}")
+        raise InputError(
+            f"angles must be finite: {int((~finite).sum())} of {tensor.numel()} are not, the "
+            f"first at view {int((~finite).nonzero()[0])}"
+        )
     largest = float(tensor.detach().abs().max())
     if largest > 4 * math.pi + 1e-3:
-        raise InputError(f"angles look like degrees (up to {largest:.4g}): pass torch.deg2rad(angles); "
-                         f"radians of more than two turns can be given as angles % (2 * pi)")
+        raise InputError(
+            f"angles look like degrees (up to {largest:.4g}): pass torch.deg2rad(angles); "
+            f"radians of more than two turns can be given as angles % (2 * pi)"
+        )
     return tensor
 
 
@@ -268,8 +334,10 @@ def _shift(shift: Any, angles: Tensor) -> Tensor:
         tensor = torch.as_tensor(shift, dtype=torch.float64, device=angles.device)
     tensor = tensor.reshape(1) if tensor.ndim == 0 else tensor
     if tensor.ndim != 1 or tensor.shape[0] not in (1, angles.shape[0]):
-        raise InputError(f"detector_shift must be a number or have one entry a view ({angles.shape[0]}), "
-                         f"got shape {tuple(tensor.shape)}")
+        raise InputError(
+            f"detector_shift must be a number or have one entry a view ({angles.shape[0]}), "
+            f"got shape {tuple(tensor.shape)}"
+        )
     if not bool(torch.isfinite(tensor).all()):
         raise InputError("detector_shift must be finite")
     return tensor

@@ -46,14 +46,26 @@ class Scan3D(LinearOperator):
     parallel: bool = False
     curved: bool = False
 
-    def __init__(self, volume_shape: Sequence[int], detector_shape: Sequence[int], voxel_size: float | Sequence[float],
-                 parameters: dict[str, Any], views_per_chunk: int | None) -> None:
-        channels, self.volume_shape = shape_of("volume_shape", volume_shape, ("slices", "rows", "columns"))
+    def __init__(
+        self,
+        volume_shape: Sequence[int],
+        detector_shape: Sequence[int],
+        voxel_size: float | Sequence[float],
+        parameters: dict[str, Any],
+        views_per_chunk: int | None,
+    ) -> None:
+        channels, self.volume_shape = shape_of(
+            "volume_shape", volume_shape, ("slices", "rows", "columns")
+        )
         one, self.detector_shape = shape_of("detector_shape", detector_shape, ("rows", "columns"))
         if one != 1:
             raise InputError(f"detector_shape must be (rows, columns), got {tuple(detector_shape)}")
-        self.voxel_size: tuple[float, float, float] = lengths("voxel_size", voxel_size, ("slice", "row", "column"))
-        self.views_per_chunk = None if views_per_chunk is None else whole("views_per_chunk", views_per_chunk)
+        self.voxel_size: tuple[float, float, float] = lengths(
+            "voxel_size", voxel_size, ("slice", "row", "column")
+        )
+        self.views_per_chunk = (
+            None if views_per_chunk is None else whole("views_per_chunk", views_per_chunk)
+        )
         self.domain_shape = (channels, *self.volume_shape)
         for name, value in parameters.items():
             setattr(self, name, self._shaped(name, value))
@@ -65,9 +77,13 @@ class Scan3D(LinearOperator):
     def _vectors(self, parameters: dict[str, Tensor]) -> Tensor:
         """Source (or ray direction), centre of the panel, u and v of every view, (V, 12), from parameters in float64."""
 
-    def _invert(self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float) -> Tensor:
+    def _invert(
+        self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
+    ) -> Tensor:
         """What the projections ``(N, V', R, C)`` of some of the views add to the analytic inversion ``(N, D, H, W)``."""
-        raise InputError(f"{self} has no closed-form pseudo-inverse; use it.solve(problem, solver=it.solvers.CGLS())")
+        raise InputError(
+            f"{self} has no closed-form pseudo-inverse; use it.solve(problem, solver=it.solvers.CGLS())"
+        )
 
     # -- parameters -----------------------------------------------------------------------------------------------
 
@@ -84,8 +100,11 @@ class Scan3D(LinearOperator):
     def select(self, index: Tensor) -> Self:
         if self.items is None:
             return self
-        picked = {name: value.index_select(0, index.to(value.device)) for name, value in self.parameters().items()
-                  if self._per_item(name, value) and value.shape[0] > 1}
+        picked = {
+            name: value.index_select(0, index.to(value.device))
+            for name, value in self.parameters().items()
+            if self._per_item(name, value) and value.shape[0] > 1
+        }
         other = copy.copy(self)
         for name, value in picked.items():
             setattr(other, name, value)
@@ -102,8 +121,14 @@ class Scan3D(LinearOperator):
         other = copy.copy(self)
         for name, value in self.parameters().items():
             axis = value.ndim - 1 - bool(self._components[name])
-            if value.shape[axis] == self.blocks and (self.blocks > 1 or name == next(iter(self._components))):
-                pick = index if isinstance(index, slice) else torch.as_tensor(index, device=value.device)
+            if value.shape[axis] == self.blocks and (
+                self.blocks > 1 or name == next(iter(self._components))
+            ):
+                pick = (
+                    index
+                    if isinstance(index, slice)
+                    else torch.as_tensor(index, device=value.device)
+                )
                 setattr(other, name, value[(slice(None),) * axis + (pick,)])
         other._settle()
         return other
@@ -129,8 +154,14 @@ class Scan3D(LinearOperator):
 
     def _item(self, item: int | None) -> dict[str, Tensor]:
         """The parameters of one item of the batch, in float64."""
-        return {name: (value if item is None or not self._per_item(name, value) else value[min(item, len(value) - 1)]).double()
-                for name, value in self.parameters().items()}
+        return {
+            name: (
+                value
+                if item is None or not self._per_item(name, value)
+                else value[min(item, len(value) - 1)]
+            ).double()
+            for name, value in self.parameters().items()
+        }
 
     def _shaped(self, name: str, value: Any) -> Tensor:
         """A parameter as a tensor with the axis of the views."""
@@ -139,10 +170,14 @@ class Scan3D(LinearOperator):
         tensor = tensor if tensor.is_floating_point() else tensor.double()
         if tensor.ndim == bool(parts):
             tensor = tensor[None]
-        if tensor.ndim not in (1 + bool(parts), 2 + bool(parts)) or (parts and tensor.shape[-1] != parts):
+        if tensor.ndim not in (1 + bool(parts), 2 + bool(parts)) or (
+            parts and tensor.shape[-1] != parts
+        ):
             tail = f", {parts}" if parts else ""
-            raise InputError(f"{name} of a {type(self).__name__} has the shape (views{tail}) or (1{tail}), or one more axis in front for "
-                             f"the items of a batch; got {tuple(tensor.shape)}")
+            raise InputError(
+                f"{name} of a {type(self).__name__} has the shape (views{tail}) or (1{tail}), or one more axis in front for "
+                f"the items of a batch; got {tuple(tensor.shape)}"
+            )
         return tensor
 
     def _settle(self) -> None:
@@ -151,13 +186,17 @@ class Scan3D(LinearOperator):
         for name, value in self.parameters().items():
             axis = value.ndim - 1 - bool(self._components[name])
             if value.shape[axis] not in (1, views) or views == 0:
-                raise InputError(f"{name} of a {type(self).__name__} must have one entry, or one a view ({views}), "
-                                 f"got shape {tuple(value.shape)}")
+                raise InputError(
+                    f"{name} of a {type(self).__name__} must have one entry, or one a view ({views}), "
+                    f"got shape {tuple(value.shape)}"
+                )
             if self._per_item(name, value):
                 items.append(len(value))
         counts = {count for count in items if count != 1}
         if len(counts) > 1:
-            raise InputError(f"the parameters of a {type(self).__name__} belong to different numbers of items: {sorted(counts)}")
+            raise InputError(
+                f"the parameters of a {type(self).__name__} belong to different numbers of items: {sorted(counts)}"
+            )
         self.items = max(items) if items else None
         self.range_shape = (self.domain_shape[0], views, *self.detector_shape)
 
@@ -165,16 +204,31 @@ class Scan3D(LinearOperator):
 
     def _views(self, vectors: Tensor, like: Tensor) -> Views:
         source, detector, u, v = vectors.to(like.device).split(3, -1)
-        return Views(source.contiguous(), detector.contiguous(), u.contiguous(), v.contiguous(), self.detector_shape,
-                     self.volume_shape, self.voxel_size, self.parallel, self.curved)
+        return Views(
+            source.contiguous(),
+            detector.contiguous(),
+            u.contiguous(),
+            v.contiguous(),
+            self.detector_shape,
+            self.volume_shape,
+            self.voxel_size,
+            self.parallel,
+            self.curved,
+        )
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self._each_item(lambda item, p: project_volume(item, self._views(self._vectors(p), item)), x)
+        return self._each_item(
+            lambda item, p: project_volume(item, self._views(self._vectors(p), item)), x
+        )
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._each_item(lambda item, p: backproject_volume(item, self._views(self._vectors(p), item)), y)
+        return self._each_item(
+            lambda item, p: backproject_volume(item, self._views(self._vectors(p), item)), y
+        )
 
-    def _each_item(self, function: Callable[[Tensor, dict[str, Tensor]], Tensor], value: Tensor) -> Tensor:
+    def _each_item(
+        self, function: Callable[[Tensor, dict[str, Tensor]], Tensor], value: Tensor
+    ) -> Tensor:
         """Apply to (N, ...) with the channels in the batch; item by item where the geometry differs."""
         if self.items is None:
             return function(value.flatten(0, 1), self._item(None)).unflatten(0, value.shape[:2])
@@ -198,7 +252,11 @@ class Scan3D(LinearOperator):
         [slice(0, 4, None), slice(4, 6, None)]
         """
         depth, height, width = self.volume_shape
-        count = views_per_chunk or self.views_per_chunk or self._views_of(max(depth * height * width, _CHUNK))
+        count = (
+            views_per_chunk
+            or self.views_per_chunk
+            or self._views_of(max(depth * height * width, _CHUNK))
+        )
         for start in range(0, self.blocks, count):
             views = slice(start, min(start + count, self.blocks))
             yield views, self if views == slice(0, self.blocks) else self.subset(views)
@@ -206,7 +264,9 @@ class Scan3D(LinearOperator):
     def _views_of(self, values: int) -> int:
         return max(values // (self.detector_shape[0] * self.detector_shape[1]), _FEWEST_VIEWS)
 
-    def project_chunks(self, x: Tensor, views_per_chunk: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+    def project_chunks(
+        self, x: Tensor, views_per_chunk: int | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
         """``A(x)`` part by part, to be written away: (views, projections of these views ``(batch, channel, V', R, C)``).
 
         >>> import invtoolbox as it
@@ -218,7 +278,9 @@ class Scan3D(LinearOperator):
         for views, part in self.chunks(views_per_chunk):
             yield views, part._forward(x)
 
-    def adjoint_chunks(self, load: Callable[[slice], Tensor], views_per_chunk: int | None = None) -> Tensor:
+    def adjoint_chunks(
+        self, load: Callable[[slice], Tensor], views_per_chunk: int | None = None
+    ) -> Tensor:
         """``A^T y`` of projections that are read part by part.
 
         Args:
@@ -242,15 +304,33 @@ class Scan3D(LinearOperator):
             filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
             cutoff: fraction of the Nyquist frequency above which nothing passes, in (0, 1].
         """
-        check_shape(y, self.range_shape, f"the pseudo-inverse of {self} takes y", self.channelwise, self.items)
+        check_shape(
+            y,
+            self.range_shape,
+            f"the pseudo-inverse of {self} takes y",
+            self.channelwise,
+            self.items,
+        )
         return self.pseudo_inverse_chunks(lambda views: y[:, :, views], filter, cutoff)
 
-    def pseudo_inverse_chunks(self, load: Callable[[slice], Tensor], filter: str = "ram-lak", cutoff: float = 1.0,
-                              views_per_chunk: int | None = None) -> Tensor:
+    def pseudo_inverse_chunks(
+        self,
+        load: Callable[[slice], Tensor],
+        filter: str = "ram-lak",
+        cutoff: float = 1.0,
+        views_per_chunk: int | None = None,
+    ) -> Tensor:
         """`pseudo_inverse` of projections that are read part by part; ``load`` is that of `adjoint_chunks`."""
+
         def part(views: slice, scan: Scan3D) -> Tensor:
             y = load(views)
-            check_shape(y, scan.range_shape, f"the pseudo-inverse of {scan} takes y", self.channelwise, self.items)
+            check_shape(
+                y,
+                scan.range_shape,
+                f"the pseudo-inverse of {scan} takes y",
+                self.channelwise,
+                self.items,
+            )
             return self._each_item(lambda item, p: self._invert(item, p, views, filter, cutoff), y)
 
         # The filter needs several times the memory of what it filters.
@@ -270,7 +350,9 @@ class Scan3D(LinearOperator):
         return geometry_figure(self)
 
     def __repr__(self) -> str:
-        volume, panel = ("x".join(map(str, shape)) for shape in (self.volume_shape, self.detector_shape))
+        volume, panel = (
+            "x".join(map(str, shape)) for shape in (self.volume_shape, self.detector_shape)
+        )
         return f"{type(self).__name__}({volume}, {self.blocks} views, panel {panel}{', curved' if self.curved else ''})"
 
 

@@ -31,8 +31,10 @@ def shape_of(name: str, shape: Sequence[int], axes: tuple[str, ...]) -> tuple[in
     """The number of channels (1 where not given), and the sizes along the axes."""
     sizes = tuple(shape) if isinstance(shape, (tuple, list, torch.Size, np.ndarray)) else (shape,)
     if len(sizes) not in (len(axes), len(axes) + 1):
-        raise InputError(f"{name} must be ({', '.join(axes)}), got {sizes if len(sizes) > 1 else shape}")
-    channels, *rest = (whole(f"every entry of {name}", n) for n in (1, *sizes)[-len(axes) - 1:])
+        raise InputError(
+            f"{name} must be ({', '.join(axes)}), got {sizes if len(sizes) > 1 else shape}"
+        )
+    channels, *rest = (whole(f"every entry of {name}", n) for n in (1, *sizes)[-len(axes) - 1 :])
     return channels, tuple(rest)
 
 
@@ -41,7 +43,9 @@ def lengths(name: str, value: float | Sequence[float], axes: tuple[str, ...]) ->
     given = numbers(name, value).detach()
     values = given.expand(len(axes)).tolist() if given.ndim == 0 else given.tolist()
     if len(values) != len(axes):
-        raise InputError(f"{name} must be one length or {len(axes)} of them ({', '.join(axes)}), got {value}")
+        raise InputError(
+            f"{name} must be one length or {len(axes)} of them ({', '.join(axes)}), got {value}"
+        )
     return tuple(positive(name, v) for v in values)
 
 
@@ -52,24 +56,33 @@ def numbers(name: str, value: Any) -> Tensor:
     try:
         return torch.from_numpy(np.array(value, dtype=np.float64))
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name} must be a number, or an array of numbers, got {value!r}") from error
+        raise InputError(
+            f"{name} must be a number, or an array of numbers, got {value!r}"
+        ) from error
 
 
 def checked_angles(angles: Any, helical: bool = False) -> Tensor:
     """Angles as a tensor (V,) of radians; what looks like degrees is refused."""
     tensor = numbers("angles", angles)
     if tensor.ndim != 1 or tensor.numel() == 0:
-        raise InputError(f"angles must have shape (views,) with at least one view, got {tuple(tensor.shape)}")
+        raise InputError(
+            f"angles must have shape (views,) with at least one view, got {tuple(tensor.shape)}"
+        )
     finite = torch.isfinite(tensor)
     if not bool(finite.all()):
-        raise InputError(f"angles must be finite: {int((~finite).sum())} of {tensor.numel()} are not, the first at view "
-                         f"{int((~finite).nonzero()[0])}")
+        raise InputError(
+            f"angles must be finite: {int((~finite).sum())} of {tensor.numel()} are not, the first at view "
+            f"{int((~finite).nonzero()[0])}"
+        )
     plain = tensor.detach()
     # A helix has many turns, with small steps.
-    if float(plain.abs().max()) > 4 * math.pi + 1e-3 and not (helical and len(plain) > 1
-                                                              and float(plain.diff().abs().median()) <= _LARGE_STEP):
-        raise InputError(f"angles look like degrees (up to {float(plain.abs().max()):.4g}): pass torch.deg2rad(angles); radians of "
-                         f"more than two turns can be given as angles % (2 * pi), or have steps of at most {_LARGE_STEP} in a helix")
+    if float(plain.abs().max()) > 4 * math.pi + 1e-3 and not (
+        helical and len(plain) > 1 and float(plain.diff().abs().median()) <= _LARGE_STEP
+    ):
+        raise InputError(
+            f"angles look like degrees (up to {float(plain.abs().max()):.4g}): pass torch.deg2rad(angles); radians of "
+            f"more than two turns can be given as angles % (2 * pi), or have steps of at most {_LARGE_STEP} in a helix"
+        )
     return tensor
 
 
@@ -96,17 +109,28 @@ def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     rows, columns = views.panel
     if views.parallel:
-        solved = _solve(torch.stack([views.u, views.v, views.source], -1), points[None] - views.detector[:, None])
+        solved = _solve(
+            torch.stack([views.u, views.v, views.source], -1),
+            points[None] - views.detector[:, None],
+        )
         depth = torch.ones_like(solved[..., 0])
         across, along = solved[..., 0], solved[..., 1]
     else:
         arm = views.detector - views.source
         # A curved panel's columns are angles between the central ray and one along u, as long as it.
-        wide = arm.norm(dim=-1) / views.u.norm(dim=-1) if views.curved else torch.ones_like(arm[:, 0])
-        solved = _solve(torch.stack([views.u * wide[:, None], views.v, arm], -1), points[None] - views.source[:, None])
+        wide = (
+            arm.norm(dim=-1) / views.u.norm(dim=-1) if views.curved else torch.ones_like(arm[:, 0])
+        )
+        solved = _solve(
+            torch.stack([views.u * wide[:, None], views.v, arm], -1),
+            points[None] - views.source[:, None],
+        )
         across, along, depth = solved.unbind(-1)
         if views.curved:
-            across, along = torch.atan2(across, depth) * wide[:, None], along / torch.hypot(across, depth)
+            across, along = (
+                torch.atan2(across, depth) * wide[:, None],
+                along / torch.hypot(across, depth),
+            )
         else:
             across, along = across / depth, along / depth
     return along + (rows - 1) / 2, across + (columns - 1) / 2, depth
@@ -126,13 +150,20 @@ def half_size(views: Views) -> Tensor:
 def check_view(name: str, views: Views) -> None:
     """Raise where no ray meets the volume or its centre is never seen, warn where the object is cut off."""
     half = half_size(views)
-    corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=half.dtype, device=half.device) * half
+    corners = (
+        torch.tensor(
+            list(itertools.product((-1.0, 1.0), repeat=3)), dtype=half.dtype, device=half.device
+        )
+        * half
+    )
     if not views.parallel:
         inside = (views.source.abs() < half).all(1)
         if bool(inside.any()):
-            raise InputError(f"the source of {name} lies inside the volume in view {int(inside.nonzero()[0])}: it is at "
-                             f"{_point(views.source[inside][0])} where the volume reaches {_point(half)}; check voxel_size and "
-                             f"source_origin (one unit of length)")
+            raise InputError(
+                f"the source of {name} lies inside the volume in view {int(inside.nonzero()[0])}: it is at "
+                f"{_point(views.source[inside][0])} where the volume reaches {_point(half)}; check voxel_size and "
+                f"source_origin (one unit of length)"
+            )
     _check_facing(name, views)
     rows, columns = views.panel
     row, column, depth = seen_cells(views, corners)
@@ -141,24 +172,32 @@ def check_view(name: str, views: Views) -> None:
     beside = (depth <= 0).any(1)
     meets = ahead & (beside | _overlap(row, rows) & _overlap(column, columns))
     if not bool(meets.any()):
-        raise InputError(f"no ray of {name} meets the volume: in view 0 it is seen at rows {_span(row[0])} and columns "
-                         f"{_span(column[0])} of a panel of {rows} by {columns} cells; check detector_shift, detector_spacing and "
-                         f"voxel_size (one unit of length)")
+        raise InputError(
+            f"no ray of {name} meets the volume: in view 0 it is seen at rows {_span(row[0])} and columns "
+            f"{_span(column[0])} of a panel of {rows} by {columns} cells; check detector_shift, detector_spacing and "
+            f"voxel_size (one unit of length)"
+        )
     row, column, depth = seen_cells(views, torch.zeros_like(corners[:1]))
     centre = (depth > 0) & _within(row, rows) & _within(column, columns)
     if not bool(centre.any()):
-        raise InputError(f"{name} never sees the centre of the volume: in view 0 it would be at row {float(row[0, 0]):.1f} and column "
-                         f"{float(column[0, 0]):.1f} of a panel of {rows} by {columns} cells; check detector_shift (lengths, not cells)")
+        raise InputError(
+            f"{name} never sees the centre of the volume: in view 0 it would be at row {float(row[0, 0]):.1f} and column "
+            f"{float(column[0, 0]):.1f} of a panel of {rows} by {columns} cells; check detector_shift (lengths, not cells)"
+        )
     _warn_of_cut(name, views, half)
 
 
 def _check_facing(name: str, views: Views) -> None:
     """Rays must cross the panel: u, v and the direction to its centre span the space."""
     arm = views.source if views.parallel else views.detector - views.source
-    spans = torch.stack([t / t.norm(dim=1, keepdim=True).clamp_min(1e-300) for t in (views.u, views.v, arm)], 2)
+    spans = torch.stack(
+        [t / t.norm(dim=1, keepdim=True).clamp_min(1e-300) for t in (views.u, views.v, arm)], 2
+    )
     edge_on = torch.linalg.det(spans).abs() < 1e-9
     if bool(edge_on.any()):
-        raise InputError(f"the panel of {name} is seen edge-on, or its u and v are parallel, in view {int(edge_on.nonzero()[0])}")
+        raise InputError(
+            f"the panel of {name} is seen edge-on, or its u and v are parallel, in view {int(edge_on.nonzero()[0])}"
+        )
 
 
 def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:
@@ -169,8 +208,11 @@ def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:
     _, column, _ = seen_cells(views, rim)
     # A cell's width of slack: a volume as wide as its panel is the common case.
     if float(column.min()) < -1.5 or float(column.max()) > columns + 0.5:
-        warnings.warn(f"the field of view of {name} cuts the object off at the sides: the cylinder inside the volume is seen at columns "
-                      f"{_span(column)} of {columns}", stacklevel=5)
+        warnings.warn(
+            f"the field of view of {name} cuts the object off at the sides: the cylinder inside the volume is seen at columns "
+            f"{_span(column)} of {columns}",
+            stacklevel=5,
+        )
         return
     if float(views.source[:, 2].max() - views.source[:, 2].min()) > 1e-6 * float(half.max()):
         return  # a helix sees a part of the object at a time
@@ -178,8 +220,11 @@ def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:
     ends[:, 2] = torch.stack([-half[2], half[2]])
     row, _, _ = seen_cells(views, ends)
     if float(row.min()) < -1.5 or float(row.max()) > rows + 0.5:
-        warnings.warn(f"the field of view of {name} cuts the object off above or below: the axis of rotation is seen at rows {_span(row)} "
-                      f"of {rows}", stacklevel=5)
+        warnings.warn(
+            f"the field of view of {name} cuts the object off above or below: the axis of rotation is seen at rows {_span(row)} "
+            f"of {rows}",
+            stacklevel=5,
+        )
 
 
 def _overlap(places: Tensor, cells: int) -> Tensor:

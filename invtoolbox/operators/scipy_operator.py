@@ -32,8 +32,12 @@ class ScipyOperator(LinearOperator):
     tensor([[[1., 3.]]])
     """
 
-    def __init__(self, operator: Any, domain_shape: Sequence[int] | None = None,
-                 range_shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        operator: Any,
+        domain_shape: Sequence[int] | None = None,
+        range_shape: Sequence[int] | None = None,
+    ) -> None:
         m, n = (int(k) for k in operator.shape)
         dims, dimsd = getattr(operator, "dims", None), getattr(operator, "dimsd", None)
         if domain_shape is None and isinstance(dims, (tuple, list)):
@@ -56,7 +60,9 @@ class ScipyOperator(LinearOperator):
 
         shape = self.domain_shape if transpose else self.range_shape
         array = x.detach().cpu().resolve_conj().resolve_neg().flatten(1).numpy()
-        array = array.astype(np.result_type(array.dtype, self.operator.dtype or np.float64), copy=False)
+        array = array.astype(
+            np.result_type(array.dtype, self.operator.dtype or np.float64), copy=False
+        )
         if issparse(self.operator):
             matrix = self.operator.conj().T if transpose else self.operator
             result = np.asarray((matrix @ array.T).T)
@@ -76,7 +82,9 @@ class ScipyOperator(LinearOperator):
         """
         from scipy.sparse.linalg import LinearOperator as Base
 
-        inherited = isinstance(self.operator, Base) and getattr(type(self.operator), name) is getattr(Base, name)
+        inherited = isinstance(self.operator, Base) and getattr(
+            type(self.operator), name
+        ) is getattr(Base, name)
         bare = inherited and not hasattr(self.operator, "_xp")
         return cast(Callable[[Any], Any], getattr(self.operator, f"_{name}" if bare else name))
 
@@ -106,6 +114,8 @@ class _Apply(torch.autograd.Function):
         return _Apply.apply(tangents[0], ctx.operator, ctx.transpose)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, operator: ScipyOperator, transpose: bool) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], x: Tensor, operator: ScipyOperator, transpose: bool
+    ) -> tuple[Tensor, int]:
         x = x.movedim(in_dims[0], 0)
         return _Apply.apply(x.flatten(0, 1), operator, transpose).unflatten(0, x.shape[:2]), 0

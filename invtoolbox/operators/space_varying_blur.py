@@ -39,17 +39,27 @@ class SpaceVaryingBlur(LinearOperator):
 
     channelwise = True
 
-    def __init__(self, kernels: Any, weights: Any, image_shape: Sequence[int], boundary: str = "reflect",
-                 order: str = "weights first") -> None:
+    def __init__(
+        self,
+        kernels: Any,
+        weights: Any,
+        image_shape: Sequence[int],
+        boundary: str = "reflect",
+        order: str = "weights first",
+    ) -> None:
         shape = tuple(int(n) for n in image_shape)
         self.domain_shape = shape if len(shape) == 3 else (1, *shape)
         if order not in ("weights first", "kernels first"):
-            raise InputError(f"the order of SpaceVaryingBlur is 'weights first' or 'kernels first', got {order!r}")
+            raise InputError(
+                f"the order of SpaceVaryingBlur is 'weights first' or 'kernels first', got {order!r}"
+            )
         self.order = order
         values = torch.as_tensor(kernels)
         if values.ndim not in (3, 4):
-            raise InputError("the kernels of SpaceVaryingBlur are (k, kh, kw) or (batch, k, kh, kw), "
-                             f"got shape {tuple(values.shape)}")
+            raise InputError(
+                "the kernels of SpaceVaryingBlur are (k, kh, kw) or (batch, k, kh, kw), "
+                f"got shape {tuple(values.shape)}"
+            )
         values = values if values.ndim == 4 else values.unsqueeze(0)
         self.blur = Blur(values, (values.shape[1], *self.domain_shape[1:]), boundary)
         self.range_shape = (self.domain_shape[0], *self.blur.range_shape[1:])
@@ -62,16 +72,22 @@ class SpaceVaryingBlur(LinearOperator):
         count = self.blur.kernel.shape[1]
         space = self.domain_shape[1:] if self.order == "weights first" else self.range_shape[1:]
         if full.ndim != 4 or tuple(full.shape[1:]) != (count, *space) or full.is_complex():
-            raise InputError(f"the weights of SpaceVaryingBlur have shape {tuple(weights.shape)}, expected real ones "
-                             f"({count}, {space[0]}, {space[1]}), one map a kernel")
+            raise InputError(
+                f"the weights of SpaceVaryingBlur have shape {tuple(weights.shape)}, expected real ones "
+                f"({count}, {space[0]}, {space[1]}), one map a kernel"
+            )
         if not bool(full.isfinite().all()):
-            raise InputError("the weights of SpaceVaryingBlur have entries that are NaN or infinite")
+            raise InputError(
+                "the weights of SpaceVaryingBlur have entries that are NaN or infinite"
+            )
         return full if full.is_floating_point() else full.to(torch.float32)
 
     def _count(self) -> int | None:
         counts = {len(t) for t in (self.blur.kernel, self.weights) if len(t) > 1}
         if len(counts) > 1:
-            raise InputError(f"the kernels and the weights of SpaceVaryingBlur are for batches of different sizes: {sorted(counts)}")
+            raise InputError(
+                f"the kernels and the weights of SpaceVaryingBlur are for batches of different sizes: {sorted(counts)}"
+            )
         return counts.pop() if counts else None
 
     # -- parameters ---------------------------------------------------------------------------------------------------
@@ -81,13 +97,17 @@ class SpaceVaryingBlur(LinearOperator):
         return {"kernels": self.blur.kernel, "weights": self.weights}
 
     def item_parameters(self, batch: int) -> dict[str, Tensor]:
-        return {name: value.expand(batch, *value.shape[1:]) for name, value in self.parameters().items()}
+        return {
+            name: value.expand(batch, *value.shape[1:]) for name, value in self.parameters().items()
+        }
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         other = super()._replace({})
         if "kernels" in parameters:
             kernels = parameters["kernels"]
-            other.blur = self.blur._replace({"kernel": kernels if kernels.ndim == 4 else kernels.unsqueeze(0)})
+            other.blur = self.blur._replace(
+                {"kernel": kernels if kernels.ndim == 4 else kernels.unsqueeze(0)}
+            )
         if "weights" in parameters:
             other.weights = self._checked(parameters["weights"])
         return other._with_items(other._count())
@@ -98,12 +118,16 @@ class SpaceVaryingBlur(LinearOperator):
         weights = self.weights.to(x.real.dtype if x.is_complex() else x.dtype)
         if self.order == "weights first":
             return self._each(x, lambda c: self.blur._forward(weights * c).sum(1, keepdim=True))
-        return self._each(x, lambda c: (weights * self.blur._forward(self._repeated(c))).sum(1, keepdim=True))
+        return self._each(
+            x, lambda c: (weights * self.blur._forward(self._repeated(c))).sum(1, keepdim=True)
+        )
 
     def _adjoint(self, y: Tensor) -> Tensor:
         weights = self.weights.to(y.real.dtype if y.is_complex() else y.dtype)
         if self.order == "weights first":
-            return self._each(y, lambda c: (weights * self.blur._adjoint(self._repeated(c))).sum(1, keepdim=True))
+            return self._each(
+                y, lambda c: (weights * self.blur._adjoint(self._repeated(c))).sum(1, keepdim=True)
+            )
         return self._each(y, lambda c: self.blur._adjoint(weights * c).sum(1, keepdim=True))
 
     def _repeated(self, channel: Tensor) -> Tensor:
@@ -129,10 +153,18 @@ def grid_weights(grid: tuple[int, int], image_shape: Sequence[int]) -> Tensor:
             [0.0000, 0.0000, 0.3333, 0.6667, 1.0000, 1.0000]])
     """
     if min(grid) < 1 or any(g > n for g, n in zip(grid, image_shape[-2:])):
-        raise InputError(f"a grid of {grid[0]}x{grid[1]} kernels does not fit an image of {tuple(image_shape[-2:])}")
+        raise InputError(
+            f"a grid of {grid[0]}x{grid[1]} kernels does not fit an image of {tuple(image_shape[-2:])}"
+        )
     profiles = []
     for count, n in zip(grid, image_shape[-2:]):
-        position = ((torch.arange(n, dtype=torch.float64) + 0.5) * count / n - 0.5).clamp(0, count - 1)
-        profiles.append((1 - (position - torch.arange(count, dtype=torch.float64).unsqueeze(1)).abs()).clamp_min(0))
+        position = ((torch.arange(n, dtype=torch.float64) + 0.5) * count / n - 0.5).clamp(
+            0, count - 1
+        )
+        profiles.append(
+            (
+                1 - (position - torch.arange(count, dtype=torch.float64).unsqueeze(1)).abs()
+            ).clamp_min(0)
+        )
     rows, columns = profiles
     return (rows[:, None, :, None] * columns[None, :, None, :]).flatten(0, 1).float()

@@ -35,7 +35,9 @@ class SymmetrisedGradient(LinearOperator):
         self.range_shape = (channels * (self.dimensions + len(self.pairs)), *space)
         lengths = (1.0,) * self.dimensions if spacing is None else tuple(float(h) for h in spacing)
         if len(lengths) != self.dimensions or not all(0 < h < math.inf for h in lengths):
-            raise InputError(f"spacing of SymmetrisedGradient is a positive length for each of {self.dimensions} axes, got {spacing}")
+            raise InputError(
+                f"spacing of SymmetrisedGradient is a positive length for each of {self.dimensions} axes, got {spacing}"
+            )
         self.slopes = tuple(1 / h for h in lengths)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -63,7 +65,9 @@ class SymmetrisedGradient(LinearOperator):
             yield m, j, i, self.slopes[i] * math.sqrt(0.5)
             yield m, i, j, self.slopes[j] * math.sqrt(0.5)
 
-    def _places(self, entry: Tensor, component: Tensor, m: int, axis: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _places(
+        self, entry: Tensor, component: Tensor, m: int, axis: int
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Where an entry is defined, and the component there and one further along the axis; all views."""
         diagonal = m < self.dimensions
         # An entry of the diagonal needs two slopes along its own axis, which has one less than pixels.
@@ -75,7 +79,16 @@ class SymmetrisedGradient(LinearOperator):
             second = second.narrow(a + 2, min(1, component.shape[a + 2] - n) if a == axis else 0, n)
         return here, (first, second)
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """A bound from above, ``|E|^2 <= 4 sum_k 1 / spacing_k^2``, which large images come near to."""
-        return torch.full((1,), 2 * math.sqrt(sum(a * a for a in self.slopes)), dtype=dtype, device=device)
+        return torch.full(
+            (1,), 2 * math.sqrt(sum(a * a for a in self.slopes)), dtype=dtype, device=device
+        )

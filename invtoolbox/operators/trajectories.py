@@ -23,8 +23,14 @@ from torch import Tensor
 PARTS = ("source", "detector", "u", "v")
 
 
-def circular(angles: Any, source_origin: Any, source_detector: Any, detector_spacing: Any = 1.0, detector_shift: Any = (0.0, 0.0),
-             axis_shift: Any = 0.0) -> Tensor:
+def circular(
+    angles: Any,
+    source_origin: Any,
+    source_detector: Any,
+    detector_spacing: Any = 1.0,
+    detector_shift: Any = (0.0, 0.0),
+    axis_shift: Any = 0.0,
+) -> Tensor:
     """A circle around the object: vectors (V, 12), as ASTRA's ``cone_vec``: source, centre of the panel, u, v.
 
     Args:
@@ -41,22 +47,44 @@ def circular(angles: Any, source_origin: Any, source_detector: Any, detector_spa
             [  2.,   0.,   0.],
             [  0.,   0.,   2.]], dtype=torch.float64)
     """
-    return helical(angles, source_origin, source_detector, 0.0, detector_spacing, detector_shift, axis_shift)
+    return helical(
+        angles, source_origin, source_detector, 0.0, detector_spacing, detector_shift, axis_shift
+    )
 
 
-def helical(angles: Any, source_origin: Any, source_detector: Any, pitch: Any, detector_spacing: Any = 1.0,
-            detector_shift: Any = (0.0, 0.0), axis_shift: Any = 0.0) -> Tensor:
+def helical(
+    angles: Any,
+    source_origin: Any,
+    source_detector: Any,
+    pitch: Any,
+    detector_spacing: Any = 1.0,
+    detector_shift: Any = (0.0, 0.0),
+    axis_shift: Any = 0.0,
+) -> Tensor:
     """A helix: as `circular`, and source and panel rise by ``pitch`` a turn; at angle 0 they are level with the volume's centre.
 
     >>> float(helical([2 * math.pi], 10.0, 15.0, pitch=3.0)[0, 2])
     3.0
     """
-    return cone_vectors(_double(angles), _double(source_origin), _double(source_detector), _pair(detector_spacing),
-                        _double(detector_shift), axis_shift=_double(axis_shift), pitch=_double(pitch))
+    return cone_vectors(
+        _double(angles),
+        _double(source_origin),
+        _double(source_detector),
+        _pair(detector_spacing),
+        _double(detector_shift),
+        axis_shift=_double(axis_shift),
+        pitch=_double(pitch),
+    )
 
 
-def laminography(angles: Any, source_origin: Any, source_detector: Any, tilt: Any, detector_spacing: Any = 1.0,
-                 detector_shift: Any = (0.0, 0.0)) -> Tensor:
+def laminography(
+    angles: Any,
+    source_origin: Any,
+    source_detector: Any,
+    tilt: Any,
+    detector_spacing: Any = 1.0,
+    detector_shift: Any = (0.0, 0.0),
+) -> Tensor:
     """A circle above the object, for flat things: as `circular`, and the central ray comes down at the angle ``tilt``.
 
     Args:
@@ -65,11 +93,19 @@ def laminography(angles: Any, source_origin: Any, source_detector: Any, tilt: An
     >>> laminography([0.0], 2.0, 3.0, tilt=math.pi / 2)[0, :3].round(decimals=6) + 0.0      # straight from above
     tensor([0., 0., 2.], dtype=torch.float64)
     """
-    return cone_vectors(_double(angles), _double(source_origin), _double(source_detector), _pair(detector_spacing),
-                        _double(detector_shift), tilt=_double(tilt))
+    return cone_vectors(
+        _double(angles),
+        _double(source_origin),
+        _double(source_detector),
+        _pair(detector_spacing),
+        _double(detector_shift),
+        tilt=_double(tilt),
+    )
 
 
-def parallel(angles: Any, detector_spacing: Any = 1.0, detector_shift: Any = (0.0, 0.0), tilt: Any = 0.0) -> Tensor:
+def parallel(
+    angles: Any, detector_spacing: Any = 1.0, detector_shift: Any = (0.0, 0.0), tilt: Any = 0.0
+) -> Tensor:
     """Parallel rays: vectors (V, 12), as ASTRA's ``parallel3d_vec``: ray direction, centre of the panel, u, v.
 
     The rays run along ``-n``: at angle 0 and without tilt along ``(0, -1, 0)``.
@@ -77,7 +113,9 @@ def parallel(angles: Any, detector_spacing: Any = 1.0, detector_shift: Any = (0.
     >>> parallel([0.0])[0, :3] + 0.0
     tensor([ 0., -1.,  0.], dtype=torch.float64)
     """
-    return parallel_vectors(_double(angles), _pair(detector_spacing), _double(detector_shift), _double(tilt))
+    return parallel_vectors(
+        _double(angles), _pair(detector_spacing), _double(detector_shift), _double(tilt)
+    )
 
 
 # -- the formulas, on tensors in float64 ----------------------------------------------------------------------------
@@ -85,16 +123,28 @@ def parallel(angles: Any, detector_spacing: Any = 1.0, detector_shift: Any = (0.
 
 def frame(angles: Tensor, tilt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The vectors u, v and n of every view, (V, 3) each."""
-    cos, sin, lean_cos, lean_sin = torch.broadcast_tensors(angles.cos(), angles.sin(), tilt.cos(), tilt.sin())
+    cos, sin, lean_cos, lean_sin = torch.broadcast_tensors(
+        angles.cos(), angles.sin(), tilt.cos(), tilt.sin()
+    )
     u = torch.stack([cos, sin, torch.zeros_like(cos)], -1)
     v = torch.stack([-lean_sin * sin, lean_sin * cos, lean_cos], -1)
     n = torch.stack([-lean_cos * sin, lean_cos * cos, -lean_sin], -1)
     return u, v, n
 
 
-def cone_vectors(angles: Tensor, source_origin: Tensor, source_detector: Tensor, spacing: tuple[float, float], detector_shift: Tensor,
-                 axis_shift: Tensor | None = None, pitch: Tensor | None = None, tilt: Tensor | None = None,
-                 source_shift: Tensor | None = None, detector_rotation: Tensor | None = None, curved: bool = False) -> Tensor:
+def cone_vectors(
+    angles: Tensor,
+    source_origin: Tensor,
+    source_detector: Tensor,
+    spacing: tuple[float, float],
+    detector_shift: Tensor,
+    axis_shift: Tensor | None = None,
+    pitch: Tensor | None = None,
+    tilt: Tensor | None = None,
+    source_shift: Tensor | None = None,
+    detector_rotation: Tensor | None = None,
+    curved: bool = False,
+) -> Tensor:
     """Vectors (V, 12) of a cone beam; every argument but ``angles`` is for all views or has one entry a view."""
     zero = angles.new_zeros(())
     u, v, n = frame(angles, zero if tilt is None else tilt)
@@ -120,8 +170,13 @@ def cone_vectors(angles: Tensor, source_origin: Tensor, source_detector: Tensor,
     return _table(source, detector, spacing[1] * u, spacing[0] * v)
 
 
-def parallel_vectors(angles: Tensor, spacing: tuple[float, float], detector_shift: Tensor, tilt: Tensor,
-                     detector_rotation: Tensor | None = None) -> Tensor:
+def parallel_vectors(
+    angles: Tensor,
+    spacing: tuple[float, float],
+    detector_shift: Tensor,
+    tilt: Tensor,
+    detector_rotation: Tensor | None = None,
+) -> Tensor:
     """Vectors (V, 12) of a parallel beam."""
     u, v, n = frame(angles, tilt)
     detector = detector_shift[..., :1] * u + detector_shift[..., 1:] * v
@@ -132,8 +187,10 @@ def parallel_vectors(angles: Tensor, spacing: tuple[float, float], detector_shif
 
 def _turned(u: Tensor, v: Tensor, n: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
     """The panel's axes turned by three angles (..., 3): about u (v towards n), about v (u towards n), in the plane (u towards v)."""
-    (a, b, c), (a_sin, b_sin, c_sin) = ([t[..., None] for t in angles.cos().unbind(-1)],
-                                        [t[..., None] for t in angles.sin().unbind(-1)])
+    (a, b, c), (a_sin, b_sin, c_sin) = (
+        [t[..., None] for t in angles.cos().unbind(-1)],
+        [t[..., None] for t in angles.sin().unbind(-1)],
+    )
     u, n = b * u + b_sin * n, b * n - b_sin * u
     v = a * v + a_sin * n
     return c * u + c_sin * v, c * v - c_sin * u

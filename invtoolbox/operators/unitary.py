@@ -11,15 +11,24 @@ from invtoolbox.operators.base import LinearOperator, expand
 class Unitary(LinearOperator):
     """``A^H A = I``: a subclass writes ``_forward`` and ``_adjoint``."""
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """1: exact."""
         return torch.ones(1, dtype=dtype, device=device)
 
     def normal_symbol(self) -> tuple[Tensor, bool]:
         return torch.ones([1] * (len(self.domain_shape) + 1)), True
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``v / (weight + rho)``."""
         return v / (expand(weight, v) + expand(rho, v))
 

@@ -53,8 +53,14 @@ class Unmixing(LinearOperator):
             return super()._replace(parameters)
         spectra = _checked(parameters["spectra"])
         if spectra.shape[1:] != self.spectra.shape[1:]:
-            raise InputError(f"{self} has spectra of shape {tuple(self.spectra.shape[1:])}, got {tuple(spectra.shape[1:])}")
-        return super()._replace({"spectra": spectra})._with_items(len(spectra) if len(spectra) > 1 else None)
+            raise InputError(
+                f"{self} has spectra of shape {tuple(self.spectra.shape[1:])}, got {tuple(spectra.shape[1:])}"
+            )
+        return (
+            super()
+            ._replace({"spectra": spectra})
+            ._with_items(len(spectra) if len(spectra) > 1 else None)
+        )
 
     def _product(self, matrix: Tensor, x: Tensor) -> Tensor:
         return (matrix.to(x.dtype) @ x.flatten(2)).unflatten(2, x.shape[2:])
@@ -65,13 +71,22 @@ class Unmixing(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return self._product(self.spectra.mT, y)
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The largest singular value of the spectra: exact."""
         largest: Tensor = torch.linalg.matrix_norm(self.spectra.double(), 2)
         return largest.to(dtype=dtype, device=device)
 
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
         """``(weight M^T M + rho I)^{-1} v``, pixel by pixel."""
         spectra = self.spectra.double()
         identity = torch.eye(spectra.shape[2], dtype=torch.float64, device=spectra.device)
@@ -90,6 +105,8 @@ class Unmixing(LinearOperator):
 def _checked(spectra: Tensor) -> Tensor:
     full = spectra.unsqueeze(0) if spectra.ndim == 2 else spectra
     if full.ndim != 3 or full.is_complex() or not bool(full.isfinite().all()):
-        raise InputError("the spectra of Unmixing are real, finite and of shape (band, material) or (batch, band, material), "
-                         f"got {spectra.dtype} of shape {tuple(spectra.shape)}")
+        raise InputError(
+            "the spectra of Unmixing are real, finite and of shape (band, material) or (batch, band, material), "
+            f"got {spectra.dtype} of shape {tuple(spectra.shape)}"
+        )
     return full if full.is_floating_point() else full.to(torch.float32)

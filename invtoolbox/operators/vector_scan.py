@@ -49,22 +49,37 @@ class VectorScan(Scan3D):
     u: Tensor
     v: Tensor
 
-    def __init__(self, volume_shape: Sequence[int], vectors: Any, detector_shape: Sequence[int],
-                 voxel_size: float | Sequence[float] = 1.0, parallel: bool = False, curved: bool = False,
-                 views_per_chunk: int | None = None) -> None:
+    def __init__(
+        self,
+        volume_shape: Sequence[int],
+        vectors: Any,
+        detector_shape: Sequence[int],
+        voxel_size: float | Sequence[float] = 1.0,
+        parallel: bool = False,
+        curved: bool = False,
+        views_per_chunk: int | None = None,
+    ) -> None:
         table = numbers("vectors", vectors)
         if table.ndim not in (2, 3) or table.shape[-1] != 12 or 0 in table.shape:
-            raise InputError(f"vectors must have the shape (views, 12): source, detector, u, v with (x, y, z) each; got "
-                             f"{tuple(table.shape)}")
+            raise InputError(
+                f"vectors must have the shape (views, 12): source, detector, u, v with (x, y, z) each; got "
+                f"{tuple(table.shape)}"
+            )
         if not bool(torch.isfinite(table).all()):
-            raise InputError(f"vectors must be finite, but row {int((~torch.isfinite(table)).nonzero()[0][-2])} is not")
+            raise InputError(
+                f"vectors must be finite, but row {int((~torch.isfinite(table)).nonzero()[0][-2])} is not"
+            )
         if parallel and curved:
-            raise InputError("a curved panel is an arc around the source, which a parallel beam does not have; leave curved=False")
+            raise InputError(
+                "a curved panel is an arc around the source, which a parallel beam does not have; leave curved=False"
+            )
         self.parallel, self.curved = bool(parallel), bool(curved)
         parts = dict(zip(PARTS, table.split(3, -1)))
         for name in ("u", "v", *(("source",) if parallel else ())):
             if not bool((parts[name].detach() != 0).any(-1).all()):
-                raise InputError(f"{'the direction of the rays' if name == 'source' else name} has the length 0 in some view")
+                raise InputError(
+                    f"{'the direction of the rays' if name == 'source' else name} has the length 0 in some view"
+                )
         super().__init__(volume_shape, detector_shape, voxel_size, parts, views_per_chunk)
         self._check_view()
 

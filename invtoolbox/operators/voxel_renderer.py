@@ -50,10 +50,19 @@ class VoxelRenderer(Operator):
     (torch.Size([1, 1, 3, 3, 5]), tensor(1.))
     """
 
-    def __init__(self, rays: Cameras | tuple[Tensor, Tensor], outputs: tuple[Output, ...] = ("colour",), channels: int = 3,
-                 background: float | Tensor | None = None, step: float | None = None, near: float = 0.0, far: float = math.inf,
-                 stop: float = 1e-4, least_alpha: float = 0.0,
-                 block: Literal["ray", "picture"] | int = "ray") -> None:
+    def __init__(
+        self,
+        rays: Cameras | tuple[Tensor, Tensor],
+        outputs: tuple[Output, ...] = ("colour",),
+        channels: int = 3,
+        background: float | Tensor | None = None,
+        step: float | None = None,
+        near: float = 0.0,
+        far: float = math.inf,
+        stop: float = 1e-4,
+        least_alpha: float = 0.0,
+        block: Literal["ray", "picture"] | int = "ray",
+    ) -> None:
         for name in outputs:
             if name not in _OUTPUTS:
                 raise unknown_name("output of VoxelRenderer", name, _OUTPUTS)
@@ -61,29 +70,55 @@ class VoxelRenderer(Operator):
         #: The rays of every block, ``(blocks, height, width)``; None where blocks are rays.
         self.tiles = None if block == "ray" else _tiles(self.rays.picture_shape, block)
         self.outputs, self.channels, self.background = tuple(outputs), channels, background
-        self.step, self.near, self.far, self.stop, self.least_alpha = step, near, far, stop, least_alpha
+        self.step, self.near, self.far, self.stop, self.least_alpha = (
+            step,
+            near,
+            far,
+            stop,
+            least_alpha,
+        )
         self.domain_shape = ()
         self._set_range()
 
     def _set_range(self) -> None:
         channels = sum(self.channels if name == "colour" else 1 for name in self.outputs)
-        self.range_shape = (channels, len(self.rays)) if self.tiles is None else (channels, *self.tiles.shape)
+        self.range_shape = (
+            (channels, len(self.rays)) if self.tiles is None else (channels, *self.tiles.shape)
+        )
 
     def __call__(self, x: Any) -> Tensor:
         seen = self.render(x)
-        parts = [seen.colour.transpose(1, 2) if name == "colour" else getattr(seen, name)[:, None] for name in self.outputs]
+        parts = [
+            seen.colour.transpose(1, 2) if name == "colour" else getattr(seen, name)[:, None]
+            for name in self.outputs
+        ]
         together = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return together if self.tiles is None else together.unflatten(2, self.tiles.shape)
 
     def render(self, x: Any) -> Rendering:
         """Everything that the rays see, block by block."""
         if not isinstance(x, Voxels):
-            raise InputError(f"{self} takes Voxels, as priors.VoxelGrid() makes them, got {type(x).__name__}")
+            raise InputError(
+                f"{self} takes Voxels, as priors.VoxelGrid() makes them, got {type(x).__name__}"
+            )
         if x.colour.shape[-1] != self.channels:
-            raise InputError(f"{self} was told of {self.channels} channels, and the voxels have {x.colour.shape[-1]}; pass channels=")
-        origins, directions = (self.rays if self.tiles is None else self.rays.picked(self.tiles.flatten())).lines()
-        return render_voxels(x, origins.to(x.density.dtype), directions.to(x.density.dtype), step=self.step, near=self.near, far=self.far,
-                             background=self.background, stop=self.stop, least_alpha=self.least_alpha)
+            raise InputError(
+                f"{self} was told of {self.channels} channels, and the voxels have {x.colour.shape[-1]}; pass channels="
+            )
+        origins, directions = (
+            self.rays if self.tiles is None else self.rays.picked(self.tiles.flatten())
+        ).lines()
+        return render_voxels(
+            x,
+            origins.to(x.density.dtype),
+            directions.to(x.density.dtype),
+            step=self.step,
+            near=self.near,
+            far=self.far,
+            background=self.background,
+            stop=self.stop,
+            least_alpha=self.least_alpha,
+        )
 
     def _forward(self, x: Any) -> Tensor:
         return self(x)
@@ -95,7 +130,9 @@ class VoxelRenderer(Operator):
         shape = self.rays.picture_shape
         if self.tiles is not None:
             if int(self.tiles.amax()) + 1 != len(self.rays) or self.tiles.numel() < len(self.rays):
-                raise InputError(f"{self} sees {self.tiles.numel()} pixels, and these make no whole pictures")
+                raise InputError(
+                    f"{self} sees {self.tiles.numel()} pixels, and these make no whole pictures"
+                )
             whole = prediction.new_zeros(*prediction.shape[:2], len(self.rays))
             prediction = whole.index_copy(2, self.tiles.flatten(), prediction.flatten(2))
         return prediction.unflatten(2, shape).transpose(1, 2)
@@ -108,7 +145,12 @@ class VoxelRenderer(Operator):
     def nearby(self, distance: float) -> VoxelRenderer:
         """The optical thickness alone, of what lies within so far of the cameras; for `priors.OcclusionPenalty`."""
         other = copy.copy(self)
-        other.outputs, other.far, other.stop, other.background = ("thickness",), self.near + distance, 0.0, None
+        other.outputs, other.far, other.stop, other.background = (
+            ("thickness",),
+            self.near + distance,
+            0.0,
+            None,
+        )
         other._set_range()
         return other
 
@@ -155,10 +197,16 @@ def _tiles(shape: tuple[int, ...], block: str | int) -> Tensor:
     if block == "picture":
         return numbers
     if not isinstance(block, int) or not 2 <= block <= min(shape[1:]):
-        raise InputError(f"block of VoxelRenderer is 'ray', 'picture' or a side of patches from 2 to {min(shape[1:])}, got {block!r}")
+        raise InputError(
+            f"block of VoxelRenderer is 'ray', 'picture' or a side of patches from 2 to {min(shape[1:])}, got {block!r}"
+        )
     for axis, size in ((1, shape[1]), (2, shape[2])):
         count = -(-size // block)
         starts = torch.arange(count) * (size - block) // max(count - 1, 1)
         numbers = numbers.index_select(axis, (starts[:, None] + torch.arange(block)).flatten())
     across = numbers.shape[1] // block, numbers.shape[2] // block
-    return numbers.view(shape[0], across[0], block, across[1], block).transpose(2, 3).reshape(-1, block, block)
+    return (
+        numbers.view(shape[0], across[0], block, across[1], block)
+        .transpose(2, 3)
+        .reshape(-1, block, block)
+    )

@@ -77,12 +77,18 @@ class OrthogonalWavelet:
         """One level along an axis: ``(low, high)``, then the sample that is set aside, where there is one."""
         n = x.shape[axis]
         half, reach = n // 2, len(self._low) // 2 - 1
-        x, aside = x.narrow(axis, 0, 2 * half).roll(reach, axis), x.narrow(axis, 2 * half, n - 2 * half)
+        x, aside = (
+            x.narrow(axis, 0, 2 * half).roll(reach, axis),
+            x.narrow(axis, 2 * half, n - 2 * half),
+        )
         pairs = x.unflatten(axis, (half, 2))
         # Even and odd samples by themselves, continued periodically: every pass below then reads neighbours
         # in memory.
         even, odd = (torch.cat([p, p.narrow(axis, 0, reach)], axis) for p in pairs.unbind(axis + 1))
-        low, high = self._low[0] * even.narrow(axis, 0, half), self._high[0] * even.narrow(axis, 0, half)
+        low, high = (
+            self._low[0] * even.narrow(axis, 0, half),
+            self._high[0] * even.narrow(axis, 0, half),
+        )
         for k in range(1, len(self._low)):
             part = (odd if k % 2 else even).narrow(axis, k // 2, half)
             low.add_(part, alpha=self._low[k])
@@ -152,11 +158,15 @@ def _filters(name: str) -> tuple[list[float], list[float]]:
     wavelet = pywt.Wavelet(name)
     low, high = [float(v) for v in wavelet.dec_lo[::-1]], [float(v) for v in wavelet.dec_hi[::-1]]
     # What a library calls orthogonal may be so to few digits only (dmey), and then the inverse would not be the adjoint.
-    error = max(abs(sum(a * b for a, b in zip(low[shift:], low)) - (shift == 0))
-                for shift in range(0, len(low), 2))
+    error = max(
+        abs(sum(a * b for a, b in zip(low[shift:], low)) - (shift == 0))
+        for shift in range(0, len(low), 2)
+    )
     if not wavelet.orthogonal or error > 1e-7:
-        raise InputError(f"the wavelet {name!r} is not orthogonal, so its prox has no closed form; "
-                         "use haar, db, sym or coif")
+        raise InputError(
+            f"the wavelet {name!r} is not orthogonal, so its prox has no closed form; "
+            "use haar, db, sym or coif"
+        )
     return low, high
 
 

@@ -74,20 +74,26 @@ class CompensatedDiscrepancy(WeightSearch):
     def __post_init__(self) -> None:
         check_probes(self.probes, self.step)
         if self.rounds < 1:
-            raise InputError(f"rounds must be at least 1, got {self.rounds}; 'discrepancy' is the rule without any")
+            raise InputError(
+                f"rounds must be at least 1, got {self.rounds}; 'discrepancy' is the rule without any"
+            )
         if self.separate:
             raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
 
     def choose(self, trials: Trials) -> WeightCurve:
         if not isinstance(trials.problem.data_term, LeastSquares):
-            raise InputError(f"{self.name!r} is for LeastSquares, whose noise is white, not for {trials.problem.data_term!r}; use "
-                             "'discrepancy' or a number")
+            raise InputError(
+                f"{self.name!r} is for LeastSquares, whose noise is white, not for {trials.problem.data_term!r}; use "
+                "'discrepancy' or a number"
+            )
         std = noise_std_of(trials.problem, self.noise_std)
         share = torch.ones_like(std)  # of the noise that remains in the residual
         weight, error = self._meet(trials, std, share)
         weights, scores = [weight], [error]
         for _ in range(self.rounds):
-            fit = fits(trials, weight.log().view(1, -1, 1), trials.every, self.probes, self.step, self.seed)
+            fit = fits(
+                trials, weight.log().view(1, -1, 1), trials.every, self.probes, self.step, self.seed
+            )
             found = (fit.degrees[0] / fit.measured[0]).nan_to_num(0.0).clamp(0.0, _LARGEST_SHARE)
             # Of two targets the smaller: the weights only come down.
             share = torch.minimum(share, 1 - found.to(share))
@@ -95,9 +101,16 @@ class CompensatedDiscrepancy(WeightSearch):
             usable = lower.isfinite() & (lower > 0)
             weight = torch.where(usable, torch.minimum(lower, weight), weight)
             weights.append(weight)
-            scores[-1] = (scores[-1] - share.log()).abs()  # how far the weight before was from this target
+            scores[-1] = (
+                scores[-1] - share.log()
+            ).abs()  # how far the weight before was from this target
             scores.append(error.abs())
-        return WeightCurve(self.name, torch.stack(weights[::-1], 1), torch.stack(scores[::-1], 1).to(weight), weight)
+        return WeightCurve(
+            self.name,
+            torch.stack(weights[::-1], 1),
+            torch.stack(scores[::-1], 1).to(weight),
+            weight,
+        )
 
     def _meet(self, trials: Trials, std: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         """The weights at which the squared residual is ``share`` of the noise's, and the log of what it is instead, ``(batch,)``."""
@@ -106,15 +119,23 @@ class CompensatedDiscrepancy(WeightSearch):
             rule = DiscrepancyPrinciple(tau=1.0, noise_std=(std * share.sqrt())[items])
             solution = trials.follow(rule, items)
             problem = trials.problem.select(items)
-            discrepancy = problem.data_term.discrepancy(problem.operator(solution.x), problem.y).double()
+            discrepancy = problem.data_term.discrepancy(
+                problem.operator(solution.x), problem.y
+            ).double()
             target = rule.target(trials.objective.select(items)).double()
             weights.append(solution.regularization)
             errors.append(2 * (discrepancy.clamp_min(1e-300) / target).log())
         return torch.cat(weights), torch.cat(errors)
 
     def describe(self, objective: Objective) -> str:
-        known = self.noise_std is not None or getattr(objective.problem.data_term, "noise_std", None) is not None
-        level = "the noise level that was given" if known else (
-            f"noise_std = {listed(noise_std_of(objective.problem))} estimated from the data")
+        known = (
+            self.noise_std is not None
+            or getattr(objective.problem.data_term, "noise_std", None) is not None
+        )
+        level = (
+            "the noise level that was given"
+            if known
+            else (f"noise_std = {listed(noise_std_of(objective.problem))} estimated from the data")
+        )
         times = "" if self.rounds == 1 else f" in {self.rounds} rounds"
         return f"the discrepancy principle chooses the weight, less the degrees of freedom of the image{times}, with {level}"

@@ -64,21 +64,34 @@ class DiscrepancyPrinciple(WeightRule):
 
     def __post_init__(self) -> None:
         if not self.tau > 0 or not self.tolerance > 0:
-            raise InputError(f"tau and tolerance must be positive, got {self.tau} and {self.tolerance}")
+            raise InputError(
+                f"tau and tolerance must be positive, got {self.tau} and {self.tolerance}"
+            )
 
     def target(self, objective: Objective) -> Tensor:
         problem = objective.problem
-        return self.tau * expected_discrepancy(objective, self.noise_std).to(objective.regularization).expand(problem.batch)
+        return self.tau * expected_discrepancy(objective, self.noise_std).to(
+            objective.regularization
+        ).expand(problem.batch)
 
     def init(self, objective: Objective, x: Tensor) -> DiscrepancyState:
         weight, nan = first_weight(objective, x), objective.nan()
         return DiscrepancyState(
-            weight=weight, target=self.target(objective).clone(), first=weight.log(),
-            low=torch.full_like(nan, -torch.inf), high=torch.full_like(nan, torch.inf), last_weight=nan, last_error=nan.clone(),
-            slope=torch.full_like(nan, 0.3), discrepancy=nan.clone(), waited=torch.zeros_like(nan),
+            weight=weight,
+            target=self.target(objective).clone(),
+            first=weight.log(),
+            low=torch.full_like(nan, -torch.inf),
+            high=torch.full_like(nan, torch.inf),
+            last_weight=nan,
+            last_error=nan.clone(),
+            slope=torch.full_like(nan, 0.3),
+            discrepancy=nan.clone(),
+            waited=torch.zeros_like(nan),
         )
 
-    def update(self, state: DiscrepancyState, discrepancy: Tensor, certificate: Tensor, iteration: int) -> DiscrepancyState:
+    def update(
+        self, state: DiscrepancyState, discrepancy: Tensor, certificate: Tensor, iteration: int
+    ) -> DiscrepancyState:
         tiny = torch.finfo(discrepancy.dtype).tiny
         error = discrepancy.clamp_min(tiny).log() - state.target.clamp_min(tiny).log()
         drift = (discrepancy.clamp_min(tiny).log() - state.discrepancy.clamp_min(tiny).log()).abs()
@@ -89,21 +102,35 @@ class DiscrepancyPrinciple(WeightRule):
         weight = state.weight.log()
         # The slope between the last two weights that were judged; the discrepancy increases with the weight.
         apart = weight - state.last_weight
-        slope = torch.where(look & (apart.abs() > 1e-3), (error - state.last_error) / apart, state.slope)
+        slope = torch.where(
+            look & (apart.abs() > 1e-3), (error - state.last_error) / apart, state.slope
+        )
         slope = torch.where(slope.isfinite(), slope, state.slope).clamp(0.03, 2.0)
         low = torch.where(look & (error < 0), torch.maximum(state.low, weight), state.low)
         high = torch.where(look & (error > 0), torch.minimum(state.high, weight), state.high)
         # A bracket that closed without meeting the target was judged too early on one side.
         closed = look & (high - low < 1e-3)
-        low, high = torch.where(closed & (error > 0), -torch.inf, low), torch.where(closed & (error < 0), torch.inf, high)
+        low, high = (
+            torch.where(closed & (error > 0), -torch.inf, low),
+            torch.where(closed & (error < 0), torch.inf, high),
+        )
         new = weight - (error / slope).clamp(-_LARGEST_MOVE, _LARGEST_MOVE)
         outside = (new <= low) | (new >= high)
         new = torch.where(outside & (high - low).isfinite(), (low + high) / 2, new)
-        new = torch.where(look, new, weight).clamp(state.first - _LARGEST_WEIGHT, state.first + _LARGEST_WEIGHT)
+        new = torch.where(look, new, weight).clamp(
+            state.first - _LARGEST_WEIGHT, state.first + _LARGEST_WEIGHT
+        )
         return DiscrepancyState(
-            weight=torch.where(look, new.exp(), state.weight), target=state.target, first=state.first, low=low, high=high,
-            last_weight=torch.where(look, weight, state.last_weight), last_error=torch.where(look, error, state.last_error),
-            slope=slope, discrepancy=discrepancy, waited=torch.where(look, torch.zeros_like(waited), waited),
+            weight=torch.where(look, new.exp(), state.weight),
+            target=state.target,
+            first=state.first,
+            low=low,
+            high=high,
+            last_weight=torch.where(look, weight, state.last_weight),
+            last_error=torch.where(look, error, state.last_error),
+            slope=slope,
+            discrepancy=discrepancy,
+            waited=torch.where(look, torch.zeros_like(waited), waited),
         )
 
     def satisfied(self, state: DiscrepancyState, discrepancy: Tensor) -> Tensor:
@@ -116,8 +143,10 @@ class DiscrepancyPrinciple(WeightRule):
         D = objective.problem.data_term
         if D.expected_discrepancy(objective.problem.y) is not None:
             return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with the noise level of {type(D).__name__}"
-        return (f"the discrepancy principle chooses the weight, tau = {self.tau:g}, "
-                f"with noise_std = {listed(noise_std_of(objective.problem))} estimated from the data")
+        return (
+            f"the discrepancy principle chooses the weight, tau = {self.tau:g}, "
+            f"with noise_std = {listed(noise_std_of(objective.problem))} estimated from the data"
+        )
 
 
 def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None = None) -> Tensor:
@@ -127,9 +156,15 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
     if noise_std is None and own is not None:
         return own
     if not hasattr(D, "with_noise_std"):
-        raise InputError(f"the noise level of {D!r} is not known, and it takes none: give regularization= a number")
+        raise InputError(
+            f"the noise level of {D!r} is not known, and it takes none: give regularization= a number"
+        )
     device = objective.problem.first.device
-    std = noise_std_of(objective.problem) if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64, device=device)
+    std = (
+        noise_std_of(objective.problem)
+        if noise_std is None
+        else torch.as_tensor(noise_std, dtype=torch.float64, device=device)
+    )
     bare: Tensor = D.with_noise_std(std).expected_discrepancy(y)
     # A term without a noise level measures misfit in the units of y, one with a level in units of that level.
     unit = getattr(D, "noise_std", None)
@@ -150,11 +185,26 @@ def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -
             noise = rule.target(objective) if rule is not None else objective.data(x).discrepancy
         energy = objective.prior_value(x)
         if bool((energy == 0).any()):  # a start of zeros, say, tells nothing of a total variation
-            energy = torch.where(energy == 0, objective.prior_value(fitted_back_projection(objective.problem)), energy)
+            energy = torch.where(
+                energy == 0,
+                objective.prior_value(fitted_back_projection(objective.problem)),
+                energy,
+            )
         usable = (energy > 0) & energy.isfinite() & (noise > 0)
-        return torch.where(usable, 0.5 * noise.square() / energy.clamp_min(torch.finfo(energy.dtype).tiny), one)
-    slopes = [w.view(-1, *[1] * (x.ndim - 1)) * p.gradient(x, objective.generator()) for w, p in objective.terms if "gradient" in p.offers]
+        return torch.where(
+            usable, 0.5 * noise.square() / energy.clamp_min(torch.finfo(energy.dtype).tiny), one
+        )
+    slopes = [
+        w.view(-1, *[1] * (x.ndim - 1)) * p.gradient(x, objective.generator())
+        for w, p in objective.terms
+        if "gradient" in p.offers
+    ]
     if not slopes:
         return one
-    pull, data = item_norm(sum(slopes[1:], slopes[0])), item_norm(objective.data(objective.problem.zeros()).gradient)
-    return torch.where((pull > 0) & (data > 0), 0.01 * data / pull.clamp_min(torch.finfo(pull.dtype).tiny), one)
+    pull, data = (
+        item_norm(sum(slopes[1:], slopes[0])),
+        item_norm(objective.data(objective.problem.zeros()).gradient),
+    )
+    return torch.where(
+        (pull > 0) & (data > 0), 0.01 * data / pull.clamp_min(torch.finfo(pull.dtype).tiny), one
+    )

@@ -29,7 +29,9 @@ class Fit(NamedTuple):
     measured: Tensor  # measurements of positive weight
 
 
-def fits(trials: Trials, log_weight: Tensor, items: Tensor, probes: int, step: float, seed: int) -> Fit:
+def fits(
+    trials: Trials, log_weight: Tensor, items: Tensor, probes: int, step: float, seed: int
+) -> Fit:
     r"""Residuals and degrees of freedom of the solutions ``x(y)`` for weights ``(k, n, weights)``.
 
     ``div A x(y) ~ <b, A x(y + h b) - A x(y)> / h`` for a probe b of random signs, averaged over ``probes`` of them
@@ -54,9 +56,13 @@ def fits(trials: Trials, log_weight: Tensor, items: Tensor, probes: int, step: f
     base = trials(log_weight, measure, items)
     degrees = torch.zeros_like(base[..., 0])
     for k, b in enumerate(signs):
-        shift = expand(h, b) * torch.where(root > 0, b / root.clamp_min(torch.finfo(root.dtype).tiny), torch.zeros_like(b))
+        shift = expand(h, b) * torch.where(
+            root > 0, b / root.clamp_min(torch.finfo(root.dtype).tiny), torch.zeros_like(b)
+        )
         shift = shift.expand(trials.batch, *shift.shape[1:])
-        moved = trials(log_weight, lambda o, s, k=k: measure(o, s, slice(k, k + 1))[:, 1], items, shift)  # type: ignore[misc]
+        moved = trials(
+            log_weight, lambda o, s, k=k: measure(o, s, slice(k, k + 1))[:, 1], items, shift
+        )  # type: ignore[misc]
         degrees = degrees + (moved - base[..., 1 + k]) / (probes * h[items].double())
     return Fit(base[..., 0], degrees, number_of(problem)[items].double().expand_as(degrees))
 
@@ -65,8 +71,10 @@ def check_white_noise(problem: Problem) -> None:
     """Raise an `InputError` where the rules for white noise say nothing."""
     D = problem.data_term
     if isinstance(problem.y, tuple) or not hasattr(D, "with_noise_std"):
-        raise InputError(f"this rule for the weight is for white noise in one tensor of measurements, not for {D!r}; use 'l-curve', "
-                         "'quasi-optimality' or a number")
+        raise InputError(
+            f"this rule for the weight is for white noise in one tensor of measurements, not for {D!r}; use 'l-curve', "
+            "'quasi-optimality' or a number"
+        )
 
 
 def number_of(problem: Problem) -> Tensor:
@@ -79,7 +87,11 @@ def number_of(problem: Problem) -> Tensor:
 def _root_weights(problem: Problem) -> Tensor:
     y, weights = problem.first, getattr(problem.data_term, "weights", None)
     real = y.real if y.is_complex() else y
-    return torch.ones_like(real[:1]) if weights is None else weights.to(real).sqrt().expand(-1, *y.shape[1:])
+    return (
+        torch.ones_like(real[:1])
+        if weights is None
+        else weights.to(real).sqrt().expand(-1, *y.shape[1:])
+    )
 
 
 def _signs(y: Tensor, seed: int) -> Tensor:
@@ -88,7 +100,9 @@ def _signs(y: Tensor, seed: int) -> Tensor:
     shape = y.shape[1:]
 
     def draw() -> Tensor:
-        return (2 * torch.randint(0, 2, (1, *shape), generator=generator) - 1).to(y.real if y.is_complex() else y)
+        return (2 * torch.randint(0, 2, (1, *shape), generator=generator) - 1).to(
+            y.real if y.is_complex() else y
+        )
 
     return torch.complex(draw(), draw()) if y.is_complex() else draw()
 
@@ -113,5 +127,12 @@ def _probe_size(trials: Trials, step: float) -> Tensor:
 
 def _is_affine(problem: Problem, prior: PriorSum) -> bool:
     """Whether the solution is an affine function of the measurements."""
-    plain = problem.is_linear and problem.data_term.is_quadratic and not problem.unknown and prior.implicit is None
-    return plain and all("quadratic" in term.prior.offers and not term.prior.is_constraint for term in prior.terms)
+    plain = (
+        problem.is_linear
+        and problem.data_term.is_quadratic
+        and not problem.unknown
+        and prior.implicit is None
+    )
+    return plain and all(
+        "quadratic" in term.prior.offers and not term.prior.is_constraint for term in prior.terms
+    )

@@ -33,7 +33,9 @@ def grid(values: Values, centre: Tensor, spacing: float, points: int) -> Line:
     """
     batch = len(centre)
     every = torch.arange(batch, device=centre.device)
-    offsets = spacing * (torch.arange(points, dtype=centre.dtype, device=centre.device) - (points - 1) / 2)
+    offsets = spacing * (
+        torch.arange(points, dtype=centre.dtype, device=centre.device) - (points - 1) / 2
+    )
     t = centre + offsets.unsqueeze(1)
     v = _finite(values(t, every)).to(t.dtype)
     for _ in range(_EXTENSIONS):
@@ -46,7 +48,10 @@ def grid(values: Values, centre: Tensor, spacing: float, points: int) -> Line:
         steps = spacing * torch.arange(1, _FURTHER + 1, dtype=t.dtype, device=t.device).unsqueeze(1)
         ends = t.gather(0, last.unsqueeze(0)).squeeze(0)
         new = torch.where(low[items], t[0, items] - steps, ends[items] + steps)
-        more_t, more_v = (torch.full((_FURTHER, batch), torch.inf, dtype=t.dtype, device=t.device) for _ in range(2))
+        more_t, more_v = (
+            torch.full((_FURTHER, batch), torch.inf, dtype=t.dtype, device=t.device)
+            for _ in range(2)
+        )
         more_t[:, items], more_v[:, items] = new, _finite(values(new, items)).to(t.dtype)
         t, v = _sorted(torch.cat([t, more_t]), torch.cat([v, more_v]))
     return Line(t, v, _best(t, v, centre))
@@ -58,11 +63,16 @@ def refine(values: Values, line: Line, steps: int) -> Line:
     every = torch.arange(t.shape[1], device=t.device)
     last = t.isfinite().sum(0) - 1
     k = v.argmin(0)
-    left, middle, right = (t.gather(0, j.unsqueeze(0)).squeeze(0) for j in ((k - 1).clamp_min(0), k, torch.minimum(k + 1, last)))
+    left, middle, right = (
+        t.gather(0, j.unsqueeze(0)).squeeze(0)
+        for j in ((k - 1).clamp_min(0), k, torch.minimum(k + 1, last))
+    )
     least = v.gather(0, k.unsqueeze(0)).squeeze(0)
     for _ in range(steps):
         down = middle - left > right - middle
-        new = torch.where(down, middle - _FRACTION * (middle - left), middle + _FRACTION * (right - middle))
+        new = torch.where(
+            down, middle - _FRACTION * (middle - left), middle + _FRACTION * (right - middle)
+        )
         found = _finite(values(new.unsqueeze(0), every)).squeeze(0).to(t.dtype)
         better = found < least
         # The new position becomes the middle where it is better, and an end of the interval where it is not.

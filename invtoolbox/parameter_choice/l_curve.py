@@ -57,17 +57,25 @@ class LCurve(GridSearch):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.corner not in ("chord", "curvature"):
-            raise InputError(f"the corner of an L-curve is 'chord' or 'curvature', got {self.corner!r}")
+            raise InputError(
+                f"the corner of an L-curve is 'chord' or 'curvature', got {self.corner!r}"
+            )
 
     def choose(self, trials: Trials) -> WeightCurve:
         if not trials.objective.has_value:
             without = next(p for _, p in trials.objective.terms if "energy" not in p.offers)
-            raise InputError(f"the L-curve needs the energy of every prior, and {without!r} has none; use 'gcv' or 'sure'")
+            raise InputError(
+                f"the L-curve needs the energy of every prior, and {without!r} has none; use 'gcv' or 'sure'"
+            )
         t = self.grid(trials)
         seen = trials(t.unsqueeze(2), _misfit_and_energy).double()
         misfit, energy = seen.clamp_min(torch.finfo(torch.float64).tiny).unbind(2)
         spacing = float(t[1, 0] - t[0, 0])
-        score = _chord(misfit, energy) if self.corner == "chord" else -_curvature(misfit.log(), energy.log(), spacing)
+        score = (
+            _chord(misfit, energy)
+            if self.corner == "chord"
+            else -_curvature(misfit.log(), energy.log(), spacing)
+        )
         return WeightCurve(self.name, t.exp().T, score.to(t).T, lowest(t, score).exp())
 
     def describe(self, objective: Objective) -> str:
@@ -82,7 +90,10 @@ def _misfit_and_energy(objective: Objective, solution: Any) -> Tensor:
 
 def _chord(x: Tensor, y: Tensor) -> Tensor:
     """How far above the chord between the ends a curve lies, ``(k, batch)``; both axes scaled to the chord."""
-    along, up = ((v - v[-1]) / torch.where(v[0] != v[-1], v[0] - v[-1], torch.ones_like(v[0])) for v in (x, y))
+    along, up = (
+        (v - v[-1]) / torch.where(v[0] != v[-1], v[0] - v[-1], torch.ones_like(v[0]))
+        for v in (x, y)
+    )
     return up - along
 
 
@@ -91,10 +102,15 @@ def _curvature(x: Tensor, y: Tensor, spacing: float) -> Tensor:
 
     def derivative(values: Tensor, taps: tuple[float, ...]) -> Tensor:
         length = len(values) - 2 * _REACH
-        return sum((tap * values[j:j + length] for j, tap in enumerate(taps)), torch.zeros_like(values[:length]))
+        return sum(
+            (tap * values[j : j + length] for j, tap in enumerate(taps)),
+            torch.zeros_like(values[:length]),
+        )
 
     dx, dy = derivative(x, _SLOPE) / spacing, derivative(y, _SLOPE) / spacing
     ddx, ddy = derivative(x, _BEND) / spacing**2, derivative(y, _BEND) / spacing**2
     whole = torch.full_like(x, torch.nan)
-    whole[_REACH:len(x) - _REACH] = (dx * ddy - dy * ddx) / (dx.square() + dy.square()).clamp_min(1e-12).pow(1.5)
+    whole[_REACH : len(x) - _REACH] = (dx * ddy - dy * ddx) / (dx.square() + dy.square()).clamp_min(
+        1e-12
+    ).pow(1.5)
     return whole

@@ -14,7 +14,8 @@ _MEDIAN_OF_MODULUS = 0.6744897501960817
 #: The orthonormal polynomials of degree 0 to 3 on four points; degree 3 is the third difference.
 _POLYNOMIALS: tuple[tuple[float, ...], ...] = tuple(
     tuple(tap * sum(t * t for t in taps) ** -0.5 for tap in taps)
-    for taps in ((1, 1, 1, 1), (-3, -1, 1, 3), (1, -1, -1, 1), (-1, 3, -3, 1)))
+    for taps in ((1, 1, 1, 1), (-3, -1, 1, 3), (1, -1, -1, 1), (-1, 3, -3, 1))
+)
 #: What tells a flat window from one with an edge: degrees along each axis, the degree of the noise not among them.
 _SHAPES = {1: ((1,), (2,)), 2: ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))}
 #: Strata of intensity, and the fraction of flattest windows in each, of pictures and of other measurements.
@@ -24,7 +25,9 @@ _LEAST_WINDOWS = 256  # in a stratum
 _LEAST_NOISE = 1e-4
 
 
-def estimate_noise_std(y: Tensor, operator: Operator | None = None, weights: Tensor | None = None) -> Tensor:
+def estimate_noise_std(
+    y: Tensor, operator: Operator | None = None, weights: Tensor | None = None
+) -> Tensor:
     r"""The standard deviation of white Gaussian noise in ``y (batch, channel, *space)``, ``(batch,)``.
 
     ``median(|H y|) / 0.6745`` over flat windows of 4 by 4 measurements, H the third difference along both of the last axes
@@ -56,13 +59,19 @@ def estimate_noise_std(y: Tensor, operator: Operator | None = None, weights: Ten
     0.1
     """
     if isinstance(y, (tuple, list)):
-        raise InputError("the noise level of stacked measurements cannot be estimated; give each data term its noise_std")
-    picture = y.ndim >= 4 and (operator is None or tuple(operator.domain_shape[1:]) == tuple(y.shape[2:]))
+        raise InputError(
+            "the noise level of stacked measurements cannot be estimated; give each data term its noise_std"
+        )
+    picture = y.ndim >= 4 and (
+        operator is None or tuple(operator.domain_shape[1:]) == tuple(y.shape[2:])
+    )
     values = torch.view_as_real(y).movedim(-1, 1).flatten(1, 2) if y.is_complex() else y
     width = len(_POLYNOMIALS[0])
     if values.ndim < 3 or values.shape[-1] <= width:
-        raise InputError(f"the noise level cannot be estimated from measurements of shape {tuple(y.shape)}; "
-                         "give it with LeastSquares(noise_std=...)")
+        raise InputError(
+            f"the noise level cannot be estimated from measurements of shape {tuple(y.shape)}; "
+            "give it with LeastSquares(noise_std=...)"
+        )
     axes = tuple(k for k in (values.ndim - 2, values.ndim - 1) if k > 1 and values.shape[k] > width)
     used = _used(y, operator, weights)
     for axis in axes:
@@ -74,10 +83,14 @@ def estimate_noise_std(y: Tensor, operator: Operator | None = None, weights: Ten
     level = _component(values, axes, (0,) * len(axes)).abs_()
     used = used.expand_as(high) & ((rough > 0) | (high != 0))
     if not bool(_window(_used(y, operator, weights), axes[-1], width).any()):
-        raise InputError("the noise level cannot be estimated where no two neighbouring measurements have a weight; "
-                         "give it with LeastSquares(noise_std=...)")
+        raise InputError(
+            "the noise level cannot be estimated where no two neighbouring measurements have a weight; "
+            "give it with LeastSquares(noise_std=...)"
+        )
     strata, fraction = _PICTURE if picture else _OTHER
-    return torch.stack([_level(h[k], r[k], v[k], strata, fraction) for h, r, v, k in zip(high, rough, level, used)])
+    return torch.stack(
+        [_level(h[k], r[k], v[k], strata, fraction) for h, r, v, k in zip(high, rough, level, used)]
+    )
 
 
 def _level(high: Tensor, rough: Tensor, level: Tensor, strata: int, fraction: float) -> Tensor:
@@ -85,7 +98,7 @@ def _level(high: Tensor, rough: Tensor, level: Tensor, strata: int, fraction: fl
     if not high.numel():
         return high.new_zeros(())
     squares = []
-    for part in (level.argsort(stable=True).chunk(strata) if strata > 1 else (slice(None),)):
+    for part in level.argsort(stable=True).chunk(strata) if strata > 1 else (slice(None),):
         h, r = high[part], rough[part]
         kept = min(len(h), max(_LEAST_WINDOWS, round(fraction * len(h))))
         flat = r <= r.kthvalue(kept).values
@@ -106,7 +119,9 @@ def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tenso
     known = given if given is not None else getattr(problem.data_term, "noise_std", None)
     if known is not None:
         return torch.as_tensor(known, dtype=torch.float64, device=y.device).expand(problem.batch)
-    std = estimate_noise_std(problem.y, problem.operator, getattr(problem.data_term, "weights", None)).double()
+    std = estimate_noise_std(
+        problem.y, problem.operator, getattr(problem.data_term, "weights", None)
+    ).double()
     size = y.abs().flatten(1).square().mean(1).sqrt().double()
     return torch.maximum(std, _LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))
 
@@ -118,7 +133,9 @@ def listed(values: Tensor, shown: int = 4) -> str:
 
 
 def _used(y: Tensor, operator: Operator | None, weights: Tensor | None) -> Tensor:
-    used = torch.ones(1, 1, *[1] * (y.ndim - 2), dtype=torch.bool, device=y.device).expand(1, 1, *y.shape[2:])
+    used = torch.ones(1, 1, *[1] * (y.ndim - 2), dtype=torch.bool, device=y.device).expand(
+        1, 1, *y.shape[2:]
+    )
     for mask in (weights, getattr(operator, "mask", None)):
         if isinstance(mask, Tensor):
             used = used & (mask.to(y.device) != 0)

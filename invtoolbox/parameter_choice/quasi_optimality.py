@@ -48,7 +48,9 @@ class QuasiOptimality(GridSearch):
         x = trials(t.unsqueeze(2), _image)
         changes = torch.stack([item_norm(x[k + 1] - x[k]) for k in range(len(x) - 1)]).double()
         middle = (t[:-1] + t[1:]) / 2
-        return WeightCurve(self.name, middle.exp().T, changes.to(t).T, lowest(middle, changes).exp())
+        return WeightCurve(
+            self.name, middle.exp().T, changes.to(t).T, lowest(middle, changes).exp()
+        )
 
     def describe(self, objective: Objective) -> str:
         return "quasi-optimality chooses the weight at which the solution changes least, which needs no noise level"
@@ -57,5 +59,7 @@ class QuasiOptimality(GridSearch):
 def _image(objective: Objective, solution: Any) -> Tensor:
     x = solution.x
     if not isinstance(x, Tensor):
-        raise InputError(f"quasi-optimality compares images, and the solution is a {type(x).__name__}")
+        raise InputError(
+            f"quasi-optimality compares images, and the solution is a {type(x).__name__}"
+        )
     return x

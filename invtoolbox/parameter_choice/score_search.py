@@ -41,8 +41,10 @@ class ScoreSearch(WeightSearch):
 
     def __post_init__(self) -> None:
         if self.points < 3 or self.sections < 0 or self.cycles < 1:
-            raise InputError("a search needs at least 3 points, 0 sections and 1 cycle, "
-                             f"got {self.points}, {self.sections} and {self.cycles}")
+            raise InputError(
+                "a search needs at least 3 points, 0 sections and 1 cycle, "
+                f"got {self.points}, {self.sections} and {self.cycles}"
+            )
 
     @abstractmethod
     def score(self, trials: Trials, log_weight: Tensor, items: Tensor) -> Tensor:
@@ -56,20 +58,30 @@ class ScoreSearch(WeightSearch):
         if number == 1:
             positions = log_weight[:, 0] + line.positions
             seen = positions.isfinite()
-            return WeightCurve(self.name, torch.where(seen, positions.exp(), torch.nan).T, torch.where(seen, line.values, torch.nan).T,
-                               (log_weight[:, 0] + line.best).exp())
+            return WeightCurve(
+                self.name,
+                torch.where(seen, positions.exp(), torch.nan).T,
+                torch.where(seen, line.values, torch.nan).T,
+                (log_weight[:, 0] + line.best).exp(),
+            )
         lines = [log_weight + line.positions.unsqueeze(2) * direction]
         scores = [line.values]
         log_weight = log_weight + line.best.unsqueeze(1) * direction
-        for direction in torch.eye(number, dtype=log_weight.dtype, device=log_weight.device).repeat(self.cycles, 1):
+        for direction in torch.eye(number, dtype=log_weight.dtype, device=log_weight.device).repeat(
+            self.cycles, 1
+        ):
             line = self._along(trials, log_weight, direction, _POINTS_EACH)
             lines.append(log_weight + torch.where(direction > 0, line.positions.unsqueeze(2), 0.0))
             scores.append(line.values)
             log_weight = log_weight + line.best.unsqueeze(1) * direction
         weights, values = torch.cat(lines), torch.cat(scores)
         seen = weights.isfinite().all(2)
-        return WeightCurve(self.name, torch.where(seen.unsqueeze(2), weights.exp(), torch.nan).movedim(0, 1),
-                           torch.where(seen, values, torch.nan).T, log_weight.exp())
+        return WeightCurve(
+            self.name,
+            torch.where(seen.unsqueeze(2), weights.exp(), torch.nan).movedim(0, 1),
+            torch.where(seen, values, torch.nan).T,
+            log_weight.exp(),
+        )
 
     def _along(self, trials: Trials, base: Tensor, direction: Tensor, points: int) -> Line:
         """The line ``base + t * direction``; t is 0 in the middle of its grid."""
@@ -77,4 +89,6 @@ class ScoreSearch(WeightSearch):
         def values(t: Tensor, items: Tensor) -> Tensor:
             return self.score(trials, base[items] + t.unsqueeze(2) * direction, items)
 
-        return refine(values, grid(values, torch.zeros_like(base[:, 0]), _SPACING, points), self.sections)
+        return refine(
+            values, grid(values, torch.zeros_like(base[:, 0]), _SPACING, points), self.sections
+        )

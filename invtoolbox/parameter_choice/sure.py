@@ -63,5 +63,7 @@ class SURE(ScoreSearch):
         problem = objective.problem
         if self.noise_std is not None or getattr(problem.data_term, "noise_std", None) is not None:
             return "Stein's unbiased estimate of the predicted risk chooses the weight, with the noise level that was given"
-        return ("Stein's unbiased estimate of the predicted risk chooses the weight, "
-                f"with noise_std = {listed(noise_std_of(problem))} estimated from the data")
+        return (
+            "Stein's unbiased estimate of the predicted risk chooses the weight, "
+            f"with noise_std = {listed(noise_std_of(problem))} estimated from the data"
+        )

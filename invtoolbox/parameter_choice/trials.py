@@ -65,13 +65,17 @@ class Trials:
         groups, free = [], 0
         for term in self.priors.terms:
             if term.prior.fixed_level:
-                raise InputError(f"{term.prior!r} knows one noise level only, so no rule can choose a weight for it; give "
-                                 "regularization=1 and choose the solver's step")
+                raise InputError(
+                    f"{term.prior!r} knows one noise level only, so no rule can choose a weight for it; give "
+                    "regularization=1 and choose the solver's step"
+                )
             own = self.separate and not term.prior.is_constraint
             groups.append(free if own else 0)
             free += own
         if all(term.prior.is_constraint for term in self.priors.terms):
-            raise InputError("a rule for the weight needs an explicit prior to weigh, and there is none")
+            raise InputError(
+                "a rule for the weight needs an explicit prior to weigh, and there is none"
+            )
         return tuple(groups)
 
     @property
@@ -83,14 +87,24 @@ class Trials:
         """Logarithms of weights to start from, ``(batch, number)``: half the misfit of the noise over the prior's energy."""
         one, columns = self.objective, []
         for k in range(self.number):
-            terms = tuple(t for t, g in zip(one.prior.terms, self.groups) if g == k and not t.prior.is_constraint)
+            terms = tuple(
+                t
+                for t, g in zip(one.prior.terms, self.groups)
+                if g == k and not t.prior.is_constraint
+            )
             # An energy that is itself a minimisation need not be exact here.
             part = with_auxiliaries(dataclasses.replace(one, prior=PriorSum(terms)))
             start = extended(part, self.start) if isinstance(self.start, Tensor) else self.start
             columns.append(first_weight(part, start, noise_size(one)) / self.number)
         return torch.stack(columns, 1).clamp_min(torch.finfo(one.regularization.dtype).tiny).log()
 
-    def __call__(self, log_weight: Tensor, measure: Measure, items: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        log_weight: Tensor,
+        measure: Measure,
+        items: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
         """Solve ``n`` items of the batch with ``k`` weights each and measure the solutions.
 
         Args:
@@ -106,7 +120,10 @@ class Trials:
         items = self.every if items is None else items
         k, n, number = log_weight.shape
         index, weight = items.repeat(k), log_weight.exp().reshape(k * n, number)
-        parts = [self._measured(i, w, measure, shift) for i, w in zip(index.split(self._together), weight.split(self._together))]
+        parts = [
+            self._measured(i, w, measure, shift)
+            for i, w in zip(index.split(self._together), weight.split(self._together))
+        ]
         return torch.cat(parts).unflatten(0, (k, n))
 
     @property
@@ -123,16 +140,24 @@ class Trials:
         """Solve some items with one weight, which a rule finds on the way; the `Solution`."""
         if self.number != 1:
             raise InputError(f"{rule!r} finds one weight, and there are {self.number}")
-        return self.attempt(self.problem.select(items), self.objective.prior.select(items), rule, items)
+        return self.attempt(
+            self.problem.select(items), self.objective.prior.select(items), rule, items
+        )
 
-    def _measured(self, index: Tensor, weight: Tensor, measure: Measure, shift: Tensor | None) -> Tensor:
+    def _measured(
+        self, index: Tensor, weight: Tensor, measure: Measure, shift: Tensor | None
+    ) -> Tensor:
         problem, prior = self.problem.select(index), self.objective.prior
         if shift is not None:
             problem, prior = copy.copy(problem), self.priors
             problem.y = problem.y + shift.index_select(0, index)
-        solution = self.attempt(problem, self.weighed(prior.select(index), weight), weight[:, 0], index)
+        solution = self.attempt(
+            problem, self.weighed(prior.select(index), weight), weight[:, 0], index
+        )
         bound = self.objective.select(index).with_regularization(weight[:, 0])
-        return measure(dataclasses.replace(bound, prior=self.weighed(bound.prior, weight)), solution)
+        return measure(
+            dataclasses.replace(bound, prior=self.weighed(bound.prior, weight)), solution
+        )
 
     def chosen(self, curve: WeightCurve) -> Objective:
         """The objective with the weights that a rule chose."""
@@ -145,8 +170,14 @@ class Trials:
         if self.number == 1:
             return prior
         ratio = weight / weight[:, :1]
-        terms = tuple(Term(ratio[:, g] * torch.as_tensor(t.weight, dtype=ratio.dtype, device=ratio.device), t.prior, True)
-                      for t, g in zip(prior.terms, self.groups))
+        terms = tuple(
+            Term(
+                ratio[:, g] * torch.as_tensor(t.weight, dtype=ratio.dtype, device=ratio.device),
+                t.prior,
+                True,
+            )
+            for t, g in zip(prior.terms, self.groups)
+        )
         return PriorSum(terms, prior.implicit)
 
 

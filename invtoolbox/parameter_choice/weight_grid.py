@@ -27,8 +27,10 @@ class GridSearch(WeightSearch):
 
     def __post_init__(self) -> None:
         if not (self.below >= 0 and self.above >= 0 and self.per_decade >= 1) or self.points < 5:
-            raise InputError(f"the grid of {self.name!r} needs at least 5 weights, got {self.per_decade} a decade from {self.below:g} "
-                             f"decades below a first guess to {self.above:g} above it")
+            raise InputError(
+                f"the grid of {self.name!r} needs at least 5 weights, got {self.per_decade} a decade from {self.below:g} "
+                f"decades below a first guess to {self.above:g} above it"
+            )
         if self.separate:
             raise InputError(f"{self.name!r} chooses one weight; use 'gcv' or 'sure' for several")
 
@@ -39,7 +41,10 @@ class GridSearch(WeightSearch):
     def grid(self, trials: Trials) -> Tensor:
         """Logarithms of weights, ``(points, batch)``."""
         centre = trials.centre()[:, 0]
-        steps = torch.arange(self.points, dtype=centre.dtype, device=centre.device) / self.per_decade - self.below
+        steps = (
+            torch.arange(self.points, dtype=centre.dtype, device=centre.device) / self.per_decade
+            - self.below
+        )
         return centre + math.log(10.0) * steps.unsqueeze(1)
 
 
@@ -50,5 +55,9 @@ def lowest(t: Tensor, height: Tensor) -> Tensor:
     inside = k.clamp(1, len(t) - 2)
     a, b, c = (height.gather(0, (inside + j).unsqueeze(0)).squeeze(0) for j in (-1, 0, 1))
     bend = a - 2 * b + c
-    offset = torch.where((bend > 0) & (k == inside), 0.5 * (a - c) / bend, torch.zeros_like(bend)).nan_to_num(0.0).clamp(-1, 1)
+    offset = (
+        torch.where((bend > 0) & (k == inside), 0.5 * (a - c) / bend, torch.zeros_like(bend))
+        .nan_to_num(0.0)
+        .clamp(-1, 1)
+    )
     return t.gather(0, k.unsqueeze(0)).squeeze(0) + offset.to(t) * (t[1] - t[0])

@@ -13,7 +13,24 @@ from invtoolbox.plotting.splat_viewer import write_viewer
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
 
 __all__ = [
-    "Case", "FlowCase", "FlowMethod", "Method", "QualityCurve", "SweepPicture", "SweepResult", "SweepView", "ViewPicture",
-    "birds_eye", "birds_eye_figure", "geometry_figure", "solution_figure", "view_flow", "view_scene", "write_comparison",
-    "write_flow_report", "write_report", "write_view_report", "write_viewer",
+    "Case",
+    "FlowCase",
+    "FlowMethod",
+    "Method",
+    "QualityCurve",
+    "SweepPicture",
+    "SweepResult",
+    "SweepView",
+    "ViewPicture",
+    "birds_eye",
+    "birds_eye_figure",
+    "geometry_figure",
+    "solution_figure",
+    "view_flow",
+    "view_scene",
+    "write_comparison",
+    "write_flow_report",
+    "write_report",
+    "write_view_report",
+    "write_viewer",
 ]

@@ -17,8 +17,14 @@ _BACKGROUND = (0.067, 0.078, 0.09)
 _PIXELS = 900
 
 
-def birds_eye(points: Tensor, residual: Tensor | None = None, dynamic: Tensor | None = None, title: str = "", radius: float = 50.0,
-              full_speed: float | None = None) -> bytes:
+def birds_eye(
+    points: Tensor,
+    residual: Tensor | None = None,
+    dynamic: Tensor | None = None,
+    title: str = "",
+    radius: float = 50.0,
+    full_speed: float | None = None,
+) -> bytes:
     """The sweep from above as a PNG: forward is up, left is left.
 
     Args:
@@ -35,20 +41,34 @@ def birds_eye(points: Tensor, residual: Tensor | None = None, dynamic: Tensor | 
     b'\\x89PNG'
     """
     buffer = io.BytesIO()
-    birds_eye_figure(points, residual, dynamic, title, radius, full_speed).savefig(buffer, format="png", facecolor=_BACKGROUND)
+    birds_eye_figure(points, residual, dynamic, title, radius, full_speed).savefig(
+        buffer, format="png", facecolor=_BACKGROUND
+    )
     return buffer.getvalue()
 
 
-def birds_eye_pixels(points: Tensor, residual: Tensor | None = None, dynamic: Tensor | None = None, title: str = "", radius: float = 50.0,
-                     full_speed: float | None = None) -> np.ndarray:
+def birds_eye_pixels(
+    points: Tensor,
+    residual: Tensor | None = None,
+    dynamic: Tensor | None = None,
+    title: str = "",
+    radius: float = 50.0,
+    full_speed: float | None = None,
+) -> np.ndarray:
     """The same as uint8 pixels ``(rows, columns, 3)``, for a page."""
     figure = birds_eye_figure(points, residual, dynamic, title, radius, full_speed)
     figure.canvas.draw()
     return np.array(figure.canvas.buffer_rgba())[..., :3]
 
 
-def birds_eye_figure(points: Tensor, residual: Tensor | None = None, dynamic: Tensor | None = None, title: str = "",
-                     radius: float = 50.0, full_speed: float | None = None) -> Any:
+def birds_eye_figure(
+    points: Tensor,
+    residual: Tensor | None = None,
+    dynamic: Tensor | None = None,
+    title: str = "",
+    radius: float = 50.0,
+    full_speed: float | None = None,
+) -> Any:
     """The same as a ``matplotlib.figure.Figure``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -58,47 +78,75 @@ def birds_eye_figure(points: Tensor, residual: Tensor | None = None, dynamic: Te
         raise InputError(f"the radius of the picture is {radius} m; give a positive one")
     if full_speed is None:
         full_speed = full_speed_of(np.hypot(flow[moves, 0], flow[moves, 1]))
-    figure = Figure(figsize=(_PIXELS / 100, (_PIXELS + 34 * bool(title)) / 100), dpi=100, facecolor=_BACKGROUND)
+    figure = Figure(
+        figsize=(_PIXELS / 100, (_PIXELS + 34 * bool(title)) / 100), dpi=100, facecolor=_BACKGROUND
+    )
     FigureCanvasAgg(figure)
     height = _PIXELS / (_PIXELS + 34 * bool(title))
     axes = figure.add_axes((0, 0, 1, height))
     # In the axes of the picture the sweep's y, which points to the left, runs backwards.
-    axes.imshow(_raster(where, flow, moves, radius, full_speed), extent=(-radius, radius, -radius, radius), interpolation="nearest")
+    axes.imshow(
+        _raster(where, flow, moves, radius, full_speed),
+        extent=(-radius, radius, -radius, radius),
+        interpolation="nearest",
+    )
     axes.set_axis_off()
     _sensor(axes, radius)
     _scale_bar(axes, radius)
     if residual is not None:
         _wheel(figure, full_speed)
     if title:
-        figure.text(0.5, (1 + height) / 2, title, color="0.92", ha="center", va="center", fontsize=11)
+        figure.text(
+            0.5, (1 + height) / 2, title, color="0.92", ha="center", va="center", fontsize=11
+        )
     return figure
 
 
-def _checked(points: Tensor, residual: Tensor | None, dynamic: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked(
+    points: Tensor, residual: Tensor | None, dynamic: Tensor | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if points.ndim != 2 or points.shape[1] != 3:
-        raise InputError(f"points have the shape {tuple(points.shape)}; expected (N, 3), x, y and z of each")
+        raise InputError(
+            f"points have the shape {tuple(points.shape)}; expected (N, 3), x, y and z of each"
+        )
     if residual is not None and residual.shape != points.shape:
-        raise InputError(f"the flow has shape {tuple(residual.shape)} for {len(points)} points; expected one vector for each")
+        raise InputError(
+            f"the flow has shape {tuple(residual.shape)} for {len(points)} points; expected one vector for each"
+        )
     if dynamic is not None and (dynamic.shape != points.shape[:1] or dynamic.dtype != torch.bool):
-        raise InputError(f"dynamic is {dynamic.dtype} of shape {tuple(dynamic.shape)}; give booleans, one for each of {len(points)} points")
+        raise InputError(
+            f"dynamic is {dynamic.dtype} of shape {tuple(dynamic.shape)}; give booleans, one for each of {len(points)} points"
+        )
     where = points.detach().cpu().to(torch.float64).numpy()
-    flow = np.zeros_like(where) if residual is None else residual.detach().cpu().to(torch.float64).numpy()
+    flow = (
+        np.zeros_like(where)
+        if residual is None
+        else residual.detach().cpu().to(torch.float64).numpy()
+    )
     shown = np.isfinite(where).all(1)
     known = np.isfinite(flow).all(1)
     flow = np.where(known[:, None], flow, 0.0)
-    moves = np.linalg.norm(flow, axis=1) >= MOVES if dynamic is None else dynamic.cpu().numpy() & known
+    moves = (
+        np.linalg.norm(flow, axis=1) >= MOVES if dynamic is None else dynamic.cpu().numpy() & known
+    )
     return where[shown], flow[shown], moves[shown]
 
 
-def _raster(where: np.ndarray, flow: np.ndarray, moves: np.ndarray, radius: float, full_speed: float) -> np.ndarray:
+def _raster(
+    where: np.ndarray, flow: np.ndarray, moves: np.ndarray, radius: float, full_speed: float
+) -> np.ndarray:
     """The points as pixels, shares of red, green and blue; row 0 is farthest ahead."""
     row = np.floor((radius - where[:, 0]) / (2 * radius) * _PIXELS).astype(np.int64)
     column = np.floor((radius - where[:, 1]) / (2 * radius) * _PIXELS).astype(np.int64)
     inside = (row >= 0) & (row < _PIXELS) & (column >= 0) & (column < _PIXELS)
     still = inside & ~moves
-    counts = np.bincount(row[still] * _PIXELS + column[still], minlength=_PIXELS**2).reshape(_PIXELS, _PIXELS)
+    counts = np.bincount(row[still] * _PIXELS + column[still], minlength=_PIXELS**2).reshape(
+        _PIXELS, _PIXELS
+    )
     # A wall is some hundred points on a pixel and the far ground one: the logarithm shows both.
-    grey = np.where(counts > 0, 0.34 + 0.08 * np.minimum(np.log2(np.maximum(counts, 1)), 4.0), 0.0)[..., None]
+    grey = np.where(counts > 0, 0.34 + 0.08 * np.minimum(np.log2(np.maximum(counts, 1)), 4.0), 0.0)[
+        ..., None
+    ]
     image = np.maximum(np.asarray(_BACKGROUND), grey * np.array([0.92, 0.97, 1.0]))
     speed = np.hypot(flow[:, 0], flow[:, 1])
     moving = np.flatnonzero(inside & moves)
@@ -107,7 +155,10 @@ def _raster(where: np.ndarray, flow: np.ndarray, moves: np.ndarray, radius: floa
     # Three pixels wide: single ones vanish on a shrunk page.
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
-            image[np.clip(row[moving] + down, 0, _PIXELS - 1), np.clip(column[moving] + right, 0, _PIXELS - 1)] = colours
+            image[
+                np.clip(row[moving] + down, 0, _PIXELS - 1),
+                np.clip(column[moving] + right, 0, _PIXELS - 1),
+            ] = colours
     return image
 
 
@@ -118,24 +169,44 @@ def _sensor(axes: Any, radius: float) -> None:
 
 
 def _scale_bar(axes: Any, radius: float) -> None:
-    length = next((m for m in (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0) if m <= radius / 3), radius / 3)
+    length = next(
+        (m for m in (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0) if m <= radius / 3), radius / 3
+    )
     left, low = -0.94 * radius, -0.93 * radius
-    axes.plot([left, left + length], [low, low], color="white", linewidth=2.5, solid_capstyle="butt")
-    axes.text(left + length / 2, low + 0.02 * radius, f"{length:g} m", color="white", ha="center", va="bottom", fontsize=10)
+    axes.plot(
+        [left, left + length], [low, low], color="white", linewidth=2.5, solid_capstyle="butt"
+    )
+    axes.text(
+        left + length / 2,
+        low + 0.02 * radius,
+        f"{length:g} m",
+        color="white",
+        ha="center",
+        va="bottom",
+        fontsize=10,
+    )
 
 
 def _wheel(figure: Any, full_speed: float) -> None:
     side = 129
-    across, ahead = np.meshgrid(np.linspace(1, -1, side), np.linspace(1, -1, side))  # y to the left, x ahead
+    across, ahead = np.meshgrid(
+        np.linspace(1, -1, side), np.linspace(1, -1, side)
+    )  # y to the left, x ahead
     distance = np.hypot(across, ahead)
     colours = flow_colours(np.stack([ahead, across], axis=-1), 1.0)
-    wheel = np.concatenate([colours, np.clip((1 - distance) * side / 2 + 0.5, 0, 1)[..., None]], axis=-1)
+    wheel = np.concatenate(
+        [colours, np.clip((1 - distance) * side / 2 + 0.5, 0, 1)[..., None]], axis=-1
+    )
     width, total = 0.13, figure.get_size_inches()
     axes = figure.add_axes((0.975 - width, 0.03 + 0.025, width, width * total[0] / total[1]))
     axes.imshow(wheel, extent=(-1, 1, -1, 1), interpolation="bilinear")
     axes.set_xlim(-1.02, 1.02)
     axes.set_ylim(-1.02, 1.02)
     axes.set_axis_off()
-    axes.annotate("", (0, 0.95), (0, 0.25), arrowprops={"arrowstyle": "-|>", "color": "0.1", "linewidth": 1.2})
+    axes.annotate(
+        "", (0, 0.95), (0, 0.25), arrowprops={"arrowstyle": "-|>", "color": "0.1", "linewidth": 1.2}
+    )
     axes.text(0, 1.08, "ahead", color="white", ha="center", va="bottom", fontsize=9)
-    axes.text(0, -1.1, f"rim: {full_speed:g} m a sweep", color="white", ha="center", va="top", fontsize=9)
+    axes.text(
+        0, -1.1, f"rim: {full_speed:g} m a sweep", color="white", ha="center", va="top", fontsize=9
+    )

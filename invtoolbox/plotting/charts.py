@@ -14,10 +14,18 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 34
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
-def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (), log: bool = True,
-               level: float | None = None, level_name: str = "",
-               axis: str = "iteration", places: Sequence[float] | None = None, low_legend: bool = False,
-               marks: Sequence[float] = ()) -> str | None:
+def line_chart(
+    lines: Sequence[np.ndarray],
+    label: str,
+    names: Sequence[str] = (),
+    log: bool = True,
+    level: float | None = None,
+    level_name: str = "",
+    axis: str = "iteration",
+    places: Sequence[float] | None = None,
+    low_legend: bool = False,
+    marks: Sequence[float] = (),
+) -> str | None:
     """Values over iterations, or over what else `axis` says, one line an item, as an ``<svg>`` element; None where no value is finite.
 
     Args:
@@ -39,8 +47,14 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
     if not finite.size:
         return None
     positive = finite[finite > 0]
-    log = log and positive.size == finite.size and float(np.max(positive)) > 3 * float(np.min(positive))
-    everything = np.append(finite, level) if level is not None and (level > 0 or not log) else finite
+    log = (
+        log
+        and positive.size == finite.size
+        and float(np.max(positive)) > 3 * float(np.min(positive))
+    )
+    everything = (
+        np.append(finite, level) if level is not None and (level > 0 or not log) else finite
+    )
     low, high = float(np.min(everything)), float(np.max(everything))
     if log:
         low, high = math.log10(low), math.log10(high)
@@ -48,7 +62,11 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
         low, high = low - 0.5, high + 0.5
     margin = 0.04 * (high - low)
     low, high = low - margin, high + margin
-    where = np.arange(1, max(max(len(line) for line in shown), 2) + 1) if places is None else np.asarray(places, dtype=np.float64)
+    where = (
+        np.arange(1, max(max(len(line) for line in shown), 2) + 1)
+        if places is None
+        else np.asarray(places, dtype=np.float64)
+    )
     first, last = float(where[0]), float(where[-1])
 
     def across(place: float) -> float:
@@ -61,25 +79,37 @@ def line_chart(lines: Sequence[np.ndarray], label: str, names: Sequence[str] = (
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(label)}">']
     for tick in _log_ticks(low, high) if log else _ticks(low, high):
         y = up(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                     f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
+        parts.append(
+            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>'
+        )
     for tick in _ticks(first, last):
         if places is not None or tick == int(tick):
-            parts.append(f'<text x="{across(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{_number(tick)}</text>')
-    parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">{html.escape(axis)}</text>')
+            parts.append(
+                f'<text x="{across(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">{_number(tick)}</text>'
+            )
+    parts.append(
+        f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">{html.escape(axis)}</text>'
+    )
     if level is not None and (level > 0 or not log):
         y = up(level)
-        parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                     f'<text x="{_WIDTH - _RIGHT - 2}" y="{y - 5:.1f}" text-anchor="end">{html.escape(level_name)}</text>')
+        parts.append(
+            f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text x="{_WIDTH - _RIGHT - 2}" y="{y - 5:.1f}" text-anchor="end">{html.escape(level_name)}</text>'
+        )
     for mark in marks:
         x = across(mark)
-        parts.append(f'<line class="level" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
+        parts.append(
+            f'<line class="level" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
+        )
     for k, line in enumerate(shown):
         parts.append(_polyline(line, where, across, up, COLOURS[k % len(COLOURS)]))
     for k, name in enumerate(names if len(names) > 1 else ()):
         y = _HEIGHT - _BOTTOM - 8 - 15 * (len(names) - 1 - k) if low_legend else _TOP + 14 + 15 * k
-        parts.append(f'<text x="{_WIDTH - _RIGHT - 4}" y="{y}" text-anchor="end" style="fill:{COLOURS[k % len(COLOURS)]}">'
-                     f'{html.escape(name)}</text>')
+        parts.append(
+            f'<text x="{_WIDTH - _RIGHT - 4}" y="{y}" text-anchor="end" style="fill:{COLOURS[k % len(COLOURS)]}">'
+            f"{html.escape(name)}</text>"
+        )
     return "".join(parts) + "</svg>"
 
 
@@ -87,7 +117,11 @@ def _polyline(line: np.ndarray, where: np.ndarray, across: object, up: object, c
     """The line in pieces: NaN breaks it, and a lone point is a dot."""
     assert callable(across) and callable(up)
     pieces: list[list[str]] = [[]]
-    places = range(len(line)) if len(line) <= 2000 else np.unique(np.linspace(0, len(line) - 1, 2000).astype(int)).tolist()
+    places = (
+        range(len(line))
+        if len(line) <= 2000
+        else np.unique(np.linspace(0, len(line) - 1, 2000).astype(int)).tolist()
+    )
     for k in places:
         if math.isfinite(line[k]):
             pieces[-1].append(f"{across(float(where[k])):.1f},{up(float(line[k])):.1f}")
@@ -99,7 +133,9 @@ def _polyline(line: np.ndarray, where: np.ndarray, across: object, up: object, c
             x, y = piece[0].split(",")
             drawn.append(f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>')
         elif piece:
-            drawn.append(f'<polyline points="{" ".join(piece)}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+            drawn.append(
+                f'<polyline points="{" ".join(piece)}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+            )
     return "".join(drawn)
 
 
@@ -116,8 +152,20 @@ def _log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten, and what lies between where there are few of them."""
     powers = range(math.floor(low), math.ceil(high) + 1)
     every = max(1, round(len(powers) / 5))
-    factors = (1,) if high - low > 2.5 else (1, 2, 5) if high - low > 0.8 else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
-    found = [m * 10.0**k for k in powers if k % every == 0 for m in factors if low <= math.log10(m * 10.0**k) <= high]
+    factors = (
+        (1,)
+        if high - low > 2.5
+        else (1, 2, 5)
+        if high - low > 0.8
+        else (1, 1.5, 2, 3, 4, 5, 6, 7, 8)
+    )
+    found = [
+        m * 10.0**k
+        for k in powers
+        if k % every == 0
+        for m in factors
+        if low <= math.log10(m * 10.0**k) <= high
+    ]
     return found if len(found) > 1 else [10**low * 1.0001, 10**high * 0.9999]
 
 

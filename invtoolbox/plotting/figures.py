@@ -34,9 +34,18 @@ def solution_figure(solution: Solution, reference: Tensor | None = None, item: i
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for axis, (name, picture, window, signed) in zip(axes, images):
-        shown = picture if picture.ndim == 2 else np.clip((picture - window.low) / (window.high - window.low), 0, 1)
-        drawn = axis.imshow(shown, cmap="RdBu_r" if signed else "gray", vmin=window.low, vmax=window.high,
-                            aspect="equal" if max(shown.shape[:2]) < 4 * min(shown.shape[:2]) else "auto")
+        shown = (
+            picture
+            if picture.ndim == 2
+            else np.clip((picture - window.low) / (window.high - window.low), 0, 1)
+        )
+        drawn = axis.imshow(
+            shown,
+            cmap="RdBu_r" if signed else "gray",
+            vmin=window.low,
+            vmax=window.high,
+            aspect="equal" if max(shown.shape[:2]) < 4 * min(shown.shape[:2]) else "auto",
+        )
         axis.set_title(name)
         axis.set_xticks([])
         axis.set_yticks([])
@@ -46,7 +55,9 @@ def solution_figure(solution: Solution, reference: Tensor | None = None, item: i
     return figure
 
 
-def _images(solution: Solution, truth: Tensor | None, item: int) -> list[tuple[str, np.ndarray, Any, bool]]:
+def _images(
+    solution: Solution, truth: Tensor | None, item: int
+) -> list[tuple[str, np.ndarray, Any, bool]]:
     shown = plane(solution.x[item]) if isinstance(solution.x, Tensor) else None
     reference = None if truth is None else plane(truth[min(item, len(truth) - 1)])
     images: list[tuple[str, np.ndarray, Any, bool]] = []
@@ -55,14 +66,20 @@ def _images(solution: Solution, truth: Tensor | None, item: int) -> list[tuple[s
         images.append(("reconstruction", shown, window, False))
         if reference is not None:
             error = (shown - reference).mean(-1) if shown.ndim == 3 else shown - reference
-            images += [("reference", reference, window, False), ("error", error, symmetric_window(error), True)]
+            images += [
+                ("reference", reference, window, False),
+                ("error", error, symmetric_window(error), True),
+            ]
     measured, predicted = solution.measured_and_predicted()
     if isinstance(measured, tuple):
         measured, predicted = measured[0], predicted[0]
     y, fitted = (plane(t[item]) if isinstance(t, Tensor) else None for t in (measured, predicted))
     if y is not None and fitted is not None:
         residual = (fitted - y).mean(-1) if y.ndim == 3 else fitted - y
-        images += [("measurements", y, window_of(y), False), ("residual", residual, symmetric_window(residual), True)]
+        images += [
+            ("measurements", y, window_of(y), False),
+            ("residual", residual, symmetric_window(residual), True),
+        ]
     return images
 
 

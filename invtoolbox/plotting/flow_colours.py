@@ -25,13 +25,26 @@ def flow_colours(flow: np.ndarray, full_speed: float) -> np.ndarray:
     chroma = _CHROMA * np.clip(np.hypot(x, y) / full_speed, 0.0, 1.0) ** 0.7
     # Forward is orange: that red means "towards" or "stop" is left to nobody's reading.
     a, b = chroma * np.cos(angle + 0.9), chroma * np.sin(angle + 0.9)
-    l, m, s = ((_LIGHTNESS + p * a + q * b) ** 3 for p, q in
-               ((0.3963377774, 0.2158037573), (-0.1055613458, -0.0638541728), (-0.0894841775, -1.2914855480)))
-    linear = np.stack([4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
-                       -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
-                       -0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s], axis=-1)
+    l, m, s = (
+        (_LIGHTNESS + p * a + q * b) ** 3
+        for p, q in (
+            (0.3963377774, 0.2158037573),
+            (-0.1055613458, -0.0638541728),
+            (-0.0894841775, -1.2914855480),
+        )
+    )
+    linear = np.stack(
+        [
+            4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
+            -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
+            -0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s,
+        ],
+        axis=-1,
+    )
     linear = np.clip(linear, 0.0, 1.0)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-12) ** (1 / 2.4) - 0.055)
+    return np.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * np.maximum(linear, 1e-12) ** (1 / 2.4) - 0.055
+    )
 
 
 def full_speed_of(speeds: np.ndarray) -> float:
@@ -43,4 +56,10 @@ def full_speed_of(speeds: np.ndarray) -> float:
     seen = speeds[np.isfinite(speeds)]
     largest = max(float(np.percentile(seen, 98)) if seen.size else 0.0, 0.2)
     power = 10.0 ** np.floor(np.log10(largest))
-    return float(next(m * power for m in (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if m * power >= largest * (1 - 1e-9)))
+    return float(
+        next(
+            m * power
+            for m in (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+            if m * power >= largest * (1 - 1e-9)
+        )
+    )

@@ -15,7 +15,14 @@ from invtoolbox.plotting.flow_colours import full_speed_of
 from invtoolbox.scenes.sweep import MOVES
 
 #: The columns of the table, by their names in `FlowErrors.COLUMNS`.
-_SHOWN = ("dynamic EPE [m]", "static EPE [m]", "AccS", "AccR", "three-way EPE [m]", "bucketed dynamic")
+_SHOWN = (
+    "dynamic EPE [m]",
+    "static EPE [m]",
+    "AccS",
+    "AccR",
+    "three-way EPE [m]",
+    "bucketed dynamic",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +70,16 @@ class FlowCase:
     def rows(self) -> list[tuple[str, list[str]]]:
         """The figures of each method as words, in the order of `columns`."""
         place = [FlowErrors.COLUMNS.index(name) for name in _SHOWN]
-        return [(m.name, [*(m.errors.row()[k] for k in place), "" if m.seconds is None else f"{m.seconds:.2f}"]) for m in self.methods]
+        return [
+            (
+                m.name,
+                [
+                    *(m.errors.row()[k] for k in place),
+                    "" if m.seconds is None else f"{m.seconds:.2f}",
+                ],
+            )
+            for m in self.methods
+        ]
 
 
 def flow_section(case: FlowCase) -> list[str]:
@@ -72,9 +88,20 @@ def flow_section(case: FlowCase) -> list[str]:
     full = full_speed_of(speed[speed >= MOVES])
 
     def seen(residual: Tensor, name: str, note: str, figures: str = "") -> str:
-        return page.picture(birds_eye_pixels(case.points, residual, radius=case.radius, full_speed=full), name, note, figures)
+        return page.picture(
+            birds_eye_pixels(case.points, residual, radius=case.radius, full_speed=full),
+            name,
+            note,
+            figures,
+        )
 
-    pictures = [seen(case.truth, "Truth", "from above, ahead is up; colour is direction and speed, grey stands")]
+    pictures = [
+        seen(
+            case.truth,
+            "Truth",
+            "from above, ahead is up; colour is direction and speed, grey stands",
+        )
+    ]
     for method in case.methods:
         figures = f"dynamic EPE {method.errors.dynamic:.3f} m, static {method.errors.static:.3f} m"
         pictures.append(seen(method.residual, method.name, method.note, figures))

@@ -66,8 +66,15 @@ class SweepPicture:
     radius: float = 50.0
 
 
-def write_flow_report(path: str | Path, title: str, results: Sequence[SweepResult], pictures: Iterable[SweepPicture] = (), lead: str = "",
-                      settings: Mapping[str, str] | None = None, overwrite: bool = True) -> Path:
+def write_flow_report(
+    path: str | Path,
+    title: str,
+    results: Sequence[SweepResult],
+    pictures: Iterable[SweepPicture] = (),
+    lead: str = "",
+    settings: Mapping[str, str] | None = None,
+    overwrite: bool = True,
+) -> Path:
     """Pictures of some sweeps, errors where there are labels, seconds a sweep, and the sweeps that failed, on one page.
 
     The page needs nothing from outside, and may be mailed.
@@ -88,8 +95,13 @@ def write_flow_report(path: str | Path, title: str, results: Sequence[SweepResul
         body += _pictures(picture)
     failed = [r for r in results if r.failed]
     if failed:
-        body += [page.section("Sweeps that failed", f"{len(failed)} of {len(results)}; the others are not touched by them."),
-                 page.facts({r.name: r.failed for r in failed})]
+        body += [
+            page.section(
+                "Sweeps that failed",
+                f"{len(failed)} of {len(results)}; the others are not touched by them.",
+            ),
+            page.facts({r.name: r.failed for r in failed}),
+        ]
     scored = [r for r in results if r.errors is not None]
     if scored:
         body += _errors(scored)
@@ -107,7 +119,11 @@ def _lead(results: Sequence[SweepResult]) -> str:
     failed = sum(bool(r.failed) for r in results)
     parts = [f"{len(results)} sweep{'s' if len(results) != 1 else ''}"]
     parts += [f"{failed} failed"] if failed else []
-    parts += [f"{float(np.median(timed)):.2f} s a sweep (median; the slowest {max(timed):.2f} s)"] if timed else []
+    parts += (
+        [f"{float(np.median(timed)):.2f} s a sweep (median; the slowest {max(timed):.2f} s)"]
+        if timed
+        else []
+    )
     return f"{', '.join(parts)}. {datetime.datetime.now().strftime('%Y-%m-%d %H:%M')}."
 
 
@@ -115,13 +131,23 @@ def _pictures(shown: SweepPicture) -> list[str]:
     speeds = [shown.residual] if shown.truth is None else [shown.residual, shown.truth]
     moving = [np.linalg.norm(flow.detach().cpu().double().numpy(), axis=1) for flow in speeds]
     full = full_speed_of(np.concatenate([v[v >= MOVES] for v in moving]))
-    estimate = birds_eye_pixels(shown.points, shown.residual, shown.dynamic, radius=shown.radius, full_speed=full)
+    estimate = birds_eye_pixels(
+        shown.points, shown.residual, shown.dynamic, radius=shown.radius, full_speed=full
+    )
     drawn = [page.picture(estimate, "Flow", "without the sensor's own motion; grey stands")]
     if shown.truth is not None:
         truth = birds_eye_pixels(shown.points, shown.truth, radius=shown.radius, full_speed=full)
-        error = birds_eye_pixels(shown.points, shown.residual - shown.truth, radius=shown.radius, full_speed=full)
-        drawn += [page.picture(truth, "Truth", "in the same colours"),
-                  page.picture(error, "Difference", "flow minus truth, where it is 0.05 m or more, in the same colours")]
+        error = birds_eye_pixels(
+            shown.points, shown.residual - shown.truth, radius=shown.radius, full_speed=full
+        )
+        drawn += [
+            page.picture(truth, "Truth", "in the same colours"),
+            page.picture(
+                error,
+                "Difference",
+                "flow minus truth, where it is 0.05 m or more, in the same colours",
+            ),
+        ]
     return [page.section(f"Sweep {shown.name}", "From above, ahead is up."), page.row(drawn)]
 
 
@@ -131,36 +157,91 @@ def _errors(scored: Sequence[SweepResult]) -> list[str]:
     rows = [("all, every point alike", together.row())] if len(errors) > 1 else []
     rows += [(r.name, e.row()) for r, e in zip(scored[:LISTED], errors)]
     by_class = together.bucketed.by_class()
-    classes = [(name.capitalize().replace("_", " "), (_number(e.static), _number(e.dynamic))) for name, e in by_class.items()]
-    ranges = [(f"{p.near:g} to {p.far:g} m", (_number(p.dynamic), str(p.dynamic_points), _number(p.static), str(p.static_points)))
-              for p in together.ranges]
+    classes = [
+        (name.capitalize().replace("_", " "), (_number(e.static), _number(e.dynamic)))
+        for name, e in by_class.items()
+    ]
+    ranges = [
+        (
+            f"{p.near:g} to {p.far:g} m",
+            (_number(p.dynamic), str(p.dynamic_points), _number(p.static), str(p.static_points)),
+        )
+        for p in together.ranges
+    ]
     three, frames = together.three_way.pooled(), together.three_way.per_frame()
-    ways = [(f"over {e.averaged}", tuple(_number(v) for v in (e.foreground_dynamic, e.foreground_static, e.background_static, e.mean)))
-            for e in (three, frames)]
-    text = ("The sensor's own motion is removed. Points count that are not ground, within 35 m of the sensor, and whose flow is known; "
-            "every distance in the table by range.")
-    more = [f"<p>The first {LISTED} of {len(scored)} sweeps are listed; the first row is of all.</p>"] if len(scored) > LISTED else []
-    return [page.section("Errors", text), page.numbers(["Sweep", *FlowErrors.COLUMNS], rows), *more,
-            "<h3>Three-way end-point error [m]</h3>",
-            page.numbers(["averaged", "foreground dynamic", "foreground static", "background static", "mean"], ways),
-            "<h3>Bucket-normalised error by class</h3>", page.numbers(["class", "static [m]", "dynamic"], classes),
-            "<h3>End-point error by range</h3>",
-            page.numbers(["distance", "dynamic [m]", "points", "static [m]", "points"], ranges)]
+    ways = [
+        (
+            f"over {e.averaged}",
+            tuple(
+                _number(v)
+                for v in (e.foreground_dynamic, e.foreground_static, e.background_static, e.mean)
+            ),
+        )
+        for e in (three, frames)
+    ]
+    text = (
+        "The sensor's own motion is removed. Points count that are not ground, within 35 m of the sensor, and whose flow is known; "
+        "every distance in the table by range."
+    )
+    more = (
+        [f"<p>The first {LISTED} of {len(scored)} sweeps are listed; the first row is of all.</p>"]
+        if len(scored) > LISTED
+        else []
+    )
+    return [
+        page.section("Errors", text),
+        page.numbers(["Sweep", *FlowErrors.COLUMNS], rows),
+        *more,
+        "<h3>Three-way end-point error [m]</h3>",
+        page.numbers(
+            ["averaged", "foreground dynamic", "foreground static", "background static", "mean"],
+            ways,
+        ),
+        "<h3>Bucket-normalised error by class</h3>",
+        page.numbers(["class", "static [m]", "dynamic"], classes),
+        "<h3>End-point error by range</h3>",
+        page.numbers(["distance", "dynamic [m]", "points", "static [m]", "points"], ranges),
+    ]
 
 
 def _curves(results: Sequence[SweepResult]) -> list[str]:
     nan = math.nan
-    scores = [(nan, nan) if r.errors is None else (r.errors.dynamic, r.errors.static) for r in results]
+    scores = [
+        (nan, nan) if r.errors is None else (r.errors.dynamic, r.errors.static) for r in results
+    ]
     lines: list[tuple[str, str, list[list[float]], tuple[str, ...]]] = [
-        ("End-point error [m]", "of what moves and of what stands, within 35 m",
-         [[dynamic for dynamic, _ in scores], [static for _, static in scores]], ("dynamic", "static")),
-        ("Speed [m a sweep]", "95 % of the moving points are slower", [[nan if r.speed is None else r.speed for r in results]], ()),
-        ("Moving points", "how many are called so", [[nan if r.moving is None else float(r.moving) for r in results]], ()),
-        ("Seconds a sweep", "with reading and preparation", [[nan if r.seconds is None else r.seconds for r in results]], ()),
+        (
+            "End-point error [m]",
+            "of what moves and of what stands, within 35 m",
+            [[dynamic for dynamic, _ in scores], [static for _, static in scores]],
+            ("dynamic", "static"),
+        ),
+        (
+            "Speed [m a sweep]",
+            "95 % of the moving points are slower",
+            [[nan if r.speed is None else r.speed for r in results]],
+            (),
+        ),
+        (
+            "Moving points",
+            "how many are called so",
+            [[nan if r.moving is None else float(r.moving) for r in results]],
+            (),
+        ),
+        (
+            "Seconds a sweep",
+            "with reading and preparation",
+            [[nan if r.seconds is None else r.seconds for r in results]],
+            (),
+        ),
     ]
     drawn = []
     for name, caption, values, names in lines:
-        svg = line_chart([np.array(v) for v in values], name, names, log=False, axis="sweep") if len(results) > 1 else None
+        svg = (
+            line_chart([np.array(v) for v in values], name, names, log=False, axis="sweep")
+            if len(results) > 1
+            else None
+        )
         if svg is not None:
             drawn.append(page.chart(svg, name, caption))
     return drawn

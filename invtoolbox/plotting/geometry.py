@@ -61,30 +61,57 @@ def _figure_2d(A: Scan2D, item: int) -> Any:
 
     def view(angle: float, offset: float) -> tuple[Any, Any]:
         """The source (or where parallel rays start, one for each place), and the places of the detector, (places, 2)."""
-        across, ahead = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
+        across, ahead = (
+            np.array([math.cos(angle), math.sin(angle)]),
+            np.array([-math.sin(angle), math.cos(angle)]),
+        )
         s = cells + offset
         if near is None or far is None:
             return s[:, None] * across + reach * ahead, s[:, None] * across - reach * ahead
         source = -near * ahead
         fan = s / far
         if getattr(A, "curved", False):
-            return source, source + far * (np.cos(fan)[:, None] * ahead + np.sin(fan)[:, None] * across)
+            return source, source + far * (
+                np.cos(fan)[:, None] * ahead + np.sin(fan)[:, None] * across
+            )
         return source, source + far * ahead + s[:, None] * across
 
     figure = _new_figure((6.4, 6.4))
     axes = figure.add_subplot()
-    axes.add_patch(Rectangle((-width / 2, -height / 2), width, height, facecolor="#eeeeee", edgecolor=_VOLUME, label="image"))
+    axes.add_patch(
+        Rectangle(
+            (-width / 2, -height / 2),
+            width,
+            height,
+            facecolor="#eeeeee",
+            edgecolor=_VOLUME,
+            label="image",
+        )
+    )
     axes.text(-width / 2, height / 2, " row 0", va="top", ha="left", color=_VOLUME, fontsize=8)
     first, detector = view(float(angles[0]), float(shift[0]))
     ends = (0, -1)
     for end in ends:
         start = first if near is not None else first[end]
-        axes.plot(*zip(start, detector[end]), color=_RAYS, lw=1, label="outermost rays" if end == 0 else None)
+        axes.plot(
+            *zip(start, detector[end]),
+            color=_RAYS,
+            lw=1,
+            label="outermost rays" if end == 0 else None,
+        )
     axes.plot(*detector.T, color=_PANEL, lw=3, solid_capstyle="butt", label="detector, first view")
-    axes.annotate("cell 0", detector[0], color=_PANEL, fontsize=8, textcoords="offset points", xytext=(4, 4))
+    axes.annotate(
+        "cell 0", detector[0], color=_PANEL, fontsize=8, textcoords="offset points", xytext=(4, 4)
+    )
     radius = near if near is not None else reach
     path = radius * np.stack([np.sin(angles), -np.cos(angles)], 1) * (1 if near is not None else -1)
-    axes.plot(*path.T, ".", color=_SOURCE, ms=3, label="source, every view" if near is not None else "where the rays come from, every view")
+    axes.plot(
+        *path.T,
+        ".",
+        color=_SOURCE,
+        ms=3,
+        label="source, every view" if near is not None else "where the rays come from, every view",
+    )
     axes.plot(*path[0], "o", color=_SOURCE, ms=9, label="first view")
     if len(angles) > 1:
         _arrow_2d(axes, radius, float(angles[0]), float(np.median(np.diff(angles))), near is None)
@@ -94,7 +121,13 @@ def _figure_2d(A: Scan2D, item: int) -> Any:
     axes.set_xlabel("x (columns)")
     axes.set_ylabel("y (against the rows)")
     axes.set_title(str(A), fontsize=10)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+    )
     return figure
 
 
@@ -103,7 +136,9 @@ def _arrow_2d(axes: Any, radius: float, start: float, step: float, parallel: boo
     way = start + sign * np.linspace(0.15, 0.7, 30)
     line = 1.07 * radius * np.stack([np.sin(way), -np.cos(way)], 1) * (-1 if parallel else 1)
     axes.plot(*line[:-1].T, color=_TURN, lw=1.5)
-    axes.annotate("", line[-1], line[-4], arrowprops={"arrowstyle": "-|>", "color": _TURN, "lw": 1.5})
+    axes.annotate(
+        "", line[-1], line[-4], arrowprops={"arrowstyle": "-|>", "color": _TURN, "lw": 1.5}
+    )
 
 
 # -- 3D -------------------------------------------------------------------------------------------------------------
@@ -152,7 +187,10 @@ def _scene(vectors: Any, A: Scan3D, away: float) -> tuple[Any, Any]:
         return (d - 2 * away * towards)[:, 0, 0], d + c * u + r * v
     if A.curved:
         e = d - s
-        radius, wide = np.linalg.norm(e, axis=-1, keepdims=True), np.linalg.norm(u, axis=-1, keepdims=True)
+        radius, wide = (
+            np.linalg.norm(e, axis=-1, keepdims=True),
+            np.linalg.norm(u, axis=-1, keepdims=True),
+        )
         angle = c * wide / radius
         return s[:, 0, 0], s + np.cos(angle) * e + np.sin(angle) * radius / wide * u + r * v
     return s[:, 0, 0], d + c * u + r * v
@@ -183,7 +221,9 @@ def _arrow_3d(axes: Any, path: Any) -> None:
     way = path[end] - path[0]
     size = np.linalg.norm(way)
     if size > 0:
-        axes.quiver(*path[0], *(way / size * max(size, length)), color=_TURN, lw=2, arrow_length_ratio=0.35)
+        axes.quiver(
+            *path[0], *(way / size * max(size, length)), color=_TURN, lw=2, arrow_length_ratio=0.35
+        )
 
 
 def _box_3d(axes: Any, points: Any, bottom: float) -> None:
@@ -213,7 +253,10 @@ def _seen(axes: Any, A: Scan3D, vectors: Any) -> None:
     rows, columns = A.detector_shape
     axes.add_patch(Rectangle((-0.5, -0.5), columns, rows, facecolor="#d6e6f2", edgecolor=_PANEL))
     views = A._views(torch.from_numpy(vectors), torch.from_numpy(vectors))
-    corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64) * half_size(views).cpu()
+    corners = (
+        torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
+        * half_size(views).cpu()
+    )
     row, column, depth = (t.numpy() for t in seen_cells(views, corners))
     shown = sorted({0, len(vectors) // 3, 2 * len(vectors) // 3})
     for rank, k in enumerate(shown):
@@ -221,8 +264,13 @@ def _seen(axes: Any, A: Scan3D, vectors: Any) -> None:
             continue
         for i, j in itertools.combinations(range(8), 2):
             if (corners[i] != corners[j]).sum() == 1:
-                axes.plot(column[k, [i, j]], row[k, [i, j]], color=_SOURCE if rank == 0 else _VOLUME, lw=1.5 if rank == 0 else 0.7,
-                          alpha=1 if rank == 0 else 0.5)
+                axes.plot(
+                    column[k, [i, j]],
+                    row[k, [i, j]],
+                    color=_SOURCE if rank == 0 else _VOLUME,
+                    lw=1.5 if rank == 0 else 0.7,
+                    alpha=1 if rank == 0 else 0.5,
+                )
     axes.plot((columns - 1) / 2, (rows - 1) / 2, "+", color=_PANEL)
     axes.set_aspect("equal", adjustable="datalim")
     axes.margins(0.08)
@@ -235,8 +283,17 @@ def _legend_3d(figure: Any, A: Scan3D) -> None:
     from matplotlib.lines import Line2D
 
     path = "panel" if A.parallel else "source"
-    entries = [("o", "none", _SOURCE, f"{path}, first view"), (".", "none", _SOURCE, f"{path}, every view"),
-               ("none", "-", _TURN, "order of the views"), ("none", "-", _PANEL, "panel, first view"),
-               ("none", "-", _RAYS, "rays to its corners"), ("none", "-", _VOLUME, "volume"), ("none", "-.", "black", "axis of rotation")]
-    handles = [Line2D([], [], marker=marker, ls=line, color=colour, label=label) for marker, line, colour, label in entries]
+    entries = [
+        ("o", "none", _SOURCE, f"{path}, first view"),
+        (".", "none", _SOURCE, f"{path}, every view"),
+        ("none", "-", _TURN, "order of the views"),
+        ("none", "-", _PANEL, "panel, first view"),
+        ("none", "-", _RAYS, "rays to its corners"),
+        ("none", "-", _VOLUME, "volume"),
+        ("none", "-.", "black", "axis of rotation"),
+    ]
+    handles = [
+        Line2D([], [], marker=marker, ls=line, color=colour, label=label)
+        for marker, line, colour, label in entries
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)

@@ -57,10 +57,13 @@ td.words { overflow-wrap: anywhere; }
 
 def page(title: str, body: Sequence[str]) -> bytes:
     """A whole page that needs nothing from outside."""
-    return ("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-            "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
-            f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
-            + "\n".join(body) + "\n</main></body></html>\n").encode()
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(body)
+        + "\n</main></body></html>\n"
+    ).encode()
 
 
 def heading(title: str, lead: str) -> str:
@@ -71,16 +74,20 @@ def section(title: str, text: str) -> str:
     return f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
 
 
-def picture(pixels: np.ndarray, name: str, caption: str, figures: str = "", light: bool = False) -> str:
+def picture(
+    pixels: np.ndarray, name: str, caption: str, figures: str = "", light: bool = False
+) -> str:
     """A figure of uint8 pixels; small pictures are enlarged without smoothing."""
     rows, columns = pixels.shape[:2]
     # Neither a tall nor a flat sinogram may stretch the page.
     shape = min(max(columns / rows, 0.75), 1.8)
     coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
     figures = f'<span class="figures">{html.escape(figures)}</span>' if figures else ""
-    return (f'<figure{" class=light" if light else ""}><div class="frame" style="--shape:{shape:.3f}">'
-            f'<img{coarse} alt="{html.escape(name)}" src="{data_uri(pixels)}"></div>'
-            f"<figcaption><b>{html.escape(name)}</b> {html.escape(caption)}{figures}</figcaption></figure>")
+    return (
+        f'<figure{" class=light" if light else ""}><div class="frame" style="--shape:{shape:.3f}">'
+        f'<img{coarse} alt="{html.escape(name)}" src="{data_uri(pixels)}"></div>'
+        f"<figcaption><b>{html.escape(name)}</b> {html.escape(caption)}{figures}</figcaption></figure>"
+    )
 
 
 def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
@@ -88,30 +95,42 @@ def slider(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
     rows, columns = pictures[0].shape[:2]
     shape = min(max(columns / rows, 0.75), 1.8)
     coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
-    images = "".join(f'<img{coarse} alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
-                     for k, p in enumerate(pictures))
+    images = "".join(
+        f'<img{coarse} alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
+        for k, p in enumerate(pictures)
+    )
     # The handler lies in the attribute, so that the page holds no script of its own and looks for no element but its own.
-    move = ("this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != this.value);"
-            "this.nextElementSibling.textContent = +this.value + 1")
-    return (f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
-            f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{move}">'
-            f'<span class="figures">1</span></label> {html.escape(caption)}</figcaption></figure>')
+    move = (
+        "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != this.value);"
+        "this.nextElementSibling.textContent = +this.value + 1"
+    )
+    return (
+        f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
+        f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{move}">'
+        f'<span class="figures">1</span></label> {html.escape(caption)}</figcaption></figure>'
+    )
 
 
 def player(pictures: Sequence[np.ndarray], name: str, caption: str) -> str:
     """Pictures of one shape that follow one another in a ring, played or chosen by a slider; without scripting the first one stays."""
     rows, columns = pictures[0].shape[:2]
     shape = min(max(columns / rows, 0.75), 1.8)
-    images = "".join(f'<img alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
-                     for k, p in enumerate(pictures))
+    images = "".join(
+        f'<img alt="{html.escape(name)} {k + 1}" src="{data_uri(p, 512)}"{" hidden" if k else ""}>'
+        for k, p in enumerate(pictures)
+    )
     show = "this.closest('figure').querySelectorAll('img').forEach((image, k) => image.hidden = k != this.value)"
-    play = ("clearInterval(this.timer); const playing = this.getAttribute('aria-pressed') != 'true';"
-            "this.setAttribute('aria-pressed', playing); this.textContent = playing ? 'stop' : 'play';"
-            "const range = this.closest('figure').querySelector('input');"
-            "if (playing) this.timer = setInterval(() => { range.value = (+range.value + 1) % (+range.max + 1); range.oninput(); }, 90)")
-    return (f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
-            f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{show}"></label> '
-            f'<button type="button" aria-pressed="false" onclick="{play}">play</button> {html.escape(caption)}</figcaption></figure>')
+    play = (
+        "clearInterval(this.timer); const playing = this.getAttribute('aria-pressed') != 'true';"
+        "this.setAttribute('aria-pressed', playing); this.textContent = playing ? 'stop' : 'play';"
+        "const range = this.closest('figure').querySelector('input');"
+        "if (playing) this.timer = setInterval(() => { range.value = (+range.value + 1) % (+range.max + 1); range.oninput(); }, 90)"
+    )
+    return (
+        f'<figure><div class="frame" style="--shape:{shape:.3f}">{images}</div><figcaption><label><b>{html.escape(name)}</b> '
+        f'<input type="range" min="0" max="{len(pictures) - 1}" value="0" aria-label="{html.escape(name)}" oninput="{show}"></label> '
+        f'<button type="button" aria-pressed="false" onclick="{play}">play</button> {html.escape(caption)}</figcaption></figure>'
+    )
 
 
 def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
@@ -120,10 +139,12 @@ def wipe(before: np.ndarray, after: np.ndarray, name: str, caption: str) -> str:
     shape = min(max(columns / rows, 0.75), 1.8)
     coarse = ' class="coarse"' if max(rows, columns) <= 400 else ""
     move = "this.closest('figure').querySelectorAll('img')[1].style.clipPath = `inset(0 0 0 ${this.value}%)`"
-    return (f'<figure><div class="frame over" style="--shape:{shape:.3f}"><img{coarse} alt="{html.escape(name)}" src="{data_uri(before)}">'
-            f'<img{coarse} alt="" src="{data_uri(after)}" style="clip-path: inset(0 0 0 50%)"></div>'
-            f'<figcaption><label><b>{html.escape(name)}</b> <input type="range" min="0" max="100" value="50" '
-            f'aria-label="{html.escape(name)}" oninput="{move}"></label> {html.escape(caption)}</figcaption></figure>')
+    return (
+        f'<figure><div class="frame over" style="--shape:{shape:.3f}"><img{coarse} alt="{html.escape(name)}" src="{data_uri(before)}">'
+        f'<img{coarse} alt="" src="{data_uri(after)}" style="clip-path: inset(0 0 0 50%)"></div>'
+        f'<figcaption><label><b>{html.escape(name)}</b> <input type="range" min="0" max="100" value="50" '
+        f'aria-label="{html.escape(name)}" oninput="{move}"></label> {html.escape(caption)}</figcaption></figure>'
+    )
 
 
 def link(address: str, name: str, caption: str) -> str:
@@ -144,18 +165,29 @@ def row(figures: Sequence[str], tight: bool = False) -> str:
 
 def facts(entries: Mapping[str, str]) -> str:
     """Two columns: what, and its value in words."""
-    lines = "".join(f'<tr><th scope="row">{html.escape(k)}</th><td class="words">{html.escape(v)}</td></tr>'
-                    for k, v in entries.items() if v)
+    lines = "".join(
+        f'<tr><th scope="row">{html.escape(k)}</th><td class="words">{html.escape(v)}</td></tr>'
+        for k, v in entries.items()
+        if v
+    )
     return f'<div class="wide"><table>{lines}</table></div>'
 
 
-def numbers(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]], best: Mapping[int, int] | None = None) -> str:
+def numbers(
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, Sequence[str]]],
+    best: Mapping[int, int] | None = None,
+) -> str:
     """A table of numbers; ``best[column] = row`` is set in bold."""
     best = best or {}
-    head = "".join(f'<th{" class=number" if k else ""}>{html.escape(c)}</th>' for k, c in enumerate(columns))
+    head = "".join(
+        f"<th{' class=number' if k else ''}>{html.escape(c)}</th>" for k, c in enumerate(columns)
+    )
     lines = []
     for i, (name, values) in enumerate(rows):
-        cells = "".join(f'<td class="number{" best" if best.get(k) == i else ""}">{html.escape(v)}</td>'
-                        for k, v in enumerate(values))
+        cells = "".join(
+            f'<td class="number{" best" if best.get(k) == i else ""}">{html.escape(v)}</td>'
+            for k, v in enumerate(values)
+        )
         lines.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'

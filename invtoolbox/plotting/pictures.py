@@ -79,7 +79,11 @@ def diverging(picture: np.ndarray, window: Window) -> np.ndarray:
     """A picture of signed values as uint8 colours: blue below 0, white at 0, red above."""
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num(grey / window.high, nan=0.0), -1.0, 1.0)[..., None]
-    red, blue, white = np.array([178.0, 24.0, 43.0]), np.array([33.0, 102.0, 172.0]), np.array([247.0, 247.0, 247.0])
+    red, blue, white = (
+        np.array([178.0, 24.0, 43.0]),
+        np.array([33.0, 102.0, 172.0]),
+        np.array([247.0, 247.0, 247.0]),
+    )
     colours = np.where(t > 0, white + t * (red - white), white - t * (blue - white))
     return colours.round().astype(np.uint8)
 
@@ -89,8 +93,13 @@ def heat(picture: np.ndarray, window: Window) -> np.ndarray:
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num((grey - window.low) / (window.high - window.low), nan=0.0), 0.0, 1.0)
     places = np.linspace(0, 1, 6)
-    stops = np.array([[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]], dtype=np.float64)
-    return np.stack([np.interp(t, places, stops[:, c]) for c in range(3)], -1).round().astype(np.uint8)
+    stops = np.array(
+        [[0, 0, 4], [66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], [252, 255, 164]],
+        dtype=np.float64,
+    )
+    return (
+        np.stack([np.interp(t, places, stops[:, c]) for c in range(3)], -1).round().astype(np.uint8)
+    )
 
 
 def data_uri(pixels: np.ndarray, largest_side: int = LARGEST_SIDE) -> str:
@@ -109,5 +118,7 @@ def _averaged(pixels: np.ndarray, largest_side: int) -> np.ndarray:
     rows, columns = (n // factor * factor for n in pixels.shape[:2])
     if not rows or not columns:  # a strip thinner than the factor
         return pixels
-    blocks = pixels[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor, *pixels.shape[2:])
+    blocks = pixels[:rows, :columns].reshape(
+        rows // factor, factor, columns // factor, factor, *pixels.shape[2:]
+    )
     return blocks.mean(axis=(1, 3)).round().astype(np.uint8)

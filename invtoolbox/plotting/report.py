@@ -33,8 +33,15 @@ _CURVES = {
 }
 
 
-def write_report(solution: Solution, path: Path, reference: Tensor | None = None, title: str = "Reconstruction",
-                 overwrite: bool = True, metrics: dict[str, list[float]] | None = None, calibration: Calibration | None = None) -> Path:
+def write_report(
+    solution: Solution,
+    path: Path,
+    reference: Tensor | None = None,
+    title: str = "Reconstruction",
+    overwrite: bool = True,
+    metrics: dict[str, list[float]] | None = None,
+    calibration: Calibration | None = None,
+) -> Path:
     """Measurements, reconstruction, residual, uncertainty, convergence, settings and versions on one page.
 
     Pictures and curves lie inside the page; it needs nothing from outside, and may be mailed.
@@ -83,27 +90,45 @@ def _reference(solution: Solution, reference: Any) -> Tensor | None:
     if reference is None:
         return None
     if not isinstance(solution.x, Tensor):
-        raise InputError(f"a reference is compared with images, and the solution is a {type(solution.x).__name__}")
+        raise InputError(
+            f"a reference is compared with images, and the solution is a {type(solution.x).__name__}"
+        )
     truth = torch.as_tensor(reference).detach().cpu()
     wanted = tuple(solution.x.shape)
-    if truth.ndim != len(wanted) or tuple(truth.shape[1:]) != wanted[1:] or truth.shape[0] not in (1, wanted[0]):
-        raise InputError(f"the reference has shape {tuple(truth.shape)}, expected {wanted} as the solution, or one item")
+    if (
+        truth.ndim != len(wanted)
+        or tuple(truth.shape[1:]) != wanted[1:]
+        or truth.shape[0] not in (1, wanted[0])
+    ):
+        raise InputError(
+            f"the reference has shape {tuple(truth.shape)}, expected {wanted} as the solution, or one item"
+        )
     return truth
 
 
-_STATES = {"max_iterations": "reached the limit of iterations", "stopped": "stopped before the tolerance was met"}
+_STATES = {
+    "max_iterations": "reached the limit of iterations",
+    "stopped": "stopped before the tolerance was met",
+}
 
 
 def _lead(solution: Solution) -> str:
     items = len(solution.status)
-    states = ", ".join(f"{count if items > 1 else ''} {_STATES.get(name, name)}".strip()
-                       for name, count in Counter(solution.status).items())
+    states = ", ".join(
+        f"{count if items > 1 else ''} {_STATES.get(name, name)}".strip()
+        for name, count in Counter(solution.status).items()
+    )
     most = int(solution.iterations.max())
     parts = solution.x if isinstance(solution.x, tuple) else (solution.x,)
-    shape = " and ".join(" x ".join(str(n) for n in p.shape[1:]) if isinstance(p, Tensor) else type(p).__name__ for p in parts)
+    shape = " and ".join(
+        " x ".join(str(n) for n in p.shape[1:]) if isinstance(p, Tensor) else type(p).__name__
+        for p in parts
+    )
     date = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
-    return (f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after {'at most ' if items > 1 else ''}{most} "
-            f"iterations, {solution.seconds:.1f} s. {date}.")
+    return (
+        f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after {'at most ' if items > 1 else ''}{most} "
+        f"iterations, {solution.seconds:.1f} s. {date}."
+    )
 
 
 def _items(solution: Solution, truth: Tensor | None) -> list[str]:
@@ -126,8 +151,12 @@ def _items(solution: Solution, truth: Tensor | None) -> list[str]:
 def _image(item: Tensor, reference: Tensor | None) -> list[str]:
     shown, true = plane(item), None if reference is None else plane(reference)
     if shown is None:
-        chart = line_chart([t.flatten().double().numpy() for t in (item, reference) if t is not None], "value",
-                           ("reconstruction", "reference"), log=False)
+        chart = line_chart(
+            [t.flatten().double().numpy() for t in (item, reference) if t is not None],
+            "value",
+            ("reconstruction", "reference"),
+            log=False,
+        )
         return [page.chart(chart, "Reconstruction", "value over position")] if chart else []
     window = window_of(shown if true is None else true)
     figures = [page.picture(to_bytes(shown, window), "Reconstruction", f"black to white: {window}")]
@@ -135,13 +164,17 @@ def _image(item: Tensor, reference: Tensor | None) -> list[str]:
         error = shown - true
         about = symmetric_window(error)
         figures.append(page.picture(to_bytes(true, window), "Reference", "in the same window"))
-        figures.append(page.picture(diverging(error, about), "Error", f"blue to red: {about}", light=True))
+        figures.append(
+            page.picture(diverging(error, about), "Error", f"blue to red: {about}", light=True)
+        )
     return figures
 
 
 def _data(measured: Any, predicted: Any, k: int) -> list[str]:
     figures = []
-    parts = list(zip(measured, predicted)) if isinstance(measured, tuple) else [(measured, predicted)]
+    parts = (
+        list(zip(measured, predicted)) if isinstance(measured, tuple) else [(measured, predicted)]
+    )
     for number, (y, prediction) in enumerate(parts):
         if not isinstance(y, Tensor):
             continue
@@ -151,15 +184,30 @@ def _data(measured: Any, predicted: Any, k: int) -> list[str]:
             continue
         window, residual = window_of(shown), fitted - shown
         about = symmetric_window(residual)
-        figures.append(page.picture(to_bytes(shown, window), f"Measurements{label}", f"black to white: {window}"))
-        figures.append(page.picture(diverging(residual, about), f"Residual{label}",
-                                    f"predicted minus measured, blue to red: {about}", light=True))
+        figures.append(
+            page.picture(
+                to_bytes(shown, window), f"Measurements{label}", f"black to white: {window}"
+            )
+        )
+        figures.append(
+            page.picture(
+                diverging(residual, about),
+                f"Residual{label}",
+                f"predicted minus measured, blue to red: {about}",
+                light=True,
+            )
+        )
     return figures
 
 
 def _metric_table(solution: Solution, metrics: dict[str, list[float]]) -> str:
-    rows = [(f"Item {k}" if len(solution.status) > 1 else "Reconstruction", [f"{values[k]:.4g}" for values in metrics.values()])
-            for k in range(len(solution.status))]
+    rows = [
+        (
+            f"Item {k}" if len(solution.status) > 1 else "Reconstruction",
+            [f"{values[k]:.4g}" for values in metrics.values()],
+        )
+        for k in range(len(solution.status))
+    ]
     return page.numbers(["", *metrics], rows)
 
 
@@ -171,9 +219,17 @@ def _convergence(solution: Solution) -> str:
         if values is None or not len(values):
             continue
         names = [f"item {k}" for k in items]
-        chart = line_chart([values[:, k].detach().cpu().double().numpy() for k in items], name, names)
+        chart = line_chart(
+            [values[:, k].detach().cpu().double().numpy() for k in items], name, names
+        )
         if chart is not None and not (name == "regularization" and _constant(values)):
-            figures.append(page.chart(chart, name.capitalize(), meaning if name != "certificate" else solution.certificate))
+            figures.append(
+                page.chart(
+                    chart,
+                    name.capitalize(),
+                    meaning if name != "certificate" else solution.certificate,
+                )
+            )
     return page.row(figures) if figures else "<p>No step was taken.</p>"
 
 
@@ -185,8 +241,13 @@ def _weights(solution: Solution) -> str:
         seen = curve.weights[k].isfinite() & curve.scores[k].isfinite()
         weights, scores = curve.weights[k][seen].tolist(), curve.scores[k][seen].tolist()
         rows = [(f"{w:.4g}", [f"{v:.6g}"]) for w, v in zip(weights, scores)]
-        tables.append(page.numbers([f"weight of item {k}", f"score of {curve.rule}"], rows,
-                                   {0: scores.index(min(scores))} if scores else None))
+        tables.append(
+            page.numbers(
+                [f"weight of item {k}", f"score of {curve.rule}"],
+                rows,
+                {0: scores.index(min(scores))} if scores else None,
+            )
+        )
     return "".join(tables)
 
 
@@ -197,8 +258,15 @@ def _constant(values: Tensor) -> bool:
 
 def _settings(solution: Solution) -> dict[str, str]:
     weights = ", ".join(f"{float(w):.4g}" for w in solution.regularization.flatten()[:SHOWN])
-    found = {"solver": solution.solver, "why": solution.reason, "prior": solution.prior, "weight of the prior": weights,
-             "notes": "; ".join(solution.notes), "tolerance bounds": solution.certificate, "seed": str(solution.seed)}
+    found = {
+        "solver": solution.solver,
+        "why": solution.reason,
+        "prior": solution.prior,
+        "weight of the prior": weights,
+        "notes": "; ".join(solution.notes),
+        "tolerance bounds": solution.certificate,
+        "seed": str(solution.seed),
+    }
     if solution.problem is not None:
         found = {"problem": repr(solution.problem), **found}
     return found

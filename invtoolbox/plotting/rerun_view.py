@@ -42,8 +42,12 @@ class SweepView:
     timestamp: float = 0.0
 
 
-def view_flow(sweeps: Iterable[SweepView], save: str | os.PathLike[str] | None = None, title: str = "scene flow",
-              full_speed: float = 1.5) -> int:
+def view_flow(
+    sweeps: Iterable[SweepView],
+    save: str | os.PathLike[str] | None = None,
+    title: str = "scene flow",
+    full_speed: float = 1.5,
+) -> int:
     """Show sweeps in Rerun: points in grey, what moves in the colours of `birds_eye` and with arrows.
 
     Args:
@@ -79,18 +83,30 @@ def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
         pose = sweep.pose.detach().cpu().to(torch.float64).numpy()
         rr.log("world/sensor", rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
     points = sweep.points.detach().cpu().to(torch.float32).numpy()
-    flow = np.zeros_like(points) if sweep.residual is None else sweep.residual.detach().cpu().to(torch.float32).numpy()
+    flow = (
+        np.zeros_like(points)
+        if sweep.residual is None
+        else sweep.residual.detach().cpu().to(torch.float32).numpy()
+    )
     if flow.shape != points.shape:
-        raise InputError(f"{sweep.name}: the flow has shape {flow.shape} for {len(points)} points; expected one vector for each")
+        raise InputError(
+            f"{sweep.name}: the flow has shape {flow.shape} for {len(points)} points; expected one vector for each"
+        )
     shown, known = np.isfinite(points).all(1), np.isfinite(flow).all(1)
     fast = np.linalg.norm(np.where(known[:, None], flow, 0), axis=1) >= MOVES
     moves = shown & known & (fast if sweep.dynamic is None else sweep.dynamic.cpu().numpy())
-    still, colours = points[shown & ~moves], (255 * flow_colours(flow[moves], full_speed)).round().astype(np.uint8)
+    still, colours = (
+        points[shown & ~moves],
+        (255 * flow_colours(flow[moves], full_speed)).round().astype(np.uint8),
+    )
     rr.log("world/sensor/standing", rr.Points3D(still, colors=_GREY, radii=0.03))
     rr.log("world/sensor/moving", rr.Points3D(points[moves], colors=colours, radii=0.05))
     # Every k-th, so that a call twice shows the same arrows.
     some = slice(None, None, max(1, -(-int(moves.sum()) // ARROWS)))
-    rr.log("world/sensor/flow", rr.Arrows3D(origins=points[moves][some], vectors=flow[moves][some], colors=colours[some]))
+    rr.log(
+        "world/sensor/flow",
+        rr.Arrows3D(origins=points[moves][some], vectors=flow[moves][some], colors=colours[some]),
+    )
     rr.log("name", rr.TextLog(sweep.name))
 
 
@@ -101,5 +117,7 @@ def rerun_module() -> Any:
     except ImportError as error:
         from invtoolbox.environment import how_to_get
 
-        raise MissingDependency(f"the viewer Rerun is not installed; {how_to_get('view')}") from error
+        raise MissingDependency(
+            f"the viewer Rerun is not installed; {how_to_get('view')}"
+        ) from error
     return rerun

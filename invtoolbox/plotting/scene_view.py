@@ -24,8 +24,16 @@ from invtoolbox.scenes.voxels import Voxels
 VIEWERS = ("viser", "rerun")
 
 
-def view_scene(x: Splats | Voxels, cameras: Cameras | None = None, title: str = "scene", viewer: str | None = None,
-               save: str | os.PathLike[str] | None = None, port: int = 8080, tell: Callable[[str], None] = print, wait: bool = True) -> Any:
+def view_scene(
+    x: Splats | Voxels,
+    cameras: Cameras | None = None,
+    title: str = "scene",
+    viewer: str | None = None,
+    save: str | os.PathLike[str] | None = None,
+    port: int = 8080,
+    tell: Callable[[str], None] = print,
+    wait: bool = True,
+) -> Any:
     """Show a scene: with viser as Gaussians in a browser, with Rerun as points of their size; photographs' places beside it.
 
     Args:
@@ -50,7 +58,9 @@ def view_scene(x: Splats | Voxels, cameras: Cameras | None = None, title: str = 
             import viser
         except ImportError as error:
             if viewer == "viser":
-                raise MissingDependency("the viewer viser is not installed; pip install viser") from error
+                raise MissingDependency(
+                    "the viewer viser is not installed; pip install viser"
+                ) from error
         else:
             return _in_viser(viser, shown, cameras, port, tell, wait)
     _in_rerun(rerun_module(), shown, cameras, title, save)
@@ -60,23 +70,46 @@ def view_scene(x: Splats | Voxels, cameras: Cameras | None = None, title: str = 
 def _colours(shown: Shown) -> np.ndarray:
     """Without a direction, ``(N, 3)`` from 0 to 1."""
     constant = HARMONIC_0 * shown.harmonics[:, 0]
-    return (constant.sigmoid() if shown.squashed else (constant + 0.5).clamp(0, 1)).detach().cpu().numpy()
+    return (
+        (constant.sigmoid() if shown.squashed else (constant + 0.5).clamp(0, 1))
+        .detach()
+        .cpu()
+        .numpy()
+    )
 
 
-def _in_viser(viser: Any, shown: Shown, cameras: Cameras | None, port: int, tell: Callable[[str], None], wait: bool) -> Any:
+def _in_viser(
+    viser: Any,
+    shown: Shown,
+    cameras: Cameras | None,
+    port: int,
+    tell: Callable[[str], None],
+    wait: bool,
+) -> Any:
     server = viser.ViserServer(port=port, verbose=False)
     axes = rotation_matrices(shown.quats) * shown.scales[:, None]
     covariances = (axes @ axes.transpose(1, 2)).detach().cpu().numpy()
-    server.scene.add_gaussian_splats("/scene", shown.places.detach().cpu().numpy(), covariances, _colours(shown),
-                                     shown.opacities.detach().cpu().numpy()[:, None])
+    server.scene.add_gaussian_splats(
+        "/scene",
+        shown.places.detach().cpu().numpy(),
+        covariances,
+        _colours(shown),
+        shown.opacities.detach().cpu().numpy()[:, None],
+    )
     if cameras is not None and len(cameras):
         server.scene.set_up_direction(tuple(upwards(cameras).tolist()))
         poses = inverse(cameras.world_to_camera.double()).cpu()
         height, width = cameras.size
         for k, pose in enumerate(poses):
             angle = 2 * float(np.arctan(height / 2 / float(cameras.intrinsics[k, 1, 1])))
-            server.scene.add_camera_frustum(f"/cameras/{_name(cameras, k)}", fov=angle, aspect=width / height, scale=0.1,
-                                            wxyz=_quaternion(pose[:3, :3]), position=pose[:3, 3].numpy())
+            server.scene.add_camera_frustum(
+                f"/cameras/{_name(cameras, k)}",
+                fov=angle,
+                aspect=width / height,
+                scale=0.1,
+                wxyz=_quaternion(pose[:3, :3]),
+                position=pose[:3, 3].numpy(),
+            )
     tell(f"look at http://localhost:{server.get_port()}; Ctrl-C ends it")
     if not wait:
         return server
@@ -88,7 +121,9 @@ def _in_viser(viser: Any, shown: Shown, cameras: Cameras | None, port: int, tell
     return None
 
 
-def _in_rerun(rr: Any, shown: Shown, cameras: Cameras | None, title: str, save: str | os.PathLike[str] | None) -> None:
+def _in_rerun(
+    rr: Any, shown: Shown, cameras: Cameras | None, title: str, save: str | os.PathLike[str] | None
+) -> None:
     if save is not None and Path(save).suffix != ".rrd":
         raise InputError(f"{save}: a recording of Rerun ends in .rrd")
     rr.init(f"invtoolbox: {title}", spawn=save is None)
@@ -96,16 +131,34 @@ def _in_rerun(rr: Any, shown: Shown, cameras: Cameras | None, title: str, save: 
         rr.save(str(Path(save).expanduser()))
     solid = shown.opacities > 0.1
     colours = (255 * _colours(shown)).round().astype(np.uint8)[solid.cpu().numpy()]
-    rr.log("world/scene", rr.Points3D(shown.places[solid].detach().cpu().numpy(), colors=colours,
-                                      radii=shown.scales[solid].mean(1).detach().cpu().numpy()), static=True)
+    rr.log(
+        "world/scene",
+        rr.Points3D(
+            shown.places[solid].detach().cpu().numpy(),
+            colors=colours,
+            radii=shown.scales[solid].mean(1).detach().cpu().numpy(),
+        ),
+        static=True,
+    )
     if cameras is None:
         return
     poses = inverse(cameras.world_to_camera.double()).cpu()
     for k, pose in enumerate(poses):
         where = f"world/cameras/{_name(cameras, k)}"
-        rr.log(where, rr.Transform3D(translation=pose[:3, 3].numpy(), mat3x3=pose[:3, :3].numpy()), static=True)
-        rr.log(where, rr.Pinhole(image_from_camera=cameras.intrinsics[k].cpu().numpy(), width=cameras.size[1], height=cameras.size[0]),
-               static=True)
+        rr.log(
+            where,
+            rr.Transform3D(translation=pose[:3, 3].numpy(), mat3x3=pose[:3, :3].numpy()),
+            static=True,
+        )
+        rr.log(
+            where,
+            rr.Pinhole(
+                image_from_camera=cameras.intrinsics[k].cpu().numpy(),
+                width=cameras.size[1],
+                height=cameras.size[0],
+            ),
+            static=True,
+        )
 
 
 def _name(cameras: Cameras, k: int) -> str:

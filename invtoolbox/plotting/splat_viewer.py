@@ -62,10 +62,22 @@ def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
     colours = x.colors[item, there]
     if x.degree is None:
         if colours.shape[-1] != 3:
-            raise InputError(f"the viewer shows colours of 3 channels, and these Gaussians have {colours.shape[-1]}")
+            raise InputError(
+                f"the viewer shows colours of 3 channels, and these Gaussians have {colours.shape[-1]}"
+            )
         colours = colors_to_harmonics(colours)
-    what = f"{len(there):,} Gaussians" + (f" of {int((x.opacities[item] > 1 / 255).sum()):,}" if len(there) == most else "")
-    return Shown(x.means[item, there], x.scales[item, there], x.quats[item, there], x.opacities[item, there], colours[:, :9], False, what)
+    what = f"{len(there):,} Gaussians" + (
+        f" of {int((x.opacities[item] > 1 / 255).sum()):,}" if len(there) == most else ""
+    )
+    return Shown(
+        x.means[item, there],
+        x.scales[item, there],
+        x.quats[item, there],
+        x.opacities[item, there],
+        colours[:, :9],
+        False,
+        what,
+    )
 
 
 def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float = 0.08) -> Shown:
@@ -76,7 +88,9 @@ def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float 
             largest one where that is less.
     """
     space = x.space
-    share = -torch.expm1(-functional.softplus(x.density[item].detach()) * space.scale * max(space.cell))
+    share = -torch.expm1(
+        -functional.softplus(x.density[item].detach()) * space.scale * max(space.cell)
+    )
     least_alpha = min(least_alpha, max(0.5 * float(share.max()), 1e-4))
     padded = functional.pad(space.spread((share > _OPAQUE).float()[None])[:, None], (1,) * 6)
     buried = space.gathered(functional.avg_pool3d(padded, 3, stride=1)[:, 0])[0] > 0.999
@@ -86,14 +100,27 @@ def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float 
     places = torch.tensor(space.low) + space.places()[there] * torch.tensor(space.cell)
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(there), 4)
     scales = 0.5 * torch.tensor(space.cell).expand(len(there), 3)
-    return Shown(places, scales, quats, (1.2 * share[there]).clamp(0, 0.95), x.colour[item, there].detach(), True,
-                 f"the surface of a grid: {len(there):,} nodes")
+    return Shown(
+        places,
+        scales,
+        quats,
+        (1.2 * share[there]).clamp(0, 0.95),
+        x.colour[item, there].detach(),
+        True,
+        f"the surface of a grid: {len(there):,} nodes",
+    )
 
 
-def viewer_page(x: Splats | Voxels | Shown, cameras: Cameras | None = None, title: str = "Scene",
-                background: float | Sequence[float] = 1.0) -> bytes:
+def viewer_page(
+    x: Splats | Voxels | Shown,
+    cameras: Cameras | None = None,
+    title: str = "Scene",
+    background: float | Sequence[float] = 1.0,
+) -> bytes:
     """The page; see `write_viewer`."""
-    shown = x if isinstance(x, Shown) else shown_splats(x) if isinstance(x, Splats) else shown_voxels(x)
+    shown = (
+        x if isinstance(x, Shown) else shown_splats(x) if isinstance(x, Splats) else shown_voxels(x)
+    )
     if not len(shown.places):
         raise InputError("nothing of the scene can be seen, so there is nothing to look at")
     places = shown.places.detach().cpu().float()
@@ -102,9 +129,18 @@ def viewer_page(x: Splats | Voxels | Shown, cameras: Cameras | None = None, titl
     quats = functional.normalize(shown.quats.detach().cpu().float(), dim=1)
     shade = [float(v) for v in np.broadcast_to(np.asarray(background, dtype=np.float64), 3)]
     content: dict[str, Any] = {
-        "count": len(places), "bases": shown.harmonics.shape[1], "squashed": shown.squashed, "caption": shown.caption, "background": shade,
-        "unit": unit, "places": _packed(places, "<f4"), "scales": _packed(scales / unit, "<f2"), "turns": _packed(quats * 32767, "<i2"),
-        "opacities": _packed(shown.opacities.detach().cpu() * 255, "u1"), "colours": _packed(shown.harmonics.detach().cpu(), "<f2")}
+        "count": len(places),
+        "bases": shown.harmonics.shape[1],
+        "squashed": shown.squashed,
+        "caption": shown.caption,
+        "background": shade,
+        "unit": unit,
+        "places": _packed(places, "<f4"),
+        "scales": _packed(scales / unit, "<f2"),
+        "turns": _packed(quats * 32767, "<i2"),
+        "opacities": _packed(shown.opacities.detach().cpu() * 255, "u1"),
+        "colours": _packed(shown.harmonics.detach().cpu(), "<f2"),
+    }
     content |= _cameras(places, shown.opacities.detach().cpu(), cameras)
     text = files("invtoolbox.plotting").joinpath("splat_viewer.html").read_text(encoding="utf-8")
     # A "</" would end the element that holds the numbers.
@@ -112,8 +148,14 @@ def viewer_page(x: Splats | Voxels | Shown, cameras: Cameras | None = None, titl
     return text.replace("@TITLE@", html.escape(title)).replace("@SCENE@", packed).encode()
 
 
-def write_viewer(path: str | Path, x: Splats | Voxels | Shown, cameras: Cameras | None = None, title: str = "Scene",
-                 background: float | Sequence[float] = 1.0, overwrite: bool = False) -> Path:
+def write_viewer(
+    path: str | Path,
+    x: Splats | Voxels | Shown,
+    cameras: Cameras | None = None,
+    title: str = "Scene",
+    background: float | Sequence[float] = 1.0,
+    overwrite: bool = False,
+) -> Path:
     """Write a page that shows a scene from any side, in a browser with WebGL 2, also from a folder without a server.
 
     Drag to turn, wheel to come closer, shift and drag to move. The photographs' places may be looked from and drawn. Gaussians are drawn as
@@ -155,17 +197,36 @@ def _cameras(places: Tensor, opacities: Tensor, cameras: Cameras | None) -> dict
     reach = float((weight * (places - middle).norm(dim=1)).sum()) or 1.0
     if cameras is None or not len(cameras):
         eye = middle + torch.tensor([0.0, -0.35, -1.0]) * 5 * reach
-        return {"cameras": [], "mark": 0.0, "eye": eye.tolist(), "target": middle.tolist(), "up": [0.0, -1.0, 0.0], "field_of_view": 0.7}
+        return {
+            "cameras": [],
+            "mark": 0.0,
+            "eye": eye.tolist(),
+            "target": middle.tolist(),
+            "up": [0.0, -1.0, 0.0],
+            "field_of_view": 0.7,
+        }
     cameras = cameras.to(dtype=torch.float32, device="cpu")
     angles = [2 * math.atan(cameras.size[0] / 2 / float(K[1, 1])) for K in cameras.intrinsics]
-    listed = [{"name": Path(cameras.names[k]).stem if cameras.names else str(k), "eye": cameras.centres[k].tolist(),
-               "rows": cameras.world_to_camera[k, :3, :3].tolist(), "field_of_view": angles[k], "shape": cameras.size[1] / cameras.size[0]}
-              for k in range(len(cameras))]
+    listed = [
+        {
+            "name": Path(cameras.names[k]).stem if cameras.names else str(k),
+            "eye": cameras.centres[k].tolist(),
+            "rows": cameras.world_to_camera[k, :3, :3].tolist(),
+            "field_of_view": angles[k],
+            "shape": cameras.size[1] / cameras.size[0],
+        }
+        for k in range(len(cameras))
+    ]
     try:
         target = looked_at(cameras)
     except InputError:
         target = middle
     distance = float((cameras.centres - target).norm(dim=1).median())
-    return {"cameras": listed, "mark": 0.07 * distance, "eye": cameras.centres[0].tolist(), "target": target.tolist(),
-            "up": upwards(cameras).tolist(), "field_of_view": angles[0]}
-
+    return {
+        "cameras": listed,
+        "mark": 0.07 * distance,
+        "eye": cameras.centres[0].tolist(),
+        "target": target.tolist(),
+        "up": upwards(cameras).tolist(),
+        "field_of_view": angles[0],
+    }

@@ -17,7 +17,9 @@ BESIDE, BEHIND = 4, 16
 _GROUPS = 12
 
 
-def uncertainty(posterior: Posterior | None, truth: Tensor | None, calibration: Calibration | None, shown: int) -> list[str]:
+def uncertainty(
+    posterior: Posterior | None, truth: Tensor | None, calibration: Calibration | None, shown: int
+) -> list[str]:
     """The part of a report about a posterior; nothing where there is none, or none of pictures.
 
     Args:
@@ -32,7 +34,9 @@ def uncertainty(posterior: Posterior | None, truth: Tensor | None, calibration: 
     samples = posterior.sample(BEHIND).detach().cpu()
     body = ["<h2>Uncertainty</h2>"]
     several = len(mean) > 1
-    curves = [] if truth is None else _curves(posterior, truth.to(mean).expand_as(mean), calibration)
+    curves = (
+        [] if truth is None else _curves(posterior, truth.to(mean).expand_as(mean), calibration)
+    )
     for k in range(min(len(mean), shown)):
         if several:
             body.append(f"<h3>Item {k}</h3>")
@@ -44,7 +48,9 @@ def uncertainty(posterior: Posterior | None, truth: Tensor | None, calibration: 
     return body
 
 
-def _pictures(mean: Tensor, std: Tensor, samples: Tensor, reference: Tensor | None) -> tuple[list[str], str]:
+def _pictures(
+    mean: Tensor, std: Tensor, samples: Tensor, reference: Tensor | None
+) -> tuple[list[str], str]:
     """Mean, standard deviation, error and samples, to be side by side, and a slider over more samples."""
     middle, spread, true = plane(mean), plane(std), None if reference is None else plane(reference)
     assert middle is not None and spread is not None
@@ -52,14 +58,29 @@ def _pictures(mean: Tensor, std: Tensor, samples: Tensor, reference: Tensor | No
     drawn = [to_bytes(p, window) for sample in samples if (p := plane(sample)) is not None]
     # Standard deviation and error in one window: where both are alike, the posterior knows what it does not know.
     error = None if true is None else abs(middle - true)
-    largest = window_of(spread).high if error is None else max(window_of(spread).high, window_of(error).high / 2)
+    largest = (
+        window_of(spread).high
+        if error is None
+        else max(window_of(spread).high, window_of(error).high / 2)
+    )
     heated = Window(0.0, largest)
-    figures = [page.picture(to_bytes(middle, window), "Mean", f"black to white: {window}"),
-               page.picture(heat(spread, heated), "Standard deviation", f"black to white: {heated}")]
+    figures = [
+        page.picture(to_bytes(middle, window), "Mean", f"black to white: {window}"),
+        page.picture(heat(spread, heated), "Standard deviation", f"black to white: {heated}"),
+    ]
     if error is not None:
-        figures.append(page.picture(heat(error, heated), "Error of the mean", "its magnitude, in the same colours"))
-    figures += [page.picture(p, f"Sample {k + 1}", "in the window of the mean") for k, p in enumerate(drawn[:BESIDE])]
-    return figures, page.slider(drawn, "Samples", "What stands still is known; what changes is not.")
+        figures.append(
+            page.picture(
+                heat(error, heated), "Error of the mean", "its magnitude, in the same colours"
+            )
+        )
+    figures += [
+        page.picture(p, f"Sample {k + 1}", "in the window of the mean")
+        for k, p in enumerate(drawn[:BESIDE])
+    ]
+    return figures, page.slider(
+        drawn, "Samples", "What stands still is known; what changes is not."
+    )
 
 
 def _curves(posterior: Posterior, truth: Tensor, calibration: Calibration | None) -> list[str]:
@@ -71,17 +92,43 @@ def _curves(posterior: Posterior, truth: Tensor, calibration: Calibration | None
         own = residual_scores([posterior], [truth], calibration.scores.floor)
         lines.append(coverage_curve(own, levels, calibration)[1] * 100)
         names.append("calibrated")
-    coverage = line_chart([line.numpy() for line in lines], "pixels within, %", names, log=False, axis="the interval says, %",
-                          places=(levels * 100).tolist(), low_legend=True)
+    coverage = line_chart(
+        [line.numpy() for line in lines],
+        "pixels within, %",
+        names,
+        log=False,
+        axis="the interval says, %",
+        places=(levels * 100).tolist(),
+        low_legend=True,
+    )
     held = f"Of the pixels, {100 * scores.below(1.959964):.1f} % lie within the 95 % interval"
     if calibration is not None:
         held += f", {100 * float(calibration.coverage(posterior, truth, 0.95).mean()):.1f} % once it is calibrated"
     figures = [page.chart(coverage, "Coverage", held + ".")] if coverage is not None else []
-    said, happened = grouped_errors(posterior.std.detach().cpu(), (posterior.mean.detach().cpu() - truth))
-    errors = line_chart([said.numpy(), happened.numpy()], "error", ["as it should be", "as it is"], log=False,
-                        axis="standard deviation", places=said.tolist(), low_legend=True) if len(said) > 1 else None
+    said, happened = grouped_errors(
+        posterior.std.detach().cpu(), (posterior.mean.detach().cpu() - truth)
+    )
+    errors = (
+        line_chart(
+            [said.numpy(), happened.numpy()],
+            "error",
+            ["as it should be", "as it is"],
+            log=False,
+            axis="standard deviation",
+            places=said.tolist(),
+            low_legend=True,
+        )
+        if len(said) > 1
+        else None
+    )
     if errors is not None:
-        figures.append(page.chart(errors, "Calibration", "Root mean square error of pixels of about the same standard deviation."))
+        figures.append(
+            page.chart(
+                errors,
+                "Calibration",
+                "Root mean square error of pixels of about the same standard deviation.",
+            )
+        )
     return figures
 
 

@@ -50,10 +50,20 @@ class QualityCurve:
     stages: Sequence[float] = ()
 
 
-def write_view_report(path: str | Path, title: str, views: Sequence[ViewPicture], lead: str = "", held_out: bool = True,
-                      turntable: Sequence[Tensor] = (), curve: QualityCurve | None = None, stages: Sequence[tuple[str, Sequence[str]]] = (),
-                      settings: Mapping[str, str] | None = None, notes: Sequence[str] = (), viewer: str | None = None,
-                      overwrite: bool = True) -> Path:
+def write_view_report(
+    path: str | Path,
+    title: str,
+    views: Sequence[ViewPicture],
+    lead: str = "",
+    held_out: bool = True,
+    turntable: Sequence[Tensor] = (),
+    curve: QualityCurve | None = None,
+    stages: Sequence[tuple[str, Sequence[str]]] = (),
+    settings: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+    viewer: str | None = None,
+    overwrite: bool = True,
+) -> Path:
     """Photographs beside renderings, errors and depths, a turntable, PSNR over time, settings and versions, on one page.
 
     The page needs nothing from outside, and may be mailed; the viewer is a file beside it.
@@ -80,29 +90,62 @@ def write_view_report(path: str | Path, title: str, views: Sequence[ViewPicture]
     body += [page.section("Note", note) for note in notes]
     seen = []
     if turntable:
-        seen.append(page.player([to_bytes(_pixels(p), _ONE) for p in turntable], "Turntable", "once around the scene"))
+        seen.append(
+            page.player(
+                [to_bytes(_pixels(p), _ONE) for p in turntable],
+                "Turntable",
+                "once around the scene",
+            )
+        )
     if views:
         middle = _chosen(views)[len(_chosen(views)) // 2]
-        seen.append(page.wipe(to_bytes(_pixels(middle.photograph), _ONE), to_bytes(_pixels(middle.rendering), _ONE),
-                              "Photograph and rendering", f"of {Path(middle.name).stem}: left the one, right the other"))
+        seen.append(
+            page.wipe(
+                to_bytes(_pixels(middle.photograph), _ONE),
+                to_bytes(_pixels(middle.rendering), _ONE),
+                "Photograph and rendering",
+                f"of {Path(middle.name).stem}: left the one, right the other",
+            )
+        )
     if curve is not None and len(curve.psnr):
         seen += _curve(curve, held_out)
     if seen:
         body += ["<h2>The scene</h2>", page.row(seen)]
     if viewer is not None:
-        body.append(page.link(viewer, "Turn the scene yourself", "it opens in a browser, without a server"))
+        body.append(
+            page.link(viewer, "Turn the scene yourself", "it opens in a browser, without a server")
+        )
     if views:
         which = "held-out" if held_out else "training"
         body += [page.section(f"{which.capitalize()} views", _words(views, held_out))]
         low, high = _depths(views)
         for view in _chosen(views):
-            body += [f"<h3>{page.escaped(Path(view.name).stem)}</h3>", page.row(_row(view, low, high))]
+            body += [
+                f"<h3>{page.escaped(Path(view.name).stem)}</h3>",
+                page.row(_row(view, low, high)),
+            ]
         columns = list(views[0].scores)
-        mean = [("mean", [_number(name, float(np.mean([v.scores[name] for v in views]))) for name in columns])]
-        rows = [(Path(v.name).stem, [_number(name, v.scores[name]) for name in columns]) for v in views]
-        body += ["<h2>Metrics</h2>", page.numbers(["view", *(_LONG.get(name, name) for name in columns)], [*mean, *rows])]
+        mean = [
+            (
+                "mean",
+                [
+                    _number(name, float(np.mean([v.scores[name] for v in views])))
+                    for name in columns
+                ],
+            )
+        ]
+        rows = [
+            (Path(v.name).stem, [_number(name, v.scores[name]) for name in columns]) for v in views
+        ]
+        body += [
+            "<h2>Metrics</h2>",
+            page.numbers(["view", *(_LONG.get(name, name) for name in columns)], [*mean, *rows]),
+        ]
     if stages:
-        body += ["<h2>Stages</h2>", page.numbers(["what was optimised", "iterations", "seconds", "PSNR [dB]"], stages)]
+        body += [
+            "<h2>Stages</h2>",
+            page.numbers(["what was optimised", "iterations", "seconds", "PSNR [dB]"], stages),
+        ]
     if settings:
         body += ["<h2>Settings</h2>", page.facts(settings)]
     body += ["<h2>Versions and machine</h2>", page.facts({**versions(), **machine()})]
@@ -118,8 +161,16 @@ def _number(name: str, value: float) -> str:
 
 
 def _words(views: Sequence[ViewPicture], held_out: bool) -> str:
-    how = "The scene was found without them." if held_out else "No view was held out; the scene was found from these."
-    return how + (f" {min(SHOWN, len(views))} of {len(views)} are shown, from the worst to the best." if len(views) > 1 else "")
+    how = (
+        "The scene was found without them."
+        if held_out
+        else "No view was held out; the scene was found from these."
+    )
+    return how + (
+        f" {min(SHOWN, len(views))} of {len(views)} are shown, from the worst to the best."
+        if len(views) > 1
+        else ""
+    )
 
 
 def _chosen(views: Sequence[ViewPicture]) -> list[ViewPicture]:
@@ -130,14 +181,33 @@ def _chosen(views: Sequence[ViewPicture]) -> list[ViewPicture]:
 
 def _row(view: ViewPicture, low: float, high: float) -> list[str]:
     error = np.abs(_pixels(view.rendering) - _pixels(view.photograph)).mean(-1)
-    solid, depth = view.alpha[0].detach().cpu().numpy() > 0.5, view.depth[0].detach().cpu().double().numpy()
-    near = heat(np.where(solid, 1 - (depth - low) / (high - low), 0.0) * 0.9 + 0.1, Window(0.0, 1.0))
+    solid, depth = (
+        view.alpha[0].detach().cpu().numpy() > 0.5,
+        view.depth[0].detach().cpu().double().numpy(),
+    )
+    near = heat(
+        np.where(solid, 1 - (depth - low) / (high - low), 0.0) * 0.9 + 0.1, Window(0.0, 1.0)
+    )
     near[~solid] = 247
-    scores = ", ".join(f"{_LONG.get(name, name).split(' ')[0]} {_number(name, value)}" for name, value in view.scores.items())
-    return [page.picture(to_bytes(_pixels(view.photograph), _ONE), "Photograph", ""),
-            page.picture(to_bytes(_pixels(view.rendering), _ONE), "Rendering", "", scores),
-            page.picture(heat(error, Window(0.0, 0.25)), "Error", "mean over the colours; black 0, white 0.25 or more"),
-            page.picture(near, "Depth", f"bright {low:.3g} to dark {high:.3g}; white where nothing is", light=True)]
+    scores = ", ".join(
+        f"{_LONG.get(name, name).split(' ')[0]} {_number(name, value)}"
+        for name, value in view.scores.items()
+    )
+    return [
+        page.picture(to_bytes(_pixels(view.photograph), _ONE), "Photograph", ""),
+        page.picture(to_bytes(_pixels(view.rendering), _ONE), "Rendering", "", scores),
+        page.picture(
+            heat(error, Window(0.0, 0.25)),
+            "Error",
+            "mean over the colours; black 0, white 0.25 or more",
+        ),
+        page.picture(
+            near,
+            "Depth",
+            f"bright {low:.3g} to dark {high:.3g}; white where nothing is",
+            light=True,
+        ),
+    ]
 
 
 def _depths(views: Sequence[ViewPicture]) -> tuple[float, float]:
@@ -153,7 +223,14 @@ def _depths(views: Sequence[ViewPicture]) -> tuple[float, float]:
 def _curve(curve: QualityCurve, held_out: bool) -> list[str]:
     if len(curve.psnr) < 2 or not curve.seconds[-1] > curve.seconds[0]:
         return []
-    svg = line_chart([np.array(curve.psnr)], "PSNR", log=False, axis="seconds of work", places=curve.seconds, marks=curve.stages)
+    svg = line_chart(
+        [np.array(curve.psnr)],
+        "PSNR",
+        log=False,
+        axis="seconds of work",
+        places=curve.seconds,
+        marks=curve.stages,
+    )
     begins = "; dashed where a stage begins" if len(curve.stages) else ""
     what = "mean of some held-out views" if held_out else "mean of some training views"
     return [page.chart(svg, "PSNR [dB]", what + begins)] if svg is not None else []

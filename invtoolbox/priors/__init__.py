@@ -36,7 +36,13 @@ from invtoolbox.priors.explicit.nuclear_norm import NuclearNorm
 from invtoolbox.priors.explicit.prior_image import PriorImage
 from invtoolbox.priors.explicit.rigidity_coefficients import RigidityCoefficients
 from invtoolbox.priors.explicit.score_distillation import ScoreDistillation
-from invtoolbox.priors.explicit.scores import DenoiserScore, DiffusersScore, GaussianScore, Score, linear_schedule
+from invtoolbox.priors.explicit.scores import (
+    DenoiserScore,
+    DiffusersScore,
+    GaussianScore,
+    Score,
+    linear_schedule,
+)
 from invtoolbox.priors.explicit.simplex import Simplex
 from invtoolbox.priors.explicit.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.explicit.sparsity import L1, GroupL1
@@ -67,7 +73,10 @@ from invtoolbox.priors.implicit.rigid_clusters import RigidClusters
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow
 from invtoolbox.priors.implicit.space_time_voxels import SpaceTimeVoxels
-from invtoolbox.priors.implicit.variational_autoencoder import AutoencoderNetwork, VariationalAutoencoder
+from invtoolbox.priors.implicit.variational_autoencoder import (
+    AutoencoderNetwork,
+    VariationalAutoencoder,
+)
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
 

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from invtoolbox.priors.majoriser import Majoriser
     from invtoolbox.problem import Problem
 
-_METHODS = ("energy", "prox", "denoise", "gradient", "split", "joint", "quadratic", "weights", "majoriser")
+_METHODS = (
+    "energy",
+    "prox",
+    "denoise",
+    "gradient",
+    "split",
+    "joint",
+    "quadratic",
+    "weights",
+    "majoriser",
+)
 
 
 class Prior(Settings):
@@ -113,7 +123,9 @@ class ExplicitPrior(Prior):
     def prox_and_energy(self, x: Tensor, step: float | Tensor) -> tuple[Tensor, Tensor]:
         """`prox`, and the energy there, NaN where there is none; for priors that get the second on the way to the first."""
         p = self.prox(x, step)
-        return p, self.energy(p) if "energy" in self.offers else torch.full_like(p.flatten(1)[:, 0].real, torch.nan)
+        return p, self.energy(p) if "energy" in self.offers else torch.full_like(
+            p.flatten(1)[:, 0].real, torch.nan
+        )
 
     def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
         """The prox of the convex conjugate of ``weight * R``, for dual methods; may overwrite ``v``.
@@ -130,7 +142,9 @@ class ExplicitPrior(Prior):
         if "energy" in self.offers:
             with torch.enable_grad():
                 free = x if x.requires_grad else x.detach().requires_grad_(True)
-                (result,) = torch.autograd.grad(self.energy(free).sum(), free, create_graph=x.requires_grad)
+                (result,) = torch.autograd.grad(
+                    self.energy(free).sum(), free, create_graph=x.requires_grad
+                )
             return result
         if "denoise" in self.offers:
             return x - self.denoise(x, self.sigma)
@@ -147,7 +161,9 @@ class ExplicitPrior(Prior):
         level = expand(torch.as_tensor(self.sigma, dtype=x.dtype, device=x.device), x)
         return (x - self.denoise(x, self.sigma)) / level.square()
 
-    def energy_and_gradient(self, x: Any, generator: Generator | None = None) -> tuple[Tensor | None, Any]:
+    def energy_and_gradient(
+        self, x: Any, generator: Generator | None = None
+    ) -> tuple[Tensor | None, Any]:
         """Both from one pass; the energy is None where there is none. For priors that need no automatic differentiation to override."""
         if "energy" not in self.offers:
             return None, self.gradient(x, generator)
@@ -197,12 +213,16 @@ class ExplicitPrior(Prior):
         if self.is_smooth is not None:
             return self.is_smooth
         # A prox that follows from a denoiser says nothing against its gradient (RED).
-        return not {"split", "joint"} & self.offers and ("prox" not in self.offers or "denoise" in self.offers)
+        return not {"split", "joint"} & self.offers and (
+            "prox" not in self.offers or "denoise" in self.offers
+        )
 
     def as_sum(self) -> PriorSum:
         if not self.offers:
-            raise InputError(f"{type(self).__name__} offers nothing; write one of energy(x), prox(x, step), "
-                             "denoise(x, sigma) or gradient(x, generator)")
+            raise InputError(
+                f"{type(self).__name__} offers nothing; write one of energy(x), prox(x, step), "
+                "denoise(x, sigma) or gradient(x, generator)"
+            )
         return PriorSum((Term(1.0, self),))
 
     def pull(self, x: Any, generator: Generator | None = None) -> Tensor:
@@ -255,7 +275,9 @@ class ImplicitPrior(Prior, ABC):
         first = next(iter(parameters.values()))
         return torch.zeros(first.shape[0], dtype=first.dtype, device=first.device)
 
-    def decode_and_energy(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> tuple[Any, Tensor]:
+    def decode_and_energy(
+        self, parameters: dict[str, Tensor], generator: Generator | None = None
+    ) -> tuple[Any, Tensor]:
         """Both, for priors that decode what they draw: the energy is that of the same draw."""
         x = self.decode(parameters, generator)
         return x, self.energy(parameters, x)
@@ -274,7 +296,9 @@ class ImplicitPrior(Prior, ABC):
         """What is gathered between two adaptations, at its start: tensors with the batch as first axis. They are part of a checkpoint."""
         return {}
 
-    def gathered(self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gathered(
+        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
+    ) -> dict[str, Tensor]:
         """The statistics after one more evaluation, in which the operator's `with_info` saw ``info``."""
         return statistics
 
@@ -282,8 +306,13 @@ class ImplicitPrior(Prior, ABC):
         """Whether `adapt` is called after so many steps."""
         return self.is_adaptive
 
-    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int,
-              generator: Generator) -> tuple[dict[str, Tensor], Transfer]:
+    def adapt(
+        self,
+        parameters: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        iteration: int,
+        generator: Generator,
+    ) -> tuple[dict[str, Tensor], Transfer]:
         """Other parameters, maybe of another shape, in place of these, and what becomes of tensors that lie along them.
 
         ``transfer(name, tensor)`` maps a tensor of the shape of the old leaf (a running mean of its gradient, say) to the shape of the
@@ -291,15 +320,21 @@ class ImplicitPrior(Prior, ABC):
         """
         raise InputError(f"{self!r} does not adapt")
 
-    def resized(self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    def resized(
+        self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
+    ) -> dict[str, Tensor]:
         """Parameters that decode to the same in leaves of these larger shapes: for items that ended before others grew."""
-        raise InputError(f"{self!r} cannot be enlarged without a change, so an item may not end before others have grown; solve them alone")
+        raise InputError(
+            f"{self!r} cannot be enlarged without a change, so an item may not end before others have grown; solve them alone"
+        )
 
     def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The nearest parameters that are allowed; itself unless overridden. `Adam` goes there after every step."""
         return parameters
 
-    def disturbed(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> dict[str, Tensor]:
+    def disturbed(
+        self, parameters: dict[str, Tensor], rate: float, generator: Generator
+    ) -> dict[str, Tensor]:
         """The parameters with noise, where the prior explores by it; itself unless overridden. `Adam` goes there after every step.
 
         ``rate`` is the solver's step for a leaf whose factor is 1.
@@ -322,7 +357,9 @@ class ImplicitPrior(Prior, ABC):
         return PriorSum((), self)
 
     def __rmul__(self, weight: float | Tensor) -> PriorSum:
-        raise InputError(f"{self!r} is an implicit prior: it is what is optimised, so it takes no weight")
+        raise InputError(
+            f"{self!r} is an implicit prior: it is what is optimised, so it takes no weight"
+        )
 
     __mul__ = __rmul__
 
@@ -360,15 +397,21 @@ class PriorSum(Prior):
 
     def _joined(self, other: PriorSum) -> PriorSum:
         if self.implicit is not None and other.implicit is not None:
-            raise InputError(f"a sum holds at most one implicit prior, got {self.implicit!r} and {other.implicit!r}")
+            raise InputError(
+                f"a sum holds at most one implicit prior, got {self.implicit!r} and {other.implicit!r}"
+            )
         return PriorSum(self.terms + other.terms, self.implicit or other.implicit)
 
     def _scaled(self, weight: float | Tensor) -> PriorSum:
         values = torch.as_tensor(weight)
         if values.ndim > 1 or not bool((values.isfinite() & (values >= 0)).all()):
-            raise InputError(f"the weight of a prior is a nonnegative number, or one an item, got {weight}")
+            raise InputError(
+                f"the weight of a prior is a nonnegative number, or one an item, got {weight}"
+            )
         if self.implicit is not None:
-            raise InputError(f"{self.implicit!r} is an implicit prior, so the sum takes no weight; weigh its other terms")
+            raise InputError(
+                f"{self.implicit!r} is an implicit prior, so the sum takes no weight; weigh its other terms"
+            )
         return PriorSum(tuple(Term(weight * term.weight, term.prior, True) for term in self.terms))
 
     def energy(self, x: Tensor) -> Tensor:
@@ -392,26 +435,51 @@ class PriorSum(Prior):
 
     def select(self, index: Tensor) -> Self:
         other = self._each(lambda p: p.select(index))
-        other.terms = tuple(Term(t.weight.index_select(0, index) if isinstance(t.weight, Tensor) and t.weight.ndim
-                                 and len(t.weight) > 1 else t.weight, t.prior, t.chosen) for t in other.terms)
+        other.terms = tuple(
+            Term(
+                t.weight.index_select(0, index)
+                if isinstance(t.weight, Tensor) and t.weight.ndim and len(t.weight) > 1
+                else t.weight,
+                t.prior,
+                t.chosen,
+            )
+            for t in other.terms
+        )
         return other
 
-    def to(self, target: torch.device | torch.dtype | str | None = None, *, device: torch.device | str | None = None,
-           dtype: torch.dtype | None = None) -> Self:
+    def to(
+        self,
+        target: torch.device | torch.dtype | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
         if target is None and device is None and dtype is None:
             return self
         other = self._each(lambda p: p.to(target, device=device, dtype=dtype))
-        place = device if device is not None else (target if not isinstance(target, torch.dtype) else None)
-        other.terms = tuple(Term(t.weight.to(place) if isinstance(t.weight, Tensor) else t.weight, t.prior, t.chosen)
-                            for t in other.terms)
+        place = (
+            device
+            if device is not None
+            else (target if not isinstance(target, torch.dtype) else None)
+        )
+        other.terms = tuple(
+            Term(
+                t.weight.to(place) if isinstance(t.weight, Tensor) else t.weight, t.prior, t.chosen
+            )
+            for t in other.terms
+        )
         return other
 
     def _each(self, change: Any) -> Self:
         other = copy.copy(self)
-        other.terms = tuple(Term(term.weight, change(term.prior), term.chosen) for term in self.terms)
+        other.terms = tuple(
+            Term(term.weight, change(term.prior), term.chosen) for term in self.terms
+        )
         other.implicit = change(self.implicit) if self.implicit is not None else None
         return other
 
     def __repr__(self) -> str:
-        names = ([repr(self.implicit)] if self.implicit is not None else []) + [repr(term) for term in self.terms]
+        names = ([repr(self.implicit)] if self.implicit is not None else []) + [
+            repr(term) for term in self.terms
+        ]
         return " + ".join(names) or "no prior"

@@ -87,11 +87,23 @@ class ThroughOperator(PriorWrapper, ExplicitPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("operator",)
 
-    def __init__(self, prior: ExplicitPrior, operator: Operator, subset_size: int | None = None, seed: int = 0) -> None:
-        if subset_size is not None and (operator.blocks is None or not 1 <= subset_size <= operator.blocks):
-            raise InputError(f"subset_size={subset_size} picks from the blocks of {operator}, and it has {operator.blocks or 'none'}")
+    def __init__(
+        self,
+        prior: ExplicitPrior,
+        operator: Operator,
+        subset_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if subset_size is not None and (
+            operator.blocks is None or not 1 <= subset_size <= operator.blocks
+        ):
+            raise InputError(
+                f"subset_size={subset_size} picks from the blocks of {operator}, and it has {operator.blocks or 'none'}"
+            )
         if not {"energy", "gradient"} & prior.offers:
-            raise InputError(f"{prior!r} has neither an energy nor a gradient, so there is nothing to carry through {operator}")
+            raise InputError(
+                f"{prior!r} has neither an energy nor a gradient, so there is nothing to carry through {operator}"
+            )
         self.prior, self.operator, self.subset_size, self.seed = prior, operator, subset_size, seed
         self.is_smooth = prior.smooth
         self.drawn: Tensor | None = None
@@ -114,12 +126,20 @@ class ThroughOperator(PriorWrapper, ExplicitPrior):
         """In x, of its kind: in every floating-point tensor that a scene holds, zeros where it takes no part."""
         leaves = dict(tree_leaves(x))
         with torch.enable_grad():
-            free = {name: t.detach().requires_grad_(t.is_floating_point() or t.is_complex()) for name, t in leaves.items()}
+            free = {
+                name: t.detach().requires_grad_(t.is_floating_point() or t.is_complex())
+                for name, t in leaves.items()
+            }
             watched = {name: t for name, t in free.items() if t.requires_grad}
             tracked = tree_replace(x, free)
-            total = self.energy(tracked) if "energy" in self.offers else self.pull(tracked, generator)
+            total = (
+                self.energy(tracked) if "energy" in self.offers else self.pull(tracked, generator)
+            )
             slopes = torch.autograd.grad(total.sum(), list(watched.values()), allow_unused=True)
-        found = {name: torch.zeros_like(t) if slope is None else slope for (name, t), slope in zip(watched.items(), slopes)}
+        found = {
+            name: torch.zeros_like(t) if slope is None else slope
+            for (name, t), slope in zip(watched.items(), slopes)
+        }
         return tree_replace(x, {**leaves, **found})
 
     @property

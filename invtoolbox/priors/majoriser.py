@@ -55,7 +55,7 @@ class Springs(Majoriser):
         points = as_points(v)
         if len(self.edges) == 1:
             return like_points(_product(self.edges[0], self.strengths[0], points), v)
-        parts = [_product(*self.item(k), points[k:k + 1]) for k in range(len(points))]
+        parts = [_product(*self.item(k), points[k : k + 1]) for k in range(len(points))]
         return like_points(torch.cat(parts), v)
 
 

@@ -14,7 +14,17 @@ from invtoolbox.errors import InputError
 #: What a pickle asks for beyond tensors, in the words of torch.
 _ASKED_FOR = re.compile(r"GLOBAL ([\w.]+)")
 #: What torch and safetensors raise for files that are something else.
-_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, IndexError, AttributeError, TypeError)
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.UnpicklingError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    TypeError,
+)
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
@@ -42,9 +52,13 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     except _UNREADABLE as error:
         asked = _ASKED_FOR.search(str(error))
         if asked is not None:
-            raise InputError(f"{path} asks for {asked[1]} while it is read, and that could run any code, so it is refused; where you trust "
-                             "the file, load it in a program of your own and save its tensors alone, as safetensors") from error
-        reason = (str(error).split("WeightsUnpickler error: ")[-1].splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"{path} asks for {asked[1]} while it is read, and that could run any code, so it is refused; where you trust "
+                "the file, load it in a program of your own and save its tensors alone, as safetensors"
+            ) from error
+        reason = (
+            str(error).split("WeightsUnpickler error: ")[-1].splitlines() or [type(error).__name__]
+        )[0]
         raise InputError(f"{path} is not a readable file of weights ({reason})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not weights by name")

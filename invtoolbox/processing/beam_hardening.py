@@ -40,8 +40,13 @@ class BeamHardening:
         return sum(k * a * y ** (k - 1) for k, a in enumerate(self.coefficients, start=1))
 
 
-def fit_beam_hardening(y: Tensor, path: Tensor, degree: int = 3, attenuation: float | None = None,
-                       weights: Tensor | None = None) -> BeamHardening:
+def fit_beam_hardening(
+    y: Tensor,
+    path: Tensor,
+    degree: int = 3,
+    attenuation: float | None = None,
+    weights: Tensor | None = None,
+) -> BeamHardening:
     """The polynomial that makes the line integrals of a homogeneous object proportional to the lengths of the paths through it.
 
     Least squares of ``p(y) - mu path``, without a constant term, over all rays at once.
@@ -64,23 +69,35 @@ def fit_beam_hardening(y: Tensor, path: Tensor, degree: int = 3, attenuation: fl
     True
     """
     if y.shape != path.shape or degree < 1:
-        raise InputError(f"fit_beam_hardening takes line integrals and paths of one shape and a degree of at least 1, got "
-                         f"{tuple(y.shape)}, {tuple(path.shape)} and {degree}")
+        raise InputError(
+            f"fit_beam_hardening takes line integrals and paths of one shape and a degree of at least 1, got "
+            f"{tuple(y.shape)}, {tuple(path.shape)} and {degree}"
+        )
     values, lengths = y.detach().flatten().double(), path.detach().flatten().double()
     root = torch.ones_like(values) if weights is None else weights.flatten().double().sqrt()
     kept = (root > 0) & (lengths > 0) & values.isfinite()
     values, lengths, root = values[kept], lengths[kept], root[kept]
-    if len(values) <= degree or float(values.max() - values.min()) <= 1e-6 * float(values.abs().max()):
-        raise InputError(f"{len(values)} rays pass through the object, too few of different length for a polynomial of degree {degree}")
+    if len(values) <= degree or float(values.max() - values.min()) <= 1e-6 * float(
+        values.abs().max()
+    ):
+        raise InputError(
+            f"{len(values)} rays pass through the object, too few of different length for a polynomial of degree {degree}"
+        )
     largest = float(values.max())
     powers = torch.stack([(values / largest) ** k for k in range(1, degree + 1)], 1) * root[:, None]
     # With the unit of y as that of the powers, the matrix is well scaled.
-    raw = torch.linalg.lstsq(powers, (root * lengths).unsqueeze(1), driver="gelsd").solution.squeeze(1)
-    scaled = [float(c) / largest ** k for k, c in enumerate(raw, start=1)]
-    mu = attenuation if attenuation is not None else 1 / scaled[0] if scaled[0] > 0 else float("nan")
+    raw = torch.linalg.lstsq(
+        powers, (root * lengths).unsqueeze(1), driver="gelsd"
+    ).solution.squeeze(1)
+    scaled = [float(c) / largest**k for k, c in enumerate(raw, start=1)]
+    mu = (
+        attenuation if attenuation is not None else 1 / scaled[0] if scaled[0] > 0 else float("nan")
+    )
     fit = BeamHardening(tuple(mu * c for c in scaled), largest)
     slopes = [fit._slope(largest * k / 100) for k in range(101)]
     if not min(slopes) > 0:
-        raise InputError(f"the polynomial of degree {degree} is not increasing between 0 and {largest:.3g}, so that it confuses long "
-                         "paths with short ones; lower the degree, or give weight 0 to rays at the object's edge")
+        raise InputError(
+            f"the polynomial of degree {degree} is not increasing between 0 and {largest:.3g}, so that it confuses long "
+            "paths with short ones; lower the degree, or give weight 0 to rays at the object's edge"
+        )
     return fit

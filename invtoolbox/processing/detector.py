@@ -16,7 +16,9 @@ from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.errors import InputError
 
 
-def bin_detector(measurement: Measurement, factor: int, average: str = "transmission") -> Measurement:
+def bin_detector(
+    measurement: Measurement, factor: int, average: str = "transmission"
+) -> Measurement:
     """Cells joined in groups of ``factor``; what is left over at the end of the detector is cut off.
 
     Args:
@@ -37,8 +39,10 @@ def bin_detector(measurement: Measurement, factor: int, average: str = "transmis
     factor = int(factor)
     count = geometry.num_detectors // factor if factor >= 1 else 0
     if count < 1:
-        raise InputError(f"bin_detector joins between 1 and {geometry.num_detectors} cells, got {factor}")
-    groups = measurement.y[..., :count * factor].unflatten(-1, (count, factor))
+        raise InputError(
+            f"bin_detector joins between 1 and {geometry.num_detectors} cells, got {factor}"
+        )
+    groups = measurement.y[..., : count * factor].unflatten(-1, (count, factor))
     if average == "transmission":
         # In terms of the smallest line integral, so that strong attenuation does not underflow.
         least = groups.amin(-1, keepdim=True)
@@ -46,11 +50,16 @@ def bin_detector(measurement: Measurement, factor: int, average: str = "transmis
     elif average == "line integral":
         y = groups.mean(-1)
     else:
-        raise InputError(f"bin_detector averages 'transmission' or 'line integral', got {average!r}")
+        raise InputError(
+            f"bin_detector averages 'transmission' or 'line integral', got {average!r}"
+        )
     lost = geometry.num_detectors - count * factor
     changed = dataclasses.replace(
-        geometry, num_detectors=count, detector_spacing=geometry.detector_spacing * factor,
-        detector_shift=geometry.detector_shift - lost / 2 * geometry.detector_spacing)
+        geometry,
+        num_detectors=count,
+        detector_spacing=geometry.detector_spacing * factor,
+        detector_shift=geometry.detector_shift - lost / 2 * geometry.detector_spacing,
+    )
     noise = None if measurement.noise_std is None else measurement.noise_std / math.sqrt(factor)
     return _changed(measurement, y, changed, noise, detector_binning=factor)
 
@@ -65,10 +74,20 @@ def crop_detector(measurement: Measurement, start: int, stop: int) -> Measuremen
     geometry = _geometry(measurement, "crop_detector")
     cells = geometry.num_detectors
     if not 0 <= start < stop <= cells:
-        raise InputError(f"crop_detector keeps cells from start to stop - 1 within 0..{cells}, got {start} and {stop}")
+        raise InputError(
+            f"crop_detector keeps cells from start to stop - 1 within 0..{cells}, got {start} and {stop}"
+        )
     moved = ((start + stop - 1) / 2 - (cells - 1) / 2) * geometry.detector_spacing
-    changed = dataclasses.replace(geometry, num_detectors=stop - start, detector_shift=geometry.detector_shift + moved)
-    return _changed(measurement, measurement.y[..., start:stop], changed, measurement.noise_std, detector_cells=(start, stop))
+    changed = dataclasses.replace(
+        geometry, num_detectors=stop - start, detector_shift=geometry.detector_shift + moved
+    )
+    return _changed(
+        measurement,
+        measurement.y[..., start:stop],
+        changed,
+        measurement.noise_std,
+        detector_cells=(start, stop),
+    )
 
 
 def select_views(measurement: Measurement, views: Sequence[int] | slice | Tensor) -> Measurement:
@@ -93,5 +112,9 @@ def _geometry(measurement: Measurement, name: str) -> Geometry:
     return check_is_2d(measurement.geometry, name)
 
 
-def _changed(measurement: Measurement, y: Tensor, geometry: Any, noise_std: float | None, **facts: Any) -> Measurement:
-    return dataclasses.replace(measurement, y=y, geometry=geometry, noise_std=noise_std, meta={**measurement.meta, **facts})
+def _changed(
+    measurement: Measurement, y: Tensor, geometry: Any, noise_std: float | None, **facts: Any
+) -> Measurement:
+    return dataclasses.replace(
+        measurement, y=y, geometry=geometry, noise_std=noise_std, meta={**measurement.meta, **facts}
+    )

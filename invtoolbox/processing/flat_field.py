@@ -49,8 +49,13 @@ def transmission(counts: Tensor, flat: Tensor | float, dark: Tensor | float = 0.
     return torch.where(alive, (counts - dark) / torch.where(alive, above, 1), 0)
 
 
-def line_integrals(counts: Tensor, flat: Tensor | float, dark: Tensor | float = 0.0, floor: float = 0.0,
-                   largest_unusable: float = 0.1) -> LineIntegrals:
+def line_integrals(
+    counts: Tensor,
+    flat: Tensor | float,
+    dark: Tensor | float = 0.0,
+    floor: float = 0.0,
+    largest_unusable: float = 0.1,
+) -> LineIntegrals:
     """``-log((counts - dark) / (flat - dark))``, without unit, where that exists, and a report of where it does not.
 
     Two kinds of rays have no logarithm. What hits a dead cell (flat field not above dark field) is interpolated along the
@@ -72,7 +77,9 @@ def line_integrals(counts: Tensor, flat: Tensor | float, dark: Tensor | float = 
     finite = torch.isfinite(counts)
     if not bool(finite.all()):
         place = tuple((~finite).nonzero()[0].tolist())
-        raise InputError(f"{int((~finite).sum())} of {counts.numel()} counts are NaN or infinite, the first at index {place}; repair them")
+        raise InputError(
+            f"{int((~finite).sum())} of {counts.numel()} counts are NaN or infinite, the first at index {place}; repair them"
+        )
     counts = counts if counts.is_floating_point() else counts.to(torch.float32)
     passed = transmission(counts, flat, dark)
     alive = (_beam(counts, flat, dark) > 0).expand_as(counts)
@@ -81,8 +88,10 @@ def line_integrals(counts: Tensor, flat: Tensor | float, dark: Tensor | float = 
     share = (starved + dead) / max(1, counts[0].numel())
     if bool((share > largest_unusable).any()):
         k = int(share.argmax())
-        raise InputError(f"{float(share[k]):.1%} of the rays of item {k} are unusable ({int(starved[k])} starved, {int(dead[k])} on "
-                         "dead cells); check that flat and dark field belong to the data and are not swapped, or raise largest_unusable")
+        raise InputError(
+            f"{float(share[k]):.1%} of the rays of item {k} are unusable ({int(starved[k])} starved, {int(dead[k])} on "
+            "dead cells); check that flat and dark field belong to the data and are not swapped, or raise largest_unusable"
+        )
     y = -torch.where(usable, passed, 1).log()
     most = torch.where(usable, y, -torch.inf).flatten(1).amax(1)
     most = torch.where(most.isfinite(), most, 0).view(-1, *[1] * (y.ndim - 1))
@@ -90,7 +99,9 @@ def line_integrals(counts: Tensor, flat: Tensor | float, dark: Tensor | float = 
     return LineIntegrals(y, usable, starved, dead)
 
 
-def photon_weights(counts: Tensor, dark: Tensor | float = 0.0, electronic_noise: float = 0.0) -> Tensor:
+def photon_weights(
+    counts: Tensor, dark: Tensor | float = 0.0, electronic_noise: float = 0.0
+) -> Tensor:
     """Weights of line integrals by their variance, without unit, with mean 1 in every item: ``counts^2 / (counts + noise^2)``.
 
     The variance of ``-log(I)`` is ``1 / I`` for I photons, and ``(I + s^2) / I^2`` with electronic noise of s photons (Thibault et
@@ -105,7 +116,9 @@ def photon_weights(counts: Tensor, dark: Tensor | float = 0.0, electronic_noise:
     tensor([[[[2.2500, 0.7500, 0.0000]]]])
     """
     photons = (counts - dark).clamp_min(0)
-    weights = photons.square() / (photons + electronic_noise ** 2).clamp_min(torch.finfo(photons.dtype).tiny)
+    weights = photons.square() / (photons + electronic_noise**2).clamp_min(
+        torch.finfo(photons.dtype).tiny
+    )
     mean = weights.flatten(1).mean(1).view(-1, *[1] * (weights.ndim - 1))
     return weights / torch.where(mean > 0, mean, 1)
 
@@ -123,13 +136,22 @@ def correct_air(sinogram: Tensor, left: int, right: int) -> Tensor:
     """
     cells = sinogram.shape[-1]
     if min(left, right) < 0 or left + right < 1 or left + right > cells:
-        raise InputError(f"correct_air takes the air cells at either end, at least one in all of {cells}, got {left} and {right}")
-    ends = [sinogram[..., part].mean(-1, keepdim=True) for part in (slice(0, left), slice(cells - right, cells))]
+        raise InputError(
+            f"correct_air takes the air cells at either end, at least one in all of {cells}, got {left} and {right}"
+        )
+    ends = [
+        sinogram[..., part].mean(-1, keepdim=True)
+        for part in (slice(0, left), slice(cells - right, cells))
+    ]
     if not left or not right:
         return sinogram - ends[0 if left else 1]
     place = [(left - 1) / 2, cells - 1 - (right - 1) / 2]
-    t = (torch.arange(cells, dtype=sinogram.dtype, device=sinogram.device) - place[0]) / (place[1] - place[0])
-    return sinogram - torch.lerp(ends[0].expand_as(sinogram), ends[1].expand_as(sinogram), t.expand_as(sinogram))
+    t = (torch.arange(cells, dtype=sinogram.dtype, device=sinogram.device) - place[0]) / (
+        place[1] - place[0]
+    )
+    return sinogram - torch.lerp(
+        ends[0].expand_as(sinogram), ends[1].expand_as(sinogram), t.expand_as(sinogram)
+    )
 
 
 def interpolated(values: Tensor, known: Tensor) -> Tensor:
@@ -147,14 +169,20 @@ def interpolated(values: Tensor, known: Tensor) -> Tensor:
     left, right = left.clamp(0, n - 1), right.clamp(0, n - 1)
     share = (place - left) / (right - left).clamp_min(1).to(values.dtype)
     filled = values.gather(-1, left) * (1 - share) + values.gather(-1, right) * share
-    return torch.where(known, values, torch.where(nowhere | ~known.any(-1, keepdim=True), 0, filled))
+    return torch.where(
+        known, values, torch.where(nowhere | ~known.any(-1, keepdim=True), 0, filled)
+    )
 
 
 def _beam(counts: Tensor, flat: Tensor | float, dark: Tensor | float) -> Tensor:
     dtype = counts.dtype if counts.is_floating_point() else torch.float32
-    above = torch.as_tensor(flat, dtype=dtype, device=counts.device) - torch.as_tensor(dark, dtype=dtype, device=counts.device)
+    above = torch.as_tensor(flat, dtype=dtype, device=counts.device) - torch.as_tensor(
+        dark, dtype=dtype, device=counts.device
+    )
     try:
         return above.expand(torch.broadcast_shapes(above.shape, counts.shape)).expand_as(counts)
     except RuntimeError:
-        raise InputError(f"the flat or dark field has shape {tuple(above.shape)}, which does not broadcast against counts of "
-                         f"{tuple(counts.shape)}; average its frames first, frames.mean(0)") from None
+        raise InputError(
+            f"the flat or dark field has shape {tuple(above.shape)}, which does not broadcast against counts of "
+            f"{tuple(counts.shape)}; average its frames first, frames.mean(0)"
+        ) from None

@@ -53,4 +53,6 @@ def water_attenuation(image: Tensor, region: Tensor) -> Tensor:
 
 def _check(water: float, air: float) -> None:
     if not float(water) > float(air):
-        raise InputError(f"Hounsfield units need water to attenuate more than air, got {water} and {air}")
+        raise InputError(
+            f"Hounsfield units need water to attenuate more than air, got {water} and {air}"
+        )

@@ -41,7 +41,9 @@ def remove_rings(sinogram: Tensor, width: int = 5, threshold: float = 3.0) -> tu
     """
     _check(sinogram)
     if not threshold >= 0:
-        raise InputError(f"the threshold of remove_rings is a nonnegative number of standard errors, got {threshold}")
+        raise InputError(
+            f"the threshold of remove_rings is a nonnegative number of standard errors, got {threshold}"
+        )
     fault = torch.zeros_like(sinogram[:, :, :1])
     for _ in range(_PASSES):
         fault = fault + _faults(sinogram - fault, width, threshold)
@@ -59,7 +61,9 @@ def _faults(sinogram: Tensor, width: int, threshold: float) -> Tensor:
     middle = quantile(0.5)
     spread = (excess - middle).abs().median(2, keepdim=True).values / 0.6744897501960817
     # The standard error of a median is 1.25 times that of a mean.
-    real = (quantile(0.2) * quantile(0.8) > 0) & (middle.abs() > threshold * 1.2533 * spread / views ** 0.5)
+    real = (quantile(0.2) * quantile(0.8) > 0) & (
+        middle.abs() > threshold * 1.2533 * spread / views**0.5
+    )
     return torch.where(real, middle, 0)
 
 
@@ -84,7 +88,9 @@ def remove_rings_by_sorting(sinogram: Tensor, width: int = 21) -> Tensor:
     return torch.zeros_like(sinogram).scatter(2, place, smooth)
 
 
-def remove_rings_by_wavelets(sinogram: Tensor, levels: int = 4, damping: float = 2.0, wavelet: str = "db5") -> Tensor:
+def remove_rings_by_wavelets(
+    sinogram: Tensor, levels: int = 4, damping: float = 2.0, wavelet: str = "db5"
+) -> Tensor:
     """Line integrals without stripes, by wavelets and Fourier (Munch, Trtik, Marone & Stampanoni, Optics Express 17, 2009).
 
     Stripes are constant along the views and sharp along the cells: they lie in one detail band of every level, near frequency
@@ -103,29 +109,39 @@ def remove_rings_by_wavelets(sinogram: Tensor, levels: int = 4, damping: float =
     """
     _check(sinogram)
     if sinogram.ndim != 4:
-        raise InputError(f"remove_rings_by_wavelets takes sinograms (batch, channel, view, cell), got shape {tuple(sinogram.shape)}")
+        raise InputError(
+            f"remove_rings_by_wavelets takes sinograms (batch, channel, view, cell), got shape {tuple(sinogram.shape)}"
+        )
     if not damping > 0:
         raise InputError(f"the damping of stripes is a positive number of cycles, got {damping}")
     views, cells = sinogram.shape[-2:]
-    basis, unit = OrthogonalWavelet(wavelet, levels), 2 ** levels
+    basis, unit = OrthogonalWavelet(wavelet, levels), 2**levels
     # Mirrored to a multiple of the coarsest cell: the transform is periodic, and a jump at the border would be damped too.
     top, left = min(unit, views - 1), min(4 * unit, cells - 1)
     bottom, right = (top + (-views - 2 * top) % unit), (left + (-cells - 2 * left) % unit)
-    padded = F.pad(sinogram, (left, min(right, cells - 1), top, min(bottom, views - 1)), mode="reflect")
+    padded = F.pad(
+        sinogram, (left, min(right, cells - 1), top, min(bottom, views - 1)), mode="reflect"
+    )
     coefficients = basis.transform(padded)
     for (rows, columns), axes in basis.plan(tuple(padded.shape[2:])):
         if len(axes) < 2:
             continue
-        band = coefficients[..., :rows // 2, columns // 2:2 * (columns // 2)]
+        band = coefficients[..., : rows // 2, columns // 2 : 2 * (columns // 2)]
         cycles = torch.arange(rows // 2 // 2 + 1, dtype=sinogram.dtype, device=sinogram.device)
-        kept = 1 - torch.exp(-cycles.square() / (2 * damping ** 2))
-        band.copy_(torch.fft.irfft(torch.fft.rfft(band, dim=-2) * kept.unsqueeze(1), n=rows // 2, dim=-2))
-    return basis.inverse(coefficients)[..., top:top + views, left:left + cells].contiguous()
+        kept = 1 - torch.exp(-cycles.square() / (2 * damping**2))
+        band.copy_(
+            torch.fft.irfft(torch.fft.rfft(band, dim=-2) * kept.unsqueeze(1), n=rows // 2, dim=-2)
+        )
+    return basis.inverse(coefficients)[..., top : top + views, left : left + cells].contiguous()
 
 
 def _check(sinogram: Tensor) -> None:
     if sinogram.ndim < 4 or not sinogram.is_floating_point():
-        raise InputError(f"ring removal takes line integrals (batch, channel, view, *rows, cell), got {sinogram.dtype} of shape "
-                         f"{tuple(sinogram.shape)}")
+        raise InputError(
+            f"ring removal takes line integrals (batch, channel, view, *rows, cell), got {sinogram.dtype} of shape "
+            f"{tuple(sinogram.shape)}"
+        )
     if not bool(torch.isfinite(sinogram).all()):
-        raise InputError("the sinogram holds values that are NaN or infinite; ring removal would spread them")
+        raise InputError(
+            "the sinogram holds values that are NaN or infinite; ring removal would spread them"
+        )

@@ -35,10 +35,18 @@ def extend_truncated(measurement: Measurement, cells: int | None = None) -> Meas
     count = y.shape[-1]
     n = count // 2 if cells is None else int(cells)
     if not 1 <= n < count:
-        raise InputError(f"extend_truncated adds between 1 and {count - 1} cells on either side of {count}, got {n}")
-    fade = torch.cos(math.pi / (2 * n + 2) * torch.arange(1, n + 1, dtype=y.dtype, device=y.device)).square()
-    right = (2 * y[..., -1:] - y[..., count - 1 - n:count - 1].flip(-1)).clamp_min(0) * fade
-    left = ((2 * y[..., :1] - y[..., 1:n + 1]).clamp_min(0) * fade).flip(-1)
+        raise InputError(
+            f"extend_truncated adds between 1 and {count - 1} cells on either side of {count}, got {n}"
+        )
+    fade = torch.cos(
+        math.pi / (2 * n + 2) * torch.arange(1, n + 1, dtype=y.dtype, device=y.device)
+    ).square()
+    right = (2 * y[..., -1:] - y[..., count - 1 - n : count - 1].flip(-1)).clamp_min(0) * fade
+    left = ((2 * y[..., :1] - y[..., 1 : n + 1]).clamp_min(0) * fade).flip(-1)
     changed = dataclasses.replace(geometry, num_detectors=count + 2 * n)
-    return dataclasses.replace(measurement, y=torch.cat([left, y, right], -1), geometry=changed,
-                               meta={**measurement.meta, "detector_extended": n})
+    return dataclasses.replace(
+        measurement,
+        y=torch.cat([left, y, right], -1),
+        geometry=changed,
+        meta={**measurement.meta, "detector_extended": n},
+    )

@@ -9,7 +9,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.processing.median import local_median
 
 
-def remove_zingers(counts: Tensor, threshold: float = 8.0, excess: float = 0.1, size: int = 3) -> tuple[Tensor, Tensor]:
+def remove_zingers(
+    counts: Tensor, threshold: float = 8.0, excess: float = 0.1, size: int = 3
+) -> tuple[Tensor, Tensor]:
     r"""Replace readings that stand out above the median of their surroundings by that median; and tell which.
 
     A reading is a zinger where it exceeds the median m of the ``size x size`` readings about it (over the last two axes: view and
@@ -33,9 +35,13 @@ def remove_zingers(counts: Tensor, threshold: float = 8.0, excess: float = 0.1, 
     (100.0, 1)
     """
     if not threshold > 0 or not excess >= 0:
-        raise InputError(f"remove_zingers takes a positive threshold and an excess of at least 0, got {threshold} and {excess}")
+        raise InputError(
+            f"remove_zingers takes a positive threshold and an excess of at least 0, got {threshold} and {excess}"
+        )
     if counts.ndim < 3:
-        raise InputError(f"remove_zingers takes counts (batch, channel, view, *detector), got shape {tuple(counts.shape)}")
+        raise InputError(
+            f"remove_zingers takes counts (batch, channel, view, *detector), got shape {tuple(counts.shape)}"
+        )
     values = counts if counts.is_floating_point() else counts.to(torch.float32)
     middle = local_median(values, (size, size))
     scale = middle.clamp_min(torch.finfo(values.dtype).tiny).sqrt()

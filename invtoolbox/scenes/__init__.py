@@ -30,9 +30,29 @@ _NAMES = {
     "simulated_street": "invtoolbox.scenes.lidar",
     "voxel_surface": "invtoolbox.scenes.isosurface",
 }
-__all__ = ["Cameras", "Lens", "Mesh", "Moving", "NeighbourGraph", "Similarity", "SimulatedSequence", "SpinningLidar", "Splats",
-           "Street", "carved_surface", "fuse_depth", "isosurface", "look_at", "points_of", "random_town", "rasterization",
-           "ray_rasterization", "run", "simulated_street", "voxel_surface"]
+__all__ = [
+    "Cameras",
+    "Lens",
+    "Mesh",
+    "Moving",
+    "NeighbourGraph",
+    "Similarity",
+    "SimulatedSequence",
+    "SpinningLidar",
+    "Splats",
+    "Street",
+    "carved_surface",
+    "fuse_depth",
+    "isosurface",
+    "look_at",
+    "points_of",
+    "random_town",
+    "rasterization",
+    "ray_rasterization",
+    "run",
+    "simulated_street",
+    "voxel_surface",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -66,21 +66,39 @@ class _Fitted(torch.autograd.Function):
         trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
         eye = torch.eye(3, dtype=S.dtype, device=S.device)
         A = R.transpose(-1, -2) @ gradients[0]
-        a = torch.stack([A[..., 2, 1] - A[..., 1, 2], A[..., 0, 2] - A[..., 2, 0], A[..., 1, 0] - A[..., 0, 1]], dim=-1)
+        a = torch.stack(
+            [A[..., 2, 1] - A[..., 1, 2], A[..., 0, 2] - A[..., 2, 0], A[..., 1, 0] - A[..., 0, 1]],
+            dim=-1,
+        )
         stiff = trace * eye - P
-        b = torch.linalg.solve(stiff + 1e-7 * trace.abs().clamp_min(torch.finfo(S.dtype).tiny) * eye, a[..., None]).squeeze(-1)
+        b = torch.linalg.solve(
+            stiff + 1e-7 * trace.abs().clamp_min(torch.finfo(S.dtype).tiny) * eye, a[..., None]
+        ).squeeze(-1)
         zero = torch.zeros_like(b[..., 0])
-        cross = torch.stack([zero, -b[..., 2], b[..., 1], b[..., 2], zero, -b[..., 0], -b[..., 1], b[..., 0], zero], dim=-1)
+        cross = torch.stack(
+            [zero, -b[..., 2], b[..., 1], b[..., 2], zero, -b[..., 0], -b[..., 1], b[..., 0], zero],
+            dim=-1,
+        )
         return R @ cross.unflatten(-1, (3, 3))
 
 
 def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
     """``sigma_1 + sigma_2 + sign(det) sigma_3``."""
-    cofactors = [[s[(i + 1) % 3][(j + 1) % 3] * s[(i + 2) % 3][(j + 2) % 3] - s[(i + 1) % 3][(j + 2) % 3] * s[(i + 2) % 3][(j + 1) % 3]
-                  for j in range(3)] for i in range(3)]
+    cofactors = [
+        [
+            s[(i + 1) % 3][(j + 1) % 3] * s[(i + 2) % 3][(j + 2) % 3]
+            - s[(i + 1) % 3][(j + 2) % 3] * s[(i + 2) % 3][(j + 1) % 3]
+            for j in range(3)
+        ]
+        for i in range(3)
+    ]
     det = s[0][0] * cofactors[0][0] + s[0][1] * cofactors[0][1] + s[0][2] * cofactors[0][2]
-    trace = torch.stack([c.square() for row in s for c in row]).sum(0)  # of S^T S: the sum of the sigma^2
-    minors = torch.stack([c.square() for row in cofactors for c in row]).sum(0)  # the sum of their products by two
+    trace = torch.stack([c.square() for row in s for c in row]).sum(
+        0
+    )  # of S^T S: the sum of the sigma^2
+    minors = torch.stack([c.square() for row in cofactors for c in row]).sum(
+        0
+    )  # the sum of their products by two
     # The roots of t^3 - trace t^2 + minors t - det^2, all real: Viete's cosines.
     centre = trace / 3
     spread = (centre.square() - minors / 3).clamp_min(0)
@@ -89,13 +107,19 @@ def _largest_eigenvalue(s: list[list[Tensor]]) -> Tensor:
     cosine = ((centre * (centre.square() - minors / 2) + det.square() / 2) / cubed).clamp(-1, 1)
     angle = cosine.acos() / 3
     third = 2.0 * torch.pi / 3
-    squares = [(centre + 2 * radius * (angle + k * third).cos()).clamp_min(0) for k in (0, -1, 1)]  # from the largest to the least
-    value = squares[0].sqrt() + squares[1].sqrt() + squares[2].sqrt() * torch.where(det < 0, -1.0, 1.0)
+    squares = [
+        (centre + 2 * radius * (angle + k * third).cos()).clamp_min(0) for k in (0, -1, 1)
+    ]  # from the largest to the least
+    value = (
+        squares[0].sqrt() + squares[1].sqrt() + squares[2].sqrt() * torch.where(det < 0, -1.0, 1.0)
+    )
     last = trace.square() - 4 * minors  # the determinant of the 4 by 4 matrix
     for _ in range(2):
         square = value.square()
         slope = 4 * value * (square - trace) - 8 * det
-        step = ((square - 2 * trace) * square - 8 * det * value + last) / torch.where(slope > 1e-9, slope, 1.0)
+        step = ((square - 2 * trace) * square - 8 * det * value + last) / torch.where(
+            slope > 1e-9, slope, 1.0
+        )
         value = torch.where(slope > 1e-9, value - step, value)
     return value
 
@@ -106,10 +130,22 @@ def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
     a = xx + yy + zz - value, xx - yy - zz - value, yy - xx - zz - value, zz - xx - yy - value
     b01, b02, b03, b12, b13, b23 = yz - zy, zx - xz, xy - yx, xy + yx, zx + xz, yz + zy
     # Products of two rows by two columns: rows 2 and 3, then rows 0 and 1, of a symmetric matrix.
-    low = {(0, 1): b02 * b13 - b12 * b03, (0, 2): b02 * b23 - a[2] * b03, (0, 3): b02 * a[3] - b23 * b03,
-           (1, 2): b12 * b23 - a[2] * b13, (1, 3): b12 * a[3] - b23 * b13, (2, 3): a[2] * a[3] - b23 * b23}
-    top = {(0, 1): a[0] * a[1] - b01 * b01, (0, 2): a[0] * b12 - b02 * b01, (0, 3): a[0] * b13 - b03 * b01,
-           (1, 2): b01 * b12 - b02 * a[1], (1, 3): b01 * b13 - b03 * a[1], (2, 3): b02 * b13 - b03 * b12}
+    low = {
+        (0, 1): b02 * b13 - b12 * b03,
+        (0, 2): b02 * b23 - a[2] * b03,
+        (0, 3): b02 * a[3] - b23 * b03,
+        (1, 2): b12 * b23 - a[2] * b13,
+        (1, 3): b12 * a[3] - b23 * b13,
+        (2, 3): a[2] * a[3] - b23 * b23,
+    }
+    top = {
+        (0, 1): a[0] * a[1] - b01 * b01,
+        (0, 2): a[0] * b12 - b02 * b01,
+        (0, 3): a[0] * b13 - b03 * b01,
+        (1, 2): b01 * b12 - b02 * a[1],
+        (1, 3): b01 * b13 - b03 * a[1],
+        (2, 3): b02 * b13 - b03 * b12,
+    }
     c00 = a[1] * low[2, 3] - b12 * low[1, 3] + b13 * low[1, 2]
     c01 = -(b01 * low[2, 3] - b12 * low[0, 3] + b13 * low[0, 2])
     c02 = b01 * low[1, 3] - a[1] * low[0, 3] + b13 * low[0, 1]
@@ -120,7 +156,12 @@ def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
     c22 = b03 * top[1, 3] - b13 * top[0, 3] + a[3] * top[0, 1]
     c23 = -(b02 * top[1, 3] - b12 * top[0, 3] + b23 * top[0, 1])
     c33 = b02 * top[1, 2] - b12 * top[0, 2] + a[2] * top[0, 1]
-    columns = ((c00, c01, c02, c03), (c01, c11, c12, c13), (c02, c12, c22, c23), (c03, c13, c23, c33))
+    columns = (
+        (c00, c01, c02, c03),
+        (c01, c11, c12, c13),
+        (c02, c12, c22, c23),
+        (c03, c13, c23, c33),
+    )
     best, longest = torch.stack(columns[0], -1), c00.abs()
     for column, diagonal in zip(columns[1:], (c11, c22, c33)):
         longer = diagonal.abs() > longest
@@ -132,18 +173,33 @@ def _eigenvector(s: list[list[Tensor]], value: Tensor) -> Tensor:
 def _mended(R: Tensor, S: Tensor) -> Tensor:
     """One step of Newton's method on rotations: takes out what the tie has put in, which only float64 sees."""
     P = R.transpose(-1, -2) @ S
-    slope = torch.stack([P[..., 2, 1] - P[..., 1, 2], P[..., 0, 2] - P[..., 2, 0], P[..., 1, 0] - P[..., 0, 1]], dim=-1)
+    slope = torch.stack(
+        [P[..., 2, 1] - P[..., 1, 2], P[..., 0, 2] - P[..., 2, 0], P[..., 1, 0] - P[..., 0, 1]],
+        dim=-1,
+    )
     trace = P.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     eye = torch.eye(3, dtype=P.dtype, device=P.device)
-    step = torch.linalg.solve((trace + 1e-9) * eye - 0.5 * (P + P.transpose(-1, -2)), slope[..., None]).squeeze(-1)
-    return R @ rotation(torch.where(step.norm(dim=-1, keepdim=True) < 1e-3, step, torch.zeros_like(step)))
+    step = torch.linalg.solve(
+        (trace + 1e-9) * eye - 0.5 * (P + P.transpose(-1, -2)), slope[..., None]
+    ).squeeze(-1)
+    return R @ rotation(
+        torch.where(step.norm(dim=-1, keepdim=True) < 1e-3, step, torch.zeros_like(step))
+    )
 
 
 def _of_quaternion(q: Tensor) -> Tensor:
     w, x, y, z = q.unbind(-1)
     wx, wy, wz, xy, xz, yz = w * x, w * y, w * z, x * y, x * z, y * z
     xx, yy, zz = x * x, y * y, z * z
-    rows = (1 - 2 * (yy + zz), 2 * (xy - wz), 2 * (xz + wy),
-            2 * (xy + wz), 1 - 2 * (xx + zz), 2 * (yz - wx),
-            2 * (xz - wy), 2 * (yz + wx), 1 - 2 * (xx + yy))
+    rows = (
+        1 - 2 * (yy + zz),
+        2 * (xy - wz),
+        2 * (xz + wy),
+        2 * (xy + wz),
+        1 - 2 * (xx + zz),
+        2 * (yz - wx),
+        2 * (xz - wy),
+        2 * (yz + wx),
+        1 - 2 * (xx + yy),
+    )
     return torch.stack(rows, -1).unflatten(-1, (3, 3))

@@ -17,8 +17,12 @@ from invtoolbox.scenes.sweep import MOVES, Boxes, FlowLabels, Sweep
 _STANDS, _LONGEST = 0.04, 2.0
 
 
-def flow_from_boxes(sweep: Sweep, next_sweep: Sweep, expansion: float | Literal["speed"] = 0.2,
-                    categories: Sequence[str] | None = None) -> FlowLabels:
+def flow_from_boxes(
+    sweep: Sweep,
+    next_sweep: Sweep,
+    expansion: float | Literal["speed"] = 0.2,
+    categories: Sequence[str] | None = None,
+) -> FlowLabels:
     """The flow labels of a sweep from the boxes of it and of the next one.
 
     A point p in a box that stands at B0 in this sweep and at B1 in the next moves by ``B1 B0^-1 p - p``; one in no box by
@@ -48,24 +52,37 @@ def flow_from_boxes(sweep: Sweep, next_sweep: Sweep, expansion: float | Literal[
     """
     for one in (sweep, next_sweep):
         if one.pose is None or one.boxes is None:
-            raise InputError(f"{one.source}: flow from boxes needs the {'pose' if one.pose is None else 'boxes'} of both sweeps, and this "
-                             "one has none")
-    assert sweep.pose is not None and next_sweep.pose is not None and sweep.boxes is not None and next_sweep.boxes is not None
+            raise InputError(
+                f"{one.source}: flow from boxes needs the {'pose' if one.pose is None else 'boxes'} of both sweeps, and this "
+                "one has none"
+            )
+    assert (
+        sweep.pose is not None
+        and next_sweep.pose is not None
+        and sweep.boxes is not None
+        and next_sweep.boxes is not None
+    )
     boxes, points = sweep.boxes, sweep.points.double()
-    categories = tuple(categories) if categories is not None else ("NONE", *sorted(set(boxes.category)))
+    categories = (
+        tuple(categories) if categories is not None else ("NONE", *sorted(set(boxes.category)))
+    )
     ego_motion = relative_motion(sweep.pose, next_sweep.pose)
     later = {track: pose for track, pose in zip(next_sweep.boxes.track, next_sweep.boxes.pose)}
     grown = boxes.size.double() + _growth(boxes, later, ego_motion, expansion)
     owner = box_of_points(points, boxes, grown)
     rigid = transform(ego_motion, points) - points
     flow, valid = rigid.clone(), sweep.finite.clone()
-    category = torch.full((len(points),), categories.index("NONE") if "NONE" in categories else -1, dtype=torch.int64)
+    category = torch.full(
+        (len(points),), categories.index("NONE") if "NONE" in categories else -1, dtype=torch.int64
+    )
     instance = torch.full((len(points),), -1, dtype=torch.int64)
     for k in owner.unique().tolist():
         if k < 0:
             continue
         inside = owner == k
-        category[inside] = categories.index(boxes.category[k]) if boxes.category[k] in categories else -1
+        category[inside] = (
+            categories.index(boxes.category[k]) if boxes.category[k] in categories else -1
+        )
         instance[inside] = number_of_track(boxes.track[k])
         if boxes.track[k] in later:
             moved = later[boxes.track[k]] @ inverse(boxes.pose[k])
@@ -86,8 +103,12 @@ def box_of_points(points: Tensor, boxes: Boxes, size: Tensor | None = None) -> T
     owner = torch.full((len(points),), -1, dtype=torch.int64, device=points.device)
     for k in range(len(boxes)):
         # Only what lies within the circle around the box is moved into its frame.
-        near = ((points - boxes.pose[k, :3, 3].to(points)).norm(dim=1) <= float(size[k].norm()) / 2).nonzero()[:, 0]
-        inside = (transform(inverse(boxes.pose[k]), points[near]).abs() <= size[k].to(points) / 2).all(1)
+        near = (
+            (points - boxes.pose[k, :3, 3].to(points)).norm(dim=1) <= float(size[k].norm()) / 2
+        ).nonzero()[:, 0]
+        inside = (
+            transform(inverse(boxes.pose[k]), points[near]).abs() <= size[k].to(points) / 2
+        ).all(1)
         owner[near[inside]] = k
     return owner
 
@@ -97,7 +118,9 @@ def number_of_track(track: str) -> int:
     return int.from_bytes(hashlib.blake2b(track.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def _growth(boxes: Boxes, later: dict[str, Tensor], ego_motion: Tensor, expansion: float | Literal["speed"]) -> Tensor:
+def _growth(
+    boxes: Boxes, later: dict[str, Tensor], ego_motion: Tensor, expansion: float | Literal["speed"]
+) -> Tensor:
     """Metres by which each box grows in length, width and height, (n, 3)."""
     grown = torch.zeros(len(boxes), 3, dtype=torch.float64)
     if not isinstance(expansion, str):
@@ -109,7 +132,12 @@ def _growth(boxes: Boxes, later: dict[str, Tensor], ego_motion: Tensor, expansio
         raise InputError(f"expansion must be metres, zero or more, or 'speed', got {expansion!r}")
     for k, track in enumerate(boxes.track):
         if track in later:
-            way = float((transform(inverse(ego_motion), later[track][None, :3, 3])[0] - boxes.pose[k, :3, 3]).norm())
+            way = float(
+                (
+                    transform(inverse(ego_motion), later[track][None, :3, 3])[0]
+                    - boxes.pose[k, :3, 3]
+                ).norm()
+            )
             if way > _STANDS:
                 grown[k] = torch.tensor([0.2 + min(way / 2, _LONGEST), 0.2, 0.2])
     return grown

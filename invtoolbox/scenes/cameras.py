@@ -39,11 +39,15 @@ class Cameras:
     def __post_init__(self) -> None:
         count = len(self.world_to_camera)
         if self.world_to_camera.shape != (count, 4, 4) or self.intrinsics.shape != (count, 3, 3):
-            raise InputError("Cameras takes world_to_camera (C, 4, 4) and intrinsics (C, 3, 3), got "
-                             f"{tuple(self.world_to_camera.shape)} and {tuple(self.intrinsics.shape)}")
+            raise InputError(
+                "Cameras takes world_to_camera (C, 4, 4) and intrinsics (C, 3, 3), got "
+                f"{tuple(self.world_to_camera.shape)} and {tuple(self.intrinsics.shape)}"
+            )
         if min(self.size) < 1 or (self.names and len(self.names) != count):
-            raise InputError("Cameras needs a size (height, width) of at least one pixel and no names or one a camera, got "
-                             f"{self.size} and {len(self.names)} names for {count} cameras")
+            raise InputError(
+                "Cameras needs a size (height, width) of at least one pixel and no names or one a camera, got "
+                f"{self.size} and {len(self.names)} names for {count} cameras"
+            )
 
     def __len__(self) -> int:
         return len(self.world_to_camera)
@@ -53,11 +57,21 @@ class Cameras:
         rows = torch.arange(len(self))[index].reshape(-1)
         names = tuple(self.names[int(k)] for k in rows) if self.names else ()
         rows = rows.to(self.world_to_camera.device)
-        return replace(self, world_to_camera=self.world_to_camera[rows], intrinsics=self.intrinsics[rows], names=names)
+        return replace(
+            self,
+            world_to_camera=self.world_to_camera[rows],
+            intrinsics=self.intrinsics[rows],
+            names=names,
+        )
 
-    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Cameras:
-        return replace(self, world_to_camera=self.world_to_camera.to(dtype=dtype, device=device),
-                       intrinsics=self.intrinsics.to(dtype=dtype, device=device))
+    def to(
+        self, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> Cameras:
+        return replace(
+            self,
+            world_to_camera=self.world_to_camera.to(dtype=dtype, device=device),
+            intrinsics=self.intrinsics.to(dtype=dtype, device=device),
+        )
 
     @property
     def centres(self) -> Tensor:
@@ -98,7 +112,10 @@ class Cameras:
         """
         if pixels is None:
             height, width = self.size
-            middles = [torch.arange(side, dtype=self.intrinsics.dtype, device=self.intrinsics.device) + 0.5 for side in (height, width)]
+            middles = [
+                torch.arange(side, dtype=self.intrinsics.dtype, device=self.intrinsics.device) + 0.5
+                for side in (height, width)
+            ]
             rows, columns = torch.meshgrid(*middles, indexing="ij")
             pixels = torch.stack([columns, rows], dim=-1).expand(len(self), height, width, 2)
         flat = pixels.reshape(len(self), -1, 2)
@@ -111,12 +128,20 @@ class Cameras:
 
 def intrinsics(focal_length: float | Sequence[float], size: tuple[int, int]) -> Tensor:
     """``(3, 3)`` for a focal length in pixels, or one for columns and one for rows, with the principal point in the middle."""
-    fx, fy = (focal_length, focal_length) if isinstance(focal_length, (int, float)) else focal_length
+    fx, fy = (
+        (focal_length, focal_length) if isinstance(focal_length, (int, float)) else focal_length
+    )
     return torch.tensor([[fx, 0.0, size[1] / 2], [0.0, fy, size[0] / 2], [0.0, 0.0, 1.0]])
 
 
-def look_at(centres: Tensor, target: Sequence[float] = (0.0, 0.0, 0.0), up: Sequence[float] = (0.0, -1.0, 0.0), *, size: tuple[int, int],
-            field_of_view: float = 50.0) -> Cameras:
+def look_at(
+    centres: Tensor,
+    target: Sequence[float] = (0.0, 0.0, 0.0),
+    up: Sequence[float] = (0.0, -1.0, 0.0),
+    *,
+    size: tuple[int, int],
+    field_of_view: float = 50.0,
+) -> Cameras:
     """Cameras that look at one point.
 
     Args:
@@ -134,9 +159,15 @@ def look_at(centres: Tensor, target: Sequence[float] = (0.0, 0.0, 0.0), up: Sequ
     right = torch.linalg.cross(z, centres.new_tensor(up).expand_as(z))
     length = right.norm(dim=-1, keepdim=True)
     if bool((distance == 0).any()) or bool((length < 1e-6).any()):
-        raise InputError("look_at needs cameras that stand apart from the target and do not look along up")
+        raise InputError(
+            "look_at needs cameras that stand apart from the target and do not look along up"
+        )
     x = right / length
     R = torch.stack([x, torch.linalg.cross(z, x), z], dim=1)
-    focal_length = 0.5 * size[1] / float(torch.tan(torch.deg2rad(torch.tensor(field_of_view, dtype=torch.float64)) / 2))
+    focal_length = (
+        0.5
+        * size[1]
+        / float(torch.tan(torch.deg2rad(torch.tensor(field_of_view, dtype=torch.float64)) / 2))
+    )
     K = intrinsics(focal_length, size).to(centres).expand(len(centres), 3, 3)
     return Cameras(rigid(R, -(R @ centres[..., None]).squeeze(-1)), K, size)

@@ -50,12 +50,27 @@ class FusedDepth:
         """
         shape = torch.tensor(self.distance.shape) - 1
         high = [low + self.voxel_size * int(n) for low, n in zip(self.low, shape)]
-        return isosurface(-self.distance, 0.0, self.low, high, colors=self.colors, known=self.weight >= least_weight)
+        return isosurface(
+            -self.distance,
+            0.0,
+            self.low,
+            high,
+            colors=self.colors,
+            known=self.weight >= least_weight,
+        )
 
 
-def fuse_depth(cameras: Cameras, depth: Tensor, voxel_size: float, *, colors: Tensor | None = None, mask: Tensor | None = None,
-               truncation: float | None = None, largest_depth: float = math.inf,
-               box: tuple[Sequence[float], Sequence[float]] | None = None) -> FusedDepth:
+def fuse_depth(
+    cameras: Cameras,
+    depth: Tensor,
+    voxel_size: float,
+    *,
+    colors: Tensor | None = None,
+    mask: Tensor | None = None,
+    truncation: float | None = None,
+    largest_depth: float = math.inf,
+    box: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> FusedDepth:
     r"""Fuse depths into a truncated signed distance.
 
     A node x that a view sees at the depth z, in a pixel of depth d, gets ``min(1, (d - z) / truncation)`` from it, if that is above -1;
@@ -93,13 +108,21 @@ def fuse_depth(cameras: Cameras, depth: Tensor, voxel_size: float, *, colors: Te
     nodes = _BLOCK**3
     count = math.prod(blocks)
     total, weight = (torch.zeros(count, nodes) for _ in range(2))
-    tint, tint_weight = (torch.zeros(count, nodes, 3), torch.zeros(count, nodes)) if colors is not None else (None, None)
+    tint, tint_weight = (
+        (torch.zeros(count, nodes, 3), torch.zeros(count, nodes))
+        if colors is not None
+        else (None, None)
+    )
     inner = torch.cartesian_prod(*[torch.arange(_BLOCK)] * 3).float() * voxel_size
-    corners = torch.cartesian_prod(*(torch.arange(n) for n in blocks)).float() * (_BLOCK * voxel_size) + torch.tensor(low)
+    corners = torch.cartesian_prod(*(torch.arange(n) for n in blocks)).float() * (
+        _BLOCK * voxel_size
+    ) + torch.tensor(low)
     for k in range(len(cameras)):
         reached = _reached(cameras, k, depth[k], corners, voxel_size, truncation)
         for part in reached.split(2048):
-            seen = transform(cameras.world_to_camera[k], (corners[part][:, None] + inner).flatten(0, 1))
+            seen = transform(
+                cameras.world_to_camera[k], (corners[part][:, None] + inner).flatten(0, 1)
+            )
             z = seen[:, 2]
             u, v = _pixels(cameras.intrinsics[k], seen)
             height, width = depth.shape[1:]
@@ -113,23 +136,44 @@ def fuse_depth(cameras: Cameras, depth: Tensor, voxel_size: float, *, colors: Te
             weight[part] += counts
             if colors is not None and tint is not None and tint_weight is not None:
                 near = counts & (share < 1)
-                tint[part] += torch.where(near[..., None], colors[k].flatten(1).T[row].view(-1, nodes, 3), 0)
+                tint[part] += torch.where(
+                    near[..., None], colors[k].flatten(1).T[row].view(-1, nodes, 3), 0
+                )
                 tint_weight[part] += near
     distance = torch.where(weight > 0, total / weight.clamp(min=1), 1.0)
-    mean = None if tint is None or tint_weight is None else tint / tint_weight.clamp(min=1)[..., None]
-    return FusedDepth(_unblocked(distance, blocks, shape), _unblocked(weight, blocks, shape),
-                      None if mean is None else _unblocked(mean, blocks, shape), low, float(voxel_size))
+    mean = (
+        None if tint is None or tint_weight is None else tint / tint_weight.clamp(min=1)[..., None]
+    )
+    return FusedDepth(
+        _unblocked(distance, blocks, shape),
+        _unblocked(weight, blocks, shape),
+        None if mean is None else _unblocked(mean, blocks, shape),
+        low,
+        float(voxel_size),
+    )
 
 
-def _checked(cameras: Cameras, depth: Tensor, colors: Tensor | None, mask: Tensor | None, voxel_size: float, largest: float) -> Tensor:
+def _checked(
+    cameras: Cameras,
+    depth: Tensor,
+    colors: Tensor | None,
+    mask: Tensor | None,
+    voxel_size: float,
+    largest: float,
+) -> Tensor:
     """Depths ``(C, height, width)``, 0 where nothing is known."""
     size = (len(cameras), *cameras.size)
-    flat = [None if t is None else (t[:, 0] if t.ndim == 4 and t.shape[1] == 1 else t) for t in (depth, mask)]
+    flat = [
+        None if t is None else (t[:, 0] if t.ndim == 4 and t.shape[1] == 1 else t)
+        for t in (depth, mask)
+    ]
     fits = all(t is None or tuple(t.shape) == size for t in flat)
     if not fits or (colors is not None and tuple(colors.shape) != (size[0], 3, *size[1:])):
         got = ", ".join("none" if t is None else str(tuple(t.shape)) for t in (depth, mask, colors))
-        raise InputError(f"fuse_depth takes depths (and a mask) ({size[0]}, 1, {size[1]}, {size[2]}) and colors with 3 channels for these "
-                         f"cameras, got {got}")
+        raise InputError(
+            f"fuse_depth takes depths (and a mask) ({size[0]}, 1, {size[1]}, {size[2]}) and colors with 3 channels for these "
+            f"cameras, got {got}"
+        )
     if not voxel_size > 0:
         raise InputError(f"the size of a voxel is a length above 0, got {voxel_size}")
     plain = flat[0].detach().float().cpu().nan_to_num(0.0, posinf=0.0, neginf=0.0)  # type: ignore[union-attr]
@@ -141,8 +185,13 @@ def _checked(cameras: Cameras, depth: Tensor, colors: Tensor | None, mask: Tenso
     return torch.where(counts, plain, 0)
 
 
-def _grid(cameras: Cameras, depth: Tensor, voxel_size: float, truncation: float,
-          box: tuple[Sequence[float], Sequence[float]] | None) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
+def _grid(
+    cameras: Cameras,
+    depth: Tensor,
+    voxel_size: float,
+    truncation: float,
+    box: tuple[Sequence[float], Sequence[float]] | None,
+) -> tuple[tuple[float, float, float], tuple[int, int, int]]:
     """Where the first node lies, and how many there are along each axis."""
     if box is None:
         ends = []
@@ -160,8 +209,10 @@ def _grid(cameras: Cameras, depth: Tensor, voxel_size: float, truncation: float,
         raise InputError(f"the box is two corners of three numbers, low below high, got {box}")
     shape = [math.ceil(float(side) / voxel_size) + 1 for side in last - first]
     if math.prod(shape) > _MOST_NODES:
-        raise InputError(f"a grid of {shape[0]} x {shape[1]} x {shape[2]} nodes is too large; take larger voxels, say box=, or leave "
-                         "out what is far with largest_depth=")
+        raise InputError(
+            f"a grid of {shape[0]} x {shape[1]} x {shape[2]} nodes is too large; take larger voxels, say box=, or leave "
+            "out what is far with largest_depth="
+        )
     x, y, z = map(float, first)
     return (x, y, z), (shape[0], shape[1], shape[2])
 
@@ -172,7 +223,9 @@ def _pixels(K: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
     return image[:, 0] / z, image[:, 1] / z
 
 
-def _reached(cameras: Cameras, k: int, depth: Tensor, corners: Tensor, voxel_size: float, truncation: float) -> Tensor:
+def _reached(
+    cameras: Cameras, k: int, depth: Tensor, corners: Tensor, voxel_size: float, truncation: float
+) -> Tensor:
     """The blocks that may lie in the picture and are not beyond all of its depths."""
     half = 0.5 * (_BLOCK - 1) * voxel_size
     radius = half * math.sqrt(3)
@@ -182,7 +235,9 @@ def _reached(cameras: Cameras, k: int, depth: Tensor, corners: Tensor, voxel_siz
     # The ball around a block against the four planes through the sides of the picture.
     height, width = depth.shape
     sides = torch.tensor([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
-    rays = torch.linalg.solve(cameras.intrinsics[k].cpu().float(), torch.cat([sides, torch.ones(4, 1)], 1).T).T
+    rays = torch.linalg.solve(
+        cameras.intrinsics[k].cpu().float(), torch.cat([sides, torch.ones(4, 1)], 1).T
+    ).T
     normals = torch.linalg.cross(rays, rays.roll(-1, 0))
     normals = normals / normals.norm(dim=1, keepdim=True)
     return (near & (seen @ normals.T > -radius).all(1)).nonzero()[:, 0]
@@ -191,5 +246,9 @@ def _reached(cameras: Cameras, k: int, depth: Tensor, corners: Tensor, voxel_siz
 def _unblocked(values: Tensor, blocks: list[int], shape: tuple[int, int, int]) -> Tensor:
     """``(blocks, nodes, ...) -> (X, Y, Z, ...)``."""
     trailing = values.shape[2:]
-    whole = values.view(*blocks, *[_BLOCK] * 3, *trailing).permute(0, 3, 1, 4, 2, 5, *range(6, 6 + len(trailing)))
-    return whole.reshape(*(n * _BLOCK for n in blocks), *trailing)[:shape[0], :shape[1], :shape[2]].contiguous()
+    whole = values.view(*blocks, *[_BLOCK] * 3, *trailing).permute(
+        0, 3, 1, 4, 2, 5, *range(6, 6 + len(trailing))
+    )
+    return whole.reshape(*(n * _BLOCK for n in blocks), *trailing)[
+        : shape[0], : shape[1], : shape[2]
+    ].contiguous()

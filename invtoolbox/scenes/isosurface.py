@@ -16,8 +16,16 @@ from invtoolbox.scenes.splats import HARMONIC_0
 from invtoolbox.scenes.voxels import Voxels
 
 
-def isosurface(values: Tensor, level: float = 0.5, low: Sequence[float] = (0.0, 0.0, 0.0), high: Sequence[float] | None = None, *,
-               colors: Tensor | None = None, known: Tensor | None = None, closed: bool = False) -> Mesh:
+def isosurface(
+    values: Tensor,
+    level: float = 0.5,
+    low: Sequence[float] = (0.0, 0.0, 0.0),
+    high: Sequence[float] | None = None,
+    *,
+    colors: Tensor | None = None,
+    known: Tensor | None = None,
+    closed: bool = False,
+) -> Mesh:
     """The surface at which a field that is interpolated between nodes takes a value, by marching cubes.
 
     Faces turn counter-clockwise seen from where the values are below the level: out of an occupancy, a density, or minus a signed distance
@@ -45,15 +53,26 @@ def isosurface(values: Tensor, level: float = 0.5, low: Sequence[float] = (0.0, 
     from skimage.measure import marching_cubes
 
     if values.ndim != 3 or min(values.shape) < 2 or not values.is_floating_point():
-        raise InputError(f"isosurface takes floating-point values (X, Y, Z), 2 nodes at least along each axis, got "
-                         f"{tuple(values.shape)} of {values.dtype}")
-    for name, extra, shape in (("colors", colors, (*values.shape, 3)), ("known", known, tuple(values.shape))):
+        raise InputError(
+            f"isosurface takes floating-point values (X, Y, Z), 2 nodes at least along each axis, got "
+            f"{tuple(values.shape)} of {values.dtype}"
+        )
+    for name, extra, shape in (
+        ("colors", colors, (*values.shape, 3)),
+        ("known", known, tuple(values.shape)),
+    ):
         if extra is not None and tuple(extra.shape) != shape:
-            raise InputError(f"isosurface takes {name} {shape} with these values, got {tuple(extra.shape)}")
+            raise InputError(
+                f"isosurface takes {name} {shape} with these values, got {tuple(extra.shape)}"
+            )
     field = values.detach().double().cpu()
-    mask = torch.ones_like(field, dtype=torch.bool) if known is None else known.detach().cpu().bool()
+    mask = (
+        torch.ones_like(field, dtype=torch.bool) if known is None else known.detach().cpu().bool()
+    )
     if not bool(field[mask].isfinite().all()):
-        raise InputError(f"{int((~field[mask].isfinite()).sum())} values of the field are NaN or infinite; leave them out with known=")
+        raise InputError(
+            f"{int((~field[mask].isfinite()).sum())} values of the field are NaN or infinite; leave them out with known="
+        )
     below = min(level - 1.0, float(field[mask].min()) if bool(mask.any()) else level)
     field = torch.where(mask, field, below)
     pad = int(closed)
@@ -61,8 +80,10 @@ def isosurface(values: Tensor, level: float = 0.5, low: Sequence[float] = (0.0, 
         field = functional.pad(field, (1,) * 6, value=below)
         mask = functional.pad(mask, (1,) * 6, value=True)
     if not float(field.min()) < level < float(field.max()):
-        raise InputError(f"the field lies between {float(values.min()):g} and {float(values.max()):g}, and is nowhere {level:g}; choose "
-                         "another level")
+        raise InputError(
+            f"the field lies between {float(values.min()):g} and {float(values.max()):g}, and is nowhere {level:g}; choose "
+            "another level"
+        )
     places, faces, _, _ = marching_cubes(field.numpy(), level, gradient_direction="ascent")
     if known is not None:
         places, faces = _between_known(places, faces, mask.numpy())
@@ -71,9 +92,17 @@ def isosurface(values: Tensor, level: float = 0.5, low: Sequence[float] = (0.0, 
     index = torch.from_numpy(np.ascontiguousarray(places)).double() - pad
     first = torch.tensor(list(low), dtype=torch.float64)
     nodes = torch.tensor(values.shape, dtype=torch.float64)
-    cell = torch.ones(3, dtype=torch.float64) if high is None else (torch.tensor(list(high), dtype=torch.float64) - first) / (nodes - 1)
+    cell = (
+        torch.ones(3, dtype=torch.float64)
+        if high is None
+        else (torch.tensor(list(high), dtype=torch.float64) - first) / (nodes - 1)
+    )
     tints = None if colors is None else _at(colors.detach().float().cpu(), index)
-    return Mesh((first + index * cell).to(values.dtype), torch.from_numpy(np.ascontiguousarray(faces)).long(), tints)
+    return Mesh(
+        (first + index * cell).to(values.dtype),
+        torch.from_numpy(np.ascontiguousarray(faces)).long(),
+        tints,
+    )
 
 
 def voxel_surface(scene: Voxels, alpha: float = 0.5, item: int = 0) -> Mesh:
@@ -92,16 +121,27 @@ def voxel_surface(scene: Voxels, alpha: float = 0.5, item: int = 0) -> Mesh:
     if not 0 < alpha < 1:
         raise InputError(f"alpha is between 0 and 1, got {alpha}")
     space = scene.space
-    density = -math.log1p(-alpha) / (max(space.cell) * space.scale)  # softplus of the raw value; the field is interpolated raw
+    density = -math.log1p(-alpha) / (
+        max(space.cell) * space.scale
+    )  # softplus of the raw value; the field is interpolated raw
     level = math.log(math.expm1(density)) if density < 30 else density
-    raw, tints = scene.density[item:item + 1], scene.colour[item:item + 1, :, 0]
+    raw, tints = scene.density[item : item + 1], scene.colour[item : item + 1, :, 0]
     least = min(float(raw.min()), level - 1.0)
     grid = space.spread(raw, least)[0]
     colors = torch.sigmoid(HARMONIC_0 * space.spread(tints)[0])
-    return isosurface(grid, level, space.low, space.high, colors=colors if colors.shape[-1] == 3 else None, closed=True)
+    return isosurface(
+        grid,
+        level,
+        space.low,
+        space.high,
+        colors=colors if colors.shape[-1] == 3 else None,
+        closed=True,
+    )
 
 
-def _between_known(places: np.ndarray, faces: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _between_known(
+    places: np.ndarray, faces: np.ndarray, known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The faces all of whose vertices lie on edges between two known nodes, and these vertices."""
     # A vertex lies on an edge of the grid: its two ends are the same but for one coordinate.
     low, high = np.floor(places).astype(int), np.ceil(places).astype(int)
@@ -115,5 +155,7 @@ def _at(grid: Tensor, index: Tensor) -> Tensor:
     """A grid ``(X, Y, Z, 3)`` interpolated at places in units of nodes ``(N, 3)``, those outside at the border."""
     shape = torch.tensor(grid.shape[:3])
     place = (2 * index / (shape - 1) - 1).float().flip(1)  # grid_sample takes (z, y, x)
-    seen = functional.grid_sample(grid.movedim(3, 0)[None], place[None, None, None], align_corners=True, padding_mode="border")
+    seen = functional.grid_sample(
+        grid.movedim(3, 0)[None], place[None, None, None], align_corners=True, padding_mode="border"
+    )
     return seen[0, :, 0, 0].T.contiguous()

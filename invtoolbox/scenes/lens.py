@@ -37,11 +37,19 @@ class Lens:
     def __post_init__(self) -> None:
         most = {"perspective": 6, "fisheye": 4}.get(self.kind, -1)
         numbers = torch.tensor([*self.radial, *self.tangential], dtype=torch.float64)
-        if len(self.radial) > most or len(self.tangential) != 2 or not bool(numbers.isfinite().all()):
-            raise InputError("a Lens is perspective, with up to 6 finite radial coefficients and 2 tangential ones, or fisheye, with up to "
-                             f"4, got kind={self.kind!r}, radial={self.radial}, tangential={self.tangential}")
+        if (
+            len(self.radial) > most
+            or len(self.tangential) != 2
+            or not bool(numbers.isfinite().all())
+        ):
+            raise InputError(
+                "a Lens is perspective, with up to 6 finite radial coefficients and 2 tangential ones, or fisheye, with up to "
+                f"4, got kind={self.kind!r}, radial={self.radial}, tangential={self.tangential}"
+            )
         if self.kind == "fisheye" and any(self.tangential):
-            raise InputError(f"a fisheye Lens has no tangential coefficients, got {self.tangential}")
+            raise InputError(
+                f"a fisheye Lens has no tangential coefficients, got {self.tangential}"
+            )
 
     @property
     def distorts(self) -> bool:
@@ -57,13 +65,20 @@ class Lens:
             r = torch.where(small, torch.ones_like(squared), squared).sqrt()
             theta = torch.atan(r)
             t = theta * theta
-            factor = torch.where(small, torch.ones_like(r), theta * (1 + t * (k[0] + t * (k[1] + t * (k[2] + t * k[3])))) / r)
+            factor = torch.where(
+                small,
+                torch.ones_like(r),
+                theta * (1 + t * (k[0] + t * (k[1] + t * (k[2] + t * k[3])))) / r,
+            )
             return rays * factor[..., None]
         c = 1 + squared * (k[0] + squared * (k[1] + squared * k[2]))
         if any(k[3:]):
             c = c / (1 + squared * (k[3] + squared * (k[4] + squared * k[5])))
         p1, p2 = self.tangential
-        bent = [x * c + 2 * p1 * x * y + p2 * (squared + 2 * x * x), y * c + p1 * (squared + 2 * y * y) + 2 * p2 * x * y]
+        bent = [
+            x * c + 2 * p1 * x * y + p2 * (squared + 2 * x * x),
+            y * c + p1 * (squared + 2 * y * y) + 2 * p2 * x * y,
+        ]
         return torch.stack(bent, dim=-1)
 
     def pixels(self, rays: Tensor, intrinsics: Tensor) -> Tensor:
@@ -90,28 +105,36 @@ class Straightening:
     @classmethod
     def of(cls, lens: Lens, intrinsics: Tensor, size: tuple[int, int]) -> Straightening:
         """Raises:
-            InputError: where the distortion folds the picture, as coefficients of another camera do.
+        InputError: where the distortion folds the picture, as coefficients of another camera do.
         """
         K = intrinsics.double()
         zoom = _least_zoom(lens, K, size)
         pinhole = K.clone()
         pinhole[:2, :2] *= zoom
         height, width = size
-        rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) + 0.5 for side in size), indexing="ij")
+        rows, columns = torch.meshgrid(
+            *(torch.arange(side, dtype=torch.float64) + 0.5 for side in size), indexing="ij"
+        )
         source = lens.pixels(_rays(torch.stack([columns, rows], dim=-1), pinhole), K)
         if height > 1 and width > 1:
             across, down = source[:-1, 1:] - source[:-1, :-1], source[1:, :-1] - source[:-1, :-1]
             if not bool((across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0] > 0).all()):
-                raise InputError(f"the distortion {lens.radial}, {lens.tangential} folds a picture of {height} by {width} pixels; its "
-                                 "coefficients belong to another lens or another unit")
+                raise InputError(
+                    f"the distortion {lens.radial}, {lens.tangential} folds a picture of {height} by {width} pixels; its "
+                    "coefficients belong to another lens or another unit"
+                )
         return cls(pinhole, source)
 
-    def __call__(self, picture: Tensor, mode: Literal["bicubic", "bilinear", "nearest"] = "bicubic") -> Tensor:
+    def __call__(
+        self, picture: Tensor, mode: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    ) -> Tensor:
         """A picture ``(channel, height, width)`` as the pinhole takes it; bicubic values stay within those of the picture."""
         height, width = picture.shape[1:]
         span = self.source.new_tensor([width, height])
         grid = (2 * self.source / span - 1).to(picture.dtype)
-        seen = functional.grid_sample(picture[None], grid[None], mode=mode, padding_mode="border", align_corners=False)[0]
+        seen = functional.grid_sample(
+            picture[None], grid[None], mode=mode, padding_mode="border", align_corners=False
+        )[0]
         return seen.clamp(picture.min(), picture.max()) if mode == "bicubic" else seen
 
 
@@ -122,15 +145,22 @@ def _rays(pixels: Tensor, K: Tensor) -> Tensor:
 def _least_zoom(lens: Lens, K: Tensor, size: tuple[int, int]) -> float:
     """The least factor from 1 on with which the edge of the pinhole's picture lies within that of the lens."""
     height, width = size
-    along, down = torch.arange(width, dtype=K.dtype) + 0.5, torch.arange(height, dtype=K.dtype) + 0.5
-    edge = torch.cat([torch.stack([along, torch.full_like(along, row)], 1) for row in (0.5, height - 0.5)]
-                     + [torch.stack([torch.full_like(down, column), down], 1) for column in (0.5, width - 0.5)])
+    along, down = (
+        torch.arange(width, dtype=K.dtype) + 0.5,
+        torch.arange(height, dtype=K.dtype) + 0.5,
+    )
+    edge = torch.cat(
+        [torch.stack([along, torch.full_like(along, row)], 1) for row in (0.5, height - 0.5)]
+        + [torch.stack([torch.full_like(down, column), down], 1) for column in (0.5, width - 0.5)]
+    )
     rays = _rays(edge, K)
 
     def inside(zoom: float) -> bool:
         seen = lens.pixels(rays / zoom, K)
         # Values end half a pixel within the edge; the last bit of rounding is no pixel.
-        return bool(((seen >= 0.5 - 1e-6) & (seen <= seen.new_tensor([width, height]) - 0.5 + 1e-6)).all())
+        return bool(
+            ((seen >= 0.5 - 1e-6) & (seen <= seen.new_tensor([width, height]) - 0.5 + 1e-6)).all()
+        )
 
     if inside(1.0):
         return 1.0
@@ -138,8 +168,10 @@ def _least_zoom(lens: Lens, K: Tensor, size: tuple[int, int]) -> float:
     while not inside(high):
         low, high = high, 2 * high
         if high > 64:
-            raise InputError(f"the distortion {lens.radial}, {lens.tangential} leads out of a picture of {height} by {width} pixels; its "
-                             "coefficients belong to another lens or another unit, or the principal point lies outside")
+            raise InputError(
+                f"the distortion {lens.radial}, {lens.tangential} leads out of a picture of {height} by {width} pixels; its "
+                "coefficients belong to another lens or another unit, or the principal point lies outside"
+            )
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (low, middle) if inside(middle) else (middle, high)

@@ -56,30 +56,49 @@ class SpinningLidar:
 
     def __post_init__(self) -> None:
         if self.rings < 1 or self.azimuths < 1 or not self.rate > 0:
-            raise InputError(f"a lidar needs rings, azimuths and a rate above zero, got {self.rings}, {self.azimuths} and {self.rate}")
+            raise InputError(
+                f"a lidar needs rings, azimuths and a rate above zero, got {self.rings}, {self.azimuths} and {self.rate}"
+            )
         if self.noise_std < 0 or not 0 <= self.dropout[0] <= self.dropout[1] <= 1:
-            raise InputError("the noise of a lidar must not be below zero, and its drop-out must grow from 0 to 1 at most: got "
-                             f"{self.noise_std} and {self.dropout}")
+            raise InputError(
+                "the noise of a lidar must not be below zero, and its drop-out must grow from 0 to 1 at most: got "
+                f"{self.noise_std} and {self.dropout}"
+            )
         if not 0 <= self.near < self.reach:
-            raise InputError(f"a lidar measures from near to reach, got {self.near} m and {self.reach} m")
+            raise InputError(
+                f"a lidar measures from near to reach, got {self.near} m and {self.reach} m"
+            )
 
     @property
     def directions(self) -> Tensor:
         """Where the rays point in the lidar's frame, unit vectors in float64, ``(azimuths, rings, 3)``."""
         low, high = self.elevation
         up = torch.linspace(low, high, self.rings, dtype=torch.float64).deg2rad()
-        round_ = math.pi - 2 * math.pi * (torch.arange(self.azimuths, dtype=torch.float64)[:, None] + 0.5) / self.azimuths
-        return torch.stack([round_.cos() * up.cos(), round_.sin() * up.cos(), up.sin().expand(self.azimuths, -1)], dim=-1)
+        round_ = (
+            math.pi
+            - 2
+            * math.pi
+            * (torch.arange(self.azimuths, dtype=torch.float64)[:, None] + 0.5)
+            / self.azimuths
+        )
+        return torch.stack(
+            [round_.cos() * up.cos(), round_.sin() * up.cos(), up.sin().expand(self.azimuths, -1)],
+            dim=-1,
+        )
 
     @property
     def mount(self) -> Tensor:
         """The lidar's frame in that of the car, float64 ``(4, 4)``."""
-        turn = torch.tensor([math.radians(self.tilt[0]), math.radians(self.tilt[1]), 0.0], dtype=torch.float64)
+        turn = torch.tensor(
+            [math.radians(self.tilt[0]), math.radians(self.tilt[1]), 0.0], dtype=torch.float64
+        )
         return rigid(rotation(turn), torch.tensor([0.0, 0.0, self.height], dtype=torch.float64))
 
     def dropout_at(self, distance: Tensor) -> Tensor:
         """The probability that a return from a range is lost."""
-        return self.dropout[0] + (self.dropout[1] - self.dropout[0]) * (distance / self.reach).square()
+        return (
+            self.dropout[0] + (self.dropout[1] - self.dropout[0]) * (distance / self.reach).square()
+        )
 
 
 class SimulatedSequence:
@@ -116,11 +135,28 @@ class SimulatedSequence:
     (True, 0.1, ['000000', '000001', '000002'])
     """
 
-    def __init__(self, street: Street, lidar: SpinningLidar | None = None, sweeps: int = 10, seed: int = 0, rolling_shutter: bool = True,
-                 deskew: bool = True, start: float = 0.0, name: str = "the simulated street") -> None:
+    def __init__(
+        self,
+        street: Street,
+        lidar: SpinningLidar | None = None,
+        sweeps: int = 10,
+        seed: int = 0,
+        rolling_shutter: bool = True,
+        deskew: bool = True,
+        start: float = 0.0,
+        name: str = "the simulated street",
+    ) -> None:
         if not 1 <= sweeps <= MOST_SWEEPS:
-            raise InputError(f"a sequence has 1 to {MOST_SWEEPS:,} sweeps, and cannot have {sweeps}")
-        self.street, self.lidar, self.seed, self.start, self.name = street, lidar or SpinningLidar(), seed, start, name
+            raise InputError(
+                f"a sequence has 1 to {MOST_SWEEPS:,} sweeps, and cannot have {sweeps}"
+            )
+        self.street, self.lidar, self.seed, self.start, self.name = (
+            street,
+            lidar or SpinningLidar(),
+            seed,
+            start,
+            name,
+        )
         self.rolling_shutter, self.deskew = rolling_shutter, deskew
         self.names = [f"{k:06d}" for k in range(sweeps)]
 
@@ -144,34 +180,64 @@ class SimulatedSequence:
         k = index % len(self)
         lidar, street = self.lidar, self.street
         period = 1 / lidar.rate
-        columns = torch.arange(lidar.azimuths, dtype=torch.float64) / lidar.azimuths * float(self.rolling_shutter)
+        columns = (
+            torch.arange(lidar.azimuths, dtype=torch.float64)
+            / lidar.azimuths
+            * float(self.rolling_shutter)
+        )
         frames = _between(self.pose(k), self.pose(k + 1), columns)
         directions = lidar.directions
         rays = directions @ frames[:, :3, :3].transpose(1, 2)
         origins = frames[:, None, :3, 3].expand_as(rays)
         share = columns[:, None].expand(rays.shape[:2])
         primitives = street.primitives(self.time_of(k), period)
-        distance, primitive = cast_rays(origins.flatten(0, 1), rays.flatten(0, 1), share.flatten(), primitives, lidar.reach)
+        distance, primitive = cast_rays(
+            origins.flatten(0, 1), rays.flatten(0, 1), share.flatten(), primitives, lidar.reach
+        )
         # All draws for all rays, so that one ray's does not depend on what others met.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + k) % (1 << 62))
         noise, glitter = torch.randn(2, len(distance), generator=generator, dtype=torch.float64)
         luck = torch.rand(len(distance), generator=generator, dtype=torch.float64)
-        kept = (distance.isfinite() & (distance >= lidar.near) & (luck >= lidar.dropout_at(distance))).nonzero().squeeze(1)
+        kept = (
+            (distance.isfinite() & (distance >= lidar.near) & (luck >= lidar.dropout_at(distance)))
+            .nonzero()
+            .squeeze(1)
+        )
         column, ring = kept // lidar.rings, kept % lidar.rings
-        measured = (distance[kept] + lidar.noise_std * noise[kept]).clamp(min=0.0)[:, None] * directions[column, ring]
+        measured = (distance[kept] + lidar.noise_std * noise[kept]).clamp(min=0.0)[
+            :, None
+        ] * directions[column, ring]
         deskewed = self.deskew or not self.rolling_shutter
         if deskewed and self.rolling_shutter:
             measured = transform(inverse(self.pose(k)), _each(frames[column], measured))
         points = measured.float()
-        world = transform(self.pose(k), points.double()) if deskewed else _each(frames[column], points.double())
+        world = (
+            transform(self.pose(k), points.double())
+            if deskewed
+            else _each(frames[column], points.double())
+        )
         thing = street.owner[primitive[kept]]
         labels = self._labels(k, points.double(), world, thing, columns[column], deskewed)
-        intensity = street.reflectivity[primitive[kept]] * (1 + 0.05 * glitter[kept].float()).clamp(0.0, 2.0)
-        return Sweep(points, timestamp=k * period, time=(columns[column] * period).float(), intensity=intensity.clamp(max=1.0), ring=ring,
-                     pose=self.pose(k), deskewed=deskewed, boxes=self._boxes(k, thing), labels=labels, source=f"{self.name}, sweep {k}",
-                     meta={"period": period, "seed": self.seed, "simulated": True})
+        intensity = street.reflectivity[primitive[kept]] * (1 + 0.05 * glitter[kept].float()).clamp(
+            0.0, 2.0
+        )
+        return Sweep(
+            points,
+            timestamp=k * period,
+            time=(columns[column] * period).float(),
+            intensity=intensity.clamp(max=1.0),
+            ring=ring,
+            pose=self.pose(k),
+            deskewed=deskewed,
+            boxes=self._boxes(k, thing),
+            labels=labels,
+            source=f"{self.name}, sweep {k}",
+            meta={"period": period, "seed": self.seed, "simulated": True},
+        )
 
-    def _labels(self, k: int, points: Tensor, world: Tensor, thing: Tensor, share: Tensor, deskewed: bool) -> FlowLabels:
+    def _labels(
+        self, k: int, points: Tensor, world: Tensor, thing: Tensor, share: Tensor, deskewed: bool
+    ) -> FlowLabels:
         street, period = self.street, 1 / self.lidar.rate
         before, between, after = (street.poses(self.time_of(k + step)) for step in range(3))
         later = world.clone()
@@ -179,13 +245,19 @@ class SimulatedSequence:
         for j in thing.unique().tolist():
             if not torch.equal(before[j], between[j]) or not torch.equal(between[j], after[j]):
                 rows = (thing == j).nonzero().squeeze(1)
-                moved = _between(between[j], after[j], share[rows]) @ inverse(_between(before[j], between[j], share[rows]))
+                moved = _between(between[j], after[j], share[rows]) @ inverse(
+                    _between(before[j], between[j], share[rows])
+                )
                 later[rows] = _each(moved, world[rows])
                 moving[rows] = True
         here, next_, last = (self.pose(k + step) for step in range(3))
         if deskewed:
             # What stands goes by the relative motion alone, without the rounding of a detour over the world.
-            there = torch.where(moving[:, None], transform(inverse(next_), later), transform(relative_motion(here, next_), points))
+            there = torch.where(
+                moving[:, None],
+                transform(inverse(next_), later),
+                transform(relative_motion(here, next_), points),
+            )
         else:
             there = _each(inverse(_between(next_, last, share)), later)
         instance = torch.full((len(street.things),), -1)
@@ -193,23 +265,43 @@ class SimulatedSequence:
         category = torch.tensor([CATEGORIES.index(each.category) for each in street.things])
         ground = torch.tensor([each.ground for each in street.things])
         dynamic = (later - world).norm(dim=1) > DYNAMIC_SPEED * period
-        return FlowLabels((there - points).float(), torch.ones(len(points), dtype=torch.bool), dynamic, category[thing], CATEGORIES,
-                          ground[thing], instance[thing])
+        return FlowLabels(
+            (there - points).float(),
+            torch.ones(len(points), dtype=torch.bool),
+            dynamic,
+            category[thing],
+            CATEGORIES,
+            ground[thing],
+            instance[thing],
+        )
 
     def _boxes(self, k: int, thing: Tensor) -> Boxes:
         """The boxes of what was hit, at the sweep's timestamp."""
         street = self.street
         seen = [j for j in thing.unique().tolist() if street.things[j].size]
-        size = torch.tensor([street.things[j].size for j in seen], dtype=torch.float64).reshape(-1, 3)
+        size = torch.tensor([street.things[j].size for j in seen], dtype=torch.float64).reshape(
+            -1, 3
+        )
         middle = torch.zeros_like(size)
         middle[:, 2] = size[:, 2] / 2
         upright = torch.eye(3, dtype=torch.float64).expand(len(seen), 3, 3)
         pose = inverse(self.pose(k)) @ street.poses(self.time_of(k))[seen] @ rigid(upright, middle)
-        return Boxes(pose, size.float(), tuple(street.things[j].name for j in seen), tuple(street.things[j].category for j in seen))
+        return Boxes(
+            pose,
+            size.float(),
+            tuple(street.things[j].name for j in seen),
+            tuple(street.things[j].category for j in seen),
+        )
 
 
-def simulated_street(sweeps: int = 10, seed: int = 0, points: int = 60_000, rolling_shutter: bool = True, deskew: bool = True,
-                     traffic: float = 1.0) -> SimulatedSequence:
+def simulated_street(
+    sweeps: int = 10,
+    seed: int = 0,
+    points: int = 60_000,
+    rolling_shutter: bool = True,
+    deskew: bool = True,
+    traffic: float = 1.0,
+) -> SimulatedSequence:
     """Sweeps of a town with exact labels, in one call: the data set of the first steps, of tests and of demonstrations.
 
     Args:
@@ -230,7 +322,9 @@ def simulated_street(sweeps: int = 10, seed: int = 0, points: int = 60_000, roll
     # About nine rays in ten come back; both directions get coarser alike.
     scale = math.sqrt(points / (64 * 1024 * 0.92))
     lidar = SpinningLidar(rings=max(1, round(64 * scale)), azimuths=max(1, round(1024 * scale)))
-    return SimulatedSequence(random_town(seed, traffic=traffic), lidar, sweeps, seed, rolling_shutter, deskew)
+    return SimulatedSequence(
+        random_town(seed, traffic=traffic), lidar, sweeps, seed, rolling_shutter, deskew
+    )
 
 
 def _between(pose: Tensor, later: Tensor, share: Tensor) -> Tensor:

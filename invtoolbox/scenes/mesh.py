@@ -39,23 +39,40 @@ class Mesh(Settings):
     def __post_init__(self) -> None:
         checked_mesh(self.vertices, self.faces)
         if self.colors is not None and tuple(self.colors.shape) != tuple(self.vertices.shape):
-            raise InputError(f"a mesh of {len(self.vertices)} vertices has as many colours, got {tuple(self.colors.shape)}")
+            raise InputError(
+                f"a mesh of {len(self.vertices)} vertices has as many colours, got {tuple(self.colors.shape)}"
+            )
 
     @classmethod
     def of(cls, shape: Any) -> Mesh:
         """The mesh that an object of trimesh, Open3D or PyTorch3D holds, or a pair ``(vertices, faces)``."""
         body = Body.of(shape)
         if body.faces is None or len(body.points) != 1:
-            raise InputError(f"a mesh is needed, and {type(shape).__name__} holds "
-                             + (f"{len(body.points)} of them" if body.faces is not None else "points without faces"))
+            raise InputError(
+                f"a mesh is needed, and {type(shape).__name__} holds "
+                + (
+                    f"{len(body.points)} of them"
+                    if body.faces is not None
+                    else "points without faces"
+                )
+            )
         return cls(body.points[0], body.faces)
 
     def to_trimesh(self) -> Any:
         """A `trimesh.Trimesh` with the same vertices in the same order; from the extra ``[3d]``."""
         from invtoolbox.datasets.meshes import trimesh
 
-        tints = None if self.colors is None else (self.colors.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
-        return trimesh().Trimesh(self.vertices.detach().cpu().numpy(), self.faces.cpu().numpy(), vertex_colors=tints, process=False)
+        tints = (
+            None
+            if self.colors is None
+            else (self.colors.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
+        )
+        return trimesh().Trimesh(
+            self.vertices.detach().cpu().numpy(),
+            self.faces.cpu().numpy(),
+            vertex_colors=tints,
+            process=False,
+        )
 
     def with_vertices(self, vertices: Tensor) -> Mesh:
         """The same faces between other vertices."""
@@ -78,18 +95,28 @@ class Body:
         """Out of a `Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or ``(batch, N, 3)`` as a tensor or an array, or an object of trimesh
         (`Trimesh`, `PointCloud`), Open3D (`TriangleMesh`, `PointCloud`, also those of tensors) or PyTorch3D (`Meshes`, `Pointclouds`)."""
         if isinstance(shape, Mesh):
-            return cls(shape.vertices[None], shape.faces, lambda points: shape.with_vertices(points[0]))
+            return cls(
+                shape.vertices[None], shape.faces, lambda points: shape.with_vertices(points[0])
+            )
         if isinstance(shape, (tuple, list)) and len(shape) == 2:
             body = cls.of(shape[0])
             kind: Any = type(shape)
-            return cls(body.points, _whole(shape[1]).to(body.points.device), lambda points: kind((body.rebuild(points), shape[1])))
+            return cls(
+                body.points,
+                _whole(shape[1]).to(body.points.device),
+                lambda points: kind((body.rebuild(points), shape[1])),
+            )
         if isinstance(shape, (Tensor, np.ndarray)):
             return _of_array(shape)
         package = type(shape).__module__.split(".")[0]
-        reader = {"trimesh": _of_trimesh, "open3d": _of_open3d, "pytorch3d": _of_pytorch3d}.get(package)
+        reader = {"trimesh": _of_trimesh, "open3d": _of_open3d, "pytorch3d": _of_pytorch3d}.get(
+            package
+        )
         if reader is None:
-            raise InputError("a mesh or points are a Mesh, (vertices, faces), points (N, 3), or an object of trimesh, Open3D or PyTorch3D, "
-                             f"got {type(shape).__name__}")
+            raise InputError(
+                "a mesh or points are a Mesh, (vertices, faces), points (N, 3), or an object of trimesh, Open3D or PyTorch3D, "
+                f"got {type(shape).__name__}"
+            )
         return reader(shape)
 
 
@@ -109,7 +136,9 @@ def points_of(shape: Any) -> tuple[Tensor, Tensor | None]:
         return shape.vertices, shape.colors
     body = Body.of(shape)
     if len(body.points) != 1:
-        raise InputError(f"one cloud is needed, and {type(shape).__name__} holds {len(body.points)}; take them one by one")
+        raise InputError(
+            f"one cloud is needed, and {type(shape).__name__} holds {len(body.points)}; take them one by one"
+        )
     points = body.points[0]
     colors = _colors_of(shape)
     return points, colors if colors is not None and colors.shape == points.shape else None
@@ -135,13 +164,17 @@ def _colors_of(shape: Any) -> Tensor | None:
     if stored is None or np.ndim(stored) != 2 or np.shape(stored)[1] < 3:
         return None
     values = np.asarray(stored)[:, :3]
-    return torch.from_numpy(values / 255.0 if values.dtype == np.uint8 else values.astype(np.float64)).float()
+    return torch.from_numpy(
+        values / 255.0 if values.dtype == np.uint8 else values.astype(np.float64)
+    ).float()
 
 
 def _of_array(shape: Tensor | np.ndarray) -> Body:
     points = shape if isinstance(shape, Tensor) else torch.from_numpy(np.ascontiguousarray(shape))
     if points.ndim not in (2, 3) or points.shape[-1] != 3:
-        raise InputError(f"points have the shape (N, 3) or (batch, N, 3), got {tuple(points.shape)}")
+        raise InputError(
+            f"points have the shape (N, 3) or (batch, N, 3), got {tuple(points.shape)}"
+        )
     points = points if points.is_floating_point() else points.double()
     single = points.ndim == 2
 
@@ -160,7 +193,9 @@ def _of_trimesh(shape: Any) -> Body:
         other.vertices = moved[0].cpu().numpy()
         return other
 
-    return Body(points[None], _whole(np.asarray(shape.faces)) if hasattr(shape, "faces") else None, rebuild)
+    return Body(
+        points[None], _whole(np.asarray(shape.faces)) if hasattr(shape, "faces") else None, rebuild
+    )
 
 
 def _of_open3d(shape: Any) -> Body:
@@ -184,17 +219,25 @@ def _of_open3d(shape: Any) -> Body:
         setattr(other, name, type(getattr(shape, name))(moved[0].double().cpu().numpy()))
         return other
 
-    return Body(points[None], _whole(np.asarray(shape.triangles)) if name == "vertices" else None, rebuild_legacy)
+    return Body(
+        points[None],
+        _whole(np.asarray(shape.triangles)) if name == "vertices" else None,
+        rebuild_legacy,
+    )
 
 
 def _of_pytorch3d(shape: Any) -> Body:
     is_mesh = hasattr(shape, "verts_list")
     parts = shape.verts_list() if is_mesh else shape.points_list()
     faces = shape.faces_list() if is_mesh else None
-    alike = all(len(part) == len(parts[0]) for part in parts) and (faces is None or all(torch.equal(f, faces[0]) for f in faces))
+    alike = all(len(part) == len(parts[0]) for part in parts) and (
+        faces is None or all(torch.equal(f, faces[0]) for f in faces)
+    )
     if not alike:
-        raise InputError(f"the {len(parts)} items of this {type(shape).__name__} have other vertices or faces; "
-                         "take them one by one, shape[k]")
+        raise InputError(
+            f"the {len(parts)} items of this {type(shape).__name__} have other vertices or faces; "
+            "take them one by one, shape[k]"
+        )
 
     def rebuild(moved: Tensor) -> Any:
         if is_mesh:

@@ -55,7 +55,10 @@ def places_of(shape: Any) -> Tensor:
     if isinstance(shape, Splats):
         return shape.means
     if isinstance(shape, Voxels):
-        low, cell = shape.density.new_tensor(shape.space.low), shape.density.new_tensor(shape.space.cell)
+        low, cell = (
+            shape.density.new_tensor(shape.space.low),
+            shape.density.new_tensor(shape.space.cell),
+        )
         return (low + cell * shape.space.places().to(low))[None]
     raise InputError(f"what can be deformed are Splats and Voxels, got {type(shape).__name__}")
 
@@ -72,15 +75,27 @@ def _warped(voxels: Voxels, moved: Tensor) -> Voxels:
     low, high = moved.new_tensor(space.low), moved.new_tensor(space.high)
     unit = 2 * (places_of(voxels).to(moved) + moved - low) / (high - low) - 1
     outside = (unit.abs() > 1 + 1e-6).any(-1)
-    density, colour = (_sampled(space, leaf, unit, fill) for leaf, fill in ((voxels.density, _EMPTY), (voxels.colour, 0.0)))
+    density, colour = (
+        _sampled(space, leaf, unit, fill)
+        for leaf, fill in ((voxels.density, _EMPTY), (voxels.colour, 0.0))
+    )
     return Voxels(torch.where(outside, _EMPTY, density), colour, space)
 
 
 def _sampled(space: VoxelSpace, leaf: Tensor, unit: Tensor, fill: float) -> Tensor:
     """What a grid holds at points in [-1, 1]^3, ``(batch, N, 3)``, interpolated."""
-    grid = space.spread(leaf, fill).flatten(4) if leaf.ndim > 2 else space.spread(leaf, fill)[..., None]
+    grid = (
+        space.spread(leaf, fill).flatten(4)
+        if leaf.ndim > 2
+        else space.spread(leaf, fill)[..., None]
+    )
     batch = max(len(grid), len(unit))
     # grid_sample takes the last axis of the grid as the first coordinate.
-    found = functional.grid_sample(grid.movedim(-1, 1).expand(batch, -1, -1, -1, -1), unit.flip(-1).expand(batch, -1, -1)[:, :, None, None],
-                                   mode="bilinear", padding_mode="border", align_corners=True)
+    found = functional.grid_sample(
+        grid.movedim(-1, 1).expand(batch, -1, -1, -1, -1),
+        unit.flip(-1).expand(batch, -1, -1)[:, :, None, None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )
     return found[..., 0, 0].transpose(1, 2).reshape(batch, unit.shape[1], *leaf.shape[2:])

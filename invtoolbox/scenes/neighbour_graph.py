@@ -46,17 +46,29 @@ class NeighbourGraph(Settings):
     def __post_init__(self) -> None:
         n, e = len(self.positions), self.edges.shape[-1]
         if self.positions.ndim != 2 or self.edges.shape != (2, e) or self.weights.shape != (e,):
-            raise InputError(f"a NeighbourGraph takes positions (N, d), edges (2, E) and weights (E,), got {tuple(self.positions.shape)}, "
-                             f"{tuple(self.edges.shape)} and {tuple(self.weights.shape)}")
+            raise InputError(
+                f"a NeighbourGraph takes positions (N, d), edges (2, E) and weights (E,), got {tuple(self.positions.shape)}, "
+                f"{tuple(self.edges.shape)} and {tuple(self.weights.shape)}"
+            )
         if not bool((self.weights.isfinite() if self.signed else self.weights >= 0).all()):
-            raise InputError("the weights of a NeighbourGraph are finite and not negative, and some here are")
+            raise InputError(
+                "the weights of a NeighbourGraph are finite and not negative, and some here are"
+            )
         ends, one = torch.arange(e, device=self.edges.device), torch.ones_like(self.weights)
         matrix = SparseProduct(ends.repeat(2), self.edges.flatten(), torch.cat([one, -one]), (e, n))
         object.__setattr__(self, "differences", matrix)
 
     @classmethod
-    def of_points(cls, points: Tensor, neighbours: int | None = 10, radius: float | None = None, labels: Tensor | None = None,
-                  weights: Weights = "uniform", scale: float | None = None, symmetric: bool = False) -> Self:
+    def of_points(
+        cls,
+        points: Tensor,
+        neighbours: int | None = 10,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "uniform",
+        scale: float | None = None,
+        symmetric: bool = False,
+    ) -> Self:
         r"""The graph of the nearest neighbours of each point.
 
         Args:
@@ -69,11 +81,17 @@ class NeighbourGraph(Settings):
             symmetric: where one point is a neighbour of another, join that one to it too.
         """
         cloud = _checked(points, neighbours, radius, labels, weights, scale)
-        members = np.arange(len(cloud)) if labels is None else (labels >= 0).nonzero()[:, 0].cpu().numpy()
+        members = (
+            np.arange(len(cloud)) if labels is None else (labels >= 0).nonzero()[:, 0].cpu().numpy()
+        )
         cloud = cloud[members]
         if labels is not None:
             cloud = _apart(cloud, labels.cpu().numpy()[members])
-        pairs = _within(cloud, radius) if neighbours is None and radius is not None else _nearest(cloud, neighbours or 1, radius)
+        pairs = (
+            _within(cloud, radius)
+            if neighbours is None and radius is not None
+            else _nearest(cloud, neighbours or 1, radius)
+        )
         if labels is not None and len(pairs):
             pairs = pairs[cloud[pairs[:, 0], 3] == cloud[pairs[:, 1], 3]]
         if symmetric:
@@ -108,12 +126,20 @@ class NeighbourGraph(Settings):
             raise unknown_name("weights", weights, ("cotangent", "clamped", "uniform"))
         edges = mesh_edges(faces, len(vertices))
         if weights == "uniform":
-            return cls(vertices, edges, torch.ones_like(vertices[:1, 0]).expand(edges.shape[1]).clone())
+            return cls(
+                vertices, edges, torch.ones_like(vertices[:1, 0]).expand(edges.shape[1]).clone()
+            )
         values = cotangent_weights(vertices, faces, edges)
-        return cls(vertices, edges, values.clamp_min(0), False) if weights == "clamped" else cls(vertices, edges, values, True)
+        return (
+            cls(vertices, edges, values.clamp_min(0), False)
+            if weights == "clamped"
+            else cls(vertices, edges, values, True)
+        )
 
     @classmethod
-    def of_grid(cls, shape: Sequence[int], spacing: float = 1.0, density: Tensor | None = None) -> Self:
+    def of_grid(
+        cls, shape: Sequence[int], spacing: float = 1.0, density: Tensor | None = None
+    ) -> Self:
         r"""The graph of the voxels of a grid and their neighbours along the axes (6 in a volume).
 
         Args:
@@ -123,17 +149,32 @@ class NeighbourGraph(Settings):
         """
         sizes = tuple(int(n) for n in shape)
         if len(sizes) != 3 or min(sizes) < 1 or not spacing > 0:
-            raise InputError(f"the graph of a grid takes 3 positive sizes and a positive spacing, got {sizes} and {spacing}")
-        if density is not None and (tuple(density.shape) != sizes or not bool((density >= 0).all())):
-            raise InputError(f"the density of a grid of {sizes} has its shape and is not negative, got {tuple(density.shape)}")
+            raise InputError(
+                f"the graph of a grid takes 3 positive sizes and a positive spacing, got {sizes} and {spacing}"
+            )
+        if density is not None and (
+            tuple(density.shape) != sizes or not bool((density >= 0).all())
+        ):
+            raise InputError(
+                f"the density of a grid of {sizes} has its shape and is not negative, got {tuple(density.shape)}"
+            )
         device = None if density is None else density.device
         dtype = torch.get_default_dtype() if density is None else density.dtype
         place = torch.arange(sizes[0] * sizes[1] * sizes[2], device=device).view(sizes)
-        half = torch.cat([torch.stack([place.narrow(axis, 0, n - 1).flatten(), place.narrow(axis, 1, n - 1).flatten()])
-                          for axis, n in enumerate(sizes)], dim=1)
+        half = torch.cat(
+            [
+                torch.stack(
+                    [place.narrow(axis, 0, n - 1).flatten(), place.narrow(axis, 1, n - 1).flatten()]
+                )
+                for axis, n in enumerate(sizes)
+            ],
+            dim=1,
+        )
         edges = torch.cat([half, half.flip(0)], dim=1)
         edges = edges[:, edges[0].argsort(stable=True)]
-        steps = torch.stack(torch.meshgrid(*[torch.arange(n, device=device) for n in sizes], indexing="ij"), dim=-1)
+        steps = torch.stack(
+            torch.meshgrid(*[torch.arange(n, device=device) for n in sizes], indexing="ij"), dim=-1
+        )
         positions = steps.view(-1, 3).to(dtype) * spacing
         if density is None:
             return cls(positions, edges, torch.ones(edges.shape[1], dtype=dtype, device=device))
@@ -147,7 +188,9 @@ class NeighbourGraph(Settings):
         from scipy.sparse.csgraph import connected_components
 
         i, j = self.edges.cpu().numpy()
-        _, label = connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(len(self), len(self))), directed=False)
+        _, label = connected_components(
+            coo_array((np.ones(len(i)), (i, j)), shape=(len(self), len(self))), directed=False
+        )
         return torch.from_numpy(label.astype(np.int64)).to(self.positions.device)
 
     @property
@@ -159,11 +202,19 @@ class NeighbourGraph(Settings):
         return len(self.positions)
 
 
-def _checked(points: Tensor, neighbours: int | None, radius: float | None, labels: Tensor | None, weights: str,
-             scale: float | None) -> np.ndarray:
+def _checked(
+    points: Tensor,
+    neighbours: int | None,
+    radius: float | None,
+    labels: Tensor | None,
+    weights: str,
+    scale: float | None,
+) -> np.ndarray:
     if points.ndim != 2 or not bool(points.isfinite().all()):
-        raise InputError(f"a NeighbourGraph is built from finite points (N, 3), got {tuple(points.shape)}"
-                         + ("" if points.ndim != 2 else " with some that are NaN or infinite"))
+        raise InputError(
+            f"a NeighbourGraph is built from finite points (N, 3), got {tuple(points.shape)}"
+            + ("" if points.ndim != 2 else " with some that are NaN or infinite")
+        )
     if neighbours is None and radius is None:
         raise InputError("a NeighbourGraph needs a number of neighbours, a radius, or both")
     if neighbours is not None and neighbours < 1:
@@ -172,7 +223,9 @@ def _checked(points: Tensor, neighbours: int | None, radius: float | None, label
         if value is not None and not value > 0:
             raise InputError(f"the {name} of a NeighbourGraph is positive, got {value}")
     if labels is not None and labels.shape != points.shape[:1]:
-        raise InputError(f"{len(points)} points take labels of shape ({len(points)},), got {tuple(labels.shape)}")
+        raise InputError(
+            f"{len(points)} points take labels of shape ({len(points)},), got {tuple(labels.shape)}"
+        )
     if weights not in ("uniform", "gaussian"):
         raise unknown_name("weights", weights, ("uniform", "gaussian"))
     cloud: np.ndarray = points.detach().double().cpu().numpy()
@@ -193,7 +246,9 @@ def _nearest(cloud: np.ndarray, neighbours: int, radius: float | None) -> np.nda
     if n < 2:
         return np.zeros((0, 2), dtype=np.int64)
     bound = np.inf if radius is None else np.nextafter(radius, np.inf)
-    distance, index = cKDTree(cloud).query(cloud, k=min(neighbours + 1, n), distance_upper_bound=bound)
+    distance, index = cKDTree(cloud).query(
+        cloud, k=min(neighbours + 1, n), distance_upper_bound=bound
+    )
     own = index == np.arange(n)[:, None]
     # Of many points at one place the point itself may not be among its nearest; then the last one gives way.
     own[~own.any(1), -1] = True
@@ -204,6 +259,10 @@ def _nearest(cloud: np.ndarray, neighbours: int, radius: float | None) -> np.nda
 def _within(cloud: np.ndarray, radius: float) -> np.ndarray:
     from scipy.spatial import cKDTree
 
-    half = cKDTree(cloud).query_pairs(radius, output_type="ndarray").astype(np.int64) if len(cloud) else np.zeros((0, 2), np.int64)
+    half = (
+        cKDTree(cloud).query_pairs(radius, output_type="ndarray").astype(np.int64)
+        if len(cloud)
+        else np.zeros((0, 2), np.int64)
+    )
     both = np.concatenate([half, half[:, ::-1]])
     return both[np.lexsort((both[:, 1], both[:, 0]))]

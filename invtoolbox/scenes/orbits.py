@@ -30,7 +30,9 @@ def looked_at(cameras: Cameras) -> Tensor:
     spread = torch.linalg.eigvalsh(across.mean(0))
     middle = torch.linalg.lstsq(across.sum(0), (across @ centres[..., None]).sum(0)).solution[:, 0]
     if float(spread[0]) < 1e-6 or not bool((((middle - centres) * axes).sum(1) > 0).any()):
-        raise InputError("the cameras look all in one direction or away from one another, so nothing is in the middle of their pictures")
+        raise InputError(
+            "the cameras look all in one direction or away from one another, so nothing is in the middle of their pictures"
+        )
     return middle.to(cameras.world_to_camera)
 
 
@@ -42,7 +44,9 @@ def upwards(cameras: Cameras) -> Tensor:
     return up / up.norm()
 
 
-def turntable(cameras: Cameras, frames: int = 24, largest_side: int = 256, middle: Tensor | None = None) -> Cameras:
+def turntable(
+    cameras: Cameras, frames: int = 24, largest_side: int = 256, middle: Tensor | None = None
+) -> Cameras:
     """Cameras that go once around what a group of cameras looks at, in their mean distance and height.
 
     Where all of them look from one side, the new ones go around the mean of their places, in a circle as wide as these are spread.
@@ -53,7 +57,10 @@ def turntable(cameras: Cameras, frames: int = 24, largest_side: int = 256, middl
         largest_side: of their pictures, pixels.
         middle: what they go around, ``(3,)``, where it is not to be what the cameras look at.
     """
-    middle, up = looked_at(cameras) if middle is None else middle.to(cameras.world_to_camera), upwards(cameras)
+    middle, up = (
+        looked_at(cameras) if middle is None else middle.to(cameras.world_to_camera),
+        upwards(cameras),
+    )
     arms = cameras.centres - middle
     distance = arms.norm(dim=1, keepdim=True)
     one_sided = float((arms / distance).mean(0).norm()) > 0.8
@@ -68,7 +75,11 @@ def turntable(cameras: Cameras, frames: int = 24, largest_side: int = 256, middl
     else:
         height = float(((arms / distance) @ up).clamp(-0.94, 0.94).median())
         first = arms[0] - (arms[0] @ up) * up
-        first = first / first.norm() if float(first.norm()) > 1e-6 else torch.linalg.cross(up, cameras.world_to_camera[0, 0, :3])
+        first = (
+            first / first.norm()
+            if float(first.norm()) > 1e-6
+            else torch.linalg.cross(up, cameras.world_to_camera[0, 0, :3])
+        )
         side = torch.linalg.cross(up, first)
         flat = turn.cos()[:, None] * first + turn.sin()[:, None] * side
         places = distance.median() * (math.sqrt(1 - height**2) * flat + height * up)
@@ -77,4 +88,6 @@ def turntable(cameras: Cameras, frames: int = 24, largest_side: int = 256, middl
     x = x / x.norm(dim=1, keepdim=True)
     R = torch.stack([x, torch.linalg.cross(z, x), z], dim=1)
     pose = rigid(R, -(R @ (middle + places)[..., None]).squeeze(-1))
-    return replace(smaller, world_to_camera=pose, intrinsics=smaller.intrinsics.expand(frames, 3, 3), names=())
+    return replace(
+        smaller, world_to_camera=pose, intrinsics=smaller.intrinsics.expand(frames, 3, 3), names=()
+    )

@@ -40,10 +40,24 @@ def rotation_vector(matrix: Tensor) -> Tensor:
     diagonal = m.diagonal(dim1=-2, dim2=-1)
     trace = diagonal.sum(-1, keepdim=True)
     squares = torch.cat([1 + trace, 1 + 2 * diagonal - trace], dim=-1)  # 4 w^2, 4 x^2, 4 y^2, 4 z^2
-    wx, wy, wz = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
-    xy, xz, yz = m[..., 1, 0] + m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 2, 1] + m[..., 1, 2]
+    wx, wy, wz = (
+        m[..., 2, 1] - m[..., 1, 2],
+        m[..., 0, 2] - m[..., 2, 0],
+        m[..., 1, 0] - m[..., 0, 1],
+    )
+    xy, xz, yz = (
+        m[..., 1, 0] + m[..., 0, 1],
+        m[..., 0, 2] + m[..., 2, 0],
+        m[..., 2, 1] + m[..., 1, 2],
+    )
     w2, x2, y2, z2 = squares.unbind(-1)
-    rows = torch.stack([torch.stack(row, dim=-1) for row in ((w2, wx, wy, wz), (wx, x2, xy, xz), (wy, xy, y2, yz), (wz, xz, yz, z2))], -2)
+    rows = torch.stack(
+        [
+            torch.stack(row, dim=-1)
+            for row in ((w2, wx, wy, wz), (wx, x2, xy, xz), (wy, xy, y2, yz), (wz, xz, yz, z2))
+        ],
+        -2,
+    )
     best = squares.argmax(-1)
     row = rows.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
     row = row * torch.where(row[..., :1] < 0, -1.0, 1.0)
@@ -51,7 +65,9 @@ def rotation_vector(matrix: Tensor) -> Tensor:
     length = imaginary.norm(dim=-1)
     angle = 2 * torch.atan2(length, real)
     small = length < 1e-12 * row.norm(dim=-1)
-    factor = torch.where(small, 2 / row.norm(dim=-1), angle / torch.where(small, torch.ones_like(length), length))
+    factor = torch.where(
+        small, 2 / row.norm(dim=-1), angle / torch.where(small, torch.ones_like(length), length)
+    )
     return factor[..., None] * imaginary
 
 
@@ -95,9 +111,14 @@ def check_motion(motion: Tensor, what: str) -> Tensor:
     """The motion as float64, or an `InputError` where it is not rigid."""
     motion = torch.as_tensor(motion, dtype=torch.float64)
     if motion.shape != (4, 4) or not bool(motion.isfinite().all()):
-        raise InputError(f"{what} must be a 4 by 4 matrix of finite numbers, got shape {tuple(motion.shape)}")
+        raise InputError(
+            f"{what} must be a 4 by 4 matrix of finite numbers, got shape {tuple(motion.shape)}"
+        )
     R = motion[:3, :3]
-    if float((R @ R.T - torch.eye(3, dtype=R.dtype)).abs().max()) > 1e-3 or float(torch.linalg.det(R)) < 0:
+    if (
+        float((R @ R.T - torch.eye(3, dtype=R.dtype)).abs().max()) > 1e-3
+        or float(torch.linalg.det(R)) < 0
+    ):
         raise InputError(f"{what} must turn and move only: its upper left 3 by 3 is no rotation")
     if float((motion[3] - torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=R.dtype)).abs().max()) > 1e-6:
         raise InputError(f"{what} must have the last row 0, 0, 0, 1")

@@ -32,7 +32,9 @@ class Track:
 
     def __post_init__(self) -> None:
         if not 0 < self.corner <= self.half:
-            raise InputError(f"the corners of a track need a radius above 0 and at most {self.half} m, got {self.corner}")
+            raise InputError(
+                f"the corners of a track need a radius above 0 and at most {self.half} m, got {self.corner}"
+            )
 
     @property
     def length(self) -> float:
@@ -48,12 +50,19 @@ class Track:
             x, y, heading = along, self.half, 0.0
         elif along < straight + turn:
             heading = -(along - straight) / self.corner
-            x, y = straight - self.corner * math.sin(heading), straight + self.corner * math.cos(heading)
+            x, y = (
+                straight - self.corner * math.sin(heading),
+                straight + self.corner * math.cos(heading),
+            )
         else:
             x, y, heading = self.half, straight - (along - straight - turn), -math.pi / 2
         for _ in range(int(side)):
             x, y, heading = y, -x, heading - math.pi / 2
-        return self.centre[0] + x, self.centre[1] + y, heading + (math.pi if self.backwards else 0.0)
+        return (
+            self.centre[0] + x,
+            self.centre[1] + y,
+            heading + (math.pi if self.backwards else 0.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -74,9 +83,17 @@ class Speed:
 
     def __post_init__(self) -> None:
         if len(self.times) != len(self.speeds) or len(self.times) < 2 or self.times[0] != 0:
-            raise InputError("a speed needs two knots at least, a speed for each time, and the first time 0")
-        if any(b <= a for a, b in zip(self.times, self.times[1:])) or min(self.speeds) < 0 or self.speeds[0] != self.speeds[-1]:
-            raise InputError("a speed needs growing times, no speed below zero, and the first speed again at the end")
+            raise InputError(
+                "a speed needs two knots at least, a speed for each time, and the first time 0"
+            )
+        if (
+            any(b <= a for a, b in zip(self.times, self.times[1:]))
+            or min(self.speeds) < 0
+            or self.speeds[0] != self.speeds[-1]
+        ):
+            raise InputError(
+                "a speed needs growing times, no speed below zero, and the first speed again at the end"
+            )
 
     @classmethod
     def steady(cls, speed: float) -> Speed:
@@ -92,7 +109,10 @@ class Speed:
         """The way from time 0 on, metres."""
         rounds, k, share = self._knot(time)
         gaps = [b - a for a, b in zip(self.times, self.times[1:])]
-        ways = [0.0, *accumulate(gap * (a + b) / 2 for gap, a, b in zip(gaps, self.speeds, self.speeds[1:]))]
+        ways = [
+            0.0,
+            *accumulate(gap * (a + b) / 2 for gap, a, b in zip(gaps, self.speeds, self.speeds[1:])),
+        ]
         now = self.speeds[k] + share * (self.speeds[k + 1] - self.speeds[k])
         return rounds * ways[-1] + ways[k] + share * gaps[k] * (self.speeds[k] + now) / 2
 

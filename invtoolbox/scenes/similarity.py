@@ -39,16 +39,25 @@ class Similarity:
         >>> round(float(found.scale), 5), found.shift
         (2.0, tensor([1., 1., 1.]))
         """
-        if source.ndim != 2 or source.shape != target.shape or source.shape[1] != 3 or len(source) < 3:
-            raise InputError(f"a similarity is found from three or more pairs of points (N, 3), got {tuple(source.shape)} and "
-                             f"{tuple(target.shape)}")
+        if (
+            source.ndim != 2
+            or source.shape != target.shape
+            or source.shape[1] != 3
+            or len(source) < 3
+        ):
+            raise InputError(
+                f"a similarity is found from three or more pairs of points (N, 3), got {tuple(source.shape)} and "
+                f"{tuple(target.shape)}"
+            )
         p, q = source.to(torch.float64), target.to(torch.float64)
         middle_p, middle_q = p.mean(0), q.mean(0)
         p, q = p - middle_p, q - middle_q
         R = best_rotation(q.T @ p)
         size = p.square().sum()
         if not float(size) > 0:
-            raise InputError("a similarity is found from points in several places, and these are all in one")
+            raise InputError(
+                "a similarity is found from points in several places, and these are all in one"
+            )
         scale = (q * (p @ R.T)).sum() / size
         return cls(scale.to(source), R.to(source), (middle_q - scale * R @ middle_p).to(source))
 

@@ -24,7 +24,9 @@ def farthest_points(points: Tensor, count: int) -> Tensor:
     return torch.tensor(chosen, device=points.device)
 
 
-def blend_weights(points: Tensor, nodes: Tensor, neighbours: int = 3, width: float | None = None) -> tuple[Tensor, Tensor]:
+def blend_weights(
+    points: Tensor, nodes: Tensor, neighbours: int = 3, width: float | None = None
+) -> tuple[Tensor, Tensor]:
     r"""Gaussian weights ``exp(-d^2 / (2 width^2))`` of each point's nearest nodes, made to add up to 1.
 
     Args:
@@ -38,11 +40,15 @@ def blend_weights(points: Tensor, nodes: Tensor, neighbours: int = 3, width: flo
     """
     count = min(neighbours, len(nodes))
     if count < 1 or not bool(nodes.isfinite().all()):
-        raise InputError(f"blend weights need at least one neighbour and finite nodes, got {neighbours} and {len(nodes)} nodes")
+        raise InputError(
+            f"blend weights need at least one neighbour and finite nodes, got {neighbours} and {len(nodes)} nodes"
+        )
     if width is None:
         between = torch.cdist(nodes, nodes) + torch.diag(nodes.new_full((len(nodes),), torch.inf))
         width = float(between.amin(1).mean()) if len(nodes) > 1 else 1.0
-    squared, index = (points[:, None] - nodes[None]).square().sum(2).topk(count, dim=1, largest=False)
+    squared, index = (
+        (points[:, None] - nodes[None]).square().sum(2).topk(count, dim=1, largest=False)
+    )
     # Relative to the nearest one, so that a point far from all of them has weights too.
     weights = torch.exp(-(squared - squared[:, :1]) / (2 * width**2))
     return index, weights / weights.sum(1, keepdim=True)
@@ -65,12 +71,22 @@ def rigidity_coefficients(skinning: Tensor, edges: Tensor, floor: float = 0.05) 
     >>> rigidity_coefficients(follows, torch.tensor([[0, 1], [1, 2]]))
     tensor([1.0000, 0.0500])
     """
-    if skinning.ndim != 2 or not bool(((skinning >= 0) & skinning.isfinite()).all()) or not bool((skinning.sum(1) > 0).all()):
-        raise InputError(f"skinning weights are not negative, with a positive one in every row of (N, B), got {tuple(skinning.shape)}")
+    if (
+        skinning.ndim != 2
+        or not bool(((skinning >= 0) & skinning.isfinite()).all())
+        or not bool((skinning.sum(1) > 0).all())
+    ):
+        raise InputError(
+            f"skinning weights are not negative, with a positive one in every row of (N, B), got {tuple(skinning.shape)}"
+        )
     if not 0 <= floor <= 1:
         raise InputError(f"the floor of rigidity coefficients lies between 0 and 1, got {floor}")
-    W = skinning.detach() / skinning.detach().sum(1, keepdim=True)  # detached: a network could switch the prior off by even weights
-    entropy = -(W * W.clamp_min(torch.finfo(W.dtype).tiny).log()).sum(1) / torch.log(torch.tensor(max(W.shape[1], 2)))
+    W = skinning.detach() / skinning.detach().sum(
+        1, keepdim=True
+    )  # detached: a network could switch the prior off by even weights
+    entropy = -(W * W.clamp_min(torch.finfo(W.dtype).tiny).log()).sum(1) / torch.log(
+        torch.tensor(max(W.shape[1], 2))
+    )
     i, j = edges
     common = (1 - entropy[i]).clamp_min(0) * (1 - entropy[j]).clamp_min(0) * (W[i] * W[j]).sum(1)
     return floor + (1 - floor) * common / common.amax().clamp_min(1e-30)

@@ -15,14 +15,16 @@ from invtoolbox.kernels.splat_projection import Projection, project
 from invtoolbox.scenes.splatting import checked
 
 #: The six faces of a cube around the sensor as cameras: rows are the right, the downward and the forward axis of each.
-_FACES = torch.tensor([
-    [[0.0, -1, 0], [0, 0, -1], [1, 0, 0]],
-    [[0.0, 1, 0], [0, 0, -1], [-1, 0, 0]],
-    [[1.0, 0, 0], [0, 0, -1], [0, 1, 0]],
-    [[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]],
-    [[0.0, -1, 0], [1, 0, 0], [0, 0, 1]],
-    [[0.0, -1, 0], [-1, 0, 0], [0, 0, -1]],
-])
+_FACES = torch.tensor(
+    [
+        [[0.0, -1, 0], [0, 0, -1], [1, 0, 0]],
+        [[0.0, 1, 0], [0, 0, -1], [-1, 0, 0]],
+        [[1.0, 0, 0], [0, 0, -1], [0, 1, 0]],
+        [[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]],
+        [[0.0, -1, 0], [1, 0, 0], [0, 0, 1]],
+        [[0.0, -1, 0], [-1, 0, 0], [0, 0, -1]],
+    ]
+)
 
 
 def ray_rasterization(
@@ -72,41 +74,65 @@ def ray_rasterization(
     """
     sensors = viewmats.shape[-3] if viewmats.ndim >= 3 else 0
     if directions.ndim != 3 or directions.shape[0] != sensors or directions.shape[-1] != 3:
-        raise InputError(f"directions have the shape {tuple(directions.shape)}, expected {(sensors, 'rays', 3)} beside viewmats "
-                         f"{tuple(viewmats.shape)}")
+        raise InputError(
+            f"directions have the shape {tuple(directions.shape)}, expected {(sensors, 'rays', 3)} beside viewmats "
+            f"{tuple(viewmats.shape)}"
+        )
     if not beam > 0:
-        raise InputError(f"beam is the standard deviation of a beam in radians, above 0, got {beam}")
+        raise InputError(
+            f"beam is the standard deviation of a beam in radians, above 0, got {beam}"
+        )
     directions = directions.detach().to(means)
     K = torch.eye(3, dtype=means.dtype, device=means.device).expand(*viewmats.shape[:-2], 3, 3)
-    leading = checked(means, quats, scales, opacities, colors, viewmats, K, 1, 1, near, beam, sh_degree)
+    leading = checked(
+        means, quats, scales, opacities, colors, viewmats, K, 1, 1, near, beam, sh_degree
+    )
     scenes = torch.Size(leading).numel()
     aimed = _Aimed.of(directions)
     side, views = aimed.side, len(aimed.faces)
-    m, q, s, o, f, V = (t.reshape(scenes, *t.shape[len(leading):]) for t in (means, quats, scales, opacities, colors, viewmats))
+    m, q, s, o, f, V = (
+        t.reshape(scenes, *t.shape[len(leading) :])
+        for t in (means, quats, scales, opacities, colors, viewmats)
+    )
     turns = torch.zeros(views, 4, 4, dtype=means.dtype, device=means.device)
     turns[:, :3, :3] = _FACES.to(means)[aimed.faces]
     turns[:, 3, 3] = 1
     looks = turns @ V[:, aimed.sensors]
     half = side / 2
     K = means.new_tensor([[half, 0, half], [0, half, half], [0, 0, 1]]).expand(scenes, views, 3, 3)
-    how = Projection(side, side, near, far, (beam * half) ** 2, degree=-1 if sh_degree is None else sh_degree, depth=True, anywhere=True)
+    how = Projection(
+        side,
+        side,
+        near,
+        far,
+        (beam * half) ** 2,
+        degree=-1 if sh_degree is None else sh_degree,
+        depth=True,
+        anywhere=True,
+    )
     splats, boxes, reaches = project(m, q, s, o, f, looks, K, how)
     tiles = binned(boxes, reaches, side, side)
     every = (torch.arange(scenes, device=means.device)[:, None] * views + aimed.view).flatten()
     rays = Rays.sorted(every, aimed.places.repeat(scenes, 1), scenes * views, side, side)
     channels = splats.shape[-1] - 7
-    planes = composite(splats, boxes, reaches, tiles, side, side, channels if median_range else None, rays=rays)
+    planes = composite(
+        splats, boxes, reaches, tiles, side, side, channels if median_range else None, rays=rays
+    )
     # One axis of planes last, and rays of no direction filled in.
     seen = planes.unflatten(1, (scenes, len(aimed.rays))).movedim(0, -1)
     whole = seen.new_zeros(scenes, directions.shape[0] * directions.shape[1], seen.shape[-1])
     whole[..., channels + 1] = 1
-    whole = whole.index_copy(1, aimed.rays, seen).unflatten(1, directions.shape[:2]).unflatten(0, leading or (1,))
+    whole = (
+        whole.index_copy(1, aimed.rays, seen)
+        .unflatten(1, directions.shape[:2])
+        .unflatten(0, leading or (1,))
+    )
     whole = whole if leading else whole[0]
-    alpha = 1 - whole[..., channels + 1:channels + 2]
+    alpha = 1 - whole[..., channels + 1 : channels + 2]
     stretch = aimed.stretch.view(*directions.shape[:2], 1)
-    info = {"range": whole[..., channels:channels + 1] / alpha.clamp_min(1e-10) * stretch}
+    info = {"range": whole[..., channels : channels + 1] / alpha.clamp_min(1e-10) * stretch}
     if median_range:
-        info["median_range"] = whole[..., channels + 2:] * stretch
+        info["median_range"] = whole[..., channels + 2 :] * stretch
     return whole[..., :channels], alpha, info
 
 
@@ -137,7 +163,9 @@ class _Aimed:
         face = 2 * axis + (flat.gather(1, axis[:, None])[:, 0] < 0)
         sensor = torch.arange(len(flat), device=flat.device) // max(directions.shape[1], 1)
         rays = (size > 0).nonzero()[:, 0]
-        used, view, counts = (6 * sensor + face)[rays].unique(return_inverse=True, return_counts=True)
+        used, view, counts = (6 * sensor + face)[rays].unique(
+            return_inverse=True, return_counts=True
+        )
         inside = (_FACES.to(flat)[face[rays]] @ flat[rays][:, :, None]).squeeze(-1)
         # Tiles of 16 pixels a side with some hundred rays each.
         busiest = int(counts.max()) if len(counts) else 1
@@ -145,4 +173,6 @@ class _Aimed:
         places = (0.5 + 0.5 * inside[:, :2] / inside[:, 2:]) * side
         stretch = torch.zeros_like(size)
         stretch[rays] = flat[rays].norm(dim=1) / size[rays]
-        return cls(torch.div(used, 6, rounding_mode="floor"), used % 6, rays, view, places, stretch, side)
+        return cls(
+            torch.div(used, 6, rounding_mode="floor"), used % 6, rays, view, places, stretch, side
+        )

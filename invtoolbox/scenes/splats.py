@@ -34,15 +34,29 @@ class Splats:
 
     def __post_init__(self) -> None:
         lead = self.means.shape[:2]
-        fits = self.means.ndim == 3 and all(getattr(self, f.name).shape[:2] == lead for f in fields(self)) and self.colors.ndim in (3, 4)
+        fits = (
+            self.means.ndim == 3
+            and all(getattr(self, f.name).shape[:2] == lead for f in fields(self))
+            and self.colors.ndim in (3, 4)
+        )
         ends = (self.means.shape[-1], self.quats.shape[-1], self.scales.shape[-1])
-        if not fits or ends != (3, 4, 3) or (self.colors.ndim == 4 and self.colors.shape[2] not in (1, 4, 9, 16)):
-            shapes = ", ".join(f"{f.name} {tuple(getattr(self, f.name).shape)}" for f in fields(self))
-            raise InputError("Splats takes means (B, N, 3), quats (B, N, 4), scales (B, N, 3), opacities (B, N) and colors (B, N, D) or "
-                             f"(B, N, 1 or 4 or 9 or 16, 3), got {shapes}")
+        if (
+            not fits
+            or ends != (3, 4, 3)
+            or (self.colors.ndim == 4 and self.colors.shape[2] not in (1, 4, 9, 16))
+        ):
+            shapes = ", ".join(
+                f"{f.name} {tuple(getattr(self, f.name).shape)}" for f in fields(self)
+            )
+            raise InputError(
+                "Splats takes means (B, N, 3), quats (B, N, 4), scales (B, N, 3), opacities (B, N) and colors (B, N, D) or "
+                f"(B, N, 1 or 4 or 9 or 16, 3), got {shapes}"
+            )
 
     @classmethod
-    def of_points(cls, points: Tensor, colors: Tensor, scale: float | Tensor, opacity: float) -> Splats:
+    def of_points(
+        cls, points: Tensor, colors: Tensor, scale: float | Tensor, opacity: float
+    ) -> Splats:
         """Round Gaussians of one colour from everywhere.
 
         Args:
@@ -53,7 +67,13 @@ class Splats:
         one = torch.ones_like(points[..., 0])
         turn = torch.zeros(*points.shape[:2], 4, dtype=points.dtype, device=points.device)
         turn[..., 0] = 1
-        return cls(points, turn, (scale * one)[..., None].expand_as(points).contiguous(), opacity * one, colors_to_harmonics(colors))
+        return cls(
+            points,
+            turn,
+            (scale * one)[..., None].expand_as(points).contiguous(),
+            opacity * one,
+            colors_to_harmonics(colors),
+        )
 
     @property
     def covariances(self) -> Tensor:
@@ -71,7 +91,11 @@ class Splats:
         return int(self.means.shape[1])
 
     def __repr__(self) -> str:
-        kind = f"degree {self.degree}" if self.degree is not None else f"{self.colors.shape[-1]} channels"
+        kind = (
+            f"degree {self.degree}"
+            if self.degree is not None
+            else f"{self.colors.shape[-1]} channels"
+        )
         return f"Splats of {self.means.shape[0]} scenes, {len(self)} Gaussians each, {kind}"
 
 

@@ -87,7 +87,20 @@ def rasterization(
         raise unknown_name("render mode", render_mode, _MODES)
     if rasterize_mode not in ("classic", "antialiased"):
         raise unknown_name("rasterize mode", rasterize_mode, ("classic", "antialiased"))
-    leading = checked(means, quats, scales, opacities, colors, viewmats, Ks, width, height, near_plane, eps2d, sh_degree)
+    leading = checked(
+        means,
+        quats,
+        scales,
+        opacities,
+        colors,
+        viewmats,
+        Ks,
+        width,
+        height,
+        near_plane,
+        eps2d,
+        sh_degree,
+    )
     views = viewmats.shape[-3]
     shows, deep = "RGB" in render_mode, "D" in render_mode.replace("RGB", "") or median_depth
     if not shows:
@@ -96,68 +109,117 @@ def rasterization(
     channels = colors.shape[-1]
     scenes = torch.Size(leading).numel()
     given = (means, quats, scales, opacities, colors, viewmats, Ks)
-    how = Projection(width, height, near_plane, far_plane, eps2d, radius_clip, degree, deep, normals, rasterize_mode == "antialiased")
-    m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading):]) for t in given)
+    how = Projection(
+        width,
+        height,
+        near_plane,
+        far_plane,
+        eps2d,
+        radius_clip,
+        degree,
+        deep,
+        normals,
+        rasterize_mode == "antialiased",
+    )
+    m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading) :]) for t in given)
     splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
     tiles = binned(boxes, reaches, width, height)
     # What is handed out is what the images are made of, so that they have a derivative in it.
     shown = splats.unflatten(0, (*leading, views))
     splats = shown.reshape(splats.shape)
-    planes = composite(splats, boxes, reaches, tiles, width, height, channels if median_depth else None)
+    planes = composite(
+        splats, boxes, reaches, tiles, width, height, channels if median_depth else None
+    )
     planes = planes.movedim(1, -1).unflatten(0, (*leading, views))
     features = splats.shape[-1] - 6
-    alphas = 1 - planes[..., features:features + 1]
+    alphas = 1 - planes[..., features : features + 1]
     color = planes[..., :channels]
     if backgrounds is not None and shows:
         if backgrounds.shape != (*leading, views, channels):
-            raise InputError(f"backgrounds have the shape {tuple(backgrounds.shape)}, expected {(*leading, views, channels)}")
+            raise InputError(
+                f"backgrounds have the shape {tuple(backgrounds.shape)}, expected {(*leading, views, channels)}"
+            )
         color = color + (1 - alphas) * backgrounds[..., None, None, :]
     parts = [color] if shows else []
     if "D" in render_mode.replace("RGB", ""):
-        depth = planes[..., channels:channels + 1]
+        depth = planes[..., channels : channels + 1]
         parts.append(depth / alphas.clamp_min(1e-10) if "ED" in render_mode else depth)
     info: dict[str, Tensor] = {"splats": shown, "boxes": boxes.unflatten(0, (*leading, views))}
     if normals:
-        info["normals"] = planes[..., channels + int(deep):features]
+        info["normals"] = planes[..., channels + int(deep) : features]
     if median_depth:
-        info["median_depth"] = planes[..., features + 1:]
+        info["median_depth"] = planes[..., features + 1 :]
     return torch.cat(parts, -1) if len(parts) > 1 else parts[0], alphas, info
 
 
-def checked(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, viewmats: Tensor, Ks: Tensor, width: int,
-             height: int, near: float, blur: float, sh_degree: int | None) -> tuple[int, ...]:
+def checked(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    near: float,
+    blur: float,
+    sh_degree: int | None,
+) -> tuple[int, ...]:
     """The axes of scenes, once everything fits together."""
     if means.ndim < 2 or means.shape[-1] != 3:
         raise InputError(f"means have the shape {tuple(means.shape)}, expected (..., N, 3)")
     if means.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"Gaussians are rendered in float32 or float64, and means are {means.dtype}")
+        raise InputError(
+            f"Gaussians are rendered in float32 or float64, and means are {means.dtype}"
+        )
     leading, count = tuple(means.shape[:-2]), means.shape[-2]
     views = viewmats.shape[-3] if viewmats.ndim >= 3 else 0
     wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {
-        "quats": (quats, (*leading, count, 4)), "scales": (scales, (*leading, count, 3)), "opacities": (opacities, (*leading, count)),
-        "viewmats": (viewmats, (*leading, views, 4, 4)), "Ks": (Ks, (*leading, views, 3, 3)),
+        "quats": (quats, (*leading, count, 4)),
+        "scales": (scales, (*leading, count, 3)),
+        "opacities": (opacities, (*leading, count)),
+        "viewmats": (viewmats, (*leading, views, 4, 4)),
+        "Ks": (Ks, (*leading, views, 3, 3)),
     }
     for name, (value, shape) in wanted.items():
         if value.shape != shape:
-            raise InputError(f"{name} have the shape {tuple(value.shape)}, expected {shape} beside means {tuple(means.shape)}")
-    every: dict[str, Any] = {"colors": colors, **{name: value for name, (value, _) in wanted.items()}}
+            raise InputError(
+                f"{name} have the shape {tuple(value.shape)}, expected {shape} beside means {tuple(means.shape)}"
+            )
+    every: dict[str, Any] = {
+        "colors": colors,
+        **{name: value for name, (value, _) in wanted.items()},
+    }
     for name, value in every.items():
         if value.dtype != means.dtype or value.device != means.device:
-            raise InputError(f"{name} are {value.dtype} on {value.device}, and means {means.dtype} on {means.device}; bring them together")
+            raise InputError(
+                f"{name} are {value.dtype} on {value.device}, and means {means.dtype} on {means.device}; bring them together"
+            )
     if sh_degree is None:
         if colors.shape[:-1] != (*leading, count):
-            raise InputError(f"colors have the shape {tuple(colors.shape)}, expected {(*leading, count, 'channels')}; "
-                             "give sh_degree= for spherical harmonics")
+            raise InputError(
+                f"colors have the shape {tuple(colors.shape)}, expected {(*leading, count, 'channels')}; "
+                "give sh_degree= for spherical harmonics"
+            )
     else:
         if sh_degree not in (0, 1, 2, 3):
             raise InputError(f"sh_degree is 0, 1, 2 or 3, got {sh_degree}")
-        if colors.shape[:-2] != (*leading, count) or colors.shape[-1] != 3 or colors.shape[-2] < (sh_degree + 1) ** 2:
-            raise InputError(f"colors have the shape {tuple(colors.shape)}, expected {(*leading, count, (sh_degree + 1) ** 2, 3)} for "
-                             f"spherical harmonics of degree {sh_degree}")
+        if (
+            colors.shape[:-2] != (*leading, count)
+            or colors.shape[-1] != 3
+            or colors.shape[-2] < (sh_degree + 1) ** 2
+        ):
+            raise InputError(
+                f"colors have the shape {tuple(colors.shape)}, expected {(*leading, count, (sh_degree + 1) ** 2, 3)} for "
+                f"spherical harmonics of degree {sh_degree}"
+            )
     if min(width, height) < 1:
         raise InputError(f"a view has at least one pixel, got width {width} and height {height}")
     if not near > 0 or not blur > 0:
         raise InputError(f"near_plane and eps2d must be above zero, got {near} and {blur}")
     if bool((Ks[..., 0, 1] != 0).any()):
-        raise InputError("Ks have a skew (entry 0, 1), which the renderer does not know; resample the images without it")
+        raise InputError(
+            "Ks have a skew (entry 0, 1), which the renderer does not know; resample the images without it"
+        )
     return leading

@@ -112,23 +112,32 @@ class Street:
     def poses(self, time: float) -> Tensor:
         """The frame of every thing in the world, float64 ``(n, 4, 4)``."""
         poses = self._start.clone()
-        poses[self.moving] = self.frame @ _upright([self.things[k].at(time) for k in self.moving.tolist()])
+        poses[self.moving] = self.frame @ _upright(
+            [self.things[k].at(time) for k in self.moving.tolist()]
+        )
         return poses
 
     @cached_property
     def moving(self) -> Tensor:
         """The things that have a route, int64."""
-        return torch.tensor([k for k, thing in enumerate(self.things) if isinstance(thing.place, Route)], dtype=torch.int64)
+        return torch.tensor(
+            [k for k, thing in enumerate(self.things) if isinstance(thing.place, Route)],
+            dtype=torch.int64,
+        )
 
     @cached_property
     def labelled(self) -> Tensor:
         """The things that have a box, int64: their number in this list is their instance."""
-        return torch.tensor([k for k, thing in enumerate(self.things) if thing.size], dtype=torch.int64)
+        return torch.tensor(
+            [k for k, thing in enumerate(self.things) if thing.size], dtype=torch.int64
+        )
 
     @cached_property
     def owner(self) -> Tensor:
         """The thing that each primitive belongs to, int64."""
-        return torch.tensor([k for k, thing in enumerate(self.things) for _ in thing.parts], dtype=torch.int64)
+        return torch.tensor(
+            [k for k, thing in enumerate(self.things) for _ in thing.parts], dtype=torch.int64
+        )
 
     @cached_property
     def reflectivity(self) -> Tensor:
@@ -140,11 +149,19 @@ class Street:
         before, after = self.poses(time), self.poses(time + period)
         turn = torch.zeros(len(self.things), 3, dtype=torch.float64)
         # What stands has a pose that is the same to the last bit, and no turn from rounding.
-        turn[self.moving] = rotation_vector(after[self.moving, :3, :3] @ before[self.moving, :3, :3].transpose(1, 2))
+        turn[self.moving] = rotation_vector(
+            after[self.moving, :3, :3] @ before[self.moving, :3, :3].transpose(1, 2)
+        )
         turn[turn.norm(dim=1) < 1e-12] = 0
         place = before[:, :3, 3]
-        return Primitives(self._kind, self._half_size, before[self.owner] @ self._middle, (after[:, :3, 3] - place)[self.owner],
-                          turn[self.owner], place[self.owner])
+        return Primitives(
+            self._kind,
+            self._half_size,
+            before[self.owner] @ self._middle,
+            (after[:, :3, 3] - place)[self.owner],
+            turn[self.owner],
+            place[self.owner],
+        )
 
     @cached_property
     def _parts(self) -> tuple[Part, ...]:

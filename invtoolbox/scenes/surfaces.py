@@ -30,18 +30,35 @@ class Surface:
     covariances: Tensor
 
     @classmethod
-    def of(cls, points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, along: float = 0.02) -> Surface:
-        return cls(points, Tree(in_time(points, times, time_scale)), covariances(points, times, time_scale, along))
+    def of(
+        cls,
+        points: Tensor,
+        times: Tensor | None = None,
+        time_scale: float = 8.0,
+        along: float = 0.02,
+    ) -> Surface:
+        return cls(
+            points,
+            Tree(in_time(points, times, time_scale)),
+            covariances(points, times, time_scale, along),
+        )
 
     @classmethod
-    def of_points(cls, points: Tensor, times: Tensor | None = None, time_scale: float = 8.0) -> Surface:
+    def of_points(
+        cls, points: Tensor, times: Tensor | None = None, time_scale: float = 8.0
+    ) -> Surface:
         """Points that stand for themselves: with it, `data_terms.PlaneToPlane` with ``along=1`` is the distance between points."""
         eye = torch.eye(3, dtype=points.dtype, device=points.device)
         return cls(points, Tree(in_time(points, times, time_scale)), eye.expand(len(points), 3, 3))
 
 
-def covariances(points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, along: float = 0.005,
-                rows: Tensor | None = None) -> Tensor:
+def covariances(
+    points: Tensor,
+    times: Tensor | None = None,
+    time_scale: float = 8.0,
+    along: float = 0.005,
+    rows: Tensor | None = None,
+) -> Tensor:
     """How each point may lie off the surface it stands for, ``(M, 3, 3)``: 1 along it and ``along`` across, or more where it is thick.
 
     The covariances of generalised ICP (Segal, Haehnel and Thrun 2009) with the variance along the surface as the unit; the thickness
@@ -59,8 +76,13 @@ def covariances(points: Tensor, times: Tensor | None = None, time_scale: float =
     return torch.eye(3, dtype=points.dtype, device=points.device) + (across - 1) * outer
 
 
-def normals(points: Tensor, times: Tensor | None = None, time_scale: float = 8.0, rows: Tensor | None = None,
-            roundness: float = 0.2) -> tuple[Tensor, Tensor]:
+def normals(
+    points: Tensor,
+    times: Tensor | None = None,
+    time_scale: float = 8.0,
+    rows: Tensor | None = None,
+    roundness: float = 0.2,
+) -> tuple[Tensor, Tensor]:
     """The normal of the surface at each point, and how thick the surface is there; arguments as `covariances`.
 
     A lidar samples a surface along a few lines. The nearest neighbours of a point lie on one of them and show no normal, and a
@@ -83,7 +105,11 @@ def normals(points: Tensor, times: Tensor | None = None, time_scale: float = 8.0
         enough = (variances[:, 1] > roundness * variances[:, 2]) | (side == _THINNED[-1])
         done = left[enough]
         normal[done] = axis[enough].to(points)
-        thickness[done] = (variances[enough, 0].clamp_min(0) / variances[enough, 1].clamp_min(1e-12)).clamp(0, 1).to(points)
+        thickness[done] = (
+            (variances[enough, 0].clamp_min(0) / variances[enough, 1].clamp_min(1e-12))
+            .clamp(0, 1)
+            .to(points)
+        )
         left = left[~enough]
         if not len(left):
             break
@@ -109,7 +135,9 @@ def in_time(points: Tensor, times: Tensor | None, time_scale: float) -> Tensor:
     """Points with their time as a fourth coordinate, ``(..., N, 3), (..., N) -> (..., N, 4)``; themselves without times."""
     if times is None:
         return points
-    return torch.cat([points, (time_scale * times.to(points)).expand(points.shape[:-1])[..., None]], -1)
+    return torch.cat(
+        [points, (time_scale * times.to(points)).expand(points.shape[:-1])[..., None]], -1
+    )
 
 
 def _variances(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,16 +147,30 @@ def _variances(matrices: Tensor) -> tuple[Tensor, Tensor]:
     eigenvalue, of which the pair that is the least parallel is taken. Many times as fast as a factorisation each.
     """
     third = matrices.diagonal(dim1=1, dim2=2).mean(1)
-    free = matrices - third[:, None, None] * torch.eye(3, dtype=matrices.dtype, device=matrices.device)
-    size = (free.square().sum((1, 2)) / 6).sqrt().clamp_min(torch.finfo(matrices.dtype).tiny ** 0.25)
+    free = matrices - third[:, None, None] * torch.eye(
+        3, dtype=matrices.dtype, device=matrices.device
+    )
+    size = (
+        (free.square().sum((1, 2)) / 6).sqrt().clamp_min(torch.finfo(matrices.dtype).tiny ** 0.25)
+    )
     angle = (torch.linalg.det(free / size[:, None, None]) / 2).clamp(-1, 1).arccos() / 3
-    turns = angle[:, None] + 2 * torch.pi / 3 * torch.tensor([1.0, 2.0, 0.0], dtype=angle.dtype, device=angle.device)
+    turns = angle[:, None] + 2 * torch.pi / 3 * torch.tensor(
+        [1.0, 2.0, 0.0], dtype=angle.dtype, device=angle.device
+    )
     values = third[:, None] + 2 * size[:, None] * turns.cos()
-    a, b, c = (matrices - values[:, :1, None] * torch.eye(3, dtype=matrices.dtype, device=matrices.device)).unbind(1)
-    candidates = torch.stack([torch.linalg.cross(a, b), torch.linalg.cross(b, c), torch.linalg.cross(c, a)], 1)
+    a, b, c = (
+        matrices - values[:, :1, None] * torch.eye(3, dtype=matrices.dtype, device=matrices.device)
+    ).unbind(1)
+    candidates = torch.stack(
+        [torch.linalg.cross(a, b), torch.linalg.cross(b, c), torch.linalg.cross(c, a)], 1
+    )
     lengths = candidates.norm(dim=2)
     best = lengths.argmax(1)
     rows = torch.arange(len(best), device=best.device)
     vector, length = candidates[rows, best], lengths[rows, best]
     upright = torch.tensor([0.0, 0.0, 1.0], dtype=vector.dtype, device=vector.device)
-    return values, torch.where(length[:, None] > 0, vector / length.clamp_min(torch.finfo(length.dtype).tiny)[:, None], upright)
+    return values, torch.where(
+        length[:, None] > 0,
+        vector / length.clamp_min(torch.finfo(length.dtype).tiny)[:, None],
+        upright,
+    )

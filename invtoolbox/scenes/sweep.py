@@ -96,11 +96,15 @@ class Sweep:
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] != 3:
-            raise InputError(f"{self.source}: points have the shape {tuple(self.points.shape)}; expected (N, 3), x, y and z of each")
+            raise InputError(
+                f"{self.source}: points have the shape {tuple(self.points.shape)}; expected (N, 3), x, y and z of each"
+            )
         for name in ("time", "intensity", "ring"):
             value = getattr(self, name)
             if value is not None and value.shape != self.points.shape[:1]:
-                raise InputError(f"{self.source}: {name} has the shape {tuple(value.shape)} for {len(self.points)} points")
+                raise InputError(
+                    f"{self.source}: {name} has the shape {tuple(value.shape)} for {len(self.points)} points"
+                )
 
     @property
     def finite(self) -> Tensor:

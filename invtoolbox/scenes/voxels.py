@@ -50,12 +50,25 @@ class VoxelSpace(Settings):
     clearance: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 3 or min(self.shape) < 2 or not all(a < b for a, b in zip(self.low, self.high)) or not self.scale > 0:
-            raise InputError("VoxelSpace needs 2 nodes at least along each of 3 axes, low below high and a positive scale, got "
-                             f"shape={self.shape}, low={self.low}, high={self.high}, scale={self.scale}")
+        if (
+            len(self.shape) != 3
+            or min(self.shape) < 2
+            or not all(a < b for a, b in zip(self.low, self.high))
+            or not self.scale > 0
+        ):
+            raise InputError(
+                "VoxelSpace needs 2 nodes at least along each of 3 axes, low below high and a positive scale, got "
+                f"shape={self.shape}, low={self.low}, high={self.high}, scale={self.scale}"
+            )
 
     @classmethod
-    def box(cls, shape: int | Sequence[int], low: Sequence[float], high: Sequence[float], scale: float | None = None) -> VoxelSpace:
+    def box(
+        cls,
+        shape: int | Sequence[int],
+        low: Sequence[float],
+        high: Sequence[float],
+        scale: float | None = None,
+    ) -> VoxelSpace:
         """All nodes of a box.
 
         Args:
@@ -69,7 +82,9 @@ class VoxelSpace(Settings):
         nx, ny, nz = map(int, shape)
         cell = max(side / max(n - 1, 1) for side, n in zip(sides, (nx, ny, nz)))
         first, last = tuple(map(float, low)), tuple(map(float, high))
-        return cls((nx, ny, nz), first, last, (1 / cell if cell > 0 else 1.0) if scale is None else scale)  # type: ignore[arg-type]
+        return cls(
+            (nx, ny, nz), first, last, (1 / cell if cell > 0 else 1.0) if scale is None else scale
+        )  # type: ignore[arg-type]
 
     @property
     def cell(self) -> tuple[float, float, float]:
@@ -80,7 +95,11 @@ class VoxelSpace(Settings):
     @cached_property
     def rows(self) -> int:
         """How many nodes are kept."""
-        return self.shape[0] * self.shape[1] * self.shape[2] if self.numbers is None else int(self.numbers.max()) + 1
+        return (
+            self.shape[0] * self.shape[1] * self.shape[2]
+            if self.numbers is None
+            else int(self.numbers.max()) + 1
+        )
 
     def places(self) -> Tensor:
         """The indices of the kept nodes in the order of their rows, ``(rows, 3)`` int64."""
@@ -92,7 +111,9 @@ class VoxelSpace(Settings):
         """The same grid with the nodes of occupied cells alone; ``occupied`` is ``(X - 1, Y - 1, Z - 1)``, bool."""
         cells = tuple(n - 1 for n in self.shape)
         if tuple(occupied.shape) != cells or occupied.dtype != torch.bool:
-            raise InputError(f"the occupied cells of this grid are a mask {cells} of bool, got {tuple(occupied.shape)} of {occupied.dtype}")
+            raise InputError(
+                f"the occupied cells of this grid are a mask {cells} of bool, got {tuple(occupied.shape)} of {occupied.dtype}"
+            )
         if not bool(occupied.any()):
             raise InputError("a grid of voxels needs one occupied cell at least")
         padded = functional.pad(occupied[None, None].float(), (1,) * 6)
@@ -108,13 +129,17 @@ class VoxelSpace(Settings):
         """What the kept nodes hold on the whole grid: ``(batch, rows, ...) -> (batch, X, Y, Z, ...)``, with ``fill`` elsewhere."""
         if self.numbers is not None:
             rest = values.new_full((len(values), 1, *values.shape[2:]), fill)
-            values = torch.cat([values, rest], dim=1)[:, self.numbers.flatten().long()]  # -1 is the last row
+            values = torch.cat([values, rest], dim=1)[
+                :, self.numbers.flatten().long()
+            ]  # -1 is the last row
         return values.unflatten(1, self.shape)
 
     def gathered(self, grid: Tensor) -> Tensor:
         """What the kept nodes hold: ``(batch, X, Y, Z, ...) -> (batch, rows, ...)``."""
         flat = grid.flatten(1, 3)
-        return flat if self.numbers is None else flat[:, (self.numbers.flatten() >= 0).nonzero()[:, 0]]
+        return (
+            flat if self.numbers is None else flat[:, (self.numbers.flatten() >= 0).nonzero()[:, 0]]
+        )
 
     def following(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """Of every kept node, for each axis: the row of the node after it, itself where none is kept; and of the node before it, ``rows``
@@ -123,7 +148,11 @@ class VoxelSpace(Settings):
 
     @cached_property
     def _following(self) -> tuple[tuple[Tensor, Tensor], ...]:
-        table = (torch.arange(self.rows).view(self.shape) if self.numbers is None else self.numbers.long())
+        table = (
+            torch.arange(self.rows).view(self.shape)
+            if self.numbers is None
+            else self.numbers.long()
+        )
         table = functional.pad(table, (1,) * 6, value=-1)
         inside = (slice(1, -1),) * 3
         own = table[inside]
@@ -131,7 +160,12 @@ class VoxelSpace(Settings):
         rows = []
         for axis in range(3):
             after, before = (table.roll(shift, axis)[inside][kept] for shift in (-1, 1))
-            rows.append((torch.where(after >= 0, after, own[kept]), torch.where(before >= 0, before, self.rows)))
+            rows.append(
+                (
+                    torch.where(after >= 0, after, own[kept]),
+                    torch.where(before >= 0, before, self.rows),
+                )
+            )
         return tuple(rows)
 
 

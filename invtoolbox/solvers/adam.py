@@ -80,8 +80,10 @@ class Adam(Solver):
 
     def __post_init__(self) -> None:
         if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
-            raise InputError(f"Adam takes patience=None or at least 1 step and a nonnegative min_delta, got patience={self.patience} "
-                             f"and min_delta={self.min_delta}")
+            raise InputError(
+                f"Adam takes patience=None or at least 1 step and a nonnegative min_delta, got patience={self.patience} "
+                f"and min_delta={self.min_delta}"
+            )
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"Adam takes clip=None or a positive norm, got {self.clip}")
 
@@ -105,21 +107,39 @@ class Adam(Solver):
         (value, gradient, discrepancy), info = self._evaluate(objective, start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
-        return AdamState(start, value, discrepancy, norm / scale, gradient, torch.zeros_like(start), torch.zeros_like(start),
-                         torch.zeros_like(norm), _rates(objective, start), start.clone(), value.clone(), scale,
-                         value.clone(), torch.zeros_like(norm), _gathered(objective, _statistics(objective, start), start, info))
+        return AdamState(
+            start,
+            value,
+            discrepancy,
+            norm / scale,
+            gradient,
+            torch.zeros_like(start),
+            torch.zeros_like(start),
+            torch.zeros_like(norm),
+            _rates(objective, start),
+            start.clone(),
+            value.clone(),
+            scale,
+            value.clone(),
+            torch.zeros_like(norm),
+            _gathered(objective, _statistics(objective, start), start, info),
+        )
 
     def step(self, objective: Objective, state: AdamState) -> AdamState:
         gradient = state.gradient if self.clip is None else _clipped(state.gradient, self.clip)
         mean = state.mean.mul_(self.beta_mean).add_(gradient, alpha=1 - self.beta_mean)
         # Of complex values the squared modulus, so that the phase of the image does not matter.
-        square = state.square.mul_(self.beta_square).addcmul_(gradient, gradient.conj(), value=1 - self.beta_square)
+        square = state.square.mul_(self.beta_square).addcmul_(
+            gradient, gradient.conj(), value=1 - self.beta_square
+        )
         steps = state.steps + 1
         shape = (-1, *[1] * (gradient.ndim - 1))
         rate = self.learning_rate / (1 + self.decay * steps).sqrt() / (1 - self.beta_mean**steps)
-        denominator = (square / (1 - self.beta_square**steps).view(shape)).sqrt_().add_(self.epsilon)
+        denominator = (
+            (square / (1 - self.beta_square**steps).view(shape)).sqrt_().add_(self.epsilon)
+        )
         rates = _scheduled(objective, state.rates)
-        moved = (state.x - (mean * rates).div_(denominator).mul_(rate.view(shape)))
+        moved = state.x - (mean * rates).div_(denominator).mul_(rate.view(shape))
         x = objective.projected(objective.disturbed(moved, self.learning_rate))
         (value, new, discrepancy), info = self._evaluate(objective, x)
         better = value < state.best_value
@@ -128,17 +148,43 @@ class Adam(Solver):
             # Not torch.lerp, which rounds the last few entries of a tensor in another way, so by the size of the batch.
             best = state.best + (x - state.best).mul_((9 / (steps + 8)).view(shape))
         improved = value < state.reference - self.min_delta
-        return AdamState(x, value, discrepancy, item_norm(new) / state.scale, new, mean, square, steps, rates,
-                         best, torch.where(better, value, state.best_value), state.scale,
-                         torch.where(improved, value, state.reference),
-                         torch.where(improved, torch.zeros_like(state.waited), state.waited + 1),
-                         _gathered(objective, state.statistics, x, info))
+        return AdamState(
+            x,
+            value,
+            discrepancy,
+            item_norm(new) / state.scale,
+            new,
+            mean,
+            square,
+            steps,
+            rates,
+            best,
+            torch.where(better, value, state.best_value),
+            state.scale,
+            torch.where(improved, value, state.reference),
+            torch.where(improved, torch.zeros_like(state.waited), state.waited + 1),
+            _gathered(objective, state.statistics, x, info),
+        )
 
-    def adapted(self, objective: Objective, state: AdamState, variable: Tensor, move: Callable[[Tensor], Tensor]) -> AdamState:
+    def adapted(
+        self,
+        objective: Objective,
+        state: AdamState,
+        variable: Tensor,
+        move: Callable[[Tensor], Tensor],
+    ) -> AdamState:
         # What is new has no gradient yet, so the next step leaves it where it is; averages and the best iterate begin again from here.
-        return dataclasses.replace(state, x=variable, gradient=move(state.gradient), mean=move(state.mean), square=move(state.square),
-                                   rates=_rates(objective, variable), best=variable.clone(), best_value=state.value.clone(),
-                                   statistics=_statistics(objective, variable))
+        return dataclasses.replace(
+            state,
+            x=variable,
+            gradient=move(state.gradient),
+            mean=move(state.mean),
+            square=move(state.square),
+            rates=_rates(objective, variable),
+            best=variable.clone(),
+            best_value=state.value.clone(),
+            statistics=_statistics(objective, variable),
+        )
 
     def gives_up(self, state: AdamState) -> Tensor | None:
         return None if self.patience is None else state.waited >= self.patience
@@ -151,7 +197,10 @@ class Adam(Solver):
         return state.x if self.iterate == "last" else state.best
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return False, "Adam may cycle or diverge even where everything is convex (Reddi, Kale and Kumar 2018)"
+        return (
+            False,
+            "Adam may cycle or diverge even where everything is convex (Reddi, Kale and Kumar 2018)",
+        )
 
 
 def _clipped(gradient: Tensor, longest: float) -> Tensor:
@@ -166,7 +215,9 @@ def _statistics(objective: Objective, x: Tensor) -> dict[str, Tensor]:
     return implicit.statistics(objective.layout.unpack(x))
 
 
-def _gathered(objective: Objective, statistics: dict[str, Tensor], x: Tensor, info: dict[str, Seen]) -> dict[str, Tensor]:
+def _gathered(
+    objective: Objective, statistics: dict[str, Tensor], x: Tensor, info: dict[str, Seen]
+) -> dict[str, Tensor]:
     implicit = objective.prior.implicit
     if implicit is None or not implicit.is_adaptive or objective.layout is None:
         return statistics
@@ -185,9 +236,13 @@ def _scheduled(objective: Objective, rates: Tensor) -> Tensor:
 
 
 def _rates(objective: Objective, start: Tensor) -> Tensor:
-    ones = torch.ones(start.shape[0], *[1] * (start.ndim - 1), dtype=start.dtype, device=start.device)
+    ones = torch.ones(
+        start.shape[0], *[1] * (start.ndim - 1), dtype=start.dtype, device=start.device
+    )
     if objective.layout is None or objective.prior.implicit is None:
         return ones
     parameters = objective.layout.unpack(start)
     factors = objective.prior.implicit.learning_rates(parameters)
-    return objective.layout.pack({k: torch.full_like(t, factors.get(k, 1.0)) for k, t in parameters.items()})
+    return objective.layout.pack(
+        {k: torch.full_like(t, factors.get(k, 1.0)) for k, t in parameters.items()}
+    )

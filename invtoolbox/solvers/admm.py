@@ -13,7 +13,12 @@ from invtoolbox.buffers import added, added_product, replaced
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
-from invtoolbox.solvers.penalty import denoising_term, first_penalty, unit_step_reason, unit_step_term
+from invtoolbox.solvers.penalty import (
+    denoising_term,
+    first_penalty,
+    unit_step_reason,
+    unit_step_term,
+)
 from invtoolbox.solvers.pieces import PriorPiece, copy_of_image, prior_pieces, splitting_reason
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
@@ -104,8 +109,18 @@ class ADMM(Solver):
         duals = tuple(torch.zeros_like(z) for z in splits)
         prediction = problem.operator(start)
         value = D.value(prediction, y)
-        return ADMMState(start, value, D.discrepancy(prediction, y), torch.full_like(value, torch.inf), splits, duals,
-                         self._first_rho(objective, start), torch.zeros_like(value), prediction.clone(), start)
+        return ADMMState(
+            start,
+            value,
+            D.discrepancy(prediction, y),
+            torch.full_like(value, torch.inf),
+            splits,
+            duals,
+            self._first_rho(objective, start),
+            torch.zeros_like(value),
+            prediction.clone(),
+            start,
+        )
 
     def step(self, objective: Objective, state: ADMMState) -> ADMMState:
         problem, pieces = objective.problem, prior_pieces(objective)
@@ -119,7 +134,12 @@ class ADMM(Solver):
         relaxation = 1.0 if denoising_term(objective) is not None else self.relaxation
         dual_first = unit_step_term(objective) is not None
         multipliers: list[Tensor] = []
-        splits, moved, size, pull = [], torch.zeros_like(x), torch.zeros_like(rho), torch.zeros_like(x)
+        splits, moved, size, pull = (
+            [],
+            torch.zeros_like(x),
+            torch.zeros_like(rho),
+            torch.zeros_like(x),
+        )
         for piece, z, u in zip(pieces, state.splits, duals):
             image = piece.apply(x)
             target = added(torch.lerp(z, image, relaxation), u)
@@ -153,8 +173,18 @@ class ADMM(Solver):
         duals = tuple(u * expand(rho / rho_next, u) for u in multipliers)
         own = copy_of_image(pieces, splits)
         answer = own if own is not None and self.iterate == "auto" else x
-        return ADMMState(x, value, D.discrepancy(prediction, y), certificate, tuple(splits), duals,
-                         rho_next, steps, prediction.clone() if prediction is x else prediction, answer)
+        return ADMMState(
+            x,
+            value,
+            D.discrepancy(prediction, y),
+            certificate,
+            tuple(splits),
+            duals,
+            rho_next,
+            steps,
+            prediction.clone() if prediction is x else prediction,
+            answer,
+        )
 
     def result(self, state: ADMMState) -> Tensor:
         return state.answer
@@ -162,14 +192,23 @@ class ADMM(Solver):
     def fixed_point(self, state: ADMMState) -> tuple[Tensor, ...]:
         return (state.x, *state.splits, *state.duals)
 
-    def at_point(self, objective: Objective, state: ADMMState, point: tuple[Tensor, ...]) -> ADMMState:
+    def at_point(
+        self, objective: Objective, state: ADMMState, point: tuple[Tensor, ...]
+    ) -> ADMMState:
         x, count = point[0], len(state.splits)
-        splits, duals = point[1:1 + count], point[1 + count:]
+        splits, duals = point[1 : 1 + count], point[1 + count :]
         own = copy_of_image(prior_pieces(objective), splits)
         # The multipliers are measured in the penalty of now, and it is not balanced any more.
-        return replace(state, x=x, splits=splits, duals=duals, prediction=objective.problem.operator(x),
-                       answer=own if own is not None and self.iterate == "auto" else x, rho=self._followed(objective, state.rho),
-                       steps=torch.full_like(state.steps, torch.inf))
+        return replace(
+            state,
+            x=x,
+            splits=splits,
+            duals=duals,
+            prediction=objective.problem.operator(x),
+            answer=own if own is not None and self.iterate == "auto" else x,
+            rho=self._followed(objective, state.rho),
+            steps=torch.full_like(state.steps, torch.inf),
+        )
 
     # -- the penalty ---------------------------------------------------------------------------------------------------
 
@@ -184,18 +223,33 @@ class ADMM(Solver):
         denoising = denoising_term(objective)
         return denoising[0] if denoising is not None and not denoising[1].fixed_level else rho
 
-    def _balanced(self, objective: Objective, rho: Tensor, primal: Tensor, dual: Tensor, steps: Tensor) -> Tensor:
+    def _balanced(
+        self, objective: Objective, rho: Tensor, primal: Tensor, dual: Tensor, steps: Tensor
+    ) -> Tensor:
         if self.rho is not None or denoising_term(objective) is not None:
             return rho
         # Without thresholds, on whose two sides rounding would send an item different ways.
         now = torch.stack([steps == 5 * 2**k for k in range(5)]).any(0)
         # Residuals of 1e-5 are rounding as much as anything else.
-        return torch.where(now, rho * (primal.detach().clamp_min(1e-5) / dual.detach().clamp_min(1e-5)).sqrt().clamp(0.1, 10), rho)
+        return torch.where(
+            now,
+            rho
+            * (primal.detach().clamp_min(1e-5) / dual.detach().clamp_min(1e-5))
+            .sqrt()
+            .clamp(0.1, 10),
+            rho,
+        )
 
     # -- the first line -------------------------------------------------------------------------------------------------
 
-    def _least_squares(self, objective: Objective, pieces: tuple[PriorPiece, ...], state: ADMMState, duals: tuple[Tensor, ...],
-                       rho: Tensor) -> tuple[Tensor, Tensor]:
+    def _least_squares(
+        self,
+        objective: Objective,
+        pieces: tuple[PriorPiece, ...],
+        state: ADMMState,
+        duals: tuple[Tensor, ...],
+        rho: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """x, and the norm of the residual that it leaves, ``(batch,)``."""
         problem = objective.problem
         A, D = cast(LinearOperator, problem.operator), problem.data_term
@@ -203,14 +257,24 @@ class ADMM(Solver):
         for piece, z, u in zip(pieces, state.splits, duals):
             missing = piece.adjoint(added(z - u, piece.apply(state.x), -1.0))
             right = added_product(right, missing, expand(rho, missing))
-        change, left = solve_quadratic(objective, [(rho, piece.operator) for piece in pieces], right, self.inner_iterations)
+        change, left = solve_quadratic(
+            objective, [(rho, piece.operator) for piece in pieces], right, self.inner_iterations
+        )
         return state.x + change, left
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulated(objective)
-        reason = nonconvex_reason(objective) or inexact_prox_reason(piece.function for piece in prior_pieces(objective))
+        reason = nonconvex_reason(objective) or inexact_prox_reason(
+            piece.function for piece in prior_pieces(objective)
+        )
         if reason is not None:
             return False, reason
-        if not is_closed(objective, [(weight, piece.operator) for (weight, _), piece in zip(objective.terms, prior_pieces(objective))]):
+        if not is_closed(
+            objective,
+            [
+                (weight, piece.operator)
+                for (weight, _), piece in zip(objective.terms, prior_pieces(objective))
+            ],
+        ):
             return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and priors are convex, and rho is constant after 80 iterations"

@@ -92,13 +92,17 @@ class Solver(ABC):
     def step(self, objective: Objective, state: Any) -> Any:
         """One iteration, for every item of the batch."""
 
-    def adapted(self, objective: Objective, state: Any, variable: Tensor, move: Callable[[Tensor], Tensor]) -> Any:
+    def adapted(
+        self, objective: Objective, state: Any, variable: Tensor, move: Callable[[Tensor], Tensor]
+    ) -> Any:
         """The state once the implicit prior has put another variable in the place of ``state.x``.
 
         Called by the loop between two steps, where this solver takes adaptations; ``state.statistics`` is then what its evaluations have
         gathered. ``objective`` is that of the new variable, and ``move`` maps tensors of the shape of the old one to that of the new.
         """
-        raise InputError(f"{type(self).__name__} does not know how to go on when parameters change in number")
+        raise InputError(
+            f"{type(self).__name__} does not know how to go on when parameters change in number"
+        )
 
     def converged(self, state: Any, tolerance: float) -> Tensor:
         """Which items have reached the tolerance, ``(batch,)`` booleans."""
@@ -116,13 +120,17 @@ class Solver(ABC):
 
     def fixed_point(self, state: Any) -> tuple[Tensor, ...]:
         """What of a state the next one follows from, once step sizes have settled; `mapped` leaves it as it is at the answer."""
-        raise InputError(f"the iterates of {type(self).__name__} are not those of a map with a fixed point")
+        raise InputError(
+            f"the iterates of {type(self).__name__} are not those of a map with a fixed point"
+        )
 
     def at_point(self, objective: Objective, state: Any, point: tuple[Tensor, ...]) -> Any:
         """The state with another `fixed_point`, and with what a step and the answer take from it; everything else stays."""
         raise NotImplementedError
 
-    def mapped(self, objective: Objective, state: Any, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def mapped(
+        self, objective: Objective, state: Any, point: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         """The map of which `fixed_point` ends up at a fixed point, differentiable where the objective allows it."""
         return self.fixed_point(self.step(objective, self.at_point(objective, state, point)))
 
@@ -155,8 +163,17 @@ class Solver(ABC):
 def nonsmooth_reason(objective: Objective, name: str) -> str | None:
     """Why a method that follows gradients does not fit, or ``None``."""
     if not objective.problem.data_term.is_smooth:
-        return f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is not"
-    return next((reason for prior in objective.explicit_priors if (reason := unfit_gradient(prior, name)) is not None), None)
+        return (
+            f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is not"
+        )
+    return next(
+        (
+            reason
+            for prior in objective.explicit_priors
+            if (reason := unfit_gradient(prior, name)) is not None
+        ),
+        None,
+    )
 
 
 def unfit_gradient(prior: ExplicitPrior, name: str) -> str | None:
@@ -200,4 +217,11 @@ def nonconvex_reason(objective: Objective) -> str | None:
 
 def inexact_prox_reason(functions: Iterable[ExplicitPrior]) -> str | None:
     """Which proximal operator is not known in closed form, or ``None``."""
-    return next((f"the prox of {function!r} is itself iterated" for function in functions if not function.has_exact_prox), None)
+    return next(
+        (
+            f"the prox of {function!r} is itself iterated"
+            for function in functions
+            if not function.has_exact_prox
+        ),
+        None,
+    )

@@ -65,30 +65,55 @@ class CGLS(Solver):
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         expected = D.expected_discrepancy(problem.y)
         target = torch.zeros_like(scale) if expected is None else self.tau * expected.to(scale)
-        return self._state(objective, start, residual, gradient, inner(gradient, gradient), scale, target)
+        return self._state(
+            objective, start, residual, gradient, inner(gradient, gradient), scale, target
+        )
 
     def step(self, objective: Objective, state: CGLSState) -> CGLSState:
         A, D = objective.problem.operator, objective.problem.data_term
         assert isinstance(A, LinearOperator)
         forward = A(state.direction)
         curvature = inner(forward, D.weighted(forward))
-        alpha = torch.where(curvature > 0, state.squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)),
-                            torch.zeros_like(curvature))
+        alpha = torch.where(
+            curvature > 0,
+            state.squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)),
+            torch.zeros_like(curvature),
+        )
         x = torch.addcmul(state.x, expand(alpha, state.direction), state.direction)
         residual = torch.addcmul(state.residual, expand(-alpha, forward), forward)
         gradient = A.adjoint(D.weighted(residual))
         squared = inner(gradient, gradient)
-        beta = torch.where(state.squared > 0, squared / torch.where(state.squared > 0, state.squared, torch.ones_like(squared)),
-                           torch.zeros_like(squared))
+        beta = torch.where(
+            state.squared > 0,
+            squared / torch.where(state.squared > 0, state.squared, torch.ones_like(squared)),
+            torch.zeros_like(squared),
+        )
         direction = torch.addcmul(gradient, expand(beta, gradient), state.direction)
         return self._state(objective, x, residual, direction, squared, state.scale, state.target)
 
-    def _state(self, objective: Objective, x: Tensor, residual: Tensor, direction: Tensor, squared: Tensor, scale: Tensor,
-               target: Tensor) -> CGLSState:
+    def _state(
+        self,
+        objective: Objective,
+        x: Tensor,
+        residual: Tensor,
+        direction: Tensor,
+        squared: Tensor,
+        scale: Tensor,
+        target: Tensor,
+    ) -> CGLSState:
         D, y = objective.problem.data_term, objective.problem.y
         prediction = y - residual
-        return CGLSState(x, D.value(prediction, y), D.discrepancy(prediction, y), squared.sqrt() / scale, residual, direction,
-                         squared, scale, target)
+        return CGLSState(
+            x,
+            D.value(prediction, y),
+            D.discrepancy(prediction, y),
+            squared.sqrt() / scale,
+            residual,
+            direction,
+            squared,
+            scale,
+            target,
+        )
 
     def converged(self, state: CGLSState, tolerance: float) -> Tensor:
         return (state.certificate <= tolerance) | (state.discrepancy <= state.target)

@@ -33,7 +33,13 @@ class Chain:
     def start(cls, x: Tensor, blocks: int) -> Chain:
         """No state yet; ``blocks`` is even."""
         zeros = x.new_zeros(x.shape[0], blocks, *x.shape[1:])
-        return cls(x.clone(), zeros, zeros.clone(), zeros.clone(), torch.zeros(x.shape[0], dtype=torch.float64, device=x.device))
+        return cls(
+            x.clone(),
+            zeros,
+            zeros.clone(),
+            zeros.clone(),
+            torch.zeros(x.shape[0], dtype=torch.float64, device=x.device),
+        )
 
     def recentred(self, x: Tensor) -> Chain:
         """The same without any state, about another centre."""
@@ -45,9 +51,9 @@ class Chain:
         length = block_length(number, blocks)
         if number > 1 and length > block_length(number - 1, blocks):
             for sums in (self.sums, self.squares):
-                sums[:, :blocks // 2] = sums[:, 0::2] + sums[:, 1::2]
-                sums[:, blocks // 2:] = 0
-            self.kept[:, :blocks // 2] = self.kept[:, 1::2].clone()
+                sums[:, : blocks // 2] = sums[:, 0::2] + sums[:, 1::2]
+                sums[:, blocks // 2 :] = 0
+            self.kept[:, : blocks // 2] = self.kept[:, 1::2].clone()
         slot = (number - 1) // length
         away = x - self.centre
         self.sums[:, slot] += away
@@ -91,7 +97,10 @@ class Chain:
         if self.full()[0] < 2:
             return torch.full_like(self.number, torch.inf).to(self.sums.dtype)
         spread = self._variance().flatten(1).sum(1)
-        return (self.std_error().square().flatten(1).sum(1) / spread.clamp_min(torch.finfo(spread.dtype).tiny)).sqrt()
+        return (
+            self.std_error().square().flatten(1).sum(1)
+            / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+        ).sqrt()
 
     def effective_number(self) -> Tensor:
         """How many independent states would know the mean as well, ``(batch,)``: total variance over the squared error of the mean."""
@@ -103,7 +112,9 @@ class Chain:
     def _variance(self) -> Tensor:
         count = self._count()
         mean = self.sums.sum(1) / count
-        return ((self.squares.sum(1) / count - mean.square()) * (count / (count - 1).clamp_min(1))).clamp_min_(0)
+        return (
+            (self.squares.sum(1) / count - mean.square()) * (count / (count - 1).clamp_min(1))
+        ).clamp_min_(0)
 
 
 def block_length(number: int, blocks: int) -> int:
@@ -137,19 +148,29 @@ class ChainPosterior(MomentPosterior):
     def __init__(self, chain: Chain) -> None:
         super().__init__(chain.mean(), chain.std())
         # Items may have stopped after different numbers of states.
-        items = [select_items(chain, torch.tensor([k], device=chain.centre.device)) for k in range(len(chain.centre))]
+        items = [
+            select_items(chain, torch.tensor([k], device=chain.centre.device))
+            for k in range(len(chain.centre))
+        ]
         full = [max(1, item.full()[0]) for item in items]
         self.number = min(full)
         self.effective_number = torch.cat([item.effective_number() for item in items])
         self.std_error = torch.cat([item.std_error() for item in items])
         places = [torch.arange(1, self.number + 1) * count // self.number - 1 for count in full]
-        self._kept = torch.cat([item.kept[:, place.to(chain.centre.device)] for item, place in zip(items, places)]).transpose(0, 1)
+        self._kept = torch.cat(
+            [item.kept[:, place.to(chain.centre.device)] for item, place in zip(items, places)]
+        ).transpose(0, 1)
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Kept states at random, with repetition."""
-        which = [int(torch.randint(self.number, (1,), generator=generator, device=generator.device)) for _ in range(count)]
+        which = [
+            int(torch.randint(self.number, (1,), generator=generator, device=generator.device))
+            for _ in range(count)
+        ]
         return self._kept[which]
 
     def _chunks(self, n: int, seed: int) -> Iterator[Tensor]:
-        order = torch.randperm(self.number, generator=torch.Generator().manual_seed(seed % (1 << 62)))
+        order = torch.randperm(
+            self.number, generator=torch.Generator().manual_seed(seed % (1 << 62))
+        )
         yield self._kept[order.repeat(-(-n // self.number))[:n].to(self.device)]

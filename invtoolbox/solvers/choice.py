@@ -12,17 +12,38 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
     from invtoolbox import solvers
 
     return (
-        (solvers.ConjugateGradient(), "everything is quadratic, and conjugate gradients solve the normal equations"),
-        (solvers.LocalGlobal(), "points are observed and the priors are minima of squares over rotations, which are found in turn"),
-        (solvers.KrylovMM(), "the priors are norms of linear operators, and majorisation in a Krylov subspace needs few products"),
+        (
+            solvers.ConjugateGradient(),
+            "everything is quadratic, and conjugate gradients solve the normal equations",
+        ),
+        (
+            solvers.LocalGlobal(),
+            "points are observed and the priors are minima of squares over rotations, which are found in turn",
+        ),
+        (
+            solvers.KrylovMM(),
+            "the priors are norms of linear operators, and majorisation in a Krylov subspace needs few products",
+        ),
         (solvers.ADMM(), "the misfit is quadratic and a prior is a denoiser"),
-        (solvers.Reweighted(), "the misfit is robust and the priors are smooth norms, which are squares once they are weighted"),
+        (
+            solvers.Reweighted(),
+            "the misfit is robust and the priors are smooth norms, which are squares once they are weighted",
+        ),
         (solvers.PDHG(), "every prior has a proximal operator, alone or behind a linear operator"),
-        (solvers.LevenbergMarquardt(), "parameters of the operator are unknown, which makes a smooth problem nonlinear"),
-        (solvers.PALM(), "parameters of the operator are unknown, and a prior enters by its proximal operator"),
+        (
+            solvers.LevenbergMarquardt(),
+            "parameters of the operator are unknown, which makes a smooth problem nonlinear",
+        ),
+        (
+            solvers.PALM(),
+            "parameters of the operator are unknown, and a prior enters by its proximal operator",
+        ),
         (solvers.LBFGS(), "everything is differentiable"),
         (solvers.Adam(), "the variable is the implicit prior's parameters"),
-        (solvers.ProximalGradient(), "the misfit is differentiable and one prior has a proximal operator"),
+        (
+            solvers.ProximalGradient(),
+            "the misfit is differentiable and one prior has a proximal operator",
+        ),
         (solvers.GradientDescent(), "everything is differentiable"),
         (solvers.GradientDescent(step_size=1e-3), "priors have gradients but no energy"),
     )
@@ -58,5 +79,9 @@ def check_fits(solver: Solver, objective: Objective) -> None:
     reason = unfit(solver, objective)
     if reason is None:
         return
-    fitting = dict.fromkeys(type(other).__name__ for other, _ in candidates() if unfit(other, objective) is None)
-    raise InputError(f"{reason}; {'these would work: ' + ', '.join(fitting) if fitting else 'no solver fits'}")
+    fitting = dict.fromkeys(
+        type(other).__name__ for other, _ in candidates() if unfit(other, objective) is None
+    )
+    raise InputError(
+        f"{reason}; {'these would work: ' + ', '.join(fitting) if fitting else 'no solver fits'}"
+    )

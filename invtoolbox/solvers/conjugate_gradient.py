@@ -67,8 +67,12 @@ class ConjugateGradient(Solver):
             if self.preconditioner is not None:
                 return "ConjugateGradient takes a preconditioner or a direction, and has both"
             if objective.problem.image_dtype.is_complex:
-                return "the network of a LearnedDirection sees real images, and here they are complex"
-        return implicit_reason(objective, "ConjugateGradient") or quadratic_reason(objective, "ConjugateGradient")
+                return (
+                    "the network of a LearnedDirection sees real images, and here they are complex"
+                )
+        return implicit_reason(objective, "ConjugateGradient") or quadratic_reason(
+            objective, "ConjugateGradient"
+        )
 
     def suits(self, objective: Objective) -> bool:
         return bool(objective.terms)
@@ -81,24 +85,45 @@ class ConjugateGradient(Solver):
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         inverse = preconditioner(objective, self.preconditioner)
         recent = () if self.direction is None else self.direction.none_yet(residual)
-        return self._state(objective, start, residual, _conditioned(inverse, residual), prediction, scale, inverse, recent)
+        return self._state(
+            objective,
+            start,
+            residual,
+            _conditioned(inverse, residual),
+            prediction,
+            scale,
+            inverse,
+            recent,
+        )
 
     def step(self, objective: Objective, state: CGState) -> CGState:
-        residual, direction, inverse, recent = state.residual, state.direction, state.inverse, state.recent
+        residual, direction, inverse, recent = (
+            state.residual,
+            state.direction,
+            state.inverse,
+            state.recent,
+        )
         changed = objective.regularization != state.weight
         if bool(changed.any()):
             fresh = right_side(objective) - apply_hessian(objective, state.x, state.prediction)
             mask = changed.view(-1, *[1] * (fresh.ndim - 1))
             if inverse is not None:
-                inverse = where_items(changed, preconditioner(objective, self.preconditioner), inverse)
-            residual, direction = torch.where(mask, fresh, residual), torch.where(mask, _conditioned(inverse, fresh), direction)
+                inverse = where_items(
+                    changed, preconditioner(objective, self.preconditioner), inverse
+                )
+            residual, direction = (
+                torch.where(mask, fresh, residual),
+                torch.where(mask, _conditioned(inverse, fresh), direction),
+            )
             recent = masked(recent, ~changed)
         if self.direction is not None:
             direction = self.direction.next(residual, recent)
         forward = objective.problem.operator(direction)
         product = apply_hessian(objective, direction, forward)
         # Where the direction is that of conjugate gradients, <residual, direction> is <residual, inverse residual>, and this rounds less.
-        squared = inner(residual, _conditioned(inverse, residual) if self.direction is None else direction)
+        squared = inner(
+            residual, _conditioned(inverse, residual) if self.direction is None else direction
+        )
         alpha = quotient(squared, inner(direction, product))
         x = torch.addcmul(state.x, expand(alpha, direction), direction)
         prediction = torch.addcmul(state.prediction, expand(alpha, forward), forward)
@@ -107,15 +132,41 @@ class ConjugateGradient(Solver):
             recent = self.direction.remembered(direction, product, recent)
         else:
             conditioned = _conditioned(inverse, residual)
-            direction = torch.addcmul(conditioned, expand(quotient(inner(residual, conditioned), squared), direction), direction)
-        return self._state(objective, x, residual, direction, prediction, state.scale, inverse, recent)
+            direction = torch.addcmul(
+                conditioned,
+                expand(quotient(inner(residual, conditioned), squared), direction),
+                direction,
+            )
+        return self._state(
+            objective, x, residual, direction, prediction, state.scale, inverse, recent
+        )
 
-    def _state(self, objective: Objective, x: Tensor, residual: Tensor, direction: Tensor, prediction: Tensor,
-               scale: Tensor, inverse: Preconditioner | None, recent: Recent) -> CGState:
+    def _state(
+        self,
+        objective: Objective,
+        x: Tensor,
+        residual: Tensor,
+        direction: Tensor,
+        prediction: Tensor,
+        scale: Tensor,
+        inverse: Preconditioner | None,
+        recent: Recent,
+    ) -> CGState:
         D, y = objective.problem.data_term, objective.problem.y
         value = D.value(prediction, y) + objective.prior_value(x)
-        return CGState(x, value, D.discrepancy(prediction, y), item_norm(residual) / scale, residual, direction,
-                       objective.regularization.clone(), prediction, scale, inverse, recent)
+        return CGState(
+            x,
+            value,
+            D.discrepancy(prediction, y),
+            item_norm(residual) / scale,
+            residual,
+            direction,
+            objective.regularization.clone(),
+            prediction,
+            scale,
+            inverse,
+            recent,
+        )
 
     def fixed_point(self, state: CGState) -> tuple[Tensor, ...]:
         return (state.x,)
@@ -123,10 +174,14 @@ class ConjugateGradient(Solver):
     def at_point(self, objective: Objective, state: CGState, point: tuple[Tensor, ...]) -> CGState:
         return replace(state, x=point[0])
 
-    def mapped(self, objective: Objective, state: CGState, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def mapped(
+        self, objective: Objective, state: CGState, point: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         # At the solution a step of conjugate gradients is 0 / 0; that of Richardson has the same fixed point.
         (x,) = point
-        return (x + right_side(objective) - apply_hessian(objective, x, objective.problem.operator(x)),)
+        return (
+            x + right_side(objective) - apply_hessian(objective, x, objective.problem.operator(x)),
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return True, "the system is symmetric and positive semidefinite"

@@ -10,7 +10,13 @@ import numpy as np
 from torch import Generator, Tensor
 
 from invtoolbox.objective import Objective
-from invtoolbox.solvers.deepinv_sampling import Decomposed, Measured, Network, RandomNumbers, undecomposed_reason
+from invtoolbox.solvers.deepinv_sampling import (
+    Decomposed,
+    Measured,
+    Network,
+    RandomNumbers,
+    undecomposed_reason,
+)
 from invtoolbox.solvers.diffusion import DiffusionSampler, the_prior
 
 
@@ -43,8 +49,12 @@ class DDRM(DiffusionSampler):
 
         low, high = self.intensity_range
         measured = Measured(objective, len(generators), low, high)
-        sampler = Sampler(Network(the_prior(objective), measured.y, low, high), sigmas=np.linspace(1, 0, self.steps), eta=self.eta,
-                          etab=self.eta_measured)
+        sampler = Sampler(
+            Network(the_prior(objective), measured.y, low, high),
+            sigmas=np.linspace(1, 0, self.steps),
+            eta=self.eta,
+            etab=self.eta_measured,
+        )
         # deepinv divides every number by sqrt(2), which would be right for the real part of complex ones; these are real.
         with RandomNumbers(generators, math.sqrt(2)):
             u = sampler(measured.y, Decomposed(measured))

@@ -46,7 +46,12 @@ class RandomNumbers(TorchFunctionMode):
 
     def _normal(self, shape: torch.Size, dtype: torch.dtype, device: Any) -> Tensor:
         with torch._C.DisableTorchFunction():
-            each = torch.stack([torch.randn(shape[1:], generator=g, dtype=dtype, device=device) for g in self.generators])
+            each = torch.stack(
+                [
+                    torch.randn(shape[1:], generator=g, dtype=dtype, device=device)
+                    for g in self.generators
+                ]
+            )
             return self.scale * each.repeat_interleave(shape[0] // len(self.generators), 0)
 
 
@@ -71,7 +76,9 @@ class Measured:
     ``normalised``, c makes the norm of a linear A' about 1, for what compares levels of images with levels of measurements.
     """
 
-    def __init__(self, objective: Objective, count: int, low: float, high: float, normalised: bool = False) -> None:
+    def __init__(
+        self, objective: Objective, count: int, low: float, high: float, normalised: bool = False
+    ) -> None:
         from deepinv.physics import GaussianNoise
 
         items = torch.arange(objective.batch, device=objective.problem.first.device).repeat(count)
@@ -81,13 +88,17 @@ class Measured:
         assert D.noise_std is not None
         self.scale = 1.0
         if normalised and isinstance(objective.problem.operator, LinearOperator):
-            norm = objective.problem.operator.norm(dtype=problem.zeros().dtype, device=problem.first.device)
+            norm = objective.problem.operator.norm(
+                dtype=problem.zeros().dtype, device=problem.first.device
+            )
             self.scale = 1 / float(norm.max())
         self.sigma = self.scale * float(D.noise_std.max()) / self.span
         weights = 1.0 if D.weights is None else D.weights.to(problem.first).sqrt()
         self.whiten = self.scale * expand(D.noise_std.max() / D.noise_std, problem.first) * weights
         self.dark = problem.operator(torch.full_like(problem.zeros(), low))
-        self.y = (self.whiten * (problem.y - self.dark) / self.span).expand(len(items), *problem.y.shape[1:])
+        self.y = (self.whiten * (problem.y - self.dark) / self.span).expand(
+            len(items), *problem.y.shape[1:]
+        )
         self.noise_model: Any = GaussianNoise(self.sigma)
 
     @property
@@ -98,10 +109,16 @@ class Measured:
         operator = self.objective.problem.operator
         if isinstance(operator, LinearOperator):
             return self.whiten * operator(u.to(self.y.dtype))
-        return self.whiten * (operator(self.low + self.span * u.to(self.y.dtype)) - self.dark) / self.span
+        return (
+            self.whiten
+            * (operator(self.low + self.span * u.to(self.y.dtype)) - self.dark)
+            / self.span
+        )
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return cast(LinearOperator, self.objective.problem.operator).adjoint(self.whiten * y.to(self.y.dtype))
+        return cast(LinearOperator, self.objective.problem.operator).adjoint(
+            self.whiten * y.to(self.y.dtype)
+        )
 
     def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: Any) -> Tensor:
         """``argmin_u gamma / 2 |A'(u) - y|^2 + |u - z|^2 / 2``, by our own quadratic step."""
@@ -129,13 +146,22 @@ class Decomposed:
         if exact and power is not None:
             self.kind, singular = "hartley", power.clamp_min(0).sqrt()
         elif _is_mask(measured):
-            self.kind, singular = "pixels", measured.A(torch.ones(measured.shape, dtype=measured.y.dtype, device=measured.y.device)).abs()
+            self.kind, singular = (
+                "pixels",
+                measured.A(
+                    torch.ones(measured.shape, dtype=measured.y.dtype, device=measured.y.device)
+                ).abs(),
+            )
         else:
-            identity = torch.eye(n, dtype=measured.y.dtype, device=measured.y.device).view(n, *measured.shape[1:])
+            identity = torch.eye(n, dtype=measured.y.dtype, device=measured.y.device).view(
+                n, *measured.shape[1:]
+            )
             columns = _one_item(measured, identity)
             _, values, self.matrix = torch.linalg.svd(columns.T, full_matrices=True)
             self.kind = "matrix"
-            singular = torch.cat([values, values.new_zeros(n - len(values))]).view(1, *measured.shape[1:])
+            singular = torch.cat([values, values.new_zeros(n - len(values))]).view(
+                1, *measured.shape[1:]
+            )
         self.mask = singular.expand(measured.shape)[:1]
 
     def V(self, c: Tensor) -> Tensor:
@@ -153,7 +179,11 @@ class Decomposed:
         """``diag(1 / s) V^T A^T y``, which needs no left singular vectors; 0 where a singular value is."""
         s = self.mask.to(y)
         seen = s > 1e-6 * s.max()
-        return torch.where(seen, self.V_adjoint(self.measured.A_adjoint(y)) / torch.where(seen, s, torch.ones_like(s)), torch.zeros_like(s))
+        return torch.where(
+            seen,
+            self.V_adjoint(self.measured.A_adjoint(y)) / torch.where(seen, s, torch.ones_like(s)),
+            torch.zeros_like(s),
+        )
 
 
 def undecomposed_reason(objective: Objective) -> str | None:
@@ -161,14 +191,20 @@ def undecomposed_reason(objective: Objective) -> str | None:
     problem = objective.problem
     n = torch.Size(problem.image_shape).numel()
     D = cast(LeastSquares, problem.data_term)
-    if problem.operator.items is not None or D.weights is not None or (D.noise_std is not None and D.noise_std.numel() > 1):
+    if (
+        problem.operator.items is not None
+        or D.weights is not None
+        or (D.noise_std is not None and D.noise_std.numel() > 1)
+    ):
         return "DDRM takes one operator and one noise level for the whole batch, as deepinv's holds one set of singular values"
     symbol = cast(LinearOperator, problem.operator).normal_symbol()
     known = (symbol is not None and symbol[1]) or _has_mask(problem.operator)
     if n <= _LARGEST or known:
         return None
-    return (f"DDRM needs a singular value decomposition: of a mask, a periodic convolution or an image of at most {_LARGEST} pixels, and "
-            f"{problem.operator} has none")
+    return (
+        f"DDRM needs a singular value decomposition: of a mask, a periodic convolution or an image of at most {_LARGEST} pixels, and "
+        f"{problem.operator} has none"
+    )
 
 
 #: Pixels of an image whose operator is decomposed as a matrix.
@@ -189,7 +225,9 @@ def _symbol(measured: Measured) -> tuple[Tensor | None, bool]:
     if known is None or not known[1]:
         return None, False
     whole = known[0].to(measured.y)[:1]
-    if whole[0].numel() > whole.shape[1]:  # of a convolution: the other half of its spectrum is that of the opposite frequencies
+    if (
+        whole[0].numel() > whole.shape[1]
+    ):  # of a convolution: the other half of its spectrum is that of the opposite frequencies
         mirrored, columns = whole, measured.shape[-1]
         for axis in range(2, whole.ndim - 1):
             mirrored = mirrored.flip(axis).roll(1, axis)

@@ -41,8 +41,15 @@ class DiffPIR(DiffusionSampler):
         low, high = self.intensity_range
         measured = Measured(objective, len(generators), low, high)
         # In deepinv's units of noise, which are halved between images in [-1, 1] and [0, 1], and of the step, which counts |.|^2 twice.
-        sampler = Sampler(Network(the_prior(objective), measured.y, low, high), measured, sigma=measured.sigma, max_iter=self.steps,
-                          zeta=self.fresh, lambda_=2 * self.strength, device=measured.y.device)
+        sampler = Sampler(
+            Network(the_prior(objective), measured.y, low, high),
+            measured,
+            sigma=measured.sigma,
+            max_iter=self.steps,
+            zeta=self.fresh,
+            lambda_=2 * self.strength,
+            device=measured.y.device,
+        )
         start = measured.y.new_zeros(measured.shape) + 0.5
         with RandomNumbers(generators):
             u = sampler(measured.y, measured, x_init=start)

@@ -46,7 +46,9 @@ class DiffusionSampler(Solver):
 
     def __post_init__(self) -> None:
         if self.at_once < 1:
-            raise InputError(f"{type(self).__name__} makes at least one draw at once, got {self.at_once}")
+            raise InputError(
+                f"{type(self).__name__} makes at least one draw at once, got {self.at_once}"
+            )
 
     @abstractmethod
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
@@ -57,7 +59,9 @@ class DiffusionSampler(Solver):
         reason = implicit_reason(objective, name) or sampling_reason(objective, name)
         if reason is not None:
             return reason
-        if not isinstance(objective.problem.data_term, LeastSquares) or not isinstance(objective.problem.y, Tensor):
+        if not isinstance(objective.problem.data_term, LeastSquares) or not isinstance(
+            objective.problem.y, Tensor
+        ):
             return f"{name} needs Gaussian noise, LeastSquares(noise_std=...), and the data term is {objective.problem.data_term!r}"
         if self.linear_only and not isinstance(objective.problem.operator, LinearOperator):
             return f"{name} needs a linear operator, and {objective.problem.operator} is not"
@@ -66,16 +70,28 @@ class DiffusionSampler(Solver):
     def prior_reason(self, objective: Objective) -> str | None:
         """Why the priors are none that a diffusion can follow, or ``None``."""
         name = type(self).__name__
-        if len(objective.terms) != 1 or "denoise" not in objective.terms[0][1].offers or objective.terms[0][1].fixed_level:
-            return (f"{name} needs one prior that denoises at every noise level, a Denoiser of a network that takes the level or a "
-                    f"GaussianMixture, and the prior is {objective.prior!r}")
+        if (
+            len(objective.terms) != 1
+            or "denoise" not in objective.terms[0][1].offers
+            or objective.terms[0][1].fixed_level
+        ):
+            return (
+                f"{name} needs one prior that denoises at every noise level, a Denoiser of a network that takes the level or a "
+                f"GaussianMixture, and the prior is {objective.prior!r}"
+            )
         if bool((objective.terms[0][0] != 1).any()):
             return f"{name} follows the density of {objective.terms[0][1]!r} itself, so it takes no weight but 1"
         return None
 
     def init(self, objective: Objective, start: Tensor) -> DiffusionState:
         infinite = torch.full_like(objective.regularization, torch.inf)
-        return DiffusionState(start, objective.nan(), torch.full_like(infinite, torch.nan), infinite, Chain.start(start, 32))
+        return DiffusionState(
+            start,
+            objective.nan(),
+            torch.full_like(infinite, torch.nan),
+            infinite,
+            Chain.start(start, 32),
+        )
 
     def step(self, objective: Objective, state: DiffusionState) -> DiffusionState:
         drawn = self.draws(objective, split(objective.generator(), self.at_once))
@@ -89,13 +105,21 @@ class DiffusionSampler(Solver):
         return DiffusionState(x, value + objective.prior_value(x), discrepancy, certificate, chain)
 
     def result(self, state: DiffusionState) -> Tensor:
-        return torch.where((state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)), state.chain.mean(), state.x)
+        return torch.where(
+            (state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)),
+            state.chain.mean(),
+            state.x,
+        )
 
     def summary(self, state: DiffusionState) -> Chain:
         return state.chain
 
     def posterior(self, objective: Objective, answer: Tensor, summary: Chain) -> Posterior | None:
-        return DiffusionPosterior(self, objective, summary) if bool((summary.number > 0).all()) else None
+        return (
+            DiffusionPosterior(self, objective, summary)
+            if bool((summary.number > 0).all())
+            else None
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return False, "the draws follow the posterior approximately, whatever their number"
@@ -116,7 +140,10 @@ class DiffusionPosterior(MomentPosterior):
 
 def split(generator: Generator, count: int) -> list[Generator]:
     """One generator a draw, so that a draw does not depend on how many are made at once."""
-    seeds = [int(torch.randint(1 << 62, (1,), generator=generator, device=generator.device)) for _ in range(count)]
+    seeds = [
+        int(torch.randint(1 << 62, (1,), generator=generator, device=generator.device))
+        for _ in range(count)
+    ]
     return [Generator(generator.device).manual_seed(seed) for seed in seeds]
 
 

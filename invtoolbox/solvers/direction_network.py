@@ -35,11 +35,20 @@ class DirectionNetwork(nn.Module):
     torch.Size([2, 1, 9, 12])
     """
 
-    def __init__(self, channels: int = 1, width: int = 16, levels: int = 4, dimensions: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 16,
+        levels: int = 4,
+        dimensions: int = 2,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         if min(channels, width, levels) < 1 or dimensions not in _CONVOLUTIONS:
-            raise InputError(f"DirectionNetwork needs positive channels, width and levels and 1, 2 or 3 dimensions, got {channels}, "
-                             f"{width}, {levels} and {dimensions}")
+            raise InputError(
+                f"DirectionNetwork needs positive channels, width and levels and 1, 2 or 3 dimensions, got {channels}, "
+                f"{width}, {levels} and {dimensions}"
+            )
         self.channels, self.levels, self.dimensions = channels, levels, dimensions
 
         def filters(before: int, after: int) -> nn.Module:
@@ -56,20 +65,29 @@ class DirectionNetwork(nn.Module):
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:
         """The network of these weights; how wide and deep it is they say themselves."""
-        first, steps = weights.get("first.weight"), sum(name.startswith("inner.") for name in weights)
+        first, steps = (
+            weights.get("first.weight"),
+            sum(name.startswith("inner.") for name in weights),
+        )
         if first is None or steps % 2 == 0:
-            raise InputError(f"these are not the weights of a DirectionNetwork: {', '.join(list(weights)[:5])}, ...")
+            raise InputError(
+                f"these are not the weights of a DirectionNetwork: {', '.join(list(weights)[:5])}, ..."
+            )
         network = cls(first.shape[1], first.shape[0], (steps + 1) // 2, first.ndim - 2)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise InputError(f"these are not the weights of a DirectionNetwork: {' '.join(str(error).split())[:200]}") from error
+            raise InputError(
+                f"these are not the weights of a DirectionNetwork: {' '.join(str(error).split())[:200]}"
+            ) from error
         return network.eval().requires_grad_(False)
 
     def forward(self, residual: Tensor) -> Tensor:
         if residual.ndim != self.dimensions + 2 or residual.shape[1] != self.channels:
-            raise InputError(f"this DirectionNetwork takes residuals of {self.channels} channels and {self.dimensions} spatial axes, got "
-                             f"the shape {tuple(residual.shape)}")
+            raise InputError(
+                f"this DirectionNetwork takes residuals of {self.channels} channels and {self.dimensions} spatial axes, got "
+                f"the shape {tuple(residual.shape)}"
+            )
         x: Tensor = self.first(residual)
         kept: list[Tensor] = []
         for k in range(self.levels - 1):

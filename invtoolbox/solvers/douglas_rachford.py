@@ -11,7 +11,13 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.operators.identity import Identity
-from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
+from invtoolbox.solvers.base import (
+    Solver,
+    State,
+    implicit_reason,
+    inexact_prox_reason,
+    nonconvex_reason,
+)
 from invtoolbox.solvers.penalty import first_penalty, unit_step_reason, unit_step_term
 from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
@@ -71,8 +77,10 @@ class DouglasRachford(Solver):
         if not problem.is_linear:
             return f"DouglasRachford needs a linear operator, and {problem.operator} is not"
         if not problem.data_term.is_quadratic and not _is_direct(objective):
-            return (f"DouglasRachford needs a quadratic data term, or one with a proximal operator behind the identity, and "
-                    f"{problem.data_term!r} behind {problem.operator} is neither")
+            return (
+                f"DouglasRachford needs a quadratic data term, or one with a proximal operator behind the identity, and "
+                f"{problem.data_term!r} behind {problem.operator} is neither"
+            )
         if len(objective.terms) > 1:
             return f"DouglasRachford takes one prior, and there are {len(objective.terms)}; ADMM and PDHG take several"
         for _, prior in objective.terms:
@@ -88,10 +96,22 @@ class DouglasRachford(Solver):
         D, y = objective.problem.data_term, objective.problem.y
         prediction = objective.problem.operator(start)
         value = D.value(prediction, y)
-        found = 1 / first_penalty(objective, start).detach() if self.step_size is None else torch.ones_like(value)
+        found = (
+            1 / first_penalty(objective, start).detach()
+            if self.step_size is None
+            else torch.ones_like(value)
+        )
         step = self._step_size(objective, found)
-        return DouglasRachfordState(start, value, D.discrepancy(prediction, y), torch.full_like(value, torch.inf), start, start,
-                                    step, prediction)
+        return DouglasRachfordState(
+            start,
+            value,
+            D.discrepancy(prediction, y),
+            torch.full_like(value, torch.inf),
+            start,
+            start,
+            step,
+            prediction,
+        )
 
     def step(self, objective: Objective, state: DouglasRachfordState) -> DouglasRachfordState:
         problem, v = objective.problem, state.point
@@ -106,14 +126,25 @@ class DouglasRachford(Solver):
             energy = weight * at_z
         gap = z - x
         residual, tiny = item_norm(gap), torch.finfo(t.dtype).tiny
-        certificate = torch.maximum(residual / torch.maximum(item_norm(x), item_norm(z)).clamp_min(tiny),
-                                    (residual + t * left) / item_norm(v - x).clamp_min(tiny))
+        certificate = torch.maximum(
+            residual / torch.maximum(item_norm(x), item_norm(z)).clamp_min(tiny),
+            (residual + t * left) / item_norm(v - x).clamp_min(tiny),
+        )
         # Where everything is 0 there is nothing to compare with.
         certificate = torch.where(residual + left > 0, certificate, residual)
         prediction = problem.operator(x)
         # The constraint holds at z; the misfit is seen at x.
         value = D.value(prediction, y) + energy
-        return DouglasRachfordState(x, value, D.discrepancy(prediction, y), certificate, v + self.relaxation * gap, z, t, prediction)
+        return DouglasRachfordState(
+            x,
+            value,
+            D.discrepancy(prediction, y),
+            certificate,
+            v + self.relaxation * gap,
+            z,
+            t,
+            prediction,
+        )
 
     def result(self, state: DouglasRachfordState) -> Tensor:
         return state.answer
@@ -128,7 +159,9 @@ class DouglasRachford(Solver):
     def fixed_point(self, state: DouglasRachfordState) -> tuple[Tensor, ...]:
         return (state.x, state.point)
 
-    def at_point(self, objective: Objective, state: DouglasRachfordState, point: tuple[Tensor, ...]) -> DouglasRachfordState:
+    def at_point(
+        self, objective: Objective, state: DouglasRachfordState, point: tuple[Tensor, ...]
+    ) -> DouglasRachfordState:
         x, v = point
         # At the fixed point the copies agree.
         return replace(state, x=x, point=v, prediction=objective.problem.operator(x), answer=x)
@@ -137,22 +170,33 @@ class DouglasRachford(Solver):
         reason = nonconvex_reason(objective) or inexact_prox_reason(objective.explicit_priors)
         if reason is not None:
             return False, reason
-        if not _is_direct(objective) and not is_closed(objective, [(torch.ones_like(objective.regularization), None)]):
+        if not _is_direct(objective) and not is_closed(
+            objective, [(torch.ones_like(objective.regularization), None)]
+        ):
             return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and prior are convex, and both proximal operators are closed"
 
-    def _data_prox(self, objective: Objective, state: DouglasRachfordState) -> tuple[Tensor, Tensor]:
+    def _data_prox(
+        self, objective: Objective, state: DouglasRachfordState
+    ) -> tuple[Tensor, Tensor]:
         """The prox of the misfit at v, and the norm of what it leaves of ``grad f(x) + (x - v) / t``."""
         problem, t = objective.problem, state.step_size
         if _is_direct(objective):
             return problem.data_term.prox(state.point, problem.y, t), torch.zeros_like(t)
         A = cast(LinearOperator, problem.operator)
         missing = state.point - state.x
-        right = torch.addcmul(A.adjoint(problem.data_term.weighted(problem.y - state.prediction)), expand(1 / t, missing), missing)
+        right = torch.addcmul(
+            A.adjoint(problem.data_term.weighted(problem.y - state.prediction)),
+            expand(1 / t, missing),
+            missing,
+        )
         change, left = solve_quadratic(objective, [(1 / t, None)], right, self.inner_iterations)
         return state.x + change, left
 
 
 def _is_direct(objective: Objective) -> bool:
     """Whether the data term's own prox is that of the misfit."""
-    return isinstance(objective.problem.operator, Identity) and "prox" in objective.problem.data_term.offers
+    return (
+        isinstance(objective.problem.operator, Identity)
+        and "prox" in objective.problem.data_term.offers
+    )

@@ -48,8 +48,13 @@ class DPS(DiffusionSampler):
         low, high = self.intensity_range
         measured = Measured(objective, len(generators), low, high, normalised=True)
         device = measured.y.device
-        sampler = Sampler(Network(the_prior(objective), measured.y, low, high), num_steps=self.steps, weight=self.weight,
-                          guidance=self.guidance, device=device)
+        sampler = Sampler(
+            Network(the_prior(objective), measured.y, low, high),
+            num_steps=self.steps,
+            weight=self.weight,
+            guidance=self.guidance,
+            device=device,
+        )
         with RandomNumbers(generators):
             u = sampler(measured.y, measured, x_init=measured.shape)
         return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))

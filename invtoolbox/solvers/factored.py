@@ -27,9 +27,12 @@ class Graph:
     free: Tensor
 
     def same_as(self, other: Graph) -> bool:
-        return (torch.equal(self.diagonal, other.diagonal) and torch.equal(self.free, other.free)
-                and all(a is b or torch.equal(a, b) for a, b in zip(self.edges, other.edges))
-                and all(a is b or torch.equal(a, b) for a, b in zip(self.strengths, other.strengths)))
+        return (
+            torch.equal(self.diagonal, other.diagonal)
+            and torch.equal(self.free, other.free)
+            and all(a is b or torch.equal(a, b) for a, b in zip(self.edges, other.edges))
+            and all(a is b or torch.equal(a, b) for a, b in zip(self.strengths, other.strengths))
+        )
 
 
 class Factors:
@@ -52,7 +55,12 @@ class Factors:
             own = (right if whole else right[items]).index_select(1, free)
             columns = own.transpose(0, 1).flatten(1).double().cpu().numpy()
             # Column by column, an item is rounded the same alone and in company.
-            solved = torch.from_numpy(factor.solve(np.asfortranarray(columns))).to(right).unflatten(1, (len(items), -1)).transpose(0, 1)
+            solved = (
+                torch.from_numpy(factor.solve(np.asfortranarray(columns)))
+                .to(right)
+                .unflatten(1, (len(items), -1))
+                .transpose(0, 1)
+            )
             if whole:
                 out.index_copy_(1, free, solved)
             else:
@@ -66,7 +74,10 @@ def grouped(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
     different: list[Graph] = []
     which = []
     for system in systems:
-        number = next((k for k, other in enumerate(different) if other is system or other.same_as(system)), len(different))
+        number = next(
+            (k for k, other in enumerate(different) if other is system or other.same_as(system)),
+            len(different),
+        )
         if number == len(different):
             different.append(system)
         which.append(number)
@@ -85,15 +96,25 @@ def _factored(system: Graph) -> tuple[Any, Tensor]:
     c = np.concatenate([s.double().cpu().numpy() for s in system.strengths])
     free = system.free.cpu().numpy()
     place = np.arange(n)
-    matrix = coo_array((np.concatenate([diagonal, c, c, -c, -c]),
-                        (np.concatenate([place, i, j, i, j]), np.concatenate([place, i, j, j, i]))), shape=(n, n)).tocsr()
+    matrix = coo_array(
+        (
+            np.concatenate([diagonal, c, c, -c, -c]),
+            (np.concatenate([place, i, j, i, j]), np.concatenate([place, i, j, j, i])),
+        ),
+        shape=(n, n),
+    ).tocsr()
     # What hangs on nothing that was seen may move as it likes: a little stiffness, which only slows it, makes the system definite.
     count, label = connected_components(matrix, directed=False)
     held = np.bincount(label[(diagonal > 0) | ~free], minlength=count) > 0
     loose = ~held[label]
     if loose.any():
         size = float(np.abs(matrix.diagonal()).mean()) or 1.0
-        matrix = matrix + coo_array((np.where(loose, 1e-8 * size, 0.0), (place, place)), shape=(n, n)).tocsr()
+        matrix = (
+            matrix
+            + coo_array((np.where(loose, 1e-8 * size, 0.0), (place, place)), shape=(n, n)).tocsr()
+        )
     inside = matrix[free][:, free].tocsc()
-    factor = splu(inside, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    factor = splu(
+        inside, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+    )
     return factor, system.free.nonzero()[:, 0]

@@ -55,7 +55,9 @@ class GaussNewton(Solver):
 
     def misfit(self, objective: Objective) -> str | None:
         if not objective.has_value:
-            return f"{type(self).__name__} needs an energy of every prior, and a prior here has none"
+            return (
+                f"{type(self).__name__} needs an energy of every prior, and a prior here has none"
+            )
         return nonsmooth_reason(objective, type(self).__name__)
 
     def suits(self, objective: Objective) -> bool:
@@ -66,19 +68,42 @@ class GaussNewton(Solver):
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
         zeros, twice = torch.zeros_like(norm), torch.full_like(norm, 2.0)
-        return GaussNewtonState(start, value, discrepancy, norm / scale, gradient, zeros, twice, scale)
+        return GaussNewtonState(
+            start, value, discrepancy, norm / scale, gradient, zeros, twice, scale
+        )
 
     def step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
         model = Linearization(objective, state.x)
-        direction, _ = conjugate_gradients(model.product, -state.gradient, self.inner_tolerance, self.inner_iterations)
+        direction, _ = conjugate_gradients(
+            model.product, -state.gradient, self.inner_tolerance, self.inner_iterations
+        )
         value = objective.value(state.x)  # the weight may have changed since the last step
         slope = inner(state.gradient, direction)
-        x, new, _ = backtrack(objective, state.x, value, direction, slope, torch.ones_like(value), self.sufficient_decrease)
-        return GaussNewtonState(x, new.value, new.discrepancy, item_norm(new.gradient) / state.scale, new.gradient, state.damping,
-                                state.growth, state.scale)
+        x, new, _ = backtrack(
+            objective,
+            state.x,
+            value,
+            direction,
+            slope,
+            torch.ones_like(value),
+            self.sufficient_decrease,
+        )
+        return GaussNewtonState(
+            x,
+            new.value,
+            new.discrepancy,
+            item_norm(new.gradient) / state.scale,
+            new.gradient,
+            state.damping,
+            state.growth,
+            state.scale,
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return False, "the Gauss-Newton matrix must stay positive definite along the way, which is not checked"
+        return (
+            False,
+            "the Gauss-Newton matrix must stay positive definite along the way, which is not checked",
+        )
 
 
 @dataclass(frozen=True)
@@ -106,23 +131,37 @@ class LevenbergMarquardt(GaussNewton):
         state = super().init(objective, start)
         g = state.gradient
         squared, bent = inner(g, g), inner(g, Linearization(objective, start).product(g))
-        curvature = torch.where((squared > 0) & (bent > 0), bent / torch.where(squared > 0, squared, torch.ones_like(squared)),
-                                torch.ones_like(squared))
+        curvature = torch.where(
+            (squared > 0) & (bent > 0),
+            bent / torch.where(squared > 0, squared, torch.ones_like(squared)),
+            torch.ones_like(squared),
+        )
         state.damping = self.damping * curvature
         return state
 
     def step(self, objective: Objective, state: GaussNewtonState) -> GaussNewtonState:
         model, mu = Linearization(objective, state.x), state.damping
-        direction, residual = conjugate_gradients(lambda v: torch.addcmul(model.product(v), expand(mu, v), v), -state.gradient,
-                                                  self.inner_tolerance, self.inner_iterations)
+        direction, residual = conjugate_gradients(
+            lambda v: torch.addcmul(model.product(v), expand(mu, v), v),
+            -state.gradient,
+            self.inner_tolerance,
+            self.inner_iterations,
+        )
         # <g, d> + 1/2 <d, H d> with H d = -g - residual - mu d, and no further product.
-        predicted = 0.5 * (inner(direction, residual) + mu * inner(direction, direction) - inner(direction, state.gradient))
+        predicted = 0.5 * (
+            inner(direction, residual)
+            + mu * inner(direction, direction)
+            - inner(direction, state.gradient)
+        )
         value = objective.value(state.x)  # the weight may have changed since the last step
         new = objective.evaluate(state.x + direction)
         rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
         decrease = value - new.value
-        ratio = torch.where(predicted > 0, decrease / torch.where(predicted > 0, predicted, torch.ones_like(predicted)),
-                            torch.full_like(predicted, -1.0))
+        ratio = torch.where(
+            predicted > 0,
+            decrease / torch.where(predicted > 0, predicted, torch.ones_like(predicted)),
+            torch.full_like(predicted, -1.0),
+        )
         # Near the minimiser a decrease is below rounding, and the model is right: such a step is good.
         taken = (ratio > 1e-4) | ((predicted <= rounding) & (decrease >= -rounding))
         ratio = torch.where(predicted <= rounding, torch.ones_like(ratio), ratio)
@@ -130,11 +169,29 @@ class LevenbergMarquardt(GaussNewton):
         damping = torch.where(taken, smaller, mu * state.growth)
         growth = torch.where(taken, torch.full_like(mu, 2.0), 2 * state.growth)
         old = (state.x, value, state.gradient, state.discrepancy)
-        x, kept, gradient, discrepancy = where_items(taken, (state.x + direction, new.value, new.gradient, new.discrepancy), old)
-        return GaussNewtonState(x, kept, discrepancy, item_norm(gradient) / state.scale, gradient, damping, growth, state.scale)
+        x, kept, gradient, discrepancy = where_items(
+            taken, (state.x + direction, new.value, new.gradient, new.discrepancy), old
+        )
+        return GaussNewtonState(
+            x,
+            kept,
+            discrepancy,
+            item_norm(gradient) / state.scale,
+            gradient,
+            damping,
+            growth,
+            state.scale,
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if not objective.problem.is_linear or objective.layout is not None:
-            return False, "the prediction is not linear in the variable, and whether the Gauss-Newton matrix stays bounded is not checked"
+            return (
+                False,
+                "the prediction is not linear in the variable, and whether the Gauss-Newton matrix stays bounded is not checked",
+            )
         reason = nonconvex_reason(objective)
-        return reason is None, reason or "the objective is smooth and convex, and the damping grows until a step decreases it"
+        return (
+            reason is None,
+            reason
+            or "the objective is smooth and convex, and the damping grows until a step decreases it",
+        )

@@ -58,7 +58,11 @@ class GradientDescent(Solver):
         value, gradient, discrepancy = objective.evaluate(start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
-        trial = torch.ones_like(norm) if self.step_size is None else torch.ones_like(norm) * self.step_size
+        trial = (
+            torch.ones_like(norm)
+            if self.step_size is None
+            else torch.ones_like(norm) * self.step_size
+        )
         return DescentState(start, value, discrepancy, norm / scale, gradient, trial, scale)
 
     def step(self, objective: Objective, state: DescentState) -> DescentState:
@@ -69,18 +73,26 @@ class GradientDescent(Solver):
             new, trial = objective.evaluate(x), state.trial
         else:
             value = objective.value(state.x)  # the weight may have changed since the last step
-            x, new, taken = backtrack(objective, state.x, value, direction, slope, state.trial, self.sufficient_decrease)
+            x, new, taken = backtrack(
+                objective, state.x, value, direction, slope, state.trial, self.sufficient_decrease
+            )
             trial = _barzilai_borwein(x - state.x, new.gradient - state.gradient, taken).detach()
         certificate = item_norm(new.gradient) / state.scale
-        return DescentState(x, new.value, new.discrepancy, certificate, new.gradient, trial, state.scale)
+        return DescentState(
+            x, new.value, new.discrepancy, certificate, new.gradient, trial, state.scale
+        )
 
     def fixed_point(self, state: DescentState) -> tuple[Tensor, ...]:
         return (state.x,)
 
-    def at_point(self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]) -> DescentState:
+    def at_point(
+        self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]
+    ) -> DescentState:
         return replace(state, x=point[0])
 
-    def mapped(self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def mapped(
+        self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         # Whatever the step is, the fixed point is where the gradient is 0.
         return (point[0] - objective.evaluate(point[0]).gradient,)
 
@@ -98,12 +110,22 @@ def gradient_scale(objective: Objective, start_norm: Tensor) -> Tensor:
     if objective.layout is not None:
         scale = start_norm
     else:
-        scale = torch.maximum(start_norm, item_norm(objective.data(objective.problem.zeros()).gradient))
+        scale = torch.maximum(
+            start_norm, item_norm(objective.data(objective.problem.zeros()).gradient)
+        )
     return scale.clamp_min(torch.finfo(scale.dtype).tiny)
 
 
-def backtrack(objective: Objective, x: Tensor, value: Tensor, direction: Tensor, slope: Tensor, trial: Tensor,
-              sufficient_decrease: float, halvings: int = 40) -> tuple[Tensor, Evaluation, Tensor]:
+def backtrack(
+    objective: Objective,
+    x: Tensor,
+    value: Tensor,
+    direction: Tensor,
+    slope: Tensor,
+    trial: Tensor,
+    sufficient_decrease: float,
+    halvings: int = 40,
+) -> tuple[Tensor, Evaluation, Tensor]:
     """The first step among ``trial, trial / 2, ...`` that meets Armijo's condition, per item; and the point there.
 
     An item that no step improves stays where it is (its step is 0). Rounding is allowed for: near the minimiser the
@@ -129,4 +151,6 @@ def _barzilai_borwein(moved: Tensor, change: Tensor, taken: Tensor) -> Tensor:
     length = inner(moved, moved)
     usable = (curvature > 1e-12 * length) & (length > 0)
     fallback = torch.where(taken > 0, 2 * taken, torch.ones_like(taken))
-    return torch.where(usable, length / torch.where(usable, curvature, torch.ones_like(curvature)), fallback)
+    return torch.where(
+        usable, length / torch.where(usable, curvature, torch.ones_like(curvature)), fallback
+    )

@@ -85,10 +85,18 @@ class HalfQuadratic(Solver):
         reason = splitting_reason(objective, "HalfQuadratic")
         if reason is not None:
             return reason
-        for name, value in (("penalty", self.penalty), ("sigma_start", self.sigma_start), ("sigma_end", self.sigma_end)):
+        for name, value in (
+            ("penalty", self.penalty),
+            ("sigma_start", self.sigma_start),
+            ("sigma_end", self.sigma_end),
+        ):
             if value is not None and not value > 0:
                 return f"HalfQuadratic needs a positive {name}, got {value}"
-        return None if self.schedule >= 1 else f"HalfQuadratic needs a schedule of at least one step, got {self.schedule}"
+        return (
+            None
+            if self.schedule >= 1
+            else f"HalfQuadratic needs a schedule of at least one step, got {self.schedule}"
+        )
 
     def init(self, objective: Objective, start: Tensor) -> HalfQuadraticState:
         problem = objective.problem
@@ -100,11 +108,24 @@ class HalfQuadratic(Solver):
             first = usual if self.sigma_start is None else torch.full_like(usual, self.sigma_start)
         else:
             one = torch.ones_like(objective.regularization)
-            first = first_penalty(objective, start, 0.01).detach() if self.penalty is None else one * self.penalty
+            first = (
+                first_penalty(objective, start, 0.01).detach()
+                if self.penalty is None
+                else one * self.penalty
+            )
         splits = tuple(piece.apply(start).clone() for piece in prior_pieces(objective))
         return HalfQuadraticState(
-            start, D.value(prediction, problem.y), D.discrepancy(prediction, problem.y), torch.full_like(scale, torch.inf), splits,
-            first.to(scale), torch.zeros_like(scale), prediction, start, scale.clamp_min(torch.finfo(scale.dtype).tiny))
+            start,
+            D.value(prediction, problem.y),
+            D.discrepancy(prediction, problem.y),
+            torch.full_like(scale, torch.inf),
+            splits,
+            first.to(scale),
+            torch.zeros_like(scale),
+            prediction,
+            start,
+            scale.clamp_min(torch.finfo(scale.dtype).tiny),
+        )
 
     def step(self, objective: Objective, state: HalfQuadraticState) -> HalfQuadraticState:
         problem, pieces = objective.problem, prior_pieces(objective)
@@ -114,7 +135,9 @@ class HalfQuadratic(Solver):
         for piece, z in zip(pieces, state.splits):
             missing = piece.adjoint(z - piece.apply(state.x))
             right = torch.addcmul(right, expand(mu, missing), missing)
-        change, left = solve_quadratic(objective, [(mu, piece.operator) for piece in pieces], right, self.inner_iterations)
+        change, left = solve_quadratic(
+            objective, [(mu, piece.operator) for piece in pieces], right, self.inner_iterations
+        )
         x = state.x + change
         prediction = A(x)
         value, moved = D.value(prediction, y), torch.zeros_like(x)
@@ -131,8 +154,18 @@ class HalfQuadratic(Solver):
         if self._levels(objective):
             certificate = torch.where(steps < self.schedule, torch.inf, certificate)
         own = copy_of_image(pieces, splits) if self.iterate == "auto" else None
-        return HalfQuadraticState(x, value, D.discrepancy(prediction, y), certificate, tuple(splits), state.penalty, steps, prediction,
-                                  x if own is None else own, state.scale)
+        return HalfQuadraticState(
+            x,
+            value,
+            D.discrepancy(prediction, y),
+            certificate,
+            tuple(splits),
+            state.penalty,
+            steps,
+            prediction,
+            x if own is None else own,
+            state.scale,
+        )
 
     def result(self, state: HalfQuadraticState) -> Tensor:
         return state.answer
@@ -140,19 +173,35 @@ class HalfQuadratic(Solver):
     def fixed_point(self, state: HalfQuadraticState) -> tuple[Tensor, ...]:
         return (state.x, *state.splits)
 
-    def at_point(self, objective: Objective, state: HalfQuadraticState, point: tuple[Tensor, ...]) -> HalfQuadraticState:
+    def at_point(
+        self, objective: Objective, state: HalfQuadraticState, point: tuple[Tensor, ...]
+    ) -> HalfQuadraticState:
         x, *splits = point
         own = copy_of_image(prior_pieces(objective), splits) if self.iterate == "auto" else None
-        return replace(state, x=x, splits=tuple(splits), prediction=objective.problem.operator(x), answer=x if own is None else own,
-                       steps=torch.full_like(state.steps, torch.inf))
+        return replace(
+            state,
+            x=x,
+            splits=tuple(splits),
+            prediction=objective.problem.operator(x),
+            answer=x if own is None else own,
+            steps=torch.full_like(state.steps, torch.inf),
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective) or inexact_prox_reason(piece.function for piece in prior_pieces(objective))
+        reason = nonconvex_reason(objective) or inexact_prox_reason(
+            piece.function for piece in prior_pieces(objective)
+        )
         if reason is not None:
             return False, reason
-        if not is_closed(objective, [(objective.regularization, piece.operator) for piece in prior_pieces(objective)]):
+        if not is_closed(
+            objective,
+            [(objective.regularization, piece.operator) for piece in prior_pieces(objective)],
+        ):
             return False, "the first line is solved by a fixed number of inner steps"
-        return True, "misfit and priors are convex and mu is fixed: to a minimiser with every prior in place of its Moreau envelope"
+        return (
+            True,
+            "misfit and priors are convex and mu is fixed: to a minimiser with every prior in place of its Moreau envelope",
+        )
 
     def _levels(self, objective: Objective) -> bool:
         """Whether the level of a denoiser follows the schedule."""

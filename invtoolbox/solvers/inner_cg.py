@@ -10,8 +10,12 @@ from torch import Tensor
 from invtoolbox.operators.base import expand, inner
 
 
-def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, tolerance: float | Tensor,
-                        max_iterations: int) -> tuple[Tensor, Tensor]:
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor],
+    right: Tensor,
+    tolerance: float | Tensor,
+    max_iterations: int,
+) -> tuple[Tensor, Tensor]:
     """``H^-1 right`` from 0 for a symmetric ``H`` that is given by its product, and the residual ``right - H x``.
 
     An item stops once its residual is within ``tolerance`` relative, or where ``H`` shows no positive curvature; it then

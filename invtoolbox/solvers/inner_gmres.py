@@ -10,8 +10,13 @@ from torch import Tensor
 from invtoolbox.operators.base import expand, inner, item_norm
 
 
-def gmres(product: Callable[[Tensor], Tensor], right: Tensor, tolerance: float, max_iterations: int,
-          restart: int = 30) -> tuple[Tensor, Tensor]:
+def gmres(
+    product: Callable[[Tensor], Tensor],
+    right: Tensor,
+    tolerance: float,
+    max_iterations: int,
+    restart: int = 30,
+) -> tuple[Tensor, Tensor]:
     """``A^-1 right`` from 0 by GMRES (Saad and Schultz 1986), and the relative residual of every item, ``(batch,)``.
 
     An item that is within the tolerance takes no further directions, whatever its neighbours do.
@@ -51,9 +56,15 @@ def gmres(product: Callable[[Tensor], Tensor], right: Tensor, tolerance: float, 
             height = item_norm(new)
             matrix[:, k + 1, k] = height
             # Where everything has been found, no direction is left.
-            basis.append(torch.where(expand(height, new) > 0, new * expand(1 / height.clamp_min(tiny), new), torch.zeros_like(new)))
+            basis.append(
+                torch.where(
+                    expand(height, new) > 0,
+                    new * expand(1 / height.clamp_min(tiny), new),
+                    torch.zeros_like(new),
+                )
+            )
             matrix[:, :, k] *= running.unsqueeze(1)
-            least, left = _least_squares(matrix[:, :k + 2, :k + 1], length)
+            least, left = _least_squares(matrix[:, : k + 2, : k + 1], length)
             earlier = torch.cat([coefficients, matrix.new_zeros(len(right), 1)], 1)
             coefficients = torch.where(running.unsqueeze(1), least, earlier)
             running = running & (left > 0.5 * tolerance * size)

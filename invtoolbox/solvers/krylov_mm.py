@@ -42,7 +42,9 @@ class KrylovState(State):
     data_gradient: Tensor  # (batch, n) A^T W y
     data_diagonal: Tensor  # (batch,) what stands for A^T W A in the preconditioner
     strictness: Tensor  # (batch,) what the certificate is divided by, at most 1
-    largest: Tensor  # (batch,) the weight of the majorant beyond which the prior is as good as exact
+    largest: (
+        Tensor  # (batch,) the weight of the majorant beyond which the prior is as good as exact
+    )
     prior_diagonal: Tensor  # (batch, n) of L^T L, or (batch, 1) of zeros
 
 
@@ -108,7 +110,9 @@ class KrylovMM(Solver):
             return f"KrylovMM takes one explicit prior, and here are {len(objective.terms)}"
         prior = objective.terms[0][1]
         if _parts(objective, torch.ones(1)) is None:
-            return f"KrylovMM needs a prior that is a norm of a linear operator, and {prior!r} is not"
+            return (
+                f"KrylovMM needs a prior that is a norm of a linear operator, and {prior!r} is not"
+            )
         return None
 
     def suits(self, objective: Objective) -> bool:
@@ -125,18 +129,31 @@ class KrylovMM(Solver):
         batch, device = start.shape[0], start.device
         data_gradient = A.adjoint(D.weighted(problem.y))
         seen = A(data_gradient)
-        smoothing = self.smoothing * intensity_range(data_gradient * expand(_ratio(inner(seen, D.weighted(problem.y)),
-                                                                                   inner(seen, D.weighted(seen))), start))
+        smoothing = self.smoothing * intensity_range(
+            data_gradient
+            * expand(
+                _ratio(inner(seen, D.weighted(problem.y)), inner(seen, D.weighted(seen))), start
+            )
+        )
         parts = _parts(objective, smoothing)
         assert parts is not None
         guess = getattr(objective.terms[0][1], "guess", None)
-        vectors = [t.expand_as(start) for t in (guess, start, data_gradient) if isinstance(t, Tensor)]  # items may share a guess
+        vectors = [
+            t.expand_as(start) for t in (guess, start, data_gradient) if isinstance(t, Tensor)
+        ]  # items may share a guess
         size = max(self.basis_size, len(vectors) + 2)
         u = parts.transform(start)
-        target = objective.nan() if objective.rule is None else objective.rule.target(objective).to(start).expand(batch).clone()
+        target = (
+            objective.nan()
+            if objective.rule is None
+            else objective.rule.target(objective).to(start).expand(batch).clone()
+        )
         data_diagonal, largest = _scales(A, D, parts, data_gradient, seen)
         state = KrylovState(
-            x=start, value=objective.nan(), discrepancy=objective.nan(), certificate=torch.full_like(objective.nan(), torch.inf),
+            x=start,
+            value=objective.nan(),
+            discrepancy=objective.nan(),
+            certificate=torch.full_like(objective.nan(), torch.inf),
             regularization=objective.regularization.clone(),
             target=target,
             smoothing=smoothing,
@@ -173,7 +190,13 @@ class KrylovMM(Solver):
             eta = objective.regularization.double() * unit
         else:
             high = state.largest.double()
-            eta = discrepancy_weight(small, state.target.double(), state.regularization.double() * unit, _SMALLEST * high, high)
+            eta = discrepancy_weight(
+                small,
+                state.target.double(),
+                state.regularization.double() * unit,
+                _SMALLEST * high,
+                high,
+            )
         step = minimise(small, eta)
         state.previous[:, :k] = small.coefficients
         small.coefficients += step
@@ -183,10 +206,16 @@ class KrylovMM(Solver):
         u = _combine(small.coefficients, state.transformed).view(-1, *parts.range_shape)
         residual, slope = _evaluate(objective, parts, new, prediction, u)
         pull = parts.back(slope)
-        gradient = torch.addcmul(A.adjoint(residual), expand(new.regularization * parts.weight, pull), pull).flatten(1)
-        inverse = 1 / torch.addcmul(state.data_diagonal.view(-1, 1), eta.to(x).view(-1, 1), state.prior_diagonal)
+        gradient = torch.addcmul(
+            A.adjoint(residual), expand(new.regularization * parts.weight, pull), pull
+        ).flatten(1)
+        inverse = 1 / torch.addcmul(
+            state.data_diagonal.view(-1, 1), eta.to(x).view(-1, 1), state.prior_diagonal
+        )
         direction = gradient * inverse
-        reference = inner(state.data_gradient, state.data_gradient * inverse).clamp_min(torch.finfo(x.dtype).tiny)
+        reference = inner(state.data_gradient, state.data_gradient * inverse).clamp_min(
+            torch.finfo(x.dtype).tiny
+        )
         new.certificate = (inner(gradient, direction) / reference).sqrt() / state.strictness
         if k == state.basis.shape[1]:
             _restart(new)
@@ -197,7 +226,9 @@ class KrylovMM(Solver):
         if objective.rule is not None:
             return False, "the theorem is for a fixed weight, and this one follows the discrepancy"
         prior = objective.terms[0][1]
-        return bool(prior.is_convex), "for a convex norm" if prior.is_convex else f"{prior!r} is not known to be convex"
+        return bool(
+            prior.is_convex
+        ), "for a convex norm" if prior.is_convex else f"{prior!r} is not known to be convex"
 
 
 # -- the prior -----------------------------------------------------------------------------------------------
@@ -250,20 +281,29 @@ def _parts(objective: Objective, smoothing: Tensor) -> _Parts | None:
 def _prior_diagonal(parts: _Parts, x: Tensor) -> Tensor:
     """The diagonal of ``L^T L``, ``(batch, n)``; where it is unknown or constant, ``(batch, 1)`` of zeros."""
     diagonal = parts.operator.normal_diagonal() if parts.operator is not None else None
-    return x.new_zeros(x.shape[0], 1) if diagonal is None else diagonal.to(x).expand_as(x).flatten(1)
+    return (
+        x.new_zeros(x.shape[0], 1) if diagonal is None else diagonal.to(x).expand_as(x).flatten(1)
+    )
 
 
-def _scales(A: LinearOperator, D: DataTerm, parts: _Parts, data_gradient: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+def _scales(
+    A: LinearOperator, D: DataTerm, parts: _Parts, data_gradient: Tensor, seen: Tensor
+) -> tuple[Tensor, Tensor]:
     """The number that stands for ``A^T W A`` in the preconditioner, and the largest weight of the majorant, ``(batch,)``.
 
     The first is the geometric mean of the mean diagonal of ``A^T W A`` (seen by noise) and its largest
     eigenvalue (seen by the back-projection): the middle of a spectrum that falls over orders of magnitude. On
     CT either end alone is slower.
     """
-    signs = torch.randint(0, 2, data_gradient.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+    signs = torch.randint(
+        0, 2, data_gradient.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.int8
+    )
     noise = (2 * signs - 1).to(data_gradient).expand_as(data_gradient).contiguous()
     noisy, rough = A(noise), parts.transform(noise)
-    mean, roughness = inner(noisy, D.weighted(noisy)) / noise[0].numel(), inner(rough, rough) / noise[0].numel()
+    mean, roughness = (
+        inner(noisy, D.weighted(noisy)) / noise[0].numel(),
+        inner(rough, rough) / noise[0].numel(),
+    )
     highest = _ratio(inner(seen, D.weighted(seen)), inner(data_gradient, data_gradient))
     scale, largest = (mean * highest).clamp_min(0).sqrt(), _LARGEST * _ratio(highest, roughness)
     one = torch.ones_like(scale)
@@ -280,18 +320,29 @@ def _strictness(target: Tensor, D: DataTerm, y: Tensor) -> Tensor:
 # -- the basis -----------------------------------------------------------------------------------------------
 
 
-def _evaluate(objective: Objective, parts: _Parts, state: KrylovState, prediction: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def _evaluate(
+    objective: Objective, parts: _Parts, state: KrylovState, prediction: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor]:
     """Set the value and the discrepancy at ``state.x``; returns ``W (A x - y)`` and ``phi'(L x)``."""
     D, y = objective.problem.data_term, objective.problem.y
     if parts.shift is not None:
         u = u - parts.shift
     state.discrepancy = D.discrepancy(prediction, y)
-    state.value = D.value(prediction, y) + state.regularization * parts.weight * parts.norm.energy(u)
+    state.value = D.value(prediction, y) + state.regularization * parts.weight * parts.norm.energy(
+        u
+    )
     state.projected.squared.copy_(state.discrepancy.double().square())
     return D.weighted(prediction - y), parts.norm.gradient(u)
 
 
-def _expand(objective: Objective, parts: _Parts, state: KrylovState, direction: Tensor, residual: Tensor, slope: Tensor) -> None:
+def _expand(
+    objective: Objective,
+    parts: _Parts,
+    state: KrylovState,
+    direction: Tensor,
+    residual: Tensor,
+    slope: Tensor,
+) -> None:
     """Append a direction, orthogonalised twice (one that depends on the basis becomes 0), and project everything again."""
     A, D = objective.problem.operator, objective.problem.data_term
     k = int(state.size[0])
@@ -300,16 +351,24 @@ def _expand(objective: Objective, parts: _Parts, state: KrylovState, direction: 
     for _ in range(2 if k else 0):
         v = v - _combine(_against(state.basis, v, k), state.basis)
     norm = item_norm(v).unsqueeze(1)
-    v = torch.where(norm > 50 * torch.finfo(v.dtype).eps, v / norm.clamp_min(tiny), torch.zeros_like(v))
+    v = torch.where(
+        norm > 50 * torch.finfo(v.dtype).eps, v / norm.clamp_min(tiny), torch.zeros_like(v)
+    )
     image = v.view_as(state.x)
     measured, transformed = A(image), parts.transform(image)
-    state.basis[:, k], state.measured[:, k], state.transformed[:, k] = v, measured.flatten(1), transformed.flatten(1)
+    state.basis[:, k], state.measured[:, k], state.transformed[:, k] = (
+        v,
+        measured.flatten(1),
+        transformed.flatten(1),
+    )
     small = state.projected
     for rows, matrix, column, gradient, force in (
         (state.measured, small.data_matrix, D.weighted(measured), small.data_gradient, residual),
         (state.transformed, small.prior_matrix, transformed, small.prior_gradient, slope),
     ):
-        matrix[:, k, : k + 1] = matrix[:, : k + 1, k] = _against(rows, column.flatten(1), k + 1).double()
+        matrix[:, k, : k + 1] = matrix[:, : k + 1, k] = _against(
+            rows, column.flatten(1), k + 1
+        ).double()
         gradient[:, : k + 1] = _against(rows, force.flatten(1), k + 1).double()
     small.prior_gradient[:, : k + 1] /= parts.curvature.double().unsqueeze(1)
     small.coefficients[:, k] = state.previous[:, k] = 0
@@ -325,7 +384,13 @@ def _restart(state: KrylovState) -> None:
             vector = vector - (vector * other).sum(1, keepdim=True) * other
         length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
         small = length <= 1e-10 * torch.linalg.vector_norm(current, dim=1, keepdim=True)
-        kept.append(torch.where(small, torch.zeros_like(vector), vector / length.clamp_min(torch.finfo(torch.float64).tiny)))
+        kept.append(
+            torch.where(
+                small,
+                torch.zeros_like(vector),
+                vector / length.clamp_min(torch.finfo(torch.float64).tiny),
+            )
+        )
     new = torch.stack(kept, 2)
     for rows in (state.basis, state.measured, state.transformed):
         rows[:, :2] = torch.stack([_combine(vector, rows) for vector in kept], 1)
@@ -341,7 +406,9 @@ def _combine(coefficients: Tensor, rows: Tensor) -> Tensor:
     # Item by item: a batched product is many times slower for shapes this thin, and rounds an item by its
     # company.
     k = coefficients.shape[1]
-    return torch.stack([torch.mv(row[:k].T, c) for row, c in zip(rows, coefficients.to(rows.dtype))])
+    return torch.stack(
+        [torch.mv(row[:k].T, c) for row, c in zip(rows, coefficients.to(rows.dtype))]
+    )
 
 
 def _against(rows: Tensor, vector: Tensor, k: int) -> Tensor:

@@ -62,8 +62,18 @@ class LBFGS(Solver):
         batch, n = start.shape[0], start[0].numel()
         pairs = torch.zeros(batch, self.memory, n, dtype=start.dtype, device=start.device)
         place = torch.zeros(batch, dtype=torch.long, device=start.device)
-        return LBFGSState(start, value, discrepancy, norm / scale, gradient, pairs, torch.zeros_like(pairs),
-                          torch.zeros(batch, self.memory, dtype=norm.dtype, device=start.device), place, scale)
+        return LBFGSState(
+            start,
+            value,
+            discrepancy,
+            norm / scale,
+            gradient,
+            pairs,
+            torch.zeros_like(pairs),
+            torch.zeros(batch, self.memory, dtype=norm.dtype, device=start.device),
+            place,
+            scale,
+        )
 
     def step(self, objective: Objective, state: LBFGSState) -> LBFGSState:
         value = objective.value(state.x)  # the weight may have changed since the last step
@@ -78,13 +88,29 @@ class LBFGS(Solver):
         empty = (state.curvatures == 0).all(1)
         # Without a pair the length of the gradient says nothing about x, so the first step is short.
         size = item_norm(state.x)
-        first = 0.01 * torch.where(size > 0, size, torch.ones_like(size)) / item_norm(direction).clamp_min(1e-30)
+        first = (
+            0.01
+            * torch.where(size > 0, size, torch.ones_like(size))
+            / item_norm(direction).clamp_min(1e-30)
+        )
         trial = torch.where(empty, first, torch.ones_like(slope))
-        x, new, _ = backtrack(objective, state.x, value, direction, slope, trial, self.sufficient_decrease)
+        x, new, _ = backtrack(
+            objective, state.x, value, direction, slope, trial, self.sufficient_decrease
+        )
         self._remember(state, (x - state.x).flatten(1), (new.gradient - state.gradient).flatten(1))
         certificate = item_norm(new.gradient) / state.scale
-        return LBFGSState(x, new.value, new.discrepancy, certificate, new.gradient, state.moves, state.changes,
-                          state.curvatures, state.place, state.scale)
+        return LBFGSState(
+            x,
+            new.value,
+            new.discrepancy,
+            certificate,
+            new.gradient,
+            state.moves,
+            state.changes,
+            state.curvatures,
+            state.place,
+            state.scale,
+        )
 
     def _metric(self, state: LBFGSState) -> Tensor:
         """The two-loop recursion: the inverse Hessian's estimate times the gradient."""
@@ -94,16 +120,26 @@ class LBFGS(Solver):
         alphas = []
         for slot in order:
             curvature = state.curvatures[rows, slot]
-            alpha = torch.where(curvature > 0, inner(state.moves[rows, slot], q) / _safe(curvature), torch.zeros_like(curvature))
+            alpha = torch.where(
+                curvature > 0,
+                inner(state.moves[rows, slot], q) / _safe(curvature),
+                torch.zeros_like(curvature),
+            )
             q.sub_(state.changes[rows, slot] * alpha[:, None])
             alphas.append(alpha)
         latest = state.changes[rows, order[0]]
         curvature = state.curvatures[rows, order[0]]
-        gamma = torch.where(curvature > 0, curvature / _safe(inner(latest, latest)), torch.ones_like(curvature))
+        gamma = torch.where(
+            curvature > 0, curvature / _safe(inner(latest, latest)), torch.ones_like(curvature)
+        )
         q.mul_(gamma[:, None])
         for slot, alpha in zip(reversed(order), reversed(alphas)):
             curvature = state.curvatures[rows, slot]
-            beta = torch.where(curvature > 0, inner(state.changes[rows, slot], q) / _safe(curvature), torch.zeros_like(curvature))
+            beta = torch.where(
+                curvature > 0,
+                inner(state.changes[rows, slot], q) / _safe(curvature),
+                torch.zeros_like(curvature),
+            )
             q.add_(state.moves[rows, slot] * (alpha - beta)[:, None])
         return q
 
@@ -121,7 +157,10 @@ class LBFGS(Solver):
         reason = nonconvex_reason(objective)
         if reason is not None:
             return False, f"to a stationary point only: {reason}"
-        return True, "everything is convex and differentiable, and only pairs of positive curvature enter the metric"
+        return (
+            True,
+            "everything is convex and differentiable, and only pairs of positive curvature enter the metric",
+        )
 
 
 def _safe(curvature: Tensor) -> Tensor:

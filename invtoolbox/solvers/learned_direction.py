@@ -45,12 +45,18 @@ class LearnedDirection(Settings):
     (tensor([[[0.5000, 1.5000]]]), 2)
     """
 
-    def __init__(self, network: nn.Module, conjugations: int = 2, least_cosine: float = 1e-4) -> None:
+    def __init__(
+        self, network: nn.Module, conjugations: int = 2, least_cosine: float = 1e-4
+    ) -> None:
         if not isinstance(network, nn.Module):
-            raise InputError(f"the network of a LearnedDirection is an nn.Module, got {type(network).__name__}")
+            raise InputError(
+                f"the network of a LearnedDirection is an nn.Module, got {type(network).__name__}"
+            )
         if conjugations < 0 or not 0 < least_cosine < 1:
-            raise InputError(f"LearnedDirection needs conjugations of at least 0 and a least_cosine in (0, 1), got {conjugations} and "
-                             f"{least_cosine:g}")
+            raise InputError(
+                f"LearnedDirection needs conjugations of at least 0 and a least_cosine in (0, 1), got {conjugations} and "
+                f"{least_cosine:g}"
+            )
         self.network, self.conjugations, self.least_cosine = network, conjugations, least_cosine
 
     @classmethod
@@ -64,21 +70,29 @@ class LearnedDirection(Settings):
 
         from invtoolbox.datasets.output import write_bytes
 
-        write_bytes(Path(path), save({k: v.contiguous() for k, v in self.network.state_dict().items()}), overwrite=overwrite)
+        write_bytes(
+            Path(path),
+            save({k: v.contiguous() for k, v in self.network.state_dict().items()}),
+            overwrite=overwrite,
+        )
         return Path(path)
 
     def proposal(self, residual: Tensor) -> Tensor:
         """The direction for a residual, like it; the residual itself where the network's hardly lowers anything."""
         reference = next(self.network.parameters(), residual)
         if reference.device != residual.device:
-            raise InputError(f"the network of {self!r} is on {reference.device} and the problem on {residual.device}; move it with "
-                             f"direction.to({str(residual.device)!r})")
+            raise InputError(
+                f"the network of {self!r} is on {reference.device} and the problem on {residual.device}; move it with "
+                f"direction.to({str(residual.device)!r})"
+            )
         size = item_norm(residual) / residual[0].numel() ** 0.5
         seen = residual / expand(torch.where(size > 0, size, torch.ones_like(size)), residual)
         with torch.no_grad():
             proposed = self.network(seen.to(reference.dtype)).to(residual.dtype)
         if proposed.shape != residual.shape:
-            raise InputError(f"the network of {self!r} must keep the shape {tuple(residual.shape)}, it gave {tuple(proposed.shape)}")
+            raise InputError(
+                f"the network of {self!r} must keep the shape {tuple(residual.shape)}, it gave {tuple(proposed.shape)}"
+            )
         length = item_norm(proposed) * item_norm(residual)
         useful = inner(proposed, residual).abs() > self.least_cosine * length
         return torch.where(useful.view(-1, *[1] * (residual.ndim - 1)), proposed, residual)
@@ -93,18 +107,26 @@ class LearnedDirection(Settings):
 
     def remembered(self, direction: Tensor, product: Tensor, recent: Recent) -> Recent:
         """The last directions with one more, of as many as there are places for."""
-        return ((direction, product), *recent)[:self.conjugations] if self.conjugations else ()
+        return ((direction, product), *recent)[: self.conjugations] if self.conjugations else ()
 
     def none_yet(self, like: Tensor) -> Recent:
         """Places for the last directions, empty."""
-        return tuple((torch.zeros_like(like), torch.zeros_like(like)) for _ in range(self.conjugations))
+        return tuple(
+            (torch.zeros_like(like), torch.zeros_like(like)) for _ in range(self.conjugations)
+        )
 
     def __eq__(self, other: object) -> bool:
         """The same network with the same weights, used in the same way: settings compare by what they hold."""
-        if not isinstance(other, LearnedDirection) or repr(self) != repr(other) or self.least_cosine != other.least_cosine:
+        if (
+            not isinstance(other, LearnedDirection)
+            or repr(self) != repr(other)
+            or self.least_cosine != other.least_cosine
+        ):
             return False
         own, theirs = self.network.state_dict(), other.network.state_dict()
-        return own.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in own.items())
+        return own.keys() == theirs.keys() and all(
+            torch.equal(value, theirs[name]) for name, value in own.items()
+        )
 
     def __hash__(self) -> int:
         return hash((type(self.network), self.conjugations, self.least_cosine))
@@ -116,6 +138,7 @@ class LearnedDirection(Settings):
 
 def masked(recent: Recent, keep: Tensor) -> Recent:
     """The recent directions of the items in ``keep``; the others' are forgotten."""
+
     def one(t: Tensor) -> Tensor:
         return torch.where(keep.view(-1, *[1] * (t.ndim - 1)), t, torch.zeros_like(t))
 

@@ -82,12 +82,17 @@ class LocalGlobal(Solver):
         problem = objective.problem
         if not problem.is_linear or not cast(LinearOperator, problem.operator).normal_is_diagonal:
             return f"LocalGlobal needs an operator that picks points or voxels, such as ObservedPoints, and {problem.operator} does not"
-        if not ((problem.data_term.is_quadratic and "weighted" in problem.data_term.offers) or isinstance(problem.data_term, Exact)):
+        if not (
+            (problem.data_term.is_quadratic and "weighted" in problem.data_term.offers)
+            or isinstance(problem.data_term, Exact)
+        ):
             return f"LocalGlobal needs a quadratic data term or data_terms.Exact, and {problem.data_term!r} is neither"
         if not objective.terms:
             return "LocalGlobal needs a prior, and there is none"
         for _, prior in objective.terms:
-            if "majoriser" not in prior.offers or not isinstance(prior.majoriser(problem.zeros()), Springs):
+            if "majoriser" not in prior.offers or not isinstance(
+                prior.majoriser(problem.zeros()), Springs
+            ):
                 return f"LocalGlobal needs a majoriser of springs of every prior, and {prior!r} has none"
         return None
 
@@ -104,12 +109,32 @@ class LocalGlobal(Solver):
         scale = gradient_scale(objective, norm)
         factors, which = _factors(objective, start, free)
         pairs = start.new_zeros(len(start), self.memory, start[0].numel())
-        return LocalGlobalState(start, new.value, new.discrepancy, norm / scale, new.gradient, _solved(factors, which, new.gradient), pairs,
-                                pairs.clone(), pairs.clone(), scale, free, which, objective.regularization.clone(), torch.zeros_like(which),
-                                factors)
+        return LocalGlobalState(
+            start,
+            new.value,
+            new.discrepancy,
+            norm / scale,
+            new.gradient,
+            _solved(factors, which, new.gradient),
+            pairs,
+            pairs.clone(),
+            pairs.clone(),
+            scale,
+            free,
+            which,
+            objective.regularization.clone(),
+            torch.zeros_like(which),
+            factors,
+        )
 
     def step(self, objective: Objective, state: LocalGlobalState) -> LocalGlobalState:
-        value, gradient, target, factors, which = state.value, state.gradient, state.target, state.factors, state.which
+        value, gradient, target, factors, which = (
+            state.value,
+            state.gradient,
+            state.target,
+            state.factors,
+            state.which,
+        )
         moves, changes, solved = state.moves, state.changes, state.solved
         changed = not torch.equal(objective.regularization, state.factored)
         if changed:
@@ -117,16 +142,23 @@ class LocalGlobal(Solver):
         if changed or not all(prior.majoriser_is_fixed for _, prior in objective.terms):
             factors, which = _factors(objective, state.x, state.free)
             target = _solved(factors, which, gradient)
-            moves, changes, solved = (torch.zeros_like(t) for t in (moves, changes, solved))  # pairs of another quadratic
+            moves, changes, solved = (
+                torch.zeros_like(t) for t in (moves, changes, solved)
+            )  # pairs of another quadratic
         plain = -target.view_as(state.x)
         if self.memory == 0 or int(state.steps[0]) < self.plain_steps:
             x = state.x + plain
             new = self._evaluate(objective, x, state.free)
         else:
-            direction = -_metric(gradient.flatten(1), target, moves, changes, solved).view_as(state.x)
+            direction = -_metric(gradient.flatten(1), target, moves, changes, solved).view_as(
+                state.x
+            )
             x = state.x + direction
             new = self._evaluate(objective, x, state.free)
-            worse = ~(new.value < value + self.sufficient_decrease * inner(gradient, direction).clamp_max(0))
+            worse = ~(
+                new.value
+                < value + self.sufficient_decrease * inner(gradient, direction).clamp_max(0)
+            )
             if bool(worse.any()):
                 x = torch.where(worse.view(-1, *[1] * (x.ndim - 1)), state.x + plain, x)
                 new = self._evaluate(objective, x, state.free)
@@ -134,17 +166,36 @@ class LocalGlobal(Solver):
         if self.memory:
             s, y, z = (x - state.x).flatten(1), (new.gradient - gradient).flatten(1), after - target
             good = (inner(s, y) > 1e-8 * item_norm(s) * item_norm(y))[:, None, None]
-            moves, changes, solved = (torch.where(good, torch.cat([old[:, 1:], latest[:, None]], 1), old)
-                                      for old, latest in ((moves, s), (changes, y), (solved, z)))
-        return LocalGlobalState(x, new.value, new.discrepancy, item_norm(new.gradient) / state.scale, new.gradient, after, moves, changes,
-                                solved, state.scale, state.free, which, objective.regularization.clone() if changed else state.factored,
-                                state.steps + 1, factors)
+            moves, changes, solved = (
+                torch.where(good, torch.cat([old[:, 1:], latest[:, None]], 1), old)
+                for old, latest in ((moves, s), (changes, y), (solved, z))
+            )
+        return LocalGlobalState(
+            x,
+            new.value,
+            new.discrepancy,
+            item_norm(new.gradient) / state.scale,
+            new.gradient,
+            after,
+            moves,
+            changes,
+            solved,
+            state.scale,
+            state.free,
+            which,
+            objective.regularization.clone() if changed else state.factored,
+            state.steps + 1,
+            factors,
+        )
 
     def suits(self, objective: Objective) -> bool:
         return True
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return True, "the quadratics lie above the priors and touch them, so the objective falls to a stationary point"
+        return (
+            True,
+            "the quadratics lie above the priors and touch them, so the objective falls to a stationary point",
+        )
 
     def _evaluate(self, objective: Objective, x: Tensor, free: Tensor) -> Evaluation:
         """Value and slope, the latter 0 at the points that are held."""
@@ -155,20 +206,28 @@ class LocalGlobal(Solver):
             energy, slope = prior.energy_and_gradient(x)
             gradient = torch.addcmul(gradient, slope, expand(weight, slope))
             value = value + weight * cast(Tensor, energy)
-        return Evaluation(value, gradient * _mask(free, x), torch.zeros_like(value))  # the measurements hold since the start
+        return Evaluation(
+            value, gradient * _mask(free, x), torch.zeros_like(value)
+        )  # the measurements hold since the start
 
 
-def _metric(gradient: Tensor, target: Tensor, moves: Tensor, changes: Tensor, solved: Tensor) -> Tensor:
+def _metric(
+    gradient: Tensor, target: Tensor, moves: Tensor, changes: Tensor, solved: Tensor
+) -> Tensor:
     """The inverse Hessian of L-BFGS times the gradient, from products of all pairs at once.
 
     Byrd, Nocedal and Schnabel, Math. Program. 63, 1994, theorem 2.2.
     """
     products = moves @ changes.transpose(1, 2)
     own = products.diagonal(dim1=1, dim2=2)
-    upper = products.triu() + torch.diag_embed((own == 0).to(own.dtype))  # a pair that is not there yet says nothing
+    upper = products.triu() + torch.diag_embed(
+        (own == 0).to(own.dtype)
+    )  # a pair that is not there yet says nothing
     first = torch.linalg.solve_triangular(upper, moves @ gradient[..., None], upper=True)
     middle = torch.diag_embed(own) + changes @ solved.transpose(1, 2)
-    last = torch.linalg.solve_triangular(upper.transpose(1, 2), middle @ first - solved @ gradient[..., None], upper=False)
+    last = torch.linalg.solve_triangular(
+        upper.transpose(1, 2), middle @ first - solved @ gradient[..., None], upper=False
+    )
     return target + (moves.transpose(1, 2) @ last - solved.transpose(1, 2) @ first).squeeze(2)
 
 
@@ -185,8 +244,10 @@ def _mask(points: Tensor, x: Tensor) -> Tensor:
 def _one_for_all(values: Tensor, objective: Objective) -> Tensor:
     """Of values ``(batch, N, 3)`` that are the same in all three coordinates, those ``(batch, N)``."""
     if not torch.equal(values, values[..., :1].expand_as(values)):
-        raise InputError(f"LocalGlobal moves points as a whole, and {objective.problem.operator} with {objective.problem.data_term!r} "
-                         "tells their coordinates apart; use L-BFGS")
+        raise InputError(
+            f"LocalGlobal moves points as a whole, and {objective.problem.operator} with {objective.problem.data_term!r} "
+            "tells their coordinates apart; use L-BFGS"
+        )
     return values[..., 0]
 
 
@@ -196,14 +257,21 @@ def _factors(objective: Objective, x: Tensor, free: Tensor) -> tuple[Factors, Te
     diagonal = torch.zeros(1, free.shape[1], dtype=x.dtype, device=x.device)
     if not isinstance(problem.data_term, Exact):
         A = cast(LinearOperator, problem.operator)
-        diagonal = _one_for_all(as_points(A.adjoint(problem.data_term.weighted(A(torch.ones_like(x))))), objective)
+        diagonal = _one_for_all(
+            as_points(A.adjoint(problem.data_term.weighted(A(torch.ones_like(x))))), objective
+        )
     springs = [(weight, cast(Springs, prior.majoriser(x))) for weight, prior in objective.terms]
     same = all(part.is_shared and bool((weight == weight[0]).all()) for weight, part in springs)
     same = same and bool((diagonal == diagonal[:1]).all()) and bool((free == free[:1]).all())
 
     def system(k: int) -> Graph:
         parts = [(part.item(k), float(weight[k])) for weight, part in springs]
-        return Graph(diagonal[k if len(diagonal) > 1 else 0], tuple(e for (e, _), _ in parts), tuple(c * w for (_, c), w in parts), free[k])
+        return Graph(
+            diagonal[k if len(diagonal) > 1 else 0],
+            tuple(e for (e, _), _ in parts),
+            tuple(c * w for (_, c), w in parts),
+            free[k],
+        )
 
     different, which = grouped([system(0)] * batch if same else [system(k) for k in range(batch)])
     return Factors(different), torch.tensor(which, device=x.device)

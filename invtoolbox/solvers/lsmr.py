@@ -78,7 +78,11 @@ class LSMR(Solver):
     def step(self, objective: Objective, state: LSMRState) -> LSMRState:
         changed = objective.regularization != state.weight
         if bool(changed.any()):
-            state = where_items(changed, self._begin(objective, state.x, _residual(objective, state.x), state.scale), state)
+            state = where_items(
+                changed,
+                self._begin(objective, state.x, _residual(objective, state.x), state.scale),
+                state,
+            )
         s = state
         forward = _forward(objective, s.right)
         image = _plus(forward, -s.mix, s.image)
@@ -99,10 +103,33 @@ class LSMR(Solver):
         x = torch.addcmul(s.x, expand(along, h_bar), h_bar)
         mix = theta * _inverse(rho)
         h = torch.addcmul(right, expand(-mix, s.h), s.h)
-        return self._measured(objective, LSMRState(
-            x, s.value, s.discrepancy, s.certificate, _plus(s.residual, -along, image_bar), left, right, image, image_bar, h, h_bar,
-            mix, alpha, cos * alpha, zeta_bar, rho, rho_bar, cosine, sine, s.squared_norm + s.alpha.square() + beta.square(),
-            s.weight, s.scale))
+        return self._measured(
+            objective,
+            LSMRState(
+                x,
+                s.value,
+                s.discrepancy,
+                s.certificate,
+                _plus(s.residual, -along, image_bar),
+                left,
+                right,
+                image,
+                image_bar,
+                h,
+                h_bar,
+                mix,
+                alpha,
+                cos * alpha,
+                zeta_bar,
+                rho,
+                rho_bar,
+                cosine,
+                sine,
+                s.squared_norm + s.alpha.square() + beta.square(),
+                s.weight,
+                s.scale,
+            ),
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return True, "the problem is a linear least-squares problem"
@@ -114,9 +141,33 @@ class LSMR(Solver):
         right = right * expand(_inverse(alpha), right)
         zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
         empty = tuple(torch.zeros_like(r) for r in residual)
-        return self._measured(objective, LSMRState(
-            x, objective.nan(), objective.nan(), zero, residual, left, right, empty, empty, right, torch.zeros_like(right), zero, alpha,
-            alpha, alpha * beta, one, one, one, zero, zero, objective.regularization.clone(), scale))
+        return self._measured(
+            objective,
+            LSMRState(
+                x,
+                objective.nan(),
+                objective.nan(),
+                zero,
+                residual,
+                left,
+                right,
+                empty,
+                empty,
+                right,
+                torch.zeros_like(right),
+                zero,
+                alpha,
+                alpha,
+                alpha * beta,
+                one,
+                one,
+                one,
+                zero,
+                zero,
+                objective.regularization.clone(),
+                scale,
+            ),
+        )
 
     def _measured(self, objective: Objective, state: LSMRState) -> LSMRState:
         """The state with value, discrepancy and certificate."""
@@ -128,7 +179,9 @@ class LSMR(Solver):
         # Before the first step the norm is not known: |K| >= alpha_1.
         norm = torch.where(norm > 0, norm, state.alpha)
         slope = state.zeta_bar.abs() * _inverse(norm * left)
-        state.certificate = torch.minimum(slope, left * _inverse(state.scale + norm * item_norm(state.x)))
+        state.certificate = torch.minimum(
+            slope, left * _inverse(state.scale + norm * item_norm(state.x))
+        )
         return state
 
 
@@ -175,7 +228,9 @@ def _normalised(objective: Objective, rows: Rows) -> tuple[Rows, Tensor]:
 
 
 def _plus(rows: Rows, factor: Tensor, others: Rows) -> Rows:
-    return tuple(torch.addcmul(row, expand(factor, other), other) for row, other in zip(rows, others))
+    return tuple(
+        torch.addcmul(row, expand(factor, other), other) for row, other in zip(rows, others)
+    )
 
 
 def _rotation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,4 +241,8 @@ def _rotation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _inverse(value: Tensor) -> Tensor:
     """``1 / value``, and 0 for 0: an item that has its solution moves no more."""
-    return torch.where(value != 0, 1 / torch.where(value != 0, value, torch.ones_like(value)), torch.zeros_like(value))
+    return torch.where(
+        value != 0,
+        1 / torch.where(value != 0, value, torch.ones_like(value)),
+        torch.zeros_like(value),
+    )

@@ -38,8 +38,10 @@ def subset_reason(objective: Objective, name: str, subset_size: int | None) -> s
     if subset_size is None and name == "OSEM":
         return None
     if blocks is None:
-        return (f"{name} needs measurements that fall into blocks (views of a scan, rows of a matrix), and those of "
-                f"{objective.problem.operator} do not")
+        return (
+            f"{name} needs measurements that fall into blocks (views of a scan, rows of a matrix), and those of "
+            f"{objective.problem.operator} do not"
+        )
     if subset_size is None or not 1 <= subset_size <= blocks:
         return f"{name} needs a subset_size from 1 to the {blocks} blocks of {objective.problem.operator}, got {subset_size}"
     return None
@@ -103,8 +105,11 @@ class OSSART(Solver):
             return f"OSSART needs a relaxation between 0 and 2, got {self.relaxation}"
         if self.decay < 0:
             return f"OSSART needs a decay that is not negative, got {self.decay}"
-        return (implicit_reason(objective, "OSSART") or algebraic_reason(objective, "OSSART")
-                or subset_reason(objective, "OSSART", self.subset_size))
+        return (
+            implicit_reason(objective, "OSSART")
+            or algebraic_reason(objective, "OSSART")
+            or subset_reason(objective, "OSSART", self.subset_size)
+        )
 
     def init(self, objective: Objective, start: Tensor) -> OSSARTState:
         problem = objective.problem
@@ -114,11 +119,19 @@ class OSSART(Solver):
         largest = torch.zeros_like(start)
         for index in subset_indices(problem, self.subset_size):
             part = problem.subset(index)
-            largest = largest.maximum(with_moduli(_linear(part)).adjoint(part.data_term.weighted(counted[:, :, index])))
+            largest = largest.maximum(
+                with_moduli(_linear(part)).adjoint(part.data_term.weighted(counted[:, :, index]))
+            )
         x = constrained(objective, start)
         prediction = problem.operator(x)
-        return OSSARTState(x, *_seen(objective, x, prediction), objective.nan().fill_(torch.inf), rows, inverse_or_zero(largest),
-                           torch.zeros_like(objective.regularization))
+        return OSSARTState(
+            x,
+            *_seen(objective, x, prediction),
+            objective.nan().fill_(torch.inf),
+            rows,
+            inverse_or_zero(largest),
+            torch.zeros_like(objective.regularization),
+        )
 
     def step(self, objective: Objective, state: OSSARTState) -> OSSARTState:
         problem, x = objective.problem, state.x
@@ -130,14 +143,26 @@ class OSSART(Solver):
             residual = part.data_term.weighted(part.y - part.operator(x))
             update = _linear(part).adjoint(state.rows[:, :, indices[k]] * residual)
             x = constrained(objective, torch.addcmul(x, step, update))
-        moved = item_norm(x - state.x) / relaxation / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
-        return OSSARTState(x, *_seen(objective, x, problem.operator(x)), moved, state.rows, state.columns, state.passes + 1)
+        moved = (
+            item_norm(x - state.x) / relaxation / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
+        )
+        return OSSARTState(
+            x,
+            *_seen(objective, x, problem.operator(x)),
+            moved,
+            state.rows,
+            state.columns,
+            state.passes + 1,
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if len(subset_indices(objective.problem, self.subset_size)) == 1:
             return SIRT(relaxation=self.relaxation).is_provably_convergent(objective)
         if self.decay == 0:
-            return False, "with a constant relaxation it ends in a cycle, unless the measurements are consistent; give a decay"
+            return (
+                False,
+                "with a constant relaxation it ends in a cycle, unless the measurements are consistent; give a decay",
+            )
         reason = metric_reason(objective)
         if reason is not None:
             return False, reason
@@ -189,7 +214,9 @@ class OSEM(Solver):
         for prior in objective.explicit_priors:
             if not isinstance(prior, NonNegative):
                 return f"OSEM takes no prior but NonNegative, which it fulfils by itself, and {prior!r} is another"
-        return implicit_reason(objective, "OSEM") or subset_reason(objective, "OSEM", self.subset_size)
+        return implicit_reason(objective, "OSEM") or subset_reason(
+            objective, "OSEM", self.subset_size
+        )
 
     def init(self, objective: Objective, start: Tensor) -> OSEMState:
         problem = objective.problem
@@ -197,8 +224,15 @@ class OSEM(Solver):
         level = problem.y.flatten(1).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)
         empty = (start <= 0).flatten(1).all(1).view(-1, *[1] * (start.ndim - 1))
         x = torch.where(empty, level.view(-1, *[1] * (start.ndim - 1)), start.clamp_min(0))
-        sensitivities = tuple(_linear(part).adjoint(torch.ones_like(part.y)) for _, part in self._subsets(problem))
-        return OSEMState(x, *_seen(objective, x, problem.operator(x)), objective.nan().fill_(torch.inf), sensitivities)
+        sensitivities = tuple(
+            _linear(part).adjoint(torch.ones_like(part.y)) for _, part in self._subsets(problem)
+        )
+        return OSEMState(
+            x,
+            *_seen(objective, x, problem.operator(x)),
+            objective.nan().fill_(torch.inf),
+            sensitivities,
+        )
 
     def step(self, objective: Objective, state: OSEMState) -> OSEMState:
         problem, x = objective.problem, state.x
@@ -209,13 +243,18 @@ class OSEM(Solver):
             ratio = 1 - part.data_term.grad(part.operator(x), part.y)
             inverse = inverse_or_zero(state.sensitivities[k])
             # A pixel that no ray of the subset meets is left as it is.
-            x = x * torch.where(inverse > 0, _linear(part).adjoint(ratio) * inverse, 1.0).clamp_min_(0)
+            x = x * torch.where(
+                inverse > 0, _linear(part).adjoint(ratio) * inverse, 1.0
+            ).clamp_min_(0)
         moved = item_norm(x - state.x) / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
         return OSEMState(x, *_seen(objective, x, problem.operator(x)), moved, state.sensitivities)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if len(list(self._subsets(objective.problem))) > 1:
-            return False, "ordered subsets end in a cycle, unless the counts are consistent; subset_size=None converges"
+            return (
+                False,
+                "ordered subsets end in a cycle, unless the counts are consistent; subset_size=None converges",
+            )
         return True, "expectation maximisation of a concave likelihood"
 
     def _subsets(self, problem: Problem) -> Iterator[tuple[int, Problem]]:

@@ -61,14 +61,19 @@ class PALM(Solver):
             for prior in (prior for _, prior in terms if prior.smooth):
                 reason = unfit_gradient(prior, "PALM")
                 if reason is not None or "energy" not in prior.offers:
-                    return reason or f"PALM needs an energy of {prior!r} for its steps, and it has none"
+                    return (
+                        reason
+                        or f"PALM needs an energy of {prior!r} for its steps, and it has none"
+                    )
         return None
 
     def init(self, objective: Objective, start: Tensor) -> PALMState:
         smooth = _smooth_part(objective)
         value, gradient, discrepancy = smooth.evaluate(start)
         scale = gradient_scale(objective, inner(gradient, gradient).sqrt())
-        steps = torch.ones(len(start), len(_blocks(objective)), dtype=value.dtype, device=value.device)
+        steps = torch.ones(
+            len(start), len(_blocks(objective)), dtype=value.dtype, device=value.device
+        )
         return PALMState(start, value, discrepancy, torch.full_like(value, torch.inf), steps, scale)
 
     def step(self, objective: Objective, state: PALMState) -> PALMState:
@@ -91,20 +96,37 @@ class PALM(Solver):
             vector, steps[:, k] = candidate, step
             squared = squared + inner(moved, moved) / step.square()
         after = smooth.evaluate(vector)
-        value = after.value + sum((w * p.energy(_block(objective, vector, name)) for name, terms in _blocks(objective).items()
-                                   for w, p in terms if not p.smooth), torch.zeros_like(after.value))
-        return PALMState(vector, value, after.discrepancy, squared.sqrt() / state.scale, steps, state.scale)
+        value = after.value + sum(
+            (
+                w * p.energy(_block(objective, vector, name))
+                for name, terms in _blocks(objective).items()
+                for w, p in terms
+                if not p.smooth
+            ),
+            torch.zeros_like(after.value),
+        )
+        return PALMState(
+            vector, value, after.discrepancy, squared.sqrt() / state.scale, steps, state.scale
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return False, "the theorem needs bounded iterates and semi-algebraic terms, which are not checked; a limit is a critical point"
+        return (
+            False,
+            "the theorem needs bounded iterates and semi-algebraic terms, which are not checked; a limit is a critical point",
+        )
 
 
 def _blocks(objective: Objective) -> dict[str, list[tuple[Tensor, ExplicitPrior]]]:
     """The blocks of the variable, each with its priors and their whole weights, ``(batch,)``."""
     assert objective.unknowns is not None
     one = torch.ones_like(objective.regularization)
-    own = {name: [(one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior) for t in prior.terms]
-           for name, prior in objective.unknowns.priors.items()}
+    own = {
+        name: [
+            (one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior)
+            for t in prior.terms
+        ]
+        for name, prior in objective.unknowns.priors.items()
+    }
     return {"x": list(objective.terms), **own}
 
 
@@ -116,7 +138,9 @@ def _smooth_part(objective: Objective) -> Objective:
         return PriorSum(kept, priors.implicit)
 
     assert objective.unknowns is not None
-    unknowns = dataclasses.replace(objective.unknowns, priors={k: smooth(p) for k, p in objective.unknowns.priors.items()})
+    unknowns = dataclasses.replace(
+        objective.unknowns, priors={k: smooth(p) for k, p in objective.unknowns.priors.items()}
+    )
     return dataclasses.replace(objective, prior=smooth(objective.prior), unknowns=unknowns)
 
 
@@ -127,8 +151,14 @@ def _block(objective: Objective, vector: Tensor, name: str) -> Tensor:
     return parameters["x"] if name == "x" else objective.unknowns.values(parameters)[name]
 
 
-def _moved(objective: Objective, vector: Tensor, name: str, slope: Tensor, step: Tensor,
-           rough: tuple[Tensor, ExplicitPrior] | None) -> tuple[Tensor, Tensor]:
+def _moved(
+    objective: Objective,
+    vector: Tensor,
+    name: str,
+    slope: Tensor,
+    step: Tensor,
+    rough: tuple[Tensor, ExplicitPrior] | None,
+) -> tuple[Tensor, Tensor]:
     """The variable after a step of this length in one block, and how far the block moved."""
     assert objective.layout is not None and objective.unknowns is not None
     parameters = objective.layout.unpack(vector)

@@ -16,13 +16,29 @@ from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.operators.identity import Identity
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, first_weight
-from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
-from invtoolbox.solvers.pieces import DataPiece, Piece, PriorPiece, data_pieces, operator_norm, pieces_reason, prior_pieces
+from invtoolbox.solvers.base import (
+    Solver,
+    State,
+    implicit_reason,
+    inexact_prox_reason,
+    nonconvex_reason,
+)
+from invtoolbox.solvers.pieces import (
+    DataPiece,
+    Piece,
+    PriorPiece,
+    data_pieces,
+    operator_norm,
+    pieces_reason,
+    prior_pieces,
+)
 
 
 @dataclass
 class PDHGState(State):
-    regularization: Tensor  # (batch,) the weight, or the one that the discrepancy constraint is worth
+    regularization: (
+        Tensor  # (batch,) the weight, or the one that the discrepancy constraint is worth
+    )
     target: Tensor  # (batch,) the discrepancy to meet; NaN where the weight is given
     ratio: Tensor  # (batch,) primal over dual step
     norms: Tensor  # (batch, pieces) of the operators of the dual pieces
@@ -99,7 +115,9 @@ class PDHG(Solver):
     def suits(self, objective: Objective) -> bool:
         """Where misfit and priors are convex and their prox exact: not for denoisers, nor where all is smooth."""
         priors = [prior for _, prior in objective.terms]
-        convex = objective.problem.data_term.is_convex and all(prior.is_convex is not False for prior in priors)
+        convex = objective.problem.data_term.is_convex and all(
+            prior.is_convex is not False for prior in priors
+        )
         return bool(priors) and convex and not any("denoise" in prior.offers for prior in priors)
 
     def reformulated(self, objective: Objective) -> Objective:
@@ -120,14 +138,28 @@ class PDHG(Solver):
             target = objective.rule.target(objective).to(target).expand_as(target).clone()
         parts = self._parts(objective, target)
         images = tuple(piece.apply(start).clone() for piece in parts.all)
-        duals = tuple(piece.grad(k) if j >= len(parts.dual) and isinstance(piece, DataPiece) else torch.zeros_like(k)
-                      for j, (piece, k) in enumerate(zip(parts.all, images)))
+        duals = tuple(
+            piece.grad(k)
+            if j >= len(parts.dual) and isinstance(piece, DataPiece)
+            else torch.zeros_like(k)
+            for j, (piece, k) in enumerate(zip(parts.all, images))
+        )
         norms = [operator_norm(piece.operator, start) for piece in parts.all]
         state = PDHGState(
-            x=start, value=objective.nan(), discrepancy=objective.nan(), certificate=torch.full_like(target, torch.inf),
-            regularization=objective.regularization.clone(), target=target, ratio=torch.ones_like(target),
-            norms=torch.stack(norms, 1) if norms else target.new_ones(len(target), 0), curvatures=_curvatures(parts, target),
-            start=start, point=start.clone(), pull=torch.zeros_like(start), duals=duals, images=images,
+            x=start,
+            value=objective.nan(),
+            discrepancy=objective.nan(),
+            certificate=torch.full_like(target, torch.inf),
+            regularization=objective.regularization.clone(),
+            target=target,
+            ratio=torch.ones_like(target),
+            norms=torch.stack(norms, 1) if norms else target.new_ones(len(target), 0),
+            curvatures=_curvatures(parts, target),
+            start=start,
+            point=start.clone(),
+            pull=torch.zeros_like(start),
+            duals=duals,
+            images=images,
             spare=(torch.zeros_like(start), *(torch.zeros_like(k) for k in images)),
         )
         state.pull, _ = _pull(parts.all, duals, start)
@@ -154,7 +186,9 @@ class PDHG(Solver):
         length, image, norms = item_norm(moved), item_norm(u), []
 
         seen, dual_residual = [], torch.zeros_like(tau)
-        for j, (piece, p, k, change) in enumerate(zip(parts.all, state.duals, state.images, state.spare[1:])):
+        for j, (piece, p, k, change) in enumerate(
+            zip(parts.all, state.duals, state.images, state.spare[1:])
+        ):
             new = piece.apply(u)
             change = difference(new, k, out=change)
             k = added(k, change, relaxation)
@@ -175,44 +209,82 @@ class PDHG(Solver):
 
         new_pull, size = _pull(parts.all, tuple(duals), point)
         pull = difference(new_pull, pull, out=pull).div_(relaxation)
-        primal_residual = _relative(item_norm(added_product(pull, moved, expand(-1 / tau, moved))), size)
-        regularization = objective.regularization.clone() if parts.ball is None else _worth(parts.ball, duals[0])
+        primal_residual = _relative(
+            item_norm(added_product(pull, moved, expand(-1 / tau, moved))), size
+        )
+        regularization = (
+            objective.regularization.clone() if parts.ball is None else _worth(parts.ball, duals[0])
+        )
         value, discrepancy = _values(objective, parts, u, seen, regularization)
         ratio = state.ratio
         if self.adaptive and parts.dual and _is_milestone(objective.iteration + 1):
             # A start that is nearly the answer must not stop the image from moving.
             distance = torch.maximum(item_norm(difference(u, state.start, out=spare)), 0.02 * image)
-            ratio = (ratio * _balance(parts, state, distance, [item_norm(p) for p in duals])).sqrt().detach()
+            ratio = (
+                (ratio * _balance(parts, state, distance, [item_norm(p) for p in duals]))
+                .sqrt()
+                .detach()
+            )
         return PDHGState(
-            x=u, value=value, discrepancy=discrepancy, certificate=primal_residual.maximum(dual_residual),
-            regularization=regularization, target=state.target, ratio=ratio,
-            norms=torch.stack(norms, 1) if norms else state.norms, curvatures=state.curvatures,
-            start=state.start, point=point, pull=new_pull, duals=tuple(duals), images=tuple(images), spare=state.spare,
+            x=u,
+            value=value,
+            discrepancy=discrepancy,
+            certificate=primal_residual.maximum(dual_residual),
+            regularization=regularization,
+            target=state.target,
+            ratio=ratio,
+            norms=torch.stack(norms, 1) if norms else state.norms,
+            curvatures=state.curvatures,
+            start=state.start,
+            point=point,
+            pull=new_pull,
+            duals=tuple(duals),
+            images=tuple(images),
+            spare=state.spare,
         )
 
     def fixed_point(self, state: PDHGState) -> tuple[Tensor, ...]:
         return (state.point, *state.duals)
 
-    def at_point(self, objective: Objective, state: PDHGState, point: tuple[Tensor, ...]) -> PDHGState:
+    def at_point(
+        self, objective: Objective, state: PDHGState, point: tuple[Tensor, ...]
+    ) -> PDHGState:
         x, *duals = point
         pieces = self._parts(objective, state.target).all
         # At the fixed point the relaxed iterate and the one before relaxation agree.
-        return replace(state, x=x, point=x, pull=_pull(pieces, tuple(duals), x)[0], duals=tuple(duals),
-                       images=tuple(piece.apply(x) for piece in pieces))
+        return replace(
+            state,
+            x=x,
+            point=x,
+            pull=_pull(pieces, tuple(duals), x)[0],
+            duals=tuple(duals),
+            images=tuple(piece.apply(x) for piece in pieces),
+        )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulated(objective)
-        reason = nonconvex_reason(objective) or inexact_prox_reason(piece.function for piece in prior_pieces(objective))
+        reason = nonconvex_reason(objective) or inexact_prox_reason(
+            piece.function for piece in prior_pieces(objective)
+        )
         if reason is not None:
             return False, reason
-        return True, "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power method"
+        return (
+            True,
+            "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power method",
+        )
 
-    def _first_ratio(self, objective: Objective, parts: Parts, state: PDHGState, start: Tensor) -> Tensor:
+    def _first_ratio(
+        self, objective: Objective, parts: Parts, state: PDHGState, start: Tensor
+    ) -> Tensor:
         """The balance for a guess: half the bound of a norm, 2 % of noise, an image that moves by a fifth."""
         if self.ratio is not None:
             return torch.ones_like(state.ratio) * self.ratio
         if not parts.dual:
-            return 1 / (10 * state.curvatures[:, 0]) if isinstance(parts.primal, DataPiece) else state.ratio
+            return (
+                1 / (10 * state.curvatures[:, 0])
+                if isinstance(parts.primal, DataPiece)
+                else state.ratio
+            )
         sizes = []
         for piece in parts.dual:
             if isinstance(piece, PriorPiece):
@@ -220,7 +292,9 @@ class PDHG(Solver):
             elif isinstance(piece, DataPiece):
                 sizes.append(item_norm(piece.grad(0.98 * piece.y)))
             else:
-                sizes.append(piece.radius / (first_weight(objective, start) * piece.noise_std.square()))
+                sizes.append(
+                    piece.radius / (first_weight(objective, start) * piece.noise_std.square())
+                )
         return _balance(parts, state, 0.2 * item_norm(start), sizes).detach()
 
     # -- pieces -------------------------------------------------------------------------------------------------------
@@ -234,10 +308,19 @@ class PDHG(Solver):
             primal, others = take_primal(priors)
             return Parts(primal, (ball, *others), ())
         primal, others = take_primal(priors)
-        if primal is None and len(data) == 1 and isinstance(data[0].operator, Identity) and "prox" in data[0].data_term.offers:
+        if (
+            primal is None
+            and len(data) == 1
+            and isinstance(data[0].operator, Identity)
+            and "prox" in data[0].data_term.offers
+        ):
             return Parts(data[0], others, ())
         proximable = tuple(piece for piece in data if "prox" in piece.data_term.offers)
-        return Parts(primal, (*proximable, *others), tuple(piece for piece in data if piece not in proximable))
+        return Parts(
+            primal,
+            (*proximable, *others),
+            tuple(piece for piece in data if piece not in proximable),
+        )
 
 
 @dataclass(frozen=True)
@@ -260,7 +343,14 @@ class _Ball:
         """``v - step P(v / step)``, P the projection onto the ball: ``v - step y``, shortened by ``step radius``."""
         v.addcmul_(self.y, expand(-step, v))
         length = item_norm(v)
-        return v.mul_(expand((1 - step * self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_min(0), v))
+        return v.mul_(
+            expand(
+                (
+                    1 - step * self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
+                ).clamp_min(0),
+                v,
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -296,7 +386,11 @@ def _steps(parts: Parts, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]:
     sigmas = (1 / (count * state.ratio.unsqueeze(1) * squares)).unbind(1) if count else ()
     if not parts.smooth:
         return state.ratio, sigmas
-    bounds = zip(parts.smooth, state.norms[:, count:].unbind(1), state.curvatures[:, -len(parts.smooth):].unbind(1))
+    bounds = zip(
+        parts.smooth,
+        state.norms[:, count:].unbind(1),
+        state.curvatures[:, -len(parts.smooth) :].unbind(1),
+    )
     lipschitz = _total([L * norm.square() for _, norm, L in bounds])
     return 1 / (1 / state.ratio + lipschitz / 2 if count else lipschitz), sigmas
 
@@ -308,7 +402,11 @@ def _curvatures(parts: Parts, like: Tensor) -> Tensor:
         if not isinstance(piece, DataPiece):
             continue
         bound = piece.data_term.curvature(piece.y)
-        columns.append(torch.full_like(like, torch.inf) if bound is None else (piece.weight * bound.to(like)).expand_as(like))
+        columns.append(
+            torch.full_like(like, torch.inf)
+            if bound is None
+            else (piece.weight * bound.to(like)).expand_as(like)
+        )
     return torch.stack(columns, 1) if columns else like.new_zeros(len(like), 0)
 
 
@@ -329,8 +427,14 @@ def _balance(parts: Parts, state: PDHGState, distance: Tensor, sizes: list[Tenso
     if isinstance(parts.primal, DataPiece):
         rates = [10 * curvatures[0]]
     else:
-        rates = [count * norm.square() * L for norm, L in zip(norms, curvatures[:count - len(priors)])]
-    rate = torch.stack([torch.where(r.isfinite(), r, torch.zeros_like(r)) for r in rates]).amax(0) if rates else torch.zeros_like(distance)
+        rates = [
+            count * norm.square() * L for norm, L in zip(norms, curvatures[: count - len(priors)])
+        ]
+    rate = (
+        torch.stack([torch.where(r.isfinite(), r, torch.zeros_like(r)) for r in rates]).amax(0)
+        if rates
+        else torch.zeros_like(distance)
+    )
     every = _total(squares).sqrt()
     of_priors = _total(priors).sqrt() if priors else every
     ratio = torch.where(rate > 0, (distance / (of_priors * rate)).sqrt(), distance / every)
@@ -355,7 +459,9 @@ def _is_milestone(iteration: int) -> bool:
     return rest == 0 and count & (count - 1) == 0
 
 
-def _pull(pieces: tuple[Piece | _Ball, ...], duals: tuple[Tensor, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+def _pull(
+    pieces: tuple[Piece | _Ball, ...], duals: tuple[Tensor, ...], like: Tensor
+) -> tuple[Tensor, Tensor]:
     """``sum_j K_j^T p_j``, a tensor of its own, and the largest ``|K_j^T p_j|`` of each item."""
     total, largest = None, None
     for piece, p in zip(pieces, duals):
@@ -370,7 +476,9 @@ def _pull(pieces: tuple[Piece | _Ball, ...], duals: tuple[Tensor, ...], like: Te
 
 
 def _relative(residual: Tensor, size: Tensor) -> Tensor:
-    return torch.where(residual > 0, residual / size.clamp_min(torch.finfo(size.dtype).tiny), residual)
+    return torch.where(
+        residual > 0, residual / size.clamp_min(torch.finfo(size.dtype).tiny), residual
+    )
 
 
 def _unit(D: LeastSquares, like: Tensor) -> Tensor:
@@ -383,7 +491,9 @@ def _worth(ball: _Ball, dual: Tensor) -> Tensor:
     return ball.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
 
 
-def _values(objective: Objective, parts: Parts, u: Tensor, seen: list[Tensor], regularization: Tensor) -> tuple[Tensor, Tensor]:
+def _values(
+    objective: Objective, parts: Parts, u: Tensor, seen: list[Tensor], regularization: Tensor
+) -> tuple[Tensor, Tensor]:
     """The objective and the discrepancy at ``u``, from the images that the step has made."""
     D, y = objective.problem.data_term, objective.problem.y
     data = [z for piece, z in zip(parts.all, seen) if not isinstance(piece, PriorPiece)]

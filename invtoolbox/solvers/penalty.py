@@ -11,7 +11,9 @@ from invtoolbox.priors.base import ExplicitPrior
 
 def denoising_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
     """The first prior that is a denoiser, with its weight."""
-    return next(((weight, prior) for weight, prior in objective.terms if "denoise" in prior.offers), None)
+    return next(
+        ((weight, prior) for weight, prior in objective.terms if "denoise" in prior.offers), None
+    )
 
 
 def unit_step_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
@@ -24,8 +26,10 @@ def unit_step_reason(objective: Objective, name: str, step: float | None) -> str
     fixed = unit_step_term(objective)
     if fixed is None or step is None or bool(((step * fixed[0] - 1).abs() <= 1e-5).all()):
         return None
-    return (f"{fixed[1]!r} knows its prox where step times weight is 1 alone, and {name} was given the step {step:g} for the weight "
-            f"{float(fixed[0].flatten()[0]):g}; leave the step out and choose the weight")
+    return (
+        f"{fixed[1]!r} knows its prox where step times weight is 1 alone, and {name} was given the step {step:g} for the weight "
+        f"{float(fixed[0].flatten()[0]):g}; leave the step out and choose the weight"
+    )
 
 
 def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) -> Tensor:
@@ -44,11 +48,20 @@ def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) ->
         size = start.abs().flatten(1).amax(1)
         total = sum(weights[1:], weights[0]) if weights else torch.zeros_like(size)
         usable = (total > 0) & (size > 0)
-        return torch.where(usable, total / fraction / torch.where(usable, size, torch.ones_like(size)), 0.1 * curvature)
+        return torch.where(
+            usable,
+            total / fraction / torch.where(usable, size, torch.ones_like(size)),
+            0.1 * curvature,
+        )
     weight, prior = denoising
     if not prior.fixed_level:
         return weight
-    return one / torch.as_tensor(prior.sigma, dtype=one.dtype, device=one.device) ** 2 * _noise_variance(objective) * curvature
+    return (
+        one
+        / torch.as_tensor(prior.sigma, dtype=one.dtype, device=one.device) ** 2
+        * _noise_variance(objective)
+        * curvature
+    )
 
 
 def _noise_variance(objective: Objective) -> Tensor:

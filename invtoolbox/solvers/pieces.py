@@ -96,7 +96,9 @@ def data_pieces(objective: Objective) -> tuple[DataPiece, ...]:
     problem = objective.problem
     A, D, y = problem.operator, problem.data_term, problem.y
     if isinstance(A, LinearStack) and isinstance(D, Stack):
-        return tuple(DataPiece(w, d, part, m) for w, d, part, m in zip(D.weights, D.terms, A.parts, y))
+        return tuple(
+            DataPiece(w, d, part, m) for w, d, part, m in zip(D.weights, D.terms, A.parts, y)
+        )
     return (DataPiece(1.0, D, cast(LinearOperator, A), y),)
 
 
@@ -118,7 +120,9 @@ def prior_pieces(objective: Objective) -> tuple[PriorPiece, ...]:
 def copy_of_image(pieces: tuple[PriorPiece, ...], splits: Sequence[Tensor]) -> Tensor | None:
     """Of the copies ``z_i`` of ``K_i x`` the one to answer with: a constraint's on the image itself, so that it holds, else the first."""
     free = [(piece, z) for piece, z in zip(pieces, splits) if piece.operator is None]
-    return next((z for piece, z in free if piece.function.is_constraint), free[0][1] if free else None)
+    return next(
+        (z for piece, z in free if piece.function.is_constraint), free[0][1] if free else None
+    )
 
 
 def pieces_reason(objective: Objective, name: str) -> str | None:
@@ -126,7 +130,9 @@ def pieces_reason(objective: Objective, name: str) -> str | None:
     problem = objective.problem
     if not problem.is_linear:
         return f"{name} needs a linear operator, and {problem.operator} is not"
-    if isinstance(problem.y, tuple) and not (isinstance(problem.operator, LinearStack) and isinstance(problem.data_term, Stack)):
+    if isinstance(problem.y, tuple) and not (
+        isinstance(problem.operator, LinearStack) and isinstance(problem.data_term, Stack)
+    ):
         return f"{name} takes several measurements as stack([...]) with data_terms.Stack(...)"
     for _, prior in objective.terms:
         if not {"prox", "split", "quadratic"} & prior.offers:

@@ -54,8 +54,10 @@ def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | 
         if symbol is not None:
             return Preconditioner(spectrum=(1 / symbol).expand(len(x), *symbol.shape[1:]).clone())
         if kind == "fourier":
-            raise InputError(f"there is no Fourier preconditioner here, because {objective.problem.operator}, the data term or a prior is "
-                             "not like a convolution; use preconditioner='diagonal'")
+            raise InputError(
+                f"there is no Fourier preconditioner here, because {objective.problem.operator}, the data term or a prior is "
+                "not like a convolution; use preconditioner='diagonal'"
+            )
     diagonal = _data_diagonal(objective, x)
     for weight, prior in objective.terms:
         L, _ = prior.quadratic()
@@ -64,7 +66,9 @@ def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | 
             diagonal = torch.addcmul(diagonal, expand(weight, x), own)
     largest = diagonal.flatten(1).amax(1)
     raised = diagonal.maximum(expand(_FLOOR * largest, diagonal))
-    return Preconditioner(diagonal=torch.where(raised > 0, 1 / torch.where(raised > 0, raised, 1.0), 1.0))
+    return Preconditioner(
+        diagonal=torch.where(raised > 0, 1 / torch.where(raised > 0, raised, 1.0), 1.0)
+    )
 
 
 def _data_diagonal(objective: Objective, x: Tensor) -> Tensor:

@@ -40,13 +40,22 @@ class Projected:
 
     def first(self, k: int) -> Projected:
         """Views of the part that belongs to the first k vectors."""
-        return Projected(self.data_matrix[:, :k, :k], self.prior_matrix[:, :k, :k], self.data_gradient[:, :k],
-                         self.prior_gradient[:, :k], self.squared, self.coefficients[:, :k])
+        return Projected(
+            self.data_matrix[:, :k, :k],
+            self.prior_matrix[:, :k, :k],
+            self.data_gradient[:, :k],
+            self.prior_gradient[:, :k],
+            self.squared,
+            self.coefficients[:, :k],
+        )
 
     def change_basis(self, new: Tensor, size: int) -> None:
         """Make the columns of ``new (batch, k, m)`` the first m vectors; the rest is empty."""
         small, m = self.first(size), new.shape[2]
-        for whole, part in ((self.data_matrix, small.data_matrix), (self.prior_matrix, small.prior_matrix)):
+        for whole, part in (
+            (self.data_matrix, small.data_matrix),
+            (self.prior_matrix, small.prior_matrix),
+        ):
             changed = new.mT @ part @ new
             whole.zero_()
             whole[:, :m, :m] = changed
@@ -60,7 +69,9 @@ def minimise(small: Projected, eta: Tensor) -> Tensor:
     return -_Factor(small, eta).solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
 
 
-def discrepancy_weight(small: Projected, target: Tensor, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def discrepancy_weight(
+    small: Projected, target: Tensor, start: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
     """The ``eta`` between ``low`` and ``high`` at whose minimiser the discrepancy is ``target``; else the nearer end.
 
     The discrepancy increases with eta, so Newton's method on ``log r(eta) = log target`` in ``log eta`` is
@@ -68,8 +79,12 @@ def discrepancy_weight(small: Projected, target: Tensor, start: Tensor, low: Ten
     whatever its neighbours do.
     """
     low, high = low.log(), high.log()
-    found = _log_error(small, low, target)[0] >= 0  # even the smallest weight leaves more: nothing in the basis fits better
-    t = torch.where(found, low, start.clamp_min(torch.finfo(torch.float64).tiny).log().clamp(low, high))
+    found = (
+        _log_error(small, low, target)[0] >= 0
+    )  # even the smallest weight leaves more: nothing in the basis fits better
+    t = torch.where(
+        found, low, start.clamp_min(torch.finfo(torch.float64).tiny).log().clamp(low, high)
+    )
     for _ in range(_NEWTON_STEPS):
         if bool(found.all()):
             break
@@ -105,7 +120,9 @@ class _Factor:
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         # A vector that was dropped has a row of zeros: it keeps the coefficient 0.
         tiny = torch.finfo(torch.float64).tiny
-        self.scale = torch.where(diagonal > 0, diagonal.clamp_min(tiny).rsqrt(), torch.zeros_like(diagonal))
+        self.scale = torch.where(
+            diagonal > 0, diagonal.clamp_min(tiny).rsqrt(), torch.zeros_like(diagonal)
+        )
         scaled = matrix * self.scale.unsqueeze(1) * self.scale.unsqueeze(2)
         eye = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
         scaled = scaled + eye * torch.where(diagonal > 0, _RIDGE, 1.0).unsqueeze(1)

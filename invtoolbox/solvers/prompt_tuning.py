@@ -57,9 +57,16 @@ class PromptTuning(DiffusionSampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 2 or self.projection_every < 1 or not self.levels[0] > self.levels[1] > 0 or not 0 <= self.fresh <= 1:
-            raise InputError("PromptTuning takes at least 2 steps, projection_every of at least 1, falling positive levels and a share of "
-                             f"fresh noise in [0, 1], got {self!r}")
+        if (
+            self.steps < 2
+            or self.projection_every < 1
+            or not self.levels[0] > self.levels[1] > 0
+            or not 0 <= self.fresh <= 1
+        ):
+            raise InputError(
+                "PromptTuning takes at least 2 steps, projection_every of at least 1, falling positive levels and a share of "
+                f"fresh noise in [0, 1], got {self!r}"
+            )
 
     def prior_reason(self, objective: Objective) -> str | None:
         reason = super().prior_reason(objective)
@@ -70,7 +77,9 @@ class PromptTuning(DiffusionSampler):
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
         return self.draws_and_conditions(objective, generators)[0]
 
-    def draws_and_conditions(self, objective: Objective, generators: list[Generator]) -> tuple[Tensor, Tensor]:
+    def draws_and_conditions(
+        self, objective: Objective, generators: list[Generator]
+    ) -> tuple[Tensor, Tensor]:
         """The draws, and the condition that each of them ended with, ``(count, batch, *shape)``."""
         count, device = len(generators), objective.problem.first.device
         repeated = objective.select(torch.arange(objective.batch, device=device).repeat(count))
@@ -78,19 +87,29 @@ class PromptTuning(DiffusionSampler):
         like = repeated.problem.zeros()
 
         def noise() -> Tensor:
-            each = torch.stack([torch.randn(like.shape[1:], generator=g, dtype=like.dtype, device=device) for g in generators])
+            each = torch.stack(
+                [
+                    torch.randn(like.shape[1:], generator=g, dtype=like.dtype, device=device)
+                    for g in generators
+                ]
+            )
             return each.repeat_interleave(objective.batch, 0)
 
         ratio = (self.levels[1] / self.levels[0]) ** (1 / (self.steps - 1))
         null = prior.null_condition().to(like)
-        condition, moments = null.expand(len(like), *null.shape[1:]).clone(), (torch.zeros(()), torch.zeros(()))
+        condition, moments = (
+            null.expand(len(like), *null.shape[1:]).clone(),
+            (torch.zeros(()), torch.zeros(())),
+        )
         x = self.levels[0] * noise()
         clean = x
         for k in range(self.steps):
             level = self.levels[0] * ratio**k
             below = level * ratio if k < self.steps - 1 else 0.0
             for j in range(self.tuning_steps):
-                condition, moments = self._tuned(repeated, prior, x, level, condition, moments, k * self.tuning_steps + j + 1)
+                condition, moments = self._tuned(
+                    repeated, prior, x, level, condition, moments, k * self.tuning_steps + j + 1
+                )
             clean, slope = _denoised_and_slope(repeated, prior, x, level, condition)
             remaining = (x - clean) / level
             if k % self.projection_every == 0:
@@ -101,19 +120,32 @@ class PromptTuning(DiffusionSampler):
                 x = x - self.guidance * slope
         return clean.unflatten(0, (count, -1)), condition.unflatten(0, (count, -1))
 
-    def _tuned(self, objective: Objective, prior: ConditionalPrior, x: Tensor, level: float, condition: Tensor,
-               moments: tuple[Tensor, Tensor], number: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _tuned(
+        self,
+        objective: Objective,
+        prior: ConditionalPrior,
+        x: Tensor,
+        level: float,
+        condition: Tensor,
+        moments: tuple[Tensor, Tensor],
+        number: int,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One step of Adam (Kingma and Ba 2015) on the condition; every item has its own."""
         with torch.enable_grad():
             free = condition.detach().requires_grad_(True)
             misfit = objective.data_value(prior.denoise_given(x, level, free))
             (slope,) = torch.autograd.grad(misfit.sum(), free)
-        mean, square = 0.9 * moments[0].to(slope) + 0.1 * slope, 0.999 * moments[1].to(slope) + 0.001 * slope.square()
+        mean, square = (
+            0.9 * moments[0].to(slope) + 0.1 * slope,
+            0.999 * moments[1].to(slope) + 0.001 * slope.square(),
+        )
         step = (mean / (1 - 0.9**number)) / ((square / (1 - 0.999**number)).sqrt() + 1e-8)
         return condition - self.learning_rate * step, (mean, square)
 
     def posterior(self, objective: Objective, answer: Tensor, summary: Chain) -> Posterior | None:
-        return PromptPosterior(self, objective, summary) if bool((summary.number > 0).all()) else None
+        return (
+            PromptPosterior(self, objective, summary) if bool((summary.number > 0).all()) else None
+        )
 
 
 class PromptPosterior(DiffusionPosterior):
@@ -128,8 +160,9 @@ class PromptPosterior(DiffusionPosterior):
             return self.solver.draws_and_conditions(self.objective, split(generator, n))[1]
 
 
-def _denoised_and_slope(objective: Objective, prior: ConditionalPrior, x: Tensor, level: float,
-                        condition: Tensor) -> tuple[Tensor, Tensor | None]:
+def _denoised_and_slope(
+    objective: Objective, prior: ConditionalPrior, x: Tensor, level: float, condition: Tensor
+) -> tuple[Tensor, Tensor | None]:
     """``x_0`` and the gradient of the norm of its misfit in x."""
     with torch.enable_grad():
         free = x.detach().requires_grad_(True)
@@ -142,6 +175,8 @@ def _denoised_and_slope(objective: Objective, prior: ConditionalPrior, x: Tensor
 def _projected(objective: Objective, clean: Tensor, penalty: float) -> Tensor:
     """``argmin_x D(A(x), y) + penalty / 2 |x - clean|^2``."""
     problem: Any = objective.problem
-    right = -cast(LinearOperator, problem.operator).adjoint(problem.data_term.value_and_grad(problem.operator(clean), problem.y)[1])
+    right = -cast(LinearOperator, problem.operator).adjoint(
+        problem.data_term.value_and_grad(problem.operator(clean), problem.y)[1]
+    )
     rho = torch.full_like(objective.regularization, penalty)
     return clean + solve_quadratic(objective, [(rho, None)], right, _INNER)[0]

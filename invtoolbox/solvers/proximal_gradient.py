@@ -11,7 +11,13 @@ from torch import Tensor
 from invtoolbox.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.solvers.base import Solver, State, implicit_reason, inexact_prox_reason, nonconvex_reason
+from invtoolbox.solvers.base import (
+    Solver,
+    State,
+    implicit_reason,
+    inexact_prox_reason,
+    nonconvex_reason,
+)
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.penalty import unit_step_reason, unit_step_term
 from invtoolbox.tree import scatter_items, select_items
@@ -64,8 +70,10 @@ class ProximalGradient(Solver):
             return f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is not"
         rough = [prior for _, prior in _rough(objective)]
         if len(rough) > 1:
-            return (f"{name} takes one prior that is not differentiable, and there are {rough[0]!r} and {rough[1]!r} "
-                    "(TotalVariation has bounds of its own: lower=, upper=)")
+            return (
+                f"{name} takes one prior that is not differentiable, and there are {rough[0]!r} and {rough[1]!r} "
+                "(TotalVariation has bounds of its own: lower=, upper=)"
+            )
         if rough and "prox" not in rough[0].offers:
             return f"{name} needs a proximal operator of {rough[0]!r}, and it has none"
         for _, prior in _smooth(objective):
@@ -88,8 +96,18 @@ class ProximalGradient(Solver):
         # What a learned prox belongs to costs a solve where no prox has led to.
         known = unit_step_term(objective) is None
         value = D.value(prediction, y) + objective.prior_value(start) if known else objective.nan()
-        return ProximalState(start, value, D.discrepancy(prediction, y), torch.full_like(norm, torch.inf), prediction, start,
-                             prediction, torch.ones_like(norm), trial, scale)
+        return ProximalState(
+            start,
+            value,
+            D.discrepancy(prediction, y),
+            torch.full_like(norm, torch.inf),
+            prediction,
+            start,
+            prediction,
+            torch.ones_like(norm),
+            trial,
+            scale,
+        )
 
     def _first_step(self, objective: Objective, gradient: Tensor) -> Tensor:
         """The inverse curvature along the first gradient: no step above it can pass, and few halvings lead to one that does."""
@@ -102,7 +120,11 @@ class ProximalGradient(Solver):
             return torch.ones_like(norm)
         forward = A(gradient.detach())
         curvature = inner(forward, D.weighted(forward)).detach()
-        return torch.where(curvature > 0, norm.square() / torch.where(curvature > 0, curvature, norm), torch.ones_like(norm))
+        return torch.where(
+            curvature > 0,
+            norm.square() / torch.where(curvature > 0, curvature, norm),
+            torch.ones_like(norm),
+        )
 
     def _given_step(self, objective: Objective, like: Tensor) -> Tensor | None:
         """The step that is not searched for, ``(batch,)``."""
@@ -121,36 +143,61 @@ class ProximalGradient(Solver):
         value = objective.nan()
         if objective.has_value:
             value = data + energy + _smooth_value(objective, x)
-        return ProximalState(x, value, D.discrepancy(prediction, y), certificate, prediction, point, ahead, momentum, step,
-                             state.scale)
+        return ProximalState(
+            x,
+            value,
+            D.discrepancy(prediction, y),
+            certificate,
+            prediction,
+            point,
+            ahead,
+            momentum,
+            step,
+            state.scale,
+        )
 
-    def _search(self, objective: Objective, state: ProximalState, gradient: Tensor) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
+    def _search(
+        self, objective: Objective, state: ProximalState, gradient: Tensor
+    ) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
         """The point after a step that the quadratic model bounds, its prediction, the step, misfit and energy of the prox there."""
-        here = objective.problem.data_term.value(state.ahead, objective.problem.y) + _smooth_value(objective, state.point)
+        here = objective.problem.data_term.value(state.ahead, objective.problem.y) + _smooth_value(
+            objective, state.point
+        )
         given = self._given_step(objective, state.trial)
         first = state.trial if given is None else given
-        x, prediction, step, data, energy, rejected = _trial(objective, state.point, state.ahead, gradient, here, first)
+        x, prediction, step, data, energy, rejected = _trial(
+            objective, state.point, state.ahead, gradient, here, first
+        )
         for _ in range(60):
             if given is not None or not bool(rejected.any()):
                 break
             # Only the items whose step was too long are tried again: a prox may be the better part of the work.
             again = rejected.nonzero().squeeze(1)
-            point, ahead, slope, value = (select_items(t, again) for t in (state.point, state.ahead, gradient, here))
+            point, ahead, slope, value = (
+                select_items(t, again) for t in (state.point, state.ahead, gradient, here)
+            )
             tried = _trial(objective.select(again), point, ahead, slope, value, step[again] / 2)
-            x, prediction, step, data, energy, rejected = scatter_items(again, tried, (x, prediction, step, data, energy, rejected))
+            x, prediction, step, data, energy, rejected = scatter_items(
+                again, tried, (x, prediction, step, data, energy, rejected)
+            )
         return x, prediction, step, data, energy
 
-    def _extrapolate(self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any,
-                     moved: Tensor) -> tuple[Tensor, Any, Tensor]:
+    def _extrapolate(
+        self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any, moved: Tensor
+    ) -> tuple[Tensor, Any, Tensor]:
         return x, prediction, state.momentum
 
     def fixed_point(self, state: ProximalState) -> tuple[Tensor, ...]:
         return (state.x,)
 
-    def at_point(self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]) -> ProximalState:
+    def at_point(
+        self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]
+    ) -> ProximalState:
         return replace(state, x=point[0])
 
-    def mapped(self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def mapped(
+        self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         (x,) = point
         prediction = objective.problem.operator(x)
         given = self._given_step(objective, state.trial)
@@ -161,7 +208,9 @@ class ProximalGradient(Solver):
         return (x,)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective) or inexact_prox_reason(prior for _, prior in _rough(objective))
+        reason = nonconvex_reason(objective) or inexact_prox_reason(
+            prior for _, prior in _rough(objective)
+        )
         if reason is not None:
             return False, reason
         if self.step_size is not None:
@@ -189,8 +238,9 @@ class FISTA(ProximalGradient):
     takes_unit_step: ClassVar[bool] = False
     accelerated: ClassVar[bool] = True
 
-    def _extrapolate(self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any,
-                     moved: Tensor) -> tuple[Tensor, Any, Tensor]:
+    def _extrapolate(
+        self, objective: Objective, state: ProximalState, x: Tensor, prediction: Any, moved: Tensor
+    ) -> tuple[Tensor, Any, Tensor]:
         change = x - state.x
         restart = -inner(moved, change) > 0
         before = torch.where(restart, torch.ones_like(state.momentum), state.momentum)
@@ -207,11 +257,15 @@ class FISTA(ProximalGradient):
 
 def _rough(objective: Objective) -> list[tuple[Tensor, ExplicitPrior]]:
     """The priors that enter by their prox; a denoiser does so too (plug-and-play), though it has a gradient (RED)."""
-    return [(w, prior) for w, prior in objective.terms if not prior.smooth or "denoise" in prior.offers]
+    return [
+        (w, prior) for w, prior in objective.terms if not prior.smooth or "denoise" in prior.offers
+    ]
 
 
 def _smooth(objective: Objective) -> list[tuple[Tensor, ExplicitPrior]]:
-    return [(w, prior) for w, prior in objective.terms if prior.smooth and "denoise" not in prior.offers]
+    return [
+        (w, prior) for w, prior in objective.terms if prior.smooth and "denoise" not in prior.offers
+    ]
 
 
 def _smooth_value(objective: Objective, x: Tensor) -> Tensor:
@@ -222,8 +276,9 @@ def _smooth_value(objective: Objective, x: Tensor) -> Tensor:
     return total
 
 
-def _trial(objective: Objective, point: Tensor, ahead: Any, gradient: Tensor, here: Tensor,
-           step: Tensor) -> tuple[Tensor, Any, Tensor, Tensor, Tensor, Tensor]:
+def _trial(
+    objective: Objective, point: Tensor, ahead: Any, gradient: Tensor, here: Tensor, step: Tensor
+) -> tuple[Tensor, Any, Tensor, Tensor, Tensor, Tensor]:
     """A step of this length: where it leads, the prediction, misfit and energy of the prox there, and which items must shorten it."""
     x = torch.addcmul(point, expand(-step, gradient), gradient)
     energy = torch.zeros_like(step)
@@ -242,7 +297,9 @@ def _trial(objective: Objective, point: Tensor, ahead: Any, gradient: Tensor, he
     return x, prediction, step, data, energy, bend > allowed + rounding
 
 
-def _quadratic_bend(objective: Objective, moved: Tensor, prediction: Any, ahead: Any) -> Tensor | None:
+def _quadratic_bend(
+    objective: Objective, moved: Tensor, prediction: Any, ahead: Any
+) -> Tensor | None:
     """``f(x) - f(z) - <grad f(z), x - z>`` where f is quadratic, ``None`` elsewhere.
 
     As half a square it has no cancellation: near the minimiser the difference of two values is nothing but rounding, which
@@ -266,7 +323,11 @@ def _quadratic_bend(objective: Objective, moved: Tensor, prediction: Any, ahead:
 def _gradient(objective: Objective, x: Tensor, prediction: Any) -> Tensor:
     """Of the misfit and the smooth priors, given ``prediction = A(x)``."""
     A, D, y = objective.problem.operator, objective.problem.data_term, objective.problem.y
-    gradient = A.adjoint(D.grad(prediction, y)) if isinstance(A, LinearOperator) else objective.data(x).gradient
+    gradient = (
+        A.adjoint(D.grad(prediction, y))
+        if isinstance(A, LinearOperator)
+        else objective.data(x).gradient
+    )
     generator = objective.generator()
     for weight, prior in _smooth(objective):
         slope = prior.gradient(x, generator)

@@ -24,7 +24,9 @@ Penalties = Sequence[tuple[Tensor, LinearOperator | None]]
 _LARGE = 1 << 15
 
 
-def solve_quadratic(objective: Objective, penalties: Penalties, right: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+def solve_quadratic(
+    objective: Objective, penalties: Penalties, right: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
     """``d``, and the norm of the residual that it leaves, ``(batch,)``; ``right`` may be overwritten.
 
     Solve for the change of an iterate rather than for the next one: the right-hand side then is small, and so is its
@@ -44,7 +46,9 @@ def solve_quadratic(objective: Objective, penalties: Penalties, right: Tensor, i
         result = A.adjoint(D.weighted(A(v)))
         for rho, K in penalties:
             part = v if K is None else K.adjoint(K(v))
-            result = torch.addcmul(result, expand(rho, part), part)  # not in place: an operator may give its argument back
+            result = torch.addcmul(
+                result, expand(rho, part), part
+            )  # not in place: an operator may give its argument back
         return result
 
     # A fixed number: a test of accuracy would send an item different ways on its two sides, for rounding that depends on
@@ -54,7 +58,10 @@ def solve_quadratic(objective: Objective, penalties: Penalties, right: Tensor, i
 
 def is_closed(objective: Objective, penalties: Penalties) -> bool:
     """Whether `solve_quadratic` leaves no residual."""
-    return has_resolvent(objective, penalties) or system_symbol(objective, penalties, objective.problem.zeros())[1]
+    return (
+        has_resolvent(objective, penalties)
+        or system_symbol(objective, penalties, objective.problem.zeros())[1]
+    )
 
 
 def has_resolvent(objective: Objective, penalties: Penalties) -> bool:
@@ -64,7 +71,9 @@ def has_resolvent(objective: Objective, penalties: Penalties) -> bool:
     return plain and A.has_normal_resolvent and all(K is None for _, K in penalties)
 
 
-def system_symbol(objective: Objective, penalties: Penalties, like: Tensor) -> tuple[Tensor | None, bool]:
+def system_symbol(
+    objective: Objective, penalties: Penalties, like: Tensor
+) -> tuple[Tensor | None, bool]:
     """The eigenvalues of the system under the FFT, and whether they are exact; or ``None``."""
     problem = objective.problem
     A, D = cast(LinearOperator, problem.operator), problem.data_term
@@ -95,13 +104,16 @@ def filtered(x: Tensor, multiplier: Tensor) -> Tensor:
         return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * multiplier, s=x.shape[2:], dim=axes)
     out = torch.empty_like(x)
     for k in range(len(x)):
-        own = multiplier[k:k + 1] if len(multiplier) > 1 else multiplier
-        out[k:k + 1] = torch.fft.irfftn(torch.fft.rfftn(x[k:k + 1], dim=axes).mul_(own), s=x.shape[2:], dim=axes)
+        own = multiplier[k : k + 1] if len(multiplier) > 1 else multiplier
+        out[k : k + 1] = torch.fft.irfftn(
+            torch.fft.rfftn(x[k : k + 1], dim=axes).mul_(own), s=x.shape[2:], dim=axes
+        )
     return out
 
 
-def _conjugate_gradients(system: Callable[[Tensor], Tensor], residual: Tensor, iterations: int,
-                         inverse: Tensor | None) -> tuple[Tensor, Tensor]:
+def _conjugate_gradients(
+    system: Callable[[Tensor], Tensor], residual: Tensor, iterations: int, inverse: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Conjugate gradients from 0, and the norm of the residual.
 
     ``inverse`` preconditions in the Fourier domain; ``residual``, the right-hand side, is overwritten.

@@ -64,12 +64,17 @@ class Reweighted(Solver):
         problem = objective.problem
         if not problem.is_linear or isinstance(problem.y, tuple):
             return "Reweighted needs a linear operator with its measurements in one tensor"
-        if not problem.data_term.is_quadratic and "residual_weights" not in problem.data_term.offers:
+        if (
+            not problem.data_term.is_quadratic
+            and "residual_weights" not in problem.data_term.offers
+        ):
             return f"Reweighted needs a data term that is quadratic or offers residual_weights, and {problem.data_term!r} does not"
         for _, prior in objective.terms:
             if _reweighable(prior) is None and "majoriser" not in prior.offers:
-                return (f"Reweighted needs priors that are quadratic, offer weights, alone or behind a split, or a majoriser, "
-                        f"and {prior!r} does not")
+                return (
+                    f"Reweighted needs priors that are quadratic, offer weights, alone or behind a split, or a majoriser, "
+                    f"and {prior!r} does not"
+                )
         return None
 
     def suits(self, objective: Objective) -> bool:
@@ -85,13 +90,22 @@ class Reweighted(Solver):
 
     def step(self, objective: Objective, state: ReweightedState) -> ReweightedState:
         parts = _parts(objective, state.x, state.prediction)
-        change, _ = conjugate_gradients(parts.product, -parts.gradient(), self.inner_tolerance, self.inner_iterations)
+        change, _ = conjugate_gradients(
+            parts.product, -parts.gradient(), self.inner_tolerance, self.inner_iterations
+        )
         x = state.x + change
         prediction = cast(Tensor, objective.problem.operator(x))
         norm = item_norm(_parts(objective, x, prediction).gradient())
         return self._state(objective, x, prediction, norm / state.scale, state.scale)
 
-    def _state(self, objective: Objective, x: Tensor, prediction: Tensor, certificate: Tensor, scale: Tensor) -> ReweightedState:
+    def _state(
+        self,
+        objective: Objective,
+        x: Tensor,
+        prediction: Tensor,
+        certificate: Tensor,
+        scale: Tensor,
+    ) -> ReweightedState:
         D, y = objective.problem.data_term, objective.problem.y
         value = D.value(prediction, y) + objective.prior_value(x)
         kept = prediction.clone() if prediction is x else prediction
@@ -108,7 +122,10 @@ class Reweighted(Solver):
             if "quadratic" not in prior.offers and not function.is_majoriser:
                 return False, f"the weights of {prior!r} do not majorise"
         convex = D.is_convex and all(prior.is_convex is True for _, prior in objective.terms)
-        return True, f"all weights majorise, so the objective falls to {'the minimum' if convex else 'a stationary point'}"
+        return (
+            True,
+            f"all weights majorise, so the objective falls to {'the minimum' if convex else 'a stationary point'}",
+        )
 
 
 class _Term(NamedTuple):
@@ -152,7 +169,11 @@ class _Parts(NamedTuple):
     terms: tuple[_Term | _Above, ...]
 
     def _weighted(self, residual: Tensor) -> Tensor:
-        return self.objective.problem.data_term.weighted(residual) if self.weights is None else self.weights * residual
+        return (
+            self.objective.problem.data_term.weighted(residual)
+            if self.weights is None
+            else self.weights * residual
+        )
 
     def gradient(self) -> Tensor:
         A = cast(LinearOperator, self.objective.problem.operator)
@@ -180,11 +201,18 @@ def _parts(objective: Objective, x: Tensor, prediction: Tensor) -> _Parts:
         image = x if operator is None else cast(Tensor, operator(x))
         if "quadratic" in prior.offers:
             target = prior.quadratic()[1]
-            terms.append(_Term(operator, expand(weight, image), image if target is None else image - target))
+            terms.append(
+                _Term(operator, expand(weight, image), image if target is None else image - target)
+            )
         else:
             weights = function.weights(image)
             terms.append(_Term(operator, weights * expand(weight, weights), image))
-    return _Parts(objective, None if D.is_quadratic else D.residual_weights(prediction, y), prediction - y, tuple(terms))
+    return _Parts(
+        objective,
+        None if D.is_quadratic else D.residual_weights(prediction, y),
+        prediction - y,
+        tuple(terms),
+    )
 
 
 def _reweighable(prior: ExplicitPrior) -> tuple[LinearOperator | None, ExplicitPrior] | None:

@@ -18,7 +18,11 @@ _SMALLEST = 1e-6
 
 def with_moduli(operator: LinearOperator) -> LinearOperator:
     """The operator whose entries are the moduli; only a matrix knows its entries, others are taken to have no negative ones."""
-    return operator._replace({"matrix": operator.matrix.abs()}) if isinstance(operator, Matrix) else operator
+    return (
+        operator._replace({"matrix": operator.matrix.abs()})
+        if isinstance(operator, Matrix)
+        else operator
+    )
 
 
 def row_sums(problem: Problem) -> Tensor:
@@ -31,8 +35,10 @@ def row_sums(problem: Problem) -> Tensor:
     sums = with_moduli(A)(torch.ones_like(problem.zeros()))
     largest = float(sums.abs().max())
     if float(sums.min()) < -1e-4 * largest:
-        raise InputError(f"{A} has negative entries (a row sum is {float(sums.min()):.3g}), so its row sums are no weights; "
-                         "use it.solvers.CGLS() or LSMR()")
+        raise InputError(
+            f"{A} has negative entries (a row sum is {float(sums.min()):.3g}), so its row sums are no weights; "
+            "use it.solvers.CGLS() or LSMR()"
+        )
     return cast(Tensor, sums)
 
 
@@ -40,4 +46,6 @@ def inverse_or_zero(sums: Tensor) -> Tensor:
     """``1 / sums``, and 0 where a sum is 0."""
     least = _SMALLEST * sums.flatten(1).amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
     usable = sums > least.view(-1, *[1] * (sums.ndim - 1))
-    return torch.where(usable, 1 / torch.where(usable, sums, torch.ones_like(sums)), torch.zeros_like(sums))
+    return torch.where(
+        usable, 1 / torch.where(usable, sums, torch.ones_like(sums)), torch.zeros_like(sums)
+    )

@@ -79,11 +79,24 @@ class SIRT(Solver):
         columns = inverse_or_zero(with_moduli(A).adjoint(D.weighted(rows * sums)))
         first = columns * A.adjoint(rows * D.weighted(problem.y))
         expected = D.expected_discrepancy(problem.y)
-        target = torch.zeros_like(objective.regularization) if expected is None else self.tau * expected.to(objective.regularization)
+        target = (
+            torch.zeros_like(objective.regularization)
+            if expected is None
+            else self.tau * expected.to(objective.regularization)
+        )
         x = constrained(objective, start)
         prediction = A(x)
-        return SIRTState(x, D.value(prediction, problem.y) + objective.prior_value(x), D.discrepancy(prediction, problem.y),
-                         torch.full_like(target, torch.inf), prediction, rows, columns, _length(first, columns), target)
+        return SIRTState(
+            x,
+            D.value(prediction, problem.y) + objective.prior_value(x),
+            D.discrepancy(prediction, problem.y),
+            torch.full_like(target, torch.inf),
+            prediction,
+            rows,
+            columns,
+            _length(first, columns),
+            target,
+        )
 
     def step(self, objective: Objective, state: SIRTState) -> SIRTState:
         problem = objective.problem
@@ -94,8 +107,17 @@ class SIRT(Solver):
         prediction = A(x)
         moved = _length(x - state.x, state.columns) / self.relaxation
         certificate = moved / state.scale.clamp_min(torch.finfo(moved.dtype).tiny)
-        return SIRTState(x, D.value(prediction, y) + objective.prior_value(x), D.discrepancy(prediction, y), certificate, prediction,
-                         state.rows, state.columns, state.scale, state.target)
+        return SIRTState(
+            x,
+            D.value(prediction, y) + objective.prior_value(x),
+            D.discrepancy(prediction, y),
+            certificate,
+            prediction,
+            state.rows,
+            state.columns,
+            state.scale,
+            state.target,
+        )
 
     def converged(self, state: SIRTState, tolerance: float) -> Tensor:
         return (state.certificate <= tolerance) | (state.discrepancy <= state.target)
@@ -106,8 +128,14 @@ class SIRT(Solver):
             return False, reason
         largest = self._largest_eigenvalue(objective)
         if self.relaxation * largest >= 2:
-            return False, f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R W A is not below 2"
-        return True, f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R W A is below 2"
+            return (
+                False,
+                f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R W A is not below 2",
+            )
+        return (
+            True,
+            f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R W A is below 2",
+        )
 
     def _largest_eigenvalue(self, objective: Objective) -> float:
         """Of ``C A^T R W A``, by a power method; operators with negative entries may have one above 1."""
@@ -139,7 +167,11 @@ def algebraic_reason(objective: Objective, name: str) -> str | None:
 def metric_reason(objective: Objective) -> str | None:
     """Why a constraint has another projection in the metric ``C^-1`` than its own, or ``None``."""
     other = next((prior for prior in objective.explicit_priors if not isinstance(prior, Box)), None)
-    return None if other is None else f"the projection onto {other!r} in the metric of the column sums is not its own"
+    return (
+        None
+        if other is None
+        else f"the projection onto {other!r} in the metric of the column sums is not its own"
+    )
 
 
 def constrained(objective: Objective, x: Tensor) -> Tensor:

@@ -65,20 +65,33 @@ class UnadjustedLangevin(Solver):
 
     def __post_init__(self) -> None:
         if self.burn_in < 0 or self.blocks < 4 or self.blocks % 2:
-            raise InputError("UnadjustedLangevin takes a burn_in of at least 0 and an even number of blocks of at least 4, got "
-                             f"{self.burn_in} and {self.blocks}")
+            raise InputError(
+                "UnadjustedLangevin takes a burn_in of at least 0 and an even number of blocks of at least 4, got "
+                f"{self.burn_in} and {self.blocks}"
+            )
         if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise InputError(f"the step_size of UnadjustedLangevin must be positive, got {self.step_size}")
+            raise InputError(
+                f"the step_size of UnadjustedLangevin must be positive, got {self.step_size}"
+            )
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise InputError(f"bounds are (low, high) with low < high, got {self.bounds}")
 
     def misfit(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "UnadjustedLangevin") or sampling_reason(objective, "UnadjustedLangevin")
+        reason = implicit_reason(objective, "UnadjustedLangevin") or sampling_reason(
+            objective, "UnadjustedLangevin"
+        )
         if reason is not None:
             return reason
         if not objective.problem.data_term.is_smooth:
             return f"UnadjustedLangevin needs a differentiable data term, and {objective.problem.data_term!r} is not"
-        return next((why for prior in objective.explicit_priors if (why := unfit_density(prior, "UnadjustedLangevin")) is not None), None)
+        return next(
+            (
+                why
+                for prior in objective.explicit_priors
+                if (why := unfit_density(prior, "UnadjustedLangevin")) is not None
+            ),
+            None,
+        )
 
     def init(self, objective: Objective, start: Tensor) -> LangevinState:
         x = start if self.bounds is None else start.clamp(*self.bounds)
@@ -88,10 +101,17 @@ class UnadjustedLangevin(Solver):
         else:
             step_size = torch.full_like(discrepancy, self.step_size)
         certificate = torch.full_like(discrepancy, torch.inf)
-        return LangevinState(x, value, discrepancy, certificate, slope, step_size, Chain.start(x, self.blocks))
+        return LangevinState(
+            x, value, discrepancy, certificate, slope, step_size, Chain.start(x, self.blocks)
+        )
 
     def step(self, objective: Objective, state: LangevinState) -> LangevinState:
-        noise = torch.randn((1, *state.x.shape[1:]), generator=objective.generator(), dtype=state.x.dtype, device=state.x.device)
+        noise = torch.randn(
+            (1, *state.x.shape[1:]),
+            generator=objective.generator(),
+            dtype=state.x.dtype,
+            device=state.x.device,
+        )
         t = expand(state.step_size, state.x)
         x = state.x - t * state.slope + (2 * t).sqrt() * noise
         if self.bounds is not None:
@@ -108,7 +128,11 @@ class UnadjustedLangevin(Solver):
 
     def result(self, state: LangevinState) -> Tensor:
         """The mean of the states after the burn-in; before its end, the last state."""
-        return torch.where((state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)), state.chain.mean(), state.x)
+        return torch.where(
+            (state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)),
+            state.chain.mean(),
+            state.x,
+        )
 
     def summary(self, state: LangevinState) -> Chain:
         return state.chain
@@ -117,7 +141,10 @@ class UnadjustedLangevin(Solver):
         return ChainPosterior(summary) if bool((summary.number > 0).all()) else None
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return False, "the chain converges to a density near the posterior, by how much depends on the step (Durmus and Moulines 2017)"
+        return (
+            False,
+            "the chain converges to a density near the posterior, by how much depends on the step (Durmus and Moulines 2017)",
+        )
 
 
 def sampling_reason(objective: Objective, name: str) -> str | None:
@@ -141,12 +168,20 @@ def _potential(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return value + objective.prior_value(x), slope, discrepancy
 
 
-def largest_curvature(objective: Objective, x: Tensor, slope: Tensor, iterations: int = 30) -> Tensor:
+def largest_curvature(
+    objective: Objective, x: Tensor, slope: Tensor, iterations: int = 30
+) -> Tensor:
     """The largest eigenvalue of the Hessian of U at x, ``(batch,)``, by a power method on differences of its gradient."""
     generator = Generator(x.device).manual_seed(0)
-    direction = torch.randn((1, *x.shape[1:]), generator=generator, dtype=x.dtype, device=x.device).expand_as(x)
+    direction = torch.randn(
+        (1, *x.shape[1:]), generator=generator, dtype=x.dtype, device=x.device
+    ).expand_as(x)
     # A step in which a gradient in this precision still shows its change.
-    reach = torch.finfo(x.dtype).eps ** 0.33 * (1 + item_norm(x) / x[0].numel() ** 0.5) * x[0].numel() ** 0.5
+    reach = (
+        torch.finfo(x.dtype).eps ** 0.33
+        * (1 + item_norm(x) / x[0].numel() ** 0.5)
+        * x[0].numel() ** 0.5
+    )
     largest = torch.zeros_like(reach)
     for _ in range(iterations):
         direction = direction / expand(item_norm(direction).clamp_min(1e-30), x)

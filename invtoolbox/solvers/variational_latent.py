@@ -71,12 +71,18 @@ class VariationalLatent(Solver):
 
     def __post_init__(self) -> None:
         if self.family not in ("uniform", "gaussian", "dirac"):
-            raise InputError(f"the family of VariationalLatent is 'uniform', 'gaussian' or 'dirac', got {self.family!r}")
+            raise InputError(
+                f"the family of VariationalLatent is 'uniform', 'gaussian' or 'dirac', got {self.family!r}"
+            )
         if self.pixels and self.family == "dirac":
-            raise InputError("VariationalLatent(pixels=True) gives pixels a distribution, which a point ('dirac') has none of")
+            raise InputError(
+                "VariationalLatent(pixels=True) gives pixels a distribution, which a point ('dirac') has none of"
+            )
         if self.number < 2 or not self.clip > 0 or not self.learning_rate > 0:
-            raise InputError(f"VariationalLatent needs a number of at least 2 and a positive clip and learning_rate, got {self.number}, "
-                             f"{self.clip:g} and {self.learning_rate:g}")
+            raise InputError(
+                f"VariationalLatent needs a number of at least 2 and a positive clip and learning_rate, got {self.number}, "
+                f"{self.clip:g} and {self.learning_rate:g}"
+            )
 
     def misfit(self, objective: Objective) -> str | None:
         prior = objective.prior.implicit
@@ -84,11 +90,21 @@ class VariationalLatent(Solver):
             return "VariationalLatent works on the latents of an implicit prior, and there is none"
         if isinstance(prior, Variational):
             return None
-        if self.family != "dirac" and getattr(objective.problem.data_term, "noise_std", 1.0) is None:
-            return (f"VariationalLatent weighs the measurements against a density, and {objective.problem.data_term!r} does not know their "
-                    "noise; give it noise_std, 0.004 of the range of the image where there is none")
-        if type(prior).energy is ImplicitPrior.energy and type(prior).decode_and_energy is ImplicitPrior.decode_and_energy:
-            return f"VariationalLatent needs the density of the latents, and {prior!r} has no energy"
+        if (
+            self.family != "dirac"
+            and getattr(objective.problem.data_term, "noise_std", 1.0) is None
+        ):
+            return (
+                f"VariationalLatent weighs the measurements against a density, and {objective.problem.data_term!r} does not know their "
+                "noise; give it noise_std, 0.004 of the range of the image where there is none"
+            )
+        if (
+            type(prior).energy is ImplicitPrior.energy
+            and type(prior).decode_and_energy is ImplicitPrior.decode_and_energy
+        ):
+            return (
+                f"VariationalLatent needs the density of the latents, and {prior!r} has no energy"
+            )
         if self.pixels and prior.pixel_std(prior.initial()) is None:
             return f"VariationalLatent(pixels=True) needs the standard deviation of pixels, and {prior!r} has none; give it a bitrate"
         return self._adam(1).misfit(objective)
@@ -103,16 +119,27 @@ class VariationalLatent(Solver):
         start = 1.0 if self.family == "uniform" else 0.04978706836786395
         around = Variational(prior, self.family, objective.regularization, start, self.pixels)
         shapes = dict(zip(old.names, old.shapes))
-        shapes |= {name: tuple(t.shape[1:]) for name, t in around.initial().items() if name not in shapes}
+        shapes |= {
+            name: tuple(t.shape[1:]) for name, t in around.initial().items() if name not in shapes
+        }
         layout = Layout(tuple(shapes), tuple(shapes.values()))
-        return dataclasses.replace(objective, prior=PriorSum(objective.prior.terms, around), layout=layout)
+        return dataclasses.replace(
+            objective, prior=PriorSum(objective.prior.terms, around), layout=layout
+        )
 
     def start(self, objective: Objective, variable: Tensor) -> Tensor:
         around, layout = objective.prior.implicit, objective.layout
         assert isinstance(around, Variational) and layout is not None
         names = tuple(around.prior.initial())
-        known = [name for name in layout.names if name in names or (objective.unknowns is not None and name in objective.unknowns.starts)]
-        parameters = Layout(tuple(known), tuple(layout.shapes[layout.names.index(n)] for n in known)).unpack(variable)
+        known = [
+            name
+            for name in layout.names
+            if name in names
+            or (objective.unknowns is not None and name in objective.unknowns.starts)
+        ]
+        parameters = Layout(
+            tuple(known), tuple(layout.shapes[layout.names.index(n)] for n in known)
+        ).unpack(variable)
         return layout.pack(parameters | around.widened({name: parameters[name] for name in names}))
 
     def init(self, objective: Objective, start: Tensor) -> AdamState:
@@ -130,17 +157,33 @@ class VariationalLatent(Solver):
 
     def posterior(self, objective: Objective, answer: Tensor, summary: Any) -> Posterior | None:
         around = objective.prior.implicit
-        if self.family == "dirac" or objective.layout is None or not isinstance(around, Variational):
+        if (
+            self.family == "dirac"
+            or objective.layout is None
+            or not isinstance(around, Variational)
+        ):
             return None
         parameters = objective.layout.unpack(answer)
-        own = {name: t for name, t in parameters.items() if objective.unknowns is None or name not in objective.unknowns.starts}
+        own = {
+            name: t
+            for name, t in parameters.items()
+            if objective.unknowns is None or name not in objective.unknowns.starts
+        }
         return LatentPosterior(around, own, self.number)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return False, "the decoder is not linear, and gradients of single draws are followed by Adam at a rate that does not fall"
+        return (
+            False,
+            "the decoder is not linear, and gradients of single draws are followed by Adam at a rate that does not fall",
+        )
 
     def _adam(self, pixels: int) -> Adam:
-        return Adam(learning_rate=self.learning_rate, decay=self.decay, iterate=self.iterate, clip=self.clip * pixels)
+        return Adam(
+            learning_rate=self.learning_rate,
+            decay=self.decay,
+            iterate=self.iterate,
+            clip=self.clip * pixels,
+        )
 
     def _pixels(self, objective: Objective) -> int:
         _, *space = objective.problem.image_shape

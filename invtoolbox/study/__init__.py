@@ -20,4 +20,14 @@ from invtoolbox.study.results import Answer, ResultFormat, read_result
 from invtoolbox.study.slices import map_slices
 from invtoolbox.study.worker import Item, Report
 
-__all__ = ["Answer", "Interrupted", "Item", "Report", "ResultFormat", "Study", "map_slices", "read_result", "run_study"]
+__all__ = [
+    "Answer",
+    "Interrupted",
+    "Item",
+    "Report",
+    "ResultFormat",
+    "Study",
+    "map_slices",
+    "read_result",
+    "run_study",
+]

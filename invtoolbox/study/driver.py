@@ -61,12 +61,25 @@ class Study:
 
     def stack(self) -> Tensor:
         """The images of all items, ``(items, channel, *space)``."""
-        return torch.cat([torch.as_tensor(np.asarray(self[k].arrays["x"])) for k in range(len(self))])
+        return torch.cat(
+            [torch.as_tensor(np.asarray(self[k].arrays["x"])) for k in range(len(self))]
+        )
 
 
-def run_study(work: Callable[..., Any], items: Sequence[Item], folder: str | Path, description: Mapping[str, Any], workers: int = 1,
-              cluster: str | None = None, threads: int = 1, resume: bool = False, overwrite: bool = False, progress: bool = True,
-              clear: Callable[[str], None] | None = None, results: ResultFormat | None = None) -> Study:
+def run_study(
+    work: Callable[..., Any],
+    items: Sequence[Item],
+    folder: str | Path,
+    description: Mapping[str, Any],
+    workers: int = 1,
+    cluster: str | None = None,
+    threads: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    clear: Callable[[str], None] | None = None,
+    results: ResultFormat | None = None,
+) -> Study:
     """Do the work of every item that has no whole result file yet.
 
     Args:
@@ -81,13 +94,17 @@ def run_study(work: Callable[..., Any], items: Sequence[Item], folder: str | Pat
         Interrupted: Ctrl-C; results that are done stay.
     """
     folder, kept = Path(folder).expanduser().absolute(), results or Hdf5Results()
-    names = [items.names[k] if isinstance(items, Items) else items[k].name for k in range(len(items))]
+    names = [
+        items.names[k] if isinstance(items, Items) else items[k].name for k in range(len(items))
+    ]
     _check_names(names)
     fingerprint = _prepare(folder, names, description, resume, overwrite, clear, kept.suffix)
     reports: dict[int, Report] = {}
     for k, name in enumerate(names):
         with contextlib.suppress(InputError):
-            reports[k] = Report(name, "kept", facts=kept.facts(folder / f"{name}{kept.suffix}", fingerprint))
+            reports[k] = Report(
+                name, "kept", facts=kept.facts(folder / f"{name}{kept.suffix}", fingerprint)
+            )
     pending = [k for k in range(len(items)) if k not in reports]
     if not pending:
         return _finished(folder, names, reports, kept)
@@ -96,13 +113,22 @@ def run_study(work: Callable[..., Any], items: Sequence[Item], folder: str | Pat
         try:
             for number, ended in spread(perform, tasks, workers, cluster, threads):
                 k = pending[number]
-                reports[k] = ended if isinstance(ended, Report) else Report(
-                    names[k], "failed", error=f"its worker was lost ({' '.join(str(ended).split())[:200]}); it may have needed more "
-                                              "memory than there is")
+                reports[k] = (
+                    ended
+                    if isinstance(ended, Report)
+                    else Report(
+                        names[k],
+                        "failed",
+                        error=f"its worker was lost ({' '.join(str(ended).split())[:200]}); it may have needed more "
+                        "memory than there is",
+                    )
+                )
                 tell(reports[k])
         except KeyboardInterrupt:
-            raise Interrupted(f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume (resume=True) goes on "
-                              "from them") from None
+            raise Interrupted(
+                f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume (resume=True) goes on "
+                "from them"
+            ) from None
     return _finished(folder, names, reports, kept)
 
 
@@ -115,11 +141,20 @@ class _Slices(Volume):
         self._study = study
         first = np.asarray(study[0].arrays["x"])
         if first.ndim != 4 or first.shape[:2] != (1, 1):
-            raise InputError(f"{study.file(0)}: an image of shape {first.shape} is no slice of a volume; give a folder as --output")
-        super().__init__(study.folder, (len(study), first.shape[2], first.shape[3]), Grid(unit="voxel"), "as computed")
+            raise InputError(
+                f"{study.file(0)}: an image of shape {first.shape} is no slice of a volume; give a folder as --output"
+            )
+        super().__init__(
+            study.folder,
+            (len(study), first.shape[2], first.shape[3]),
+            Grid(unit="voxel"),
+            "as computed",
+        )
 
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
-        return np.concatenate([np.asarray(self._study[k].arrays["x"])[0] for k in range(start, stop)])
+        return np.concatenate(
+            [np.asarray(self._study[k].arrays["x"])[0] for k in range(start, stop)]
+        )
 
 
 class Items(Sequence[Item]):
@@ -138,8 +173,16 @@ class Items(Sequence[Item]):
 class _Tasks(Sequence[Task]):
     """The tasks of the pending items, made one by one."""
 
-    def __init__(self, pending: list[int], items: Sequence[Item], work: Callable[..., Any], folder: Path, fingerprint: str,
-                 threads: int, results: ResultFormat) -> None:
+    def __init__(
+        self,
+        pending: list[int],
+        items: Sequence[Item],
+        work: Callable[..., Any],
+        folder: Path,
+        fingerprint: str,
+        threads: int,
+        results: ResultFormat,
+    ) -> None:
         self._pending, self._items = pending, items
         self._rest = (work, folder, fingerprint, threads, results)
 
@@ -163,11 +206,20 @@ def _check_names(names: list[str]) -> None:
         raise InputError(f"two items are named {twice!r}; their results would be one file")
 
 
-def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], resume: bool, overwrite: bool,
-             clear: Callable[[str], None] | None, suffix: str) -> str:
+def _prepare(
+    folder: Path,
+    names: list[str],
+    description: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
+    clear: Callable[[str], None] | None,
+    suffix: str,
+) -> str:
     """Make the folder, and give the fingerprint that its result files carry."""
     if resume and overwrite:
-        raise InputError("resume goes on from earlier results and overwrite replaces them; give one of them")
+        raise InputError(
+            "resume goes on from earlier results and overwrite replaces them; give one of them"
+        )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"the output {folder} is a file; give a folder")
     # The number of items may grow; what each of them is may not change.
@@ -175,19 +227,29 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     notes = folder / "study.json"
     known = read_json(notes) if notes.exists() and not overwrite else {}
-    there = [n for n in dict.fromkeys([*names, *known.get("items", ())]) if (folder / f"{n}{suffix}").exists()]
+    there = [
+        n
+        for n in dict.fromkeys([*names, *known.get("items", ())])
+        if (folder / f"{n}{suffix}").exists()
+    ]
     if known and there:
         if not resume:
-            raise InputError(f"{folder} holds a study already ({len(there)} of {len(known.get('items', names))} results); give "
-                             "--resume to go on from it, --overwrite to replace it, or another --output")
+            raise InputError(
+                f"{folder} holds a study already ({len(there)} of {len(known.get('items', names))} results); give "
+                "--resume to go on from it, --overwrite to replace it, or another --output"
+            )
         before = known.get("description")
         if before != content:
             first = differences(before, content, within_lists=False)[0] or "the description"
-            raise InputError(f"{folder} holds another study ({first} differs); resume it with the same settings and data, or give "
-                             "--overwrite to start anew")
+            raise InputError(
+                f"{folder} holds another study ({first} differs); resume it with the same settings and data, or give "
+                "--overwrite to start anew"
+            )
     elif there and not overwrite:
-        raise InputError(f"{folder / there[0]}{suffix} is there, and no study.json says what it is; give another --output, or "
-                         "--overwrite to replace it")
+        raise InputError(
+            f"{folder / there[0]}{suffix} is there, and no study.json says what it is; give another --output, or "
+            "--overwrite to replace it"
+        )
     if overwrite:
         notes.unlink(missing_ok=True)
         for name in names:
@@ -200,7 +262,9 @@ def _prepare(folder: Path, names: list[str], description: Mapping[str, Any], res
     return fingerprint
 
 
-def _finished(folder: Path, names: list[str], reports: Mapping[int, Report], results: ResultFormat) -> Study:
+def _finished(
+    folder: Path, names: list[str], reports: Mapping[int, Report], results: ResultFormat
+) -> Study:
     ordered = tuple(reports[k] for k in range(len(names)))
     if not any(r.outcome == "failed" for r in ordered):
         shutil.rmtree(folder / LOCKS, ignore_errors=True)
@@ -216,7 +280,10 @@ def _bar(total: int, done: int, enabled: bool) -> Iterator[Callable[[Report], No
     from tqdm.auto import tqdm
 
     # `disable=None` lets tqdm look whether the output is a terminal.
-    with tqdm(total=total, initial=done, unit="item", leave=False, disable=None if enabled else True) as bar:
+    with tqdm(
+        total=total, initial=done, unit="item", leave=False, disable=None if enabled else True
+    ) as bar:
+
         def tell(report: Report) -> None:
             if report.outcome == "failed":
                 bar.write(f"{report.name} failed: {report.error}")

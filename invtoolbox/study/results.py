@@ -86,20 +86,36 @@ def answer_of(result: Solution | Tensor | np.ndarray | Answer) -> Answer:
     if isinstance(result, Answer):
         return result
     if isinstance(result, Solution):
-        arrays = {"x": result.x} if isinstance(result.x, Tensor) else {f"x.{k}": v for k, v in tree_leaves(result.x)}
-        return Answer({**arrays, "iterations": result.iterations, "regularization": result.regularization},
-                      {"status": list(result.status), "solver": result.solver, "prior": result.prior})
+        arrays = (
+            {"x": result.x}
+            if isinstance(result.x, Tensor)
+            else {f"x.{k}": v for k, v in tree_leaves(result.x)}
+        )
+        return Answer(
+            {**arrays, "iterations": result.iterations, "regularization": result.regularization},
+            {"status": list(result.status), "solver": result.solver, "prior": result.prior},
+        )
     if isinstance(result, (Tensor, np.ndarray)):
         return Answer({"x": result})
-    raise InputError(f"the work gave a {type(result).__name__}; a Solution, an image or an Answer is expected")
+    raise InputError(
+        f"the work gave a {type(result).__name__}; a Solution, an image or an Answer is expected"
+    )
 
 
 def write_result(path: Path, answer: Answer, name: str, fingerprint: str) -> None:
     """Write a result file: the same answer gives the same bytes."""
-    arrays = {key: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-              for key, value in answer.arrays.items()}
+    arrays = {
+        key: value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        for key, value in answer.arrays.items()
+    }
     facts = json.dumps(answer.facts, sort_keys=True)
-    attributes = {"format": _FORMAT, "item": name, "study": fingerprint, "facts": facts, "sha256": _digest(arrays, facts)}
+    attributes = {
+        "format": _FORMAT,
+        "item": name,
+        "study": fingerprint,
+        "facts": facts,
+        "sha256": _digest(arrays, facts),
+    }
     write_hdf5(path, arrays, attributes, overwrite=True)
 
 
@@ -114,7 +130,9 @@ def read_result(path: str | Path, fingerprint: str | None = None) -> Answer:
         if file.attrs.get("format") != _FORMAT:
             raise InputError(f"{path}: not a result file of a study")
         arrays = {key: np.asarray(node[()]) for key, node in file.items()}
-        facts, found, digest, item = (str(file.attrs[key]) for key in ("facts", "study", "sha256", "item"))
+        facts, found, digest, item = (
+            str(file.attrs[key]) for key in ("facts", "study", "sha256", "item")
+        )
     if digest != _digest(arrays, facts):
         raise InputError(f"{path}: damaged, its checksum is wrong; compute it again")
     if fingerprint is not None and (found != fingerprint or item != path.stem):

@@ -17,20 +17,49 @@ from invtoolbox.study.results import Answer, answer_of
 Overrides = Mapping[str, Any] | Iterable[str]
 
 
-def run(scene: str | Path | Sequence[str | Path], overrides: Overrides = (), output: str | Path | None = None, resume: bool = False,
-        overwrite: bool = False, progress: bool = True, items: str | Sequence[int] | None = None, workers: int | None = None,
-        cluster: str | None = None, threads: int = 1) -> Solution | Study:
+def run(
+    scene: str | Path | Sequence[str | Path],
+    overrides: Overrides = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    items: str | Sequence[int] | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
+    threads: int = 1,
+) -> Solution | Study:
     """Run scene files of measurements; arguments, answer and errors as of `invtoolbox.running.run`, which sees to those of sweeps."""
     if isinstance(scene, (str, Path)):
         if items is None and workers is None and cluster is None:
             return scene_run.run(scene, overrides, output, resume, overwrite, progress)
         scene = [scene]
-    return run_scenes(list(scene), overrides, output, items, workers or 1, cluster, threads, resume, overwrite, progress)
+    return run_scenes(
+        list(scene),
+        overrides,
+        output,
+        items,
+        workers or 1,
+        cluster,
+        threads,
+        resume,
+        overwrite,
+        progress,
+    )
 
 
-def run_scenes(scenes: Sequence[str | Path], overrides: Overrides = (), output: str | Path | None = None,
-               items: str | Sequence[int] | None = None, workers: int = 1, cluster: str | None = None, threads: int = 1,
-               resume: bool = False, overwrite: bool = False, progress: bool = True) -> Study:
+def run_scenes(
+    scenes: Sequence[str | Path],
+    overrides: Overrides = (),
+    output: str | Path | None = None,
+    items: str | Sequence[int] | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
+    threads: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Study:
     """As `run`, always as a study.
 
     Several scenes leave in the folder what each writes when it is run alone, in a folder of its name, besides the result
@@ -59,8 +88,19 @@ def run_scenes(scenes: Sequence[str | Path], overrides: Overrides = (), output: 
         return which.path.absolute(), changed, folder / names[number], keep
 
     description = {"scenes": {file.name: _settings(file, bool(chosen)) for file in files}}
-    return run_study(_do_scene, Items(names, arguments), folder, description, workers, cluster, threads, resume, overwrite, progress,
-                     clear=lambda name: _clear(folder / name))
+    return run_study(
+        _do_scene,
+        Items(names, arguments),
+        folder,
+        description,
+        workers,
+        cluster,
+        threads,
+        resume,
+        overwrite,
+        progress,
+        clear=lambda name: _clear(folder / name),
+    )
 
 
 def parse_items(items: str | Sequence[int], count: int, where: str) -> list[int]:
@@ -79,7 +119,9 @@ def parse_items(items: str | Sequence[int], count: int, where: str) -> list[int]
             else:
                 found = [int(p) for p in items.split(",")]
         except (ValueError, TypeError):
-            raise InputError(f"items are all, START:STOP, START:STOP:STEP or numbers joined by commas, got {items!r}") from None
+            raise InputError(
+                f"items are all, START:STOP, START:STOP:STEP or numbers joined by commas, got {items!r}"
+            ) from None
     else:
         found = [int(k) for k in items]
     for k in found:
@@ -93,8 +135,14 @@ def parse_items(items: str | Sequence[int], count: int, where: str) -> list[int]
 def _do_scene(path: Path, overrides: Any, folder: Path, keep: bool) -> Answer:
     """Run one scene; a checkpoint that a killed run left is gone on from."""
     if not keep:
-        overrides = {**overrides, "output.formats": []} if isinstance(overrides, dict) else [*overrides, "output.formats=[]"]
-    outcome = scene_run.run_scene(path, overrides, folder, resume=(folder / "scene.json").exists(), progress=False)
+        overrides = (
+            {**overrides, "output.formats": []}
+            if isinstance(overrides, dict)
+            else [*overrides, "output.formats=[]"]
+        )
+    outcome = scene_run.run_scene(
+        path, overrides, folder, resume=(folder / "scene.json").exists(), progress=False
+    )
     answer = answer_of(outcome.solution)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,7 +160,9 @@ def _open(file: SceneFile) -> Any:
 
 
 def _with_item(file: SceneFile, overrides: Any, item: int) -> Any:
-    table = "measurements.simulate" if file.scene.measurements.simulate is not None else "measurements"
+    table = (
+        "measurements.simulate" if file.scene.measurements.simulate is not None else "measurements"
+    )
     if isinstance(overrides, dict):
         return {**overrides, f"{table}.item": item}
     return [*overrides, f"{table}.item={item}"]

@@ -15,10 +15,21 @@ from invtoolbox.study.driver import Items, Study, run_study
 from invtoolbox.study.results import Answer
 
 
-def map_slices(data: str | Path | DataSet, work: Callable[[Measurement], Solution | Tensor | Answer], folder: str | Path,
-               slices: Sequence[int] | None = None, workers: int = 1, cluster: str | None = None, threads: int = 1,
-               geometry: Any = None, reader: str | None = None, settings: Mapping[str, Any] | None = None, resume: bool = False,
-               overwrite: bool = False, progress: bool = True) -> Study:
+def map_slices(
+    data: str | Path | DataSet,
+    work: Callable[[Measurement], Solution | Tensor | Answer],
+    folder: str | Path,
+    slices: Sequence[int] | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
+    threads: int = 1,
+    geometry: Any = None,
+    reader: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Study:
     """Do one thing to every slice of a volume, or to every item of any data set; `it.map_slices`.
 
     Args:
@@ -45,7 +56,10 @@ def map_slices(data: str | Path | DataSet, work: Callable[[Measurement], Solutio
     """
     from invtoolbox import datasets
 
-    description: dict[str, Any] = {"settings": dict(settings or {}), "work": getattr(work, "__qualname__", type(work).__name__)}
+    description: dict[str, Any] = {
+        "settings": dict(settings or {}),
+        "work": getattr(work, "__qualname__", type(work).__name__),
+    }
     if isinstance(data, (str, Path)):
         path = Path(data).expanduser().resolve()
         opened = datasets.open_measurements(path, geometry, reader=reader)
@@ -53,15 +67,30 @@ def map_slices(data: str | Path | DataSet, work: Callable[[Measurement], Solutio
         source: Any = (path, geometry, reader)
     else:
         if geometry is not None or reader is not None:
-            raise InputError("geometry and reader are for a path; open the data set with them instead")
+            raise InputError(
+                "geometry and reader are for a path; open the data set with them instead"
+            )
         opened, source = data, None
     chosen = range(len(opened)) if slices is None else slices
     for k in chosen:
         if not 0 <= k < len(opened):
             raise InputError(f"slice {k} is asked for, and there are {len(opened)}, counted from 0")
     # A data set's item is read when it is its turn, so that memory holds no more than the workers do.
-    items = Items([f"slice-{k:04d}" for k in chosen], lambda n: (work, source or opened[chosen[n]], chosen[n]))
-    return run_study(_do_slice, items, folder, description, workers, cluster, threads, resume, overwrite, progress)
+    items = Items(
+        [f"slice-{k:04d}" for k in chosen], lambda n: (work, source or opened[chosen[n]], chosen[n])
+    )
+    return run_study(
+        _do_slice,
+        items,
+        folder,
+        description,
+        workers,
+        cluster,
+        threads,
+        resume,
+        overwrite,
+        progress,
+    )
 
 
 def _do_slice(work: Callable[[Measurement], Any], source: Any, index: int) -> Any:

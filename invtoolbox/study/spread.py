@@ -17,8 +17,13 @@ _DEATHS = 1
 _PATIENCE = "15s"
 
 
-def spread(function: Callable[[T], Any], tasks: Sequence[T], workers: int = 1, cluster: str | None = None,
-           threads: int = 1) -> Iterator[tuple[int, Any]]:
+def spread(
+    function: Callable[[T], Any],
+    tasks: Sequence[T],
+    workers: int = 1,
+    cluster: str | None = None,
+    threads: int = 1,
+) -> Iterator[tuple[int, Any]]:
     """Yield ``(k, function(tasks[k]))`` as pieces of work are done; where a worker was lost over one, the exception instead.
 
     Args:
@@ -33,7 +38,9 @@ def spread(function: Callable[[T], Any], tasks: Sequence[T], workers: int = 1, c
         MissingDependency: Dask is asked for and not installed.
     """
     if workers < 1 or threads < 1:
-        raise InputError(f"{workers} workers of {threads} threads are asked for; give at least one of each")
+        raise InputError(
+            f"{workers} workers of {threads} threads are asked for; give at least one of each"
+        )
     if cluster is None and workers == 1:
         with limited_threads(threads):
             for number, task in enumerate(tasks):
@@ -93,24 +100,43 @@ def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
     except ImportError as error:
         from invtoolbox.environment import how_to_get
 
-        raise MissingDependency(f"several workers need dask[distributed], which is not installed; {how_to_get('cluster')}") from error
+        raise MissingDependency(
+            f"several workers need dask[distributed], which is not installed; {how_to_get('cluster')}"
+        ) from error
     if cluster is not None:
         try:
             client = distributed.Client(cluster, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
-            raise InputError(f"no Dask scheduler answers at {cluster} ({' '.join(str(error).split())[:100]}); start one with "
-                             "`dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`") from error
+            raise InputError(
+                f"no Dask scheduler answers at {cluster} ({' '.join(str(error).split())[:100]}); start one with "
+                "`dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`"
+            ) from error
         with client:
             if not client.nthreads():
-                raise InputError(f"the Dask scheduler at {cluster} has no workers; start some with `dask worker {cluster} "
-                                 "--nthreads 1`")
+                raise InputError(
+                    f"the Dask scheduler at {cluster} has no workers; start some with `dask worker {cluster} "
+                    "--nthreads 1`"
+                )
             yield client
         return
     environment = dict.fromkeys(_THREADS, threads)
     # A step in compiled code may keep a worker from answering for long, which is no reason to give it up.
-    settings = {"distributed.nanny.pre-spawn-environ": environment, "distributed.scheduler.worker-ttl": None,
-                "distributed.scheduler.allowed-failures": _DEATHS, "distributed.admin.tick.limit": "1h"}
-    with dask.config.set(settings), distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=None,
-            silence_logs="CRITICAL") as local, distributed.Client(local, set_as_default=False) as client:
+    settings = {
+        "distributed.nanny.pre-spawn-environ": environment,
+        "distributed.scheduler.worker-ttl": None,
+        "distributed.scheduler.allowed-failures": _DEATHS,
+        "distributed.admin.tick.limit": "1h",
+    }
+    with (
+        dask.config.set(settings),
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=None,
+            silence_logs="CRITICAL",
+        ) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
         yield client

@@ -63,13 +63,23 @@ def perform(task: Task) -> Report:
             return Report(name, "kept", facts=task.results.facts(path, task.fingerprint))
         _log(task.folder, name, "begun")
         try:
-            facts = task.results.write(path, task.work(*task.item.arguments), name, task.fingerprint)
-        except Exception as error:  # a user's function may raise anything; the item's report carries it
+            facts = task.results.write(
+                path, task.work(*task.item.arguments), name, task.fingerprint
+            )
+        except (
+            Exception
+        ) as error:  # a user's function may raise anything; the item's report carries it
             _log(task.folder, name, "failed")
             sentence = " ".join(str(error).split()) or type(error).__name__
             if not isinstance(error, InputError):
                 sentence = f"{type(error).__name__}: {sentence}"
-            return Report(name, "failed", time.monotonic() - began, error=sentence, trace=traceback.format_exc())
+            return Report(
+                name,
+                "failed",
+                time.monotonic() - began,
+                error=sentence,
+                trace=traceback.format_exc(),
+            )
         _log(task.folder, name, "done")
     return Report(name, "done", time.monotonic() - began, facts)
 
@@ -90,7 +100,12 @@ def _claimed(path: Path) -> Iterator[None]:
 
 
 def _log(folder: Path, name: str, event: str) -> None:
-    line = json.dumps({"item": name, "event": event, "time": round(time.time(), 3), "process": os.getpid()}) + "\n"
+    line = (
+        json.dumps(
+            {"item": name, "event": event, "time": round(time.time(), 3), "process": os.getpid()}
+        )
+        + "\n"
+    )
     # One write at the end of the file: lines of several workers do not mix.
     handle = os.open(folder / "study.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:

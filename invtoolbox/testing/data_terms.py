@@ -27,8 +27,16 @@ from invtoolbox.testing.prox import check_minimises
 from invtoolbox.testing.report import Checklist, Report
 
 
-def check_data_term(term: DataTerm, prediction: Any, y: Any, *, precisions: Sequence[torch.dtype] = PRECISIONS, seed: int = 0,
-                    prox_tolerance: float = 1e-6, raise_error: bool = True) -> Report:
+def check_data_term(
+    term: DataTerm,
+    prediction: Any,
+    y: Any,
+    *,
+    precisions: Sequence[torch.dtype] = PRECISIONS,
+    seed: int = 0,
+    prox_tolerance: float = 1e-6,
+    raise_error: bool = True,
+) -> Report:
     """Test a data term on predictions and measurements, ``(batch, ...)`` each, with at least two different items.
 
     ``value`` has shape ``(batch,)``, items do not see each other, and a call changes nothing. In float64: ``grad`` is the
@@ -47,9 +55,18 @@ def check_data_term(term: DataTerm, prediction: Any, y: Any, *, precisions: Sequ
     check = Checklist(repr(term))
     term.check(y)
     for dtype in precisions:
-        _check_in(check, term.to(dtype), in_precision(prediction, dtype), in_precision(y, dtype), dtype)
+        _check_in(
+            check, term.to(dtype), in_precision(prediction, dtype), in_precision(y, dtype), dtype
+        )
     wide = torch.float64
-    _check_forms(check, term.to(wide), in_precision(prediction, wide), in_precision(y, wide), seed, prox_tolerance)
+    _check_forms(
+        check,
+        term.to(wide),
+        in_precision(prediction, wide),
+        in_precision(y, wide),
+        seed,
+        prox_tolerance,
+    )
     return check.finish(raise_error)
 
 
@@ -57,27 +74,56 @@ def _check_in(check: Checklist, term: DataTerm, p: Any, y: Any, dtype: torch.dty
     name, batch = f"({str(dtype).removeprefix('torch.')})", len(parts(p)[0])
     other = _scaled(p, 1.25)
     value = check_purity(check, term, f"value {name}", term.value, (p, y), (other, y))
-    if not check.holds(f"value has shape (batch,) {name}", tuple(value.shape) == (batch,),
-                       f"value has shape {tuple(value.shape)}, expected one number for each of {batch} items; sum over every "
-                       "axis but the first, r.flatten(1).sum(1)"):
+    if not check.holds(
+        f"value has shape (batch,) {name}",
+        tuple(value.shape) == (batch,),
+        f"value has shape {tuple(value.shape)}, expected one number for each of {batch} items; sum over every "
+        "axis but the first, r.flatten(1).sum(1)",
+    ):
         return
     check_kind(check, f"value {name}", value, parts(p)[0])
-    if not check.holds(f"value is finite {name}", bool(value.isfinite().all()),
-                       f"value is {value.tolist()} at these predictions; they lie outside of its domain, so give others"):
+    if not check.holds(
+        f"value is finite {name}",
+        bool(value.isfinite().all()),
+        f"value is {value.tolist()} at these predictions; they lie outside of its domain, so give others",
+    ):
         return
     index = [torch.tensor([k], device=value.device) for k in range(batch)]
-    check_items(check, "value", value, lambda k: term.select(index[k]).value(item(p, k), item(y, k)), batch, dtype)
+    check_items(
+        check,
+        "value",
+        value,
+        lambda k: term.select(index[k]).value(item(p, k), item(y, k)),
+        batch,
+        dtype,
+    )
     grad = check_purity(check, term, f"grad {name}", term.grad, (p, y), (other, y))
-    check.holds(f"grad has the prediction's shape {name}", [g.shape for g in parts(grad)] == [q.shape for q in parts(p)],
-                "grad does not have the shape of the prediction")
+    check.holds(
+        f"grad has the prediction's shape {name}",
+        [g.shape for g in parts(grad)] == [q.shape for q in parts(p)],
+        "grad does not have the shape of the prediction",
+    )
     check_kind(check, f"grad {name}", grad, parts(p)[0])
     both = term.value_and_grad(p, y)
-    check.at_most(f"value_and_grad is both {name}", gap((both[0], *parts(both[1])), (value, *parts(grad))), 1e-12,
-                  "value_and_grad is not (value, grad): they differ by {figure:.1e} relative")
-    check_items(check, "grad", grad, lambda k: term.select(index[k]).grad(item(p, k), item(y, k)), batch, dtype)
+    check.at_most(
+        f"value_and_grad is both {name}",
+        gap((both[0], *parts(both[1])), (value, *parts(grad))),
+        1e-12,
+        "value_and_grad is not (value, grad): they differ by {figure:.1e} relative",
+    )
+    check_items(
+        check,
+        "grad",
+        grad,
+        lambda k: term.select(index[k]).grad(item(p, k), item(y, k)),
+        batch,
+        dtype,
+    )
 
 
-def _check_forms(check: Checklist, term: DataTerm, p: Any, y: Any, seed: int, prox_tolerance: float) -> None:
+def _check_forms(
+    check: Checklist, term: DataTerm, p: Any, y: Any, seed: int, prox_tolerance: float
+) -> None:
     if any("value" in f.name and not f.ok for f in check.findings):
         return
     direction = randn_like(p, seed)
@@ -90,54 +136,113 @@ def _check_forms(check: Checklist, term: DataTerm, p: Any, y: Any, seed: int, pr
         moved = tuple(q + t * d for q, d in zip(parts(p), parts(direction)))
         return term.value(moved if isinstance(p, (tuple, list)) else moved[0], y)
 
-    slope = derivative(along, torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64), step)
+    slope = derivative(
+        along, torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64), step
+    )
     grad = term.grad(p, y)
     expected = inner(grad, direction)
-    check.at_most("grad is that of value", (slope - expected).abs() / _size(grad, direction), 1e-5,
-                  "grad is not the gradient of value: along a random direction they differ by {figure:.1e} relative")
+    check.at_most(
+        "grad is that of value",
+        (slope - expected).abs() / _size(grad, direction),
+        1e-5,
+        "grad is not the gradient of value: along a random direction they differ by {figure:.1e} relative",
+    )
     if "weighted" in term.offers and term.is_quadratic:
         residual = p - y
         half = 0.5 * inner(residual, term.weighted(residual))
-        check.at_most("weighted makes the value", gap(half, term.value(p, y)), 1e-10,
-                      "1/2 <r, W r> with W r = weighted(r) is not value: they differ by {figure:.1e} relative")
-        left, right = inner(term.weighted(direction), residual), inner(direction, term.weighted(residual))
-        check.at_most("weighted is symmetric", (left - right).abs() / _size(direction, term.weighted(residual)), 1e-10,
-                      "weighted is not symmetric: <W a, b> and <a, W b> differ by {figure:.1e} relative")
+        check.at_most(
+            "weighted makes the value",
+            gap(half, term.value(p, y)),
+            1e-10,
+            "1/2 <r, W r> with W r = weighted(r) is not value: they differ by {figure:.1e} relative",
+        )
+        left, right = (
+            inner(term.weighted(direction), residual),
+            inner(direction, term.weighted(residual)),
+        )
+        check.at_most(
+            "weighted is symmetric",
+            (left - right).abs() / _size(direction, term.weighted(residual)),
+            1e-10,
+            "weighted is not symmetric: <W a, b> and <a, W b> differ by {figure:.1e} relative",
+        )
     bound = term.curvature(y)
     if bound is not None:
-        for other in (_moved(p, direction, 1.0), _moved(p, direction, 1e-3), _moved(p, direction, -0.3)):
+        for other in (
+            _moved(p, direction, 1.0),
+            _moved(p, direction, 1e-3),
+            _moved(p, direction, -0.3),
+        ):
             if term.is_for_nonnegative:
                 other = _each(lambda q, _: q.abs(), other, p)
-            change = item_norm(_minus(term.grad(other, y), grad)) / item_norm(_minus(other, p)).clamp_min(1e-300)
-            check.at_most("curvature bounds grad", (change / bound.clamp_min(1e-300)), 1 + 1e-6,
-                          "curvature is too small: grad changes {figure:.3f} times as fast as it allows")
+            change = item_norm(_minus(term.grad(other, y), grad)) / item_norm(
+                _minus(other, p)
+            ).clamp_min(1e-300)
+            check.at_most(
+                "curvature bounds grad",
+                (change / bound.clamp_min(1e-300)),
+                1 + 1e-6,
+                "curvature is too small: grad changes {figure:.3f} times as fast as it allows",
+            )
     if "residual_weights" in term.offers:
         _check_weights(check, term, p, y, direction)
     if "prox" in term.offers and isinstance(p, Tensor):
-        bounds = torch.ones(1, dtype=torch.float64, device=p.device) if bound is None else bound.to(precision(p))
+        bounds = (
+            torch.ones(1, dtype=torch.float64, device=p.device)
+            if bound is None
+            else bound.to(precision(p))
+        )
         for factor in (0.1, 1.0, 10.0):
             t = (factor / bounds).expand(len(p))
             found = term.prox(p, y, t)
-            check_minimises(check, f"prox at step {factor:g}", lambda u: term.value(u, y), found, p, t, term.is_convex,
-                            prox_tolerance, seed, lambda u: term.grad(u, y))
+            check_minimises(
+                check,
+                f"prox at step {factor:g}",
+                lambda u: term.value(u, y),
+                found,
+                p,
+                t,
+                term.is_convex,
+                prox_tolerance,
+                seed,
+                lambda u: term.grad(u, y),
+            )
             again = term.prox(item(p, 0), item(y, 0), t[:1]) if len(p) == 1 else None
-            alone = again if again is not None else term.select(torch.tensor([1])).prox(item(p, 1), item(y, 1), t[1:2])
-            check.at_most("prox item by item", gap(item(found, min(1, len(p) - 1)), alone), 1e-10,
-                          "prox gives an item another result alone than in company, by {figure:.1e} relative")
+            alone = (
+                again
+                if again is not None
+                else term.select(torch.tensor([1])).prox(item(p, 1), item(y, 1), t[1:2])
+            )
+            check.at_most(
+                "prox item by item",
+                gap(item(found, min(1, len(p) - 1)), alone),
+                1e-10,
+                "prox gives an item another result alone than in company, by {figure:.1e} relative",
+            )
 
 
-def _check_weights(check: Checklist, term: DataTerm, p: Tensor, y: Tensor, direction: Tensor) -> None:
+def _check_weights(
+    check: Checklist, term: DataTerm, p: Tensor, y: Tensor, direction: Tensor
+) -> None:
     weights, residual = term.residual_weights(p, y), p - y
-    check.at_most("residual_weights make the gradient", gap(weights * residual, term.grad(p, y)), 1e-10,
-                  "residual_weights(p, y) * (p - y) is not the gradient: they differ by {figure:.1e} relative")
+    check.at_most(
+        "residual_weights make the gradient",
+        gap(weights * residual, term.grad(p, y)),
+        1e-10,
+        "residual_weights(p, y) * (p - y) is not the gradient: they differ by {figure:.1e} relative",
+    )
     if not term.is_majoriser:
         return
     here = term.value(p, y)
     for t in (1.0, -1.0, 0.1, 30.0):
         moved = p + t * direction - y
         bound = here + 0.5 * (inner(moved, weights * moved) - inner(residual, weights * residual))
-        check.at_most("residual_weights majorise", (term.value(y + moved, y) - bound) / bound.abs().clamp_min(1e-300), 1e-9,
-                      "1/2 <r, w r> with w = residual_weights is below value somewhere, by {figure:.1e} of it; so is_majoriser is wrong")
+        check.at_most(
+            "residual_weights majorise",
+            (term.value(y + moved, y) - bound) / bound.abs().clamp_min(1e-300),
+            1e-9,
+            "1/2 <r, w r> with w = residual_weights is below value somewhere, by {figure:.1e} of it; so is_majoriser is wrong",
+        )
 
 
 def _each(change: Callable[[Tensor, Tensor], Tensor], value: Any, other: Any) -> Any:

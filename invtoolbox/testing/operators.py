@@ -25,8 +25,15 @@ from invtoolbox.testing.report import Checklist, Report
 PRECISIONS = (torch.float32, torch.float64)
 
 
-def check_operator(A: Operator, x: Tensor | None = None, *, batch: int = 3, precisions: Sequence[torch.dtype] = PRECISIONS,
-                   seed: int = 0, raise_error: bool = True) -> Report:
+def check_operator(
+    A: Operator,
+    x: Tensor | None = None,
+    *,
+    batch: int = 3,
+    precisions: Sequence[torch.dtype] = PRECISIONS,
+    seed: int = 0,
+    raise_error: bool = True,
+) -> Report:
     r"""Test an operator against its contract, on random images.
 
     For every operator: shapes, precision and device as stated, a call changes nothing and twice is bitwise the same,
@@ -65,66 +72,136 @@ def check_operator(A: Operator, x: Tensor | None = None, *, batch: int = 3, prec
 def _check_in(check: Checklist, A: Operator, x: Tensor, dtype: torch.dtype, seed: int) -> None:
     name = f"({str(dtype).removeprefix('torch.')})"
     Ax = check_purity(check, A, f"A(x) {name}", A, (x,), (2 * x + 1,))
-    shapes = A.range_shape if A.range_shape and isinstance(A.range_shape[0], tuple) else (A.range_shape,)
+    shapes = (
+        A.range_shape if A.range_shape and isinstance(A.range_shape[0], tuple) else (A.range_shape,)
+    )
     got = tuple(tuple(p.shape) for p in parts(Ax))
     wanted = tuple((len(x), *_channels(shape, x, A)) for shape in shapes)  # type: ignore[arg-type]
-    if not check.holds(f"range_shape {name}", got == wanted, f"A(x) has shape {got}, but range_shape says {wanted}"):
+    if not check.holds(
+        f"range_shape {name}", got == wanted, f"A(x) has shape {got}, but range_shape says {wanted}"
+    ):
         return
     check_kind(check, f"A(x) {name}", Ax, x)
-    check_items(check, "A(x)", Ax, lambda k: A.select(torch.tensor([k], device=x.device))(item(x, k)), len(x), dtype)
+    check_items(
+        check,
+        "A(x)",
+        Ax,
+        lambda k: A.select(torch.tensor([k], device=x.device))(item(x, k)),
+        len(x),
+        dtype,
+    )
     if isinstance(A, LinearOperator):
         _check_linear(check, A, x, Ax, dtype, name, seed)
     elif dtype == torch.float64:
         _check_jacobian(check, A, x, Ax, seed)
 
 
-def _check_linear(check: Checklist, A: LinearOperator, x: Tensor, Ax: Any, dtype: torch.dtype, name: str, seed: int) -> None:
+def _check_linear(
+    check: Checklist,
+    A: LinearOperator,
+    x: Tensor,
+    Ax: Any,
+    dtype: torch.dtype,
+    name: str,
+    seed: int,
+) -> None:
     limit = ROUNDING[dtype]
     y = randn_like(Ax, seed + 1)
-    back = check_purity(check, A, f"A.adjoint(y) {name}", A.adjoint, (y,), (randn_like(Ax, seed + 2),))
-    if not check.holds(f"domain_shape {name}", back.shape == x.shape,
-                       f"A.adjoint(y) has shape {tuple(back.shape)}, expected that of x, {tuple(x.shape)}"):
+    back = check_purity(
+        check, A, f"A.adjoint(y) {name}", A.adjoint, (y,), (randn_like(Ax, seed + 2),)
+    )
+    if not check.holds(
+        f"domain_shape {name}",
+        back.shape == x.shape,
+        f"A.adjoint(y) has shape {tuple(back.shape)}, expected that of x, {tuple(x.shape)}",
+    ):
         return
     check_kind(check, f"A.adjoint(y) {name}", back, x)
-    check_items(check, "A.adjoint(y)", back, lambda k: A.select(torch.tensor([k], device=x.device)).adjoint(item(y, k)),
-                len(x), dtype)
-    check.at_most(f"dot test {name}", _dot_error(x, Ax, y, back), limit,
-                  "the adjoint is not the adjoint: <Ax, y> and <x, A^T y> differ by {figure:.1e} relative to |Ax| |y|")
+    check_items(
+        check,
+        "A.adjoint(y)",
+        back,
+        lambda k: A.select(torch.tensor([k], device=x.device)).adjoint(item(y, k)),
+        len(x),
+        dtype,
+    )
+    check.at_most(
+        f"dot test {name}",
+        _dot_error(x, Ax, y, back),
+        limit,
+        "the adjoint is not the adjoint: <Ax, y> and <x, A^T y> differ by {figure:.1e} relative to |Ax| |y|",
+    )
     other = randn_like(x, seed + 3)
     together, apart = A(x - 2 * other), _combine(Ax, A(other), -2)
-    check.at_most(f"linearity {name}", gap(together, apart), 10 * limit,
-                  "the operator is not linear: A(x - 2 z) and A x - 2 A z differ by {figure:.1e} relative")
+    check.at_most(
+        f"linearity {name}",
+        gap(together, apart),
+        10 * limit,
+        "the operator is not linear: A(x - 2 z) and A x - 2 A z differ by {figure:.1e} relative",
+    )
     _check_autograd(check, A, x, y, back, 10 * limit, name)
     v = A.normal(x)
     v = v / expand(item_norm(v).clamp_min(torch.finfo(dtype).tiny), v)
     norm = A.norm(dtype=dtype, device=x.device)
-    check.holds(f"norm has shape {name}", tuple(norm.shape) == (A.items or 1,),
-                f"A.norm() has shape {tuple(norm.shape)}, expected ({A.items or 1},)")
+    check.holds(
+        f"norm has shape {name}",
+        tuple(norm.shape) == (A.items or 1,),
+        f"A.norm() has shape {tuple(norm.shape)}, expected ({A.items or 1},)",
+    )
     if A.items is not None:
-        alone = [A.select(torch.tensor([k], device=x.device)).norm(dtype=dtype, device=x.device) for k in range(A.items)]
-        check.at_most(f"norm item by item {name}", gap(torch.cat(alone), norm), limit,
-                      "A.norm() gives an item another value alone than in company, by {figure:.1e} relative")
-    check.at_most(f"norm {name}", item_norm(A(v)) / norm.clamp_min(torch.finfo(dtype).tiny), 1.01,
-                  "A.norm() is too small: there is an image that the operator makes longer than that, {figure:.3f} times")
+        alone = [
+            A.select(torch.tensor([k], device=x.device)).norm(dtype=dtype, device=x.device)
+            for k in range(A.items)
+        ]
+        check.at_most(
+            f"norm item by item {name}",
+            gap(torch.cat(alone), norm),
+            limit,
+            "A.norm() gives an item another value alone than in company, by {figure:.1e} relative",
+        )
+    check.at_most(
+        f"norm {name}",
+        item_norm(A(v)) / norm.clamp_min(torch.finfo(dtype).tiny),
+        1.01,
+        "A.norm() is too small: there is an image that the operator makes longer than that, {figure:.3f} times",
+    )
     if A.has_normal_resolvent:
-        rho = torch.linspace(0.5, 2.0, len(x), dtype=dtype, device=x.device) * norm.square().max().clamp_min(1e-30)
+        rho = torch.linspace(
+            0.5, 2.0, len(x), dtype=dtype, device=x.device
+        ) * norm.square().max().clamp_min(1e-30)
         solved = A.normal_resolvent(x, rho, 1.5)
-        check.at_most(f"normal_resolvent {name}", gap(1.5 * A.normal(solved) + expand(rho, x) * solved, x), 100 * limit,
-                      "normal_resolvent(v, rho, w) does not solve (w A^T A + rho) u = v: the residual is {figure:.1e} relative")
+        check.at_most(
+            f"normal_resolvent {name}",
+            gap(1.5 * A.normal(solved) + expand(rho, x) * solved, x),
+            100 * limit,
+            "normal_resolvent(v, rho, w) does not solve (w A^T A + rho) u = v: the residual is {figure:.1e} relative",
+        )
 
 
-def _check_autograd(check: Checklist, A: Operator, x: Tensor, y: Any, expected: Tensor, limit: float, name: str) -> None:
+def _check_autograd(
+    check: Checklist, A: Operator, x: Tensor, y: Any, expected: Tensor, limit: float, name: str
+) -> None:
     """The gradient of <A(x), y> is A^T y, or J^T y."""
     with torch.enable_grad():
         free = x.detach().clone().requires_grad_(True)
-        total = sum((p * q.conj()).real.sum() if p.is_complex() else (p * q).sum() for p, q in zip(parts(A(free)), parts(y)))
+        total = sum(
+            (p * q.conj()).real.sum() if p.is_complex() else (p * q).sum()
+            for p, q in zip(parts(A(free)), parts(y))
+        )
     passes = isinstance(total, Tensor) and total.requires_grad
-    if check.holds(f"differentiable {name}", passes,
-                   "automatic differentiation does not pass through A(x); write it in torch, or as a torch.autograd.Function"):
+    if check.holds(
+        f"differentiable {name}",
+        passes,
+        "automatic differentiation does not pass through A(x); write it in torch, or as a torch.autograd.Function",
+    ):
         assert isinstance(total, Tensor)
         (gradient,) = torch.autograd.grad(total, free)
-        check.at_most(f"gradient {name}", gap(gradient, expected), limit,
-                      "automatic differentiation of <A(x), y> gives another gradient than the adjoint, by {figure:.1e} relative")
+        check.at_most(
+            f"gradient {name}",
+            gap(gradient, expected),
+            limit,
+            "automatic differentiation of <A(x), y> gives another gradient than the adjoint, by {figure:.1e} relative",
+        )
 
 
 def _check_jacobian(check: Checklist, A: Operator, x: Tensor, Ax: Any, seed: int) -> None:
@@ -135,19 +212,30 @@ def _check_jacobian(check: Checklist, A: Operator, x: Tensor, Ax: Any, seed: int
     moved = jacobian(direction)
     plus, minus = parts(A(x + step * direction)), parts(A(x - step * direction))
     differences = tuple((p - q) / (2 * step) for p, q in zip(plus, minus))
-    check.at_most("Jacobian", gap(differences, moved), 1e-4,
-                  "A.linearize(x) is not the derivative of A: it differs from finite differences by {figure:.1e} relative")
+    check.at_most(
+        "Jacobian",
+        gap(differences, moved),
+        1e-4,
+        "A.linearize(x) is not the derivative of A: it differs from finite differences by {figure:.1e} relative",
+    )
     y = randn_like(Ax, seed + 1)
     back = jacobian.adjoint(y)
-    check.at_most("Jacobian dot test", _dot_error(direction, moved, y, back), 1e-10,
-                  "the adjoint of A.linearize(x) is not its adjoint: the dot test is off by {figure:.1e}")
+    check.at_most(
+        "Jacobian dot test",
+        _dot_error(direction, moved, y, back),
+        1e-10,
+        "the adjoint of A.linearize(x) is not its adjoint: the dot test is off by {figure:.1e}",
+    )
     _check_autograd(check, A, x, y, back, 1e-10, "(float64)")
 
 
 def _dot_error(x: Tensor, Ax: Any, y: Any, back: Tensor) -> Tensor:
     """The dot test of each item."""
     left = torch.stack([_inner(p, q) for p, q in zip(parts(Ax), parts(y))]).sum(0)
-    size = torch.stack([_inner(p, p) for p in parts(Ax)]).sum(0).sqrt() * torch.stack([_inner(q, q) for q in parts(y)]).sum(0).sqrt()
+    size = (
+        torch.stack([_inner(p, p) for p in parts(Ax)]).sum(0).sqrt()
+        * torch.stack([_inner(q, q) for q in parts(y)]).sum(0).sqrt()
+    )
     return (left - _inner(x, back)).abs() / size.clamp_min(torch.finfo(torch.float64).tiny)
 
 
@@ -168,5 +256,3 @@ def _channels(shape: tuple[int, ...], x: Tensor, A: Operator) -> tuple[int, ...]
 
 def _device(A: Operator) -> torch.device:
     return next((t.device for t in A.parameters().values()), torch.device("cpu"))
-
-

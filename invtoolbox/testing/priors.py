@@ -31,9 +31,19 @@ from invtoolbox.testing.prox import check_minimises
 from invtoolbox.testing.report import Checklist, Report
 
 
-def check_prior(prior: Prior, x: Tensor, *, problem: Problem | None = None, steps: Sequence[float] = (0.01, 0.1, 1.0),
-                sigmas: Sequence[float] = (0.02, 0.1), precisions: Sequence[torch.dtype] = PRECISIONS, seed: int = 0,
-                prox_tolerance: float = 1e-4, item_tolerance: float | None = None, raise_error: bool = True) -> Report:
+def check_prior(
+    prior: Prior,
+    x: Tensor,
+    *,
+    problem: Problem | None = None,
+    steps: Sequence[float] = (0.01, 0.1, 1.0),
+    sigmas: Sequence[float] = (0.02, 0.1),
+    precisions: Sequence[torch.dtype] = PRECISIONS,
+    seed: int = 0,
+    prox_tolerance: float = 1e-4,
+    item_tolerance: float | None = None,
+    raise_error: bool = True,
+) -> Report:
     r"""Test a prior against its contract, on images ``x`` like those that it is meant for.
 
     Of everything that it offers: shape, precision and device are kept, a call changes nothing and twice is bitwise the
@@ -71,58 +81,122 @@ def check_prior(prior: Prior, x: Tensor, *, problem: Problem | None = None, step
     energy has shape (), expected one number for each of 2 items; sum over every axis but the first, x.flatten(1).sum(1)
     """
     if not isinstance(prior, (PriorSum, ImplicitPrior, ExplicitPrior)):
-        raise InputError(f"check_prior takes an explicit or an implicit prior, got {type(prior).__name__}")
+        raise InputError(
+            f"check_prior takes an explicit or an implicit prior, got {type(prior).__name__}"
+        )
     check = Checklist(repr(prior))
     if len(x) == 1 and problem is None:
         x = torch.cat([x, 0.5 * x, x + 0.1 * x.abs().mean() * randn_like(x, seed)])
     if isinstance(prior, ExplicitPrior) and not check.holds(
-            "offers something", bool(prior.offers),
-            "the prior offers nothing; write one of energy(x), prox(x, step), denoise(x, sigma) or gradient(x, generator)"):
+        "offers something",
+        bool(prior.offers),
+        "the prior offers nothing; write one of energy(x), prox(x, step), denoise(x, sigma) or gradient(x, generator)",
+    ):
         return check.finish(raise_error)
-    prepared = prior.as_sum().prepare(Problem(x, Identity(x.shape[1:])) if problem is None else problem, solve)
+    prepared = prior.as_sum().prepare(
+        Problem(x, Identity(x.shape[1:])) if problem is None else problem, solve
+    )
     for term in prepared.terms:
-        _check_explicit(check, term.prior, x, steps, sigmas, precisions, seed, prox_tolerance, item_tolerance)
+        _check_explicit(
+            check, term.prior, x, steps, sigmas, precisions, seed, prox_tolerance, item_tolerance
+        )
     if prepared.implicit is not None:
         check_implicit(check, prepared.implicit, precisions, seed)
     return check.finish(raise_error)
 
 
-def _check_explicit(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Sequence[float], sigmas: Sequence[float],
-                    precisions: Sequence[torch.dtype], seed: int, prox_tolerance: float, item_tolerance: float | None) -> None:
+def _check_explicit(
+    check: Checklist,
+    prior: ExplicitPrior,
+    x: Tensor,
+    steps: Sequence[float],
+    sigmas: Sequence[float],
+    precisions: Sequence[torch.dtype],
+    seed: int,
+    prox_tolerance: float,
+    item_tolerance: float | None,
+) -> None:
     for dtype in precisions:
-        _check_calls(check, prior.to(dtype), in_precision(x, dtype), steps, sigmas, dtype, item_tolerance)
-    if torch.float64 in precisions and not any(not f.ok and "shape" in f.name for f in check.findings):
-        _check_consistent(check, prior.to(torch.float64), in_precision(x, torch.float64), steps, seed, prox_tolerance)
+        _check_calls(
+            check, prior.to(dtype), in_precision(x, dtype), steps, sigmas, dtype, item_tolerance
+        )
+    if torch.float64 in precisions and not any(
+        not f.ok and "shape" in f.name for f in check.findings
+    ):
+        _check_consistent(
+            check,
+            prior.to(torch.float64),
+            in_precision(x, torch.float64),
+            steps,
+            seed,
+            prox_tolerance,
+        )
 
 
-def _check_calls(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Sequence[float], sigmas: Sequence[float],
-                 dtype: torch.dtype, item_tolerance: float | None) -> None:
+def _check_calls(
+    check: Checklist,
+    prior: ExplicitPrior,
+    x: Tensor,
+    steps: Sequence[float],
+    sigmas: Sequence[float],
+    dtype: torch.dtype,
+    item_tolerance: float | None,
+) -> None:
     """Each method by itself: shape, precision, device, purity, items, permutation."""
     short, batch, other = str(dtype).removeprefix("torch."), len(x), x.flip(-1) * 0.9 + 0.02
     order = torch.arange(batch - 1, -1, -1, device=x.device)
 
-    def test(name: str, call: Callable[[ExplicitPrior, Tensor, Tensor], Tensor], levels: Sequence[float], image: bool) -> None:
+    def test(
+        name: str,
+        call: Callable[[ExplicitPrior, Tensor, Tensor], Tensor],
+        levels: Sequence[float],
+        image: bool,
+    ) -> None:
         # One level an item, so that a level that is shared by mistake is seen.
-        level = torch.tensor([levels[k % len(levels)] for k in range(batch)], dtype=dtype, device=x.device)
-        result = check_purity(check, prior, f"{name} ({short})", lambda u: call(prior, u, level), (x,), (other,))
+        level = torch.tensor(
+            [levels[k % len(levels)] for k in range(batch)], dtype=dtype, device=x.device
+        )
+        result = check_purity(
+            check, prior, f"{name} ({short})", lambda u: call(prior, u, level), (x,), (other,)
+        )
         shape = tuple(x.shape) if image else (batch,)
-        wrong = (f"{name} has shape {tuple(result.shape)}, expected that of x, {shape}" if image else
-                 f"{name} has shape {tuple(result.shape)}, expected one number for each of {batch} items; sum over every axis "
-                 "but the first, x.flatten(1).sum(1)")
+        wrong = (
+            f"{name} has shape {tuple(result.shape)}, expected that of x, {shape}"
+            if image
+            else f"{name} has shape {tuple(result.shape)}, expected one number for each of {batch} items; sum over every axis "
+            "but the first, x.flatten(1).sum(1)"
+        )
         if not check.holds(f"{name} has the shape ({short})", tuple(result.shape) == shape, wrong):
             return
         check_kind(check, f"{name} ({short})", result, x)
         if len(levels) > 1:
             for k, number in enumerate(level.tolist()):
                 same = call(prior, x, torch.tensor(number, dtype=dtype, device=x.device))
-                check.at_most(f"{name} takes a level an item ({short})", gap(item(same, k), item(result, k)),
-                              item_tolerance or ROUNDING[dtype], f"{name} with one level an item gives item {k} another result "
-                              "than with its level alone, by {figure:.1e} relative; use expand(level, x)")
-        check_items(check, name, result, lambda k: call(prior.select(torch.tensor([k], device=x.device)), item(x, k), level[k:k + 1]),
-                    batch, dtype, item_tolerance)
+                check.at_most(
+                    f"{name} takes a level an item ({short})",
+                    gap(item(same, k), item(result, k)),
+                    item_tolerance or ROUNDING[dtype],
+                    f"{name} with one level an item gives item {k} another result "
+                    "than with its level alone, by {figure:.1e} relative; use expand(level, x)",
+                )
+        check_items(
+            check,
+            name,
+            result,
+            lambda k: call(
+                prior.select(torch.tensor([k], device=x.device)), item(x, k), level[k : k + 1]
+            ),
+            batch,
+            dtype,
+            item_tolerance,
+        )
         permuted = call(prior.select(order), x.index_select(0, order), level.index_select(0, order))
-        check.at_most(f"{name} permutes ({short})", gap(permuted, result.index_select(0, order)), max(1e-6, item_tolerance or 0),
-                      f"{name} of a permuted batch is not the permuted result, by {{figure:.1e}} relative")
+        check.at_most(
+            f"{name} permutes ({short})",
+            gap(permuted, result.index_select(0, order)),
+            max(1e-6, item_tolerance or 0),
+            f"{name} of a permuted batch is not the permuted result, by {{figure:.1e}} relative",
+        )
 
     offers = prior.offers
     # What knows one step knows one noise level.
@@ -130,15 +204,31 @@ def _check_calls(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Seque
     if "energy" in offers:
         test("energy", lambda r, u, _: r.energy(u), (1.0,), False)
     if "gradient" in offers and not prior.is_constraint:
-        test("gradient", lambda r, u, _: r.gradient(u, Generator(u.device).manual_seed(0)), (1.0,), True)
+        test(
+            "gradient",
+            lambda r, u, _: r.gradient(u, Generator(u.device).manual_seed(0)),
+            (1.0,),
+            True,
+        )
     if "prox" in offers:
         test("prox", lambda r, u, t: r.prox(u, t), steps, True)
     if "denoise" in offers:
-        test("denoise", lambda r, u, s: r.denoise(u, s), (prior.sigma,) if prior.fixed_level or prior.unit_step else sigmas, True)
+        test(
+            "denoise",
+            lambda r, u, s: r.denoise(u, s),
+            (prior.sigma,) if prior.fixed_level or prior.unit_step else sigmas,
+            True,
+        )
 
 
-def _check_consistent(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Sequence[float], seed: int,
-                      prox_tolerance: float) -> None:
+def _check_consistent(
+    check: Checklist,
+    prior: ExplicitPrior,
+    x: Tensor,
+    steps: Sequence[float],
+    seed: int,
+    prox_tolerance: float,
+) -> None:
     """What it offers, against each other, in float64."""
     offers = prior.offers
     # A little noise takes the image off the kinks of a nonsmooth energy, where no gradient is the right one.
@@ -150,24 +240,41 @@ def _check_consistent(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: 
     if "split" in offers:
         K, F = prior.split()
         if {"energy"} <= offers & F.offers:
-            check.at_most("split has the same energy", gap(F.energy(K(rough)), prior.energy(rough)), 1e-9,
-                          "split() = (K, F), but F.energy(K x) is not energy(x): they differ by {figure:.1e} relative")
-        check.holds("split has a prox", "prox" in F.offers, f"split() = (K, F), but F = {F!r} has no prox")
+            check.at_most(
+                "split has the same energy",
+                gap(F.energy(K(rough)), prior.energy(rough)),
+                1e-9,
+                "split() = (K, F), but F.energy(K x) is not energy(x): they differ by {figure:.1e} relative",
+            )
+        check.holds(
+            "split has a prox", "prox" in F.offers, f"split() = (K, F), but F = {F!r} has no prox"
+        )
     if "joint" in offers:
         channels, pieces = prior.joint(tuple(x.shape[1:]))
         whole = torch.cat([rough, rough.new_zeros(len(rough), channels, *rough.shape[2:])], 1)
-        check.holds("joint has a prox in every piece", all({"split", "prox"} & piece.prior.offers for piece in pieces.terms),
-                    "joint() gives a sum, and one of its priors neither splits nor has a prox")
+        check.holds(
+            "joint has a prox in every piece",
+            all({"split", "prox"} & piece.prior.offers for piece in pieces.terms),
+            "joint() gives a sum, and one of its priors neither splits nor has a prox",
+        )
         if "energy" in offers:
             above = (prior.energy(rough) / pieces.energy(whole).clamp_min(1e-300) - 1).amax()
-            check.at_most("joint lies above the energy", float(above), 5e-3,
-                          "joint() gives a sum that is below energy(x) by {figure:.1e} relative at w = 0, and energy(x) is its least value")
+            check.at_most(
+                "joint lies above the energy",
+                float(above),
+                5e-3,
+                "joint() gives a sum that is below energy(x) by {figure:.1e} relative at w = 0, and energy(x) is its least value",
+            )
     if "quadratic" in offers and "energy" in offers:
         L, b = prior.quadratic()
         residual = rough if L is None else L(rough)
         residual = residual if b is None else residual - b
-        check.at_most("quadratic has the same energy", gap(0.5 * inner(residual, residual), prior.energy(rough)), 1e-9,
-                      "quadratic() = (L, b), but 1/2 |L x - b|^2 is not energy(x): they differ by {figure:.1e} relative")
+        check.at_most(
+            "quadratic has the same energy",
+            gap(0.5 * inner(residual, residual), prior.energy(rough)),
+            1e-9,
+            "quadratic() = (L, b), but 1/2 |L x - b|^2 is not energy(x): they differ by {figure:.1e} relative",
+        )
     if {"weights", "energy"} <= offers:
         _check_weights(check, prior, rough, seed)
     if {"majoriser", "energy", "gradient"} <= offers:
@@ -176,25 +283,41 @@ def _check_consistent(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: 
 
 def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
     weights = prior.weights(x)
-    check.at_most("weights make the gradient", gap(weights * x, prior.gradient(x, Generator(x.device).manual_seed(0))), 1e-9,
-                  "weights(x) * x is not gradient(x): they differ by {figure:.1e} relative")
+    check.at_most(
+        "weights make the gradient",
+        gap(weights * x, prior.gradient(x, Generator(x.device).manual_seed(0))),
+        1e-9,
+        "weights(x) * x is not gradient(x): they differ by {figure:.1e} relative",
+    )
     if not prior.is_majoriser:
         return
     for k, size in enumerate((1e-2, 1.0, 30.0)):
         other = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
         bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
-        check.at_most("weights majorise", (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300), 1e-9,
-                      "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of it; so is_majoriser is wrong")
+        check.at_most(
+            "weights majorise",
+            (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300),
+            1e-9,
+            "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of it; so is_majoriser is wrong",
+        )
 
 
 def _check_majoriser(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
-    energy, slope, majoriser = prior.energy(x), prior.gradient(x, Generator(x.device).manual_seed(0)), prior.majoriser(x)
+    energy, slope, majoriser = (
+        prior.energy(x),
+        prior.gradient(x, Generator(x.device).manual_seed(0)),
+        prior.majoriser(x),
+    )
     for k, size in enumerate((1e-3, 1.0, 30.0)):
         change = size * x.abs().mean() * randn_like(x, seed + 30 + k)
         bound = energy + inner(slope, change) + 0.5 * inner(change, majoriser.product(change))
-        check.at_most("the majoriser lies above", (prior.energy(x + change) - bound) / bound.abs().clamp_min(1e-300), 1e-9,
-                      "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majoriser(x) is below energy(x + v) somewhere, "
-                      "by {figure:.1e} of it")
+        check.at_most(
+            "the majoriser lies above",
+            (prior.energy(x + change) - bound) / bound.abs().clamp_min(1e-300),
+            1e-9,
+            "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majoriser(x) is below energy(x + v) somewhere, "
+            "by {figure:.1e} of it",
+        )
 
 
 def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
@@ -208,30 +331,66 @@ def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int
         step = 1e-5 * float(x.abs().mean().clamp_min(1e-3))
         slope = derivative(prior.energy, x, direction, step)
         expected = inner(gradient, direction)
-        size = torch.maximum(item_norm(gradient) * x[0].numel() ** -0.5, expected.abs()).clamp_min(1e-12)
+        size = torch.maximum(item_norm(gradient) * x[0].numel() ** -0.5, expected.abs()).clamp_min(
+            1e-12
+        )
         digits = 1e-14 * prior.energy(x).abs() / (step * size)
-        check.at_most("gradient is that of energy", ((slope - expected).abs() / size - 10 * digits).clamp_min(0), 1e-3,
-                      "gradient is not the gradient of energy: along a random direction they differ by {figure:.1e} relative")
+        check.at_most(
+            "gradient is that of energy",
+            ((slope - expected).abs() / size - 10 * digits).clamp_min(0),
+            1e-3,
+            "gradient is not the gradient of energy: along a random direction they differ by {figure:.1e} relative",
+        )
 
 
-def _check_prox(check: Checklist, prior: ExplicitPrior, x: Tensor, steps: Sequence[float], seed: int, tolerance: float) -> None:
+def _check_prox(
+    check: Checklist,
+    prior: ExplicitPrior,
+    x: Tensor,
+    steps: Sequence[float],
+    seed: int,
+    tolerance: float,
+) -> None:
     other = x.flip(-1) * 0.8 + 0.1 * x.abs().mean() * randn_like(x, seed + 3)
     for number in (1.0,) if prior.unit_step else steps:
         step = torch.full((len(x),), number, dtype=precision(x), device=x.device)
         p = prior.prox(x, step)
         if "energy" in prior.offers:
-            gradient = (lambda u: prior.gradient(u, None)) if "gradient" in prior.offers and not prior.is_constraint else None
-            check_minimises(check, f"prox at step {number:g}", prior.energy, p, x, step, prior.is_convex, tolerance, seed, gradient)
+            gradient = (
+                (lambda u: prior.gradient(u, None))
+                if "gradient" in prior.offers and not prior.is_constraint
+                else None
+            )
+            check_minimises(
+                check,
+                f"prox at step {number:g}",
+                prior.energy,
+                p,
+                x,
+                step,
+                prior.is_convex,
+                tolerance,
+                seed,
+                gradient,
+            )
         if prior.is_convex:
             q = prior.prox(other, step)
             gained = inner(p - q, p - q) - inner(p - q, x - other)
             size = item_norm(x - other).square().clamp_min(torch.finfo(x.dtype).tiny)
-            check.at_most(f"prox at step {number:g} is firm", gained / size, tolerance,
-                          "prox is not firmly nonexpansive, as that of a convex prior is: |p - q|^2 <= <p - q, x - z> is violated "
-                          "by {figure:.1e} of |x - z|^2")
+            check.at_most(
+                f"prox at step {number:g} is firm",
+                gained / size,
+                tolerance,
+                "prox is not firmly nonexpansive, as that of a convex prior is: |p - q|^2 <= <p - q, x - z> is violated "
+                "by {figure:.1e} of |x - z|^2",
+            )
             weight = torch.full_like(step, 0.7)
             if not prior.is_constraint:
                 dual = prior.prox_conjugate(x.clone(), step, weight)
                 moreau = x - expand(step, x) * prior.prox(x / expand(step, x), weight / step)
-                check.at_most(f"prox_conjugate at step {number:g}", gap(dual, moreau), max(1e-8, tolerance),
-                              "prox_conjugate is not v - step * prox(v / step, weight / step): they differ by {figure:.1e} relative")
+                check.at_most(
+                    f"prox_conjugate at step {number:g}",
+                    gap(dual, moreau),
+                    max(1e-8, tolerance),
+                    "prox_conjugate is not v - step * prox(v / step, weight / step): they differ by {figure:.1e} relative",
+                )

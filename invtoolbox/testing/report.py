@@ -27,8 +27,10 @@ class Finding:
     sentence: str = ""
 
     def __str__(self) -> str:
-        return f"  {'ok  ' if self.ok else 'FAIL'} {self.name:<34} {self.figure:9.2e}  (at most {self.limit:.0e})" + (
-            f"\n       {self.sentence}" if not self.ok else "")
+        return (
+            f"  {'ok  ' if self.ok else 'FAIL'} {self.name:<34} {self.figure:9.2e}  (at most {self.limit:.0e})"
+            + (f"\n       {self.sentence}" if not self.ok else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Report:
         """The finding of that name; of several (one a precision, say) the worst."""
         found = [f for f in self.findings if f.name.startswith(name)]
         if not found:
-            raise KeyError(f"{name!r} was not tested; tested: {', '.join(f.name for f in self.findings)}")
+            raise KeyError(
+                f"{name!r} was not tested; tested: {', '.join(f.name for f in self.findings)}"
+            )
         return min(found, key=lambda f: f.ok)
 
     def __str__(self) -> str:
@@ -69,12 +73,18 @@ class Checklist:
         """Write down a figure that may be at most ``limit``; NaN is more than anything."""
         value = float(figure.max()) if isinstance(figure, Tensor) else float(figure)
         ok = value <= limit
-        self.findings.append(Finding(name, ok, value, limit, "" if ok else sentence.format(figure=value)))
+        self.findings.append(
+            Finding(name, ok, value, limit, "" if ok else sentence.format(figure=value))
+        )
         return ok
 
     def holds(self, name: str, condition: bool, sentence: str) -> bool:
         """Write down something that is true or not."""
-        self.findings.append(Finding(name, condition, 0.0 if condition else math.inf, 0.0, "" if condition else sentence))
+        self.findings.append(
+            Finding(
+                name, condition, 0.0 if condition else math.inf, 0.0, "" if condition else sentence
+            )
+        )
         return condition
 
     def finish(self, raise_error: bool) -> Report:
@@ -82,7 +92,11 @@ class Checklist:
         report = Report(self.subject, tuple(self.findings))
         if raise_error and not report.ok:
             more = len(report.faults) - 1
-            also = f" (and {more} more: {', '.join(f.name for f in report.faults[1:])})" if more else ""
+            also = (
+                f" (and {more} more: {', '.join(f.name for f in report.faults[1:])})"
+                if more
+                else ""
+            )
             raise AssertionError(f"{self.subject}: {report.faults[0].sentence}{also}")
         return report
 

@@ -21,8 +21,17 @@ from invtoolbox.testing.common import gap, parts, same_tensors, tensors_of
 from invtoolbox.testing.report import Checklist, Report
 
 
-def check_solver(solver: Solver, problem: Problem, prior: Prior | None = None, *, regularization: float = 1.0, iterations: int = 25,
-                 tolerance: float | None = None, max_iterations: int | None = None, raise_error: bool = True) -> Report:
+def check_solver(
+    solver: Solver,
+    problem: Problem,
+    prior: Prior | None = None,
+    *,
+    regularization: float = 1.0,
+    iterations: int = 25,
+    tolerance: float | None = None,
+    max_iterations: int | None = None,
+    raise_error: bool = True,
+) -> Report:
     """Test a solver on a problem with at least two different items.
 
     Called twice it gives bitwise the same (1e-6 on CUDA), and so does a run that is cut off half-way and resumed from its
@@ -44,64 +53,138 @@ def check_solver(solver: Solver, problem: Problem, prior: Prior | None = None, *
     True
     """
     if problem.batch < 2:
-        raise InputError("check_solver needs a problem with at least two items, to see whether they keep to themselves")
+        raise InputError(
+            "check_solver needs a problem with at least two items, to see whether they keep to themselves"
+        )
     check = Checklist(repr(solver))
     settings, held = copy.deepcopy(solver), tensors_of((problem, prior))
 
     def run(p: Problem, r: Prior | None, steps: int | None, bound: float | None) -> Solution:
-        solution: Solution = solve(p, r, solver, regularization, max_iterations=steps, tolerance=bound, progress=False)
+        solution: Solution = solve(
+            p, r, solver, regularization, max_iterations=steps, tolerance=bound, progress=False
+        )
         return solution
 
     first = run(problem, prior, iterations, 0.0)
     second = run(problem, prior, iterations, 0.0)
     on_gpu = parts(first.x)[0].is_cuda
     equal = all(torch.equal(p, q) for p, q in zip(parts(first.x), parts(second.x)))
-    check.at_most("twice", 0.0 if equal else max(gap(first.x, second.x), 1e-30), 1e-6 if on_gpu else 0.0,
-                  "the solver called twice gives answers that differ by {figure:.1e} relative; keep nothing between calls, and "
-                  "draw from objective.generator()")
-    check.holds("settings are kept", repr(settings) == repr(solver) and settings == solver,
-                "the solver writes into its own settings; what changes belongs into the state")
-    exact, finer = problem.to(dtype=torch.float64), None if prior is None else prior.to(torch.float64)
+    check.at_most(
+        "twice",
+        0.0 if equal else max(gap(first.x, second.x), 1e-30),
+        1e-6 if on_gpu else 0.0,
+        "the solver called twice gives answers that differ by {figure:.1e} relative; keep nothing between calls, and "
+        "draw from objective.generator()",
+    )
+    check.holds(
+        "settings are kept",
+        repr(settings) == repr(solver) and settings == solver,
+        "the solver writes into its own settings; what changes belongs into the state",
+    )
+    exact, finer = (
+        problem.to(dtype=torch.float64),
+        None if prior is None else prior.to(torch.float64),
+    )
     whole = run(exact, finer, iterations, 0.0).x
 
     def part(index: Tensor) -> Any:
-        return run(exact.select(index), None if finer is None else finer.select(index), iterations, 0.0).x
+        return run(
+            exact.select(index), None if finer is None else finer.select(index), iterations, 0.0
+        ).x
 
     order = torch.arange(problem.batch - 1, -1, -1, device=problem.first.device)
-    check.at_most("permuted batch", gap(part(order), _select(whole, order)), 1e-6,
-                  "a permuted batch gives another answer than the permuted one, by {figure:.1e} relative")
-    alone = max(gap(part(order[k:k + 1]), _select(whole, order[k:k + 1])) for k in range(problem.batch))
-    check.at_most("item by item", alone, 1e-5,
-                  "an item alone gives another answer than in company, by {figure:.1e} relative, after the same number of "
-                  "iterations; steps and tests belong to each item, (batch,)")
-    _check_converged(check, solver, problem, prior, regularization, run(problem, prior, max_iterations, tolerance), tolerance)
+    check.at_most(
+        "permuted batch",
+        gap(part(order), _select(whole, order)),
+        1e-6,
+        "a permuted batch gives another answer than the permuted one, by {figure:.1e} relative",
+    )
+    alone = max(
+        gap(part(order[k : k + 1]), _select(whole, order[k : k + 1])) for k in range(problem.batch)
+    )
+    check.at_most(
+        "item by item",
+        alone,
+        1e-5,
+        "an item alone gives another answer than in company, by {figure:.1e} relative, after the same number of "
+        "iterations; steps and tests belong to each item, (batch,)",
+    )
+    _check_converged(
+        check,
+        solver,
+        problem,
+        prior,
+        regularization,
+        run(problem, prior, max_iterations, tolerance),
+        tolerance,
+    )
     changed = same_tensors(held, tensors_of((problem, prior)))
-    check.holds("problem and prior are kept", changed is None, f"the solver writes into {changed}, 0 being the problem and 1 the prior")
+    check.holds(
+        "problem and prior are kept",
+        changed is None,
+        f"the solver writes into {changed}, 0 being the problem and 1 the prior",
+    )
     if changed is None and settings == solver:  # else the checkpoint is that of another problem
-        check.at_most("resumed", _resumed_gap(solver, problem, prior, regularization, iterations, first.x), 1e-6 if on_gpu else 0.0,
-                      "a run resumed from its checkpoint half-way ends elsewhere than one that ran through, by {figure:.1e} "
-                      "relative; everything that changes belongs into tensors of the state, with the batch as their first axis")
+        check.at_most(
+            "resumed",
+            _resumed_gap(solver, problem, prior, regularization, iterations, first.x),
+            1e-6 if on_gpu else 0.0,
+            "a run resumed from its checkpoint half-way ends elsewhere than one that ran through, by {figure:.1e} "
+            "relative; everything that changes belongs into tensors of the state, with the batch as their first axis",
+        )
     return check.finish(raise_error)
 
 
-def _resumed_gap(solver: Solver, problem: Problem, prior: Prior | None, regularization: float, iterations: int, through: Any) -> float:
+def _resumed_gap(
+    solver: Solver,
+    problem: Problem,
+    prior: Prior | None,
+    regularization: float,
+    iterations: int,
+    through: Any,
+) -> float:
     with tempfile.TemporaryDirectory() as folder:
         for steps in (iterations // 2, iterations):
-            x = solve(problem, prior, solver, regularization, max_iterations=steps, tolerance=0.0, progress=False,
-                      checkpoint=Path(folder) / "run").x
+            x = solve(
+                problem,
+                prior,
+                solver,
+                regularization,
+                max_iterations=steps,
+                tolerance=0.0,
+                progress=False,
+                checkpoint=Path(folder) / "run",
+            ).x
     equal = all(torch.equal(p, q) for p, q in zip(parts(x), parts(through)))
     return 0.0 if equal else max(gap(x, through), 1e-30)
 
 
-def _check_converged(check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float,
-                     answer: Solution, tolerance: float | None) -> None:
-    check.holds("does not diverge", "diverged" not in answer.status,
-                f"item {answer.status.index('diverged') if 'diverged' in answer.status else ''} diverged")
+def _check_converged(
+    check: Checklist,
+    solver: Solver,
+    problem: Problem,
+    prior: Prior | None,
+    regularization: float,
+    answer: Solution,
+    tolerance: float | None,
+) -> None:
+    check.holds(
+        "does not diverge",
+        "diverged" not in answer.status,
+        f"item {answer.status.index('diverged') if 'diverged' in answer.status else ''} diverged",
+    )
     bound = solver.tolerance if tolerance is None else tolerance
-    last = [float(answer.history["certificate"][int(n) - 1, k]) for k, n in enumerate(answer.iterations)
-            if answer.status[k] == "converged" and int(n) > 0]
-    check.at_most("certificate of what converged", max(last, default=0.0), bound,
-                  f"an item is called converged with a certificate of {{figure:.1e}}, above the tolerance {bound:.1e}")
+    last = [
+        float(answer.history["certificate"][int(n) - 1, k])
+        for k, n in enumerate(answer.iterations)
+        if answer.status[k] == "converged" and int(n) > 0
+    ]
+    check.at_most(
+        "certificate of what converged",
+        max(last, default=0.0),
+        bound,
+        f"an item is called converged with a certificate of {{figure:.1e}}, above the tolerance {bound:.1e}",
+    )
     _check_tolerance(check, solver, problem, prior, regularization)
     objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), regularization)
     if not objective.has_value or objective.layout is not None:
@@ -110,34 +193,66 @@ def _check_converged(check: Checklist, solver: Solver, problem: Problem, prior: 
         start = problem.zeros() if solver.starts_at_zero else first_guess(problem)
         before, after = objective.value(start), objective.value(answer.x)
         zero = objective.value(torch.zeros_like(start))
-    best = torch.minimum(torch.where(before.isfinite(), before, zero), torch.where(zero.isfinite(), zero, before))
+    best = torch.minimum(
+        torch.where(before.isfinite(), before, zero), torch.where(zero.isfinite(), zero, before)
+    )
     rounding = 1e-5 if after.dtype == torch.float32 else 1e-10
     # A misfit of counts is infinite at an image of zeros.
-    rise = torch.where(best.isfinite(), (after - best) / best.abs().clamp_min(1e-30), torch.where(after.isfinite(), -1.0, torch.inf))
-    check.at_most("objective goes down", rise, rounding,
-                  "the objective of the answer is above that of the start, or of the image 0, by {figure:.1e} relative")
+    rise = torch.where(
+        best.isfinite(),
+        (after - best) / best.abs().clamp_min(1e-30),
+        torch.where(after.isfinite(), -1.0, torch.inf),
+    )
+    check.at_most(
+        "objective goes down",
+        rise,
+        rounding,
+        "the objective of the answer is above that of the start, or of the image 0, by {figure:.1e} relative",
+    )
     if all(status == "converged" for status in answer.status):
-        further: Solution = solve(problem, prior, solver, regularization, initial=answer.x, max_iterations=200,
-                                  tolerance=0.0, progress=False)
+        further: Solution = solve(
+            problem,
+            prior,
+            solver,
+            regularization,
+            initial=answer.x,
+            max_iterations=200,
+            tolerance=0.0,
+            progress=False,
+        )
         with torch.no_grad():
             gain = after - objective.value(further.x)
         gained = torch.where(best.isfinite(), (best - after).abs(), after.abs())
-        size = torch.maximum(gained, 1e-6 * torch.where(best.isfinite(), best, after).abs()).clamp_min(1e-30)
-        check.at_most("what converged has converged", gain / size, max(100 * bound, rounding),
-                      "200 iterations more improve what was called converged by {figure:.1e} of all that was gained since the start")
+        size = torch.maximum(
+            gained, 1e-6 * torch.where(best.isfinite(), best, after).abs()
+        ).clamp_min(1e-30)
+        check.at_most(
+            "what converged has converged",
+            gain / size,
+            max(100 * bound, rounding),
+            "200 iterations more improve what was called converged by {figure:.1e} of all that was gained since the start",
+        )
 
 
-def _check_tolerance(check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float) -> None:
+def _check_tolerance(
+    check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float
+) -> None:
     """No item may be called converged while its certificate is above the tolerance."""
     objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), regularization)
     if objective.layout is not None:
         return
     with torch.no_grad():
         objective = solver.reformulated(objective)
-        state = solver.init(objective, extended(objective, problem.zeros() if solver.starts_at_zero else first_guess(problem)))
+        state = solver.init(
+            objective,
+            extended(objective, problem.zeros() if solver.starts_at_zero else first_guess(problem)),
+        )
         early = solver.converged(state, 0.0) & (state.certificate > 0)
-    check.holds("converged obeys the tolerance", not bool(early.any()),
-                "converged(state, 0) is True at the start, where the certificate is not 0; compare it with the tolerance")
+    check.holds(
+        "converged obeys the tolerance",
+        not bool(early.any()),
+        "converged(state, 0) is True at the start, where the certificate is not 0; compare it with the tolerance",
+    )
 
 
 def _select(x: Any, index: Tensor) -> Any:

@@ -1,6 +1,11 @@
 """Training of what is learned: the weights of a network are the unknown of a problem, and `invtoolbox.solve` owns the loop."""
 
-from invtoolbox.training.directions import NormalEquations, ResidualLeft, RitzVectors, train_direction
+from invtoolbox.training.directions import (
+    NormalEquations,
+    ResidualLeft,
+    RitzVectors,
+    train_direction,
+)
 from invtoolbox.training.freed_memory import keep_freed_memory
 from invtoolbox.training.jacobian import JacobianNuclearNorm
 from invtoolbox.training.losses import L1, L2, Loss, ProximalMatching

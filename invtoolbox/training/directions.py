@@ -41,21 +41,37 @@ class NormalEquations(Settings):
             [[4., 4.]]])
     """
 
-    def __init__(self, problem: Problem, prior: Prior | None = None, regularization: float = 1.0) -> None:
+    def __init__(
+        self, problem: Problem, prior: Prior | None = None, regularization: float = 1.0
+    ) -> None:
         if problem.batch != 1:
-            raise InputError(f"a direction is learned for the system of one item, and this problem has {problem.batch}")
-        objective, _, _ = bind(problem, PriorSum() if prior is None else prior.as_sum(), float(regularization))
-        self.problem, self.prior, self.regularization = objective.problem, objective.prior, float(regularization)
+            raise InputError(
+                f"a direction is learned for the system of one item, and this problem has {problem.batch}"
+            )
+        objective, _, _ = bind(
+            problem, PriorSum() if prior is None else prior.as_sum(), float(regularization)
+        )
+        self.problem, self.prior, self.regularization = (
+            objective.problem,
+            objective.prior,
+            float(regularization),
+        )
         reason = quadratic_reason(objective, "a learned direction")
         if reason is not None or problem.image_dtype.is_complex:
-            raise InputError(reason or "a learned direction is one of real images, and these are complex")
+            raise InputError(
+                reason or "a learned direction is one of real images, and these are complex"
+            )
 
     def __call__(self, v: Tensor) -> Tensor:
         return apply_hessian(self._objective(), v, self.problem.operator(v))
 
     def _objective(self) -> Objective:
         real = self.problem.first
-        return Objective(self.problem, self.prior, torch.full((1,), self.regularization, dtype=real.dtype, device=real.device))
+        return Objective(
+            self.problem,
+            self.prior,
+            torch.full((1,), self.regularization, dtype=real.dtype, device=real.device),
+        )
 
     def __repr__(self) -> str:
         return f"NormalEquations({self.problem!r}, {self.regularization:g} * ({self.prior!r}))"
@@ -77,16 +93,27 @@ class RitzVectors(Pairs):
     torch.Size([4, 1, 6])
     """
 
-    def __init__(self, system: NormalEquations, vectors: int = 1000, boost: float = 9.0, share: float = 0.55, seed: int = 0) -> None:
+    def __init__(
+        self,
+        system: NormalEquations,
+        vectors: int = 1000,
+        boost: float = 9.0,
+        share: float = 0.55,
+        seed: int = 0,
+    ) -> None:
         if vectors < 1 or not boost > 0 or not 0 <= share <= 1:
-            raise InputError(f"RitzVectors needs at least one vector, a positive boost and a share in [0, 1], got {vectors}, {boost:g} and "
-                             f"{share:g}")
+            raise InputError(
+                f"RitzVectors needs at least one vector, a positive boost and a share in [0, 1], got {vectors}, {boost:g} and "
+                f"{share:g}"
+            )
         self.values, self.vectors = _ritz(system, vectors, seed)
         self.boost, self.share, self.about = boost, share, repr(system)
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         found = len(self.values)
-        weights = torch.where(torch.arange(found, device=self.vectors.device) < self.share * found, self.boost, 1.0)
+        weights = torch.where(
+            torch.arange(found, device=self.vectors.device) < self.share * found, self.boost, 1.0
+        )
         c = torch.randn(count, found, generator=generator, device=self.vectors.device) * weights
         b = torch.einsum("ck,k...->c...", c.to(self.vectors.dtype), self.vectors)
         b = b / expand(item_norm(b), b)
@@ -110,17 +137,34 @@ class ResidualLeft(Loss):
         product = self.system.to(device=wanted.device, dtype=wanted.dtype)(result)
         bent = inner(result, product)
         alpha = inner(result, wanted) / bent.clamp_min(torch.finfo(bent.dtype).tiny)
-        return item_norm(torch.addcmul(wanted, expand(-alpha, product), product)) / item_norm(wanted)
+        return item_norm(torch.addcmul(wanted, expand(-alpha, product), product)) / item_norm(
+            wanted
+        )
 
-    def of_network(self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
         rms = item_norm(shown) / math.sqrt(shown[0].numel())  # as `LearnedDirection` shows it
         return self(network(shown / expand(rms, shown)).to(wanted.dtype), wanted)
 
 
-def train_direction(problem: Problem, prior: Prior | None = None, regularization: float = 1.0, network: nn.Module | None = None, *,
-                    stages: Sequence[tuple[int, float]] = ((600, 2e-3), (200, 2e-4)), count: int = 32, vectors: int = 1000,
-                    boost: float = 9.0, share: float = 0.55, conjugations: int = 2, seed: int = 0, folder: str | Path | None = None,
-                    device: torch.device | str | None = None, progress: bool = True) -> LearnedDirection:
+def train_direction(
+    problem: Problem,
+    prior: Prior | None = None,
+    regularization: float = 1.0,
+    network: nn.Module | None = None,
+    *,
+    stages: Sequence[tuple[int, float]] = ((600, 2e-3), (200, 2e-4)),
+    count: int = 32,
+    vectors: int = 1000,
+    boost: float = 9.0,
+    share: float = 0.55,
+    conjugations: int = 2,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> LearnedDirection:
     """Learn directions for `ConjugateGradient` on problems with this operator, data term and prior; no images are needed.
 
     Train on small images: the directions then serve larger ones, whose spectrum is alike but longer.
@@ -146,9 +190,15 @@ def train_direction(problem: Problem, prior: Prior | None = None, regularization
     if network is None:
         shape = problem.image_shape
         network = DirectionNetwork(shape[0], dimensions=len(shape) - 1, seed=seed)
-    trained = train(network, RitzVectors(system, vectors, boost, share, seed),
-                    [Stage(ResidualLeft(system), steps, rate, count, clip=1.0) for steps, rate in stages], seed=seed, folder=folder,
-                    device=device, progress=progress)
+    trained = train(
+        network,
+        RitzVectors(system, vectors, boost, share, seed),
+        [Stage(ResidualLeft(system), steps, rate, count, clip=1.0) for steps, rate in stages],
+        seed=seed,
+        folder=folder,
+        device=device,
+        progress=progress,
+    )
     return LearnedDirection(trained.network, conjugations)
 
 
@@ -159,7 +209,10 @@ def _ritz(system: NormalEquations, count: int, seed: int) -> tuple[Tensor, Tenso
     count = min(count, like.numel())
     generator = torch.Generator().manual_seed(seed)
     basis = torch.zeros(count, like.numel(), dtype=torch.float64, device=like.device)
-    diagonal, beside = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.float64)
+    diagonal, beside = (
+        torch.zeros(count, dtype=torch.float64),
+        torch.zeros(count, dtype=torch.float64),
+    )
     v = torch.randn(like.numel(), generator=generator, dtype=torch.float64).to(like.device)
     largest = 0.0
     for k in range(count):
@@ -179,6 +232,8 @@ def _ritz(system: NormalEquations, count: int, seed: int) -> tuple[Tensor, Tenso
         product = precise(basis[k].view_as(like)).flatten()
         diagonal[k] = float(basis[k] @ product)
         largest, v = max(largest, float(product.norm())), product
-    values, mixed = torch.linalg.eigh(torch.diag(diagonal) + torch.diag(beside[:-1], 1) + torch.diag(beside[:-1], -1))
+    values, mixed = torch.linalg.eigh(
+        torch.diag(diagonal) + torch.diag(beside[:-1], 1) + torch.diag(beside[:-1], -1)
+    )
     vectors = (mixed.T.to(like.device) @ basis).view(count, *like.shape[1:])
     return values, vectors.to(system.problem.first.dtype)

@@ -28,4 +28,6 @@ def keep_freed_memory(megabytes: int = 512) -> bool:
     except (OSError, AttributeError):
         return False
     # Above 32 MB glibc takes no threshold; larger tensors then still come and go as pages.
-    return bool(mallopt(_MMAP_THRESHOLD, 32 << 20)) and bool(mallopt(_TRIM_THRESHOLD, megabytes << 20))
+    return bool(mallopt(_MMAP_THRESHOLD, 32 << 20)) and bool(
+        mallopt(_TRIM_THRESHOLD, megabytes << 20)
+    )

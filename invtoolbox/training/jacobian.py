@@ -51,16 +51,22 @@ class JacobianNuclearNorm(Loss):
 
     def __post_init__(self) -> None:
         if not (self.weight > 0 and self.step > 0 and self.probes >= 1):
-            raise InputError(f"JacobianNuclearNorm needs a positive weight and step and at least one probe, got {self.weight}, {self.step} "
-                             f"and {self.probes}")
+            raise InputError(
+                f"JacobianNuclearNorm needs a positive weight and step and at least one probe, got {self.weight}, {self.step} "
+                f"and {self.probes}"
+            )
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         """The loss alone."""
         return self.loss(result, wanted)
 
-    def of_network(self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
         judged = self.loss.of_network(network, shown, wanted, generator)
-        return judged + self.weight / shown[0].numel() * self.penalty(network, shown, generator).to(judged.dtype)
+        return judged + self.weight / shown[0].numel() * self.penalty(network, shown, generator).to(
+            judged.dtype
+        )
 
     def penalty(self, network: nn.Module, x: Tensor, generator: Generator) -> Tensor:
         """The estimate of ``|J_f(x)|_*``, or of what lies above it, ``(count,)``.
@@ -73,13 +79,26 @@ class JacobianNuclearNorm(Loss):
         encode, decode = halves(network)
         code = encode(x)
         first = self._mean(encode, code, x, generator, lambda change, e: inner(change, change))
-        return 0.5 * (first + self._mean(decode, decode(code), code, generator, lambda change, e: inner(change, change)))
+        return 0.5 * (
+            first
+            + self._mean(
+                decode, decode(code), code, generator, lambda change, e: inner(change, change)
+            )
+        )
 
-    def _mean(self, f: Callable[[Tensor], Tensor], value: Tensor, x: Tensor, generator: Generator,
-              measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _mean(
+        self,
+        f: Callable[[Tensor], Tensor],
+        value: Tensor,
+        x: Tensor,
+        generator: Generator,
+        measure: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
         """Over the probes, of the derivative along each."""
         directions = _directions(x, min(self.probes, x[0].numel()), generator)
-        return torch.stack([measure((f(x + self.step * e) - value) / self.step, e) for e in directions]).mean(0)
+        return torch.stack(
+            [measure((f(x + self.step * e) - value) / self.step, e) for e in directions]
+        ).mean(0)
 
 
 def halves(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
@@ -89,14 +108,18 @@ def halves(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], Callable[[Te
     encode, decode = getattr(network, "encode", None), getattr(network, "decode", None)
     if callable(encode) and callable(decode):
         return encode, decode
-    raise InputError(f"the nuclear norm of a Jacobian is penalised by the two halves of a network, and {type(network).__name__} is not "
-                     "known to have any; a way around its middle, as in a network that predicts the noise, breaks it. Give one with "
-                     "methods encode and decode (Bottleneck), an nn.Sequential of two modules, or a ConvexNetwork")
+    raise InputError(
+        f"the nuclear norm of a Jacobian is penalised by the two halves of a network, and {type(network).__name__} is not "
+        "known to have any; a way around its middle, as in a network that predicts the noise, breaks it. Give one with "
+        "methods encode and decode (Bottleneck), an nn.Sequential of two modules, or a ConvexNetwork"
+    )
 
 
 def _directions(x: Tensor, count: int, generator: Generator) -> Tensor:
     """Orthogonal and of length ``sqrt(n)``, ``(count, *x.shape)``: squares of derivatives along them then have the right mean."""
     n = x[0].numel()
-    drawn = torch.randn(len(x), n, count, generator=generator, dtype=torch.float32, device=x.device).to(x.dtype)
+    drawn = torch.randn(
+        len(x), n, count, generator=generator, dtype=torch.float32, device=x.device
+    ).to(x.dtype)
     frame = drawn / drawn.norm(dim=1, keepdim=True) if count == 1 else torch.linalg.qr(drawn)[0]
     return (math.sqrt(n) * frame).movedim(2, 0).reshape(count, *x.shape)

@@ -17,7 +17,9 @@ class Loss(ABC):
     @abstractmethod
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor: ...
 
-    def of_network(self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
         """The loss of what a network makes of what it is shown, ``(count,)``.
 
         This is what training calls; a loss that looks at more than the result (at a part of the network, say) overrides it. Draws come

@@ -31,10 +31,14 @@ class MeasuredPairs(Crops):
     def __init__(self, images: Sequence[Tensor], operator: Operator, noise_std: float) -> None:
         space = operator.domain_shape[1:]
         if len(space) != 2 or space[0] != space[1]:
-            raise InputError(f"MeasuredPairs crops squares, and {operator} takes images of {' x '.join(map(str, space))}; for others "
-                             "write a Pairs with a draw of your own")
+            raise InputError(
+                f"MeasuredPairs crops squares, and {operator} takes images of {' x '.join(map(str, space))}; for others "
+                "write a Pairs with a draw of your own"
+            )
         if not noise_std >= 0:
-            raise InputError(f"MeasuredPairs needs a noise_std that is not negative, got {noise_std}")
+            raise InputError(
+                f"MeasuredPairs needs a noise_std that is not negative, got {noise_std}"
+            )
         super().__init__(images, int(space[0]))
         self.operator, self.noise_std = operator, noise_std
 
@@ -42,9 +46,17 @@ class MeasuredPairs(Crops):
         x = self._crops(count, generator)
         with torch.no_grad():
             y = self.operator(x)
-        noise = torch.randn((torch.view_as_real(y) if y.is_complex() else y).shape, generator=generator, dtype=x.dtype, device=x.device)
+        noise = torch.randn(
+            (torch.view_as_real(y) if y.is_complex() else y).shape,
+            generator=generator,
+            dtype=x.dtype,
+            device=x.device,
+        )
         return y + self.noise_std * (torch.view_as_complex(noise) if y.is_complex() else noise), x
 
     def _settings(self) -> str:
-        parts = ", ".join(f"{name} {float(value.detach().abs().double().sum()):.9g}" for name, value in self.operator.parameters().items())
+        parts = ", ".join(
+            f"{name} {float(value.detach().abs().double().sum()):.9g}"
+            for name, value in self.operator.parameters().items()
+        )
         return f"operator={self.operator} ({parts}), noise_std={self.noise_std:g}"

@@ -31,10 +31,19 @@ class NetworkWeights(ImplicitPrior):
         mixed_precision: run the network in bfloat16 on a GPU; weights and loss stay in float32.
     """
 
-    def __init__(self, network: nn.Module, pairs: Pairs, loss: Loss, count: int, validation: Pairs | None = None,
-                 mixed_precision: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        pairs: Pairs,
+        loss: Loss,
+        count: int,
+        validation: Pairs | None = None,
+        mixed_precision: bool = False,
+    ) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
-            raise InputError(f"{type(network).__name__} has batch normalisation, whose running statistics are no weights; train it without")
+            raise InputError(
+                f"{type(network).__name__} has batch normalisation, whose running statistics are no weights; train it without"
+            )
         if count < 1:
             raise InputError(f"a draw needs at least one pair, got {count}")
         self.network, self.pairs, self.loss, self.count = network, pairs, loss, count
@@ -49,8 +58,12 @@ class NetworkWeights(ImplicitPrior):
         drawing = torch.Generator(device).manual_seed(0) if generator is None else generator
         pairs = self.pairs if generator is not None or self.validation is None else self.validation
         shown, wanted = pairs.draw(self.count, drawing)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed_precision and device.type == "cuda"):
-            losses: Tensor = torch.func.functional_call(_Judged(self.network, self.loss), weights, (shown, wanted, drawing))
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=self.mixed_precision and device.type == "cuda"
+        ):
+            losses: Tensor = torch.func.functional_call(
+                _Judged(self.network, self.loss), weights, (shown, wanted, drawing)
+            )
         return losses[None]
 
     def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -58,8 +71,15 @@ class NetworkWeights(ImplicitPrior):
         for prefix, part in self.network.named_modules():
             if isinstance(part, ConvexNetwork):
                 place = f"{prefix}." if prefix else ""
-                own = {name.removeprefix(place): value for name, value in parameters.items() if name.startswith(place)}
-                parameters = {**parameters, **{place + name: value for name, value in part.projected(own).items()}}
+                own = {
+                    name.removeprefix(place): value
+                    for name, value in parameters.items()
+                    if name.startswith(place)
+                }
+                parameters = {
+                    **parameters,
+                    **{place + name: value for name, value in part.projected(own).items()},
+                }
         return parameters
 
     @property

@@ -34,15 +34,23 @@ class Crops(Pairs):
     (torch.Size([4, 1, 8, 8]), True)
     """
 
-    def __init__(self, images: Sequence[Tensor], crop: int, contrast: tuple[float, float] = (1.0, 1.0)) -> None:
+    def __init__(
+        self, images: Sequence[Tensor], crop: int, contrast: tuple[float, float] = (1.0, 1.0)
+    ) -> None:
         if crop < 1 or not 0 < contrast[0] <= contrast[1]:
-            raise InputError(f"{type(self).__name__} needs a positive crop and a contrast (low, high), got {crop} and {contrast}")
+            raise InputError(
+                f"{type(self).__name__} needs a positive crop and a contrast (low, high), got {crop} and {contrast}"
+            )
         for image in images:
             if image.ndim != 4 or image.shape[0] != 1 or min(image.shape[2:]) < crop:
-                raise InputError(f"{type(self).__name__} takes images (1, channel, rows, columns) of at least {crop} x {crop} pixels, got "
-                                 f"{tuple(image.shape)}")
+                raise InputError(
+                    f"{type(self).__name__} takes images (1, channel, rows, columns) of at least {crop} x {crop} pixels, got "
+                    f"{tuple(image.shape)}"
+                )
         if not images or len({image.shape[1] for image in images}) > 1:
-            raise InputError(f"{type(self).__name__} needs an image at least, and as many channels in every one")
+            raise InputError(
+                f"{type(self).__name__} needs an image at least, and as many channels in every one"
+            )
         self.images, self.crop, self.contrast = tuple(images), crop, contrast
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -62,7 +70,7 @@ class Crops(Pairs):
         crops = []
         for k, (down, right), turn in zip(which, drawn, turns):
             top, left = (min(int(share * n), n - 1) for share, n in zip((down, right), free[k]))
-            part = self.images[k][..., top:top + self.crop, left:left + self.crop]
+            part = self.images[k][..., top : top + self.crop, left : left + self.crop]
             crops.append(torch.rot90(part.flip(-1) if turn >= 4 else part, turn % 4, (-2, -1)))
         return torch.cat(crops)
 
@@ -96,7 +104,9 @@ class NoisyPairs(Crops):
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         clean = self._crops(count, generator)
-        noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=clean.device)
+        noise = torch.randn(
+            clean.shape, generator=generator, dtype=clean.dtype, device=clean.device
+        )
         return clean + self.noise_std * noise, clean
 
     def _settings(self) -> str:
@@ -116,7 +126,9 @@ class RecorruptedPairs(NoisyPairs):
         strength: a.
     """
 
-    def __init__(self, images: Sequence[Tensor], noise_std: float, crop: int, strength: float = 0.5) -> None:
+    def __init__(
+        self, images: Sequence[Tensor], noise_std: float, crop: int, strength: float = 0.5
+    ) -> None:
         super().__init__(images, noise_std, crop)
         if not strength > 0:
             raise InputError(f"RecorruptedPairs needs a positive strength, got {strength}")
@@ -124,7 +136,9 @@ class RecorruptedPairs(NoisyPairs):
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         y = self._crops(count, generator)
-        z = self.noise_std * torch.randn(y.shape, generator=generator, dtype=y.dtype, device=y.device)
+        z = self.noise_std * torch.randn(
+            y.shape, generator=generator, dtype=y.dtype, device=y.device
+        )
         return y + self.strength * z, y - z / self.strength
 
     def __repr__(self) -> str:

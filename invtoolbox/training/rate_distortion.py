@@ -41,7 +41,9 @@ class RateDistortion(Loss):
         """The distortion alone."""
         return self.bitrate * 255**2 * (result - wanted).flatten(1).square().mean(1)
 
-    def of_network(self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
         coded = network(shown, generator)
         pixels = wanted.shape[-2] * wanted.shape[-1]
         return self(coded.x.to(wanted.dtype), wanted) + coded.nats / (math.log(2) * pixels)
@@ -55,7 +57,9 @@ class PixelLikelihood(Loss):
         """Of a standard deviation of 1."""
         return 0.5 * (result - wanted).flatten(1).square().mean(1)
 
-    def of_network(self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
         coded = network(shown, generator)
         log_std = coded.log_std.to(wanted.dtype)
         away = (coded.x.detach().to(wanted.dtype) - wanted) * torch.exp(-log_std)

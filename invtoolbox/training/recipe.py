@@ -52,7 +52,9 @@ class Data(Table):
     photographs: list[str] = Field(default_factory=list)
     paths: list[str] = Field(default_factory=list)
     reader: str | None = None
-    items: tuple[int, int] | None = None  # of every path, from the first number on, up to before the second; all by default
+    items: tuple[int, int] | None = (
+        None  # of every path, from the first number on, up to before the second; all by default
+    )
     grey: bool = True
     intensity_range: tuple[float, float] = (0.0, 1.0)
     shrink: list[int] = Field(default_factory=lambda: [1])
@@ -67,7 +69,9 @@ class Data(Table):
         if not self.photographs and not self.paths:
             raise ValueError("give photographs by name, or paths of pictures")
         if (self.noise_std is None) == (self.contrast is None):
-            raise ValueError("give noise_std, for pairs of noisy and clean crops, or contrast, for crops that are coded")
+            raise ValueError(
+                "give noise_std, for pairs of noisy and clean crops, or contrast, for crops that are coded"
+            )
         return self
 
     def pairs(self, recipe: Path) -> Crops:
@@ -77,11 +81,15 @@ class Data(Table):
             data = open_data(locate(recipe, path), reader=self.reader)
             first, end = (0, len(data)) if self.items is None else self.items
             if not 0 <= first < end <= len(data):
-                raise InputError(f"{recipe}: the items [{first}, {end}] are asked for, and {path} holds {len(data)}")
+                raise InputError(
+                    f"{recipe}: the items [{first}, {end}] are asked for, and {path} holds {len(data)}"
+                )
             images += [data[k].y for k in range(first, end)]
         low, high = self.intensity_range
         ready = [_grey(image) if self.grey else image for image in images]
-        ready = ready if (low, high) == (0, 1) else [(image - low) / (high - low) for image in ready]
+        ready = (
+            ready if (low, high) == (0, 1) else [(image - low) / (high - low) for image in ready]
+        )
         ready = [F.avg_pool2d(image, n) for n in self.shrink for image in ready]
         if self.noise_std is None:
             assert self.contrast is not None
@@ -108,11 +116,17 @@ class StageTable(Table):
         if (self.loss == "rate-distortion") != (self.bitrate is not None):
             raise ValueError("bitrate belongs to the loss rate-distortion, and that needs one")
         if self.nuclear_norm is not None and self.loss in ("rate-distortion", "pixel-likelihood"):
-            raise ValueError("nuclear_norm is a penalty on denoisers, beside the losses l1, l2 and proximal-matching")
+            raise ValueError(
+                "nuclear_norm is a penalty on denoisers, beside the losses l1, l2 and proximal-matching"
+            )
         return self
 
     def stage(self) -> Stage:
-        loss = self._loss() if self.nuclear_norm is None else JacobianNuclearNorm(self._loss(), self.nuclear_norm)
+        loss = (
+            self._loss()
+            if self.nuclear_norm is None
+            else JacobianNuclearNorm(self._loss(), self.nuclear_norm)
+        )
         return Stage(loss, self.steps, self.learning_rate, self.count, clip=self.clip)
 
     def _loss(self) -> Loss:
@@ -145,8 +159,15 @@ class Outcome:
     psnr: float | None
 
 
-def run_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
-               overwrite: bool = False, device: str | None = None, mixed_precision: bool = False, progress: bool = True) -> Outcome:
+def run_recipe(
+    recipe: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    device: str | None = None,
+    mixed_precision: bool = False,
+    progress: bool = True,
+) -> Outcome:
     """Train a prior as a recipe says, and write it to ``priors/NAME``, where `priors.load` finds it.
 
     An interrupted training goes on from its checkpoints when it is started again.
@@ -161,19 +182,36 @@ def run_recipe(recipe: str | Path, overrides: Mapping[str, Any] | Iterable[str] 
         InputError: where the recipe does not fit, with file and key.
     """
     if not Path(recipe).expanduser().is_file():
-        raise InputError(f"there is no recipe {recipe}; it is a TOML file, see `invtoolbox train --help`")
+        raise InputError(
+            f"there is no recipe {recipe}; it is a TOML file, see `invtoolbox train --help`"
+        )
     path, content = content_of(recipe, overrides)
     checked = check(Recipe, path, content)
     folder = Path(output) if output is not None else Path("priors") / checked.name
     if (folder / "card.toml").exists() and not overwrite:
         return Outcome(folder, None, None)
-    network = build_network({**checked.network.settings, "name": content["network"].get("name")}, None).requires_grad_(True)
-    build("priors", str(content["prior"].get("name")), {**_settings(content["prior"]), "network": network})  # says now what is wrong
+    network = build_network(
+        {**checked.network.settings, "name": content["network"].get("name")}, None
+    ).requires_grad_(True)
+    build(
+        "priors",
+        str(content["prior"].get("name")),
+        {**_settings(content["prior"]), "network": network},
+    )  # says now what is wrong
     pairs = checked.data.pairs(path)
     validation = checked.validation.pairs(path) if checked.validation is not None else None
     checkpoints = folder / "checkpoints"
-    trained = train(network, pairs, [table.stage() for table in checked.stage], validation=validation, seed=checked.seed,
-                    folder=checkpoints, device=device, mixed_precision=mixed_precision, progress=progress)
+    trained = train(
+        network,
+        pairs,
+        [table.stage() for table in checked.stage],
+        validation=validation,
+        seed=checked.seed,
+        folder=checkpoints,
+        device=device,
+        mixed_precision=mixed_precision,
+        progress=progress,
+    )
     quality = _psnr(trained, validation or pairs)
     _write(folder, path, content, checked, trained, quality, validation is not None)
     shutil.rmtree(checkpoints)
@@ -200,42 +238,75 @@ def _psnr(trained: Trained, pairs: Crops) -> float:
         return -10 * math.log10(float((result - wanted).square().mean()))
 
 
-def _write(folder: Path, path: Path, content: Mapping[str, Any], recipe: Recipe, trained: Trained, quality: float, apart: bool) -> None:
+def _write(
+    folder: Path,
+    path: Path,
+    content: Mapping[str, Any],
+    recipe: Recipe,
+    trained: Trained,
+    quality: float,
+    apart: bool,
+) -> None:
     """Weights first and the card last, so that a folder with a card is whole."""
     from safetensors.torch import save
 
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    summary = first.lstrip("# ").strip() if first.startswith("#") else f"{recipe.name}, trained by invtoolbox."
-    weights = save({name: value.contiguous() for name, value in trained.network.state_dict().items()})
+    summary = (
+        first.lstrip("# ").strip()
+        if first.startswith("#")
+        else f"{recipe.name}, trained by invtoolbox."
+    )
+    weights = save(
+        {name: value.contiguous() for name, value in trained.network.state_dict().items()}
+    )
     step = max(1, len(trained.losses) // 2000)
-    curve = "step,loss\n" + "".join(f"{k},{float(trained.losses[k]):.6g}\n" for k in range(0, len(trained.losses), step))
+    curve = "step,loss\n" + "".join(
+        f"{k},{float(trained.losses[k]):.6g}\n" for k in range(0, len(trained.losses), step)
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    card = {"prior": content["prior"]["name"], **_settings(content["prior"]),
-            "network": {**content["network"], "weights": "weights.safetensors"}}
-    for name, text in (("recipe.toml", f"# {summary}\n{as_toml(content)}"), ("curve.csv", curve),
-                       ("README.md", _model_card(summary, recipe, trained, quality, apart, len(weights)))):
+    card = {
+        "prior": content["prior"]["name"],
+        **_settings(content["prior"]),
+        "network": {**content["network"], "weights": "weights.safetensors"},
+    }
+    for name, text in (
+        ("recipe.toml", f"# {summary}\n{as_toml(content)}"),
+        ("curve.csv", curve),
+        ("README.md", _model_card(summary, recipe, trained, quality, apart, len(weights))),
+    ):
         write_bytes(folder / name, text.encode(), overwrite=True)
     write_bytes(folder / "weights.safetensors", weights, overwrite=True)
     write_bytes(folder / "card.toml", f"# {summary}\n{as_toml(card)}".encode(), overwrite=True)
 
 
-def _model_card(summary: str, recipe: Recipe, trained: Trained, quality: float, apart: bool, size: int) -> str:
+def _model_card(
+    summary: str, recipe: Recipe, trained: Trained, quality: float, apart: bool, size: int
+) -> str:
     count = sum(p.numel() for p in trained.network.parameters())
 
     def named(t: StageTable) -> tuple[tuple[str, float | None], ...]:
         return ("gamma", t.gamma), ("bitrate", t.bitrate), ("nuclear norm", t.nuclear_norm)
 
-    rows = "\n".join(f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in named(t) if value)} | {t.steps} "
-                     f"| {t.learning_rate:g} | {t.count} |" for t in recipe.stage)
-    what = f"noise {recipe.data.noise_std:g}" if recipe.data.noise_std is not None else f"contrast {recipe.data.contrast}"
+    rows = "\n".join(
+        f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in named(t) if value)} | {t.steps} "
+        f"| {t.learning_rate:g} | {t.count} |"
+        for t in recipe.stage
+    )
+    what = (
+        f"noise {recipe.data.noise_std:g}"
+        if recipe.data.noise_std is not None
+        else f"contrast {recipe.data.contrast}"
+    )
     images = ", ".join([*recipe.data.photographs, *recipe.data.paths])
     licence = f"\nLicence of the data: {recipe.licence}\n" if recipe.licence else ""
-    return (f"# {recipe.name}\n\n{summary}\n\n- network: {type(trained.network).__name__}, {count} weights, {size / 1e6:.2f} MB\n"
-            f"- trained on: {images}; {what}, crops of {recipe.data.crop} pixels; seed {recipe.seed}\n"
-            f"- {quality:.2f} dB on 64 crops of {'the validation images' if apart else 'the images it learned from'}\n"
-            f"- {trained.seconds:.0f} s of training in the last run\n{licence}\n"
-            f"| loss | steps | learning rate | pairs a step |\n|---|---|---|---|\n{rows}\n\n"
-            "Trained again by `invtoolbox train recipe.toml`.\n")
+    return (
+        f"# {recipe.name}\n\n{summary}\n\n- network: {type(trained.network).__name__}, {count} weights, {size / 1e6:.2f} MB\n"
+        f"- trained on: {images}; {what}, crops of {recipe.data.crop} pixels; seed {recipe.seed}\n"
+        f"- {quality:.2f} dB on 64 crops of {'the validation images' if apart else 'the images it learned from'}\n"
+        f"- {trained.seconds:.0f} s of training in the last run\n{licence}\n"
+        f"| loss | steps | learning rate | pairs a step |\n|---|---|---|---|\n{rows}\n\n"
+        "Trained again by `invtoolbox train recipe.toml`.\n"
+    )
 
 
 def as_toml(content: Mapping[str, Any]) -> str:

@@ -34,9 +34,13 @@ class SkipLoss(Loss):
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         return self.loss(result, wanted)
 
-    def of_network(self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+    def of_network(
+        self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
+    ) -> Tensor:
         if getattr(network, "skip", None) is None:
-            raise InputError(f"SkipLoss teaches the start of an it.equilibrium(..., skip=...), and {type(network).__name__} predicts none")
+            raise InputError(
+                f"SkipLoss teaches the start of an it.equilibrium(..., skip=...), and {type(network).__name__} predicts none"
+            )
         settled = cast(Any, network).settle(shown)
         apart = (settled.start - settled.x.detach()).flatten(1).square().mean(1)
         return self.loss(settled.x, wanted) + self.weight * apart

@@ -59,8 +59,13 @@ class Trained:
     seconds: float
 
 
-def proximal_matching_stages(gamma: float = 0.08, steps: int = 40_000, count: int = 64, warm_rate: float = 1e-3,
-                             rate: float = 1e-4) -> tuple[Stage, ...]:
+def proximal_matching_stages(
+    gamma: float = 0.08,
+    steps: int = 40_000,
+    count: int = 64,
+    warm_rate: float = 1e-3,
+    rate: float = 1e-4,
+) -> tuple[Stage, ...]:
     """The schedule of Fang, Buchanan and Sulam for images: half of the steps by l1, the rest by proximal matching, gamma 8, 4, 2 and 1
     times the last one for an eighth each.
 
@@ -68,12 +73,29 @@ def proximal_matching_stages(gamma: float = 0.08, steps: int = 40_000, count: in
     [400, 100, 100, 100, 100]
     """
     warm = Stage(L1(), steps // 2, warm_rate, count)
-    return (warm, *(Stage(ProximalMatching(gamma * factor), steps // 8, rate, count) for factor in (8, 4, 2, 1)))
+    return (
+        warm,
+        *(
+            Stage(ProximalMatching(gamma * factor), steps // 8, rate, count)
+            for factor in (8, 4, 2, 1)
+        ),
+    )
 
 
-def train(network: nn.Module, pairs: Pairs, stages: Sequence[Stage], *, validation: Pairs | None = None, validate_every: int = 500,
-          seed: int = 0, folder: str | Path | None = None, write_every: float = 60.0, device: torch.device | str | None = None,
-          mixed_precision: bool = False, progress: bool = True) -> Trained:
+def train(
+    network: nn.Module,
+    pairs: Pairs,
+    stages: Sequence[Stage],
+    *,
+    validation: Pairs | None = None,
+    validate_every: int = 500,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    write_every: float = 60.0,
+    device: torch.device | str | None = None,
+    mixed_precision: bool = False,
+    progress: bool = True,
+) -> Trained:
     """Train a network, and give a trained copy of it.
 
     The weights are the unknown of a problem, the loss its misfit and `Adam` its solver; what is drawn in a step is a function of the seed
@@ -108,23 +130,54 @@ def train(network: nn.Module, pairs: Pairs, stages: Sequence[Stage], *, validati
     judged: list[tuple[float, float]] = []
     seconds, before = 0.0, 0
     for number, stage in enumerate(stages):
+
         def judge(state: Progress, start: int = before) -> None:
             if validation is not None and state.iteration % validate_every == 0:
                 judged.append((start + state.iteration, float(state.x.mean())))
 
-        weights = NetworkWeights(result, pairs, stage.loss, stage.count, validation, mixed_precision)
-        checkpoint = None if folder is None else Checkpoint(Path(folder) / f"stage-{number}.safetensors", write_every)
-        solver = Adam(max_iterations=stage.steps, learning_rate=stage.learning_rate, iterate=stage.iterate, clip=stage.clip)
-        solution = solve(training_problem(stage.count, like), weights, solver,
-                         regularization=1.0, tolerance=0.0, seed=1009 * seed + number, callbacks=(judge,), checkpoint=checkpoint,
-                         progress=progress)
+        weights = NetworkWeights(
+            result, pairs, stage.loss, stage.count, validation, mixed_precision
+        )
+        checkpoint = (
+            None
+            if folder is None
+            else Checkpoint(Path(folder) / f"stage-{number}.safetensors", write_every)
+        )
+        solver = Adam(
+            max_iterations=stage.steps,
+            learning_rate=stage.learning_rate,
+            iterate=stage.iterate,
+            clip=stage.clip,
+        )
+        solution = solve(
+            training_problem(stage.count, like),
+            weights,
+            solver,
+            regularization=1.0,
+            tolerance=0.0,
+            seed=1009 * seed + number,
+            callbacks=(judge,),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
         if solution.status[0] == "diverged":
-            raise InputError(f"training diverged in stage {number} ({stage.loss!r}); take a learning rate below {stage.learning_rate:g}")
+            raise InputError(
+                f"training diverged in stage {number} ({stage.loss!r}); take a learning rate below {stage.learning_rate:g}"
+            )
         if solution.status[0] == "converged":
-            raise InputError(f"the gradient of {stage.loss!r} vanished in stage {number}; bring the network nearer first, by L1 or "
-                             "a larger gamma")
-        result.load_state_dict({name: value[0] for name, value in solution.parameters.items()}, strict=False)
+            raise InputError(
+                f"the gradient of {stage.loss!r} vanished in stage {number}; bring the network nearer first, by L1 or "
+                "a larger gamma"
+            )
+        result.load_state_dict(
+            {name: value[0] for name, value in solution.parameters.items()}, strict=False
+        )
         curves.append(solution.history["objective"][:, 0])
         seconds, before = seconds + solution.seconds, before + stage.steps
     network = result.cpu().eval().requires_grad_(False)
-    return Trained(network, torch.cat(curves) if curves else torch.zeros(0), torch.tensor(judged).reshape(-1, 2), seconds)
+    return Trained(
+        network,
+        torch.cat(curves) if curves else torch.zeros(0),
+        torch.tensor(judged).reshape(-1, 2),
+        seconds,
+    )

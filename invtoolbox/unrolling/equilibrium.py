@@ -54,23 +54,50 @@ class Equilibrium(SolverNetwork):
         skip: what predicts the start, where something does.
     """
 
-    def __init__(self, solver: Solver | str, problem: Problem, prior: Prior | str | None, regularization: Weight,
-                 learn: Sequence[str] | None, skip: Skip | None, max_iterations: int | None, tolerance: float | None,
-                 adjoint_tolerance: float, adjoint_iterations: int) -> None:
+    def __init__(
+        self,
+        solver: Solver | str,
+        problem: Problem,
+        prior: Prior | str | None,
+        regularization: Weight,
+        learn: Sequence[str] | None,
+        skip: Skip | None,
+        max_iterations: int | None,
+        tolerance: float | None,
+        adjoint_tolerance: float,
+        adjoint_iterations: int,
+    ) -> None:
         if not (skip is None or skip == "step" or isinstance(skip, nn.Module)):
             raise InputError(f"skip is a module from image to image, 'step' or None, got {skip!r}")
-        if (max_iterations is not None and max_iterations < 1) or adjoint_iterations < 1 or not adjoint_tolerance > 0:
-            raise InputError("an equilibrium needs at least one iteration each way and a positive adjoint_tolerance, got "
-                             f"{max_iterations}, {adjoint_iterations} and {adjoint_tolerance}")
-        super().__init__(solver, problem, prior, 1, regularization, learn, False, settings_too=False)
-        self.limits = Limits(self.solver.max_iterations if max_iterations is None else max_iterations,
-                             self.solver.tolerance if tolerance is None else tolerance, None)
-        self.skip, self.adjoint_tolerance, self.adjoint_iterations = skip, adjoint_tolerance, adjoint_iterations
+        if (
+            (max_iterations is not None and max_iterations < 1)
+            or adjoint_iterations < 1
+            or not adjoint_tolerance > 0
+        ):
+            raise InputError(
+                "an equilibrium needs at least one iteration each way and a positive adjoint_tolerance, got "
+                f"{max_iterations}, {adjoint_iterations} and {adjoint_tolerance}"
+            )
+        super().__init__(
+            solver, problem, prior, 1, regularization, learn, False, settings_too=False
+        )
+        self.limits = Limits(
+            self.solver.max_iterations if max_iterations is None else max_iterations,
+            self.solver.tolerance if tolerance is None else tolerance,
+            None,
+        )
+        self.skip, self.adjoint_tolerance, self.adjoint_iterations = (
+            skip,
+            adjoint_tolerance,
+            adjoint_iterations,
+        )
 
     def _check(self, objective: Objective) -> None:
         if not type(self.solver).has_fixed_point():
-            raise InputError(f"the iterates of {type(self.solver).__name__} are not those of a map with a fixed point that could be "
-                             f"differentiated; those of {solver_names(lambda kind: kind.has_fixed_point())} are")
+            raise InputError(
+                f"the iterates of {type(self.solver).__name__} are not those of a map with a fixed point that could be "
+                f"differentiated; those of {solver_names(lambda kind: kind.has_fixed_point())} are"
+            )
         super()._check(objective)
 
     def forward(self, y: Any, initial: Tensor | None = None) -> Tensor:
@@ -89,7 +116,11 @@ class Equilibrium(SolverNetwork):
         working = self.solver.reformulated(objective)
         recorded = self.records(objective, initial)
         with torch.set_grad_enabled(recorded):
-            start = self._predicted(objective, working, layered) if initial is None else self.started(objective, initial)
+            start = (
+                self._predicted(objective, working, layered)
+                if initial is None
+                else self.started(objective, initial)
+            )
         with torch.no_grad():
             loop, _ = Loop.start(layered, working, self.solver.start(working, start.detach()), None)
             loop = run(loop, working, layered, None, self.limits, (), lambda loop, last: None)
@@ -98,7 +129,9 @@ class Equilibrium(SolverNetwork):
         self._report(loop, certificate)
         if recorded:
             x = self._attached(x, working, layered, loop)
-        return Settled(x, start, loop.iterations, certificate, tuple(STATUS[int(k)] for k in loop.status))
+        return Settled(
+            x, start, loop.iterations, certificate, tuple(STATUS[int(k)] for k in loop.status)
+        )
 
     def _predicted(self, objective: Objective, working: Objective, layered: Layered) -> Tensor:
         first = self.started(objective)
@@ -107,8 +140,10 @@ class Equilibrium(SolverNetwork):
         if isinstance(self.skip, nn.Module):
             start = self.skip(first)
             if not isinstance(start, Tensor) or start.shape != first.shape:
-                raise InputError(f"skip takes an image {tuple(first.shape)} and gives one of the same shape, got "
-                                 f"{tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__}")
+                raise InputError(
+                    f"skip takes an image {tuple(first.shape)} and gives one of the same shape, got "
+                    f"{tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__}"
+                )
             return start
         first = first.detach().requires_grad_(torch.is_grad_enabled())
         state = layered.init(working, self.solver.start(working, first))
@@ -119,10 +154,13 @@ class Equilibrium(SolverNetwork):
         short = (loop.status == MAX_ITERATIONS) | (loop.status == DIVERGED)
         if bool(short.any()):
             worst = float(certificate[short].nan_to_num(math.inf).max())
-            warnings.warn(f"the fixed point of {type(self.solver).__name__} was not reached for {int(short.sum())} of {len(short)} items "
-                          f"in {self.limits.max_iterations} iterations: the {self.solver.certificate_name} is {worst:.2g} at the most, and "
-                          f"{self.limits.tolerance:.2g} was asked for; the derivative is that of a fixed point, so give more "
-                          "max_iterations=, a larger tolerance=, or unroll the solver", stacklevel=3)
+            warnings.warn(
+                f"the fixed point of {type(self.solver).__name__} was not reached for {int(short.sum())} of {len(short)} items "
+                f"in {self.limits.max_iterations} iterations: the {self.solver.certificate_name} is {worst:.2g} at the most, and "
+                f"{self.limits.tolerance:.2g} was asked for; the derivative is that of a fixed point, so give more "
+                "max_iterations=, a larger tolerance=, or unroll the solver",
+                stacklevel=3,
+            )
 
     # -- the derivative ------------------------------------------------------------------------------------------------
 
@@ -150,8 +188,11 @@ class Equilibrium(SolverNetwork):
         found, residual = gmres(product, right, self.adjoint_tolerance, self.adjoint_iterations)
         left = residual > 10 * self.adjoint_tolerance
         if bool(left.any()):
-            warnings.warn(f"the adjoint equation of {int(left.sum())} of {len(left)} items was solved to {float(residual.max()):.2g} "
-                          "only; give more adjoint_iterations=, or see whether the solver has converged", stacklevel=2)
+            warnings.warn(
+                f"the adjoint equation of {int(left.sum())} of {len(left)} items was solved to {float(residual.max()):.2g} "
+                "only; give more adjoint_iterations=, or see whether the solver has converged",
+                stacklevel=2,
+            )
         return found
 
     def extra_repr(self) -> str:
@@ -160,19 +201,35 @@ class Equilibrium(SolverNetwork):
 
 def _packed(parts: Sequence[Tensor]) -> Tensor:
     """One real vector an item."""
-    return torch.cat([(torch.view_as_real(t) if t.is_complex() else t).flatten(1) for t in parts], 1)
+    return torch.cat(
+        [(torch.view_as_real(t) if t.is_complex() else t).flatten(1) for t in parts], 1
+    )
 
 
 def _unpacked(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     sizes = [t[0].numel() * (2 if t.is_complex() else 1) for t in like]
     pieces = torch.split(vector, sizes, 1)
-    return tuple(torch.view_as_complex(piece.reshape(*t.shape, 2)) if t.is_complex() else piece.reshape(t.shape)
-                 for piece, t in zip(pieces, like))
+    return tuple(
+        torch.view_as_complex(piece.reshape(*t.shape, 2))
+        if t.is_complex()
+        else piece.reshape(t.shape)
+        for piece, t in zip(pieces, like)
+    )
 
 
-def equilibrium(solver: Solver | str, problem: Problem, prior: Prior | str | None = None, *, regularization: Weight = "auto",
-                learn: Sequence[str] | None = None, skip: Skip | None = None, max_iterations: int | None = None,
-                tolerance: float | None = None, adjoint_tolerance: float = 1e-5, adjoint_iterations: int = 100) -> Equilibrium:
+def equilibrium(
+    solver: Solver | str,
+    problem: Problem,
+    prior: Prior | str | None = None,
+    *,
+    regularization: Weight = "auto",
+    learn: Sequence[str] | None = None,
+    skip: Skip | None = None,
+    max_iterations: int | None = None,
+    tolerance: float | None = None,
+    adjoint_tolerance: float = 1e-5,
+    adjoint_iterations: int = 100,
+) -> Equilibrium:
     r"""The fixed point of a solver as a network ``y -> x`` (deep equilibrium; Bai, Kolter and Koltun 2019; Gilton, Ongie and Willett 2021).
 
     The fixed point is found by the loop of `solve` and is the same answer; nothing is remembered on the way. With ``z = T(z; theta)``
@@ -210,5 +267,15 @@ def equilibrium(solver: Solver | str, problem: Problem, prior: Prior | str | Non
     >>> network.learned.logarithms["regularization"].grad.abs() < 1e-4
     tensor([True])
     """
-    return Equilibrium(solver, problem, prior, regularization, learn, skip, max_iterations, tolerance, adjoint_tolerance,
-                       adjoint_iterations)
+    return Equilibrium(
+        solver,
+        problem,
+        prior,
+        regularization,
+        learn,
+        skip,
+        max_iterations,
+        tolerance,
+        adjoint_tolerance,
+        adjoint_iterations,
+    )

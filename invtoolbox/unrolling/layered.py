@@ -37,7 +37,9 @@ class Layered(Solver):
 
     def at(self, objective: Objective, iteration: int) -> tuple[Solver, Objective]:
         """Both of an iteration."""
-        return self.learned.solver_at(self.solver, iteration), self.learned.objective_at(objective, self.base, iteration)
+        return self.learned.solver_at(self.solver, iteration), self.learned.objective_at(
+            objective, self.base, iteration
+        )
 
     def init(self, objective: Objective, start: Tensor) -> Any:
         solver, objective = self.at(objective, 0)
@@ -51,7 +53,9 @@ class Layered(Solver):
         parameters: dict[str, Tensor] = dict(self.learned.named_parameters())
 
         def again(objective: Objective, state: Any) -> Any:
-            return torch.func.functional_call(self.learned, parameters, (self._step, objective, state))
+            return torch.func.functional_call(
+                self.learned, parameters, (self._step, objective, state)
+            )
 
         return checkpoint(again, objective, state, use_reentrant=False)
 
@@ -66,7 +70,11 @@ class Layered(Solver):
         return self.solver.result(state)
 
     def converged(self, state: Any, tolerance: float) -> Tensor:
-        return self.solver.converged(state, tolerance) if self.settles else torch.zeros_like(state.certificate, dtype=torch.bool)
+        return (
+            self.solver.converged(state, tolerance)
+            if self.settles
+            else torch.zeros_like(state.certificate, dtype=torch.bool)
+        )
 
     def gives_up(self, state: Any) -> Tensor | None:
         return self.solver.gives_up(state) if self.settles else None
@@ -77,9 +85,19 @@ class Layered(Solver):
 
 def check_differentiable(solver: Solver, objective: Objective, state: Any) -> None:
     """Raise an `InputError` where the graph ends inside of a step: a prox that is itself iterated gives numbers, not a function."""
-    if all(tensor.requires_grad for name, tensor in tree_leaves(state) if name == "x" or name.startswith("splits")):
+    if all(
+        tensor.requires_grad
+        for name, tensor in tree_leaves(state)
+        if name == "x" or name.startswith("splits")
+    ):
         return
     iterated = next((prior for _, prior in objective.terms if not prior.has_exact_prox), None)
-    why = f"the prox of {iterated!r} is iterated to a tolerance" if iterated is not None else "a prior or the operator gives no graph"
-    raise InputError(f"a step of {type(solver).__name__} cannot be differentiated here, because {why}; ADMM and PDHG split priors behind "
-                     "linear operators, and those steps can be")
+    why = (
+        f"the prox of {iterated!r} is iterated to a tolerance"
+        if iterated is not None
+        else "a prior or the operator gives no graph"
+    )
+    raise InputError(
+        f"a step of {type(solver).__name__} cannot be differentiated here, because {why}; ADMM and PDHG split priors behind "
+        "linear operators, and those steps can be"
+    )

@@ -30,26 +30,59 @@ class Learned(nn.Module):
         networks: of the priors, in the order in which `modules_of` finds them; one list an iteration, or one list for all.
     """
 
-    def __init__(self, solver: Solver, prior: PriorSum, objective: Objective, iterations: int, learn: Sequence[str] | None,
-                 per_iteration: Sequence[str] | bool | None, settings_too: bool) -> None:
+    def __init__(
+        self,
+        solver: Solver,
+        prior: PriorSum,
+        objective: Objective,
+        iterations: int,
+        learn: Sequence[str] | None,
+        per_iteration: Sequence[str] | bool | None,
+        settings_too: bool,
+    ) -> None:
         super().__init__()
-        self.fixed_step = next((term.prior for term in objective.prior.terms if term.prior.unit_step), None) is not None
+        self.fixed_step = (
+            next((term.prior for term in objective.prior.terms if term.prior.unit_step), None)
+            is not None
+        )
         everything = self._available(solver, prior, objective)
-        usual = everything if settings_too else tuple(name for name in everything if name in (NETWORK, WEIGHT))
-        chosen = usual if learn is None else _checked(learn, everything, "learn", f"{solver!r} with {prior!r}")
+        usual = (
+            everything
+            if settings_too
+            else tuple(name for name in everything if name in (NETWORK, WEIGHT))
+        )
+        chosen = (
+            usual
+            if learn is None
+            else _checked(learn, everything, "learn", f"{solver!r} with {prior!r}")
+        )
         if learn is None and not chosen:
-            raise InputError(f"there is nothing to learn: {prior!r} holds no network and takes no weight, and {type(solver).__name__} was "
-                             f"given none of {', '.join(solver.per_iteration) or 'its settings'} as a number; learn=() makes a layer "
-                             "without weights of its own")
+            raise InputError(
+                f"there is nothing to learn: {prior!r} holds no network and takes no weight, and {type(solver).__name__} was "
+                f"given none of {', '.join(solver.per_iteration) or 'its settings'} as a number; learn=() makes a layer "
+                "without weights of its own"
+            )
         may_differ = tuple(name for name in chosen if name != WEIGHT or solver.weight_per_iteration)
         if isinstance(per_iteration, bool):
             own = may_differ if per_iteration else ()
         elif per_iteration is None:
             own = tuple(name for name in may_differ if name != NETWORK)
         else:
-            own = _checked(per_iteration, may_differ, "per_iteration", f"what {type(solver).__name__} learns here")
-        self.logarithms = nn.ParameterDict({name: nn.Parameter(torch.zeros(iterations if name in own else 1, dtype=objective.nan().dtype))
-                                            for name in chosen if name != NETWORK})
+            own = _checked(
+                per_iteration,
+                may_differ,
+                "per_iteration",
+                f"what {type(solver).__name__} learns here",
+            )
+        self.logarithms = nn.ParameterDict(
+            {
+                name: nn.Parameter(
+                    torch.zeros(iterations if name in own else 1, dtype=objective.nan().dtype)
+                )
+                for name in chosen
+                if name != NETWORK
+            }
+        )
         bases = list(modules_of(prior))
         for module in bases:
             module.requires_grad_(NETWORK in chosen)
@@ -58,8 +91,15 @@ class Learned(nn.Module):
         self.networks = nn.ModuleList([nn.ModuleList(layer) for layer in layers])
 
     def _available(self, solver: Solver, prior: PriorSum, objective: Objective) -> tuple[str, ...]:
-        names = [NETWORK] if any(True for module in modules_of(prior) for _ in module.parameters()) else []
-        weighable = any(not term.prior.fixed_level and not term.prior.is_constraint for term in objective.prior.terms)
+        names = (
+            [NETWORK]
+            if any(True for module in modules_of(prior) for _ in module.parameters())
+            else []
+        )
+        weighable = any(
+            not term.prior.fixed_level and not term.prior.is_constraint
+            for term in objective.prior.terms
+        )
         names += [WEIGHT] if weighable else []
         # A prox that is known at one step alone leaves the step to the weight.
         return (*names, *(() if self.fixed_step else solver.adjustable))
@@ -92,12 +132,19 @@ class Learned(nn.Module):
             floor = torch.zeros_like(objective.regularization)
             for term in objective.prior.terms:
                 if term.prior.least_weight is not None:
-                    floor = torch.maximum(floor, term.prior.least_weight / torch.as_tensor(term.weight).to(floor))
+                    floor = torch.maximum(
+                        floor, term.prior.least_weight / torch.as_tensor(term.weight).to(floor)
+                    )
             weight = objective.regularization
-            objective = objective.with_regularization(torch.where(floor > 0, floor + (weight - floor) * factor, weight * factor))
+            objective = objective.with_regularization(
+                torch.where(floor > 0, floor + (weight - floor) * factor, weight * factor)
+            )
         if len(self.networks) > 1:
             own = {id(old): new for old, new in zip(modules_of(base), self._layer(iteration))}
-            objective = dataclasses.replace(objective, prior=with_modules(objective.prior, lambda module: own.get(id(module), module)))
+            objective = dataclasses.replace(
+                objective,
+                prior=with_modules(objective.prior, lambda module: own.get(id(module), module)),
+            )
         return objective
 
     def _layer(self, iteration: int) -> Iterator[nn.Module]:
@@ -123,10 +170,18 @@ def with_modules(value: Any, change: Callable[[nn.Module], nn.Module]) -> Any:
     if isinstance(value, nn.Module):
         return change(value)
     if isinstance(value, (tuple, list)):
-        return type(value)(with_modules(part, change) for part in value) if not hasattr(value, "_fields") else value
+        return (
+            type(value)(with_modules(part, change) for part in value)
+            if not hasattr(value, "_fields")
+            else value
+        )
     if isinstance(value, dict):
         return {key: with_modules(part, change) for key, part in value.items()}
-    if isinstance(value, type) or not (isinstance(value, Settings) or dataclasses.is_dataclass(value)) or not hasattr(value, "__dict__"):
+    if (
+        isinstance(value, type)
+        or not (isinstance(value, Settings) or dataclasses.is_dataclass(value))
+        or not hasattr(value, "__dict__")
+    ):
         return value
     other = copy.copy(value)
     for name, part in vars(value).items():
@@ -134,9 +189,13 @@ def with_modules(value: Any, change: Callable[[nn.Module], nn.Module]) -> Any:
     return other
 
 
-def _checked(names: Sequence[str], known: Sequence[str], setting: str, what: str) -> tuple[str, ...]:
+def _checked(
+    names: Sequence[str], known: Sequence[str], setting: str, what: str
+) -> tuple[str, ...]:
     for name in (names,) if isinstance(names, str) else names:
         if name not in known:
-            raise InputError(f"{setting}= names {name!r}, which is none of what can be learned of {what}: {', '.join(known) or 'nothing'}; "
-                             "a setting can where it was given as a number")
+            raise InputError(
+                f"{setting}= names {name!r}, which is none of what can be learned of {what}: {', '.join(known) or 'nothing'}; "
+                "a setting can where it was given as a number"
+            )
     return (names,) if isinstance(names, str) else tuple(names)

@@ -29,26 +29,41 @@ class SolverNetwork(nn.Module):
     The networks of the prior are copied, so that training leaves those of the caller as they are; `prior` is the one that learns.
     """
 
-    def __init__(self, solver: Solver | str, problem: Problem, prior: Prior | str | None, iterations: int, regularization: Weight,
-                 learn: Sequence[str] | None, per_iteration: Sequence[str] | bool | None, settings_too: bool) -> None:
+    def __init__(
+        self,
+        solver: Solver | str,
+        problem: Problem,
+        prior: Prior | str | None,
+        iterations: int,
+        regularization: Weight,
+        learn: Sequence[str] | None,
+        per_iteration: Sequence[str] | bool | None,
+        settings_too: bool,
+    ) -> None:
         super().__init__()
         self.solver = solver_named(solver) if isinstance(solver, str) else solver
         if not isinstance(self.solver, Solver):
             raise InputError(f"solver must be one of it.solvers, got {type(solver).__name__}")
         if not isinstance(problem, Problem):
-            raise InputError("problem must be an it.Problem, whose measurements show the shape of those to come, got "
-                             f"{type(problem).__name__}")
+            raise InputError(
+                "problem must be an it.Problem, whose measurements show the shape of those to come, got "
+                f"{type(problem).__name__}"
+            )
         prior = prior_named(prior) if isinstance(prior, str) else prior
         own = PriorSum() if prior is None else prior.as_sum()
         if isinstance(regularization, str) and regularization != "auto":
-            raise InputError(f"a weight that is learned starts from a number, and {regularization!r} is a rule; give a number, or 'auto' "
-                             "for 1")
+            raise InputError(
+                f"a weight that is learned starts from a number, and {regularization!r} is a rule; give a number, or 'auto' "
+                "for 1"
+            )
         with torch.no_grad():
             self.problem, self.regularization = problem, regularization
             self.prior: PriorSum = with_modules(own, copy.deepcopy)
             objective = self._bound(problem)
             self._check(objective)
-            self.learned = Learned(self.solver, self.prior, objective, iterations, learn, per_iteration, settings_too)
+            self.learned = Learned(
+                self.solver, self.prior, objective, iterations, learn, per_iteration, settings_too
+            )
 
     def _check(self, objective: Objective) -> None:
         """Raise an `InputError` where solver or objective cannot be differentiated."""
@@ -57,7 +72,9 @@ class SolverNetwork(nn.Module):
         if reason is not None:
             raise InputError(reason)
         if not self.solver.unrolls:
-            raise InputError(f"the steps of {name} cannot be differentiated; those of {solver_names(lambda kind: kind.unrolls)} can")
+            raise InputError(
+                f"the steps of {name} cannot be differentiated; those of {solver_names(lambda kind: kind.unrolls)} can"
+            )
         check_fits(self.solver, objective)
 
     def bound(self, y: Any) -> Objective:
@@ -68,7 +85,9 @@ class SolverNetwork(nn.Module):
             return self._bound(problem)
 
     def _bound(self, problem: Problem) -> Objective:
-        unrestricted = isinstance(self.regularization, str) and not any(term.prior.unit_step for term in self.prior.terms)
+        unrestricted = isinstance(self.regularization, str) and not any(
+            term.prior.unit_step for term in self.prior.terms
+        )
         objective, rule, _ = bind(problem, self.prior, 1.0 if unrestricted else self.regularization)  # type: ignore[arg-type]
         # A prox that is known at one step has a least weight, which binding knows; other automatic weights are no numbers.
         return objective if rule is None else bind(problem, self.prior, 1.0)[0]
@@ -77,29 +96,47 @@ class SolverNetwork(nn.Module):
         """The image that the solver starts from."""
         problem = objective.problem
         if initial is not None:
-            if initial.shape[0] not in (1, problem.batch) or tuple(initial.shape[1:]) != problem.image_shape:
-                raise InputError(f"initial is an image {(problem.batch, *problem.image_shape)}, got {tuple(initial.shape)}")
+            if (
+                initial.shape[0] not in (1, problem.batch)
+                or tuple(initial.shape[1:]) != problem.image_shape
+            ):
+                raise InputError(
+                    f"initial is an image {(problem.batch, *problem.image_shape)}, got {tuple(initial.shape)}"
+                )
             return initial.to(problem.zeros()).expand(problem.batch, *problem.image_shape).clone()
         return problem.zeros() if self.solver.starts_at_zero else first_guess(problem)
 
     def records(self, objective: Objective, *inputs: Tensor | None) -> bool:
         """Whether a graph is asked for, by what is learned, what was given, or the operator."""
         y = objective.problem.y
-        tensors = [*self.parameters(), *(y if isinstance(y, tuple) else (y,)), *objective.problem.operator.parameters().values(), *inputs]
+        tensors = [
+            *self.parameters(),
+            *(y if isinstance(y, tuple) else (y,)),
+            *objective.problem.operator.parameters().values(),
+            *inputs,
+        ]
         return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Problem and prior go where the parameters go."""
         super()._apply(fn, recurse)
         first = self.problem.first
-        moved = fn(torch.zeros((), dtype=first.real.dtype if first.is_complex() else first.dtype, device=first.device))
+        moved = fn(
+            torch.zeros(
+                (),
+                dtype=first.real.dtype if first.is_complex() else first.dtype,
+                device=first.device,
+            )
+        )
         networks, known = list(modules_of(self.prior)), {id(module) for module in self.modules()}
         for module in networks:
             if id(module) not in known:
                 module._apply(fn, recurse)
         # Settings are copied as they move, and a module must stay the one that is registered.
         places = {id(module): _Place(k) for k, module in enumerate(networks)}
-        hollow = with_modules(self.prior, lambda module: places[id(module)]).to(device=moved.device, dtype=moved.dtype)
+        hollow = with_modules(self.prior, lambda module: places[id(module)]).to(
+            device=moved.device, dtype=moved.dtype
+        )
         self.problem = self.problem.to(device=moved.device, dtype=moved.dtype)
         self.prior = with_modules(hollow, lambda place: networks[cast(_Place, place).index])
         return self
@@ -121,19 +158,30 @@ def solver_names(holds: Callable[[type[Solver]], bool]) -> str:
     from invtoolbox import solvers
 
     every = [getattr(solvers, name) for name in solvers.__all__]
-    kinds = [kind for kind in every if isinstance(kind, type) and issubclass(kind, Solver) and kind is not Solver]
+    kinds = [
+        kind
+        for kind in every
+        if isinstance(kind, type) and issubclass(kind, Solver) and kind is not Solver
+    ]
     return ", ".join(sorted(kind.__name__ for kind in kinds if holds(kind)))
 
 
 def _check_batch(problem: Problem, prior: PriorSum) -> None:
     """Raise an `InputError` where something belongs to other items than those that are measured."""
+
     def check(owner: Any) -> None:
         for name in owner.item_fields:
             value = getattr(owner, name, None)
             if isinstance(value, Tensor) and value.ndim and len(value) not in (1, problem.batch):
-                raise InputError(f"the network was called with {problem.batch} measurements, and {name} of {owner!r} belongs to "
-                                 f"{len(value)} items")
+                raise InputError(
+                    f"the network was called with {problem.batch} measurements, and {name} of {owner!r} belongs to "
+                    f"{len(value)} items"
+                )
 
-    parts: list[Settings] = [problem.operator, problem.data_term, *(term.prior for term in prior.terms)]
+    parts: list[Settings] = [
+        problem.operator,
+        problem.data_term,
+        *(term.prior for term in prior.terms),
+    ]
     for part in parts:
         check(part)

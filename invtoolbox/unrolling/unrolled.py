@@ -28,11 +28,24 @@ class Unrolled(SolverNetwork):
         recompute: whether iterations are computed again on the way back.
     """
 
-    def __init__(self, solver: Solver | str, problem: Problem, n: int, prior: Prior | str | None, regularization: Weight,
-                 learn: Sequence[str] | None, per_iteration: Sequence[str] | bool | None, recompute: bool) -> None:
+    def __init__(
+        self,
+        solver: Solver | str,
+        problem: Problem,
+        n: int,
+        prior: Prior | str | None,
+        regularization: Weight,
+        learn: Sequence[str] | None,
+        per_iteration: Sequence[str] | bool | None,
+        recompute: bool,
+    ) -> None:
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise InputError(f"a solver is unrolled for a whole number of iterations, at least one, got {n!r}")
-        super().__init__(solver, problem, prior, n, regularization, learn, per_iteration, settings_too=True)
+            raise InputError(
+                f"a solver is unrolled for a whole number of iterations, at least one, got {n!r}"
+            )
+        super().__init__(
+            solver, problem, prior, n, regularization, learn, per_iteration, settings_too=True
+        )
         self.iterations, self.recompute = n, recompute
 
     def forward(self, y: Any, initial: Tensor | None = None) -> Tensor:
@@ -43,7 +56,9 @@ class Unrolled(SolverNetwork):
             initial: where to start, ``(batch or 1, channel, *space)``; by default where `solve` does.
         """
         objective = self.bound(y)
-        layered = Layered(solver=self.solver, learned=self.learned, base=self.prior, recomputed=self.recompute)
+        layered = Layered(
+            solver=self.solver, learned=self.learned, base=self.prior, recomputed=self.recompute
+        )
         with torch.set_grad_enabled(self.records(objective, initial)):
             start = self.started(objective, initial)
             if torch.is_grad_enabled() and not start.requires_grad:
@@ -60,8 +75,17 @@ class Unrolled(SolverNetwork):
         return f"n={self.iterations}, {super().extra_repr()}"
 
 
-def unroll(solver: Solver | str, problem: Problem, n: int, prior: Prior | str | None = None, *, regularization: Weight = "auto",
-           learn: Sequence[str] | None = None, per_iteration: Sequence[str] | bool | None = None, recompute: bool = False) -> Unrolled:
+def unroll(
+    solver: Solver | str,
+    problem: Problem,
+    n: int,
+    prior: Prior | str | None = None,
+    *,
+    regularization: Weight = "auto",
+    learn: Sequence[str] | None = None,
+    per_iteration: Sequence[str] | bool | None = None,
+    recompute: bool = False,
+) -> Unrolled:
     r"""The first n iterations of a solver as a network ``y -> x`` with parameters to learn (Gregor and LeCun, ICML 2010).
 
     It gives what ``solve(..., max_iterations=n, tolerance=0)`` gives until something is learned: the start, the steps and the loop are

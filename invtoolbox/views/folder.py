@@ -17,12 +17,24 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "stage": [{"iterations": 12_000}],
     },
     "voxel-grid": {
-        "prior": [{"name": "voxel-grid", "resolution": 128}, {"name": "voxel-variation", "of": "density", "weight": 1e-5},
-                  {"name": "voxel-variation", "of": "colour", "weight": 1e-5}],
+        "prior": [
+            {"name": "voxel-grid", "resolution": 128},
+            {"name": "voxel-variation", "of": "density", "weight": 1e-5},
+            {"name": "voxel-variation", "of": "colour", "weight": 1e-5},
+        ],
         "operator": {"least_alpha": 1e-4, "stop": 1e-3},
-        "solver": {"name": "adam", "learning_rate": 0.1, "beta_square": 0.99, "subset_size": 8192, "time_limit": 600.0},
-        "stage": [{"iterations": 500, "prior": {"resolution": 48}}, {"iterations": 600, "prior": {"resolution": 96}},
-                  {"solver": {"decay": 0.01}}],
+        "solver": {
+            "name": "adam",
+            "learning_rate": 0.1,
+            "beta_square": 0.99,
+            "subset_size": 8192,
+            "time_limit": 600.0,
+        },
+        "stage": [
+            {"iterations": 500, "prior": {"resolution": 48}},
+            {"iterations": 600, "prior": {"resolution": 96}},
+            {"solver": {"decay": 0.01}},
+        ],
     },
 }
 #: Pictures of a folder are made smaller until no side has more pixels than a CPU renders in a while.
@@ -37,5 +49,10 @@ def scene_of_folder(folder: Path, model: str = "gaussians") -> dict[str, Any]:
     """
     if model not in DEFAULTS:
         raise unknown_name("representation of a scene", model, DEFAULTS)
-    views = {"path": str(folder.expanduser().absolute()), "hold_out": 10, "largest_side": LARGEST_SIDE, "background": 1.0}
+    views = {
+        "path": str(folder.expanduser().absolute()),
+        "hold_out": 10,
+        "largest_side": LARGEST_SIDE,
+        "background": 1.0,
+    }
     return {"title": folder.resolve().name, "views": views, **copy.deepcopy(DEFAULTS[model])}

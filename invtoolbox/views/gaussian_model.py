@@ -27,7 +27,10 @@ from invtoolbox.scenes.splats import Splats
 from invtoolbox.views.models import SceneModel
 
 #: Strategies by name, and the share of the schedule after which they leave the number of Gaussians as it is.
-STRATEGIES: dict[str, tuple[type[Strategy], float]] = {"mcmc": (MCMCStrategy, 0.9), "default": (DefaultStrategy, 0.5)}
+STRATEGIES: dict[str, tuple[type[Strategy], float]] = {
+    "mcmc": (MCMCStrategy, 0.9),
+    "default": (DefaultStrategy, 0.5),
+}
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,22 @@ class GaussianModel(SceneModel):
 
     def start(self) -> ImplicitPrior:
         settings: dict[str, Any] = {
-            "degree": self.degree, "strategy": self._strategy(), "opacity": self.opacity, "decay_over": self.length,
-            "degree_every": max(1, self.length // 12), "rates": dict(self.rates),
-            "dropout": self.dropout}
+            "degree": self.degree,
+            "strategy": self._strategy(),
+            "opacity": self.opacity,
+            "decay_over": self.length,
+            "degree_every": max(1, self.length // 12),
+            "rates": dict(self.rates),
+            "dropout": self.dropout,
+        }
         if self.points is None:
-            return Gaussians.random(self.count, self.low, self.high, seed=self.seed, carve=self.carve, **settings)
+            return Gaussians.random(
+                self.count, self.low, self.high, seed=self.seed, carve=self.carve, **settings
+            )
         if self.carve:
-            raise InputError("Gaussians start from points= or where carve= finds them; leave one of the two out")
+            raise InputError(
+                "Gaussians start from points= or where carve= finds them; leave one of the two out"
+            )
         places, colors = _points_of(self.points)
         return Gaussians(places, colors, **settings)
 
@@ -87,22 +99,39 @@ class GaussianModel(SceneModel):
         known = [f.name for f in dataclasses.fields(cls)]
         for key in table:
             if key not in known:
-                raise InputError(f"the strategy {name!r} has no setting {key!r}; it has {', '.join(known)}")
+                raise InputError(
+                    f"the strategy {name!r} has no setting {key!r}; it has {', '.join(known)}"
+                )
         start = min(500, self.length // 10)
         return cls(**{"start": start, "stop": int(share * self.length), "most": self.most, **table})
 
-    def follow(self, before: ImplicitPrior, parameters: dict[str, Tensor]) -> tuple[ImplicitPrior, dict[str, Tensor]]:
+    def follow(
+        self, before: ImplicitPrior, parameters: dict[str, Tensor]
+    ) -> tuple[ImplicitPrior, dict[str, Tensor]]:
         return self._at(parameters), parameters
 
     def _at(self, parameters: dict[str, Tensor]) -> Gaussians:
         """A prior of as many Gaussians as these parameters have, with all degrees from the start."""
-        return Gaussians(parameters["means"], degree=self.degree, strategy=self._strategy(), opacity=self.opacity, scale=1.0,
-                         decay_over=self.length, degree_every=0, rates=dict(self.rates), dropout=self.dropout)
+        return Gaussians(
+            parameters["means"],
+            degree=self.degree,
+            strategy=self._strategy(),
+            opacity=self.opacity,
+            scale=1.0,
+            decay_over=self.length,
+            degree_every=0,
+            rates=dict(self.rates),
+            dropout=self.dropout,
+        )
 
     def save_state(self, path: Path, prior: ImplicitPrior, parameters: dict[str, Tensor]) -> None:
         from safetensors.torch import save
 
-        write_bytes(path, save({name: t.detach().cpu().contiguous().clone() for name, t in parameters.items()}), overwrite=True)
+        write_bytes(
+            path,
+            save({name: t.detach().cpu().contiguous().clone() for name, t in parameters.items()}),
+            overwrite=True,
+        )
 
     def load_state(self, path: Path) -> tuple[ImplicitPrior, dict[str, Tensor]]:
         from safetensors import SafetensorError
@@ -111,7 +140,9 @@ class GaussianModel(SceneModel):
         try:
             parameters = load_file(path)
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} cannot be read ({error}); give --overwrite to start anew") from error
+            raise InputError(
+                f"{path} cannot be read ({error}); give --overwrite to start anew"
+            ) from error
         return self._at(parameters), parameters
 
     def write(self, path: Path, x: Any) -> Path:
@@ -120,7 +151,9 @@ class GaussianModel(SceneModel):
     def describe(self, x: Splats) -> str:
         return f"{int((x.opacities > 1e-6).sum()):,} Gaussians"
 
-    def operator(self, cameras: Cameras, outputs: tuple[Any, ...] = ("colour",)) -> GaussianRenderer:
+    def operator(
+        self, cameras: Cameras, outputs: tuple[Any, ...] = ("colour",)
+    ) -> GaussianRenderer:
         return GaussianRenderer(cameras, outputs, background=self.shade(), **self.renderer)
 
     def measurements(self, operator: Operator, pictures: Tensor) -> Tensor:

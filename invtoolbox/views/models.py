@@ -65,11 +65,15 @@ class SceneModel(ABC):
         known = [f.name for f in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
-                raise InputError(f"{type(self).__name__} has no setting {key!r}; it has {', '.join(known)}")
+                raise InputError(
+                    f"{type(self).__name__} has no setting {key!r}; it has {', '.join(known)}"
+                )
         try:
             return dataclasses.replace(self, **changes)
         except TypeError as error:
-            raise InputError(f"{type(self).__name__} cannot take {dict(changes)}: {error}") from error
+            raise InputError(
+                f"{type(self).__name__} cannot take {dict(changes)}: {error}"
+            ) from error
 
     # -- parameters --------------------------------------------------------------------------------------------------------
 
@@ -78,7 +82,9 @@ class SceneModel(ABC):
         """The prior of a first stage."""
 
     @abstractmethod
-    def follow(self, before: ImplicitPrior, parameters: dict[str, Tensor]) -> tuple[ImplicitPrior, dict[str, Tensor]]:
+    def follow(
+        self, before: ImplicitPrior, parameters: dict[str, Tensor]
+    ) -> tuple[ImplicitPrior, dict[str, Tensor]]:
         """The prior of a later stage, and the parameters that it starts from: those of the stage before in its own shape."""
 
     @abstractmethod
@@ -118,12 +124,18 @@ class SceneModel(ABC):
 
     def shade(self) -> float | Tensor:
         """The background as the operators take it."""
-        return torch.tensor(self.background) if isinstance(self.background, tuple) else float(self.background)
+        return (
+            torch.tensor(self.background)
+            if isinstance(self.background, tuple)
+            else float(self.background)
+        )
 
     def problem(self, pictures: PosedPictures, data_term: DataTerm | None = None) -> Problem:
         """Find the scene from pictures."""
         A = self.operator(pictures.cameras)
-        return Problem(self.measurements(A, pictures.on(self.shade())), A, data_term or self.default_data_term)
+        return Problem(
+            self.measurements(A, pictures.on(self.shade())), A, data_term or self.default_data_term
+        )
 
     def look(self, x: Any, cameras: Cameras) -> Look:
         """What cameras see of a scene, one after the other, so that memory holds one picture."""
@@ -160,9 +172,13 @@ def visible_box(cameras: Cameras) -> tuple[Point, Point]:
     try:
         middle = looked_at(cameras)
     except InputError as error:
-        raise InputError(f"{error}, and no box can be guessed; give low and high, its corners in their frame") from error
+        raise InputError(
+            f"{error}, and no box can be guessed; give low and high, its corners in their frame"
+        ) from error
     depth = ((middle - cameras.centres) * cameras.world_to_camera[:, 2, :3]).sum(1)
-    reach = float(depth[depth > 0].median() * min(cameras.size) / 2 / cameras.intrinsics[:, 1, 1].median())
+    reach = float(
+        depth[depth > 0].median() * min(cameras.size) / 2 / cameras.intrinsics[:, 1, 1].median()
+    )
     low, high = (tuple(float(v) for v in middle + sign * reach) for sign in (-1, 1))
     return low, high  # type: ignore[return-value]
 
@@ -175,12 +191,18 @@ def check_visible(cameras: Cameras, low: Point, high: Point) -> int:
     """
     ends = torch.tensor([low, high], dtype=cameras.world_to_camera.dtype)
     share = torch.linspace(0, 1, 9, dtype=ends.dtype)
-    points = torch.cartesian_prod(*(ends[0, k] + (ends[1, k] - ends[0, k]) * share for k in range(3)))
+    points = torch.cartesian_prod(
+        *(ends[0, k] + (ends[1, k] - ends[0, k]) * share for k in range(3))
+    )
     pixels, depth = cameras.project(points)
     height, width = cameras.size
-    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] < width) & (pixels[..., 1] < height)
+    inside = (
+        (depth > 0) & (pixels >= 0).all(-1) & (pixels[..., 0] < width) & (pixels[..., 1] < height)
+    )
     seeing = int(inside.any(1).sum())
     if not seeing:
-        raise InputError(f"none of the {len(cameras)} cameras sees anything of the box from {low} to {high}; give low and high, its "
-                         "corners in the frame of the cameras, or leave both out")
+        raise InputError(
+            f"none of the {len(cameras)} cameras sees anything of the box from {low} to {high}; give low and high, its "
+            "corners in the frame of the cameras, or leave both out"
+        )
     return seeing

@@ -35,27 +35,56 @@ class Photographs:
 
     def scaled(self, factor: float) -> Photographs:
         """All of them smaller, averaged over areas."""
-        return self if factor == 1 else Photographs(scaled(self.train, factor), scaled(self.held, factor))
+        return (
+            self
+            if factor == 1
+            else Photographs(scaled(self.train, factor), scaled(self.held, factor))
+        )
 
 
 def scaled(pictures: PosedPictures, factor: float) -> PosedPictures:
     """Smaller pictures, averaged over areas, and the cameras that take such ones."""
     if not 0 < factor <= 1:
-        raise InputError(f"pictures are made smaller by a factor above 0 and at most 1, got {factor}")
+        raise InputError(
+            f"pictures are made smaller by a factor above 0 and at most 1, got {factor}"
+        )
     if factor == 1:
         return pictures
     cameras = pictures.cameras.scaled(factor)
     if not len(pictures):
         return replace(pictures, cameras=cameras)
-    rgba = functional.interpolate(torch.cat([pictures.pictures, pictures.alpha], dim=1), size=cameras.size, mode="area")
+    rgba = functional.interpolate(
+        torch.cat([pictures.pictures, pictures.alpha], dim=1), size=cameras.size, mode="area"
+    )
     # A pixel counts where all that it covers does; depths are not averaged over what lies in front of something else.
-    mask = None if pictures.mask is None else (functional.interpolate(1 - pictures.mask, size=cameras.size, mode="area") == 0).to(rgba)
-    depth = None if pictures.depth is None else functional.interpolate(pictures.depth, size=cameras.size, mode="nearest-exact")
-    return replace(pictures, cameras=cameras, pictures=rgba[:, :3].contiguous(), alpha=rgba[:, 3:].contiguous(), mask=mask, depth=depth)
+    mask = (
+        None
+        if pictures.mask is None
+        else (functional.interpolate(1 - pictures.mask, size=cameras.size, mode="area") == 0).to(
+            rgba
+        )
+    )
+    depth = (
+        None
+        if pictures.depth is None
+        else functional.interpolate(pictures.depth, size=cameras.size, mode="nearest-exact")
+    )
+    return replace(
+        pictures,
+        cameras=cameras,
+        pictures=rgba[:, :3].contiguous(),
+        alpha=rgba[:, 3:].contiguous(),
+        mask=mask,
+        depth=depth,
+    )
 
 
-def split_views(pictures: PosedPictures, hold_out: int | Sequence[str] = 0, train: Sequence[str] | None = None,
-                count: int | None = None) -> Photographs:
+def split_views(
+    pictures: PosedPictures,
+    hold_out: int | Sequence[str] = 0,
+    train: Sequence[str] | None = None,
+    count: int | None = None,
+) -> Photographs:
     """Divide views into those to train from and those held out.
 
     Args:
@@ -89,7 +118,9 @@ def split_views(pictures: PosedPictures, hold_out: int | Sequence[str] = 0, trai
     if both:
         raise InputError(f"the view {both[0]} is both held out and to train from; choose one")
     if not bool(kept.any()):
-        raise InputError(f"all {len(names)} views are held out, and none is left to train from; hold out fewer")
+        raise InputError(
+            f"all {len(names)} views are held out, and none is left to train from; hold out fewer"
+        )
     rows = torch.tensor([k for k in order if bool(kept[k])])
     if count is not None:
         if not 1 <= count <= len(rows):
@@ -100,14 +131,22 @@ def split_views(pictures: PosedPictures, hold_out: int | Sequence[str] = 0, trai
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key under which numbers in names are in the order of numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [
+        (int(part), "") if part.isdigit() else (-1, part)
+        for part in re.split(r"(\d+)", name)
+        if part
+    ]
 
 
 def _named(names: Sequence[str], wanted: Sequence[str], what: str) -> Tensor:
     """Which views the names or patterns mean, with or without the suffix of the file."""
     mask = torch.zeros(len(names), dtype=torch.bool)
     for word in wanted:
-        found = [k for k, name in enumerate(names) if fnmatch.fnmatchcase(name, word) or fnmatch.fnmatchcase(Path(name).stem, word)]
+        found = [
+            k
+            for k, name in enumerate(names)
+            if fnmatch.fnmatchcase(name, word) or fnmatch.fnmatchcase(Path(name).stem, word)
+        ]
         if not found:
             raise unknown_name(f"view {what}", word, [Path(name).stem for name in names])
         mask[found] = True

@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 FRAMES, SIDE = 24, 256
 
 
-def write_outcome_report(path: Path, title: str, outcome: ViewOutcome, photographs: Photographs, look: Look, viewer: str | None,
-                         settings: Mapping[str, str]) -> Path:
+def write_outcome_report(
+    path: Path,
+    title: str,
+    outcome: ViewOutcome,
+    photographs: Photographs,
+    look: Look,
+    viewer: str | None,
+    settings: Mapping[str, str],
+) -> Path:
     """Write the page of an outcome.
 
     Args:
@@ -35,18 +42,40 @@ def write_outcome_report(path: Path, title: str, outcome: ViewOutcome, photograp
     solution = outcome.solution
     assert solution is not None
     model, truth = solution.model, photographs.judged.on(solution.model.shade())
-    views = [ViewPicture(name, truth[k], look.colour[k], look.depth[k], look.alpha[k], {m: v[k] for m, v in outcome.metrics.items()})
-             for k, name in enumerate(outcome.names)]
+    views = [
+        ViewPicture(
+            name,
+            truth[k],
+            look.colour[k],
+            look.depth[k],
+            look.alpha[k],
+            {m: v[k] for m, v in outcome.metrics.items()},
+        )
+        for k, name in enumerate(outcome.names)
+    ]
     around = list(model.look(solution.x, _turntable(photographs.train.cameras, model)).colour)
-    return write_view_report(path, title, views, lead(outcome, photographs), outcome.held_out, around, curve(solution), stages(solution),
-                             settings, outcome.notes, viewer)
+    return write_view_report(
+        path,
+        title,
+        views,
+        lead(outcome, photographs),
+        outcome.held_out,
+        around,
+        curve(solution),
+        stages(solution),
+        settings,
+        outcome.notes,
+        viewer,
+    )
 
 
 def _turntable(cameras: Cameras, model: SceneModel) -> Cameras:
     try:
         return turntable(cameras, FRAMES, SIDE)
     except InputError:  # their axes do not meet: around the box
-        return turntable(cameras, FRAMES, SIDE, (torch.tensor(model.low) + torch.tensor(model.high)) / 2)
+        return turntable(
+            cameras, FRAMES, SIDE, (torch.tensor(model.low) + torch.tensor(model.high)) / 2
+        )
 
 
 def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
@@ -57,8 +86,10 @@ def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
     steps = sum(report.iterations for report in solution.reports)
     which = f"{len(outcome.names)} held-out views" if outcome.held_out else "the views themselves"
     quality = f"; {outcome.mean('psnr'):.2f} dB on {which}" if "psnr" in outcome.metrics else ""
-    return (f"{solution.model.describe(solution.x)} from {len(photographs.train)} views of {width} x {height} pixels, {steps:,} iterations "
-            f"in {solution.seconds:.0f} s{quality}.")
+    return (
+        f"{solution.model.describe(solution.x)} from {len(photographs.train)} views of {width} x {height} pixels, {steps:,} iterations "
+        f"in {solution.seconds:.0f} s{quality}."
+    )
 
 
 def curve(solution: StagedSolution) -> QualityCurve:
@@ -67,9 +98,14 @@ def curve(solution: StagedSolution) -> QualityCurve:
     for report in solution.reports[:-1]:
         spent += report.seconds
         begins.append(spent)
-    return QualityCurve([s.seconds for s in solution.samples], [s.psnr for s in solution.samples], begins)
+    return QualityCurve(
+        [s.seconds for s in solution.samples], [s.psnr for s in solution.samples], begins
+    )
 
 
 def stages(solution: StagedSolution) -> list[tuple[str, list[str]]]:
     """A row for each stage."""
-    return [(report.prior, [f"{report.iterations:,}", f"{report.seconds:.1f}", f"{report.psnr:.2f}"]) for report in solution.reports]
+    return [
+        (report.prior, [f"{report.iterations:,}", f"{report.seconds:.1f}", f"{report.psnr:.2f}"])
+        for report in solution.reports
+    ]

@@ -25,7 +25,14 @@ from invtoolbox.views.scene import ViewSceneFile, read_view_scene
 from invtoolbox.views.stages import StagedSolution, solve_in_stages, work_files
 
 #: What a run writes besides what `stages` does, and so what it may replace.
-FILES = ("scene.json", "metrics.json", "model.ply", "model.safetensors", "report.html", "viewer.html")
+FILES = (
+    "scene.json",
+    "metrics.json",
+    "model.ply",
+    "model.safetensors",
+    "report.html",
+    "viewer.html",
+)
 PICTURES = "held-out"
 _FREE = ("title", "output", "evaluation", "solver.time_limit")
 
@@ -67,11 +74,20 @@ class ViewOutcome:
         for name, read in (("model.ply", read_splats), ("model.safetensors", read_voxels)):
             if (self.folder / name).exists():
                 return read(self.folder / name)
-        raise InputError(f"{self.folder} holds no model; add \"model\" to output.formats and run again with --overwrite")
+        raise InputError(
+            f'{self.folder} holds no model; add "model" to output.formats and run again with --overwrite'
+        )
 
 
-def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), output: str | Path | None = None,
-                   resume: bool = False, overwrite: bool = False, progress: bool = True, model: str | None = None) -> ViewOutcome:
+def run_view_scene(
+    scene: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    model: str | None = None,
+) -> ViewOutcome:
     """Run a scene of photographs and write its results; behind `it.scenes.run`.
 
     Args:
@@ -92,7 +108,12 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
     settings = file.scene.model_dump(mode="json")
     check_folder(folder, settings, resume, overwrite, _there(folder), _FREE)
     photographs = file.photographs()
-    represented, explicit, solver, stages = file.model(photographs), file.explicit(), file.solver(), file.stages()
+    represented, explicit, solver, stages = (
+        file.model(photographs),
+        file.explicit(),
+        file.solver(),
+        file.stages(),
+    )
     for stage in stages:
         represented.changed(stage.prior)
     if resume and _is_finished(folder, file):
@@ -101,29 +122,63 @@ def run_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[st
         for path in (*_there(folder), *(folder / PICTURES).glob("*.png")):
             path.unlink(missing_ok=True)
     write_settings(folder, settings)
-    (folder / "metrics.json").unlink(missing_ok=True)  # of a run that is gone on with, until it is over
+    (folder / "metrics.json").unlink(
+        missing_ok=True
+    )  # of a run that is gone on with, until it is over
     wanted = file.scene.evaluation
     try:
-        solution = solve_in_stages(represented, photographs, stages, solver, explicit, file.data_term(), file.scene.solver.time_limit,
-                                   file.scene.seed, device_named(file.scene.device), folder, wanted.every, wanted.views, progress,
-                                   silhouettes=file.scene.views.silhouettes)
+        solution = solve_in_stages(
+            represented,
+            photographs,
+            stages,
+            solver,
+            explicit,
+            file.data_term(),
+            file.scene.solver.time_limit,
+            file.scene.seed,
+            device_named(file.scene.device),
+            folder,
+            wanted.every,
+            wanted.views,
+            progress,
+            silhouettes=file.scene.views.silhouettes,
+        )
     except KeyboardInterrupt:
         if not work_files(folder):
-            raise Interrupted("stopped before the first iteration; nothing was computed yet") from None
-        raise Interrupted(f"stopped; what was done is in {folder}, and --resume goes on from it") from None
+            raise Interrupted(
+                "stopped before the first iteration; nothing was computed yet"
+            ) from None
+        raise Interrupted(
+            f"stopped; what was done is in {folder}, and --resume goes on from it"
+        ) from None
     judged = photographs.judged
     look = solution.model.look(solution.x, judged.cameras)
     found = measure(look, judged, solution.model, wanted.metrics)
-    outcome = ViewOutcome(solution, folder, found, judged.cameras.names, len(photographs.held) > 0, _notes(photographs, look), (),
-                          _is_empty(look), photographs.train.cameras)
+    outcome = ViewOutcome(
+        solution,
+        folder,
+        found,
+        judged.cameras.names,
+        len(photographs.held) > 0,
+        _notes(photographs, look),
+        (),
+        _is_empty(look),
+        photographs.train.cameras,
+    )
     return _write(outcome, file, photographs, look)
 
 
-def measure(look: Look, truth: PosedPictures, model: SceneModel, names: Iterable[str] = ("psnr", "ssim")) -> dict[str, list[float]]:
+def measure(
+    look: Look, truth: PosedPictures, model: SceneModel, names: Iterable[str] = ("psnr", "ssim")
+) -> dict[str, list[float]]:
     """PSNR and structural similarity of every view, for values between 0 and 1."""
     pictures = truth.on(model.shade())
     small = min(pictures.shape[2:]) < 11  # the window of structural similarity
-    return {name: getattr(metrics, name)(look.colour, pictures).tolist() for name in names if not (small and name == "ssim")}
+    return {
+        name: getattr(metrics, name)(look.colour, pictures).tolist()
+        for name in names
+        if not (small and name == "ssim")
+    }
 
 
 def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
@@ -131,12 +186,18 @@ def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
     skipped = photographs.train.skipped
     if skipped:
         shown = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
-        notes.append(f"{len(skipped)} of {len(skipped) + len(photographs.train) + len(photographs.held)} frames have no picture and were "
-                     f"skipped: {shown}")
+        notes.append(
+            f"{len(skipped)} of {len(skipped) + len(photographs.train) + len(photographs.held)} frames have no picture and were "
+            f"skipped: {shown}"
+        )
     if not len(photographs.held):
-        notes.append("no view is held out, so the figures are of the views that the scene was found from")
+        notes.append(
+            "no view is held out, so the figures are of the views that the scene was found from"
+        )
     if _is_empty(look):
-        notes.append("nothing is visible in any of the views that are judged: the scene is empty there; look whether low and high hold it")
+        notes.append(
+            "nothing is visible in any of the views that are judged: the scene is empty there; look whether low and high hold it"
+        )
     return tuple(notes)
 
 
@@ -146,16 +207,30 @@ def _is_empty(look: Look) -> bool:
 
 def _told_settings(file: ViewSceneFile) -> dict[str, str]:
     scene = file.scene
-    told = {"scene file": file.path.name, "views": str(scene.views.dataset or scene.views.path),
-            "priors": "; ".join(", ".join([table.name, *(f"{k} {v}" for k, v in table.settings.items()),
-                                           *([f"weight {table.weight:g}"] if table.weight is not None else [])]) for table in scene.prior),
-            "solver": repr(file.solver()), "seed": str(scene.seed)}
+    told = {
+        "scene file": file.path.name,
+        "views": str(scene.views.dataset or scene.views.path),
+        "priors": "; ".join(
+            ", ".join(
+                [
+                    table.name,
+                    *(f"{k} {v}" for k, v in table.settings.items()),
+                    *([f"weight {table.weight:g}"] if table.weight is not None else []),
+                ]
+            )
+            for table in scene.prior
+        ),
+        "solver": repr(file.solver()),
+        "seed": str(scene.seed),
+    }
     if scene.solver.time_limit is not None:
         told["time limit"] = f"{scene.solver.time_limit:g} s"
     return told
 
 
-def _write(outcome: ViewOutcome, file: ViewSceneFile, photographs: Photographs, look: Look) -> ViewOutcome:
+def _write(
+    outcome: ViewOutcome, file: ViewSceneFile, photographs: Photographs, look: Look
+) -> ViewOutcome:
     solution, folder = outcome.solution, outcome.folder
     assert solution is not None
     formats = file.scene.output.formats
@@ -165,25 +240,56 @@ def _write(outcome: ViewOutcome, file: ViewSceneFile, photographs: Photographs, 
     if "png" in formats:
         (folder / PICTURES).mkdir(exist_ok=True)
         for name, picture in zip(outcome.names, look.colour):
-            write_png(folder / PICTURES / f"{Path(name).stem}.png", picture, (0.0, 1.0), overwrite=True)
+            write_png(
+                folder / PICTURES / f"{Path(name).stem}.png", picture, (0.0, 1.0), overwrite=True
+            )
         written.append(folder / PICTURES)
-    content = {"views": outcome.names, "held_out": outcome.held_out, "metrics": outcome.metrics,
-               "mean": {name: outcome.mean(name) for name in outcome.metrics}, "scene": solution.model.describe(solution.x),
-               "seconds": solution.seconds, "iterations": [r.iterations for r in solution.reports], "notes": outcome.notes,
-               "time_limit": file.scene.solver.time_limit, "is_complete": solution.is_complete}
+    content = {
+        "views": outcome.names,
+        "held_out": outcome.held_out,
+        "metrics": outcome.metrics,
+        "mean": {name: outcome.mean(name) for name in outcome.metrics},
+        "scene": solution.model.describe(solution.x),
+        "seconds": solution.seconds,
+        "iterations": [r.iterations for r in solution.reports],
+        "notes": outcome.notes,
+        "time_limit": file.scene.solver.time_limit,
+        "is_complete": solution.is_complete,
+    }
     write_json(folder / "metrics.json", content)
     written.append(folder / "metrics.json")
     title, cameras = file.scene.title or file.name, photographs.train.cameras
     if "viewer" in formats and not outcome.is_empty:
-        written.append(write_viewer(folder / "viewer.html", solution.x, cameras, title, file.scene.views.background, overwrite=True))
+        written.append(
+            write_viewer(
+                folder / "viewer.html",
+                solution.x,
+                cameras,
+                title,
+                file.scene.views.background,
+                overwrite=True,
+            )
+        )
     if "html" in formats:
         viewer = "viewer.html" if folder / "viewer.html" in written else None
-        written.append(write_outcome_report(folder / "report.html", title, outcome, photographs, look, viewer, _told_settings(file)))
+        written.append(
+            write_outcome_report(
+                folder / "report.html",
+                title,
+                outcome,
+                photographs,
+                look,
+                viewer,
+                _told_settings(file),
+            )
+        )
     return replace(outcome, files=tuple(written))
 
 
 def _there(folder: Path) -> list[Path]:
-    return [path for path in (*(folder / name for name in FILES), *work_files(folder)) if path.exists()]
+    return [
+        path for path in (*(folder / name for name in FILES), *work_files(folder)) if path.exists()
+    ]
 
 
 def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
@@ -199,5 +305,13 @@ def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
 
 def _finished(folder: Path, photographs: Photographs) -> ViewOutcome:
     content = read_json(folder / "metrics.json")
-    return ViewOutcome(None, folder, content["metrics"], tuple(content["views"]), content["held_out"], tuple(content["notes"]), (),
-                       cameras=photographs.train.cameras)
+    return ViewOutcome(
+        None,
+        folder,
+        content["metrics"],
+        tuple(content["views"]),
+        content["held_out"],
+        tuple(content["notes"]),
+        (),
+        cameras=photographs.train.cameras,
+    )

@@ -35,7 +35,16 @@ from invtoolbox.registry import build
 from invtoolbox.scene_file import DataTerm as DataTermTable
 from invtoolbox.scene_file import Prior as PriorTable
 from invtoolbox.scene_file import Solver as SolverTable
-from invtoolbox.scene_reading import Alone, CheckedScene, Named, Place, Several, Table, changed_content, check
+from invtoolbox.scene_reading import (
+    Alone,
+    CheckedScene,
+    Named,
+    Place,
+    Several,
+    Table,
+    changed_content,
+    check,
+)
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
 from invtoolbox.views.folder import scene_of_folder
@@ -86,7 +95,9 @@ class ViewOutput(Table):
     """Where results go: the model, held-out views as PNG files, the report, the viewer."""
 
     folder: str | None = None
-    formats: list[Literal["model", "png", "html", "viewer"]] = Field(["model", "png", "html", "viewer"])
+    formats: list[Literal["model", "png", "html", "viewer"]] = Field(
+        ["model", "png", "html", "viewer"]
+    )
 
 
 class ViewScene(Table):
@@ -108,8 +119,10 @@ class ViewScene(Table):
     def _one_model(self) -> ViewScene:
         found = [table.name for table in self.prior if table.name in MODELS]
         if len(found) != 1:
-            raise ValueError(f"a scene of views needs one prior that represents it, out of {', '.join(MODELS)}, and has "
-                             f"{' and '.join(found) or 'none'}")
+            raise ValueError(
+                f"a scene of views needs one prior that represents it, out of {', '.join(MODELS)}, and has "
+                f"{' and '.join(found) or 'none'}"
+            )
         return self
 
 
@@ -125,19 +138,26 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         else:
             place, reader = self.locate(str(table.path)), table.reader
         pictures = datasets.open_views(place, reader)
-        return scaled(pictures, min(table.scale, (table.largest_side or math.inf) / max(pictures.cameras.size)))
+        return scaled(
+            pictures,
+            min(table.scale, (table.largest_side or math.inf) / max(pictures.cameras.size)),
+        )
 
     def photographs(self) -> Photographs:
         """Those to train from, and those held out."""
         table = self.scene.views
-        return self._said("views", lambda: split_views(self.pictures(), table.hold_out, table.train, table.count))
+        return self._said(
+            "views", lambda: split_views(self.pictures(), table.hold_out, table.train, table.count)
+        )
 
     def model(self, photographs: Photographs) -> SceneModel:
         """What the scene is made of; the box is what the cameras look at, where none is given."""
         table = next(t for t in self.scene.prior if t.name in MODELS)
         settings = dict(table.settings)
         if table.weight is not None:
-            raise InputError(f"{self.path}: [prior]: {table.name} is what is optimised, so it takes no weight")
+            raise InputError(
+                f"{self.path}: [prior]: {table.name} is what is optimised, so it takes no weight"
+            )
         if isinstance(settings.get("points"), str):
             settings["points"] = str(self.locate(settings["points"]))
         for corner in ("low", "high"):
@@ -146,12 +166,18 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         if ("low" in settings) != ("high" in settings):
             raise InputError(f"{self.path}: [prior]: give both low and high, or neither")
         cls, cameras = MODELS[table.name], photographs.train.cameras
-        low, high = (settings.pop("low"), settings.pop("high")) if "low" in settings else self._said("prior", lambda: visible_box(cameras))
+        low, high = (
+            (settings.pop("low"), settings.pop("high"))
+            if "low" in settings
+            else self._said("prior", lambda: visible_box(cameras))
+        )
         if not all(a < b for a, b in zip(low, high)):
             raise InputError(f"{self.path}: [prior]: low {low} lies below high {high} in no box")
         self._said("prior", lambda: check_visible(cameras, low, high))
         plain = cls(low, high, self.scene.views.background, dict(self.scene.operator.settings))
-        model: SceneModel = self._said("prior", lambda: plain.changed({**settings, **_renewed(plain, settings)}))
+        model: SceneModel = self._said(
+            "prior", lambda: plain.changed({**settings, **_renewed(plain, settings)})
+        )
         self._said("operator", lambda: _built(model, photographs))
         return model
 
@@ -161,15 +187,28 @@ class ViewSceneFile(CheckedScene[ViewScene]):
 
     def data_term(self) -> DataTerm | None:
         table = self.scene.data_term
-        return None if table is None else self._said("data_term", lambda: build("data_terms", table.name, dict(table.settings)))
+        return (
+            None
+            if table is None
+            else self._said(
+                "data_term", lambda: build("data_terms", table.name, dict(table.settings))
+            )
+        )
 
     def solver(self) -> Solver:
         return scene_parts.solver_of(self.scene.solver, self) or Adam()
 
     def stages(self) -> list[Stage]:
         most = self.scene.solver.max_iterations
-        return [Stage(table.iterations if table.iterations is not None else most, table.scale, dict(table.prior), dict(table.solver))
-                for table in self.scene.stage]
+        return [
+            Stage(
+                table.iterations if table.iterations is not None else most,
+                table.scale,
+                dict(table.prior),
+                dict(table.solver),
+            )
+            for table in self.scene.stage
+        ]
 
     def _said(self, table: str, make: Any) -> Any:
         try:
@@ -178,7 +217,9 @@ class ViewSceneFile(CheckedScene[ViewScene]):
             raise InputError(f"{self.path}: [{table}]: {error}") from error
 
 
-def read_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), model: str | None = None) -> ViewSceneFile:
+def read_view_scene(
+    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), model: str | None = None
+) -> ViewSceneFile:
     """Read and check a scene file of photographs; faults as in `invtoolbox.scene_file.read_scene`.
 
     Args:
@@ -194,12 +235,18 @@ def read_view_scene(scene: str | Path, overrides: Mapping[str, Any] | Iterable[s
         content = changed_content(folder, scene_of_folder(folder, model or "gaussians"), overrides)
         return ViewSceneFile(folder.resolve().name, folder, check(ViewScene, folder, content))
     if model is not None:
-        raise InputError(f"{scene} is a scene file, which says itself what represents the scene; leave --model out")
+        raise InputError(
+            f"{scene} is a scene file, which says itself what represents the scene; leave --model out"
+        )
     return ViewSceneFile.read(ViewScene, scene, overrides)
 
 
 def _point(value: Any, where: str) -> tuple[float, float, float]:
-    if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(isinstance(v, (int, float)) for v in value):
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != 3
+        or not all(isinstance(v, (int, float)) for v in value)
+    ):
         raise InputError(f"{where} is a point, three numbers, got {value!r}")
     x, y, z = (float(v) for v in value)
     return x, y, z
@@ -214,4 +261,6 @@ def _built(model: SceneModel, photographs: Photographs) -> Any:
     try:
         return model.operator(photographs.train.cameras[:1])
     except TypeError as error:
-        raise InputError(f"the renderer has no such setting ({str(error).split(') ')[-1]})") from error
+        raise InputError(
+            f"the renderer has no such setting ({str(error).split(') ')[-1]})"
+        ) from error

@@ -12,7 +12,9 @@ from invtoolbox.priors.explicit.misfit import Misfit
 from invtoolbox.views.models import SceneModel
 
 
-def silhouette_prior(model: SceneModel, pictures: PosedPictures, subset_size: int | None = None) -> ThroughOperator:
+def silhouette_prior(
+    model: SceneModel, pictures: PosedPictures, subset_size: int | None = None
+) -> ThroughOperator:
     """The mean over pixels of the square of what the scene's alpha misses of that of the pictures.
 
     Colours do not tell fog of the background's colour from the background, and few views do not show it from the side; alpha does.
@@ -34,7 +36,9 @@ def silhouette_prior(model: SceneModel, pictures: PosedPictures, subset_size: in
     0.0
     """
     if bool((pictures.alpha == 1).all()):
-        raise InputError("silhouettes are those of pictures with an alpha, and these have none; leave silhouettes out")
+        raise InputError(
+            "silhouettes are those of pictures with an alpha, and these have none; leave silhouettes out"
+        )
     A = model.operator(pictures.cameras, ("alpha",))
     y = model.measurements(A, pictures.alpha)
     counts = torch.ones_like(y) if pictures.mask is None else model.measurements(A, pictures.mask)

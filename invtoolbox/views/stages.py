@@ -94,11 +94,23 @@ class StagedSolution:
     is_complete: bool
 
 
-def solve_in_stages(model: SceneModel, photographs: Photographs, stages: Sequence[Stage], solver: Solver | None = None,
-                    explicit: Prior | None = None, data_term: DataTerm | None = None, seconds: float | None = None, seed: int = 0,
-                    device: torch.device | str | None = None, folder: Path | None = None, every: float = 15.0, looked_at: int = 4,
-                    progress: bool = True, tell: Callable[[StageReport], None] = lambda report: None,
-                    silhouettes: float = 0.0) -> StagedSolution:
+def solve_in_stages(
+    model: SceneModel,
+    photographs: Photographs,
+    stages: Sequence[Stage],
+    solver: Solver | None = None,
+    explicit: Prior | None = None,
+    data_term: DataTerm | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    folder: Path | None = None,
+    every: float = 15.0,
+    looked_at: int = 4,
+    progress: bool = True,
+    tell: Callable[[StageReport], None] = lambda report: None,
+    silhouettes: float = 0.0,
+) -> StagedSolution:
     """Find a scene from photographs.
 
     Args:
@@ -124,18 +136,49 @@ def solve_in_stages(model: SceneModel, photographs: Photographs, stages: Sequenc
     _check(stages, seconds)
     solver = solver if solver is not None else Adam()
     diary = Diary.read(folder)
-    steps = None if any(s.iterations is None for s in stages) else sum(s.iterations or 0 for s in stages)
-    watch = Watch(model, spread_over(photographs.judged, looked_at), every, seconds, steps, progress, diary.seconds, diary.samples)
+    steps = (
+        None
+        if any(s.iterations is None for s in stages)
+        else sum(s.iterations or 0 for s in stages)
+    )
+    watch = Watch(
+        model,
+        spread_over(photographs.judged, looked_at),
+        every,
+        seconds,
+        steps,
+        progress,
+        diary.seconds,
+        diary.samples,
+    )
     watch.tell = lambda: diary.note(watch)
     watch.steps_before = sum(r.iterations for r in diary.reports)
     with watch:
-        state = None if diary.stage == 0 or folder is None else model.load_state(diary.state_file(diary.stage))
+        state = (
+            None
+            if diary.stage == 0 or folder is None
+            else model.load_state(diary.state_file(diary.stage))
+        )
         k = diary.stage
         while True:
             stage = stages[k]
             try:
-                solution, prior = _solve_stage(model.changed(stage.prior), photographs, stage, k, len(stages), state, solver, explicit,
-                                               data_term, silhouettes, seed + k, device, diary, watch)
+                solution, prior = _solve_stage(
+                    model.changed(stage.prior),
+                    photographs,
+                    stage,
+                    k,
+                    len(stages),
+                    state,
+                    solver,
+                    explicit,
+                    data_term,
+                    silhouettes,
+                    seed + k,
+                    device,
+                    diary,
+                    watch,
+                )
             except KeyboardInterrupt:
                 watch.end()
                 diary.note(watch)
@@ -144,13 +187,22 @@ def solve_in_stages(model: SceneModel, photographs: Photographs, stages: Sequenc
             assert parameters is not None
             quality = watch.look(solution.x)
             done = int(solution.iterations[0])
-            report = StageReport(repr(prior), done, watch.spent - sum(r.seconds for r in diary.reports), quality)
+            report = StageReport(
+                repr(prior), done, watch.spent - sum(r.seconds for r in diary.reports), quality
+            )
             tell(report)
             complete = stage.iterations is None or done >= stage.iterations
             if k + 1 == len(stages) or watch.is_over:
                 diary.note(watch)
-                return StagedSolution(solution.x, model, solution, (*diary.reports, report), tuple(watch.samples), watch.spent,
-                                      complete and k + 1 == len(stages))
+                return StagedSolution(
+                    solution.x,
+                    model,
+                    solution,
+                    (*diary.reports, report),
+                    tuple(watch.samples),
+                    watch.spent,
+                    complete and k + 1 == len(stages),
+                )
             state = (prior, parameters)
             if folder is not None:
                 model.save_state(diary.state_file(k + 1), prior, parameters)
@@ -158,9 +210,22 @@ def solve_in_stages(model: SceneModel, photographs: Photographs, stages: Sequenc
             k += 1
 
 
-def _solve_stage(model: SceneModel, photographs: Photographs, stage: Stage, k: int, stages: int, state: Any, solver: Solver,
-                 explicit: Prior | None, data_term: DataTerm | None, silhouettes: float, seed: int, device: Any, diary: Diary,
-                 watch: Watch) -> tuple[Solution, ImplicitPrior]:
+def _solve_stage(
+    model: SceneModel,
+    photographs: Photographs,
+    stage: Stage,
+    k: int,
+    stages: int,
+    state: Any,
+    solver: Solver,
+    explicit: Prior | None,
+    data_term: DataTerm | None,
+    silhouettes: float,
+    seed: int,
+    device: Any,
+    diary: Diary,
+    watch: Watch,
+) -> tuple[Solution, ImplicitPrior]:
     pictures = scaled(photographs.train, stage.scale)
     watch.begin(k, stages, model.file_name)
     start: dict[str, Tensor] | None = None
@@ -172,16 +237,31 @@ def _solve_stage(model: SceneModel, photographs: Photographs, stage: Stage, k: i
     unit, algorithm = weight_unit(problem), _fitting(_changed(solver, stage.solver), problem)
     everything: Prior = prior if explicit is None else prior + unit * explicit
     if silhouettes > 0:
-        everything = everything + unit * silhouettes * silhouette_prior(model, pictures, getattr(algorithm, "subset_size", None))
+        everything = everything + unit * silhouettes * silhouette_prior(
+            model, pictures, getattr(algorithm, "subset_size", None)
+        )
     checkpoint = None if diary.folder is None else Checkpoint(diary.checkpoint(k))
     watch.name = _short(prior)
     most = stage.iterations if stage.iterations is not None else 10**9
-    solution: Solution = solve(problem, everything, algorithm, initial=start, max_iterations=most, tolerance=0.0,
-                               seed=seed, device=device, callbacks=[watch], checkpoint=checkpoint, progress=False)
+    solution: Solution = solve(
+        problem,
+        everything,
+        algorithm,
+        initial=start,
+        max_iterations=most,
+        tolerance=0.0,
+        seed=seed,
+        device=device,
+        callbacks=[watch],
+        checkpoint=checkpoint,
+        progress=False,
+    )
     watch.iteration = int(solution.iterations[0])
     watch.end()
     if "diverged" in solution.status:
-        raise InputError(f"stage {k + 1} diverged after {int(solution.iterations[0])} iterations; lower the learning_rate of the solver")
+        raise InputError(
+            f"stage {k + 1} diverged after {int(solution.iterations[0])} iterations; lower the learning_rate of the solver"
+        )
     return solution, prior
 
 
@@ -202,7 +282,9 @@ def _changed(solver: Solver, changes: Mapping[str, Any]) -> Solver:
     known = [f.name for f in dataclasses.fields(solver)]  # type: ignore[arg-type]
     for key in changes:
         if key not in known:
-            raise InputError(f"a stage changes {key!r} of the solver, and {type(solver).__name__} has {', '.join(known)}")
+            raise InputError(
+                f"a stage changes {key!r} of the solver, and {type(solver).__name__} has {', '.join(known)}"
+            )
     changed: Solver = dataclasses.replace(solver, **changes)  # type: ignore[type-var]
     return changed
 
@@ -212,11 +294,19 @@ def _check(stages: Sequence[Stage], seconds: float | None) -> None:
         raise InputError("there is no stage; give one at least")
     for k, stage in enumerate(stages):
         if stage.iterations is None and (seconds is None or k + 1 < len(stages)):
-            raise InputError(f"stage {k + 1} has no end: give its iterations" + (
-                ", or a time limit" if k + 1 == len(stages) else "; only the last one may go on until the time is used up"))
+            raise InputError(
+                f"stage {k + 1} has no end: give its iterations"
+                + (
+                    ", or a time limit"
+                    if k + 1 == len(stages)
+                    else "; only the last one may go on until the time is used up"
+                )
+            )
         if not 0 < stage.scale <= 1 or (stage.iterations is not None and stage.iterations < 1):
-            raise InputError(f"stage {k + 1} takes a scale above 0 and at most 1 and an iteration at least, got {stage.scale} and "
-                             f"{stage.iterations}")
+            raise InputError(
+                f"stage {k + 1} takes a scale above 0 and at most 1 and an iteration at least, got {stage.scale} and "
+                f"{stage.iterations}"
+            )
 
 
 class Diary:
@@ -239,7 +329,9 @@ class Diary:
             diary.reports = [StageReport(**report) for report in content["reports"]]
             diary.samples = [Sample(**sample) for sample in content["samples"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{folder / STATE} cannot be read ({error}); start anew, with --overwrite on the command line") from error
+            raise InputError(
+                f"{folder / STATE} cannot be read ({error}); start anew, with --overwrite on the command line"
+            ) from error
         return diary
 
     def state_file(self, stage: int) -> Path:
@@ -255,8 +347,12 @@ class Diary:
         self.seconds, self.samples = watch.worked, watch.samples
         if self.folder is None:
             return
-        content = {"stage": self.stage, "seconds": self.seconds, "reports": [dataclasses.asdict(r) for r in self.reports],
-                   "samples": [s.as_dict() for s in self.samples]}
+        content = {
+            "stage": self.stage,
+            "seconds": self.seconds,
+            "reports": [dataclasses.asdict(r) for r in self.reports],
+            "samples": [s.as_dict() for s in self.samples],
+        }
         write_bytes(self.folder / STATE, json.dumps(content, indent=1).encode(), overwrite=True)
 
     def turn(self, report: StageReport, watch: Watch) -> None:
@@ -272,5 +368,9 @@ class Diary:
 
 def work_files(folder: Path) -> list[Path]:
     """What a schedule has left in a folder."""
-    found = [folder / STATE, *sorted(folder.glob("stage-*.safetensors")), *sorted(folder.glob("checkpoint-*.safetensors"))]
+    found = [
+        folder / STATE,
+        *sorted(folder.glob("stage-*.safetensors")),
+        *sorted(folder.glob("checkpoint-*.safetensors")),
+    ]
     return [path for path in found if path.exists()]

@@ -45,15 +45,21 @@ class VoxelModel(SceneModel):
 
     def __post_init__(self) -> None:
         if self.scale is None:
-            object.__setattr__(self, "scale", self.resolution / max(b - a for a, b in zip(self.low, self.high)))
+            object.__setattr__(
+                self, "scale", self.resolution / max(b - a for a, b in zip(self.low, self.high))
+            )
 
     def start(self) -> ImplicitPrior:
-        return VoxelGrid(self._space(), self.degree, 3, self.alpha, self.colour_rate, self.view_rate)
+        return VoxelGrid(
+            self._space(), self.degree, 3, self.alpha, self.colour_rate, self.view_rate
+        )
 
     def _space(self) -> VoxelSpace:
         return VoxelSpace.box(self.resolution, self.low, self.high, self.scale)
 
-    def follow(self, before: ImplicitPrior, parameters: dict[str, Tensor]) -> tuple[ImplicitPrior, dict[str, Tensor]]:
+    def follow(
+        self, before: ImplicitPrior, parameters: dict[str, Tensor]
+    ) -> tuple[ImplicitPrior, dict[str, Tensor]]:
         assert isinstance(before, VoxelGrid)
         return before.refined(parameters, self._space().shape, self.least_alpha, self.margin)
 

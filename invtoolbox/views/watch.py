@@ -51,10 +51,25 @@ class Watch:
         tell: called after every look, to write down how far the work is.
     """
 
-    def __init__(self, model: SceneModel, pictures: PosedPictures, every: float, seconds: float | None = None, steps: int | None = None,
-                 progress: bool = True, spent: float = 0.0, samples: Sequence[Sample] = (),
-                 tell: Callable[[], None] = lambda: None) -> None:
-        self.model, self.pictures, self.every, self.seconds, self.tell = model, pictures, every, seconds, tell
+    def __init__(
+        self,
+        model: SceneModel,
+        pictures: PosedPictures,
+        every: float,
+        seconds: float | None = None,
+        steps: int | None = None,
+        progress: bool = True,
+        spent: float = 0.0,
+        samples: Sequence[Sample] = (),
+        tell: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model, self.pictures, self.every, self.seconds, self.tell = (
+            model,
+            pictures,
+            every,
+            seconds,
+            tell,
+        )
         self.truth = pictures.on(model.shade())
         self.spent, self.samples = spent, list(samples)
         self.stage = self.stages = self.iteration = self.steps_before = 0
@@ -68,8 +83,13 @@ class Watch:
 
             by_time = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
             total, unit = (round(seconds, 1), "s") if seconds is not None else (steps, "it")
-            self._bar = tqdm(total=total, unit=unit, leave=False, disable=None,
-                             bar_format=by_time if seconds is not None else None)
+            self._bar = tqdm(
+                total=total,
+                unit=unit,
+                leave=False,
+                disable=None,
+                bar_format=by_time if seconds is not None else None,
+            )
 
     # -- stages ------------------------------------------------------------------------------------------------------------
 
@@ -104,7 +124,10 @@ class Watch:
 
     def look(self, x: Any) -> float:
         """Measure the PSNR now, unless that was just done; the clock stands meanwhile."""
-        if self.samples and (self.samples[-1].stage, self.samples[-1].iteration) == (self.stage, self.iteration):
+        if self.samples and (self.samples[-1].stage, self.samples[-1].iteration) == (
+            self.stage,
+            self.iteration,
+        ):
             return self.samples[-1].psnr
         running, self.spent, self._since = self._since is not None, self.worked, None
         quality = float(self.quality(x).mean())
@@ -126,7 +149,9 @@ class Watch:
         stage = f"stage {self.stage + 1} of {self.stages}, " if self.stages > 1 else ""
         self._bar.set_description_str(f"{stage}{self.name}", refresh=False)
         quality = f"{self.samples[-1].psnr:.2f} dB" if self.samples else "to come"
-        counted = f", iteration {self.iteration}" if self.seconds is not None else ""  # else the bar counts them
+        counted = (
+            f", iteration {self.iteration}" if self.seconds is not None else ""
+        )  # else the bar counts them
         self._bar.set_postfix_str(f"PSNR {quality}{counted}", refresh=False)
         done = self.worked if self.seconds is not None else self.steps_before + self.iteration
         self._bar.n = min(done, self._bar.total) if self._bar.total else done

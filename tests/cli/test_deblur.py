@@ -15,10 +15,22 @@ QUICK = ("--max-iterations", "10", "--regularization", "0.001", "--quiet")
 
 
 def test_a_photograph_becomes_sharper(run: Run, here: Path) -> None:
-    ran = run("deblur", "photo.png", "--kernel", "kernel.png", "--noise-std", "0.002", "--output", "sharp.npy")
+    ran = run(
+        "deblur",
+        "photo.png",
+        "--kernel",
+        "kernel.png",
+        "--noise-std",
+        "0.002",
+        "--output",
+        "sharp.npy",
+    )
     assert ran.code == 0, ran.err
     truth = torch.as_tensor(np.load("truth.npy"))
-    blurred, sharp = it.datasets.open("photo.png")[0].y[0, 0], torch.as_tensor(np.load("sharp.npy"))[0]
+    blurred, sharp = (
+        it.datasets.open("photo.png")[0].y[0, 0],
+        torch.as_tensor(np.load("sharp.npy"))[0],
+    )
     assert (sharp - truth).norm() < 0.5 * (blurred - truth).norm()
 
 
@@ -31,33 +43,59 @@ def test_the_default_output_is_a_png_of_the_same_range(run: Run, here: Path) -> 
 def test_a_colour_photograph_keeps_its_colours(run: Run, here: Path) -> None:
     torch.manual_seed(0)
     it.datasets.write_png("colour.png", torch.rand(1, 3, 14, 18), (0.0, 1.0))
-    assert run("deblur", "colour.png", "--kernel", "kernel.png", *QUICK, "--output", "sharp.npy").code == 0
+    assert (
+        run("deblur", "colour.png", "--kernel", "kernel.png", *QUICK, "--output", "sharp.npy").code
+        == 0
+    )
     assert np.load("sharp.npy").shape == (3, 14, 18)
 
 
 def test_valid_boundary_gives_what_the_camera_did_not_see(run: Run, here: Path) -> None:
-    assert run("deblur", "photo.png", "--kernel", "kernel.png", "--boundary", "valid", *QUICK, "--output", "a.npy").code == 0
+    assert (
+        run(
+            "deblur",
+            "photo.png",
+            "--kernel",
+            "kernel.png",
+            "--boundary",
+            "valid",
+            *QUICK,
+            "--output",
+            "a.npy",
+        ).code
+        == 0
+    )
     assert np.load("a.npy").shape == (1, 18, 18)
 
 
 def test_a_kernel_is_scaled_to_the_sum_one(run: Run, here: Path) -> None:
     np.save("large.npy", np.full((3, 3), 7.0))
     for kernel in ("kernel.png", "large.npy"):
-        assert run("deblur", "photo.png", "--kernel", kernel, *QUICK, "--output", f"{kernel}.out.npy").code == 0
+        assert (
+            run(
+                "deblur", "photo.png", "--kernel", kernel, *QUICK, "--output", f"{kernel}.out.npy"
+            ).code
+            == 0
+        )
     assert np.allclose(np.load("kernel.png.out.npy"), np.load("large.npy.out.npy"), atol=1e-5)
 
 
-@pytest.mark.parametrize(("kernel", "sentence"), [
-    ("zero.npy", "sums to 0"),
-    ("nan.npy", "NaN or infinite"),
-    ("wide.npy", "larger than the image"),
-    ("gone.png", "there is no such file"),
-    ("gaussian:wide", "positive number of pixels"),
-    ("gaussian:-1", "positive number of pixels"),
-    ("gaussian:", "positive number of pixels"),
-    ("cut.png", "truncated"),
-])
-def test_bad_kernels_are_one_sentence_and_nothing_is_written(run: Run, here: Path, kernel: str, sentence: str) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "sentence"),
+    [
+        ("zero.npy", "sums to 0"),
+        ("nan.npy", "NaN or infinite"),
+        ("wide.npy", "larger than the image"),
+        ("gone.png", "there is no such file"),
+        ("gaussian:wide", "positive number of pixels"),
+        ("gaussian:-1", "positive number of pixels"),
+        ("gaussian:", "positive number of pixels"),
+        ("cut.png", "truncated"),
+    ],
+)
+def test_bad_kernels_are_one_sentence_and_nothing_is_written(
+    run: Run, here: Path, kernel: str, sentence: str
+) -> None:
     np.save("zero.npy", np.zeros((3, 3)))
     np.save("nan.npy", np.full((3, 3), np.nan))
     np.save("wide.npy", np.ones((3, 33)))
@@ -68,12 +106,22 @@ def test_bad_kernels_are_one_sentence_and_nothing_is_written(run: Run, here: Pat
 
 
 def test_kernel_items_are_counted(run: Run, here: Path) -> None:
-    assert "--kernel-item 2" in one_sentence(run("deblur", "photo.png", "--kernel", "kernel.png", "--kernel-item", "2"))
+    assert "--kernel-item 2" in one_sentence(
+        run("deblur", "photo.png", "--kernel", "kernel.png", "--kernel-item", "2")
+    )
 
 
 @pytest.mark.data
 def test_levins_kernels_are_read(run: Run, here: Path, data_dir: Path) -> None:
     torch.manual_seed(0)
     it.datasets.write_png("large.png", torch.rand(1, 1, 40, 40), (0.0, 1.0))
-    ran = run("deblur", "large.png", "--kernel", data_dir / "kernels" / "Levin09.mat", "--kernel-item", "3", *QUICK)
+    ran = run(
+        "deblur",
+        "large.png",
+        "--kernel",
+        data_dir / "kernels" / "Levin09.mat",
+        "--kernel-item",
+        "3",
+        *QUICK,
+    )
     assert ran.code == 0, ran.err

@@ -18,9 +18,17 @@ from invtoolbox.scenes.rigid import relative_motion, transform
 from tests.cli.conftest import Run
 
 
-def test_the_demo_ends_with_a_table_and_the_path_of_the_page(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_ends_with_a_table_and_the_path_of_the_page(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     truth = torch.rand(1, 1, 20, 24)
-    case = Case("A case", "Words.", truth, truth, [Method("noisy", truth + 0.1, None), Method("good", truth + 0.01, 1.25)])
+    case = Case(
+        "A case",
+        "Words.",
+        truth,
+        truth,
+        [Method("noisy", truth + 0.1, None), Method("good", truth + 0.01, 1.25)],
+    )
     monkeypatch.setattr(demo, "ct_case", lambda say: case)
     monkeypatch.setattr(demo, "deblurring_case", lambda say: case)
     monkeypatch.setattr("invtoolbox.cli.demo_flow.street_case", lambda say: street())
@@ -30,7 +38,11 @@ def test_the_demo_ends_with_a_table_and_the_path_of_the_page(run: Run, tmp_path:
     assert re.search(r"good +\d\d\.\d\d +[01]\.\d{3} +1\.25", ran.out)
     assert re.search(r"nothing moves +\d\.\d{4} +0\.0000 .* 0\.50\n", ran.out)
     path = Path(ran.out.strip().splitlines()[-1].removeprefix("The pictures are in "))
-    assert path.is_absolute() and path.read_text().count("A case") == 2 and path.read_text().count("A street") == 1
+    assert (
+        path.is_absolute()
+        and path.read_text().count("A case") == 2
+        and path.read_text().count("A street") == 1
+    )
 
 
 def street() -> FlowCase:
@@ -40,8 +52,13 @@ def street() -> FlowCase:
     E = relative_motion(sweep.pose, following)
     flow = (transform(E, sweep.points.double()) - sweep.points).float()
     errors = evaluate(flow, sweep, ego_motion=E)
-    return FlowCase("A street", "Words.", sweep.points, residual_flow(sweep.labels.flow, sweep.points, E),
-                    [FlowMethod("nothing moves", torch.zeros_like(flow), errors, 0.5)])
+    return FlowCase(
+        "A street",
+        "Words.",
+        sweep.points,
+        residual_flow(sweep.labels.flow, sweep.points, E),
+        [FlowMethod("nothing moves", torch.zeros_like(flow), errors, 0.5)],
+    )
 
 
 @pytest.mark.slow
@@ -52,10 +69,15 @@ def test_the_cases_are_worth_showing() -> None:
     ct = psnr(demo.ct_case(lambda line: None))
     assert ct["TV"] > ct["FBP"] + 3 and ct["graphLa+TV"] > ct["TV"] - 0.2
     photograph = psnr(demo.deblurring_case(lambda line: None))
-    assert photograph["graphLa+TV"] > photograph["TV"] > photograph["Tikhonov"] > photograph["Blurred"]
+    assert (
+        photograph["graphLa+TV"] > photograph["TV"] > photograph["Tikhonov"] > photograph["Blurred"]
+    )
 
 
 @pytest.mark.slow
 def test_the_default_flow_is_worth_showing() -> None:
     nothing, nsfp, default = (m.errors for m in street_case(lambda line: None).methods)
-    assert default.dynamic < 0.5 * nsfp.dynamic < 0.5 * nothing.dynamic and default.static < 0.2 * nsfp.static
+    assert (
+        default.dynamic < 0.5 * nsfp.dynamic < 0.5 * nothing.dynamic
+        and default.static < 0.2 * nsfp.static
+    )

@@ -13,7 +13,9 @@ from invtoolbox.cli import listing
 from tests.cli.conftest import Run, one_sentence
 
 
-@pytest.mark.parametrize("command", ["run", "ct", "deblur", "flow", "train", "list", "info", "demo"])
+@pytest.mark.parametrize(
+    "command", ["run", "ct", "deblur", "flow", "train", "list", "info", "demo"]
+)
 def test_every_command_has_a_help_with_an_example(run: Run, command: str) -> None:
     ran = run(command, "--help")
     assert ran.code == 0 and "example" in ran.out and f"  invtoolbox {command}" in ran.out
@@ -24,9 +26,20 @@ def test_version(run: Run) -> None:
     assert run("--version").out.strip() == f"invtoolbox {__version__}"
 
 
-@pytest.mark.parametrize("arguments", [[], ["reconstruct"], ["run"], ["deblur", "x.png"], ["ct", "x", "--item", "a"],
-                                       ["list", "prior"]])
-def test_faults_of_usage_are_one_sentence_that_names_the_help(run: Run, arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["reconstruct"],
+        ["run"],
+        ["deblur", "x.png"],
+        ["ct", "x", "--item", "a"],
+        ["list", "prior"],
+    ],
+)
+def test_faults_of_usage_are_one_sentence_that_names_the_help(
+    run: Run, arguments: list[str]
+) -> None:
     assert "--help" in one_sentence(run(*arguments))
 
 
@@ -49,17 +62,33 @@ def test_list_shows_every_name_with_what_it_is(run: Run) -> None:
 def test_info_shows_versions_devices_and_extras(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from invtoolbox import environment
 
-    monkeypatch.setattr(environment, "extras", lambda: {"test": {"pytest": "9"}, "view": {"viser": None, "rerun-sdk": "1"}})
+    monkeypatch.setattr(
+        environment,
+        "extras",
+        lambda: {"test": {"pytest": "9"}, "view": {"viser": None, "rerun-sdk": "1"}},
+    )
     ran = run("info")
     assert ran.code == 0 and __version__ in ran.out and "threads" in ran.out and "cuda" in ran.out
     line = next(line for line in ran.out.splitlines() if line.strip().startswith("view"))
-    assert "missing viser" in line and "rerun" not in line and "pip install" in line and "[view]" in line
+    assert (
+        "missing viser" in line
+        and "rerun" not in line
+        and "pip install" in line
+        and "[view]" in line
+    )
 
 
 def test_python_m_and_its_exit_code() -> None:
-    ran = subprocess.run([sys.executable, "-m", "invtoolbox", "run", "ct-smal"], capture_output=True, text=True, timeout=100)
+    ran = subprocess.run(
+        [sys.executable, "-m", "invtoolbox", "run", "ct-smal"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert ran.returncode == 2 and ran.stdout == ""
-    assert ran.stderr.strip().startswith("invtoolbox: there is no scene named 'ct-smal'; did you mean 'ct-small'")
+    assert ran.stderr.strip().startswith(
+        "invtoolbox: there is no scene named 'ct-smal'; did you mean 'ct-small'"
+    )
     assert "Traceback" not in ran.stderr
 
 
@@ -71,6 +100,11 @@ def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch, r
 
 def test_a_closed_pipe_is_no_error() -> None:
     command = f"{sys.executable} -m invtoolbox list scenes | true"
-    ran = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=100,
-                         env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    ran = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
     assert ran.returncode == 0 and ran.stderr == ""

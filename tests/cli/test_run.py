@@ -41,7 +41,11 @@ def scene(here: Path) -> Path:
 def test_a_run_prints_what_was_done_and_where(run: Run, scene: Path) -> None:
     ran = run("run", scene.name, "--set", "solver.max_iterations=3")
     assert ran.code == 0, ran.err
-    assert "at most 3 iterations" in ran.out and "psnr" in ran.out and "results/small/report.html" in ran.out
+    assert (
+        "at most 3 iterations" in ran.out
+        and "psnr" in ran.out
+        and "results/small/report.html" in ran.out
+    )
     assert run("run", scene.name, "--overwrite", "--quiet").out == ""
 
 
@@ -59,7 +63,10 @@ def test_a_finished_run_says_so(run: Run, scene: Path) -> None:
     assert "was finished already" in run("run", scene.name, *loose, "--resume").out
 
 
-@pytest.mark.parametrize("override", ["solver.max_iteration=3", "priors=tv", "prior.weight=-1", "operator.name=blurr", "seed"])
+@pytest.mark.parametrize(
+    "override",
+    ["solver.max_iteration=3", "priors=tv", "prior.weight=-1", "operator.name=blurr", "seed"],
+)
 def test_faults_of_overrides_are_one_sentence(run: Run, scene: Path, override: str) -> None:
     one_sentence(run("run", scene.name, "--set", override))
     assert not Path("results").exists()
@@ -67,12 +74,28 @@ def test_faults_of_overrides_are_one_sentence(run: Run, scene: Path, override: s
 
 def test_a_run_killed_by_ctrl_c_goes_on_bitwise(run: Run, scene: Path) -> None:
     """A real signal to a real process, at a moment that is not chosen."""
-    options = ["--set", "solver.tolerance=0", "--set", "solver.max_iterations=3000", "--set", 'output.formats=["npy"]']
+    options = [
+        "--set",
+        "solver.tolerance=0",
+        "--set",
+        "solver.max_iterations=3000",
+        "--set",
+        'output.formats=["npy"]',
+    ]
     command = [sys.executable, "-m", "invtoolbox", "run", scene.name, *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     deadline = time.monotonic() + 60
-    while not Path("results/small/scene.json").exists() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not Path("results/small/scene.json").exists()
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.02)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -83,13 +106,22 @@ def test_a_run_killed_by_ctrl_c_goes_on_bitwise(run: Run, scene: Path) -> None:
     assert "--resume goes on from it" in error or "nothing was computed yet" in error
     assert run("run", scene.name, *options, "--resume").code == 0
     assert run("run", scene.name, *options, "--output", "whole").code == 0
-    assert Path("results/small/reconstruction.npy").read_bytes() == Path("whole/reconstruction.npy").read_bytes()
+    assert (
+        Path("results/small/reconstruction.npy").read_bytes()
+        == Path("whole/reconstruction.npy").read_bytes()
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_a_full_output_device_is_one_sentence() -> None:
     with open("/dev/full", "w") as full:
-        ran = subprocess.run([sys.executable, "-m", "invtoolbox", "list", "scenes"], stdout=full, stderr=subprocess.PIPE,
-                             text=True, timeout=100)
-    assert ran.returncode == 2 and ran.stderr.strip() == ("invtoolbox: no room left on the disk; free some or choose another "
-                                                          "folder")
+        ran = subprocess.run(
+            [sys.executable, "-m", "invtoolbox", "list", "scenes"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=100,
+        )
+    assert ran.returncode == 2 and ran.stderr.strip() == (
+        "invtoolbox: no room left on the disk; free some or choose another folder"
+    )

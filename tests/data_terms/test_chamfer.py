@@ -18,23 +18,32 @@ from invtoolbox.testing import check_data_term
 
 def clouds(batch: int = 2, n: int = 40, m: int = 60) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return (torch.randn(batch, n, 3, generator=generator, dtype=torch.float64),
-            torch.randn(batch, m, 3, generator=generator, dtype=torch.float64))
+    return (
+        torch.randn(batch, n, 3, generator=generator, dtype=torch.float64),
+        torch.randn(batch, m, 3, generator=generator, dtype=torch.float64),
+    )
 
 
-def by_all_pairs(p: Tensor, q: Tensor, truncation: float | None, squared: bool, both_ways: bool) -> Tensor:
+def by_all_pairs(
+    p: Tensor, q: Tensor, truncation: float | None, squared: bool, both_ways: bool
+) -> Tensor:
     apart = (p[:, :, None] - q[:, None]).norm(dim=-1)
     total = torch.zeros(len(p), dtype=p.dtype)
     for axis in (2, 1) if both_ways else (2,):
         nearest = apart.amin(axis)
         nearest = nearest.square() if squared else nearest
-        total += torch.where(nearest < (torch.inf if truncation is None else truncation), nearest, 0.0).mean(1)
+        total += torch.where(
+            nearest < (torch.inf if truncation is None else truncation), nearest, 0.0
+        ).mean(1)
     return total
 
 
 SETTINGS: list[dict[str, Any]] = [
     {"truncation": truncation, "squared": squared, "both_ways": both_ways}
-    for truncation in (None, 0.3) for squared in (True, False) for both_ways in (True, False)]
+    for truncation in (None, 0.3)
+    for squared in (True, False)
+    for both_ways in (True, False)
+]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -61,12 +70,16 @@ def test_where_points_coincide_nothing_pulls() -> None:
     for squared in (True, False):
         free = p.clone().requires_grad_(True)
         (slope,) = torch.autograd.grad(Chamfer(squared=squared).value(free, p).sum(), free)
-        assert torch.equal(slope, torch.zeros_like(p)) and torch.equal(Chamfer(squared=squared).grad(p, p), torch.zeros_like(p))
+        assert torch.equal(slope, torch.zeros_like(p)) and torch.equal(
+            Chamfer(squared=squared).grad(p, p), torch.zeros_like(p)
+        )
 
 
 def test_items_may_share_the_measurements() -> None:
     p, q = clouds()
-    torch.testing.assert_close(Chamfer().value(p, q[:1]), Chamfer().value(p, q[:1].expand(2, -1, -1)))
+    torch.testing.assert_close(
+        Chamfer().value(p, q[:1]), Chamfer().value(p, q[:1].expand(2, -1, -1))
+    )
 
 
 def test_a_prepared_term_is_a_copy_that_answers_the_same() -> None:
@@ -74,7 +87,11 @@ def test_a_prepared_term_is_a_copy_that_answers_the_same() -> None:
     term = Chamfer()
     prepared = term.prepare(it.Problem(q, it.operators.PointWarp(p), term), it.solve)
     assert not term._trees and len(prepared._trees) == 2
-    for other in (q, q.flip(0), q + 1):  # its trees serve the measurements they were made for, and no others
+    for other in (
+        q,
+        q.flip(0),
+        q + 1,
+    ):  # its trees serve the measurements they were made for, and no others
         assert torch.equal(prepared.value(p, other), term.value(p, other))
     one = torch.tensor([1])
     assert torch.equal(prepared.select(one).value(p[1:], q[1:]), term.value(p, q)[1:])
@@ -101,16 +118,27 @@ def test_one_evaluation_looks_for_neighbours_once(monkeypatch: pytest.MonkeyPatc
 def test_free_points_move_onto_the_others() -> None:
     p, q = clouds(2, 30, 30)
     problem = it.Problem(q, it.operators.PointWarp(p), Chamfer(truncation=None))
-    solution = it.solve(problem, solver=it.solvers.Adam(learning_rate=0.05), max_iterations=200, progress=False)
+    solution = it.solve(
+        problem, solver=it.solvers.Adam(learning_rate=0.05), max_iterations=200, progress=False
+    )
     left = Chamfer(truncation=None).value(problem.operator(solution.x), q)
     assert bool((left < 0.3 * Chamfer(truncation=None).value(p, q)).all())
 
 
-@pytest.mark.parametrize("term", [
-    Chamfer(), Chamfer(None), Chamfer(both_ways=False), it.data_terms.PlaneToPlane(), it.data_terms.DistanceTransform(truncation=1.0)])
+@pytest.mark.parametrize(
+    "term",
+    [
+        Chamfer(),
+        Chamfer(None),
+        Chamfer(both_ways=False),
+        it.data_terms.PlaneToPlane(),
+        it.data_terms.DistanceTransform(truncation=1.0),
+    ],
+)
 @pytest.mark.parametrize("package", ["pykdtree", "scipy"])
-def test_an_item_that_runs_away_is_said_to_and_leaves_the_others_alone(term: it.data_terms.DataTerm, package: str,
-                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_item_that_runs_away_is_said_to_and_leaves_the_others_alone(
+    term: it.data_terms.DataTerm, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if package == "scipy":
         monkeypatch.setitem(sys.modules, "pykdtree.kdtree", None)
     p, q = clouds(2, 30, 40)
@@ -119,7 +147,14 @@ def test_an_item_that_runs_away_is_said_to_and_leaves_the_others_alone(term: it.
     start[1, 4] = float("nan")
     value = term.value(problem.operator(start), q[:1])
     assert bool(value[0].isfinite()) and bool(value[1].isnan())
-    solution = it.solve(problem, it.priors.FreeFlow(), it.solvers.Adam(), initial={"forward": start}, max_iterations=3, progress=False)
+    solution = it.solve(
+        problem,
+        it.priors.FreeFlow(),
+        it.solvers.Adam(),
+        initial={"forward": start},
+        max_iterations=3,
+        progress=False,
+    )
     assert solution.status == ("max_iterations", "diverged")
 
 
@@ -128,15 +163,26 @@ def test_stacked_terms_prepare_their_own_measurements() -> None:
     term = Stack(Chamfer(), Chamfer(both_ways=False), weights=(1.0, 0.5))
     problem = it.Problem((q, p), it.operators.PointWarpBothWays(p), term)
     prepared = term.prepare(problem, it.solve)
-    assert torch.equal(prepared.terms[0]._trees[1].points, q[1]) and torch.equal(prepared.terms[1]._trees[0].points, p[0])
+    assert torch.equal(prepared.terms[0]._trees[1].points, q[1]) and torch.equal(
+        prepared.terms[1]._trees[0].points, p[0]
+    )
     x = (0.1 * torch.ones_like(p), torch.zeros_like(p))
     value, (first, second) = prepared.value_and_grad(problem.operator(x), problem.y)
     assert torch.equal(value, term.value(problem.operator(x), problem.y))
-    assert torch.equal(second, 0.5 * Chamfer(both_ways=False).grad(problem.operator(x)[1], p)) and first.shape == p.shape
+    assert (
+        torch.equal(second, 0.5 * Chamfer(both_ways=False).grad(problem.operator(x)[1], p))
+        and first.shape == p.shape
+    )
 
 
-@pytest.mark.parametrize(("y", "words"), [
-    (torch.zeros(2, 5, 2), r"points \(batch, M, 3\)"), (torch.zeros(2, 0, 3), "at least one"), (torch.zeros(3, 5, 3), "3 items")])
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        (torch.zeros(2, 5, 2), r"points \(batch, M, 3\)"),
+        (torch.zeros(2, 0, 3), "at least one"),
+        (torch.zeros(3, 5, 3), "3 items"),
+    ],
+)
 def test_measurements_that_are_no_points_are_refused(y: Tensor, words: str) -> None:
     with pytest.raises(InputError, match=words):
         it.Problem(y, it.operators.PointWarp(torch.zeros(2, 4, 3)), Chamfer())

@@ -10,19 +10,28 @@ from invtoolbox.data_terms import DepthRanking, PearsonDepth, ScaleShiftInvarian
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 
-TERMS = [PearsonDepth(), PearsonDepth(patch=4), ScaleShiftInvariant(patch=4), ScaleShiftInvariant(inverse=True),
-         DepthRanking(margin=0.1, patch=4)]
+TERMS = [
+    PearsonDepth(),
+    PearsonDepth(patch=4),
+    ScaleShiftInvariant(patch=4),
+    ScaleShiftInvariant(inverse=True),
+    DepthRanking(margin=0.1, patch=4),
+]
 
 
 def depths(seed: int = 0, batch: int = 2) -> Tensor:
-    return 1 + torch.rand(batch, 1, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return 1 + torch.rand(
+        batch, 1, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("term", TERMS, ids=repr)
 def test_gradients_items_and_pictures(term: DataTerm) -> None:
     p, y = depths(1), depths(2)
     y[:, :, 0, :3, :3] = 0  # unknown
-    assert torch.autograd.gradcheck(lambda q: term.value(q, y), [p.clone().requires_grad_(True)], fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda q: term.value(q, y), [p.clone().requires_grad_(True)], fast_mode=True
+    )
     value = term.value(p, y)
     assert value.shape == (2,) and torch.equal(term.value(p[1:], y[1:]), value[1:])
     assert torch.allclose(sum(term.value(p[:, :, [k]], y[:, :, [k]]) for k in range(3)), value)  # type: ignore[arg-type]
@@ -39,14 +48,20 @@ def test_pearson_is_the_correlation_of_each_patch() -> None:
     whole = sum(apart(p[0, 0, k], y[0, 0, k]) for k in range(3))
     assert torch.allclose(PearsonDepth().value(p, y), torch.as_tensor(whole))
     corners = [(slice(i, i + 4), slice(j, j + 4)) for i in (0, 4) for j in (0, 4)]
-    local = sum(torch.stack([apart(p[0, 0, k][c], y[0, 0, k][c]) for c in corners]).mean() for k in range(3))
+    local = sum(
+        torch.stack([apart(p[0, 0, k][c], y[0, 0, k][c]) for c in corners]).mean() for k in range(3)
+    )
     assert torch.allclose(PearsonDepth(patch=4).value(p, y), torch.as_tensor(local))
     assert float(PearsonDepth().value(3 * y + 1, y)) == pytest.approx(0, abs=1e-12)
-    assert float(PearsonDepth(inverse=True).value(1 / (3 * y + 1), y)) == pytest.approx(0, abs=1e-12)
+    assert float(PearsonDepth(inverse=True).value(1 / (3 * y + 1), y)) == pytest.approx(
+        0, abs=1e-12
+    )
     flat = torch.full_like(p, 0.3).requires_grad_(True)
     (slope,) = torch.autograd.grad(PearsonDepth(patch=4).value(flat, y).sum(), flat)
     assert float(PearsonDepth().value(flat, y).detach()) == 0 and bool(slope.isfinite().all())
-    assert PearsonDepth(patch=5).value(3 * y + 1, y).abs().max() < 1e-12  # 8 pixels: patches of 5 and 3
+    assert (
+        PearsonDepth(patch=5).value(3 * y + 1, y).abs().max() < 1e-12
+    )  # 8 pixels: patches of 5 and 3
 
 
 def test_the_fit_of_scale_and_offset_is_the_best_one() -> None:
@@ -58,7 +73,9 @@ def test_the_fit_of_scale_and_offset_is_the_best_one() -> None:
     wanted = 0.5 * left.square().mean() / y.var(unbiased=False)
     assert torch.allclose(ScaleShiftInvariant().value(p, y), wanted)
     assert torch.allclose(ScaleShiftInvariant().value(4 * p + 2, y), wanted)
-    assert float(ScaleShiftInvariant().value(3 - y, y)) == pytest.approx(0.5)  # a scale below 0 is none
+    assert float(ScaleShiftInvariant().value(3 - y, y)) == pytest.approx(
+        0.5
+    )  # a scale below 0 is none
 
 
 def test_ranking_counts_pairs_in_the_wrong_order() -> None:

@@ -23,19 +23,28 @@ def test_similarity_is_that_of_scikit_image_with_zeros_beyond_the_edge() -> None
     a, b = pair()
     found = similarity_map(a, b)
     padded = [np.pad(t[1, 2, 0].numpy(), 5) for t in (a, b)]
-    _, expected = structural_similarity(*padded, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, full=True)
+    _, expected = structural_similarity(
+        *padded,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1.0,
+        full=True,
+    )
     assert np.abs(found[1, 2, 0].numpy() - expected[5:-5, 5:-5]).max() < 1e-7
 
 
 def test_it_is_a_sum_over_pictures_of_means_and_has_a_derivative() -> None:
     a, b = pair()
     term = Photometric(0.3)
-    single = sum(term.value(a[:, :, k:k + 1], b[:, :, k:k + 1]) for k in range(2))
+    single = sum(term.value(a[:, :, k : k + 1], b[:, :, k : k + 1]) for k in range(2))
     torch.testing.assert_close(term.value(a, b), single)
     torch.testing.assert_close(Photometric(0.0).value(a, b), (a - b).abs().mean((1, 3, 4)).sum(1))
     assert torch.allclose(term.value(b, b), torch.zeros(2, dtype=torch.float64))
     small = (a[:1, :1, :1, :6, :5], b[:1, :1, :1, :6, :5])
-    assert torch.autograd.gradcheck(lambda p: term.value(p, small[1]), small[0].clone().requires_grad_(True))
+    assert torch.autograd.gradcheck(
+        lambda p: term.value(p, small[1]), small[0].clone().requires_grad_(True)
+    )
 
 
 def test_it_takes_pictures_only() -> None:

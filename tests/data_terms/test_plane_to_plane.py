@@ -11,7 +11,9 @@ from invtoolbox.scenes.surfaces import Surface
 @pytest.fixture
 def wall():
     torch.manual_seed(0)
-    return (torch.rand(400, 3, dtype=torch.float64) * torch.tensor([6.0, 0.0, 3.0], dtype=torch.float64))[None]
+    return (
+        torch.rand(400, 3, dtype=torch.float64) * torch.tensor([6.0, 0.0, 3.0], dtype=torch.float64)
+    )[None]
 
 
 def test_points_slide_along_the_surface(wall):
@@ -19,7 +21,12 @@ def test_points_slide_along_the_surface(wall):
     inside = torch.tensor([[[2.0, 0.0, 1.5], [4.0, 0.0, 1.0]]], dtype=torch.float64)
     off = torch.tensor([0.0, 0.3, 0.0], dtype=torch.float64)
     assert float(term.value(inside, wall)) < 1e-6
-    torch.testing.assert_close(term.value(inside + off, wall), torch.tensor([0.5 * 0.09 / 1.09], dtype=torch.float64), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        term.value(inside + off, wall),
+        torch.tensor([0.5 * 0.09 / 1.09], dtype=torch.float64),
+        rtol=1e-3,
+        atol=0,
+    )
 
 
 def test_gradient_and_majoriser(wall):
@@ -35,7 +42,9 @@ def test_gradient_and_majoriser(wall):
         product = term.gauss_newton(p, wall)
         for scale in (1e-3, 1e-2, 1e-1):
             d = scale * torch.randn_like(slope)
-            above = term.value(p, wall) + (slope * d).sum((1, 2)) + 0.5 * (d * product(d)).sum((1, 2))
+            above = (
+                term.value(p, wall) + (slope * d).sum((1, 2)) + 0.5 * (d * product(d)).sum((1, 2))
+            )
             assert bool((term.value(p + d, wall) <= above + 1e-12).all())
 
 
@@ -47,8 +56,8 @@ def test_items_share_a_cloud_and_padding_counts_nothing(wall):
     term = it.data_terms.PlaneToPlane(weights=weights)
     together = term.value(p, wall)
     for k in range(3):
-        alone = it.data_terms.PlaneToPlane(weights=weights[k:k + 1]).value(p[k:k + 1], wall)
-        torch.testing.assert_close(together[k:k + 1], alone)
+        alone = it.data_terms.PlaneToPlane(weights=weights[k : k + 1]).value(p[k : k + 1], wall)
+        torch.testing.assert_close(together[k : k + 1], alone)
     short = it.data_terms.PlaneToPlane().value(p[1:2, :10], wall)
     torch.testing.assert_close(together[1:2], short)
     shared = it.data_terms.PlaneToPlane(weights=weights, surface=Surface.of(wall[0], along=0.005))
@@ -76,4 +85,8 @@ def test_wrong_settings(settings):
 
 def test_measurements_that_are_no_points():
     with pytest.raises(InputError, match="points"):
-        it.Problem(torch.zeros(1, 5, 2), it.operators.PointWarp(torch.zeros(1, 4, 3)), it.data_terms.PlaneToPlane())
+        it.Problem(
+            torch.zeros(1, 5, 2),
+            it.operators.PointWarp(torch.zeros(1, 4, 3)),
+            it.data_terms.PlaneToPlane(),
+        )

@@ -17,16 +17,22 @@ TERMS: dict[str, Callable[[], DataTerm]] = {
     "emission-background": lambda: Poisson(torch.tensor([0.5, 2.0])),
     "transmission": lambda: PoissonTransmission(50.0),
     "transmission-field": lambda: PoissonTransmission(torch.linspace(20, 60, 30).view(1, 1, 30)),
-    "transmission-background": lambda: PoissonTransmission(torch.tensor([50.0, 80.0]), background=5.0),
+    "transmission-background": lambda: PoissonTransmission(
+        torch.tensor([50.0, 80.0]), background=5.0
+    ),
 }
 
 
 def predictions() -> Tensor:
-    return 0.05 + 3 * torch.rand(2, 1, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return 0.05 + 3 * torch.rand(
+        2, 1, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
 def counts() -> Tensor:
-    y = torch.poisson(torch.full((2, 1, 30), 4.0), generator=torch.Generator().manual_seed(1)).double()
+    y = torch.poisson(
+        torch.full((2, 1, 30), 4.0), generator=torch.Generator().manual_seed(1)
+    ).double()
     y[..., :3] = 0
     return y
 
@@ -93,8 +99,12 @@ def test_prox_is_the_stationary_point(name: str) -> None:
                 for sign in (-1, 1):
                     generator = torch.Generator().manual_seed(2)
                     direction = torch.rand(p.shape, generator=generator, dtype=p.dtype)
-                    assert bool((objective(u + sign * size * direction) >= best - 1e-9 * best.abs()).all())
-            inside = (y > 0) if name.startswith("emission") else torch.ones_like(y, dtype=torch.bool)
+                    assert bool(
+                        (objective(u + sign * size * direction) >= best - 1e-9 * best.abs()).all()
+                    )
+            inside = (
+                (y > 0) if name.startswith("emission") else torch.ones_like(y, dtype=torch.bool)
+            )
             slope = torch.where(inside, term.grad(u, y) + (u - p) / t, 0.0)
             assert bool((slope.abs() <= 1e-8 * (1 + (u - p).abs() / t)).all())
 
@@ -126,7 +136,11 @@ def test_convexity_is_told_honestly() -> None:
     y = torch.full((1, 1, 1), 100.0, dtype=torch.float64)
     assert Poisson(1.0).is_convex and PoissonTransmission(50.0).is_convex
     term = PoissonTransmission(50.0, background=5.0)
-    assert not term.is_convex and "prox" not in term.offers and "prox" in PoissonTransmission(50.0).offers
+    assert (
+        not term.is_convex
+        and "prox" not in term.offers
+        and "prox" in PoissonTransmission(50.0).offers
+    )
     # A chord below the function: it is indeed not convex.
     ends = (torch.tensor(2.0).view(1, 1, 1).double(), torch.tensor(8.0).view(1, 1, 1).double())
     chord = (term.value(ends[0], y) + term.value(ends[1], y)) / 2
@@ -174,11 +188,20 @@ def test_bad_input_is_refused() -> None:
             make()
 
 
-@pytest.mark.parametrize("term", [it.data_terms.Poisson(background=2.0), it.data_terms.PoissonTransmission(100.0),
-                                  it.data_terms.PoissonTransmission(100.0, background=2.0)], ids=repr)
+@pytest.mark.parametrize(
+    "term",
+    [
+        it.data_terms.Poisson(background=2.0),
+        it.data_terms.PoissonTransmission(100.0),
+        it.data_terms.PoissonTransmission(100.0, background=2.0),
+    ],
+    ids=repr,
+)
 def test_the_fitting_prediction_is_the_minimiser(term: it.data_terms.DataTerm) -> None:
     y = torch.tensor([[[5.0, 40.0, 90.0]]], dtype=torch.float64)
-    torch.testing.assert_close(term.grad(term.fitting_prediction(y), y), torch.zeros_like(y), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        term.grad(term.fitting_prediction(y), y), torch.zeros_like(y), rtol=0, atol=1e-10
+    )
     nothing = torch.zeros(1, 1, 3, dtype=torch.float64)
     assert bool(term.fitting_prediction(nothing).isfinite().all())
 
@@ -189,8 +212,12 @@ def test_a_rule_finds_the_weight_of_counts_though_they_start_at_zero() -> None:
     A = it.operators.ParallelBeam((24, 24), torch.arange(24) * torch.pi / 24, 36)
     y = torch.poisson(500 * torch.exp(-A(x)), generator=torch.Generator().manual_seed(0))
     problem = it.Problem(y, A, it.data_terms.PoissonTransmission(500.0))
-    solution = it.solve(problem, it.priors.TotalVariation() + it.priors.NonNegative(), progress=False)
+    solution = it.solve(
+        problem, it.priors.TotalVariation() + it.priors.NonNegative(), progress=False
+    )
     assert solution.status == ("converged",)
     discrepancy = float(solution.history["discrepancy"][-1])
-    assert discrepancy == pytest.approx(1.01 * float(problem.data_term.expected_discrepancy(y)), rel=0.02)
+    assert discrepancy == pytest.approx(
+        1.01 * float(problem.data_term.expected_discrepancy(y)), rel=0.02
+    )
     assert float(it.metrics.psnr(solution.x, x, data_range=0.08)) > 25

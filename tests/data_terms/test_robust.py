@@ -72,11 +72,17 @@ def test_huber_lies_between_least_squares_and_the_modulus() -> None:
     p, y = drawn(0), drawn(1)
     torch.testing.assert_close(Huber(1e6, noise_std=0.3).value(p, y), LeastSquares(0.3).value(p, y))
     torch.testing.assert_close(Huber(1e-9).value(p, y) / 1e-9, L1().value(p, y), rtol=1e-6, atol=0)
-    torch.testing.assert_close(Huber(1e6, noise_std=0.3).prox(p, y, 0.7), LeastSquares(0.3).prox(p, y, 0.7))
-    torch.testing.assert_close(Student(1e9, noise_std=0.3).value(p, y), LeastSquares(0.3).value(p, y), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        Huber(1e6, noise_std=0.3).prox(p, y, 0.7), LeastSquares(0.3).prox(p, y, 0.7)
+    )
+    torch.testing.assert_close(
+        Student(1e9, noise_std=0.3).value(p, y), LeastSquares(0.3).value(p, y), rtol=1e-6, atol=0
+    )
 
 
-@pytest.mark.parametrize("make", [lambda s: Huber(noise_std=s), lambda s: L1(s), lambda s: Student(noise_std=s)])
+@pytest.mark.parametrize(
+    "make", [lambda s: Huber(noise_std=s), lambda s: L1(s), lambda s: Student(noise_std=s)]
+)
 def test_the_discrepancy_does_not_see_outliers(make: Callable[[float], DataTerm]) -> None:
     generator = torch.Generator().manual_seed(0)
     y, noise = torch.zeros(2, 1, 100, 100), 0.2 * torch.randn(2, 1, 100, 100, generator=generator)
@@ -105,11 +111,15 @@ def salt_and_pepper() -> tuple[Tensor, it.operators.Operator, Tensor]:
     return truth, A, torch.where(hit < 0.075, 0.0, torch.where(hit > 0.925, 1.0, y))
 
 
-def best_psnr(term: DataTerm, weights: list[float], prior: it.priors.Prior, solver: str = "pdhg") -> float:
+def best_psnr(
+    term: DataTerm, weights: list[float], prior: it.priors.Prior, solver: str = "pdhg"
+) -> float:
     truth, A, y = salt_and_pepper()
     n = len(weights)
     problem = it.Problem(y.expand(n, -1, -1, -1), A, term)
-    x = it.solve(problem, prior, solver, torch.tensor(weights), max_iterations=400, progress=False).x
+    x = it.solve(
+        problem, prior, solver, torch.tensor(weights), max_iterations=400, progress=False
+    ).x
     return float(it.metrics.psnr(x, truth.expand(n, -1, -1, -1)).max())
 
 
@@ -123,10 +133,17 @@ def test_l1_deblurs_salt_and_pepper_where_least_squares_does_not() -> None:
     assert huber > squares + 4
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Huber(0.0), lambda: Huber(noise_std=-1.0), lambda: Student(0.0), lambda: L1(weights=torch.tensor([-1.0])),
-    lambda: L1().weighted(torch.zeros(1)), lambda: LeastSquares().residual_weights(torch.zeros(1), torch.zeros(1)),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Huber(0.0),
+        lambda: Huber(noise_std=-1.0),
+        lambda: Student(0.0),
+        lambda: L1(weights=torch.tensor([-1.0])),
+        lambda: L1().weighted(torch.zeros(1)),
+        lambda: LeastSquares().residual_weights(torch.zeros(1), torch.zeros(1)),
+    ],
+)
 def test_bad_input_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         make()
@@ -137,7 +154,9 @@ def test_solvers_that_follow_gradients_refuse_the_modulus() -> None:
     for solver in (it.solvers.LBFGS(), it.solvers.FISTA(), it.solvers.GradientDescent()):
         with pytest.raises(InputError, match="differentiable data term"):
             it.solve(problem, it.priors.Tikhonov(), solver, 1.0, progress=False)
-    solution = it.solve(problem, it.priors.Tikhonov(), regularization=0.5, tolerance=1e-6, progress=False)
+    solution = it.solve(
+        problem, it.priors.Tikhonov(), regularization=0.5, tolerance=1e-6, progress=False
+    )
     torch.testing.assert_close(solution.x, problem.y.clamp(-2, 2), rtol=0, atol=1e-4)
 
 
@@ -151,5 +170,10 @@ def test_a_misfit_that_is_not_convex_goes_to_a_solver_that_descends() -> None:
 
 def test_the_discrepancy_principle_finds_a_weight_in_spite_of_outliers() -> None:
     truth, A, y = salt_and_pepper()
-    found = it.solve(it.Problem(y, A, Huber(noise_std=0.005)), it.priors.HuberTV(0.01), max_iterations=200, progress=False)
+    found = it.solve(
+        it.Problem(y, A, Huber(noise_std=0.005)),
+        it.priors.HuberTV(0.01),
+        max_iterations=200,
+        progress=False,
+    )
     assert float(it.metrics.psnr(found.x, truth)) > 28

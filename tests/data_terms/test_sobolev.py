@@ -16,7 +16,9 @@ from invtoolbox.operators import LinearOperator
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 VARIANTS = {
@@ -51,7 +53,9 @@ def test_weight_of_a_plane_wave() -> None:
         """The weight at the wave over the weight at frequency 0."""
         flat = torch.ones_like(r)
         return float(
-            term.value(r, 0 * r) / r.square().sum() / (term.value(flat, 0 * r) / flat.square().sum())
+            term.value(r, 0 * r)
+            / r.square().sum()
+            / (term.value(flat, 0 * r) / flat.square().sum())
         )
 
     assert float(energy) > 0
@@ -91,7 +95,9 @@ def test_gradient_prox_and_curvature(name: str) -> None:
     )
     bound = term.curvature(y).view(-1)
     slope = term.weighted(p)
-    assert bool((slope.flatten(1).norm(dim=1) <= bound * p.flatten(1).norm(dim=1) * (1 + 1e-12)).all())
+    assert bool(
+        (slope.flatten(1).norm(dim=1) <= bound * p.flatten(1).norm(dim=1) * (1 + 1e-12)).all()
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -116,7 +122,10 @@ def test_items_precision_and_purity(name: str, dtype: torch.dtype) -> None:
                 alone.value(p[i], y[i]), term.value(p, y)[i], rtol=tolerance, atol=tolerance
             )
             torch.testing.assert_close(
-                alone.prox(p[i], y[i], step[i]), term.prox(p, y, step)[i], rtol=tolerance, atol=tolerance
+                alone.prox(p[i], y[i], step[i]),
+                term.prox(p, y, step)[i],
+                rtol=tolerance,
+                atol=tolerance,
             )
 
 
@@ -130,9 +139,9 @@ def test_the_expected_discrepancy_is_met_by_both_kinds_of_noise(order: float) ->
     expected = term.expected_discrepancy(white)
     assert expected is not None and expected.shape == (200,)
     for residual in (white, coloured):
-        assert float(term.discrepancy(residual, 0 * residual).square().mean().sqrt()) == pytest.approx(
-            16, rel=0.02
-        )
+        assert float(
+            term.discrepancy(residual, 0 * residual).square().mean().sqrt()
+        ) == pytest.approx(16, rel=0.02)
         assert float(expected[0]) == pytest.approx(16)
 
 

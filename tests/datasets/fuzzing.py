@@ -34,9 +34,13 @@ def write_metaimage(path: Path) -> Path:
 def write_nxtomo(path: Path) -> Path:
     """Counts of a Gaussian blob, four flat and three dark frames before the projections."""
     angles = np.linspace(0, 180, 30, endpoint=False)
-    line = np.exp(-((np.arange(24)[None] - 11 - 4 * np.cos(np.radians(angles) - 0.3)[:, None]) / 3) ** 2)
+    line = np.exp(
+        -(((np.arange(24)[None] - 11 - 4 * np.cos(np.radians(angles) - 0.3)[:, None]) / 3) ** 2)
+    )
     counts = np.repeat((100 + 9900 * np.exp(-line))[:, None], 2, axis=1)
-    frames = np.concatenate([np.full((4, 2, 24), 10000.0), np.full((3, 2, 24), 100.0), counts]).astype(np.uint16)
+    frames = np.concatenate(
+        [np.full((4, 2, 24), 10000.0), np.full((3, 2, 24), 100.0), counts]
+    ).astype(np.uint16)
     with h5py.File(path, "w") as file:
         file["entry/instrument/detector/data"] = frames
         file["entry/instrument/detector/image_key"] = np.repeat([1, 2, 0], [4, 3, 30])
@@ -52,7 +56,9 @@ def write_hdf5(path: Path) -> Path:
 
 def write_hdf5_packed(path: Path) -> Path:
     with h5py.File(path, "w") as file:
-        file.create_dataset("volume", data=STORED, chunks=(2, 6, 5), compression="gzip", shuffle=True)
+        file.create_dataset(
+            "volume", data=STORED, chunks=(2, 6, 5), compression="gzip", shuffle=True
+        )
     return path
 
 
@@ -71,7 +77,12 @@ def write_pair(path: Path) -> Path:
 def write_pages(path: Path) -> Path:
     from tifffile import imwrite
 
-    imwrite(path, STORED, photometric="minisblack", compression="zlib" if "packed" in path.name else None)
+    imwrite(
+        path,
+        STORED,
+        photometric="minisblack",
+        compression="zlib" if "packed" in path.name else None,
+    )
     return path
 
 
@@ -82,28 +93,49 @@ def write_folder(path: Path) -> Path:
 def write_series(path: Path) -> Path:
     path.mkdir()
     for number in range(4):
-        plain.write_dicom(path / f"{number}.dcm", ImagePositionPatient=[0, 0, 2 * number], InstanceNumber=number,
-                          ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+        plain.write_dicom(
+            path / f"{number}.dcm",
+            ImagePositionPatient=[0, 0, 2 * number],
+            InstanceNumber=number,
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        )
     return path
 
 
 def write_street(path: Path) -> Path:
-    path.write_text("# A street.\n[simulated]\nsweeps = 3\nseed = 12\npoints = 800\ntraffic = 0.5\ndeskew = false\n")
+    path.write_text(
+        "# A street.\n[simulated]\nsweeps = 3\nseed = 12\npoints = 800\ntraffic = 0.5\ndeskew = false\n"
+    )
     return path
 
 
 #: A whole file, or folder, of each reader (and of its variants), with the reader's name.
 SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
-    "scan.mat": ("htc2022", plain.write_htc), "scan.h5": ("dxchange", plain.write_dxchange),
-    "slice.dcm": ("dicom", plain.write_dicom), "kernels.mat": ("blur-kernels", plain.write_kernels),
-    "picture.png": ("pictures", plain.write_picture), "picture.jpg": ("pictures", plain.write_picture),
-    "picture.tif": ("pictures", plain.write_picture), "array.npy": ("arrays", plain.write_array),
-    "array.npz": ("arrays", plain.write_array), "stack.tif": ("tiff-stack", write_pages),
-    "packed.tif": ("tiff-stack", write_pages), "slices": ("tiff-stack", write_folder), "volume.nii": ("nifti", write_nifti),
-    "volume.nii.gz": ("nifti", write_nifti), "series": ("dicom-series", write_series), "scan.nxs": ("nxtomo", write_nxtomo),
-    "arrays.h5": ("hdf5", write_hdf5), "packed.h5": ("hdf5", write_hdf5_packed), "volume.mha": ("metaimage", write_metaimage),
-    "packed.mha": ("metaimage", write_metaimage), "pair": ("metaimage", write_pair), "raw": ("raw", write_raw),
-    **sweep_sets.SETS, **view_sets.SETS, "street.toml": ("street", write_street),
+    "scan.mat": ("htc2022", plain.write_htc),
+    "scan.h5": ("dxchange", plain.write_dxchange),
+    "slice.dcm": ("dicom", plain.write_dicom),
+    "kernels.mat": ("blur-kernels", plain.write_kernels),
+    "picture.png": ("pictures", plain.write_picture),
+    "picture.jpg": ("pictures", plain.write_picture),
+    "picture.tif": ("pictures", plain.write_picture),
+    "array.npy": ("arrays", plain.write_array),
+    "array.npz": ("arrays", plain.write_array),
+    "stack.tif": ("tiff-stack", write_pages),
+    "packed.tif": ("tiff-stack", write_pages),
+    "slices": ("tiff-stack", write_folder),
+    "volume.nii": ("nifti", write_nifti),
+    "volume.nii.gz": ("nifti", write_nifti),
+    "series": ("dicom-series", write_series),
+    "scan.nxs": ("nxtomo", write_nxtomo),
+    "arrays.h5": ("hdf5", write_hdf5),
+    "packed.h5": ("hdf5", write_hdf5_packed),
+    "volume.mha": ("metaimage", write_metaimage),
+    "packed.mha": ("metaimage", write_metaimage),
+    "pair": ("metaimage", write_pair),
+    "raw": ("raw", write_raw),
+    **sweep_sets.SETS,
+    **view_sets.SETS,
+    "street.toml": ("street", write_street),
 }
 #: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or poses) is a shorter one; and a street,
 #: where a digit more or less is another street.
@@ -117,7 +149,7 @@ def damaged(content: bytes, kind: str, generator: np.random.Generator, other: by
     if kind == "empty":
         return b""
     if kind == "truncate":
-        return content[:int(generator.integers(1, len(content)))]
+        return content[: int(generator.integers(1, len(content)))]
     if kind == "swap header":
         length = int(generator.choice([4, 8, 16, 64, 128, 256, 512]))
         return other[:length] + content[length:]
@@ -128,24 +160,28 @@ def damaged(content: bytes, kind: str, generator: np.random.Generator, other: by
             array[place] ^= 1 << int(generator.integers(0, 8))
     elif kind == "zero":
         start = int(generator.integers(0, array.size))
-        array[start:start + int(generator.integers(1, 257))] = 0
+        array[start : start + int(generator.integers(1, 257))] = 0
     elif kind == "huge":
         head = content[:1024]
         if b"DimSize" in head or head.startswith(b"shape"):
             numbers = list(re.finditer(rb"\d+", head))
             found = numbers[int(generator.integers(0, len(numbers)))]
             large = str(generator.choice([10**4, 2**31, 10**12, 10**30, -1])).encode()
-            return content[:found.start()] + large + content[found.end():]
+            return content[: found.start()] + large + content[found.end() :]
         size = int(generator.choice([2, 4, 8]))
         place = int(generator.integers(0, max(min(array.size, 2048) - size, 1)))
         value = int(generator.choice(_HUGE)) * (1 if size < 8 else 2**20)
         order = "little" if generator.integers(0, 2) else "big"
         word = (value % 2 ** (8 * size)).to_bytes(size, order)
-        array[place:place + size] = np.frombuffer(word, np.uint8)[:array[place:place + size].size]
+        array[place : place + size] = np.frombuffer(word, np.uint8)[
+            : array[place : place + size].size
+        ]
     return array.tobytes()
 
 
-def damage(seed: Path, place: Path, kind: str, generator: np.random.Generator, others: list[bytes]) -> Path:
+def damage(
+    seed: Path, place: Path, kind: str, generator: np.random.Generator, others: list[bytes]
+) -> Path:
     """A damaged copy of a seed under `place`, which is made anew; gives the path to open."""
     shutil.rmtree(place, ignore_errors=True)
     alone = seed.is_file() and seed.parent.name not in ("raw", "pair")
@@ -162,12 +198,31 @@ def damage(seed: Path, place: Path, kind: str, generator: np.random.Generator, o
     victim = Path(victims[int(generator.integers(0, len(victims)))])
     content, other = victim.read_bytes(), others[int(generator.integers(0, len(others)))]
     if victim.name.endswith(".gz") and generator.integers(0, 2):  # damage beneath the packing
-        victim.write_bytes(gzip.compress(damaged(gzip.decompress(content), kind, generator, other), 1))
+        victim.write_bytes(
+            gzip.compress(damaged(gzip.decompress(content), kind, generator, other), 1)
+        )
     else:
         victim.write_bytes(damaged(content, kind, generator, other))
     if kind == "suffix" and alone:
         victim.write_bytes(content)
-        suffix = str(generator.choice([".tif", ".png", ".nii", ".nii.gz", ".mha", ".h5", ".dcm", ".raw", ".npy", ".mat", ".toml", ""]))
+        suffix = str(
+            generator.choice(
+                [
+                    ".tif",
+                    ".png",
+                    ".nii",
+                    ".nii.gz",
+                    ".mha",
+                    ".h5",
+                    ".dcm",
+                    ".raw",
+                    ".npy",
+                    ".mat",
+                    ".toml",
+                    "",
+                ]
+            )
+        )
         copy = victim.rename(place / f"file{suffix}")
     return copy
 
@@ -180,9 +235,15 @@ def outcome(path: Path, reader: str | None = None) -> list[tuple[int, ...]] | st
     try:
         data = datasets.open(path, reader=reader)
         if isinstance(data, datasets.PosedPictures):
-            return [(len(data),), tuple(data.pictures.shape), () if data.points is None else tuple(data.points.shape)]
+            return [
+                (len(data),),
+                tuple(data.pictures.shape),
+                () if data.points is None else tuple(data.points.shape),
+            ]
         items = [data[k] for k in dict.fromkeys((0, len(data) - 1))]
-        shapes = [tuple(item.points.shape if isinstance(item, Sweep) else item.y.shape) for item in items]
+        shapes = [
+            tuple(item.points.shape if isinstance(item, Sweep) else item.y.shape) for item in items
+        ]
         if isinstance(data, datasets.Volume):
             shapes.append(tuple(data.volume().y.shape))
         return [(len(data),), *shapes]

@@ -32,12 +32,24 @@ def written(folder: Path, missing: bool = False) -> Path:
 
 def test_pictures_poses_and_what_is_missing(tmp_path: Path) -> None:
     found = open_blender(written(tmp_path, missing=True))
-    assert found.skipped == ("./train/r_1",) and len(found) == 1 and found.cameras.names == ("r_0.png",)
+    assert (
+        found.skipped == ("./train/r_1",)
+        and len(found) == 1
+        and found.cameras.names == ("r_0.png",)
+    )
     assert torch.allclose(found.pictures[0, :, 1, 2], torch.tensor([0.2, 0.2 * 128 / 255, 0.0]))
-    assert torch.allclose(found.on(1.0)[0, :, 1, 2], torch.tensor([1.0, 0.8 + 0.2 * 128 / 255, 0.8]))
-    assert torch.allclose(found.on(torch.tensor([1.0, 0.0, 0.0]))[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0]))
-    pixel, depth = found.cameras.project(torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
-    assert torch.allclose(pixel[0, 0], torch.tensor([3.0, 2.0])) and torch.allclose(depth[0, 0], torch.tensor(4.0))
+    assert torch.allclose(
+        found.on(1.0)[0, :, 1, 2], torch.tensor([1.0, 0.8 + 0.2 * 128 / 255, 0.8])
+    )
+    assert torch.allclose(
+        found.on(torch.tensor([1.0, 0.0, 0.0]))[0, :, 0, 0], torch.tensor([1.0, 0.0, 0.0])
+    )
+    pixel, depth = found.cameras.project(
+        torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    )
+    assert torch.allclose(pixel[0, 0], torch.tensor([3.0, 2.0])) and torch.allclose(
+        depth[0, 0], torch.tensor(4.0)
+    )
     assert pixel[0, 1, 0] > 3 and pixel[0, 2, 1] < 2  # x goes right, y up
 
 
@@ -55,5 +67,7 @@ def test_lego_looks_at_the_middle(data_dir: Path) -> None:
     found = open_blender(data_dir / "nerf_lego_200" / "transforms_train.json")
     assert len(found) == 100 and found.cameras.size == (200, 200) and not found.skipped
     pixel, depth = found.cameras.project(torch.zeros(1, 3))
-    assert bool(((pixel - 100).abs() < 30).all()) and torch.allclose(depth, torch.full_like(depth, 4.03), atol=0.1)
+    assert bool(((pixel - 100).abs() < 30).all()) and torch.allclose(
+        depth, torch.full_like(depth, 4.03), atol=0.1
+    )
     assert 0.1 < float(found.alpha.mean()) < 0.5

@@ -20,8 +20,14 @@ def ellipses(angles: np.ndarray, axis: float, seed: int, scale: float = 1.0) -> 
     generator = np.random.default_rng(seed)
     u = (np.arange(COLUMNS) - axis)[None] / COLUMNS * 2
     shapes = [(0.0, 0.0, 0.7 * scale, 0.6 * scale, 1.0)]
-    shapes += [(*generator.uniform(-0.45, 0.45, 2) * scale, *generator.uniform(0.03, 0.2, 2) * scale,
-                generator.uniform(-0.5, 1)) for _ in range(8)]
+    shapes += [
+        (
+            *generator.uniform(-0.45, 0.45, 2) * scale,
+            *generator.uniform(0.03, 0.2, 2) * scale,
+            generator.uniform(-0.5, 1),
+        )
+        for _ in range(8)
+    ]
     sinogram = np.zeros((angles.size, COLUMNS))
     for x, y, a, b, density in shapes:
         cosine, sine = np.cos(angles)[:, None], np.sin(angles)[:, None]
@@ -53,7 +59,10 @@ def test_simulated_scans_to_a_fifth_of_a_column(name: str, axis: float) -> None:
 
 def test_without_noise_to_a_fiftieth() -> None:
     angles = SCANS["half turn"]
-    errors = [center_of_rotation(ellipses(angles, axis, 3), angles) - axis for axis in (80.25, 95.5, 101.6)]
+    errors = [
+        center_of_rotation(ellipses(angles, axis, 3), angles) - axis
+        for axis in (80.25, 95.5, 101.6)
+    ]
     assert np.abs(errors).max() < 0.02
 
 

@@ -13,7 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.argoverse_flow import argoverse_mask, argoverse_path, pack_argoverse, read_argoverse, write_argoverse
+from invtoolbox.datasets.argoverse_flow import (
+    argoverse_mask,
+    argoverse_path,
+    pack_argoverse,
+    read_argoverse,
+    write_argoverse,
+)
 from invtoolbox.datasets.flow_files import read_flow, refuse_source, residual_flow, write_flow
 from invtoolbox.errors import InputError
 from invtoolbox.scenes.rigid import rigid, rotation, transform
@@ -35,13 +41,20 @@ def toy(points: int = 50) -> tuple[Estimate, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     where = 100 * torch.rand(points, 3, generator=generator) - 50
     where[3] = torch.nan
-    E = rigid(rotation(torch.tensor([0.0, 0.01, 0.05], dtype=torch.float64)), torch.tensor([-1.5, 0.2, 0.0], dtype=torch.float64))
+    E = rigid(
+        rotation(torch.tensor([0.0, 0.01, 0.05], dtype=torch.float64)),
+        torch.tensor([-1.5, 0.2, 0.0], dtype=torch.float64),
+    )
     residual = torch.zeros(points, 3)
     residual[:10, 1] = torch.linspace(0.03, 1.0, 10)
     flow = (transform(E, where.double()) - where.double() + residual).float()
     valid = torch.arange(points) != 3
     instance = torch.where(torch.arange(points) < 10, 7, -1)
-    return Estimate(flow, E, residual.norm(dim=1) > 0.05, where[:, 2] < -40, instance, valid), where, residual
+    return (
+        Estimate(flow, E, residual.norm(dim=1) > 0.05, where[:, 2] < -40, instance, valid),
+        where,
+        residual,
+    )
 
 
 def test_an_npz_gives_back_what_was_written(tmp_path: Path) -> None:
@@ -50,11 +63,15 @@ def test_an_npz_gives_back_what_was_written(tmp_path: Path) -> None:
     back = read_flow(path)
     assert back.names == ("000004", "000005") and back.method == "toy" and len(back) == 50
     for name in ("flow", "ego_motion", "dynamic", "ground", "valid"):
-        torch.testing.assert_close(getattr(back, name), getattr(estimate, name), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(
+            getattr(back, name), getattr(estimate, name), rtol=0, atol=0, equal_nan=True
+        )
     assert torch.equal(back.instance, estimate.instance.to(torch.int32))
     assert back.ego_motion.dtype == torch.float64 and back.flow.dtype == torch.float32
     known = estimate.valid
-    assert (back.residual[known] - residual[known]).abs().max() < 1e-5 and back.residual[3].isnan().all()
+    assert (back.residual[known] - residual[known]).abs().max() < 1e-5 and back.residual[
+        3
+    ].isnan().all()
     with np.load(path) as plain:  # without this package
         assert plain["flow"].shape == (50, 3) and str(plain["method"]) == "toy"
 
@@ -74,11 +91,21 @@ def test_what_is_no_flow_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a flow is written as .npz"):
         write_flow(tmp_path / "a.npy", estimate, points)
     with pytest.raises(InputError, match=r"ground is torch|ground is bool of shape \(49,\)"):
-        write_flow(tmp_path / "a.npz", dataclasses.replace(estimate, ground=estimate.ground[1:]), points)
+        write_flow(
+            tmp_path / "a.npz", dataclasses.replace(estimate, ground=estimate.ground[1:]), points
+        )
     with pytest.raises(InputError, match="1 valid points have no finite flow"):
-        write_flow(tmp_path / "a.npz", dataclasses.replace(estimate, valid=torch.ones(50, dtype=torch.bool)), points)
+        write_flow(
+            tmp_path / "a.npz",
+            dataclasses.replace(estimate, valid=torch.ones(50, dtype=torch.bool)),
+            points,
+        )
     with pytest.raises(InputError, match="turn and move only"):
-        write_flow(tmp_path / "a.npz", dataclasses.replace(estimate, ego_motion=2 * estimate.ego_motion), points)
+        write_flow(
+            tmp_path / "a.npz",
+            dataclasses.replace(estimate, ego_motion=2 * estimate.ego_motion),
+            points,
+        )
     with pytest.raises(InputError, match=r"for points of shape \(49, 3\)"):
         write_flow(tmp_path / "a.npz", estimate, points[1:])
     assert not list(tmp_path.iterdir())
@@ -97,8 +124,12 @@ def test_what_is_no_flow_is_not_read(tmp_path: Path) -> None:
         read_flow(tmp_path / "other.npz")
     with np.load(path) as archive:
         arrays = dict(archive)
-    for change, words in (({"dynamic": arrays["dynamic"][1:]}, "dynamic is bool of shape"), ({"names": np.array(["a"])}, "must be two"),
-                          ({"ego_motion": np.zeros((4, 4))}, "turn and move"), ({"flow": np.zeros((50, 3), dtype=int)}, "flow is int64")):
+    for change, words in (
+        ({"dynamic": arrays["dynamic"][1:]}, "dynamic is bool of shape"),
+        ({"names": np.array(["a"])}, "must be two"),
+        ({"ego_motion": np.zeros((4, 4))}, "turn and move"),
+        ({"flow": np.zeros((50, 3), dtype=int)}, "flow is int64"),
+    ):
         np.savez(tmp_path / "wrong.npz", **{**arrays, **change})
         with pytest.raises(InputError, match=f"wrong.npz: .*{words}"):
             read_flow(tmp_path / "wrong.npz")
@@ -147,26 +178,45 @@ def test_argoverse_versions_differ_in_rows_motion_and_columns(tmp_path: Path) ->
     estimate, points, residual = toy()
     mask = torch.arange(50) < 20
     mask[3] = False
-    one = read_argoverse(write_argoverse(tmp_path / "1", "log", 315966265259836000, estimate, points, 1, mask), 1)
+    one = read_argoverse(
+        write_argoverse(tmp_path / "1", "log", 315966265259836000, estimate, points, 1, mask), 1
+    )
     assert len(one.flow) == 19 and one.valid is None
-    torch.testing.assert_close(one.flow, estimate.flow[mask].half().float(), rtol=0, atol=0)  # with the sensor's own motion
-    assert one.dynamic is not None and torch.equal(one.dynamic, residual[mask].norm(dim=1) >= 0.05) and int(one.dynamic.sum()) == 8
+    torch.testing.assert_close(
+        one.flow, estimate.flow[mask].half().float(), rtol=0, atol=0
+    )  # with the sensor's own motion
+    assert (
+        one.dynamic is not None
+        and torch.equal(one.dynamic, residual[mask].norm(dim=1) >= 0.05)
+        and int(one.dynamic.sum()) == 8
+    )
     two = read_argoverse(write_argoverse(tmp_path / "2", "log", 10, estimate, points, 2), 2)
-    assert len(two.flow) == 50 and two.valid is not None and two.valid.logical_not().nonzero().flatten().tolist() == [3]
-    three = read_argoverse(write_argoverse(tmp_path / "3", "log", 315966265259836000, estimate, points, 3), 3)
+    assert (
+        len(two.flow) == 50
+        and two.valid is not None
+        and two.valid.logical_not().nonzero().flatten().tolist() == [3]
+    )
+    three = read_argoverse(
+        write_argoverse(tmp_path / "3", "log", 315966265259836000, estimate, points, 3), 3
+    )
     assert three.valid is None and three.dynamic is None
     wanted = residual.clone()
     wanted[3] = 0
     for back in (two, three):  # without it: what stands is near zero
         assert (back.flow - wanted).abs().max() < 1e-3 and back.flow[10:].abs().max() < 1e-4
-    assert {p.name for p in tmp_path.glob("*/log/*")} == {"315966265259836000.feather", "0000000010.feather"}
+    assert {p.name for p in tmp_path.glob("*/log/*")} == {
+        "315966265259836000.feather",
+        "0000000010.feather",
+    }
 
 
 def test_argoverse_takes_the_motion_of_the_data_set_off(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     estimate, points, residual = toy()
     wrong = dataclasses.replace(estimate, ego_motion=torch.eye(4, dtype=torch.float64))
-    back = read_argoverse(write_argoverse(tmp_path, "log", 0, wrong, points, 3, ego_motion=estimate.ego_motion), 3)
+    back = read_argoverse(
+        write_argoverse(tmp_path, "log", 0, wrong, points, 3, ego_motion=estimate.ego_motion), 3
+    )
     known = estimate.valid
     assert (back.flow[known] - residual[known]).abs().max() < 1e-3
 
@@ -180,7 +230,9 @@ def test_a_point_without_a_flow_moves_with_the_standing_world(tmp_path: Path) ->
     standing = (estimate.flow - residual)[4]  # nearly the same there
     assert one.flow[4].isfinite().all() and one.dynamic is not None and not one.dynamic[4]
     at = torch.tensor(5)
-    wanted = (transform(estimate.ego_motion, points[at][None].double()) - points[at].double())[0].float()
+    wanted = (transform(estimate.ego_motion, points[at][None].double()) - points[at].double())[
+        0
+    ].float()
     assert (one.flow[4] - wanted).abs().max() < 2e-3 and standing.isfinite().all()
 
 
@@ -191,15 +243,28 @@ def test_argoverse_refuses(tmp_path: Path) -> None:
 
     estimate, points, _ = toy()
     every = torch.ones(50, dtype=torch.bool)
-    for version, sweep, mask, words in ((1, 1, None, "give mask="), (3, 1, every, "leave mask out"), (2, 7, None, "a multiple of 5"),
-                                        (4, 0, None, "no version 4"), (1, 1, every[1:], "one boolean a point"),
-                                        (1, 1, every, "points that are not finite"), (3, -1, None, "time stamp in nanoseconds")):
+    for version, sweep, mask, words in (
+        (1, 1, None, "give mask="),
+        (3, 1, every, "leave mask out"),
+        (2, 7, None, "a multiple of 5"),
+        (4, 0, None, "no version 4"),
+        (1, 1, every[1:], "one boolean a point"),
+        (1, 1, every, "points that are not finite"),
+        (3, -1, None, "time stamp in nanoseconds"),
+    ):
         with pytest.raises(InputError, match=words):
             write_argoverse(tmp_path, "log", sweep, estimate, points, version, mask)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no name of a log"):
         argoverse_path(tmp_path, "a/b", 0, 3)
     with pytest.raises(InputError, match="longer than"):
-        write_argoverse(tmp_path, "log", 0, dataclasses.replace(estimate, flow=1e6 * torch.ones(50, 3)), points, 3)
+        write_argoverse(
+            tmp_path,
+            "log",
+            0,
+            dataclasses.replace(estimate, flow=1e6 * torch.ones(50, 3)),
+            points,
+            3,
+        )
     path = write_argoverse(tmp_path, "log", 5, estimate, points, 2)
     with pytest.raises(InputError, match="version 3 has flow_tx_m"):
         read_argoverse(path, 3)
@@ -223,10 +288,21 @@ def test_packing_checks_and_names(tmp_path: Path) -> None:
         write_argoverse(tmp_path / "two", "log", index, estimate, points, 2)
     first = pack_argoverse(tmp_path / "two", tmp_path / "two.zip", 2)
     with zipfile.ZipFile(first) as archive:
-        assert sorted(archive.namelist()) == ["log/0000000000.feather", "log/0000000005.feather", "log/0000000010.feather", "metadata.json"]
+        assert sorted(archive.namelist()) == [
+            "log/0000000000.feather",
+            "log/0000000005.feather",
+            "log/0000000010.feather",
+            "metadata.json",
+        ]
         assert json.loads(archive.read("metadata.json")) == {"Is Supervised?": False}
-        assert archive.read("log/0000000005.feather") == (tmp_path / "two/log/0000000005.feather").read_bytes()
-    assert pack_argoverse(tmp_path / "two", tmp_path / "again.zip", 2).read_bytes() == first.read_bytes()
+        assert (
+            archive.read("log/0000000005.feather")
+            == (tmp_path / "two/log/0000000005.feather").read_bytes()
+        )
+    assert (
+        pack_argoverse(tmp_path / "two", tmp_path / "again.zip", 2).read_bytes()
+        == first.read_bytes()
+    )
     with pytest.raises(InputError, match="the columns are"):
         pack_argoverse(tmp_path / "two", tmp_path / "three.zip", 3)
     (tmp_path / "two/log/0000000005.feather").unlink()
@@ -242,7 +318,9 @@ def test_the_official_mask(tmp_path: Path) -> None:
     import pyarrow as arrow
     from pyarrow import feather
 
-    feather.write_feather(arrow.table({"mask": np.array([True, False, True])}), tmp_path / "m.feather")
+    feather.write_feather(
+        arrow.table({"mask": np.array([True, False, True])}), tmp_path / "m.feather"
+    )
     with zipfile.ZipFile(tmp_path / "masks.zip", "w") as archive:
         archive.write(tmp_path / "m.feather", "log/12.feather")
     assert argoverse_mask(tmp_path / "masks.zip", "log", 12).tolist() == [True, False, True]
@@ -254,7 +332,10 @@ def test_the_official_mask(tmp_path: Path) -> None:
 
 
 def test_residual_in_double_precision_far_from_the_sensor() -> None:
-    E = rigid(rotation(torch.tensor([0.0, 0.0, 0.3], dtype=torch.float64)), torch.tensor([5.0, 0.0, 0.0], dtype=torch.float64))
+    E = rigid(
+        rotation(torch.tensor([0.0, 0.0, 0.3], dtype=torch.float64)),
+        torch.tensor([5.0, 0.0, 0.0], dtype=torch.float64),
+    )
     points = torch.tensor([[200.0, 150.0, 2.0]])
     flow = (transform(E, points.double()) - points.double()).float()
     assert residual_flow(flow, points, E).abs().max() < 1e-5

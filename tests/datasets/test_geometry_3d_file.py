@@ -18,17 +18,34 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.trajectories import circular
 
 CONE: dict[str, Any] = {
-    "kind": "cone", "volume_shape": [4, 6, 6], "voxel_size": 0.5, "detector_shape": [8, 10], "detector_spacing": [1.0, 0.9],
-    "source_origin": 20.0, "source_detector": 35.0, "angles": {"unit": "degrees", "start": 0, "stop": 360, "count": 12, "endpoint": False},
+    "kind": "cone",
+    "volume_shape": [4, 6, 6],
+    "voxel_size": 0.5,
+    "detector_shape": [8, 10],
+    "detector_spacing": [1.0, 0.9],
+    "source_origin": 20.0,
+    "source_detector": 35.0,
+    "angles": {"unit": "degrees", "start": 0, "stop": 360, "count": 12, "endpoint": False},
 }
 PARALLEL: dict[str, Any] = {
-    "kind": "parallel3d", "volume_shape": [4, 6, 6], "detector_shape": [5, 10], "tilt": 30.0, "detector_rotation": [0.0, 0.0, 2.0],
+    "kind": "parallel3d",
+    "volume_shape": [4, 6, 6],
+    "detector_shape": [5, 10],
+    "tilt": 30.0,
+    "detector_rotation": [0.0, 0.0, 2.0],
     "angles": {"unit": "degrees", "start": 0, "stop": 180, "count": 9},
 }
 MORE: dict[str, Any] = {
-    "plain": {}, "shifted": {"detector_shift": [0.4, -0.3], "axis_shift": 0.1, "source_shift": [0.1, 0.0, 0.2]},
-    "laminography": {"tilt": 25.0}, "helix": {"pitch": 2.0, "angles": {"unit": "degrees", "start": -900, "stop": 900, "count": 181}},
-    "curved": {"curved": True}, "turned": {"detector_rotation": [0.5, 0.0, 1.0]}, "voxels": {"voxel_size": [0.5, 0.4, 0.4]},
+    "plain": {},
+    "shifted": {"detector_shift": [0.4, -0.3], "axis_shift": 0.1, "source_shift": [0.1, 0.0, 0.2]},
+    "laminography": {"tilt": 25.0},
+    "helix": {
+        "pitch": 2.0,
+        "angles": {"unit": "degrees", "start": -900, "stop": 900, "count": 181},
+    },
+    "curved": {"curved": True},
+    "turned": {"detector_rotation": [0.5, 0.0, 1.0]},
+    "voxels": {"voxel_size": [0.5, 0.4, 0.4]},
 }
 
 
@@ -39,22 +56,48 @@ def changed(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", MORE)
 def test_written_and_read_back_equal(name: str, tmp_path: Path) -> None:
     geometry = geometry_from_mapping(changed(**MORE[name]))
-    assert read_geometry(geometry.write(tmp_path / "g.toml")) == geometry and hash(geometry) == hash(dataclasses.replace(geometry))
+    assert read_geometry(geometry.write(tmp_path / "g.toml")) == geometry and hash(
+        geometry
+    ) == hash(dataclasses.replace(geometry))
 
 
 def test_the_words_are_those_of_the_operators() -> None:
     """Angles, tilt and rotation of the panel are degrees in the file, radians in the operator."""
     parallel = geometry_from_mapping(PARALLEL).operator()
-    expected = operators.ParallelBeam3D((4, 6, 6), torch.linspace(0, math.pi, 9, dtype=torch.float64), (5, 10), tilt=math.radians(30),
-                                        detector_rotation=(0, 0, math.radians(2)))
-    assert isinstance(parallel, operators.ParallelBeam3D) and torch.allclose(parallel.vectors, expected.vectors, atol=1e-12)
+    expected = operators.ParallelBeam3D(
+        (4, 6, 6),
+        torch.linspace(0, math.pi, 9, dtype=torch.float64),
+        (5, 10),
+        tilt=math.radians(30),
+        detector_rotation=(0, 0, math.radians(2)),
+    )
+    assert isinstance(parallel, operators.ParallelBeam3D) and torch.allclose(
+        parallel.vectors, expected.vectors, atol=1e-12
+    )
     entries = changed(**MORE["shifted"], pitch=1.0, tilt=10.0, voxel_size=[0.5, 0.4, 0.3])
     cone = geometry_from_mapping(entries).operator()
     angles = torch.arange(12, dtype=torch.float64) * (math.pi / 6)
-    wanted = operators.ConeBeam((4, 6, 6), angles, (8, 10), 20.0, 35.0, (0.5, 0.4, 0.3), (1.0, 0.9), (0.4, -0.3), pitch=1.0,
-                                tilt=math.radians(10), axis_shift=0.1, source_shift=(0.1, 0.0, 0.2))
-    assert isinstance(cone, operators.ConeBeam) and torch.allclose(cone.vectors, wanted.vectors, atol=1e-12)
-    assert cone.voxel_size == (0.5, 0.4, 0.3) and geometry_from_mapping(changed(curved=True)).operator().curved  # type: ignore[attr-defined]
+    wanted = operators.ConeBeam(
+        (4, 6, 6),
+        angles,
+        (8, 10),
+        20.0,
+        35.0,
+        (0.5, 0.4, 0.3),
+        (1.0, 0.9),
+        (0.4, -0.3),
+        pitch=1.0,
+        tilt=math.radians(10),
+        axis_shift=0.1,
+        source_shift=(0.1, 0.0, 0.2),
+    )
+    assert isinstance(cone, operators.ConeBeam) and torch.allclose(
+        cone.vectors, wanted.vectors, atol=1e-12
+    )
+    assert (
+        cone.voxel_size == (0.5, 0.4, 0.3)
+        and geometry_from_mapping(changed(curved=True)).operator().curved
+    )  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["poses.npy", "poses.txt", "poses.csv"])
@@ -64,7 +107,12 @@ def test_vectors_and_angles_beside_the_file(name: str, tmp_path: Path) -> None:
     if name.endswith("npy"):
         np.save(tmp_path / name, vectors)
     else:
-        np.savetxt(tmp_path / name, vectors, delimiter="," if name.endswith("csv") else " ", header="source, panel, u, v")
+        np.savetxt(
+            tmp_path / name,
+            vectors,
+            delimiter="," if name.endswith("csv") else " ",
+            header="source, panel, u, v",
+        )
     text = 'kind = "cone"\nvolume_shape = [4, 6, 6]\nvoxel_size = 0.5\ndetector_shape = [8, 10]\n'
     (tmp_path / "g.toml").write_text(f'{text}vectors = "{name}"\n')
     geometry = read_geometry(tmp_path / "g.toml")
@@ -73,8 +121,10 @@ def test_vectors_and_angles_beside_the_file(name: str, tmp_path: Path) -> None:
     assert torch.allclose(geometry.operator().vectors, torch.from_numpy(vectors))  # type: ignore[attr-defined]
     assert geometry.with_views(slice(None, None, 2)).view_count == 4
     np.savetxt(tmp_path / "angles.txt", np.degrees(angles))
-    (tmp_path / "h.toml").write_text(text + 'source_origin = 20.0\nsource_detector = 35.0\ndetector_spacing = [1.0, 0.9]\n'
-                                     '[angles]\nunit = "degrees"\nfile = "angles.txt"\n')
+    (tmp_path / "h.toml").write_text(
+        text + "source_origin = 20.0\nsource_detector = 35.0\ndetector_spacing = [1.0, 0.9]\n"
+        '[angles]\nunit = "degrees"\nfile = "angles.txt"\n'
+    )
     same = read_geometry(tmp_path / "h.toml").operator()
     assert torch.allclose(same.vectors, torch.from_numpy(vectors))  # type: ignore[attr-defined]
 
@@ -83,14 +133,25 @@ def test_axis_column_and_grid() -> None:
     geometry = geometry_from_mapping(CONE)
     assert isinstance(geometry, Geometry3D)
     moved = geometry.with_axis_column(3.5)
-    assert moved.axis_column == pytest.approx(3.5) and moved.detector_shift == (pytest.approx(0.9), 0.0)
-    assert geometry.grid().voxel_size == (0.5, 0.5, 0.5) and geometry.grid().origin == (-1.25, -1.25, -0.75)
+    assert moved.axis_column == pytest.approx(3.5) and moved.detector_shift == (
+        pytest.approx(0.9),
+        0.0,
+    )
+    assert geometry.grid().voxel_size == (0.5, 0.5, 0.5) and geometry.grid().origin == (
+        -1.25,
+        -1.25,
+        -0.75,
+    )
     with pytest.raises(InputError, match="axis_shift"):
         geometry_from_mapping(changed(axis_shift=0.1)).with_axis_column(3.0)
 
 
 VECTORS = circular([0.0, 1.0], 20.0, 35.0).tolist()
-BARE = {k: v for k, v in CONE.items() if k not in ("angles", "detector_spacing", "source_origin", "source_detector")}
+BARE = {
+    k: v
+    for k, v in CONE.items()
+    if k not in ("angles", "detector_spacing", "source_origin", "source_detector")
+}
 REFUSED = {
     "kind": (changed(kind="cones"), "'cone' or 'parallel3d' in 3D"),
     "a word of 2D": (changed(num_detectors=3), "one of a 2D scan"),
@@ -106,15 +167,27 @@ REFUSED = {
     "panel aside": (changed(detector_shift=[90.0, 0.0]), "no ray"),
     "pitch of a parallel beam": ({**PARALLEL, "pitch": 1.0}, "belongs to a cone beam"),
     "curved": (changed(curved="yes"), "true or false"),
-    "degrees as radians": (changed(angles={"unit": "radians", "start": 0, "stop": 360, "count": 9}), "looks like degrees"),
-    "tilt in degrees": (changed(tilt=30.0, angles={"unit": "radians", "start": 0, "stop": 6, "count": 9}), "unit of"),
+    "degrees as radians": (
+        changed(angles={"unit": "radians", "start": 0, "stop": 360, "count": 9}),
+        "looks like degrees",
+    ),
+    "tilt in degrees": (
+        changed(tilt=30.0, angles={"unit": "radians", "start": 0, "stop": 6, "count": 9}),
+        "unit of",
+    ),
     "no angles": ({k: v for k, v in CONE.items() if k != "angles"}, "or vectors"),
     "vectors and angles": (changed(vectors=VECTORS), "both given"),
     "vectors and spacing": ({**BARE, "vectors": VECTORS, "detector_spacing": 2.0}, "both given"),
-    "eleven numbers": ({**BARE, "vectors": [VECTORS[0], VECTORS[1][:11]]}, "view 1 of vectors has 11 numbers"),
+    "eleven numbers": (
+        {**BARE, "vectors": [VECTORS[0], VECTORS[1][:11]]},
+        "view 1 of vectors has 11 numbers",
+    ),
     "vectors as numbers": ({**BARE, "vectors": [1.0, 2.0]}, "12 numbers a view"),
     "missing file": ({**BARE, "vectors": "nowhere.npy"}, "no such file"),
-    "missing": ({k: v for k, v in CONE.items() if k != "detector_shape"}, "'detector_shape' is missing"),
+    "missing": (
+        {k: v for k, v in CONE.items() if k != "detector_shape"},
+        "'detector_shape' is missing",
+    ),
 }
 
 
@@ -127,8 +200,11 @@ def test_refused_in_one_sentence(name: str) -> None:
 
 
 def test_files_of_numbers_that_are_none(tmp_path: Path) -> None:
-    for name, content, expected in (("a.txt", "one two\n", "not read"), ("b.txt", "1 2\n3\n", "same number of columns"),
-                                    ("c.txt", "1 2 3\n", r"shape \(1, 3\)")):
+    for name, content, expected in (
+        ("a.txt", "one two\n", "not read"),
+        ("b.txt", "1 2\n3\n", "same number of columns"),
+        ("c.txt", "1 2 3\n", r"shape \(1, 3\)"),
+    ):
         (tmp_path / name).write_text(content)
         with pytest.raises(InputError, match=expected):
             geometry_from_mapping({**BARE, "vectors": name}, tmp_path)
@@ -148,9 +224,16 @@ def test_projections_are_one_item_in_every_format(name: str, tmp_path: Path) -> 
     else:
         datasets.write(path, y)
     opened = datasets.open(path, geometry)
-    assert len(opened) == 1 and np.array_equal(opened[0].y[0, 0].numpy(), y) and opened[0].geometry == geometry
+    assert (
+        len(opened) == 1
+        and np.array_equal(opened[0].y[0, 0].numpy(), y)
+        and opened[0].geometry == geometry
+    )
     short = dataclasses.replace(geometry, angles=geometry.angles[:11])  # type: ignore[type-var]
-    with pytest.raises(InputError, match=r"12x8x10, but the geometry has 11 views of a panel with 8 rows and 10 columns"):
+    with pytest.raises(
+        InputError,
+        match=r"12x8x10, but the geometry has 11 views of a panel with 8 rows and 10 columns",
+    ):
         datasets.open(path, short)[0]
 
 
@@ -162,7 +245,10 @@ def test_counts_of_a_synchrotron_become_projections(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         group = file.create_group("exchange")
         group["data"] = 10 + 1000 * np.exp(-line)
-        group["data_white"], group["data_dark"] = np.full((2, 5, 10), 1010.0), np.full((2, 5, 10), 10.0)
+        group["data_white"], group["data_dark"] = (
+            np.full((2, 5, 10), 1010.0),
+            np.full((2, 5, 10), 10.0),
+        )
     opened = datasets.open(tmp_path / "scan.h5", geometry)
     assert len(opened) == 1 and np.allclose(opened[0].y[0, 0].numpy(), line, atol=1e-5)
 
@@ -180,7 +266,10 @@ def test_a_volume_is_one_item_when_asked(tmp_path: Path) -> None:
 
 def test_sizes_of_voxels_are_written_to_tiff(tmp_path: Path) -> None:
     grid = datasets.Grid((0.5, 0.25, 0.25), unit="mm")
-    datasets.write(tmp_path / "x.tif", datasets.VolumeInMemory(np.random.rand(3, 4, 5).astype(np.float32), grid))
+    datasets.write(
+        tmp_path / "x.tif",
+        datasets.VolumeInMemory(np.random.rand(3, 4, 5).astype(np.float32), grid),
+    )
     opened = datasets.open(tmp_path / "x.tif")
     assert isinstance(opened, datasets.Volume) and opened.shape == (3, 4, 5)
     assert opened.grid.voxel_size == pytest.approx((0.5, 0.25, 0.25), rel=1e-4)

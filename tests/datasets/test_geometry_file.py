@@ -16,24 +16,46 @@ from invtoolbox.datasets import Geometry, geometry_from_mapping, read_geometry
 from invtoolbox.errors import InputError
 
 FAN: dict[str, Any] = {
-    "kind": "fan", "num_detectors": 560, "detector_spacing": 0.2, "pixel_size": 0.148,
-    "image_shape": [512, 512], "source_origin": 410.66, "source_detector": 553.74,
+    "kind": "fan",
+    "num_detectors": 560,
+    "detector_spacing": 0.2,
+    "pixel_size": 0.148,
+    "image_shape": [512, 512],
+    "source_origin": 410.66,
+    "source_detector": 553.74,
     "angles": {"unit": "degrees", "start": 0, "stop": 360, "count": 721},
 }
 
 
 @given(
     st.sampled_from(["parallel", "fan"]),
-    st.one_of(st.lists(st.floats(-12, 12), min_size=1, max_size=9).map(tuple),
-              st.tuples(st.floats(-6, 6), st.floats(0.001, 1), st.integers(1, 40)).map(
-                  lambda t: tuple(t[0] + t[1] * i for i in range(t[2])))),
-    st.integers(4, 60), st.floats(0.1, 3), st.floats(-1, 1), st.booleans(), st.text(max_size=5))
+    st.one_of(
+        st.lists(st.floats(-12, 12), min_size=1, max_size=9).map(tuple),
+        st.tuples(st.floats(-6, 6), st.floats(0.001, 1), st.integers(1, 40)).map(
+            lambda t: tuple(t[0] + t[1] * i for i in range(t[2]))
+        ),
+    ),
+    st.integers(4, 60),
+    st.floats(0.1, 3),
+    st.floats(-1, 1),
+    st.booleans(),
+    st.text(max_size=5),
+)
 @settings(max_examples=60, deadline=None)
 def test_written_and_read_back_equal(kind, angles, detectors, spacing, shift, curved, unit) -> None:
     geometry = Geometry(
-        kind, angles=angles, num_detectors=detectors, image_shape=(24, 31), pixel_size=0.7,
-        detector_spacing=spacing, detector_shift=shift, curved=curved and kind == "fan", length_unit=unit,
-        source_origin=100.0 if kind == "fan" else None, source_detector=163.1 if kind == "fan" else None)
+        kind,
+        angles=angles,
+        num_detectors=detectors,
+        image_shape=(24, 31),
+        pixel_size=0.7,
+        detector_spacing=spacing,
+        detector_shift=shift,
+        curved=curved and kind == "fan",
+        length_unit=unit,
+        source_origin=100.0 if kind == "fan" else None,
+        source_detector=163.1 if kind == "fan" else None,
+    )
     assert geometry_from_mapping(tomllib.loads(geometry.to_toml())) == geometry
 
 
@@ -50,17 +72,29 @@ def test_file_of_a_measured_scan(tmp_path: Path) -> None:
 def test_degrees_and_radians_say_the_same() -> None:
     degrees = geometry_from_mapping(FAN)
     radians = geometry_from_mapping(
-        {**FAN, "angles": {"unit": "radians", "start": 0, "stop": 2 * math.pi, "count": 720 + 1}})
+        {**FAN, "angles": {"unit": "radians", "start": 0, "stop": 2 * math.pi, "count": 720 + 1}}
+    )
     assert degrees.angles[-1] == 2 * math.pi and degrees.sinogram_shape == (721, 560)
     assert degrees.angles == pytest.approx(radians.angles, abs=1e-14)
     half_open = geometry_from_mapping(
-        {**FAN, "angles": {"unit": "degrees", "start": 0, "stop": 360, "count": 720, "endpoint": False}})
+        {
+            **FAN,
+            "angles": {"unit": "degrees", "start": 0, "stop": 360, "count": 720, "endpoint": False},
+        }
+    )
     assert half_open.angles == pytest.approx(degrees.angles[:-1], abs=1e-14)
 
 
 def test_axis_column() -> None:
-    geometry = Geometry("parallel", (0.0,), num_detectors=640, image_shape=(640, 640), detector_spacing=0.5,
-                        pixel_size=0.5, detector_shift=12.0)
+    geometry = Geometry(
+        "parallel",
+        (0.0,),
+        num_detectors=640,
+        image_shape=(640, 640),
+        detector_spacing=0.5,
+        pixel_size=0.5,
+        detector_shift=12.0,
+    )
     assert geometry.axis_column == 319.5 - 24
 
 
@@ -69,15 +103,22 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 REFUSED = {
-    "a turn in degrees": (changed(angles={"unit": "radians", "start": 0, "stop": 360, "count": 9}),
-                          "looks like degrees"),
-    "half a turn in degrees": (changed(angles={"unit": "radians", "values": [0, 45, 90, 135]}), "looks like "
-    "degrees"),
+    "a turn in degrees": (
+        changed(angles={"unit": "radians", "start": 0, "stop": 360, "count": 9}),
+        "looks like degrees",
+    ),
+    "half a turn in degrees": (
+        changed(angles={"unit": "radians", "values": [0, 45, 90, 135]}),
+        "looks like degrees",
+    ),
     "no unit": (changed(angles={"start": 0, "stop": 1, "count": 2}), "unit"),
     "other unit": (changed(angles={"unit": "grad", "start": 0, "stop": 1, "count": 2}), "unit"),
     "angles as a list": (changed(angles=[0, 1]), "table with a unit"),
     "no count": (changed(angles={"unit": "degrees", "start": 0, "stop": 1}), "lacks count"),
-    "count of zero": (changed(angles={"unit": "degrees", "start": 0, "stop": 1, "count": 0}), "at least 1"),
+    "count of zero": (
+        changed(angles={"unit": "degrees", "start": 0, "stop": 1, "count": 0}),
+        "at least 1",
+    ),
     "both": (changed(angles={"unit": "degrees", "start": 0, "values": [1]}), "not both"),
     "no angles": (changed(angles={"unit": "degrees", "values": []}), "no angles"),
     "a word as an angle": (changed(angles={"unit": "degrees", "values": ["x"]}), "finite number"),

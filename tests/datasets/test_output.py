@@ -87,7 +87,9 @@ def test_nothing_is_written_over_unasked(suffix: str, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [path.name]
 
 
-def test_a_file_that_appears_meanwhile_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_appears_meanwhile_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "x.bin"
     fsync = os.fsync
 
@@ -114,14 +116,19 @@ for path in sys.argv[1:]:
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="limits on the size of files are a matter of Unix")
+@pytest.mark.skipif(
+    not hasattr(signal, "SIGXFSZ"), reason="limits on the size of files are a matter of Unix"
+)
 def test_no_room_in_the_middle_of_a_write(tmp_path: Path) -> None:
     names = ["x.npy", "x.tif", "x.h5", "x.png"]
     for name in names:
         (tmp_path / name).write_bytes(b"precious")
     result = subprocess.run(
-        [sys.executable, "-c", CHILD, *(str(tmp_path / name) for name in names)], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+        [sys.executable, "-c", CHILD, *(str(tmp_path / name) for name in names)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     assert result.returncode == 0, result.stderr
     sentences = result.stdout.splitlines()
     assert len(sentences) == len(names)
@@ -143,9 +150,11 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     refusals = {
-        "x.bmp": (X, "suffix '.bmp'"), "none/x.npy": (X, "does not exist"),
+        "x.bmp": (X, "suffix '.bmp'"),
+        "none/x.npy": (X, "does not exist"),
         "many.png": (torch.rand(4, 1, 5, 5), "not one picture"),
-        "nan.png": (torch.full((5, 5), float("nan")), "NaN"), "line.tif": (torch.rand(5), "TIFF holds real images"),
+        "nan.png": (torch.full((5, 5), float("nan")), "NaN"),
+        "line.tif": (torch.rand(5), "TIFF holds real images"),
         "word.npy": (np.array(["x"]), "no numbers"),
     }
     for name, (x, message) in refusals.items():

@@ -24,7 +24,11 @@ def test_pcd_of_every_encoding(encoding: str, tmp_path: Path) -> None:
     found = read_pcd(tmp_path / "cloud.pcd")
     assert list(found) == ["x", "y", "z", "intensity", "ring"], "padding is left out"
     assert np.allclose(np.stack([found[axis] for axis in "xyz"], 1), POINTS, rtol=1e-7, atol=0)
-    assert np.allclose(found["intensity"], INTENSITY, rtol=1e-7) and found["ring"].dtype == np.uint16 and found["ring"][17] == 1
+    assert (
+        np.allclose(found["intensity"], INTENSITY, rtol=1e-7)
+        and found["ring"].dtype == np.uint16
+        and found["ring"][17] == 1
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"a", b"ab" * 500, bytes(3000), bytes(range(256)) * 5])
@@ -33,7 +37,9 @@ def test_lzf_unpacks_what_was_packed(content: bytes) -> None:
 
 
 def test_lzf_copies_that_overlap_and_long_ones() -> None:
-    assert unpack_lzf(bytes([0]) + b"x" + bytes([0b111_00000, 91, 0]), 101) == b"x" * 101, "9 + 91 from one before"
+    assert unpack_lzf(bytes([0]) + b"x" + bytes([0b111_00000, 91, 0]), 101) == b"x" * 101, (
+        "9 + 91 from one before"
+    )
     with pytest.raises(InputError, match="before their beginning"):
         unpack_lzf(bytes([0]) + b"x" + bytes([0b001_00000, 5]), 4)
     with pytest.raises(InputError, match="unpack to 1 bytes instead of 9"):
@@ -51,39 +57,66 @@ def test_ply_of_every_encoding(encoding: str, tmp_path: Path) -> None:
 def test_a_written_cloud_is_what_the_header_says(tmp_path: Path) -> None:
     path = tmp_path / "cloud.ply"
     colours = np.random.default_rng(4).integers(0, 256, (50, 3))
-    write_ply(path, torch.from_numpy(POINTS), colours, {"speed": INTENSITY, "instance": np.arange(50), "dynamic": np.arange(50) % 2 == 0})
+    write_ply(
+        path,
+        torch.from_numpy(POINTS),
+        colours,
+        {"speed": INTENSITY, "instance": np.arange(50), "dynamic": np.arange(50) % 2 == 0},
+    )
     # Read by hand, as the header says it is.
     head, body = path.read_bytes().split(b"end_header\n", 1)
-    assert head.decode().split("\n")[:3] == ["ply", "format binary_little_endian 1.0", "element vertex 50"]
-    x, y, z, r, g, b, speed, instance, dynamic = struct.unpack_from("<3f3BfiB", body, 7 * struct.calcsize("<3f3BfiB"))
-    assert (x, y, z) == tuple(POINTS[7]) and [r, g, b] == colours[7].tolist() and len(body) == 50 * 24
+    assert head.decode().split("\n")[:3] == [
+        "ply",
+        "format binary_little_endian 1.0",
+        "element vertex 50",
+    ]
+    x, y, z, r, g, b, speed, instance, dynamic = struct.unpack_from(
+        "<3f3BfiB", body, 7 * struct.calcsize("<3f3BfiB")
+    )
+    assert (
+        (x, y, z) == tuple(POINTS[7]) and [r, g, b] == colours[7].tolist() and len(body) == 50 * 24
+    )
     assert speed == INTENSITY[7] and instance == 7 and dynamic == 0
     found = read_ply(path)
-    assert np.array_equal(np.stack([found[axis] for axis in "xyz"], 1), POINTS) and np.array_equal(found["speed"], INTENSITY)
+    assert np.array_equal(np.stack([found[axis] for axis in "xyz"], 1), POINTS) and np.array_equal(
+        found["speed"], INTENSITY
+    )
     assert np.array_equal(np.stack([found[name] for name in ("red", "green", "blue")], 1), colours)
     write_ply(path, POINTS.astype(np.float64), colours / 255, overwrite=True)
-    assert read_ply(path)["x"].dtype == np.float64 and np.array_equal(read_ply(path)["red"], colours[:, 0])
+    assert read_ply(path)["x"].dtype == np.float64 and np.array_equal(
+        read_ply(path)["red"], colours[:, 0]
+    )
 
 
 def test_a_cloud_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     write_ply(tmp_path / "cloud.ply", POINTS)
     before = (tmp_path / "cloud.ply").read_bytes()
-    for arguments, message in [((POINTS,), "overwrite=True"), ((POINTS[:, :2],), "a cloud is"), ((POINTS, POINTS), "colours are"),
-                               ((POINTS, None, {"a b": INTENSITY}), "without spaces"),
-                               ((POINTS, None, {"x": INTENSITY}), "name of its own"),
-                               ((POINTS, None, {"a": np.full(50, 2**40)}), "beyond 32 bits")]:
+    for arguments, message in [
+        ((POINTS,), "overwrite=True"),
+        ((POINTS[:, :2],), "a cloud is"),
+        ((POINTS, POINTS), "colours are"),
+        ((POINTS, None, {"a b": INTENSITY}), "without spaces"),
+        ((POINTS, None, {"x": INTENSITY}), "name of its own"),
+        ((POINTS, None, {"a": np.full(50, 2**40)}), "beyond 32 bits"),
+    ]:
         with pytest.raises(InputError, match=message):
             write_ply(tmp_path / "cloud.ply", *arguments)  # type: ignore[arg-type]
     assert (tmp_path / "cloud.ply").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    (b"ply\n", b"plx\n", "does not begin with 'ply'"), (b"end_header", b"end_hat", "has no end"),
-    (b"property uchar ring", b"property word ring", "no number of a known type"),
-    (b"element vertex 50", b"element vertex 500", "truncated"),
-    (b"binary_big_endian", b"binary_middle", "known are ascii"), (b"property float y", b"property float x", "two properties of one name"),
-    (b"comment by hand", b"element edge 3", "stand before the vertices"), (b"comment", b"remark", "which PLY does not know"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"ply\n", b"plx\n", "does not begin with 'ply'"),
+        (b"end_header", b"end_hat", "has no end"),
+        (b"property uchar ring", b"property word ring", "no number of a known type"),
+        (b"element vertex 50", b"element vertex 500", "truncated"),
+        (b"binary_big_endian", b"binary_middle", "known are ascii"),
+        (b"property float y", b"property float x", "two properties of one name"),
+        (b"comment by hand", b"element edge 3", "stand before the vertices"),
+        (b"comment", b"remark", "which PLY does not know"),
+    ],
+)
 def test_damaged_ply_is_refused(old: bytes, new: bytes, message: str, tmp_path: Path) -> None:
     content = sets.ply(POINTS, "binary_big_endian")
     assert old in content
@@ -92,12 +125,18 @@ def test_damaged_ply_is_refused(old: bytes, new: bytes, message: str, tmp_path: 
         read_ply(tmp_path / "cloud.ply")
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    (b"SIZE 4 4", b"SIZE 4 3", "sizes, types or counts"), (b"DATA", b"DATE", "which PCD does not know"),
-    (b"WIDTH 50", b"WIDTH 60", "declares 50 points"),
-    (b"COUNT 1 1", b"COUNT 1", "name 6, 6, 6 and 5 fields"), (b"binary", b"packed", "encoded as 'packed'"),
-    (b"POINTS 50", b"POINTS xy", "must be whole numbers"), (b"FIELDS x y z _ intensity ring\n", b"", "lacks FIELDS"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"SIZE 4 4", b"SIZE 4 3", "sizes, types or counts"),
+        (b"DATA", b"DATE", "which PCD does not know"),
+        (b"WIDTH 50", b"WIDTH 60", "declares 50 points"),
+        (b"COUNT 1 1", b"COUNT 1", "name 6, 6, 6 and 5 fields"),
+        (b"binary", b"packed", "encoded as 'packed'"),
+        (b"POINTS 50", b"POINTS xy", "must be whole numbers"),
+        (b"FIELDS x y z _ intensity ring\n", b"", "lacks FIELDS"),
+    ],
+)
 def test_damaged_pcd_is_refused(old: bytes, new: bytes, message: str, tmp_path: Path) -> None:
     content = sets.pcd(POINTS, INTENSITY, "binary")
     assert old in content

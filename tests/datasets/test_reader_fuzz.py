@@ -14,10 +14,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "reader_fuzz.py"
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit of memory is set by what Linux tells")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="the limit of memory is set by what Linux tells"
+)
 def test_damaged_files_of_every_format_are_refused_or_read(tmp_path: Path) -> None:
-    ran = subprocess.run([sys.executable, str(SCRIPT), "--count", "48", "--keep", str(tmp_path)],
-                         capture_output=True, text=True, timeout=180)
+    ran = subprocess.run(
+        [sys.executable, str(SCRIPT), "--count", "48", "--keep", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert f"{len(SEEDS)} seeds" in ran.stdout and ran.stdout.count(" 0 faults") == len(SEEDS) + 1
 

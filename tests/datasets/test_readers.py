@@ -23,12 +23,28 @@ def write_htc(path: Path, angles: np.ndarray | None = None, **changes: object) -
     from scipy.io import savemat
 
     angles = np.linspace(0, 90, 31) if angles is None else angles
-    parameters = {"angles": angles, "distanceSourceOrigin": 400.0, "distanceSourceDetector": 500.0,
-                  "pixelSizePost": 0.2, "numDetectorsPost": 20.0, "effectivePixelSizePost": 0.16,
-                  "distanceUnit": "mm", **changes}
+    parameters = {
+        "angles": angles,
+        "distanceSourceOrigin": 400.0,
+        "distanceSourceDetector": 500.0,
+        "pixelSizePost": 0.2,
+        "numDetectorsPost": 20.0,
+        "effectivePixelSizePost": 0.16,
+        "distanceUnit": "mm",
+        **changes,
+    }
     parameters = {k: v for k, v in parameters.items() if v is not None}
-    savemat(path, {"CtDataLimited": {"type": "2d", "sinogram": RNG.random((angles.size, 20)),
-                                     "parameters": parameters}}, do_compression=True)
+    savemat(
+        path,
+        {
+            "CtDataLimited": {
+                "type": "2d",
+                "sinogram": RNG.random((angles.size, 20)),
+                "parameters": parameters,
+            }
+        },
+        do_compression=True,
+    )
     return path
 
 
@@ -37,11 +53,14 @@ def write_dxchange(path: Path, **changes: object) -> Path:
     angles = np.linspace(0, 180, 60, endpoint=False)
     u = np.arange(60)[None] - 27.2
     paths = [r * np.cos(np.radians(angles) - a)[:, None] for r, a in [(8, 0.3), (13, 2)]]
-    line = np.repeat(sum(np.exp(-((u - path) / 4) ** 2) for path in paths)[:, None], 3, axis=1)
-    fields = {"data": (100 + 9900 * np.exp(-line)).astype(np.float32), "theta": angles,
-              "data_white": np.full((4, 3, 60), 10000, np.uint16),
-              "data_dark": np.full((4, 3, 60), 100, np.uint16),
-              **changes}
+    line = np.repeat(sum(np.exp(-(((u - path) / 4) ** 2)) for path in paths)[:, None], 3, axis=1)
+    fields = {
+        "data": (100 + 9900 * np.exp(-line)).astype(np.float32),
+        "theta": angles,
+        "data_white": np.full((4, 3, 60), 10000, np.uint16),
+        "data_dark": np.full((4, 3, 60), 100, np.uint16),
+        **changes,
+    }
     with h5py.File(path, "w") as file:
         for name, array in fields.items():
             if array is not None:
@@ -60,11 +79,24 @@ def write_dicom(path: Path, **changes: object) -> Path:
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     image = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     stored = np.array([[0, 1000, 2000], [-2000, 1024, 24]], np.int16)
-    fields = {"Modality": "CT", "Rows": 2, "Columns": 3, "BitsAllocated": 16, "BitsStored": 16, "HighBit": 15,
-              "PixelRepresentation": 1, "SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2",
-              "RescaleSlope": 2, "RescaleIntercept": -1024, "PixelSpacing": [0.7, 0.9],
-              "PixelPaddingValue": -2000, "PixelData": stored.tobytes(), "SeriesInstanceUID": "1.2",
-              **changes}
+    fields = {
+        "Modality": "CT",
+        "Rows": 2,
+        "Columns": 3,
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "HighBit": 15,
+        "PixelRepresentation": 1,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "RescaleSlope": 2,
+        "RescaleIntercept": -1024,
+        "PixelSpacing": [0.7, 0.9],
+        "PixelPaddingValue": -2000,
+        "PixelData": stored.tobytes(),
+        "SeriesInstanceUID": "1.2",
+        **changes,
+    }
     for name, value in fields.items():
         if value is not None:
             setattr(image, name, value)
@@ -75,7 +107,9 @@ def write_dicom(path: Path, **changes: object) -> Path:
 def write_kernels(path: Path) -> Path:
     """A cell array as MATLAB 7.3 stores it: references, columns first, a header of 512 bytes."""
     with h5py.File(path, "w", userblock_size=512) as file:
-        references = [file.create_dataset(f"#refs#/{n}", data=RNG.random((3 + n, 5))).ref for n in range(2)]
+        references = [
+            file.create_dataset(f"#refs#/{n}", data=RNG.random((3 + n, 5))).ref for n in range(2)
+        ]
         file.create_dataset("kernels", (2, 1), dtype=h5py.ref_dtype)[:, 0] = references
     with path.open("r+b") as stream:
         stream.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM")
@@ -98,9 +132,15 @@ def write_array(path: Path) -> Path:
 
 
 WRITERS: dict[str, Callable[[Path], Path]] = {
-    "scan.mat": write_htc, "scan.h5": write_dxchange, "slice.dcm": write_dicom, "kernels.mat": write_kernels,
-    "picture.png": write_picture, "picture.jpg": write_picture, "picture.tif": write_picture,
-    "array.npy": write_array, "array.npz": write_array,
+    "scan.mat": write_htc,
+    "scan.h5": write_dxchange,
+    "slice.dcm": write_dicom,
+    "kernels.mat": write_kernels,
+    "picture.png": write_picture,
+    "picture.jpg": write_picture,
+    "picture.tif": write_picture,
+    "array.npy": write_array,
+    "array.npz": write_array,
 }
 
 
@@ -199,10 +239,14 @@ def test_htc(tmp_path: Path) -> None:
     path = write_htc(tmp_path / "htc2022_09z_limited.mat")
     item = datasets.open(path)[0]
     assert item.y.shape == (1, 1, 31, 20) and item.geometry is not None
-    assert item.geometry.angles[-1] == pytest.approx(np.pi / 2) and item.geometry.source_origin == 400
+    assert (
+        item.geometry.angles[-1] == pytest.approx(np.pi / 2) and item.geometry.source_origin == 400
+    )
     assert item.geometry.image_shape == (512, 512) and item.geometry.pixel_size == 0.16
     assert item.reference is None and item.segmentation is None
-    savemat(tmp_path / "htc2022_09z_recon_fbp_seg.mat", {"reconFullFbpSeg": np.eye(512, dtype=np.uint8)})
+    savemat(
+        tmp_path / "htc2022_09z_recon_fbp_seg.mat", {"reconFullFbpSeg": np.eye(512, dtype=np.uint8)}
+    )
     savemat(tmp_path / "htc2022_09z_full_recon_fbp.mat", {"reconFullFbp": np.eye(512)})
     item = datasets.open(path)[0]
     assert item.segmentation is not None and item.segmentation.sum() == 512
@@ -231,7 +275,9 @@ def test_dxchange(tmp_path: Path) -> None:
     assert item.geometry.kind == "parallel" and item.geometry.length_unit == "pixel"
     assert item.y.max().item() == pytest.approx(2, abs=0.05)
     assert item.geometry.axis_column == pytest.approx(27.2, abs=0.1)
-    assert item.geometry.image_shape == (56, 56), "as far as the shorter side of the detector reaches"
+    assert item.geometry.image_shape == (56, 56), (
+        "as far as the shorter side of the detector reaches"
+    )
     given = datasets.DataExchange(tmp_path / "scan.h5", center=20.0, pixel_size=0.005).geometry
     assert given.axis_column == pytest.approx(20.0) and given.detector_spacing == 0.005
     assert given.length_unit == "mm"
@@ -263,8 +309,12 @@ def test_counts_without_a_logarithm() -> None:
     assert sinogram[2, 7] == sinogram[3, 8] == sinogram[4, 9] == pytest.approx(np.log(100))
     assert sinogram[:, 20] == pytest.approx(np.full(10, np.log(2)))
     assert np.isfinite(sinogram).all()
-    with pytest.raises(InputError, match=r"1 of 400 counts are NaN or infinite, the first at view 5, column 6"):
-        line_integrals(np.where(np.arange(400).reshape(10, 40) == 206, np.nan, counts), np.full(40, 1e3), dark)
+    with pytest.raises(
+        InputError, match=r"1 of 400 counts are NaN or infinite, the first at view 5, column 6"
+    ):
+        line_integrals(
+            np.where(np.arange(400).reshape(10, 40) == 206, np.nan, counts), np.full(40, 1e3), dark
+        )
     with pytest.raises(InputError, match=r"400 counts are not above the dark field"):
         line_integrals(np.full((10, 40), 90.0), np.full(40, 1000.0), dark)
 
@@ -276,7 +326,9 @@ def test_dicom(tmp_path: Path) -> None:
     assert torch.equal(item.y[0, 0], expected)
     assert item.meta["pixel_size"] == (0.7, 0.9) and item.meta["units"] == "HU"
     attenuation = datasets.Dicom(path, units="1/mm")[0].y
-    assert attenuation.min() == 0 and attenuation[0, 0, 0, 1].item() == pytest.approx(0.0193 * 1.976)
+    assert attenuation.min() == 0 and attenuation[0, 0, 0, 1].item() == pytest.approx(
+        0.0193 * 1.976
+    )
     hounsfield = datasets.attenuation_to_hounsfield(attenuation)
     assert torch.allclose(hounsfield, expected.clamp(min=-1000), atol=1e-3)
 
@@ -302,7 +354,9 @@ def test_dicom_refuses(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_pictures_keep_every_bit(suffix: str, shape: tuple[int, ...], dtype: type, tmp_path: Path) -> None:
+def test_pictures_keep_every_bit(
+    suffix: str, shape: tuple[int, ...], dtype: type, tmp_path: Path
+) -> None:
     from tifffile import imwrite
 
     path = tmp_path / f"picture{suffix}"
@@ -351,8 +405,12 @@ def test_masks_and_palettes(tmp_path: Path) -> None:
     Image.fromarray(colours).quantize(256).save(tmp_path / "palette.png")
     Image.fromarray(colours[..., 0] > 99).save(tmp_path / "mask.png")
     palette = np.asarray(Image.open(tmp_path / "palette.png").convert("RGB")) / 255
-    assert np.allclose(datasets.open(tmp_path / "palette.png")[0].y[0].numpy(), np.moveaxis(palette, -1, 0))
-    assert np.array_equal(datasets.open(tmp_path / "mask.png")[0].y[0, 0].numpy(), colours[..., 0] > 99)
+    assert np.allclose(
+        datasets.open(tmp_path / "palette.png")[0].y[0].numpy(), np.moveaxis(palette, -1, 0)
+    )
+    assert np.array_equal(
+        datasets.open(tmp_path / "mask.png")[0].y[0, 0].numpy(), colours[..., 0] > 99
+    )
 
 
 def test_folder_of_pictures_by_name(tmp_path: Path) -> None:
@@ -360,7 +418,11 @@ def test_folder_of_pictures_by_name(tmp_path: Path) -> None:
         write_picture(tmp_path / name)
     (tmp_path / "SOURCE.txt").write_text("here and there")
     data = datasets.open(tmp_path)
-    assert [Path(data[i].meta["source"]).name for i in range(len(data))] == ["a.jpg", "b.png", "c.tif"]
+    assert [Path(data[i].meta["source"]).name for i in range(len(data))] == [
+        "a.jpg",
+        "b.png",
+        "c.tif",
+    ]
 
 
 def test_arrays_count_items_first(tmp_path: Path) -> None:
@@ -385,7 +447,11 @@ def test_archives_bring_reference_and_noise(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, y=RNG.random((2, 6, 5)), reference=RNG.random((2, 4, 4)), noise_std=[0.1, 0.2])
     item = datasets.open(path)[1]
-    assert item.noise_std == 0.2 and item.reference is not None and item.reference.shape == (1, 1, 4, 4)
+    assert (
+        item.noise_std == 0.2
+        and item.reference is not None
+        and item.reference.shape == (1, 1, 4, 4)
+    )
     np.savez(path, y=RNG.random((2, 6, 5)), noise_std=-1.0)
     with pytest.raises(InputError, match="noise_std"):
         datasets.open(path)
@@ -396,13 +462,17 @@ def test_archives_bring_reference_and_noise(tmp_path: Path) -> None:
 
 
 def test_a_sinogram_with_a_geometry_file(tmp_path: Path) -> None:
-    geometry = datasets.Geometry("parallel", tuple(np.linspace(0, 3, 6)), num_detectors=5, image_shape=(4, 4))
+    geometry = datasets.Geometry(
+        "parallel", tuple(np.linspace(0, 3, 6)), num_detectors=5, image_shape=(4, 4)
+    )
     geometry.write(tmp_path / "geometry.toml")
     np.save(tmp_path / "sinogram.npy", np.ones((6, 5)))
     np.save(tmp_path / "transposed.npy", np.ones((5, 6)))
     opened = datasets.open(tmp_path / "sinogram.npy", geometry=tmp_path / "geometry.toml")
     assert opened[0].geometry == geometry
-    with pytest.raises(InputError, match=r"5 rows and 6 columns.*6 angles and 5 detector.*transpose"):
+    with pytest.raises(
+        InputError, match=r"5 rows and 6 columns.*6 angles and 5 detector.*transpose"
+    ):
         datasets.open(tmp_path / "transposed.npy", geometry)[0]
 
 

@@ -27,7 +27,9 @@ def test_every_data_set_says_what_and_whence() -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["av2-pair", "kitti-raw5", "ouster-frames"])
-def test_every_lidar_sequence_opens_and_is_what_it_says(name: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_lidar_sequence_opens_and_is_what_it_says(
+    name: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("INVTOOLBOX_DATA", str(data_dir))
     datasets.verify(name)
     sweep: Any = datasets.open_named(name)[1]
@@ -36,7 +38,9 @@ def test_every_lidar_sequence_opens_and_is_what_it_says(name: str, data_dir: Pat
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", NAMES)
-def test_every_data_set_opens_and_is_what_it_says(name: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_data_set_opens_and_is_what_it_says(
+    name: str, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("INVTOOLBOX_DATA", str(data_dir))
     datasets.verify(name)
     data = datasets.open_named(name)
@@ -46,7 +50,9 @@ def test_every_data_set_opens_and_is_what_it_says(name: str, data_dir: Path, mon
         assert datasets.find_file(name, file).is_file()
 
 
-def test_what_is_missing_or_misspelt_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_or_misspelt_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("INVTOOLBOX_DATA", str(tmp_path))
     with pytest.raises(InputError, match=r"did you mean 'htc2022'"):
         datasets.open_named("htc2023")
@@ -80,7 +86,9 @@ def test_photographs_come_with_the_package(name: str) -> None:
 @pytest.mark.data
 def test_filtered_backprojection_lies_on_the_one_that_comes_with_the_data(data_dir: Path) -> None:
     item = datasets.open(data_dir / "htc2022" / "htc2022_ta_full.mat")[0]
-    assert item.geometry is not None and item.reference is not None and item.segmentation is not None
+    assert (
+        item.geometry is not None and item.reference is not None and item.segmentation is not None
+    )
     assert item.y.shape == (1, 1, 721, 560) and item.geometry.sinogram_shape == (721, 560)
     x = item.geometry.operator().pseudo_inverse(item.y)
     # Half a pixel of shift gives 0.997, a quarter of a degree 0.991, another orientation at most 0.97.
@@ -104,6 +112,15 @@ def test_limited_arc_is_the_start_of_the_full_one(data_dir: Path) -> None:
 def test_levin_kernels_are_not_transposed(data_dir: Path) -> None:
     """The first kernel of the archive is also published as a NumPy file."""
     kernels = datasets.open(data_dir / "kernels" / "Levin09.mat")
-    assert [k.y.shape[-1] for k in (kernels[i] for i in range(8))] == [19, 17, 15, 27, 13, 21, 23, 23]
+    assert [k.y.shape[-1] for k in (kernels[i] for i in range(8))] == [
+        19,
+        17,
+        15,
+        27,
+        13,
+        21,
+        23,
+        23,
+    ]
     other = datasets.open(data_dir / "kernels" / "vble_levin09_0.npy")[0].y.squeeze()
     assert torch.allclose(kernels[0].y[0, 0], other / other.sum(), atol=1e-6)

@@ -20,7 +20,9 @@ from tests.datasets import fuzzing
 from tests.datasets.test_readers import write_dicom
 
 STORED = fuzzing.STORED
-GRID = datasets.Grid((3.0, 2.0, 1.5), (-10.0, 20.0, 30.0), ((0.0, 0.0, -1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)))
+GRID = datasets.Grid(
+    (3.0, 2.0, 1.5), (-10.0, 20.0, 30.0), ((0.0, 0.0, -1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+)
 
 
 def as_written(data: Any) -> np.ndarray:
@@ -43,8 +45,12 @@ def test_what_is_written_is_read_back(name: str, tmp_path: Path) -> None:
     assert not [f for f in os.listdir(tmp_path) if f.endswith(".tmp")]
 
 
-@pytest.mark.parametrize(("first", "second"), [("v.mha", "v.nii.gz"), ("v.nii", "w.mhd"), ("v.mhd", "w.nii")])
-def test_formats_turn_into_each_other_and_keep_the_place_of_the_voxels(first: str, second: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"), [("v.mha", "v.nii.gz"), ("v.nii", "w.mhd"), ("v.mhd", "w.nii")]
+)
+def test_formats_turn_into_each_other_and_keep_the_place_of_the_voxels(
+    first: str, second: str, tmp_path: Path
+) -> None:
     class Placed(datasets.Volume):
         format_name = "none"
 
@@ -65,7 +71,9 @@ def test_nifti_of_the_reference_writer(packed: str, tmp_path: Path) -> None:
     import nibabel
 
     affine = np.array([[-2.0, 0, 0, 9], [0, 0, 1.5, 7], [0, 4, 0, 5], [0, 0, 0, 1]])
-    frames = np.stack([STORED, STORED[::-1]], axis=-1).astype(np.float64)  # slices, rows, columns, frames
+    frames = np.stack([STORED, STORED[::-1]], axis=-1).astype(
+        np.float64
+    )  # slices, rows, columns, frames
     image = nibabel.Nifti1Image(frames.transpose(2, 1, 0, 3) / 4, affine)
     image.set_data_dtype(np.int16)
     nibabel.save(image, tmp_path / f"v.nii{packed}")
@@ -90,11 +98,15 @@ def test_a_pair_of_header_and_image(tmp_path: Path) -> None:
         datasets.open(tmp_path / "v.hdr")
 
 
-@pytest.mark.parametrize("text", [
-    "NDims = 3\nDimSize = 10 12 6\nElementSpacing = 1.5 2 3\nElementType = MET_USHORT\nElementByteOrderMSB = True\n"
-    "ElementDataFile = LOCAL\n",
-    "ObjectType = Image\r\nNDims = 3\r\nBinaryDataByteOrderMSB = True\r\nElementSize = 1.5 2 3\r\nDimSize = 10 12 6\r\n"
-    "ElementType = MET_USHORT\r\nHeaderSize = -1\r\nElementDataFile = LOCAL\r\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NDims = 3\nDimSize = 10 12 6\nElementSpacing = 1.5 2 3\nElementType = MET_USHORT\nElementByteOrderMSB = True\n"
+        "ElementDataFile = LOCAL\n",
+        "ObjectType = Image\r\nNDims = 3\r\nBinaryDataByteOrderMSB = True\r\nElementSize = 1.5 2 3\r\nDimSize = 10 12 6\r\n"
+        "ElementType = MET_USHORT\r\nHeaderSize = -1\r\nElementDataFile = LOCAL\r\n",
+    ],
+)
 def test_metaimage_headers_of_others(text: str, tmp_path: Path) -> None:
     (tmp_path / "v.mha").write_bytes(text.encode() + STORED.astype(">u2").tobytes())
     data = datasets.open(tmp_path / "v.mha")
@@ -119,9 +131,13 @@ REFUSED_META = {
     "DimSize = 10 12 6": ("DimSize = 10 12 7", r"of 7 slices those from 6 on are missing"),
     "DimSize = 10 12 6 ": ("DimSize = 10 12 5", "shape, type or offset are wrong"),
     "BinaryData = True": ("BinaryData = False", "text"),
-    "ElementDataFile = LOCAL": ("ElementDataFile = gone.raw", "gone.raw, and there is no such file"),
+    "ElementDataFile = LOCAL": (
+        "ElementDataFile = gone.raw",
+        "gone.raw, and there is no such file",
+    ),
     "ElementDataFile = LOCAL ": ("ElementDataFile = s%02d.raw", "several files"),
-    "NDims = 3": ("NDims = 4", "NDims 4"), "Offset": ("nonsense\nOffset", "not key = value"),
+    "NDims = 3": ("NDims = 4", "NDims 4"),
+    "Offset": ("nonsense\nOffset", "not key = value"),
 }
 
 
@@ -146,10 +162,15 @@ def test_raw_says_what_it_needs(tmp_path: Path) -> None:
     sidecar.write_text(text)
     for opened in (datasets.open(path), datasets.open(sidecar)):
         assert np.array_equal(as_written(opened), STORED) and opened.grid.voxel_size == (3, 2, 2)
-    for old, new, sentence in [("offset = 4", "offset = 2", "shape, type or offset"), ("6, 12", "7, 12", "those from 6 on"),
-                               ('"uint16"', '"int12"', "dtype is 'int12'"), ('"big"', '"middle"', "byte_order"),
-                               ("shape", "shapes", "did you mean 'shape'"), ("[3, 2, 2]", "[3, 2, -2]", "voxel_size"),
-                               ("[6, 12, 10]", "[6, 12, 0]", "shape is")]:
+    for old, new, sentence in [
+        ("offset = 4", "offset = 2", "shape, type or offset"),
+        ("6, 12", "7, 12", "those from 6 on"),
+        ('"uint16"', '"int12"', "dtype is 'int12'"),
+        ('"big"', '"middle"', "byte_order"),
+        ("shape", "shapes", "did you mean 'shape'"),
+        ("[3, 2, 2]", "[3, 2, -2]", "voxel_size"),
+        ("[6, 12, 10]", "[6, 12, 0]", "shape is"),
+    ]:
         sidecar.write_text(text.replace(old, new))
         with pytest.raises(InputError, match=sentence):
             datasets.open(sidecar)
@@ -160,15 +181,29 @@ def test_a_stack_of_pages_keeps_its_counts(tmp_path: Path) -> None:
 
     for compression in (None, "zlib"):
         for axes in (None, "ZYX"):
-            imwrite(tmp_path / "v.tif", STORED, photometric="minisblack", compression=compression,
-                    metadata={"axes": axes} if axes else None)
+            imwrite(
+                tmp_path / "v.tif",
+                STORED,
+                photometric="minisblack",
+                compression=compression,
+                metadata={"axes": axes} if axes else None,
+            )
             data = datasets.open(tmp_path / "v.tif")
             assert np.array_equal(as_written(data), STORED) and data[0].meta["units"] == "as stored"
     assert datasets.open(tmp_path / "v.tif", reader="pictures")[0].y.max() <= 1
-    imwrite(tmp_path / "ij.tif", np.stack([STORED, STORED + 1]), imagej=True, resolution=(4.0, 2.0),
-            metadata={"spacing": 3.0, "unit": "um", "axes": "TZYX"})
+    imwrite(
+        tmp_path / "ij.tif",
+        np.stack([STORED, STORED + 1]),
+        imagej=True,
+        resolution=(4.0, 2.0),
+        metadata={"spacing": 3.0, "unit": "um", "axes": "TZYX"},
+    )
     data = datasets.open(tmp_path / "ij.tif")
-    assert (data.frames, data.shape) == (2, STORED.shape) and data.grid.voxel_size == (3.0, 0.5, 0.25) and data.grid.unit == "um"
+    assert (
+        (data.frames, data.shape) == (2, STORED.shape)
+        and data.grid.voxel_size == (3.0, 0.5, 0.25)
+        and data.grid.unit == "um"
+    )
     assert np.array_equal(data.volume(1).y[0, 0].numpy(), STORED + 1)
 
 
@@ -205,15 +240,24 @@ def write_series(folder: Path, heights: list[float], **changes: Any) -> Path:
     folder.mkdir()
     for number, height in enumerate(heights):
         # Sagittal slices: the normal is x; the names are in another order than the places.
-        write_dicom(folder / f"{(number * 5) % 7}.dcm", **{
-            "ImagePositionPatient": [height, 4, 6], "ImageOrientationPatient": [0, 1, 0, 0, 0, -1], "RescaleIntercept": -1000 - height,
-            **changes})
+        write_dicom(
+            folder / f"{(number * 5) % 7}.dcm",
+            **{
+                "ImagePositionPatient": [height, 4, 6],
+                "ImageOrientationPatient": [0, 1, 0, 0, 0, -1],
+                "RescaleIntercept": -1000 - height,
+                **changes,
+            },
+        )
     return folder
 
 
 def test_a_dicom_series_is_ordered_along_its_normal(tmp_path: Path) -> None:
     data = datasets.Dicom(write_series(tmp_path / "v", [30.0, 10.0, 20.0]))
-    assert [int(data[k].y[0, 0, 0, 0]) for k in range(3)] in ([-1030, -1020, -1010], [-1010, -1020, -1030])
+    assert [int(data[k].y[0, 0, 0, 0]) for k in range(3)] in (
+        [-1030, -1020, -1010],
+        [-1010, -1020, -1030],
+    )
     series = datasets.DicomSeries(tmp_path / "v")
     assert series.shape == (3, 2, 3) and series.grid.voxel_size == pytest.approx((10, 0.7, 0.9))
     normal = np.cross([0, 1, 0], [0, 0, -1])
@@ -249,7 +293,9 @@ def test_nxtomo(tmp_path: Path) -> None:
     assert isinstance(data, datasets.NXtomo) and len(data) == 2
     item = data[1]
     assert item.y.shape == (1, 1, 30, 24) and item.y.max().item() == pytest.approx(1, abs=0.05)
-    assert item.geometry.axis_column == pytest.approx(11, abs=0.3) and item.geometry.pixel_size == pytest.approx(0.002)
+    assert item.geometry.axis_column == pytest.approx(
+        11, abs=0.3
+    ) and item.geometry.pixel_size == pytest.approx(0.002)
     with h5py.File(path, "r+") as file:
         file["entry/instrument/detector/image_key"][4:7] = 3
     with pytest.raises(InputError, match="no dark fields"):
@@ -281,7 +327,7 @@ def test_a_hole_in_a_string_collection_is_no_endless_loop(tmp_path: Path) -> Non
     datasets.write_hdf5(path, {"x": torch.ones(2, 2)}, {"units": "1"})
     content = bytearray(path.read_bytes())
     place = content.find(b"GCOL") + 16
-    content[place:place + 16] = bytes(16)
+    content[place : place + 16] = bytes(16)
     path.write_bytes(content)
     with pytest.raises(InputError, match="collection of strings"):
         datasets.open(path)
@@ -295,7 +341,9 @@ def test_more_than_memory_is_opened_and_sliced(name: str, tmp_path: Path) -> Non
     path, shape = tmp_path / name, (30_000, 512, 512)
     offset = 0
     if name == "v.raw":
-        (tmp_path / "v.toml").write_text(f'shape = {list(shape)}\ndtype = "float32"\nbyte_order = "little"\n')
+        (tmp_path / "v.toml").write_text(
+            f'shape = {list(shape)}\ndtype = "float32"\nbyte_order = "little"\n'
+        )
     elif name == "v.mha":
         head = b"NDims = 3\nDimSize = 512 512 30000\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n"
         path.write_bytes(head)
@@ -333,9 +381,25 @@ def test_more_than_memory_is_opened_and_sliced(name: str, tmp_path: Path) -> Non
 
 def _write_imagej_head(path: Path, shape: tuple[int, int, int]) -> None:
     text = f"ImageJ=1.53t\nimages={shape[0]}\nslices={shape[0]}\n\0".encode()
-    tags = [(256, 4, 1, shape[2]), (257, 4, 1, shape[1]), (258, 3, 1, 32), (259, 3, 1, 1), (262, 3, 1, 1), (270, 2, len(text), 300),
-            (273, 4, 1, 512), (277, 3, 1, 1), (278, 4, 1, shape[1]), (279, 4, 1, 4 * shape[1] * shape[2]), (339, 3, 1, 3)]
-    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    tags = [
+        (256, 4, 1, shape[2]),
+        (257, 4, 1, shape[1]),
+        (258, 3, 1, 32),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1),
+        (270, 2, len(text), 300),
+        (273, 4, 1, 512),
+        (277, 3, 1, 1),
+        (278, 4, 1, shape[1]),
+        (279, 4, 1, 4 * shape[1] * shape[2]),
+        (339, 3, 1, 3),
+    ]
+    head = (
+        b"II*\0"
+        + struct.pack("<IH", 8, len(tags))
+        + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        + bytes(4)
+    )
     path.write_bytes((head.ljust(300, b"\0") + text).ljust(512, b"\0"))
 
 
@@ -361,11 +425,15 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
-def test_pictures_are_turned_as_their_tag_says(orientation: int, suffix: str, tmp_path: Path) -> None:
+def test_pictures_are_turned_as_their_tag_says(
+    orientation: int, suffix: str, tmp_path: Path
+) -> None:
     from PIL import Image, ImageOps
     from tifffile import imwrite
 
-    blocks = np.kron(np.array([[20, 90, 160], [230, 60, 120]], np.uint8), np.ones((16, 16), np.uint8))
+    blocks = np.kron(
+        np.array([[20, 90, 160], [230, 60, 120]], np.uint8), np.ones((16, 16), np.uint8)
+    )
     path = tmp_path / f"picture{suffix}"
     if suffix == ".tif":
         imwrite(path, blocks, extratags=[(274, 3, 1, orientation, True)])
@@ -377,7 +445,9 @@ def test_pictures_are_turned_as_their_tag_says(orientation: int, suffix: str, tm
     flat.getexif()[274] = orientation
     seen = np.asarray(ImageOps.exif_transpose(flat)).astype(float)
     shown = datasets.open(path)[0].y[0, 0].numpy() * 255
-    assert shown.shape == seen.shape and np.abs(shown - seen).max() < (4 if suffix == ".jpg" else 0.01)
+    assert shown.shape == seen.shape and np.abs(shown - seen).max() < (
+        4 if suffix == ".jpg" else 0.01
+    )
     assert datasets.Pictures(path, as_stored=True)[0].y.shape == (1, 1, 32, 48)
 
 
@@ -385,9 +455,15 @@ def test_pictures_are_turned_as_their_tag_says(orientation: int, suffix: str, tm
 def test_real_volumes(data_dir: Path) -> None:
     head = datasets.open(data_dir / "vtk_head_ct" / "head.mha")
     assert head.shape == (93, 64, 64) and head.grid.voxel_size == pytest.approx((1.5, 3.2, 3.2))
-    heart = datasets.open(data_dir / "cardiac_ed" / "cardiac_data" / "train" / "001" / "sa_ED.nii.gz")
-    labels = datasets.open(data_dir / "cardiac_ed" / "cardiac_data" / "train" / "001" / "label_sa_ED.nii.gz")
-    assert heart.shape == labels.shape == (9, 256, 216) and heart.grid.voxel_size[0] == pytest.approx(10)
+    heart = datasets.open(
+        data_dir / "cardiac_ed" / "cardiac_data" / "train" / "001" / "sa_ED.nii.gz"
+    )
+    labels = datasets.open(
+        data_dir / "cardiac_ed" / "cardiac_data" / "train" / "001" / "label_sa_ED.nii.gz"
+    )
+    assert heart.shape == labels.shape == (9, 256, 216) and heart.grid.voxel_size[
+        0
+    ] == pytest.approx(10)
     assert set(np.unique(labels.slices())) == {0, 1, 2, 3}
     bars = datasets.open(data_dir / "microscopy_flowdec" / "bars-25pct_data.tif")
     assert isinstance(bars, datasets.TiffStack) and len(bars) == 32

@@ -19,7 +19,9 @@ LENSES = (Lens(radial=(0.05, -0.01), tangential=(0.002, -0.001)), Lens())
 
 
 def cameras() -> Cameras:
-    centres = torch.tensor([[0.0, -1.0, -4.0], [1.5, -1.0, -3.5], [-1.0, 0.5, -4.2]], dtype=torch.float64)
+    centres = torch.tensor(
+        [[0.0, -1.0, -4.0], [1.5, -1.0, -3.5], [-1.0, 0.5, -4.2]], dtype=torch.float64
+    )
     return look_at(centres, size=SIZE, field_of_view=40.0)
 
 
@@ -29,20 +31,40 @@ def model(lenses: tuple[Lens, ...] = LENSES) -> SparseModel:
     generator = torch.Generator().manual_seed(3)
     points = torch.rand(12, 3, generator=generator, dtype=torch.float64) - 0.5
     camera_of = torch.tensor([0, 1, 0])
-    taller = [torch.tensor([[1.0], [1.0 + 0.1 * k], [1.0]], dtype=torch.float64) for k in range(len(lenses))]
-    kinds = tuple(SparseCamera(views.intrinsics[0] * factor, SIZE, lens) for factor, lens in zip(taller, lenses))
+    taller = [
+        torch.tensor([[1.0], [1.0 + 0.1 * k], [1.0]], dtype=torch.float64)
+        for k in range(len(lenses))
+    ]
+    kinds = tuple(
+        SparseCamera(views.intrinsics[0] * factor, SIZE, lens)
+        for factor, lens in zip(taller, lenses)
+    )
     pairs = torch.tensor([[p, k] for k in range(3) for p in range(12) if (p + k) % 5])
     zeros = torch.zeros(len(pairs), 2, dtype=torch.float64)
     colors = torch.randint(0, 256, (12, 3), generator=generator, dtype=torch.uint8)
-    exact = SparseModel(kinds, ("a.png", "b b.png", "c.png"), views.world_to_camera, camera_of, points, colors, zeros, pairs[:, 1],
-                        pairs[:, 0])
+    exact = SparseModel(
+        kinds,
+        ("a.png", "b b.png", "c.png"),
+        views.world_to_camera,
+        camera_of,
+        points,
+        colors,
+        zeros,
+        pairs[:, 1],
+        pairs[:, 0],
+    )
     return replace(exact, pixels=exact.projected())
 
 
 def write_pictures(folder: Path, names: tuple[str, ...]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for k, name in enumerate(names):
-        write_png(folder / name, torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(k)), value_range=(0, 1), overwrite=True)
+        write_png(
+            folder / name,
+            torch.rand(3, *SIZE, generator=torch.Generator().manual_seed(k)),
+            value_range=(0, 1),
+            overwrite=True,
+        )
 
 
 def write_colmap_project(path: Path, binary: bool = True) -> Path:
@@ -62,9 +84,23 @@ def write_nerfstudio(path: Path) -> Path:
     flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])).double()
     K = views.intrinsics[0]
     poses = inverse(views.world_to_camera) @ flip
-    frames = [{"file_path": f"images/{name}", "transform_matrix": pose.tolist()} for name, pose in zip(names, poses)]
-    table = {"camera_model": "OPENCV", "fl_x": float(K[0, 0]), "fl_y": float(K[1, 1]), "cx": float(K[0, 2]), "cy": float(K[1, 2]),
-             "w": SIZE[1], "h": SIZE[0], "k1": 0.05, "p1": 0.001, "aabb_scale": 2, "frames": frames}
+    frames = [
+        {"file_path": f"images/{name}", "transform_matrix": pose.tolist()}
+        for name, pose in zip(names, poses)
+    ]
+    table = {
+        "camera_model": "OPENCV",
+        "fl_x": float(K[0, 0]),
+        "fl_y": float(K[1, 1]),
+        "cx": float(K[0, 2]),
+        "cy": float(K[1, 2]),
+        "w": SIZE[1],
+        "h": SIZE[0],
+        "k1": 0.05,
+        "p1": 0.001,
+        "aabb_scale": 2,
+        "frames": frames,
+    }
     (path / "transforms.json").write_text(json.dumps(table))
     return path
 
@@ -73,7 +109,9 @@ def write_blender(path: Path) -> Path:
     write_nerfstudio(path)
     table = json.loads((path / "transforms.json").read_text())
     (path / "transforms.json").unlink()
-    (path / "transforms_train.json").write_text(json.dumps({"camera_angle_x": 0.698, "frames": table["frames"]}))
+    (path / "transforms_train.json").write_text(
+        json.dumps({"camera_angle_x": 0.698, "frames": table["frames"]})
+    )
     return path
 
 
@@ -90,17 +128,41 @@ def write_opensfm(path: Path) -> Path:
         lens, K = camera.lens, camera.intrinsics
         assert lens is not None
         k1, k2 = (*lens.radial, 0.0, 0.0)[:2]
-        kinds[f"camera {k}"] = {"projection_type": "brown", "width": SIZE[1], "height": SIZE[0], "focal_x": float(K[0, 0]) / side,
-                                "focal_y": float(K[1, 1]) / side, "c_x": (float(K[0, 2]) - SIZE[1] / 2) / side,
-                                "c_y": (float(K[1, 2]) - SIZE[0] / 2) / side, "k1": k1, "k2": k2, "k3": 0.0, "p1": 0.0, "p2": 0.0}
-    shots = {name: {"rotation": rotation_vector(M[:3, :3]).tolist(), "translation": M[:3, 3].tolist(), "camera": f"camera {int(k)}"}
-             for name, M, k in zip(one.names, one.world_to_camera, one.camera_of)}
+        kinds[f"camera {k}"] = {
+            "projection_type": "brown",
+            "width": SIZE[1],
+            "height": SIZE[0],
+            "focal_x": float(K[0, 0]) / side,
+            "focal_y": float(K[1, 1]) / side,
+            "c_x": (float(K[0, 2]) - SIZE[1] / 2) / side,
+            "c_y": (float(K[1, 2]) - SIZE[0] / 2) / side,
+            "k1": k1,
+            "k2": k2,
+            "k3": 0.0,
+            "p1": 0.0,
+            "p2": 0.0,
+        }
+    shots = {
+        name: {
+            "rotation": rotation_vector(M[:3, :3]).tolist(),
+            "translation": M[:3, 3].tolist(),
+            "camera": f"camera {int(k)}",
+        }
+        for name, M, k in zip(one.names, one.world_to_camera, one.camera_of)
+    }
     colors = one.colors.double()
-    points = {str(100 + k): {"coordinates": p.tolist(), "color": c.tolist()} for k, (p, c) in enumerate(zip(one.points, colors))}
-    (path / "reconstruction.json").write_text(json.dumps([{"cameras": kinds, "shots": shots, "points": points}]))
+    points = {
+        str(100 + k): {"coordinates": p.tolist(), "color": c.tolist()}
+        for k, (p, c) in enumerate(zip(one.points, colors))
+    }
+    (path / "reconstruction.json").write_text(
+        json.dumps([{"cameras": kinds, "shots": shots, "points": points}])
+    )
     lines = ["OPENSFM_TRACKS_VERSION_v2", "nowhere.jpg\t100\t1\t0.1\t0.1\t0.001\t0\t0\t0\t-1\t-1"]
     for (x, y), k, p in zip(one.pixels.tolist(), one.picture_of.tolist(), one.point_of.tolist()):
-        lines.append(f"{one.names[k]}\t{100 + p}\t7\t{(x - SIZE[1] / 2) / side!r}\t{(y - SIZE[0] / 2) / side!r}\t0.001\t9\t9\t9\t-1\t-1")
+        lines.append(
+            f"{one.names[k]}\t{100 + p}\t7\t{(x - SIZE[1] / 2) / side!r}\t{(y - SIZE[0] / 2) / side!r}\t0.001\t9\t9\t9\t-1\t-1"
+        )
     (path / "tracks.csv").write_text("\n".join(lines) + "\n")
     return path
 
@@ -112,8 +174,17 @@ def write_llff(path: Path) -> Path:
     rows = []
     for M, K in zip(to_world, views.intrinsics):
         right, down, forward, centre = M[:3].T
-        last = torch.tensor([2.0 * SIZE[0], 2.0 * SIZE[1], 2 * float(K[0, 0])]).double()  # of pictures that were twice as large
-        rows.append(torch.cat([torch.stack([down, right, -forward, centre, last], 1).flatten(), torch.tensor([2.0, 6.0]).double()]))
+        last = torch.tensor(
+            [2.0 * SIZE[0], 2.0 * SIZE[1], 2 * float(K[0, 0])]
+        ).double()  # of pictures that were twice as large
+        rows.append(
+            torch.cat(
+                [
+                    torch.stack([down, right, -forward, centre, last], 1).flatten(),
+                    torch.tensor([2.0, 6.0]).double(),
+                ]
+            )
+        )
     np.save(path / "poses_bounds.npy", torch.stack(rows).numpy())
     return path
 
@@ -129,10 +200,17 @@ def write_rgbd(path: Path) -> Path:
     from skimage import io
 
     for name, values in zip(names, depth):
-        io.imsave(path / "depth" / name, (1000 * values).round().numpy().astype(np.uint16), check_contrast=False)
+        io.imsave(
+            path / "depth" / name,
+            (1000 * values).round().numpy().astype(np.uint16),
+            check_contrast=False,
+        )
     lines = []
     for number, M in zip((0, 3, 6, 7), [*inverse(views.world_to_camera), torch.eye(4).double()]):
-        lines += [f"{number} {number} {number + 1}", *(" ".join(f"{v:.9f}" for v in row) for row in M.tolist())]
+        lines += [
+            f"{number} {number} {number + 1}",
+            *(" ".join(f"{v:.9f}" for v in row) for row in M.tolist()),
+        ]
     (path / "trajectory.log").write_text("\n".join(lines) + "\n")
     K = views.intrinsics[0].clone()
     K[:2, 2] -= 0.5
@@ -142,6 +220,12 @@ def write_rgbd(path: Path) -> Path:
 
 
 #: A writer of each format, by the name of its reader.
-SETS = {"views transforms": ("transforms", write_nerfstudio), "views blender": ("blender", write_blender),
-        "views colmap": ("colmap", write_colmap_project), "views colmap text": ("colmap", write_colmap_text),
-        "views llff": ("llff", write_llff), "views opensfm": ("opensfm", write_opensfm), "views rgbd": ("rgbd", write_rgbd)}
+SETS = {
+    "views transforms": ("transforms", write_nerfstudio),
+    "views blender": ("blender", write_blender),
+    "views colmap": ("colmap", write_colmap_project),
+    "views colmap text": ("colmap", write_colmap_text),
+    "views llff": ("llff", write_llff),
+    "views opensfm": ("opensfm", write_opensfm),
+    "views rgbd": ("rgbd", write_rgbd),
+}

@@ -63,8 +63,12 @@ def test_is_the_matrix_of_josephs_method(shape: tuple[int, int], batch: int) -> 
     rays = random_rays(shape, 5, 13, seed=1, pixel_size=(0.7, 1.3))
     A = matrix(rays)
     x, y = uniform(batch, *shape), uniform(batch, 5, 13, seed=1)
-    torch.testing.assert_close(project(x, rays).flatten(1), x.flatten(1) @ A.T, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(backproject(y, rays).flatten(1), y.flatten(1) @ A, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        project(x, rays).flatten(1), x.flatten(1) @ A.T, rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(
+        backproject(y, rays).flatten(1), y.flatten(1) @ A, rtol=1e-12, atol=1e-12
+    )
 
 
 @given(
@@ -104,7 +108,10 @@ def test_an_item_has_the_same_answer_alone_and_in_company(dtype: torch.dtype) ->
 @pytest.mark.parametrize("batch", [1, 5])
 def test_bitwise_the_same_on_any_number_of_threads(batch: int) -> None:
     rays = random_rays((150, 170), 40, 160, seed=4)
-    x, y = uniform(batch, 150, 170, dtype=torch.float32), uniform(batch, 40, 160, dtype=torch.float32)
+    x, y = (
+        uniform(batch, 150, 170, dtype=torch.float32),
+        uniform(batch, 40, 160, dtype=torch.float32),
+    )
     results = []
     before = torch.get_num_threads()
     try:

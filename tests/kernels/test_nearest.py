@@ -11,10 +11,14 @@ from invtoolbox.errors import InputError
 from invtoolbox.kernels.nearest import Tree
 
 
-def clouds(n: int = 700, m: int = 500, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def clouds(
+    n: int = 700, m: int = 500, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return (torch.randn(n, 3, generator=generator, dtype=torch.float64).to(dtype),
-            torch.randn(m, 3, generator=generator, dtype=torch.float64).to(dtype))
+    return (
+        torch.randn(n, 3, generator=generator, dtype=torch.float64).to(dtype),
+        torch.randn(m, 3, generator=generator, dtype=torch.float64).to(dtype),
+    )
 
 
 def every_distance(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,7 +28,9 @@ def every_distance(p: torch.Tensor, q: torch.Tensor) -> tuple[torch.Tensor, torc
 
 @pytest.mark.parametrize("package", ["pykdtree", "scipy"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_nearest_is_the_least_of_all_distances(package: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_is_the_least_of_all_distances(
+    package: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if package == "scipy":
         monkeypatch.setitem(sys.modules, "pykdtree.kdtree", None)
     p, q = clouds(dtype=dtype)
@@ -40,19 +46,29 @@ def test_beyond_the_bound_there_is_nothing() -> None:
     expected, which = every_distance(p, q)
     near = expected <= 0.3
     assert bool(near.any()) and bool((~near).any())
-    assert torch.equal(index[near], which[near]) and bool(distance[~near].isinf().all()) and int(index[~near].max()) == 0
+    assert (
+        torch.equal(index[near], which[near])
+        and bool(distance[~near].isinf().all())
+        and int(index[~near].max()) == 0
+    )
 
 
 @pytest.mark.parametrize("package", ["pykdtree", "scipy"])
 @pytest.mark.parametrize("bound", [None, 0.3])
-def test_what_is_not_finite_has_no_neighbour(package: str, bound: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_finite_has_no_neighbour(
+    package: str, bound: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if package == "scipy":
         monkeypatch.setitem(sys.modules, "pykdtree.kdtree", None)
     p, q = clouds()
     p[3], p[5, 1], p[7] = float("nan"), float("inf"), 1e38
     tree = Tree(q)
     distance, index = tree.query(p, bound)
-    assert bool(distance[[3, 5]].isinf().all()) and not bool(index[[3, 5]].any()) and 0 <= int(index[7]) < len(q)
+    assert (
+        bool(distance[[3, 5]].isinf().all())
+        and not bool(index[[3, 5]].any())
+        and 0 <= int(index[7]) < len(q)
+    )
     sound = torch.ones(len(p), dtype=torch.bool)
     sound[[3, 5, 7]] = False
     assert torch.equal(index[sound], tree.query(p[sound], bound)[1])

@@ -18,35 +18,48 @@ F64 = torch.float64
 Three = tuple[float, float, float]
 
 
-def one(kind: str, half_size: Three, place: Three = (0, 0, 0), turn: Three = (0, 0, 0)) -> Primitives:
+def one(
+    kind: str, half_size: Three, place: Three = (0, 0, 0), turn: Three = (0, 0, 0)
+) -> Primitives:
     pose = rigid(rotation(torch.tensor(turn, dtype=F64)), torch.tensor(place, dtype=F64))
     return Primitives.still([kind], torch.tensor([half_size], dtype=F64), pose[None])
 
 
-def shoot(primitives: Primitives, origin: tuple[float, ...], direction: tuple[float, ...], share: float = 0.0) -> tuple[float, int]:
+def shoot(
+    primitives: Primitives,
+    origin: tuple[float, ...],
+    direction: tuple[float, ...],
+    share: float = 0.0,
+) -> tuple[float, int]:
     rays = [torch.tensor([values], dtype=F64) for values in (origin, direction, share)]
     ranges, hits = cast_rays(rays[0], rays[1], rays[2], primitives)
     return float(ranges), int(hits)
 
 
-@pytest.mark.parametrize(("primitives", "origin", "direction", "expected"), [
-    (one("box", (1, 2, 3)), (-5, 0, 0), (1, 0, 0), 4.0),
-    (one("box", (1, 2, 3)), (0, 0, 9), (0, 0, -2), 6.0),
-    (one("box", (1, 2, 3)), (0, 0, 0), (0, 1, 0), 2.0),  # from inside
-    (one("box", (1, 1, 1), turn=(0, 0, math.pi / 4)), (-5, 0, 0), (1, 0, 0), 5 - math.sqrt(2)),
-    (one("box", (1, 2, 3)), (-5, 2.01, 0), (1, 0, 0), math.inf),
-    (one("box", (1, 2, 3)), (-5, 0, 0), (-1, 0, 0), math.inf),  # behind
-    (one("cylinder", (0.1, 0.1, 4), (50, 0, 0)), (0, 0, 0), (1, 0, 0), 49.9),
-    (one("cylinder", (2, 2, 1)), (0.5, 0.5, 7), (0, 0, -1), 6.0),  # onto its end
-    (one("cylinder", (2, 2, 1)), (2.1, 0, 7), (0, 0, -1), math.inf),
-    (one("cylinder", (2, 2, 1)), (-5, 0, 1.1), (1, 0, 0), math.inf),  # over it
-    (one("cylinder", (2, 3, 1)), (0, -9, 0), (0, 1, 0), 6.0),
-    (one("ellipsoid", (2, 2, 2)), (-5, 1, 0), (1, 0, 0), 5 - math.sqrt(3)),
-    (one("ellipsoid", (1, 2, 3)), (0, 0, 9), (0, 0, -1), 6.0),
-    (one("plane", (1, 1, 1)), (0, 0, 1.8), (1, 0, -1), 1.8 * math.sqrt(2)),
-    (one("plane", (1, 1, 1)), (0, 0, 1.8), (1, 0, 0), math.inf),
-    (one("plane", (1, 1, 1)), (0, 0, 1.8), (1, 0, 1), math.inf)])
-def test_closed_forms(primitives: Primitives, origin: tuple[float, ...], direction: tuple[float, ...], expected: float) -> None:
+@pytest.mark.parametrize(
+    ("primitives", "origin", "direction", "expected"),
+    [
+        (one("box", (1, 2, 3)), (-5, 0, 0), (1, 0, 0), 4.0),
+        (one("box", (1, 2, 3)), (0, 0, 9), (0, 0, -2), 6.0),
+        (one("box", (1, 2, 3)), (0, 0, 0), (0, 1, 0), 2.0),  # from inside
+        (one("box", (1, 1, 1), turn=(0, 0, math.pi / 4)), (-5, 0, 0), (1, 0, 0), 5 - math.sqrt(2)),
+        (one("box", (1, 2, 3)), (-5, 2.01, 0), (1, 0, 0), math.inf),
+        (one("box", (1, 2, 3)), (-5, 0, 0), (-1, 0, 0), math.inf),  # behind
+        (one("cylinder", (0.1, 0.1, 4), (50, 0, 0)), (0, 0, 0), (1, 0, 0), 49.9),
+        (one("cylinder", (2, 2, 1)), (0.5, 0.5, 7), (0, 0, -1), 6.0),  # onto its end
+        (one("cylinder", (2, 2, 1)), (2.1, 0, 7), (0, 0, -1), math.inf),
+        (one("cylinder", (2, 2, 1)), (-5, 0, 1.1), (1, 0, 0), math.inf),  # over it
+        (one("cylinder", (2, 3, 1)), (0, -9, 0), (0, 1, 0), 6.0),
+        (one("ellipsoid", (2, 2, 2)), (-5, 1, 0), (1, 0, 0), 5 - math.sqrt(3)),
+        (one("ellipsoid", (1, 2, 3)), (0, 0, 9), (0, 0, -1), 6.0),
+        (one("plane", (1, 1, 1)), (0, 0, 1.8), (1, 0, -1), 1.8 * math.sqrt(2)),
+        (one("plane", (1, 1, 1)), (0, 0, 1.8), (1, 0, 0), math.inf),
+        (one("plane", (1, 1, 1)), (0, 0, 1.8), (1, 0, 1), math.inf),
+    ],
+)
+def test_closed_forms(
+    primitives: Primitives, origin: tuple[float, ...], direction: tuple[float, ...], expected: float
+) -> None:
     ranges, hit = shoot(primitives, origin, direction)
     assert ranges == pytest.approx(expected, abs=1e-12)
     assert hit == (-1 if expected == math.inf else 0)
@@ -55,11 +68,19 @@ def test_closed_forms(primitives: Primitives, origin: tuple[float, ...], directi
 def test_time_moves_and_turns_them() -> None:
     # A bar that goes 4 m along y and turns a quarter about a pivot 1 m behind it.
     box = one("box", (1, 0.1, 1))
-    moving = Primitives(box.kind, box.half_size, box.pose, torch.tensor([[0.0, 4, 0]], dtype=F64),
-                        torch.tensor([[0.0, 0, math.pi / 2]], dtype=F64), torch.tensor([[-1.0, 0, 0]], dtype=F64))
+    moving = Primitives(
+        box.kind,
+        box.half_size,
+        box.pose,
+        torch.tensor([[0.0, 4, 0]], dtype=F64),
+        torch.tensor([[0.0, 0, math.pi / 2]], dtype=F64),
+        torch.tensor([[-1.0, 0, 0]], dtype=F64),
+    )
     assert shoot(moving, (-9, 0, 0), (1, 0, 0), 0.0)[0] == pytest.approx(8)
     # Half way: the pivot at (-1, 2), the bar from there on at 45 degrees.
-    assert shoot(moving, (-9, 2 + math.sqrt(0.5), 0), (1, 0, 0), 0.5)[0] == pytest.approx(8 + math.sqrt(0.5) - 0.1 * math.sqrt(2))
+    assert shoot(moving, (-9, 2 + math.sqrt(0.5), 0), (1, 0, 0), 0.5)[0] == pytest.approx(
+        8 + math.sqrt(0.5) - 0.1 * math.sqrt(2)
+    )
     # At the end it stands along y from the pivot at (-1, 4).
     assert shoot(moving, (-9, 5, 0), (1, 0, 0), 1.0)[0] == pytest.approx(7.9)
     assert shoot(moving, (-9, 0, 0), (1, 0, 0), 1.0)[1] == -1
@@ -77,25 +98,38 @@ def interval(kind: int, o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         low, high = ends.amin(0).amax(1), ends.amax(0).amin(1)
     if kind in (2, 3):
         axes = [0, 1] if kind == 2 else [0, 1, 2]
-        a, b, c = d[:, axes].square().sum(1), (o * d)[:, axes].sum(1), o[:, axes].square().sum(1) - 1
+        a, b, c = (
+            d[:, axes].square().sum(1),
+            (o * d)[:, axes].sum(1),
+            o[:, axes].square().sum(1) - 1,
+        )
         root = (b * b - a * c).clamp(min=-1e300).sqrt()  # NaN where it misses
         low, high = torch.maximum(low, (-b - root) / a), torch.minimum(high, (-b + root) / a)
     return low, high
 
 
-def brute_force(origins: Tensor, directions: Tensor, share: Tensor, primitives: Primitives) -> tuple[Tensor, Tensor]:
+def brute_force(
+    origins: Tensor, directions: Tensor, share: Tensor, primitives: Primitives
+) -> tuple[Tensor, Tensor]:
     best, found = torch.full_like(share, math.inf), torch.full(share.shape, -1)
     unit = directions / directions.norm(dim=1, keepdim=True)
     for p in range(len(primitives)):
         turn = rotation(-share[:, None] * primitives.turn[p])
         pivot, pose = primitives.pivot[p], primitives.pose[p]
-        back = (turn @ (origins - pivot - share[:, None] * primitives.way[p])[..., None]).squeeze(-1) + pivot - pose[:3, 3]
+        back = (
+            (turn @ (origins - pivot - share[:, None] * primitives.way[p])[..., None]).squeeze(-1)
+            + pivot
+            - pose[:3, 3]
+        )
         o = back @ pose[:3, :3] / primitives.half_size[p]
         d = (turn @ unit[..., None]).squeeze(-1) @ pose[:3, :3] / primitives.half_size[p]
         low, high = interval(int(primitives.kind[p]), o, d)
         t = torch.where(low > 0, low, high)
         better = (low <= high) & (t > 0) & (t < best)
-        best, found = torch.where(better, t, best), torch.where(better, torch.full_like(found, p), found)
+        best, found = (
+            torch.where(better, t, best),
+            torch.where(better, torch.full_like(found, p), found),
+        )
     return best, found
 
 
@@ -104,11 +138,19 @@ def clutter(count: int, generator: torch.Generator, moving: bool) -> Primitives:
         return torch.randn(*shape, generator=generator, dtype=F64)
 
     kind = torch.randint(0, 4, (count,), generator=generator)
-    kind[kind == 0] = torch.where(torch.rand(int((kind == 0).sum()), generator=generator) < 0.2, 0, 2)
+    kind[kind == 0] = torch.where(
+        torch.rand(int((kind == 0).sum()), generator=generator) < 0.2, 0, 2
+    )
     pose = rigid(rotation(normal(count, 3)), 15 * normal(count, 3))
     zero = torch.zeros(count, 3, dtype=F64)
-    return Primitives(kind, 0.2 + 2 * torch.rand(count, 3, generator=generator, dtype=F64), pose, normal(count, 3) if moving else zero,
-                      normal(count, 3) * (torch.arange(count) % 2)[:, None] if moving else zero, pose[:, :3, 3] + normal(count, 3))
+    return Primitives(
+        kind,
+        0.2 + 2 * torch.rand(count, 3, generator=generator, dtype=F64),
+        pose,
+        normal(count, 3) if moving else zero,
+        normal(count, 3) * (torch.arange(count) % 2)[:, None] if moving else zero,
+        pose[:, :3, 3] + normal(count, 3),
+    )
 
 
 @pytest.mark.parametrize("moving", [False, True])
@@ -126,8 +168,14 @@ def test_agrees_with_trying_all_one_by_one(moving: bool, spread: float) -> None:
     assert len(hits.unique()) > 30
     # A frame far away, in float32: relative to the rays, as a sensor sees it.
     far = rigid(torch.eye(3, dtype=F64), torch.tensor([3e5, -2e5, 50.0], dtype=F64))
-    there = Primitives(primitives.kind, primitives.half_size, far @ primitives.pose, primitives.way, primitives.turn,
-                       transform(far, primitives.pivot))
+    there = Primitives(
+        primitives.kind,
+        primitives.half_size,
+        far @ primitives.pose,
+        primitives.way,
+        primitives.turn,
+        transform(far, primitives.pivot),
+    )
     base = transform(far, torch.zeros(4000, 3, dtype=F64))
     assert spread or torch.equal(cast_rays(base, directions, share, there)[1], owners)
 
@@ -143,20 +191,30 @@ def test_single_precision() -> None:
     same = hits == owners
     assert float(same.double().mean()) > 0.998  # grazing rays may pass
     torch.testing.assert_close(ranges[same].double(), expected[same], rtol=1e-3, atol=1e-3)
-    assert float((ranges[same].double() - expected[same])[expected[same].isfinite()].abs().median()) < 1e-5
+    assert (
+        float((ranges[same].double() - expected[same])[expected[same].isfinite()].abs().median())
+        < 1e-5
+    )
 
 
 def test_reach_and_order_and_threads() -> None:
     generator = torch.Generator().manual_seed(2)
     primitives = clutter(80, generator, True)
-    directions, share = torch.randn(20000, 3, generator=generator, dtype=F64), torch.rand(20000, generator=generator, dtype=F64)
+    directions, share = (
+        torch.randn(20000, 3, generator=generator, dtype=F64),
+        torch.rand(20000, generator=generator, dtype=F64),
+    )
     origins = torch.zeros(20000, 3, dtype=F64)
     ranges, hits = cast_rays(origins, directions, share, primitives)
     near, near_hits = cast_rays(origins, directions, share, primitives, reach=12.0)
-    assert torch.equal(near, torch.where(ranges < 12, ranges, math.inf)) and torch.equal(near_hits, torch.where(ranges < 12, hits, -1))
+    assert torch.equal(near, torch.where(ranges < 12, ranges, math.inf)) and torch.equal(
+        near_hits, torch.where(ranges < 12, hits, -1)
+    )
     shuffled = torch.randperm(80, generator=generator)
     again, numbers = cast_rays(origins, directions, share, primitives[shuffled])
-    assert torch.equal(again, ranges) and torch.equal(torch.cat([shuffled, torch.tensor([-1])])[numbers], hits)
+    assert torch.equal(again, ranges) and torch.equal(
+        torch.cat([shuffled, torch.tensor([-1])])[numbers], hits
+    )
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -182,7 +240,9 @@ def test_faults_are_named() -> None:
     with pytest.raises(InputError, match=r"\(N, 3\)"):
         cast_rays(torch.zeros(4, 3), torch.zeros(3, 3), torch.zeros(4), one("box", (1, 1, 1)))
     with pytest.raises(InputError, match="float32 or float64"):
-        cast_rays(torch.zeros(4, 3).long(), torch.zeros(4, 3), torch.zeros(4), one("box", (1, 1, 1)))
+        cast_rays(
+            torch.zeros(4, 3).long(), torch.zeros(4, 3), torch.zeros(4), one("box", (1, 1, 1))
+        )
     assert len(KINDS) == 4
 
 

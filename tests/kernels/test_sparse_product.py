@@ -11,7 +11,10 @@ from invtoolbox.kernels.sparse_product import SparseProduct
 
 def example(dtype: torch.dtype = torch.float64) -> tuple[SparseProduct, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    rows, columns = torch.randint(0, 7, (20,), generator=generator), torch.randint(0, 5, (20,), generator=generator)
+    rows, columns = (
+        torch.randint(0, 7, (20,), generator=generator),
+        torch.randint(0, 5, (20,), generator=generator),
+    )
     values = torch.randn(20, generator=generator, dtype=dtype)
     dense = torch.zeros(7, 5, dtype=dtype).index_put_((rows, columns), values, accumulate=True)
     return SparseProduct(rows, columns, values, (7, 5)), dense

@@ -18,7 +18,12 @@ from invtoolbox.kernels.joseph import backproject, project
 from invtoolbox.kernels.launch import warp
 from invtoolbox.kernels.rays import Rays
 from invtoolbox.kernels.views import Views
-from invtoolbox.kernels.volume import backproject_volume, project_volume, scatter_fixed, scatter_owned
+from invtoolbox.kernels.volume import (
+    backproject_volume,
+    project_volume,
+    scatter_fixed,
+    scatter_owned,
+)
 from invtoolbox.kernels.volume_table import table_of
 
 DOT = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -29,8 +34,16 @@ def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> T
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) - 0.3
 
 
-def random_views(shape: tuple[int, int, int], panel: tuple[int, int], count: int, kind: str, seed: int,
-                 voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0), aligned: bool = False, fine: float = 1.0) -> Views:
+def random_views(
+    shape: tuple[int, int, int],
+    panel: tuple[int, int],
+    count: int,
+    kind: str,
+    seed: int,
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    aligned: bool = False,
+    fine: float = 1.0,
+) -> Views:
     """Poses from any direction, off the centre; ``aligned``: around the z axis with rows stacked along z, as on a circle or helix."""
     g = torch.Generator().manual_seed(seed)
 
@@ -51,8 +64,17 @@ def random_views(shape: tuple[int, int, int], panel: tuple[int, int], count: int
     pitch = fine * 2.2 * size / max(panel)
     source = out if kind == "parallel" else centre + 2 * size * out
     sign = torch.where(rand(count) < 0.5, -1.0, 1.0)[:, None]
-    return Views(source, centre - size * out, across * pitch, sign * up * pitch * 0.9, panel, shape, voxel_size,
-                 parallel=kind == "parallel", curved=kind == "curved")
+    return Views(
+        source,
+        centre - size * out,
+        across * pitch,
+        sign * up * pitch * 0.9,
+        panel,
+        shape,
+        voxel_size,
+        parallel=kind == "parallel",
+        curved=kind == "curved",
+    )
 
 
 def matrix(views: Views) -> Tensor:
@@ -61,7 +83,9 @@ def matrix(views: Views) -> Tensor:
     rows, columns = views.panel
     out = torch.zeros(views.count, rows, columns, *views.volume, dtype=torch.float64)
     for n in range(views.count):
-        source, detector, u, v = (t[n].double() for t in (views.source, views.detector, views.u, views.v))
+        source, detector, u, v = (
+            t[n].double() for t in (views.source, views.detector, views.u, views.v)
+        )
         for r in range(rows):
             for c in range(columns):
                 cp, rp = c - (columns - 1) / 2, r - (rows - 1) / 2
@@ -83,7 +107,9 @@ def matrix(views: Views) -> Tensor:
                             if 0 <= i < shape[a] and 0 <= j < shape[b]:
                                 index = [0, 0, 0]
                                 index[m], index[a], index[b] = t, i, j
-                                out[n, r, c, index[2], index[1], index[0]] += length * (1 - abs(x[a] - i)) * (1 - abs(x[b] - j))
+                                out[n, r, c, index[2], index[1], index[0]] += (
+                                    length * (1 - abs(x[a] - i)) * (1 - abs(x[b] - j))
+                                )
     return out.reshape(views.count * rows * columns, -1)
 
 
@@ -93,27 +119,58 @@ def matrix(views: Views) -> Tensor:
 def test_is_the_matrix_of_josephs_method(kind: str, aligned: bool, fine: float) -> None:
     """``fine``: cells as far apart as voxels, much closer, much farther: the kernels treat them differently."""
     shape, panel = (4, 6, 5), (20, 5)
-    views = random_views(shape, panel, 3, kind, seed=1, voxel_size=(0.9, 0.7, 1.3), aligned=aligned, fine=fine)
+    views = random_views(
+        shape, panel, 3, kind, seed=1, voxel_size=(0.9, 0.7, 1.3), aligned=aligned, fine=fine
+    )
     if aligned:
         views = dataclasses.replace(views, v=views.v * 0.5)
     A = matrix(views)
     assert int(A.sum(1).gt(0).sum()) >= 20
     x, y = uniform(2, *shape), uniform(2, 3, *panel, seed=1)
-    torch.testing.assert_close(project_volume(x, views).flatten(1), x.flatten(1) @ A.T, rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(backproject_volume(y, views).flatten(1), y.flatten(1) @ A, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        project_volume(x, views).flatten(1), x.flatten(1) @ A.T, rtol=1e-11, atol=1e-11
+    )
+    torch.testing.assert_close(
+        backproject_volume(y, views).flatten(1), y.flatten(1) @ A, rtol=1e-11, atol=1e-11
+    )
     single, again = project_volume(x.float(), views), backproject_volume(y.float(), views)
     torch.testing.assert_close(single.flatten(1).double(), x.flatten(1) @ A.T, rtol=0, atol=2e-5)
     torch.testing.assert_close(again.flatten(1).double(), y.flatten(1) @ A, rtol=0, atol=2e-5)
 
 
-@given(depth=st.integers(1, 30), height=st.integers(1, 30), width=st.integers(1, 30), rows=st.integers(1, 40), columns=st.integers(1, 40),
-       count=st.integers(1, 4), kind=st.sampled_from(KINDS), aligned=st.booleans(), fine=st.floats(0.2, 4.0), double=st.booleans(),
-       voxel=st.tuples(*[st.floats(0.3, 3.0)] * 3), seed=st.integers(0, 10**6))
+@given(
+    depth=st.integers(1, 30),
+    height=st.integers(1, 30),
+    width=st.integers(1, 30),
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    count=st.integers(1, 4),
+    kind=st.sampled_from(KINDS),
+    aligned=st.booleans(),
+    fine=st.floats(0.2, 4.0),
+    double=st.booleans(),
+    voxel=st.tuples(*[st.floats(0.3, 3.0)] * 3),
+    seed=st.integers(0, 10**6),
+)
 @settings(max_examples=60, deadline=None)
-def test_adjoint_is_exact(depth: int, height: int, width: int, rows: int, columns: int, count: int, kind: str, aligned: bool, fine: float,
-                          double: bool, voxel: tuple[float, float, float], seed: int) -> None:
+def test_adjoint_is_exact(
+    depth: int,
+    height: int,
+    width: int,
+    rows: int,
+    columns: int,
+    count: int,
+    kind: str,
+    aligned: bool,
+    fine: float,
+    double: bool,
+    voxel: tuple[float, float, float],
+    seed: int,
+) -> None:
     dtype = torch.float64 if double else torch.float32
-    views = random_views((depth, height, width), (rows, columns), count, kind, seed, voxel, aligned, fine)
+    views = random_views(
+        (depth, height, width), (rows, columns), count, kind, seed, voxel, aligned, fine
+    )
     x = uniform(2, depth, height, width, seed=seed, dtype=dtype)
     y = uniform(2, count, rows, columns, seed=1, dtype=dtype)
     Ax, Aty = project_volume(x, views).double(), backproject_volume(y, views).double()
@@ -124,7 +181,9 @@ def test_adjoint_is_exact(depth: int, height: int, width: int, rows: int, column
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("aligned", [False, True])
-def test_bitwise_the_same_alone_in_company_again_and_on_any_number_of_threads(dtype: torch.dtype, aligned: bool) -> None:
+def test_bitwise_the_same_alone_in_company_again_and_on_any_number_of_threads(
+    dtype: torch.dtype, aligned: bool
+) -> None:
     views = random_views((40, 30, 41), (50, 60), 5, "flat", seed=3, aligned=aligned)
     x, y = uniform(3, 40, 30, 41, dtype=dtype), uniform(3, 5, 50, 60, dtype=dtype)
     forward, adjoint = project_volume(x, views), backproject_volume(y, views)
@@ -133,8 +192,8 @@ def test_bitwise_the_same_alone_in_company_again_and_on_any_number_of_threads(dt
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             for k in range(3):
-                assert torch.equal(project_volume(x[k:k + 1], views), forward[k:k + 1])
-                assert torch.equal(backproject_volume(y[k:k + 1], views), adjoint[k:k + 1])
+                assert torch.equal(project_volume(x[k : k + 1], views), forward[k : k + 1])
+                assert torch.equal(backproject_volume(y[k : k + 1], views), adjoint[k : k + 1])
     finally:
         torch.set_num_threads(before)
     x[1] = float("nan")
@@ -144,7 +203,11 @@ def test_bitwise_the_same_alone_in_company_again_and_on_any_number_of_threads(dt
 def ball_error(size: int, views: Views, centre: Tensor, radius: float) -> float:
     """The relative error of projections of a ball, rasterised with 3^3 points a voxel, against its exact line integrals."""
     fine = ((torch.arange(3 * size, dtype=torch.float64) + 0.5) / (3 * size) - 0.5) * 2
-    z, y, x = fine[:, None, None] - centre[2], fine[None, :, None] - centre[1], fine[None, None] - centre[0]
+    z, y, x = (
+        fine[:, None, None] - centre[2],
+        fine[None, :, None] - centre[1],
+        fine[None, None] - centre[0],
+    )
     inside = (x * x + y * y + z * z < radius * radius).to(torch.float32)
     volume = torch.nn.functional.avg_pool3d(inside[None, None], 3)[:, 0]
     h = 2.0 / size
@@ -152,14 +215,23 @@ def ball_error(size: int, views: Views, centre: Tensor, radius: float) -> float:
     rows, columns = views.panel
     cp = torch.arange(columns, dtype=torch.float64)[:, None] - (columns - 1) / 2
     rp = torch.arange(rows, dtype=torch.float64)[:, None, None] - (rows - 1) / 2
-    source, detector, u, v = (t[:, None, None] for t in (views.source, views.detector, views.u, views.v))
+    source, detector, u, v = (
+        t[:, None, None] for t in (views.source, views.detector, views.u, views.v)
+    )
     cell = detector + cp * u + rp * v
     if views.curved:
         e, spacing = detector - source, u.norm(dim=-1, keepdim=True)
         turn = cp * spacing / e.norm(dim=-1, keepdim=True)
-        cell = source + turn.cos() * e + turn.sin() * e.norm(dim=-1, keepdim=True) * u / spacing + rp * v
+        cell = (
+            source
+            + turn.cos() * e
+            + turn.sin() * e.norm(dim=-1, keepdim=True) * u / spacing
+            + rp * v
+        )
     point, direction = (cell, source) if views.parallel else (source, cell - source)
-    off = torch.linalg.cross((point - centre).expand_as(cell), direction.expand_as(cell)).norm(dim=-1) / direction.norm(dim=-1)
+    off = torch.linalg.cross((point - centre).expand_as(cell), direction.expand_as(cell)).norm(
+        dim=-1
+    ) / direction.norm(dim=-1)
     exact = 2 * (radius**2 - off**2).clamp(min=0).sqrt()
     return float((project_volume(volume, views)[0] - exact).norm() / exact.norm())
 
@@ -178,11 +250,15 @@ def test_a_ball_off_the_centre_is_where_the_convention_says(kind: str, aligned: 
 def test_derivatives_in_everything(kind: str, aligned: bool) -> None:
     shape, panel = (5, 4, 6), (4, 5)
     views = random_views(shape, panel, 2, kind, seed=6, voxel_size=(0.8, 1.1, 0.9), aligned=aligned)
-    geometry = [t.clone().requires_grad_() for t in (views.source, views.detector, views.u, views.v)]
+    geometry = [
+        t.clone().requires_grad_() for t in (views.source, views.detector, views.u, views.v)
+    ]
     x, y = uniform(2, *shape).requires_grad_(), uniform(2, 2, *panel, seed=1).requires_grad_()
 
     def posed(function: Callable[[Tensor, Views], Tensor]) -> Callable[..., Tensor]:
-        return lambda value, s, d, u, v: function(value, dataclasses.replace(views, source=s, detector=d, u=u, v=v))
+        return lambda value, s, d, u, v: function(
+            value, dataclasses.replace(views, source=s, detector=d, u=u, v=v)
+        )
 
     for function, value in ((project_volume, x), (backproject_volume, y)):
         call = posed(function)
@@ -194,7 +270,9 @@ def test_derivatives_in_everything(kind: str, aligned: bool) -> None:
         dual = uniform(*output.shape, seed=8).requires_grad_()
         leaves = [t.clone().requires_grad_() for t in inputs]
         grads = torch.autograd.grad(call(*leaves), leaves, dual, create_graph=True)
-        torch.testing.assert_close((derivative * dual).sum(), sum((g * t).sum() for g, t in zip(grads, tangents)))
+        torch.testing.assert_close(
+            (derivative * dual).sum(), sum((g * t).sum() for g, t in zip(grads, tangents))
+        )
         slope = sum((g * t).sum() for g, t in zip(grads[1:], tangents[1:]))
         by_value, by_dual = torch.autograd.grad(slope, (leaves[0], dual), retain_graph=True)
         torch.testing.assert_close((by_value * leaves[0]).sum(), slope)
@@ -208,14 +286,30 @@ def test_one_slice_in_parallel_beam_is_the_2d_projector() -> None:
     angles = torch.arange(9, dtype=torch.float64) * 0.37
     s = torch.arange(25, dtype=torch.float64) - 12
     zero = torch.zeros_like(angles)
-    rays = Rays.through((s * angles.cos()[:, None], s * angles.sin()[:, None]), (angles.sin()[:, None], -angles.cos()[:, None]),
-                        (16, 14), (0.9, 1.1))
-    views = Views(torch.stack([angles.sin(), angles.cos(), zero], 1), torch.zeros(9, 3),
-                  torch.stack([angles.cos(), -angles.sin(), zero], 1),
-                  torch.tensor([0.0, 0.0, 1.0]).expand(9, 3), (1, 25), (1, 16, 14), (1.0, 0.9, 1.1), True, False)
+    rays = Rays.through(
+        (s * angles.cos()[:, None], s * angles.sin()[:, None]),
+        (angles.sin()[:, None], -angles.cos()[:, None]),
+        (16, 14),
+        (0.9, 1.1),
+    )
+    views = Views(
+        torch.stack([angles.sin(), angles.cos(), zero], 1),
+        torch.zeros(9, 3),
+        torch.stack([angles.cos(), -angles.sin(), zero], 1),
+        torch.tensor([0.0, 0.0, 1.0]).expand(9, 3),
+        (1, 25),
+        (1, 16, 14),
+        (1.0, 0.9, 1.1),
+        True,
+        False,
+    )
     x, y = uniform(2, 16, 14), uniform(2, 9, 25)
-    torch.testing.assert_close(project_volume(x[:, None], views)[:, :, 0], project(x, rays), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(backproject_volume(y[:, :, None], views)[:, 0], backproject(y, rays), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        project_volume(x[:, None], views)[:, :, 0], project(x, rays), rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(
+        backproject_volume(y[:, :, None], views)[:, 0], backproject(y, rays), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -231,7 +325,17 @@ def test_the_kernels_of_cuda_are_the_same_pair(kind: str, dtype: torch.dtype) ->
     table = table_of(views, x.device)
     tolerance = 2e-5 if dtype == torch.float32 else 1e-11
     direct = torch.empty_like(y)
-    _launch(project_kernel(dtype, views.parallel, views.curved, False), direct[0].numel(), x, direct, table, None, direct, None, views)
+    _launch(
+        project_kernel(dtype, views.parallel, views.curved, False),
+        direct[0].numel(),
+        x,
+        direct,
+        table,
+        None,
+        direct,
+        None,
+        views,
+    )
     torch.testing.assert_close(direct, project_volume(x, views), rtol=0, atol=tolerance)
     expected = backproject_volume(y, views)
     volumes = [torch.zeros_like(x) for _ in range(3)]
@@ -251,9 +355,14 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
     from invtoolbox.kernels.volume_kernels import geometry_kernel, project_kernel, scatter_kernel
 
     f32, f64 = torch.float32, torch.float64
-    kernels = [project_kernel(f32, False, False, False), project_kernel(f64, True, False, True), geometry_kernel(f32, False, True),
-               scatter_kernel(f32, False, False, False, "atomic", False), scatter_kernel(f64, True, False, True, "atomic", False),
-               scatter_kernel(f32, False, True, False, "fixed", False)]
+    kernels = [
+        project_kernel(f32, False, False, False),
+        project_kernel(f64, True, False, True),
+        geometry_kernel(f32, False, True),
+        scatter_kernel(f32, False, False, False, "atomic", False),
+        scatter_kernel(f64, True, False, True, "atomic", False),
+        scatter_kernel(f32, False, True, False, "fixed", False),
+    ]
     for kernel in kernels:
         wp.compile_aot_module(kernel.module, arch=75, module_dir=tmp_path, use_ptx=True)
     assert len(list(tmp_path.glob("*.ptx"))) == len(kernels)
@@ -265,18 +374,35 @@ def test_steep_rays_are_counted_once() -> None:
     s = torch.tensor([[0.0, -20.0, 0.0], [-20.0, -20.0, 0.0]], dtype=torch.float64)
     out = -s / s.norm(dim=1, keepdim=True)
     u = torch.stack([-out[:, 1], out[:, 0], torch.zeros(2)], 1)
-    views = Views(s, 10 * out, 4 * u, torch.tensor([[0.0, 0.0, 4.0]]).expand(2, 3), (41, 41),
-                  (size, size, size), (1.0, 1.0, 1.0), False, False)
+    views = Views(
+        s,
+        10 * out,
+        4 * u,
+        torch.tensor([[0.0, 0.0, 4.0]]).expand(2, 3),
+        (41, 41),
+        (size, size, size),
+        (1.0, 1.0, 1.0),
+        False,
+        False,
+    )
     x = torch.ones(1, size, size, size, dtype=torch.float64)
-    turned = dataclasses.replace(views, v=views.v + torch.tensor([1e-12, 0.0, 0.0]))  # the other kernel
-    torch.testing.assert_close(project_volume(x, views), project_volume(x, turned), rtol=0, atol=1e-9)
+    turned = dataclasses.replace(
+        views, v=views.v + torch.tensor([1e-12, 0.0, 0.0])
+    )  # the other kernel
+    torch.testing.assert_close(
+        project_volume(x, views), project_volume(x, turned), rtol=0, atol=1e-9
+    )
     y = uniform(1, 2, 41, 41)
-    torch.testing.assert_close(backproject_volume(y, views), backproject_volume(y, turned), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        backproject_volume(y, views), backproject_volume(y, turned), rtol=0, atol=1e-9
+    )
 
 
 def test_rows_along_z_but_for_rounding_are_rows_along_z() -> None:
     views = random_views((6, 7, 8), (9, 10), 3, "flat", seed=9, aligned=True)
-    off = dataclasses.replace(views, v=(views.v + torch.tensor([1e-17, -2e-17, 0.0])).requires_grad_())
+    off = dataclasses.replace(
+        views, v=(views.v + torch.tensor([1e-17, -2e-17, 0.0])).requires_grad_()
+    )
     x = uniform(1, 6, 7, 8)
     assert torch.equal(project_volume(x, off), project_volume(x, views))
     (sideways,) = torch.autograd.grad(project_volume(x, off).sum(), off.v)
@@ -286,16 +412,22 @@ def test_rows_along_z_but_for_rounding_are_rows_along_z() -> None:
 def test_complex_volumes_are_projected_part_by_part() -> None:
     views = random_views((4, 5, 6), (3, 4), 2, "flat", seed=8)
     x = torch.complex(uniform(1, 4, 5, 6), uniform(1, 4, 5, 6, seed=1))
-    torch.testing.assert_close(project_volume(x, views).imag, project_volume(x.imag.contiguous(), views))
+    torch.testing.assert_close(
+        project_volume(x, views).imag, project_volume(x.imag.contiguous(), views)
+    )
     y = torch.complex(uniform(1, 2, 3, 4), uniform(1, 2, 3, 4, seed=1))
-    torch.testing.assert_close(backproject_volume(y, views).real, backproject_volume(y.real.contiguous(), views))
+    torch.testing.assert_close(
+        backproject_volume(y, views).real, backproject_volume(y.real.contiguous(), views)
+    )
 
 
 def test_empty_batches_and_no_views() -> None:
     views = random_views((4, 5, 6), (3, 4), 2, "flat", seed=8)
     assert project_volume(torch.zeros(0, 4, 5, 6), views).shape == (0, 2, 3, 4)
     assert backproject_volume(torch.zeros(0, 2, 3, 4), views).shape == (0, 4, 5, 6)
-    none = dataclasses.replace(views, **{k: getattr(views, k)[:0] for k in ("source", "detector", "u", "v")})
+    none = dataclasses.replace(
+        views, **{k: getattr(views, k)[:0] for k in ("source", "detector", "u", "v")}
+    )
     assert project_volume(torch.zeros(1, 4, 5, 6), none).shape == (1, 0, 3, 4)
     assert torch.equal(backproject_volume(torch.zeros(1, 0, 3, 4), none), torch.zeros(1, 4, 5, 6))
 

@@ -18,7 +18,12 @@ from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 LOW, HIGH = (-1.0, -0.8, -0.6), (1.0, 0.8, 0.6)
 
 
-def scene(shape: tuple[int, int, int] = (5, 6, 4), degree: int = 1, batch: int = 1, dtype: torch.dtype = torch.float64) -> Voxels:
+def scene(
+    shape: tuple[int, int, int] = (5, 6, 4),
+    degree: int = 1,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float64,
+) -> Voxels:
     space = VoxelSpace.box(shape, LOW, HIGH)
     g = torch.Generator().manual_seed(0)
     density = torch.randn(batch, space.rows, generator=g, dtype=torch.float64) - 0.5
@@ -26,8 +31,12 @@ def scene(shape: tuple[int, int, int] = (5, 6, 4), degree: int = 1, batch: int =
     return Voxels(density.to(dtype), colour.to(dtype), space)
 
 
-def cameras(count: int = 2, size: tuple[int, int] = (3, 4), dtype: torch.dtype = torch.float64) -> Cameras:
-    centres = torch.tensor([[0.4, -0.3, -2.9], [2.5, 0.2, 1.1], [-1.7, 1.9, 1.3]], dtype=torch.float64)[:count]
+def cameras(
+    count: int = 2, size: tuple[int, int] = (3, 4), dtype: torch.dtype = torch.float64
+) -> Cameras:
+    centres = torch.tensor(
+        [[0.4, -0.3, -2.9], [2.5, 0.2, 1.1], [-1.7, 1.9, 1.3]], dtype=torch.float64
+    )[:count]
     return look_at(centres, size=size, field_of_view=40.0).to(dtype)
 
 
@@ -36,19 +45,31 @@ def rays(which: Cameras) -> tuple[Tensor, Tensor]:
     return origins.reshape(-1, 3), directions.reshape(-1, 3)
 
 
-def brute_force(voxels: Voxels, origins: Tensor, directions: Tensor, step: float, offset: float = 0.5) -> Rendering:
+def brute_force(
+    voxels: Voxels, origins: Tensor, directions: Tensor, step: float, offset: float = 0.5
+) -> Rendering:
     """All samples of all rays at once, for one item and a dense grid."""
-    low, high = (torch.tensor(side, dtype=origins.dtype) for side in (voxels.space.low, voxels.space.high))
+    low, high = (
+        torch.tensor(side, dtype=origins.dtype) for side in (voxels.space.low, voxels.space.high)
+    )
     length = directions.norm(dim=-1, keepdim=True)
     unit = directions / length
     t = (torch.arange(math.ceil(8 / step), dtype=origins.dtype) + offset) * step
-    places = (origins[:, None] + t[:, None] * unit[:, None] - low) / (high - low) * 2 - 1  # (R, K, 3)
+    places = (origins[:, None] + t[:, None] * unit[:, None] - low) / (
+        high - low
+    ) * 2 - 1  # (R, K, 3)
     inside = (places.abs() <= 1).all(-1)
-    grid = torch.cat([voxels.density[0, :, None], voxels.colour[0].flatten(1)], dim=1).unflatten(0, voxels.space.shape)
-    looked = functional.grid_sample(grid.movedim(-1, 0)[None], places.flip(-1)[None, None], align_corners=True)[0, :, 0].movedim(0, -1)
+    grid = torch.cat([voxels.density[0, :, None], voxels.colour[0].flatten(1)], dim=1).unflatten(
+        0, voxels.space.shape
+    )
+    looked = functional.grid_sample(
+        grid.movedim(-1, 0)[None], places.flip(-1)[None, None], align_corners=True
+    )[0, :, 0].movedim(0, -1)
     tau = functional.softplus(looked[..., 0]) * voxels.space.scale * step * inside
     basis = spherical_harmonics(unit, math.isqrt(voxels.colour.shape[2]) - 1)
-    colour = torch.einsum("rb,rkbc->rkc", basis, looked[..., 1:].unflatten(-1, voxels.colour.shape[2:])).sigmoid()
+    colour = torch.einsum(
+        "rb,rkbc->rkc", basis, looked[..., 1:].unflatten(-1, voxels.colour.shape[2:])
+    ).sigmoid()
     thickness = tau.cumsum(1)
     weight = (tau - thickness).exp() * -torch.expm1(-tau)
     alpha = weight.sum(1)
@@ -76,10 +97,14 @@ def test_median_depth_is_where_half_of_the_light_is_left() -> None:
     space = VoxelSpace.box(33, LOW, HIGH, scale=1.0)
     thick = torch.full((1, space.rows), math.log(math.expm1(3.0)), dtype=torch.float64)
     fog = Voxels(thick, torch.zeros(1, space.rows, 1, 3, dtype=torch.float64), space)
-    o = torch.tensor([[-4.0, 0.03, 0.02], [-4.0, 0.79, 0.59], [-4.0, 5.0, 0.0]], dtype=torch.float64)
+    o = torch.tensor(
+        [[-4.0, 0.03, 0.02], [-4.0, 0.79, 0.59], [-4.0, 5.0, 0.0]], dtype=torch.float64
+    )
     d = torch.tensor([[2.0, 0.0, 0.0]] * 3, dtype=torch.float64)
     seen = render_voxels(fog, o, d, step=0.01)
-    assert seen.median_depth[0, :2].tolist() == pytest.approx([(3 + math.log(2) / 3) / 2] * 2, abs=2e-3)  # in lengths of d
+    assert seen.median_depth[0, :2].tolist() == pytest.approx(
+        [(3 + math.log(2) / 3) / 2] * 2, abs=2e-3
+    )  # in lengths of d
     assert seen.median_depth[0, 2] == math.inf and seen.alpha[0, 2] == 0 and seen.depth[0, 2] == 0
 
 
@@ -89,8 +114,16 @@ def test_gradients_in_every_parameter_the_rays_and_the_background(degree: int) -
     o, d = rays(cameras(1, size=(2, 2)))
     shade = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
 
-    def all_outputs(density: Tensor, colour: Tensor, origins: Tensor, directions: Tensor, background: Tensor) -> tuple[Tensor, ...]:
-        seen = render_voxels(Voxels(density, colour, voxels.space), origins, directions, step=0.11, background=background)
+    def all_outputs(
+        density: Tensor, colour: Tensor, origins: Tensor, directions: Tensor, background: Tensor
+    ) -> tuple[Tensor, ...]:
+        seen = render_voxels(
+            Voxels(density, colour, voxels.space),
+            origins,
+            directions,
+            step=0.11,
+            background=background,
+        )
         return seen.colour, seen.alpha, seen.depth, seen.thickness
 
     inputs = [t.clone().requires_grad_(True) for t in (voxels.density, voxels.colour, o, d, shade)]
@@ -105,7 +138,9 @@ def test_gradient_in_the_pose() -> None:
         return render_voxels(voxels, *rays(fixed.turned(twist)), step=0.11).colour
 
     twist = 0.01 * torch.ones(2, 6, dtype=torch.float64)
-    assert torch.autograd.gradcheck(picture, [twist.requires_grad_(True)], eps=1e-6, atol=1e-7, rtol=1e-5)
+    assert torch.autograd.gradcheck(
+        picture, [twist.requires_grad_(True)], eps=1e-6, atol=1e-7, rtol=1e-5
+    )
 
 
 def test_gradient_of_rays_that_every_item_shares_and_of_its_own() -> None:
@@ -113,7 +148,9 @@ def test_gradient_of_rays_that_every_item_shares_and_of_its_own() -> None:
     o, d = rays(cameras(1, size=(1, 2)))
     shared, own = o.clone().requires_grad_(True), o.expand(2, -1, -1).clone().requires_grad_(True)
     for origins in (shared, own):
-        render_voxels(voxels, origins, d.expand_as(origins), step=0.1).colour.square().sum().backward()
+        render_voxels(
+            voxels, origins, d.expand_as(origins), step=0.1
+        ).colour.square().sum().backward()
     assert shared.grad is not None and own.grad is not None
     assert torch.allclose(shared.grad, own.grad.sum(0), atol=1e-14) and own.grad[0].abs().sum() > 0
 
@@ -130,10 +167,17 @@ def test_skipping_changes_nothing() -> None:
     density = torch.where(kept.flatten(), voxels.density, torch.full_like(voxels.density, -1e4))
     o, d = rays(cameras(3, size=(12, 12)))
     packed = Voxels(density[:, kept.flatten()], voxels.colour[:, kept.flatten()], sparse)
-    with_mask = Voxels(sparse.spread(packed.density, -1e4).flatten(1, 3), sparse.spread(packed.colour).flatten(1, 3),
-                       VoxelSpace(sparse.shape, LOW, HIGH, sparse.scale, None, (~occupied).to(torch.uint8).contiguous()))
+    with_mask = Voxels(
+        sparse.spread(packed.density, -1e4).flatten(1, 3),
+        sparse.spread(packed.colour).flatten(1, 3),
+        VoxelSpace(
+            sparse.shape, LOW, HIGH, sparse.scale, None, (~occupied).to(torch.uint8).contiguous()
+        ),
+    )
     fast, slow = (render_voxels(v, o, d, step=0.013) for v in (packed, with_mask))
-    assert float(fast.alpha.max()) > 0.5 and int((sparse.clearance == 0).sum()) == int(occupied.sum())  # type: ignore[union-attr]
+    assert float(fast.alpha.max()) > 0.5 and int((sparse.clearance == 0).sum()) == int(
+        occupied.sum()
+    )  # type: ignore[union-attr]
     for one, other in zip(fast, slow):
         assert torch.equal(one, other)
 
@@ -143,10 +187,26 @@ def test_where_the_density_is_zero_it_need_not_be_looked_at() -> None:
     density = voxels.space.spread(voxels.density)
     density[:, :4], density[:, :, 6:] = -1e4, -1e4
     o, d = rays(cameras(3, size=(8, 8)))
-    empty = torch.stack([density[0, i:i + 8, j:j + 8, k:k + 8] for i in (0, 1) for j in (0, 1) for k in (0, 1)]).amax(0) < -9e3
+    empty = (
+        torch.stack(
+            [
+                density[0, i : i + 8, j : j + 8, k : k + 8]
+                for i in (0, 1)
+                for j in (0, 1)
+                for k in (0, 1)
+            ]
+        ).amax(0)
+        < -9e3
+    )
     sparse = voxels.space.keeping(~empty)
     whole = render_voxels(Voxels(density.flatten(1), voxels.colour, voxels.space), o, d)
-    part = render_voxels(Voxels(sparse.gathered(density), sparse.gathered(voxels.space.spread(voxels.colour)), sparse), o, d)
+    part = render_voxels(
+        Voxels(
+            sparse.gathered(density), sparse.gathered(voxels.space.spread(voxels.colour)), sparse
+        ),
+        o,
+        d,
+    )
     assert torch.equal(whole.colour, part.colour) and torch.equal(whole.depth, part.depth)
     assert sparse.rows < voxels.space.rows
 
@@ -156,7 +216,10 @@ def test_a_batch_is_its_items_and_threads_do_not_matter() -> None:
     o, d = rays(cameras(3, size=(20, 20), dtype=torch.float32))
 
     def outcome(some: Voxels) -> list[Tensor]:
-        density, colour = some.density.clone().requires_grad_(True), some.colour.clone().requires_grad_(True)
+        density, colour = (
+            some.density.clone().requires_grad_(True),
+            some.colour.clone().requires_grad_(True),
+        )
         seen = render_voxels(Voxels(density, colour, some.space), o, d, step=0.05)
         (seen.colour.square().flatten(1).sum() + seen.depth.sum()).backward()
         assert density.grad is not None and colour.grad is not None
@@ -164,7 +227,10 @@ def test_a_batch_is_its_items_and_threads_do_not_matter() -> None:
 
     together = outcome(voxels)
     for k in range(3):
-        for one, other in zip(outcome(Voxels(voxels.density[k:k + 1], voxels.colour[k:k + 1], voxels.space)), together):
+        for one, other in zip(
+            outcome(Voxels(voxels.density[k : k + 1], voxels.colour[k : k + 1], voxels.space)),
+            together,
+        ):
             assert torch.equal(one[0], other[k])
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -182,7 +248,15 @@ def test_the_early_stop_and_thin_samples_change_little() -> None:
     o, d = rays(cameras(3, size=(10, 10)))
     exact = render_voxels(voxels, o, d, stop=0.0)
     assert float((render_voxels(voxels, o, d, stop=1e-3).colour - exact.colour).abs().max()) < 1e-3
-    assert 0 < float((render_voxels(voxels, o, d, least_alpha=1e-3, stop=0.0).alpha - exact.alpha).abs().max()) < 2e-2
+    assert (
+        0
+        < float(
+            (render_voxels(voxels, o, d, least_alpha=1e-3, stop=0.0).alpha - exact.alpha)
+            .abs()
+            .max()
+        )
+        < 2e-2
+    )
 
 
 def test_near_and_far_and_offsets() -> None:
@@ -190,7 +264,10 @@ def test_near_and_far_and_offsets() -> None:
     o, d = rays(cameras(1, size=(4, 4)))
     d = torch.nn.functional.normalize(d, dim=-1)
     whole = render_voxels(voxels, o, d, step=0.05, stop=0.0)
-    parts = [render_voxels(voxels, o, d, step=0.05, stop=0.0, near=a, far=b) for a, b in ((0.0, 2.8), (2.8, 9.0))]
+    parts = [
+        render_voxels(voxels, o, d, step=0.05, stop=0.0, near=a, far=b)
+        for a, b in ((0.0, 2.8), (2.8, 9.0))
+    ]
     assert torch.allclose(parts[0].thickness + parts[1].thickness, whole.thickness, atol=1e-12)
     offsets = torch.linspace(0, 1, 16, dtype=torch.float64)
     moved = render_voxels(voxels, o, d, step=0.05, stop=0.0, offset=offsets)

@@ -13,8 +13,14 @@ from invtoolbox import metrics
 from invtoolbox.datasets.samples import photograph
 from invtoolbox.errors import InputError
 
-PIXELWISE = [metrics.psnr, metrics.rmse, metrics.mae, metrics.relative_error, metrics.correlation,
-             metrics.ssim]
+PIXELWISE = [
+    metrics.psnr,
+    metrics.rmse,
+    metrics.mae,
+    metrics.relative_error,
+    metrics.correlation,
+    metrics.ssim,
+]
 
 
 def images(shape: tuple[int, ...] = (3, 2, 24, 20), seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -40,7 +46,10 @@ def test_data_range_may_differ_from_item_to_item() -> None:
     ranges = torch.tensor([1.0, 2.0, 255.0])
     for metric in (metrics.psnr, metrics.ssim):
         together = metric(x, reference, data_range=ranges)
-        alone = [metric(x[i:i + 1], reference[i:i + 1], data_range=float(ranges[i])) for i in range(3)]
+        alone = [
+            metric(x[i : i + 1], reference[i : i + 1], data_range=float(ranges[i]))
+            for i in range(3)
+        ]
         assert torch.equal(together, torch.cat(alone))
 
 
@@ -49,7 +58,9 @@ def test_each_item_alone(metric) -> None:
     x, reference = images()
     together = metric(x, reference)
     assert together.shape == (3,) and together.dtype == torch.float32
-    assert torch.equal(together, torch.cat([metric(x[i:i + 1], reference[i:i + 1]) for i in range(3)]))
+    assert torch.equal(
+        together, torch.cat([metric(x[i : i + 1], reference[i : i + 1]) for i in range(3)])
+    )
     one_reference = metric(x, reference[:1])
     assert torch.equal(one_reference[2:], metric(x[2:], reference[:1]))
     assert metric(x.double(), reference.double()).dtype == torch.float64
@@ -90,10 +101,20 @@ def test_psnr_and_ssim_are_those_of_scikit_image(name: str, noise: float) -> Non
     reference = photograph(name)[..., :160, 40:180]
     x = reference + noise * torch.randn(reference.shape, generator=torch.Generator().manual_seed(0))
     a, b = x[0].double().numpy(), reference[0].double().numpy()
-    similarity = structural_similarity(a, b, channel_axis=0, data_range=1.0, gaussian_weights=True, sigma=1.5,
-                                       use_sample_covariance=False)
+    similarity = structural_similarity(
+        a,
+        b,
+        channel_axis=0,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
     assert abs(metrics.ssim(x, reference).item() - similarity) < 1e-6
-    assert abs(metrics.psnr(x, reference).item() - peak_signal_noise_ratio(b, a, data_range=1.0)) < 1e-4
+    assert (
+        abs(metrics.psnr(x, reference).item() - peak_signal_noise_ratio(b, a, data_range=1.0))
+        < 1e-4
+    )
 
 
 def test_ssim_of_a_volume() -> None:
@@ -101,16 +122,23 @@ def test_ssim_of_a_volume() -> None:
 
     x, reference = images((1, 1, 14, 16, 13))
     a, b = x[0, 0].double().numpy(), reference[0, 0].double().numpy()
-    similarity = structural_similarity(a, b, data_range=1.0, gaussian_weights=True, sigma=1.5,
-                                       use_sample_covariance=False)
+    similarity = structural_similarity(
+        a, b, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
     assert abs(metrics.ssim(x, reference).item() - similarity) < 1e-6
 
 
 def test_correlation_is_that_of_numpy_and_blind_to_scale() -> None:
     x, reference = images()
-    expected = [np.corrcoef(x[i].ravel().double(), reference[i].ravel().double())[0, 1] for i in range(3)]
-    torch.testing.assert_close(metrics.correlation(x, reference), torch.tensor(expected, dtype=torch.float32))
-    torch.testing.assert_close(metrics.correlation(5 - 3 * x, reference), -metrics.correlation(x, reference))
+    expected = [
+        np.corrcoef(x[i].ravel().double(), reference[i].ravel().double())[0, 1] for i in range(3)
+    ]
+    torch.testing.assert_close(
+        metrics.correlation(x, reference), torch.tensor(expected, dtype=torch.float32)
+    )
+    torch.testing.assert_close(
+        metrics.correlation(5 - 3 * x, reference), -metrics.correlation(x, reference)
+    )
 
 
 def test_complex_images() -> None:
@@ -123,7 +151,9 @@ def test_complex_images() -> None:
 def test_gradients_flow() -> None:
     x, reference = images((2, 1, 12, 13))
     x = x.double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: metrics.ssim(z, reference.double()), (x,), eps=1e-6, atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda z: metrics.ssim(z, reference.double()), (x,), eps=1e-6, atol=1e-6
+    )
     assert torch.autograd.gradcheck(lambda z: metrics.psnr(z, reference.double()), (x,))
 
 
@@ -132,7 +162,9 @@ def test_matthews_correlation_is_that_of_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(0)
     reference = torch.rand(3, 1, 9, 8, generator=generator) > 0.6
     x = reference ^ (torch.rand(3, 1, 9, 8, generator=generator) > 0.8)
-    expected = [sklearn_metrics.matthews_corrcoef(reference[i].ravel(), x[i].ravel()) for i in range(3)]
+    expected = [
+        sklearn_metrics.matthews_corrcoef(reference[i].ravel(), x[i].ravel()) for i in range(3)
+    ]
     score = metrics.matthews_correlation(x, reference)
     torch.testing.assert_close(score, torch.tensor(expected, dtype=torch.float32))
     assert torch.equal(metrics.matthews_correlation(x.float(), reference), score)

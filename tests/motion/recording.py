@@ -21,15 +21,28 @@ def record(folder: Path, sweeps: int = 6, points: int = 1500) -> Path:
     poses = []
     for name, sweep in zip(street.names, (street[k] for k in range(sweeps))):
         assert sweep.intensity is not None and sweep.pose is not None
-        torch.cat([sweep.points, sweep.intensity[:, None]], 1).numpy().astype("<f4").tofile(folder / f"{name}.bin")
+        torch.cat([sweep.points, sweep.intensity[:, None]], 1).numpy().astype("<f4").tofile(
+            folder / f"{name}.bin"
+        )
         poses.append(sweep.pose[:3].flatten().tolist())
     np.savetxt(folder / "poses.txt", np.array(poses))
     return folder
 
 
-def standing(source: Sweep, target: Sweep, method: Any, preparation: Preparation | None, seed: int) -> Any:
+def standing(
+    source: Sweep, target: Sweep, method: Any, preparation: Preparation | None, seed: int
+) -> Any:
     """No flow but the sensor's own motion."""
     pair = prepare_pair(source, target, preparation)
     no = torch.zeros(len(source), dtype=torch.bool)
-    return SimpleNamespace(flow=pair.flow(torch.zeros_like(pair.source)), ego_motion=pair.ego_motion, dynamic=no, ground=pair.ground,
-                           instance=torch.full((len(source),), -1), valid=pair.valid, method="standing", seconds=0.0, notes=pair.notes)
+    return SimpleNamespace(
+        flow=pair.flow(torch.zeros_like(pair.source)),
+        ego_motion=pair.ego_motion,
+        dynamic=no,
+        ground=pair.ground,
+        instance=torch.full((len(source),), -1),
+        valid=pair.valid,
+        method="standing",
+        seconds=0.0,
+        notes=pair.notes,
+    )

@@ -14,7 +14,9 @@ def motion(ahead: float = 0.5, left: float = 0.0, turn: float = 1.0) -> Tensor:
     return rigid(rotation(about), torch.tensor([ahead, left, 0.0], dtype=torch.float64))
 
 
-def street(seed: int, step: float = 0.2, noise: float = 0.01, car: float = 0.0) -> tuple[Tensor, Tensor]:
+def street(
+    seed: int, step: float = 0.2, noise: float = 0.01, car: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Points of a street 1.7 m below the origin, drawn anew for each seed, and whether each is ground: float64 ``(N, 3)``, ``(N,)``.
 
     `car` moves a car of 1,500 points ahead. `step` is the spacing of the points.
@@ -25,9 +27,23 @@ def street(seed: int, step: float = 0.2, noise: float = 0.01, car: float = 0.0) 
         return torch.rand(max(int(area / step**2), 1), 2, generator=generator, dtype=torch.float64)
 
     a = draw(60 * 20)
-    parts = [torch.stack([60 * a[:, 0] - 30, 20 * a[:, 1] - 10, torch.full((len(a),), -1.7, dtype=torch.float64)], dim=1)]
+    parts = [
+        torch.stack(
+            [
+                60 * a[:, 0] - 30,
+                20 * a[:, 1] - 10,
+                torch.full((len(a),), -1.7, dtype=torch.float64),
+            ],
+            dim=1,
+        )
+    ]
     ground = len(a)
-    walls = ((-30.0, 10.0, 40.0, True), (-20.0, -10.0, 50.0, True), (30.0, -10.0, 20.0, False), (10.0, 12.0, 20.0, True))
+    walls = (
+        (-30.0, 10.0, 40.0, True),
+        (-20.0, -10.0, 50.0, True),
+        (30.0, -10.0, 20.0, False),
+        (10.0, 12.0, 20.0, True),
+    )
     for x, y, length, along in walls:
         a = draw(length * 6)
         u, z = length * a[:, 0], 6 * a[:, 1] - 1.7
@@ -35,9 +51,27 @@ def street(seed: int, step: float = 0.2, noise: float = 0.01, car: float = 0.0) 
     for k in range(8):
         a = draw(8)
         angle = 2 * math.pi * a[:, 0]
-        parts.append(torch.stack([8.0 * k - 28 + 0.2 * angle.cos(), (-1) ** k * 7 + 0.2 * angle.sin(), 5 * a[:, 1] - 1.7], dim=1))
+        parts.append(
+            torch.stack(
+                [
+                    8.0 * k - 28 + 0.2 * angle.cos(),
+                    (-1) ** k * 7 + 0.2 * angle.sin(),
+                    5 * a[:, 1] - 1.7,
+                ],
+                dim=1,
+            )
+        )
     a = torch.rand(1500, 2, generator=generator, dtype=torch.float64)
-    parts.append(torch.stack([8 + 4 * a[:, 0] + car, torch.full((1500,), 3.0, dtype=torch.float64), 1.4 * a[:, 1] - 1.4], dim=1))
+    parts.append(
+        torch.stack(
+            [
+                8 + 4 * a[:, 0] + car,
+                torch.full((1500,), 3.0, dtype=torch.float64),
+                1.4 * a[:, 1] - 1.4,
+            ],
+            dim=1,
+        )
+    )
     points = torch.cat(parts)
     points = points + noise * torch.randn(points.shape, generator=generator, dtype=torch.float64)
     return points, torch.arange(len(points)) < ground

@@ -15,15 +15,22 @@ def box(size, at, count, seed):
     generator = torch.Generator().manual_seed(seed)
     points = torch.rand(count, 3, generator=generator)
     axis = torch.randint(0, 3, (count,), generator=generator)
-    side = torch.where(axis == 2, torch.ones(count), torch.randint(0, 2, (count,), generator=generator).float())
+    side = torch.where(
+        axis == 2, torch.ones(count), torch.randint(0, 2, (count,), generator=generator).float()
+    )
     points = points.scatter(1, axis[:, None], side[:, None])
     return (points - torch.tensor([0.5, 0.5, 0.0])) * torch.tensor(size) + torch.tensor(at)
 
 
 def street(shift, seed):
     """A wall, a parked car and a car that has moved; other points of the same surfaces for every seed."""
-    return torch.cat([box([30.0, 0.3, 2.5], [0.0, 8.0, 0.0], 3000, seed), box([4.0, 1.8, 1.5], [6.0, 3.0, 0.0], 800, seed + 1),
-                      box([4.2, 1.8, 1.4], [-6.0 + shift[0], -3.0 + shift[1], 0.0], 900, seed + 2)])
+    return torch.cat(
+        [
+            box([30.0, 0.3, 2.5], [0.0, 8.0, 0.0], 3000, seed),
+            box([4.0, 1.8, 1.5], [6.0, 3.0, 0.0], 800, seed + 1),
+            box([4.2, 1.8, 1.4], [-6.0 + shift[0], -3.0 + shift[1], 0.0], 900, seed + 2),
+        ]
+    )
 
 
 def test_the_moving_car_alone_is_found():
@@ -31,7 +38,9 @@ def test_the_moving_car_alone_is_found():
     found = moving_bodies(here, there, here[:, 2], there[:, 2])
     moves = torch.arange(len(here)) >= 3800
     assert torch.equal(found.label >= 0, moves) and len(found.motion) == 1
-    torch.testing.assert_close(found.flow[moves].mean(0), torch.tensor([0.9, 0.1, 0.0]), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        found.flow[moves].mean(0), torch.tensor([0.9, 0.1, 0.0]), atol=0.02, rtol=0
+    )
     assert not bool(found.flow[~moves].any())
 
 
@@ -53,25 +62,37 @@ def test_no_points_and_no_clusters():
 
 
 def test_clusters_hold_together_below_and_not_above():
-    car, crown = box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 500, 0), box([6.0, 6.0, 2.0], [2.0, 0.0, 4.0], 500, 1)
+    car, crown = (
+        box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 500, 0),
+        box([6.0, 6.0, 2.0], [2.0, 0.0, 4.0], 500, 1),
+    )
     other = box([4.0, 1.8, 1.5], [5.5, 0.0, 0.0], 500, 2)
     points = torch.cat([car, crown, other])
     labels = clusters(points, points[:, 2])
-    assert labels[:500].unique().tolist() == [0] and labels[500:1000].unique().tolist() == [-1] and labels[1000:].unique().tolist() == [1]
+    assert (
+        labels[:500].unique().tolist() == [0]
+        and labels[500:1000].unique().tolist() == [-1]
+        and labels[1000:].unique().tolist() == [1]
+    )
 
 
 def test_height_follows_a_slope_and_reaches_over_gaps():
     x, y = torch.meshgrid(torch.arange(-20.0, 20.0), torch.arange(-20.0, 20.0), indexing="ij")
     ground = torch.stack([x.flatten(), y.flatten(), 0.05 * x.flatten()], 1)
     points = torch.tensor([[11.0, 1.0, 1.525], [-9.0, 5.0, -0.475]])
-    torch.testing.assert_close(height_above(points, ground), torch.tensor([1.0, 0.0]), atol=0.06, rtol=0)
+    torch.testing.assert_close(
+        height_above(points, ground), torch.tensor([1.0, 0.0]), atol=0.06, rtol=0
+    )
     far = torch.tensor([[200.0, 0.0, 1.95]])
     torch.testing.assert_close(height_above(far, ground), torch.tensor([1.0]), atol=0.06, rtol=0)
     torch.testing.assert_close(height_above(points, ground[:0]), torch.tensor([2.0, 0.0]))
 
 
 def test_votes_find_the_translation_and_the_order_of_points_does_not_matter():
-    here, there = box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 400, 0), box([4.0, 1.8, 1.5], [1.2, -0.7, 0.0], 400, 1)
+    here, there = (
+        box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 400, 0),
+        box([4.0, 1.8, 1.5], [1.2, -0.7, 0.0], 400, 1),
+    )
     votes = translations(here, there)
     assert np.abs(votes[0] - [1.2, -0.7]).max() <= 0.15
     assert np.array_equal(votes, translations(here.flip(0), there.flip(0)))
@@ -84,6 +105,8 @@ def test_wrong_settings():
 
 
 def test_a_stray_point_far_away_costs_nothing():
-    points = torch.cat([box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 300, 0), torch.tensor([[9e5, -9e5, 1.0]])])
+    points = torch.cat(
+        [box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 300, 0), torch.tensor([[9e5, -9e5, 1.0]])]
+    )
     labels = clusters(points, height_above(points, points[:1] * torch.tensor([1.0, 1.0, 0.0])))
     assert labels.tolist() == [1] * 300 + [0] or labels.tolist() == [0] * 300 + [1]

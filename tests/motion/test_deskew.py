@@ -31,16 +31,32 @@ def test_a_rolling_shutter_is_undone(skewed):
 
 def test_times_before_the_timestamp(skewed):
     sweep, points, travel = skewed
-    late = Sweep(seen_while_moving(points, travel, sweep.time.double() / 0.1 - 1).float(), time=sweep.time - 0.1, deskewed=False)
+    late = Sweep(
+        seen_while_moving(points, travel, sweep.time.double() / 0.1 - 1).float(),
+        time=sweep.time - 0.1,
+        deskewed=False,
+    )
     deskew, _ = deskewing(late, inverse(travel), 0.1)
     torch.testing.assert_close(deskew(late.points.double()), points, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("deskewed", "has_time", "period", "words"), [
-    (True, True, 0.1, "the data set has done so"), (None, True, 0.1, "nothing says"), (False, False, 0.1, "no times"),
-    (False, True, 0.0, "0 s apart"), (False, True, -0.1, "-0.1 s apart")])
+@pytest.mark.parametrize(
+    ("deskewed", "has_time", "period", "words"),
+    [
+        (True, True, 0.1, "the data set has done so"),
+        (None, True, 0.1, "nothing says"),
+        (False, False, 0.1, "no times"),
+        (False, True, 0.0, "0 s apart"),
+        (False, True, -0.1, "-0.1 s apart"),
+    ],
+)
 def test_when_it_is_not_done(deskewed, has_time, period, words):
-    sweep = Sweep(torch.ones(2, 3), time=torch.zeros(2) if has_time else None, deskewed=deskewed, source="turn.bin")
+    sweep = Sweep(
+        torch.ones(2, 3),
+        time=torch.zeros(2) if has_time else None,
+        deskewed=deskewed,
+        source="turn.bin",
+    )
     deskew, why = deskewing(sweep, motion(), period)
     assert deskew is None and words in why
     assert deskewing(sweep, motion(), period, "never")[0] is None

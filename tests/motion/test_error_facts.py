@@ -18,5 +18,11 @@ def test_errors_come_back_from_json() -> None:
     assert labels is not None
     errors = evaluate(labels.flow + 0.1 * noise, street[0], next_pose=street[1].pose)
     again = errors_from_facts(json.loads(json.dumps(facts_of_errors(errors))))
-    assert again.row() == errors.row() and again.three_way == errors.three_way and repr(again.ranges) == repr(errors.ranges)
-    assert torch.equal(again.bucketed.errors, errors.bucketed.errors) and torch.equal(again.bucketed.counts, errors.bucketed.counts)
+    assert (
+        again.row() == errors.row()
+        and again.three_way == errors.three_way
+        and repr(again.ranges) == repr(errors.ranges)
+    )
+    assert torch.equal(again.bucketed.errors, errors.bucketed.errors) and torch.equal(
+        again.bucketed.counts, errors.bucketed.counts
+    )

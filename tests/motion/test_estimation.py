@@ -27,7 +27,9 @@ def test_the_default_method_on_a_simulated_street(street):
     first, second = street[0], street[1]
     found = estimate(first, second)
     errors = it.metrics.evaluate(found, first, ego_motion=motion_of(street))
-    zero = it.metrics.evaluate(found.flow - found.residual(first.points), first, ego_motion=motion_of(street))
+    zero = it.metrics.evaluate(
+        found.flow - found.residual(first.points), first, ego_motion=motion_of(street)
+    )
     assert errors.dynamic < 0.5 * zero.dynamic
     assert errors.static < 0.01
     still = ~found.dynamic & found.valid
@@ -62,9 +64,16 @@ def test_two_identical_sweeps(street):
     assert not bool(found.dynamic.any()) and any("same points" in note for note in found.notes)
 
 
-@pytest.mark.parametrize(("source", "words"), [
-    (torch.zeros(0, 3), "empty"), (torch.full((50, 3), float("nan")), "none of its 50 points"), (torch.zeros(5, 2), "expected points"),
-    (None, "expected points"), (np.array([["a", "b", "c"]]), "expected points")])
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (torch.zeros(0, 3), "empty"),
+        (torch.full((50, 3), float("nan")), "none of its 50 points"),
+        (torch.zeros(5, 2), "expected points"),
+        (None, "expected points"),
+        (np.array([["a", "b", "c"]]), "expected points"),
+    ],
+)
 def test_bad_sweeps_are_named(street, source, words):
     with pytest.raises(InputError, match=words) as error:
         it.scene_flow(source, street[1])
@@ -73,13 +82,18 @@ def test_bad_sweeps_are_named(street, source, words):
 
 def test_a_world_frame_and_damage_are_told_from_a_sensor_s(street):
     far = torch.tensor([5e5, 4e6, 0.0])
-    with pytest.raises(InputError, match="the source: 0 of .* lie within 1000 m of the origin.*sensor's own frame"):
+    with pytest.raises(
+        InputError, match="the source: 0 of .* lie within 1000 m of the origin.*sensor's own frame"
+    ):
         it.scene_flow(street[0].points + far, street[1].points + far, ego_motion="none")
     points = street[0].points.clone()
     points[:3] = torch.tensor([[1e30, 0.0, 0.0], [3e8, -2e8, 1e5], [0.0, 9e5, 10.0]])
     flow = it.scene_flow(points, street[1].points, ego_motion=motion_of(street))
     assert bool(flow.isfinite().all())
-    assert torch.equal(flow[3:], it.scene_flow(street[0].points[3:], street[1].points, ego_motion=motion_of(street)))
+    assert torch.equal(
+        flow[3:],
+        it.scene_flow(street[0].points[3:], street[1].points, ego_motion=motion_of(street)),
+    )
 
 
 def test_precision_and_strides_do_not_matter(street):
@@ -87,16 +101,22 @@ def test_precision_and_strides_do_not_matter(street):
     flow = it.scene_flow(points, street[1].points, ego_motion=motion_of(street))
     wide = torch.zeros(len(points), 6, dtype=torch.float64)
     wide[:, ::2] = points.double()
-    assert torch.equal(it.scene_flow(wide[:, ::2], street[1].points.double(), ego_motion=motion_of(street)), flow)
+    assert torch.equal(
+        it.scene_flow(wide[:, ::2], street[1].points.double(), ego_motion=motion_of(street)), flow
+    )
     backwards = points.numpy().copy()[:, ::-1]
     backwards.flags.writeable = False
-    turned = it.scene_flow(backwards[:, ::-1], street[1].points.numpy()[:, ::-1][:, ::-1], ego_motion=motion_of(street))
+    turned = it.scene_flow(
+        backwards[:, ::-1], street[1].points.numpy()[:, ::-1][:, ::-1], ego_motion=motion_of(street)
+    )
     assert np.array_equal(turned, flow.numpy())
 
 
 def test_times_that_are_not_known_are_not_used(street):
     first = dataclasses.replace(street[0], time=torch.full_like(street[0].time, torch.nan))
-    found, without = (estimate(one, street[1]) for one in (first, dataclasses.replace(first, time=None)))
+    found, without = (
+        estimate(one, street[1]) for one in (first, dataclasses.replace(first, time=None))
+    )
     assert torch.equal(found.flow, without.flow)
 
 
@@ -106,9 +126,18 @@ def test_times_that_are_not_known_are_not_used(street):
 def test_on_a_gpu_as_on_the_cpu(street, method):
     on_cpu = estimate(street[0], street[1], method)
     on_gpu = estimate(street[0], street[1], method, device="cuda")
-    assert on_gpu.flow.device.type == "cpu" and float((on_gpu.dynamic == on_cpu.dynamic).float().mean()) > 0.99
+    assert (
+        on_gpu.flow.device.type == "cpu"
+        and float((on_gpu.dynamic == on_cpu.dynamic).float().mean()) > 0.99
+    )
     assert float((on_gpu.flow - on_cpu.flow).norm(dim=1).median()) < 1e-3
-    flow = it.scene_flow(street[0].points.cuda(), street[1].points.cuda(), method, ego_motion=motion_of(street).cuda(), device="cuda:0")
+    flow = it.scene_flow(
+        street[0].points.cuda(),
+        street[1].points.cuda(),
+        method,
+        ego_motion=motion_of(street).cuda(),
+        device="cuda:0",
+    )
     assert flow.is_cuda and flow.shape == street[0].points.shape
 
 
@@ -124,14 +153,19 @@ def test_unknown_names(street):
         it.scene_flow(street[0], street[1], ego_motion=torch.eye(3))
 
 
-QUICK = {"nsfp": {"max_iterations": 2}, "fast-nsf": {"max_iterations": 2},
-         "euler": {"settings": EulerSettings(steps=1, window=2, max_iterations=2)}}
+QUICK = {
+    "nsfp": {"max_iterations": 2},
+    "fast-nsf": {"max_iterations": 2},
+    "euler": {"settings": EulerSettings(steps=1, window=2, max_iterations=2)},
+}
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_by_name_takes_a_whole_sweep(name):
     street = it.scenes.simulated_street(sweeps=2, points=6000)
-    found = estimate(street[0], street[1], dataclasses.replace(METHODS[name](), **QUICK.get(name, {})))
+    found = estimate(
+        street[0], street[1], dataclasses.replace(METHODS[name](), **QUICK.get(name, {}))
+    )
     assert bool(found.flow.isfinite().all()) and len(found.flow) == len(street[0])
     if name == "fast-nsf":
         far = street[0].points[:, :2].norm(dim=1) > 40

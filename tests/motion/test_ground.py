@@ -19,7 +19,10 @@ def lines(height, sensor=1.7, lasers=40, columns=600):
     distance = (sensor / -elevation.tan()).expand(lasers, columns)
     x, y = distance * angle.cos(), distance * angle.sin()
     for _ in range(60):  # to where the ray and the ground have one height
-        distance = distance + 0.5 * ((height(x, y) - sensor) - distance * elevation.tan()) / elevation.tan()
+        distance = (
+            distance
+            + 0.5 * ((height(x, y) - sensor) - distance * elevation.tan()) / elevation.tan()
+        )
         distance = distance.clamp(1, 90)
         x, y = distance * angle.cos(), distance * angle.sin()
     z = height(x, y) - sensor
@@ -67,22 +70,35 @@ def test_of_a_simulated_town_little_that_moves_is_lost():
 def test_reflections_below_do_not_pull_it_down():
     points = lines(SHAPES["level"])
     generator = torch.Generator().manual_seed(1)
-    below = points[torch.randperm(len(points), generator=generator)[:200]] * torch.tensor([1.0, 1.0, 2.5])
+    below = points[torch.randperm(len(points), generator=generator)[:200]] * torch.tensor(
+        [1.0, 1.0, 2.5]
+    )
     found = ground(torch.cat([points, below]))
-    assert found[:len(points)].float().mean() > 0.97
+    assert found[: len(points)].float().mean() > 0.97
 
 
 def test_the_height_of_the_sensor_is_not_needed():
     points, _ = street(0)
     found = ground(points.float())
     for shift in (-1.0, 1.7):
-        assert (ground((points + torch.tensor([0, 0, shift])).float()) == found).float().mean() > 0.999
+        assert (
+            ground((points + torch.tensor([0, 0, shift])).float()) == found
+        ).float().mean() > 0.999
 
 
 def test_rows_that_are_no_measurements_are_no_ground():
-    points = torch.cat([lines(SHAPES["level"]), torch.full((5, 3), torch.nan), torch.zeros(3, 3), torch.full((2, 3), torch.inf)])
+    points = torch.cat(
+        [
+            lines(SHAPES["level"]),
+            torch.full((5, 3), torch.nan),
+            torch.zeros(3, 3),
+            torch.full((2, 3), torch.inf),
+        ]
+    )
     assert not ground(points)[-10:].any()
-    assert not ground(torch.full((4, 3), torch.nan)).any() and ground(torch.zeros(0, 3)).shape == (0,)
+    assert not ground(torch.full((4, 3), torch.nan)).any() and ground(torch.zeros(0, 3)).shape == (
+        0,
+    )
 
 
 @pytest.mark.parametrize("settings", [{"thickness": 0.0}, {"slope": -1.0}, {"sectors": 4}])
@@ -98,9 +114,14 @@ def test_argoverse_labels(data_dir: Path) -> None:
     feather = pytest.importorskip("pyarrow.feather")
     folder = next((data_dir / "av2_pair").glob("*/flow_labels.feather")).parent
     sweep = feather.read_table(min((folder / "sensors" / "lidar").glob("*.feather")))
-    points = torch.stack([torch.from_numpy(sweep[name].to_numpy()).float() for name in "xyz"], dim=1)
+    points = torch.stack(
+        [torch.from_numpy(sweep[name].to_numpy()).float() for name in "xyz"], dim=1
+    )
     labels = feather.read_table(folder / "flow_labels.feather")
-    truth, dynamic = (torch.tensor(labels[name].to_numpy(zero_copy_only=False)) for name in ("is_ground_0", "dynamic"))
+    truth, dynamic = (
+        torch.tensor(labels[name].to_numpy(zero_copy_only=False))
+        for name in ("is_ground_0", "dynamic")
+    )
     found = ground(points)
     # The labels call ground what lies within 0.3 m of the map, feet of walls and cars with it; those are kept here.
     assert found[truth].float().mean() > 0.9

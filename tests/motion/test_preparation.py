@@ -13,7 +13,9 @@ from invtoolbox.scenes.sweep import FlowLabels, Sweep
 
 from .street import motion, seen_while_moving, street
 
-needs_registration = pytest.mark.skipif(importlib.util.find_spec("small_gicp") is None, reason="needs small-gicp (the extra lidar)")
+needs_registration = pytest.mark.skipif(
+    importlib.util.find_spec("small_gicp") is None, reason="needs small-gicp (the extra lidar)"
+)
 
 
 @pytest.fixture
@@ -23,19 +25,33 @@ def pair():
     points = street(0)[0]
     points[::97] = torch.nan
     first = Sweep(points.float(), pose=torch.eye(4, dtype=torch.float64), source="first.bin")
-    return first, Sweep(transform(inverse(travel), street(1)[0]).float(), timestamp=0.1, pose=travel, source="second.bin"), travel
+    return (
+        first,
+        Sweep(
+            transform(inverse(travel), street(1)[0]).float(),
+            timestamp=0.1,
+            pose=travel,
+            source="second.bin",
+        ),
+        travel,
+    )
 
 
 def test_what_is_left(pair):
     first, second, travel = pair
     prepared = prepare_pair(first, second, Preparation(max_range=25.0, max_height=3.0))
     left = first.points[prepared.index]
-    assert torch.equal(prepared.index, torch.unique(prepared.index)) and prepared.source.dtype == torch.float32
+    assert (
+        torch.equal(prepared.index, torch.unique(prepared.index))
+        and prepared.source.dtype == torch.float32
+    )
     assert left.isfinite().all() and left[:, :2].norm(dim=1).max() <= 25 and left[:, 2].max() <= 3
     assert not prepared.ground[prepared.index].any() and prepared.ground.float().mean() > 0.3
     torch.testing.assert_close(prepared.source, transform(inverse(travel), left.double()).float())
     assert torch.equal(prepared.target, second.points[prepared.target_index])
-    assert torch.equal(prepared.valid, first.finite) and prepared.target_ground.shape == (len(second),)
+    assert torch.equal(prepared.valid, first.finite) and prepared.target_ground.shape == (
+        len(second),
+    )
     assert torch.equal(prepared.ego_motion, inverse(travel))
 
 
@@ -49,7 +65,12 @@ def test_every_point_gets_a_flow(pair):
     torch.testing.assert_close(moved[prepared.index], prepared.source + residual, atol=1e-5, rtol=0)
     others = first.finite.clone()
     others[prepared.index] = False
-    torch.testing.assert_close(moved[others], transform(inverse(travel), first.points[others].double()).float(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        moved[others],
+        transform(inverse(travel), first.points[others].double()).float(),
+        atol=1e-5,
+        rtol=0,
+    )
     assert torch.equal(flow.nan_to_num(), prepared.flow(residual).nan_to_num())
     with pytest.raises(InputError, match="prepared points"):
         prepared.flow(residual[:5])
@@ -60,9 +81,20 @@ def test_a_pair_that_is_not_deskewed():
     points = street(0, noise=0.0)[0]
     later = transform(inverse(travel), points)
     share = torch.atan2(points[:, 1], points[:, 0]) / (2 * torch.pi) + 0.5
-    first, second = (Sweep(seen_while_moving(cloud, travel, share).float(), timestamp=time, time=(0.1 * share).float(), deskewed=False,
-                           pose=pose, source=source) for cloud, time, pose, source in (
-        (points, 0.0, torch.eye(4, dtype=torch.float64), "first.bin"), (later, 0.1, travel, "second.bin")))
+    first, second = (
+        Sweep(
+            seen_while_moving(cloud, travel, share).float(),
+            timestamp=time,
+            time=(0.1 * share).float(),
+            deskewed=False,
+            pose=pose,
+            source=source,
+        )
+        for cloud, time, pose, source in (
+            (points, 0.0, torch.eye(4, dtype=torch.float64), "first.bin"),
+            (later, 0.1, travel, "second.bin"),
+        )
+    )
     prepared = prepare_pair(first, second)
     assert "first.bin: deskewed" in prepared.notes and "second.bin: deskewed" in prepared.notes
     torch.testing.assert_close(prepared.source, later[prepared.index].float(), atol=1e-4, rtol=0)
@@ -102,12 +134,21 @@ def test_two_identical_sweeps_are_allowed_and_said(pair):
     first, _, _ = pair
     prepared = prepare_pair(first, first)
     assert any("the same points" in note for note in prepared.notes)
-    torch.testing.assert_close(prepared.flow(torch.zeros_like(prepared.source))[first.finite], torch.zeros(int(first.finite.sum()), 3))
+    torch.testing.assert_close(
+        prepared.flow(torch.zeros_like(prepared.source))[first.finite],
+        torch.zeros(int(first.finite.sum()), 3),
+    )
 
 
-@pytest.mark.parametrize(("points", "words"), [
-    (torch.zeros(0, 3), "bad.bin is empty"), (torch.full((9, 3), torch.nan), "none of its 9 points"), (torch.zeros(9, 3), "none of its 9"),
-    (torch.ones(5, 3), "5 of 5 points are measurements")])
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        (torch.zeros(0, 3), "bad.bin is empty"),
+        (torch.full((9, 3), torch.nan), "none of its 9 points"),
+        (torch.zeros(9, 3), "none of its 9"),
+        (torch.ones(5, 3), "5 of 5 points are measurements"),
+    ],
+)
 def test_sweeps_without_points_are_refused(pair, points, words):
     bad = Sweep(points, source="bad.bin")
     for sweeps in ((bad, pair[1]), (pair[0], bad)):
@@ -124,8 +165,14 @@ def test_sweeps_far_apart_are_refused(pair):
         prepare_pair(first, second, Preparation(min_height=50.0))
 
 
-@pytest.mark.parametrize(("settings", "words"), [({"ground": "map"}, "ground"), ({"max_range": 0.0}, "max_range"),
-                                                 ({"min_height": 2.0, "max_height": 1.0}, "min_height")])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ground": "map"}, "ground"),
+        ({"max_range": 0.0}, "max_range"),
+        ({"min_height": 2.0, "max_height": 1.0}, "min_height"),
+    ],
+)
 def test_bad_settings(settings, words):
     with pytest.raises(InputError, match=words):
         Preparation(**settings)

@@ -43,7 +43,9 @@ def files(study: FlowStudy) -> dict[str, bytes]:
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(folder.iterdir())}
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(folder.iterdir())
+    }
 
 
 def test_every_sweep_but_the_last_has_a_file(recording: Path) -> None:
@@ -55,12 +57,16 @@ def test_every_sweep_but_the_last_has_a_file(recording: Path) -> None:
     assert first.pose is not None and second.pose is not None
     E = relative_motion(first.pose, second.pose)
     assert torch.allclose(found.ego_motion, E) and found.names == ("000002", "000003")
-    assert torch.allclose(found.flow.double(), transform(E, first.points.double()) - first.points, atol=1e-5)
+    assert torch.allclose(
+        found.flow.double(), transform(E, first.points.double()) - first.points, atol=1e-5
+    )
     assert study.errors() is None and study.seconds is not None
     assert content(recording) == before, "the recording was written to"
 
 
-def test_two_workers_write_what_one_writes(recording: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_write_what_one_writes(
+    recording: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the workers unpickle the estimator by its name
     one, two = flow(recording, "one"), flow(recording, "two", workers=2)
@@ -70,14 +76,20 @@ def test_two_workers_write_what_one_writes(recording: Path, monkeypatch: pytest.
 def test_sweeps_that_are_open_and_simulated_ones(tmp_path: Path) -> None:
     study = flow(STREET, tmp_path / "path")
     errors = study.errors()
-    assert errors is not None and errors.static < 1e-5 and errors.bucketed.mean().dynamic == pytest.approx(1.0, abs=1e-4)
+    assert (
+        errors is not None
+        and errors.static < 1e-5
+        and errors.bucketed.mean().dynamic == pytest.approx(1.0, abs=1e-4)
+    )
     opened = flow(simulated_street(sweeps=4, points=1500), tmp_path / "open")
     assert [study[k].flow.equal(opened[k].flow) for k in range(3)] == [True] * 3
     kept = flow(STREET, tmp_path / "path", resume=True)
     assert [r.outcome for r in kept.reports] == ["kept"] * 3 and kept.errors() is not None
     assert kept.errors().row() == errors.row()  # type: ignore[union-attr]
     longer = SequencePath.of("street", options={"sweeps": 6, "points": 1500})
-    assert [r.outcome for r in flow(longer, tmp_path / "path", resume=True).reports] == ["kept"] * 3 + ["done"] * 2
+    assert [r.outcome for r in flow(longer, tmp_path / "path", resume=True).reports] == [
+        "kept"
+    ] * 3 + ["done"] * 2
 
 
 SCRIPT = """
@@ -95,13 +107,19 @@ flow_sequence("drive", "killed", estimate=slowly, resume=True, progress=False)
 
 def events(folder: Path) -> list[tuple[str, str]]:
     path = folder / "study.log"
-    return [(line["item"], line["event"]) for line in map(json.loads, path.read_text().splitlines())] if path.exists() else []
+    return (
+        [(line["item"], line["event"]) for line in map(json.loads, path.read_text().splitlines())]
+        if path.exists()
+        else []
+    )
 
 
 def test_killed_and_resumed_nothing_is_lost_or_done_twice(recording: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for wanted in (1, 3):
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT], env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT], env=environment, start_new_session=True
+        )
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             if sum(e == "done" for _, e in events(Path("killed"))) >= wanted:
@@ -128,7 +146,9 @@ def test_a_damaged_result_is_made_again(recording: Path) -> None:
     study.file(1).write_bytes(damaged)
     study.file(2).write_bytes(before["000003.npz"])
     again = flow(recording, "out", resume=True)
-    assert [r.outcome for r in again.reports] == ["done"] * 3 + ["kept"] * 2 and files(again) == before
+    assert [r.outcome for r in again.reports] == ["done"] * 3 + ["kept"] * 2 and files(
+        again
+    ) == before
 
 
 def empty(file: Path) -> None:
@@ -141,7 +161,6 @@ def not_a_number(file: Path) -> None:
 
 def truncated(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:1001])
-
 
 
 def without_pose(file: Path) -> None:
@@ -157,7 +176,9 @@ def test_a_bad_sweep_is_named_and_the_rest_is_done(recording: Path, damage: Any)
     assert [r.outcome for r in study.reports] == ["done", "done", "failed", "failed", "done"]
     for report in study.failed:
         assert "000003.bin" in report.error and "\n" not in report.error
-        assert not report.error.startswith(("RuntimeError", "ValueError", "TypeError")), report.error
+        assert not report.error.startswith(("RuntimeError", "ValueError", "TypeError")), (
+            report.error
+        )
 
 
 def test_times_out_of_order(tmp_path: Path) -> None:
@@ -171,7 +192,10 @@ def test_times_out_of_order(tmp_path: Path) -> None:
             return simulated_street(sweeps=3, points=800)[(0, 2, 1)[index]]
 
     study = flow(Backwards(), tmp_path / "out")
-    assert [r.outcome for r in study.reports] == ["done", "failed"] and "sort the sweeps" in study.failed[0].error
+    assert [r.outcome for r in study.reports] == [
+        "done",
+        "failed",
+    ] and "sort the sweeps" in study.failed[0].error
 
 
 def test_results_are_not_mixed_nor_written_into_the_recording(recording: Path) -> None:
@@ -179,11 +203,20 @@ def test_results_are_not_mixed_nor_written_into_the_recording(recording: Path) -
     with pytest.raises(InputError, match=r"2 of 2 results.*--resume.*--overwrite"):
         flow(recording, "out")
     different: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"seed": 1}, "seed"), ({"method": "nsfp"}, "method"), ({"preparation": Preparation(max_range=9.0)}, "preparation"))
+        ({"seed": 1}, "seed"),
+        ({"method": "nsfp"}, "method"),
+        ({"preparation": Preparation(max_range=9.0)}, "preparation"),
+    )
     for other, what in different:
         with pytest.raises(InputError, match=rf"another study \({what}"):
             flow(recording, "out", resume=True, **other)
-    assert [r.outcome for r in flow(recording, "out", resume=True).reports] == ["kept", "kept", "done", "done", "done"]
+    assert [r.outcome for r in flow(recording, "out", resume=True).reports] == [
+        "kept",
+        "kept",
+        "done",
+        "done",
+        "done",
+    ]
     for inside in (recording, recording / "results", recording / "deep" / "er", "drive/../drive"):
         with pytest.raises(InputError, match="never written into the source"):
             flow(recording, inside, overwrite=True)

@@ -24,17 +24,24 @@ from invtoolbox.scenes.rigid import inverse, relative_motion, rigid, rotation, t
 from invtoolbox.scenes.sweep import Sweep
 
 #: Where the car's body starts, and how it moves in the world from sweep to sweep.
-_TURN = rigid(rotation(torch.tensor([0.0, 0.0, 0.05], dtype=torch.float64)), torch.tensor([0.8, 0.1, 0.0], dtype=torch.float64))
+_TURN = rigid(
+    rotation(torch.tensor([0.0, 0.0, 0.05], dtype=torch.float64)),
+    torch.tensor([0.8, 0.1, 0.0], dtype=torch.float64),
+)
 
 
 def body() -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.rand(300, 3, generator=generator, dtype=torch.float64) * torch.tensor([4.0, 1.8, 1.5]) + torch.tensor([5.0, 2.0, 0.3])
+    return torch.rand(300, 3, generator=generator, dtype=torch.float64) * torch.tensor(
+        [4.0, 1.8, 1.5]
+    ) + torch.tensor([5.0, 2.0, 0.3])
 
 
 def wall() -> Tensor:
     generator = torch.Generator().manual_seed(2)
-    return torch.rand(500, 3, generator=generator, dtype=torch.float64) * torch.tensor([30.0, 0.1, 3.0]) + torch.tensor([-5.0, -8.0, 0.0])
+    return torch.rand(500, 3, generator=generator, dtype=torch.float64) * torch.tensor(
+        [30.0, 0.1, 3.0]
+    ) + torch.tensor([-5.0, -8.0, 0.0])
 
 
 class Street:
@@ -47,7 +54,10 @@ class Street:
         return self.sweeps
 
     def pose(self, k: int) -> Tensor:
-        return rigid(rotation(torch.tensor([0.0, 0.0, 0.02 * k], dtype=torch.float64)), torch.tensor([0.5 * k, 0.1 * k, 0.0]).double())
+        return rigid(
+            rotation(torch.tensor([0.0, 0.0, 0.02 * k], dtype=torch.float64)),
+            torch.tensor([0.5 * k, 0.1 * k, 0.0]).double(),
+        )
 
     def car(self, k: int) -> Tensor:
         """The body in the world at sweep k."""
@@ -56,7 +66,11 @@ class Street:
     def seen(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of the body and of the wall, and the car's points of sweep k in the world."""
         generator = torch.Generator().manual_seed(100 + k)
-        return torch.randperm(300, generator=generator)[:150], torch.randperm(500, generator=generator)[:250], self.car(k)
+        return (
+            torch.randperm(300, generator=generator)[:150],
+            torch.randperm(500, generator=generator)[:250],
+            self.car(k),
+        )
 
     def __getitem__(self, k: int) -> FlowStep:
         self.read[k] += 1
@@ -66,8 +80,14 @@ class Street:
         later = torch.cat([self.car(k + 1)[rows], wall()[standing]])
         points = transform(inverse(self.pose(k)), world)
         flow = transform(inverse(self.pose(k + 1)), later) - points
-        return FlowStep(points.float(), flow.float(), E, torch.arange(400) < 150, pose=self.pose(k) if self.with_poses else None,
-                        name=f"{k:06d}")
+        return FlowStep(
+            points.float(),
+            flow.float(),
+            E,
+            torch.arange(400) < 150,
+            pose=self.pose(k) if self.with_poses else None,
+            name=f"{k:06d}",
+        )
 
     def steps(self) -> Iterator[FlowStep]:
         return (self[k] for k in range(len(self)))
@@ -76,7 +96,10 @@ class Street:
 def followed(street: Street) -> tuple[Tracks, Tensor]:
     """The tracks of the points of sweep 0, and where they truly went, each time in the sensor's frame."""
     rows, standing, _ = street.seen(0)
-    truth = [transform(inverse(street.pose(k)), torch.cat([street.car(k)[rows], wall()[standing]])) for k in range(len(street) + 1)]
+    truth = [
+        transform(inverse(street.pose(k)), torch.cat([street.car(k)[rows], wall()[standing]]))
+        for k in range(len(street) + 1)
+    ]
     return track(street[0].points, street.steps()), torch.stack(truth)
 
 
@@ -86,7 +109,11 @@ def test_measured_points_take_their_own_flow_and_others_their_neighbours() -> No
     assert seen.all() and (moved - step.points.double() - step.flow.double()).abs().max() < 1e-6
     constant = FlowStep(torch.rand(50, 3), torch.ones(50, 3), torch.eye(4))
     between, seen = carry(torch.rand(20, 3), constant)
-    assert seen.all() and (between.max() <= 2) and (carry(torch.full((1, 3), 0.5), constant)[0] - 1.5).abs().max() < 1e-6
+    assert (
+        seen.all()
+        and (between.max() <= 2)
+        and (carry(torch.full((1, 3), 0.5), constant)[0] - 1.5).abs().max() < 1e-6
+    )
 
 
 def test_back_is_the_inverse_of_forth() -> None:
@@ -101,18 +128,25 @@ def test_tracks_follow_a_turning_car_and_a_standing_wall() -> None:
     assert tracks.positions.shape == (7, 400, 3) and tracks.known.double().mean() > 0.98
     errors = trajectory_errors(tracks.positions, truth)
     # The car turns by 17 degrees and goes 5 m; its sampled flow is interpolated between other points each time.
-    assert errors.final < 0.05 and (tracks.positions[-1, :150] - truth[-1, :150]).norm(dim=1).max() < 0.4
+    assert (
+        errors.final < 0.05
+        and (tracks.positions[-1, :150] - truth[-1, :150]).norm(dim=1).max() < 0.4
+    )
     assert (tracks.positions[-1, 150:] - truth[-1, 150:]).norm(dim=1).max() < 1e-4
     still = tracks.in_first_frame()[:, 150:]
     assert (still - still[0]).abs().max() < 1e-4
-    assert (tracks.motions[-1] - relative_motion(Street().pose(0), Street().pose(6))).abs().max() < 1e-9
+    assert (
+        tracks.motions[-1] - relative_motion(Street().pose(0), Street().pose(6))
+    ).abs().max() < 1e-9
 
 
 def test_a_lost_point_stands_in_the_world_and_is_not_known() -> None:
     street = Street(3)
     far = torch.tensor([[0.0, 40.0, 0.0], [float("nan")] * 3])
     tracks = track(far, street.steps())
-    assert tracks.known[:, 0].tolist() == [True, False, False, False] and not tracks.known[:, 1].any()
+    assert (
+        tracks.known[:, 0].tolist() == [True, False, False, False] and not tracks.known[:, 1].any()
+    )
     still = tracks.in_first_frame()[:, 0]
     assert (still - still[0]).abs().max() < 1e-9
 
@@ -123,7 +157,9 @@ def test_the_road_does_not_slow_a_car_down() -> None:
     flow = torch.cat([torch.zeros(10, 3), torch.tensor([1.0, 0.0, 0.0]).expand(10, 3)])
     query = torch.tensor([[0.5, 0.0, 0.05]])
     blended, _ = carry(query, FlowStep(torch.cat([road, car]), flow, torch.eye(4)))
-    decided, _ = carry(query, FlowStep(torch.cat([road, car]), flow, torch.eye(4), dynamic=torch.arange(20) >= 10))
+    decided, _ = carry(
+        query, FlowStep(torch.cat([road, car]), flow, torch.eye(4), dynamic=torch.arange(20) >= 10)
+    )
     assert blended[0, 0] < 1.45 and decided[0, 0] == pytest.approx(1.5)
 
 
@@ -134,12 +170,16 @@ def test_a_point_whose_object_is_hidden_follows_what_moves() -> None:
 
     def step(car: Tensor) -> FlowStep:
         flow = torch.cat([torch.zeros_like(road), ahead.expand_as(car)])
-        return FlowStep(torch.cat([road, car]), flow, torch.eye(4), torch.arange(70 + len(car)) >= 70)
+        return FlowStep(
+            torch.cat([road, car]), flow, torch.eye(4), torch.arange(70 + len(car)) >= 70
+        )
 
     # In the second sweep the rear end is not seen, but the front is.
     tracks = track(rear[:1], [step(rear), step(rear[1:] + ahead), step(rear + 2 * ahead)])
     assert tracks.positions[:, 0, 0].tolist() == pytest.approx([0, 1, 2, 3])
-    assert carry(rear[:1] + ahead, step(rear[1:] + ahead))[0][0, 0] == pytest.approx(1)  # by itself it would stay on the road
+    assert carry(rear[:1] + ahead, step(rear[1:] + ahead))[0][0, 0] == pytest.approx(
+        1
+    )  # by itself it would stay on the road
 
 
 def test_a_field_is_asked_where_there_is_one() -> None:
@@ -157,7 +197,9 @@ def test_a_step_is_made_of_files(tmp_path: Path) -> None:
 
     path = write_flow(tmp_path / "a.npz", Estimate(), step.points, ("a", "b"))
     again = FlowStep.of(step.points, read_flow(path))
-    assert again.name == "a" and torch.equal(carry(step.points, again)[0], carry(step.points, step)[0])
+    assert again.name == "a" and torch.equal(
+        carry(step.points, again)[0], carry(step.points, step)[0]
+    )
 
 
 @pytest.mark.parametrize("with_poses", [False, True])
@@ -180,15 +222,21 @@ def test_the_cloud_is_sharp_at_the_reference(reference: int, with_poses: bool) -
 def test_without_the_flow_the_car_would_be_smeared() -> None:
     street = Street()
     car = transform(inverse(street.pose(0)), street.car(0))
-    smeared = transform(relative_motion(street.pose(5), street.pose(0)), street[5].points[:150].double())
+    smeared = transform(
+        relative_motion(street.pose(5), street.pose(0)), street[5].points[:150].double()
+    )
     assert torch.cdist(smeared, car).min(1).values.mean() > 1.0
 
 
 def test_the_window_bounds_what_moves_and_cells_thin(tmp_path: Path) -> None:
     street = Street()
-    near = [p for p in accumulate(street, Accumulation(reference=2, window=1, cell=0.0)) if p.moving]
+    near = [
+        p for p in accumulate(street, Accumulation(reference=2, window=1, cell=0.0)) if p.moving
+    ]
     assert {p.sweep for p in near} == {1, 2, 3}
-    alone = [p for p in accumulate(street, Accumulation(reference=2, window=0, cell=0.0)) if p.moving]
+    alone = [
+        p for p in accumulate(street, Accumulation(reference=2, window=0, cell=0.0)) if p.moving
+    ]
     assert {p.sweep for p in alone} == {2} and len(alone[0].points) == 150
     thin = torch.cat([p.points for p in accumulate(street, Accumulation(cell=0.5)) if not p.moving])
     assert len(thin) == len((thin.double() / 0.5).floor().unique(dim=0)) < 500
@@ -199,7 +247,10 @@ def test_a_cloud_is_written_piece_by_piece(tmp_path: Path) -> None:
     found = write_accumulated(tmp_path / "cloud.ply", street, Accumulation(reference=1, cell=0.1))
     table = read_ply(tmp_path / "cloud.ply")
     assert list(table) == ["x", "y", "z", "red", "green", "blue", "moving", "sweep"]
-    assert len(table["x"]) == found.static + found.moving and int(table["moving"].sum()) == found.moving > 0
+    assert (
+        len(table["x"]) == found.static + found.moving
+        and int(table["moving"].sum()) == found.moving > 0
+    )
     assert set(table["red"][table["moving"] == 0]) == {158} and table["sweep"].max() == 5
     with pytest.raises(InputError, match=r"cloud\.ply: there is a file"):
         write_accumulated(tmp_path / "cloud.ply", street)
@@ -223,15 +274,28 @@ class Truth:
 
     def __init__(self, sweep: Sweep, ego_motion: Tensor) -> None:
         assert sweep.labels is not None
-        self.flow, self.dynamic, self.valid = sweep.labels.flow, sweep.labels.dynamic, sweep.labels.valid
-        self.ground, self.instance, self.ego_motion, self.method = ~self.valid, torch.full((len(sweep),), -1), ego_motion, "truth"
+        self.flow, self.dynamic, self.valid = (
+            sweep.labels.flow,
+            sweep.labels.dynamic,
+            sweep.labels.valid,
+        )
+        self.ground, self.instance, self.ego_motion, self.method = (
+            ~self.valid,
+            torch.full((len(sweep),), -1),
+            ego_motion,
+            "truth",
+        )
 
 
 def test_a_simulated_sequence_and_the_files_of_its_flow(tmp_path: Path) -> None:
     street = simulated_street(sweeps=4, points=3000, rolling_shutter=False)
     for k in range(3):
         sweep = street[k]
-        write_flow(tmp_path / f"{street.names[k]}.npz", Truth(sweep, relative_motion(street.pose(k), street.pose(k + 1))), sweep.points)
+        write_flow(
+            tmp_path / f"{street.names[k]}.npz",
+            Truth(sweep, relative_motion(street.pose(k), street.pose(k + 1))),
+            sweep.points,
+        )
     steps = FiledFlow(street, tmp_path)
     assert len(steps) == 3 and len(list(steps)) == 3
     tracks = track(steps[0].points, iter(steps))
@@ -274,9 +338,15 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         track(torch.zeros(3), [])
     with pytest.raises(InputError, match="max_range < forget"):
         Accumulation(max_range=300.0)
-    with pytest.raises(InputError, match="no type 'f2'"), ply_stream(tmp_path / "a.ply", {"x": "f2"}):
+    with (
+        pytest.raises(InputError, match="no type 'f2'"),
+        ply_stream(tmp_path / "a.ply", {"x": "f2"}),
+    ):
         pass
-    with pytest.raises(InputError, match="of one length"), ply_stream(tmp_path / "a.ply", {"x": "f4", "y": "f4"}) as append:
+    with (
+        pytest.raises(InputError, match="of one length"),
+        ply_stream(tmp_path / "a.ply", {"x": "f4", "y": "f4"}) as append,
+    ):
         append({"x": np.zeros(2), "y": np.zeros(3)})
     unlabelled = FlowStep(torch.zeros(1, 3), torch.zeros(1, 3), torch.eye(4))
     with pytest.raises(InputError, match="does not say which points move"):

@@ -44,15 +44,20 @@ def distance(A: Scan3D, centre: Point) -> Tensor:
 
 def grid(A: Scan3D, supersampling: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     """x, y and z of the voxels' centres (or of a finer grid), each (D, H, W) once broadcast."""
-    z, y, x = (((torch.arange(n * supersampling, dtype=torch.float64) + 0.5) / supersampling - n / 2) * size
-               for n, size in zip(A.volume_shape, A.voxel_size))
+    z, y, x = (
+        ((torch.arange(n * supersampling, dtype=torch.float64) + 0.5) / supersampling - n / 2)
+        * size
+        for n, size in zip(A.volume_shape, A.voxel_size)
+    )
     return x, y[:, None], z[:, None, None]
 
 
 def ball(A: Scan3D, centre: Point, radius: float, supersampling: int = 4) -> Tensor:
     """A ball of density 1, averaged over voxels, (1, 1, D, H, W)."""
     x, y, z = grid(A, supersampling)
-    inside = ((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 <= radius**2).double()
+    inside = (
+        (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 <= radius**2
+    ).double()
     depth, height, width = A.volume_shape
     n = supersampling
     return inside.reshape(depth, n, height, n, width, n).mean((1, 3, 5))[None, None]
@@ -61,7 +66,9 @@ def ball(A: Scan3D, centre: Point, radius: float, supersampling: int = 4) -> Ten
 def spot(A: Scan3D, centre: Point, width: float) -> Tensor:
     """A Gaussian of height 1 sampled at the voxels' centres, (1, 1, D, H, W)."""
     x, y, z = grid(A)
-    return torch.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2) / (2 * width**2))[None, None]
+    return torch.exp(
+        -((x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2) / (2 * width**2)
+    )[None, None]
 
 
 def chords(A: Scan3D, centre: Point, radius: float) -> Tensor:
@@ -71,11 +78,15 @@ def chords(A: Scan3D, centre: Point, radius: float) -> Tensor:
 
 def bells(A: Scan3D, centre: Point, width: float) -> Tensor:
     """Line integrals of a Gaussian, (1, 1, V, R, C)."""
-    return ((2 * math.pi) ** 0.5 * width * torch.exp(-distance(A, centre).square() / (2 * width**2)))[None, None]
+    return (
+        (2 * math.pi) ** 0.5 * width * torch.exp(-distance(A, centre).square() / (2 * width**2))
+    )[None, None]
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    return float(torch.linalg.vector_norm(a.double() - b.double()) / torch.linalg.vector_norm(b.double()))
+    return float(
+        torch.linalg.vector_norm(a.double() - b.double()) / torch.linalg.vector_norm(b.double())
+    )
 
 
 def interior(A: Scan3D, x: Tensor, centre: Point, radius: float) -> Tensor:

@@ -33,12 +33,16 @@ def parallel_distance(angles: Tensor, s: Tensor, centre: tuple[float, float]) ->
     return (s - (centre[0] * angles.cos() + centre[1] * angles.sin())[:, None]).abs()
 
 
-def fan_distance(angles: Tensor, gamma: Tensor, source_origin: float, centre: tuple[float, float]) -> Tensor:
+def fan_distance(
+    angles: Tensor, gamma: Tensor, source_origin: float, centre: tuple[float, float]
+) -> Tensor:
     """The same for a fan: from the source, the point is seen at some fan angle and distance."""
     dx = centre[0] - source_origin * angles.sin()
     dy = centre[1] + source_origin * angles.cos()
     along, across = -dx * angles.sin() + dy * angles.cos(), dx * angles.cos() + dy * angles.sin()
-    return (torch.hypot(dx, dy)[:, None] * (gamma - torch.atan2(across, along)[:, None]).sin()).abs()
+    return (
+        torch.hypot(dx, dy)[:, None] * (gamma - torch.atan2(across, along)[:, None]).sin()
+    ).abs()
 
 
 def chords(distance: Tensor, radius: float) -> Tensor:
@@ -56,7 +60,9 @@ def cells(detectors: int, spacing: float, shift: float) -> Tensor:
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    return float(torch.linalg.vector_norm(a.double() - b.double()) / torch.linalg.vector_norm(b.double()))
+    return float(
+        torch.linalg.vector_norm(a.double() - b.double()) / torch.linalg.vector_norm(b.double())
+    )
 
 
 def blob(height: int, width: int) -> Tensor:

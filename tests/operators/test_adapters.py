@@ -34,7 +34,10 @@ def _dot_test(A: LinearOperator, batch: int = 2, dtype: torch.dtype = torch.floa
     left = sum((p.to(wide) * y.to(wide).conj()).sum().real for p, y in zip(parts, ys))
     back = A.adjoint(ys if isinstance(Ax, tuple) else ys[0])
     right = (x.to(torch.complex128) * back.to(torch.complex128).conj()).sum().real
-    size = sum(float(p.abs().square().sum()) for p in parts) ** 0.5 * sum(float(y.abs().square().sum()) for y in ys) ** 0.5
+    size = (
+        sum(float(p.abs().square().sum()) for p in parts) ** 0.5
+        * sum(float(y.abs().square().sum()) for y in ys) ** 0.5
+    )
     return abs(float(left - right)) / size
 
 
@@ -45,7 +48,9 @@ def _tomography() -> Tomography:
 PHYSICS: dict[str, Callable[[], deepinv.physics.LinearPhysics]] = {
     "blur": lambda: DeepinvBlur(filter=torch.rand(1, 1, 3, 5), padding="reflect"),
     "blur_fft": lambda: BlurFFT(img_size=(1, 16, 16), filter=torch.rand(1, 1, 3, 5)),
-    "inpainting": lambda: Inpainting(img_size=(1, 16, 16), mask=(torch.rand(1, 16, 16) > 0.5).float()),
+    "inpainting": lambda: Inpainting(
+        img_size=(1, 16, 16), mask=(torch.rand(1, 16, 16) > 0.5).float()
+    ),
     "mri": lambda: MRI(img_size=(2, 16, 16), mask=(torch.rand(1, 16, 16) > 0.5).float()),
     "downsampling": lambda: DeepinvDownsampling(img_size=(1, 16, 16), factor=2, filter="bicubic"),
     "compressed_sensing": lambda: CompressedSensing(m=20, img_size=(1, 16, 16)),
@@ -68,7 +73,9 @@ def test_deepinv_physics(name: str) -> None:
 
 
 def test_noise_is_not_applied() -> None:
-    physics = Inpainting(img_size=(1, 8, 8), mask=torch.ones(1, 8, 8), noise_model=deepinv.physics.GaussianNoise(1.0))
+    physics = Inpainting(
+        img_size=(1, 8, 8), mask=torch.ones(1, 8, 8), noise_model=deepinv.physics.GaussianNoise(1.0)
+    )
     x = _random(1, 1, 8, 8)
     assert torch.equal(it.as_operator(physics)(x), x)
 
@@ -89,14 +96,21 @@ def test_the_callers_physics_is_left_alone() -> None:
     torch.testing.assert_close(double(x.double()).float(), single.A(x))
 
 
-@pytest.mark.parametrize("make", [
-    lambda p: DeepinvBlur(filter=p), lambda p: BlurFFT(img_size=(1, 12, 12), filter=p),
-], ids=["blur", "blur_fft"])
-def test_parameters_that_differ_from_item_to_item(make: Callable[[torch.Tensor], deepinv.physics.LinearPhysics]) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: DeepinvBlur(filter=p),
+        lambda p: BlurFFT(img_size=(1, 12, 12), filter=p),
+    ],
+    ids=["blur", "blur_fft"],
+)
+def test_parameters_that_differ_from_item_to_item(
+    make: Callable[[torch.Tensor], deepinv.physics.LinearPhysics],
+) -> None:
     filters = torch.rand(3, 1, 3, 3)
     A, x = it.as_operator(make(filters), (1, 12, 12)), _random(3, 1, 12, 12)
     assert A.items == 3
-    alone = [make(filters[k:k + 1]).A(x[k:k + 1]) for k in range(3)]
+    alone = [make(filters[k : k + 1]).A(x[k : k + 1]) for k in range(3)]
     torch.testing.assert_close(A(x), torch.cat(alone))
     chosen = A.select(torch.tensor([2, 0]))
     torch.testing.assert_close(chosen(x[[2, 0]]), torch.cat([alone[2], alone[0]]))
@@ -108,12 +122,17 @@ def test_parameters_that_differ_from_item_to_item(make: Callable[[torch.Tensor],
 
 
 def test_gradients_in_the_parameters_of_a_physics() -> None:
-    A, x = it.as_operator(DeepinvBlur(filter=torch.rand(1, 1, 3, 3)), (1, 8, 8)), _random(1, 1, 8, 8)
+    A, x = (
+        it.as_operator(DeepinvBlur(filter=torch.rand(1, 1, 3, 3)), (1, 8, 8)),
+        _random(1, 1, 8, 8),
+    )
     kernel = torch.rand(1, 1, 3, 3).requires_grad_()
     (slope,) = torch.autograd.grad(A.with_parameters(filter=kernel)(x).square().sum(), kernel)
     step = torch.zeros(1, 1, 3, 3)
     step[0, 0, 1, 2] = 1e-2
-    up, down = (A.with_parameters(filter=kernel.detach() + s * step)(x).square().sum() for s in (1, -1))
+    up, down = (
+        A.with_parameters(filter=kernel.detach() + s * step)(x).square().sum() for s in (1, -1)
+    )
     assert float((up - down) / 2e-2) == pytest.approx(float(slope[0, 0, 1, 2]), rel=1e-2)
 
 
@@ -139,7 +158,9 @@ def test_closed_forms_of_a_decomposable_physics(name: str) -> None:
     assert isinstance(A, LinearOperator) and A.has_normal_resolvent
     v, rho, weight = _random(2, *A.domain_shape), torch.tensor([0.5, 2.0]), torch.tensor([1.5, 0.3])
     x = A.normal_resolvent(v, rho, weight)
-    torch.testing.assert_close(weight.view(2, 1, 1, 1) * A.normal(x) + rho.view(2, 1, 1, 1) * x, v, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        weight.view(2, 1, 1, 1) * A.normal(x) + rho.view(2, 1, 1, 1) * x, v, rtol=1e-4, atol=1e-5
+    )
     assert not it.as_operator(PHYSICS["downsampling"]()).has_normal_resolvent
 
 
@@ -198,7 +219,9 @@ def test_gradients_pass_through_scipy() -> None:
     assert torch.autograd.gradcheck(A, (x,), check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda z: A(z).square(), (x,))
     square = it.as_operator(lambda z: z.square(), (1, 6))
-    torch.testing.assert_close((A @ square).linearize(x.detach())(x.detach()), A(2 * x.detach().square()))
+    torch.testing.assert_close(
+        (A @ square).linearize(x.detach())(x.detach()), A(2 * x.detach().square())
+    )
     mapped = torch.func.vmap(A)(torch.stack([x.detach(), 2 * x.detach()]))
     torch.testing.assert_close(mapped[1], 2 * A(x.detach()))
 
@@ -233,7 +256,10 @@ def test_functions_and_networks() -> None:
     zeroed = B.with_parameters(**{"weight": torch.zeros_like(before)})
     torch.testing.assert_close(zeroed(x), network.bias.view(1, 2, 1, 1).expand(1, 2, 8, 8))
     assert torch.equal(network.weight, before) and torch.equal(B(x), network(x))
-    assert B.to(torch.float64)(x.double()).dtype == torch.float64 and network.weight.dtype == torch.float32
+    assert (
+        B.to(torch.float64)(x.double()).dtype == torch.float64
+        and network.weight.dtype == torch.float32
+    )
 
 
 def test_a_given_adjoint_is_used() -> None:
@@ -246,13 +272,18 @@ def test_a_function_of_two_outputs() -> None:
     assert A.range_shape == ((2,), (2, 6)) and _dot_test(A) < 1e-6
 
 
-@pytest.mark.parametrize(("obj", "shape", "message"), [
-    (3, None, "got int"),
-    (torch.sin, None, r"domain_shape=\(channel"),
-    (lambda x: x.sum(), (1, 4), "first axis is the batch"),
-    (torch.ones(3), None, r"\(m, n\)"),
-])
-def test_what_is_no_operator_gets_one_sentence(obj: object, shape: tuple[int, ...] | None, message: str) -> None:
+@pytest.mark.parametrize(
+    ("obj", "shape", "message"),
+    [
+        (3, None, "got int"),
+        (torch.sin, None, r"domain_shape=\(channel"),
+        (lambda x: x.sum(), (1, 4), "first axis is the batch"),
+        (torch.ones(3), None, r"\(m, n\)"),
+    ],
+)
+def test_what_is_no_operator_gets_one_sentence(
+    obj: object, shape: tuple[int, ...] | None, message: str
+) -> None:
     with pytest.raises(it.InputError, match=message):
         it.as_operator(obj, shape)
 
@@ -274,8 +305,14 @@ def test_deepinvs_own_reconstructor_gives_the_same_with_our_blur_as_with_theirs(
     y = theirs.A(x)
     results = []
     for physics in (theirs, ours):
-        solver = deepinv.optim.PGD(prior=deepinv.optim.TVPrior(n_it_max=20), data_fidelity=deepinv.optim.L2(),
-                                   lambda_reg=1e-3, stepsize=1.0, max_iter=20, early_stop=False)
+        solver = deepinv.optim.PGD(
+            prior=deepinv.optim.TVPrior(n_it_max=20),
+            data_fidelity=deepinv.optim.L2(),
+            lambda_reg=1e-3,
+            stepsize=1.0,
+            max_iter=20,
+            early_stop=False,
+        )
         results.append(solver(y, physics))
     torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-4)
     assert float((results[1] - x).square().mean()) < float((y - x).square().mean())
@@ -285,7 +322,10 @@ def test_a_physics_made_of_an_operator() -> None:
     kernel = _random(3, 3, dtype=torch.float64)
     A = Blur(kernel, (1, 12, 12), "periodic")
     physics = it.to_deepinv(A)
-    x, z = _random(2, 1, 12, 12, dtype=torch.float64), _random(2, 1, 12, 12, seed=1, dtype=torch.float64)
+    x, z = (
+        _random(2, 1, 12, 12, dtype=torch.float64),
+        _random(2, 1, 12, 12, seed=1, dtype=torch.float64),
+    )
     y = A(x)
     torch.testing.assert_close(physics(x), y)
     assert physics.img_size == (1, 12, 12)

@@ -15,7 +15,7 @@ def test_inner_products_are_accurate_and_do_not_depend_on_the_batch(n: int) -> N
     exact = (a.double() * b.double()).sum(1)
     assert float(((inner(a, b).double() - exact) / exact).abs().max()) < 5e-7
     for k in range(3):
-        assert torch.equal(inner(a[k:k + 1].clone(), b[k:k + 1].clone())[0], inner(a, b)[k])
+        assert torch.equal(inner(a[k : k + 1].clone(), b[k : k + 1].clone())[0], inner(a, b)[k])
 
 
 def test_inner_products_have_derivatives() -> None:

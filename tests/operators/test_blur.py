@@ -17,7 +17,9 @@ SCIPY_MODES = {"reflect": "mirror", "periodic": "wrap", "zero": "constant"}
 
 
 def _random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def _dot_test(A: Blur, dtype: torch.dtype, channels: int, batch: int = 2) -> float:
@@ -51,10 +53,14 @@ def test_agrees_with_scipy_and_has_an_exact_adjoint(boundary: str, data: st.Data
     A = Blur(kernel, (rows, columns), boundary, tile=tile)
     x = _random(2, 2, rows, columns, seed=4)
     if boundary == "valid":
-        expected = [scipy.signal.convolve2d(p, kernel, mode="valid") for p in x.flatten(0, 1).numpy()]
+        expected = [
+            scipy.signal.convolve2d(p, kernel, mode="valid") for p in x.flatten(0, 1).numpy()
+        ]
     else:
         mode = SCIPY_MODES[boundary]
-        expected = [scipy.ndimage.convolve(p, kernel.numpy(), mode=mode) for p in x.flatten(0, 1).numpy()]
+        expected = [
+            scipy.ndimage.convolve(p, kernel.numpy(), mode=mode) for p in x.flatten(0, 1).numpy()
+        ]
     wanted = torch.tensor(np.stack(expected)).reshape(2, 2, *A.range_shape[1:])
     scale = float(kernel.abs().sum() * x.abs().max())
     torch.testing.assert_close(A(x), wanted, rtol=0, atol=1e-14 * scale)
@@ -69,7 +75,9 @@ def test_tiles_change_nothing(boundary: str) -> None:
     whole, tiled = Blur(kernel, (140, 97), boundary), Blur(kernel, (140, 97), boundary, tile=32)
     y = whole(x)
     torch.testing.assert_close(tiled(x), y, rtol=0, atol=2e-6 * float(kernel.sum()))
-    torch.testing.assert_close(tiled.adjoint(y), whole.adjoint(y), rtol=0, atol=2e-6 * float(kernel.sum() * y.abs().max()))
+    torch.testing.assert_close(
+        tiled.adjoint(y), whole.adjoint(y), rtol=0, atol=2e-6 * float(kernel.sum() * y.abs().max())
+    )
 
 
 def test_a_large_photograph_takes_tiles_by_itself_and_agrees_with_the_whole() -> None:
@@ -86,7 +94,7 @@ def test_a_large_photograph_takes_tiles_by_itself_and_agrees_with_the_whole() ->
 def test_one_kernel_an_item(boundary: str) -> None:
     kernels = _random(3, 5, 4, seed=1)
     A, x = Blur(kernels, (1, 20, 18), boundary), _random(3, 2, 20, 18, seed=2)
-    alone = torch.cat([Blur(kernels[k], (1, 20, 18), boundary)(x[k:k + 1]) for k in range(3)])
+    alone = torch.cat([Blur(kernels[k], (1, 20, 18), boundary)(x[k : k + 1]) for k in range(3)])
     torch.testing.assert_close(A(x), alone)
     assert _dot_test(A, torch.float64, channels=2, batch=3) < 1e-14
     chosen = A.select(torch.tensor([2, 0]))
@@ -101,7 +109,9 @@ def test_one_kernel_a_channel() -> None:
     A, x = Blur(kernels, (3, 12, 12)), _random(2, 3, 12, 12, seed=2)
     assert not A.channelwise and A.items is None
     for c in range(3):
-        torch.testing.assert_close(A(x)[:, c:c + 1], Blur(kernels[0, c], (12, 12))(x[:, c:c + 1]))
+        torch.testing.assert_close(
+            A(x)[:, c : c + 1], Blur(kernels[0, c], (12, 12))(x[:, c : c + 1])
+        )
     with pytest.raises(it.InputError, match=r"axis 1 \(channel\)"):
         A(x[:, :1])
 
@@ -118,8 +128,10 @@ def test_an_item_alone_is_bitwise_what_it_is_in_company() -> None:
     for shape in ((32, 30), (64, 64), (300, 200)):
         A, x = Blur(torch.rand(3, 3), shape), torch.rand(4, 1, *shape)
         for k in range(4):
-            torch.testing.assert_close(A(x)[k:k + 1], A(x[k:k + 1]), rtol=0, atol=0)
-            torch.testing.assert_close(A.adjoint(x)[k:k + 1], A.adjoint(x[k:k + 1]), rtol=0, atol=0)
+            torch.testing.assert_close(A(x)[k : k + 1], A(x[k : k + 1]), rtol=0, atol=0)
+            torch.testing.assert_close(
+                A.adjoint(x)[k : k + 1], A.adjoint(x[k : k + 1]), rtol=0, atol=0
+            )
 
 
 def test_a_kernel_written_to_or_replaced_is_seen() -> None:
@@ -136,38 +148,54 @@ def test_a_kernel_written_to_or_replaced_is_seen() -> None:
 
 def test_dtypes() -> None:
     A, x = Blur(torch.rand(3, 5, dtype=torch.float64), (12, 13)), torch.rand(1, 1, 12, 13)
-    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128):
+    for dtype in (
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.complex64,
+        torch.complex128,
+    ):
         assert A(x.to(dtype)).dtype == A.adjoint(x.to(dtype)).dtype == dtype
     z = torch.complex(_random(1, 1, 12, 13, seed=1), _random(1, 1, 12, 13, seed=2))
     torch.testing.assert_close(A(z), torch.complex(A(z.real), A(z.imag)))
     single = A.to(torch.float32)
     assert single.kernel.dtype == torch.float32 and A.kernel.dtype == torch.float64
     # Cast to single and back, the kernel keeps single precision; the double operator does not.
-    assert _dot_test(A, torch.float64, 1) < 1e-15 and _dot_test(single.to(torch.float64), torch.float64, 1) < 1e-15
+    assert (
+        _dot_test(A, torch.float64, 1) < 1e-15
+        and _dot_test(single.to(torch.float64), torch.float64, 1) < 1e-15
+    )
 
 
-def test_gradients_in_image_and_kernel() -> None:
-    for boundary in ("reflect", "periodic", "zero", "valid"):
-        for tile in (None, 8):
-            def forward(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-                return Blur(torch.ones(3, 2), (6, 9), boundary, tile=tile).with_parameters(kernel=k)(x)  # noqa: B023
+@pytest.mark.parametrize("boundary", ["reflect", "periodic", "zero", "valid"])
+@pytest.mark.parametrize("tile", [None, 8])
+def test_gradients_in_image_and_kernel(boundary: str, tile: int | None) -> None:
+    blur = Blur(torch.ones(3, 2), (6, 9), boundary, tile=tile)
 
-            def backward(y: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-                return Blur(torch.ones(3, 2), (6, 9), boundary, tile=tile).with_parameters(kernel=k).adjoint(y)  # noqa: B023
+    def forward(x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return blur.with_parameters(kernel=k)(x)
 
-            x = _random(1, 2, 6, 9, seed=1).requires_grad_()
-            k = _random(1, 1, 3, 2, seed=2).requires_grad_()
-            assert torch.autograd.gradcheck(forward, (x, k), check_forward_ad=True)
-            y = forward(x, k).detach().requires_grad_()
-            assert torch.autograd.gradcheck(backward, (y, k))
+    def backward(y: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return blur.with_parameters(kernel=k).adjoint(y)
+
+    x = _random(1, 2, 6, 9, seed=1).requires_grad_()
+    k = _random(1, 1, 3, 2, seed=2).requires_grad_()
+    assert torch.autograd.gradcheck(forward, (x, k), check_forward_ad=True)
+    y = forward(x, k).detach().requires_grad_()
+    assert torch.autograd.gradcheck(backward, (y, k))
 
 
 def test_functional_transforms() -> None:
     kernels, x = _random(3, 1, 1, 3, 3, seed=1), _random(1, 1, 10, 10, seed=2)
     base = Blur(torch.ones(3, 3, dtype=torch.float64), (10, 10), tile=8)
     mapped = torch.func.vmap(lambda k: base.with_parameters(kernel=k)(x))(kernels)
-    torch.testing.assert_close(mapped, torch.stack([base.with_parameters(kernel=k)(x) for k in kernels]))
-    _, tangent = torch.func.jvp(lambda k: base.with_parameters(kernel=k)(x), (kernels[0],), (kernels[1],))
+    torch.testing.assert_close(
+        mapped, torch.stack([base.with_parameters(kernel=k)(x) for k in kernels])
+    )
+    _, tangent = torch.func.jvp(
+        lambda k: base.with_parameters(kernel=k)(x), (kernels[0],), (kernels[1],)
+    )
     torch.testing.assert_close(tangent, base.with_parameters(kernel=kernels[1])(x))
 
 
@@ -177,14 +205,20 @@ def test_closed_forms_of_the_periodic_blur() -> None:
     basis = torch.eye(56, dtype=torch.float64).reshape(56, 1, 8, 7)
     for k in range(2):
         matrix = Blur(kernels[k], (8, 7), "periodic")(basis).flatten(1).T
-        assert float(A.norm(dtype=torch.float64)[k]) == pytest.approx(float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-12)
+        assert float(A.norm(dtype=torch.float64)[k]) == pytest.approx(
+            float(torch.linalg.matrix_norm(matrix, 2)), rel=1e-12
+        )
         rho, weight = [0.3, 2.0][k], [1.0, 0.5][k]
-        solved = torch.linalg.solve(weight * matrix.T @ matrix + rho * torch.eye(56, dtype=torch.float64), v[k].flatten())
+        solved = torch.linalg.solve(
+            weight * matrix.T @ matrix + rho * torch.eye(56, dtype=torch.float64), v[k].flatten()
+        )
         answer = A.normal_resolvent(v, torch.tensor([0.3, 2.0]), torch.tensor([1.0, 0.5]))
         torch.testing.assert_close(answer[k].flatten(), solved)
-        y = v[k:k + 1]
+        y = v[k : k + 1]
         ridge = 1e-3 * torch.linalg.matrix_norm(matrix, 2) ** 2
-        wiener = torch.linalg.solve(matrix.T @ matrix + ridge * torch.eye(56, dtype=torch.float64), matrix.T @ y.flatten())
+        wiener = torch.linalg.solve(
+            matrix.T @ matrix + ridge * torch.eye(56, dtype=torch.float64), matrix.T @ y.flatten()
+        )
         torch.testing.assert_close(A.pseudo_inverse(v)[k].flatten(), wiener)
     assert A.has_normal_resolvent and not Blur(kernels, (8, 7)).has_normal_resolvent
     with pytest.raises(it.InputError, match="closed form"):
@@ -207,14 +241,16 @@ def test_the_wiener_filter_sharpens(boundary: str) -> None:
 
     x = torch.tensor(camera()[100:260, 180:340] / 255.0)[None, None]
     t = torch.arange(9, dtype=torch.float64) - 4
-    kernel = torch.exp(-(t[:, None] ** 2 + t ** 2) / 4)
+    kernel = torch.exp(-(t[:, None] ** 2 + t**2) / 4)
     A = Blur(kernel / kernel.sum(), (160, 160), boundary)
     y = A(x) + 2e-3 * _random(*A.range_shape, seed=1)[None]
     restored = A.pseudo_inverse(y, 1e-3)
     assert restored.shape == x.shape
     inside = (..., slice(20, -20), slice(20, -20))
     blurred = torch.nn.functional.pad(y, (4, 4, 4, 4)) if boundary == "valid" else y
-    assert float((restored - x)[inside].square().mean()) < 0.4 * float((blurred - x)[inside].square().mean())
+    assert float((restored - x)[inside].square().mean()) < 0.4 * float(
+        (blurred - x)[inside].square().mean()
+    )
 
 
 def test_memory_stays_bounded() -> None:
@@ -238,17 +274,22 @@ def test_memory_stays_bounded() -> None:
         assert largest.made == x.nbytes
 
 
-@pytest.mark.parametrize(("kernel", "shape", "message"), [
-    (torch.zeros(3, 3), (8, 8), "zero everywhere"),
-    (torch.stack([torch.ones(3, 3), torch.zeros(3, 3)]), (8, 8), "item 1"),
-    (torch.tensor([[1.0, float("nan")]]), (8, 8), "1 entries that are NaN or infinite"),
-    (torch.ones(9, 3), (8, 8), "9x3 pixels, which is larger than the image of 8x8"),
-    (torch.ones(3), (8, 8), r"got shape \(3,\)"),
-    (torch.ones(1, 2, 3, 3), (3, 8, 8), "2 channels and the image 3"),
-    (torch.ones(3, 3, dtype=torch.complex64), (8, 8), "complex"),
-    (torch.ones(3, 3), (8,), "image_shape"),
-])
-def test_wrong_kernels_get_one_sentence(kernel: torch.Tensor, shape: tuple[int, ...], message: str) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "shape", "message"),
+    [
+        (torch.zeros(3, 3), (8, 8), "zero everywhere"),
+        (torch.stack([torch.ones(3, 3), torch.zeros(3, 3)]), (8, 8), "item 1"),
+        (torch.tensor([[1.0, float("nan")]]), (8, 8), "1 entries that are NaN or infinite"),
+        (torch.ones(9, 3), (8, 8), "9x3 pixels, which is larger than the image of 8x8"),
+        (torch.ones(3), (8, 8), r"got shape \(3,\)"),
+        (torch.ones(1, 2, 3, 3), (3, 8, 8), "2 channels and the image 3"),
+        (torch.ones(3, 3, dtype=torch.complex64), (8, 8), "complex"),
+        (torch.ones(3, 3), (8,), "image_shape"),
+    ],
+)
+def test_wrong_kernels_get_one_sentence(
+    kernel: torch.Tensor, shape: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(it.InputError, match=message) as error:
         Blur(kernel, shape)
     assert "\n" not in str(error.value)

@@ -12,13 +12,22 @@ from invtoolbox.operators import GaussianSensing, HadamardSensing
 from invtoolbox.testing import check_operator
 
 
-@pytest.mark.parametrize("A", [
-    GaussianSensing((5, 6), 17), GaussianSensing((2, 3, 4), 40), HadamardSensing((4, 8), 20), HadamardSensing((3, 5, 5), 30),
-    HadamardSensing((1, 1, 1), 1),
-], ids=repr)
+@pytest.mark.parametrize(
+    "A",
+    [
+        GaussianSensing((5, 6), 17),
+        GaussianSensing((2, 3, 4), 40),
+        HadamardSensing((4, 8), 20),
+        HadamardSensing((3, 5, 5), 30),
+        HadamardSensing((1, 1, 1), 1),
+    ],
+    ids=repr,
+)
 def test_keeps_the_contract(A: Any) -> None:
     assert check_operator(A).ok
-    x = torch.randn(2, *A.domain_shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        2, *A.domain_shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(0)
+    )
     assert check_operator(A, x).ok
 
 
@@ -49,13 +58,21 @@ def test_hadamard_is_the_textbook_matrix() -> None:
     torch.testing.assert_close(matrix, wanted[A.index])
 
 
-@pytest.mark.parametrize("A", [HadamardSensing((16, 16), 96), GaussianSensing((16, 16), 96)], ids=repr)
+@pytest.mark.parametrize(
+    "A", [HadamardSensing((16, 16), 96), GaussianSensing((16, 16), 96)], ids=repr
+)
 def test_a_sparse_image_comes_back_from_three_eighths_of_its_pixels(A: Any) -> None:
     x = torch.zeros(1, 1, 16, 16)
     where = torch.randperm(256, generator=torch.Generator().manual_seed(1))[:15]
     x.view(-1)[where] = torch.rand(15, generator=torch.Generator().manual_seed(2)) + 0.5
-    found = it.solve(it.Problem(A(x), A), it.priors.L1(), it.solvers.FISTA(tolerance=1e-6), regularization=1e-3,
-                     max_iterations=4000, progress=False).x
+    found = it.solve(
+        it.Problem(A(x), A),
+        it.priors.L1(),
+        it.solvers.FISTA(tolerance=1e-6),
+        regularization=1e-3,
+        max_iterations=4000,
+        progress=False,
+    ).x
     assert float((found - x).norm() / x.norm()) < 0.02
     assert float((A.pseudo_inverse(A(x)) - x).norm() / x.norm()) > 0.5
 

@@ -21,11 +21,20 @@ from invtoolbox.operators.vector_scan import VectorScan
 from invtoolbox.testing import check_operator
 from tests.operators.scan_3d_helpers import ball, bells, chords, rays, relative, spot, turn
 
-SMALL: dict[str, Any] = dict(volume_shape=(5, 7, 6), angles=[0.31, 1.17, 2.6], detector_shape=(6, 8), source_origin=14.0,
-                             source_detector=21.0, voxel_size=(1.0, 0.9, 1.1), detector_spacing=(1.7, 1.6))
+SMALL: dict[str, Any] = dict(
+    volume_shape=(5, 7, 6),
+    angles=[0.31, 1.17, 2.6],
+    detector_shape=(6, 8),
+    source_origin=14.0,
+    source_detector=21.0,
+    voxel_size=(1.0, 0.9, 1.1),
+    detector_spacing=(1.7, 1.6),
+)
 
 
-def random(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+def random(
+    shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64
+) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
@@ -39,23 +48,42 @@ def random(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.flo
         ((30, 32, 33), 0.5, dict(tilt=0.4, detector_rotation=(0.0, 0.0, 0.1))),
     ],
 )
-def test_projections_of_a_spot_and_a_ball(shape: Any, voxel: Any, further: dict[str, Any], curved: bool) -> None:
+def test_projections_of_a_spot_and_a_ball(
+    shape: Any, voxel: Any, further: dict[str, Any], curved: bool
+) -> None:
     """Pins the source's place, voxel centres, axes, the panel's direction, scale and shift."""
     extent = np.array(shape) * voxel
     size, inner = float(np.linalg.norm(extent)), float(extent.min())
-    further = further | ({} if curved else dict(detector_shift=(*further.get("detector_shift", (0.3, 0))[:1], 0.9)))
-    A = ConeBeam(shape, turn(11), (60, 64), 1.5 * size, 2.2 * size, voxel, 2.2 * size / 60, curved=curved, **further)
+    further = further | (
+        {} if curved else dict(detector_shift=(*further.get("detector_shift", (0.3, 0))[:1], 0.9))
+    )
+    A = ConeBeam(
+        shape,
+        turn(11),
+        (60, 64),
+        1.5 * size,
+        2.2 * size,
+        voxel,
+        2.2 * size / 60,
+        curved=curved,
+        **further,
+    )
     centre, radius, width = (0.17 * inner, -0.09 * inner, 0.11 * inner), 0.27 * inner, 0.12 * inner
     # A spot that is 1/20 of a voxel off would differ by this much.
     tolerance = 0.05 * max(A.voxel_size) / (2**0.5 * width)
     assert relative(A(spot(A, centre, width)), bells(A, centre, width)) < tolerance
     # The ball's edge is smoothed over a voxel: pins scale and support.
-    assert relative(A(ball(A, centre, radius)), chords(A, centre, radius)) < 0.5 * max(A.voxel_size) / radius
+    assert (
+        relative(A(ball(A, centre, radius)), chords(A, centre, radius))
+        < 0.5 * max(A.voxel_size) / radius
+    )
 
 
 @pytest.mark.parametrize("curved", [False, True])
 def test_the_middle_slice_is_a_fan_beam_upside_down(curved: bool) -> None:
-    A = ConeBeam((3, 14, 13), turn(7), (3, 17), 40.0, 60.0, (1.0, 0.9, 1.1), 1.5, (0.3, 0.0), curved=curved)
+    A = ConeBeam(
+        (3, 14, 13), turn(7), (3, 17), 40.0, 60.0, (1.0, 0.9, 1.1), 1.5, (0.3, 0.0), curved=curved
+    )
     F = FanBeam((14, 13), turn(7), 17, 40.0, 60.0, (0.9, 1.1), 1.5, 0.3, curved)
     x = random((2, 1, 14, 13))
     volume = torch.zeros(2, 1, 3, 14, 13, dtype=torch.float64)
@@ -71,7 +99,11 @@ def test_vectors_are_astras() -> None:
     np.testing.assert_allclose(A.vectors, astra.geom_2vec(geometry)["Vectors"], atol=1e-12)
     moved = astra.geom_postalignment(geometry, (0.4, 0.7))["Vectors"]
     np.testing.assert_allclose(
-        A.with_parameters(detector_shift=torch.tensor([0.4 * 1.5, 0.7 * 1.7], dtype=torch.float64)).vectors, moved, atol=1e-12
+        A.with_parameters(
+            detector_shift=torch.tensor([0.4 * 1.5, 0.7 * 1.7], dtype=torch.float64)
+        ).vectors,
+        moved,
+        atol=1e-12,
     )
 
 
@@ -82,7 +114,9 @@ def test_poses_do_what_they_say() -> None:
     n = (d - s) / (d - s).norm(dim=1, keepdim=True)
 
     def vectors(**parameters: Any) -> tuple[torch.Tensor, ...]:
-        return A.with_parameters(**{k: torch.tensor(v, dtype=torch.float64) for k, v in parameters.items()}).vectors.split(3, -1)
+        return A.with_parameters(
+            **{k: torch.tensor(v, dtype=torch.float64) for k, v in parameters.items()}
+        ).vectors.split(3, -1)
 
     new = vectors(source_shift=(0.1, 0.2, 0.3))
     torch.testing.assert_close(new[0], s + 0.1 * eu + 0.2 * ev + 0.3 * n)
@@ -100,18 +134,28 @@ def test_poses_do_what_they_say() -> None:
     new = vectors(pitch=3.0)
     torch.testing.assert_close(new[0][:, 2], 3 * A.angles / (2 * math.pi))
     new = vectors(tilt=0.3)
-    torch.testing.assert_close(new[0][:, 2], torch.full((3,), 14 * math.sin(0.3), dtype=torch.float64))
+    torch.testing.assert_close(
+        new[0][:, 2], torch.full((3,), 14 * math.sin(0.3), dtype=torch.float64)
+    )
     for left, right in ((new[1] - new[0], new[2]), (new[1] - new[0], new[3]), (new[2], new[3])):
         assert float((left * right).sum(1).abs().max()) < 1e-12
 
 
 def test_trajectories_are_the_operators() -> None:
-    torch.testing.assert_close(trajectories.circular([0.1, 2.0], 14.0, 21.0, (1.7, 1.6), (0.2, 0.3), 0.5), ConeBeam(
-        **SMALL | dict(angles=[0.1, 2.0], detector_shift=(0.2, 0.3), axis_shift=0.5)).vectors)
-    torch.testing.assert_close(trajectories.helical([0.1, 2.0], 14.0, 21.0, 2.5, (1.7, 1.6)),
-                               ConeBeam(**SMALL | dict(angles=[0.1, 2.0], pitch=2.5)).vectors)
-    torch.testing.assert_close(trajectories.laminography([0.1, 2.0], 14.0, 21.0, 0.2, (1.7, 1.6)),
-                               ConeBeam(**SMALL | dict(angles=[0.1, 2.0], tilt=0.2)).vectors)
+    torch.testing.assert_close(
+        trajectories.circular([0.1, 2.0], 14.0, 21.0, (1.7, 1.6), (0.2, 0.3), 0.5),
+        ConeBeam(
+            **SMALL | dict(angles=[0.1, 2.0], detector_shift=(0.2, 0.3), axis_shift=0.5)
+        ).vectors,
+    )
+    torch.testing.assert_close(
+        trajectories.helical([0.1, 2.0], 14.0, 21.0, 2.5, (1.7, 1.6)),
+        ConeBeam(**SMALL | dict(angles=[0.1, 2.0], pitch=2.5)).vectors,
+    )
+    torch.testing.assert_close(
+        trajectories.laminography([0.1, 2.0], 14.0, 21.0, 0.2, (1.7, 1.6)),
+        ConeBeam(**SMALL | dict(angles=[0.1, 2.0], tilt=0.2)).vectors,
+    )
 
 
 @given(
@@ -154,7 +198,9 @@ def test_every_pose_is_differentiable(curved: bool) -> None:
         angles=A.angles,
         source_origin=A.source_origin,
         source_detector=A.source_detector,
-        detector_shift=torch.tensor([[0.13, 0.0], [-0.2, 0.0], [0.05, 0.0]]) if curved else 0.3 * random((views, 2), 1),
+        detector_shift=torch.tensor([[0.13, 0.0], [-0.2, 0.0], [0.05, 0.0]])
+        if curved
+        else 0.3 * random((views, 2), 1),
         axis_shift=torch.tensor([0.21]),
         pitch=torch.tensor([0.4]),
         tilt=torch.tensor([0.07]),
@@ -168,8 +214,13 @@ def test_every_pose_is_differentiable(curved: bool) -> None:
 
     assert torch.autograd.gradcheck(forward, (x, *free), eps=1e-6, atol=2e-5, fast_mode=True)
     y = random((1, 1, views, 6, 8), 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda y, *p: A.with_parameters(**dict(zip(start, p))).adjoint(y), (y, *free), eps=1e-6, atol=2e-5,
-                                    fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda y, *p: A.with_parameters(**dict(zip(start, p))).adjoint(y),
+        (y, *free),
+        eps=1e-6,
+        atol=2e-5,
+        fast_mode=True,
+    )
 
 
 def test_vectors_are_parameters() -> None:
@@ -179,21 +230,31 @@ def test_vectors_are_parameters() -> None:
     assert isinstance(B, VectorScan) and torch.equal(B(x), A(x))
     free = {name: value.clone().requires_grad_() for name, value in B.parameters().items()}
     assert list(free) == ["source", "detector", "u", "v"]
-    assert torch.autograd.gradcheck(lambda *p: B.with_parameters(**dict(zip(free, p)))(x[:1, :1]), tuple(free.values()), eps=1e-6,
-                                    atol=2e-5, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda *p: B.with_parameters(**dict(zip(free, p)))(x[:1, :1]),
+        tuple(free.values()),
+        eps=1e-6,
+        atol=2e-5,
+        fast_mode=True,
+    )
     check_operator(B, batch=2)
     with pytest.raises(InputError, match="CGLS"):
         B.pseudo_inverse(A(x))
 
 
 def test_subsets_and_chunks() -> None:
-    A = ConeBeam(**SMALL | dict(angles=turn(7)), detector_shift=torch.stack([torch.linspace(-1, 1, 7), torch.zeros(7)], 1).double())
+    A = ConeBeam(
+        **SMALL | dict(angles=turn(7)),
+        detector_shift=torch.stack([torch.linspace(-1, 1, 7), torch.zeros(7)], 1).double(),
+    )
     x = random((2, 1, 5, 7, 6), dtype=torch.float32)
     y = A(x)
     index = torch.tensor([4, 1, 1])
     assert torch.equal(A.subset(index)(x), y[:, :, index])
     assert torch.equal(A.subset(slice(1, None, 2))(x), y[:, :, 1::2])
-    assert A.blocks == 7 and A.subset([2]).blocks == 1 and A.subset([2]).detector_shift.shape == (1, 2)
+    assert (
+        A.blocks == 7 and A.subset([2]).blocks == 1 and A.subset([2]).detector_shift.shape == (1, 2)
+    )
     out = torch.empty_like(y)
     for views, part in A.project_chunks(x, 3):
         out[:, :, views] = part
@@ -282,9 +343,13 @@ def test_warns_of_what_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize(
-    "vectors, message", [
+    "vectors, message",
+    [
         ([[0, -20, 0, 0, 20, 0, 0, 1, 0, 0, 0, 1.0]], "edge-on.*view 0"),
-        (np.zeros((3, 12)), "length 0"), (np.zeros((3, 6)), "shape"), (np.full((1, 12), np.nan), "finite")]
+        (np.zeros((3, 12)), "length 0"),
+        (np.zeros((3, 6)), "shape"),
+        (np.full((1, 12), np.nan), "finite"),
+    ],
 )
 def test_refuses_vectors(vectors: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
@@ -292,7 +357,11 @@ def test_refuses_vectors(vectors: Any, message: str) -> None:
 
 
 def test_draws_its_geometry(tmp_path: Any) -> None:
-    for A in (ConeBeam(**SMALL), ConeBeam(**SMALL, curved=True, tilt=0.2), FanBeam((5, 5), [0.0, 0.1], 9, 10.0, 15.0)):
+    for A in (
+        ConeBeam(**SMALL),
+        ConeBeam(**SMALL, curved=True, tilt=0.2),
+        FanBeam((5, 5), [0.0, 0.1], 9, 10.0, 15.0),
+    ):
         figure = A.plot()
         figure.savefig(tmp_path / "geometry.png")
         assert (tmp_path / "geometry.png").stat().st_size > 10_000
@@ -300,18 +369,34 @@ def test_draws_its_geometry(tmp_path: Any) -> None:
     A = ConeBeam(**SMALL)
     first = A.plot().axes[1].lines[0]
     source, detector, u, v = A.vectors[0].numpy().reshape(4, 3)
-    across, along, depth = np.linalg.solve(np.stack([u, v, detector - source], 1), [-3.3, -3.15, -2.5] - source)
-    np.testing.assert_allclose([first.get_xdata()[0], first.get_ydata()[0]], [across / depth + 3.5, along / depth + 2.5])
+    across, along, depth = np.linalg.solve(
+        np.stack([u, v, detector - source], 1), [-3.3, -3.15, -2.5] - source
+    )
+    np.testing.assert_allclose(
+        [first.get_xdata()[0], first.get_ydata()[0]], [across / depth + 3.5, along / depth + 2.5]
+    )
 
 
-@pytest.mark.parametrize("further", [{}, dict(curved=True), dict(tilt=0.3, pitch=4.0, detector_rotation=(0.1, 0.2, 0.3)),
-                                     dict(curved=True, detector_rotation=(0.1, 0.05, 0.3), source_shift=(0.3, 0.2, 0.1))], ids=str)
+@pytest.mark.parametrize(
+    "further",
+    [
+        {},
+        dict(curved=True),
+        dict(tilt=0.3, pitch=4.0, detector_rotation=(0.1, 0.2, 0.3)),
+        dict(curved=True, detector_rotation=(0.1, 0.05, 0.3), source_shift=(0.3, 0.2, 0.1)),
+    ],
+    ids=str,
+)
 def test_cells_are_seen_in_themselves(further: dict[str, Any]) -> None:
     A = ConeBeam(**SMALL, **further)
     start, direction = rays(A)
     for k in range(3):
         places = (start + 0.7 * direction)[k].reshape(-1, 3)
         row, column, depth = seen_cells(A._views(A.vectors, A.vectors), places)
-        np.testing.assert_allclose(row[k].reshape(6, 8), np.arange(6)[:, None] + np.zeros(8), atol=1e-9)
-        np.testing.assert_allclose(column[k].reshape(6, 8), np.arange(8) + np.zeros((6, 1)), atol=1e-9)
+        np.testing.assert_allclose(
+            row[k].reshape(6, 8), np.arange(6)[:, None] + np.zeros(8), atol=1e-9
+        )
+        np.testing.assert_allclose(
+            column[k].reshape(6, 8), np.arange(8) + np.zeros((6, 1)), atol=1e-9
+        )
         assert bool((depth[k] > 0).all())

@@ -28,7 +28,8 @@ from tests.operators.scan_helpers import (
 
 @pytest.mark.parametrize("curved", [False, True])
 @pytest.mark.parametrize(
-    "shape, pixel_size, shift", [((64, 64), 1.0, 0.0), ((65, 50), 0.5, 1.7), ((40, 81), (1.2, 0.8), -2.0)]
+    "shape, pixel_size, shift",
+    [((64, 64), 1.0, 0.0), ((65, 50), 0.5, 1.7), ((40, 81), (1.2, 0.8), -2.0)],
 )
 def test_sinogram_of_a_spot_and_a_disc(shape, pixel_size, shift, curved) -> None:  # type: ignore[no-untyped-def]
     """Pins the source's place, the sign of the angle, the detector's direction, scale and shift."""
@@ -66,7 +67,9 @@ def test_agrees_with_astra_on_a_flat_detector() -> None:
     assert relative(A(phantom[None, None])[0, 0], theirs(phantom)) < 2e-2
     centre, radius = (31.0, -17.0), 60.0
     x = disc(A, centre, radius)
-    exact = chords(fan_distance(A.angles, (cells(480, 1.2, 0.0) / 900).atan(), 640.0, centre), radius)
+    exact = chords(
+        fan_distance(A.angles, (cells(480, 1.2, 0.0) / 900).atan(), 640.0, centre), radius
+    )
     assert relative(A(x)[0, 0], exact) <= relative(theirs(x[0, 0].float()), exact)
 
 
@@ -79,7 +82,9 @@ def test_agrees_with_astra_on_a_flat_detector() -> None:
     double=st.booleans(),
 )
 @settings(max_examples=30, deadline=None)
-def test_adjoint(height: int, width: int, views: int, seed: int, curved: bool, double: bool) -> None:
+def test_adjoint(
+    height: int, width: int, views: int, seed: int, curved: bool, double: bool
+) -> None:
     dtype, tolerance = (torch.float64, 1e-12) if double else (torch.float32, 1e-5)
     g = torch.Generator().manual_seed(seed)
     near = 30 + 30 * float(torch.rand(1, generator=g))

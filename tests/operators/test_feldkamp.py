@@ -22,7 +22,9 @@ NEAR, FAR = 200.0, 300.0
 SHORT = math.pi + 2 * math.atan(65 / FAR) + 0.2
 
 
-def density(A: Any, filter: str = "hann", centre: Any = CENTRE, radius: float = RADIUS) -> torch.Tensor:
+def density(
+    A: Any, filter: str = "hann", centre: Any = CENTRE, radius: float = RADIUS
+) -> torch.Tensor:
     """What comes back inside the ball."""
     return interior(A, A.pseudo_inverse(chords(A, centre, radius).float(), filter), centre, radius)
 
@@ -41,11 +43,24 @@ def density(A: Any, filter: str = "hann", centre: Any = CENTRE, radius: float = 
         dict(detector_shape=(40, 80), detector_shift=(-25.0, 0.0)),
         dict(source_origin=torch.full((180,), NEAR), source_detector=torch.full((180,), FAR)),
     ],
-    ids=["turn", "shift", "axis", "short scan", "short for the object", "short, axis", "half fan", "other half", "a distance a view"],
+    ids=[
+        "turn",
+        "shift",
+        "axis",
+        "short scan",
+        "short for the object",
+        "short, axis",
+        "half fan",
+        "other half",
+        "a distance a view",
+    ],
 )
 @pytest.mark.filterwarnings("ignore:the field of view")
 def test_a_ball_has_its_density(further: dict[str, Any], curved: bool) -> None:
-    arguments: dict[str, Any] = dict(angles=turn(180), detector_shape=(40, 130), source_origin=NEAR, source_detector=FAR) | further
+    arguments: dict[str, Any] = (
+        dict(angles=turn(180), detector_shape=(40, 130), source_origin=NEAR, source_detector=FAR)
+        | further
+    )
     x = density(ConeBeam(VOLUME, curved=curved, **arguments))
     assert (x - 1).abs().max() < 0.01
 
@@ -53,13 +68,19 @@ def test_a_ball_has_its_density(further: dict[str, Any], curved: bool) -> None:
 @pytest.mark.parametrize("curved", [False, True])
 @pytest.mark.parametrize("angles", [turn(40), turn(40, 0.3, 3.8)], ids=["turn", "short scan"])
 def test_the_middle_slice_is_that_of_a_fan_beam(angles: torch.Tensor, curved: bool) -> None:
-    A = ConeBeam((1, 14, 13), angles, (1, 23), 40.0, 60.0, (1.0, 0.9, 1.1), 1.5, (0.3, 0.0), curved=curved)
+    A = ConeBeam(
+        (1, 14, 13), angles, (1, 23), 40.0, 60.0, (1.0, 0.9, 1.1), 1.5, (0.3, 0.0), curved=curved
+    )
     F = FanBeam((14, 13), angles, 23, 40.0, 60.0, (0.9, 1.1), 1.5, 0.3, curved)
     y = torch.rand(1, 1, 40, 23, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert relative(A.pseudo_inverse(y[:, :, :, None])[:, :, 0], F.pseudo_inverse(y).flip(2)) < 1e-12
+    assert (
+        relative(A.pseudo_inverse(y[:, :, :, None])[:, :, 0], F.pseudo_inverse(y).flip(2)) < 1e-12
+    )
     P = ParallelBeam3D((1, 14, 13), angles, (1, 23), (1.0, 0.9, 1.1), 1.5, (0.3, 0.0))
     Q = ParallelBeam((14, 13), angles, 23, (0.9, 1.1), 1.5, 0.3)
-    assert relative(P.pseudo_inverse(y[:, :, :, None])[:, :, 0], Q.pseudo_inverse(y).flip(2)) < 1e-12
+    assert (
+        relative(P.pseudo_inverse(y[:, :, :, None])[:, :, 0], Q.pseudo_inverse(y).flip(2)) < 1e-12
+    )
 
 
 @pytest.mark.filterwarnings("ignore:the field of view")
@@ -70,12 +91,16 @@ def test_shifts_and_small_turns_of_source_and_panel() -> None:
         dict(source_shift=(2.0, 1.0, 2.0)),
         dict(source_shift=(0.0, 4.0, 0.0), detector_shift=(0.0, 4.0)),
     ):
-        assert (density(ConeBeam(VOLUME, turn(180), (40, 130), NEAR, FAR, **further)) - 1).abs().max() < 0.01, further
+        assert (
+            density(ConeBeam(VOLUME, turn(180), (40, 130), NEAR, FAR, **further)) - 1
+        ).abs().max() < 0.01, further
 
 
 @pytest.mark.parametrize("filter", FILTERS)
 def test_every_filter_keeps_the_scale_in_any_unit(filter: str) -> None:
-    A = ConeBeam((12, 40, 80), turn(180), (30, 130), 0.2, 0.3, (2e-3, 1.5e-3, 0.75e-3), (2e-3, 1e-3))
+    A = ConeBeam(
+        (12, 40, 80), turn(180), (30, 130), 0.2, 0.3, (2e-3, 1.5e-3, 0.75e-3), (2e-3, 1e-3)
+    )
     x = density(A, filter, (8e-3, -6e-3, 3e-3), 9e-3)
     assert abs(float(x.mean()) - 1) < 0.01
 
@@ -110,16 +135,23 @@ def test_outside_is_dark_and_below_the_plane_still_good() -> None:
     x = A.pseudo_inverse(chords(A, centre, 8.0), "hann")
     assert (interior(A, x, centre, 8.0) - 1).abs().max() < 0.02
     p, q, r = grid(A)
-    outside = (((p - centre[0]) ** 2 + (q - centre[1]) ** 2 + (r - centre[2]) ** 2).sqrt() > 14) & ((p**2 + q**2).sqrt() < 24)
+    outside = (((p - centre[0]) ** 2 + (q - centre[1]) ** 2 + (r - centre[2]) ** 2).sqrt() > 14) & (
+        (p**2 + q**2).sqrt() < 24
+    )
     assert x[0, 0][outside].abs().mean() < 0.01
 
 
 def test_refuses_what_is_no_circle() -> None:
-    common: dict[str, Any] = dict(volume_shape=VOLUME, detector_shape=(40, 130), source_origin=NEAR, source_detector=FAR)
+    common: dict[str, Any] = dict(
+        volume_shape=VOLUME, detector_shape=(40, 130), source_origin=NEAR, source_detector=FAR
+    )
     for further, message in (
         (dict(angles=turn(50), pitch=3.0), "a pitch; use it.solve"),
         (dict(angles=turn(50), tilt=0.1), "a tilt"),
-        (dict(angles=turn(50, 0.0, SHORT), detector_shape=(40, 80), detector_shift=(25.0, 0.0)), "one side"),
+        (
+            dict(angles=turn(50, 0.0, SHORT), detector_shape=(40, 80), detector_shift=(25.0, 0.0)),
+            "one side",
+        ),
     ):
         with pytest.warns(UserWarning) if "one" in message else _nothing():
             A = ConeBeam(**common | further)
@@ -142,12 +174,19 @@ def test_is_linear_pure_and_differentiable(curved: bool) -> None:
     y = torch.rand(3, 2, 5, 6, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = A.pseudo_inverse(y)
     assert torch.equal(A.pseudo_inverse(y), x) and torch.equal(A.pseudo_inverse(y[1:2]), x[1:2])
-    assert relative(A.pseudo_inverse_chunks(lambda views: y[:, :, views], views_per_chunk=2), x) < 1e-12
+    assert (
+        relative(A.pseudo_inverse_chunks(lambda views: y[:, :, views], views_per_chunk=2), x)
+        < 1e-12
+    )
     assert relative(A.pseudo_inverse(y.float()), x) < 1e-5
-    assert torch.autograd.gradcheck(lambda y: A.pseudo_inverse(y, "hann"), y[:1, :1].clone().requires_grad_(), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda y: A.pseudo_inverse(y, "hann"), y[:1, :1].clone().requires_grad_(), fast_mode=True
+    )
     shifts = torch.tensor([[[0.0, 0.0]], [[0.5, 0.0]], [[0.9, 0.0]]], dtype=torch.float64)
     B = A.with_parameters(detector_shift=shifts)
-    assert torch.equal(B.pseudo_inverse(y)[1:2], A.with_parameters(detector_shift=shifts[1]).pseudo_inverse(y[1:2]))
+    assert torch.equal(
+        B.pseudo_inverse(y)[1:2], A.with_parameters(detector_shift=shifts[1]).pseudo_inverse(y[1:2])
+    )
 
 
 @pytest.mark.parametrize("curved", [False, True])
@@ -178,8 +217,18 @@ def test_back_projection_has_a_transpose(curved: bool) -> None:
     table[:, 6] = 0.3
     for depth in (1, 5, 33, 70):
         line = VoxelViews(table, (depth, 6, 7), (4, 5), curved)
-        nearly = VoxelViews(table + torch.nn.functional.one_hot(torch.tensor(2), 15) * 1e-9, (depth, 6, 7), (4, 5), curved)
-        assert relative(voxel_backproject(y.detach(), line), voxel_backproject(y.detach(), nearly)) < 1e-7
-        assert torch.autograd.gradcheck(lambda y, line=line: voxel_backproject(y, line), y, fast_mode=True)
+        nearly = VoxelViews(
+            table + torch.nn.functional.one_hot(torch.tensor(2), 15) * 1e-9,
+            (depth, 6, 7),
+            (4, 5),
+            curved,
+        )
+        assert (
+            relative(voxel_backproject(y.detach(), line), voxel_backproject(y.detach(), nearly))
+            < 1e-7
+        )
+        assert torch.autograd.gradcheck(
+            lambda y, line=line: voxel_backproject(y, line), y, fast_mode=True
+        )
     with pytest.raises(InputError, match="projections of shape"):
         voxel_backproject(y[:, :2], views)

@@ -19,7 +19,15 @@ from invtoolbox.operators.filtered_backprojection import (
 )
 from invtoolbox.operators.parallel_beam import ParallelBeam
 from invtoolbox.operators.scan_2d import Scan2D
-from tests.operators.scan_helpers import cells, chords, disc, fan_distance, parallel_distance, relative, turn
+from tests.operators.scan_helpers import (
+    cells,
+    chords,
+    disc,
+    fan_distance,
+    parallel_distance,
+    relative,
+    turn,
+)
 
 CENTRE, RADIUS = (10.0, -14.0), 20.0
 NEAR, FAR = 200.0, 300.0
@@ -53,7 +61,8 @@ def fan_sinogram(A: FanBeam, spacing: float, shift: float = 0.0) -> Tensor:
 def test_parallel_disc_has_its_density(angles: Tensor, shift: float, filter: str) -> None:
     A = ParallelBeam((100, 111), angles, 180, detector_shift=shift)
     x = A.pseudo_inverse(
-        chords(parallel_distance(A.angles, cells(180, 1.0, shift), CENTRE), RADIUS)[None, None], filter
+        chords(parallel_distance(A.angles, cells(180, 1.0, shift), CENTRE), RADIUS)[None, None],
+        filter,
     )
     assert (interior(A, x) - 1).abs().max() < 0.01
     assert abs(float(exterior(A, x).mean())) < 2e-3
@@ -62,11 +71,16 @@ def test_parallel_disc_has_its_density(angles: Tensor, shift: float, filter: str
 def test_pixels_need_not_be_square_and_units_cancel() -> None:
     A = ParallelBeam((200, 150), turn(200, 0.0, math.pi), 180, pixel_size=(0.5, 0.75))
     x = A.pseudo_inverse(
-        chords(parallel_distance(A.angles, cells(180, 1.0, 0.0), CENTRE), RADIUS)[None, None], "hann"
+        chords(parallel_distance(A.angles, cells(180, 1.0, 0.0), CENTRE), RADIUS)[None, None],
+        "hann",
     )
     assert (interior(A, x) - 1).abs().max() < 0.01
     metres = ParallelBeam(
-        (200, 150), turn(200, 0.0, math.pi), 180, pixel_size=(0.5e-3, 0.75e-3), detector_spacing=1e-3
+        (200, 150),
+        turn(200, 0.0, math.pi),
+        180,
+        pixel_size=(0.5e-3, 0.75e-3),
+        detector_spacing=1e-3,
     )
     y = A(disc(A, CENTRE, RADIUS))
     assert relative(metres.pseudo_inverse(1e-3 * y), A.pseudo_inverse(y)) < 1e-9
@@ -116,7 +130,10 @@ def test_a_limited_arc_is_a_plain_weighted_sum() -> None:
     A = ParallelBeam((60, 60), turn(120, 0.0, math.pi), 90)
     y = A(disc(A, (3.0, 5.0), 15.0))
     halves = [A.subset(range(61)), A.subset([*range(60, 120), 0])]
-    parts = [B.pseudo_inverse(y[:, :, list(i)]) for B, i in zip(halves, (range(61), [*range(60, 120), 0]))]
+    parts = [
+        B.pseudo_inverse(y[:, :, list(i)])
+        for B, i in zip(halves, (range(61), [*range(60, 120), 0]))
+    ]
     assert relative(parts[0] + parts[1], A.pseudo_inverse(y)) < 1e-6
     fan = FanBeam((60, 60), turn(90, 0.0, math.pi / 2), 100, 100.0, 120.0)
     assert not arc_weights(fan.angles, 2 * math.pi).closed
@@ -127,7 +144,9 @@ def test_views_are_weighted_by_the_angle_that_they_stand_for() -> None:
     angles = torch.cat([turn(100, 0.0, math.pi / 2), turn(300, math.pi / 2, math.pi / 2)])
     arc = arc_weights(angles, math.pi)
     assert arc.closed and abs(float(arc.weights.sum()) - math.pi) < 1e-6
-    A = ParallelBeam((100, 111), angles[torch.randperm(400, generator=torch.Generator().manual_seed(0))], 180)
+    A = ParallelBeam(
+        (100, 111), angles[torch.randperm(400, generator=torch.Generator().manual_seed(0))], 180
+    )
     x = A.pseudo_inverse(
         chords(parallel_distance(A.angles, cells(180, 1.0, 0.0), CENTRE), RADIUS)[None, None]
     )
@@ -138,9 +157,9 @@ def test_views_are_weighted_by_the_angle_that_they_stand_for() -> None:
         and abs(open_arc.length - 1) < 1e-9
         and abs(float(open_arc.weights.sum()) - 1) < 1e-9
     )
-    assert float(arc_weights(torch.tensor([0.0, math.pi / 2]), math.pi).weights.sum()) == pytest.approx(
-        math.pi
-    )
+    assert float(
+        arc_weights(torch.tensor([0.0, math.pi / 2]), math.pi).weights.sum()
+    ) == pytest.approx(math.pi)
 
 
 def test_the_filter_is_linear_shift_invariant_and_cuts_off() -> None:

@@ -25,7 +25,9 @@ def test_adjoint_and_norm_are_those_of_the_matrix(shape: tuple[int, ...], period
 
 def test_border() -> None:
     x = torch.tensor([[[0.0, 1.0, 3.0], [10.0, 12.0, 15.0]]])[None]
-    assert FiniteDifference((1, 2, 3))(x).tolist() == [[[[10, 11, 12], [0, 0, 0]], [[1, 2, 0], [2, 3, 0]]]]
+    assert FiniteDifference((1, 2, 3))(x).tolist() == [
+        [[[10, 11, 12], [0, 0, 0]], [[1, 2, 0], [2, 3, 0]]]
+    ]
     wrapped = FiniteDifference((1, 2, 3), periodic=True)(x)
     assert wrapped.tolist() == [[[[10, 11, 12], [-10, -11, -12]], [[1, 2, -3], [2, 3, -5]]]]
     constant = torch.ones(1, 1, 2, 3)

@@ -31,8 +31,13 @@ from invtoolbox.operators import (
 )
 
 ANGLES = np.array([0.1, 0.5, 1.2, 2.0, 3.3, 4.1])
-VOLUME: dict[str, Any] = dict(volume_shape=(12, 14, 13), angles=ANGLES, detector_shape=(17, 19), voxel_size=(1.0, 0.9, 1.1),
-                              detector_spacing=(1.3, 1.4))
+VOLUME: dict[str, Any] = dict(
+    volume_shape=(12, 14, 13),
+    angles=ANGLES,
+    detector_shape=(17, 19),
+    voxel_size=(1.0, 0.9, 1.1),
+    detector_spacing=(1.3, 1.4),
+)
 CONE = VOLUME | dict(source_origin=40.0, source_detector=60.0)
 
 
@@ -47,14 +52,22 @@ def same(A: Any, B: Any) -> None:
     assert A.image_shape == B.image_shape and A.num_detectors == B.num_detectors
     np.testing.assert_allclose(A.pixel_size, B.pixel_size)
     assert A.detector_spacing == pytest.approx(B.detector_spacing)
-    np.testing.assert_allclose(np.exp(1j * A.angles.numpy()), np.exp(1j * B.angles.numpy()), atol=1e-10)
-    np.testing.assert_allclose(A.detector_shift + 0 * A.angles, B.detector_shift + 0 * B.angles, atol=1e-10)
+    np.testing.assert_allclose(
+        np.exp(1j * A.angles.numpy()), np.exp(1j * B.angles.numpy()), atol=1e-10
+    )
+    np.testing.assert_allclose(
+        A.detector_shift + 0 * A.angles, B.detector_shift + 0 * B.angles, atol=1e-10
+    )
     if isinstance(A, FanBeam):
-        assert (A.source_origin, A.source_detector, A.curved) == pytest.approx((B.source_origin, B.source_detector, B.curved))
+        assert (A.source_origin, A.source_detector, A.curved) == pytest.approx(
+            (B.source_origin, B.source_detector, B.curved)
+        )
 
 
 def blob(height: int, width: int) -> torch.Tensor:
-    i, j = torch.meshgrid(torch.arange(height) - 0.3 * height, torch.arange(width) - 0.6 * width, indexing="ij")
+    i, j = torch.meshgrid(
+        torch.arange(height) - 0.3 * height, torch.arange(width) - 0.6 * width, indexing="ij"
+    )
     return torch.exp(-(i**2 / 60 + j**2 / 25))
 
 
@@ -64,8 +77,13 @@ def blob(height: int, width: int) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["cone", "parallel3d"])
 def test_astra_3d(kind: str) -> None:
     astra = pytest.importorskip("astra")
-    volumes = [astra.create_vol_geom(14, 13, 12), astra.create_vol_geom(14, 13, 12, -6, 6, -8, 8, -5, 5)]
-    geometry = astra.create_proj_geom(kind, 1.5, 1.7, 15, 17, ANGLES, *([40.0, 20.0] if kind == "cone" else []))
+    volumes = [
+        astra.create_vol_geom(14, 13, 12),
+        astra.create_vol_geom(14, 13, 12, -6, 6, -8, 8, -5, 5),
+    ]
+    geometry = astra.create_proj_geom(
+        kind, 1.5, 1.7, 15, 17, ANGLES, *([40.0, 20.0] if kind == "cone" else [])
+    )
     vectors = astra.geom_2vec(geometry)
     for volume in volumes:
         A, B = from_astra(geometry, volume), from_astra(vectors, volume)
@@ -97,16 +115,23 @@ def test_astra_volumes_beside_the_origin() -> None:
     geometry = astra.create_proj_geom("cone", 1.5, 1.7, 25, 27, ANGLES, 60.0, 20.0)
     A = from_astra(geometry, astra.create_vol_geom(14, 13, 12, -5.5, 7.5, -7, 7, -3, 9))
     assert isinstance(A, VectorScan)
-    np.testing.assert_allclose(A.vectors[:, :3], astra.geom_2vec(geometry)["Vectors"][:, :3] - [1.0, 0.0, 3.0], atol=1e-12)
+    np.testing.assert_allclose(
+        A.vectors[:, :3], astra.geom_2vec(geometry)["Vectors"][:, :3] - [1.0, 0.0, 3.0], atol=1e-12
+    )
     B = from_astra(geometry, astra.create_vol_geom(14, 13, 12, -6.5, 6.5, -7, 7, -3, 9))
     assert isinstance(B, ConeBeam)  # above the plane of the circle: Feldkamp's method holds
     np.testing.assert_allclose(B.vectors[:, [2, 5]], -3.0)
-    P = from_astra(astra.create_proj_geom("parallel", 1.2, 30, ANGLES), astra.create_vol_geom(14, 13, -5, 8, -7, 7))
+    P = from_astra(
+        astra.create_proj_geom("parallel", 1.2, 30, ANGLES),
+        astra.create_vol_geom(14, 13, -5, 8, -7, 7),
+    )
     np.testing.assert_allclose(P.detector_shift, -1.5 * np.cos(ANGLES), atol=1e-12)
 
 
 def test_astra_helix_and_curved_panel() -> None:
-    A = ConeBeam(**CONE | dict(angles=np.linspace(-9, 12, 80)), pitch=4.0, detector_shift=(0.3, 0.5))
+    A = ConeBeam(
+        **CONE | dict(angles=np.linspace(-9, 12, 80)), pitch=4.0, detector_shift=(0.3, 0.5)
+    )
     B = from_astra(*to_astra(A))
     same(A, B)
     assert isinstance(B, ConeBeam) and float(B.pitch) == pytest.approx(4.0)
@@ -124,15 +149,22 @@ def test_astra_2d_projects_the_same() -> None:
     astra = pytest.importorskip("astra")
     volume = astra.create_vol_geom(40, 36, -18, 18, -20, 20)
     x = blob(40, 36)
-    for geometry in (astra.create_proj_geom("parallel", 1.2, 60, ANGLES), astra.create_proj_geom("fanflat", 1.5, 61, ANGLES, 80.0, 40.0)):
+    for geometry in (
+        astra.create_proj_geom("parallel", 1.2, 60, ANGLES),
+        astra.create_proj_geom("fanflat", 1.5, 61, ANGLES, 80.0, 40.0),
+    ):
         A = from_astra(geometry, volume)
         assert type(A) is (ParallelBeam if geometry["type"] == "parallel" else FanBeam)
         back, window = to_astra(A)
-        assert window == volume and all(np.array_equal(back[name], geometry[name]) for name in geometry)
+        assert window == volume and all(
+            np.array_equal(back[name], geometry[name]) for name in geometry
+        )
         moved = astra.geom_postalignment(geometry, 0.7)
         B = from_astra(moved, volume)
         np.testing.assert_allclose(to_astra(B)[0]["Vectors"], moved["Vectors"], atol=1e-12)
-        projector = astra.create_projector("line_fanflat" if isinstance(A, FanBeam) else "linear", moved, volume)
+        projector = astra.create_projector(
+            "line_fanflat" if isinstance(A, FanBeam) else "linear", moved, volume
+        )
         theirs = torch.from_numpy(astra.create_sino(x.numpy(), projector)[1])
         assert float((B(x[None, None])[0, 0] - theirs).norm() / theirs.norm()) < 0.02
 
@@ -185,12 +217,17 @@ def test_odl_projects_the_same() -> None:
     pytest.importorskip("astra")
     from odl.applications.tomo import RayTransform
 
-    for A in (ParallelBeam((40, 40), ANGLES, 67, 1.0, 1.4), FanBeam((40, 40), ANGLES, 67, 80.0, 120.0, 1.0, 1.4, 0.3)):
+    for A in (
+        ParallelBeam((40, 40), ANGLES, 67, 1.0, 1.4),
+        FanBeam((40, 40), ANGLES, 67, 80.0, 120.0, 1.0, 1.4, 0.3),
+    ):
         geometry, _ = to_odl(A)
         space = odl.uniform_discr([-20, -20], [20, 20], (40, 40), dtype="float32")
         array = blob(40, 40).numpy()
         theirs = np.asarray(RayTransform(space, geometry, impl="astra_cpu")(array).data)
-        ours = from_odl(geometry, space)(torch.from_numpy(np.rot90(array).copy())[None, None])[0, 0].numpy()
+        ours = from_odl(geometry, space)(torch.from_numpy(np.rot90(array).copy())[None, None])[
+            0, 0
+        ].numpy()
         assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)
 
 
@@ -208,21 +245,40 @@ def test_odl_refusals() -> None:
 
 
 def tigre(**further: Any) -> Any:
-    return SimpleNamespace(**dict(
-        DSO=40.0, DSD=60.0, nVoxel=np.array([12, 14, 13]), dVoxel=np.array([1.0, 0.9, 1.1]), nDetector=np.array([17, 19]),
-        dDetector=np.array([1.3, 1.4]), mode="cone") | further)
+    return SimpleNamespace(
+        **dict(
+            DSO=40.0,
+            DSD=60.0,
+            nVoxel=np.array([12, 14, 13]),
+            dVoxel=np.array([1.0, 0.9, 1.1]),
+            nDetector=np.array([17, 19]),
+            dDetector=np.array([1.3, 1.4]),
+            mode="cone",
+        )
+        | further
+    )
 
 
 def test_tigre_source_is_at_positive_x_at_angle_0() -> None:
     A = from_tigre(tigre(offDetector=np.array([0.5, 0.3])), np.array([0.0, math.pi / 2]))
-    assert isinstance(A, ConeBeam) and A.voxel_size == (1.0, 0.9, 1.1) and A.detector_shape == (17, 19)
-    torch.testing.assert_close(A.vectors[0].reshape(4, 3), torch.tensor(
-        [[40.0, 0, 0], [-20.0, 0.3, 0.5], [0, 1.4, 0], [0, 0, 1.3]], dtype=torch.float64))
-    torch.testing.assert_close(A.vectors[1, :3], torch.tensor([0.0, 40.0, 0.0], dtype=torch.float64))
+    assert (
+        isinstance(A, ConeBeam) and A.voxel_size == (1.0, 0.9, 1.1) and A.detector_shape == (17, 19)
+    )
+    torch.testing.assert_close(
+        A.vectors[0].reshape(4, 3),
+        torch.tensor(
+            [[40.0, 0, 0], [-20.0, 0.3, 0.5], [0, 1.4, 0], [0, 0, 1.3]], dtype=torch.float64
+        ),
+    )
+    torch.testing.assert_close(
+        A.vectors[1, :3], torch.tensor([0.0, 40.0, 0.0], dtype=torch.float64)
+    )
 
 
 def test_tigre_there_and_back() -> None:
-    A = ConeBeam(**CONE, detector_shift=(0.3, 0.5), axis_shift=0.4, detector_rotation=(0.02, 0.03, 0.05))
+    A = ConeBeam(
+        **CONE, detector_shift=(0.3, 0.5), axis_shift=0.4, detector_rotation=(0.02, 0.03, 0.05)
+    )
     geometry, angles = to_tigre(A, SimpleNamespace())
     same(from_tigre(geometry, angles), A)
     np.testing.assert_array_equal(geometry.sDetector, geometry.nDetector * geometry.dDetector)
@@ -242,9 +298,14 @@ def test_tigre_offsets_and_tilts() -> None:
     """`offOrigin` (z, y, x) moves the volume; the second Euler angle tilts source and panel about y before the turn about z."""
     plain = from_tigre(tigre(), ANGLES)
     A = from_tigre(tigre(offOrigin=np.array([3.0, 2.0, 1.0])), ANGLES)
-    torch.testing.assert_close(A.vectors[:, :3], plain.vectors[:, :3] - torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        A.vectors[:, :3], plain.vectors[:, :3] - torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    )
     B = from_tigre(tigre(), np.array([[0.0, 0.2, 0.0]]))
-    torch.testing.assert_close(B.vectors[0, :3], 40 * torch.tensor([math.cos(0.2), 0.0, -math.sin(0.2)], dtype=torch.float64))
+    torch.testing.assert_close(
+        B.vectors[0, :3],
+        40 * torch.tensor([math.cos(0.2), 0.0, -math.sin(0.2)], dtype=torch.float64),
+    )
     lamino = trajectories.laminography([math.pi / 2], 40.0, 60.0, -0.2, (1.3, 1.4))
     torch.testing.assert_close(B.vectors, lamino)
 
@@ -267,11 +328,17 @@ def test_tigre_refusals(monkeypatch: Any) -> None:
 class Acquisition:
     """The documented interface of CIL's AcquisitionGeometry, and the attributes that its own converters read."""
 
-    def __init__(self, kind: str, first: Any, detector: Any, axis: Any, direction: Any = (0.0, 0.0, 1.0)) -> None:
+    def __init__(
+        self, kind: str, first: Any, detector: Any, axis: Any, direction: Any = (0.0, 0.0, 1.0)
+    ) -> None:
         size = len(detector)
-        panel = SimpleNamespace(position=np.array(detector), direction_x=np.eye(size)[0], direction_y=np.eye(3)[2])
+        panel = SimpleNamespace(
+            position=np.array(detector), direction_x=np.eye(size)[0], direction_y=np.eye(3)[2]
+        )
         system = SimpleNamespace(geometry=kind, detector=panel)
-        system.rotation_axis = SimpleNamespace(position=np.array(axis), direction=np.array(direction) / np.linalg.norm(direction))
+        system.rotation_axis = SimpleNamespace(
+            position=np.array(axis), direction=np.array(direction) / np.linalg.norm(direction)
+        )
         if kind == "parallel":
             system.ray = SimpleNamespace(direction=np.array(first))
         else:
@@ -279,12 +346,25 @@ class Acquisition:
         self.config = SimpleNamespace(system=system)
 
     @classmethod
-    def create_Cone3D(cls, source_position: Any, detector_position: Any, rotation_axis_position: Any = (0.0, 0.0, 0.0),
-                      rotation_axis_direction: Any = (0.0, 0.0, 1.0)) -> Acquisition:
-        return cls("cone", source_position, detector_position, rotation_axis_position, rotation_axis_direction)
+    def create_Cone3D(
+        cls,
+        source_position: Any,
+        detector_position: Any,
+        rotation_axis_position: Any = (0.0, 0.0, 0.0),
+        rotation_axis_direction: Any = (0.0, 0.0, 1.0),
+    ) -> Acquisition:
+        return cls(
+            "cone",
+            source_position,
+            detector_position,
+            rotation_axis_position,
+            rotation_axis_direction,
+        )
 
     @classmethod
-    def create_Cone2D(cls, source_position: Any, detector_position: Any, rotation_axis_position: Any = (0.0, 0.0)) -> Acquisition:
+    def create_Cone2D(
+        cls, source_position: Any, detector_position: Any, rotation_axis_position: Any = (0.0, 0.0)
+    ) -> Acquisition:
         return cls("cone", source_position, detector_position, rotation_axis_position)
 
     @classmethod
@@ -296,29 +376,62 @@ class Acquisition:
         return cls("parallel", ray_direction, detector_position, (0.0, 0.0))
 
     @classmethod
-    def create_Cone3D_Flex(cls, source_position_set: Any, detector_position_set: Any, detector_direction_x_set: Any,
-                           detector_direction_y_set: Any, volume_centre_position: Any = (0.0, 0.0, 0.0)) -> Acquisition:
+    def create_Cone3D_Flex(
+        cls,
+        source_position_set: Any,
+        detector_position_set: Any,
+        detector_direction_x_set: Any,
+        detector_direction_y_set: Any,
+        volume_centre_position: Any = (0.0, 0.0, 0.0),
+    ) -> Acquisition:
         self = object.__new__(cls)
-        detectors = [SimpleNamespace(position=d, direction_x=x, direction_y=y)
-                     for d, x, y in zip(detector_position_set, detector_direction_x_set, detector_direction_y_set)]
-        self.config = SimpleNamespace(system=SimpleNamespace(
-            geometry="cone_flex", source=[SimpleNamespace(position=s) for s in source_position_set], detector=detectors,
-            volume_centre=SimpleNamespace(position=np.array(volume_centre_position))))
+        detectors = [
+            SimpleNamespace(position=d, direction_x=x, direction_y=y)
+            for d, x, y in zip(
+                detector_position_set, detector_direction_x_set, detector_direction_y_set
+            )
+        ]
+        self.config = SimpleNamespace(
+            system=SimpleNamespace(
+                geometry="cone_flex",
+                source=[SimpleNamespace(position=s) for s in source_position_set],
+                detector=detectors,
+                volume_centre=SimpleNamespace(position=np.array(volume_centre_position)),
+            )
+        )
         return self
 
-    def set_angles(self, angles: Any, initial_angle: float = 0.0, angle_unit: str = "degree") -> Acquisition:
-        self.config.angles = SimpleNamespace(angle_data=np.asarray(angles), initial_angle=initial_angle, angle_unit=angle_unit)
+    def set_angles(
+        self, angles: Any, initial_angle: float = 0.0, angle_unit: str = "degree"
+    ) -> Acquisition:
+        self.config.angles = SimpleNamespace(
+            angle_data=np.asarray(angles), initial_angle=initial_angle, angle_unit=angle_unit
+        )
         return self
 
-    def set_panel(self, num_pixels: Any, pixel_size: Any = (1.0, 1.0), origin: str = "bottom-left") -> Acquisition:
-        self.config.panel = SimpleNamespace(num_pixels=np.array(num_pixels), pixel_size=np.array(pixel_size), origin=origin)
+    def set_panel(
+        self, num_pixels: Any, pixel_size: Any = (1.0, 1.0), origin: str = "bottom-left"
+    ) -> Acquisition:
+        self.config.panel = SimpleNamespace(
+            num_pixels=np.array(num_pixels), pixel_size=np.array(pixel_size), origin=origin
+        )
         return self
 
 
 class Image(SimpleNamespace):
     def __init__(self, **sizes: Any) -> None:
-        super().__init__(**dict(voxel_num_z=1, voxel_size_x=1.0, voxel_size_y=1.0, voxel_size_z=1.0, center_x=0.0, center_y=0.0,
-                                center_z=0.0) | sizes)
+        super().__init__(
+            **dict(
+                voxel_num_z=1,
+                voxel_size_x=1.0,
+                voxel_size_y=1.0,
+                voxel_size_z=1.0,
+                center_x=0.0,
+                center_y=0.0,
+                center_z=0.0,
+            )
+            | sizes
+        )
 
 
 @pytest.fixture
@@ -347,11 +460,19 @@ def test_cil_there_and_back(A: Any) -> None:
 def test_cil_turns_the_object() -> None:
     """CIL's source is at negative y at angle 0, and its angles count the object's turn: ours have the opposite sign."""
     image = Image(voxel_num_x=13, voxel_num_y=14, voxel_num_z=12)
-    acquisition = Acquisition.create_Cone3D([0.0, -40.0, 0.0], [0.0, 20.0, 0.0]).set_angles([0.0, 30.0]).set_panel((19, 17), (1.4, 1.3))
+    acquisition = (
+        Acquisition.create_Cone3D([0.0, -40.0, 0.0], [0.0, 20.0, 0.0])
+        .set_angles([0.0, 30.0])
+        .set_panel((19, 17), (1.4, 1.3))
+    )
     A = from_cil(acquisition, image)
-    assert isinstance(A, ConeBeam) and A.detector_shape == (17, 19) and A.volume_shape == (12, 14, 13)
+    assert (
+        isinstance(A, ConeBeam) and A.detector_shape == (17, 19) and A.volume_shape == (12, 14, 13)
+    )
     np.testing.assert_allclose(A.angles, [0.0, -math.pi / 6], atol=1e-12)
-    np.testing.assert_allclose(A.vectors[0], [0, -40, 0, 0, 20, 0, 1.4, 0, 0, 0, 0, 1.3], atol=1e-12)
+    np.testing.assert_allclose(
+        A.vectors[0], [0, -40, 0, 0, 20, 0, 1.4, 0, 0, 0, 0, 1.3], atol=1e-12
+    )
     acquisition.set_angles([0.0, 0.5], initial_angle=0.1, angle_unit="radian")
     np.testing.assert_allclose(from_cil(acquisition, image).angles, [-0.1, -0.6])
     # Row 0 at the top of the panel: the same cells with their rows flipped.
@@ -363,12 +484,22 @@ def test_cil_turns_the_object() -> None:
 
 @pytest.mark.usefixtures("cil")
 def test_cil_poses_of_every_view() -> None:
-    A = VectorScan((12, 14, 13), ConeBeam(**CONE, tilt=0.2, detector_rotation=(0.1, 0.0, 0.2)).vectors, (17, 19), (1.0, 0.9, 1.1))
+    A = VectorScan(
+        (12, 14, 13),
+        ConeBeam(**CONE, tilt=0.2, detector_rotation=(0.1, 0.0, 0.2)).vectors,
+        (17, 19),
+        (1.0, 0.9, 1.1),
+    )
     acquisition, image = to_cil(A)
     same(from_cil(acquisition, image), A)
     acquisition.config.system.volume_centre.position = np.array([1.0, 0.5, -0.5])
-    torch.testing.assert_close(from_cil(acquisition, image).vectors[:, :3], A.vectors[:, :3] - torch.tensor([1.0, 0.5, -0.5]).double())
-    circle = from_cil(*to_cil(VectorScan((12, 14, 13), ConeBeam(**CONE).vectors, (17, 19), (1.0, 0.9, 1.1))))
+    torch.testing.assert_close(
+        from_cil(acquisition, image).vectors[:, :3],
+        A.vectors[:, :3] - torch.tensor([1.0, 0.5, -0.5]).double(),
+    )
+    circle = from_cil(
+        *to_cil(VectorScan((12, 14, 13), ConeBeam(**CONE).vectors, (17, 19), (1.0, 0.9, 1.1)))
+    )
     same(circle, ConeBeam(**CONE))
     with pytest.raises(InputError, match="every view in CIL"):
         to_cil(VectorScan((12, 14, 13), ParallelBeam3D(**VOLUME).vectors, (17, 19), parallel=True))
@@ -376,13 +507,22 @@ def test_cil_poses_of_every_view() -> None:
 
 def test_cil_laminography_and_refusals(monkeypatch: Any) -> None:
     image = Image(voxel_num_x=13, voxel_num_y=14, voxel_num_z=6)
-    leaning = Acquisition.create_Cone3D([0.0, -40.0, 0.0], [0.0, 20.0, 0.0], rotation_axis_direction=[0.0, -math.sin(0.2), math.cos(0.2)])
+    leaning = Acquisition.create_Cone3D(
+        [0.0, -40.0, 0.0],
+        [0.0, 20.0, 0.0],
+        rotation_axis_direction=[0.0, -math.sin(0.2), math.cos(0.2)],
+    )
     A = from_cil(leaning.set_angles([0.0]).set_panel((19, 17)), image)
     assert isinstance(A, VectorScan)
     # The axis leans towards the source: seen from the object, the source stands above the plane of rotation.
     torch.testing.assert_close(A.vectors, trajectories.laminography([0.0], 40.0, 60.0, 0.2))
     with pytest.raises(InputError, match="parallel or cone beam, got"):
-        from_cil(SimpleNamespace(config=SimpleNamespace(system=SimpleNamespace(geometry="spect"), panel=None)), image)
+        from_cil(
+            SimpleNamespace(
+                config=SimpleNamespace(system=SimpleNamespace(geometry="spect"), panel=None)
+            ),
+            image,
+        )
     monkeypatch.setitem(sys.modules, "cil", None)
     with pytest.raises(MissingDependency, match="install CIL"):
         to_cil(ConeBeam(**CONE))

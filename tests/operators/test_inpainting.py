@@ -30,7 +30,7 @@ def test_one_mask_an_item() -> None:
     assert A.items == 3
     for k in range(3):
         assert torch.equal(A(x)[k], masks[k] * x[k])
-        assert torch.equal(A.select(torch.tensor([k]))(x[k:k + 1])[0], masks[k] * x[k])
+        assert torch.equal(A.select(torch.tensor([k]))(x[k : k + 1])[0], masks[k] * x[k])
     with pytest.raises(it.InputError, match="batch of 3"):
         A(x[:1])
     with pytest.raises(it.InputError, match="item 1"):
@@ -54,12 +54,15 @@ def test_dtypes_are_kept() -> None:
         assert A(x).dtype == A.adjoint(x).dtype == A.pseudo_inverse(x).dtype == dtype
 
 
-@pytest.mark.parametrize(("mask", "message"), [
-    (torch.ones(4, 5), "does not broadcast"),
-    (torch.ones(1, 1, 1, 4, 4), "does not broadcast"),
-    (torch.zeros(4, 4), "zero everywhere"),
-    (torch.full((4, 4), float("nan")), "NaN"),
-])
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(4, 5), "does not broadcast"),
+        (torch.ones(1, 1, 1, 4, 4), "does not broadcast"),
+        (torch.zeros(4, 4), "zero everywhere"),
+        (torch.full((4, 4), float("nan")), "NaN"),
+    ],
+)
 def test_wrong_masks_get_one_sentence(mask: torch.Tensor, message: str) -> None:
     with pytest.raises(it.InputError, match=message):
         Inpainting(mask, (1, 4, 4))

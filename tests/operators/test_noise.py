@@ -20,9 +20,11 @@ def x() -> torch.Tensor:
 @pytest.mark.parametrize("noise", [0.1, Gaussian(0.1), RelativeGaussian(0.05), Poisson(50.0)])
 def test_an_item_gets_the_same_noise_alone_and_in_company(noise: object, x: torch.Tensor) -> None:
     y = A.simulate(x, noise, seed=7)
-    assert torch.equal(y, A.simulate(x, noise, seed=7)) and not torch.equal(y, A.simulate(x, noise, seed=8))
+    assert torch.equal(y, A.simulate(x, noise, seed=7)) and not torch.equal(
+        y, A.simulate(x, noise, seed=8)
+    )
     for k in range(3):
-        assert torch.equal(y[k:k + 1], A.simulate(x[k:k + 1], noise, seed=7))
+        assert torch.equal(y[k : k + 1], A.simulate(x[k : k + 1], noise, seed=7))
     state = torch.get_rng_state()
     A.simulate(x, noise)
     assert torch.equal(torch.get_rng_state(), state)
@@ -41,7 +43,9 @@ def test_sizes(x: torch.Tensor) -> None:
     for k, std in enumerate((0.1, 0.2, 0.0)):
         assert float(y[k].std()) == pytest.approx(std, rel=0.05)
     level = torch.tensor([0.02, 0.01, 0.3])
-    e = (A.simulate(x, RelativeGaussian(level)) - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
+    e = (A.simulate(x, RelativeGaussian(level)) - x).flatten(1).norm(dim=1) / x.flatten(1).norm(
+        dim=1
+    )
     torch.testing.assert_close(e, level, rtol=1e-5, atol=0)
     flat = torch.full_like(x, 0.8)
     counted = A.simulate(flat, Poisson(200.0), seed=1)
@@ -57,9 +61,13 @@ def test_precision_changes_the_draw_by_rounding_only(x: torch.Tensor) -> None:
 def test_tuples_and_complex_measurements(x: torch.Tensor) -> None:
     y = stack([A, 2 * A]).simulate(x, RelativeGaussian(0.1))
     for part, clean in zip(y, (x, 2 * x)):
-        torch.testing.assert_close((part - clean).flatten(1).norm(dim=1), 0.1 * clean.flatten(1).norm(dim=1))
+        torch.testing.assert_close(
+            (part - clean).flatten(1).norm(dim=1), 0.1 * clean.flatten(1).norm(dim=1)
+        )
     z = A.simulate(torch.complex(x, x), 0.1) - torch.complex(x, x)
-    assert z.real.std() == pytest.approx(0.1, rel=0.05) and z.imag.std() == pytest.approx(0.1, rel=0.05)
+    assert z.real.std() == pytest.approx(0.1, rel=0.05) and z.imag.std() == pytest.approx(
+        0.1, rel=0.05
+    )
 
 
 def test_wrong_noise_gets_one_sentence(x: torch.Tensor) -> None:

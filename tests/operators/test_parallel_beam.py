@@ -27,7 +27,12 @@ from tests.operators.scan_helpers import (
 
 @pytest.mark.parametrize(
     "shape, pixel_size, shift",
-    [((64, 64), 1.0, 0.0), ((65, 64), 1.0, 3.25), ((48, 81), 0.5, -1.0), ((71, 50), (0.8, 1.25), 0.7)],
+    [
+        ((64, 64), 1.0, 0.0),
+        ((65, 64), 1.0, 3.25),
+        ((48, 81), 0.5, -1.0),
+        ((71, 50), (0.8, 1.25), 0.7),
+    ],
 )
 def test_sinogram_of_a_spot_and_a_disc(shape, pixel_size, shift) -> None:  # type: ignore[no-untyped-def]
     """Pins pixel centres, axis order, the sign of the angle, the detector's direction and its shift."""
@@ -55,7 +60,10 @@ def test_equals_astra_linear(shape: tuple[int, int]) -> None:
     )
     x = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0))
     y = torch.rand(1, 1, 77, 120, generator=torch.Generator().manual_seed(1))
-    assert relative(A(x)[0, 0], torch.from_numpy(astra.create_sino(x[0, 0].numpy(), projector)[1])) < 1e-4
+    assert (
+        relative(A(x)[0, 0], torch.from_numpy(astra.create_sino(x[0, 0].numpy(), projector)[1]))
+        < 1e-4
+    )
     back = torch.from_numpy(astra.create_backprojection(y[0, 0].numpy(), projector)[1])
     assert relative(A.adjoint(y)[0, 0], back) < 1e-4
 
@@ -85,7 +93,9 @@ def test_error_against_a_disc_is_astras() -> None:
     double=st.booleans(),
 )
 @settings(max_examples=30, deadline=None)
-def test_adjoint(height: int, width: int, views: int, seed: int, channels: int, double: bool) -> None:
+def test_adjoint(
+    height: int, width: int, views: int, seed: int, channels: int, double: bool
+) -> None:
     dtype, tolerance = (torch.float64, 1e-12) if double else (torch.float32, 1e-5)
     g = torch.Generator().manual_seed(seed)
     size = 0.5 + torch.rand(3, generator=g)
@@ -120,7 +130,9 @@ def test_angles_and_shift_are_differentiable() -> None:
     assert torch.autograd.gradcheck(
         lambda y, *_: adjoint(y), (y.requires_grad_(), angles, shift), eps=1e-7, atol=1e-5
     )
-    _, derivative = torch.func.jvp(lambda a: forward(x, a, shift), (angles,), (torch.ones_like(angles),))
+    _, derivative = torch.func.jvp(
+        lambda a: forward(x, a, shift), (angles,), (torch.ones_like(angles),)
+    )
     step = 1e-6
     numeric = (forward(x, angles + step, shift) - forward(x, angles - step, shift)) / (2 * step)
     torch.testing.assert_close(derivative, numeric, rtol=1e-4, atol=1e-5)
@@ -143,7 +155,9 @@ def test_every_item_may_have_its_own_geometry() -> None:
 
 def test_items_are_not_taken_for_views() -> None:
     """Two views that both items share, and a shift of each item's own."""
-    B = ParallelBeam((9, 8), turn(2), 12).with_parameters(detector_shift=torch.tensor([[0.0], [0.5]]))
+    B = ParallelBeam((9, 8), turn(2), 12).with_parameters(
+        detector_shift=torch.tensor([[0.0], [0.5]])
+    )
     x = torch.rand(2, 1, 9, 8, generator=torch.Generator().manual_seed(0))
     for k in range(2):
         assert torch.equal(B.select(torch.tensor([k]))(x[k : k + 1]), B(x)[k : k + 1])
@@ -193,7 +207,9 @@ def test_of_a_constant_along_an_axis() -> None:
     torch.testing.assert_close(A(x)[0, 0, 0, 20:70], x[0, 0].sum(0) * 0.5)
     # A quarter turn on, the detector points upwards: cell 25 is the lowest row.
     torch.testing.assert_close(A(x)[0, 0, 1, 25:65], x[0, 0].sum(1).flip(0) * 0.5)
-    torch.testing.assert_close(A(x).sum(3)[0, 0] * 0.5, (x.sum() * 0.25).expand(3), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        A(x).sum(3)[0, 0] * 0.5, (x.sum() * 0.25).expand(3), rtol=1e-3, atol=0
+    )
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,13 @@ def test_symmetric_semidefinite_and_zero_on_constants(shape: tuple[int, ...], ra
     matrix = matrix_of(delta)
     assert torch.equal(matrix, matrix.T)
     eigenvalues = torch.linalg.eigvalsh(matrix)
-    assert eigenvalues[0] > -1e-14 and eigenvalues[1] > 1e-12  # connected: constants are all there is
-    assert torch.equal(delta(torch.full((1, *shape), 3.7, dtype=torch.float64)), torch.zeros(1, *shape, dtype=torch.float64))
+    assert (
+        eigenvalues[0] > -1e-14 and eigenvalues[1] > 1e-12
+    )  # connected: constants are all there is
+    assert torch.equal(
+        delta(torch.full((1, *shape), 3.7, dtype=torch.float64)),
+        torch.zeros(1, *shape, dtype=torch.float64),
+    )
 
 
 def test_weights_across_a_jump_vanish() -> None:
@@ -63,8 +68,8 @@ def test_every_item_has_its_own_graph() -> None:
     scales = torch.tensor([0.1, 0.3, 0.5])
     delta = PixelGraphLaplacian.from_image(images, 2, scales)
     for k in range(3):
-        alone = PixelGraphLaplacian.from_image(images[k:k + 1], 2, float(scales[k]))
-        assert torch.allclose(delta(x)[k], alone(x[k:k + 1])[0], rtol=0, atol=1e-8)
+        alone = PixelGraphLaplacian.from_image(images[k : k + 1], 2, float(scales[k]))
+        assert torch.allclose(delta(x)[k], alone(x[k : k + 1])[0], rtol=0, atol=1e-8)
     chosen = delta.select(torch.tensor([2, 0]))
     assert torch.equal(chosen(x[[2, 0]]), delta(x)[[2, 0]])
     with pytest.raises(ValueError, match="batch of 3"):

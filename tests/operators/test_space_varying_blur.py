@@ -27,7 +27,9 @@ def test_keeps_the_contract(boundary: str, order: str, items: int) -> None:
 def test_equal_kernels_are_a_plain_blur(order: str) -> None:
     kernel, x = rand(5, 4), rand(2, 3, 20, 18, seed=1)
     weights = grid_weights((2, 3), (20, 18)).double()
-    torch.testing.assert_close(weights.sum(0), torch.ones(20, 18, dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        weights.sum(0), torch.ones(20, 18, dtype=torch.float64), rtol=0, atol=1e-6
+    )
     A = SpaceVaryingBlur(kernel.expand(6, 5, 4), weights, (20, 18), order=order)
     torch.testing.assert_close(A(x), Blur(kernel, (20, 18))(x), rtol=0, atol=1e-6)
 
@@ -37,7 +39,9 @@ def test_a_point_becomes_the_interpolated_kernel() -> None:
     A = SpaceVaryingBlur(kernels, weights, (20, 20), "zero")
     x = torch.zeros(1, 1, 20, 20, dtype=torch.float64)
     x[0, 0, 8, 13] = 1
-    torch.testing.assert_close(A(x)[0, 0, 7:10, 12:15], (weights[:, 8, 13, None, None] * kernels).sum(0))
+    torch.testing.assert_close(
+        A(x)[0, 0, 7:10, 12:15], (weights[:, 8, 13, None, None] * kernels).sum(0)
+    )
     # In the middle of a tile it is the tile's own.
     single = SpaceVaryingBlur(kernels, grid_weights((2, 2), (21, 21)).double(), (21, 21), "zero")
     x = torch.zeros(1, 1, 21, 21, dtype=torch.float64)
@@ -50,18 +54,33 @@ def test_agrees_with_deepinv(order: str) -> None:
     from deepinv.physics import SpaceVaryingBlur as Theirs
 
     kernels, weights, x = rand(3, 5, 5), rand(3, 16, 17, seed=1), rand(2, 1, 16, 17, seed=2)
-    physics = Theirs(kernels[None, None], weights[None, None], padding="reflect", mask_first=order == "weights first")
-    torch.testing.assert_close(SpaceVaryingBlur(kernels, weights, (16, 17), order=order)(x), physics.A(x))
+    physics = Theirs(
+        kernels[None, None],
+        weights[None, None],
+        padding="reflect",
+        mask_first=order == "weights first",
+    )
+    torch.testing.assert_close(
+        SpaceVaryingBlur(kernels, weights, (16, 17), order=order)(x), physics.A(x)
+    )
 
 
 def test_gradients_in_kernels_and_weights() -> None:
     A, x = SpaceVaryingBlur(rand(2, 3, 3), rand(2, 5, 6), (5, 6)), rand(1, 1, 5, 6)
-    kernels, weights = rand(1, 2, 3, 3, seed=3).requires_grad_(), rand(1, 2, 5, 6, seed=4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda k, w: A.with_parameters(kernels=k, weights=w)(x), (kernels, weights))
+    kernels, weights = (
+        rand(1, 2, 3, 3, seed=3).requires_grad_(),
+        rand(1, 2, 5, 6, seed=4).requires_grad_(),
+    )
+    assert torch.autograd.gradcheck(
+        lambda k, w: A.with_parameters(kernels=k, weights=w)(x), (kernels, weights)
+    )
 
 
 def test_what_does_not_fit_gets_one_sentence() -> None:
-    for weights, message in ((rand(3, 9, 9), "expected real ones"), (rand(2, 8, 9), "expected real ones")):
+    for weights, message in (
+        (rand(3, 9, 9), "expected real ones"),
+        (rand(2, 8, 9), "expected real ones"),
+    ):
         with pytest.raises(it.InputError, match=message):
             SpaceVaryingBlur(rand(2, 3, 3), weights, (9, 9))
     with pytest.raises(it.InputError, match="does not fit"):

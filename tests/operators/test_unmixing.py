@@ -18,7 +18,11 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
 def test_keeps_the_contract(spectra: torch.Tensor) -> None:
     A = Unmixing(spectra, (4, 6))
     assert check_operator(A).ok
-    assert A.domain_shape == (spectra.shape[-1], 4, 6) and A.range_shape == (spectra.shape[-2], 4, 6)
+    assert A.domain_shape == (spectra.shape[-1], 4, 6) and A.range_shape == (
+        spectra.shape[-2],
+        4,
+        6,
+    )
 
 
 def test_agrees_with_deepinv_and_inverts() -> None:
@@ -42,7 +46,11 @@ def test_nonnegative_abundances_come_back_from_noisy_bands() -> None:
 
 
 def test_gradient_in_the_spectra() -> None:
-    A, x, spectra = Unmixing(rand(4, 3), (2, 2)), rand(1, 3, 2, 2), rand(1, 4, 3, seed=1).requires_grad_()
+    A, x, spectra = (
+        Unmixing(rand(4, 3), (2, 2)),
+        rand(1, 3, 2, 2),
+        rand(1, 4, 3, seed=1).requires_grad_(),
+    )
     assert torch.autograd.gradcheck(lambda s: A.with_parameters(spectra=s)(x), (spectra,))
     with pytest.raises(it.InputError, match=r"\(band, material\)"):
         Unmixing(rand(4), (2, 2))

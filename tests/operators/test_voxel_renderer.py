@@ -18,7 +18,11 @@ LOW, HIGH = (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)
 
 def ring(count: int = 6, size: tuple[int, int] = (12, 12)) -> Cameras:
     angle = torch.arange(count) * (2 * torch.pi / count)
-    return look_at(torch.stack([4 * angle.cos(), torch.linspace(-1.5, 1.5, count), 4 * angle.sin()], dim=1), size=size, field_of_view=30.0)
+    return look_at(
+        torch.stack([4 * angle.cos(), torch.linspace(-1.5, 1.5, count), 4 * angle.sin()], dim=1),
+        size=size,
+        field_of_view=30.0,
+    )
 
 
 def ball(n: int = 13) -> Voxels:
@@ -37,8 +41,17 @@ def test_a_subset_is_a_part_of_the_whole() -> None:
     index = torch.tensor([5, 100, 431, 863])
     assert whole.shape == (1, 5, 864) and A.range_shape == (5, 864)
     part = A.subset(index)
-    assert torch.allclose(part(ball()), whole[:, :, index], atol=2e-5) and part.range_shape == (5, 4)
-    assert torch.equal(A.measurements(A.pictures(whole)), whole) and A.pictures(whole).shape == (1, 6, 5, 12, 12)
+    assert torch.allclose(part(ball()), whole[:, :, index], atol=2e-5) and part.range_shape == (
+        5,
+        4,
+    )
+    assert torch.equal(A.measurements(A.pictures(whole)), whole) and A.pictures(whole).shape == (
+        1,
+        6,
+        5,
+        12,
+        12,
+    )
     assert torch.allclose(part.subset([1, 3])(ball()), whole[:, :, [100, 863]], atol=2e-5)
 
 
@@ -46,7 +59,9 @@ def test_rays_are_drawn_once_each_and_from_every_picture() -> None:
     A = VoxelRenderer(ring())
     drawn = A.drawn(100, torch.Generator().manual_seed(1))
     assert len(drawn.unique()) == 100 and len((drawn // 144).unique()) == 6
-    assert torch.equal(drawn, A.drawn(100, torch.Generator().manual_seed(1))) and not torch.equal(drawn, A.drawn(100))
+    assert torch.equal(drawn, A.drawn(100, torch.Generator().manual_seed(1))) and not torch.equal(
+        drawn, A.drawn(100)
+    )
     assert torch.equal(A.drawn(864, torch.Generator().manual_seed(2)), torch.arange(864))
 
 
@@ -75,11 +90,17 @@ def test_a_grid_is_found_from_pictures_and_refined() -> None:
     first = it.solve(problem, coarse, adam, max_iterations=60, tolerance=0, progress=False)
     finer, start = coarse.refined(first.parameters, 13, least_alpha=0.02)
     assert finer.space.shape == (13, 13, 13) and finer.space.rows < 13**3
-    second = it.solve(problem, finer, adam, initial=start, max_iterations=80, tolerance=0, progress=False)
-    unseen = VoxelRenderer(look_at(torch.tensor([[2.5, 2.0, 2.2]]), size=(12, 12), field_of_view=30.0), background=1.0)
+    second = it.solve(
+        problem, finer, adam, initial=start, max_iterations=80, tolerance=0, progress=False
+    )
+    unseen = VoxelRenderer(
+        look_at(torch.tensor([[2.5, 2.0, 2.2]]), size=(12, 12), field_of_view=30.0), background=1.0
+    )
     errors = [float((unseen(s.x) - unseen(truth)).square().mean()) for s in (first, second)]
     assert errors[1] < errors[0] < 0.02 and errors[1] < 0.004
-    again = it.solve(problem, finer, adam, initial=start, max_iterations=80, tolerance=0, progress=False)
+    again = it.solve(
+        problem, finer, adam, initial=start, max_iterations=80, tolerance=0, progress=False
+    )
     assert torch.equal(again.x.density, second.x.density)
 
 
@@ -96,10 +117,17 @@ def test_a_refined_grid_renders_what_it_started_from() -> None:
 def test_variation_is_that_of_dense_differences(of: str) -> None:
     space = VoxelSpace.box((4, 3, 5), LOW, HIGH)
     g = torch.Generator().manual_seed(0)
-    x = Voxels(torch.randn(2, 60, generator=g, dtype=torch.float64), torch.randn(2, 60, 4, 3, generator=g, dtype=torch.float64), space)
+    x = Voxels(
+        torch.randn(2, 60, generator=g, dtype=torch.float64),
+        torch.randn(2, 60, 4, 3, generator=g, dtype=torch.float64),
+        space,
+    )
     prior = VoxelVariation(of, smoothing=0.1)  # type: ignore[arg-type]
     grid = (x.density if of == "density" else x.colour).reshape(2, 4, 3, 5, -1)
-    slopes = [torch.cat([torch.diff(grid, dim=axis), torch.zeros_like(grid.narrow(axis, 0, 1))], dim=axis) for axis in (1, 2, 3)]
+    slopes = [
+        torch.cat([torch.diff(grid, dim=axis), torch.zeros_like(grid.narrow(axis, 0, 1))], dim=axis)
+        for axis in (1, 2, 3)
+    ]
     wanted = ((torch.stack(slopes).square().sum(0) + 0.01).sqrt() - 0.1).flatten(1).sum(1) / 60
     assert torch.allclose(prior.energy(x), wanted)
 
@@ -120,7 +148,10 @@ def test_variation_of_kept_nodes_knows_no_others() -> None:
     assert float(VoxelVariation("density").energy(x).detach()) == pytest.approx(0.0, abs=1e-12)
     bent = values.detach().clone()
     bent[0, 3] = 1.0
-    assert torch.autograd.gradcheck(lambda v: VoxelVariation("density").energy(x._replace(density=v)), [bent.requires_grad_(True)])
+    assert torch.autograd.gradcheck(
+        lambda v: VoxelVariation("density").energy(x._replace(density=v)),
+        [bent.requires_grad_(True)],
+    )
 
 
 def test_grids_go_to_and_fro_between_all_nodes_and_those_kept() -> None:
@@ -129,8 +160,12 @@ def test_grids_go_to_and_fro_between_all_nodes_and_those_kept() -> None:
     values = torch.randn(2, some.rows, 3)
     assert torch.equal(some.gathered(some.spread(values)), values)
     assert torch.equal(some.places(), (some.spread(torch.ones(1, some.rows))[0] > 0).nonzero())
-    linear = torch.stack(torch.meshgrid(*(torch.linspace(0, 1, n) for n in (4, 5, 3)), indexing="ij"), dim=-1)[None]
-    finer = torch.stack(torch.meshgrid(*(torch.linspace(0, 1, n) for n in (7, 6, 9)), indexing="ij"), dim=-1)[None]
+    linear = torch.stack(
+        torch.meshgrid(*(torch.linspace(0, 1, n) for n in (4, 5, 3)), indexing="ij"), dim=-1
+    )[None]
+    finer = torch.stack(
+        torch.meshgrid(*(torch.linspace(0, 1, n) for n in (7, 6, 9)), indexing="ij"), dim=-1
+    )[None]
     assert torch.allclose(resampled(linear, (7, 6, 9)), finer, atol=1e-6)
 
 
@@ -143,6 +178,8 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(InputError, match="output"):
         VoxelRenderer(ring(), outputs=("colours",))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="nothing would be left"):
-        VoxelGrid(VoxelSpace.box(4, LOW, HIGH)).refined({"density": torch.full((1, 64), -30.0), "colour": torch.zeros(1, 64, 1, 3)})
+        VoxelGrid(VoxelSpace.box(4, LOW, HIGH)).refined(
+            {"density": torch.full((1, 64), -30.0), "colour": torch.zeros(1, 64, 1, 3)}
+        )
     with pytest.raises(InputError, match="mask"):
         VoxelSpace.box(4, LOW, HIGH).keeping(torch.ones(2, 2, 2, dtype=torch.bool))

@@ -12,7 +12,9 @@ from invtoolbox.testing import check_operator
 
 @pytest.mark.parametrize("shape", [(1, 16), (2, 15, 22), (1, 9, 8, 7)])
 @pytest.mark.parametrize("wavelet", ["haar", "db3"])
-def test_keeps_the_contract_for_real_and_complex_images(shape: tuple[int, ...], wavelet: str) -> None:
+def test_keeps_the_contract_for_real_and_complex_images(
+    shape: tuple[int, ...], wavelet: str
+) -> None:
     A = Wavelet(shape, wavelet, levels=2)
     assert check_operator(A).ok
     x = torch.randn(2, *shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))

@@ -50,8 +50,12 @@ SEARCHES = [
 
 
 @pytest.mark.parametrize("make", [scan, noisy])
-@pytest.mark.parametrize(("solver", "prior"), SEARCHES, ids=[f"{type(s).__name__} {p!r}" for s, p in SEARCHES])
-def test_every_item_meets_the_target_whatever_the_solver(make: Any, solver: Any, prior: Any) -> None:
+@pytest.mark.parametrize(
+    ("solver", "prior"), SEARCHES, ids=[f"{type(s).__name__} {p!r}" for s, p in SEARCHES]
+)
+def test_every_item_meets_the_target_whatever_the_solver(
+    make: Any, solver: Any, prior: Any
+) -> None:
     problem = make()
     solution = it.solve(problem, prior, solver, max_iterations=1000, progress=False)
     assert solution.status == ("converged", "converged")
@@ -59,7 +63,9 @@ def test_every_item_meets_the_target_whatever_the_solver(make: Any, solver: Any,
     target = 1.01 * problem.first[0].numel() ** 0.5
     assert torch.allclose(misfit, torch.full((2,), target), rtol=0.01)
     # The weight is that of the minimiser: given it, the same image comes out.
-    again = it.solve(problem, prior, solver, solution.regularization, max_iterations=2000, progress=False)
+    again = it.solve(
+        problem, prior, solver, solution.regularization, max_iterations=2000, progress=False
+    )
     assert bool((item_norm(again.x - solution.x) < 0.03 * item_norm(solution.x)).all())
 
 
@@ -88,13 +94,23 @@ def test_targets_in_the_units_of_the_data_term() -> None:
 
     terms = it.data_terms
     assert target(terms.LeastSquares(0.5), DiscrepancyPrinciple()) == pytest.approx([8.08, 8.08])
-    assert target(terms.LeastSquares(), DiscrepancyPrinciple(noise_std=0.5)) == pytest.approx([4.04, 4.04])
-    assert target(terms.LeastSquares(0.25), DiscrepancyPrinciple(noise_std=0.5)) == pytest.approx([16.16, 16.16])
-    assert target(terms.LeastSquares(), DiscrepancyPrinciple(1.0, torch.tensor([0.5, 2.0]))) == pytest.approx([4.0, 16.0])
-    assert target(terms.Sobolev(-1.0), DiscrepancyPrinciple(1.0, noise_std=0.5)) == pytest.approx([4.0, 4.0])
+    assert target(terms.LeastSquares(), DiscrepancyPrinciple(noise_std=0.5)) == pytest.approx(
+        [4.04, 4.04]
+    )
+    assert target(terms.LeastSquares(0.25), DiscrepancyPrinciple(noise_std=0.5)) == pytest.approx(
+        [16.16, 16.16]
+    )
+    assert target(
+        terms.LeastSquares(), DiscrepancyPrinciple(1.0, torch.tensor([0.5, 2.0]))
+    ) == pytest.approx([4.0, 16.0])
+    assert target(terms.Sobolev(-1.0), DiscrepancyPrinciple(1.0, noise_std=0.5)) == pytest.approx(
+        [4.0, 4.0]
+    )
     weights = torch.ones(1, 1, 8, 8)
     weights[..., :4] = 0
-    assert target(terms.LeastSquares(0.5, weights), DiscrepancyPrinciple(1.0)) == pytest.approx([32**0.5] * 2)
+    assert target(terms.LeastSquares(0.5, weights), DiscrepancyPrinciple(1.0)) == pytest.approx(
+        [32**0.5] * 2
+    )
 
 
 def test_an_unknown_level_is_estimated_and_named() -> None:
@@ -102,12 +118,16 @@ def test_an_unknown_level_is_estimated_and_named() -> None:
     solution = it.solve(problem, it.priors.Tikhonov(), progress=False)
     assert any("estimated from the data" in note for note in solution.notes)
     residual = item_norm(solution.x - problem.y)
-    assert torch.allclose(residual, torch.full((2,), 1.01 * 0.1 * N), rtol=0.2)  # small, full of edges
+    assert torch.allclose(
+        residual, torch.full((2,), 1.01 * 0.1 * N), rtol=0.2
+    )  # small, full of edges
 
 
 def test_measurements_without_noise_still_have_a_target() -> None:
     flat = torch.ones(1, 1, 8, 8)
-    objective = bind(it.Problem(flat, it.operators.Identity((1, 8, 8))), it.priors.Tikhonov().as_sum())[0]
+    objective = bind(
+        it.Problem(flat, it.operators.Identity((1, 8, 8))), it.priors.Tikhonov().as_sum()
+    )[0]
     assert float(DiscrepancyPrinciple().target(objective)) == pytest.approx(1.01 * 8 * 1e-4)
 
 
@@ -146,8 +166,20 @@ def test_whose_noise_level_it_is() -> None:
     """Counts know theirs, so that nothing was given."""
     A = it.operators.Identity((1, 8, 8))
     y = torch.full((1, 1, 8, 8), 4.0)
-    for term, rule, words in ((it.data_terms.Poisson(), "auto", "noise level of Poisson"),
-                              (it.data_terms.LeastSquares(2.0), "auto", "noise level of LeastSquares"),
-                              (it.data_terms.LeastSquares(), DiscrepancyPrinciple(noise_std=2.0), "noise level that was given")):
-        solution = it.solve(it.Problem(y, A, term), it.priors.TotalVariation(), regularization=rule, max_iterations=1, progress=False)
+    for term, rule, words in (
+        (it.data_terms.Poisson(), "auto", "noise level of Poisson"),
+        (it.data_terms.LeastSquares(2.0), "auto", "noise level of LeastSquares"),
+        (
+            it.data_terms.LeastSquares(),
+            DiscrepancyPrinciple(noise_std=2.0),
+            "noise level that was given",
+        ),
+    ):
+        solution = it.solve(
+            it.Problem(y, A, term),
+            it.priors.TotalVariation(),
+            regularization=rule,
+            max_iterations=1,
+            progress=False,
+        )
         assert words in " ".join(solution.notes)

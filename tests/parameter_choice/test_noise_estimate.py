@@ -12,7 +12,9 @@ from invtoolbox.parameter_choice import estimate_noise_std
 
 
 def noise(shape: tuple[int, ...], std: Tensor, seed: int = 0) -> Tensor:
-    return std.view(-1, *[1] * (len(shape) - 1)) * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return std.view(-1, *[1] * (len(shape) - 1)) * torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def disc(n: int) -> Tensor:
@@ -31,10 +33,14 @@ def test_pictures_with_edges() -> None:
 def test_sinograms() -> None:
     A = it.operators.ParallelBeam((1, 96, 96), torch.arange(30) * torch.pi / 30, 137)
     grid = torch.linspace(-1, 1, 96)
-    ball = torch.sigmoid(20 * (0.7 - torch.hypot(grid[:, None], grid[None, :] - 0.1)))  # a detector blurs the edges
+    ball = torch.sigmoid(
+        20 * (0.7 - torch.hypot(grid[:, None], grid[None, :] - 0.1))
+    )  # a detector blurs the edges
     clean = A((ball * torch.linspace(1, 3, 96)).expand(3, 1, -1, -1))
     std = torch.tensor([0.5, 3.0, 10.0])
-    draws = torch.stack([estimate_noise_std(clean + noise(tuple(clean.shape), std, seed), A) for seed in range(6)])
+    draws = torch.stack(
+        [estimate_noise_std(clean + noise(tuple(clean.shape), std, seed), A) for seed in range(6)]
+    )
     assert torch.allclose(draws.mean(0), std, rtol=0.08)
     assert torch.allclose(draws, std.expand(6, 3), rtol=0.2)
 
@@ -44,17 +50,23 @@ def test_the_pixels_of_a_simulated_object_are_hardly_taken_for_noise() -> None:
     A = it.operators.ParallelBeam((1, 128, 128), torch.arange(60) * torch.pi / 60, 181)
     clean = A(disc(128) + 0.5 * disc(128).roll((20, -25), (2, 3)))
     std = 0.02 * clean.square().mean().sqrt()
-    assert float(estimate_noise_std(clean + noise(tuple(clean.shape), std), A)) == pytest.approx(float(std), rel=0.1)
+    assert float(estimate_noise_std(clean + noise(tuple(clean.shape), std), A)) == pytest.approx(
+        float(std), rel=0.1
+    )
 
 
 def test_more_noise_behind_the_object_is_seen() -> None:
     """Counts: the level is the root mean square over all measurements, not that of the quiet air."""
     A = it.operators.ParallelBeam((1, 96, 96), torch.arange(90) * torch.pi / 90, 181)
     grid = torch.linspace(-1, 1, 96)
-    clean = A(0.03 * torch.sigmoid(20 * (0.7 - torch.hypot(grid[:, None], grid))).expand(1, 1, -1, -1))
+    clean = A(
+        0.03 * torch.sigmoid(20 * (0.7 - torch.hypot(grid[:, None], grid))).expand(1, 1, -1, -1)
+    )
     std = 0.01 * (clean / 2).exp()
     noisy = clean + std * noise(tuple(clean.shape), torch.ones(1))
-    assert float(estimate_noise_std(noisy, A)) == pytest.approx(float(std.square().mean().sqrt()), rel=0.12)
+    assert float(estimate_noise_std(noisy, A)) == pytest.approx(
+        float(std.square().mean().sqrt()), rel=0.12
+    )
 
 
 def test_clipped_pixels_do_not_count_as_free_of_noise() -> None:
@@ -80,7 +92,9 @@ def test_blurred_pictures_and_masks() -> None:
 
 
 def test_complex_values_count_twice() -> None:
-    y = torch.complex(noise((1, 1, 64, 64), torch.tensor([0.2])), noise((1, 1, 64, 64), torch.tensor([0.2]), 1))
+    y = torch.complex(
+        noise((1, 1, 64, 64), torch.tensor([0.2])), noise((1, 1, 64, 64), torch.tensor([0.2]), 1)
+    )
     assert float(estimate_noise_std(y)) == pytest.approx(0.2, rel=0.05)
 
 

@@ -12,7 +12,15 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.parameter_choice import GCV, SURE, CompensatedDiscrepancy, LCurve, QuasiOptimality, ScoreSearch, Trials
+from invtoolbox.parameter_choice import (
+    GCV,
+    SURE,
+    CompensatedDiscrepancy,
+    LCurve,
+    QuasiOptimality,
+    ScoreSearch,
+    Trials,
+)
 from invtoolbox.parameter_choice.divergence import fits
 from invtoolbox.parameter_choice.golden_section import grid, refine
 from invtoolbox.parameter_choice.l_curve import _chord, _curvature
@@ -21,8 +29,13 @@ from invtoolbox.solve import bind, first_guess
 
 N = 32
 NAMES = ("gcv", "sure", "l-curve", "quasi-optimality", "compensated-discrepancy")
-QUICK = [GCV(points=5, sections=1), SURE(points=5, sections=1), LCurve(per_decade=2), QuasiOptimality(per_decade=2),
-         CompensatedDiscrepancy()]
+QUICK = [
+    GCV(points=5, sections=1),
+    SURE(points=5, sections=1),
+    LCurve(per_decade=2),
+    QuasiOptimality(per_decade=2),
+    CompensatedDiscrepancy(),
+]
 
 
 def picture() -> Tensor:
@@ -35,14 +48,22 @@ def blurred(std: tuple[float, ...] = (0.02, 0.1)) -> it.Problem:
     A = it.operators.Blur(torch.ones(3, 3) / 9, (N, N), boundary="periodic")
     noise = torch.randn(2, 1, N, N, generator=torch.Generator().manual_seed(1))
     level = torch.tensor(std)
-    return it.Problem(A(picture()) + level.view(-1, 1, 1, 1) * noise, A, it.data_terms.LeastSquares(level))
+    return it.Problem(
+        A(picture()) + level.view(-1, 1, 1, 1) * noise, A, it.data_terms.LeastSquares(level)
+    )
 
 
 def trials(problem: it.Problem, prior: it.priors.ExplicitPrior) -> Trials:
     def attempt(some: it.Problem, priors: Any, weight: Tensor, items: Tensor) -> Any:
         return it.solve(some, priors, regularization=weight, progress=False, tolerance=1e-4)
 
-    return Trials(bind(problem, prior.as_sum(), 1.0)[0], problem, prior.as_sum(), first_guess(problem), attempt)
+    return Trials(
+        bind(problem, prior.as_sum(), 1.0)[0],
+        problem,
+        prior.as_sum(),
+        first_guess(problem),
+        attempt,
+    )
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,9 @@ class Oracle(ScoreSearch):
     truth: Any = None
 
     def score(self, trials: Trials, log_weight: Tensor, items: Tensor) -> Tensor:
-        return trials(log_weight, lambda _, s: -it.metrics.psnr(s.x, self.truth.expand_as(s.x)), items)
+        return trials(
+            log_weight, lambda _, s: -it.metrics.psnr(s.x, self.truth.expand_as(s.x)), items
+        )
 
     def describe(self, objective: Any) -> str:
         return "the truth chooses"
@@ -62,7 +85,9 @@ class Oracle(ScoreSearch):
 
 
 def test_grid_and_golden_sections_find_the_minimum_of_every_item() -> None:
-    lowest = torch.tensor([0.3, -1.7, 9.0], dtype=torch.float64)  # the last lies far beyond the grid
+    lowest = torch.tensor(
+        [0.3, -1.7, 9.0], dtype=torch.float64
+    )  # the last lies far beyond the grid
 
     def values(t: Tensor, items: Tensor) -> Tensor:
         return torch.cosh(t - lowest[items])
@@ -70,9 +95,13 @@ def test_grid_and_golden_sections_find_the_minimum_of_every_item() -> None:
     line = refine(values, grid(values, torch.zeros(3, dtype=torch.float64), 1.0, 5), 12)
     assert torch.allclose(line.best, lowest, atol=0.01)
     seen = line.positions.isfinite().sum(0)
-    assert seen.tolist() == [17, 19, 25]  # the second went on once and the third four times, by themselves
+    assert seen.tolist() == [
+        17,
+        19,
+        25,
+    ]  # the second went on once and the third four times, by themselves
     for k in range(3):
-        found = line.positions[:int(seen[k]), k]
+        found = line.positions[: int(seen[k]), k]
         assert bool((found.diff() > 0).all())
 
 
@@ -82,7 +111,9 @@ def test_values_that_are_not_finite_are_never_chosen() -> None:
 
     line = refine(values, grid(values, torch.zeros(1), 1.0, 5), 3)
     assert float(line.best) == pytest.approx(1.0, abs=0.3)
-    assert float(grid(lambda t, i: t * torch.nan, torch.full((1,), 0.7), 1.0, 5).best) == pytest.approx(0.7)
+    assert float(
+        grid(lambda t, i: t * torch.nan, torch.full((1,), 0.7), 1.0, 5).best
+    ) == pytest.approx(0.7)
 
 
 # -- degrees of freedom -----------------------------------------------------------------------------------------------
@@ -93,8 +124,19 @@ def test_degrees_of_freedom_are_the_trace_of_the_influence_matrix() -> None:
     problem, n = blurred((0.1, 0.1)), N
     prior = it.priors.Tikhonov(it.operators.FiniteDifference((1, n, n), True))
     weight = torch.tensor([1.0, 30.0])
-    fit = fits(trials(problem, prior), weight.log().view(2, 1, 1).expand(2, 2, 1), torch.arange(2), probes=40, step=1.0, seed=0)
-    power = torch.fft.fft2(torch.nn.functional.pad(torch.ones(3, 3) / 9, (0, n - 3, 0, n - 3))).abs().square()
+    fit = fits(
+        trials(problem, prior),
+        weight.log().view(2, 1, 1).expand(2, 2, 1),
+        torch.arange(2),
+        probes=40,
+        step=1.0,
+        seed=0,
+    )
+    power = (
+        torch.fft.fft2(torch.nn.functional.pad(torch.ones(3, 3) / 9, (0, n - 3, 0, n - 3)))
+        .abs()
+        .square()
+    )
     frequency = 2 * torch.pi * torch.fft.fftfreq(n)
     laplacian = (2 - 2 * frequency.cos())[:, None] + 2 - 2 * frequency.cos()
     for k in range(2):
@@ -106,7 +148,14 @@ def test_degrees_of_freedom_are_the_trace_of_the_influence_matrix() -> None:
 def test_degrees_of_freedom_of_a_soft_threshold_are_the_values_kept() -> None:
     y = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     problem = it.Problem(y, it.operators.Identity((1, 64, 64)), it.data_terms.LeastSquares(1.0))
-    fit = fits(trials(problem, it.priors.L1()), torch.zeros(1, 1, 1), torch.arange(1), probes=4, step=0.05, seed=0)
+    fit = fits(
+        trials(problem, it.priors.L1()),
+        torch.zeros(1, 1, 1),
+        torch.arange(1),
+        probes=4,
+        step=0.05,
+        seed=0,
+    )
     assert float(fit.degrees) == pytest.approx(float((y.abs() > 1).sum()), rel=0.05)
 
 
@@ -119,7 +168,9 @@ def test_sure_is_unbiased() -> None:
     tries = trials(problem, it.priors.TotalVariation(periodic=True))
     log_weight = torch.tensor([2.0]).log().view(1, 1, 1).expand(1, 6, 1)
     estimate = SURE(probes=3, step=0.1).score(tries, log_weight, torch.arange(6))
-    true = tries(log_weight, lambda o, s: (o.problem.operator(s.x) - clean).flatten(1).square().mean(1))
+    true = tries(
+        log_weight, lambda o, s: (o.problem.operator(s.x) - clean).flatten(1).square().mean(1)
+    )
     assert float(estimate.mean()) == pytest.approx(float(true.mean()), rel=0.15)
     assert float(true.mean()) < 0.5 * 0.1**2
 
@@ -127,14 +178,19 @@ def test_sure_is_unbiased() -> None:
 # -- the rules in solve -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", [GCV(points=5, sections=3), SURE(points=5, sections=3), CompensatedDiscrepancy()],
-                         ids=["gcv", "sure", "compensated-discrepancy"])
+@pytest.mark.parametrize(
+    "rule",
+    [GCV(points=5, sections=3), SURE(points=5, sections=3), CompensatedDiscrepancy()],
+    ids=["gcv", "sure", "compensated-discrepancy"],
+)
 def test_close_to_the_best_weight(rule: Any) -> None:
     problem, prior = blurred((0.03, 0.1)), it.priors.TotalVariation(periodic=True)
     x = it.solve(problem, prior, regularization=rule, progress=False).x
     best = torch.full((2,), -torch.inf)
     for w in (4.0, 8.0, 16.0, 32.0, 64.0):
-        best = best.maximum(it.metrics.psnr(it.solve(problem, prior, regularization=w, progress=False).x, picture()))
+        best = best.maximum(
+            it.metrics.psnr(it.solve(problem, prior, regularization=w, progress=False).x, picture())
+        )
     assert bool((it.metrics.psnr(x, picture()) > best - 0.5).all())
 
 
@@ -142,14 +198,27 @@ def test_the_residual_lacks_what_the_image_fits() -> None:
     """|A x - y|^2 = sigma^2 (m - df), df of the image of Morozov's weight, by the trace that is a sum over frequencies."""
     problem, n = blurred((0.1, 0.1)), N
     prior = it.priors.Tikhonov(it.operators.FiniteDifference((1, n, n), True))
-    morozov = it.solve(problem, prior, regularization=it.parameter_choice.DiscrepancyPrinciple(tau=1.0, tolerance=1e-3), progress=False)
-    solution = it.solve(problem, prior, regularization=CompensatedDiscrepancy(probes=40), progress=False)
-    power = torch.fft.fft2(torch.nn.functional.pad(torch.ones(3, 3) / 9, (0, n - 3, 0, n - 3))).abs().square()
+    morozov = it.solve(
+        problem,
+        prior,
+        regularization=it.parameter_choice.DiscrepancyPrinciple(tau=1.0, tolerance=1e-3),
+        progress=False,
+    )
+    solution = it.solve(
+        problem, prior, regularization=CompensatedDiscrepancy(probes=40), progress=False
+    )
+    power = (
+        torch.fft.fft2(torch.nn.functional.pad(torch.ones(3, 3) / 9, (0, n - 3, 0, n - 3)))
+        .abs()
+        .square()
+    )
     frequency = 2 * torch.pi * torch.fft.fftfreq(n)
     laplacian = (2 - 2 * frequency.cos())[:, None] + 2 - 2 * frequency.cos()
     residual = (problem.operator(solution.x) - problem.y).flatten(1).square().sum(1) / 0.1**2
     for k in range(2):
-        degrees = (power / (power + 0.1**2 * morozov.regularization[k] * laplacian).clamp_min(1e-12)).sum()
+        degrees = (
+            power / (power + 0.1**2 * morozov.regularization[k] * laplacian).clamp_min(1e-12)
+        ).sum()
         assert float(residual[k]) == pytest.approx(n * n - float(degrees), rel=0.02)
     assert bool((solution.regularization < morozov.regularization).all())
 
@@ -160,8 +229,18 @@ def test_many_measurements_of_few_numbers_do_not_take_the_weight_to_zero() -> No
     for seed in range(4):
         y = A.simulate(torch.linspace(1, 2, 6)[None, None], 0.3, seed=seed)
         problem = it.Problem(y, A, it.data_terms.LeastSquares(0.3))
-        solution = it.solve(problem, it.priors.Tikhonov(), regularization=CompensatedDiscrepancy(rounds=3), progress=False)
-        plain = it.solve(problem, it.priors.Tikhonov(), regularization=it.parameter_choice.DiscrepancyPrinciple(tau=1.0), progress=False)
+        solution = it.solve(
+            problem,
+            it.priors.Tikhonov(),
+            regularization=CompensatedDiscrepancy(rounds=3),
+            progress=False,
+        )
+        plain = it.solve(
+            problem,
+            it.priors.Tikhonov(),
+            regularization=it.parameter_choice.DiscrepancyPrinciple(tau=1.0),
+            progress=False,
+        )
         assert bool((solution.regularization > 0.5 * plain.regularization).all())
 
 
@@ -196,33 +275,58 @@ def test_an_item_chooses_alone_as_in_company(rule: Any) -> None:
     problem, prior = blurred((0.05, 0.1)), it.priors.Tikhonov("gradient")
     both = it.solve(problem, prior, regularization=rule, progress=False)
     for k in range(2):
-        one = it.solve(problem.select(torch.tensor([k])), prior, regularization=rule, progress=False)
+        one = it.solve(
+            problem.select(torch.tensor([k])), prior, regularization=rule, progress=False
+        )
         assert torch.allclose(one.regularization, both.regularization[k], rtol=1e-3)
 
 
 def test_a_rule_of_ones_own() -> None:
     problem = blurred()
-    solution = it.solve(problem.select(torch.tensor([0])), it.priors.TotalVariation(),
-                        regularization=Oracle(truth=picture()[:1], sections=2), progress=False)
+    solution = it.solve(
+        problem.select(torch.tensor([0])),
+        it.priors.TotalVariation(),
+        regularization=Oracle(truth=picture()[:1], sections=2),
+        progress=False,
+    )
     curve = solution.weight_search
     assert curve is not None
-    assert float(curve.scores.nan_to_num(torch.inf).min()) == pytest.approx(-float(it.metrics.psnr(solution.x, picture()[:1])))
+    assert float(curve.scores.nan_to_num(torch.inf).min()) == pytest.approx(
+        -float(it.metrics.psnr(solution.x, picture()[:1]))
+    )
 
 
 def test_several_weights() -> None:
     """Noise on a ramp plus a square: two priors, of which one fits; each gets a weight of its own."""
     problem = blurred((0.05, 0.1))
-    sum_of_two = it.priors.TotalVariation(periodic=True) + it.priors.Tikhonov() + it.priors.NonNegative()
+    sum_of_two = (
+        it.priors.TotalVariation(periodic=True) + it.priors.Tikhonov() + it.priors.NonNegative()
+    )
     joint = it.solve(problem, sum_of_two, regularization=SURE(points=5, sections=1), progress=False)
-    each = it.solve(problem, sum_of_two, regularization=SURE(points=5, sections=1, separate=True, cycles=1), progress=False)
+    each = it.solve(
+        problem,
+        sum_of_two,
+        regularization=SURE(points=5, sections=1, separate=True, cycles=1),
+        progress=False,
+    )
     assert joint.weight_search is not None and each.weight_search is not None
     assert each.weight_search.chosen.shape == (2, 2)
-    assert bool((each.weight_search.scores.nan_to_num(torch.inf).amin(1) <= joint.weight_search.scores.nan_to_num(torch.inf).amin(1)).all())
+    assert bool(
+        (
+            each.weight_search.scores.nan_to_num(torch.inf).amin(1)
+            <= joint.weight_search.scores.nan_to_num(torch.inf).amin(1)
+        ).all()
+    )
     assert torch.allclose(each.weight_search.chosen[:, 0], each.regularization)
     assert bool((it.metrics.psnr(each.x, picture()) > it.metrics.psnr(joint.x, picture())).all())
     parts = each.weight_search.chosen.unbind(1)
-    again = it.solve(problem, parts[0] * it.priors.TotalVariation(periodic=True) + parts[1] * it.priors.Tikhonov()
-                     + it.priors.NonNegative(), progress=False)
+    again = it.solve(
+        problem,
+        parts[0] * it.priors.TotalVariation(periodic=True)
+        + parts[1] * it.priors.Tikhonov()
+        + it.priors.NonNegative(),
+        progress=False,
+    )
     assert torch.allclose(again.x, each.x, atol=1e-4)
 
 
@@ -232,19 +336,33 @@ def test_auto_takes_the_l_curve_where_no_noise_level_can_be_had() -> None:
             return ((prediction - y).square() + 1e-2).sqrt().flatten(1).sum(1)
 
     known = blurred()
-    assert any("discrepancy principle" in note for note in it.solve(known, it.priors.Tikhonov(), progress=False).notes)
+    assert any(
+        "discrepancy principle" in note
+        for note in it.solve(known, it.priors.Tikhonov(), progress=False).notes
+    )
     problem = it.Problem(known.y, known.operator, Modulus())
-    solution = it.solve(problem, it.priors.Tikhonov("gradient"), "lbfgs", max_iterations=40, progress=False)
+    solution = it.solve(
+        problem, it.priors.Tikhonov("gradient"), "lbfgs", max_iterations=40, progress=False
+    )
     assert any("no noise level can be had" in note and "L-curve" in note for note in solution.notes)
     with pytest.raises(InputError, match="white noise in one tensor"):
-        it.solve(problem, it.priors.Tikhonov("gradient"), "lbfgs", regularization="gcv", progress=False)
+        it.solve(
+            problem, it.priors.Tikhonov("gradient"), "lbfgs", regularization="gcv", progress=False
+        )
 
 
 def test_a_checkpoint_keeps_the_weight(tmp_path: Path) -> None:
     problem, prior, path = blurred(), it.priors.TotalVariation(), tmp_path / "run.ckpt"
     whole = it.solve(problem, prior, regularization=QUICK[0], progress=False)
     stop = [lambda progress: progress.iteration == 12]
-    part = it.solve(problem, prior, regularization=QUICK[0], callbacks=stop, checkpoint=it.Checkpoint(path, 0), progress=False)
+    part = it.solve(
+        problem,
+        prior,
+        regularization=QUICK[0],
+        callbacks=stop,
+        checkpoint=it.Checkpoint(path, 0),
+        progress=False,
+    )
     assert part.status == ("stopped", "stopped")
     rest = it.solve(problem, prior, regularization=QUICK[0], checkpoint=path, progress=False)
     assert torch.equal(rest.x, whole.x) and torch.equal(rest.regularization, whole.regularization)
@@ -252,14 +370,18 @@ def test_a_checkpoint_keeps_the_weight(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_saved(tmp_path: Path) -> None:
-    solution = it.solve(blurred(), it.priors.Tikhonov("gradient"), regularization=QUICK[0], progress=False)
+    solution = it.solve(
+        blurred(), it.priors.Tikhonov("gradient"), regularization=QUICK[0], progress=False
+    )
     assert solution.weight_search is not None
     loaded = it.Solution.load(solution.save(tmp_path / "s.h5"))
     page = loaded.report(tmp_path / "s.html").read_text()
     assert "score of gcv" in page and f"{float(solution.weight_search.weights[0, 0]):.4g}" in page
     assert loaded.weight_search is not None and solution.weight_search is not None
     assert loaded.weight_search.rule == "gcv"
-    assert torch.equal(loaded.weight_search.scores.nan_to_num(), solution.weight_search.scores.nan_to_num())
+    assert torch.equal(
+        loaded.weight_search.scores.nan_to_num(), solution.weight_search.scores.nan_to_num()
+    )
 
 
 def test_graphs_are_made_anew_for_shifted_measurements() -> None:
@@ -277,12 +399,22 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="needs an explicit prior"):
         it.solve(problem, it.priors.NonNegative(), regularization="gcv", progress=False)
     with pytest.raises(InputError, match="energy of every prior"):
-        it.solve(problem, it.priors.Denoiser(lambda x, sigma: x / (1 + sigma)), "admm", regularization="l-curve", progress=False)
+        it.solve(
+            problem,
+            it.priors.Denoiser(lambda x, sigma: x / (1 + sigma)),
+            "admm",
+            regularization="l-curve",
+            progress=False,
+        )
     with pytest.raises(InputError, match="one weight"):
         LCurve(separate=True)
     with pytest.raises(InputError, match="LeastSquares, whose noise is white"):
-        it.solve(it.Problem(problem.y, problem.operator, it.data_terms.Sobolev(-1.0, noise_std=0.1)), it.priors.Tikhonov(),
-                 regularization="compensated-discrepancy", progress=False)
+        it.solve(
+            it.Problem(problem.y, problem.operator, it.data_terms.Sobolev(-1.0, noise_std=0.1)),
+            it.priors.Tikhonov(),
+            regularization="compensated-discrepancy",
+            progress=False,
+        )
     with pytest.raises(InputError, match="one weight"):
         CompensatedDiscrepancy(separate=True)
     with pytest.raises(InputError, match="rounds"):

@@ -16,7 +16,15 @@ from PIL import Image
 
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.metrics import evaluate
-from invtoolbox.plotting import SweepPicture, SweepResult, SweepView, birds_eye, birds_eye_figure, view_flow, write_flow_report
+from invtoolbox.plotting import (
+    SweepPicture,
+    SweepResult,
+    SweepView,
+    birds_eye,
+    birds_eye_figure,
+    view_flow,
+    write_flow_report,
+)
 from invtoolbox.plotting.birds_eye import birds_eye_pixels
 from invtoolbox.plotting.flow_colours import flow_colours, full_speed_of
 from tests.metrics.test_scene_flow import labelled
@@ -38,7 +46,9 @@ def test_every_direction_has_its_colour_and_is_as_light_as_any_other() -> None:
     assert np.linalg.norm(colours[0] - colours[18]) > 0.5  # ahead and back
     grey = flow_colours(np.zeros((1, 3)), 1.0)[0]
     assert np.ptp(grey) < 0.01
-    faster = [np.ptp(flow_colours(np.array([[v, 0.0, 0.0]]), 1.0)) for v in (0.0, 0.3, 0.6, 1.0, 5.0)]
+    faster = [
+        np.ptp(flow_colours(np.array([[v, 0.0, 0.0]]), 1.0)) for v in (0.0, 0.3, 0.6, 1.0, 5.0)
+    ]
     assert faster == sorted(faster) and faster[-1] == faster[-2]
 
 
@@ -48,14 +58,21 @@ def test_the_full_speed_is_round() -> None:
 
 
 def test_ahead_is_up_and_left_is_left() -> None:
-    points = torch.tensor([[40.0, 0.0, 0.0], [0.0, 40.0, 0.0], [0.0, -40.0, 0.0], [float("nan"), 0.0, 0.0]])
+    points = torch.tensor(
+        [[40.0, 0.0, 0.0], [0.0, 40.0, 0.0], [0.0, -40.0, 0.0], [float("nan"), 0.0, 0.0]]
+    )
     flow = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     pixels = birds_eye_pixels(points, flow, radius=50).astype(float) / 255
     ahead = flow_colours(flow[:1].numpy().astype(float), 1.0)[0]
     assert np.abs(pixels[90, 450] - ahead).max() < 0.02
     rest = pixels.mean(-1)
     for column in (90, 810):
-        assert rest[449:452, column - 1:column + 2].max() > 0.25 > 0.1 > rest[435:440, column - 1:column + 2].max()
+        assert (
+            rest[449:452, column - 1 : column + 2].max()
+            > 0.25
+            > 0.1
+            > rest[435:440, column - 1 : column + 2].max()
+        )
     assert pixels.shape == (900, 900, 3)
 
 
@@ -93,8 +110,11 @@ def results() -> list[SweepResult]:
     sweep, E, _ = labelled()
     assert sweep.labels is not None
     errors = [evaluate(sweep.labels.flow + d, sweep, E) for d in (0.1, 0.2)]
-    return [SweepResult("000000", 0.5, errors[0], 200, 1.0), SweepResult("000001", 1.5, errors[1], 210, 1.1),
-            SweepResult("<b>2", failed="2.bin: truncated, 10 of 20 bytes & more")]
+    return [
+        SweepResult("000000", 0.5, errors[0], 200, 1.0),
+        SweepResult("000001", 1.5, errors[1], 210, 1.1),
+        SweepResult("<b>2", failed="2.bin: truncated, 10 of 20 bytes & more"),
+    ]
 
 
 def test_a_page_of_a_sequence(tmp_path: Path) -> None:
@@ -104,13 +124,37 @@ def test_a_page_of_a_sequence(tmp_path: Path) -> None:
     def pictures() -> Iterator[SweepPicture]:
         for name in ("000000", "000001"):
             taken.append(name)
-            yield SweepPicture(name, sweep.points, residual, None, residual if name == "000000" else None)
+            yield SweepPicture(
+                name, sweep.points, residual, None, residual if name == "000000" else None
+            )
 
-    page = Page(write_flow_report(tmp_path / "flow.html", "A <street>", results(), pictures(), "Simulated.", {"method": "toy"}))
+    page = Page(
+        write_flow_report(
+            tmp_path / "flow.html",
+            "A <street>",
+            results(),
+            pictures(),
+            "Simulated.",
+            {"method": "toy"},
+        )
+    )
     assert_self_contained(page)
     assert taken == ["000000", "000001"] and len(page.sources) == 3 + 1
-    for words in ("A &lt;street&gt;", "&lt;b&gt;2", "10 of 20 bytes &amp; more", "3 sweeps, 1 failed, 1.00 s a sweep", "1 of 3",
-                  "Pedestrian", "over points", "over frames", ">0.1732<", ">sweep<", "all, every point alike", "toy", "Wheeled vru"):
+    for words in (
+        "A &lt;street&gt;",
+        "&lt;b&gt;2",
+        "10 of 20 bytes &amp; more",
+        "3 sweeps, 1 failed, 1.00 s a sweep",
+        "1 of 3",
+        "Pedestrian",
+        "over points",
+        "over frames",
+        ">0.1732<",
+        ">sweep<",
+        "all, every point alike",
+        "toy",
+        "Wheeled vru",
+    ):
         assert words in page.text, words
     assert page.text.count("<polyline") >= 4 and "iteration" not in page.text
     with pytest.raises(InputError, match=r"flow\.html"):
@@ -120,7 +164,9 @@ def test_a_page_of_a_sequence(tmp_path: Path) -> None:
 def test_a_page_without_labels_and_without_success(tmp_path: Path) -> None:
     failed = [SweepResult(name, failed="no points") for name in "01"]
     page = Page(write_flow_report(tmp_path / "a.html", "None", failed))
-    assert "Errors" not in page.text and "2 of 2" in page.text and "Over the sequence" not in page.text
+    assert (
+        "Errors" not in page.text and "2 of 2" in page.text and "Over the sequence" not in page.text
+    )
     many = [SweepResult(str(k), 0.1, results()[0].errors) for k in range(45)]
     text = Page(write_flow_report(tmp_path / "b.html", "Many", many)).text
     assert "The first 40 of 45 sweeps are listed" in text
@@ -137,6 +183,7 @@ class Rerun:
         def call(*args: Any, **named: Any) -> Any:
             self.calls.append((name, args, named))
             return name, args, named
+
         return call
 
     def logged(self, path: str) -> list[Any]:
@@ -150,8 +197,15 @@ def test_a_sequence_is_sent_to_rerun(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     points[0] = torch.nan
     flow = torch.zeros(10_000, 3)
     flow[:8000, 0] = 1.0
-    sent = view_flow([SweepView("a", points, flow, pose=torch.eye(4)), SweepView("b", points)], save=tmp_path / "x.rrd")
-    assert sent == 2 and [c[0] for c in viewer.calls[:2]] == ["init", "save"] and viewer.calls[0][2] == {"spawn": False}
+    sent = view_flow(
+        [SweepView("a", points, flow, pose=torch.eye(4)), SweepView("b", points)],
+        save=tmp_path / "x.rrd",
+    )
+    assert (
+        sent == 2
+        and [c[0] for c in viewer.calls[:2]] == ["init", "save"]
+        and viewer.calls[0][2] == {"spawn": False}
+    )
     moving, none = viewer.logged("world/sensor/moving")
     assert moving[1][0].shape == (7999, 3) and none[1][0].shape == (0, 3)
     assert moving[2]["colors"].dtype == np.uint8
@@ -159,7 +213,9 @@ def test_a_sequence_is_sent_to_rerun(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     arrows = viewer.logged("world/sensor/flow")[0][2]
     assert len(arrows["origins"]) == len(arrows["vectors"]) <= 3000
     assert len(viewer.logged("world/sensor")) == 1
-    assert [c[2]["sequence"] for c in viewer.calls if c[0] == "set_time" and "sequence" in c[2]] == [0, 1]
+    assert [
+        c[2]["sequence"] for c in viewer.calls if c[0] == "set_time" and "sequence" in c[2]
+    ] == [0, 1]
     with pytest.raises(InputError, match=r"ends in \.rrd"):
         view_flow([], save=tmp_path / "x.html")
 

@@ -14,7 +14,15 @@ from PIL import Image
 
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.figures import solution_figure
-from invtoolbox.plotting.pictures import Window, data_uri, diverging, plane, symmetric_window, to_bytes, window_of
+from invtoolbox.plotting.pictures import (
+    Window,
+    data_uri,
+    diverging,
+    plane,
+    symmetric_window,
+    to_bytes,
+    window_of,
+)
 from tests.plotting.test_report import solved
 
 
@@ -39,9 +47,15 @@ def test_photographs_keep_their_range_and_outliers_do_not_set_the_window() -> No
 
 
 def test_black_white_and_signs() -> None:
-    assert to_bytes(np.array([[-1.0, 0.0, 0.5, 1.0, 2.0, np.nan]]), Window(0, 1)).tolist() == [[0, 0, 128, 255, 255, 0]]
+    assert to_bytes(np.array([[-1.0, 0.0, 0.5, 1.0, 2.0, np.nan]]), Window(0, 1)).tolist() == [
+        [0, 0, 128, 255, 255, 0]
+    ]
     colours = diverging(np.array([[-1.0, 0.0, 1.0]]), Window(-1, 1))[0]
-    assert colours[0, 2] > colours[0, 0] and colours[2, 0] > colours[2, 2] and len(set(colours[1].tolist())) == 1
+    assert (
+        colours[0, 2] > colours[0, 0]
+        and colours[2, 0] > colours[2, 2]
+        and len(set(colours[1].tolist())) == 1
+    )
     assert symmetric_window(np.zeros((2, 2))) == (-1.0, 1.0)
 
 
@@ -56,7 +70,10 @@ def test_a_png_in_a_page_is_the_picture() -> None:
 
 
 def points(svg: str) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in re.findall(r"([\d.]+),([\d.]+)", "".join(re.findall(r'points="([^"]+)"', svg)))]
+    return [
+        (float(x), float(y))
+        for x, y in re.findall(r"([\d.]+),([\d.]+)", "".join(re.findall(r'points="([^"]+)"', svg)))
+    ]
 
 
 def test_a_chart_is_logarithmic_where_it_can_be() -> None:
@@ -76,7 +93,9 @@ def test_a_chart_of_what_is_not_there() -> None:
 
 
 def test_a_level_is_drawn() -> None:
-    assert 'class="level"' in (line_chart([np.array([1.0, 0.1])], "x", level=0.05, level_name="tolerance") or "")
+    assert 'class="level"' in (
+        line_chart([np.array([1.0, 0.1])], "x", level=0.05, level_name="tolerance") or ""
+    )
 
 
 def test_a_figure_leaves_pyplot_alone() -> None:
@@ -87,7 +106,14 @@ def test_a_figure_leaves_pyplot_alone() -> None:
     figure = solution_figure(solution, reference=truth, item=1)
     assert "matplotlib.pyplot" not in sys.modules
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
-    assert titles == ["reconstruction", "reference", "error", "measurements", "residual", "convergence"]
+    assert titles == [
+        "reconstruction",
+        "reference",
+        "error",
+        "measurements",
+        "residual",
+        "convergence",
+    ]
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=40)
     assert buffer.getvalue().startswith(b"\x89PNG")

@@ -16,12 +16,21 @@ from invtoolbox.errors import InputError
 from invtoolbox.plotting import Case, Method, write_comparison, write_report
 
 
-def solved(batch: int = 1, channels: int = 1, size: tuple[int, ...] = (14, 18)) -> tuple[it.Solution, torch.Tensor]:
+def solved(
+    batch: int = 1, channels: int = 1, size: tuple[int, ...] = (14, 18)
+) -> tuple[it.Solution, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand(batch, channels, *size, generator=generator)
     y = truth + 0.05 * torch.randn(truth.shape, generator=generator)
     problem = it.Problem(y, it.operators.Identity((channels, *size)))
-    solution = it.solve(problem, it.priors.Tikhonov(), "gradient-descent", regularization=0.1, max_iterations=6, progress=False)
+    solution = it.solve(
+        problem,
+        it.priors.Tikhonov(),
+        "gradient-descent",
+        regularization=0.1,
+        max_iterations=6,
+        progress=False,
+    )
     return solution, truth
 
 
@@ -54,14 +63,22 @@ def assert_self_contained(page: Page) -> None:
     assert not re.search(r"https?://|url\(|@import", page.text)
 
 
-@pytest.mark.parametrize(("batch", "channels", "size"), [(1, 1, (14, 18)), (1, 3, (14, 18)), (6, 1, (12, 12)), (1, 2, (5, 12, 12)),
-                                                         (2, 1, (20,))])
-def test_a_report_of_every_kind_of_image(tmp_path: Path, batch: int, channels: int, size: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("batch", "channels", "size"),
+    [(1, 1, (14, 18)), (1, 3, (14, 18)), (6, 1, (12, 12)), (1, 2, (5, 12, 12)), (2, 1, (20,))],
+)
+def test_a_report_of_every_kind_of_image(
+    tmp_path: Path, batch: int, channels: int, size: tuple[int, ...]
+) -> None:
     solution, truth = solved(batch, channels, size)
     path = solution.report(tmp_path / "report.html", reference=truth, title="A <title> & more")
     page = Page(path)
     assert_self_contained(page)
-    assert "A &lt;title&gt; &amp; more" in page.text and "PSNR" in page.text and "Tikhonov" in page.text
+    assert (
+        "A &lt;title&gt; &amp; more" in page.text
+        and "PSNR" in page.text
+        and "Tikhonov" in page.text
+    )
     assert torch.__version__ in page.text and "GradientDescent" in page.text
     shown = min(batch, 4)
     assert len(page.sources) == (5 * shown if len(size) > 1 else 0)
@@ -73,19 +90,30 @@ def with_posterior(batch: int) -> tuple[it.Solution, torch.Tensor]:
     truth = torch.rand(batch, 1, 10, 12, generator=torch.Generator().manual_seed(0))
     A = it.operators.Identity((1, 10, 12))
     problem = it.Problem(A.simulate(truth, 0.1), A, it.data_terms.LeastSquares(noise_std=0.1))
-    return it.solve(problem, it.priors.Tikhonov("gradient"), regularization=5.0, progress=False), truth
+    return it.solve(
+        problem, it.priors.Tikhonov("gradient"), regularization=5.0, progress=False
+    ), truth
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_posterior_is_shown_by_mean_deviation_samples_error_and_curves(tmp_path: Path, batch: int) -> None:
+def test_a_posterior_is_shown_by_mean_deviation_samples_error_and_curves(
+    tmp_path: Path, batch: int
+) -> None:
     solution, truth = with_posterior(batch)
-    calibration = it.calibrate_posteriors([solution.posterior] * 10, [truth] * 10, 0.8, unit="pixel")
+    calibration = it.calibrate_posteriors(
+        [solution.posterior] * 10, [truth] * 10, 0.8, unit="pixel"
+    )
     page = Page(solution.report(tmp_path / "r.html", reference=truth, calibration=calibration))
     assert_self_contained(page)
     # Five pictures as ever, then mean, deviation, error and four samples, and sixteen samples behind the slider.
     assert len(page.sources) == batch * (5 + 7 + 16)
-    assert page.text.count("<b>Standard deviation</b>") == batch and page.text.count('type="range" min="0" max="15"') == batch
-    assert page.text.count(" hidden>") == 15 * batch  # one sample is seen until the slider moves, and without scripting
+    assert (
+        page.text.count("<b>Standard deviation</b>") == batch
+        and page.text.count('type="range" min="0" max="15"') == batch
+    )
+    assert (
+        page.text.count(" hidden>") == 15 * batch
+    )  # one sample is seen until the slider moves, and without scripting
     assert "the interval says" in page.text and "once it is calibrated" in page.text
     held = float(solution.posterior.coverage(truth, 0.95).mean())
     assert f"{100 * held:.1f} % lie within" in page.text
@@ -103,9 +131,11 @@ def test_the_slider_shows_the_sample_of_its_number(tmp_path: Path) -> None:
     solution, _ = with_posterior(1)
     handler = re.search(r'oninput="([^"]+)"', solution.report(tmp_path / "r.html").read_text())
     assert handler is not None
-    script = ("const images = Array.from({length: 16}, () => ({hidden: true})); const label = {}; "
-              "const slider = {value: '3', nextElementSibling: label, closest: s => ({querySelectorAll: t => images})}; "
-              f"(function () {{ {handler[1]} }}).call(slider); console.log(images.map(i => +i.hidden).join('') + ' ' + label.textContent)")
+    script = (
+        "const images = Array.from({length: 16}, () => ({hidden: true})); const label = {}; "
+        "const slider = {value: '3', nextElementSibling: label, closest: s => ({querySelectorAll: t => images})}; "
+        f"(function () {{ {handler[1]} }}).call(slider); console.log(images.map(i => +i.hidden).join('') + ' ' + label.textContent)"
+    )
     ran = subprocess.run(["node", "-e", script], capture_output=True, text=True, timeout=60)
     assert ran.stdout.strip() == "1110111111111111 4", ran.stderr
 
@@ -136,10 +166,24 @@ def test_measurements_in_parts_and_complex_ones(tmp_path: Path) -> None:
     y = (torch.rand(1, 1, 8, 9), torch.rand(1, 1, 8, 9))
     term = it.data_terms.Stack(it.data_terms.LeastSquares(), it.data_terms.LeastSquares())
     both = it.Problem(y, it.operators.stack([A, 2 * A]), term)
-    solution = it.solve(both, it.priors.Tikhonov(), "gradient-descent", regularization=1.0, max_iterations=2, progress=False)
+    solution = it.solve(
+        both,
+        it.priors.Tikhonov(),
+        "gradient-descent",
+        regularization=1.0,
+        max_iterations=2,
+        progress=False,
+    )
     assert "Residual 2" in Page(solution.report(tmp_path / "r.html")).text
     spectrum = it.Problem(torch.randn(1, 1, 8, 9, dtype=torch.complex64), A)
-    solution = it.solve(spectrum, it.priors.Tikhonov(), "gradient-descent", regularization=1.0, max_iterations=2, progress=False)
+    solution = it.solve(
+        spectrum,
+        it.priors.Tikhonov(),
+        "gradient-descent",
+        regularization=1.0,
+        max_iterations=2,
+        progress=False,
+    )
     assert len(Page(solution.report(tmp_path / "c.html")).sources) == 3
 
 
@@ -156,7 +200,9 @@ def test_files_and_references_that_do_not_fit_are_refused(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"r\.html"):
         write_report(solution, path, overwrite=False)
     assert path.read_text() == "mine"
-    with pytest.raises(InputError, match=r"the reference has shape \(1, 1, 18, 14\), expected \(1, 1, 14, 18\)"):
+    with pytest.raises(
+        InputError, match=r"the reference has shape \(1, 1, 18, 14\), expected \(1, 1, 14, 18\)"
+    ):
         solution.report(path, reference=truth.transpose(2, 3))
     with pytest.raises(InputError, match="gone"):
         solution.report(tmp_path / "gone" / "r.html")
@@ -165,27 +211,48 @@ def test_files_and_references_that_do_not_fit_are_refused(tmp_path: Path) -> Non
 def test_large_pictures_do_not_make_large_pages(tmp_path: Path) -> None:
     x = torch.rand(1, 1, 2000, 3000)
     problem = it.Problem(x, it.operators.Identity((1, 2000, 3000)))
-    solution = it.solve(problem, it.priors.Tikhonov(), "gradient-descent", regularization=1.0, max_iterations=0, progress=False)
+    solution = it.solve(
+        problem,
+        it.priors.Tikhonov(),
+        "gradient-descent",
+        regularization=1.0,
+        max_iterations=0,
+        progress=False,
+    )
     assert solution.report(tmp_path / "r.html").stat().st_size < 8_000_000
 
 
 def case(**changes: Any) -> Case:
     torch.manual_seed(0)
     truth = torch.rand(1, 1, 20, 24)
-    methods = [Method("noisy", truth + 0.2 * torch.randn_like(truth), None, "as it came"),
-               Method("good", truth + 0.01 * torch.randn_like(truth), 1.25)]
-    settings: dict[str, Any] = {"title": "A case", "text": "Some words.", "reference": truth, "measurements": truth, "methods": methods}
+    methods = [
+        Method("noisy", truth + 0.2 * torch.randn_like(truth), None, "as it came"),
+        Method("good", truth + 0.01 * torch.randn_like(truth), 1.25),
+    ]
+    settings: dict[str, Any] = {
+        "title": "A case",
+        "text": "Some words.",
+        "reference": truth,
+        "measurements": truth,
+        "methods": methods,
+    }
     return Case(**{**settings, **changes})
 
 
 def test_a_comparison_sets_methods_side_by_side(tmp_path: Path) -> None:
     one = case(detail=(2, 3, 10, 12))
-    page = Page(write_comparison(tmp_path / "c.html", "Methods", "Compared.", [one, case(title="Another")]))
+    page = Page(
+        write_comparison(tmp_path / "c.html", "Methods", "Compared.", [one, case(title="Another")])
+    )
     assert_self_contained(page)
     assert len(page.sources) == (4 + 3 + 2) + (4 + 2)
     best = re.findall(r'class="number best">([^<]+)<', page.text)
     figures = one.figures()
-    assert f"{figures['PSNR [dB]'][1]:.4g}" in best and f"{figures['RMSE'][1]:.4g}" in best and "1.25" in page.text
+    assert (
+        f"{figures['PSNR [dB]'][1]:.4g}" in best
+        and f"{figures['RMSE'][1]:.4g}" in best
+        and "1.25" in page.text
+    )
 
 
 def test_measurements_that_are_a_method_are_shown_once(tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ SIDE = 500
 
 def cameras() -> Cameras:
     places = torch.tensor([[0.0, -1.0, -4.0], [3.5, -1.5, 0.5], [-2.0, 2.0, 3.0]])
-    return replace(look_at(places, size=(SIDE // 5, SIDE // 5), field_of_view=45.0), names=("front.png", "right.png", "behind.png"))
+    return replace(
+        look_at(places, size=(SIDE // 5, SIDE // 5), field_of_view=45.0),
+        names=("front.png", "right.png", "behind.png"),
+    )
 
 
 def splats(count: int = 60, seed: int = 0) -> Splats:
@@ -33,7 +36,13 @@ def splats(count: int = 60, seed: int = 0) -> Splats:
     means = 2 * torch.rand(1, count, 3, generator=g) - 1
     scales = 0.03 + 0.3 * torch.rand(1, count, 3, generator=g) ** 2
     colours = torch.randn(1, count, 9, 3, generator=g) * torch.tensor([1.0, *[0.4] * 8])[:, None]
-    return Splats(means, torch.randn(1, count, 4, generator=g), scales, 0.2 + 0.75 * torch.rand(1, count, generator=g), colours)
+    return Splats(
+        means,
+        torch.randn(1, count, 4, generator=g),
+        scales,
+        0.2 + 0.75 * torch.rand(1, count, generator=g),
+        colours,
+    )
 
 
 def ball(degree: int = 0) -> Voxels:
@@ -41,17 +50,26 @@ def ball(degree: int = 0) -> Voxels:
     space = VoxelSpace.box(24, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
     places = -1 + space.places() * torch.tensor(space.cell)
     density = 40 * (0.7 - places.norm(dim=1))
-    colour = torch.stack([4 * places[:, 0], -4 * places[:, 0], torch.full_like(places[:, 0], -3.0)], 1) / 0.2821
+    colour = (
+        torch.stack([4 * places[:, 0], -4 * places[:, 0], torch.full_like(places[:, 0], -3.0)], 1)
+        / 0.2821
+    )
     return Voxels(density[None], colour[None, :, None], space)
 
 
 def test_a_browser_draws_gaussians_as_the_renderer_does(tmp_path: Path) -> None:
     x, views = splats(), cameras()
-    page = write_viewer(tmp_path / "scene.html", x, views, "Gaussians of all shapes", background=(1.0, 0.9, 0.8))
+    page = write_viewer(
+        tmp_path / "scene.html", x, views, "Gaussians of all shapes", background=(1.0, 0.9, 0.8)
+    )
     drawn = screenshot(page, "#view=1&bare", SIDE, tmp_path / "drawn.png")
-    seen = GaussianRenderer(views[1].scaled(5), background=torch.tensor([1.0, 0.9, 0.8]))(x)[0, :, 0].clamp(0, 1)
+    seen = GaussianRenderer(views[1].scaled(5), background=torch.tensor([1.0, 0.9, 0.8]))(x)[
+        0, :, 0
+    ].clamp(0, 1)
     assert float(psnr(drawn[None], seen[None])) > 33
-    other = GaussianRenderer(views[0].scaled(5), background=torch.tensor([1.0, 0.9, 0.8]))(x)[0, :, 0].clamp(0, 1)
+    other = GaussianRenderer(views[0].scaled(5), background=torch.tensor([1.0, 0.9, 0.8]))(x)[
+        0, :, 0
+    ].clamp(0, 1)
     assert float(psnr(drawn[None], other[None])) < 22  # of another place it is no picture
 
 
@@ -64,7 +82,9 @@ def test_a_browser_draws_the_surface_of_voxels(tmp_path: Path) -> None:
 
 
 def content_of(page: bytes) -> dict:
-    found = re.search(rb'<script type="application/json" id="scene">(.*?)</script>', page, re.DOTALL)
+    found = re.search(
+        rb'<script type="application/json" id="scene">(.*?)</script>', page, re.DOTALL
+    )
     assert found is not None
     content: dict = json.loads(found.group(1).replace(b"<\\/", b"</"))
     return content
@@ -74,17 +94,27 @@ def test_the_page_needs_nothing_from_outside_and_says_what_it_shows() -> None:
     page = viewer_page(splats(), cameras(), 'A "title" </script>')
     text = page.decode()
     assert "http" not in text and "src=" not in text and text.count("</script>") == 2
-    assert "A &quot;title&quot; &lt;/script&gt;" in text and "@" not in re.sub(r"@media|@keyframes", "", text.split("<script")[0])
+    assert "A &quot;title&quot; &lt;/script&gt;" in text and "@" not in re.sub(
+        r"@media|@keyframes", "", text.split("<script")[0]
+    )
     content = content_of(page)
-    assert content["count"] == 60 and content["bases"] == 9 and [c["name"] for c in content["cameras"]] == ["front", "right", "behind"]
-    assert content["caption"] == "60 Gaussians" and sum(v * v for v in content["up"]) == pytest.approx(1, abs=1e-5)
+    assert (
+        content["count"] == 60
+        and content["bases"] == 9
+        and [c["name"] for c in content["cameras"]] == ["front", "right", "behind"]
+    )
+    assert content["caption"] == "60 Gaussians" and sum(
+        v * v for v in content["up"]
+    ) == pytest.approx(1, abs=1e-5)
     alone = content_of(viewer_page(splats()))
     assert alone["cameras"] == [] and alone["eye"] != alone["target"]
 
 
 def test_the_gaussians_that_cover_most_are_kept_and_the_transparent_left_out() -> None:
     x = splats()
-    hidden = replace(x, opacities=torch.where(torch.arange(60) % 2 == 0, x.opacities, torch.zeros(())))
+    hidden = replace(
+        x, opacities=torch.where(torch.arange(60) % 2 == 0, x.opacities, torch.zeros(()))
+    )
     assert len(shown_splats(hidden).places) == 30
     few = shown_splats(x, most=10)
     assert len(few.places) == 10 and "10 Gaussians of 60" in few.caption

@@ -10,10 +10,15 @@ from invtoolbox.priors import ARAP, ExplicitPrior, Isometry
 
 
 def test_a_bent_bar_is_recovered_from_one_point_in_twenty() -> None:
-    unit = torch.cartesian_prod(*[(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in (40, 5, 5)])
+    unit = torch.cartesian_prod(
+        *[(torch.arange(n, dtype=torch.float64) + 0.5) / n for n in (40, 5, 5)]
+    )
     rest = (unit - torch.tensor([0.0, 0.5, 0.5])) * torch.tensor([4.0, 0.5, 0.5])
     turn = torch.pi / 2 * unit[:, 0]
-    y, z = turn.cos() * rest[:, 1] - turn.sin() * rest[:, 2], turn.sin() * rest[:, 1] + turn.cos() * rest[:, 2]
+    y, z = (
+        turn.cos() * rest[:, 1] - turn.sin() * rest[:, 2],
+        turn.sin() * rest[:, 1] + turn.cos() * rest[:, 2],
+    )
     radius = 8 / torch.pi
     bent = torch.stack([(radius - z) * turn.sin(), y, radius - (radius - z) * turn.cos()], 1)
     generator = torch.Generator().manual_seed(0)
@@ -27,10 +32,27 @@ def test_a_bent_bar_is_recovered_from_one_point_in_twenty() -> None:
         return float((rest + x[0] - bent).norm(dim=1)[unseen].mean())
 
     def solved(prior: ExplicitPrior, weight: float) -> float:
-        start = it.solve(problem, ARAP(10), it.solvers.LocalGlobal(memory=0), regularization=1e4, max_iterations=1, tolerance=0.0,
-                         progress=False).x
-        return error(it.solve(problem, prior, it.solvers.LocalGlobal(), regularization=weight, initial=start, max_iterations=150,
-                              tolerance=1e-6, progress=False).x)
+        start = it.solve(
+            problem,
+            ARAP(10),
+            it.solvers.LocalGlobal(memory=0),
+            regularization=1e4,
+            max_iterations=1,
+            tolerance=0.0,
+            progress=False,
+        ).x
+        return error(
+            it.solve(
+                problem,
+                prior,
+                it.solvers.LocalGlobal(),
+                regularization=weight,
+                initial=start,
+                max_iterations=150,
+                tolerance=1e-6,
+                progress=False,
+            ).x
+        )
 
     none, arap = error(A.pseudo_inverse(problem.y)), solved(ARAP(10, symmetric=True), 1e6)
     few, many = solved(Isometry(5), 1e6), solved(Isometry(20), 1e6)

@@ -19,7 +19,11 @@ from invtoolbox.training import Crops, PixelLikelihood, RateDistortion, Stage, t
 
 
 def small(channels: int = 1, latents: int = 64) -> CosineHyperprior:
-    return CosineHyperprior(channels, widths=(4, 6), latents=latents, hyper=3).eval().requires_grad_(False)
+    return (
+        CosineHyperprior(channels, widths=(4, 6), latents=latents, hyper=3)
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def picture(batch: int = 1, channels: int = 1, size: tuple[int, int] = (37, 50)) -> Tensor:
@@ -33,7 +37,9 @@ def test_at_first_nothing_is_lost_but_what_rounding_loses(channels: int) -> None
     z, _ = network.encode(x)
     torch.testing.assert_close(network.decode(z, (70, 64)), x, rtol=0, atol=1e-5)
     blurred = network(x, torch.Generator().manual_seed(1)).x
-    assert float((blurred - x).square().mean().sqrt()) == pytest.approx(network.step / math.sqrt(12), rel=0.05)
+    assert float((blurred - x).square().mean().sqrt()) == pytest.approx(
+        network.step / math.sqrt(12), rel=0.05
+    )
 
 
 def test_fewer_latents_are_the_lower_frequencies_and_more_are_left_empty() -> None:
@@ -48,7 +54,9 @@ def test_a_group_sees_the_groups_before_it_alone() -> None:
     context = ChannelContext((1, 2, 3), hidden=9, known=2).double()
     torch.nn.init.normal_(context.second.weight)
     known = torch.zeros(1, 2, 3, 3, dtype=torch.float64)
-    slope = torch.autograd.functional.jacobian(lambda z: context(z, known)[0].sum((1, 2)), torch.randn(1, 6, 3, 3, dtype=torch.float64))
+    slope = torch.autograd.functional.jacobian(
+        lambda z: context(z, known)[0].sum((1, 2)), torch.randn(1, 6, 3, 3, dtype=torch.float64)
+    )
     told = slope[:, 0].abs().sum((2, 3)) > 0  # (output, channel)
     group = torch.tensor([0, 1, 1, 2, 2, 2])
     assert torch.equal(told, group.repeat(2)[:, None] > group)
@@ -58,21 +66,38 @@ def test_a_group_sees_the_groups_before_it_alone() -> None:
 def test_pictures_of_any_size_and_colour_are_restored_item_by_item(size: tuple[int, int]) -> None:
     x = picture(2, 3, size)
     problem = it.Problem(x, it.operators.Identity((3, *size)), it.data_terms.LeastSquares(0.1))
-    prior, solver = CompressiveAutoencoder(small()), VariationalLatent(pixels=True, number=2, max_iterations=2)
+    prior, solver = (
+        CompressiveAutoencoder(small()),
+        VariationalLatent(pixels=True, number=2, max_iterations=2),
+    )
     solution = it.solve(problem, prior, solver, progress=False)
     alone = it.solve(problem.select(torch.tensor([1])), prior, solver, progress=False)
     assert solution.x.shape == x.shape and torch.equal(solution.x[1:], alone.x)
-    assert torch.equal(solution.posterior.std[1:], alone.posterior.std) and bool((alone.posterior.std > 0).all())
+    assert torch.equal(solution.posterior.std[1:], alone.posterior.std) and bool(
+        (alone.posterior.std > 0).all()
+    )
 
 
 def test_rate_distortion_is_learned_and_then_the_second_decoder_alone() -> None:
     pairs = Crops([0.2 * picture(1, 1, (60, 60))], 32)
-    learned = train(small().requires_grad_(True), pairs, [Stage(RateDistortion(0.0932), 60, 3e-3, 2)], progress=False)
+    learned = train(
+        small().requires_grad_(True),
+        pairs,
+        [Stage(RateDistortion(0.0932), 60, 3e-3, 2)],
+        progress=False,
+    )
     assert float(learned.losses[-5:].mean()) < 0.9 * float(learned.losses[:5].mean())
-    second = train(learned.network.requires_grad_(True), pairs, [Stage(PixelLikelihood(), 40, 3e-3, 2)], progress=False)
+    second = train(
+        learned.network.requires_grad_(True),
+        pairs,
+        [Stage(PixelLikelihood(), 40, 3e-3, 2)],
+        progress=False,
+    )
     assert float(second.losses[-9:].median()) < float(second.losses[:9].median())
     before, after = learned.network.state_dict(), second.network.state_dict()
-    assert {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])} == {"deviation"}
+    assert {
+        name.split(".")[0] for name in before if not torch.equal(before[name], after[name])
+    } == {"deviation"}
 
 
 def test_what_makes_no_network_is_refused() -> None:
@@ -96,4 +121,6 @@ def test_derivatives_of_an_item_are_bitwise_the_same_in_company() -> None:
     code = prior.encode(x)
     together = slope(code)
     for k in range(3):
-        assert torch.equal(together[k:k + 1], slope({name: t[k:k + 1] for name, t in code.items()}))
+        assert torch.equal(
+            together[k : k + 1], slope({name: t[k : k + 1] for name, t in code.items()})
+        )

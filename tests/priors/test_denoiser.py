@@ -53,7 +53,9 @@ def test_plug_and_play_prox_and_red_gradient() -> None:
         (DnCNN(depth=2, width=2), "none", True),
     ],
 )
-def test_the_level_argument_is_read_from_the_signature(network: Any, level: str, fixed: bool) -> None:
+def test_the_level_argument_is_read_from_the_signature(
+    network: Any, level: str, fixed: bool
+) -> None:
     prior = Denoiser(network)
     assert (prior.level, prior.fixed_level) == (level, fixed)
 
@@ -63,7 +65,9 @@ def test_deepinv_denoisers() -> None:
     assert Denoiser(
         deepinv.models.DnCNN(pretrained=None, depth=3, nf=4, in_channels=1, out_channels=1)
     ).fixed_level
-    drunet = deepinv.models.DRUNet(in_channels=1, out_channels=1, nc=[2, 2, 2, 2], nb=1, pretrained=None)
+    drunet = deepinv.models.DRUNet(
+        in_channels=1, out_channels=1, nc=[2, 2, 2, 2], nb=1, pretrained=None
+    )
     prior = Denoiser(drunet)
     x = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     sigmas = torch.tensor([0.01, 0.1, 0.5])
@@ -122,7 +126,9 @@ def test_rescaling_gives_a_fixed_network_other_levels() -> None:
 
     prior = Denoiser(network, sigma=0.1, trained_level=0.1, rescale=True)
     out = prior.denoise(torch.full((4, 1, 2, 2), 0.5), torch.tensor([0.1, 0.2, 0.05, 0.0]))
-    assert not prior.fixed_level and seen[0][:, 0, 0, 0].tolist() == pytest.approx([0.5, 0.25, 0.5, 0.5])
+    assert not prior.fixed_level and seen[0][:, 0, 0, 0].tolist() == pytest.approx(
+        [0.5, 0.25, 0.5, 0.5]
+    )
     assert out[:, 0, 0, 0].tolist() == pytest.approx([0.49, 0.48, 0.495, 0.5])
 
 
@@ -135,7 +141,8 @@ def test_channels_and_complex_images() -> None:
     assert network.calls[-1][0].shape == (6, 1, 4, 4)
     z = torch.complex(x, x.flip(1))
     torch.testing.assert_close(
-        Denoiser(network, channelwise=True).denoise(z, sigmas), torch.complex(expected, expected.flip(1))
+        Denoiser(network, channelwise=True).denoise(z, sigmas),
+        torch.complex(expected, expected.flip(1)),
     )
 
 
@@ -180,7 +187,9 @@ def test_trained_dncnn_removes_noise(data_dir: Path) -> None:
     network = load_dncnn(weights)
 
     def psnr(prior: Denoiser, sigma: float) -> float:
-        return float(-10 * (prior.denoise(image + sigma * noise, sigma) - image).square().mean().log10())
+        return float(
+            -10 * (prior.denoise(image + sigma * noise, sigma) - image).square().mean().log10()
+        )
 
     plain, rescaled = Denoiser(network), Denoiser(network, trained_level=25 / 255, rescale=True)
     assert psnr(plain, 25 / 255) > 27.0 and psnr(rescaled, 25 / 255) == pytest.approx(

@@ -16,7 +16,11 @@ SIZE = (24, 24)
 
 def cameras(count: int = 6) -> Cameras:
     turn = torch.linspace(-0.25, 0.25, count, dtype=torch.float64)
-    return look_at(torch.stack([3 * turn.sin(), 0.1 * torch.arange(count), -3 * turn.cos()], dim=1), size=SIZE, field_of_view=30.0)
+    return look_at(
+        torch.stack([3 * turn.sin(), 0.1 * torch.arange(count), -3 * turn.cos()], dim=1),
+        size=SIZE,
+        field_of_view=30.0,
+    )
 
 
 def depths(c: Cameras) -> Tensor:
@@ -56,12 +60,23 @@ def test_what_is_hidden_does_not_count() -> None:
 
 def test_gradients_and_items() -> None:
     c = cameras(3).scaled(0.25)
-    noisy = depths(c) * (1 + 0.02 * torch.randn(2, 1, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    noisy = depths(c) * (
+        1
+        + 0.02
+        * torch.randn(
+            2, 1, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
+    )
     prior = DepthConsistency(c)
     whole = prior.energy(noisy)
     assert torch.allclose(prior.energy(noisy[1:]), whole[1:], rtol=1e-12)
-    assert torch.allclose(prior.subset([0, 2]).energy(noisy[:, :, [0, 2]]), DepthConsistency(c[[0, 2]]).energy(noisy[:, :, [0, 2]]))
-    assert torch.autograd.gradcheck(prior.energy, [noisy.clone().requires_grad_(True)], fast_mode=True)
+    assert torch.allclose(
+        prior.subset([0, 2]).energy(noisy[:, :, [0, 2]]),
+        DepthConsistency(c[[0, 2]]).energy(noisy[:, :, [0, 2]]),
+    )
+    assert torch.autograd.gradcheck(
+        prior.energy, [noisy.clone().requires_grad_(True)], fast_mode=True
+    )
     with pytest.raises(InputError, match="takes depths"):
         prior.energy(noisy[:, :, :2])
     with pytest.raises(InputError, match="two cameras"):
@@ -72,7 +87,11 @@ def test_noisy_depths_of_six_views_come_together() -> None:
     """Every view's depths with their own noise: agreement takes 40 % of the error away."""
     c = cameras()
     truth = depths(c)[:, 0]
-    noisy = truth * (1 + 0.02 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=truth.dtype))
+    noisy = truth * (
+        1
+        + 0.02
+        * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=truth.dtype)
+    )
 
     class Agreement(it.priors.ExplicitPrior):
         """Of views as channels, as an image has them."""
@@ -81,6 +100,13 @@ def test_noisy_depths_of_six_views_come_together() -> None:
             return DepthConsistency(c, tolerance=0.15, smoothing=5e-2).energy(x[:, None])
 
     problem = it.Problem(noisy, it.operators.Identity(tuple(truth.shape[1:])))
-    found = it.solve(problem, 1.5e4 * Agreement(), it.solvers.Adam(learning_rate=1e-2), max_iterations=60, tolerance=0, progress=False)
+    found = it.solve(
+        problem,
+        1.5e4 * Agreement(),
+        it.solvers.Adam(learning_rate=1e-2),
+        max_iterations=60,
+        tolerance=0,
+        progress=False,
+    )
     before, after = ((t - truth).square().mean().sqrt() for t in (noisy, found.x))
     assert float(after) < 0.6 * float(before)

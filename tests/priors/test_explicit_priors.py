@@ -25,7 +25,9 @@ REFERENCE = torch.linspace(-1, 1, 4 * 12 * 10, dtype=torch.float64).view(1, 4, 1
 
 PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
     "tv": lambda: TotalVariation(tolerance=TIGHT, max_iterations=20000),
-    "tv-anisotropic": lambda: TotalVariation(isotropic=False, tolerance=TIGHT, max_iterations=20000),
+    "tv-anisotropic": lambda: TotalVariation(
+        isotropic=False, tolerance=TIGHT, max_iterations=20000
+    ),
     "tv-periodic": lambda: TotalVariation(periodic=True, tolerance=TIGHT, max_iterations=20000),
     "tv-coupled": lambda: TotalVariation(coupled=True, tolerance=TIGHT, max_iterations=20000),
     "tv-anisotropic-coupled": lambda: TotalVariation(
@@ -44,9 +46,9 @@ PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
 
 
 def images(dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(3, 4, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(
-        dtype
-    )
+    return torch.randn(
+        3, 4, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to(dtype)
 
 
 STEPS = torch.tensor([0.1, 0.4, 1.3], dtype=torch.float64)
@@ -68,14 +70,20 @@ def test_prox_is_a_minimiser(name: str) -> None:
         for _ in range(10):
             direction = torch.randn(u.shape, generator=generator, dtype=u.dtype)
             direction = direction * (torch.rand(u.shape, generator=generator) < 0.2)
-            assert bool((proximal_objective(prior, u + size * direction, x) >= best * (1 - 2 * TIGHT)).all())
+            assert bool(
+                (proximal_objective(prior, u + size * direction, x) >= best * (1 - 2 * TIGHT)).all()
+            )
         # Towards the input and towards 0 are the two directions in which a wrong step shows.
         for target in (x, torch.zeros_like(x)):
             assert bool(
-                (proximal_objective(prior, u + size * (target - u), x) >= best * (1 - 2 * TIGHT)).all()
+                (
+                    proximal_objective(prior, u + size * (target - u), x) >= best * (1 - 2 * TIGHT)
+                ).all()
             )
             assert bool(
-                (proximal_objective(prior, u - size * (target - u), x) >= best * (1 - 2 * TIGHT)).all()
+                (
+                    proximal_objective(prior, u - size * (target - u), x) >= best * (1 - 2 * TIGHT)
+                ).all()
             )
 
 
@@ -100,10 +108,14 @@ def test_batch_equals_items_and_calls_are_pure(name: str, dtype: torch.dtype) ->
     assert torch.equal(u, prior.prox(x, STEPS)) and torch.equal(x, before)
     for k in range(3):
         alone = prior.select(torch.tensor([k]))
-        torch.testing.assert_close(alone.prox(x[k : k + 1], float(STEPS[k])), u[k : k + 1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            alone.prox(x[k : k + 1], float(STEPS[k])), u[k : k + 1], rtol=0, atol=1e-6
+        )
         torch.testing.assert_close(alone.energy(x[k : k + 1]), prior.energy(x)[k : k + 1])
     order = torch.tensor([2, 0, 1])
-    torch.testing.assert_close(prior.select(order).prox(x[order], STEPS[order]), u[order], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        prior.select(order).prox(x[order], STEPS[order]), u[order], rtol=0, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in PRIORS if n not in ("nonnegative", "box")])
@@ -123,13 +135,17 @@ def test_gradient_is_finite_where_the_energy_has_a_kink(name: str) -> None:
     assert bool(gradient.isfinite().all())
 
 
-@pytest.mark.parametrize("name", ["l1", "group", "tv", "tv-anisotropic", "tv-coupled", "wavelet", "tikhonov"])
+@pytest.mark.parametrize(
+    "name", ["l1", "group", "tv", "tv-anisotropic", "tv-coupled", "wavelet", "tikhonov"]
+)
 def test_complex_images_count_by_their_modulus(name: str) -> None:
     """A global phase changes no energy, and the prox turns with it."""
     prior, x = PRIORS[name](), images()
     phase = torch.polar(torch.ones((), dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64))
     torch.testing.assert_close(prior.energy(phase * x), prior.energy(x))
-    torch.testing.assert_close(prior.prox(phase * x, STEPS), phase * prior.prox(x, STEPS), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        prior.prox(phase * x, STEPS), phase * prior.prox(x, STEPS), rtol=0, atol=1e-4
+    )
 
 
 def test_split_gives_the_energy() -> None:
@@ -160,7 +176,10 @@ def test_bounds_hold_to_rounding_and_no_further() -> None:
     outside = torch.tensor([-1e-4, 0.5, 1.0]).view(1, 1, 3)
     broken = torch.tensor([float("nan"), 0.5, 1.0]).view(1, 1, 3)
     infinite = torch.tensor([-float("inf"), 0.5, 1.0]).view(1, 1, 3)
-    assert box.energy(torch.cat([inside, outside, broken, infinite])).tolist() == [0, *[float("inf")] * 3]
+    assert box.energy(torch.cat([inside, outside, broken, infinite])).tolist() == [
+        0,
+        *[float("inf")] * 3,
+    ]
     assert Box(upper=1.0).energy(torch.tensor([[[-5.0]]])).item() == 0
 
 

@@ -10,7 +10,15 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.priors import ARAP, AccelerationLimit, ClusterConsistency, ExplicitPrior, SpatialConsistency, SpeedLimit, StaticWorld
+from invtoolbox.priors import (
+    ARAP,
+    AccelerationLimit,
+    ClusterConsistency,
+    ExplicitPrior,
+    SpatialConsistency,
+    SpeedLimit,
+    StaticWorld,
+)
 from invtoolbox.registry import build
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 from invtoolbox.scenes.rigid import rotation
@@ -20,11 +28,16 @@ N = 40
 
 
 def points(batch: int = 1, n: int = N, seed: int = 0) -> Tensor:
-    return torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4
+    return (
+        torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        * 4
+    )
 
 
 def flow(batch: int = 1, n: int = N, seed: int = 1) -> Tensor:
-    return 0.2 * torch.randn(batch, n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return 0.2 * torch.randn(
+        batch, n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def problem(batch: int = 1) -> it.Problem:
@@ -38,9 +51,13 @@ PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
     "arap, radius": lambda: ARAP(neighbours=None, radius=1.0),
     "clusters": lambda: ClusterConsistency(LABELS),
     "clusters, squared": lambda: ClusterConsistency(LABELS, squared=True),
-    "clusters, per item": lambda: ClusterConsistency(torch.stack([LABELS, LABELS.flip(0), LABELS.roll(3)])),
+    "clusters, per item": lambda: ClusterConsistency(
+        torch.stack([LABELS, LABELS.flip(0), LABELS.roll(3)])
+    ),
     "consistency of neighbours": lambda: SpatialConsistency(neighbours=6, tau=1.0, iterations=60),
-    "consistency of clusters": lambda: SpatialConsistency(LABELS, tau=1.0, largest=7, iterations=60),
+    "consistency of clusters": lambda: SpatialConsistency(
+        LABELS, tau=1.0, largest=7, iterations=60
+    ),
     "static": lambda: StaticWorld(threshold=0.1),
     "static, weights": lambda: StaticWorld(torch.arange(3 * N).view(3, N) % 7),
     "speed": lambda: SpeedLimit(0.2),
@@ -57,7 +74,9 @@ def test_keeps_the_contracts(name: str, batch: int) -> None:
 
 def test_arap_does_not_mind_a_rigid_motion() -> None:
     p = points()
-    moved = p @ rotation(torch.tensor([0.3, -0.5, 2.0], dtype=torch.float64)).T + torch.tensor([5.0, -3.0, 1.0], dtype=torch.float64)
+    moved = p @ rotation(torch.tensor([0.3, -0.5, 2.0], dtype=torch.float64)).T + torch.tensor(
+        [5.0, -3.0, 1.0], dtype=torch.float64
+    )
     prior = ARAP(6).bind(p)
     assert float(prior.energy(moved - p)) < 1e-20
     assert float(prior.gradient(moved - p).abs().max()) < 1e-10
@@ -69,7 +88,9 @@ def test_arap_minds_stretching_shearing_and_reflection() -> None:
     p = points()
     prior = ARAP(6).bind(p)
     edges = NeighbourGraph.of_points(p[0], 6).vectors.square().sum(1).mean()
-    assert float(prior.energy(0.1 * p)) == pytest.approx(0.01 * float(edges), rel=1e-9)  # scale 1.1: a tenth of every edge
+    assert float(prior.energy(0.1 * p)) == pytest.approx(
+        0.01 * float(edges), rel=1e-9
+    )  # scale 1.1: a tenth of every edge
     shear = torch.zeros_like(p)
     shear[..., 0] = 0.1 * p[..., 1]
     assert 0 < float(prior.energy(shear)) < 0.01 * float(edges)
@@ -79,7 +100,10 @@ def test_arap_minds_stretching_shearing_and_reflection() -> None:
 
 def test_arap_knows_planes_and_lines() -> None:
     p = points()
-    for flat in (p * torch.tensor([1.0, 1, 0], dtype=torch.float64), p * torch.tensor([1.0, 0, 0], dtype=torch.float64)):
+    for flat in (
+        p * torch.tensor([1.0, 1, 0], dtype=torch.float64),
+        p * torch.tensor([1.0, 0, 0], dtype=torch.float64),
+    ):
         moved = flat @ rotation(torch.tensor([1.0, 0.5, -1.0], dtype=torch.float64)).T
         assert float(ARAP(6).bind(flat).energy(moved - flat)) < 1e-14
 
@@ -90,7 +114,9 @@ def test_arap_takes_a_graph_and_labels_free_what_they_leave_out() -> None:
     assert torch.equal(ARAP(graph=graph).bind(p).energy(flow()), ARAP(6).bind(p).energy(flow()))
     labels = (p[0, :, 0] > 2).long()
     prior = ARAP(6, labels=labels).bind(p)
-    apart = labels[:, None].double() * torch.tensor([0.0, 3.0, 0.0], dtype=torch.float64)  # two bodies move past each other
+    apart = labels[:, None].double() * torch.tensor(
+        [0.0, 3.0, 0.0], dtype=torch.float64
+    )  # two bodies move past each other
     assert float(prior.energy(apart[None])) < 1e-20
     assert float(ARAP(6).bind(p).energy(apart[None])) > 1e-2
     assert float(ARAP(6, labels=torch.full((N,), -1)).bind(p).energy(flow())) == 0
@@ -112,14 +138,19 @@ def test_clusters_that_move_as_one_cost_nothing() -> None:
 def test_acceleration_keeps_the_contracts_and_is_that_of_a_tuple() -> None:
     x = torch.stack([flow(3, seed=k) for k in range(4)], dim=1)
     check_prior(AccelerationLimit(0.2), x)
-    assert torch.equal(AccelerationLimit(0.2).energy(tuple(x.unbind(1))), AccelerationLimit(0.2).energy(x))
+    assert torch.equal(
+        AccelerationLimit(0.2).energy(tuple(x.unbind(1))), AccelerationLimit(0.2).energy(x)
+    )
     assert not bool(AccelerationLimit(0.1).energy(x[:, :1].expand(-1, 4, -1, -1)).any())
 
 
 def test_consistency_orders_motions_by_how_much_of_a_body_they_keep() -> None:
     p = points()
     turned = p @ rotation(torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)).T - p
-    for prior in (SpatialConsistency(torch.zeros(N, dtype=torch.long)).bind(p), SpatialConsistency(neighbours=8).bind(p)):
+    for prior in (
+        SpatialConsistency(torch.zeros(N, dtype=torch.long)).bind(p),
+        SpatialConsistency(neighbours=8).bind(p),
+    ):
         energies = []
         for stray in (0, 5, 20):  # so many points go their own way
             x = turned.clone()
@@ -128,52 +159,90 @@ def test_consistency_orders_motions_by_how_much_of_a_body_they_keep() -> None:
         assert abs(energies[0]) < 1e-9 and energies[0] < energies[1] < energies[2]
     whole = SpatialConsistency(torch.zeros(N, dtype=torch.long), iterations=100).bind(p)
     half = turned.clone()
-    half[:, :N // 2] += torch.tensor([100.0, 0, 0], dtype=torch.float64)  # two bodies of one size: lambda / n = 1 / 2
+    half[:, : N // 2] += torch.tensor(
+        [100.0, 0, 0], dtype=torch.float64
+    )  # two bodies of one size: lambda / n = 1 / 2
     assert float(whole.energy(half)) == pytest.approx(0.6931, abs=0.02)
 
 
 def test_a_static_world_lets_go() -> None:
     prior = StaticWorld(fade_to=0.1, fade_over=100)
-    assert [float(prior.at(k).energy(flow()) / prior.energy(flow())) for k in (0, 50, 100, 1000)] == pytest.approx([1, 0.55, 0.1, 0.1])
+    assert [
+        float(prior.at(k).energy(flow()) / prior.energy(flow())) for k in (0, 50, 100, 1000)
+    ] == pytest.approx([1, 0.55, 0.1, 0.1])
     still = torch.zeros(1, N, 3)
-    assert not bool(StaticWorld().gradient(still).any()) and not bool(SpeedLimit(0.0).gradient(still).any())
+    assert not bool(StaticWorld().gradient(still).any()) and not bool(
+        SpeedLimit(0.0).gradient(still).any()
+    )
     chosen = torch.arange(N) < 3
-    assert torch.equal(StaticWorld(chosen).energy(flow()), StaticWorld().energy(flow()[:, :3]) * 3 / N)
+    assert torch.equal(
+        StaticWorld(chosen).energy(flow()), StaticWorld().energy(flow()[:, :3]) * 3 / N
+    )
 
 
-@pytest.mark.parametrize("name", ["arap", "spatial-consistency", "static-world", "speed-limit", "acceleration-limit", "voxel-flow"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "arap",
+        "spatial-consistency",
+        "static-world",
+        "speed-limit",
+        "acceleration-limit",
+        "voxel-flow",
+    ],
+)
 def test_has_a_name(name: str) -> None:
     assert isinstance(build("priors", name, {}), it.priors.Prior)
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: ARAP().energy(flow()), "knows no points"),
-    (lambda: ARAP().bind(points()).energy(flow(n=7)), "takes a flow"),
-    (lambda: ARAP(graph=NeighbourGraph.of_points(points()[0], 3)).bind(points(n=7)), "has 40 points"),
-    (lambda: ClusterConsistency(LABELS.double()), "whole numbers"),
-    (lambda: ClusterConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
-    (lambda: SpatialConsistency(tau=0), "positive tau"),
-    (lambda: SpatialConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
-    (lambda: StaticWorld(torch.tensor([-1.0])), "not negative"),
-    (lambda: StaticWorld(torch.ones(3)).energy(flow()), "takes a flow"),
-    (lambda: SpeedLimit(-1), "not negative"),
-    (lambda: AccelerationLimit().energy(flow()), "takes flows"),
-    (lambda: AccelerationLimit().energy((flow(),)), "one time only"),
-    (lambda: it.solve(it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4))), ARAP(), "adam", progress=False), "PointWarp"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ARAP().energy(flow()), "knows no points"),
+        (lambda: ARAP().bind(points()).energy(flow(n=7)), "takes a flow"),
+        (
+            lambda: ARAP(graph=NeighbourGraph.of_points(points()[0], 3)).bind(points(n=7)),
+            "has 40 points",
+        ),
+        (lambda: ClusterConsistency(LABELS.double()), "whole numbers"),
+        (lambda: ClusterConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
+        (lambda: SpatialConsistency(tau=0), "positive tau"),
+        (lambda: SpatialConsistency(LABELS).bind(points(n=7)), "labels of 40 points"),
+        (lambda: StaticWorld(torch.tensor([-1.0])), "not negative"),
+        (lambda: StaticWorld(torch.ones(3)).energy(flow()), "takes a flow"),
+        (lambda: SpeedLimit(-1), "not negative"),
+        (lambda: AccelerationLimit().energy(flow()), "takes flows"),
+        (lambda: AccelerationLimit().energy((flow(),)), "one time only"),
+        (
+            lambda: it.solve(
+                it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4))),
+                ARAP(),
+                "adam",
+                progress=False,
+            ),
+            "PointWarp",
+        ),
+    ],
+)
 def test_says_what_does_not_fit(call: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
 
 
-@pytest.mark.parametrize("make", [lambda labels: ClusterConsistency(labels), lambda labels: ARAP(labels=labels),
-                                  lambda labels: SpatialConsistency(labels, tau=1.0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda labels: ClusterConsistency(labels),
+        lambda labels: ARAP(labels=labels),
+        lambda labels: SpatialConsistency(labels, tau=1.0),
+    ],
+)
 def test_items_of_one_cloud_may_have_labels_of_their_own(make: Callable[[Tensor], ARAP]) -> None:
     generator = torch.Generator().manual_seed(4)
     points, flow = (torch.rand(n, 40, 3, generator=generator) for n in (1, 2))
     labels = torch.stack([torch.arange(40) // 20, torch.arange(40) % 2])
     energy = make(labels).bind(points).energy(flow)
-    alone = torch.cat([make(labels[k]).bind(points).energy(flow[k:k + 1]) for k in range(2)])
+    alone = torch.cat([make(labels[k]).bind(points).energy(flow[k : k + 1]) for k in range(2)])
     assert torch.equal(energy, alone)
     for items, wrong in ((3, labels), (2, labels.repeat(2, 1))):
         with pytest.raises(InputError, match=f"labels for {len(wrong)} items"):

@@ -13,7 +13,14 @@ import invtoolbox as it
 from invtoolbox.checkpoint import Checkpoint
 from invtoolbox.errors import InputError
 from invtoolbox.operators import GaussianRenderer, OnBoth
-from invtoolbox.priors import DefaultStrategy, Disagreement, GaussianPair, Gaussians, MCMCStrategy, ThroughOperator
+from invtoolbox.priors import (
+    DefaultStrategy,
+    Disagreement,
+    GaussianPair,
+    Gaussians,
+    MCMCStrategy,
+    ThroughOperator,
+)
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD
 from invtoolbox.scenes import Splats, look_at
 
@@ -25,19 +32,32 @@ def target(batch: int = 1, views: int = 4) -> tuple[GaussianRenderer, Tensor, Sp
     g = torch.Generator().manual_seed(7)
     centres = 3 * torch.nn.functional.normalize(torch.randn(views, 3, generator=g), dim=1)
     A = GaussianRenderer(look_at(centres, size=(16, 16)), background=1.0)
-    points, colors = 0.4 * torch.randn(batch, 8, 3, generator=g), torch.rand(batch, 8, 3, generator=g)
+    points, colors = (
+        0.4 * torch.randn(batch, 8, 3, generator=g),
+        torch.rand(batch, 8, 3, generator=g),
+    )
     x = Splats.of_points(points, colors, 0.25, 0.95)
     return A, A(x), x
 
 
 def two(strategy: Any = None, **more: Any) -> list[Gaussians]:
-    return [Gaussians.random(count, LOW, HIGH, degree=0, strategy=strategy, seed=seed, **more) for seed, count in ((0, 30), (1, 25))]
+    return [
+        Gaussians.random(count, LOW, HIGH, degree=0, strategy=strategy, seed=seed, **more)
+        for seed, count in ((0, 30), (1, 25))
+    ]
 
 
 def solved(y: Tensor, A: Any, prior: Any, its: int = 12, **more: Any) -> it.Solution:
     adam = it.solvers.Adam(subset_size=2, epsilon=1e-20)
-    solution: it.Solution = it.solve(it.Problem(y, A, it.data_terms.Photometric(0.0)), prior, adam, max_iterations=its, tolerance=0.0,
-                                     progress=False, **more)
+    solution: it.Solution = it.solve(
+        it.Problem(y, A, it.data_terms.Photometric(0.0)),
+        prior,
+        adam,
+        max_iterations=its,
+        tolerance=0.0,
+        progress=False,
+        **more,
+    )
     return solution
 
 
@@ -51,7 +71,9 @@ def test_an_operator_on_both_predicts_what_it_does_of_each() -> None:
     again, info = both.with_info((x, other))
     assert torch.equal(again, seen) and info["second.splats"].shape[2] == 3
     assert torch.equal(both.measurements(y)[:, 3:], y)
-    assert float(Disagreement().energy(seen)) == pytest.approx(float((A(x) - A(other)).abs().mean()))
+    assert float(Disagreement().energy(seen)) == pytest.approx(
+        float((A(x) - A(other)).abs().mean())
+    )
     with pytest.raises(InputError, match="takes two scenes"):
         both(x)
 
@@ -64,16 +86,24 @@ def test_a_pair_that_nothing_ties_is_two_scenes_found_alone() -> None:
         pair = solved(both.measurements(y), both, GaussianPair(*members), its)
         for x, member, before in zip(pair.x, members, (30, 25)):
             alone = solved(y, A, member, its)
-            assert torch.allclose(x.means, alone.x.means, atol=1e-5) and torch.allclose(x.colors, alone.x.colors, atol=1e-5)
-            assert (before < len(x) < 2 * before) if its == 8 else len(x) == before  # some are copied, where they are pulled
+            assert torch.allclose(x.means, alone.x.means, atol=1e-5) and torch.allclose(
+                x.colors, alone.x.colors, atol=1e-5
+            )
+            assert (
+                (before < len(x) < 2 * before) if its == 8 else len(x) == before
+            )  # some are copied, where they are pulled
 
 
 def test_a_resumed_pair_and_items_alone_are_the_same(tmp_path: Path) -> None:
     A, y, _ = target(2)
     both = OnBoth(A)
     members = two(MCMCStrategy(start=2, every=4, growth=0.2, most=40), dropout=0.2, decay_over=10)
-    unseen = GaussianRenderer(look_at(torch.tensor([[3.0, 0.0, 0.1], [0.0, 0.5, 3.0]]), size=(16, 16)), background=1.0)
-    prior = GaussianPair(*members, apart=0.5, prune_every=8) + 4.0 * ThroughOperator(Disagreement(), OnBoth(unseen), subset_size=1)
+    unseen = GaussianRenderer(
+        look_at(torch.tensor([[3.0, 0.0, 0.1], [0.0, 0.5, 3.0]]), size=(16, 16)), background=1.0
+    )
+    prior = GaussianPair(*members, apart=0.5, prune_every=8) + 4.0 * ThroughOperator(
+        Disagreement(), OnBoth(unseen), subset_size=1
+    )
     y = both.measurements(y)
     whole = solved(y, both, prior)
     solved(y, both, prior, 7, checkpoint=Checkpoint(tmp_path / "run.ckpt", 0.0))
@@ -82,7 +112,7 @@ def test_a_resumed_pair_and_items_alone_are_the_same(tmp_path: Path) -> None:
         assert torch.equal(whole.x[k].means, resumed.x[k].means)
     assert len(whole.x[0]) > 30 and len(whole.x[1]) > 25
     for item in range(2):
-        alone = solved(y[item:item + 1], both, prior)
+        alone = solved(y[item : item + 1], both, prior)
         for k in range(2):
             n = len(alone.x[k])
             assert torch.allclose(alone.x[k].means[0], whole.x[k].means[item, :n], atol=1e-5)
@@ -93,16 +123,27 @@ def test_two_differ_where_they_are_wrong_and_less_where_they_are_told_not_to() -
     A, y, truth = target(2, views=3)
     both = OnBoth(A)
     g = torch.Generator().manual_seed(5)
-    unseen = look_at(3 * torch.nn.functional.normalize(torch.randn(24, 3, generator=g), dim=1), size=(16, 16))
+    unseen = look_at(
+        3 * torch.nn.functional.normalize(torch.randn(24, 3, generator=g), dim=1), size=(16, 16)
+    )
     B = GaussianRenderer(unseen, background=1.0)
-    pair = GaussianPair(*(Gaussians.random(100, LOW, HIGH, 0, None, seed, rates={"means": 5.0}) for seed in (0, 1)))
+    pair = GaussianPair(
+        *(Gaussians.random(100, LOW, HIGH, 0, None, seed, rates={"means": 5.0}) for seed in (0, 1))
+    )
     tie = ThroughOperator(Disagreement(), OnBoth(B), subset_size=1)
-    free, tied = (solved(both.measurements(y), both, prior, 100).x for prior in (pair, pair + 0.2 * tie))
+    free, tied = (
+        solved(both.measurements(y), both, prior, 100).x for prior in (pair, pair + 0.2 * tie)
+    )
     apart = [Disagreement().energy(OnBoth(B)(x)) for x in (free, tied)]
     assert bool((apart[1] < 0.7 * apart[0]).all())
     one, other = (B(x) for x in free)
     for k in range(2):
-        pixels = torch.stack([(one[k] - other[k]).abs().mean(0).flatten(), (one[k] - B(truth)[k]).abs().mean(0).flatten()])
+        pixels = torch.stack(
+            [
+                (one[k] - other[k]).abs().mean(0).flatten(),
+                (one[k] - B(truth)[k]).abs().mean(0).flatten(),
+            ]
+        )
         assert float(torch.corrcoef(pixels)[0, 1]) > 0.4
 
 
@@ -110,7 +151,9 @@ def test_what_only_one_of_them_has_is_pruned() -> None:
     pair = GaussianPair(*two(), apart=0.2, prune_every=10)
     assert pair.is_adaptive and pair.adapts(10) and not pair.adapts(5)
     p = {name: leaf.repeat(2, *[1] * (leaf.ndim - 1)) for name, leaf in pair.initial().items()}
-    p["second.means"] = p["first.means"][:, :25] + 0.1 / 3**0.5  # 0.1 from those of the first, but for five of these
+    p["second.means"] = (
+        p["first.means"][:, :25] + 0.1 / 3**0.5
+    )  # 0.1 from those of the first, but for five of these
     p["second.means"][1, 24] = 7.0
     new, transfer = pair.adapt(p, {}, 10, Generator().manual_seed(0))
     distance = torch.cdist(p["first.means"][0, 25:], p["second.means"][0]).amin(1)
@@ -118,7 +161,10 @@ def test_what_only_one_of_them_has_is_pruned() -> None:
     assert torch.equal(new["first.logit_opacities"][0, 25:] == DEAD, distance > 0.2)
     assert not bool((new["first.logit_opacities"][:, :24] == DEAD).any())
     assert (new["second.logit_opacities"] == DEAD).nonzero().tolist() == [[1, 24]]
-    assert torch.equal(transfer("second.means", torch.ones(2, 25, 3))[..., 0] == 0, new["second.logit_opacities"] == DEAD)
+    assert torch.equal(
+        transfer("second.means", torch.ones(2, 25, 3))[..., 0] == 0,
+        new["second.logit_opacities"] == DEAD,
+    )
     kept = pair.adapt(p, {}, 5, Generator().manual_seed(0))[0]
     assert all(torch.equal(kept[name], p[name]) for name in p)
 

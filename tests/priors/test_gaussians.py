@@ -23,17 +23,26 @@ def leaves(opacities: list[float], scale: float = 0.1, seed: int = 0) -> dict[st
     g = torch.Generator().manual_seed(seed)
     n = len(opacities)
     opacity = torch.tensor([opacities])
-    return {"means": torch.randn(1, n, 3, generator=g), "quats": torch.randn(1, n, 4, generator=g),
-            "log_scales": torch.full((1, n, 3), scale).log(), "logit_opacities": torch.logit(opacity).clamp_min(DEAD),
-            "colors": torch.randn(1, n, 1, 3, generator=g)}
+    return {
+        "means": torch.randn(1, n, 3, generator=g),
+        "quats": torch.randn(1, n, 4, generator=g),
+        "log_scales": torch.full((1, n, 3), scale).log(),
+        "logit_opacities": torch.logit(opacity).clamp_min(DEAD),
+        "colors": torch.randn(1, n, 1, 3, generator=g),
+    }
 
 
-def target(batch: int = 1, views: int = 6, size: tuple[int, int] = (24, 24)) -> tuple[GaussianRenderer, Tensor]:
+def target(
+    batch: int = 1, views: int = 6, size: tuple[int, int] = (24, 24)
+) -> tuple[GaussianRenderer, Tensor]:
     """Views of a few blobs."""
     g = torch.Generator().manual_seed(7)
     centres = 3 * torch.nn.functional.normalize(torch.randn(views, 3, generator=g), dim=1)
     A = GaussianRenderer(look_at(centres, size=size), background=1.0)
-    points, colors = 0.4 * torch.randn(batch, 8, 3, generator=g), torch.rand(batch, 8, 3, generator=g)
+    points, colors = (
+        0.4 * torch.randn(batch, 8, 3, generator=g),
+        torch.rand(batch, 8, 3, generator=g),
+    )
     return A, A(Splats.of_points(points, colors, 0.25, 0.95))
 
 
@@ -48,17 +57,36 @@ def test_points_start_as_wide_as_their_neighbours_are_far() -> None:
     assert float(picture[:, 0].max()) > 0.05 and float(picture[:, 1:].abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("strategy", [
-    DefaultStrategy(start=20, every=20, stop=200, least_pull=1e-5, reset_every=10**9),
-    MCMCStrategy(start=20, every=20, growth=0.3, most=120),
-])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        DefaultStrategy(start=20, every=20, stop=200, least_pull=1e-5, reset_every=10**9),
+        MCMCStrategy(start=20, every=20, growth=0.3, most=120),
+    ],
+)
 def test_a_scene_is_learned_while_gaussians_come_and_go(strategy: Any) -> None:
     A, y = target()
-    prior = Gaussians.random(40, (-0.8, -0.8, -0.8), (0.8, 0.8, 0.8), degree=1, strategy=strategy, degree_every=50, decay_over=200,
-                             rates={"means": 5.0})
+    prior = Gaussians.random(
+        40,
+        (-0.8, -0.8, -0.8),
+        (0.8, 0.8, 0.8),
+        degree=1,
+        strategy=strategy,
+        degree_every=50,
+        decay_over=200,
+        rates={"means": 5.0},
+    )
     counts: list[int] = []
-    solution = it.solve(it.Problem(y, A, it.data_terms.Photometric(0.0)), prior, it.solvers.Adam(subset_size=2, epsilon=1e-15), seed=1,
-                        max_iterations=200, tolerance=0.0, progress=False, callbacks=[lambda p: counts.append(len(p.x)) and None])
+    solution = it.solve(
+        it.Problem(y, A, it.data_terms.Photometric(0.0)),
+        prior,
+        it.solvers.Adam(subset_size=2, epsilon=1e-15),
+        seed=1,
+        max_iterations=200,
+        tolerance=0.0,
+        progress=False,
+        callbacks=[lambda p: counts.append(len(p.x)) and None],
+    )
     start = it.metrics.psnr(A(prior.decode(prior.initial())).flatten(2, 3), y.flatten(2, 3))
     end = it.metrics.psnr(A(solution.x).flatten(2, 3), y.flatten(2, 3))
     assert float(end) > 22 > float(start) + 5
@@ -69,12 +97,27 @@ def test_a_scene_is_learned_while_gaussians_come_and_go(strategy: Any) -> None:
 def test_a_resumed_run_and_items_alone_are_the_same(tmp_path: Path, dropout: float) -> None:
     A, y = target(2)
     strategy = MCMCStrategy(start=2, every=4, growth=0.2, most=60)
-    prior = Gaussians.random(30, (-0.8, -0.8, -0.8), (0.8, 0.8, 0.8), degree=0, strategy=strategy, decay_over=10, dropout=dropout)
+    prior = Gaussians.random(
+        30,
+        (-0.8, -0.8, -0.8),
+        (0.8, 0.8, 0.8),
+        degree=0,
+        strategy=strategy,
+        decay_over=10,
+        dropout=dropout,
+    )
     problem = it.Problem(y, A, it.data_terms.Photometric(0.0))
 
     def run(its: int, chosen: it.Problem = problem, **more: Any) -> it.Solution:
-        solution: it.Solution = it.solve(chosen, prior, it.solvers.Adam(subset_size=2), max_iterations=its, tolerance=0.0, progress=False,
-                                         **more)
+        solution: it.Solution = it.solve(
+            chosen,
+            prior,
+            it.solvers.Adam(subset_size=2),
+            max_iterations=its,
+            tolerance=0.0,
+            progress=False,
+            **more,
+        )
         return solution
 
     whole = run(14)
@@ -92,7 +135,9 @@ def test_steps_leave_out_a_share_that_grows_and_the_others_make_up_for_it() -> N
     p = leaves([0.1, 0.3, 0.9] * 200)
     prior = Gaussians(p["means"], degree=0, strategy=MCMCStrategy(), decay_over=100, dropout=0.25)
     whole = prior.decode(p).opacities
-    assert torch.equal(prior.at(0).decode(p, Generator().manual_seed(1)).opacities, whole)  # nothing is left out yet
+    assert torch.equal(
+        prior.at(0).decode(p, Generator().manual_seed(1)).opacities, whole
+    )  # nothing is left out yet
 
     def drawn(seed: int, iteration: int, parameters: dict[str, Tensor] = p) -> Tensor:
         return prior.at(iteration).decode(parameters, Generator().manual_seed(seed)).opacities
@@ -104,14 +149,23 @@ def test_steps_leave_out_a_share_that_grows_and_the_others_make_up_for_it() -> N
         many = torch.cat([drawn(seed, iteration) for seed in range(200)])
         assert float((many == 0).float().mean()) == pytest.approx(share, abs=0.005)
         faint = whole[0] < 0.5
-        assert float(many[:, faint].mean()) == pytest.approx(float(whole[:, faint].mean()), rel=0.01)
-    assert torch.equal(drawn(1, 100), drawn(1, 100)) and not torch.equal(drawn(1, 100), drawn(2, 100))
+        assert float(many[:, faint].mean()) == pytest.approx(
+            float(whole[:, faint].mean()), rel=0.01
+        )
+    assert torch.equal(drawn(1, 100), drawn(1, 100)) and not torch.equal(
+        drawn(1, 100), drawn(2, 100)
+    )
     fewer = {name: leaf[:, :37] for name, leaf in p.items()}
-    assert torch.equal(drawn(1, 100, fewer), drawn(1, 100)[:, :37])  # the same rows, however many others there are
+    assert torch.equal(
+        drawn(1, 100, fewer), drawn(1, 100)[:, :37]
+    )  # the same rows, however many others there are
     both = {name: torch.cat([leaf, leaf]) for name, leaf in p.items()}
     assert torch.equal(drawn(1, 100, both)[1:], drawn(1, 100))
     # What the strategy says about opacities is said of all of them.
-    assert torch.equal(prior.energy(p, prior.at(100).decode(p, Generator().manual_seed(1))), prior.energy(p, prior.decode(p)))
+    assert torch.equal(
+        prior.energy(p, prior.at(100).decode(p, Generator().manual_seed(1))),
+        prior.energy(p, prior.decode(p)),
+    )
     with pytest.raises(InputError, match="a share from 0 to below 1"):
         Gaussians(p["means"], dropout=1.0)
 
@@ -119,7 +173,10 @@ def test_steps_leave_out_a_share_that_grows_and_the_others_make_up_for_it() -> N
 def test_the_pulled_are_copied_or_split_and_the_transparent_vanish() -> None:
     old = leaves([0.5, 0.5, 0.001, 0.5, 0.5])
     old["log_scales"][0, 1] = torch.tensor([0.5, 0.02, 0.02]).log()
-    statistics = {"pull": torch.tensor([[4.0, 4.0, 4.0, 0.0, 4.0]]), "views": torch.tensor([[2.0, 2.0, 2.0, 2.0, 4e6]])}
+    statistics = {
+        "pull": torch.tensor([[4.0, 4.0, 4.0, 0.0, 4.0]]),
+        "views": torch.tensor([[2.0, 2.0, 2.0, 2.0, 4e6]]),
+    }
     strategy = DefaultStrategy(least_pull=1.0, small=0.2)
     new, transfer = strategy.adapt(old, statistics, 600, Generator().manual_seed(0), 1.0)
     # Kept: 0, 3, 4; the copy of 0; two in the place of 1.
@@ -127,19 +184,29 @@ def test_the_pulled_are_copied_or_split_and_the_transparent_vanish() -> None:
     assert torch.equal(new["means"][0, :4], old["means"][0, [0, 3, 4, 0]])
     assert torch.allclose(new["log_scales"][0, 4:].exp(), old["log_scales"][0, 1].exp() / 1.6)
     apart = rotation_matrices(old["quats"][0, 1]).T @ (new["means"][0, 4:] - old["means"][0, 1]).T
-    assert bool((apart.abs() < 4 * old["log_scales"][0, 1].exp()[:, None]).all()) and float(apart.abs().max()) > 0.05
+    assert (
+        bool((apart.abs() < 4 * old["log_scales"][0, 1].exp()[:, None]).all())
+        and float(apart.abs().max()) > 0.05
+    )
     moved = transfer("means", torch.ones(1, 5, 3))
     assert moved[0, :, 0].tolist() == [1, 1, 1, 0, 0, 0]
-    few, _ = DefaultStrategy(least_pull=1.0, small=0.2, most=4).adapt(old, statistics, 600, Generator().manual_seed(0), 1.0)
+    few, _ = DefaultStrategy(least_pull=1.0, small=0.2, most=4).adapt(
+        old, statistics, 600, Generator().manual_seed(0), 1.0
+    )
     assert int((few["logit_opacities"] > DEAD + 1).sum()) <= 5
 
 
 def test_opacities_are_reset_and_forget_their_moments() -> None:
     old = leaves([0.9, 0.004, 0.3])
     statistics = DefaultStrategy().statistics(old)
-    new, transfer = DefaultStrategy(reset_every=600).adapt(old, statistics, 600, Generator().manual_seed(0), 1.0)
+    new, transfer = DefaultStrategy(reset_every=600).adapt(
+        old, statistics, 600, Generator().manual_seed(0), 1.0
+    )
     assert torch.allclose(new["logit_opacities"].sigmoid(), torch.tensor([[0.01, 0.01]]))
-    assert not transfer("logit_opacities", torch.ones(1, 3)).any() and transfer("means", torch.ones(1, 3, 3)).all()
+    assert (
+        not transfer("logit_opacities", torch.ones(1, 3)).any()
+        and transfer("means", torch.ones(1, 3, 3)).all()
+    )
 
 
 def test_the_dead_move_to_the_living_and_the_picture_hardly_changes() -> None:
@@ -150,11 +217,22 @@ def test_the_dead_move_to_the_living_and_the_picture_hardly_changes() -> None:
     assert new["means"].shape == (1, 7, 3)
     living = old["means"][0, [0, 3, 4]]
     assert bool((torch.cdist(new["means"][0], living).min(1).values == 0).all())
-    assert torch.equal(transfer("means", torch.ones(1, 5, 3)).any(-1)[0, [1, 2, 5, 6]], torch.zeros(4, dtype=torch.bool))
+    assert torch.equal(
+        transfer("means", torch.ones(1, 5, 3)).any(-1)[0, [1, 2, 5, 6]],
+        torch.zeros(4, dtype=torch.bool),
+    )
     A = GaussianRenderer(look_at(torch.tensor([[0.0, 0, -6]]), size=(40, 40)))
 
     def picture(p: dict[str, Tensor]) -> Tensor:
-        return A(Splats(p["means"], p["quats"], p["log_scales"].exp(), p["logit_opacities"].sigmoid(), p["colors"]))
+        return A(
+            Splats(
+                p["means"],
+                p["quats"],
+                p["log_scales"].exp(),
+                p["logit_opacities"].sigmoid(),
+                p["colors"],
+            )
+        )
 
     # Copies that did not share would be three times as far from what was there.
     rows = torch.cdist(new["means"][0], old["means"][0]).argmin(1)

@@ -30,7 +30,15 @@ def test_energy_is_the_smoothed_norm() -> None:
 def test_gradient_is_that_of_the_energy() -> None:
     image = picture().double()
     prior = GraphLaplacian(first=image).bind(image)
-    x = torch.randn(2, 1, 24, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(
+        2,
+        1,
+        24,
+        24,
+        generator=torch.Generator().manual_seed(1),
+        dtype=torch.float64,
+        requires_grad=True,
+    )
     (by_autograd,) = torch.autograd.grad(prior.energy(x).sum(), x)
     assert torch.allclose(prior.gradient(x.detach()), by_autograd)
 
@@ -40,8 +48,10 @@ def test_a_graph_of_its_own_for_every_item_and_select() -> None:
     prior = GraphLaplacian(first="tv").bind(images)
     energies = prior.energy(images.flip(3))
     for k in range(3):
-        alone = GraphLaplacian(first="tv").bind(images[k:k + 1])
-        assert torch.allclose(alone.energy(images[k:k + 1].flip(3)), energies[k:k + 1], rtol=1e-5)
+        alone = GraphLaplacian(first="tv").bind(images[k : k + 1])
+        assert torch.allclose(
+            alone.energy(images[k : k + 1].flip(3)), energies[k : k + 1], rtol=1e-5
+        )
     chosen = prior.select(torch.tensor([2, 1]))
     assert torch.allclose(chosen.energy(images[[2, 1]].flip(3)), energies[[2, 1]], rtol=1e-6)
     assert chosen.guess is not None and torch.equal(chosen.guess, images[[2, 1]])
@@ -57,20 +67,34 @@ def test_the_unit_of_the_image_does_not_matter() -> None:
 def denoising(batch: int = 1, std: float = 0.1) -> tuple[it.Problem, Tensor]:
     clean = picture(batch).round(decimals=1).clamp(0, 1)
     noisy = clean + std * torch.randn(clean.shape, generator=torch.Generator().manual_seed(5))
-    return it.Problem(noisy, it.operators.Identity((1, 24, 24)), it.data_terms.LeastSquares(std)), clean
+    return it.Problem(
+        noisy, it.operators.Identity((1, 24, 24)), it.data_terms.LeastSquares(std)
+    ), clean
 
 
-@pytest.mark.parametrize("first", ["fbp", "pseudo-inverse", "tikhonov", "tv", "prior", "tensor", "callable", "network"])
+@pytest.mark.parametrize(
+    "first", ["fbp", "pseudo-inverse", "tikhonov", "tv", "prior", "tensor", "callable", "network"]
+)
 def test_every_kind_of_first_reconstruction(first: str) -> None:
     problem, clean = denoising(2)
-    given = {"prior": it.priors.Tikhonov(), "tensor": clean[:1], "callable": lambda p: p.y, "network": torch.nn.AvgPool2d(3, 1, 1)}
+    given = {
+        "prior": it.priors.Tikhonov(),
+        "tensor": clean[:1],
+        "callable": lambda p: p.y,
+        "network": torch.nn.AvgPool2d(3, 1, 1),
+    }
     prior = GraphLaplacian(first=given.get(first, first)).prepare(problem, it.solve)
     assert prior.guess is not None and prior.guess.shape == (2, 1, 24, 24)
     expected = {"tensor": clean[:1].expand(2, -1, -1, -1), "callable": problem.y, "fbp": problem.y}
     if first in expected:
         assert torch.equal(prior.guess, expected[first])
     if first in ("tv", "tikhonov"):
-        assert bool((it.operators.base.item_norm(prior.guess - clean) < it.operators.base.item_norm(problem.y - clean)).all())
+        assert bool(
+            (
+                it.operators.base.item_norm(prior.guess - clean)
+                < it.operators.base.item_norm(problem.y - clean)
+            ).all()
+        )
     assert prior.prepare(problem, it.solve) is prior  # bound once
 
 
@@ -85,7 +109,9 @@ def test_prepare_leaves_the_prior_as_it_is() -> None:
 def test_it_improves_on_its_first_reconstruction() -> None:
     problem, clean = denoising()
     x = it.solve(problem, GraphLaplacian(first="tv"), it.solvers.KrylovMM(), progress=False)
-    first = it.solve(problem, it.priors.TotalVariation(isotropic=False), it.solvers.KrylovMM(), progress=False)
+    first = it.solve(
+        problem, it.priors.TotalVariation(isotropic=False), it.solvers.KrylovMM(), progress=False
+    )
     assert float((x.x - clean).norm()) < 0.8 * float((first.x - clean).norm())
 
 
@@ -117,27 +143,45 @@ def test_intensity_range_is_that_of_the_clean_image() -> None:
 @pytest.mark.parametrize("groups", [None, it.priors.GroupL1(2)])
 def test_smoothed_norm(power: float, groups: it.priors.GroupL1 | None) -> None:
     prior = SmoothedNorm(power, 0.2, groups)
-    x = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(
+        2, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True
+    )
     squared = x.square() if groups is None else x.unflatten(1, (2, 2)).square().sum(2)
-    energy = ((squared + 0.04) ** (power / 2) - (0.0 if power == 2 else 0.2**power) - (0.04 if power == 2 else 0)).flatten(1).sum(1)
+    energy = (
+        (
+            (squared + 0.04) ** (power / 2)
+            - (0.0 if power == 2 else 0.2**power)
+            - (0.04 if power == 2 else 0)
+        )
+        .flatten(1)
+        .sum(1)
+    )
     assert torch.allclose(prior.energy(x), energy)
     (slope,) = torch.autograd.grad(prior.energy(x).sum(), x)
     assert torch.allclose(prior.gradient(x.detach()), slope)
     # The parabola of curvature c around any point lies above.
     other = torch.randn(2, 4, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     step = other - x.detach()
-    bound = prior.energy(x) + (slope * step).flatten(1).sum(1) + 0.5 * prior.curvature(x) * step.square().flatten(1).sum(1)
+    bound = (
+        prior.energy(x)
+        + (slope * step).flatten(1).sum(1)
+        + 0.5 * prior.curvature(x) * step.square().flatten(1).sum(1)
+    )
     assert bool((prior.energy(other) <= bound + 1e-12).all())
     if power >= 1:
         p = prior.prox(x.detach(), torch.tensor([0.3, 2.0]))
-        assert torch.allclose(p + torch.tensor([0.3, 2.0]).view(2, 1, 1) * prior.gradient(p), x.detach(), atol=1e-10)
+        assert torch.allclose(
+            p + torch.tensor([0.3, 2.0]).view(2, 1, 1) * prior.gradient(p), x.detach(), atol=1e-10
+        )
     else:
         assert "prox" not in prior.offers
 
 
 def test_keeps_the_contracts() -> None:
     problem, _ = denoising(2)
-    it.testing.check_prior(GraphLaplacian(first="fbp", radius=2).prepare(problem, it.solve), problem.y)
+    it.testing.check_prior(
+        GraphLaplacian(first="fbp", radius=2).prepare(problem, it.solve), problem.y
+    )
     it.testing.check_prior(SmoothedNorm(1.0, 0.2), problem.y)
     one_graph = GraphLaplacian().bind(picture())
     assert one_graph.select(torch.tensor([4, 2])) is one_graph

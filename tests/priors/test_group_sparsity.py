@@ -19,7 +19,11 @@ LABELS = torch.tensor([[0, 0, 1, 1, -1], [2, 0, 2, 3, -1], [2, 2, 5, 5, 5]])
 def images(*shape: int, complex_: bool = False) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return torch.complex(x, torch.randn(shape, generator=generator, dtype=torch.float64)) if complex_ else x
+    return (
+        torch.complex(x, torch.randn(shape, generator=generator, dtype=torch.float64))
+        if complex_
+        else x
+    )
 
 
 PRIORS: dict[str, Callable[[], it.priors.ExplicitPrior]] = {
@@ -37,8 +41,17 @@ def test_keeps_the_contracts(name: str, complex_: bool) -> None:
     check_prior(PRIORS[name](), images(2, 4, 3, 5, complex_=complex_), prox_tolerance=1e-9)
 
 
-@pytest.mark.parametrize("prior", [L1(lower=0.0), L1(-0.3, 0.4), L1(0.2, torch.tensor([0.5, 1.0])), L1(upper=-0.1),
-                                   GroupL1(2, nonnegative=True), GroupL1(interleaved=True, size=2, nonnegative=True)])
+@pytest.mark.parametrize(
+    "prior",
+    [
+        L1(lower=0.0),
+        L1(-0.3, 0.4),
+        L1(0.2, torch.tensor([0.5, 1.0])),
+        L1(upper=-0.1),
+        GroupL1(2, nonnegative=True),
+        GroupL1(interleaved=True, size=2, nonnegative=True),
+    ],
+)
 def test_bounds_are_part_of_the_prox(prior: it.priors.ExplicitPrior) -> None:
     x = images(2, 4, 3, 5)
     check_prior(prior, x, steps=(0.05, 0.5), prox_tolerance=1e-9)
@@ -47,17 +60,27 @@ def test_bounds_are_part_of_the_prox(prior: it.priors.ExplicitPrior) -> None:
     bounds = prior.bounds if isinstance(prior, L1) else NonNegative()
     assert bounds is not None
     problem = it.Problem(x, it.operators.Identity((4, 3, 5)))
-    reference = it.solve(problem, bare + bounds, it.solvers.PDHG(), 0.3, tolerance=1e-10, max_iterations=20000, progress=False).x
+    reference = it.solve(
+        problem,
+        bare + bounds,
+        it.solvers.PDHG(),
+        0.3,
+        tolerance=1e-10,
+        max_iterations=20000,
+        progress=False,
+    ).x
     torch.testing.assert_close(prior.prox(x, 0.3), reference, rtol=0, atol=1e-7)
-    assert bool(prior.energy(reference).isfinite().all()) and not bool(prior.energy(10 * x).isfinite().any())
+    assert bool(prior.energy(reference).isfinite().all()) and not bool(
+        prior.energy(10 * x).isfinite().any()
+    )
 
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_batch_equals_items_bitwise(name: str) -> None:
     prior, x, steps = PRIORS[name](), images(2, 4, 3, 5).float(), torch.tensor([0.1, 0.7])
     for k in range(2):
-        assert torch.equal(prior.prox(x[k:k + 1], steps[k:k + 1])[0], prior.prox(x, steps)[k])
-        assert torch.equal(prior.energy(x[k:k + 1])[0], prior.energy(x)[k])
+        assert torch.equal(prior.prox(x[k : k + 1], steps[k : k + 1])[0], prior.prox(x, steps)[k])
+        assert torch.equal(prior.energy(x[k : k + 1])[0], prior.energy(x)[k])
 
 
 def test_labels_of_channels_are_groups_of_channels() -> None:
@@ -95,20 +118,26 @@ def test_coupled_wavelets_keep_the_edges_of_weak_channels() -> None:
     y = truth + 0.05 * images(1, 3, 64, 64).float()
 
     def best(coupled: bool) -> float:
-        return max(float(it.metrics.psnr(WaveletL1(coupled=coupled).prox(y, t), truth)) for t in (0.05, 0.08, 0.12, 0.16, 0.2))
+        return max(
+            float(it.metrics.psnr(WaveletL1(coupled=coupled).prox(y, t), truth))
+            for t in (0.05, 0.08, 0.12, 0.16, 0.2)
+        )
 
     assert best(True) > best(False) + 0.3
 
 
-@pytest.mark.parametrize("make", [
-    lambda: GroupSparsity(torch.zeros(3)),
-    lambda: GroupSparsity(LABELS, torch.ones(3)),
-    lambda: GroupSparsity(LABELS, "area"),  # type: ignore[arg-type]
-    lambda: GroupSparsity(LABELS).energy(torch.zeros(1, 1, 3, 4)),
-    lambda: L1(1.0, 0.0),
-    lambda: L1(lower=0.0).prox(torch.zeros(1, 1, 2, dtype=torch.complex64), 1.0),
-    lambda: Box(0, 1).energy(torch.zeros(1, 1, 2, dtype=torch.complex64)),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GroupSparsity(torch.zeros(3)),
+        lambda: GroupSparsity(LABELS, torch.ones(3)),
+        lambda: GroupSparsity(LABELS, "area"),  # type: ignore[arg-type]
+        lambda: GroupSparsity(LABELS).energy(torch.zeros(1, 1, 3, 4)),
+        lambda: L1(1.0, 0.0),
+        lambda: L1(lower=0.0).prox(torch.zeros(1, 1, 2, dtype=torch.complex64), 1.0),
+        lambda: Box(0, 1).energy(torch.zeros(1, 1, 2, dtype=torch.complex64)),
+    ],
+)
 def test_bad_input_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         make()

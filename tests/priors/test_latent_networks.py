@@ -27,7 +27,9 @@ class Bumps(Pairs):
 
 
 def decoder(latents: int = 3) -> nn.Module:
-    return nn.Sequential(nn.Linear(latents, 16), nn.ELU(), nn.Linear(16, 8), nn.Unflatten(1, (1, 8)))
+    return nn.Sequential(
+        nn.Linear(latents, 16), nn.ELU(), nn.Linear(16, 8), nn.Unflatten(1, (1, 8))
+    )
 
 
 def images(count: int) -> Tensor:
@@ -42,7 +44,9 @@ def test_the_origin_is_the_gradient_of_an_items_own_misfit() -> None:
     for k in range(3):
         step = torch.zeros(6, 3, dtype=torch.float64)
         step[:, k] = h
-        up, down = ((x - network.decoder(sign * step)).square().flatten(1).sum(1) for sign in (1, -1))
+        up, down = (
+            (x - network.decoder(sign * step)).square().flatten(1).sum(1) for sign in (1, -1)
+        )
         torch.testing.assert_close(z[:, k], -(up - down) / (2 * h), rtol=1e-6, atol=1e-8)
     # Whatever the batch, unlike a mean over it.
     torch.testing.assert_close(torch.cat([network.origin(one) for one in x.split(1)]), z)
@@ -64,7 +68,10 @@ def test_training_goes_through_the_origin() -> None:
 def priors() -> dict[str, it.priors.ImplicitPrior]:
     torch.manual_seed(0)
     vae = VAE(nn.Sequential(nn.Flatten(), nn.Linear(8, 6)), decoder())
-    return {"origin": it.priors.GradientOrigin.fitted(ORIGIN(decoder(), 3), images(50)), "vae": it.priors.VariationalAutoencoder(vae, 3)}
+    return {
+        "origin": it.priors.GradientOrigin.fitted(ORIGIN(decoder(), 3), images(50)),
+        "vae": it.priors.VariationalAutoencoder(vae, 3),
+    }
 
 
 @pytest.mark.parametrize("kind", ["origin", "vae"])
@@ -79,7 +86,9 @@ def test_the_mode_of_the_latents_is_found_from_measurements(kind: str) -> None:
     truth = prior.sample(2, torch.Generator().manual_seed(1))
     A = it.operators.Matrix(torch.eye(8)[[0, 1, 3, 5, 6]])
     problem = it.Problem(A.simulate(truth, 0.01), A, it.data_terms.LeastSquares(noise_std=0.01))
-    solution = it.solve(problem, prior, "lbfgs", initial=prior.encode(truth), max_iterations=100, progress=False)
+    solution = it.solve(
+        problem, prior, "lbfgs", initial=prior.encode(truth), max_iterations=100, progress=False
+    )
     assert float((solution.x - truth).abs().max()) < 0.15
     assert solution.parameters is not None and solution.parameters["w"].shape == (2, 3)
 
@@ -89,10 +98,17 @@ def test_the_density_is_that_of_the_latents_it_was_fitted_to() -> None:
     network, x = ORIGIN(decoder(), 3), images(400)
     prior = it.priors.GradientOrigin.fitted(network, x)
     energies = prior.energy(prior.encode(x), None)
-    assert float(energies.mean()) == pytest.approx(1.5, rel=0.02)  # half of three squared standard normal numbers
+    assert float(energies.mean()) == pytest.approx(
+        1.5, rel=0.02
+    )  # half of three squared standard normal numbers
     z = network.origin(x).detach().double()
     expected = torch.distributions.MultivariateNormal(z.mean(0), z.T.cov()).log_prob(z)
-    torch.testing.assert_close((energies.double() + expected).diff(), torch.zeros(399, dtype=torch.float64), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        (energies.double() + expected).diff(),
+        torch.zeros(399, dtype=torch.float64),
+        atol=1e-2,
+        rtol=0,
+    )
     assert prior.sample(5, torch.Generator().manual_seed(0)).shape == (5, 1, 8)
 
 

@@ -11,24 +11,62 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import inner
-from invtoolbox.priors import ConvexConvolution, ConvexDense, ConvexEnergy, ConvexNetwork, ConvexPatches, LearnedProximal
+from invtoolbox.priors import (
+    ConvexConvolution,
+    ConvexDense,
+    ConvexEnergy,
+    ConvexNetwork,
+    ConvexPatches,
+    LearnedProximal,
+)
 
 NETWORKS: dict[str, Any] = {
     "dense": (lambda seed: ConvexDense(6, 12, 3, beta=5.0, seed=seed), (1, 6)),
-    "dense, one layer": (lambda seed: ConvexDense(5, 8, 1, beta=5.0, strong_convexity=0.1, seed=seed), (5,)),
-    "images of odd sizes": (lambda seed: ConvexConvolution(2, (5, 4, 3), (1, 2, 3), beta=5.0, seed=seed), (2, 7, 6)),
-    "strided at once": (lambda seed: ConvexConvolution(1, (6, 4), (2, 2), 5, 5.0, strong_convexity=0.01, seed=seed), (1, 9, 5)),
-    "volume": (lambda seed: ConvexConvolution(1, (4, 3), (1, 2), beta=5.0, dimension=3, seed=seed), (1, 4, 5, 3)),
-    "energies": (lambda seed: ConvexEnergy(2, (3, 2, 2), (4, 4, 3), (2, 1, 3), 5, beta=5.0, seed=seed), (2, 7, 6)),
-    "energies, filters larger than the image": (lambda seed: ConvexEnergy(1, (3, 2), (4, 3), (2, 2), beta=5.0, seed=seed), (1, 2, 5)),
-    "patches": (lambda seed: ConvexPatches(ConvexDense(9, 8, 2, beta=5.0, strong_convexity=0.1, seed=seed), 3, 1), (1, 4, 7)),
-    "colour patches": (lambda seed: ConvexPatches(ConvexDense(32, 8, 2, beta=5.0, seed=seed), 4, 2), (2, 5, 3)),
-    "signal": (lambda seed: ConvexConvolution(1, (4,), (2,), beta=5.0, dimension=1, seed=seed), (1, 7)),
+    "dense, one layer": (
+        lambda seed: ConvexDense(5, 8, 1, beta=5.0, strong_convexity=0.1, seed=seed),
+        (5,),
+    ),
+    "images of odd sizes": (
+        lambda seed: ConvexConvolution(2, (5, 4, 3), (1, 2, 3), beta=5.0, seed=seed),
+        (2, 7, 6),
+    ),
+    "strided at once": (
+        lambda seed: ConvexConvolution(1, (6, 4), (2, 2), 5, 5.0, strong_convexity=0.01, seed=seed),
+        (1, 9, 5),
+    ),
+    "volume": (
+        lambda seed: ConvexConvolution(1, (4, 3), (1, 2), beta=5.0, dimension=3, seed=seed),
+        (1, 4, 5, 3),
+    ),
+    "energies": (
+        lambda seed: ConvexEnergy(2, (3, 2, 2), (4, 4, 3), (2, 1, 3), 5, beta=5.0, seed=seed),
+        (2, 7, 6),
+    ),
+    "energies, filters larger than the image": (
+        lambda seed: ConvexEnergy(1, (3, 2), (4, 3), (2, 2), beta=5.0, seed=seed),
+        (1, 2, 5),
+    ),
+    "patches": (
+        lambda seed: ConvexPatches(
+            ConvexDense(9, 8, 2, beta=5.0, strong_convexity=0.1, seed=seed), 3, 1
+        ),
+        (1, 4, 7),
+    ),
+    "colour patches": (
+        lambda seed: ConvexPatches(ConvexDense(32, 8, 2, beta=5.0, seed=seed), 4, 2),
+        (2, 5, 3),
+    ),
+    "signal": (
+        lambda seed: ConvexConvolution(1, (4,), (2,), beta=5.0, dimension=1, seed=seed),
+        (1, 7),
+    ),
 }
 
 
 def drawn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -89,7 +127,7 @@ def test_units_and_channels() -> None:
     plain = LearnedProximal(network)
     x = drawn(2, 3, 6, 5)
     colour = LearnedProximal(network, channelwise=True)
-    alone = [plain.prox_and_energy(x[:, k:k + 1]) for k in range(3)]
+    alone = [plain.prox_and_energy(x[:, k : k + 1]) for k in range(3)]
     p, energy = colour.prox_and_energy(x)
     torch.testing.assert_close(p, torch.cat([a for a, _ in alone], 1))
     torch.testing.assert_close(energy, sum(e for _, e in alone))
@@ -97,13 +135,21 @@ def test_units_and_channels() -> None:
     q, scaled = hounsfield.prox_and_energy(2000 * x - 1000)
     torch.testing.assert_close(q, 2000 * p - 1000)
     torch.testing.assert_close(scaled, 2000.0**2 * energy)
-    by_identity = (q * (2000 * x - 1000)).flatten(1).sum(1) - 0.5 * q.flatten(1).square().sum(1) - hounsfield.psi(2000 * x - 1000)
+    by_identity = (
+        (q * (2000 * x - 1000)).flatten(1).sum(1)
+        - 0.5 * q.flatten(1).square().sum(1)
+        - hounsfield.psi(2000 * x - 1000)
+    )
     shift = by_identity - scaled
-    assert float((shift - shift[0]).abs().max()) < 1e-9 * float(scaled.abs().max())  # known up to a constant
+    assert float((shift - shift[0]).abs().max()) < 1e-9 * float(
+        scaled.abs().max()
+    )  # known up to a constant
     torch.testing.assert_close(hounsfield.inverse(q).energy, scaled, rtol=1e-8, atol=0)
 
 
-@pytest.mark.parametrize(("patch", "stride", "shape"), [(4, 2, (9, 6)), (3, 1, (5, 8)), (6, 3, (4, 7)), (4, 4, (5, 3))])
+@pytest.mark.parametrize(
+    ("patch", "stride", "shape"), [(4, 2, (9, 6)), (3, 1, (5, 8)), (6, 3, (4, 7)), (4, 4, (5, 3))]
+)
 def test_patches_cover_every_pixel_alike(patch: int, stride: int, shape: tuple[int, int]) -> None:
     """What each patch is left as leaves the image as it is, and what is made of it is the average over the patches around a pixel."""
 
@@ -123,7 +169,7 @@ def test_patches_cover_every_pixel_alike(patch: int, stride: int, shape: tuple[i
     around = []
     for top in range(10 - 10 % stride - patch + stride, 11, stride):
         for left in range(9 - 9 % stride - patch + stride, 10, stride):
-            part = image[..., top:top + patch, left:left + patch]
+            part = image[..., top : top + patch, left : left + patch]
             around.append(dense(part)[0, 0, 10 - top, 9 - left])
     # Patches start at multiples of the stride, counted from the first that reaches into the image.
     offset = (patch - stride) % stride
@@ -131,10 +177,13 @@ def test_patches_cover_every_pixel_alike(patch: int, stride: int, shape: tuple[i
     torch.testing.assert_close(f[10, 9], torch.stack(around).mean())
 
 
-@pytest.mark.parametrize(("network", "shape"), [
-    (ConvexDense(4, 8, 2, strong_convexity=0.1), (1, 4)),
-    (ConvexConvolution(1, (4, 4), (1, 2), beta=10.0, strong_convexity=0.2), (1, 5, 4)),
-])
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (ConvexDense(4, 8, 2, strong_convexity=0.1), (1, 4)),
+        (ConvexConvolution(1, (4, 4), (1, 2), beta=10.0, strong_convexity=0.2), (1, 5, 4)),
+    ],
+)
 def test_check_prior(network: ConvexNetwork, shape: tuple[int, ...]) -> None:
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     assert it.testing.check_prior(LearnedProximal(network), x, item_tolerance=1e-5).ok
@@ -154,41 +203,75 @@ def test_gradients_pass_where_the_image_asks_for_them_and_the_network_stays_as_i
 def blurred(dtype: torch.dtype = torch.float64) -> it.Problem:
     kernel = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]], dtype=dtype)
     A = it.operators.Blur(kernel / kernel.sum(), (12, 10))
-    x = torch.rand(2, 1, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    x = torch.rand(
+        2, 1, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to(dtype)
     return it.Problem(A.simulate(x, 0.05), A)
 
 
 def image_prior(dtype: torch.dtype = torch.float64, **settings: Any) -> LearnedProximal:
-    return LearnedProximal(ConvexConvolution(1, (8, 6, 6), (1, 2, 1), beta=10.0, strong_convexity=0.01, seed=2).to(dtype), **settings)
+    return LearnedProximal(
+        ConvexConvolution(1, (8, 6, 6), (1, 2, 1), beta=10.0, strong_convexity=0.01, seed=2).to(
+            dtype
+        ),
+        **settings,
+    )
 
 
 def test_proximal_gradient_never_increases_the_objective() -> None:
     problem, prior = blurred(), image_prior()
     weight = float(problem.operator.norm(dtype=torch.float64)) ** 2 / 0.99
-    solution = it.solve(problem, prior, "proximal-gradient", regularization=weight, max_iterations=300, tolerance=1e-9, progress=False)
+    solution = it.solve(
+        problem,
+        prior,
+        "proximal-gradient",
+        regularization=weight,
+        max_iterations=300,
+        tolerance=1e-9,
+        progress=False,
+    )
     objective = solution.history["objective"]
     change = objective.diff(dim=0)
     assert float(change[~change.isnan()].max()) <= 1e-12 * float(objective[0].abs().max())
     assert solution.status == ("converged",) * 2
     # A fixed point, whose objective is the one that the inversion finds.
-    moved = prior.prox(solution.x - problem.operator.adjoint(problem.operator(solution.x) - problem.y) / weight)
+    moved = prior.prox(
+        solution.x - problem.operator.adjoint(problem.operator(solution.x) - problem.y) / weight
+    )
     assert float((moved - solution.x).abs().max()) < 1e-7
     last = torch.stack([row[~row.isnan()][-1] for row in objective.T])
-    value = problem.data_term.value(problem.operator(solution.x), problem.y) + weight * prior.energy(solution.x)
+    value = problem.data_term.value(
+        problem.operator(solution.x), problem.y
+    ) + weight * prior.energy(solution.x)
     torch.testing.assert_close(value, last, rtol=1e-6, atol=1e-6)
 
 
 def test_admm_never_increases_its_augmented_lagrangian_which_ends_as_the_objective() -> None:
     problem, prior = blurred(), image_prior()
-    weight = float(problem.operator.norm(dtype=torch.float64, tolerance=1e-6, max_iterations=500)) ** 2 / 0.99
-    solution = it.solve(problem, prior, "admm", regularization=weight, max_iterations=150, tolerance=0.0, progress=False)
+    weight = (
+        float(problem.operator.norm(dtype=torch.float64, tolerance=1e-6, max_iterations=500)) ** 2
+        / 0.99
+    )
+    solution = it.solve(
+        problem,
+        prior,
+        "admm",
+        regularization=weight,
+        max_iterations=150,
+        tolerance=0.0,
+        progress=False,
+    )
     objective = solution.history["objective"]
     objective = objective[~objective.isnan().any(1)]
     fell = objective[0] - objective[-1]
     assert bool((objective.diff(dim=0).amax(0) <= 1e-12 * fell).all()) and bool((fell > 0).all())
-    at_z = problem.data_term.value(problem.operator(solution.x), problem.y) + weight * prior.energy(solution.x)
+    at_z = problem.data_term.value(problem.operator(solution.x), problem.y) + weight * prior.energy(
+        solution.x
+    )
     torch.testing.assert_close(objective[-1], at_z, rtol=1e-6, atol=1e-6)
-    moved = prior.prox(solution.x - problem.operator.adjoint(problem.operator(solution.x) - problem.y) / weight)
+    moved = prior.prox(
+        solution.x - problem.operator.adjoint(problem.operator(solution.x) - problem.y) / weight
+    )
     assert float((moved - solution.x).norm() / solution.x.norm()) < 1e-5
 
 
@@ -196,20 +279,37 @@ def test_admm_and_douglas_rachford_reach_the_same_fixed_point() -> None:
     problem, prior = blurred(), image_prior()
     answers = {}
     for name in ("proximal-gradient", "admm", "douglas-rachford"):
-        solution = it.solve(problem, prior, name, regularization=1.2, max_iterations=3000, tolerance=1e-8, progress=False)
+        solution = it.solve(
+            problem,
+            prior,
+            name,
+            regularization=1.2,
+            max_iterations=3000,
+            tolerance=1e-8,
+            progress=False,
+        )
         assert solution.status == ("converged",) * 2, name
         answers[name] = solution.x
     torch.testing.assert_close(answers["admm"], answers["proximal-gradient"], rtol=0, atol=1e-5)
-    torch.testing.assert_close(answers["douglas-rachford"], answers["proximal-gradient"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        answers["douglas-rachford"], answers["proximal-gradient"], rtol=0, atol=1e-5
+    )
 
 
 def test_the_solver_and_the_weight_are_chosen_inside_the_theorem() -> None:
     problem = blurred(torch.float32)
     solution = it.solve(problem, image_prior(torch.float32), max_iterations=50, progress=False)
     assert solution.solver.startswith("ADMM")
-    torch.testing.assert_close(solution.regularization, 1.05 * problem.operator.norm().square().expand(2), rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        solution.regularization,
+        1.05 * problem.operator.norm().square().expand(2),
+        rtol=1e-2,
+        atol=0,
+    )
     noisy = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=0.05))
-    least = it.solve(noisy, image_prior(torch.float32), max_iterations=2, progress=False).regularization
+    least = it.solve(
+        noisy, image_prior(torch.float32), max_iterations=2, progress=False
+    ).regularization
     torch.testing.assert_close(least, solution.regularization / 0.05**2, rtol=1e-3, atol=0)
 
 
@@ -218,34 +318,66 @@ def test_an_item_alone_and_in_company_and_twice(solver: str) -> None:
     problem, prior = blurred(torch.float32), image_prior(torch.float32)
 
     def solved(part: it.Problem) -> Tensor:
-        x: Tensor = it.solve(part, prior, solver, regularization=1.5, max_iterations=20, tolerance=0.0, progress=False).x
+        x: Tensor = it.solve(
+            part,
+            prior,
+            solver,
+            regularization=1.5,
+            max_iterations=20,
+            tolerance=0.0,
+            progress=False,
+        ).x
         return x
 
     both = solved(problem)
     assert torch.equal(both, solved(problem))
     for k in range(2):
-        torch.testing.assert_close(solved(problem.select(torch.tensor([k]))), both[k:k + 1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            solved(problem.select(torch.tensor([k]))), both[k : k + 1], rtol=0, atol=1e-5
+        )
 
 
-@pytest.mark.parametrize(("settings", "call", "fault"), [
-    ({}, {"regularization": 0.5}, "known to converge for weights above"),
-    ({}, {"regularization": "l-curve"}, "rule for the weight"),
-    ({}, {"solver": "pdhg"}, "knows the prox at one alone"),
-    ({}, {"solver": "fista"}, "ADMM"),
-    ({}, {"solver": it.solvers.ProximalGradient(step_size=2.0)}, "leave the step out"),
-    ({"within_theorem": False}, {"solver": it.solvers.ADMM(rho=3.0), "regularization": 1.0}, "leave the step out"),
-])
-def test_what_is_outside_the_theorem_is_refused(settings: dict[str, Any], call: dict[str, Any], fault: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "call", "fault"),
+    [
+        ({}, {"regularization": 0.5}, "known to converge for weights above"),
+        ({}, {"regularization": "l-curve"}, "rule for the weight"),
+        ({}, {"solver": "pdhg"}, "knows the prox at one alone"),
+        ({}, {"solver": "fista"}, "ADMM"),
+        ({}, {"solver": it.solvers.ProximalGradient(step_size=2.0)}, "leave the step out"),
+        (
+            {"within_theorem": False},
+            {"solver": it.solvers.ADMM(rho=3.0), "regularization": 1.0},
+            "leave the step out",
+        ),
+    ],
+)
+def test_what_is_outside_the_theorem_is_refused(
+    settings: dict[str, Any], call: dict[str, Any], fault: str
+) -> None:
     with pytest.raises(InputError, match=fault):
         it.solve(blurred(), image_prior(**settings), progress=False, **call)
 
 
 def test_outside_the_theorem_where_that_is_wanted() -> None:
     prior = image_prior(within_theorem=False)
-    solution = it.solve(blurred(), prior, it.solvers.ADMM(rho=0.1), regularization=0.1, max_iterations=20, progress=False)
-    assert bool(solution.x.isfinite().all()) and bool(solution.history["objective"][:5].isfinite().all())
-    problem = it.Problem(blurred().y, blurred().operator, it.data_terms.LeastSquares(noise_std=0.05))
-    assert it.solve(problem, prior, max_iterations=5, progress=False).notes  # the discrepancy principle, as for any denoiser
+    solution = it.solve(
+        blurred(),
+        prior,
+        it.solvers.ADMM(rho=0.1),
+        regularization=0.1,
+        max_iterations=20,
+        progress=False,
+    )
+    assert bool(solution.x.isfinite().all()) and bool(
+        solution.history["objective"][:5].isfinite().all()
+    )
+    problem = it.Problem(
+        blurred().y, blurred().operator, it.data_terms.LeastSquares(noise_std=0.05)
+    )
+    assert it.solve(
+        problem, prior, max_iterations=5, progress=False
+    ).notes  # the discrepancy principle, as for any denoiser
 
 
 def test_bad_input_is_refused() -> None:
@@ -266,15 +398,26 @@ def test_bad_input_is_refused() -> None:
         prior.prox(torch.ones(1, 1, 3))
     with pytest.raises(InputError, match=r"step times weight is 0\.5"):
         prior.prox(torch.ones(2, 1, 2), torch.tensor([1.0, 0.5]))
-    for image, fault in ((torch.ones(1, 1, 2, dtype=torch.int64), "floating point, got torch.int64"),
-                         (torch.ones(1, 1, 2, dtype=torch.complex64), "real images"), ([[1.0, 2.0]], "takes a tensor .* got list")):
+    for image, fault in (
+        (torch.ones(1, 1, 2, dtype=torch.int64), "floating point, got torch.int64"),
+        (torch.ones(1, 1, 2, dtype=torch.complex64), "real images"),
+        ([[1.0, 2.0]], "takes a tensor .* got list"),
+    ):
         with pytest.raises(InputError, match=fault):
             prior.prox(image)  # type: ignore[arg-type]
-    for settings in ({"sigma": "loud"}, {"sigma": float("nan")}, {"intensity_range": "HU"}, {"intensity_range": (0, 1, 2)},
-                     {"intensity_range": (1.0, 0.0)}, {"intensity_range": (0.0, float("inf"))}):
+    for settings in (
+        {"sigma": "loud"},
+        {"sigma": float("nan")},
+        {"intensity_range": "HU"},
+        {"intensity_range": (0, 1, 2)},
+        {"intensity_range": (1.0, 0.0)},
+        {"intensity_range": (0.0, float("inf"))},
+    ):
         with pytest.raises(InputError, match="positive sigma and an intensity_range"):
             LearnedProximal(ConvexDense(2, 4, 2), **settings)
-    robust = it.Problem(torch.ones(1, 1, 2), it.operators.Identity((1, 2)), it.data_terms.L1(noise_std=0.1))
+    robust = it.Problem(
+        torch.ones(1, 1, 2), it.operators.Identity((1, 2)), it.data_terms.L1(noise_std=0.1)
+    )
     with pytest.raises(InputError, match="within_theorem=False"):
         it.solve(robust, prior, progress=False)
     negative = ConvexPatches(ConvexDense(4, 4, 2), 2)
@@ -287,6 +430,11 @@ def test_bad_input_is_refused() -> None:
             ConvexPatches(ConvexDense(4), patch, stride)
     with pytest.raises(InputError, match="images"):
         LearnedProximal(ConvexPatches(ConvexDense(4), 2)).prox(torch.ones(1, 4))
-    for arguments in ({"widths": (4,), "strides": (1, 2)}, {"kernel_size": 2}, {"dimension": 4}, {"beta": 0.0}):
+    for arguments in (
+        {"widths": (4,), "strides": (1, 2)},
+        {"kernel_size": 2},
+        {"dimension": 4},
+        {"beta": 0.0},
+    ):
         with pytest.raises(InputError):
             ConvexConvolution(1, **arguments)

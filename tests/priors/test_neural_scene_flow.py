@@ -32,7 +32,9 @@ def both_ways(batch: int = 2, n: int = 150, dtype: torch.dtype = torch.float32) 
     generator = torch.Generator().manual_seed(0)
     points = 4 * torch.rand(batch, n, 3, generator=generator, dtype=dtype)
     shift = 0.2 * torch.randn(batch, 1, 3, generator=generator, dtype=dtype)
-    return it.Problem((points + shift, points), PointWarpBothWays(points), Stack(Chamfer(), Chamfer()))
+    return it.Problem(
+        (points + shift, points), PointWarpBothWays(points), Stack(Chamfer(), Chamfer())
+    )
 
 
 def small(**settings: Any) -> NeuralSceneFlow:
@@ -48,7 +50,9 @@ def test_it_is_the_published_network() -> None:
         with torch.no_grad():
             layer.weight.copy_(parameters[f"forward_weight{k}"][0].T)
             layer.bias.copy_(parameters[f"forward_bias{k}"][0])
-    network = nn.Sequential(*[part for layer in layers[:-1] for part in (layer, nn.ReLU())], layers[-1])
+    network = nn.Sequential(
+        *[part for layer in layers[:-1] for part in (layer, nn.ReLU())], layers[-1]
+    )
     torch.testing.assert_close(prior.decode(parameters)[0], network(points[0]))
     assert sum(t.numel() for t in parameters.values()) == 116_483
 
@@ -69,7 +73,9 @@ def test_the_way_back_starts_as_a_copy_and_is_taken_where_points_arrive() -> Non
     assert torch.equal(parameters["forward_weight1"], parameters["backward_weight1"])
     forward, backward = prior.decode(parameters)
     torch.testing.assert_close(forward, prior.flow_at(parameters, problem.operator.points))
-    torch.testing.assert_close(backward, prior.flow_at(parameters, problem.operator.points + forward))
+    torch.testing.assert_close(
+        backward, prior.flow_at(parameters, problem.operator.points + forward)
+    )
 
 
 @pytest.mark.parametrize("prior", [small(), small(initialization="xavier"), FreeFlow()], ids=repr)
@@ -94,32 +100,63 @@ def test_what_moves_no_points_is_refused() -> None:
 @pytest.mark.parametrize("prior", [small(), FreeFlow()], ids=repr)
 class TestThroughTheLoop:
     def test_twice_is_bitwise_the_same(self, prior: Any) -> None:
-        one, other = (it.solve(both_ways(), prior, FAST, max_iterations=15, progress=False) for _ in range(2))
-        assert all(torch.equal(a, b) for a, b in zip(one.x, other.x)) and torch.equal(one.history["objective"], other.history["objective"])
+        one, other = (
+            it.solve(both_ways(), prior, FAST, max_iterations=15, progress=False) for _ in range(2)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(one.x, other.x)) and torch.equal(
+            one.history["objective"], other.history["objective"]
+        )
 
     def test_an_item_alone_is_bitwise_the_item_in_company(self, prior: Any) -> None:
         problem = both_ways(3)
         together = it.solve(problem, prior, FAST, max_iterations=15, tolerance=0, progress=False)
         for k in range(3):
-            alone = it.solve(problem.select(torch.tensor([k])), prior, FAST, max_iterations=15, tolerance=0, progress=False)
+            alone = it.solve(
+                problem.select(torch.tensor([k])),
+                prior,
+                FAST,
+                max_iterations=15,
+                tolerance=0,
+                progress=False,
+            )
             assert all(torch.equal(a[0], b[k]) for a, b in zip(alone.x, together.x))
 
     def test_a_tuple_is_saved_loaded_reported_and_printed(self, prior: Any, tmp_path: Path) -> None:
         seen = []
-        solution = it.solve(both_ways(), prior, FAST, max_iterations=5, progress=True, callbacks=[lambda p: seen.append(p.x) and None])
-        assert isinstance(solution.x, tuple) and isinstance(seen[-1], tuple) and "((2, 150, 3), (2, 150, 3))" in str(solution)
+        solution = it.solve(
+            both_ways(),
+            prior,
+            FAST,
+            max_iterations=5,
+            progress=True,
+            callbacks=[lambda p: seen.append(p.x) and None],
+        )
+        assert (
+            isinstance(solution.x, tuple)
+            and isinstance(seen[-1], tuple)
+            and "((2, 150, 3), (2, 150, 3))" in str(solution)
+        )
         again = it.Solution.load(solution.save(tmp_path / "s.h5"))
         assert all(torch.equal(a, b) for a, b in zip(solution.x, again.x))
-        assert all(torch.equal(a, b) for a, b in zip(solution.measured_and_predicted()[1], again.measured_and_predicted()[1]))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(solution.measured_and_predicted()[1], again.measured_and_predicted()[1])
+        )
         page = solution.report(tmp_path / "s.html").read_text()
         assert "150 x 3 and 150 x 3" in page and solution.plot() is not None
 
 
-@pytest.mark.parametrize("solver", ["adam", "lbfgs", "gradient-descent", "gauss-newton", "levenberg-marquardt"])
+@pytest.mark.parametrize(
+    "solver", ["adam", "lbfgs", "gradient-descent", "gauss-newton", "levenberg-marquardt"]
+)
 def test_every_solver_of_parameters_takes_tuples(solver: str) -> None:
     problem = both_ways(2, 60)
-    start = problem.data_term.value(problem.operator((torch.zeros(2, 60, 3), torch.zeros(2, 60, 3))), problem.y)
-    solution = it.solve(problem, FreeFlow() + 0.01 * it.priors.ARAP(), solver, max_iterations=10, progress=False)
+    start = problem.data_term.value(
+        problem.operator((torch.zeros(2, 60, 3), torch.zeros(2, 60, 3))), problem.y
+    )
+    solution = it.solve(
+        problem, FreeFlow() + 0.01 * it.priors.ARAP(), solver, max_iterations=10, progress=False
+    )
     assert bool((problem.data_term.value(problem.operator(solution.x), problem.y) < start).all())
 
 
@@ -130,13 +167,20 @@ def test_patience_ends_an_item_by_itself_and_keeps_its_best_iterate(tmp_path: Pa
     assert set(solution.status) == {"stopped"} and len(set(solution.iterations.tolist())) > 1
     misfit = problem.data_term.value(problem.operator(solution.x), problem.y)
     for k in range(3):
-        curve = solution.history["objective"][:int(solution.iterations[k]), k]
+        curve = solution.history["objective"][: int(solution.iterations[k]), k]
         torch.testing.assert_close(misfit[k], curve.min())
         best, waited = float("inf"), 0
         for value in curve.tolist():
             best, waited = (value, 0) if value < best - 1e-4 else (best, waited + 1)
         assert waited == 8
-        alone = it.solve(problem.select(torch.tensor([k])), small(), solver, max_iterations=400, tolerance=0, progress=False)
+        alone = it.solve(
+            problem.select(torch.tensor([k])),
+            small(),
+            solver,
+            max_iterations=400,
+            tolerance=0,
+            progress=False,
+        )
         assert torch.equal(alone.x[0][0], solution.x[0][k])
 
 
@@ -144,8 +188,18 @@ def test_patience_survives_a_resume(tmp_path: Path) -> None:
     solver = Adam(learning_rate=0.05, iterate="best", patience=8, min_delta=1e-4)
     whole = it.solve(both_ways(3), small(), solver, max_iterations=400, tolerance=0, progress=False)
     for budget in (20, 30, 400):
-        resumed = it.solve(both_ways(3), small(), solver, max_iterations=budget, tolerance=0, progress=False, checkpoint=tmp_path / "c")
-    assert all(torch.equal(a, b) for a, b in zip(whole.x, resumed.x)) and torch.equal(whole.iterations, resumed.iterations)
+        resumed = it.solve(
+            both_ways(3),
+            small(),
+            solver,
+            max_iterations=budget,
+            tolerance=0,
+            progress=False,
+            checkpoint=tmp_path / "c",
+        )
+    assert all(torch.equal(a, b) for a, b in zip(whole.x, resumed.x)) and torch.equal(
+        whole.iterations, resumed.iterations
+    )
     with pytest.raises(InputError, match="patience"):
         Adam(patience=0)
 
@@ -153,10 +207,23 @@ def test_patience_survives_a_resume(tmp_path: Path) -> None:
 def test_a_checkpoint_belongs_to_its_source_points(tmp_path: Path) -> None:
     problem = both_ways(1)
     moved = PointWarp(problem.operator.points + 1)
-    it.solve(it.Problem(problem.y[0], PointWarp(problem.operator.points), Chamfer()), small(), FAST, max_iterations=2,
-             checkpoint=tmp_path / "c", progress=False)
+    it.solve(
+        it.Problem(problem.y[0], PointWarp(problem.operator.points), Chamfer()),
+        small(),
+        FAST,
+        max_iterations=2,
+        checkpoint=tmp_path / "c",
+        progress=False,
+    )
     with pytest.raises(InputError, match="another problem"):
-        it.solve(it.Problem(problem.y[0], moved, Chamfer()), small(), FAST, max_iterations=2, checkpoint=tmp_path / "c", progress=False)
+        it.solve(
+            it.Problem(problem.y[0], moved, Chamfer()),
+            small(),
+            FAST,
+            max_iterations=2,
+            checkpoint=tmp_path / "c",
+            progress=False,
+        )
 
 
 RUN = """
@@ -175,7 +242,11 @@ RUN = """
 def test_killed_and_resumed_is_bitwise_undisturbed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(RUN))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "OMP_NUM_THREADS": "1",
+    }
 
     def command(name: str, pause: float) -> list[str]:
         return [sys.executable, str(script), str(tmp_path / name), str(pause)]
@@ -190,7 +261,9 @@ def test_killed_and_resumed_is_bitwise_undisturbed(tmp_path: Path) -> None:
     assert not (tmp_path / "killed.pt").exists()
     for name in ("killed", "undisturbed"):
         subprocess.run(command(name, 0.0), env=environment, check=True)
-    one, other = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("undisturbed", "killed"))
+    one, other = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("undisturbed", "killed")
+    )
     assert torch.equal(one, other)
 
 
@@ -201,7 +274,9 @@ def boxes(seed: int, n: int = 700) -> tuple[Tensor, Tensor, Tensor]:
     """Two walls, four poles and five boxes that move along x, sampled anew in either sweep: source, target and true flow."""
     generator = torch.Generator().manual_seed(seed)
 
-    def box(centre: tuple[float, float, float], size: tuple[float, float, float], count: int) -> Tensor:
+    def box(
+        centre: tuple[float, float, float], size: tuple[float, float, float], count: int
+    ) -> Tensor:
         points = torch.rand(count, 3, generator=generator) - 0.5
         face = torch.randint(0, 3, (count,), generator=generator)
         points[torch.arange(count), face] = torch.randint(0, 2, (count,), generator=generator) - 0.5
@@ -213,7 +288,9 @@ def boxes(seed: int, n: int = 700) -> tuple[Tensor, Tensor, Tensor]:
         flow = [torch.zeros(sum(map(len, still)), 3)]
         for k in range(5):
             speed = torch.tensor([1.0 if k % 2 == 0 else -1.0, 0.0, 0.0])
-            still.append(box((-14.0 + 7 * k, 5.0 * (-1) ** k, 1.0), (4.0, 1.8, 1.6), n // 16) + moved * speed)
+            still.append(
+                box((-14.0 + 7 * k, 5.0 * (-1) ** k, 1.0), (4.0, 1.8, 1.6), n // 16) + moved * speed
+            )
             flow.append(speed.expand(n // 16, 3))
         return torch.cat(still), torch.cat(flow)
 
@@ -227,7 +304,9 @@ def test_the_network_finds_what_moves_and_free_vectors_do_not() -> None:
     flow = published.nsfp(source, target, patience=100, max_iterations=150)
     free = published.free_vectors(source, target, max_iterations=150, learning_rate=0.02)
     error, free_error = (float(it.metrics.end_point_error(f, truth, moving)) for f in (flow, free))
-    misfit, free_misfit = (float(Chamfer().value((source + f)[None], target[None])) for f in (flow, free))
+    misfit, free_misfit = (
+        float(Chamfer().value((source + f)[None], target[None])) for f in (flow, free)
+    )
     assert free_misfit < 0.3 * misfit and error < 0.3 and free_error > 2 * error
 
 

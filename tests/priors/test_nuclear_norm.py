@@ -18,7 +18,11 @@ from invtoolbox.testing import check_prior
 def images(*shape: int, complex_: bool = False) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
-    return torch.complex(x, torch.randn(shape, generator=generator, dtype=torch.float64)) if complex_ else x
+    return (
+        torch.complex(x, torch.randn(shape, generator=generator, dtype=torch.float64))
+        if complex_
+        else x
+    )
 
 
 CASES: dict[str, tuple[Callable[[], NuclearNorm], tuple[int, ...]]] = {
@@ -29,7 +33,10 @@ CASES: dict[str, tuple[Callable[[], NuclearNorm], tuple[int, ...]]] = {
     "patches": (lambda: NuclearNorm(patch=3, offset=1), (2, 4, 5, 7)),
     "tall patches": (lambda: NuclearNorm(patch=(1, 2)), (2, 4, 3, 5)),
     "frames": (lambda: NuclearNorm(axis=2), (2, 2, 4, 5, 6)),
-    "frames in patches": (lambda: NuclearNorm(axis=2, patch=(2, 4), offset=(1, 2)), (2, 2, 4, 5, 6)),
+    "frames in patches": (
+        lambda: NuclearNorm(axis=2, patch=(2, 4), offset=(1, 2)),
+        (2, 2, 4, 5, 6),
+    ),
     "the last axis": (lambda: NuclearNorm(axis=3, patch=2), (2, 1, 5, 3)),
     "volumes": (lambda: NuclearNorm(patch=(2, 3, 2)), (2, 3, 3, 4, 3)),
 }
@@ -52,7 +59,13 @@ def test_energy_is_the_sum_of_the_singular_values(name: str) -> None:
     blocks = [rows]
     for k, axis in enumerate(space):
         n = rows.shape[axis]
-        size = n if prior.patch is None else prior.patch if isinstance(prior.patch, int) else prior.patch[k]
+        size = (
+            n
+            if prior.patch is None
+            else prior.patch
+            if isinstance(prior.patch, int)
+            else prior.patch[k]
+        )
         start = prior.offset if isinstance(prior.offset, int) else prior.offset[k]
         edges = sorted({0, n, *(e for e in range(start % size, n, size))})
         blocks = [block.narrow(axis, a, b - a) for block in blocks for a, b in pairwise(edges)]
@@ -67,7 +80,7 @@ def test_batch_equals_items_bitwise(name: str) -> None:
     make, shape = CASES[name]
     prior, x, steps = make(), images(*shape).float(), torch.tensor([0.1, 0.7])
     for k in range(2):
-        assert torch.equal(prior.prox(x[k:k + 1], steps[k:k + 1])[0], prior.prox(x, steps)[k])
+        assert torch.equal(prior.prox(x[k : k + 1], steps[k : k + 1])[0], prior.prox(x, steps)[k])
 
 
 def test_the_prox_lowers_the_rank() -> None:
@@ -99,27 +112,45 @@ def test_completes_a_dynamic_series() -> None:
     problem = it.Problem(mask * truth, it.operators.Inpainting(mask[0], (12, 16, 16)))
     x = it.solve(problem, NuclearNorm(), it.solvers.FISTA(), 0.05, tolerance=1e-5, progress=False).x
     assert float((x - truth).norm() / truth.norm()) < 0.05
-    alone = it.solve(problem, it.priors.TotalVariation(), it.solvers.FISTA(), 0.01, max_iterations=50, progress=False).x
+    alone = it.solve(
+        problem,
+        it.priors.TotalVariation(),
+        it.solvers.FISTA(),
+        0.01,
+        max_iterations=50,
+        progress=False,
+    ).x
     assert float((alone - truth).norm() / truth.norm()) > 0.4
 
 
 def test_locally_low_rank_follows_what_moves() -> None:
     """Every place has a time course of its own, so the series has full rank, and every patch rank 1."""
     generator = torch.Generator().manual_seed(0)
-    courses = torch.randn(8, 4, 4, generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    courses = (
+        torch.randn(8, 4, 4, generator=generator).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    )
     truth = (courses * (1 + torch.rand(1, 16, 16, generator=generator)))[None]
     y = truth + 0.3 * torch.randn(truth.shape, generator=generator)
 
     def error(prior: NuclearNorm) -> float:
-        return min(float((prior.prox(y, t) - truth).norm() / truth.norm()) for t in (0.3, 0.6, 1.2, 2.4, 4.8))
+        return min(
+            float((prior.prox(y, t) - truth).norm() / truth.norm())
+            for t in (0.3, 0.6, 1.2, 2.4, 4.8)
+        )
 
     assert error(NuclearNorm(patch=4)) < 0.6 * error(NuclearNorm())
 
 
-@pytest.mark.parametrize("make", [
-    lambda: NuclearNorm(axis=0), lambda: NuclearNorm(patch=0), lambda: NuclearNorm(patch=2, offset=-1),
-    lambda: NuclearNorm(axis=4).energy(torch.zeros(1, 2, 3, 4)), lambda: NuclearNorm(patch=(2, 2, 2)).energy(torch.zeros(1, 2, 3, 4)),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: NuclearNorm(axis=0),
+        lambda: NuclearNorm(patch=0),
+        lambda: NuclearNorm(patch=2, offset=-1),
+        lambda: NuclearNorm(axis=4).energy(torch.zeros(1, 2, 3, 4)),
+        lambda: NuclearNorm(patch=(2, 2, 2)).energy(torch.zeros(1, 2, 3, 4)),
+    ],
+)
 def test_bad_input_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         make()

@@ -10,14 +10,25 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.priors import L1, Box, GroupL1, HuberTV, NuclearNorm, PriorImage, Tikhonov, TotalVariation
+from invtoolbox.priors import (
+    L1,
+    Box,
+    GroupL1,
+    HuberTV,
+    NuclearNorm,
+    PriorImage,
+    Tikhonov,
+    TotalVariation,
+)
 from invtoolbox.testing import check_prior
 
 SHAPE = (2, 3, 6, 7)
 
 
 def images(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape or SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        shape or SHAPE, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 INNER: dict[str, Callable[[], it.priors.ExplicitPrior]] = {
@@ -56,11 +67,23 @@ def test_every_solver_moves_with_the_reference() -> None:
     y, reference = images(0, 2, 1, 8, 9), images(1, 1, 1, 8, 9)
     problem, moved = it.Problem(y, A), it.Problem(y - A(reference), A)
     tv = TotalVariation(tolerance=1e-10, max_iterations=20000)
-    for prior, solver, tolerance in ((tv, it.solvers.PDHG(), 1e-8), (L1(), it.solvers.FISTA(), 1e-8), (L1(), it.solvers.ADMM(), 1e-8),
-                                     (Tikhonov("gradient"), it.solvers.ConjugateGradient(), 1e-10)):
-        settings = {"solver": solver, "regularization": 0.1, "tolerance": tolerance, "max_iterations": 20000, "progress": False}
+    for prior, solver, tolerance in (
+        (tv, it.solvers.PDHG(), 1e-8),
+        (L1(), it.solvers.FISTA(), 1e-8),
+        (L1(), it.solvers.ADMM(), 1e-8),
+        (Tikhonov("gradient"), it.solvers.ConjugateGradient(), 1e-10),
+    ):
+        settings = {
+            "solver": solver,
+            "regularization": 0.1,
+            "tolerance": tolerance,
+            "max_iterations": 20000,
+            "progress": False,
+        }
         x = it.solve(problem, PriorImage(reference, prior), **settings).x
-        torch.testing.assert_close(x - reference, it.solve(moved, prior, **settings).x, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            x - reference, it.solve(moved, prior, **settings).x, rtol=0, atol=1e-5
+        )
 
 
 def test_few_views_and_an_earlier_scan() -> None:
@@ -75,18 +98,33 @@ def test_few_views_and_an_earlier_scan() -> None:
     problem = it.Problem(A.simulate(truth, 0.05), A)
     solver = it.solvers.PDHG(max_iterations=400)
     tv = it.solve(problem, TotalVariation(), solver, 0.05, progress=False).x
-    piccs = it.solve(problem, 0.5 * PriorImage(earlier) + 0.5 * TotalVariation(), solver, 0.05, progress=False).x
+    piccs = it.solve(
+        problem, 0.5 * PriorImage(earlier) + 0.5 * TotalVariation(), solver, 0.05, progress=False
+    ).x
     assert float(it.metrics.psnr(piccs, truth)) > float(it.metrics.psnr(tv, truth)) + 6
     lesion = (..., slice(29, 33), slice(23, 27))
-    assert abs(float((piccs - truth)[lesion].mean())) < 0.3 * abs(float((earlier - truth)[lesion].mean()))
+    assert abs(float((piccs - truth)[lesion].mean())) < 0.3 * abs(
+        float((earlier - truth)[lesion].mean())
+    )
 
 
-@pytest.mark.parametrize("make", [
-    lambda: PriorImage(torch.full((1, 1, 2), float("nan"))),
-    lambda: PriorImage(torch.zeros(1, 1, 2), 0.1 * L1()),  # type: ignore[arg-type]
-    lambda: it.solve(it.Problem(torch.zeros(2, 1, 4), it.operators.Identity((1, 4))), PriorImage(torch.zeros(1, 1, 5)), progress=False),
-    lambda: it.solve(it.Problem(torch.zeros(2, 1, 4), it.operators.Identity((1, 4))), PriorImage(torch.zeros(3, 1, 4)), progress=False),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PriorImage(torch.full((1, 1, 2), float("nan"))),
+        lambda: PriorImage(torch.zeros(1, 1, 2), 0.1 * L1()),  # type: ignore[arg-type]
+        lambda: it.solve(
+            it.Problem(torch.zeros(2, 1, 4), it.operators.Identity((1, 4))),
+            PriorImage(torch.zeros(1, 1, 5)),
+            progress=False,
+        ),
+        lambda: it.solve(
+            it.Problem(torch.zeros(2, 1, 4), it.operators.Identity((1, 4))),
+            PriorImage(torch.zeros(3, 1, 4)),
+            progress=False,
+        ),
+    ],
+)
 def test_bad_input_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         make()

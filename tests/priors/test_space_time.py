@@ -35,7 +35,9 @@ STEP = torch.tensor([0.3, -0.1, 0.0], dtype=torch.float64)
 
 
 def walk(sweeps: int = 5, n: int = 30) -> tuple[Tensor, ...]:
-    points = torch.rand(1, n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4
+    points = (
+        torch.rand(1, n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4
+    )
     return tuple(points + t * STEP for t in range(sweeps))
 
 
@@ -55,7 +57,7 @@ def test_points_go_along_the_true_field_from_sweep_to_sweep() -> None:
     assert [tuple(p.shape[1:]) for p in prediction] == list(A.range_shape)
     for leg, arrived in zip(ways, prediction):
         assert torch.allclose(arrived, y[leg.end])
-    for leg, back in zip(ways, prediction[len(ways):]):
+    for leg, back in zip(ways, prediction[len(ways) :]):
         assert torch.allclose(back, y[leg.start])
     assert float(RolloutChamfer().value(prediction, y)) < 1e-9
 
@@ -65,11 +67,16 @@ def test_the_misfit_is_the_sum_of_what_it_says() -> None:
     field = Even(torch.tensor([1.0, 0.5, -0.2], dtype=torch.float64))
     prediction = EulerRollout(y, steps=2)(field)
     ways = legs(3, 2)
-    chamfer = torch.stack([Chamfer(2.0).value(p, y[leg.end]) for leg, p in zip(ways, prediction)]).mean(0)
+    chamfer = torch.stack(
+        [Chamfer(2.0).value(p, y[leg.end]) for leg, p in zip(ways, prediction)]
+    ).mean(0)
     beyond = float(field.step.norm()) - 0.5
     expected = 3 * (0.5 * chamfer + 2.0 * (beyond + 0.5 * beyond**2))
     assert torch.allclose(RolloutChamfer(2, speed=2.0, limit=0.5).value(prediction, y), expected)
-    there = (*prediction[:len(ways)], *(p + 1.0 for p in prediction[len(ways):]))  # nothing comes back
+    there = (
+        *prediction[: len(ways)],
+        *(p + 1.0 for p in prediction[len(ways) :]),
+    )  # nothing comes back
     more = RolloutChamfer(2, cycle=0.1, speed=2.0, limit=0.5).value(there, y)
     assert torch.allclose(more, expected + 3 * 0.1 * 3**0.5)
 
@@ -78,8 +85,15 @@ def test_a_window_is_a_problem_of_its_own() -> None:
     whole = problem(6)
     part = whole.subset(torch.tensor([2, 3, 4]))
     assert part.operator.times == (2.0, 3.0, 4.0) and torch.equal(part.y[1], whole.y[3])
-    drawn = [whole.subset(3, torch.Generator().manual_seed(seed)).operator.times for seed in range(20)]
-    assert all(times[2] - times[0] == 2 for times in drawn) and {times[0] for times in drawn} == {0.0, 1.0, 2.0, 3.0}
+    drawn = [
+        whole.subset(3, torch.Generator().manual_seed(seed)).operator.times for seed in range(20)
+    ]
+    assert all(times[2] - times[0] == 2 for times in drawn) and {times[0] for times in drawn} == {
+        0.0,
+        1.0,
+        2.0,
+        3.0,
+    }
 
 
 FIELDS = [SpaceTimeFlow(width=16, depth=2), SpaceTimeVoxels(1.0, levels=2)]
@@ -95,15 +109,27 @@ def test_the_objective_has_the_right_gradient(prior: ImplicitPrior) -> None:
     known = problem(4)
     bound = prior.prepare(known, it.solve)
     generator = torch.Generator().manual_seed(1)
-    leaves = {k: (t + 0.05 * torch.randn(t.shape, generator=generator, dtype=t.dtype)).requires_grad_() for k, t in bound.initial().items()}
-    directions = {k: torch.randn(t.shape, generator=generator, dtype=t.dtype) for k, t in leaves.items()}
+    leaves = {
+        k: (t + 0.05 * torch.randn(t.shape, generator=generator, dtype=t.dtype)).requires_grad_()
+        for k, t in bound.initial().items()
+    }
+    directions = {
+        k: torch.randn(t.shape, generator=generator, dtype=t.dtype) for k, t in leaves.items()
+    }
 
     def value(share: float) -> Tensor:
         # Without the nearest neighbours, whose changes are kinks.
-        arrived = known.operator(bound.decode({k: t + share * directions[k] for k, t in leaves.items()}))
+        arrived = known.operator(
+            bound.decode({k: t + share * directions[k] for k, t in leaves.items()})
+        )
         return torch.stack([p.square().sum() for p in arrived]).sum()
 
-    slope = torch.stack([(g * directions[k]).sum() for k, g in zip(leaves, torch.autograd.grad(value(0.0), list(leaves.values())))]).sum()
+    slope = torch.stack(
+        [
+            (g * directions[k]).sum()
+            for k, g in zip(leaves, torch.autograd.grad(value(0.0), list(leaves.values())))
+        ]
+    ).sum()
     numeric = (value(1e-6) - value(-1e-6)) / 2e-6
     assert float((slope - numeric.detach()).abs() / numeric.detach().abs()) < 1e-4
 
@@ -123,12 +149,18 @@ def test_voxels_hold_a_linear_field_of_space_and_time() -> None:
     for t in (0.0, 2.5, 4.0):
         p = known.y[int(t)]
         assert torch.allclose(field.flow(p, t), p * slope + t)
-        back = field.displacement(p, torch.full((30,), t, dtype=torch.float64), -torch.ones(30, dtype=torch.float64))
+        back = field.displacement(
+            p, torch.full((30,), t, dtype=torch.float64), -torch.ones(30, dtype=torch.float64)
+        )
         assert torch.allclose(back, -(p * slope + t))
     assert not bool(field.flow(known.y[0] + 1000, 0.0).any())
 
 
-@pytest.mark.parametrize("field", ["voxels", SpaceTimeFlow(width=32, depth=3, first_scale=0.01)], ids=["voxels", "network"])
+@pytest.mark.parametrize(
+    "field",
+    ["voxels", SpaceTimeFlow(width=32, depth=3, first_scale=0.01)],
+    ids=["voxels", "network"],
+)
 def test_finds_how_a_cloud_walks(field: str | ImplicitPrior) -> None:
     sweeps = [points[0].float() for points in walk(6, n=100)]
     settings = EulerSettings(field, window=3, max_iterations=50, learning_rate=0.015)  # type: ignore[arg-type]
@@ -136,7 +168,9 @@ def test_finds_how_a_cloud_walks(field: str | ImplicitPrior) -> None:
     assert len(flows) == 5 and flows[0].shape == (100, 3)
     error = torch.stack([(flow - STEP.float()).norm(dim=1).mean() for flow in flows])
     assert float(error.max()) < 0.1 * float(STEP.norm())
-    assert torch.equal(flows[2], euler_flow(sweeps, settings)[2])  # the windows are a function of the seed
+    assert torch.equal(
+        flows[2], euler_flow(sweeps, settings)[2]
+    )  # the windows are a function of the seed
 
 
 def test_goes_on_where_it_was_killed(tmp_path: Path) -> None:
@@ -146,7 +180,9 @@ def test_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     euler_solution(sweeps, EulerSettings(window=3, max_iterations=5), checkpoint=path)
     resumed = euler_solution(sweeps, EulerSettings(window=3, max_iterations=12), checkpoint=path)
     assert resumed.parameters is not None and whole.parameters is not None
-    assert all(torch.equal(resumed.parameters[name], whole.parameters[name]) for name in whole.parameters)
+    assert all(
+        torch.equal(resumed.parameters[name], whole.parameters[name]) for name in whole.parameters
+    )
 
 
 def test_adam_takes_subsets_of_any_measurements() -> None:
@@ -154,7 +190,12 @@ def test_adam_takes_subsets_of_any_measurements() -> None:
     matrix, x = torch.randn(40, 5, generator=generator), torch.randn(1, 1, 5, generator=generator)
     A = it.operators.Matrix(matrix)
     known = it.Problem(A(x), A)
-    found = it.solve(known, solver=it.solvers.Adam(learning_rate=0.05, subset_size=8, decay=0.01), max_iterations=600, progress=False)
+    found = it.solve(
+        known,
+        solver=it.solvers.Adam(learning_rate=0.05, subset_size=8, decay=0.01),
+        max_iterations=600,
+        progress=False,
+    )
     assert bool((found.x - x).abs().max() < 1e-2)
     with pytest.raises(InputError, match="different subsets"):
         it.solve(known, solver=it.solvers.Adam(subset_size=8, iterate="best"), progress=False)
@@ -166,13 +207,20 @@ def test_priors_of_flows_hold_for_a_field() -> None:
     y = walk(5)
     known = it.Problem(y, EulerRollout(y), RolloutChamfer())
     field = Even(torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64))
-    for prior, expected in ((it.priors.SpeedLimit(4.0), 5 * 1.5), (it.priors.ARAP(5), 0.0), (it.priors.StaticWorld(threshold=1e-9), 25.0)):
+    for prior, expected in (
+        (it.priors.SpeedLimit(4.0), 5 * 1.5),
+        (it.priors.ARAP(5), 0.0),
+        (it.priors.StaticWorld(threshold=1e-9), 25.0),
+    ):
         along = AlongField(prior).prepare(known, it.solve)
         assert float(along.energy(field)) == pytest.approx(expected, abs=1e-6)
         assert float(along.at(7).energy(field)) == pytest.approx(expected, abs=1e-6)
     sweeps = [points[0].float() for points in y]
     settings = EulerSettings(window=3, max_iterations=20)
-    free, held = (euler_flow(sweeps, settings, priors=w * AlongField(it.priors.StaticWorld())) for w in (0.0, 100.0))
+    free, held = (
+        euler_flow(sweeps, settings, priors=w * AlongField(it.priors.StaticWorld()))
+        for w in (0.0, 100.0)
+    )
     assert float(held[1].norm(dim=1).mean()) < 0.5 * float(free[1].norm(dim=1).mean())
     with pytest.raises(InputError, match="field of flow"):
         along.energy(y[0])
@@ -188,17 +236,33 @@ def test_rows_by_weights_have_their_derivatives() -> None:
     assert torch.autograd.gradcheck(lambda t, w: weighted_rows(t, rows, w), (table, weights))
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: EulerRollout(walk(1)), "two sweeps"),
-    (lambda: EulerRollout(walk(3))(torch.zeros(1, 30, 3)), "field of flow"),
-    (lambda: EulerRollout(walk(3), times=[0, 1]), "2 times"),
-    (lambda: problem().subset(torch.tensor([1])), "two sweeps at least"),
-    (lambda: it.Problem(walk(3)[0], EulerRollout(walk(3)), RolloutChamfer()), "sweeps of a sequence"),
-    (lambda: RolloutChamfer(2).value(EulerRollout(walk(3))(Even(STEP)), walk(3)[:2]), "takes 4 clouds"),
-    (lambda: SpaceTimeFlow().initial(), "knows no sequence"),
-    (lambda: it.solve(it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4))), SpaceTimeVoxels(), progress=False), "EulerRollout"),
-    (lambda: euler_flow([torch.zeros(3, 3)]), "two sweeps"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: EulerRollout(walk(1)), "two sweeps"),
+        (lambda: EulerRollout(walk(3))(torch.zeros(1, 30, 3)), "field of flow"),
+        (lambda: EulerRollout(walk(3), times=[0, 1]), "2 times"),
+        (lambda: problem().subset(torch.tensor([1])), "two sweeps at least"),
+        (
+            lambda: it.Problem(walk(3)[0], EulerRollout(walk(3)), RolloutChamfer()),
+            "sweeps of a sequence",
+        ),
+        (
+            lambda: RolloutChamfer(2).value(EulerRollout(walk(3))(Even(STEP)), walk(3)[:2]),
+            "takes 4 clouds",
+        ),
+        (lambda: SpaceTimeFlow().initial(), "knows no sequence"),
+        (
+            lambda: it.solve(
+                it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4))),
+                SpaceTimeVoxels(),
+                progress=False,
+            ),
+            "EulerRollout",
+        ),
+        (lambda: euler_flow([torch.zeros(3, 3)]), "two sweeps"),
+    ],
+)
 def test_says_what_does_not_fit(call: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()  # type: ignore[operator]

@@ -18,21 +18,37 @@ def problem() -> it.Problem:
     truth = torch.zeros(2, *SHAPE, dtype=torch.float64)
     truth[..., 1:4, 2:6] = torch.tensor([1.0, 1.4]).view(2, 1, 1, 1)
     A = it.operators.Blur(torch.ones(3, 3, dtype=torch.float64) / 9, SHAPE)
-    return it.Problem(A(truth) + 0.1 * torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64), A)
+    return it.Problem(
+        A(truth) + 0.1 * torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64), A
+    )
 
 
 SUMS: dict[str, Prior] = {
     "tv + box + l1": 0.1 * TotalVariation() + Box(0.0, 1.1) + 0.02 * L1(),
-    "coupled tv + box + l1": 0.1 * TotalVariation(coupled=True) + Box(0.0, torch.tensor([0.9, 1.2])) + 0.02 * L1(),
+    "coupled tv + box + l1": 0.1 * TotalVariation(coupled=True)
+    + Box(0.0, torch.tensor([0.9, 1.2]))
+    + 0.02 * L1(),
     "nuclear + group + box": 0.2 * NuclearNorm() + 0.05 * GroupL1() + Box(0.0, None),
 }
 
 #: Other solvers that say they take any number of priors with a prox.
-SOLVERS = [it.solvers.ADMM(relaxation=1.6), it.solvers.CondatVu(), it.solvers.PDHG(relaxation=1.0, adaptive=False)]
+SOLVERS = [
+    it.solvers.ADMM(relaxation=1.6),
+    it.solvers.CondatVu(),
+    it.solvers.PDHG(relaxation=1.0, adaptive=False),
+]
 
 
 def reference(prior: Prior) -> Tensor:
-    x = it.solve(problem(), prior, it.solvers.PDHG(), 1.0, tolerance=1e-6, max_iterations=4000, progress=False).x
+    x = it.solve(
+        problem(),
+        prior,
+        it.solvers.PDHG(),
+        1.0,
+        tolerance=1e-6,
+        max_iterations=4000,
+        progress=False,
+    ).x
     return x
 
 
@@ -45,8 +61,12 @@ def test_every_solver_finds_the_same_minimiser(name: str) -> None:
     assert bool(best.isfinite().all())
     for solver in SOLVERS:
         assert solver.misfit(objective) is None, solver
-        x = it.solve(problem(), prior, solver, 1.0, tolerance=1e-5, max_iterations=3000, progress=False).x
-        torch.testing.assert_close(x, expected, rtol=0, atol=2e-3, msg=lambda text, s=solver: f"{s}: {text}")
+        x = it.solve(
+            problem(), prior, solver, 1.0, tolerance=1e-5, max_iterations=3000, progress=False
+        ).x
+        torch.testing.assert_close(
+            x, expected, rtol=0, atol=2e-3, msg=lambda text, s=solver: f"{s}: {text}"
+        )
         assert bool((objective.value(x) <= best + 1e-5 * best.abs()).all())
 
 
@@ -58,16 +78,40 @@ def test_nothing_near_is_better() -> None:
     best = objective.value(x)
     generator = torch.Generator().manual_seed(1)
     for size in (1e-3, 1e-2, 0.1):
-        for other in (problem().y, torch.zeros_like(x), *(torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(10))):
-            assert bool((objective.value((x + size * (other - x)).clamp(0.0, 1.1)) >= best - 1e-6).all())
+        for other in (
+            problem().y,
+            torch.zeros_like(x),
+            *(torch.randn(x.shape, generator=generator, dtype=x.dtype) for _ in range(10)),
+        ):
+            assert bool(
+                (objective.value((x + size * (other - x)).clamp(0.0, 1.1)) >= best - 1e-6).all()
+            )
 
 
 def test_a_joint_prox_and_the_sum_are_one_problem() -> None:
     """Bounds that are a setting of the prior, against the same bounds as a prior of their own."""
-    for joint, parts in ((TotalVariation(lower=0.0, upper=1.1, tolerance=1e-7), TotalVariation() + Box(0.0, 1.1)),
-                         (L1(0.0, 1.1), L1() + Box(0.0, 1.1))):
-        x = it.solve(problem(), joint, it.solvers.FISTA(), 0.1, tolerance=1e-6, max_iterations=300, progress=False).x
-        y = it.solve(problem(), parts, it.solvers.PDHG(), 0.1, tolerance=1e-6, max_iterations=3000, progress=False).x
+    for joint, parts in (
+        (TotalVariation(lower=0.0, upper=1.1, tolerance=1e-7), TotalVariation() + Box(0.0, 1.1)),
+        (L1(0.0, 1.1), L1() + Box(0.0, 1.1)),
+    ):
+        x = it.solve(
+            problem(),
+            joint,
+            it.solvers.FISTA(),
+            0.1,
+            tolerance=1e-6,
+            max_iterations=300,
+            progress=False,
+        ).x
+        y = it.solve(
+            problem(),
+            parts,
+            it.solvers.PDHG(),
+            0.1,
+            tolerance=1e-6,
+            max_iterations=3000,
+            progress=False,
+        ).x
         torch.testing.assert_close(x, y, rtol=0, atol=1e-3)
         assert float(x.min()) >= 0 and float(x.max()) <= 1.1
 

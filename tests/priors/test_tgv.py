@@ -29,7 +29,9 @@ def affine(*space: int) -> Tensor:
 def slopes_and_edges(n: int) -> Tensor:
     """A tilted disc on another slope: affine pieces with jumps."""
     row, column = torch.meshgrid(torch.linspace(-1, 1, n), torch.linspace(-1, 1, n), indexing="ij")
-    return torch.where(row**2 + column**2 < 0.4, 0.6 - 0.4 * column, 0.4 + 0.2 * column + 0.15 * row)[None, None]
+    return torch.where(
+        row**2 + column**2 < 0.4, 0.6 - 0.4 * column, 0.4 + 0.2 * column + 0.15 * row
+    )[None, None]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -63,16 +65,28 @@ def test_jumps_and_bends_have_their_price() -> None:
     bend = torch.where(bend < 1, 0.5, bend)  # slope -1, then one difference of 0, then 1
     assert float(prior.energy(bend)) == pytest.approx(6.0, rel=0.05)
     # In two dimensions both are prices for the length of the edge.
-    assert float(prior.energy(jump.unsqueeze(2).expand(1, 1, 5, 40))) == pytest.approx(10.0, rel=1e-4)
+    assert float(prior.energy(jump.unsqueeze(2).expand(1, 1, 5, 40))) == pytest.approx(
+        10.0, rel=1e-4
+    )
 
 
-@pytest.mark.parametrize(("shape", "settings"), [
-    ((2, 2, 4, 5), {"ratio": 0.7, "coupled": True}), ((2, 1, 3, 3, 4), {"spacing": (2.0, 1.0, 1.0)}), ((2, 1, 10), {}),
-])
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        ((2, 2, 4, 5), {"ratio": 0.7, "coupled": True}),
+        ((2, 1, 3, 3, 4), {"spacing": (2.0, 1.0, 1.0)}),
+        ((2, 1, 10), {}),
+    ],
+)
 def test_keeps_the_contracts(shape: tuple[int, ...], settings: dict[str, object]) -> None:
     prior = TotalGeneralizedVariation(tolerance=3e-3, max_iterations=300, **settings)  # type: ignore[arg-type]
-    check_prior(prior, drawn(*shape), steps=(0.3,), prox_tolerance=2e-2,
-                precisions=(torch.float64,) if len(shape) == 5 else (torch.float32, torch.float64))
+    check_prior(
+        prior,
+        drawn(*shape),
+        steps=(0.3,),
+        prox_tolerance=2e-2,
+        precisions=(torch.float64,) if len(shape) == 5 else (torch.float32, torch.float64),
+    )
 
 
 def test_complex_images_turn_with_their_phase() -> None:
@@ -80,31 +94,43 @@ def test_complex_images_turn_with_their_phase() -> None:
     phase = torch.polar(torch.ones((), dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64))
     prior = TotalGeneralizedVariation(tolerance=1e-4)
     torch.testing.assert_close(prior.energy(phase * x), prior.energy(x), rtol=1e-3, atol=0)
-    torch.testing.assert_close(prior.prox(phase * x, 0.3), phase * prior.prox(x, 0.3), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        prior.prox(phase * x, 0.3), phase * prior.prox(x, 0.3), rtol=0, atol=1e-6
+    )
     real = prior.prox(x.real, 0.3)
-    torch.testing.assert_close(prior.prox(torch.complex(x.real, torch.zeros_like(real)), 0.3).real, real, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        prior.prox(torch.complex(x.real, torch.zeros_like(real)), 0.3).real, real, rtol=0, atol=1e-6
+    )
 
 
 def test_batch_equals_items_bitwise() -> None:
-    x, steps = torch.cat([slopes_and_edges(24), 2 * slopes_and_edges(24)]) + 0.1 * drawn(2, 1, 24, 24).float(), torch.tensor([0.05, 0.3])
+    x, steps = (
+        torch.cat([slopes_and_edges(24), 2 * slopes_and_edges(24)])
+        + 0.1 * drawn(2, 1, 24, 24).float(),
+        torch.tensor([0.05, 0.3]),
+    )
     prior = TotalGeneralizedVariation()
     together, gap = prior.prox_with_gap(x, steps)
     assert bool((gap <= prior.tolerance).all()) and torch.equal(together, prior.prox(x, steps))
     for k in range(2):
-        assert torch.equal(prior.prox(x[k:k + 1], steps[k:k + 1])[0], together[k])
-        assert torch.equal(prior.energy(x[k:k + 1])[0], prior.energy(x)[k])
+        assert torch.equal(prior.prox(x[k : k + 1], steps[k : k + 1])[0], together[k])
+        assert torch.equal(prior.energy(x[k : k + 1])[0], prior.energy(x)[k])
     assert torch.equal(prior.prox(x, 0.0), x)
 
 
 def test_the_gap_bounds_the_error() -> None:
     x = slopes_and_edges(16).double() + 0.1 * drawn(1, 1, 16, 16)
-    near, finest = TotalGeneralizedVariation(tolerance=2e-5, max_iterations=20000).prox_with_gap(x, 0.2)
+    near, finest = TotalGeneralizedVariation(tolerance=2e-5, max_iterations=20000).prox_with_gap(
+        x, 0.2
+    )
     assert float(finest) <= 2e-5
     for tolerance in (1e-2, 1e-3, 1e-4):
         prior = TotalGeneralizedVariation(tolerance=tolerance)
         u, gap = prior.prox_with_gap(x, 0.2)
         value = float(prior.energy(u) + (u - x).square().sum() / 0.4)
-        assert float(gap) <= tolerance and float((u - near).norm()) <= (2 * 0.2 * value) ** 0.5 * (float(gap) ** 0.5 + 2e-5 ** 0.5)
+        assert float(gap) <= tolerance and float((u - near).norm()) <= (2 * 0.2 * value) ** 0.5 * (
+            float(gap) ** 0.5 + 2e-5**0.5
+        )
 
 
 def test_broken_items_do_not_spoil_their_neighbours() -> None:
@@ -115,20 +141,33 @@ def test_broken_items_do_not_spoil_their_neighbours() -> None:
     assert torch.equal(u[0], TotalGeneralizedVariation().prox(x[:1], 0.1)[0])
 
 
-@pytest.mark.parametrize(("shape", "settings"), [((2, 1, 12), {}), ((1, 1, 8, 9), {"spacing": (1.0, 2.0)}),
-                                                 ((2, 2, 7, 8), {"coupled": True}), ((1, 1, 4, 5, 6), {})])
-def test_the_prox_is_what_a_long_run_of_the_joint_problem_finds(shape: tuple[int, ...], settings: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "settings"),
+    [
+        ((2, 1, 12), {}),
+        ((1, 1, 8, 9), {"spacing": (1.0, 2.0)}),
+        ((2, 2, 7, 8), {"coupled": True}),
+        ((1, 1, 4, 5, 6), {}),
+    ],
+)
+def test_the_prox_is_what_a_long_run_of_the_joint_problem_finds(
+    shape: tuple[int, ...], settings: dict[str, object]
+) -> None:
     """PDHG sees closed forms behind operators, and none of the minimisation inside."""
     x = drawn(*shape)
     tgv = TotalGeneralizedVariation(tolerance=1e-4, **settings)  # type: ignore[arg-type]
     problem = it.Problem(x, it.operators.Identity(shape[1:]))
-    solution = it.solve(problem, tgv, regularization=0.3, tolerance=1e-5, max_iterations=3000, progress=False)
+    solution = it.solve(
+        problem, tgv, regularization=0.3, tolerance=1e-5, max_iterations=3000, progress=False
+    )
     assert solution.solver.startswith("PDHG") and solution.x.shape == x.shape
     torch.testing.assert_close(solution.x, tgv.prox(x, 0.3), rtol=0, atol=0.02)
     # The objective of the joint problem is that of the prox.
     values = [float(v[torch.isfinite(v)][-1]) for v in solution.history["objective"].T]
     expected = 0.3 * tgv.energy(solution.x) + 0.5 * (solution.x - x).square().flatten(1).sum(1)
-    torch.testing.assert_close(torch.tensor(values, dtype=torch.float64), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        torch.tensor(values, dtype=torch.float64), expected, rtol=1e-3, atol=0
+    )
 
 
 def test_slopes_are_kept_where_total_variation_makes_stairs() -> None:
@@ -146,7 +185,10 @@ def test_slopes_are_kept_where_total_variation_makes_stairs() -> None:
     tgv, smooth = best(TotalGeneralizedVariation())
     assert tgv > tv + 1.2
     # In the disc, half of the neighbours of a staircase are equal, and next to none on a slope.
-    flat = [float(((u[0, 27:37, 27:37].diff(dim=1)).abs() < 2e-3).float().mean()) for u in (stairs, smooth)]
+    flat = [
+        float(((u[0, 27:37, 27:37].diff(dim=1)).abs() < 2e-3).float().mean())
+        for u in (stairs, smooth)
+    ]
     assert flat[0] > flat[1] + 0.2
 
 
@@ -156,19 +198,38 @@ def test_deblurring() -> None:
     A = it.operators.Blur(torch.ones(5, 5) / 25, (1, 32, 32))
     problem = it.Problem(A(truth) + 0.02 * drawn(1, 1, 32, 32).float(), A)
     tgv = TotalGeneralizedVariation()
-    x = it.solve(problem, tgv + NonNegative(), None, 0.004, max_iterations=800, tolerance=3e-4, progress=False).x
+    x = it.solve(
+        problem,
+        tgv + NonNegative(),
+        None,
+        0.004,
+        max_iterations=800,
+        tolerance=3e-4,
+        progress=False,
+    ).x
     assert float(x.min()) >= 0
-    stairs = [it.solve(problem, TotalVariation(), "pdhg", w, max_iterations=300, progress=False).x for w in (0.001, 0.003, 0.01)]
-    assert float(it.metrics.psnr(x, truth)) > max(float(it.metrics.psnr(u, truth)) for u in stairs) + 1
-    direct = it.solve(problem, tgv, it.solvers.FISTA(), 0.004, max_iterations=8, progress=False, initial=x).x
+    stairs = [
+        it.solve(problem, TotalVariation(), "pdhg", w, max_iterations=300, progress=False).x
+        for w in (0.001, 0.003, 0.01)
+    ]
+    assert (
+        float(it.metrics.psnr(x, truth)) > max(float(it.metrics.psnr(u, truth)) for u in stairs) + 1
+    )
+    direct = it.solve(
+        problem, tgv, it.solvers.FISTA(), 0.004, max_iterations=8, progress=False, initial=x
+    ).x
     assert float((direct - x).norm() / x.norm()) < 0.02
 
 
-@pytest.mark.parametrize("make", [
-    lambda: TotalGeneralizedVariation(0.0), lambda: TotalGeneralizedVariation(tolerance=0.0),
-    lambda: TotalGeneralizedVariation(spacing=(1.0, 1.0)).energy(torch.zeros(1, 1, 4)),
-    lambda: TotalGeneralizedVariation(spacing=(0.0,)).energy(torch.zeros(1, 1, 4)),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TotalGeneralizedVariation(0.0),
+        lambda: TotalGeneralizedVariation(tolerance=0.0),
+        lambda: TotalGeneralizedVariation(spacing=(1.0, 1.0)).energy(torch.zeros(1, 1, 4)),
+        lambda: TotalGeneralizedVariation(spacing=(0.0,)).energy(torch.zeros(1, 1, 4)),
+    ],
+)
 def test_bad_input_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError):
         make()

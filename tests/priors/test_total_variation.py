@@ -12,7 +12,9 @@ from invtoolbox.priors import TotalVariation
 def photograph(noise: float = 0.1) -> torch.Tensor:
     from skimage import data
 
-    image = torch.from_numpy(data.camera()[64:192:1, 128:256:1].astype(np.float64) / 255)[None, None]
+    image = torch.from_numpy(data.camera()[64:192:1, 128:256:1].astype(np.float64) / 255)[
+        None, None
+    ]
     return image + noise * torch.randn(
         image.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
@@ -28,8 +30,12 @@ def test_two_plateaus_move_towards_each_other() -> None:
     x = torch.cat([torch.zeros(6), torch.ones(4)]).view(1, 1, 10).double()
     prior = TotalVariation(tolerance=1e-10, max_iterations=10000)
     u = prior.prox(x, 0.3)
-    torch.testing.assert_close(u[0, 0, :6], torch.full((6,), 0.3 / 6, dtype=u.dtype), rtol=0, atol=1e-5)
-    torch.testing.assert_close(u[0, 0, 6:], torch.full((4,), 1 - 0.3 / 4, dtype=u.dtype), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        u[0, 0, :6], torch.full((6,), 0.3 / 6, dtype=u.dtype), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(
+        u[0, 0, 6:], torch.full((4,), 1 - 0.3 / 4, dtype=u.dtype), rtol=0, atol=1e-5
+    )
     torch.testing.assert_close(prior.prox(x, 5.0), torch.full_like(x, 0.4), rtol=0, atol=1e-4)
 
 
@@ -120,6 +126,8 @@ def test_bounds_are_part_of_the_prox() -> None:
     projected = TotalVariation(tolerance=1e-10, max_iterations=20000).prox(x, 0.3).clamp(-0.2, 0.5)
     assert bool((objective(projected) > best + 1e-6).all())
     for _ in range(20):
-        near = (u + 1e-3 * torch.randn(u.shape, generator=generator, dtype=u.dtype)).clamp(-0.2, 0.5)
+        near = (u + 1e-3 * torch.randn(u.shape, generator=generator, dtype=u.dtype)).clamp(
+            -0.2, 0.5
+        )
         assert bool((objective(near) >= best - 1e-9).all())
     assert bool(prior.energy(torch.full_like(x, 0.6)).isinf().all()) and "split" not in prior.offers

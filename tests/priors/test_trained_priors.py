@@ -18,14 +18,18 @@ from invtoolbox.training.recipe import Recipe
 
 CONVEX = ("lpn-natural", "lpn-natural-0.1", "lpn-ct")
 DENOISERS = ("dncnn-natural",)
-TESTED_PATIENTS = range(51, 59)  # items of ct_hu_256.npz that belong to A046441, A048383, A056642 and A058062
+TESTED_PATIENTS = range(
+    51, 59
+)  # items of ct_hu_256.npz that belong to A046441, A048383, A056642 and A058062
 #: Decibels by which the prior improves a picture with the noise that it knows.
 GAINS = {"lpn-natural": 4.5, "lpn-natural-0.1": 8.0, "dncnn-natural": 5.0}
 
 
 def held_out(name: str) -> tuple[Tensor, Tensor, float]:
     """A part of a picture that the recipe holds out, the same with noise, and the noise."""
-    noise = check(Recipe, *content_of(catalogue.find("priors", name).path.parent / "recipe.toml")).data.noise_std
+    noise = check(
+        Recipe, *content_of(catalogue.find("priors", name).path.parent / "recipe.toml")
+    ).data.noise_std
     assert noise is not None
     x = photograph("camera")[..., 60:188, 180:308]
     return x, x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), noise
@@ -40,7 +44,11 @@ def test_a_trained_prior_is_small_and_says_where_it_comes_from(name: str) -> Non
     recipe = check(Recipe, *content_of(folder / "recipe.toml"))
     assert recipe.name == name and recipe.licence and recipe.validation is not None
     assert not set(recipe.data.photographs) & {"camera"}
-    assert not any(held in path for path in recipe.data.paths for held in ("bsd", "celeba", "aapm", "city", "flowers", "guitar"))
+    assert not any(
+        held in path
+        for path in recipe.data.paths
+        for held in ("bsd", "celeba", "aapm", "city", "flowers", "guitar")
+    )
     for images in (recipe.data, recipe.validation):
         if images.items is not None:
             assert not set(range(*images.items)) & set(TESTED_PATIENTS)
@@ -71,7 +79,9 @@ def test_a_trained_network_is_exactly_a_prox(name: str) -> None:
     assert float(torch.linalg.eigvalsh((J + J.T) / 2).min()) > -1e-10
     p, energy = prior.prox_and_energy(y)
     for scale in (0.03, 0.3, 3.0):
-        v, other = prior.prox_and_energy(y + scale * torch.randn(20, 1, 9, 8, generator=generator, dtype=torch.float64))
+        v, other = prior.prox_and_energy(
+            y + scale * torch.randn(20, 1, 9, 8, generator=generator, dtype=torch.float64)
+        )
         cost = other + 0.5 * (v - y).flatten(1).square().sum(1)
         assert bool((cost >= energy + 0.5 * (p - y).square().sum() - 1e-10).all())
 
@@ -85,4 +95,6 @@ def test_the_prior_of_ct_slices_denoises_a_patient_it_never_saw(data_dir: Path) 
     assert float(it.metrics.psnr(prior.denoise(y, 0.1), x) - it.metrics.psnr(y, x)) > 9.0
     # The same in Hounsfield units.
     in_hu: Any = it.priors.load("lpn-ct", {"intensity_range": (-1024, 1024)})
-    torch.testing.assert_close(in_hu.prox(2048 * y - 1024), 2048 * prior.prox(y) - 1024, rtol=0, atol=0.5)
+    torch.testing.assert_close(
+        in_hu.prox(2048 * y - 1024), 2048 * prior.prox(y) - 1024, rtol=0, atol=0.5
+    )

@@ -23,18 +23,28 @@ def volume(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("coupled", [True, False])
 @pytest.mark.parametrize("bounds", [{}, {"lower": 0.0}])
 def test_keeps_the_contracts(isotropic: bool, coupled: bool, bounds: dict[str, float]) -> None:
-    prior = TotalVariation(isotropic, coupled=coupled, tolerance=1e-7, max_iterations=20000, spacing=SPACING, **bounds)
+    prior = TotalVariation(
+        isotropic, coupled=coupled, tolerance=1e-7, max_iterations=20000, spacing=SPACING, **bounds
+    )
     x = volume(2, 2, 4, 5, 6)
     check_prior(prior, x.abs() if bounds else x, steps=(0.05, 0.5))
 
 
-@pytest.mark.parametrize(("shape", "spacing"), [((1, 9), (0.3,)), ((2, 5, 6), (2.0, 0.5)), ((1, 4, 5, 3), SPACING)])
+@pytest.mark.parametrize(
+    ("shape", "spacing"), [((1, 9), (0.3,)), ((2, 5, 6), (2.0, 0.5)), ((1, 4, 5, 3), SPACING)]
+)
 @pytest.mark.parametrize("periodic", [False, True])
-def test_differences_with_a_spacing(shape: tuple[int, ...], spacing: tuple[float, ...], periodic: bool) -> None:
+def test_differences_with_a_spacing(
+    shape: tuple[int, ...], spacing: tuple[float, ...], periodic: bool
+) -> None:
     D = FiniteDifference(shape, periodic, spacing)
     check_operator(D)
-    matrix = D(torch.eye(D.norm().new_zeros(shape).numel(), dtype=torch.float64).view(-1, *shape)).flatten(1)
-    torch.testing.assert_close(D.norm(dtype=torch.float64)[0], torch.linalg.matrix_norm(matrix, 2), rtol=1e-9, atol=0)
+    matrix = D(
+        torch.eye(D.norm().new_zeros(shape).numel(), dtype=torch.float64).view(-1, *shape)
+    ).flatten(1)
+    torch.testing.assert_close(
+        D.norm(dtype=torch.float64)[0], torch.linalg.matrix_norm(matrix, 2), rtol=1e-9, atol=0
+    )
     ramp = torch.arange(shape[-1], dtype=torch.float64).mul(spacing[-1]).expand(1, *shape)
     slope = D(ramp).unflatten(1, (shape[0], -1))[:, :, -1]
     torch.testing.assert_close(slope[..., :-1], torch.ones_like(slope[..., :-1]))
@@ -46,7 +56,15 @@ def test_the_prox_agrees_with_a_long_primal_dual_run() -> None:
     for settings in ({}, {"isotropic": False}, {"periodic": True}, {"coupled": True}):
         prior = TotalVariation(tolerance=1e-10, max_iterations=50000, spacing=SPACING, **settings)
         problem = it.Problem(x, it.operators.Identity((1, 5, 6, 7)))
-        reference = it.solve(problem, prior, it.solvers.PDHG(), 0.3, tolerance=1e-9, max_iterations=20000, progress=False).x
+        reference = it.solve(
+            problem,
+            prior,
+            it.solvers.PDHG(),
+            0.3,
+            tolerance=1e-9,
+            max_iterations=20000,
+            progress=False,
+        ).x
         torch.testing.assert_close(prior.prox(x, 0.3), reference, rtol=0, atol=2e-5)
 
 
@@ -55,12 +73,19 @@ def test_a_slab_shrinks_by_its_distance() -> None:
     x = torch.zeros(1, 1, 6, 4, 5, dtype=torch.float64)
     x[:, :, 3:] = 1
     u = TotalVariation(tolerance=1e-12, max_iterations=50000, spacing=(2.0, 1.0, 1.0)).prox(x, 0.3)
-    torch.testing.assert_close(u[0, 0, :, 1, 1], torch.tensor([0.05] * 3 + [0.95] * 3, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        u[0, 0, :, 1, 1],
+        torch.tensor([0.05] * 3 + [0.95] * 3, dtype=torch.float64),
+        rtol=0,
+        atol=1e-5,
+    )
 
 
 def test_a_unit_of_length_is_a_unit_of_the_weight() -> None:
     x = volume(1, 1, 4, 5, 6)
-    millimetres, metres = (TotalVariation(tolerance=1e-10, spacing=tuple(s * h for h in SPACING)) for s in (1.0, 1e-3))
+    millimetres, metres = (
+        TotalVariation(tolerance=1e-10, spacing=tuple(s * h for h in SPACING)) for s in (1.0, 1e-3)
+    )
     torch.testing.assert_close(metres.energy(x), 1e3 * millimetres.energy(x))
     torch.testing.assert_close(metres.prox(x, 2e-4), millimetres.prox(x, 0.2), rtol=0, atol=1e-5)
 
@@ -68,15 +93,20 @@ def test_a_unit_of_length_is_a_unit_of_the_weight() -> None:
 def test_a_slice_alone_is_a_picture() -> None:
     x = volume(2, 1, 1, 8, 9)
     prior = TotalVariation(tolerance=1e-10, max_iterations=20000)
-    torch.testing.assert_close(prior.prox(x, 0.2)[:, :, 0], prior.prox(x[:, :, 0], 0.2), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        prior.prox(x, 0.2)[:, :, 0], prior.prox(x[:, :, 0], 0.2), rtol=0, atol=1e-6
+    )
 
 
 def test_batch_equals_items_bitwise() -> None:
     x = volume(3, 2, 5, 6, 7).float()
-    prior, steps = TotalVariation(spacing=SPACING, coupled=True, lower=-0.3), torch.tensor([0.05, 0.3, 2.0])
+    prior, steps = (
+        TotalVariation(spacing=SPACING, coupled=True, lower=-0.3),
+        torch.tensor([0.05, 0.3, 2.0]),
+    )
     together = prior.prox(x, steps)
     for k in range(3):
-        assert torch.equal(prior.prox(x[k:k + 1], steps[k:k + 1])[0], together[k])
+        assert torch.equal(prior.prox(x[k : k + 1], steps[k : k + 1])[0], together[k])
 
 
 def test_colours_that_share_their_edges_share_a_norm() -> None:

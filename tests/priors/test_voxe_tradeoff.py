@@ -8,7 +8,15 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.operators import NoMeasurement, VoxelRenderer
-from invtoolbox.priors import DensityCorrelation, GaussianScore, Misfit, Prior, ScoreDistillation, ThroughOperator, VoxelGrid
+from invtoolbox.priors import (
+    DensityCorrelation,
+    GaussianScore,
+    Misfit,
+    Prior,
+    ScoreDistillation,
+    ThroughOperator,
+    VoxelGrid,
+)
 from invtoolbox.scenes import Cameras, look_at
 from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
@@ -26,29 +34,53 @@ def block(edited: bool) -> Voxels:
     """A blue plate; edited, it is red and wears a red hat."""
     space = VoxelSpace.box(NODES, LOW, HIGH)
     place = 2 * space.places() / (NODES - 1) - 1
-    body = ((place - torch.tensor([0.0, 0.15, 0.0])).abs() < torch.tensor([0.75, 0.6, 0.2])).all(1)  # thin: light passes a little
+    body = ((place - torch.tensor([0.0, 0.15, 0.0])).abs() < torch.tensor([0.75, 0.6, 0.2])).all(
+        1
+    )  # thin: light passes a little
     hat = ((place - torch.tensor([0.0, -0.6, 0.0])).abs() < torch.tensor([0.2, 0.16, 0.2])).all(1)
-    colour = torch.tensor([2.0, -2.0, -2.0] if edited else [-2.0, -2.0, 2.0]).expand(1, space.rows, 1, 3).contiguous()
+    colour = (
+        torch.tensor([2.0, -2.0, -2.0] if edited else [-2.0, -2.0, 2.0])
+        .expand(1, space.rows, 1, 3)
+        .contiguous()
+    )
     return Voxels(torch.where(body | (hat & edited), 2.0, -5.0)[None], colour, space)
 
 
 def test_the_volume_may_be_tied_where_pictures_may_not() -> None:
     original, target = block(False), block(True)
-    front, around = (VoxelRenderer(cameras(*turns), block="picture") for turns in ((-34, -12, 12, 34), range(0, 360, 45)))
+    front, around = (
+        VoxelRenderer(cameras(*turns), block="picture")
+        for turns in ((-34, -12, 12, 34), range(0, 360, 45))
+    )
     score = GaussianScore(front(target)[0].transpose(0, 1), 0.05)
     edit = ThroughOperator(ScoreDistillation(score), front, subset_size=1)
-    pinned = ThroughOperator(Misfit(around(original), it.data_terms.LeastSquares()), around, subset_size=1)
-    ties: dict[str, Prior | None] = {"none": None, "volume": 3.0 * DensityCorrelation(original), "pictures": 0.04 * pinned}
+    pinned = ThroughOperator(
+        Misfit(around(original), it.data_terms.LeastSquares()), around, subset_size=1
+    )
+    ties: dict[str, Prior | None] = {
+        "none": None,
+        "volume": 3.0 * DensityCorrelation(original),
+        "pictures": 0.04 * pinned,
+    }
     A, found = NoMeasurement(), {}
     for name, tie in ties.items():
         prior = VoxelGrid(original.space) + 1.0 * edit
-        x = it.solve(it.Problem(A.measurements(), A), prior if tie is None else prior + tie,
-                     it.solvers.Adam(learning_rate=0.06), max_iterations=150,
-                     initial={"density": original.density, "colour": original.colour}, tolerance=0, progress=False).x
+        x = it.solve(
+            it.Problem(A.measurements(), A),
+            prior if tie is None else prior + tie,
+            it.solvers.Adam(learning_rate=0.06),
+            max_iterations=150,
+            initial={"density": original.density, "colour": original.colour},
+            tolerance=0,
+            progress=False,
+        ).x
         seen = VoxelRenderer(cameras(160.0, 200.0))
         new = (target.density > 0) & (original.density < 0)
-        found[name] = {"correlation": 1 - float(DensityCorrelation(original).energy(x)), "hat": float((x.density > -2)[new].float().mean()),
-                       "back": -10 * math.log10(float((seen(x) - seen(target)).square().mean()))}
+        found[name] = {
+            "correlation": 1 - float(DensityCorrelation(original).energy(x)),
+            "hat": float((x.density > -2)[new].float().mean()),
+            "back": -10 * math.log10(float((seen(x) - seen(target)).square().mean())),
+        }
     none, volume, pictures = found["none"], found["volume"], found["pictures"]
     assert volume["correlation"] >= 0.985 > max(none["correlation"], pictures["correlation"])
     assert volume["hat"] >= 0.9 * none["hat"] > 0.3 and pictures["hat"] < 0.9 * none["hat"]

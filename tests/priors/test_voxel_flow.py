@@ -14,7 +14,11 @@ from invtoolbox.testing import check_prior
 
 
 def points(batch: int = 1, n: int = 60, seed: int = 0) -> Tensor:
-    return torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 6 - 3
+    return (
+        torch.rand(batch, n, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        * 6
+        - 3
+    )
 
 
 def problem(batch: int = 1) -> it.Problem:
@@ -22,7 +26,9 @@ def problem(batch: int = 1) -> it.Problem:
 
 
 def linear(p: Tensor) -> Tensor:
-    matrix = torch.tensor([[0.1, -0.2, 0.3], [0.0, 0.5, 0.1], [-0.4, 0.2, 0.0]], dtype=torch.float64)
+    matrix = torch.tensor(
+        [[0.1, -0.2, 0.3], [0.0, 0.5, 0.1], [-0.4, 0.2, 0.0]], dtype=torch.float64
+    )
     return p @ matrix.T + torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 
 
@@ -30,7 +36,9 @@ LABELS = torch.arange(60) % 4 - 1
 
 
 @pytest.mark.parametrize("batch", [1, 3], ids=["one cloud", "a cloud an item"])
-@pytest.mark.parametrize("prior", [VoxelFlow(1.0), VoxelFlow(0.7, levels=3), RigidClusters(LABELS)], ids=repr)
+@pytest.mark.parametrize(
+    "prior", [VoxelFlow(1.0), VoxelFlow(0.7, levels=3), RigidClusters(LABELS)], ids=repr
+)
 def test_keeps_the_contracts(prior: it.priors.ImplicitPrior, batch: int) -> None:
     check_prior(prior, points(3), problem=problem(batch))
 
@@ -65,12 +73,19 @@ def test_levels_are_summed_and_finer_ones_step_less() -> None:
 
 def test_starts_at_rest() -> None:
     assert not bool(VoxelFlow().bind(points()).decode(VoxelFlow().bind(points()).initial()).any())
-    assert not bool(RigidClusters(LABELS).bind(points()).decode(RigidClusters(LABELS).bind(points()).initial()).any())
+    assert not bool(
+        RigidClusters(LABELS)
+        .bind(points())
+        .decode(RigidClusters(LABELS).bind(points()).initial())
+        .any()
+    )
 
 
 def motions() -> Tensor:
     turn = rotation(torch.tensor([[0.0, 0, 0.3], [0.1, -0.2, 0.0], [0, 0, 0]], dtype=torch.float64))
-    return rigid(turn, torch.tensor([[1.0, 0, 0], [0, 0.5, 0.2], [-0.3, 0.4, 0]], dtype=torch.float64))
+    return rigid(
+        turn, torch.tensor([[1.0, 0, 0], [0, 0.5, 0.2], [-0.3, 0.4, 0]], dtype=torch.float64)
+    )
 
 
 def moved(p: Tensor) -> Tensor:
@@ -88,7 +103,13 @@ def test_rigid_clusters_start_where_they_are_told_to() -> None:
 def test_rigid_clusters_find_a_motion() -> None:
     p = points()
     known = it.Problem(moved(p[0])[None], it.operators.PointWarp(p))
-    solution = it.solve(known, RigidClusters(LABELS), it.solvers.Adam(learning_rate=0.05), max_iterations=400, progress=False)
+    solution = it.solve(
+        known,
+        RigidClusters(LABELS),
+        it.solvers.Adam(learning_rate=0.05),
+        max_iterations=400,
+        progress=False,
+    )
     prior = RigidClusters(LABELS).bind(p)
     assert torch.allclose(prior.motions(solution.parameters)[0], motions(), atol=2e-3)
     assert bool((solution.x[0, LABELS < 0] == 0).all())

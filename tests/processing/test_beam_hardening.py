@@ -11,7 +11,9 @@ import invtoolbox as it
 from invtoolbox.processing import BeamHardening, fit_beam_hardening
 
 
-def hardened(path: torch.Tensor, soft: float = 0.08, hard: float = 0.03, share: float = 0.6) -> torch.Tensor:
+def hardened(
+    path: torch.Tensor, soft: float = 0.08, hard: float = 0.03, share: float = 0.6
+) -> torch.Tensor:
     """What a beam with two energies measures behind water of a length; its attenuation at first is the mean of both."""
     return -(share * (-soft * path).exp() + (1 - share) * (-hard * path).exp()).log()
 
@@ -33,9 +35,16 @@ def test_the_cupping_of_a_disc_goes(disc: tuple[it.operators.LinearOperator, tor
     inside = path > 0
     assert float((straight - mu * path)[inside].abs().max() / (mu * path).max()) < 0.005
     assert float((y - mu * path)[inside].abs().max() / (mu * path).max()) > 0.1
-    rim = (mask > 0) & (torch.nn.functional.avg_pool2d(mask, 9, 1, 4) > 0.999) & (torch.nn.functional.avg_pool2d(mask, 15, 1, 7) < 1)
+    rim = (
+        (mask > 0)
+        & (torch.nn.functional.avg_pool2d(mask, 9, 1, 4) > 0.999)
+        & (torch.nn.functional.avg_pool2d(mask, 15, 1, 7) < 1)
+    )
     core = torch.nn.functional.avg_pool2d(mask, 41, 1, 20) > 0.999
-    cupping = [float(image[rim].mean() / image[core].mean()) - 1 for image in map(A.pseudo_inverse, (y, straight))]
+    cupping = [
+        float(image[rim].mean() / image[core].mean()) - 1
+        for image in map(A.pseudo_inverse, (y, straight))
+    ]
     assert cupping[0] > 0.1 and abs(cupping[1]) < 0.01
     # The attenuation that thin objects show is found within a few percent.
     own = fit_beam_hardening(y, path, degree=4).apply(y)
@@ -49,7 +58,10 @@ def test_what_is_straight_stays_and_units_are_those_of_the_path() -> None:
     named = fit_beam_hardening(hardened(path), path, degree=5, attenuation=0.05)
     torch.testing.assert_close(named.apply(hardened(path)), 0.05 * path, rtol=0, atol=2e-3)
     millimetres = fit_beam_hardening(hardened(path), 10 * path, degree=5)
-    torch.testing.assert_close(millimetres.apply(hardened(path)), fit_beam_hardening(hardened(path), path, degree=5).apply(hardened(path)))
+    torch.testing.assert_close(
+        millimetres.apply(hardened(path)),
+        fit_beam_hardening(hardened(path), path, degree=5).apply(hardened(path)),
+    )
 
 
 def test_beyond_the_fit_it_goes_on_straight_and_zero_stays_zero() -> None:

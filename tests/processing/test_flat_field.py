@@ -46,8 +46,15 @@ def test_what_has_no_logarithm_is_filled_reported_and_weighs_nothing() -> None:
     # With these weights a reconstruction does not depend on what was filled in.
     A = it.operators.Identity((1, 12, 30))
     other = torch.where(result.usable, result.y, 77.0)
-    answers = [it.solve(it.Problem(v, A, it.data_terms.LeastSquares(weights=result.weights)), it.priors.Tikhonov(),
-                        regularization=1.0, progress=False).x for v in (result.y, other)]
+    answers = [
+        it.solve(
+            it.Problem(v, A, it.data_terms.LeastSquares(weights=result.weights)),
+            it.priors.Tikhonov(),
+            regularization=1.0,
+            progress=False,
+        ).x
+        for v in (result.y, other)
+    ]
     torch.testing.assert_close(answers[0], answers[1])
     alone = line_integrals(counts[1:], flat)
     assert torch.equal(alone.y[0], result.y[1])
@@ -69,7 +76,9 @@ def test_errors_say_what_to_check() -> None:
 def test_weights_are_those_of_the_variance() -> None:
     generator = torch.Generator().manual_seed(0)
     photons = torch.tensor([50.0, 200.0, 1000.0], dtype=torch.float64)
-    drawn = torch.poisson(photons.expand(20000, 3), generator=generator) + 8 * torch.randn(20000, 3, generator=generator)
+    drawn = torch.poisson(photons.expand(20000, 3), generator=generator) + 8 * torch.randn(
+        20000, 3, generator=generator
+    )
     variance = drawn.clamp_min(1).log().var(0)
     weights = photon_weights(photons.view(1, 1, 1, 3), electronic_noise=8.0).flatten()
     ratio = weights * variance
@@ -106,8 +115,10 @@ def test_the_tooth_is_what_the_reader_makes_of_it(data_dir: Path) -> None:
     import h5py
 
     with h5py.File(data_dir / "tomopy_tooth" / "tooth.h5") as file:
-        counts, white, dark = (torch.from_numpy(file[f"exchange/{name}"][:].astype(np.float64))
-                               for name in ("data", "data_white", "data_dark"))
+        counts, white, dark = (
+            torch.from_numpy(file[f"exchange/{name}"][:].astype(np.float64))
+            for name in ("data", "data_white", "data_dark")
+        )
     rows = counts.transpose(0, 1).unsqueeze(1)
     result = line_integrals(rows, white.mean(0)[:, None, None], dark.mean(0)[:, None, None])
     data = it.datasets.open(data_dir / "tomopy_tooth" / "tooth.h5")

@@ -10,12 +10,20 @@ from invtoolbox.processing import from_hounsfield, to_hounsfield, water_attenuat
 
 
 def test_water_is_zero_air_is_minus_a_thousand_and_back() -> None:
-    mu = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.04 - 0.001
+    mu = (
+        torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        * 0.04
+        - 0.001
+    )
     for air in (0.0, 2e-5):
         torch.testing.assert_close(from_hounsfield(to_hounsfield(mu, 0.0193, air), 0.0193, air), mu)
-        assert to_hounsfield(torch.tensor([air, 0.0193], dtype=torch.float64), 0.0193, air).tolist() == pytest.approx([-1000, 0])
+        assert to_hounsfield(
+            torch.tensor([air, 0.0193], dtype=torch.float64), 0.0193, air
+        ).tolist() == pytest.approx([-1000, 0])
     # The readers' own functions are these, for air at 0 and nothing below it.
-    torch.testing.assert_close(it.datasets.attenuation_to_hounsfield(mu, 0.02), to_hounsfield(mu, 0.02))
+    torch.testing.assert_close(
+        it.datasets.attenuation_to_hounsfield(mu, 0.02), to_hounsfield(mu, 0.02)
+    )
     with pytest.raises(it.InputError, match="more than air"):
         to_hounsfield(mu, 0.0)
 

@@ -21,7 +21,11 @@ def scan() -> tuple[it.operators.LinearOperator, torch.Tensor]:
 
     n = 128
     line = torch.linspace(-1, 1, n, dtype=torch.float64)
-    x = torch.tensor(resize(data.camera(), (n, n), anti_aliasing=True)) * (torch.hypot(line[:, None] - 0.06, line + 0.09) < 0.85) / 60
+    x = (
+        torch.tensor(resize(data.camera(), (n, n), anti_aliasing=True))
+        * (torch.hypot(line[:, None] - 0.06, line + 0.09) < 0.85)
+        / 60
+    )
     A = it.operators.ParallelBeam((n, n), torch.arange(150) * math.pi / 150, 186)
     return A, A(x[None, None])
 
@@ -35,15 +39,21 @@ def faults(count: int = 12, size: float = 0.05, cells: int = 186) -> torch.Tenso
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.01])
-def test_faults_of_known_size_are_taken_out(scan: tuple[it.operators.LinearOperator, torch.Tensor], noise: float) -> None:
+def test_faults_of_known_size_are_taken_out(
+    scan: tuple[it.operators.LinearOperator, torch.Tensor], noise: float
+) -> None:
     A, clean = scan
-    y = clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = clean + noise * torch.randn(
+        clean.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     fault = faults()
     repaired, found = remove_rings(y + fault)
     assert int((found.flatten()[fault != 0] != 0).sum()) >= 11  # of 12
     assert float((found.flatten() - fault).norm() / fault.norm()) < 0.35
     image = A.pseudo_inverse(y)
-    before, after = ((A.pseudo_inverse(v) - image).norm() / image.norm() for v in (y + fault, repaired))
+    before, after = (
+        (A.pseudo_inverse(v) - image).norm() / image.norm() for v in (y + fault, repaired)
+    )
     assert float(before) > 0.1 and float(after) < 0.3 * float(before)
     # Without a fault next to nothing changes, in the sinogram or in the image.
     same, none = remove_rings(y)
@@ -52,40 +62,58 @@ def test_faults_of_known_size_are_taken_out(scan: tuple[it.operators.LinearOpera
     assert float((A.pseudo_inverse(same) - image).norm() / image.norm()) < 0.02
 
 
-def test_items_do_not_see_each_other_and_volumes_are_their_rows(scan: tuple[it.operators.LinearOperator, torch.Tensor]) -> None:
+def test_items_do_not_see_each_other_and_volumes_are_their_rows(
+    scan: tuple[it.operators.LinearOperator, torch.Tensor],
+) -> None:
     y = scan[1] + faults()
     batch = torch.cat([y, 2 * y.flip(-1), torch.zeros_like(y)])
     for call in (lambda v: remove_rings(v)[0], remove_rings_by_sorting, remove_rings_by_wavelets):
         whole = call(batch)
         for k in range(3):
-            torch.testing.assert_close(call(batch[k:k + 1])[0], whole[k], rtol=0, atol=1e-14)
+            torch.testing.assert_close(call(batch[k : k + 1])[0], whole[k], rtol=0, atol=1e-14)
         assert torch.equal(whole, call(batch))
     volume = batch.squeeze(1).movedim(0, 1)[None, None]  # (1, 1, view, row, cell)
     assert volume.shape == (1, 1, 150, 3, 186)
     torch.testing.assert_close(remove_rings(volume)[0][0, 0, :, 1], remove_rings(batch)[0][1, 0])
-    torch.testing.assert_close(remove_rings_by_sorting(volume)[0, 0, :, 1], remove_rings_by_sorting(batch)[1, 0])
+    torch.testing.assert_close(
+        remove_rings_by_sorting(volume)[0, 0, :, 1], remove_rings_by_sorting(batch)[1, 0]
+    )
 
 
-def test_sorting_takes_out_stripes_that_come_and_go(scan: tuple[it.operators.LinearOperator, torch.Tensor]) -> None:
+def test_sorting_takes_out_stripes_that_come_and_go(
+    scan: tuple[it.operators.LinearOperator, torch.Tensor],
+) -> None:
     A, y = scan
     partial = torch.zeros_like(y)
     partial[..., 40:100, :] = faults(size=0.1)
     image = A.pseudo_inverse(y)
-    before, after = (float((A.pseudo_inverse(v) - image).norm()) for v in (y + partial, remove_rings_by_sorting(y + partial, 9)))
+    before, after = (
+        float((A.pseudo_inverse(v) - image).norm())
+        for v in (y + partial, remove_rings_by_sorting(y + partial, 9))
+    )
     assert after < 0.8 * before
     # The price: it smooths what is not faulty.
     assert 0.002 < float((remove_rings_by_sorting(y, 9) - y).norm() / y.norm()) < 0.02
 
 
-def test_wavelets_take_out_wide_stripes(scan: tuple[it.operators.LinearOperator, torch.Tensor]) -> None:
+def test_wavelets_take_out_wide_stripes(
+    scan: tuple[it.operators.LinearOperator, torch.Tensor],
+) -> None:
     _, y = scan
     wide = torch.zeros(186, dtype=torch.float64)
     wide[60:66], wide[120:124] = 0.1, -0.1
     left = remove_rings_by_wavelets(y + wide) - remove_rings_by_wavelets(y)
     assert float(left.mean(2).norm() / wide.norm()) < 0.65
     # Stripes that nothing but the views' mean holds are what it removes; a sinogram without any mean structure stays.
-    moving = torch.sin(2 * math.pi * (torch.arange(186) / 30 + 12 * torch.arange(150).unsqueeze(1) / 150)).double()[None, None]
-    assert float((remove_rings_by_wavelets(moving) - moving)[..., 20:-20, 20:-20].norm() / moving.norm()) < 0.02
+    moving = torch.sin(
+        2 * math.pi * (torch.arange(186) / 30 + 12 * torch.arange(150).unsqueeze(1) / 150)
+    ).double()[None, None]
+    assert (
+        float(
+            (remove_rings_by_wavelets(moving) - moving)[..., 20:-20, 20:-20].norm() / moving.norm()
+        )
+        < 0.02
+    )
 
 
 def test_the_local_median_is_scipys_whatever_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +122,9 @@ def test_the_local_median_is_scipys_whatever_the_pieces(monkeypatch: pytest.Monk
     from invtoolbox.processing import median
 
     x = torch.rand(2, 1, 13, 17, generator=torch.Generator().manual_seed(0))
-    wanted = torch.from_numpy(scipy.ndimage.median_filter(x.numpy(), size=(1, 1, 3, 5), mode="nearest"))
+    wanted = torch.from_numpy(
+        scipy.ndimage.median_filter(x.numpy(), size=(1, 1, 3, 5), mode="nearest")
+    )
     assert torch.equal(local_median(x, (3, 5)), wanted)
     monkeypatch.setattr(median, "_PIECE", 600)
     assert torch.equal(local_median(x, (3, 5)), wanted)

@@ -15,7 +15,9 @@ def projections() -> torch.Tensor:
     """Photon counts of two objects, one of them dim, with sharp edges."""
     generator = torch.Generator().manual_seed(0)
     line = torch.linspace(-1, 1, 80, dtype=torch.float64)
-    mean = 2000 * torch.exp(-3 * (1 - line ** 2).clamp_min(0).sqrt() * torch.ones(60, 1, dtype=torch.float64))
+    mean = 2000 * torch.exp(
+        -3 * (1 - line**2).clamp_min(0).sqrt() * torch.ones(60, 1, dtype=torch.float64)
+    )
     mean[20:40, 30:50] *= 0.3
     return torch.poisson(torch.stack([mean, mean / 10])[:, None], generator=generator)
 
@@ -33,7 +35,7 @@ def test_zingers_go_and_nothing_else_does() -> None:
     error = (clean - counts)[hit].abs() / counts[hit].sqrt().clamp_min(1)
     assert float(error.max()) < 6  # as near as the noise of neighbours allows
     for k in range(2):
-        alone, _ = remove_zingers(spoilt[k:k + 1])
+        alone, _ = remove_zingers(spoilt[k : k + 1])
         assert torch.equal(alone[0], clean[k])
 
 
@@ -54,7 +56,11 @@ def test_the_tooth_has_hardly_any(data_dir: Path) -> None:
     import numpy as np
 
     with h5py.File(data_dir / "tomopy_tooth" / "tooth.h5") as file:
-        counts = torch.from_numpy(file["exchange/data"][:].astype(np.float32)).transpose(0, 1).unsqueeze(1)
+        counts = (
+            torch.from_numpy(file["exchange/data"][:].astype(np.float32))
+            .transpose(0, 1)
+            .unsqueeze(1)
+        )
     _, found = remove_zingers(counts)
     assert float(found.float().mean()) < 1e-3
     spoilt = counts.clone()

@@ -23,7 +23,9 @@ def test_a_point_along_a_ray_is_seen_in_its_pixel(cameras):
 
 def test_axes(cameras):
     R = cameras.world_to_camera[:, :3, :3]
-    torch.testing.assert_close(R @ R.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand(2, 3, 3))
+    torch.testing.assert_close(
+        R @ R.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand(2, 3, 3)
+    )
     assert bool((torch.linalg.det(R) > 0).all())
     target = torch.tensor([[0.1, 0.2, 0.3]], dtype=torch.float64)
     pixels, depths = cameras.project(target)
@@ -34,7 +36,9 @@ def test_axes(cameras):
 
 
 def test_scaled_cameras_see_the_same(cameras):
-    points = 0.3 * torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    points = 0.3 * torch.randn(
+        5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     half = cameras.scaled(0.5)
     assert half.size == (3, 4)
     torch.testing.assert_close(2 * half.project(points)[0], cameras.project(points)[0])
@@ -42,7 +46,11 @@ def test_scaled_cameras_see_the_same(cameras):
 
 def test_some_of_the_cameras(cameras):
     named = Cameras(cameras.world_to_camera, cameras.intrinsics, cameras.size, ("a", "b"))
-    assert named[1].names == ("b",) and len(named[torch.tensor([True, False])]) == 1 and named[:].names == ("a", "b")
+    assert (
+        named[1].names == ("b",)
+        and len(named[torch.tensor([True, False])]) == 1
+        and named[:].names == ("a", "b")
+    )
 
 
 def test_poses_carry_gradients(cameras):

@@ -23,13 +23,19 @@ QUIET = SpinningLidar(rings=24, azimuths=360, noise_std=0.0, dropout=(0.0, 0.0))
 
 
 @cache
-def quiet(rolling_shutter: bool = True, deskew: bool = True, start: float = 3.0) -> SimulatedSequence:
-    return SimulatedSequence(random_town(4), QUIET, sweeps=4, rolling_shutter=rolling_shutter, deskew=deskew, start=start)
+def quiet(
+    rolling_shutter: bool = True, deskew: bool = True, start: float = 3.0
+) -> SimulatedSequence:
+    return SimulatedSequence(
+        random_town(4), QUIET, sweeps=4, rolling_shutter=rolling_shutter, deskew=deskew, start=start
+    )
 
 
 def frames_at(sequence: SimulatedSequence, k: int, share: Tensor) -> Tensor:
     """The sensor's pose at shares of a turn."""
-    return sequence.pose(k) @ part_of(relative_motion(sequence.pose(k + 1), sequence.pose(k)), share)
+    return sequence.pose(k) @ part_of(
+        relative_motion(sequence.pose(k + 1), sequence.pose(k)), share
+    )
 
 
 def in_the_world(sequence: SimulatedSequence, k: int, points: Tensor, share: Tensor) -> Tensor:
@@ -47,7 +53,7 @@ def off_the_surface(kind: str, half_size: Tensor, local: Tensor) -> Tensor:
     if kind == "box":
         return (q.abs() - 1).mul(half_size).amax(1).abs()
     if kind == "cylinder":
-        radial = ((q[:, :2].norm(dim=1) - 1) * half_size[:2].min())
+        radial = (q[:, :2].norm(dim=1) - 1) * half_size[:2].min()
         return torch.maximum(radial, (q[:, 2].abs() - 1) * half_size[2]).abs()
     return (q.norm(dim=1) - 1).abs() * half_size.min()
 
@@ -57,11 +63,21 @@ def things_off(sequence: SimulatedSequence, thing: int, pose: Tensor, world: Ten
     back = inverse(pose)
     local = (back[:, :3, :3] @ world[..., None]).squeeze(-1) + back[:, :3, 3]
     parts = sequence.street.things[thing].parts
-    return torch.stack([off_the_surface(part.kind, torch.tensor(part.half_size, dtype=F64), local - torch.tensor(part.middle, dtype=F64))
-                        for part in parts]).amin(0)
+    return torch.stack(
+        [
+            off_the_surface(
+                part.kind,
+                torch.tensor(part.half_size, dtype=F64),
+                local - torch.tensor(part.middle, dtype=F64),
+            )
+            for part in parts
+        ]
+    ).amin(0)
 
 
-@pytest.mark.parametrize(("rolling_shutter", "deskew"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("rolling_shutter", "deskew"), [(True, True), (True, False), (False, True)]
+)
 def test_a_point_goes_with_the_surface_that_it_lies_on(rolling_shutter: bool, deskew: bool) -> None:
     sequence = quiet(rolling_shutter, deskew)
     k, period = 1, 0.1
@@ -77,7 +93,9 @@ def test_a_point_goes_with_the_surface_that_it_lies_on(rolling_shutter: bool, de
         if len(rows) == 0:
             continue
         for j, world in ((0, now), (1, later)):
-            pose = poses[j][thing] @ part_of(relative_motion(poses[j + 1][thing], poses[j][thing]), share[rows])
+            pose = poses[j][thing] @ part_of(
+                relative_motion(poses[j + 1][thing], poses[j][thing]), share[rows]
+            )
             assert float(things_off(sequence, thing, pose, world[rows]).max()) < 1e-4
         checked += int(sweep.labels.dynamic[rows].any())
     assert checked >= 5
@@ -90,20 +108,31 @@ def test_what_stands_flows_with_the_sensor_alone() -> None:
     for rolling_shutter in (True, False):
         sequence = quiet(rolling_shutter)
         for _, sweep, after in pairs(sequence):
-            assert sweep.labels is not None and sweep.pose is not None and after.pose is not None and sweep.deskewed
+            assert (
+                sweep.labels is not None
+                and sweep.pose is not None
+                and after.pose is not None
+                and sweep.deskewed
+            )
             E = relative_motion(sweep.pose, after.pose)
-            residual = sweep.labels.flow - (transform(E, sweep.points.double()) - sweep.points).float()
+            residual = (
+                sweep.labels.flow - (transform(E, sweep.points.double()) - sweep.points).float()
+            )
             standing = sweep.labels.instance == -1
             assert float(residual[standing].abs().max()) < 1e-5
             assert float(residual[~sweep.labels.dynamic].norm(dim=1).max()) <= 0.05 + 1e-5
             assert float(residual[sweep.labels.dynamic].norm(dim=1).min()) > 0.05 - 1e-5
-            assert bool(sweep.labels.dynamic.any()) and not bool((sweep.labels.dynamic & standing).any())
+            assert bool(sweep.labels.dynamic.any()) and not bool(
+                (sweep.labels.dynamic & standing).any()
+            )
 
 
 def test_what_moves_has_the_speed_of_its_route() -> None:
     sequence = quiet()
     sweep, street = sequence[0], sequence.street
-    assert sweep.labels is not None and sweep.labels.instance is not None and sweep.boxes is not None
+    assert (
+        sweep.labels is not None and sweep.labels.instance is not None and sweep.boxes is not None
+    )
     E = relative_motion(sequence.pose(0), sequence.pose(1))
     residual = sweep.labels.flow.double() - (transform(E, sweep.points.double()) - sweep.points)
     seen = 0
@@ -116,7 +145,9 @@ def test_what_moves_has_the_speed_of_its_route() -> None:
         if float(turn.norm()) == 0:
             speeds = [place.speed.at(place.clock + sequence.time_of(0) + t) for t in (0.0, 0.2)]
             mean = residual[rows].norm(dim=1) / 0.1
-            assert min(speeds) - 1e-4 <= float(mean.min()) and float(mean.max()) <= max(speeds) + 1e-4
+            assert (
+                min(speeds) - 1e-4 <= float(mean.min()) and float(mean.max()) <= max(speeds) + 1e-4
+            )
             seen += 1
     assert seen >= 4
 
@@ -132,7 +163,10 @@ def test_speeds_that_turn_brake_and_stand_all_occur() -> None:
     speed, turn = torch.stack(speeds)[:, moving], torch.stack(turns)[:, moving]
     assert bool((speed == 0).any(0).float().mean() > 0.5) and float(speed.max()) < 9.1
     assert 0.02 < float((turn > 1e-3).double().mean()) < 0.6
-    assert float(torch.stack(speeds)[:, ~moving].max()) == 0 and float(torch.stack(turns)[:, ~moving].max()) == 0
+    assert (
+        float(torch.stack(speeds)[:, ~moving].max()) == 0
+        and float(torch.stack(turns)[:, ~moving].max()) == 0
+    )
 
 
 def test_nobody_runs_into_anybody() -> None:
@@ -142,11 +176,20 @@ def test_nobody_runs_into_anybody() -> None:
     # Circles along each body, half as wide as it is.
     along = torch.linspace(-1, 1, 7, dtype=F64)
     for time in torch.linspace(0, 60, 40).tolist():
-        poses = torch.cat([street.frame.inverse() @ street.poses(time)[boxes], (street.frame.inverse() @ street.ego_pose(time))[None]])
+        poses = torch.cat(
+            [
+                street.frame.inverse() @ street.poses(time)[boxes],
+                (street.frame.inverse() @ street.ego_pose(time))[None],
+            ]
+        )
         sizes = torch.cat([half, torch.tensor([[2.2, 0.9]], dtype=F64)])
         reach = along * (sizes[:, :1] - sizes[:, 1:])
         centres = poses[:, None, :2, 3] + reach[..., None] * poses[:, None, :2, 0]
-        apart = torch.cdist(centres.flatten(0, 1), centres.flatten(0, 1)).view(len(poses), 7, len(poses), 7).amin((1, 3))
+        apart = (
+            torch.cdist(centres.flatten(0, 1), centres.flatten(0, 1))
+            .view(len(poses), 7, len(poses), 7)
+            .amin((1, 3))
+        )
         apart = apart - sizes[:, 1] - sizes[:, 1, None] + 1e3 * torch.eye(len(poses), dtype=F64)
         assert float(apart.min()) > 0.05, time
 
@@ -171,14 +214,27 @@ def test_raw_static_flow_is_the_motion_over_one_period() -> None:
     assert sweep.labels is not None and sweep.time is not None
     share = sweep.time.double() / 0.1
     E = inverse(frames_at(sequence, 1, share)) @ frames_at(sequence, 0, share)
-    expected = (E[:, :3, :3] @ sweep.points.double()[..., None]).squeeze(-1) + E[:, :3, 3] - sweep.points
+    expected = (
+        (E[:, :3, :3] @ sweep.points.double()[..., None]).squeeze(-1) + E[:, :3, 3] - sweep.points
+    )
     still = sweep.labels.instance == -1
-    torch.testing.assert_close(sweep.labels.flow[still].double(), expected[still], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        sweep.labels.flow[still].double(), expected[still], rtol=0, atol=1e-5
+    )
 
 
 def same(a: Sweep, b: Sweep) -> bool:
-    assert a.labels is not None and b.labels is not None and a.intensity is not None and b.intensity is not None
-    return torch.equal(a.points, b.points) and torch.equal(a.labels.flow, b.labels.flow) and torch.equal(a.intensity, b.intensity)
+    assert (
+        a.labels is not None
+        and b.labels is not None
+        and a.intensity is not None
+        and b.intensity is not None
+    )
+    return (
+        torch.equal(a.points, b.points)
+        and torch.equal(a.labels.flow, b.labels.flow)
+        and torch.equal(a.intensity, b.intensity)
+    )
 
 
 def test_a_sweep_is_a_function_of_seed_and_number() -> None:
@@ -187,7 +243,9 @@ def test_a_sweep_is_a_function_of_seed_and_number() -> None:
     assert same(third, simulated_street(sweeps=9, points=2000)[3]) and same(third, first[-2])
     assert not torch.equal(third.points, simulated_street(sweeps=5, points=2000, seed=1)[3].points)
     other = SimulatedSequence(first.street, first.lidar, sweeps=5, seed=7)
-    assert not torch.equal(other[3].points, third.points) and torch.equal(other.pose(3), first.pose(3))
+    assert not torch.equal(other[3].points, third.points) and torch.equal(
+        other.pose(3), first.pose(3)
+    )
     with pytest.raises(IndexError):
         first[5]
 
@@ -203,11 +261,17 @@ def standing() -> Route:
 
 
 def test_noise_and_dropout_have_their_statistics() -> None:
-    lidar = SpinningLidar(rings=100, azimuths=720, elevation=(-1.0, 1.0), noise_std=0.03, dropout=(0.05, 0.6))
+    lidar = SpinningLidar(
+        rings=100, azimuths=720, elevation=(-1.0, 1.0), noise_std=0.03, dropout=(0.05, 0.6)
+    )
     lost = []
     for distance in (20.0, 80.0):
         sequence = SimulatedSequence(wall(distance), lidar, sweeps=1)
-        clean = SimulatedSequence(wall(distance), SpinningLidar(100, 720, (-1.0, 1.0), noise_std=0.0, dropout=(0.0, 0.0)), sweeps=1)[0]
+        clean = SimulatedSequence(
+            wall(distance),
+            SpinningLidar(100, 720, (-1.0, 1.0), noise_std=0.0, dropout=(0.0, 0.0)),
+            sweeps=1,
+        )[0]
         sweep = sequence[0]
         ahead = clean.points[:, 1].abs() < 0.1 * distance
         rays = len(clean.points[ahead])
@@ -216,7 +280,9 @@ def test_noise_and_dropout_have_their_statistics() -> None:
         assert lost[-1] == pytest.approx(float(lidar.dropout_at(torch.tensor(distance))), abs=0.03)
         points = sweep.points[back].double()
         error = points.norm(dim=1) - distance / (points[:, 0] / points.norm(dim=1))
-        assert float(error.std()) == pytest.approx(0.03, rel=0.1) and abs(float(error.mean())) < 0.003
+        assert (
+            float(error.std()) == pytest.approx(0.03, rel=0.1) and abs(float(error.mean())) < 0.003
+        )
     assert lost[0] < lost[1]
 
 
@@ -224,24 +290,49 @@ def test_what_a_sweep_holds() -> None:
     sequence = SimulatedSequence(random_town(0), SpinningLidar(tilt=(1.0, -2.0)), sweeps=1)
     sweep = sequence[0]
     labels, boxes = sweep.labels, sweep.boxes
-    assert labels is not None and boxes is not None and labels.ground is not None and sweep.intensity is not None
-    assert 50_000 < len(sweep) < 66_000 and bool(sweep.finite.all()) and sweep.points.dtype == torch.float32
+    assert (
+        labels is not None
+        and boxes is not None
+        and labels.ground is not None
+        and sweep.intensity is not None
+    )
+    assert (
+        50_000 < len(sweep) < 66_000
+        and bool(sweep.finite.all())
+        and sweep.points.dtype == torch.float32
+    )
     assert float(sweep.intensity.min()) >= 0 and float(sweep.intensity.max()) <= 1
-    assert 0.3 < float(labels.ground.float().mean()) < 0.7 and {int(c) for c in labels.category.unique()} >= {0, 1, 3}
-    assert sweep.pose is not None and sweep.pose.dtype == F64 and float((sweep.pose[:3, 2] - torch.tensor([0.0, 0, 1])).norm()) > 0.01
+    assert 0.3 < float(labels.ground.float().mean()) < 0.7 and {
+        int(c) for c in labels.category.unique()
+    } >= {0, 1, 3}
+    assert (
+        sweep.pose is not None
+        and sweep.pose.dtype == F64
+        and float((sweep.pose[:3, 2] - torch.tensor([0.0, 0, 1])).norm()) > 0.01
+    )
     level = transform(sequence.street.frame.inverse() @ sweep.pose, sweep.points.double())
-    assert float(level[labels.ground, 2].min()) > -0.1 and float(level[labels.ground, 2].max()) < 0.25
+    assert (
+        float(level[labels.ground, 2].min()) > -0.1 and float(level[labels.ground, 2].max()) < 0.25
+    )
     assert float(level[~labels.ground, 2].min()) > -0.1
     # Points of a parked car lie in its box.
     for k in range(len(boxes)):
-        number = [sequence.street.things[j].name for j in sequence.street.labelled.tolist()].index(boxes.track[k])
+        number = [sequence.street.things[j].name for j in sequence.street.labelled.tolist()].index(
+            boxes.track[k]
+        )
         mine = transform(inverse(boxes.pose[k]), sweep.points[labels.instance == number].double())
         if boxes.track[k].startswith("parked"):
             assert bool((mine.abs() <= boxes.size[k] / 2 + 0.12).all())
 
 
 def test_faults_are_named() -> None:
-    for bad in ({"rings": 0}, {"rate": 0.0}, {"noise_std": -1.0}, {"dropout": (0.5, 0.1)}, {"near": 200.0}):
+    for bad in (
+        {"rings": 0},
+        {"rate": 0.0},
+        {"noise_std": -1.0},
+        {"dropout": (0.5, 0.1)},
+        {"near": 200.0},
+    ):
         with pytest.raises(InputError):
             SpinningLidar(**bad)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="odd number"):
@@ -267,7 +358,10 @@ def test_moving_points_land_beside_what_the_next_sweep_sees() -> None:
     sweep, after = simulated_street(sweeps=2, points=20_000, seed=2)
     assert sweep.labels is not None
     rows = sweep.labels.dynamic
-    before, with_flow = (torch.cdist(p[rows], after.points).amin(1).median() for p in (sweep.points, sweep.points + sweep.labels.flow))
+    before, with_flow = (
+        torch.cdist(p[rows], after.points).amin(1).median()
+        for p in (sweep.points, sweep.points + sweep.labels.flow)
+    )
     assert float(with_flow) < 0.15 < 0.4 < float(before)
 
 
@@ -286,5 +380,9 @@ def test_labels_are_those_that_the_boxes_give() -> None:
     torch.testing.assert_close(other.flow[both], exact.flow[both], rtol=0, atol=1e-4)
     background = (exact.instance < 0) & (other.instance < 0)
     torch.testing.assert_close(other.flow[background], exact.flow[background], rtol=0, atol=1e-5)
-    named = flow_from_boxes(sweep, after, categories=("REGULAR_VEHICLE", "PEDESTRIAN", "BICYCLIST", "BOX_TRUCK"))
-    assert named.category[named.instance < 0].unique().tolist() == [-1], "what lies in no box is none of the words"
+    named = flow_from_boxes(
+        sweep, after, categories=("REGULAR_VEHICLE", "PEDESTRIAN", "BICYCLIST", "BOX_TRUCK")
+    )
+    assert named.category[named.instance < 0].unique().tolist() == [-1], (
+        "what lies in no box is none of the words"
+    )

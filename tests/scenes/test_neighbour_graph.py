@@ -29,7 +29,9 @@ def test_joins_the_nearest() -> None:
     assert both == expected | {(j, i) for i, j in expected}
     near = as_set(NeighbourGraph.of_points(points, 4, radius=0.15))
     assert near == {(i, j) for i, j in expected if distance[i, j] <= 0.15}
-    assert as_set(NeighbourGraph.of_points(points, None, radius=0.3)) == set(map(tuple, (distance <= 0.3).nonzero().tolist()))
+    assert as_set(NeighbourGraph.of_points(points, None, radius=0.3)) == set(
+        map(tuple, (distance <= 0.3).nonzero().tolist())
+    )
 
 
 def test_stays_within_labels() -> None:
@@ -37,7 +39,9 @@ def test_stays_within_labels() -> None:
     graph = NeighbourGraph.of_points(points, 3, labels=labels)
     i, j = graph.edges
     assert bool((labels[i] == labels[j]).all()) and bool((labels[i] >= 0).all())
-    assert bool((torch.bincount(i, minlength=60)[labels >= 0] == 3).all())  # the three nearest of its own label
+    assert bool(
+        (torch.bincount(i, minlength=60)[labels >= 0] == 3).all()
+    )  # the three nearest of its own label
     within = NeighbourGraph.of_points(points, None, radius=0.3, labels=labels)
     assert bool((labels[within.edges[0]] == labels[within.edges[1]]).all())
 
@@ -58,10 +62,17 @@ def test_differences_and_weights() -> None:
     assert graph.to(torch.float32).differences(points.float()).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"neighbours": None}, "a number of neighbours"), ({"neighbours": 0}, "at least 1"), ({"radius": -1.0}, "radius"),
-    ({"labels": torch.zeros(3, dtype=torch.long)}, "labels of shape"), ({"weights": "cosine"}, "cosine"), ({"scale": 0.0}, "scale"),
-])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"neighbours": None}, "a number of neighbours"),
+        ({"neighbours": 0}, "at least 1"),
+        ({"radius": -1.0}, "radius"),
+        ({"labels": torch.zeros(3, dtype=torch.long)}, "labels of shape"),
+        ({"weights": "cosine"}, "cosine"),
+        ({"scale": 0.0}, "scale"),
+    ],
+)
 def test_says_what_does_not_fit(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         NeighbourGraph.of_points(cloud(), **settings)
@@ -79,12 +90,18 @@ def test_best_rotation_is_that_of_the_decomposition(rank: int, noise: float) -> 
     a = torch.randn(300, 8, 3, generator=generator, dtype=torch.float64)
     a[..., rank:] = 0  # a plane, a line
     a = a @ rotation(torch.randn(300, 3, generator=generator, dtype=torch.float64)).transpose(1, 2)
-    b = a @ rotation(3 * torch.randn(300, 3, generator=generator, dtype=torch.float64)).transpose(1, 2)
-    S = (b + noise * torch.randn(b.shape, generator=generator, dtype=torch.float64)).transpose(1, 2) @ a
+    b = a @ rotation(3 * torch.randn(300, 3, generator=generator, dtype=torch.float64)).transpose(
+        1, 2
+    )
+    S = (b + noise * torch.randn(b.shape, generator=generator, dtype=torch.float64)).transpose(
+        1, 2
+    ) @ a
     R = best_rotation(S)
     U, sigma, V = torch.linalg.svd(S)
     best = sigma[:, 0] + sigma[:, 1] + sigma[:, 2] * torch.linalg.det(U @ V)
-    assert torch.allclose(R @ R.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand(300, 3, 3), atol=1e-12)
+    assert torch.allclose(
+        R @ R.transpose(1, 2), torch.eye(3, dtype=torch.float64).expand(300, 3, 3), atol=1e-12
+    )
     assert float(torch.linalg.det(R).min()) > 0
     assert torch.allclose((R * S).sum((1, 2)), best, rtol=1e-9)
 

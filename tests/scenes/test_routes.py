@@ -13,7 +13,9 @@ from invtoolbox.scenes.routes import Route, Speed, Track
 
 
 @given(st.floats(-500, 500), st.floats(0.5, 20), st.booleans())
-def test_a_track_is_run_through_at_unit_speed_along_its_heading(way: float, corner: float, backwards: bool) -> None:
+def test_a_track_is_run_through_at_unit_speed_along_its_heading(
+    way: float, corner: float, backwards: bool
+) -> None:
     track = Track((3.0, -2.0), 20.0, corner, backwards)
     x, y, heading = track.at(way)
     step = 1e-4
@@ -27,7 +29,9 @@ def test_a_track_is_run_through_at_unit_speed_along_its_heading(way: float, corn
 def test_a_track_turns_right_unless_it_runs_backwards() -> None:
     track = Track((0.0, 0.0), 10.0, 4.0)
     assert track.at(track.length / 4)[:2] == pytest.approx((10.0, 0.0))
-    assert Track((0.0, 0.0), 10.0, 4.0, backwards=True).at(track.length / 4)[:2] == pytest.approx((-10.0, 0.0))
+    assert Track((0.0, 0.0), 10.0, 4.0, backwards=True).at(track.length / 4)[:2] == pytest.approx(
+        (-10.0, 0.0)
+    )
     # The middle of a corner lies on its circle.
     corner = track.at(6.0 + math.pi)[:2]
     assert corner == pytest.approx((6 + 4 * math.sqrt(0.5),) * 2)
@@ -37,7 +41,9 @@ def test_a_track_turns_right_unless_it_runs_backwards() -> None:
 def test_the_way_is_the_integral_of_the_speed(time: float) -> None:
     speed = Speed((0.0, 5.0, 8.0, 10.0, 14.0), (6.0, 6.0, 0.0, 0.0, 6.0))
     # By the middle: exact where the speed is linear, and off by its bend at a knot.
-    assert speed.way(time + 1e-3) - speed.way(time) == pytest.approx(1e-3 * speed.at(time + 5e-4), abs=1e-6)
+    assert speed.way(time + 1e-3) - speed.way(time) == pytest.approx(
+        1e-3 * speed.at(time + 5e-4), abs=1e-6
+    )
     assert speed.way(time + 14.0) - speed.way(time) == pytest.approx(speed.way(14.0), abs=1e-9)
 
 
@@ -52,6 +58,10 @@ def test_faults_are_named() -> None:
         Track((0.0, 0.0), 5.0, 6.0)
     with pytest.raises(InputError, match="two knots"):
         Speed((0.0,), (1.0,))
-    for times, speeds in (((0.0, 0.0), (1.0, 1.0)), ((0.0, 1.0), (1.0, 2.0)), ((0.0, 1.0), (-1.0, -1.0))):
+    for times, speeds in (
+        ((0.0, 0.0), (1.0, 1.0)),
+        ((0.0, 1.0), (1.0, 2.0)),
+        ((0.0, 1.0), (-1.0, -1.0)),
+    ):
         with pytest.raises(InputError, match="growing times"):
             Speed(times, speeds)

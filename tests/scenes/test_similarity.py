@@ -13,8 +13,11 @@ F64 = torch.float64
 
 
 def some() -> Similarity:
-    return Similarity(torch.tensor(1.7, dtype=F64), rotation(torch.tensor([[0.3, -1.2, 2.0]], dtype=F64))[0],
-                      torch.tensor([0.5, -2.0, 3.0], dtype=F64))
+    return Similarity(
+        torch.tensor(1.7, dtype=F64),
+        rotation(torch.tensor([[0.3, -1.2, 2.0]], dtype=F64))[0],
+        torch.tensor([0.5, -2.0, 3.0], dtype=F64),
+    )
 
 
 def test_it_is_found_between_points_and_undone_by_its_inverse() -> None:
@@ -34,5 +37,7 @@ def test_moved_cameras_see_moved_points_where_they_were_at_scaled_depths() -> No
     pixels, depth = cameras.project(points)
     moved = some().cameras(cameras)
     again, scaled = moved.project(some().points(points))
-    assert torch.allclose(again, pixels, atol=1e-10) and torch.allclose(scaled, 1.7 * depth, atol=1e-10)
+    assert torch.allclose(again, pixels, atol=1e-10) and torch.allclose(
+        scaled, 1.7 * depth, atol=1e-10
+    )
     assert torch.allclose(Similarity.of_cameras(cameras, moved).scale, torch.tensor(1.7, dtype=F64))

@@ -24,15 +24,22 @@ def blurred(boundary: str = "periodic", noise_std: float = 0.02) -> tuple[it.Pro
 
 
 @pytest.mark.parametrize("boundary", ["periodic", "reflect"])
-@pytest.mark.parametrize("prior", [it.priors.L1(), it.priors.TotalVariation(tolerance=1e-7)], ids=["l1", "tv"])
+@pytest.mark.parametrize(
+    "prior", [it.priors.L1(), it.priors.TotalVariation(tolerance=1e-7)], ids=["l1", "tv"]
+)
 def test_agrees_with_fista(boundary: str, prior: ExplicitPrior) -> None:
     problem, _ = blurred(boundary)
     weight = torch.tensor([30.0, 100.0])
     # A blur hides differences between minimisers, so what is compared is the objective.
     values = []
-    for solver in (FISTA(max_iterations=3000, tolerance=1e-5), ADMM(max_iterations=5000, tolerance=1e-5)):
+    for solver in (
+        FISTA(max_iterations=3000, tolerance=1e-5),
+        ADMM(max_iterations=5000, tolerance=1e-5),
+    ):
         x = it.solve(problem, prior, solver, regularization=weight).x
-        values.append(problem.data_term.value(problem.operator(x), problem.y) + weight * prior.energy(x))
+        values.append(
+            problem.data_term.value(problem.operator(x), problem.y) + weight * prior.energy(x)
+        )
     torch.testing.assert_close(values[1], values[0], rtol=1e-3, atol=0)
 
 
@@ -60,7 +67,9 @@ def test_a_denoiser_works_at_its_own_level_and_the_weight_is_the_strength() -> N
     solution = it.solve(problem, prior, regularization=weight, tolerance=1e-6, max_iterations=3000)
     assert "ADMM was chosen" in solution.reason
     # prox_{t w R} = denoise(., sqrt(t w) sigma), so w R = w sigma^2 / 2 |x|^2.
-    quadratic = it.solve(problem, it.priors.Tikhonov(), regularization=weight * 0.25, tolerance=1e-7).x
+    quadratic = it.solve(
+        problem, it.priors.Tikhonov(), regularization=weight * 0.25, tolerance=1e-7
+    ).x
     assert float((solution.x - quadratic).norm() / quadratic.norm()) < 1e-3
 
 
@@ -69,13 +78,15 @@ def test_items_alone_and_in_company_and_twice() -> None:
     weight = torch.tensor([3.0, 10.0])
 
     def run(p: it.Problem, w: Tensor) -> Tensor:
-        x: Tensor = it.solve(p, it.priors.TotalVariation(), ADMM(), regularization=w, max_iterations=30, tolerance=0).x
+        x: Tensor = it.solve(
+            p, it.priors.TotalVariation(), ADMM(), regularization=w, max_iterations=30, tolerance=0
+        ).x
         return x
 
     whole = run(problem, weight)
     assert torch.equal(whole, run(problem, weight))
     for k in range(2):
-        lone = run(problem.select(torch.tensor([k])), weight[k:k + 1])
+        lone = run(problem.select(torch.tensor([k])), weight[k : k + 1])
         assert float((lone[0] - whole[k]).norm() / lone.norm()) < 1e-5
 
 
@@ -115,7 +126,10 @@ def test_symbols_are_the_eigenvalues(shape: tuple[int, ...]) -> None:
         filtered = torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * symbol, s=x.shape[2:], dim=axes)
         assert exact
         torch.testing.assert_close(filtered, A.normal(x), atol=1e-9, rtol=0)
-    for term in (it.data_terms.LeastSquares(noise_std=torch.tensor([0.5, 2.0])), it.data_terms.Sobolev(0.7, noise_std=0.3)):
+    for term in (
+        it.data_terms.LeastSquares(noise_std=torch.tensor([0.5, 2.0])),
+        it.data_terms.Sobolev(0.7, noise_std=0.3),
+    ):
         symbol, exact = term.symbol(x)
         filtered = torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * symbol, s=x.shape[2:], dim=axes)
         assert exact
@@ -124,7 +138,9 @@ def test_symbols_are_the_eigenvalues(shape: tuple[int, ...]) -> None:
 
 def test_check_solver() -> None:
     problem, _ = blurred()
-    assert check_solver(ADMM(), problem, 10.0 * it.priors.TotalVariation() + it.priors.NonNegative()).ok
+    assert check_solver(
+        ADMM(), problem, 10.0 * it.priors.TotalVariation() + it.priors.NonNegative()
+    ).ok
 
 
 def test_large_items_are_the_same_in_company() -> None:
@@ -133,15 +149,27 @@ def test_large_items_are_the_same_in_company() -> None:
     A = it.operators.Blur(torch.ones(5, 5) / 25, (192, 192))
     problem = it.Problem(A.simulate(x, 0.02, seed=0), A)
     prior, weight = it.priors.TotalVariation() + it.priors.NonNegative(), torch.tensor([1.0, 3.0])
-    both, again = (it.solve(problem, prior, ADMM(), weight, max_iterations=6, tolerance=0) for _ in range(2))
+    both, again = (
+        it.solve(problem, prior, ADMM(), weight, max_iterations=6, tolerance=0) for _ in range(2)
+    )
     assert torch.equal(both.x, again.x) and float(both.x.min()) >= 0
     for k in range(2):
-        lone = it.solve(problem.select(torch.tensor([k])), prior, ADMM(), weight[k:k + 1], max_iterations=6, tolerance=0)
+        lone = it.solve(
+            problem.select(torch.tensor([k])),
+            prior,
+            ADMM(),
+            weight[k : k + 1],
+            max_iterations=6,
+            tolerance=0,
+        )
         assert float((both.x[k] - lone.x[0]).norm() / lone.x.norm()) <= 1e-5
 
 
 def test_it_promises_convergence_only_where_the_first_line_is_closed() -> None:
-    for boundary, prior, holds in (("periodic", it.priors.L1(), True), ("periodic", it.priors.TotalVariation(periodic=True), True),
-                                   ("reflect", it.priors.TotalVariation(), False)):
+    for boundary, prior, holds in (
+        ("periodic", it.priors.L1(), True),
+        ("periodic", it.priors.TotalVariation(periodic=True), True),
+        ("reflect", it.priors.TotalVariation(), False),
+    ):
         objective, _, _ = bind(blurred(boundary)[0], prior.as_sum(), 1.0)
         assert ADMM().is_provably_convergent(objective)[0] is holds

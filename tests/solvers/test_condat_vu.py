@@ -28,11 +28,22 @@ def test_several_priors_agree_with_fista_and_with_pdhg() -> None:
     problem = blurred()
     prior = 30.0 * it.priors.TotalVariation() + it.priors.Box(0.0, 0.9)
     ours = it.solve(problem, prior, CondatVu(max_iterations=5000), tolerance=1e-4)
-    assert ours.status == ("converged",) * 2 and float(ours.x.min()) >= 0 and float(ours.x.max()) <= 0.9
+    assert (
+        ours.status == ("converged",) * 2
+        and float(ours.x.min()) >= 0
+        and float(ours.x.max()) <= 0.9
+    )
     bounded = 30.0 * it.priors.TotalVariation(lower=0.0, upper=0.9, tolerance=1e-6)
-    for theirs in (it.solve(problem, bounded, FISTA(max_iterations=3000), tolerance=1e-4),
-                   it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-4)):
-        torch.testing.assert_close(objective(problem, prior, ours.x), objective(problem, prior, theirs.x), rtol=1e-3, atol=0)
+    for theirs in (
+        it.solve(problem, bounded, FISTA(max_iterations=3000), tolerance=1e-4),
+        it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-4),
+    ):
+        torch.testing.assert_close(
+            objective(problem, prior, ours.x),
+            objective(problem, prior, theirs.x),
+            rtol=1e-3,
+            atol=0,
+        )
 
 
 def test_two_split_priors_in_one_dimension_against_a_linear_program() -> None:
@@ -51,20 +62,31 @@ def test_without_a_split_prior_it_is_the_proximal_gradient_method() -> None:
     ours = it.solve(problem, 10.0 * it.priors.L1(), CondatVu(max_iterations=3000), tolerance=1e-5)
     theirs = it.solve(problem, 10.0 * it.priors.L1(), FISTA(max_iterations=3000), tolerance=1e-5)
     prior = (10.0 * it.priors.L1()).as_sum()
-    torch.testing.assert_close(objective(problem, prior, ours.x), objective(problem, prior, theirs.x), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        objective(problem, prior, ours.x), objective(problem, prior, theirs.x), rtol=1e-3, atol=0
+    )
 
 
 def test_what_does_not_fit_is_said() -> None:
-    poisson = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)), it.data_terms.Poisson())
+    poisson = it.Problem(
+        torch.ones(1, 1, 4), it.operators.Identity((1, 4)), it.data_terms.Poisson()
+    )
     with pytest.raises(it.InputError, match="Lipschitz gradient"):
         it.solve(poisson, it.priors.TotalVariation(), CondatVu(), 1.0)
 
 
 def test_it_promises_convergence_for_convex_priors() -> None:
-    for prior, holds, words in ((it.priors.TotalVariation(), True, "L / 2"), (it.priors.Denoiser(lambda x, sigma: x), False, "Denoiser")):
+    for prior, holds, words in (
+        (it.priors.TotalVariation(), True, "L / 2"),
+        (it.priors.Denoiser(lambda x, sigma: x), False, "Denoiser"),
+    ):
         answer, reason = CondatVu().is_provably_convergent(bind(blurred(), prior.as_sum(), 1.0)[0])
         assert answer is holds and words in reason
 
 
 def test_check_solver() -> None:
-    assert check_solver(CondatVu(max_iterations=3000), blurred(), 30.0 * it.priors.TotalVariation() + it.priors.NonNegative()).ok
+    assert check_solver(
+        CondatVu(max_iterations=3000),
+        blurred(),
+        30.0 * it.priors.TotalVariation() + it.priors.NonNegative(),
+    ).ok

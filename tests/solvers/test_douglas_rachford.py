@@ -26,16 +26,25 @@ def test_lasso_with_an_orthogonal_operator() -> None:
     y = torch.randn(2, 1, 12, generator=torch.Generator().manual_seed(1))
     weight = torch.tensor([0.3, 1.0])
     solution = it.solve(it.Problem(y, A), it.priors.L1(), DouglasRachford(), weight, tolerance=1e-6)
-    torch.testing.assert_close(solution.x, it.priors.L1().prox(A.adjoint(y), weight), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        solution.x, it.priors.L1().prox(A.adjoint(y), weight), atol=1e-5, rtol=0
+    )
     assert bool((solution.x == 0).any())  # the answer is on the side of the prior
 
 
 @pytest.mark.parametrize("boundary", ["periodic", "reflect"])
-@pytest.mark.parametrize("prior", [it.priors.L1(), it.priors.TotalVariation(tolerance=1e-6), it.priors.Box(0.0, 0.9)], ids=str)
+@pytest.mark.parametrize(
+    "prior",
+    [it.priors.L1(), it.priors.TotalVariation(tolerance=1e-6), it.priors.Box(0.0, 0.9)],
+    ids=str,
+)
 def test_agrees_with_fista(boundary: str, prior: it.priors.ExplicitPrior) -> None:
     problem, weight = blurred(boundary), torch.tensor([30.0, 100.0])
     values = []
-    for solver in (FISTA(max_iterations=3000, tolerance=1e-5), DouglasRachford(max_iterations=3000, tolerance=1e-4)):
+    for solver in (
+        FISTA(max_iterations=3000, tolerance=1e-5),
+        DouglasRachford(max_iterations=3000, tolerance=1e-4),
+    ):
         solution = it.solve(problem, prior, solver, regularization=weight)
         assert solution.status == ("converged",) * 2
         energy = 0.0 if prior.is_constraint else weight * prior.energy(solution.x)
@@ -46,23 +55,39 @@ def test_agrees_with_fista(boundary: str, prior: it.priors.ExplicitPrior) -> Non
 def test_counts_behind_the_identity() -> None:
     clean = torch.full((2, 1, 16, 12), 4.0)
     clean[0, :, 4:10, 3:9], clean[1, :, 6:14, 2:7] = 30.0, 12.0
-    problem = it.Problem(torch.poisson(clean, generator=torch.Generator().manual_seed(0)), it.operators.Identity((1, 16, 12)),
-                         it.data_terms.Poisson())
-    ours = it.solve(problem, it.priors.TotalVariation(tolerance=1e-6), DouglasRachford(), 0.5, tolerance=1e-4)
-    theirs = it.solve(problem, it.priors.TotalVariation(), PDHG(max_iterations=5000), 0.5, tolerance=1e-5)
+    problem = it.Problem(
+        torch.poisson(clean, generator=torch.Generator().manual_seed(0)),
+        it.operators.Identity((1, 16, 12)),
+        it.data_terms.Poisson(),
+    )
+    ours = it.solve(
+        problem, it.priors.TotalVariation(tolerance=1e-6), DouglasRachford(), 0.5, tolerance=1e-4
+    )
+    theirs = it.solve(
+        problem, it.priors.TotalVariation(), PDHG(max_iterations=5000), 0.5, tolerance=1e-5
+    )
     torch.testing.assert_close(ours.x, theirs.x, atol=0.05, rtol=0)
 
 
 def test_relaxation_and_step_do_not_change_the_answer() -> None:
     problem = blurred()
-    reference = it.solve(problem, it.priors.L1(), DouglasRachford(max_iterations=5000), 30.0, tolerance=1e-5).x
-    for solver in (DouglasRachford(max_iterations=5000, relaxation=1.8), DouglasRachford(max_iterations=5000, step_size=1e-3)):
+    reference = it.solve(
+        problem, it.priors.L1(), DouglasRachford(max_iterations=5000), 30.0, tolerance=1e-5
+    ).x
+    for solver in (
+        DouglasRachford(max_iterations=5000, relaxation=1.8),
+        DouglasRachford(max_iterations=5000, step_size=1e-3),
+    ):
         x = it.solve(problem, it.priors.L1(), solver, 30.0, tolerance=1e-5).x
-        torch.testing.assert_close(problem.operator(x), problem.operator(reference), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            problem.operator(x), problem.operator(reference), atol=1e-3, rtol=0
+        )
 
 
 def test_items_stop_by_themselves() -> None:
-    solution = it.solve(blurred(), it.priors.L1(), DouglasRachford(), torch.tensor([3.0, 300.0]), tolerance=1e-3)
+    solution = it.solve(
+        blurred(), it.priors.L1(), DouglasRachford(), torch.tensor([3.0, 300.0]), tolerance=1e-3
+    )
     assert solution.status == ("converged",) * 2 and len(set(solution.iterations.tolist())) == 2
 
 
@@ -74,17 +99,23 @@ class Inner(L1):
 
 def test_it_promises_convergence_only_where_both_lines_are_exact() -> None:
     for boundary, prior, holds, words in (
-        ("periodic", it.priors.L1(), True, "closed"), ("reflect", it.priors.L1(), False, "inner steps"),
-        ("periodic", Inner(), False, "iterated"), ("periodic", it.priors.TotalVariation(), False, "iterated"),
+        ("periodic", it.priors.L1(), True, "closed"),
+        ("reflect", it.priors.L1(), False, "inner steps"),
+        ("periodic", Inner(), False, "iterated"),
+        ("periodic", it.priors.TotalVariation(), False, "iterated"),
         ("periodic", it.priors.Denoiser(lambda x, sigma: x), False, "not known to be convex"),
     ):
-        answer, reason = DouglasRachford().is_provably_convergent(bind(blurred(boundary), prior.as_sum(), 1.0)[0])
+        answer, reason = DouglasRachford().is_provably_convergent(
+            bind(blurred(boundary), prior.as_sum(), 1.0)[0]
+        )
         assert answer is holds and words in reason
 
 
 def test_check_solver_and_what_does_not_fit() -> None:
     assert check_solver(DouglasRachford(), blurred("reflect"), 10.0 * it.priors.L1()).ok
-    for prior, words in ((it.priors.L1() + it.priors.NonNegative(), "takes one prior"),
-                         (it.priors.Tikhonov("gradient"), "needs the proximal operator")):
+    for prior, words in (
+        (it.priors.L1() + it.priors.NonNegative(), "takes one prior"),
+        (it.priors.Tikhonov("gradient"), "needs the proximal operator"),
+    ):
         with pytest.raises(it.InputError, match=words):
             it.solve(blurred(), prior, DouglasRachford(), 1.0)

@@ -26,8 +26,16 @@ def test_one_step_solves_a_quadratic_problem(solver: it.solvers.Solver) -> None:
     generator = torch.Generator().manual_seed(0)
     M = torch.randn(12, 8, generator=generator, dtype=torch.float64)
     y = torch.randn(2, 1, 12, generator=generator, dtype=torch.float64)
-    solution = it.solve(it.Problem(y, it.operators.Matrix(M)), it.priors.Tikhonov(), solver, regularization=0.5, progress=False)
-    expected = torch.linalg.solve(M.T @ M + 0.5 * torch.eye(8, dtype=torch.float64), M.T @ y[:, 0].T).T
+    solution = it.solve(
+        it.Problem(y, it.operators.Matrix(M)),
+        it.priors.Tikhonov(),
+        solver,
+        regularization=0.5,
+        progress=False,
+    )
+    expected = torch.linalg.solve(
+        M.T @ M + 0.5 * torch.eye(8, dtype=torch.float64), M.T @ y[:, 0].T
+    ).T
     torch.testing.assert_close(solution.x[:, 0], expected, rtol=1e-4, atol=1e-4)
     assert int(solution.iterations.max()) <= 4
 
@@ -41,8 +49,15 @@ def test_rosenbrock() -> None:
     A = it.as_operator(valley, domain_shape=(1, 2), range_shape=(1, 2))
     y = torch.tensor([[[1.0, 0.0]]], dtype=torch.float64).expand(2, 1, 2)
     start = torch.tensor([[[-1.2, 1.0]], [[3.0, -2.0]]], dtype=torch.float64)
-    solution = it.solve(it.Problem(y, A), solver=it.solvers.LevenbergMarquardt(tolerance=1e-9), initial=start, progress=False)
-    torch.testing.assert_close(solution.x, torch.ones(2, 1, 2, dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    solution = it.solve(
+        it.Problem(y, A),
+        solver=it.solvers.LevenbergMarquardt(tolerance=1e-9),
+        initial=start,
+        progress=False,
+    )
+    torch.testing.assert_close(
+        solution.x, torch.ones(2, 1, 2, dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
     assert bool((solution.history["objective"].diff(dim=0).nan_to_num() <= 1e-12).all())
 
 
@@ -50,14 +65,21 @@ def test_the_matrix_is_the_hessian_where_the_operator_is_linear() -> None:
     generator = torch.Generator().manual_seed(0)
     M = torch.rand(6, 5, generator=generator, dtype=torch.float64)
     y = torch.rand(1, 1, 6, generator=generator, dtype=torch.float64) + 1
-    for data_term in (it.data_terms.LeastSquares(noise_std=0.5), it.data_terms.Poisson(background=1.0)):
+    for data_term in (
+        it.data_terms.LeastSquares(noise_std=0.5),
+        it.data_terms.Poisson(background=1.0),
+    ):
         prior = it.priors.SmoothedNorm(power=1.0, smoothing=0.1)
-        objective, _, _ = bind(it.Problem(y, it.operators.Matrix(M), data_term), prior.as_sum(), 0.3)
+        objective, _, _ = bind(
+            it.Problem(y, it.operators.Matrix(M), data_term), prior.as_sum(), 0.3
+        )
         x = torch.rand(1, 1, 5, generator=generator, dtype=torch.float64)
         v = torch.randn(1, 1, 5, generator=generator, dtype=torch.float64)
         product = Linearization(objective, x).product(v)
         h = 1e-5
-        expected = (objective.evaluate(x + h * v).gradient - objective.evaluate(x - h * v).gradient) / (2 * h)
+        expected = (
+            objective.evaluate(x + h * v).gradient - objective.evaluate(x - h * v).gradient
+        ) / (2 * h)
         torch.testing.assert_close(product, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -65,9 +87,13 @@ def test_phase_retrieval_like_problems_need_no_linear_operator() -> None:
     generator = torch.Generator().manual_seed(3)
     M = torch.randn(40, 6, generator=generator, dtype=torch.float64)
     x = torch.randn(1, 1, 6, generator=generator, dtype=torch.float64)
-    A = it.as_operator(lambda z: (z[:, 0] @ M.T).square()[:, None], domain_shape=(1, 6), range_shape=(1, 40))
+    A = it.as_operator(
+        lambda z: (z[:, 0] @ M.T).square()[:, None], domain_shape=(1, 6), range_shape=(1, 40)
+    )
     problem = it.Problem(A(x), A)
-    solution = it.solve(problem, solver="levenberg-marquardt", initial=x + 0.3, tolerance=1e-8, progress=False)
+    solution = it.solve(
+        problem, solver="levenberg-marquardt", initial=x + 0.3, tolerance=1e-8, progress=False
+    )
     torch.testing.assert_close(solution.x, x, rtol=1e-5, atol=1e-5)
 
 
@@ -76,6 +102,8 @@ def test_what_levenberg_marquardt_promises() -> None:
     objective, _, _ = bind(linear, it.priors.Tikhonov().as_sum(), 1.0)
     assert it.solvers.LevenbergMarquardt().is_provably_convergent(objective)[0]
     square = it.as_operator(lambda x: x**2, domain_shape=(1, 4), range_shape=(1, 4))
-    objective, _, _ = bind(it.Problem(torch.ones(1, 1, 4), square), it.priors.Tikhonov().as_sum(), 1.0)
+    objective, _, _ = bind(
+        it.Problem(torch.ones(1, 1, 4), square), it.priors.Tikhonov().as_sum(), 1.0
+    )
     holds, why = it.solvers.LevenbergMarquardt().is_provably_convergent(objective)
     assert not holds and "not linear" in why

@@ -19,7 +19,9 @@ def blurred(boundary: str = "periodic", noise_std: float = 0.02) -> tuple[it.Pro
     x[0, :, 5:15, 4:12], x[1, :, 8:20, 8:18] = 1.0, 0.5
     kernel = torch.outer(torch.tensor([0.1, 0.8, 0.1]), torch.tensor([0.05, 0.15, 0.6, 0.15, 0.05]))
     A = it.operators.Blur(kernel, (24, 20), boundary=boundary)
-    return it.Problem(A.simulate(x, noise_std, seed=1), A, it.data_terms.LeastSquares(noise_std=noise_std)), x
+    return it.Problem(
+        A.simulate(x, noise_std, seed=1), A, it.data_terms.LeastSquares(noise_std=noise_std)
+    ), x
 
 
 class Envelope(ExplicitPrior):
@@ -35,20 +37,44 @@ class Envelope(ExplicitPrior):
             size = x.abs()
         else:
             size = self.operator(x).square().sum(1, keepdim=True).clamp_min(1e-30).sqrt()
-        return torch.where(size < self.corner, size.square() / (2 * self.corner), size - self.corner / 2).flatten(1).sum(1)
+        return (
+            torch.where(
+                size < self.corner, size.square() / (2 * self.corner), size - self.corner / 2
+            )
+            .flatten(1)
+            .sum(1)
+        )
 
 
 @pytest.mark.parametrize("boundary", ["periodic", "reflect"])
 @pytest.mark.parametrize("name", ["l1", "tv"])
-def test_a_fixed_penalty_minimises_with_the_envelope_in_place_of_the_prior(name: str, boundary: str) -> None:
+def test_a_fixed_penalty_minimises_with_the_envelope_in_place_of_the_prior(
+    name: str, boundary: str
+) -> None:
     problem, _ = blurred(boundary)
     weight, corner = 20.0, 0.1
-    prior = it.priors.L1() if name == "l1" else it.priors.TotalVariation(periodic=boundary == "periodic")
-    operator = None if name == "l1" else it.operators.FiniteDifference((1, 24, 20), periodic=boundary == "periodic")
+    prior = (
+        it.priors.L1()
+        if name == "l1"
+        else it.priors.TotalVariation(periodic=boundary == "periodic")
+    )
+    operator = (
+        None
+        if name == "l1"
+        else it.operators.FiniteDifference((1, 24, 20), periodic=boundary == "periodic")
+    )
     solver = HalfQuadratic(penalty=weight / corner, max_iterations=3000)
     assert it.solve(problem, prior, solver, weight, tolerance=1e-5).status == ("converged",) * 2
     iterates: list[Tensor] = []
-    solution = it.solve(problem, prior, solver, weight, max_iterations=300, tolerance=0.0, callbacks=[lambda p: iterates.append(p.x)])
+    solution = it.solve(
+        problem,
+        prior,
+        solver,
+        weight,
+        max_iterations=300,
+        tolerance=0.0,
+        callbacks=[lambda p: iterates.append(p.x)],
+    )
     smooth = Envelope(operator, corner)
     theirs = it.solve(problem, smooth, LBFGS(max_iterations=3000), weight, tolerance=1e-6).x
 
@@ -65,9 +91,16 @@ def test_denoising_by_the_modulus_has_a_closed_form() -> None:
     # min 1/2 (x - y)^2 + huber(x): y shrunk by 1 outside of the corner, by the factor 1 / (1 + w / corner) inside.
     y = torch.tensor([[[4.0, 0.6, -0.2, -3.0]]])
     steps: list[Tensor] = []
-    it.solve(it.Problem(y, it.operators.Identity((1, 4))), it.priors.L1(), HalfQuadratic(penalty=2.0, tolerance=1e-6), 1.0,
-             callbacks=[lambda p: steps.append(p.x)])
-    torch.testing.assert_close(steps[-1], torch.tensor([[[3.0, 0.2, -0.2 / 3, -2.0]]]), atol=1e-4, rtol=0)
+    it.solve(
+        it.Problem(y, it.operators.Identity((1, 4))),
+        it.priors.L1(),
+        HalfQuadratic(penalty=2.0, tolerance=1e-6),
+        1.0,
+        callbacks=[lambda p: steps.append(p.x)],
+    )
+    torch.testing.assert_close(
+        steps[-1], torch.tensor([[[3.0, 0.2, -0.2 / 3, -2.0]]]), atol=1e-4, rtol=0
+    )
 
 
 LEVELS: list[Tensor] = []
@@ -90,10 +123,24 @@ def test_the_level_falls_geometrically_and_the_penalty_follows() -> None:
     prior = Watched(0.5)
     LEVELS.clear()
     weight = torch.tensor([0.23, 2.0])
-    solution = it.solve(problem, prior, HalfQuadratic(sigma_start=0.4, sigma_end=0.05, schedule=4), weight, max_iterations=6, tolerance=0.0)
+    solution = it.solve(
+        problem,
+        prior,
+        HalfQuadratic(sigma_start=0.4, sigma_end=0.05, schedule=4),
+        weight,
+        max_iterations=6,
+        tolerance=0.0,
+    )
     levels = torch.stack(LEVELS)
-    torch.testing.assert_close(levels, torch.tensor([0.4, 0.2, 0.1, 0.05, 0.05, 0.05]).unsqueeze(1).expand(6, 2), rtol=1e-5, atol=0)
-    assert bool(solution.history["certificate"][:3].isinf().all()) and bool(solution.history["certificate"][3:].isfinite().all())
+    torch.testing.assert_close(
+        levels,
+        torch.tensor([0.4, 0.2, 0.1, 0.05, 0.05, 0.05]).unsqueeze(1).expand(6, 2),
+        rtol=1e-5,
+        atol=0,
+    )
+    assert bool(solution.history["certificate"][:3].isinf().all()) and bool(
+        solution.history["certificate"][3:].isfinite().all()
+    )
     # Two steps by hand: mu_k = w sigma^2 / sigma_k^2.
     A, y = problem.operator, problem.y
     z = it.solve(problem, prior, HalfQuadratic(), weight, max_iterations=0).x
@@ -101,13 +148,22 @@ def test_the_level_falls_geometrically_and_the_penalty_follows() -> None:
         mu = weight * 0.5**2 / level**2
         right = A.adjoint(y) / 0.02**2 + mu.view(2, 1, 1, 1) * z
         z = A.normal_resolvent(right, mu, 0.02**-2) / (1 + level**2)
-    ours = it.solve(problem, prior, HalfQuadratic(sigma_start=0.4, sigma_end=0.05, schedule=4), weight, max_iterations=2, tolerance=0.0).x
+    ours = it.solve(
+        problem,
+        prior,
+        HalfQuadratic(sigma_start=0.4, sigma_end=0.05, schedule=4),
+        weight,
+        max_iterations=2,
+        tolerance=0.0,
+    ).x
     torch.testing.assert_close(ours, z, rtol=1e-3, atol=1e-4)
 
 
 def test_plug_and_play_takes_the_blur_away() -> None:
     problem, x = blurred(noise_std=0.05)
-    denoiser = it.priors.Denoiser(lambda v, sigma: it.priors.TotalVariation().prox(v, 0.7 * sigma), sigma=0.05)
+    denoiser = it.priors.Denoiser(
+        lambda v, sigma: it.priors.TotalVariation().prox(v, 0.7 * sigma), sigma=0.05
+    )
     solution = it.solve(problem, denoiser, HalfQuadratic(), 50.0, max_iterations=8)
     assert bool((item_norm(solution.x - x) < 0.7 * item_norm(problem.y - x)).all())
 
@@ -119,34 +175,68 @@ def test_a_fixed_penalty_solves_the_equation_of_regularisation_by_denoising() ->
 
     def smooth(v: torch.Tensor) -> torch.Tensor:
         calls.append(len(v))
-        return torch.nn.functional.avg_pool2d(torch.nn.functional.pad(v, (1, 1, 1, 1), "replicate"), 3, 1)
+        return torch.nn.functional.avg_pool2d(
+            torch.nn.functional.pad(v, (1, 1, 1, 1), "replicate"), 3, 1
+        )
 
     prior, mu = it.priors.Denoiser(smooth, sigma=0.05, level="none"), 0.05
     bare = it.Problem(problem.y, problem.operator)
-    x = it.solve(bare, prior, HalfQuadratic(penalty=mu, iterate="x"), max_iterations=100, tolerance=1e-6, progress=False).x
+    x = it.solve(
+        bare,
+        prior,
+        HalfQuadratic(penalty=mu, iterate="x"),
+        max_iterations=100,
+        tolerance=1e-6,
+        progress=False,
+    ).x
     few = len(calls)
     pull = mu * (x - smooth(x))
     left = problem.operator.adjoint(problem.operator(x) - problem.y) + pull
     assert float(left.norm()) < 1e-3 * float(pull.norm()) and few < 60
     stepped = it.Problem(problem.y, problem.operator)
     scaled = it.priors.Denoiser(smooth, sigma=0.05, level="none", trained_level=0.05, rescale=True)
-    slow = it.solve(stepped, scaled, it.solvers.GradientDescent(step_size=0.9), mu, max_iterations=few, tolerance=0.0, progress=False).x
-    far = it.solve(stepped, scaled, it.solvers.GradientDescent(step_size=0.9), mu, max_iterations=1000, tolerance=0.0, progress=False).x
+    slow = it.solve(
+        stepped,
+        scaled,
+        it.solvers.GradientDescent(step_size=0.9),
+        mu,
+        max_iterations=few,
+        tolerance=0.0,
+        progress=False,
+    ).x
+    far = it.solve(
+        stepped,
+        scaled,
+        it.solvers.GradientDescent(step_size=0.9),
+        mu,
+        max_iterations=1000,
+        tolerance=0.0,
+        progress=False,
+    ).x
     assert float((far - x).norm()) < 0.1 * float((slow - x).norm())
 
 
 def test_it_promises_convergence_only_where_the_first_line_is_closed() -> None:
     for boundary, prior, holds, words in (
-        ("periodic", it.priors.L1(), True, "Moreau"), ("reflect", it.priors.L1(), False, "inner steps"),
+        ("periodic", it.priors.L1(), True, "Moreau"),
+        ("reflect", it.priors.L1(), False, "inner steps"),
         ("periodic", it.priors.Denoiser(lambda x, sigma: x), False, "Denoiser"),
     ):
-        answer, reason = HalfQuadratic().is_provably_convergent(bind(blurred(boundary)[0], prior.as_sum(), 1.0)[0])
+        answer, reason = HalfQuadratic().is_provably_convergent(
+            bind(blurred(boundary)[0], prior.as_sum(), 1.0)[0]
+        )
         assert answer is holds and words in reason
 
 
 def test_check_solver_and_what_does_not_fit() -> None:
     problem, _ = blurred("reflect")
-    assert check_solver(HalfQuadratic(max_iterations=2000), problem, 10.0 * it.priors.TotalVariation() + it.priors.NonNegative()).ok
-    poisson = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)), it.data_terms.Poisson())
+    assert check_solver(
+        HalfQuadratic(max_iterations=2000),
+        problem,
+        10.0 * it.priors.TotalVariation() + it.priors.NonNegative(),
+    ).ok
+    poisson = it.Problem(
+        torch.ones(1, 1, 4), it.operators.Identity((1, 4)), it.data_terms.Poisson()
+    )
     with pytest.raises(it.InputError, match="HalfQuadratic needs a quadratic data term"):
         it.solve(poisson, it.priors.L1(), HalfQuadratic(), 1.0)

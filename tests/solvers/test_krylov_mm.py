@@ -36,14 +36,22 @@ class Matrix(LinearOperator):
         return (y @ self.matrix).view(-1, *SHAPE)
 
 
-def blurred(batch: int = 1, dtype: torch.dtype = torch.float64, rows: int = 60, std: float = 0.02) -> tuple[Matrix, Tensor, Tensor]:
+def blurred(
+    batch: int = 1, dtype: torch.dtype = torch.float64, rows: int = 60, std: float = 0.02
+) -> tuple[Matrix, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     distance = torch.arange(64, dtype=torch.float64)
-    smooth = torch.exp(-(((distance // 8)[:, None] - (distance // 8)) ** 2 + ((distance % 8)[:, None] - distance % 8) ** 2) / 2)
+    smooth = torch.exp(
+        -(
+            ((distance // 8)[:, None] - (distance // 8)) ** 2
+            + ((distance % 8)[:, None] - distance % 8) ** 2
+        )
+        / 2
+    )
     matrix = smooth[torch.randperm(64, generator=generator)[:rows]]
     x = torch.zeros(batch, *SHAPE, dtype=torch.float64)
     for k in range(batch):
-        x[k, :, 2 + k % 3:6, 1:5] = 1.0 + 0.5 * k
+        x[k, :, 2 + k % 3 : 6, 1:5] = 1.0 + 0.5 * k
     noise = torch.randn(batch, rows, generator=generator, dtype=torch.float64)
     y = x.flatten(1) @ matrix.T + std * torch.arange(1, batch + 1).double().view(-1, 1) * noise
     return Matrix(matrix.to(dtype)), y.to(dtype), x.to(dtype)
@@ -90,24 +98,49 @@ def test_finds_the_minimiser(name: str, basis_size: int) -> None:
     problem = it.Problem(y, A, it.data_terms.LeastSquares(0.02))
     weight = 2e3 if name == "graph" else 20.0
     expected = newton_minimiser(problem, PRIORS[name], weight)
-    solution = it.solve(problem, PRIORS[name], KrylovMM(basis_size=basis_size), weight, max_iterations=5000, tolerance=1e-9,
-                        progress=False)
+    solution = it.solve(
+        problem,
+        PRIORS[name],
+        KrylovMM(basis_size=basis_size),
+        weight,
+        max_iterations=5000,
+        tolerance=1e-9,
+        progress=False,
+    )
     assert solution.status == ("converged",)
     objective, _, _ = bind(problem, PRIORS[name].as_sum(), weight)
     assert torch.allclose(objective.value(solution.x), objective.value(expected), rtol=1e-11)
     # An image that the blur maps to nearly nothing is found by its objective alone.
-    assert float((solution.x - expected).norm() / expected.norm()) < (1e-3 if name == "identity" else 1e-5)
+    assert float((solution.x - expected).norm() / expected.norm()) < (
+        1e-3 if name == "identity" else 1e-5
+    )
 
 
 def test_total_variation_is_smoothed_as_asked() -> None:
     # Denoising has an exact answer, the prox; the minimum of the smoothed objective is at most lambda eps
     # pixels above.
-    y = blurred()[2] + 0.05 * torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y = blurred()[2] + 0.05 * torch.randn(
+        1, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     prior = it.priors.TotalVariation(tolerance=1e-9, max_iterations=20000)
     objective, _, _ = bind(it.Problem(y, it.operators.Identity(SHAPE)), prior.as_sum(), 0.1)
     exact = float(objective.value(prior.prox(y, 0.1)))
-    values = [float(objective.value(it.solve(it.Problem(y, it.operators.Identity(SHAPE)), prior, KrylovMM(smoothing=eps), 0.1,
-                                             tolerance=1e-6, max_iterations=3000, progress=False).x)) for eps in (1e-1, 1e-2, 1e-3)]
+    values = [
+        float(
+            objective.value(
+                it.solve(
+                    it.Problem(y, it.operators.Identity(SHAPE)),
+                    prior,
+                    KrylovMM(smoothing=eps),
+                    0.1,
+                    tolerance=1e-6,
+                    max_iterations=3000,
+                    progress=False,
+                ).x
+            )
+        )
+        for eps in (1e-1, 1e-2, 1e-3)
+    ]
     assert values[0] > values[1] > values[2] >= exact - 1e-7
     assert values[2] - exact < 0.1 * 1e-3 * 64 * 2
 
@@ -116,7 +149,9 @@ def test_quadratic_prior_in_closed_form() -> None:
     A, y, _ = blurred()
     target = torch.full((1, *SHAPE), 0.3, dtype=torch.float64)
     problem = it.Problem(y, A, it.data_terms.LeastSquares(0.5))
-    D = torch.stack([differences()(e.view(1, *SHAPE)).flatten() for e in torch.eye(64, dtype=torch.float64)], 1)
+    D = torch.stack(
+        [differences()(e.view(1, *SHAPE)).flatten() for e in torch.eye(64, dtype=torch.float64)], 1
+    )
     matrix = 4 * A.matrix.T @ A.matrix + 0.7 * D.T @ D
 
     class Differences(ExplicitPrior):
@@ -143,12 +178,28 @@ def test_sobolev_and_weighted_misfit() -> None:
     spoiled[:, ::7] = 1e3
     problem = it.Problem(spoiled, A, it.data_terms.LeastSquares(0.02, weights=weights))
     expected = newton_minimiser(problem, PRIORS["anisotropic tv"], 20.0)
-    x = it.solve(problem, PRIORS["anisotropic tv"], KrylovMM(), 20.0, tolerance=1e-9, max_iterations=5000, progress=False).x
+    x = it.solve(
+        problem,
+        PRIORS["anisotropic tv"],
+        KrylovMM(),
+        20.0,
+        tolerance=1e-9,
+        max_iterations=5000,
+        progress=False,
+    ).x
     assert float((x - expected).norm() / expected.norm()) < 1e-5
 
     noisy = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     problem = it.Problem(noisy, it.operators.Identity(SHAPE), it.data_terms.Sobolev(-0.5))
-    x = it.solve(problem, SmoothedNorm(1.0, 0.1), KrylovMM(), 0.1, tolerance=1e-9, max_iterations=5000, progress=False).x
+    x = it.solve(
+        problem,
+        SmoothedNorm(1.0, 0.1),
+        KrylovMM(),
+        0.1,
+        tolerance=1e-9,
+        max_iterations=5000,
+        progress=False,
+    ).x
     objective, _, _ = bind(problem, SmoothedNorm(1.0, 0.1).as_sum(), 0.1)
     assert float(objective.evaluate(x).gradient.norm()) < 1e-7
 
@@ -156,7 +207,15 @@ def test_sobolev_and_weighted_misfit() -> None:
 def test_nonconvex_power_reaches_a_stationary_point_and_never_increases() -> None:
     A, y, _ = blurred()
     problem, prior = it.Problem(y, A), SmoothedNorm(0.5, 0.1) @ differences()
-    solution = it.solve(problem, prior, KrylovMM(basis_size=6), 0.02, tolerance=1e-8, max_iterations=5000, progress=False)
+    solution = it.solve(
+        problem,
+        prior,
+        KrylovMM(basis_size=6),
+        0.02,
+        tolerance=1e-8,
+        max_iterations=5000,
+        progress=False,
+    )
     assert solution.status == ("converged",)
     objective, _, _ = bind(problem, prior.as_sum(), 0.02)
     assert float(objective.evaluate(solution.x).gradient.norm()) < 1e-6 * float(A.adjoint(y).norm())
@@ -174,11 +233,21 @@ def scan(batch: int, dtype: torch.dtype = torch.float32) -> tuple[it.Problem, Te
     clean = A(x)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(7), dtype=dtype)
     std = (0.02 + 0.02 * torch.arange(batch)) * clean.flatten(1).square().mean(1).sqrt()
-    return it.Problem(clean + std.view(-1, 1, 1, 1).to(dtype) * noise, A, it.data_terms.LeastSquares(std)), x
+    return it.Problem(
+        clean + std.view(-1, 1, 1, 1).to(dtype) * noise, A, it.data_terms.LeastSquares(std)
+    ), x
 
 
-@pytest.mark.parametrize("prior", [GraphLaplacian(first="fbp"), GraphLaplacian(first="tv"), it.priors.TotalVariation(),
-                                   it.priors.Tikhonov()], ids=repr)
+@pytest.mark.parametrize(
+    "prior",
+    [
+        GraphLaplacian(first="fbp"),
+        GraphLaplacian(first="tv"),
+        it.priors.TotalVariation(),
+        it.priors.Tikhonov(),
+    ],
+    ids=repr,
+)
 def test_the_discrepancy_is_met_by_every_item(prior: ExplicitPrior) -> None:
     problem, _ = scan(3)
     solution = it.solve(problem, prior, KrylovMM(), progress=False)
@@ -187,7 +256,9 @@ def test_the_discrepancy_is_met_by_every_item(prior: ExplicitPrior) -> None:
     misfit = problem.data_term.discrepancy(problem.operator(solution.x), problem.y)
     assert torch.allclose(misfit, torch.full((3,), target), rtol=2e-3)
     # The weight that it reports is the one at which the minimiser has that discrepancy.
-    again = it.solve(problem, prior, KrylovMM(), solution.regularization, tolerance=1e-5, progress=False)
+    again = it.solve(
+        problem, prior, KrylovMM(), solution.regularization, tolerance=1e-5, progress=False
+    )
     assert bool((item_norm(again.x - solution.x) < 2e-2 * item_norm(solution.x)).all())
 
 
@@ -195,14 +266,28 @@ def test_a_target_out_of_reach_ends_all_the_same() -> None:
     problem, x = scan(1)
     # The null space of this graph holds the true image and little else: no weight raises the discrepancy to
     # 1.01 |noise|.
-    flat = it.Problem(problem.operator((x > 0).float()) + problem.y - problem.operator(x), problem.operator, problem.data_term)
-    exact = it.solve(flat, GraphLaplacian(first=(x > 0).float()), KrylovMM(), max_iterations=300, progress=False)
+    flat = it.Problem(
+        problem.operator((x > 0).float()) + problem.y - problem.operator(x),
+        problem.operator,
+        problem.data_term,
+    )
+    exact = it.solve(
+        flat, GraphLaplacian(first=(x > 0).float()), KrylovMM(), max_iterations=300, progress=False
+    )
     assert float((exact.x - (x > 0).float()).norm() / (x > 0).float().norm()) < 0.02
     rule = it.parameter_choice.DiscrepancyPrinciple(tau=50.0)  # more than all of y
-    solution = it.solve(problem, it.priors.TotalVariation(), KrylovMM(), rule, max_iterations=60, progress=False)
+    solution = it.solve(
+        problem, it.priors.TotalVariation(), KrylovMM(), rule, max_iterations=60, progress=False
+    )
     assert bool(torch.isfinite(solution.x).all())
-    tight = it.solve(problem, it.priors.TotalVariation(), KrylovMM(), it.parameter_choice.DiscrepancyPrinciple(tau=1e-3),
-                     max_iterations=60, progress=False)
+    tight = it.solve(
+        problem,
+        it.priors.TotalVariation(),
+        KrylovMM(),
+        it.parameter_choice.DiscrepancyPrinciple(tau=1e-3),
+        max_iterations=60,
+        progress=False,
+    )
     assert bool(torch.isfinite(tight.x).all())
 
 
@@ -211,7 +296,9 @@ def test_an_item_gives_the_same_alone_permuted_and_twice() -> None:
     prior = GraphLaplacian(first="tv")
 
     def run(p: it.Problem) -> Tensor:
-        x: Tensor = it.solve(p, prior, KrylovMM(), max_iterations=15, tolerance=0.0, progress=False).x
+        x: Tensor = it.solve(
+            p, prior, KrylovMM(), max_iterations=15, tolerance=0.0, progress=False
+        ).x
         return x
 
     together = run(problem)
@@ -226,13 +313,17 @@ def test_weights_that_are_tried_at_once_share_one_graph() -> None:
     A, y, x = blurred()
     one = it.Problem(y, A)
     rule = it.parameter_choice.SURE(noise_std=0.02, points=3, sections=0)
-    solution = it.solve(one, GraphLaplacian(first=x, radius=2), KrylovMM(), rule, max_iterations=20, progress=False)
+    solution = it.solve(
+        one, GraphLaplacian(first=x, radius=2), KrylovMM(), rule, max_iterations=20, progress=False
+    )
     assert solution.x.shape == x.shape and solution.weight_search.weights.shape[1] >= 3
 
 
 def test_an_image_of_zeros_and_measurements_of_zeros() -> None:
     problem, _ = scan(2)
-    silent = it.Problem(torch.cat([problem.first[:1], torch.zeros_like(problem.first[:1])]), problem.operator)
+    silent = it.Problem(
+        torch.cat([problem.first[:1], torch.zeros_like(problem.first[:1])]), problem.operator
+    )
     solution = it.solve(silent, it.priors.TotalVariation(), KrylovMM(), 0.1, progress=False)
     assert solution.status[1] == "converged" and not bool(solution.x[1].any())
     assert bool(solution.x[0].any())
@@ -253,18 +344,34 @@ def test_the_state_is_what_the_loop_relies_on() -> None:
         state = solver.step(objective, state)
         assert torch.equal(before, kept)
         assert {name: leaf.shape for name, leaf in tree_leaves(state)} == shapes
-    basis = state.basis[:, :int(state.size[0])].double()
+    basis = state.basis[:, : int(state.size[0])].double()
     gram = basis @ basis.mT
-    assert torch.allclose(gram, torch.eye(gram.shape[1], dtype=torch.float64).expand_as(gram), atol=1e-5)
-    assert torch.allclose(state.measured[:, 0].view_as(problem.y), problem.operator(state.basis[:, 0].view_as(state.x)), atol=1e-3)
+    assert torch.allclose(
+        gram, torch.eye(gram.shape[1], dtype=torch.float64).expand_as(gram), atol=1e-5
+    )
+    assert torch.allclose(
+        state.measured[:, 0].view_as(problem.y),
+        problem.operator(state.basis[:, 0].view_as(state.x)),
+        atol=1e-3,
+    )
 
 
 def test_stopped_and_resumed_is_the_same(tmp_path: Path) -> None:
     problem, _ = scan(2)
     prior, path = it.priors.TotalVariation(), tmp_path / "run.ckpt"
     whole = it.solve(problem, prior, KrylovMM(), max_iterations=18, tolerance=0.0, progress=False)
-    it.solve(problem, prior, KrylovMM(), max_iterations=7, tolerance=0.0, checkpoint=path, progress=False)
-    rest = it.solve(problem, prior, KrylovMM(), max_iterations=18, tolerance=0.0, checkpoint=path, progress=False)
+    it.solve(
+        problem, prior, KrylovMM(), max_iterations=7, tolerance=0.0, checkpoint=path, progress=False
+    )
+    rest = it.solve(
+        problem,
+        prior,
+        KrylovMM(),
+        max_iterations=18,
+        tolerance=0.0,
+        checkpoint=path,
+        progress=False,
+    )
     assert torch.equal(rest.x, whole.x)
 
 
@@ -273,7 +380,9 @@ def test_what_it_cannot_do_it_says() -> None:
     objective = bound(problem, it.priors.TotalVariation())
     two = bind(problem, it.priors.TotalVariation() + it.priors.Tikhonov())[0]
     assert "one explicit prior" in str(KrylovMM().misfit(two))
-    assert "norm of a linear operator" in str(KrylovMM().misfit(bound(problem, it.priors.NonNegative())))
+    assert "norm of a linear operator" in str(
+        KrylovMM().misfit(bound(problem, it.priors.NonNegative()))
+    )
     assert KrylovMM().misfit(objective) is None
     assert not KrylovMM().suits(objective)  # it would change the prior by smoothing it
     with pytest.raises(InputError, match="power"):
@@ -289,7 +398,14 @@ def test_settings_are_not_changed_by_a_run() -> None:
     assert prior.guess is None
 
 
-@pytest.mark.parametrize(("prior", "weight"), [(GraphLaplacian(first="fbp"), 1e6), (it.priors.TotalVariation(), 30.0),
-                                               (it.priors.Tikhonov(), 30.0)], ids=repr)
+@pytest.mark.parametrize(
+    ("prior", "weight"),
+    [
+        (GraphLaplacian(first="fbp"), 1e6),
+        (it.priors.TotalVariation(), 30.0),
+        (it.priors.Tikhonov(), 30.0),
+    ],
+    ids=repr,
+)
 def test_keeps_the_contracts(prior: ExplicitPrior, weight: float) -> None:
     it.testing.check_solver(KrylovMM(), scan(2)[0], prior, regularization=weight)

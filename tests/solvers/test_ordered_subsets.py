@@ -35,8 +35,16 @@ def counts(background: float = 0.0) -> it.Problem:
 
 def test_one_subset_is_sirt() -> None:
     problem = scan(0.1)
-    ours = it.solve(problem, it.priors.NonNegative(), OSSART(subset_size=30, relaxation=1.5), max_iterations=7, tolerance=0.0).x
-    theirs = it.solve(problem, it.priors.NonNegative(), SIRT(relaxation=1.5), max_iterations=7, tolerance=0.0).x
+    ours = it.solve(
+        problem,
+        it.priors.NonNegative(),
+        OSSART(subset_size=30, relaxation=1.5),
+        max_iterations=7,
+        tolerance=0.0,
+    ).x
+    theirs = it.solve(
+        problem, it.priors.NonNegative(), SIRT(relaxation=1.5), max_iterations=7, tolerance=0.0
+    ).x
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -45,7 +53,9 @@ def test_a_pass_by_hand_in_the_order_that_the_seed_draws() -> None:
     M = torch.rand(7, 4, generator=generator, dtype=torch.float64)
     y = torch.rand(2, 1, 7, generator=generator, dtype=torch.float64)
     problem = it.Problem(y, it.operators.Matrix(M))
-    ours = it.solve(problem, solver=OSSART(subset_size=3, decay=0.5), max_iterations=2, tolerance=0.0, seed=5).x
+    ours = it.solve(
+        problem, solver=OSSART(subset_size=3, decay=0.5), max_iterations=2, tolerance=0.0, seed=5
+    ).x
     subsets = [[0, 3, 6], [1, 4], [2, 5]]
     C, R = 1 / torch.stack([M[s].sum(0) for s in subsets]).amax(0), 1 / M.sum(1)
     x = torch.zeros(2, 4, dtype=torch.float64)
@@ -61,7 +71,11 @@ def test_subsets_are_as_many_times_faster() -> None:
     problem = scan()
 
     def error(solver: it.solvers.Solver, passes: int) -> float:
-        return float(item_norm(it.solve(problem, solver=solver, max_iterations=passes, tolerance=0.0).x - phantom()).max())
+        return float(
+            item_norm(
+                it.solve(problem, solver=solver, max_iterations=passes, tolerance=0.0).x - phantom()
+            ).max()
+        )
 
     assert error(OSSART(subset_size=3), 5) < error(SIRT(tau=0), 40)
     assert error(OSSART(subset_size=1), 5) < error(SIRT(tau=0), 40)
@@ -73,8 +87,21 @@ def test_with_a_decay_it_converges_to_what_sirt_does() -> None:
     problem = it.Problem(torch.randn(2, 1, 40, generator=generator), A)
     prior = it.priors.Box(-0.3, 0.3)
     theirs = it.solve(problem, prior, SIRT(relaxation=1.9), max_iterations=5000, tolerance=1e-7).x
-    errors = [float(item_norm(it.solve(problem, prior, OSSART(subset_size=10, decay=decay), max_iterations=1500, tolerance=0.0).x
-                              - theirs).max()) for decay in (0.0, 0.1)]
+    errors = [
+        float(
+            item_norm(
+                it.solve(
+                    problem,
+                    prior,
+                    OSSART(subset_size=10, decay=decay),
+                    max_iterations=1500,
+                    tolerance=0.0,
+                ).x
+                - theirs
+            ).max()
+        )
+        for decay in (0.0, 0.1)
+    ]
     assert errors[1] < 0.02 < errors[0]
 
 
@@ -83,8 +110,12 @@ def test_pixels_that_few_views_see_are_not_pushed_too_far() -> None:
     M = torch.rand(7, 4, generator=torch.Generator().manual_seed(0))
     M[:-1, -1] = 0
     x = torch.rand(2, 1, 4, generator=torch.Generator().manual_seed(1))
-    solution = it.solve(it.Problem(x @ M.T, it.operators.Matrix(M)), solver=OSSART(subset_size=1, relaxation=1.5), max_iterations=3000,
-                        tolerance=1e-6)
+    solution = it.solve(
+        it.Problem(x @ M.T, it.operators.Matrix(M)),
+        solver=OSSART(subset_size=1, relaxation=1.5),
+        max_iterations=3000,
+        tolerance=1e-6,
+    )
     torch.testing.assert_close(solution.x, x, atol=1e-2, rtol=0)
 
 
@@ -95,7 +126,9 @@ def test_expectation_maximisation_by_hand() -> None:
     generator = torch.Generator().manual_seed(3)
     M = torch.rand(9, 5, generator=generator, dtype=torch.float64)
     M[:, 2] = 0  # a pixel that nothing sees
-    y = torch.poisson(10 * torch.rand(2, 1, 9, generator=generator, dtype=torch.float64), generator=generator)
+    y = torch.poisson(
+        10 * torch.rand(2, 1, 9, generator=generator, dtype=torch.float64), generator=generator
+    )
     problem = it.Problem(y, it.operators.Matrix(M), it.data_terms.Poisson(0.7))
     start = torch.rand(2, 1, 5, generator=generator, dtype=torch.float64)
     ours = it.solve(problem, solver=OSEM(), initial=start, max_iterations=3, tolerance=0.0).x
@@ -110,17 +143,29 @@ def test_mlem_never_increases_the_objective_and_keeps_the_counts() -> None:
     problem = counts()
     solution = it.solve(problem, solver=OSEM(), max_iterations=60, tolerance=0.0)
     values = solution.history["objective"]
-    assert bool((values[1:] <= values[:-1] + 1e-5 * values[:-1].abs()).all()) and float(solution.x.min()) >= 0
-    torch.testing.assert_close(problem.operator(solution.x).flatten(1).sum(1), problem.y.flatten(1).sum(1), rtol=1e-4, atol=0)
+    assert (
+        bool((values[1:] <= values[:-1] + 1e-5 * values[:-1].abs()).all())
+        and float(solution.x.min()) >= 0
+    )
+    torch.testing.assert_close(
+        problem.operator(solution.x).flatten(1).sum(1),
+        problem.y.flatten(1).sum(1),
+        rtol=1e-4,
+        atol=0,
+    )
 
 
 def test_mlem_agrees_with_pdhg() -> None:
     generator = torch.Generator().manual_seed(0)
     M = torch.rand(40, 5, generator=generator)
     x = 50 * torch.rand(2, 1, 5, generator=generator)
-    problem = it.Problem(torch.poisson(x @ M.T, generator=generator), it.operators.Matrix(M), it.data_terms.Poisson())
+    problem = it.Problem(
+        torch.poisson(x @ M.T, generator=generator), it.operators.Matrix(M), it.data_terms.Poisson()
+    )
     ours = it.solve(problem, solver=OSEM(), max_iterations=2000, tolerance=1e-5).x
-    theirs = it.solve(problem, it.priors.NonNegative(), PDHG(), max_iterations=2000, tolerance=1e-5).x
+    theirs = it.solve(
+        problem, it.priors.NonNegative(), PDHG(), max_iterations=2000, tolerance=1e-5
+    ).x
     torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.3)
 
 
@@ -130,7 +175,9 @@ def test_osem_is_faster_and_a_start_keeps_its_zeros() -> None:
     many = it.solve(problem, solver=OSEM(), max_iterations=20, tolerance=0.0)
     assert bool((few.history["objective"][-1] < 1.02 * many.history["objective"][-1]).all())
     mask = (phantom() > 0).float()
-    inside = it.solve(problem, solver=OSEM(subset_size=10), initial=mask, max_iterations=5, tolerance=0.0).x
+    inside = it.solve(
+        problem, solver=OSEM(subset_size=10), initial=mask, max_iterations=5, tolerance=0.0
+    ).x
     assert bool((inside[mask == 0] == 0).all()) and bool((inside[mask > 0] > 0).all())
 
 
@@ -148,23 +195,32 @@ def test_what_does_not_fit_is_said() -> None:
         it.solve(counts(), it.priors.TotalVariation(), OSEM(), 1.0)
 
 
-@pytest.mark.parametrize(("solver", "problem", "holds", "words"), [
-    (OSSART(subset_size=30), scan(), True, "below 2"),
-    (OSSART(subset_size=5), scan(), False, "cycle"),
-    (OSSART(subset_size=5, decay=0.1), scan(), True, "fall as 1 / k"),
-    (OSEM(), counts(), True, "likelihood"),
-    (OSEM(subset_size=5), counts(), False, "cycle"),
-])
-def test_they_promise_convergence_where_they_converge(solver: it.solvers.Solver, problem: it.Problem, holds: bool, words: str) -> None:
+@pytest.mark.parametrize(
+    ("solver", "problem", "holds", "words"),
+    [
+        (OSSART(subset_size=30), scan(), True, "below 2"),
+        (OSSART(subset_size=5), scan(), False, "cycle"),
+        (OSSART(subset_size=5, decay=0.1), scan(), True, "fall as 1 / k"),
+        (OSEM(), counts(), True, "likelihood"),
+        (OSEM(subset_size=5), counts(), False, "cycle"),
+    ],
+)
+def test_they_promise_convergence_where_they_converge(
+    solver: it.solvers.Solver, problem: it.Problem, holds: bool, words: str
+) -> None:
     answer, reason = solver.is_provably_convergent(bind(problem, it.priors.PriorSum(), 1.0)[0])
     assert answer is holds and words in reason
 
 
-@pytest.mark.parametrize(("solver", "problem"), [
-    (OSSART(subset_size=5, tolerance=1e-4, max_iterations=200), scan()),
-    (OSEM(tolerance=1e-3), counts()),
-    (OSEM(subset_size=6, tolerance=1e-2), counts(1.0)),
-], ids=["os-sart", "mlem", "osem"])
+@pytest.mark.parametrize(
+    ("solver", "problem"),
+    [
+        (OSSART(subset_size=5, tolerance=1e-4, max_iterations=200), scan()),
+        (OSEM(tolerance=1e-3), counts()),
+        (OSEM(subset_size=6, tolerance=1e-2), counts(1.0)),
+    ],
+    ids=["os-sart", "mlem", "osem"],
+)
 def test_check_solver(solver: it.solvers.Solver, problem: it.Problem) -> None:
     assert check_solver(solver, problem, it.priors.NonNegative(), iterations=12).ok
 
@@ -173,5 +229,12 @@ def test_items_stop_by_themselves() -> None:
     problem = scan()
     y = problem.y.clone()
     y[1] = 0  # nothing to find
-    solution = it.solve(it.Problem(y, problem.operator), solver=OSSART(subset_size=5), tolerance=5e-3, max_iterations=300)
-    assert solution.status == ("converged",) * 2 and int(solution.iterations[1]) < int(solution.iterations[0])
+    solution = it.solve(
+        it.Problem(y, problem.operator),
+        solver=OSSART(subset_size=5),
+        tolerance=5e-3,
+        max_iterations=300,
+    )
+    assert solution.status == ("converged",) * 2 and int(solution.iterations[1]) < int(
+        solution.iterations[0]
+    )

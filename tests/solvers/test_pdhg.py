@@ -17,10 +17,12 @@ from invtoolbox.solvers import FISTA, PDHG
 from invtoolbox.testing import check_solver
 
 
-def blurred(batch: int = 2, noise_std: float | None = 0.02, size: tuple[int, int] = (24, 20)) -> tuple[it.Problem, Tensor]:
+def blurred(
+    batch: int = 2, noise_std: float | None = 0.02, size: tuple[int, int] = (24, 20)
+) -> tuple[it.Problem, Tensor]:
     x = torch.zeros(batch, 1, *size)
     for k in range(batch):
-        x[k, :, 5 + k % 3:15, 4:12 + k % 4] = 1.0 - 0.1 * (k % 5)
+        x[k, :, 5 + k % 3 : 15, 4 : 12 + k % 4] = 1.0 - 0.1 * (k % 5)
     kernel = torch.outer(torch.tensor([1.0, 2.0, 3.0, 2.0, 1.0]), torch.tensor([1.0, 2.0, 1.0]))
     A = it.operators.Blur(kernel / kernel.sum(), size)
     level = 0.02 if noise_std is None else noise_std
@@ -44,7 +46,9 @@ def test_one_jump_in_one_dimension_has_a_closed_form() -> None:
     solution = it.solve(problem, it.priors.TotalVariation(), PDHG(), weight, tolerance=1e-4)
     low, high = weight / 4, 8 - weight / 8
     mean = x.mean((1, 2))
-    expected = torch.where(torch.arange(12) < 4, torch.minimum(low, mean)[:, None], torch.maximum(high, mean)[:, None])
+    expected = torch.where(
+        torch.arange(12) < 4, torch.minimum(low, mean)[:, None], torch.maximum(high, mean)[:, None]
+    )
     assert solution.status == ("converged",) * 3
     torch.testing.assert_close(solution.x[:, 0], expected, atol=2e-3, rtol=0)
 
@@ -63,15 +67,24 @@ def test_lasso_with_an_orthogonal_operator() -> None:
     A = it.operators.Matrix(Q, (1, 12), (1, 12))
     y = torch.randn(2, 1, 12, generator=torch.Generator().manual_seed(1))
     weight = torch.tensor([0.3, 1.0])
-    x = it.solve(it.Problem(y, A), it.priors.L1(), PDHG(), weight, tolerance=1e-6, max_iterations=5000).x
+    x = it.solve(
+        it.Problem(y, A), it.priors.L1(), PDHG(), weight, tolerance=1e-6, max_iterations=5000
+    ).x
     torch.testing.assert_close(x, it.priors.L1().prox(A.adjoint(y), weight), atol=1e-4, rtol=0)
 
 
 # -- agreement -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prior", [0.8 * it.priors.TotalVariation(tolerance=1e-7), 2.0 * it.priors.WaveletL1("haar", 2),
-                                   3.0 * it.priors.Tikhonov("gradient")], ids=["tv", "wavelet", "h1"])
+@pytest.mark.parametrize(
+    "prior",
+    [
+        0.8 * it.priors.TotalVariation(tolerance=1e-7),
+        2.0 * it.priors.WaveletL1("haar", 2),
+        3.0 * it.priors.Tikhonov("gradient"),
+    ],
+    ids=["tv", "wavelet", "h1"],
+)
 def test_agrees_with_fista(prior: Any) -> None:
     problem, _ = blurred(noise_std=0.2)
     ours = it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-4)
@@ -79,7 +92,9 @@ def test_agrees_with_fista(prior: Any) -> None:
     assert ours.status == ("converged",) * 2
     values = objective(problem, prior, ours.x), objective(problem, prior, theirs.x)
     torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=0)
-    torch.testing.assert_close(ours.history["objective"][int(ours.iterations[0]) - 1, 0], values[0][0], rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        ours.history["objective"][int(ours.iterations[0]) - 1, 0], values[0][0], rtol=1e-4, atol=0
+    )
 
 
 def test_constraints_hold_exactly_and_several_priors_add() -> None:
@@ -89,10 +104,19 @@ def test_constraints_hold_exactly_and_several_priors_add() -> None:
     assert solution.status == ("converged",) * 2
     assert float(solution.x.min()) >= 0 and float(solution.x.max()) <= 0.9
     # Inside the box the l1 norm is the sum of the values, so FISTA can take it as a smooth prior.
-    reference = it.solve(problem, 0.8 * it.priors.TotalVariation(lower=0.0, upper=0.9, tolerance=1e-7) + 0.5 * Sum(),
-                         FISTA(max_iterations=3000), tolerance=1e-5)
+    reference = it.solve(
+        problem,
+        0.8 * it.priors.TotalVariation(lower=0.0, upper=0.9, tolerance=1e-7) + 0.5 * Sum(),
+        FISTA(max_iterations=3000),
+        tolerance=1e-5,
+    )
     torch.testing.assert_close(solution.x, reference.x, atol=1e-2, rtol=0)
-    torch.testing.assert_close(objective(problem, prior, solution.x), objective(problem, prior, reference.x), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        objective(problem, prior, solution.x),
+        objective(problem, prior, reference.x),
+        rtol=1e-3,
+        atol=0,
+    )
 
 
 class Sum(ExplicitPrior):
@@ -119,7 +143,12 @@ def test_a_misfit_without_a_prox_enters_by_its_gradient() -> None:
     with_gradient = it.solve(hidden, prior, PDHG(max_iterations=5000), tolerance=1e-4)
     with_prox = it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-4)
     assert with_gradient.status == ("converged",) * 2
-    torch.testing.assert_close(objective(problem, prior, with_gradient.x), objective(problem, prior, with_prox.x), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        objective(problem, prior, with_gradient.x),
+        objective(problem, prior, with_prox.x),
+        rtol=1e-3,
+        atol=0,
+    )
 
 
 def test_stacked_measurements_are_pieces_of_their_own() -> None:
@@ -127,19 +156,36 @@ def test_stacked_measurements_are_pieces_of_their_own() -> None:
     A, y = problem.operator, problem.y
     mean = it.operators.FiniteDifference((1, 24, 20))
     both = it.operators.stack([A, mean])
-    stacked = it.Problem((y, mean(y)), both, it.data_terms.Stack(it.data_terms.LeastSquares(), it.data_terms.LeastSquares(),
-                                                                 weights=(1.0, 0.5)))
+    stacked = it.Problem(
+        (y, mean(y)),
+        both,
+        it.data_terms.Stack(
+            it.data_terms.LeastSquares(), it.data_terms.LeastSquares(), weights=(1.0, 0.5)
+        ),
+    )
     prior = 0.01 * it.priors.TotalVariation()
     solution = it.solve(stacked, prior, PDHG(max_iterations=5000), tolerance=1e-4)
-    reference = it.solve(stacked, 0.01 * it.priors.TotalVariation(tolerance=1e-7), FISTA(max_iterations=3000), tolerance=1e-6)
-    torch.testing.assert_close(objective(stacked, prior, solution.x), objective(stacked, prior, reference.x), rtol=1e-3, atol=0)
+    reference = it.solve(
+        stacked,
+        0.01 * it.priors.TotalVariation(tolerance=1e-7),
+        FISTA(max_iterations=3000),
+        tolerance=1e-6,
+    )
+    torch.testing.assert_close(
+        objective(stacked, prior, solution.x),
+        objective(stacked, prior, reference.x),
+        rtol=1e-3,
+        atol=0,
+    )
 
 
 def test_complex_images() -> None:
     x = torch.zeros(2, 1, 12, 10, dtype=torch.complex64)
     x[..., 3:9, 2:7] = 1 + 1j
-    problem = it.Problem(x + 0.1 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0)),
-                         it.operators.Identity((1, 12, 10)))
+    problem = it.Problem(
+        x + 0.1 * torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0)),
+        it.operators.Identity((1, 12, 10)),
+    )
     prior = it.priors.TotalVariation(tolerance=1e-7)
     solution = it.solve(problem, prior, PDHG(), 0.2, tolerance=1e-4)
     torch.testing.assert_close(solution.x, prior.prox(problem.y, 0.2), atol=2e-3, rtol=0)
@@ -148,7 +194,9 @@ def test_complex_images() -> None:
 # -- the discrepancy principle ----------------------------------------------------------------------------------------------
 
 
-def test_the_discrepancy_is_met_inside_the_step_and_the_weight_it_is_worth_gives_the_same_image() -> None:
+def test_the_discrepancy_is_met_inside_the_step_and_the_weight_it_is_worth_gives_the_same_image() -> (
+    None
+):
     problem, x = blurred()
     prior = it.priors.TotalVariation() + it.priors.NonNegative()
     solution = it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-4)
@@ -156,15 +204,21 @@ def test_the_discrepancy_is_met_inside_the_step_and_the_weight_it_is_worth_gives
     discrepancy = problem.data_term.discrepancy(problem.operator(solution.x), problem.y)
     assert solution.status == ("converged",) * 2
     torch.testing.assert_close(discrepancy, torch.full((2,), target), rtol=1e-3, atol=0)
-    weighted = it.solve(problem, prior, PDHG(max_iterations=5000), solution.regularization, tolerance=1e-4)
+    weighted = it.solve(
+        problem, prior, PDHG(max_iterations=5000), solution.regularization, tolerance=1e-4
+    )
     torch.testing.assert_close(weighted.x, solution.x, atol=5e-3, rtol=0)
     assert bool((item_norm(solution.x - x) < item_norm(problem.y - x)).all())
 
 
 def test_weight_and_image_do_not_depend_on_the_unit_of_the_measurements() -> None:
     problem, _ = blurred()
-    unitless = it.Problem(50 * problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=50 * 0.02))
-    ours, theirs = (it.solve(p, it.priors.TotalVariation(), PDHG(), tolerance=1e-3) for p in (problem, unitless))
+    unitless = it.Problem(
+        50 * problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=50 * 0.02)
+    )
+    ours, theirs = (
+        it.solve(p, it.priors.TotalVariation(), PDHG(), tolerance=1e-3) for p in (problem, unitless)
+    )
     torch.testing.assert_close(theirs.x / 50, ours.x, atol=1e-3, rtol=0)
     torch.testing.assert_close(theirs.regularization * 50, ours.regularization, rtol=1e-2, atol=0)
 
@@ -191,10 +245,20 @@ class SlowPower(LinearOperator):
 
 def test_a_norm_that_was_estimated_too_small_is_found_out() -> None:
     A = SlowPower()
-    y = A(torch.ones(1, 1, 64)) + 0.1 * torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
+    y = A(torch.ones(1, 1, 64)) + 0.1 * torch.randn(
+        1, 1, 64, generator=torch.Generator().manual_seed(0)
+    )
     problem = it.Problem(y, A)
-    solution = it.solve(problem, it.priors.TotalVariation(), PDHG(max_iterations=5000), 0.1, tolerance=1e-5)
-    reference = it.solve(problem, it.priors.TotalVariation(tolerance=1e-7), FISTA(max_iterations=3000), 0.1, tolerance=1e-6)
+    solution = it.solve(
+        problem, it.priors.TotalVariation(), PDHG(max_iterations=5000), 0.1, tolerance=1e-5
+    )
+    reference = it.solve(
+        problem,
+        it.priors.TotalVariation(tolerance=1e-7),
+        FISTA(max_iterations=3000),
+        0.1,
+        tolerance=1e-6,
+    )
     assert solution.status == ("converged",)
     torch.testing.assert_close(solution.x, reference.x, atol=1e-3, rtol=0)
 
@@ -202,7 +266,9 @@ def test_a_norm_that_was_estimated_too_small_is_found_out() -> None:
 def test_the_certificate_bounds_the_distance_to_optimality() -> None:
     problem, _ = blurred()
     prior = 0.8 * it.priors.TotalVariation()
-    best = objective(problem, prior, it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-5).x)
+    best = objective(
+        problem, prior, it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-5).x
+    )
     gaps = []
     for tolerance in (1e-1, 1e-2, 1e-3):
         x = it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=tolerance).x
@@ -230,7 +296,8 @@ def varied(batch: int = 5) -> tuple[it.Problem, Any]:
     problem, _ = blurred(batch)
     levels = torch.linspace(0.01, 0.05, batch)
     y = problem.operator.simulate(problem.y, 0.0) + levels.view(-1, 1, 1, 1) * torch.randn(
-        problem.y.shape, generator=torch.Generator().manual_seed(5))
+        problem.y.shape, generator=torch.Generator().manual_seed(5)
+    )
     weights = torch.logspace(-1, 1, batch)
     prior = weights * it.priors.TotalVariation() + it.priors.NonNegative()
     return it.Problem(y, problem.operator, it.data_terms.LeastSquares(noise_std=levels)), prior
@@ -260,10 +327,16 @@ def test_batch_equals_items(rule: bool) -> None:
 
 def test_twice_is_bitwise_the_same_and_a_permuted_batch_is_permuted() -> None:
     problem, prior = varied()
-    first, second = (it.solve(problem, prior, PDHG(), max_iterations=50, tolerance=0) for _ in range(2))
-    assert torch.equal(first.x, second.x) and torch.equal(first.history["objective"], second.history["objective"])
+    first, second = (
+        it.solve(problem, prior, PDHG(), max_iterations=50, tolerance=0) for _ in range(2)
+    )
+    assert torch.equal(first.x, second.x) and torch.equal(
+        first.history["objective"], second.history["objective"]
+    )
     order = torch.tensor([3, 1, 4, 0, 2])
-    permuted = it.solve(problem.select(order), prior.select(order), PDHG(), max_iterations=50, tolerance=0)
+    permuted = it.solve(
+        problem.select(order), prior.select(order), PDHG(), max_iterations=50, tolerance=0
+    )
     torch.testing.assert_close(permuted.x, first.x[order], rtol=0, atol=1e-6)
 
 
@@ -272,7 +345,9 @@ def test_an_item_that_diverges_leaves_its_neighbours_alone() -> None:
     weights = torch.ones(5)
     poisoned = Poison(torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0]))
     solution = it.solve(problem, prior + poisoned, PDHG(), max_iterations=40, tolerance=0)
-    clean = it.solve(problem, prior + Poison(torch.zeros(5)), PDHG(), max_iterations=40, tolerance=0)
+    clean = it.solve(
+        problem, prior + Poison(torch.zeros(5)), PDHG(), max_iterations=40, tolerance=0
+    )
     assert solution.status[2] == "diverged" and bool(torch.isfinite(solution.x).all())
     keep = torch.tensor([0, 1, 3, 4])
     assert torch.equal(solution.x[keep], clean.x[keep]) and weights.isfinite().all()
@@ -304,8 +379,22 @@ def test_resumed_is_bitwise_undisturbed(tmp_path: Path) -> None:
     problem, prior = varied()
     whole = it.solve(problem, prior, PDHG(), max_iterations=60, tolerance=1e-2)
     path = tmp_path / "run.ckpt"
-    it.solve(problem, prior, PDHG(), max_iterations=25, tolerance=1e-2, checkpoint=it.Checkpoint(path, every=0))
-    resumed = it.solve(problem, prior, PDHG(), max_iterations=60, tolerance=1e-2, checkpoint=it.Checkpoint(path, every=0))
+    it.solve(
+        problem,
+        prior,
+        PDHG(),
+        max_iterations=25,
+        tolerance=1e-2,
+        checkpoint=it.Checkpoint(path, every=0),
+    )
+    resumed = it.solve(
+        problem,
+        prior,
+        PDHG(),
+        max_iterations=60,
+        tolerance=1e-2,
+        checkpoint=it.Checkpoint(path, every=0),
+    )
     assert torch.equal(resumed.x, whole.x) and torch.equal(resumed.iterations, whole.iterations)
 
 

@@ -25,25 +25,43 @@ def blurred(boundary: str = "reflect", weights: Tensor | None = None) -> it.Prob
 def uneven() -> it.Problem:
     """Rows and columns whose scales differ by three decades."""
     generator = torch.Generator().manual_seed(0)
-    M = torch.rand(40, 20, generator=generator, dtype=torch.float64) * torch.logspace(0, 3, 20, dtype=torch.float64)
+    M = torch.rand(40, 20, generator=generator, dtype=torch.float64) * torch.logspace(
+        0, 3, 20, dtype=torch.float64
+    )
     M = M * (0.5 * M.amax(0) <= M)
     weights = torch.logspace(-2, 2, 40, dtype=torch.float64).view(1, 1, 40)
-    return it.Problem(torch.randn(2, 1, 40, generator=generator, dtype=torch.float64), it.operators.Matrix(M),
-                      it.data_terms.LeastSquares(weights=weights))
+    return it.Problem(
+        torch.randn(2, 1, 40, generator=generator, dtype=torch.float64),
+        it.operators.Matrix(M),
+        it.data_terms.LeastSquares(weights=weights),
+    )
 
 
-@pytest.mark.parametrize(("problem", "prior", "kind", "factor"), [
-    (blurred(), 0.03 * it.priors.Tikhonov("gradient"), "fourier", 1.2),
-    (blurred("periodic"), 1e-3 * it.priors.Tikhonov(), "auto", 5.0),
-    (uneven(), 1e-3 * it.priors.Tikhonov(), "diagonal", 1.4),
-    (uneven(), 1e-3 * it.priors.Tikhonov("gradient"), "auto", 1.4),
-], ids=["reflect", "periodic", "rows", "rows-gradient"])
-def test_the_answer_is_the_same_and_comes_sooner(problem: it.Problem, prior: Any, kind: Any, factor: float) -> None:
+@pytest.mark.parametrize(
+    ("problem", "prior", "kind", "factor"),
+    [
+        (blurred(), 0.03 * it.priors.Tikhonov("gradient"), "fourier", 1.2),
+        (blurred("periodic"), 1e-3 * it.priors.Tikhonov(), "auto", 5.0),
+        (uneven(), 1e-3 * it.priors.Tikhonov(), "diagonal", 1.4),
+        (uneven(), 1e-3 * it.priors.Tikhonov("gradient"), "auto", 1.4),
+    ],
+    ids=["reflect", "periodic", "rows", "rows-gradient"],
+)
+def test_the_answer_is_the_same_and_comes_sooner(
+    problem: it.Problem, prior: Any, kind: Any, factor: float
+) -> None:
     plain = it.solve(problem, prior, ConjugateGradient(max_iterations=2000), tolerance=1e-9)
-    fast = it.solve(problem, prior, ConjugateGradient(max_iterations=2000, preconditioner=kind), tolerance=1e-9)
+    fast = it.solve(
+        problem, prior, ConjugateGradient(max_iterations=2000, preconditioner=kind), tolerance=1e-9
+    )
     assert fast.status == ("converged",) * 2
-    assert bool((factor * fast.iterations < plain.iterations).all()), (fast.iterations, plain.iterations)
-    torch.testing.assert_close(problem.operator(fast.x), problem.operator(plain.x), rtol=1e-5, atol=1e-5)
+    assert bool((factor * fast.iterations < plain.iterations).all()), (
+        fast.iterations,
+        plain.iterations,
+    )
+    torch.testing.assert_close(
+        problem.operator(fast.x), problem.operator(plain.x), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_fourier_preconditioner_of_a_periodic_system_is_its_inverse() -> None:
@@ -53,14 +71,18 @@ def test_the_fourier_preconditioner_of_a_periodic_system_is_its_inverse() -> Non
     objective, _, _ = bind(problem, (0.1 * it.priors.Tikhonov()).as_sum(), torch.tensor([1.0, 3.0]))
     inverse = preconditioner(objective, "fourier")
     assert inverse is not None
-    x = torch.randn(problem.y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(
+        problem.y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     torch.testing.assert_close(inverse(apply_hessian(objective, x, problem.operator(x))), x)
 
 
 def test_the_diagonal_is_that_of_the_system_where_operators_know_theirs() -> None:
     A = it.operators.Matrix(torch.eye(12, dtype=torch.float64), (1, 4, 3), (1, 4, 3))
     problem = it.Problem(torch.ones(2, 1, 4, 3, dtype=torch.float64), A)
-    objective, _, _ = bind(problem, it.priors.Tikhonov("gradient").as_sum(), torch.tensor([1.0, 3.0]))
+    objective, _, _ = bind(
+        problem, it.priors.Tikhonov("gradient").as_sum(), torch.tensor([1.0, 3.0])
+    )
     inverse = preconditioner(objective, "diagonal")
     D = it.operators.FiniteDifference((1, 4, 3))
     unit = torch.eye(12, dtype=torch.float64).view(12, 1, 4, 3)
@@ -70,9 +92,18 @@ def test_the_diagonal_is_that_of_the_system_where_operators_know_theirs() -> Non
 
 
 def test_a_weight_that_a_rule_moves_takes_its_preconditioner_along() -> None:
-    problem = it.Problem(blurred().y, blurred().operator, it.data_terms.LeastSquares(noise_std=0.01))
-    plain, fast = (it.solve(problem, it.priors.Tikhonov("gradient"), ConjugateGradient(preconditioner=kind), tolerance=1e-6)
-                   for kind in (None, "fourier"))
+    problem = it.Problem(
+        blurred().y, blurred().operator, it.data_terms.LeastSquares(noise_std=0.01)
+    )
+    plain, fast = (
+        it.solve(
+            problem,
+            it.priors.Tikhonov("gradient"),
+            ConjugateGradient(preconditioner=kind),
+            tolerance=1e-6,
+        )
+        for kind in (None, "fourier")
+    )
     assert fast.status == ("converged",) * 2
     torch.testing.assert_close(fast.x, plain.x, atol=5e-3, rtol=0)
 
@@ -80,8 +111,11 @@ def test_a_weight_that_a_rule_moves_takes_its_preconditioner_along() -> None:
 def test_check_solver_and_what_does_not_fit() -> None:
     problem = blurred()
     for kind in ("fourier", "diagonal"):
-        assert check_solver(ConjugateGradient(preconditioner=kind), problem.to(dtype=torch.float32),  # type: ignore[arg-type]
-                            0.1 * it.priors.Tikhonov("gradient")).ok
+        assert check_solver(
+            ConjugateGradient(preconditioner=kind),
+            problem.to(dtype=torch.float32),  # type: ignore[arg-type]
+            0.1 * it.priors.Tikhonov("gradient"),
+        ).ok
     with pytest.raises(it.InputError, match="no Fourier preconditioner here"):
         it.solve(uneven(), it.priors.Tikhonov(), ConjugateGradient(preconditioner="fourier"), 1.0)
     with pytest.raises(it.InputError, match="'auto', 'diagonal', 'fourier' or None"):

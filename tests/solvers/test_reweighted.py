@@ -11,7 +11,15 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.data_terms import L1, DataTerm, Huber, LeastSquares, Student
 from invtoolbox.errors import InputError
-from invtoolbox.priors import ExplicitPrior, GroupL1, HuberNorm, HuberTV, SmoothedNorm, Tikhonov, TotalVariation
+from invtoolbox.priors import (
+    ExplicitPrior,
+    GroupL1,
+    HuberNorm,
+    HuberTV,
+    SmoothedNorm,
+    Tikhonov,
+    TotalVariation,
+)
 from invtoolbox.solve import bind
 from invtoolbox.solvers import LBFGS, Reweighted
 from invtoolbox.testing import check_solver
@@ -19,7 +27,9 @@ from invtoolbox.testing import check_solver
 SHAPE = (1, 10, 12)
 
 
-def problem(term: DataTerm, dtype: torch.dtype = torch.float64, complex_: bool = False) -> it.Problem:
+def problem(
+    term: DataTerm, dtype: torch.dtype = torch.float64, complex_: bool = False
+) -> it.Problem:
     """Two blurred pictures with outliers."""
     generator = torch.Generator().manual_seed(0)
     truth = torch.zeros(2, *SHAPE, dtype=torch.float64)
@@ -49,12 +59,23 @@ def test_the_objective_falls_to_a_stationary_point(term: str, prior: str) -> Non
     whole = problem(TERMS[term])
     solver = Reweighted()
     for steps, inexact in ((500, solver), (20, Reweighted(inner_iterations=1))):
-        solution = it.solve(whole, PRIORS[prior], inexact, 3.0, tolerance=1e-5, max_iterations=steps, progress=False)
+        solution = it.solve(
+            whole, PRIORS[prior], inexact, 3.0, tolerance=1e-5, max_iterations=steps, progress=False
+        )
         values = solution.history["objective"].nan_to_num(nan=-torch.inf)
         assert bool((values[1:] <= values[:-1] * (1 + 1e-12)).all())
         assert solution.status == ("converged", "converged") or steps == 20
     objective, _, _ = bind(whole, PRIORS[prior].as_sum(), 3.0)
-    x = it.solve(whole, PRIORS[prior], solver, 3.0, whole.zeros(), tolerance=1e-5, max_iterations=500, progress=False).x
+    x = it.solve(
+        whole,
+        PRIORS[prior],
+        solver,
+        3.0,
+        whole.zeros(),
+        tolerance=1e-5,
+        max_iterations=500,
+        progress=False,
+    ).x
     slope, first = objective.evaluate(x).gradient, objective.evaluate(whole.zeros()).gradient
     assert bool((slope.flatten(1).norm(dim=1) <= 1.1e-5 * first.flatten(1).norm(dim=1)).all())
     convergent, reason = solver.is_provably_convergent(objective)
@@ -65,22 +86,38 @@ def test_the_objective_falls_to_a_stationary_point(term: str, prior: str) -> Non
 def test_agrees_with_lbfgs(complex_: bool) -> None:
     prior = HuberTV(0.05)
     whole = problem(Huber(noise_std=0.05), complex_=complex_)
-    ours = it.solve(whole, prior, Reweighted(), 3.0, tolerance=1e-7, max_iterations=2000, progress=False).x
+    ours = it.solve(
+        whole, prior, Reweighted(), 3.0, tolerance=1e-7, max_iterations=2000, progress=False
+    ).x
     if complex_:
-        reference = it.solve(whole, prior, it.solvers.PDHG(), 3.0, tolerance=1e-7, max_iterations=20000, progress=False).x
+        reference = it.solve(
+            whole,
+            prior,
+            it.solvers.PDHG(),
+            3.0,
+            tolerance=1e-7,
+            max_iterations=20000,
+            progress=False,
+        ).x
     else:
-        reference = it.solve(whole, prior, LBFGS(), 3.0, tolerance=1e-9, max_iterations=5000, progress=False).x
+        reference = it.solve(
+            whole, prior, LBFGS(), 3.0, tolerance=1e-9, max_iterations=5000, progress=False
+        ).x
     torch.testing.assert_close(ours, reference, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("term", TERMS)
 def test_keeps_the_contracts(term: str) -> None:
-    check_solver(Reweighted(), problem(TERMS[term], torch.float32), HuberTV(0.05), regularization=3.0)
+    check_solver(
+        Reweighted(), problem(TERMS[term], torch.float32), HuberTV(0.05), regularization=3.0
+    )
 
 
 def location(term: DataTerm, y: Tensor) -> float:
     n = y.numel()
-    whole = it.Problem(y.view(1, 1, n), it.operators.Matrix(torch.ones(n, 1, dtype=y.dtype), (1, 1), (1, n)), term)
+    whole = it.Problem(
+        y.view(1, 1, n), it.operators.Matrix(torch.ones(n, 1, dtype=y.dtype), (1, 1), (1, n)), term
+    )
     return float(it.solve(whole, solver=Reweighted(), tolerance=1e-10, progress=False).x)
 
 
@@ -100,12 +137,16 @@ def test_robust_tomography_with_zingers() -> None:
     truth[..., 8:22, 10:25] = 0.1
     A = it.operators.ParallelBeam((32, 32), torch.arange(40) * torch.pi / 40, 47)
     y = A.simulate(truth, 0.02)
-    y = torch.where(torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) < 0.05, y + 3, y)
+    y = torch.where(
+        torch.rand(y.shape, generator=torch.Generator().manual_seed(0)) < 0.05, y + 3, y
+    )
 
     def error(term: DataTerm) -> float:
         weights = torch.tensor([30.0, 300.0, 3000.0, 30000.0])
         whole = it.Problem(y.expand(4, -1, -1, -1), A, term)
-        x = it.solve(whole, HuberTV(0.005), Reweighted(), weights, max_iterations=60, progress=False).x
+        x = it.solve(
+            whole, HuberTV(0.005), Reweighted(), weights, max_iterations=60, progress=False
+        ).x
         return float(((x - truth).flatten(1).norm(dim=1) / truth.norm()).min())
 
     squares = error(LeastSquares(0.02))
@@ -114,19 +155,42 @@ def test_robust_tomography_with_zingers() -> None:
 
 
 def test_it_is_chosen_for_robust_misfits_and_smooth_norms() -> None:
-    assert "Reweighted" in it.solve(problem(TERMS["huber"]), HuberTV(0.05), regularization=1.0, max_iterations=1, progress=False).reason
-    assert "PDHG" in it.solve(problem(TERMS["huber"]), TotalVariation(), regularization=1.0, max_iterations=1, progress=False).reason
+    assert (
+        "Reweighted"
+        in it.solve(
+            problem(TERMS["huber"]),
+            HuberTV(0.05),
+            regularization=1.0,
+            max_iterations=1,
+            progress=False,
+        ).reason
+    )
+    assert (
+        "PDHG"
+        in it.solve(
+            problem(TERMS["huber"]),
+            TotalVariation(),
+            regularization=1.0,
+            max_iterations=1,
+            progress=False,
+        ).reason
+    )
 
 
 class Unsure(SmoothedNorm):
     is_majoriser = False
 
 
-@pytest.mark.parametrize("make", [
-    lambda: it.solve(problem(L1()), HuberTV(0.1), Reweighted(), 1.0, progress=False),
-    lambda: it.solve(problem(Huber()), TotalVariation(), Reweighted(), 1.0, progress=False),
-    lambda: it.solve(problem(Huber()), it.priors.NonNegative(), Reweighted(), 1.0, progress=False),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: it.solve(problem(L1()), HuberTV(0.1), Reweighted(), 1.0, progress=False),
+        lambda: it.solve(problem(Huber()), TotalVariation(), Reweighted(), 1.0, progress=False),
+        lambda: it.solve(
+            problem(Huber()), it.priors.NonNegative(), Reweighted(), 1.0, progress=False
+        ),
+    ],
+)
 def test_what_has_no_weights_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError, match="weights"):
         make()

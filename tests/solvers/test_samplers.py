@@ -24,9 +24,14 @@ def gaussian(dtype: torch.dtype = torch.float32) -> it.priors.Gaussian:
 def operators() -> dict[str, it.operators.LinearOperator]:
     mask = torch.rand(1, N, N, generator=torch.Generator().manual_seed(1)) > 0.4
     kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 0]]) / 15
-    dense = torch.eye(N * N) + 0.1 * torch.randn(N * N, N * N, generator=torch.Generator().manual_seed(2))
-    return {"mask": it.operators.Inpainting(mask.float(), (1, N, N)), "blur": it.operators.Blur(kernel, (N, N), boundary="periodic"),
-            "matrix": it.operators.Matrix(dense, (1, N, N), (1, N, N))}
+    dense = torch.eye(N * N) + 0.1 * torch.randn(
+        N * N, N * N, generator=torch.Generator().manual_seed(2)
+    )
+    return {
+        "mask": it.operators.Inpainting(mask.float(), (1, N, N)),
+        "blur": it.operators.Blur(kernel, (N, N), boundary="periodic"),
+        "matrix": it.operators.Matrix(dense, (1, N, N), (1, N, N)),
+    }
 
 
 def problem(name: str, noise: float = 0.05, batch: int = 1) -> it.Problem:
@@ -36,19 +41,26 @@ def problem(name: str, noise: float = 0.05, batch: int = 1) -> it.Problem:
     return it.Problem(y, A, it.data_terms.LeastSquares(noise_std=noise))
 
 
-SAMPLERS = {"dps": it.solvers.DPS(steps=100, at_once=96, max_iterations=1), "diffpir": it.solvers.DiffPIR(at_once=96, max_iterations=1),
-            "ddrm": it.solvers.DDRM(at_once=96, max_iterations=1)}
+SAMPLERS = {
+    "dps": it.solvers.DPS(steps=100, at_once=96, max_iterations=1),
+    "diffpir": it.solvers.DiffPIR(at_once=96, max_iterations=1),
+    "ddrm": it.solvers.DDRM(at_once=96, max_iterations=1),
+}
 
 
 @pytest.mark.parametrize("name", ["mask", "blur", "matrix"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_diffusion_with_the_exact_score_of_a_gaussian_finds_the_posterior_mean(sampler: str, name: str) -> None:
+def test_diffusion_with_the_exact_score_of_a_gaussian_finds_the_posterior_mean(
+    sampler: str, name: str
+) -> None:
     one = problem(name)
     solution = it.solve(one, gaussian(), SAMPLERS[sampler], progress=False)
     exact = it.exact_posterior(one, gaussian())
     assert float((solution.x - exact.mean).norm() / exact.mean.norm()) < 0.05
     ratio = float(solution.posterior.std.square().sum() / exact.std.square().sum())
-    assert 0.1 < ratio < 3  # none of them has the covariance right; benchmarks/samplers.py prints it
+    assert (
+        0.1 < ratio < 3
+    )  # none of them has the covariance right; benchmarks/samplers.py prints it
 
 
 def test_langevin_finds_mean_and_spread_and_knows_how_well() -> None:
@@ -61,7 +73,10 @@ def test_langevin_finds_mean_and_spread_and_knows_how_well() -> None:
     spread = (posterior.std / exact.std)[0]
     assert 0.85 < float(spread.mean()) < 1.15
     # What it says of its error is about the error that it has, of which a step of finite size is a part.
-    claimed, real = float((posterior.std_error / posterior.std).mean()), float((spread / spread.mean() - 1).abs().mean() / 0.8)
+    claimed, real = (
+        float((posterior.std_error / posterior.std).mean()),
+        float((spread / spread.mean() - 1).abs().mean() / 0.8),
+    )
     assert 0.4 * real < claimed < 2.5 * real
     assert 10 < float(posterior.effective_number) < 2000
     assert posterior.sample(4).shape == (4, 1, 1, N, N)
@@ -71,11 +86,21 @@ def test_langevin_finds_mean_and_spread_and_knows_how_well() -> None:
 def test_a_denoiser_enters_langevin_by_tweedie() -> None:
     one, exact = problem("mask", batch=2), gaussian()
     solver = it.solvers.UnadjustedLangevin(burn_in=0, max_iterations=40, step_size=1e-4)
-    as_denoiser = it.solve(one, it.priors.Denoiser(lambda x, s: exact.denoise(x, s), sigma=1e-2), solver, progress=False)
+    as_denoiser = it.solve(
+        one,
+        it.priors.Denoiser(lambda x, s: exact.denoise(x, s), sigma=1e-2),
+        solver,
+        progress=False,
+    )
     smoothed = it.priors.Gaussian(exact.means[0], exact.covariances()[0] + 1e-4 * torch.eye(N * N))
     as_density = it.solve(one, smoothed, solver, progress=False)
     torch.testing.assert_close(as_denoiser.x, as_density.x, rtol=1e-3, atol=1e-3)
-    bounded = it.solve(one, exact, it.solvers.UnadjustedLangevin(burn_in=0, max_iterations=40, bounds=(0.45, 0.55)), progress=False)
+    bounded = it.solve(
+        one,
+        exact,
+        it.solvers.UnadjustedLangevin(burn_in=0, max_iterations=40, bounds=(0.45, 0.55)),
+        progress=False,
+    )
     assert bool(((bounded.posterior.sample(20) - 0.5).abs() < 0.05 + 1e-6).all())
 
 
@@ -83,8 +108,12 @@ def test_items_of_a_chain_may_stop_at_different_times_and_are_as_if_alone() -> N
     noise = torch.tensor([0.02, 0.3])
     y = 0.5 + noise.view(2, 1, 1) * torch.ones(2, 1, 30)
     prior = it.priors.Gaussian(torch.full((1, 30), 0.5), 0.04)
-    both = it.Problem(y, it.operators.Identity((1, 30)), it.data_terms.LeastSquares(noise_std=noise))
-    solver = it.solvers.UnadjustedLangevin(burn_in=20, max_iterations=500, tolerance=0.08, blocks=8, step_size=2e-4)
+    both = it.Problem(
+        y, it.operators.Identity((1, 30)), it.data_terms.LeastSquares(noise_std=noise)
+    )
+    solver = it.solvers.UnadjustedLangevin(
+        burn_in=20, max_iterations=500, tolerance=0.08, blocks=8, step_size=2e-4
+    )
     solution = it.solve(both, prior, solver, progress=False)
     assert int(solution.iterations[0]) < int(solution.iterations[1])
     for k in range(2):
@@ -104,44 +133,70 @@ def test_a_draw_depends_on_its_number_alone(sampler: str) -> None:
     state = torch.random.get_rng_state()
     samples = solution.posterior.sample(3, seed=1)
     assert torch.equal(torch.random.get_rng_state(), state) and torch.equal(both.y, before)
-    torch.testing.assert_close(solution.posterior.sample(2, seed=1), samples[:2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        solution.posterior.sample(2, seed=1), samples[:2], rtol=1e-4, atol=1e-5
+    )
     alone = it.solve(both.select(torch.tensor([1])), gaussian(), few, progress=False)
-    torch.testing.assert_close(alone.posterior.sample(3, seed=1)[:, 0], samples[:, 1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        alone.posterior.sample(3, seed=1)[:, 0], samples[:, 1], rtol=1e-4, atol=1e-5
+    )
     assert float((samples[0] - samples[1]).abs().max()) > 0.01
 
 
 def test_an_intensity_range_is_only_a_change_of_units() -> None:
     one = problem("matrix")
-    scaled = it.Problem(4 * one.y - 1 * one.operator(torch.ones(1, 1, N, N)), one.operator, it.data_terms.LeastSquares(noise_std=0.2))
+    scaled = it.Problem(
+        4 * one.y - 1 * one.operator(torch.ones(1, 1, N, N)),
+        one.operator,
+        it.data_terms.LeastSquares(noise_std=0.2),
+    )
     prior = it.priors.Gaussian(torch.full((1, N, N), 1.0), 16 * gaussian().covariances()[0])
     for plain in SAMPLERS.values():
         few = dataclasses.replace(plain, at_once=2, steps=20)
         wide = dataclasses.replace(few, intensity_range=(-1.0, 3.0))
         expected = 4 * it.solve(one, gaussian(), few, progress=False).x - 1
-        torch.testing.assert_close(it.solve(scaled, prior, wide, progress=False).x, expected, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            it.solve(scaled, prior, wide, progress=False).x, expected, rtol=1e-3, atol=1e-3
+        )
 
 
 def test_the_exact_posterior_of_a_mixture_is_that_by_integration() -> None:
-    prior = it.priors.GaussianMixture(torch.tensor([[[-1.0]], [[1.0]]]).double(), torch.tensor([[[0.2]], [[0.1]]]).double())
-    one = it.Problem(torch.tensor([[[0.3]]]).double(), 2 * it.operators.Identity((1, 1)), it.data_terms.LeastSquares(noise_std=0.9))
+    prior = it.priors.GaussianMixture(
+        torch.tensor([[[-1.0]], [[1.0]]]).double(), torch.tensor([[[0.2]], [[0.1]]]).double()
+    )
+    one = it.Problem(
+        torch.tensor([[[0.3]]]).double(),
+        2 * it.operators.Identity((1, 1)),
+        it.data_terms.LeastSquares(noise_std=0.9),
+    )
     u = torch.linspace(-6, 6, 20001, dtype=torch.float64)
     density = (-prior.energy(u.view(-1, 1, 1)) - (2 * u - 0.3).square() / (2 * 0.81)).exp()
     mean = float((density * u).sum() / density.sum())
     std = float(((density * (u - mean).square()).sum() / density.sum()).sqrt())
     posterior = it.exact_posterior(one, prior)
-    assert float(posterior.mean) == pytest.approx(mean, rel=1e-6) and float(posterior.std) == pytest.approx(std, rel=1e-6)
+    assert float(posterior.mean) == pytest.approx(mean, rel=1e-6) and float(
+        posterior.std
+    ) == pytest.approx(std, rel=1e-6)
     samples = posterior.sample(4000)
-    assert float(samples.mean()) == pytest.approx(mean, abs=0.06) and float(samples.std()) == pytest.approx(std, rel=0.05)
+    assert float(samples.mean()) == pytest.approx(mean, abs=0.06) and float(
+        samples.std()
+    ) == pytest.approx(std, rel=0.05)
     with pytest.raises(InputError, match="exact_posterior needs"):
         it.exact_posterior(it.Problem(one.y, one.operator), prior)
 
 
 def test_the_mean_of_langevin_under_a_mixture_is_that_of_the_mixture() -> None:
     prior = it.priors.GaussianMixture(torch.tensor([[[-0.6]], [[0.6]]]), 0.09)
-    one = it.Problem(torch.full((1, 1, 1), 0.1), it.operators.Identity((1, 1)), it.data_terms.LeastSquares(noise_std=0.8))
+    one = it.Problem(
+        torch.full((1, 1, 1), 0.1),
+        it.operators.Identity((1, 1)),
+        it.data_terms.LeastSquares(noise_std=0.8),
+    )
     exact = it.exact_posterior(one, prior)
     # 300 chains side by side are items that see the same noise, so the chain has to be long; it jumps often enough.
-    solver = it.solvers.UnadjustedLangevin(burn_in=100, max_iterations=2000, tolerance=0.0, step_size=0.05)
+    solver = it.solvers.UnadjustedLangevin(
+        burn_in=100, max_iterations=2000, tolerance=0.0, step_size=0.05
+    )
     solution = it.solve(one, prior, solver, progress=False)
     error = float(solution.posterior.std) / float(solution.posterior.effective_number) ** 0.5
     assert abs(float(solution.x - exact.mean)) < 4 * error < 0.5
@@ -149,7 +204,10 @@ def test_the_mean_of_langevin_under_a_mixture_is_that_of_the_mixture() -> None:
 
 
 def test_blocks_of_a_chain_hold_its_sums() -> None:
-    states = torch.randn(77, 2, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 100
+    states = (
+        torch.randn(77, 2, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        + 100
+    )
     chain = Chain.start(states[0], 8)
     for k, x in enumerate(states):
         chain.add(x, k + 1)
@@ -161,7 +219,9 @@ def test_blocks_of_a_chain_hold_its_sums() -> None:
 
 
 def test_errors_of_independent_states_are_those_of_textbooks() -> None:
-    states = torch.randn(4096, 1, 1, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    states = torch.randn(
+        4096, 1, 1, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     chain = Chain.start(states[0], 32)
     for k, x in enumerate(states):
         chain.add(x, k + 1)
@@ -172,7 +232,9 @@ def test_errors_of_independent_states_are_those_of_textbooks() -> None:
 
 def conditional() -> tuple[it.priors.ConditionalMixture, it.priors.GaussianMixture]:
     generator = torch.Generator().manual_seed(1)
-    mixture = it.priors.GaussianMixture(0.5 + 0.15 * torch.randn(3, 1, N, N, generator=generator), gaussian().covariances())
+    mixture = it.priors.GaussianMixture(
+        0.5 + 0.15 * torch.randn(3, 1, N, N, generator=generator), gaussian().covariances()
+    )
     return it.priors.ConditionalMixture(mixture, 2 * torch.eye(3), temperature=0.5), mixture
 
 
@@ -180,12 +242,21 @@ def test_a_tuned_condition_finds_the_component_and_beats_the_null_condition() ->
     prior, mixture = conditional()
     A = it.operators.Downsampling((1, N, N), 2)
     root = torch.linalg.cholesky(gaussian().covariances()[0])
-    away = (root @ torch.randn(N * N, 3, generator=torch.Generator().manual_seed(2))).T.view(3, 1, N, N)
+    away = (root @ torch.randn(N * N, 3, generator=torch.Generator().manual_seed(2))).T.view(
+        3, 1, N, N
+    )
     y = A.simulate(mixture.means + away, 0.05, seed=[0, 1, 2])
     three = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=0.05))
     exact = it.exact_posterior(three, mixture)
-    tuned = it.solve(three, prior, it.solvers.PromptTuning(at_once=24, max_iterations=1), progress=False)
-    null = it.solve(three, prior, it.solvers.PromptTuning(at_once=24, max_iterations=1, tuning_steps=0), progress=False)
+    tuned = it.solve(
+        three, prior, it.solvers.PromptTuning(at_once=24, max_iterations=1), progress=False
+    )
+    null = it.solve(
+        three,
+        prior,
+        it.solvers.PromptTuning(at_once=24, max_iterations=1, tuning_steps=0),
+        progress=False,
+    )
     conditions = tuned.posterior.conditions(8)
     assert conditions.shape == (8, 3, 3)
     for k in range(3):
@@ -197,8 +268,15 @@ def test_a_tuned_condition_finds_the_component_and_beats_the_null_condition() ->
     torch.testing.assert_close(samples, tuned.posterior.sample(3)[:2], rtol=1e-4, atol=1e-5)
 
 
-def draws_of(prior: it.priors.Prior, solver: it.solvers.Solver, one: it.Problem | None = None, **settings: object) -> Tensor:
-    return it.solve(problem("blur") if one is None else one, prior, solver, progress=False, **settings).x
+def draws_of(
+    prior: it.priors.Prior,
+    solver: it.solvers.Solver,
+    one: it.Problem | None = None,
+    **settings: object,
+) -> Tensor:
+    return it.solve(
+        problem("blur") if one is None else one, prior, solver, progress=False, **settings
+    ).x
 
 
 def test_what_samplers_cannot_do_they_refuse_with_the_reason() -> None:
@@ -207,12 +285,23 @@ def test_what_samplers_cannot_do_they_refuse_with_the_reason() -> None:
     large = it.operators.Blur(torch.ones(3, 3) / 9, (40, 40))
     big = it.Problem(torch.zeros(1, 1, 40, 40), large, it.data_terms.LeastSquares(noise_std=0.1))
     for prior, solver, given, words in (
-            (gaussian(), it.solvers.UnadjustedLangevin(), no_noise, "needs to know the noise"),
-            (it.priors.TotalVariation(), it.solvers.UnadjustedLangevin(), one, "needs every prior to be differentiable"),
-            (fixed, it.solvers.DPS(), one, "denoises at every noise level"),
-            (2.0 * gaussian(), it.solvers.DPS(), one, "takes no weight but 1"),
-            (it.priors.Denoiser(lambda x, s: x), it.solvers.DDRM(), big, "singular value decomposition"),
-            (gaussian(), it.solvers.PromptTuning(), one, "takes none")):
+        (gaussian(), it.solvers.UnadjustedLangevin(), no_noise, "needs to know the noise"),
+        (
+            it.priors.TotalVariation(),
+            it.solvers.UnadjustedLangevin(),
+            one,
+            "needs every prior to be differentiable",
+        ),
+        (fixed, it.solvers.DPS(), one, "denoises at every noise level"),
+        (2.0 * gaussian(), it.solvers.DPS(), one, "takes no weight but 1"),
+        (
+            it.priors.Denoiser(lambda x, s: x),
+            it.solvers.DDRM(),
+            big,
+            "singular value decomposition",
+        ),
+        (gaussian(), it.solvers.PromptTuning(), one, "takes none"),
+    ):
         with pytest.raises(InputError, match=words):
             draws_of(prior, solver, given)
     with pytest.raises(InputError, match="even number of blocks"):

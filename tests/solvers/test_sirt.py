@@ -25,7 +25,9 @@ def dense(consistent: bool = False) -> tuple[it.Problem, Tensor]:
     x[..., 5] = 0
     A = it.operators.Matrix(matrix)
     noise = 0.0 if consistent else 0.3
-    return it.Problem(A(x) + noise * torch.randn(2, 1, 20, generator=generator, dtype=torch.float64), A), matrix
+    return it.Problem(
+        A(x) + noise * torch.randn(2, 1, 20, generator=generator, dtype=torch.float64), A
+    ), matrix
 
 
 def scan(views: int = 30) -> it.Problem:
@@ -43,7 +45,12 @@ def test_three_steps_by_hand() -> None:
     problem, M = dense()
     weights = torch.rand(2, 1, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     term = it.data_terms.LeastSquares(noise_std=torch.tensor([0.1, 3.0]), weights=weights)
-    ours = it.solve(it.Problem(problem.y, problem.operator, term), solver=SIRT(relaxation=1.3, tau=0), max_iterations=3, tolerance=0.0).x
+    ours = it.solve(
+        it.Problem(problem.y, problem.operator, term),
+        solver=SIRT(relaxation=1.3, tau=0),
+        max_iterations=3,
+        tolerance=0.0,
+    ).x
     R = inverse(M.sum(1))
     for k in range(2):
         W, x = weights[k, 0], torch.zeros(8, dtype=torch.float64)
@@ -58,22 +65,40 @@ def test_converges_to_least_squares_in_the_metric_of_the_row_sums_within_bounds(
     problem, M = dense()
     root = inverse(M.sum(1)).sqrt()
     seen = [k for k in range(8) if k != 5]
-    for prior, bounds in ((None, (-np.inf, np.inf)), (it.priors.Box(-0.2, 0.5), (-0.2, 0.5)), (it.priors.NonNegative(), (0, np.inf))):
-        solution = it.solve(problem, prior, SIRT(relaxation=1.9), 1.0, max_iterations=5000, tolerance=1e-10)
+    for prior, bounds in (
+        (None, (-np.inf, np.inf)),
+        (it.priors.Box(-0.2, 0.5), (-0.2, 0.5)),
+        (it.priors.NonNegative(), (0, np.inf)),
+    ):
+        solution = it.solve(
+            problem, prior, SIRT(relaxation=1.9), 1.0, max_iterations=5000, tolerance=1e-10
+        )
         assert solution.status == ("converged",) * 2
         for k in range(2):
-            theirs = lsq_linear((root[:, None] * M)[:, seen].numpy(), (root * problem.y[k, 0]).numpy(), bounds, tol=1e-14).x
+            theirs = lsq_linear(
+                (root[:, None] * M)[:, seen].numpy(),
+                (root * problem.y[k, 0]).numpy(),
+                bounds,
+                tol=1e-14,
+            ).x
             np.testing.assert_allclose(solution.x[k, 0, seen].numpy(), theirs, atol=1e-6)
         assert bool((solution.x[..., 5] == 0).all())
 
 
 def test_it_stops_at_the_noise_item_by_item() -> None:
     problem = scan()
-    noisy = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=torch.tensor([0.05, 0.4])))
+    noisy = it.Problem(
+        problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=torch.tensor([0.05, 0.4]))
+    )
     solution = it.solve(noisy, solver=SIRT(), max_iterations=500)
-    assert solution.status == ("converged",) * 2 and int(solution.iterations[1]) < int(solution.iterations[0]) < 500
+    assert (
+        solution.status == ("converged",) * 2
+        and int(solution.iterations[1]) < int(solution.iterations[0]) < 500
+    )
     expected = 1.01 * (30 * 35) ** 0.5
-    assert bool((noisy.data_term.discrepancy(noisy.operator(solution.x), noisy.y) <= expected).all())
+    assert bool(
+        (noisy.data_term.discrepancy(noisy.operator(solution.x), noisy.y) <= expected).all()
+    )
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -84,9 +109,16 @@ def test_what_does_not_fit_is_said() -> None:
         it.solve(problem, solver=SIRT(relaxation=2.0))
     gradient = it.operators.FiniteDifference((1, 5))
     with pytest.raises(it.InputError, match="negative entries"):
-        it.solve(it.Problem(torch.ones(1, 1, 5), -1.0 * it.operators.Identity((1, 5))), solver=SIRT())
+        it.solve(
+            it.Problem(torch.ones(1, 1, 5), -1.0 * it.operators.Identity((1, 5))), solver=SIRT()
+        )
     # What has negative entries and row sums of 0 moves nothing, and says so.
-    assert it.solve(it.Problem(torch.ones(1, 1, 5), gradient), solver=SIRT(), max_iterations=3).x.abs().max() == 0
+    assert (
+        it.solve(it.Problem(torch.ones(1, 1, 5), gradient), solver=SIRT(), max_iterations=3)
+        .x.abs()
+        .max()
+        == 0
+    )
 
 
 class Half(LinearOperator):

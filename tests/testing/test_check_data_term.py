@@ -40,7 +40,9 @@ class WrongGrad(Quartic):
 
 class WrongProx(LeastSquares):
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
-        return prediction + expand(step, prediction) / (1.2 + expand(step, prediction)) * (y - prediction)
+        return prediction + expand(step, prediction) / (1.2 + expand(step, prediction)) * (
+            y - prediction
+        )
 
 
 class SmallCurvature(LeastSquares):
@@ -61,15 +63,18 @@ class NotSymmetric(LeastSquares):
         return 0.5 * _sum((prediction - y) * self.weighted(prediction - y))
 
 
-@pytest.mark.parametrize(("term", "finding", "words"), [
-    (ScalarValue(), "value has shape (batch,)", "one number for each of 2 items"),
-    (MixedItems(), "value item by item", "another result alone"),
-    (WrongGrad(), "grad is that of value", "not the gradient"),
-    (WrongProx(), "prox at step 1 minimises", "does not minimise"),
-    (SmallCurvature(), "curvature bounds grad", "too small"),
-    (WrongWeighted(), "weighted makes the value", "is not value"),
-    (NotSymmetric(), "weighted is symmetric", "not symmetric"),
-])
+@pytest.mark.parametrize(
+    ("term", "finding", "words"),
+    [
+        (ScalarValue(), "value has shape (batch,)", "one number for each of 2 items"),
+        (MixedItems(), "value item by item", "another result alone"),
+        (WrongGrad(), "grad is that of value", "not the gradient"),
+        (WrongProx(), "prox at step 1 minimises", "does not minimise"),
+        (SmallCurvature(), "curvature bounds grad", "too small"),
+        (WrongWeighted(), "weighted makes the value", "is not value"),
+        (NotSymmetric(), "weighted is symmetric", "not symmetric"),
+    ],
+)
 def test_a_fault_is_found_and_named(term: DataTerm, finding: str, words: str) -> None:
     generator = torch.Generator().manual_seed(0)
     p, y = (torch.rand(2, 1, 4, 5, generator=generator) + 0.5 for _ in range(2))
@@ -86,7 +91,11 @@ def test_sound_terms_pass() -> None:
     check_data_term(Quartic(), p, y)
     check_data_term(LeastSquares(noise_std=torch.tensor([0.1, 0.3]), weights=w), p, y)
     check_data_term(it.data_terms.Sobolev(-0.5), p, y)
-    check_data_term(it.data_terms.Stack(LeastSquares(), LeastSquares(0.5), weights=(1.0, 2.0)), (p, 2 * p), (y, y))
+    check_data_term(
+        it.data_terms.Stack(LeastSquares(), LeastSquares(0.5), weights=(1.0, 2.0)),
+        (p, 2 * p),
+        (y, y),
+    )
 
 
 class BelowTheTerm(it.data_terms.Huber):
@@ -103,8 +112,12 @@ def test_counts_are_asked_for_nonnegative_predictions_only() -> None:
     generator = torch.Generator().manual_seed(0)
     p = 3 * torch.rand(2, 1, 4, 5, generator=generator) + 1e-3
     y = torch.poisson(4 * torch.ones(2, 1, 4, 5), generator=generator)
-    for term in (it.data_terms.Poisson(), it.data_terms.Poisson(torch.tensor([0.5, 2.0])), it.data_terms.PoissonTransmission(50.0),
-                 it.data_terms.PoissonTransmission(50.0, background=5.0)):
+    for term in (
+        it.data_terms.Poisson(),
+        it.data_terms.Poisson(torch.tensor([0.5, 2.0])),
+        it.data_terms.PoissonTransmission(50.0),
+        it.data_terms.PoissonTransmission(50.0, background=5.0),
+    ):
         check_data_term(term, p, y)
     report = check_data_term(it.data_terms.Poisson(), p - 1, y, raise_error=False)
     assert "outside of its domain" in report["value is finite"].sentence
@@ -120,4 +133,7 @@ def test_wrong_weights_of_reweighting_are_found() -> None:
     generator = torch.Generator().manual_seed(0)
     p, y = (torch.randn(2, 1, 4, 5, generator=generator) for _ in range(2))
     report = check_data_term(BelowTheTerm(), p, y, raise_error=False)
-    assert not report["residual_weights make the gradient"].ok and not report["residual_weights majorise"].ok
+    assert (
+        not report["residual_weights make the gradient"].ok
+        and not report["residual_weights majorise"].ok
+    )

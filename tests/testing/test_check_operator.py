@@ -94,8 +94,12 @@ class SmallNorm(Scale):
 
 
 class WrongResolvent(Scale):
-    def normal_resolvent(self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0) -> Tensor:
-        return v / (self.gain.to(v.dtype).square() + torch.as_tensor(rho).reshape(-1, 1, 1).to(v.dtype))  # forgets weight
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
+        return v / (
+            self.gain.to(v.dtype).square() + torch.as_tensor(rho).reshape(-1, 1, 1).to(v.dtype)
+        )  # forgets weight
 
 
 class ReusesItsBuffer(Scale):
@@ -108,22 +112,25 @@ class ReusesItsBuffer(Scale):
         return buffer.copy_(super()._forward(x))
 
 
-@pytest.mark.parametrize(("kind", "finding", "words"), [
-    (WrongAdjoint, "dot test (float32)", "the adjoint is not the adjoint"),
-    (SlightlyWrongAdjoint, "dot test (float64)", "the adjoint is not the adjoint"),
-    (Affine, "linearity", "is not linear"),
-    (MixesItems, "A(x) item by item", "another result alone than in a batch"),
-    (Remembers, "A(x) (float64) twice", "called twice"),
-    (WritesParameters, "A(x) (float32) changes nothing", "gain"),
-    (WritesInput, "A.adjoint(y) (float32) leaves argument 1 alone", "writes into its argument"),
-    (Casts, "A(x) (float32) keeps the precision", "float32 gives torch.float64"),
-    (WrongShape, "range_shape", r"range_shape says"),
-    (Unnamed, "differentiable", "does not pass through"),
-    (WrongGradient, "gradient", "another gradient than the adjoint"),
-    (SmallNorm, "norm (float32)", "too small"),
-    (WrongResolvent, "normal_resolvent", "does not solve"),
-    (ReusesItsBuffer, "A(x) (float32) returns its own memory", "a later call writes into"),
-])
+@pytest.mark.parametrize(
+    ("kind", "finding", "words"),
+    [
+        (WrongAdjoint, "dot test (float32)", "the adjoint is not the adjoint"),
+        (SlightlyWrongAdjoint, "dot test (float64)", "the adjoint is not the adjoint"),
+        (Affine, "linearity", "is not linear"),
+        (MixesItems, "A(x) item by item", "another result alone than in a batch"),
+        (Remembers, "A(x) (float64) twice", "called twice"),
+        (WritesParameters, "A(x) (float32) changes nothing", "gain"),
+        (WritesInput, "A.adjoint(y) (float32) leaves argument 1 alone", "writes into its argument"),
+        (Casts, "A(x) (float32) keeps the precision", "float32 gives torch.float64"),
+        (WrongShape, "range_shape", r"range_shape says"),
+        (Unnamed, "differentiable", "does not pass through"),
+        (WrongGradient, "gradient", "another gradient than the adjoint"),
+        (SmallNorm, "norm (float32)", "too small"),
+        (WrongResolvent, "normal_resolvent", "does not solve"),
+        (ReusesItsBuffer, "A(x) (float32) returns its own memory", "a later call writes into"),
+    ],
+)
 def test_a_fault_is_found_and_named(kind: type[Operator], finding: str, words: str) -> None:
     report = check_operator(kind(), raise_error=False)
     assert not report.ok and not report[finding].ok
@@ -138,11 +145,18 @@ def test_sound_operators_pass() -> None:
     report = check_operator(Scale())
     assert report.ok and not report.faults and "ok" in str(report)
     blur = it.operators.Blur(torch.rand(2, 1, 3, 3), (1, 9, 8))
-    for A in (blur, 2 * blur, it.operators.stack([blur, it.operators.FiniteDifference((1, 9, 8))]), blur.T):
+    for A in (
+        blur,
+        2 * blur,
+        it.operators.stack([blur, it.operators.FiniteDifference((1, 9, 8))]),
+        blur.T,
+    ):
         check_operator(A)
     check_operator(it.operators.Blur(torch.rand(3, 3), (1, 9, 8), "periodic"))
     # The power method takes more steps for some items than for others.
-    report = check_operator(it.operators.Matrix(torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0))).T)
+    report = check_operator(
+        it.operators.Matrix(torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0))).T
+    )
     assert report["norm item by item"].ok
     check_operator(it.as_operator(torch.sin, (2, 4)))
 

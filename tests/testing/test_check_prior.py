@@ -76,7 +76,9 @@ class WarmStart(Ridge):
         exact = super().prox(x, step)
         last = getattr(self, "last", None)
         self.last = exact.detach()
-        return exact if last is None or last.shape != x.shape else exact + 1e-4 * (last.to(x) - exact)
+        return (
+            exact if last is None or last.shape != x.shape else exact + 1e-4 * (last.to(x) - exact)
+        )
 
 
 class Unseeded(ExplicitPrior):
@@ -120,25 +122,28 @@ class Nothing(ExplicitPrior):
     pass
 
 
-@pytest.mark.parametrize(("kind", "finding", "words"), [
-    (MeanOverBatch, "energy has the shape", "one number for each of 3 items"),
-    (ImageShapedEnergy, "energy has the shape", "x.flatten(1).sum(1)"),
-    (MixedItems, "energy item by item", "another result alone than in a batch"),
-    (WrongProx, "prox at step 0.1 minimises", "does not minimise"),
-    (SharedStep, "prox takes a level an item", "one level an item"),
-    (WrongGradient, "gradient is that of energy", "not the gradient of energy"),
-    (MovesPrecision, "prox (float32) keeps the precision", "float32 gives torch.float64"),
-    (RoundsToSingle, "energy (float64) keeps the precision", "float64 gives torch.float32"),
-    (WritesInput, "prox (float32) leaves argument 1 alone", "writes into its argument"),
-    (WarmStart, "prox (float32) twice", "earlier calls"),
-    (Unseeded, "gradient (float32) twice", "unseeded draws"),
-    (NotFirm, "prox at step 0.1 is firm", "firmly nonexpansive"),
-    (WrongSplit, "split has the same energy", "they differ"),
-    (WrongQuadratic, "quadratic has the same energy", "they differ"),
-    (WrongJoint, "joint lies above the energy", "its least value"),
-    (WrongConjugate, "prox_conjugate", "step * prox"),
-    (Nothing, "offers something", "write one of energy"),
-])
+@pytest.mark.parametrize(
+    ("kind", "finding", "words"),
+    [
+        (MeanOverBatch, "energy has the shape", "one number for each of 3 items"),
+        (ImageShapedEnergy, "energy has the shape", "x.flatten(1).sum(1)"),
+        (MixedItems, "energy item by item", "another result alone than in a batch"),
+        (WrongProx, "prox at step 0.1 minimises", "does not minimise"),
+        (SharedStep, "prox takes a level an item", "one level an item"),
+        (WrongGradient, "gradient is that of energy", "not the gradient of energy"),
+        (MovesPrecision, "prox (float32) keeps the precision", "float32 gives torch.float64"),
+        (RoundsToSingle, "energy (float64) keeps the precision", "float64 gives torch.float32"),
+        (WritesInput, "prox (float32) leaves argument 1 alone", "writes into its argument"),
+        (WarmStart, "prox (float32) twice", "earlier calls"),
+        (Unseeded, "gradient (float32) twice", "unseeded draws"),
+        (NotFirm, "prox at step 0.1 is firm", "firmly nonexpansive"),
+        (WrongSplit, "split has the same energy", "they differ"),
+        (WrongQuadratic, "quadratic has the same energy", "they differ"),
+        (WrongJoint, "joint lies above the energy", "its least value"),
+        (WrongConjugate, "prox_conjugate", "step * prox"),
+        (Nothing, "offers something", "write one of energy"),
+    ],
+)
 def test_a_fault_is_found_and_named(kind: type[ExplicitPrior], finding: str, words: str) -> None:
     x = torch.rand(3, 1, 6, 5, generator=torch.Generator().manual_seed(0))
     report = check_prior(kind(), x.clone(), raise_error=False)
@@ -153,8 +158,15 @@ def test_sound_priors_pass() -> None:
     x = torch.rand(1, 1, 6, 5, generator=torch.Generator().manual_seed(0))
     check_prior(Ridge(), x)
     priors = it.priors
-    for prior in (priors.Tikhonov(), priors.L1(), priors.NonNegative(), priors.SmoothedNorm(), priors.TotalVariation(),
-                  priors.Denoiser(torch.nn.Conv2d(1, 1, 3, padding=1)), 0.1 * priors.L1() + 2 * priors.Tikhonov()):
+    for prior in (
+        priors.Tikhonov(),
+        priors.L1(),
+        priors.NonNegative(),
+        priors.SmoothedNorm(),
+        priors.TotalVariation(),
+        priors.Denoiser(torch.nn.Conv2d(1, 1, 3, padding=1)),
+        0.1 * priors.L1() + 2 * priors.Tikhonov(),
+    ):
         check_prior(prior, x - 0.3)
 
 
@@ -201,10 +213,15 @@ class ScalarEnergy(Pixels):
         return x.sum()
 
 
-@pytest.mark.parametrize(("kind", "finding"), [
-    (DecodeMixes, "decode item by item"), (DecodeDetaches, "decode is differentiable"),
-    (DecodeForgets, "decode has the right derivative"), (ScalarEnergy, "energy has shape (batch,)"),
-])
+@pytest.mark.parametrize(
+    ("kind", "finding"),
+    [
+        (DecodeMixes, "decode item by item"),
+        (DecodeDetaches, "decode is differentiable"),
+        (DecodeForgets, "decode has the right derivative"),
+        (ScalarEnergy, "energy has shape (batch,)"),
+    ],
+)
 def test_faults_of_implicit_priors(kind: type[ImplicitPrior], finding: str) -> None:
     x = torch.rand(2, 1, 6, 5)
     check_prior(Pixels(), x)

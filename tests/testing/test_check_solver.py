@@ -55,7 +55,9 @@ class WarmStart(Descent):
     memory: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def init(self, objective: Objective, start: Tensor) -> State:
-        state = super().init(objective, self.memory.get("x", start) if self.memory.get("n") == len(start) else start)
+        state = super().init(
+            objective, self.memory.get("x", start) if self.memory.get("n") == len(start) else start
+        )
         self.memory.update(x=state.x + 1e-3, n=len(start))
         return state
 
@@ -127,21 +129,26 @@ class Counts(Descent):
 def _problem() -> it.Problem:
     generator = torch.Generator().manual_seed(0)
     A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 10, 9))
-    x = torch.rand(3, 1, 10, 9, generator=generator) * torch.tensor([1.0, 0.2, 3.0]).view(3, 1, 1, 1)
+    x = torch.rand(3, 1, 10, 9, generator=generator) * torch.tensor([1.0, 0.2, 3.0]).view(
+        3, 1, 1, 1
+    )
     return it.Problem(A.simulate(x, 0.01), A)
 
 
-@pytest.mark.parametrize(("kind", "finding", "words"), [
-    (BatchNorm, "item by item", "belong to each item"),
-    (WarmStart, "twice", "keep nothing between calls"),
-    (WritesSettings, "settings are kept", "its own settings"),
-    (StepLengthCertificate, "what converged has converged", "200 iterations more"),
-    (Ascent, "objective goes down", "above that of the start"),
-    (WritesMeasurements, "problem and prior are kept", "writes into 0.y"),
-    (Unordered, "permuted batch", "permuted"),
-    (Counts, "resumed", "into tensors of the state"),
-    (SaysSo, "converged obeys the tolerance", "compare it with the tolerance"),
-])
+@pytest.mark.parametrize(
+    ("kind", "finding", "words"),
+    [
+        (BatchNorm, "item by item", "belong to each item"),
+        (WarmStart, "twice", "keep nothing between calls"),
+        (WritesSettings, "settings are kept", "its own settings"),
+        (StepLengthCertificate, "what converged has converged", "200 iterations more"),
+        (Ascent, "objective goes down", "above that of the start"),
+        (WritesMeasurements, "problem and prior are kept", "writes into 0.y"),
+        (Unordered, "permuted batch", "permuted"),
+        (Counts, "resumed", "into tensors of the state"),
+        (SaysSo, "converged obeys the tolerance", "compare it with the tolerance"),
+    ],
+)
 def test_a_fault_is_found_and_named(kind: type[Solver], finding: str, words: str) -> None:
     report = check_solver(kind(), _problem(), 0.1 * it.priors.Tikhonov(), raise_error=False)
     assert not report[finding].ok, str(report)
@@ -152,7 +159,12 @@ def test_a_fault_is_found_and_named(kind: type[Solver], finding: str, words: str
 
 
 def test_sound_solvers_pass() -> None:
-    for solver in (Descent(), it.solvers.GradientDescent(), it.solvers.LBFGS(), it.solvers.ConjugateGradient()):
+    for solver in (
+        Descent(),
+        it.solvers.GradientDescent(),
+        it.solvers.LBFGS(),
+        it.solvers.ConjugateGradient(),
+    ):
         report = check_solver(solver, _problem(), 0.1 * it.priors.Tikhonov())
         assert report.ok
 

@@ -33,10 +33,20 @@ class BreakingPairs(Pairs):
         return repr(self.pairs)
 
 
-def trained_in_two_goes(network: nn.Module, pairs: Pairs, stages: Sequence[Stage], seed: int, folder: Path, at: int) -> Trained:
+def trained_in_two_goes(
+    network: nn.Module, pairs: Pairs, stages: Sequence[Stage], seed: int, folder: Path, at: int
+) -> Trained:
     """Stopped at a draw, and gone on with from the last checkpoint; these are written after every step."""
     with pytest.raises(Stopped):
-        train(network, BreakingPairs(pairs, at), stages, seed=seed, folder=folder, write_every=0.0, progress=False)
+        train(
+            network,
+            BreakingPairs(pairs, at),
+            stages,
+            seed=seed,
+            folder=folder,
+            write_every=0.0,
+            progress=False,
+        )
     return train(network, pairs, stages, seed=seed, folder=folder, progress=False)
 
 

@@ -20,7 +20,9 @@ def drawn(seed: int = 0) -> Generator:
 
 
 def linear(*matrices: Tensor) -> nn.Sequential:
-    network = nn.Sequential(*(nn.Linear(m.shape[1], m.shape[0], bias=False, dtype=m.dtype) for m in matrices))
+    network = nn.Sequential(
+        *(nn.Linear(m.shape[1], m.shape[0], bias=False, dtype=m.dtype) for m in matrices)
+    )
     with torch.no_grad():
         for layer, matrix in zip(network, matrices):
             layer.weight.copy_(matrix)
@@ -36,9 +38,14 @@ def test_the_best_way_to_come_apart_has_the_nuclear_norm() -> None:
     torch.testing.assert_close(exact, s.sum().expand(3), rtol=1e-9, atol=0)
     # One direction an item has the same mean, and another way to come apart lies above it.
     many = x[:1].expand(40_000, 5)
-    assert float(JacobianNuclearNorm(L2(), 1.0).penalty(best, many, drawn(3)).mean()) == pytest.approx(float(s.sum()), rel=0.01)
+    assert float(
+        JacobianNuclearNorm(L2(), 1.0).penalty(best, many, drawn(3)).mean()
+    ) == pytest.approx(float(s.sum()), rel=0.01)
     worse = linear(M, torch.eye(5, dtype=torch.float64))
-    assert float(JacobianNuclearNorm(L2(), 1.0, probes=5).penalty(worse, x, drawn(2))[0]) > float(s.sum()) + 0.1
+    assert (
+        float(JacobianNuclearNorm(L2(), 1.0, probes=5).penalty(worse, x, drawn(2))[0])
+        > float(s.sum()) + 0.1
+    )
 
 
 def test_the_estimate_is_of_the_jacobians_of_the_halves() -> None:
@@ -84,7 +91,9 @@ def test_fitting_with_the_penalty_shrinks_singular_values() -> None:
     U, _, Vh = torch.linalg.svd(torch.randn(n, n, generator=drawn()))
     s = torch.tensor([2.0, 1.0, 0.7, 0.2])
     M = U @ torch.diag(s) @ Vh
-    start = linear(torch.randn(n, n, generator=drawn(1)) / 2, torch.randn(n, n, generator=drawn(2)) / 2)
+    start = linear(
+        torch.randn(n, n, generator=drawn(1)) / 2, torch.randn(n, n, generator=drawn(2)) / 2
+    )
     loss = JacobianNuclearNorm(L2(), 2 * weight, step=1e-2, probes=n)
     # Of one axis the loss is 1/n |(W - M) e|^2 with e of squared length n, so the mean over the axes is 1/n |W - M|^2.
     stages = [Stage(loss, 500, 3e-2, n), Stage(loss, 300, 3e-3, n)]
@@ -97,9 +106,15 @@ def test_fitting_with_the_penalty_shrinks_singular_values() -> None:
 def test_a_network_with_a_way_around_is_refused() -> None:
     loss = JacobianNuclearNorm(L2(), 0.1)
     with pytest.raises(InputError, match="DnCNN is not known to have any"):
-        loss.of_network(DnCNN(depth=3, width=4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), drawn())
-    for bad in (lambda: JacobianNuclearNorm(L2(), 0.0), lambda: JacobianNuclearNorm(L2(), 1.0, probes=0), lambda: Bottleneck(1, ()),
-                lambda: Bottleneck().encode(torch.zeros(1, 1, 5, 4))):
+        loss.of_network(
+            DnCNN(depth=3, width=4), torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4), drawn()
+        )
+    for bad in (
+        lambda: JacobianNuclearNorm(L2(), 0.0),
+        lambda: JacobianNuclearNorm(L2(), 1.0, probes=0),
+        lambda: Bottleneck(1, ()),
+        lambda: Bottleneck().encode(torch.zeros(1, 1, 5, 4)),
+    ):
         with pytest.raises(InputError):
             bad()
     assert float(loss(torch.ones(1, 2), torch.zeros(1, 2))) == 1.0
@@ -129,13 +144,33 @@ count = 4
 def test_the_penalty_in_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "narrow.toml").write_text(RECIPE)
     outcome = run_recipe(tmp_path / "narrow.toml", output=tmp_path / "narrow", progress=False)
-    assert outcome.trained is not None and "nuclear norm 0.02" in (outcome.folder / "README.md").read_text()
-    plain = run_recipe(tmp_path / "narrow.toml", ["stage.0.nuclear_norm=1e-9"], output=tmp_path / "plain", progress=False)
-    assert plain.trained is not None and float(plain.trained.losses[0]) < float(outcome.trained.losses[0])
+    assert (
+        outcome.trained is not None
+        and "nuclear norm 0.02" in (outcome.folder / "README.md").read_text()
+    )
+    plain = run_recipe(
+        tmp_path / "narrow.toml",
+        ["stage.0.nuclear_norm=1e-9"],
+        output=tmp_path / "plain",
+        progress=False,
+    )
+    assert plain.trained is not None and float(plain.trained.losses[0]) < float(
+        outcome.trained.losses[0]
+    )
     with pytest.raises(InputError, match="nuclear_norm is a penalty on denoisers"):
-        run_recipe(tmp_path / "narrow.toml", ["stage.0.loss=pixel-likelihood"], output=tmp_path / "no", progress=False)
+        run_recipe(
+            tmp_path / "narrow.toml",
+            ["stage.0.loss=pixel-likelihood"],
+            output=tmp_path / "no",
+            progress=False,
+        )
     with pytest.raises(InputError, match="nuclear_norm"):
-        run_recipe(tmp_path / "narrow.toml", ["stage.0.nuclear_norm=-1"], output=tmp_path / "no", progress=False)
+        run_recipe(
+            tmp_path / "narrow.toml",
+            ["stage.0.nuclear_norm=-1"],
+            output=tmp_path / "no",
+            progress=False,
+        )
 
 
 def test_it_learns_to_denoise_from_noisy_pictures_alone() -> None:
@@ -145,6 +180,11 @@ def test_it_learns_to_denoise_from_noisy_pictures_alone() -> None:
     gains = []
     for weight in (2 * 0.2**2, 1e-9):
         loss = JacobianNuclearNorm(L2(), weight, step=1e-2)
-        trained = train(Bottleneck(1, (8, 16)), it.training.Crops([noisy], 16), [Stage(loss, 80, 1e-2, 8)], progress=False)
+        trained = train(
+            Bottleneck(1, (8, 16)),
+            it.training.Crops([noisy], 16),
+            [Stage(loss, 80, 1e-2, 8)],
+            progress=False,
+        )
         gains.append(float(it.metrics.psnr(trained.network(noisy), x) - it.metrics.psnr(noisy, x)))
     assert gains[0] > 4.0 and gains[0] > gains[1] + 0.5, gains

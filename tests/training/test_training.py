@@ -43,10 +43,15 @@ class Shrunk(Pairs):
 
 def pictures(seed: int = 0) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.rand(1, 1, 12, 16, generator=generator), torch.rand(1, 1, 9, 8, generator=generator)]
+    return [
+        torch.rand(1, 1, 12, 16, generator=generator),
+        torch.rand(1, 1, 9, 8, generator=generator),
+    ]
 
 
-def test_only_the_command_line_tells_the_c_library_to_keep_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_command_line_tells_the_c_library_to_keep_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
     monkeypatch.setattr(freed_memory.ctypes, "CDLL", lambda name: told.append("by the library"))
     monkeypatch.setattr(it.training, "keep_freed_memory", lambda: told.append("by the command"))
@@ -67,15 +72,25 @@ def test_losses_are_of_whole_items() -> None:
 def test_pairs_are_a_function_of_the_generator() -> None:
     pairs = NoisyPairs(pictures(), noise_std=0.1, crop=8)
     (shown, wanted), again = (pairs.draw(200, Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(shown, again[0]) and torch.equal(wanted, again[1]) and shown.shape == (200, 1, 8, 8)
+    assert (
+        torch.equal(shown, again[0])
+        and torch.equal(wanted, again[1])
+        and shown.shape == (200, 1, 8, 8)
+    )
     assert float((shown - wanted).std()) == pytest.approx(0.1, rel=0.02)
     assert not torch.equal(shown, pairs.draw(200, Generator().manual_seed(4))[0])
     # Every crop is a turned or mirrored part of a picture: the sums of its rows and columns say so.
-    ways = {float(part.sum()) for image in pictures() for part in image.unfold(2, 8, 1).unfold(3, 8, 1).flatten(0, 3)}
+    ways = {
+        float(part.sum())
+        for image in pictures()
+        for part in image.unfold(2, 8, 1).unfold(3, 8, 1).flatten(0, 3)
+    }
     assert all(min(abs(float(crop.sum()) - s) for s in ways) < 1e-4 for crop in wanted[:20])
     noisy = RecorruptedPairs([torch.zeros(1, 1, 64, 64)], noise_std=0.2, crop=32, strength=0.5)
     a, b = noisy.draw(50, Generator().manual_seed(0))
-    assert float(a.std()) == pytest.approx(0.1, rel=0.02) and float(b.std()) == pytest.approx(0.4, rel=0.02)
+    assert float(a.std()) == pytest.approx(0.1, rel=0.02) and float(b.std()) == pytest.approx(
+        0.4, rel=0.02
+    )
 
 
 def test_the_schedule_of_the_paper() -> None:
@@ -89,20 +104,35 @@ def test_a_convex_network_learns_and_stays_convex() -> None:
     first = ConvexDense(1, width=16, depth=2)
     before = {k: v.clone() for k, v in first.state_dict().items()}
     stages = [Stage(L1(), 300, 1e-2), Stage(L2(), 200, 1e-3, iterate="last")]
-    trained = train(first, Shrunk(), stages, validation=Shrunk(), validate_every=100, progress=False)
+    trained = train(
+        first, Shrunk(), stages, validation=Shrunk(), validate_every=100, progress=False
+    )
     assert isinstance(trained.network, ConvexDense)
     trained.network.check_convex()
-    assert trained.losses.shape == (500,) and trained.validation[:, 0].tolist() == [100, 200, 300, 400, 500]
+    assert trained.losses.shape == (500,) and trained.validation[:, 0].tolist() == [
+        100,
+        200,
+        300,
+        400,
+        500,
+    ]
     x = torch.linspace(-1, 1, 9)[:, None]
     assert float((trained.network(x) - 0.5 * x).abs().max()) < 0.05
     assert all(torch.equal(v, before[k]) for k, v in first.state_dict().items())
-    assert any(float(p.min()) == 0 for n, p in trained.network.named_parameters() if n in trained.network.nonnegative)
+    assert any(
+        float(p.min()) == 0
+        for n, p in trained.network.named_parameters()
+        if n in trained.network.nonnegative
+    )
     assert it.priors.LearnedProximal(trained.network).prox(x).shape == x.shape
 
 
 def test_resumed_training_gives_the_same_weights(tmp_path: Path) -> None:
     stages = [Stage(L1(), 30, 1e-3, 8), Stage(ProximalMatching(0.3), 30, 1e-3, 8)]
-    network, pairs = ConvexConvolution(1, (4, 4), (1, 2), beta=10.0), NoisyPairs(pictures(), noise_std=0.1, crop=8)
+    network, pairs = (
+        ConvexConvolution(1, (4, 4), (1, 2), beta=10.0),
+        NoisyPairs(pictures(), noise_std=0.1, crop=8),
+    )
     whole = train(network, pairs, stages, seed=5, progress=False)
 
     resumed = trained_in_two_goes(network, pairs, stages, 5, tmp_path, at=47)
@@ -110,14 +140,30 @@ def test_resumed_training_gives_the_same_weights(tmp_path: Path) -> None:
     check_same_weights(whole.network, resumed.network)
     assert torch.equal(whole.losses, resumed.losses)
     with pytest.raises(InputError, match="another problem"):
-        train(network, NoisyPairs(pictures(), noise_std=0.2, crop=8), stages, seed=5, folder=tmp_path, progress=False)
+        train(
+            network,
+            NoisyPairs(pictures(), noise_std=0.2, crop=8),
+            stages,
+            seed=5,
+            folder=tmp_path,
+            progress=False,
+        )
 
 
 def test_the_average_is_of_the_last_steps() -> None:
     """Of a straight run x_t = t the average, weighted by the eighth power, lies a tenth before its end; noise is averaged out."""
     problem = it.Problem(torch.full((1, 1, 1), 1e6), it.operators.Identity((1, 1)))
-    last, average = (it.solve(problem, solver=it.solvers.Adam(learning_rate=1.0, iterate=which), max_iterations=400, tolerance=0.0,
-                              initial=torch.zeros(1, 1, 1), progress=False).x for which in ("last", "average"))
+    last, average = (
+        it.solve(
+            problem,
+            solver=it.solvers.Adam(learning_rate=1.0, iterate=which),
+            max_iterations=400,
+            tolerance=0.0,
+            initial=torch.zeros(1, 1, 1),
+            progress=False,
+        ).x
+        for which in ("last", "average")
+    )
     assert float(average / last) == pytest.approx(0.9, abs=0.01)
 
     class Loud(Shrunk):
@@ -126,13 +172,32 @@ def test_the_average_is_of_the_last_steps() -> None:
             return x, half + torch.randn(count, 1, generator=generator)
 
     x = torch.linspace(-1, 1, 9)[:, None]
-    errors = [float((train(ConvexDense(1, 16, 2), Loud(), [Stage(L2(), 400, 3e-3, 16, which)], progress=False).network(x) - 0.5 * x)
-                    .square().mean()) for which in ("average", "last")]
+    errors = [
+        float(
+            (
+                train(
+                    ConvexDense(1, 16, 2),
+                    Loud(),
+                    [Stage(L2(), 400, 3e-3, 16, which)],
+                    progress=False,
+                ).network(x)
+                - 0.5 * x
+            )
+            .square()
+            .mean()
+        )
+        for which in ("average", "last")
+    ]
     assert errors[0] < errors[1]
 
 
 def test_any_network_is_trained_by_the_same_call() -> None:
-    trained = train(DnCNN(depth=3, width=4), NoisyPairs(pictures(), noise_std=0.3, crop=8), [Stage(L2(), 60, 1e-2, 16)], progress=False)
+    trained = train(
+        DnCNN(depth=3, width=4),
+        NoisyPairs(pictures(), noise_std=0.3, crop=8),
+        [Stage(L2(), 60, 1e-2, 16)],
+        progress=False,
+    )
     assert float(trained.losses[-10:].mean()) < 0.8 * float(trained.losses[0])
     assert not any(p.requires_grad for p in trained.network.parameters())
 
@@ -141,12 +206,22 @@ def test_what_cannot_be_trained_is_refused() -> None:
     with pytest.raises(InputError, match="vanished"):
         train(ConvexDense(1, 4, 1), Shrunk(), [Stage(ProximalMatching(1e-6), 10)], progress=False)
     with pytest.raises(InputError, match="batch normalisation"):
-        train(nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1)), Shrunk(), [Stage(L1(), 10)], progress=False)
+        train(
+            nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.Linear(2, 1)),
+            Shrunk(),
+            [Stage(L1(), 10)],
+            progress=False,
+        )
     weights = NetworkWeights(ConvexDense(1, 4, 2), Shrunk(), L1(), 8)
     with pytest.raises(InputError, match=r"LBFGS does not keep to the constraints.*Adam"):
         it.solve(training_problem(8, torch.zeros(())), weights, "lbfgs", progress=False)
-    for bad in (lambda: ProximalMatching(0.0), lambda: NoisyPairs([torch.zeros(1, 1, 4, 4)], 0.1, 8), lambda: NoisyPairs([], 0.1, 8),
-                lambda: NoisyPairs(pictures(), 0.0, 8), lambda: RecorruptedPairs(pictures(), 0.1, 8, 0.0)):
+    for bad in (
+        lambda: ProximalMatching(0.0),
+        lambda: NoisyPairs([torch.zeros(1, 1, 4, 4)], 0.1, 8),
+        lambda: NoisyPairs([], 0.1, 8),
+        lambda: NoisyPairs(pictures(), 0.0, 8),
+        lambda: RecorruptedPairs(pictures(), 0.1, 8, 0.0),
+    ):
         with pytest.raises(InputError):
             bad()
 
@@ -177,18 +252,28 @@ count = 4
 """
 
 
-def test_a_recipe_makes_a_prior_of_the_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                 capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_makes_a_prior_of_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("INVTOOLBOX_CATALOGUE", raising=False)
     (tmp_path / "tiny.toml").write_text(RECIPE)
     assert main(["train", "tiny.toml", "--set", "stage.0.steps=6"]) == 0
     assert "9 steps" in capsys.readouterr().out
     folder = tmp_path / "priors" / "tiny"
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "card.toml", "curve.csv", "recipe.toml", "weights.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "card.toml",
+        "curve.csv",
+        "recipe.toml",
+        "weights.safetensors",
+    ]
     prior = it.priors.load("tiny")
     assert isinstance(prior, it.priors.LearnedProximal) and prior.sigma == 0.1
-    problem = it.Problem(torch.rand(1, 1, 9, 10, generator=Generator().manual_seed(0)), it.operators.Identity((1, 9, 10)))
+    problem = it.Problem(
+        torch.rand(1, 1, 9, 10, generator=Generator().manual_seed(0)),
+        it.operators.Identity((1, 9, 10)),
+    )
     assert bool(it.solve(problem, "tiny", max_iterations=3, progress=False).x.isfinite().all())
     assert main(["train", "tiny.toml"]) == 0 and "nothing was done" in capsys.readouterr().out
     # What was written trains it again.
@@ -197,16 +282,19 @@ def test_a_recipe_makes_a_prior_of_the_catalogue(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "again" / "weights.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize(("change", "fault"), [
-    ("stage.1.loss=l2", "gamma"),
-    ("stage.0.loss=l3", "stage"),
-    ("data.photographs=[]", "photographs"),
-    ("network.name=convex-convolutions", "did you mean 'convex-convolution'"),
-    ("network.width=3", "no setting 'width'"),
-    ("prior.sigm=3", "no setting 'sigm'"),
-    ("prior.name=tv", "no setting"),
-    ("data.crop=4000", "at least 4000"),
-])
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("stage.1.loss=l2", "gamma"),
+        ("stage.0.loss=l3", "stage"),
+        ("data.photographs=[]", "photographs"),
+        ("network.name=convex-convolutions", "did you mean 'convex-convolution'"),
+        ("network.width=3", "no setting 'width'"),
+        ("prior.sigm=3", "no setting 'sigm'"),
+        ("prior.name=tv", "no setting"),
+        ("data.crop=4000", "at least 4000"),
+    ],
+)
 def test_a_faulty_recipe_is_named(tmp_path: Path, change: str, fault: str) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE)
     with pytest.raises(InputError, match=fault):

@@ -46,7 +46,9 @@ def denoiser() -> it.priors.Denoiser:
 
 def proximal() -> it.priors.LearnedProximal:
     torch.manual_seed(0)
-    return it.priors.LearnedProximal(it.priors.ConvexConvolution(1, (3, 3), (1, 1), beta=10.0, strong_convexity=0.2).double())
+    return it.priors.LearnedProximal(
+        it.priors.ConvexConvolution(1, (3, 3), (1, 1), beta=10.0, strong_convexity=0.2).double()
+    )
 
 
 def tv() -> Any:
@@ -96,25 +98,43 @@ def test_n_steps_are_those_of_solve_and_their_derivative_is_exact(name: str) -> 
     y = measured(seed=5)
     own = it.Problem(y, problem().operator)
     weight: Any = "auto" if "learned prox" in name else 1.0
-    solution = it.solve(own, prior(), solver, weight, max_iterations=3, tolerance=0.0, progress=False)
+    solution = it.solve(
+        own, prior(), solver, weight, max_iterations=3, tolerance=0.0, progress=False
+    )
     with torch.no_grad():
         torch.testing.assert_close(network(y), solution.x, rtol=1e-13, atol=1e-14)
     free = y.requires_grad_(True)
     torch.testing.assert_close(network(y).detach(), solution.x, rtol=1e-13, atol=1e-14)
-    assert torch.autograd.gradcheck(lambda y, *p: network(y), (free, *learnable(network)), eps=1e-6, atol=1e-6, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda y, *p: network(y), (free, *learnable(network)), eps=1e-6, atol=1e-6, fast_mode=True
+    )
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2] and name not in ("RED", "learned prox, ADMM", "DPIR")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, case in CASES.items()
+        if case[2] and name not in ("RED", "learned prox, ADMM", "DPIR")
+    ],
+)
 def test_the_fixed_point_is_that_of_solve_and_its_derivative_that_of_many_steps(name: str) -> None:
     solver, prior, _ = CASES[name]
-    network = it.equilibrium(solver, problem(), prior(), max_iterations=4000, tolerance=1e-12, adjoint_tolerance=1e-11)
+    network = it.equilibrium(
+        solver, problem(), prior(), max_iterations=4000, tolerance=1e-12, adjoint_tolerance=1e-11
+    )
     steps = 12 if name == "conjugate gradients" else 180
-    learn = [*network.learned.logarithms, *(["network"] if list(network.learned.networks.parameters()) else [])]
+    learn = [
+        *network.learned.logarithms,
+        *(["network"] if list(network.learned.networks.parameters()) else []),
+    ]
     unrolled = it.unroll(solver, problem(), steps, prior(), learn=learn, per_iteration=False)
     y = measured(seed=5).requires_grad_(True)
     weight: Any = "auto" if "learned prox" in name else 1.0
     own = it.Problem(y.detach(), problem().operator)
-    solution = it.solve(own, prior(), solver, weight, max_iterations=4000, tolerance=1e-12, progress=False)
+    solution = it.solve(
+        own, prior(), solver, weight, max_iterations=4000, tolerance=1e-12, progress=False
+    )
     settled = network.settle(y)
     assert settled.status == ("converged", "converged") and torch.equal(settled.x, solution.x)
     assert torch.equal(settled.iterations, solution.iterations)
@@ -128,18 +148,32 @@ def test_the_fixed_point_is_that_of_solve_and_its_derivative_that_of_many_steps(
 @pytest.mark.parametrize("name", ["proximal gradient", "learned prox, ADMM"])
 def test_the_derivative_of_a_fixed_point_against_finite_differences(name: str) -> None:
     solver, prior, _ = CASES[name]
-    network = it.equilibrium(solver, problem(), prior(), max_iterations=4000, tolerance=1e-11, adjoint_tolerance=1e-10)
+    network = it.equilibrium(
+        solver, problem(), prior(), max_iterations=4000, tolerance=1e-11, adjoint_tolerance=1e-10
+    )
     y = measured(1, seed=5).requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda y, *p: network(y), (y, *learnable(network)), eps=1e-4, atol=1e-5, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda y, *p: network(y), (y, *learnable(network)), eps=1e-4, atol=1e-5, fast_mode=True
+    )
 
 
 def test_a_fixed_point_has_the_derivative_of_differentiate_implicit() -> None:
     kernel = KERNEL.clone().requires_grad_(True)
     uncertain = it.Problem(measured(), it.operators.Blur(kernel, (4, 4)))
-    network = it.equilibrium(S.GradientDescent(), uncertain, smooth(), tolerance=1e-12, adjoint_tolerance=1e-10)
+    network = it.equilibrium(
+        S.GradientDescent(), uncertain, smooth(), tolerance=1e-12, adjoint_tolerance=1e-10
+    )
     cotangent = measured(seed=6)
     (ours,) = torch.autograd.grad((cotangent * network(uncertain.y)).sum(), kernel)
-    solution = it.solve(uncertain, smooth(), S.GradientDescent(), 1.0, tolerance=1e-12, differentiate="implicit", progress=False)
+    solution = it.solve(
+        uncertain,
+        smooth(),
+        S.GradientDescent(),
+        1.0,
+        tolerance=1e-12,
+        differentiate="implicit",
+        progress=False,
+    )
     (theirs,) = torch.autograd.grad((cotangent * solution.x).sum(), kernel)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
 
@@ -148,7 +182,10 @@ def test_a_fixed_point_has_the_derivative_of_differentiate_implicit() -> None:
 def test_an_item_is_the_same_alone_and_calls_change_nothing(name: str) -> None:
     solver, prior, _ = CASES[name]
     y = measured(3)
-    for network in (it.unroll(solver, problem(), 3, prior()), it.equilibrium(solver, problem(), prior())):
+    for network in (
+        it.unroll(solver, problem(), 3, prior()),
+        it.equilibrium(solver, problem(), prior()),
+    ):
         together = network(y)
         assert torch.equal(network(y), together)
         torch.testing.assert_close(network(y[1:2]), together[1:2], rtol=1e-12, atol=1e-13)
@@ -160,25 +197,52 @@ def test_an_item_is_the_same_alone_and_calls_change_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", FEW)
 def test_iterations_that_are_computed_again_give_the_same_derivative(name: str) -> None:
     solver, prior, _ = CASES[name]
-    plain, again = (it.unroll(solver, problem(), 3, prior(), per_iteration=True, recompute=r) for r in (False, True))
+    plain, again = (
+        it.unroll(solver, problem(), 3, prior(), per_iteration=True, recompute=r)
+        for r in (False, True)
+    )
     # Under functional_call the module has its own parameters back by the time of the way back.
-    moved = {name: (value + 0.01).detach().requires_grad_(True) for name, value in plain.named_parameters()}
-    ours, theirs = (torch.autograd.grad(torch.func.functional_call(network, moved, (measured(),)).square().sum(), list(moved.values()))
-                    for network in (plain, again))
+    moved = {
+        name: (value + 0.01).detach().requires_grad_(True)
+        for name, value in plain.named_parameters()
+    }
+    ours, theirs = (
+        torch.autograd.grad(
+            torch.func.functional_call(network, moved, (measured(),)).square().sum(),
+            list(moved.values()),
+        )
+        for network in (plain, again)
+    )
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs)) and any(bool(a.any()) for a in ours)
 
 
 def test_every_iteration_may_have_its_own() -> None:
-    shared = it.unroll(S.ProximalGradient(step_size=0.4), problem(), 3, denoiser(), per_iteration=False)
+    shared = it.unroll(
+        S.ProximalGradient(step_size=0.4), problem(), 3, denoiser(), per_iteration=False
+    )
     usual = it.unroll(S.ProximalGradient(step_size=0.4), problem(), 3, denoiser())
-    every = it.unroll(S.ProximalGradient(step_size=0.4), problem(), 3, denoiser(), per_iteration=True)
+    every = it.unroll(
+        S.ProximalGradient(step_size=0.4), problem(), 3, denoiser(), per_iteration=True
+    )
     weights = sum(p.numel() for p in Small().parameters())
-    assert [sum(p.numel() for p in n.parameters()) for n in (shared, usual, every)] == [2 + weights, 6 + weights, 6 + 3 * weights]
+    assert [sum(p.numel() for p in n.parameters()) for n in (shared, usual, every)] == [
+        2 + weights,
+        6 + weights,
+        6 + 3 * weights,
+    ]
     y = measured()
     assert torch.equal(shared(y), usual(y)) and torch.equal(shared(y), every(y))
-    chosen = it.unroll(S.ProximalGradient(step_size=0.4), problem(), 3, denoiser(), learn=["step_size", "network"],
-                       per_iteration=["network"])
-    assert {name: tuple(p.shape) for name, p in chosen.learned.logarithms.items()} == {"step_size": (1,)}
+    chosen = it.unroll(
+        S.ProximalGradient(step_size=0.4),
+        problem(),
+        3,
+        denoiser(),
+        learn=["step_size", "network"],
+        per_iteration=["network"],
+    )
+    assert {name: tuple(p.shape) for name, p in chosen.learned.logarithms.items()} == {
+        "step_size": (1,)
+    }
 
 
 def test_the_prior_of_the_caller_is_left_alone_and_the_network_moves() -> None:
@@ -200,37 +264,63 @@ def test_what_cannot_be_done_is_said() -> None:
     pg, p = S.ProximalGradient(step_size=0.4), problem()
     with pytest.raises(InputError, match="at least one, got 0"):
         it.unroll(pg, p, 0, denoiser())
-    with pytest.raises(InputError, match=r"steps of LBFGS cannot be differentiated; those of ADMM, .*ProximalGradient.* can"):
+    with pytest.raises(
+        InputError,
+        match=r"steps of LBFGS cannot be differentiated; those of ADMM, .*ProximalGradient.* can",
+    ):
         it.unroll(S.LBFGS(), p, 3, denoiser())
-    with pytest.raises(InputError, match=r"LSMR are not those of a map with a fixed point .*; those of ADMM, .* are"):
+    with pytest.raises(
+        InputError,
+        match=r"LSMR are not those of a map with a fixed point .*; those of ADMM, .* are",
+    ):
         it.equilibrium(S.LSMR(), p, smooth())
     with pytest.raises(InputError, match="nothing to learn"):
         it.unroll(S.CGLS(), p, 3)
     with pytest.raises(InputError, match="is an implicit prior"):
-        it.unroll(S.GradientDescent(step_size=0.1), p, 3, it.priors.CoordinateNetwork(features=4, width=4))
+        it.unroll(
+            S.GradientDescent(step_size=0.1), p, 3, it.priors.CoordinateNetwork(features=4, width=4)
+        )
     with pytest.raises(InputError, match="'rho', which is none of what can be learned"):
         it.unroll(S.ADMM(), p, 3, denoiser(), learn=["rho"])
     with pytest.raises(InputError, match="these would work: "):
         it.unroll(S.ADMM(), p, 3, None)
-    with pytest.raises(InputError, match=r"prox of TotalVariation\(\) is iterated .* ADMM and PDHG"):
+    with pytest.raises(
+        InputError, match=r"prox of TotalVariation\(\) is iterated .* ADMM and PDHG"
+    ):
         it.unroll(pg, p, 3, it.priors.TotalVariation())(measured())
     with pytest.raises(InputError, match="expected 4"):
         it.unroll(pg, p, 3, denoiser())(torch.zeros(1, 1, 5, 4, dtype=torch.float64))
-    each = it.unroll(pg, it.Problem(measured(), p.operator, it.data_terms.LeastSquares(torch.tensor([0.5, 0.6]))), 3, denoiser())
+    each = it.unroll(
+        pg,
+        it.Problem(measured(), p.operator, it.data_terms.LeastSquares(torch.tensor([0.5, 0.6]))),
+        3,
+        denoiser(),
+    )
     assert each(measured()).shape == (2, 1, 4, 4)
-    with pytest.raises(InputError, match=r"called with 3 measurements, and noise_std .* belongs to 2 items"):
+    with pytest.raises(
+        InputError, match=r"called with 3 measurements, and noise_std .* belongs to 2 items"
+    ):
         each(measured(3))
     with pytest.raises(InputError, match="is a rule"):
         it.unroll(pg, p, 3, denoiser(), regularization="gcv")
 
 
 def test_a_fixed_point_that_is_not_reached_is_reported() -> None:
-    network = it.equilibrium(S.ProximalGradient(step_size=0.4), problem(), denoiser(), max_iterations=3)
-    with pytest.warns(UserWarning, match=r"not reached for 2 of 2 items in 3 iterations: .* gradient mapping is 0\.\d+ at the most"):
+    network = it.equilibrium(
+        S.ProximalGradient(step_size=0.4), problem(), denoiser(), max_iterations=3
+    )
+    with pytest.warns(
+        UserWarning,
+        match=r"not reached for 2 of 2 items in 3 iterations: .* gradient mapping is 0\.\d+ at the most",
+    ):
         settled = network.settle(measured())
-    assert settled.status == ("max_iterations", "max_iterations") and bool((settled.residual > 1e-4).all())
+    assert settled.status == ("max_iterations", "max_iterations") and bool(
+        (settled.residual > 1e-4).all()
+    )
     # An item that diverges takes no part in the derivative, and does not spoil it.
-    wild = it.equilibrium(S.ProximalGradient(step_size=50.0), problem(), denoiser(), max_iterations=2000)
+    wild = it.equilibrium(
+        S.ProximalGradient(step_size=50.0), problem(), denoiser(), max_iterations=2000
+    )
     y = torch.cat([torch.zeros_like(measured(1)), measured(1)])
     with pytest.warns(UserWarning, match="not reached"):
         x = wild(y)
@@ -258,10 +348,20 @@ def networks() -> dict[str, nn.Module]:
     dncnn = it.priors.Denoiser(it.priors.DnCNN(depth=3, width=4), sigma=0.1)
     convex = it.priors.LearnedProximal(it.priors.ConvexConvolution(1, (4, 4), (1, 2), beta=10.0))
     return {
-        "unrolled proximal gradient": it.unroll(S.ProximalGradient(step_size=1.0), simple, 4, dncnn, recompute=True),
+        "unrolled proximal gradient": it.unroll(
+            S.ProximalGradient(step_size=1.0), simple, 4, dncnn, recompute=True
+        ),
         "unrolled ADMM, a learned prox": it.unroll(S.ADMM(), simple, 3, convex),
-        "equilibrium": it.equilibrium(S.ProximalGradient(step_size=1.0), simple, it.priors.Denoiser(Small(), sigma=0.3), skip="step",
-                                      max_iterations=40, tolerance=1e-2, adjoint_tolerance=1e-3, adjoint_iterations=15),
+        "equilibrium": it.equilibrium(
+            S.ProximalGradient(step_size=1.0),
+            simple,
+            it.priors.Denoiser(Small(), sigma=0.3),
+            skip="step",
+            max_iterations=40,
+            tolerance=1e-2,
+            adjoint_tolerance=1e-3,
+            adjoint_iterations=15,
+        ),
     }
 
 
@@ -269,8 +369,12 @@ def loss_of(name: str) -> Any:
     return SkipLoss(L2(), 0.1) if name == "equilibrium" else L2()
 
 
-@pytest.mark.parametrize("name", ["unrolled proximal gradient", "unrolled ADMM, a learned prox", "equilibrium"])
-def test_training_lowers_the_loss_and_a_resumed_one_gives_the_same_weights(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["unrolled proximal gradient", "unrolled ADMM, a learned prox", "equilibrium"]
+)
+def test_training_lowers_the_loss_and_a_resumed_one_gives_the_same_weights(
+    name: str, tmp_path: Path
+) -> None:
     network, (_, pairs) = networks()[name], blurred()
     stages = [Stage(loss_of(name), 12, 5e-3, 8), Stage(loss_of(name), 4, 1e-3, 8)]
     whole = train(network, pairs, stages, seed=3, progress=False)
@@ -289,7 +393,9 @@ def test_a_predicted_start_spares_iterations() -> None:
     nn.init.dirac_(skip.weight)
     nn.init.zeros_(skip.bias)  # type: ignore[arg-type]
     prior = 0.02 * it.priors.Tikhonov("gradient")
-    network = it.equilibrium(S.GradientDescent(step_size=0.9), simple, prior, skip=skip, learn=(), tolerance=1e-3)
+    network = it.equilibrium(
+        S.GradientDescent(step_size=0.9), simple, prior, skip=skip, learn=(), tolerance=1e-3
+    )
     trained = train(network, pairs, [Stage(SkipLoss(), 40, 1e-2, 4)], progress=False).network
     y, _ = pairs.draw(8, Generator().manual_seed(9))
     with torch.no_grad():
@@ -297,4 +403,9 @@ def test_a_predicted_start_spares_iterations() -> None:
     assert int(taught.iterations.sum()) < 0.85 * int(untaught.iterations.sum())
     assert taught.status == untaught.status == ("converged",) * 8
     with pytest.raises(InputError, match="predicts none"):
-        train(networks()["unrolled proximal gradient"], pairs, [Stage(SkipLoss(), 1, 1e-2, 4)], progress=False)
+        train(
+            networks()["unrolled proximal gradient"],
+            pairs,
+            [Stage(SkipLoss(), 1, 1e-2, 4)],
+            progress=False,
+        )

@@ -59,7 +59,11 @@ def cameras(count: int = 12, side: int = 24) -> Cameras:
     """Around the origin, some of them from above."""
     angle = torch.arange(count) * 2 * torch.pi / count
     height = 0.8 * torch.cos(3 * angle)
-    return look_at(4 * torch.stack([torch.cos(angle), height, torch.sin(angle)], 1), size=(side, side), field_of_view=40.0)
+    return look_at(
+        4 * torch.stack([torch.cos(angle), height, torch.sin(angle)], 1),
+        size=(side, side),
+        field_of_view=40.0,
+    )
 
 
 def balls() -> Splats:
@@ -73,7 +77,9 @@ def write_photographs(folder: Path, views: Cameras | None = None) -> Path:
     views = cameras() if views is None else views
     folder.mkdir(parents=True, exist_ok=True)
     seen: Tensor = GaussianRenderer(views, ("colour", "alpha"))(balls())[0].transpose(0, 1)
-    to_world = inverse(views.world_to_camera.double()) @ torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+    to_world = inverse(views.world_to_camera.double()) @ torch.diag(
+        torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    )
     frames = []
     for k, picture in enumerate(seen):
         write_rgba(folder / f"r_{k}.png", picture)
@@ -87,8 +93,12 @@ def write_rgba(path: Path, picture: Tensor) -> None:
     from PIL import Image
 
     alpha = picture[3:].clamp(0, 1)
-    straight = torch.where(alpha > 0, picture[:3] / alpha.clamp_min(1e-6), torch.zeros_like(picture[:3])).clamp(0, 1)
-    Image.fromarray((255 * torch.cat([straight, alpha])).round().byte().permute(1, 2, 0).numpy()).save(path)
+    straight = torch.where(
+        alpha > 0, picture[:3] / alpha.clamp_min(1e-6), torch.zeros_like(picture[:3])
+    ).clamp(0, 1)
+    Image.fromarray(
+        (255 * torch.cat([straight, alpha])).round().byte().permute(1, 2, 0).numpy()
+    ).save(path)
 
 
 @pytest.fixture

@@ -31,7 +31,9 @@ def test_every_so_manyth_view_is_counted_in_the_order_of_numbers() -> None:
     pictures = named(*(f"r_{k}.png" for k in sorted(range(23), key=str)))
     parts = split_views(pictures, 10)
     assert sorted(stems(parts.held)) == ["r_0", "r_10", "r_20"] and len(parts.train) == 20
-    assert stems(split_views(pictures, 10, count=4).train) == stems(split_views(pictures, 10, count=4).train)
+    assert stems(split_views(pictures, 10, count=4).train) == stems(
+        split_views(pictures, 10, count=4).train
+    )
     assert set(stems(split_views(pictures, 10, count=4).train)) == {"r_1", "r_6", "r_12", "r_17"}
 
 
@@ -44,14 +46,17 @@ def test_views_by_name_and_pattern() -> None:
     assert len(none.scaled(0.5).held) == 0 and none.scaled(0.5).train.cameras.size == (2, 2)
 
 
-@pytest.mark.parametrize(("settings", "fault"), [
-    ({"hold_out": 1}, "all 3 views are held out"),
-    ({"hold_out": ["r_*"]}, "all 3 views are held out"),
-    ({"hold_out": ["r_9"]}, "there is no view held out named 'r_9'"),
-    ({"hold_out": 2, "train": ["r_0"]}, "r_0.png is both held out and to train from"),
-    ({"hold_out": 0, "count": 4}, "4 views are to be trained from, and there are 3"),
-    ({"hold_out": -1}, "got -1"),
-])
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"hold_out": 1}, "all 3 views are held out"),
+        ({"hold_out": ["r_*"]}, "all 3 views are held out"),
+        ({"hold_out": ["r_9"]}, "there is no view held out named 'r_9'"),
+        ({"hold_out": 2, "train": ["r_0"]}, "r_0.png is both held out and to train from"),
+        ({"hold_out": 0, "count": 4}, "4 views are to be trained from, and there are 3"),
+        ({"hold_out": -1}, "got -1"),
+    ],
+)
 def test_faults_of_the_choice_are_named(settings: dict, fault: str) -> None:
     with pytest.raises(InputError, match=fault):
         split_views(named("r_0.png", "r_1.png", "r_2.png"), **settings)
@@ -102,6 +107,10 @@ def test_the_box_is_what_the_cameras_look_at_and_a_box_beside_is_refused() -> No
     assert check_visible(views, low, high) == len(views)
     with pytest.raises(InputError, match=r"none of the 12 cameras sees anything of the box"):
         check_visible(views, (50.0, 50.0, 50.0), (51.0, 51.0, 51.0))
-    away = Cameras(torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])) @ views.world_to_camera, views.intrinsics, views.size)
+    away = Cameras(
+        torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])) @ views.world_to_camera,
+        views.intrinsics,
+        views.size,
+    )
     with pytest.raises(InputError, match="away from one another"):
         visible_box(away)

@@ -44,7 +44,10 @@ class AlongField(ExplicitPrior):
         points, times = sequence_of(problem, repr(self))
         other = copy.copy(self)
         other.points, other.times = points, times
-        other.priors = tuple(self.prior.bind(cloud) if isinstance(self.prior, FlowPrior) else self.prior for cloud in points)
+        other.priors = tuple(
+            self.prior.bind(cloud) if isinstance(self.prior, FlowPrior) else self.prior
+            for cloud in points
+        )
         return other
 
     def at(self, iteration: int) -> Self:
@@ -55,9 +58,13 @@ class AlongField(ExplicitPrior):
 
     def energy(self, x: Any) -> Tensor:
         if not self.points:
-            raise InputError(f"{self!r} knows no sweeps yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
+            raise InputError(
+                f"{self!r} knows no sweeps yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
+            )
         if not isinstance(x, FlowField):
-            raise InputError(f"{self!r} takes a field of flow, as priors.SpaceTimeFlow() makes it, got {type(x).__name__}")
+            raise InputError(
+                f"{self!r} takes a field of flow, as priors.SpaceTimeFlow() makes it, got {type(x).__name__}"
+            )
         count = len(self.points)
         chosen = sorted({(self.first + k) % count for k in range(min(self.sweeps, count))})
         energies = [self.priors[k].energy(x.flow(self.points[k], self.times[k])) for k in chosen]

@@ -18,7 +18,12 @@ class _Rest(Neighbourhoods):
     """The neighbourhoods of a graph at rest, whose weights add up to 1."""
 
     def __init__(self, graph: NeighbourGraph) -> None:
-        super().__init__(graph.edges, graph.weights / graph.weights.sum().clamp_min(1e-30), graph.vectors, len(graph))
+        super().__init__(
+            graph.edges,
+            graph.weights / graph.weights.sum().clamp_min(1e-30),
+            graph.vectors,
+            len(graph),
+        )
 
     def __len__(self) -> int:
         return self.count
@@ -64,7 +69,9 @@ class ARAP(GraphPrior):
     def _shared_energy(self, piece: _Rest, flow: Tensor) -> Tensor:
         return piece.energy(flow)
 
-    def energy_and_gradient(self, x: Any, generator: Generator | None = None) -> tuple[Tensor | None, Tensor]:
+    def energy_and_gradient(
+        self, x: Any, generator: Generator | None = None
+    ) -> tuple[Tensor | None, Tensor]:
         if not isinstance(x, Tensor) or len(self.pieces) != 1:
             return super().energy_and_gradient(x, generator)
         flow = first_flow(x, len(self.pieces[0]), repr(self))

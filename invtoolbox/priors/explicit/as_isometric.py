@@ -21,7 +21,9 @@ class _Neighbourhoods(Edges):
 
     def __init__(self, graph: NeighbourGraph) -> None:
         super().__init__(graph)
-        self.degrees = torch.bincount(graph.edges[0], minlength=len(self)).clamp_min(1).to(self.vectors)
+        self.degrees = (
+            torch.bincount(graph.edges[0], minlength=len(self)).clamp_min(1).to(self.vectors)
+        )
         self.spreads = self.distances(self.moments(self.vectors[None]))
 
     def moments(self, edges: Tensor) -> Tensor:
@@ -64,17 +66,40 @@ class AsIsometricAsPossible(GraphPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("pieces", "covariances")
 
-    def __init__(self, neighbours: int | None = 5, radius: float | None = None, labels: Tensor | None = None, weights: Weights = "uniform",
-                 scale: float | None = None, symmetric: bool = False, graph: Graphs | None = None, covariances: Tensor | None = None,
-                 position_weight: float = 1.0, covariance_weight: float = 100.0, smoothing: float = 1e-3) -> None:
+    def __init__(
+        self,
+        neighbours: int | None = 5,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "uniform",
+        scale: float | None = None,
+        symmetric: bool = False,
+        graph: Graphs | None = None,
+        covariances: Tensor | None = None,
+        position_weight: float = 1.0,
+        covariance_weight: float = 100.0,
+        smoothing: float = 1e-3,
+    ) -> None:
         super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph)
-        if covariances is not None and (covariances.ndim not in (3, 4) or tuple(covariances.shape[-2:]) != (3, 3)):
-            raise InputError(f"covariances at rest have the shape (N, 3, 3) or (batch, N, 3, 3), got {tuple(covariances.shape)}")
+        if covariances is not None and (
+            covariances.ndim not in (3, 4) or tuple(covariances.shape[-2:]) != (3, 3)
+        ):
+            raise InputError(
+                f"covariances at rest have the shape (N, 3, 3) or (batch, N, 3, 3), got {tuple(covariances.shape)}"
+            )
         if not (position_weight >= 0 and covariance_weight >= 0 and smoothing > 0):
-            raise InputError("AsIsometricAsPossible takes weights that are not negative and a positive smoothing, got "
-                             f"{position_weight}, {covariance_weight} and {smoothing}")
-        self.covariances = covariances if covariances is None or covariances.ndim == 4 else covariances[None]
-        self.position_weight, self.covariance_weight, self.smoothing = float(position_weight), float(covariance_weight), float(smoothing)
+            raise InputError(
+                "AsIsometricAsPossible takes weights that are not negative and a positive smoothing, got "
+                f"{position_weight}, {covariance_weight} and {smoothing}"
+            )
+        self.covariances = (
+            covariances if covariances is None or covariances.ndim == 4 else covariances[None]
+        )
+        self.position_weight, self.covariance_weight, self.smoothing = (
+            float(position_weight),
+            float(covariance_weight),
+            float(smoothing),
+        )
 
     def _rest(self, graph: NeighbourGraph) -> _Neighbourhoods:
         return _Neighbourhoods(graph)
@@ -84,15 +109,30 @@ class AsIsometricAsPossible(GraphPrior):
             return super().energy(x)
         flow, covariances = first_flow(x, None, repr(self)), x[1]
         if tuple(covariances.shape) != (*flow.shape, 3):
-            raise InputError(f"{self!r} takes x as displacements {tuple(flow.shape)} and covariances {(*flow.shape, 3)}, "
-                             f"got {tuple(covariances.shape)}")
+            raise InputError(
+                f"{self!r} takes x as displacements {tuple(flow.shape)} and covariances {(*flow.shape, 3)}, "
+                f"got {tuple(covariances.shape)}"
+            )
         rest = self.covariances.to(covariances).expand(covariances.shape)
         shared = len(self.pieces) == 1
-        groups = [(self.pieces[0], slice(None))] if shared else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
-        return torch.cat([self._cost(piece, flow[items], piece.distances(rest[items]), covariances[items]) for piece, items in groups])
+        groups = (
+            [(self.pieces[0], slice(None))]
+            if shared
+            else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
+        )
+        return torch.cat(
+            [
+                self._cost(piece, flow[items], piece.distances(rest[items]), covariances[items])
+                for piece, items in groups
+            ]
+        )
 
     def _at(self, x: Any, time: int) -> Any:
-        return (x[0][:, time], x.at(time).covariances) if isinstance(x, Moving) and self.covariances is not None else super()._at(x, time)
+        return (
+            (x[0][:, time], x.at(time).covariances)
+            if isinstance(x, Moving) and self.covariances is not None
+            else super()._at(x, time)
+        )
 
     def _item_energy(self, piece: _Neighbourhoods, flow: Tensor) -> Tensor:
         return self._shared_energy(piece, flow[None])[0]
@@ -100,10 +140,14 @@ class AsIsometricAsPossible(GraphPrior):
     def _shared_energy(self, piece: _Neighbourhoods, flow: Tensor) -> Tensor:
         return self._cost(piece, flow, piece.spreads, piece.moments(piece.moved(flow)))
 
-    def _cost(self, piece: _Neighbourhoods, flow: Tensor, before: Tensor, covariances: Tensor) -> Tensor:
+    def _cost(
+        self, piece: _Neighbourhoods, flow: Tensor, before: Tensor, covariances: Tensor
+    ) -> Tensor:
         """The energy ``(batch,)``; ``before`` are the distances of the covariances at rest, ``(batch or 1, E)``."""
         length = piece.mean_length
         change = piece.moved(flow).norm(dim=2) - piece.lengths
         total = self.position_weight * smoothed_norm(change[..., None], self.smoothing * length)
-        spread = smoothed_norm((piece.distances(covariances) - before)[..., None], self.smoothing * length**2)
+        spread = smoothed_norm(
+            (piece.distances(covariances) - before)[..., None], self.smoothing * length**2
+        )
         return (piece.weights * (total + self.covariance_weight * spread)).sum(1)

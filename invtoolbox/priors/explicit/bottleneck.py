@@ -29,25 +29,35 @@ class Bottleneck(nn.Module):
     torch.Size([2, 1, 9, 12])
     """
 
-    def __init__(self, channels: int = 1, widths: Sequence[int] = (32, 64, 128), seed: int = 0) -> None:
+    def __init__(
+        self, channels: int = 1, widths: Sequence[int] = (32, 64, 128), seed: int = 0
+    ) -> None:
         super().__init__()
         if not widths or min(channels, *widths) < 1:
-            raise InputError(f"Bottleneck needs positive channels and at least one width, got {channels} and {tuple(widths)}")
+            raise InputError(
+                f"Bottleneck needs positive channels and at least one width, got {channels} and {tuple(widths)}"
+            )
         self.channels, self.factor = channels, 2 ** (len(widths) - 1)
         down, up = [channels, *widths], [*reversed(widths)]
-        self.down = nn.ModuleList([_level(before, after) for before, after in itertools.pairwise(down)])
+        self.down = nn.ModuleList(
+            [_level(before, after) for before, after in itertools.pairwise(down)]
+        )
         self.up = nn.ModuleList([_level(before, after) for before, after in itertools.pairwise(up)])
         self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, value in self.named_parameters():
-                value.zero_() if name.endswith("bias") else value.normal_(0, 1 / math.sqrt(value[0].numel()), generator=generator)
+                value.zero_() if name.endswith("bias") else value.normal_(
+                    0, 1 / math.sqrt(value[0].numel()), generator=generator
+                )
 
     def encode(self, x: Tensor) -> Tensor:
         """The middle, ``(batch, widths[-1], rows / 2^k, columns / 2^k)``, of images whose sides are multiples of ``2^k``."""
         if x.ndim != 4 or x.shape[1] != self.channels or any(n % self.factor for n in x.shape[2:]):
-            raise InputError(f"this Bottleneck encodes images (batch, {self.channels}, rows, columns) whose sides are multiples of "
-                             f"{self.factor}, got {tuple(x.shape)}")
+            raise InputError(
+                f"this Bottleneck encodes images (batch, {self.channels}, rows, columns) whose sides are multiples of "
+                f"{self.factor}, got {tuple(x.shape)}"
+            )
         for k, level in enumerate(self.down):
             x = level(x if k == 0 else F.avg_pool2d(x, 2))
         return x
@@ -70,4 +80,9 @@ class Bottleneck(nn.Module):
 
 
 def _level(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.ELU(), nn.Conv2d(after, after, 3, padding=1), nn.ELU())
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1),
+        nn.ELU(),
+        nn.Conv2d(after, after, 3, padding=1),
+        nn.ELU(),
+    )

@@ -20,8 +20,12 @@ class _Clusters(Settings):
         number, size = labels[self.inside].unique(return_inverse=True, return_counts=True)[1:]
         n, k = len(self.inside), len(size)
         here = torch.arange(n, device=labels.device)
-        self.means = SparseProduct(number, self.inside, (1.0 / size)[number].to(dtype), (k, self.count))
-        self.members = SparseProduct(here, number, torch.ones(n, dtype=dtype, device=labels.device), (n, k))
+        self.means = SparseProduct(
+            number, self.inside, (1.0 / size)[number].to(dtype), (k, self.count)
+        )
+        self.members = SparseProduct(
+            here, number, torch.ones(n, dtype=dtype, device=labels.device), (n, k)
+        )
 
     def __len__(self) -> int:
         return self.count
@@ -52,7 +56,11 @@ class ClusterConsistency(FlowPrior):
         super().__init__()
         if not smoothing > 0:
             raise InputError(f"the smoothing of ClusterConsistency is positive, got {smoothing}")
-        self.labels, self.squared, self.smoothing = checked_labels(labels, "ClusterConsistency"), squared, smoothing
+        self.labels, self.squared, self.smoothing = (
+            checked_labels(labels, "ClusterConsistency"),
+            squared,
+            smoothing,
+        )
         rows = self.labels if self.labels.ndim == 2 else self.labels[None]
         self.pieces = tuple(_Clusters(row, torch.float32) for row in rows)
 
@@ -60,14 +68,20 @@ class ClusterConsistency(FlowPrior):
         labels = labels_of(self.labels, item)
         assert labels is not None
         if len(labels) != len(points):
-            raise InputError(f"ClusterConsistency has labels of {len(labels)} points, and the problem moves {len(points)}")
+            raise InputError(
+                f"ClusterConsistency has labels of {len(labels)} points, and the problem moves {len(points)}"
+            )
         return _Clusters(labels.to(points.device), points.dtype)
 
     def _item_energy(self, piece: _Clusters, flow: Tensor) -> Tensor:
         if not len(piece.inside):
             return 0.0 * flow.sum()
         strayed = flow.index_select(0, piece.inside) - piece.members(piece.means(flow))
-        return 0.5 * strayed.square().sum(-1).mean() if self.squared else smoothed_norm(strayed, self.smoothing).mean()
+        return (
+            0.5 * strayed.square().sum(-1).mean()
+            if self.squared
+            else smoothed_norm(strayed, self.smoothing).mean()
+        )
 
     def __repr__(self) -> str:
         return f"ClusterConsistency(squared={self.squared})"

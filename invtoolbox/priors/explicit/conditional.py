@@ -49,9 +49,13 @@ class ConditionalMixture(ConditionalPrior):
     (tensor([[[0.]]]), tensor([[[0.7995]]]))
     """
 
-    def __init__(self, mixture: GaussianMixture, embeddings: Tensor, temperature: float = 1.0) -> None:
+    def __init__(
+        self, mixture: GaussianMixture, embeddings: Tensor, temperature: float = 1.0
+    ) -> None:
         if embeddings.ndim != 2 or len(embeddings) != len(mixture.means):
-            raise InputError(f"embeddings are ({len(mixture.means)}, d), one a component, got {tuple(embeddings.shape)}")
+            raise InputError(
+                f"embeddings are ({len(mixture.means)}, d), one a component, got {tuple(embeddings.shape)}"
+            )
         if not temperature > 0:
             raise InputError(f"the temperature must be positive, got {temperature}")
         self.mixture, self.embeddings, self.temperature = mixture, embeddings, temperature

@@ -34,13 +34,17 @@ class Box(ExplicitPrior):
     is_constraint = True
     item_fields: ClassVar[tuple[str, ...]] = ("lower", "upper")
 
-    def __init__(self, lower: float | Tensor | None = None, upper: float | Tensor | None = None) -> None:
+    def __init__(
+        self, lower: float | Tensor | None = None, upper: float | Tensor | None = None
+    ) -> None:
         self.lower, self.upper = _bound(lower), _bound(upper)
         if self.lower is not None and self.upper is not None:
             low, high = (b if b.ndim != 1 else b.view(-1, 1) for b in (self.lower, self.upper))
             if not bool((low <= high).all()):
-                raise InputError(f"the lower bound of {type(self).__name__} must not exceed its upper bound, "
-                                 f"got {lower} and {upper}")
+                raise InputError(
+                    f"the lower bound of {type(self).__name__} must not exceed its upper bound, "
+                    f"got {lower} and {upper}"
+                )
 
     def energy(self, x: Tensor) -> Tensor:
         check_real(x)
@@ -51,12 +55,16 @@ class Box(ExplicitPrior):
             if bound is not None:
                 excess = excess.maximum(outside(bound).detach().flatten(1).amax(1))
                 finite = bound.abs().masked_fill(bound.isinf(), 0)
-                scale = scale.maximum(finite.expand(x.shape).flatten(1).amax(1) if bound.ndim else finite)
+                scale = scale.maximum(
+                    finite.expand(x.shape).flatten(1).amax(1) if bound.ndim else finite
+                )
         # NaN compares false with everything, so an item that is not finite is outside.
         inside = (excess <= 8 * torch.finfo(x.dtype).eps * scale) & excess.isfinite()
         value = torch.where(inside, 0.0, float("inf")).to(x.dtype)
         # The energy is flat inside; adding nothing keeps it part of the graph, so that its gradient is 0.
-        return value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
+        return (
+            value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
+        )
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         check_real(x)

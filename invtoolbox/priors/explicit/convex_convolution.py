@@ -38,16 +38,40 @@ class ConvexConvolution(ConvexNetwork):
     torch.Size([2, 1, 13, 9])
     """
 
-    def __init__(self, channels: int = 1, widths: Sequence[int] = (64, 64, 64, 64), strides: Sequence[int] = (1, 2, 1, 2),
-                 kernel_size: int = 3, beta: float = 100.0, strong_convexity: float = 1e-6, dimension: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: Sequence[int] = (64, 64, 64, 64),
+        strides: Sequence[int] = (1, 2, 1, 2),
+        kernel_size: int = 3,
+        beta: float = 100.0,
+        strong_convexity: float = 1e-6,
+        dimension: int = 2,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         if not widths or len(widths) != len(strides) or min(channels, *widths, *strides) < 1:
-            raise InputError("ConvexConvolution needs as many positive widths as strides, one a layer, got "
-                             f"{tuple(widths)} and {tuple(strides)}")
-        if kernel_size < 1 or kernel_size % 2 == 0 or dimension not in (1, 2, 3) or not beta > 0 or not strong_convexity >= 0:
-            raise InputError("ConvexConvolution needs an odd kernel_size, a dimension of 1, 2 or 3, a positive beta and a strong_convexity "
-                             f"that is not negative, got {kernel_size}, {dimension}, {beta:g} and {strong_convexity:g}")
-        self.channels, self.beta, self.strong_convexity, self.dimension = channels, beta, strong_convexity, dimension
+            raise InputError(
+                "ConvexConvolution needs as many positive widths as strides, one a layer, got "
+                f"{tuple(widths)} and {tuple(strides)}"
+            )
+        if (
+            kernel_size < 1
+            or kernel_size % 2 == 0
+            or dimension not in (1, 2, 3)
+            or not beta > 0
+            or not strong_convexity >= 0
+        ):
+            raise InputError(
+                "ConvexConvolution needs an odd kernel_size, a dimension of 1, 2 or 3, a positive beta and a strong_convexity "
+                f"that is not negative, got {kernel_size}, {dimension}, {beta:g} and {strong_convexity:g}"
+            )
+        self.channels, self.beta, self.strong_convexity, self.dimension = (
+            channels,
+            beta,
+            strong_convexity,
+            dimension,
+        )
         self.strides = tuple(int(s) for s in strides)
         self.padding = kernel_size // 2
         window = (kernel_size,) * dimension
@@ -58,11 +82,20 @@ class ConvexConvolution(ConvexNetwork):
             return torch.rand(out, into, *window, generator=generator)
 
         depth = len(widths)
-        self.skips = nn.ParameterList([nn.Parameter((2 * drawn(n, channels) - 1) / math.sqrt(channels * places)) for n in widths])
+        self.skips = nn.ParameterList(
+            [
+                nn.Parameter((2 * drawn(n, channels) - 1) / math.sqrt(channels * places))
+                for n in widths
+            ]
+        )
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n)) for n in widths])
         # Means of what comes in: weights of order 1 would grow like width * places from layer to layer.
-        self.weights = nn.ParameterList([nn.Parameter(2 * drawn(widths[k], widths[k - 1]) / (widths[k - 1] * places))
-                                         for k in range(1, depth)])
+        self.weights = nn.ParameterList(
+            [
+                nn.Parameter(2 * drawn(widths[k], widths[k - 1]) / (widths[k - 1] * places))
+                for k in range(1, depth)
+            ]
+        )
         # A place of the last layer stands for as many of the first as the strides leave out.
         share = math.prod(self.strides[1:]) ** dimension * widths[0] ** 0.5 / widths[-1]
         self.readout = nn.Parameter(torch.full((widths[-1], *[1] * dimension), share))
@@ -87,7 +120,10 @@ class ConvexConvolution(ConvexNetwork):
             own = self._transposed(pull, self.skips[k], 1, sizes[k])
             coarse = own if coarse is None else own + coarse
             coarse = self._spread(coarse, self.strides[k], sizes[k - 1])
-            pull = self._transposed(pull, self.weights[k - 1], self.strides[k], sizes[k - 1]) * slopes[k - 1]
+            pull = (
+                self._transposed(pull, self.weights[k - 1], self.strides[k], sizes[k - 1])
+                * slopes[k - 1]
+            )
         gradient = self._transposed(pull, self.skips[0], self.strides[0], x.shape[2:])
         if coarse is not None:
             gradient = gradient + self._spread(coarse, self.strides[0], x.shape[2:])
@@ -96,8 +132,10 @@ class ConvexConvolution(ConvexNetwork):
     def _layers(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The last layer, and the slopes of every one."""
         if x.ndim != self.dimension + 2 or x.shape[1] != self.channels:
-            raise InputError(f"this ConvexConvolution takes images (batch, {self.channels}, {', '.join(['n'] * self.dimension)}), got "
-                             f"{tuple(x.shape)}")
+            raise InputError(
+                f"this ConvexConvolution takes images (batch, {self.channels}, {', '.join(['n'] * self.dimension)}), got "
+                f"{tuple(x.shape)}"
+            )
         convolve = _CONVOLUTION[self.dimension]
         slopes: list[Tensor] = []
         image = z = x
@@ -106,18 +144,26 @@ class ConvexConvolution(ConvexNetwork):
             if k == 0:
                 before = convolve(x, skip, bias, stride, self.padding)
             else:
-                before = convolve(image, skip, bias, 1, self.padding) + convolve(z, self.weights[k - 1], None, stride, self.padding)
+                before = convolve(image, skip, bias, 1, self.padding) + convolve(
+                    z, self.weights[k - 1], None, stride, self.padding
+                )
             z, slope = smooth_ramp(before, self.beta)
             slopes.append(slope)
         return z, slopes
 
     def _potential(self, x: Tensor, z: Tensor) -> Tensor:
         psi = item_sum(z * self.readout)
-        return psi + 0.5 * self.strong_convexity * item_sum(x.square()) if self.strong_convexity else psi
+        return (
+            psi + 0.5 * self.strong_convexity * item_sum(x.square())
+            if self.strong_convexity
+            else psi
+        )
 
     def extra_repr(self) -> str:
-        return (f"channels={self.channels}, strides={self.strides}, beta={self.beta:g}, strong_convexity={self.strong_convexity:g}, "
-                f"dimension={self.dimension}")
+        return (
+            f"channels={self.channels}, strides={self.strides}, beta={self.beta:g}, strong_convexity={self.strong_convexity:g}, "
+            f"dimension={self.dimension}"
+        )
 
     def _averaged(self, image: Tensor, stride: int) -> Tensor:
         """Means over blocks; at the far ends zeros fill the last one."""
@@ -138,5 +184,7 @@ class ConvexConvolution(ConvexNetwork):
         """The transpose of a convolution of images of this size."""
         reach = kernel.shape[-1] - 2 * self.padding
         more = [n - (m - 1) * stride - reach for n, m in zip(size, v.shape[2:])]
-        transposed: Tensor = _TRANSPOSED[self.dimension](v, kernel, None, stride, self.padding, more)
+        transposed: Tensor = _TRANSPOSED[self.dimension](
+            v, kernel, None, stride, self.padding, more
+        )
         return transposed

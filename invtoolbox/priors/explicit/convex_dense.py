@@ -31,23 +31,36 @@ class ConvexDense(ConvexNetwork):
     torch.Size([5, 1, 3])
     """
 
-    def __init__(self, size: int, width: int = 50, depth: int = 4, beta: float = 10.0, strong_convexity: float = 0.0,
-                 seed: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        width: int = 50,
+        depth: int = 4,
+        beta: float = 10.0,
+        strong_convexity: float = 0.0,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         if min(size, width, depth) < 1 or not beta > 0 or not strong_convexity >= 0:
-            raise InputError(f"ConvexDense needs a positive size, width, depth and beta and a strong_convexity that is not negative, got "
-                             f"size={size}, width={width}, depth={depth}, beta={beta:g}, strong_convexity={strong_convexity:g}")
+            raise InputError(
+                f"ConvexDense needs a positive size, width, depth and beta and a strong_convexity that is not negative, got "
+                f"size={size}, width={width}, depth={depth}, beta={beta:g}, strong_convexity={strong_convexity:g}"
+            )
         self.size, self.beta, self.strong_convexity = size, beta, strong_convexity
         generator = torch.Generator().manual_seed(seed)
 
         def drawn(*shape: int) -> nn.Parameter:
             # Uniform within 1 / sqrt(inputs), as torch's linear layers are.
-            return nn.Parameter((2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(shape[-1]))
+            return nn.Parameter(
+                (2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(shape[-1])
+            )
 
         # Of all layers together: one product of a matrix is faster than several of slim ones.
         self.skips = drawn(depth, width, size)
         self.biases = drawn(depth, width)
-        self.weights = nn.ParameterList([nn.Parameter(drawn(width, width).detach().clamp_min(0)) for _ in range(depth - 1)])
+        self.weights = nn.ParameterList(
+            [nn.Parameter(drawn(width, width).detach().clamp_min(0)) for _ in range(depth - 1)]
+        )
         self.readout = nn.Parameter(drawn(1, width).detach().clamp_min(0))
         self.slope = drawn(1, size)
         self.nonnegative = (*(f"weights.{k}" for k in range(depth - 1)), "readout")
@@ -77,20 +90,30 @@ class ConvexDense(ConvexNetwork):
         """The last layer, and the slopes of every one."""
         slopes: list[Tensor] = []
         z = v
-        seen = F.linear(v, self.skips.flatten(0, 1), self.biases.flatten()).split(self.biases.shape[1], 1)
+        seen = F.linear(v, self.skips.flatten(0, 1), self.biases.flatten()).split(
+            self.biases.shape[1], 1
+        )
         for k, before in enumerate(seen):
-            z, slope = smooth_ramp(before if k == 0 else torch.addmm(before, z, self.weights[k - 1].T), self.beta)
+            z, slope = smooth_ramp(
+                before if k == 0 else torch.addmm(before, z, self.weights[k - 1].T), self.beta
+            )
             slopes.append(slope)
         return z, slopes
 
     def _potential(self, v: Tensor, z: Tensor) -> Tensor:
         psi = item_sum(z * self.readout) + item_sum(v * self.slope)
-        return psi + 0.5 * self.strong_convexity * item_sum(v.square()) if self.strong_convexity else psi
+        return (
+            psi + 0.5 * self.strong_convexity * item_sum(v.square())
+            if self.strong_convexity
+            else psi
+        )
 
     def extra_repr(self) -> str:
         return f"size={self.size}, beta={self.beta:g}, strong_convexity={self.strong_convexity:g}"
 
     def _vectors(self, x: Tensor) -> Tensor:
         if x.ndim < 2 or x[0].numel() != self.size:
-            raise InputError(f"a ConvexDense of size {self.size} takes items of so many values, got a batch of shape {tuple(x.shape)}")
+            raise InputError(
+                f"a ConvexDense of size {self.size} takes items of so many values, got a batch of shape {tuple(x.shape)}"
+            )
         return x.flatten(1)

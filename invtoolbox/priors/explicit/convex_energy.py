@@ -52,16 +52,38 @@ class ConvexEnergy(ConvexNetwork):
     torch.Size([2, 1, 13, 9])
     """
 
-    def __init__(self, channels: int = 1, filters: Sequence[int] = (48, 24, 24), widths: Sequence[int] = (48, 48, 48),
-                 strides: Sequence[int] = (2, 1, 2), filter_size: int = 7, kernel_size: int = 3, beta: float = 20.0,
-                 strong_convexity: float = 1e-6, seed: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int = 1,
+        filters: Sequence[int] = (48, 24, 24),
+        widths: Sequence[int] = (48, 48, 48),
+        strides: Sequence[int] = (2, 1, 2),
+        filter_size: int = 7,
+        kernel_size: int = 3,
+        beta: float = 20.0,
+        strong_convexity: float = 1e-6,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
-        if not widths or not len(widths) == len(strides) == len(filters) or min(channels, *widths, *strides, *filters) < 1:
-            raise InputError("ConvexEnergy needs as many positive filters and widths as strides, one a level, got "
-                             f"{tuple(filters)}, {tuple(widths)} and {tuple(strides)}")
-        if min(filter_size % 2, kernel_size % 2) == 0 or min(filter_size, kernel_size) < 1 or not beta > 0 or not strong_convexity >= 0:
-            raise InputError("ConvexEnergy needs an odd filter_size and kernel_size, a positive beta and a strong_convexity that is not "
-                             f"negative, got {filter_size}, {kernel_size}, {beta:g} and {strong_convexity:g}")
+        if (
+            not widths
+            or not len(widths) == len(strides) == len(filters)
+            or min(channels, *widths, *strides, *filters) < 1
+        ):
+            raise InputError(
+                "ConvexEnergy needs as many positive filters and widths as strides, one a level, got "
+                f"{tuple(filters)}, {tuple(widths)} and {tuple(strides)}"
+            )
+        if (
+            min(filter_size % 2, kernel_size % 2) == 0
+            or min(filter_size, kernel_size) < 1
+            or not beta > 0
+            or not strong_convexity >= 0
+        ):
+            raise InputError(
+                "ConvexEnergy needs an odd filter_size and kernel_size, a positive beta and a strong_convexity that is not "
+                f"negative, got {filter_size}, {kernel_size}, {beta:g} and {strong_convexity:g}"
+            )
         self.channels, self.beta, self.strong_convexity = channels, beta, strong_convexity
         self.strides = tuple(int(s) for s in strides)
         generator = torch.Generator().manual_seed(seed)
@@ -71,18 +93,42 @@ class ConvexEnergy(ConvexNetwork):
             return torch.rand(out, into, side, side, generator=generator)
 
         levels = range(len(self.strides))
-        self.filters = nn.ParameterList([nn.Parameter(4 * _cosines(n, channels, filter_size, generator)) for n in filters])
-        self.skips = nn.ParameterList([nn.Parameter((2 * drawn(n, channels, filter_size) - 1) / math.sqrt(inputs)) for n in widths])
+        self.filters = nn.ParameterList(
+            [nn.Parameter(4 * _cosines(n, channels, filter_size, generator)) for n in filters]
+        )
+        self.skips = nn.ParameterList(
+            [
+                nn.Parameter((2 * drawn(n, channels, filter_size) - 1) / math.sqrt(inputs))
+                for n in widths
+            ]
+        )
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n)) for n in widths])
         # What is small by nature is stored larger, see `_mean` and `_share`: to a step of Adam all parameters are of one size.
-        self.pooling = nn.ParameterList([nn.Parameter(drawn(widths[k], filters[k], kernel_size)
-                                                      * (2 / (filters[k] * kernel_size**2) ** 0.25)) for k in levels])
-        self.weights = nn.ParameterList([nn.Parameter(drawn(widths[k], widths[k - 1], kernel_size)
-                                                      * (2 / (widths[k - 1] * kernel_size**2) ** 0.25)) for k in levels[1:]])
+        self.pooling = nn.ParameterList(
+            [
+                nn.Parameter(
+                    drawn(widths[k], filters[k], kernel_size)
+                    * (2 / (filters[k] * kernel_size**2) ** 0.25)
+                )
+                for k in levels
+            ]
+        )
+        self.weights = nn.ParameterList(
+            [
+                nn.Parameter(
+                    drawn(widths[k], widths[k - 1], kernel_size)
+                    * (2 / (widths[k - 1] * kernel_size**2) ** 0.25)
+                )
+                for k in levels[1:]
+            ]
+        )
         self.floors = nn.ParameterList([nn.Parameter(torch.full((n, 1, 1), 0.3)) for n in filters])
         self.readouts = nn.ParameterList([nn.Parameter(torch.full((n, 1, 1), 0.3)) for n in widths])
-        self.nonnegative = tuple(name for name, _ in self.named_parameters()
-                                 if name.split(".")[0] in ("pooling", "weights", "floors", "readouts"))
+        self.nonnegative = tuple(
+            name
+            for name, _ in self.named_parameters()
+            if name.split(".")[0] in ("pooling", "weights", "floors", "readouts")
+        )
 
     def potential(self, x: Tensor) -> Tensor:
         return self._forth(x)[0]
@@ -97,23 +143,39 @@ class ConvexEnergy(ConvexNetwork):
     def _forth(self, x: Tensor, value: bool = True) -> tuple[Tensor, list[_Level]]:
         """psi where it is asked for, and what the way back needs."""
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise InputError(f"this ConvexEnergy takes images (batch, {self.channels}, rows, columns), got {tuple(x.shape)}")
+            raise InputError(
+                f"this ConvexEnergy takes images (batch, {self.channels}, rows, columns), got {tuple(x.shape)}"
+            )
         psi = 0.5 * self.strong_convexity * item_sum(x.square()) if value else item_sum(x[:, :, :0])
         levels: list[_Level] = []
         image = z = x
         for k, stride in enumerate(self.strides):
             filtered = F.conv2d(mirrored(image, self.filters[k].shape[-1] // 2), self.filters[k])
             energy = filtered * (0.5 * filtered)  # faster than a square
-            before = F.conv2d(energy, self._mean(self.pooling[k]), None, stride, self.pooling[k].shape[-1] // 2)
+            before = F.conv2d(
+                energy, self._mean(self.pooling[k]), None, stride, self.pooling[k].shape[-1] // 2
+            )
             if k > 0:
-                before = before + F.conv2d(z, self._mean(self.weights[k - 1]), None, stride, self.weights[k - 1].shape[-1] // 2)
+                before = before + F.conv2d(
+                    z,
+                    self._mean(self.weights[k - 1]),
+                    None,
+                    stride,
+                    self.weights[k - 1].shape[-1] // 2,
+                )
             fine, last = image.shape, z.shape
             image = _averaged(image, stride)
-            before = before + F.conv2d(mirrored(image, self.skips[k].shape[-1] // 2), self.skips[k], self.biases[k])
+            before = before + F.conv2d(
+                mirrored(image, self.skips[k].shape[-1] // 2), self.skips[k], self.biases[k]
+            )
             z, slope = smooth_ramp(before, self.beta)
             levels.append(_Level(filtered, slope, fine, last))
             if value:
-                psi = psi + item_sum(energy * self._share(self.floors[k])) + item_sum(z * self._readout(k))
+                psi = (
+                    psi
+                    + item_sum(energy * self._share(self.floors[k]))
+                    + item_sum(z * self._readout(k))
+                )
         return psi, levels
 
     def _back(self, x: Tensor, levels: list[_Level]) -> Tensor:
@@ -124,7 +186,9 @@ class ConvexEnergy(ConvexNetwork):
             weight = level.slope * (self._readout(k) if pull is None else self._readout(k) + pull)
             own = mirrored_back(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
             coarse = _spread(own if coarse is None else own + coarse, stride, level.fine)
-            gain = self._share(self.floors[k]) + _transposed(weight, self._mean(self.pooling[k]), stride, level.fine)
+            gain = self._share(self.floors[k]) + _transposed(
+                weight, self._mean(self.pooling[k]), stride, level.fine
+            )
             passed = _synthesis(gain * level.filtered, self.filters[k])
             coarse = coarse + mirrored_back(passed, self.filters[k].shape[-1] // 2)
             if k > 0:
@@ -148,10 +212,21 @@ class ConvexEnergy(ConvexNetwork):
 
 def _cosines(count: int, channels: int, side: int, generator: torch.Generator) -> Tensor:
     """The smoothest of the orthonormal products of cosines in a window; random filters of the same size where there are no more."""
-    places, frequencies = torch.arange(side, dtype=torch.float64) + 0.5, torch.arange(side, dtype=torch.float64)[:, None]
-    lines = torch.cos(math.pi * frequencies * places / side) * torch.where(frequencies == 0, 1.0, 2.0).div(side).sqrt()
-    filters = torch.randn(count, channels, side, side, generator=generator) / math.sqrt(channels * side**2)
-    order = sorted(itertools.product(range(side), range(side), range(channels)), key=lambda at: (at[0] ** 2 + at[1] ** 2, at))
+    places, frequencies = (
+        torch.arange(side, dtype=torch.float64) + 0.5,
+        torch.arange(side, dtype=torch.float64)[:, None],
+    )
+    lines = (
+        torch.cos(math.pi * frequencies * places / side)
+        * torch.where(frequencies == 0, 1.0, 2.0).div(side).sqrt()
+    )
+    filters = torch.randn(count, channels, side, side, generator=generator) / math.sqrt(
+        channels * side**2
+    )
+    order = sorted(
+        itertools.product(range(side), range(side), range(channels)),
+        key=lambda at: (at[0] ** 2 + at[1] ** 2, at),
+    )
     for filter_, (row, column, channel) in zip(filters, order):
         filter_.zero_()[channel] = torch.outer(lines[row], lines[column])
     return filters
@@ -177,7 +252,7 @@ def _spread(image: Tensor, stride: int, size: torch.Size) -> Tensor:
     if stride == 1:
         return image
     wide = image.repeat_interleave(stride, 2).repeat_interleave(stride, 3)
-    return wide[..., :size[2], :size[3]] / stride**2
+    return wide[..., : size[2], : size[3]] / stride**2
 
 
 def _transposed(v: Tensor, kernel: Tensor, stride: int, size: torch.Size) -> Tensor:

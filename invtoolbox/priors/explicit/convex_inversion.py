@@ -48,12 +48,25 @@ def invert(network: ConvexNetwork, x: Tensor, tolerance: float, max_iterations: 
     precise = network if x.dtype == torch.float64 else copy.deepcopy(network).double()
     target = x.detach().double()
     problem = invtoolbox.Problem(target, Identity(target.shape[1:]))
-    solution = invtoolbox.solve(problem, BeyondSquare(precise), "lbfgs", regularization=1.0, initial=target, tolerance=tolerance,
-                                max_iterations=max_iterations, progress=False)
+    solution = invtoolbox.solve(
+        problem,
+        BeyondSquare(precise),
+        "lbfgs",
+        regularization=1.0,
+        initial=target,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        progress=False,
+    )
     y = solution.x
     with torch.no_grad():
         psi, reached = precise.potential_and_gradient(y)
     # psi* is at least this for any y, so rounding and early stops make R smaller, never larger.
     energy = item_sum(target * y) - psi - 0.5 * item_sum(target.square())
     converged = torch.tensor([status == "converged" for status in solution.status], device=x.device)
-    return Inversion(y.to(x.dtype), energy.to(x.dtype), item_sum((reached - target).square()).sqrt().to(x.dtype), converged)
+    return Inversion(
+        y.to(x.dtype),
+        energy.to(x.dtype),
+        item_sum((reached - target).square()).sqrt().to(x.dtype),
+        converged,
+    )

@@ -46,24 +46,33 @@ class ConvexNetwork(nn.Module, ABC):
 
     def potential_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Both from one pass."""
-        learn = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
+        learn = torch.is_grad_enabled() and (
+            x.requires_grad or any(p.requires_grad for p in self.parameters())
+        )
         with torch.enable_grad():
-            free = x if x.requires_grad else x.detach().requires_grad_(True)  # never the caller's own tensor
+            free = (
+                x if x.requires_grad else x.detach().requires_grad_(True)
+            )  # never the caller's own tensor
             psi = self.potential(free)
             (gradient,) = torch.autograd.grad(psi.sum(), free, create_graph=learn)
         return (psi, gradient) if learn else (psi.detach(), gradient)
 
     def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The nearest parameters with which psi is convex: what training does after every step."""
-        return {name: value.clamp_min(0) if name in self.nonnegative else value for name, value in parameters.items()}
+        return {
+            name: value.clamp_min(0) if name in self.nonnegative else value
+            for name, value in parameters.items()
+        }
 
     def check_convex(self) -> None:
         """Raise an `InputError` where a weight has the wrong sign."""
         for name in self.nonnegative:
             least = float(self.get_parameter(name).detach().min())
             if not least >= 0:
-                raise InputError(f"the weights {name!r} of {type(self).__name__} go down to {least:.3g}, so its potential is not convex "
-                                 "and its gradient no prox; load_state_dict(network.projected(network.state_dict())) mends that")
+                raise InputError(
+                    f"the weights {name!r} of {type(self).__name__} go down to {least:.3g}, so its potential is not convex "
+                    "and its gradient no prox; load_state_dict(network.projected(network.state_dict())) mends that"
+                )
 
 
 def smooth_ramp(x: Tensor, beta: float) -> tuple[Tensor, Tensor]:

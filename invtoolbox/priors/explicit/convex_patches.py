@@ -37,8 +37,10 @@ class ConvexPatches(ConvexNetwork):
             raise InputError(f"ConvexPatches takes a ConvexNetwork, got {type(network).__name__}")
         stride = max(1, patch // 2) if stride is None else stride
         if patch < 1 or stride < 1 or patch % stride:
-            raise InputError("ConvexPatches needs a stride that divides the side of the patches, so that every pixel lies in equally many, "
-                             f"got patches of {patch} pixels and a stride of {stride}")
+            raise InputError(
+                "ConvexPatches needs a stride that divides the side of the patches, so that every pixel lies in equally many, "
+                f"got patches of {patch} pixels and a stride of {stride}"
+            )
         self.network, self.patch, self.stride = network, patch, stride
         self.strong_convexity = network.strong_convexity
         self.nonnegative = tuple(f"network.{name}" for name in network.nonnegative)
@@ -59,19 +61,26 @@ class ConvexPatches(ConvexNetwork):
         stacked = pulled.reshape(len(x), -1, x.shape[1] * self.patch**2).transpose(1, 2)
         image = F.fold(stacked, padded, self.patch, stride=self.stride) / self.coverage
         before = self.patch - self.stride
-        return self._mean(psi, x), image[..., before:before + rows, before:before + columns]
+        return self._mean(psi, x), image[..., before : before + rows, before : before + columns]
 
     def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        inner = self.network.projected({name.removeprefix("network."): value for name, value in parameters.items()})
+        inner = self.network.projected(
+            {name.removeprefix("network."): value for name, value in parameters.items()}
+        )
         return {f"network.{name}": value for name, value in inner.items()}
 
     def _patches(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """All patches of all items, ``(items * patches, channel, patch, patch)``, and the size with what lies beyond the border."""
         if x.ndim != 4:
-            raise InputError(f"ConvexPatches takes images (batch, channel, rows, columns), got {tuple(x.shape)}")
+            raise InputError(
+                f"ConvexPatches takes images (batch, channel, rows, columns), got {tuple(x.shape)}"
+            )
         before = self.patch - self.stride
         # The last pixel lies in as many patches as the others where the last patch begins at the last multiple of the stride before it.
-        after = [(n - 1 + before) // self.stride * self.stride + self.patch - before - n for n in x.shape[2:]]
+        after = [
+            (n - 1 + before) // self.stride * self.stride + self.patch - before - n
+            for n in x.shape[2:]
+        ]
         padded = F.pad(x, (before, after[1], before, after[0]))
         columns = F.unfold(padded, self.patch, stride=self.stride)
         patches = columns.transpose(1, 2).reshape(-1, x.shape[1], self.patch, self.patch)

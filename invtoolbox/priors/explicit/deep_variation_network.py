@@ -36,11 +36,15 @@ class DeepVariationNetwork(nn.Module):
     torch.Size([2, 1, 9, 12])
     """
 
-    def __init__(self, channels: int = 1, features: int = 32, scales: int = 3, blocks: int = 3, seed: int = 0) -> None:
+    def __init__(
+        self, channels: int = 1, features: int = 32, scales: int = 3, blocks: int = 3, seed: int = 0
+    ) -> None:
         super().__init__()
         if min(channels, features, scales, blocks) < 1:
-            raise InputError(f"DeepVariationNetwork needs positive channels, features, scales and blocks, got {channels}, {features}, "
-                             f"{scales} and {blocks}")
+            raise InputError(
+                f"DeepVariationNetwork needs positive channels, features, scales and blocks, got {channels}, {features}, "
+                f"{scales} and {blocks}"
+            )
         self.channels, self.features, self.scales = channels, features, scales
         self.K1 = _Filters(channels, features, 3)
         self.mb = nn.ModuleList([_UNet(features, scales) for _ in range(blocks)])
@@ -55,7 +59,9 @@ class DeepVariationNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``r(x)``, ``(batch, 1, rows, columns)``."""
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise InputError(f"this DeepVariationNetwork takes images (batch, {self.channels}, rows, columns), got {tuple(x.shape)}")
+            raise InputError(
+                f"this DeepVariationNetwork takes images (batch, {self.channels}, rows, columns), got {tuple(x.shape)}"
+            )
         scales: list[Tensor] = [self.K1(x)]
         for block in self.mb:
             scales = block(scales)
@@ -87,7 +93,9 @@ class _Between(nn.Module):
     def kernel(self) -> Tensor:
         line = self.weight.new_tensor(_WINDOW) / sum(_WINDOW)
         window = torch.outer(line, line)[None, None]
-        return F.conv2d(self.weight.flatten(0, 1)[:, None], window, padding=4).unflatten(0, self.weight.shape[:2])[:, :, 0]
+        return F.conv2d(self.weight.flatten(0, 1)[:, None], window, padding=4).unflatten(
+            0, self.weight.shape[:2]
+        )[:, :, 0]
 
     def down(self, x: Tensor) -> Tensor:
         return F.conv2d(mirrored(x, 3), self.kernel(), stride=2)
@@ -110,7 +118,12 @@ class _Step(nn.Module):
 class _UNet(nn.Module):
     def __init__(self, features: int, scales: int) -> None:
         super().__init__()
-        self.mb = nn.ModuleList([nn.ModuleList([_Step(features) for _ in range(2 if k + 1 < scales else 1)]) for k in range(scales)])
+        self.mb = nn.ModuleList(
+            [
+                nn.ModuleList([_Step(features) for _ in range(2 if k + 1 < scales else 1)])
+                for k in range(scales)
+            ]
+        )
         self.conv_down = nn.ModuleList([_Between(features) for _ in range(scales - 1)])
         self.conv_up = nn.ModuleList([_Between(features) for _ in range(scales - 1)])
 
@@ -119,10 +132,12 @@ class _UNet(nn.Module):
         for k, between in enumerate(self.conv_down):
             found[k] = self._step(k, 0, found[k])
             coarser = cast(_Between, between).down(found[k])
-            found[k + 1:k + 2] = [found[k + 1] + coarser if k + 1 < len(found) else coarser]
+            found[k + 1 : k + 2] = [found[k + 1] + coarser if k + 1 < len(found) else coarser]
         found[-1] = self._step(len(found) - 1, 0, found[-1])
         for k in range(len(found) - 2, -1, -1):
-            found[k] = self._step(k, 1, found[k] + cast(_Between, self.conv_up[k]).up(found[k + 1], found[k].shape))
+            found[k] = self._step(
+                k, 1, found[k] + cast(_Between, self.conv_up[k]).up(found[k + 1], found[k].shape)
+            )
         return found
 
     def _step(self, scale: int, number: int, x: Tensor) -> Tensor:

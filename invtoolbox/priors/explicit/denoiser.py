@@ -63,30 +63,50 @@ class Denoiser(ExplicitPrior):
     is_convex = None
     item_fields: ClassVar[tuple[str, ...]] = ("sigma",)
 
-    def __init__(self, network: Callable[..., Tensor], sigma: float | Tensor = 0.05, *,
-                 level: LevelArgument | None = None, trained_level: float | None = None,
-                 rescale: bool = False, intensity_range: tuple[float, float] = (0.0, 1.0),
-                 channelwise: bool = False) -> None:
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        sigma: float | Tensor = 0.05,
+        *,
+        level: LevelArgument | None = None,
+        trained_level: float | None = None,
+        rescale: bool = False,
+        intensity_range: tuple[float, float] = (0.0, 1.0),
+        channelwise: bool = False,
+    ) -> None:
         if not callable(network):
-            raise InputError(f"the network of a Denoiser is something to call, got {type(network).__name__}")
+            raise InputError(
+                f"the network of a Denoiser is something to call, got {type(network).__name__}"
+            )
         if not bool((torch.as_tensor(sigma) > 0).all()):
             raise InputError(f"sigma of a Denoiser must be positive, got {sigma}")
         if not intensity_range[1] > intensity_range[0]:
-            raise InputError(f"intensity_range is (low, high) with low < high, got {intensity_range}")
+            raise InputError(
+                f"intensity_range is (low, high) with low < high, got {intensity_range}"
+            )
         if level not in (None, "batch", "number", "none"):
             raise InputError(f"level is 'batch', 'number', 'none' or None, got {level!r}")
         self.network, self.sigma = network, sigma  # type: ignore[assignment]
         self.level: LevelArgument = level if level is not None else _level_argument(network)
         if rescale and (self.level != "none" or trained_level is None or not trained_level > 0):
-            raise InputError("rescale is for a network without a noise level argument, "
-                             "and needs its trained_level")
+            raise InputError(
+                "rescale is for a network without a noise level argument, "
+                "and needs its trained_level"
+            )
         self.trained_level, self.rescale = trained_level, rescale
         self.intensity_range, self.channelwise = intensity_range, channelwise
         self.fixed_level = self.level == "none" and not rescale
 
     @classmethod
-    def from_kair(cls, path: str | Path, sigma: float | None = None, *, rescale: bool = False,
-                  intensity_range: tuple[float, float] = (0.0, 1.0), channelwise: bool = False) -> Self:
+    def from_kair(
+        cls,
+        path: str | Path,
+        sigma: float | None = None,
+        *,
+        rescale: bool = False,
+        intensity_range: tuple[float, float] = (0.0, 1.0),
+        channelwise: bool = False,
+    ) -> Self:
         """A DnCNN out of a file of KAIR's model zoo (Zhang et al., "Beyond a Gaussian denoiser", IEEE TIP 2017), for one noise level.
 
         Nothing but tensors is unpickled. Without ``rescale`` the prior takes no weight other than 1.
@@ -109,14 +129,23 @@ class Denoiser(ExplicitPrior):
         """
         named = re.fullmatch(r"dncnn_(\d+)", Path(path).stem)
         if sigma is None and named is None:
-            raise InputError(f"the name {Path(path).name!r} does not say for which noise level the network was trained, as "
-                             "'dncnn_25.pth' does; give sigma")
+            raise InputError(
+                f"the name {Path(path).name!r} does not say for which noise level the network was trained, as "
+                "'dncnn_25.pth' does; give sigma"
+            )
         level = sigma if named is None or sigma is not None else int(named[1]) / 255
         assert level is not None
         network = load_dncnn(path)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a processor
-        return cls(network, level * (intensity_range[1] - intensity_range[0]), level="none", trained_level=level if rescale else None,
-                   rescale=rescale, intensity_range=intensity_range, channelwise=channelwise)
+        return cls(
+            network,
+            level * (intensity_range[1] - intensity_range[0]),
+            level="none",
+            trained_level=level if rescale else None,
+            rescale=rescale,
+            intensity_range=intensity_range,
+            channelwise=channelwise,
+        )
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         if x.is_complex():
@@ -129,7 +158,10 @@ class Denoiser(ExplicitPrior):
             return self.denoise(x.reshape(-1, 1, *x.shape[2:]), levels).reshape(x.shape)
         low, high = self.intensity_range
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) / (high - low)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad), _evaluation(self.network):
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad),
+            _evaluation(self.network),
+        ):
             scaled = x if (low, high) == (0, 1) else (x - low) / (high - low)
             clean = self._rescaled(scaled, levels) if self.rescale else self._call(scaled, levels)
             clean = clean.to(x.dtype)
@@ -147,8 +179,10 @@ class Denoiser(ExplicitPrior):
         reference = next((p for p in _tensors(self.network) if p.is_floating_point()), None)
         if reference is not None:
             if reference.device != x.device:
-                raise InputError(f"the network of {self!r} is on {reference.device} and the image on "
-                                 f"{x.device}; move the prior with prior.to({str(x.device)!r})")
+                raise InputError(
+                    f"the network of {self!r} is on {reference.device} and the image on "
+                    f"{x.device}; move the prior with prior.to({str(x.device)!r})"
+                )
             x = x.to(reference.dtype)
         if self.level == "none":
             clean = self.network(x)
@@ -157,10 +191,14 @@ class Denoiser(ExplicitPrior):
         elif levels.numel() == 1:
             clean = self.network(x, float(levels))
         else:
-            clean = torch.cat([self.network(x[k:k + 1], float(levels[k])) for k in range(x.shape[0])])
+            clean = torch.cat(
+                [self.network(x[k : k + 1], float(levels[k])) for k in range(x.shape[0])]
+            )
         if not isinstance(clean, Tensor) or clean.shape != x.shape:
             got = tuple(clean.shape) if isinstance(clean, Tensor) else type(clean).__name__
-            raise InputError(f"the network of {self!r} must keep the shape {tuple(x.shape)}, it gave {got}")
+            raise InputError(
+                f"the network of {self!r} must keep the shape {tuple(x.shape)}, it gave {got}"
+            )
         return clean
 
     def __repr__(self) -> str:
@@ -174,12 +212,18 @@ def _level_argument(network: Callable[..., Tensor]) -> LevelArgument:
     """How a network takes the noise level, from its signature."""
     module = isinstance(network, nn.Module)
     try:
-        signature = inspect.signature(network.forward if isinstance(network, nn.Module) else network)
+        signature = inspect.signature(
+            network.forward if isinstance(network, nn.Module) else network
+        )
     except (TypeError, ValueError):
-        raise InputError("the signature of this denoiser cannot be read; "
-                         "give level='batch', 'number' or 'none'") from None
-    positional = [p for p in signature.parameters.values()
-                  if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+        raise InputError(
+            "the signature of this denoiser cannot be read; give level='batch', 'number' or 'none'"
+        ) from None
+    positional = [
+        p
+        for p in signature.parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
+    ]
     if len(positional) < 2 or positional[1].default is None:
         return "none"
     second = positional[1]
@@ -196,7 +240,9 @@ def _tensors(network: Any) -> Iterator[Tensor]:
 @contextmanager
 def _evaluation(network: Any) -> Iterator[None]:
     """The network in evaluation mode, and afterwards every module in the mode it had."""
-    training = [m for m in network.modules() if m.training] if isinstance(network, nn.Module) else []
+    training = (
+        [m for m in network.modules() if m.training] if isinstance(network, nn.Module) else []
+    )
     for module in training:
         module.training = False
     try:

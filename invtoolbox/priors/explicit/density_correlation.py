@@ -49,12 +49,20 @@ class DensityCorrelation(ExplicitPrior):
 
     def energy(self, x: Any) -> Tensor:
         voxels, reference = checked_voxels(x, self), self.reference
-        if not _same_nodes(voxels, reference) or len(reference.density) not in (1, len(voxels.density)):
-            raise InputError(f"{self!r} compares {len(reference.density)} items at {reference.density.shape[1]} nodes with "
-                             f"{len(voxels.density)} at {voxels.density.shape[1]}; give it a reference at the same nodes")
+        if not _same_nodes(voxels, reference) or len(reference.density) not in (
+            1,
+            len(voxels.density),
+        ):
+            raise InputError(
+                f"{self!r} compares {len(reference.density)} items at {reference.density.shape[1]} nodes with "
+                f"{len(voxels.density)} at {voxels.density.shape[1]}; give it a reference at the same nodes"
+            )
         f, g = self._centred(voxels.density), self._centred(reference.density.to(voxels.density))
         # Sums and not means, as the factor cancels; a flat density has no direction, and correlates with nothing.
-        flat, squares = (f.square().sum(1) == 0) | (g.square().sum(1) == 0), f.square().sum(1) * g.square().sum(1)
+        flat, squares = (
+            (f.square().sum(1) == 0) | (g.square().sum(1) == 0),
+            f.square().sum(1) * g.square().sum(1),
+        )
         return 1 - torch.where(flat, 0.0, (f * g).sum(1) / torch.where(flat, 1.0, squares).sqrt())
 
     def _centred(self, density: Tensor) -> Tensor:
@@ -62,13 +70,17 @@ class DensityCorrelation(ExplicitPrior):
         apart = values - values.mean(1, keepdim=True)
         # What is left of a flat density is the rounding of its mean.
         rounding = 8 * torch.finfo(values.dtype).eps * values.detach().abs().amax(1, keepdim=True)
-        return torch.where(apart.detach().abs().amax(1, keepdim=True) <= rounding, 0.0 * apart, apart)
+        return torch.where(
+            apart.detach().abs().amax(1, keepdim=True) <= rounding, 0.0 * apart, apart
+        )
 
     def select(self, index: Tensor) -> DensityCorrelation:
         density, colour, space = self.reference
         if len(density) == 1:
             return self
-        return DensityCorrelation(Voxels(density.index_select(0, index), colour.index_select(0, index), space), self.of)
+        return DensityCorrelation(
+            Voxels(density.index_select(0, index), colour.index_select(0, index), space), self.of
+        )
 
     def __repr__(self) -> str:
         return f"DensityCorrelation({self.of!r})"

@@ -45,33 +45,55 @@ class DepthConsistency(ExplicitPrior):
 
     is_smooth = True
 
-    def __init__(self, cameras: Cameras, tolerance: float = 0.2, smoothing: float = 1e-3, neighbours: int | None = None) -> None:
+    def __init__(
+        self,
+        cameras: Cameras,
+        tolerance: float = 0.2,
+        smoothing: float = 1e-3,
+        neighbours: int | None = None,
+    ) -> None:
         if not (tolerance > 0 and smoothing > 0) or (neighbours is not None and neighbours < 1):
-            raise InputError(f"DepthConsistency takes a tolerance and a smoothing above 0 and a neighbour at least, got {tolerance}, "
-                             f"{smoothing} and {neighbours}")
+            raise InputError(
+                f"DepthConsistency takes a tolerance and a smoothing above 0 and a neighbour at least, got {tolerance}, "
+                f"{smoothing} and {neighbours}"
+            )
         if len(cameras) < 2:
             raise InputError("DepthConsistency compares views, and needs two cameras at least")
-        self.cameras, self.tolerance, self.smoothing, self.neighbours = cameras, tolerance, smoothing, neighbours
+        self.cameras, self.tolerance, self.smoothing, self.neighbours = (
+            cameras,
+            tolerance,
+            smoothing,
+            neighbours,
+        )
 
     def energy(self, x: Tensor) -> Tensor:
         count, size = len(self.cameras), self.cameras.size
         if x.ndim != 5 or tuple(x.shape[1:]) != (1, count, *size):
-            raise InputError(f"{self!r} takes depths (batch, 1, {count}, {size[0]}, {size[1]}), got {tuple(x.shape)}; renderers of "
-                             "voxels give pictures with block='picture'")
+            raise InputError(
+                f"{self!r} takes depths (batch, 1, {count}, {size[0]}, {size[1]}), got {tuple(x.shape)}; renderers of "
+                "voxels give pictures with block='picture'"
+            )
         depths = x[:, 0]
         total, pixels = depths.new_zeros(len(x)), depths.new_zeros(len(x))
         cameras = self.cameras.to(depths.dtype, depths.device)
         origins, directions = cameras.rays()
         for i in range(count):
-            points = origins[i] + depths[:, i, :, :, None] * directions[i]  # (batch, row, column, 3)
+            points = (
+                origins[i] + depths[:, i, :, :, None] * directions[i]
+            )  # (batch, row, column, 3)
             for j in range(count):
                 if i == j or (self.neighbours is not None and abs(i - j) > self.neighbours):
                     continue
                 misfit, known = self._compared(points, depths[:, i], depths[:, j], cameras[j])
-                total, pixels = total + (misfit * known).flatten(1).sum(1), pixels + known.flatten(1).sum(1)
+                total, pixels = (
+                    total + (misfit * known).flatten(1).sum(1),
+                    pixels + known.flatten(1).sum(1),
+                )
         return total / pixels.clamp_min(1)
 
-    def _compared(self, points: Tensor, own: Tensor, other: Tensor, camera: Cameras) -> tuple[Tensor, Tensor]:
+    def _compared(
+        self, points: Tensor, own: Tensor, other: Tensor, camera: Cameras
+    ) -> tuple[Tensor, Tensor]:
         """What each point costs in another view, and whether it takes part, ``(batch, row, column)`` each."""
         height, width = camera.size
         places, z = camera.project(points.reshape(-1, 3))
@@ -79,12 +101,16 @@ class DepthConsistency(ExplicitPrior):
         ahead = z > 0
         places = torch.where(ahead[..., None], places, -1.0)  # behind the camera they mean nothing
         grid = 2 * places / places.new_tensor([width, height]) - 1
-        seen = functional.grid_sample(other[:, None], grid, align_corners=False, padding_mode="border")[:, 0]
+        seen = functional.grid_sample(
+            other[:, None], grid, align_corners=False, padding_mode="border"
+        )[:, 0]
         # Between pixels that see different things, or of which one meets nothing, there is no depth.
         fixed = other.detach()[:, None]
         spread = functional.max_pool2d(fixed, 3, 1, 1) + functional.max_pool2d(-fixed, 3, 1, 1)
         whole = ((fixed > 0) & (spread < self.tolerance * fixed)).to(other)
-        solid = functional.grid_sample(whole, grid, align_corners=False, padding_mode="border")[:, 0]
+        solid = functional.grid_sample(whole, grid, align_corners=False, padding_mode="border")[
+            :, 0
+        ]
         inside = ((grid.abs() <= 1).all(-1)) & ahead & (own > 0) & (solid > 0.999)
         apart = (z - seen) / torch.where(inside, seen, 1.0)
         known = (inside & (apart.detach().abs() < self.tolerance)).to(other)

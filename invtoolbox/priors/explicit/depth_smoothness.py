@@ -49,23 +49,36 @@ class DepthSmoothness(ExplicitPrior):
         wanted = 1 if self.edges is None else 2
         if x.ndim != 5 or (x.shape[1] != 1 if wanted == 1 else x.shape[1] < 2):
             kind = "1 channel, the depth" if wanted == 1 else "colours and, last, a depth"
-            raise InputError(f"{self!r} takes pictures (batch, channel, picture, row, column) with {kind}, got {tuple(x.shape)}; renderers "
-                             "of voxels give pictures with block='picture' or the side of patches")
+            raise InputError(
+                f"{self!r} takes pictures (batch, channel, picture, row, column) with {kind}, got {tuple(x.shape)}; renderers "
+                "of voxels give pictures with block='picture' or the side of patches"
+            )
         depth = x[:, -1]
         total, pairs = depth.new_zeros(len(x)), depth.new_zeros(len(x))
         for axis in (2, 3):
-            one, other = depth.narrow(axis, 1, depth.shape[axis] - 1), depth.narrow(axis, 0, depth.shape[axis] - 1)
+            one, other = (
+                depth.narrow(axis, 1, depth.shape[axis] - 1),
+                depth.narrow(axis, 0, depth.shape[axis] - 1),
+            )
             both = ((one > 0) & (other > 0)).to(depth)
             weight = both
             if self.edges is not None:
-                weight = both * (-self.edges * x.detach()[:, :-1].diff(dim=axis + 1).abs().mean(1)).exp()
+                weight = (
+                    both * (-self.edges * x.detach()[:, :-1].diff(dim=axis + 1).abs().mean(1)).exp()
+                )
             apart = one - other
-            total = total + (weight * (apart.square() if self.power == 2 else apart.abs())).flatten(1).sum(1)
+            total = total + (weight * (apart.square() if self.power == 2 else apart.abs())).flatten(
+                1
+            ).sum(1)
             pairs = pairs + both.flatten(1).sum(1)
         return total / pairs.clamp_min(1)
 
     def __repr__(self) -> str:
-        return f"DepthSmoothness(power={self.power}" + ("" if self.edges is None else f", edges={self.edges:g}") + ")"
+        return (
+            f"DepthSmoothness(power={self.power}"
+            + ("" if self.edges is None else f", edges={self.edges:g}")
+            + ")"
+        )
 
 
 class OcclusionPenalty(ThroughOperator):
@@ -93,9 +106,13 @@ class OcclusionPenalty(ThroughOperator):
     True
     """
 
-    def __init__(self, operator: Any, distance: float, subset_size: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, operator: Any, distance: float, subset_size: int | None = None, seed: int = 0
+    ) -> None:
         if not isinstance(operator, Operator) or not hasattr(operator, "nearby"):
-            raise InputError(f"OcclusionPenalty takes a VoxelRenderer or a GaussianRenderer, got {type(operator).__name__}")
+            raise InputError(
+                f"OcclusionPenalty takes a VoxelRenderer or a GaussianRenderer, got {type(operator).__name__}"
+            )
         if not distance > 0:
             raise InputError(f"the distance of OcclusionPenalty is positive, got {distance}")
         self.distance = distance

@@ -37,7 +37,9 @@ class Disagreement(ExplicitPrior):
 
     def energy(self, x: Tensor) -> Tensor:
         if x.shape[1] % 2:
-            raise InputError(f"{self!r} compares two halves of the channels, as operators.OnBoth predicts them, got {x.shape[1]} channels")
+            raise InputError(
+                f"{self!r} compares two halves of the channels, as operators.OnBoth predicts them, got {x.shape[1]} channels"
+            )
         first, second = x.chunk(2, dim=1)
         apart = first - second
         return (apart.abs() if self.power == 1 else apart.square()).flatten(1).mean(1)

@@ -25,7 +25,9 @@ class FlowPrior(ExplicitPrior):
 
     is_smooth = True
     item_fields: ClassVar[tuple[str, ...]] = ("pieces",)
-    labels: Tensor | None = None  # of the points, ``(N,)`` or ``(batch, N)``, in priors that have some
+    labels: Tensor | None = (
+        None  # of the points, ``(N,)`` or ``(batch, N)``, in priors that have some
+    )
 
     def __init__(self) -> None:
         self.pieces: tuple[Any, ...] = ()  # one that all items share, or one an item
@@ -45,9 +47,13 @@ class FlowPrior(ExplicitPrior):
         """A copy for the points ``(1 or batch, N, 3)``."""
         items = max(len(points), self._own_items())
         if len(points) not in (1, items):
-            raise InputError(f"{self!r} has labels for {items} items, and the problem moves points of {len(points)}")
+            raise InputError(
+                f"{self!r} has labels for {items} items, and the problem moves points of {len(points)}"
+            )
         other = copy.copy(self)
-        other.pieces = tuple(self._piece(points[k if len(points) > 1 else 0], k) for k in range(items))
+        other.pieces = tuple(
+            self._piece(points[k if len(points) > 1 else 0], k) for k in range(items)
+        )
         return other
 
     def _own_items(self) -> int:
@@ -56,15 +62,21 @@ class FlowPrior(ExplicitPrior):
 
     def energy(self, x: Any) -> Tensor:
         if not self.pieces:
-            raise InputError(f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
+            raise InputError(
+                f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
+            )
         if is_over_time(x):
             return self._over_time(x)
         flow = first_flow(x, len(self.pieces[0]), repr(self))
         if len(self.pieces) not in (1, len(flow)):
-            raise InputError(f"{self!r} was made for {len(self.pieces)} items, and was given {len(flow)}")
+            raise InputError(
+                f"{self!r} was made for {len(self.pieces)} items, and was given {len(flow)}"
+            )
         if len(self.pieces) == 1:
             return self._shared_energy(self.pieces[0], flow)
-        return torch.stack([self._item_energy(piece, item) for piece, item in zip(self.pieces, flow)])
+        return torch.stack(
+            [self._item_energy(piece, item) for piece, item in zip(self.pieces, flow)]
+        )
 
     def _over_time(self, x: Any) -> Tensor:
         """The mean over the times of `Moving`, or of displacements ``(batch, T, N, 3)``."""

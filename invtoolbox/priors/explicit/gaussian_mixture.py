@@ -33,15 +33,27 @@ class GaussianMixture(ExplicitPrior):
     tensor([[[0.6308]]])
     """
 
-    def __init__(self, means: Tensor, covariances: float | Tensor, weights: Tensor | None = None) -> None:
+    def __init__(
+        self, means: Tensor, covariances: float | Tensor, weights: Tensor | None = None
+    ) -> None:
         if means.ndim < 3 or not bool(means.isfinite().all()):
-            raise InputError(f"the means of {type(self).__name__} are finite and (components, channel, *space), got {tuple(means.shape)}")
+            raise InputError(
+                f"the means of {type(self).__name__} are finite and (components, channel, *space), got {tuple(means.shape)}"
+            )
         self.means = means
-        self.basis, self.spectrum = _decomposed(torch.as_tensor(covariances, dtype=means.dtype, device=means.device), means)
+        self.basis, self.spectrum = _decomposed(
+            torch.as_tensor(covariances, dtype=means.dtype, device=means.device), means
+        )
         count = means.shape[0]
-        chosen = torch.full((count,), 1 / count, dtype=means.dtype) if weights is None else torch.as_tensor(weights, dtype=means.dtype)
+        chosen = (
+            torch.full((count,), 1 / count, dtype=means.dtype)
+            if weights is None
+            else torch.as_tensor(weights, dtype=means.dtype)
+        )
         if chosen.shape != (count,) or not bool(((chosen > 0) & chosen.isfinite()).all()):
-            raise InputError(f"the weights of {type(self).__name__} are {count} positive numbers, one a component, got {weights}")
+            raise InputError(
+                f"the weights of {type(self).__name__} are {count} positive numbers, one a component, got {weights}"
+            )
         self.log_weights = (chosen / chosen.sum()).log().to(means.device)
         self.is_convex = True if count == 1 else None
 
@@ -71,7 +83,9 @@ class GaussianMixture(ExplicitPrior):
         joint, centred, level = self._components(x, sigma, log_weights)
         shares = joint.softmax(1)
         means = (shares @ self.means.flatten(1)).view(x.shape)
-        return means + self._mixed(shares, centred * (self.spectrum / (self.spectrum + level))).view(x.shape)
+        return means + self._mixed(
+            shares, centred * (self.spectrum / (self.spectrum + level))
+        ).view(x.shape)
 
     def log_shares(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
         """The logarithm of the probability that x, with noise, came of each component, ``(batch, components)``."""
@@ -81,7 +95,9 @@ class GaussianMixture(ExplicitPrior):
         """Draws from the prior, ``(n, channel, *space)``."""
         which = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         shape, like = self.means.shape[1:], self.means
-        draw = torch.randn(n, like[0].numel(), generator=generator, dtype=like.dtype, device=like.device)
+        draw = torch.randn(
+            n, like[0].numel(), generator=generator, dtype=like.dtype, device=like.device
+        )
         draw = draw * self.spectrum.expand(len(like), -1)[which].sqrt()
         if self.basis is not None:
             basis = self.basis.expand(len(like), -1, -1)[which]
@@ -107,7 +123,9 @@ class GaussianMixture(ExplicitPrior):
             return super().quadratic()
         shape = tuple(self.means.shape[1:])
         root = self.spectrum[0].rsqrt().unsqueeze(1)
-        L = Matrix(torch.diag(root[:, 0]) if self.basis is None else root * self.basis[0].mT, shape, shape)
+        L = Matrix(
+            torch.diag(root[:, 0]) if self.basis is None else root * self.basis[0].mT, shape, shape
+        )
         return L, L(self.means)
 
     @property
@@ -115,7 +133,11 @@ class GaussianMixture(ExplicitPrior):
         several = frozenset({"energy", "gradient", "denoise"})
         # A matrix of the pixels only where there is one already, or where it is small.
         small = self.basis is not None or self.means[0].numel() <= 4096
-        return several if len(self.means) > 1 else several | {"prox"} | ({"quadratic"} if small else frozenset())
+        return (
+            several
+            if len(self.means) > 1
+            else several | {"prox"} | ({"quadratic"} if small else frozenset())
+        )
 
     @property
     def smooth(self) -> bool:
@@ -123,14 +145,20 @@ class GaussianMixture(ExplicitPrior):
 
     # -- arithmetic ------------------------------------------------------------------------------------------------------------------
 
-    def _components(self, x: Tensor, sigma: float | Tensor, log_weights: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _components(
+        self, x: Tensor, sigma: float | Tensor, log_weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """``log w_k N(x; m_k, C_k + sigma^2)`` up to a constant (batch, components), x - m_k in the basis of C_k, and sigma squared."""
         if x.shape[1:] != self.means.shape[1:]:
-            raise InputError(f"{self!r} takes images {tuple(self.means.shape[1:])}, got {tuple(x.shape[1:])}")
+            raise InputError(
+                f"{self!r} takes images {tuple(self.means.shape[1:])}, got {tuple(x.shape[1:])}"
+            )
         level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).square().reshape(-1, 1, 1)
         centred = x.flatten(1).unsqueeze(1) - self.means.flatten(1)
         if self.basis is not None:
-            centred = torch.einsum("bki,kij->bkj", centred, self.basis.expand(len(self.means), -1, -1))
+            centred = torch.einsum(
+                "bki,kij->bkj", centred, self.basis.expand(len(self.means), -1, -1)
+            )
         variances = self.spectrum + level
         prior = self.log_weights if log_weights is None else log_weights
         return prior - 0.5 * (centred.square() / variances + variances.log()).sum(2), centred, level
@@ -138,7 +166,9 @@ class GaussianMixture(ExplicitPrior):
     def _mixed(self, shares: Tensor, vectors: Tensor) -> Tensor:
         """The sum of the components' vectors, out of their bases, by their shares: ``(batch, n)``."""
         if self.basis is not None:
-            vectors = torch.einsum("bkj,kij->bki", vectors, self.basis.expand(len(self.means), -1, -1))
+            vectors = torch.einsum(
+                "bkj,kij->bki", vectors, self.basis.expand(len(self.means), -1, -1)
+            )
         return torch.einsum("bk,bki->bi", shares, vectors)
 
     def __repr__(self) -> str:
@@ -174,12 +204,16 @@ def _decomposed(covariances: Tensor, means: Tensor) -> tuple[Tensor | None, Tens
     elif covariances.shape[1:] == means.shape[1:] and len(covariances) in (1, count):
         basis, spectrum = None, covariances.flatten(1)
     elif tuple(covariances.shape[1:]) == (n, n) and len(covariances) in (1, count):
-        if not bool(((covariances - covariances.mT).abs() <= 1e-5 * covariances.abs().amax()).all()):
+        if not bool(
+            ((covariances - covariances.mT).abs() <= 1e-5 * covariances.abs().amax()).all()
+        ):
             raise InputError("covariances must be symmetric matrices")
         values, basis = torch.linalg.eigh(covariances.double())
         spectrum, basis = values.to(means), basis.to(means)
     else:
-        raise InputError(f"covariances are a number, of the shape {tuple(means.shape)}, or {(count, n, n)}; got {tuple(covariances.shape)}")
+        raise InputError(
+            f"covariances are a number, of the shape {tuple(means.shape)}, or {(count, n, n)}; got {tuple(covariances.shape)}"
+        )
     if not bool(((spectrum > 0) & spectrum.isfinite()).all()):
         raise InputError("covariances must be positive definite: some variance is not positive")
     return basis, spectrum

@@ -68,18 +68,33 @@ class GraphLaplacian(ExplicitPrior):
     is_smooth = True
     item_fields: ClassVar[tuple[str, ...]] = ("first", "guess", "_laplacian", "_norm")
 
-    def __init__(self, first: str | Prior | nn.Module | Tensor | Callable[[Problem], Tensor] = "tv", radius: int = 4,
-                 intensity_scale: float = 1e-3, intensity_range: float | None = None, smoothing: float = 0.1,
-                 power: float = 1.0, first_regularization: float | Tensor | str | WeightRule = "auto") -> None:
+    def __init__(
+        self,
+        first: str | Prior | nn.Module | Tensor | Callable[[Problem], Tensor] = "tv",
+        radius: int = 4,
+        intensity_scale: float = 1e-3,
+        intensity_range: float | None = None,
+        smoothing: float = 0.1,
+        power: float = 1.0,
+        first_regularization: float | Tensor | str | WeightRule = "auto",
+    ) -> None:
         if isinstance(first, str) and first not in _FIRST:
             raise unknown_name("first reconstruction", first, _FIRST)
         if radius < 1:
             raise InputError(f"the radius of a graph's window is at least 1 pixel, got {radius}")
-        for name, value in (("intensity_scale", intensity_scale), ("intensity_range", intensity_range), ("smoothing", smoothing)):
+        for name, value in (
+            ("intensity_scale", intensity_scale),
+            ("intensity_range", intensity_range),
+            ("smoothing", smoothing),
+        ):
             if value is not None and not value > 0:
                 raise InputError(f"{name} must be positive, got {value}")
         self.first, self.first_regularization = first, first_regularization
-        self.radius, self.intensity_scale, self.intensity_range = int(radius), intensity_scale, intensity_range
+        self.radius, self.intensity_scale, self.intensity_range = (
+            int(radius),
+            intensity_scale,
+            intensity_range,
+        )
         self.smoothing, self.power = smoothing, power
         self.is_convex = power >= 1
         self.guess: Tensor | None = None
@@ -92,19 +107,29 @@ class GraphLaplacian(ExplicitPrior):
 
     def bind(self, image: Tensor) -> Self:
         """A copy with the graph of the image ``(batch, channel, *space)``."""
-        spread = intensity_range(image) if self.intensity_range is None else image.new_full(image.shape[:1], self.intensity_range)
+        spread = (
+            intensity_range(image)
+            if self.intensity_range is None
+            else image.new_full(image.shape[:1], self.intensity_range)
+        )
         other = copy.copy(self)
         other.guess = image
-        other._laplacian = PixelGraphLaplacian.from_image(image, self.radius, self.intensity_scale * spread.square())
+        other._laplacian = PixelGraphLaplacian.from_image(
+            image, self.radius, self.intensity_scale * spread.square()
+        )
         other._norm = SmoothedNorm(self.power, self.smoothing * spread)
         return other
 
     def _first_image(self, problem: Problem, solve: Any) -> Tensor:
         first = self.first
         if isinstance(first, Tensor):
-            check_shape(first, problem.image_shape, "the image that GraphLaplacian is given as first=")
+            check_shape(
+                first, problem.image_shape, "the image that GraphLaplacian is given as first="
+            )
             if first.shape[0] not in (1, problem.batch):
-                raise InputError(f"first= has {first.shape[0]} images, expected 1 or {problem.batch}")
+                raise InputError(
+                    f"first= has {first.shape[0]} images, expected 1 or {problem.batch}"
+                )
             image = first.detach().to(problem.first).expand(problem.batch, *problem.image_shape)
         elif isinstance(first, str) and first in ("fbp", "pseudo-inverse"):
             image = _pseudo_inverse(problem)
@@ -115,11 +140,18 @@ class GraphLaplacian(ExplicitPrior):
             image = self._solved(problem, solve, first)
         else:
             image = first(problem)
-        if not isinstance(image, Tensor) or tuple(image.shape) != (problem.batch, *problem.image_shape):
+        if not isinstance(image, Tensor) or tuple(image.shape) != (
+            problem.batch,
+            *problem.image_shape,
+        ):
             got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise InputError(f"the first reconstruction has to be an image {(problem.batch, *problem.image_shape)}, got {got}")
+            raise InputError(
+                f"the first reconstruction has to be an image {(problem.batch, *problem.image_shape)}, got {got}"
+            )
         if image.is_complex() or not bool(torch.isfinite(image).all()):
-            raise InputError("the first reconstruction is complex, or holds NaN or infinite values, so no graph can be built from it")
+            raise InputError(
+                "the first reconstruction is complex, or holds NaN or infinite values, so no graph can be built from it"
+            )
         return image.detach().contiguous()
 
     def _solved(self, problem: Problem, solve: Any, first: str | Prior) -> Tensor:
@@ -130,8 +162,14 @@ class GraphLaplacian(ExplicitPrior):
             # quadratic.
             if problem.is_linear and problem.data_term.is_quadratic:
                 solver = "krylov-mm"
-            first = TotalVariation(isotropic=False) if first == "tv" else SmoothedNorm(2.0) @ differences
-        image: Tensor = solve(problem, first, solver=solver, regularization=self.first_regularization, progress=False).x
+            first = (
+                TotalVariation(isotropic=False)
+                if first == "tv"
+                else SmoothedNorm(2.0) @ differences
+            )
+        image: Tensor = solve(
+            problem, first, solver=solver, regularization=self.first_regularization, progress=False
+        ).x
         return image
 
     # -- the energy ------------------------------------------------------------------------------------------
@@ -140,7 +178,9 @@ class GraphLaplacian(ExplicitPrior):
     def laplacian(self) -> PixelGraphLaplacian:
         """Delta, once the prior is bound to a problem."""
         if self._laplacian is None:
-            raise InputError("GraphLaplacian has no graph yet: it.solve makes it, or call prior.prepare(problem, it.solve)")
+            raise InputError(
+                "GraphLaplacian has no graph yet: it.solve makes it, or call prior.prepare(problem, it.solve)"
+            )
         return self._laplacian
 
     def energy(self, x: Tensor) -> Tensor:
@@ -158,11 +198,17 @@ class GraphLaplacian(ExplicitPrior):
         elif isinstance(self.first, Prior):
             name = repr(self.first)
         else:
-            name = repr(self.first) if isinstance(self.first, str) else getattr(self.first, "__name__", type(self.first).__name__)
+            name = (
+                repr(self.first)
+                if isinstance(self.first, str)
+                else getattr(self.first, "__name__", type(self.first).__name__)
+            )
         return f"GraphLaplacian(first={name})"
 
 
 def _pseudo_inverse(problem: Problem) -> Tensor:
     if not isinstance(problem.operator, LinearOperator):
-        raise InputError(f"{problem.operator} is not linear and has no pseudo-inverse; use first='tv' or an image")
+        raise InputError(
+            f"{problem.operator} is not linear and has no pseudo-inverse; use first='tv' or an image"
+        )
     return problem.operator.pseudo_inverse(problem.y)

@@ -35,11 +35,23 @@ class GraphPrior(FlowPrior):
         graph: what neighbours whom, in place of all of the above; its positions are the points at rest. A tuple of graphs: one an item.
     """
 
-    def __init__(self, neighbours: int | None = 10, radius: float | None = None, labels: Tensor | None = None,
-                 weights: Weights = "uniform", scale: float | None = None, symmetric: bool = False,
-                 graph: Graphs | None = None) -> None:
+    def __init__(
+        self,
+        neighbours: int | None = 10,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "uniform",
+        scale: float | None = None,
+        symmetric: bool = False,
+        graph: Graphs | None = None,
+    ) -> None:
         super().__init__()
-        self.neighbours, self.radius, self.labels, self.weights_of_edges = neighbours, radius, labels, weights
+        self.neighbours, self.radius, self.labels, self.weights_of_edges = (
+            neighbours,
+            radius,
+            labels,
+            weights,
+        )
         self.scale, self.symmetric = scale, symmetric
         self.graphs = () if graph is None else graph if isinstance(graph, tuple) else (graph,)
         if graph is not None and labels is not None:
@@ -51,7 +63,9 @@ class GraphPrior(FlowPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         if self.graphs and getattr(problem.operator, "points", None) is None:
-            return self.bind(torch.stack([graph.positions.to(problem.first) for graph in self.graphs]))
+            return self.bind(
+                torch.stack([graph.positions.to(problem.first) for graph in self.graphs])
+            )
         return super().prepare(problem, solve)
 
     def _own_items(self) -> int:
@@ -60,13 +74,28 @@ class GraphPrior(FlowPrior):
     def _piece(self, points: Tensor, item: int) -> Any:
         if self.graphs:
             if len(self.graphs) > 1 and item >= len(self.graphs):
-                raise InputError(f"{type(self).__name__} has graphs of {len(self.graphs)} items, and the problem moves more")
+                raise InputError(
+                    f"{type(self).__name__} has graphs of {len(self.graphs)} items, and the problem moves more"
+                )
             graph = self.graphs[item if len(self.graphs) > 1 else 0]
             if len(graph) != len(points):
-                raise InputError(f"the graph of {type(self).__name__} has {len(graph)} points, and the problem moves {len(points)}")
+                raise InputError(
+                    f"the graph of {type(self).__name__} has {len(graph)} points, and the problem moves {len(points)}"
+                )
             return self._rest(graph.to(points.device).to(points.dtype))
-        return self._rest(NeighbourGraph.of_points(points, self.neighbours, self.radius, labels_of(self.labels, item),
-                                                   self.weights_of_edges, self.scale, self.symmetric))
+        return self._rest(
+            NeighbourGraph.of_points(
+                points,
+                self.neighbours,
+                self.radius,
+                labels_of(self.labels, item),
+                self.weights_of_edges,
+                self.scale,
+                self.symmetric,
+            )
+        )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({'graph' if self.graphs else f'neighbours={self.neighbours}'})"
+        return (
+            f"{type(self).__name__}({'graph' if self.graphs else f'neighbours={self.neighbours}'})"
+        )

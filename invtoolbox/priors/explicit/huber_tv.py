@@ -35,8 +35,16 @@ class HuberTV(TotalVariation):
     item_fields: ClassVar[tuple[str, ...]] = ("threshold",)
     is_smooth = True
 
-    def __init__(self, threshold: float | Tensor = 0.02, isotropic: bool = True, periodic: bool = False, coupled: bool = False,
-                 tolerance: float = 1e-4, max_iterations: int = 2000, spacing: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        threshold: float | Tensor = 0.02,
+        isotropic: bool = True,
+        periodic: bool = False,
+        coupled: bool = False,
+        tolerance: float = 1e-4,
+        max_iterations: int = 2000,
+        spacing: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(isotropic, periodic, coupled, tolerance, max_iterations, spacing=spacing)
         self.threshold = torch.as_tensor(threshold, dtype=torch.float64)
         if not bool(((self.threshold > 0) & self.threshold.isfinite()).all()):
@@ -59,5 +67,9 @@ class HuberTV(TotalVariation):
         return HuberNorm(self.threshold, groups)
 
     def __repr__(self) -> str:
-        shown = f"{float(self.threshold):g}" if self.threshold.numel() == 1 else f"{tuple(self.threshold.shape)}"
+        shown = (
+            f"{float(self.threshold):g}"
+            if self.threshold.numel() == 1
+            else f"{tuple(self.threshold.shape)}"
+        )
         return f"HuberTV({', '.join([shown, *self._changed()])})"

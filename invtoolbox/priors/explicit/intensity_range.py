@@ -19,7 +19,11 @@ def intensity_range(image: Tensor, pooling: int = 4, tail: float = 0.005) -> Ten
     for axis in range(2, values.ndim):
         blocks = values.shape[axis] // pooling
         if blocks >= pooling:
-            values = values.narrow(axis, 0, blocks * pooling).unflatten(axis, (blocks, pooling)).mean(axis + 1)
+            values = (
+                values.narrow(axis, 0, blocks * pooling)
+                .unflatten(axis, (blocks, pooling))
+                .mean(axis + 1)
+            )
     ordered = values.flatten(1).sort(dim=1).values
     cut = int(tail * ordered.shape[1])
     spread = ordered[:, ordered.shape[1] - 1 - cut] - ordered[:, cut]

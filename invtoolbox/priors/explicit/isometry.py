@@ -56,9 +56,18 @@ class Isometry(GraphPrior):
     (True, True)
     """
 
-    def __init__(self, neighbours: int | None = 20, radius: float | None = None, labels: Tensor | None = None, weights: Weights = "uniform",
-                 scale: float | None = None, symmetric: bool = False, graph: Graphs | None = None,
-                 norm: Literal["l1", "l2"] = "l2", smoothing: float = 1e-3) -> None:
+    def __init__(
+        self,
+        neighbours: int | None = 20,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "uniform",
+        scale: float | None = None,
+        symmetric: bool = False,
+        graph: Graphs | None = None,
+        norm: Literal["l1", "l2"] = "l2",
+        smoothing: float = 1e-3,
+    ) -> None:
         super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph)
         if norm not in ("l1", "l2"):
             raise unknown_name("norm", norm, ("l1", "l2"))
@@ -75,7 +84,11 @@ class Isometry(GraphPrior):
 
     def _shared_energy(self, piece: Edges, flow: Tensor) -> Tensor:
         change = piece.moved(flow).norm(dim=2) - piece.lengths
-        cost = change.square() if self.norm == "l2" else smoothed_norm(change[..., None], self.smoothing * piece.mean_length)
+        cost = (
+            change.square()
+            if self.norm == "l2"
+            else smoothed_norm(change[..., None], self.smoothing * piece.mean_length)
+        )
         return (piece.weights * cost).sum(1)
 
     def majoriser(self, x: Any) -> Springs:
@@ -86,8 +99,10 @@ class Isometry(GraphPrior):
         flow, shared = first_flow(x, None, repr(self)).detach(), len(self.pieces) == 1
         strengths = []
         for k, piece in enumerate(self.pieces):
-            change = piece.moved(flow if shared else flow[k:k + 1]).norm(dim=2) - piece.lengths
-            strength = piece.weights / (change.square() + (self.smoothing * piece.mean_length) ** 2).sqrt()
+            change = piece.moved(flow if shared else flow[k : k + 1]).norm(dim=2) - piece.lengths
+            strength = (
+                piece.weights / (change.square() + (self.smoothing * piece.mean_length) ** 2).sqrt()
+            )
             strengths.append(strength if shared else strength[0])
         return Springs(edges, tuple(strengths))
 

@@ -54,17 +54,31 @@ class LearnedProximal(ExplicitPrior):
     unit_step = True
     item_fields: ClassVar[tuple[str, ...]] = ("least_weight",)
 
-    def __init__(self, network: ConvexNetwork, sigma: float = 0.05, *, within_theorem: bool = True,
-                 intensity_range: tuple[float, float] = (0.0, 1.0), channelwise: bool = False) -> None:
+    def __init__(
+        self,
+        network: ConvexNetwork,
+        sigma: float = 0.05,
+        *,
+        within_theorem: bool = True,
+        intensity_range: tuple[float, float] = (0.0, 1.0),
+        channelwise: bool = False,
+    ) -> None:
         if not isinstance(network, ConvexNetwork):
-            raise InputError(f"LearnedProximal takes a ConvexNetwork, whose output is the gradient of a convex function, got "
-                             f"{network if isinstance(network, type) else type(network).__name__}; Denoiser takes any network")
+            raise InputError(
+                f"LearnedProximal takes a ConvexNetwork, whose output is the gradient of a convex function, got "
+                f"{network if isinstance(network, type) else type(network).__name__}; Denoiser takes any network"
+            )
         if not _is_positive(sigma) or not _is_range(intensity_range):
-            raise InputError(f"LearnedProximal needs a positive sigma and an intensity_range (low, high) with low < high, got {sigma!r} "
-                             f"and {intensity_range!r}")
+            raise InputError(
+                f"LearnedProximal needs a positive sigma and an intensity_range (low, high) with low < high, got {sigma!r} "
+                f"and {intensity_range!r}"
+            )
         network.check_convex()
         self.network, self.sigma, self.within_theorem = network, float(sigma), within_theorem
-        self.intensity_range, self.channelwise = (float(intensity_range[0]), float(intensity_range[1])), channelwise
+        self.intensity_range, self.channelwise = (
+            (float(intensity_range[0]), float(intensity_range[1])),
+            channelwise,
+        )
         self.least_weight: Tensor | None = None
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
@@ -72,9 +86,15 @@ class LearnedProximal(ExplicitPrior):
             return self
         A, curvature = problem.operator, problem.data_term.curvature(problem.y)
         if not isinstance(A, LinearOperator) or curvature is None:
-            what = f"{A} is not linear" if not isinstance(A, LinearOperator) else f"{problem.data_term!r} has no bounded curvature"
-            raise InputError(f"{self!r} is known to converge for linear operators and misfits of bounded curvature, and {what}; give "
-                             "within_theorem=False")
+            what = (
+                f"{A} is not linear"
+                if not isinstance(A, LinearOperator)
+                else f"{problem.data_term!r} has no bounded curvature"
+            )
+            raise InputError(
+                f"{self!r} is known to converge for linear operators and misfits of bounded curvature, and {what}; give "
+                "within_theorem=False"
+            )
         bound = copy.copy(self)
         real = problem.first.real if problem.first.is_complex() else problem.first
         norm = A.norm(dtype=problem.first.dtype, device=problem.first.device).real.to(real)
@@ -102,7 +122,9 @@ class LearnedProximal(ExplicitPrior):
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         level = torch.as_tensor(sigma, dtype=torch.float64)
         if not bool(((level / self.sigma - 1).abs() < 1e-4).all()):
-            raise InputError(f"{self!r} knows the noise level {self.sigma:g} alone, and {float(level.flatten()[0]):g} was asked for")
+            raise InputError(
+                f"{self!r} knows the noise level {self.sigma:g} alone, and {float(level.flatten()[0]):g} was asked for"
+            )
         return self.prox(x)
 
     def psi(self, x: Tensor) -> Tensor:
@@ -128,7 +150,9 @@ class LearnedProximal(ExplicitPrior):
         low, high = self.intensity_range
         per_item = self._per_item(found.residual.square(), x).sqrt() * (high - low)
         converged = found.converged.view(len(x), -1).all(1)
-        return Inversion(self._outside(found.y, x), self._energy_outside(found.energy, x), per_item, converged)
+        return Inversion(
+            self._outside(found.y, x), self._energy_outside(found.energy, x), per_item, converged
+        )
 
     def energy(self, x: Tensor) -> Tensor:
         """``R(x)``, ``(batch,)``, by `inverse`, which also tells its residual; `prox_and_energy` knows it for nothing."""
@@ -146,8 +170,10 @@ class LearnedProximal(ExplicitPrior):
             raise InputError(f"{self!r} takes real images of floating point, got {x.dtype}")
         like = next(iter(self.network.parameters()), x)
         if like.device != x.device or like.dtype != x.dtype:
-            raise InputError(f"the network of {self!r} is {like.dtype} on {like.device} and the image {x.dtype} on {x.device}; move "
-                             f"the prior with prior.to(dtype={x.dtype}, device={str(x.device)!r})")
+            raise InputError(
+                f"the network of {self!r} is {like.dtype} on {like.device} and the image {x.dtype} on {x.device}; move "
+                f"the prior with prior.to(dtype={x.dtype}, device={str(x.device)!r})"
+            )
         low, high = self.intensity_range
         inside = x if (low, high) == (0, 1) else (x - low) / (high - low)
         return inside.reshape(-1, 1, *x.shape[2:]) if self.channelwise else inside
@@ -166,17 +192,21 @@ class LearnedProximal(ExplicitPrior):
 
     def _mode(self, x: Tensor) -> torch.set_grad_enabled:
         if not isinstance(x, Tensor):
-            raise InputError(f"{self!r} takes a tensor (batch, channel, *space), got {type(x).__name__}")
+            raise InputError(
+                f"{self!r} takes a tensor (batch, channel, *space), got {type(x).__name__}"
+            )
         # The network is used, not trained: a graph is made where the image asks for one.
         return torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad)
 
     def _check_step(self, step: float | Tensor) -> None:
         times = torch.as_tensor(step, dtype=torch.float64).flatten()
         if not bool(((times - 1).abs() < 1e-4).all()):
-            raise InputError(f"{self!r} knows its prox at step 1 alone, and step times weight is "
-                             f"{float(times[(times - 1).abs().argmax()]):.4g}; use "
-                             "ADMM, ProximalGradient or DouglasRachford without a step of your own, or Denoiser(network), which disregards "
-                             "the step")
+            raise InputError(
+                f"{self!r} knows its prox at step 1 alone, and step times weight is "
+                f"{float(times[(times - 1).abs().argmax()]):.4g}; use "
+                "ADMM, ProximalGradient or DouglasRachford without a step of your own, or Denoiser(network), which disregards "
+                "the step"
+            )
 
     def __repr__(self) -> str:
         free = "" if self.within_theorem else ", within_theorem=False"
@@ -188,5 +218,9 @@ def _is_positive(value: object) -> bool:
 
 
 def _is_range(value: object) -> bool:
-    return (isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
-            and value[0] < value[1])
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
+        and value[0] < value[1]
+    )

@@ -30,7 +30,9 @@ class _Turning(Edges):
         count, axes = len(self.lengths), torch.arange(3, device=graph.edges.device)
         rows = 3 * graph.edges[0][:, None] + axes
         columns = torch.arange(count, device=graph.edges.device)[:, None].expand(count, 3)
-        self.products = SparseProduct(rows.flatten(), columns.flatten(), self.vectors.flatten(), (3 * len(graph), count))
+        self.products = SparseProduct(
+            rows.flatten(), columns.flatten(), self.vectors.flatten(), (3 * len(graph), count)
+        )
 
     def spread(self, vectors: Tensor) -> Tensor:
         """``(batch, E, 3) -> (batch, N, 3, 3)``."""
@@ -46,15 +48,30 @@ class _OfRotations(GraphPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("pieces", "orientations")
 
-    def __init__(self, neighbours: int | None = 20, radius: float | None = None, labels: Tensor | None = None,
-                 weights: Weights = "gaussian", scale: float | None = None, symmetric: bool = False, graph: Graphs | None = None,
-                 orientations: Tensor | None = None, smoothing: float = 1e-3) -> None:
+    def __init__(
+        self,
+        neighbours: int | None = 20,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "gaussian",
+        scale: float | None = None,
+        symmetric: bool = False,
+        graph: Graphs | None = None,
+        orientations: Tensor | None = None,
+        smoothing: float = 1e-3,
+    ) -> None:
         super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph)
-        if orientations is not None and (orientations.ndim not in (2, 3) or orientations.shape[-1] != 4):
-            raise InputError(f"orientations at rest are quaternions (N, 4) or (batch, N, 4), got {tuple(orientations.shape)}")
+        if orientations is not None and (
+            orientations.ndim not in (2, 3) or orientations.shape[-1] != 4
+        ):
+            raise InputError(
+                f"orientations at rest are quaternions (N, 4) or (batch, N, 4), got {tuple(orientations.shape)}"
+            )
         if not smoothing > 0:
             raise InputError(f"the smoothing of {type(self).__name__} is positive, got {smoothing}")
-        self.orientations = orientations if orientations is None or orientations.ndim == 3 else orientations[None]
+        self.orientations = (
+            orientations if orientations is None or orientations.ndim == 3 else orientations[None]
+        )
         self.smoothing = float(smoothing)
 
     def _rest(self, graph: NeighbourGraph) -> _Turning:
@@ -65,23 +82,36 @@ class _OfRotations(GraphPrior):
             return super().energy(x)
         flow, quaternions = first_flow(x, None, repr(self)), x[1]
         if tuple(quaternions.shape) != (*flow.shape[:2], 4):
-            raise InputError(f"{self!r} takes x as displacements {tuple(flow.shape)} and quaternions {(*flow.shape[:2], 4)}, "
-                             f"got {tuple(quaternions.shape)}")
+            raise InputError(
+                f"{self!r} takes x as displacements {tuple(flow.shape)} and quaternions {(*flow.shape[:2], 4)}, "
+                f"got {tuple(quaternions.shape)}"
+            )
         before = rotation_matrices(self.orientations.to(quaternions)).expand(*flow.shape, 3)
         turns = rotation_matrices(quaternions) @ before.transpose(-1, -2)
-        groups = ([(self.pieces[0], slice(None))] if len(self.pieces) == 1
-                  else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)])
-        return torch.cat([self._cost(piece, piece.moved(flow[items]), turns[items]) for piece, items in groups])
+        groups = (
+            [(self.pieces[0], slice(None))]
+            if len(self.pieces) == 1
+            else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
+        )
+        return torch.cat(
+            [self._cost(piece, piece.moved(flow[items]), turns[items]) for piece, items in groups]
+        )
 
     def _at(self, x: Any, time: int) -> Any:
-        return (x[0][:, time], x.at(time).quats) if isinstance(x, Moving) and self.orientations is not None else super()._at(x, time)
+        return (
+            (x[0][:, time], x.at(time).quats)
+            if isinstance(x, Moving) and self.orientations is not None
+            else super()._at(x, time)
+        )
 
     def _item_energy(self, piece: _Turning, flow: Tensor) -> Tensor:
         return self._shared_energy(piece, flow[None])[0]
 
     def _shared_energy(self, piece: _Turning, flow: Tensor) -> Tensor:
         moved = piece.moved(flow)
-        return self._cost(piece, moved, fitted_rotation(piece.spread(piece.weights[:, None] * moved)))
+        return self._cost(
+            piece, moved, fitted_rotation(piece.spread(piece.weights[:, None] * moved))
+        )
 
     def _cost(self, piece: _Turning, moved: Tensor, turns: Tensor) -> Tensor:
         """The energy ``(batch,)`` of moved edges ``(batch, E, 3)`` and of how points have turned, ``(batch, N, 3, 3)``."""
@@ -112,7 +142,10 @@ class LocalRigidity(_OfRotations):
     """
 
     def _cost(self, piece: _Turning, moved: Tensor, turns: Tensor) -> Tensor:
-        return (piece.weights * smoothed_norm(moved - piece.turned(turns), self.smoothing * piece.mean_length)).sum(1)
+        return (
+            piece.weights
+            * smoothed_norm(moved - piece.turned(turns), self.smoothing * piece.mean_length)
+        ).sum(1)
 
 
 class LocalRotation(_OfRotations):
@@ -130,4 +163,7 @@ class LocalRotation(_OfRotations):
     """
 
     def _cost(self, piece: _Turning, moved: Tensor, turns: Tensor) -> Tensor:
-        return (piece.weights * smoothed_norm(piece.differences(turns.flatten(2)) / 8**0.5, self.smoothing)).sum(1)
+        return (
+            piece.weights
+            * smoothed_norm(piece.differences(turns.flatten(2)) / 8**0.5, self.smoothing)
+        ).sum(1)

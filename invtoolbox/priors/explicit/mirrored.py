@@ -12,9 +12,14 @@ def mirrored(image: Tensor, reach: int) -> Tensor:
     for axis in (2, 3):
         n = image.shape[axis]
         m = min(reach, n)
-        image = torch.cat([image.narrow(axis, 0, m).flip(axis), image, image.narrow(axis, n - m, m).flip(axis)], axis)
+        image = torch.cat(
+            [image.narrow(axis, 0, m).flip(axis), image, image.narrow(axis, n - m, m).flip(axis)],
+            axis,
+        )
         if m < reach:
-            image = F.pad(image, (reach - m, reach - m) if axis == 3 else (0, 0, reach - m, reach - m))
+            image = F.pad(
+                image, (reach - m, reach - m) if axis == 3 else (0, 0, reach - m, reach - m)
+            )
     return image
 
 

@@ -46,13 +46,17 @@ class NodeARAP(GraphPrior):
     def prepare(self, problem: Problem, solve: Any) -> Self:
         points = getattr(problem.operator, "points", None)
         if points is None and not self.graphs and not self.pieces:
-            raise InputError(f"{self!r} is about nodes that {problem.operator} does not know; give it a graph=")
+            raise InputError(
+                f"{self!r} is about nodes that {problem.operator} does not know; give it a graph="
+            )
         return self if self.pieces and points is None else super().prepare(problem, solve)
 
     def energy(self, x: Any) -> Tensor:
         x = x[0] if isinstance(x, tuple) else x
         if len(self.pieces) > 1 and isinstance(x, Tensor) and len(x) == len(self.pieces):
-            return torch.cat([self.select(torch.tensor([k])).energy(x[k:k + 1]) for k in range(len(x))])
+            return torch.cat(
+                [self.select(torch.tensor([k])).energy(x[k : k + 1]) for k in range(len(x))]
+            )
         energy: Tensor = (self._left(x).square().sum(-1) * self._weights(x)).sum((1, 2))
         return energy / (x.shape[1] - 1)
 
@@ -62,7 +66,9 @@ class NodeARAP(GraphPrior):
     def gradient(self, x: Any, generator: Generator | None = None) -> Tensor:
         with torch.enable_grad():
             free = x if x.requires_grad else x.detach().requires_grad_(True)
-            (slope,) = torch.autograd.grad(self.energy(free).sum(), free, create_graph=x.requires_grad)
+            (slope,) = torch.autograd.grad(
+                self.energy(free).sum(), free, create_graph=x.requires_grad
+            )
         return slope
 
     def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
@@ -70,14 +76,25 @@ class NodeARAP(GraphPrior):
 
     def _checked(self, x: Any) -> Neighbourhoods:
         if not self.pieces:
-            raise InputError(f"{self!r} knows no points yet: it.solve tells it, or call prior.bind(points)")
+            raise InputError(
+                f"{self!r} knows no points yet: it.solve tells it, or call prior.bind(points)"
+            )
         if len(self.pieces) > 1:
-            raise InputError(f"the nodes of {self!r} are shared by every item of the batch, "
-                             f"and here {len(self.pieces)} items have their own")
+            raise InputError(
+                f"the nodes of {self!r} are shared by every item of the batch, "
+                f"and here {len(self.pieces)} items have their own"
+            )
         piece: Neighbourhoods = self.pieces[0]
-        if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] < 2 or tuple(x.shape[2:]) != (piece.count, 3):
+        if (
+            not isinstance(x, Tensor)
+            or x.ndim != 4
+            or x.shape[1] < 2
+            or tuple(x.shape[2:]) != (piece.count, 3)
+        ):
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise InputError(f"{self!r} takes displacements of shape (batch, T, {piece.count}, 3) at T >= 2 times, got {got}")
+            raise InputError(
+                f"{self!r} takes displacements of shape (batch, T, {piece.count}, 3) at T >= 2 times, got {got}"
+            )
         return piece
 
     def _weights(self, x: Tensor) -> Tensor:
@@ -93,7 +110,9 @@ class NodeARAP(GraphPrior):
         piece = self._checked(x)
         with torch.no_grad():
             edges = self._edges(x) + piece.vectors.to(x.dtype)
-            products = (self._weights(x)[:, None] * edges[:, 1:])[..., :, None] * edges[:, :-1][..., None, :]
+            products = (self._weights(x)[:, None] * edges[:, 1:])[..., :, None] * edges[:, :-1][
+                ..., None, :
+            ]
             zeros = x.new_zeros(x.shape[0], x.shape[1] - 1, piece.count, 3, 3)
             return best_rotation(zeros.index_add(2, piece.owners.long(), products))
 
@@ -122,6 +141,8 @@ class _Turned(Majoriser):
         prior, steps = self.prior, v.shape[1] - 1
         with torch.enable_grad():
             free = v.detach().requires_grad_(True)
-            energy = (prior._left(free, self.turns).square().sum(-1) * prior._weights(free)).sum() / steps
+            energy = (
+                prior._left(free, self.turns).square().sum(-1) * prior._weights(free)
+            ).sum() / steps
             (product,) = torch.autograd.grad(energy, free)
         return product

@@ -52,11 +52,20 @@ class NormalConsistency(ExplicitPrior):
         self.cameras, self.tolerance = cameras, tolerance
 
     def energy(self, x: Tensor) -> Tensor:
-        if x.ndim != 5 or x.shape[1] != 5 or x.shape[2] != len(self.cameras) or tuple(x.shape[3:]) != self.cameras.size:
-            raise InputError(f"{self!r} takes pictures (batch, 5, {len(self.cameras)}, {self.cameras.size[0]}, {self.cameras.size[1]}) of "
-                             f"normal, alpha and depth, got {tuple(x.shape)}; render them with outputs=('normal', 'alpha', 'depth')")
+        if (
+            x.ndim != 5
+            or x.shape[1] != 5
+            or x.shape[2] != len(self.cameras)
+            or tuple(x.shape[3:]) != self.cameras.size
+        ):
+            raise InputError(
+                f"{self!r} takes pictures (batch, 5, {len(self.cameras)}, {self.cameras.size[0]}, {self.cameras.size[1]}) of "
+                f"normal, alpha and depth, got {tuple(x.shape)}; render them with outputs=('normal', 'alpha', 'depth')"
+            )
         if min(x.shape[3:]) < 3:
-            raise InputError(f"{self!r} compares pixels with those on both sides, and pictures of {x.shape[3]} by {x.shape[4]} have none")
+            raise InputError(
+                f"{self!r} compares pixels with those on both sides, and pictures of {x.shape[3]} by {x.shape[4]} have none"
+            )
         normal, alpha, depth = x[:, :3].movedim(1, -1), x[:, 3], x[:, 4]
         origins, directions = self.cameras.to(x.dtype, x.device).rays()
         points = origins + depth[..., None] * directions
@@ -71,16 +80,29 @@ class NormalConsistency(ExplicitPrior):
         apart = known * (alpha[inside] - (normal[inside] * surface).sum(-1))
         return apart.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)
 
-    def _across(self, points: Tensor, depth: Tensor, own: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    def _across(
+        self, points: Tensor, depth: Tensor, own: Tensor, axis: int
+    ) -> tuple[Tensor, Tensor]:
         """From the pixel before to the pixel after along an axis, and whether both lie on the surface of the one between."""
         other = 5 - axis
         size = points.shape[axis]
-        ends = [(points.narrow(axis, first, size - 2).narrow(other, 1, points.shape[other] - 2),
-                 depth.detach().narrow(axis, first, size - 2).narrow(other, 1, points.shape[other] - 2)) for first in (0, 2)]
+        ends = [
+            (
+                points.narrow(axis, first, size - 2).narrow(other, 1, points.shape[other] - 2),
+                depth.detach()
+                .narrow(axis, first, size - 2)
+                .narrow(other, 1, points.shape[other] - 2),
+            )
+            for first in (0, 2)
+        ]
         (before, a), (after, b) = ends
         middle = own.detach()
         on = (middle > 0) & (a > 0) & (b > 0)
-        on = on & ((a - middle).abs() < self.tolerance * middle) & ((b - middle).abs() < self.tolerance * middle)
+        on = (
+            on
+            & ((a - middle).abs() < self.tolerance * middle)
+            & ((b - middle).abs() < self.tolerance * middle)
+        )
         return after - before, on.to(points)
 
     def subset(self, index: Any) -> Self:

@@ -40,14 +40,27 @@ class NuclearNorm(ExplicitPrior):
 
     is_convex = True
 
-    def __init__(self, axis: int = 1, patch: int | Sequence[int] | None = None, offset: int | Sequence[int] = 0) -> None:
+    def __init__(
+        self,
+        axis: int = 1,
+        patch: int | Sequence[int] | None = None,
+        offset: int | Sequence[int] = 0,
+    ) -> None:
         if axis < 1:
-            raise InputError(f"axis of NuclearNorm is 1, the channel, or an axis of space from 2 on, got {axis}")
+            raise InputError(
+                f"axis of NuclearNorm is 1, the channel, or an axis of space from 2 on, got {axis}"
+            )
         sizes = () if patch is None else (patch,) if isinstance(patch, int) else tuple(patch)
         starts = (offset,) if isinstance(offset, int) else tuple(offset)
         if any(n < 1 for n in sizes) or any(n < 0 for n in starts):
-            raise InputError(f"NuclearNorm needs patches of at least one pixel and offsets from 0 on, got {patch} and {offset}")
-        self.axis, self.patch, self.offset = axis, patch if patch is None or isinstance(patch, int) else sizes, offset
+            raise InputError(
+                f"NuclearNorm needs patches of at least one pixel and offsets from 0 on, got {patch} and {offset}"
+            )
+        self.axis, self.patch, self.offset = (
+            axis,
+            patch if patch is None or isinstance(patch, int) else sizes,
+            offset,
+        )
 
     def energy(self, x: Tensor) -> Tensor:
         fixed = x.detach()
@@ -59,15 +72,22 @@ class NuclearNorm(ExplicitPrior):
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """``U V^H`` of every matrix, without the singular values that are 0 to rounding: the subgradient of least norm."""
+
         def inverse(values: Tensor) -> Tensor:
             least = 32 * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
-            return torch.where(values > least, 1 / values.clamp_min(torch.finfo(values.dtype).tiny), torch.zeros_like(values))
+            return torch.where(
+                values > least,
+                1 / values.clamp_min(torch.finfo(values.dtype).tiny),
+                torch.zeros_like(values),
+            )
 
         return self._filtered(x, inverse)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         def kept(values: Tensor) -> Tensor:
-            return (values - expand(step, values)).clamp_min(0) / values.clamp_min(torch.finfo(values.dtype).tiny)
+            return (values - expand(step, values)).clamp_min(0) / values.clamp_min(
+                torch.finfo(values.dtype).tiny
+            )
 
         return self._filtered(x, kept)
 
@@ -91,7 +111,9 @@ class NuclearNorm(ExplicitPrior):
     def _matrices(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """``(batch, patches, rows, columns)``, and the shape of the image with its rows first, ``(batch, rows, channel or 1, *space)``."""
         if self.axis >= x.ndim:
-            raise InputError(f"axis {self.axis} of NuclearNorm is no axis of an image of shape {tuple(x.shape)}")
+            raise InputError(
+                f"axis {self.axis} of NuclearNorm is no axis of an image of shape {tuple(x.shape)}"
+            )
         image = x.unsqueeze(2) if self.axis == 1 else x.movedim(self.axis, 1)
         shape = tuple(image.shape)
         if self.patch is None:
@@ -113,13 +135,21 @@ class NuclearNorm(ExplicitPrior):
         else:
             sizes, starts = self._tiling(len(shape) - 3)
             befores = [-start % size for size, start in zip(sizes, starts)]
-            counts = [math.ceil((before + n) / size) for before, n, size in zip(befores, shape[3:], sizes)]
+            counts = [
+                math.ceil((before + n) / size) for before, n, size in zip(befores, shape[3:], sizes)
+            ]
             image = matrices.view(shape[0], *counts, shape[1], shape[2], *sizes)
             d = len(sizes)
-            image = image.permute(0, d + 1, d + 2, *[axis for k in range(d) for axis in (k + 1, d + 3 + k)])
+            image = image.permute(
+                0, d + 1, d + 2, *[axis for k in range(d) for axis in (k + 1, d + 3 + k)]
+            )
             for k in range(d):
                 image = image.flatten(k + 3, k + 4).narrow(k + 3, befores[k], shape[k + 3])
-        return image.squeeze(2).contiguous() if self.axis == 1 else image.movedim(1, self.axis).contiguous()
+        return (
+            image.squeeze(2).contiguous()
+            if self.axis == 1
+            else image.movedim(1, self.axis).contiguous()
+        )
 
     def _tiling(self, dimensions: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The size and the start of the patches along every axis."""
@@ -127,13 +157,22 @@ class NuclearNorm(ExplicitPrior):
         for name, value in (("patch", self.patch), ("offset", self.offset)):
             values = (value,) * dimensions if isinstance(value, int) else tuple(value or ())
             if len(values) != dimensions:
-                raise InputError(f"{name} of NuclearNorm has {len(values)} numbers, and the image has {dimensions} axes for its columns")
+                raise InputError(
+                    f"{name} of NuclearNorm has {len(values)} numbers, and the image has {dimensions} axes for its columns"
+                )
             given.append(values)
         return given[0], given[1]
 
     def __repr__(self) -> str:
-        shown = [f"{name}={value}" for name, value, default in (
-            ("axis", self.axis, 1), ("patch", self.patch, None), ("offset", self.offset, 0)) if value != default]
+        shown = [
+            f"{name}={value}"
+            for name, value, default in (
+                ("axis", self.axis, 1),
+                ("patch", self.patch, None),
+                ("offset", self.offset, 0),
+            )
+            if value != default
+        ]
         return f"NuclearNorm({', '.join(shown)})"
 
 

@@ -41,7 +41,9 @@ class PriorImage(PriorWrapper, ExplicitPrior):
         if not isinstance(reference, Tensor) or not bool(reference.isfinite().all()):
             raise InputError("the reference of PriorImage is an image with finite values")
         if not isinstance(self.prior, ExplicitPrior):
-            raise InputError(f"PriorImage takes one explicit prior, got {prior!r}; add several of them for a sum")
+            raise InputError(
+                f"PriorImage takes one explicit prior, got {prior!r}; add several of them for a sum"
+            )
         inherited = self.prior
         self.is_convex, self.is_smooth = inherited.is_convex, inherited.smooth
         self.is_constraint, self.has_exact_prox = inherited.is_constraint, inherited.has_exact_prox
@@ -71,9 +73,14 @@ class PriorImage(PriorWrapper, ExplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         shape = problem.image_shape
-        if tuple(self.reference.shape[1:]) != tuple(shape) or self.reference.shape[0] not in (1, problem.batch):
-            raise InputError(f"the reference of PriorImage has the shape {tuple(self.reference.shape)}, expected "
-                             f"({'1 or ' if problem.batch > 1 else ''}{problem.batch}, {', '.join(map(str, shape))})")
+        if tuple(self.reference.shape[1:]) != tuple(shape) or self.reference.shape[0] not in (
+            1,
+            problem.batch,
+        ):
+            raise InputError(
+                f"the reference of PriorImage has the shape {tuple(self.reference.shape)}, expected "
+                f"({'1 or ' if problem.batch > 1 else ''}{problem.batch}, {', '.join(map(str, shape))})"
+            )
         return super().prepare(problem, solve)
 
     def _reference(self, like: Tensor) -> Tensor:

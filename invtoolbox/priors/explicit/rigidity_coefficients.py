@@ -38,11 +38,24 @@ class RigidityCoefficients(Isometry):
     (True, True)
     """
 
-    def __init__(self, skinning: Tensor | None = None, bones: int = 16, floor: float = 0.05, neighbours: int | None = 20,
-                 radius: float | None = None, labels: Tensor | None = None, weights: Weights = "uniform", scale: float | None = None,
-                 symmetric: bool = False, graph: Graphs | None = None, norm: Literal["l1", "l2"] = "l2",
-                 smoothing: float = 1e-3) -> None:
-        super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph, norm, smoothing)
+    def __init__(
+        self,
+        skinning: Tensor | None = None,
+        bones: int = 16,
+        floor: float = 0.05,
+        neighbours: int | None = 20,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "uniform",
+        scale: float | None = None,
+        symmetric: bool = False,
+        graph: Graphs | None = None,
+        norm: Literal["l1", "l2"] = "l2",
+        smoothing: float = 1e-3,
+    ) -> None:
+        super().__init__(
+            neighbours, radius, labels, weights, scale, symmetric, graph, norm, smoothing
+        )
         if bones < 1:
             raise InputError(f"RigidityCoefficients needs at least one bone, got {bones}")
         self.skinning, self.bones, self.floor = skinning, int(bones), float(floor)
@@ -51,7 +64,9 @@ class RigidityCoefficients(Isometry):
         points = graph.positions
         if self.skinning is not None:
             if len(self.skinning) != len(points):
-                raise InputError(f"there are skinning weights of {len(self.skinning)} points, and the problem moves {len(points)}")
+                raise InputError(
+                    f"there are skinning weights of {len(self.skinning)} points, and the problem moves {len(points)}"
+                )
             follows = self.skinning.to(points)
         else:
             count = min(self.bones, len(points))

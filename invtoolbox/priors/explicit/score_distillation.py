@@ -45,21 +45,44 @@ class ScoreDistillation(ExplicitPrior):
     tensor(-0.5000)
     """
 
-    def __init__(self, score: Score, reference: Score | None = None, steps: tuple[float, float] = (0.02, 0.98),
-                 weight: Callable[[Tensor], Tensor] | None = None, noise: Tensor | Callable[[Tensor, Generator], Tensor] | None = None,
-                 shrink: tuple[int, int, float, float] | None = None) -> None:
+    def __init__(
+        self,
+        score: Score,
+        reference: Score | None = None,
+        steps: tuple[float, float] = (0.02, 0.98),
+        weight: Callable[[Tensor], Tensor] | None = None,
+        noise: Tensor | Callable[[Tensor, Generator], Tensor] | None = None,
+        shrink: tuple[int, int, float, float] | None = None,
+    ) -> None:
         if not 0 <= steps[0] <= steps[1] <= 1:
-            raise InputError(f"steps of ScoreDistillation are shares of all steps, from low to high within 0 to 1, got {steps}")
+            raise InputError(
+                f"steps of ScoreDistillation are shares of all steps, from low to high within 0 to 1, got {steps}"
+            )
         if reference is not None and not torch.equal(reference.alphas, score.alphas):
-            raise InputError("the two scores of ScoreDistillation have different schedules of noise; give both the same alphas")
-        if shrink is not None and not (shrink[1] >= 1 and 0 < shrink[2] <= 1 and 0 <= shrink[3] <= 1):
-            raise InputError(f"shrink of ScoreDistillation is (after, every, factor, floor) with factor and floor up to 1, got {shrink}")
-        self.score, self.reference, self.steps, self.weight, self.noise, self.shrink = score, reference, steps, weight, noise, shrink
+            raise InputError(
+                "the two scores of ScoreDistillation have different schedules of noise; give both the same alphas"
+            )
+        if shrink is not None and not (
+            shrink[1] >= 1 and 0 < shrink[2] <= 1 and 0 <= shrink[3] <= 1
+        ):
+            raise InputError(
+                f"shrink of ScoreDistillation is (after, every, factor, floor) with factor and floor up to 1, got {shrink}"
+            )
+        self.score, self.reference, self.steps, self.weight, self.noise, self.shrink = (
+            score,
+            reference,
+            steps,
+            weight,
+            noise,
+            shrink,
+        )
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         if x.ndim not in (4, 5):
-            raise InputError(f"{self!r} takes pictures (batch, channel, row, column) or (batch, channel, picture, row, column), got "
-                             f"{tuple(x.shape)}; renderers of voxels give pictures with block='picture'")
+            raise InputError(
+                f"{self!r} takes pictures (batch, channel, row, column) or (batch, channel, picture, row, column), got "
+                f"{tuple(x.shape)}; renderers of voxels give pictures with block='picture'"
+            )
         generator = torch.Generator(x.device) if generator is None else generator
         pictures = 1 if x.ndim == 4 else x.shape[2]
         with torch.enable_grad():
@@ -75,9 +98,13 @@ class ScoreDistillation(ExplicitPrior):
         with torch.no_grad():
             last = len(self.score.alphas) - 1
             low, high = (round(share * last) for share in self.steps)
-            t = torch.randint(low, max(high, low) + 1, (pictures,), generator=generator, device=latent.device).repeat(batch)
+            t = torch.randint(
+                low, max(high, low) + 1, (pictures,), generator=generator, device=latent.device
+            ).repeat(batch)
             one = latent[:pictures]
-            drawn = self._noise(one, generator).expand_as(one).repeat(batch, *[1] * (latent.ndim - 1))
+            drawn = (
+                self._noise(one, generator).expand_as(one).repeat(batch, *[1] * (latent.ndim - 1))
+            )
             a, b = self.score.at_steps(t, latent)
             z = a * latent + b * drawn
             less = drawn if self.reference is None else self.reference.noise(z, t)
@@ -98,7 +125,10 @@ class ScoreDistillation(ExplicitPrior):
         after, every, factor, floor = self.shrink
         other = copy.copy(self)
         low, high = self.steps
-        other.steps = (low, max(low, min(high, max(floor, high * factor ** ((iteration - after) // every + 1)))))
+        other.steps = (
+            low,
+            max(low, min(high, max(floor, high * factor ** ((iteration - after) // every + 1)))),
+        )
         other.shrink = None
         return other
 

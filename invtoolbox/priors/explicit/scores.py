@@ -54,8 +54,15 @@ class Score(Settings):
 
 def _checked_alphas(alphas: Tensor | None) -> Tensor:
     values = linear_schedule() if alphas is None else torch.as_tensor(alphas, dtype=torch.float64)
-    if values.ndim != 1 or not len(values) or not bool(((values > 0) & (values < 1)).all()) or bool((values.diff() > 0).any()):
-        raise InputError("the alphas of a score are (T,), between 0 and 1 and falling: alpha_bar of every step of the diffusion")
+    if (
+        values.ndim != 1
+        or not len(values)
+        or not bool(((values > 0) & (values < 1)).all())
+        or bool((values.diff() > 0).any())
+    ):
+        raise InputError(
+            "the alphas of a score are (T,), between 0 and 1 and falling: alpha_bar of every step of the diffusion"
+        )
     return values
 
 
@@ -78,13 +85,23 @@ class GaussianScore(Score):
 
     def __init__(self, mean: Tensor, std: float, alphas: Tensor | None = None) -> None:
         if mean.ndim not in (3, 4) or not std >= 0:
-            raise InputError("GaussianScore takes a mean (channel, row, column) or (picture, channel, row, column) and a std of at least "
-                             f"0, got {tuple(mean.shape)} and {std}")
-        self.mean, self.std, self.alphas = mean if mean.ndim == 4 else mean[None], std, _checked_alphas(alphas)
+            raise InputError(
+                "GaussianScore takes a mean (channel, row, column) or (picture, channel, row, column) and a std of at least "
+                f"0, got {tuple(mean.shape)} and {std}"
+            )
+        self.mean, self.std, self.alphas = (
+            mean if mean.ndim == 4 else mean[None],
+            std,
+            _checked_alphas(alphas),
+        )
 
     def noise(self, z: Tensor, t: Tensor) -> Tensor:
         a, b = self.at_steps(t, z)
-        return b * (z - a * _repeated(self.mean.to(z), len(z))) / (a.square() * self.std**2 + b.square())
+        return (
+            b
+            * (z - a * _repeated(self.mean.to(z), len(z)))
+            / (a.square() * self.std**2 + b.square())
+        )
 
     def subset(self, index: Any) -> Self:
         return self._with_mean(self.mean if len(self.mean) == 1 else self.mean[index])
@@ -112,7 +129,9 @@ class DenoiserScore(Score):
     tensor(-0.8000)
     """
 
-    def __init__(self, prior: ExplicitPrior, alphas: Tensor | None = None, condition: Tensor | None = None) -> None:
+    def __init__(
+        self, prior: ExplicitPrior, alphas: Tensor | None = None, condition: Tensor | None = None
+    ) -> None:
         if "denoise" not in prior.offers:
             raise InputError(f"DenoiserScore needs a prior that denoises, and {prior!r} does not")
         if condition is not None and not hasattr(prior, "denoise_given"):
@@ -152,31 +171,49 @@ class DiffusersScore(Score):
         size: pictures are brought to this ``(height, width)`` before they are encoded; None to leave them.
     """
 
-    def __init__(self, pipeline: Any, prompt: str | Sequence[str], negative_prompt: str = "", guidance: float = 100.0,
-                 size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        prompt: str | Sequence[str],
+        negative_prompt: str = "",
+        guidance: float = 100.0,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         for member in ("unet", "scheduler", "vae", "encode_prompt"):
             if not hasattr(pipeline, member):
-                raise InputError(f"DiffusersScore takes a text-to-image pipeline of diffusers; {type(pipeline).__name__} has no {member}")
+                raise InputError(
+                    f"DiffusersScore takes a text-to-image pipeline of diffusers; {type(pipeline).__name__} has no {member}"
+                )
         self.kind = str(getattr(pipeline.scheduler.config, "prediction_type", "epsilon"))
         if self.kind not in ("epsilon", "v_prediction"):
-            raise InputError(f"DiffusersScore knows models that predict 'epsilon' or 'v_prediction', and this one predicts {self.kind!r}")
+            raise InputError(
+                f"DiffusersScore knows models that predict 'epsilon' or 'v_prediction', and this one predicts {self.kind!r}"
+            )
         self.unet, self.vae, self.guidance, self.size = pipeline.unet, pipeline.vae, guidance, size
         self.alphas = _checked_alphas(pipeline.scheduler.alphas_cumprod)
         texts = [prompt] if isinstance(prompt, str) else list(prompt)
         with torch.no_grad():
             device = getattr(pipeline, "device", torch.device("cpu"))
-            given, free = pipeline.encode_prompt(texts, device, 1, True, negative_prompt=[negative_prompt] * len(texts))[:2]
+            given, free = pipeline.encode_prompt(
+                texts, device, 1, True, negative_prompt=[negative_prompt] * len(texts)
+            )[:2]
         self.given, self.free = given.detach(), free.detach()
 
     def encode(self, x: Tensor) -> Tensor:
         if self.size is not None:
-            x = torch.nn.functional.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
-        latent: Tensor = self.vae.encode(2 * x - 1).latent_dist.mode() * self.vae.config.scaling_factor
+            x = torch.nn.functional.interpolate(
+                x, self.size, mode="bilinear", align_corners=False, antialias=True
+            )
+        latent: Tensor = (
+            self.vae.encode(2 * x - 1).latent_dist.mode() * self.vae.config.scaling_factor
+        )
         return latent
 
     def noise(self, z: Tensor, t: Tensor) -> Tensor:
         given, free = (_repeated(e, len(z)) for e in (self.given, self.free))
-        both = self.unet(torch.cat([z, z]), torch.cat([t, t]), encoder_hidden_states=torch.cat([free, given])).sample
+        both = self.unet(
+            torch.cat([z, z]), torch.cat([t, t]), encoder_hidden_states=torch.cat([free, given])
+        ).sample
         without, with_prompt = both.chunk(2)
         guided = without + self.guidance * (with_prompt - without)
         if self.kind == "epsilon":
@@ -196,6 +233,8 @@ class DiffusersScore(Score):
 def _repeated(parts: Tensor, count: int) -> Tensor:
     """One part for each of so many pictures, items of a batch one after the other."""
     if count % len(parts):
-        raise InputError(f"a score was told of {len(parts)} pictures and is given {count}; give it one for all, or one for each "
-                         "block of the renderer")
+        raise InputError(
+            f"a score was told of {len(parts)} pictures and is given {count}; give it one for all, or one for each "
+            "block of the renderer"
+        )
     return parts.repeat(count // len(parts), *[1] * (parts.ndim - 1))

@@ -40,7 +40,9 @@ class Simplex(ExplicitPrior):
         inside = (values.amin(2) >= -slack) & ((values.sum(2) - self.total).abs() <= slack)
         value = torch.where(inside.all(1), 0.0, float("inf")).to(x.dtype)
         # The energy is flat inside; adding nothing keeps it part of the graph.
-        return value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
+        return (
+            value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
+        )
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         """The nearest point of the simplex: ``max(x - threshold, 0)``, the threshold such that the sum is right."""

@@ -34,7 +34,9 @@ class SmoothedNorm(ExplicitPrior):
     is_smooth = True
     is_majoriser = True
 
-    def __init__(self, power: float = 1.0, smoothing: float | Tensor = 0.1, groups: GroupL1 | None = None) -> None:
+    def __init__(
+        self, power: float = 1.0, smoothing: float | Tensor = 0.1, groups: GroupL1 | None = None
+    ) -> None:
         if not 0 < power <= 2:
             raise InputError(f"the power of a smoothed norm lies in (0, 2], got {power}")
         self.smoothing = torch.as_tensor(smoothing, dtype=torch.float64)
@@ -51,7 +53,9 @@ class SmoothedNorm(ExplicitPrior):
         elif self.power == 1:  # the difference of the two roots, without its cancellation
             terms = squared / ((squared + eps * eps).sqrt() + eps)
         else:
-            terms = eps**self.power * torch.expm1(0.5 * self.power * torch.log1p(squared / (eps * eps)))
+            terms = eps**self.power * torch.expm1(
+                0.5 * self.power * torch.log1p(squared / (eps * eps))
+            )
         return terms.flatten(1).sum(1)
 
     def gradient(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -75,7 +79,11 @@ class SmoothedNorm(ExplicitPrior):
         t = expand(step, modulus)
         if self.power == 2:
             return x / (1 + 2 * expand(step, x))
-        low, high, s = torch.zeros_like(modulus), modulus, modulus / (1 + t * self._slope(modulus.square()))
+        low, high, s = (
+            torch.zeros_like(modulus),
+            modulus,
+            modulus / (1 + t * self._slope(modulus.square())),
+        )
         for _ in range(40):
             slope = self._slope(s * s)
             error = s + t * slope * s - modulus
@@ -87,7 +95,9 @@ class SmoothedNorm(ExplicitPrior):
             moved, s = (new - s).abs().amax(), new
             if bool(moved <= 4 * torch.finfo(s.dtype).eps * modulus.amax()):
                 break
-        factor = torch.where(modulus > 0, s / modulus.clamp_min(torch.finfo(s.dtype).tiny), torch.ones_like(s))
+        factor = torch.where(
+            modulus > 0, s / modulus.clamp_min(torch.finfo(s.dtype).tiny), torch.ones_like(s)
+        )
         return x * factor if self.groups is None else self._scaled(x, factor)
 
     @property
@@ -158,7 +168,11 @@ class HuberNorm(SmoothedNorm):
         return 1 / squared.sqrt().maximum(expand(self.smoothing, squared))
 
     def __repr__(self) -> str:
-        shown = f"{float(self.smoothing):g}" if self.smoothing.numel() == 1 else f"{tuple(self.smoothing.shape)}"
+        shown = (
+            f"{float(self.smoothing):g}"
+            if self.smoothing.numel() == 1
+            else f"{tuple(self.smoothing.shape)}"
+        )
         return f"HuberNorm({shown}{f', groups={self.groups!r}' if self.groups is not None else ''})"
 
 
@@ -174,4 +188,8 @@ def smoothed(prior: ExplicitPrior, smoothing: float | Tensor) -> SmoothedNorm | 
         return prior
     if isinstance(prior, L1) and prior.bounds is None:
         return SmoothedNorm(1.0, smoothing)
-    return SmoothedNorm(1.0, smoothing, prior) if isinstance(prior, GroupL1) and not prior.nonnegative else None
+    return (
+        SmoothedNorm(1.0, smoothing, prior)
+        if isinstance(prior, GroupL1) and not prior.nonnegative
+        else None
+    )

@@ -32,7 +32,9 @@ class L1(ExplicitPrior):
     is_convex = True
     item_fields: ClassVar[tuple[str, ...]] = ("bounds",)
 
-    def __init__(self, lower: float | Tensor | None = None, upper: float | Tensor | None = None) -> None:
+    def __init__(
+        self, lower: float | Tensor | None = None, upper: float | Tensor | None = None
+    ) -> None:
         self.bounds = None if lower is None and upper is None else Box(lower, upper)
 
     def energy(self, x: Tensor) -> Tensor:
@@ -85,7 +87,9 @@ class GroupL1(ExplicitPrior):
 
     is_convex = True
 
-    def __init__(self, size: int | None = None, interleaved: bool = False, nonnegative: bool = False) -> None:
+    def __init__(
+        self, size: int | None = None, interleaved: bool = False, nonnegative: bool = False
+    ) -> None:
         if size is not None and size < 1:
             raise InputError(f"the size of a group is a positive number of channels, got {size}")
         self.size, self.interleaved, self.nonnegative = size, interleaved, nonnegative
@@ -94,7 +98,9 @@ class GroupL1(ExplicitPrior):
         """A view with one axis for the groups and one for their members, and which axis the members have."""
         size = self.size or x.shape[1]
         if x.shape[1] % size:
-            raise InputError(f"groups of {size} channels do not fit an image of {x.shape[1]} channels")
+            raise InputError(
+                f"groups of {size} channels do not fit an image of {x.shape[1]} channels"
+            )
         groups = x.shape[1] // size
         if self.interleaved:
             return x.unflatten(1, (size, groups)), 1

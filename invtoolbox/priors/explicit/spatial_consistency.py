@@ -57,12 +57,22 @@ class SpatialConsistency(FlowPrior):
     (tensor([0.]), True)
     """
 
-    def __init__(self, labels: Tensor | None = None, neighbours: int = 16, tau: float = 0.03, largest: int = 3000, smallest: int = 4,
-                 iterations: int = 10, seed: int = 0) -> None:
+    def __init__(
+        self,
+        labels: Tensor | None = None,
+        neighbours: int = 16,
+        tau: float = 0.03,
+        largest: int = 3000,
+        smallest: int = 4,
+        iterations: int = 10,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         if not tau > 0 or neighbours < 1 or iterations < 1 or largest < smallest or smallest < 2:
-            raise InputError("SpatialConsistency needs a positive tau, a neighbour an iteration, and 2 <= smallest <= largest; "
-                             f"got tau={tau}, neighbours={neighbours}, iterations={iterations}, smallest={smallest}, largest={largest}")
+            raise InputError(
+                "SpatialConsistency needs a positive tau, a neighbour an iteration, and 2 <= smallest <= largest; "
+                f"got tau={tau}, neighbours={neighbours}, iterations={iterations}, smallest={smallest}, largest={largest}"
+            )
         self.labels = None if labels is None else checked_labels(labels, "SpatialConsistency")
         self.neighbours, self.tau, self.largest, self.smallest = neighbours, tau, largest, smallest
         self.iterations, self.seed = iterations, seed
@@ -73,16 +83,22 @@ class SpatialConsistency(FlowPrior):
             # With so few points that some have fewer neighbours, every group is all of them.
             k = min(self.neighbours, len(points) - 1)
             near = NeighbourGraph.of_points(points, max(k, 1)).edges[1].view(-1, max(k, 1))
-            own = torch.arange(len(points), device=points.device)[:len(near), None]
+            own = torch.arange(len(points), device=points.device)[: len(near), None]
             return _Groups(points, [torch.cat([own, near], dim=1)] if k else [])
         if len(labels) != len(points):
-            raise InputError(f"SpatialConsistency has labels of {len(labels)} points, and the problem moves {len(points)}")
+            raise InputError(
+                f"SpatialConsistency has labels of {len(labels)} points, and the problem moves {len(points)}"
+            )
         generator = torch.Generator().manual_seed(self.seed)
         members = []
         for label in labels[labels >= 0].unique().tolist():
             index = (labels == label).nonzero()[:, 0].to(points.device)
             if len(index) > self.largest:
-                index = index[torch.randperm(len(index), generator=generator)[:self.largest].sort().values.to(index.device)]
+                index = index[
+                    torch.randperm(len(index), generator=generator)[: self.largest]
+                    .sort()
+                    .values.to(index.device)
+                ]
             if len(index) >= self.smallest:
                 members.append(index[None])
         return _Groups(points, members)

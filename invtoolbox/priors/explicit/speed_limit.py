@@ -74,12 +74,16 @@ class AccelerationLimit(_Limit):
     def energy(self, x: Any) -> Tensor:
         flows = torch.stack(x, dim=1) if isinstance(x, tuple) else x
         if _vectors(flows, 4, repr(self)).shape[1] < 2:
-            raise InputError(f"{self!r} compares flows from sweep to sweep, and there is one time only")
+            raise InputError(
+                f"{self!r} compares flows from sweep to sweep, and there is one time only"
+            )
         return self._cost(flows[:, 1:] - flows[:, :-1])
 
 
 def _vectors(x: Any, axes: int, what: str) -> Tensor:
     if not isinstance(x, Tensor) or x.ndim < axes or x.shape[-1] != 3:
         wanted = "(batch, times, N, 3)" if axes == 4 else "(batch, N, 3)"
-        raise InputError(f"{what} takes flows {wanted}, got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}")
+        raise InputError(
+            f"{what} takes flows {wanted}, got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}"
+        )
     return x

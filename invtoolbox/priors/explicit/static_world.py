@@ -37,19 +37,38 @@ class StaticWorld(ExplicitPrior):
     is_smooth = True
     item_fields: ClassVar[tuple[str, ...]] = ("weights_of_points",)
 
-    def __init__(self, weights: Tensor | None = None, threshold: float = 0.05, fade_to: float = 1.0, fade_over: int = 0) -> None:
+    def __init__(
+        self,
+        weights: Tensor | None = None,
+        threshold: float = 0.05,
+        fade_to: float = 1.0,
+        fade_over: int = 0,
+    ) -> None:
         if not threshold > 0 or not fade_to >= 0 or fade_over < 0:
-            raise InputError("StaticWorld needs a positive threshold, and a fade_to and fade_over that are not negative; got "
-                             f"{threshold}, {fade_to} and {fade_over}")
+            raise InputError(
+                "StaticWorld needs a positive threshold, and a fade_to and fade_over that are not negative; got "
+                f"{threshold}, {fade_to} and {fade_over}"
+            )
         if weights is not None and (weights.ndim not in (1, 2) or not bool((weights >= 0).all())):
-            raise InputError(f"StaticWorld takes weights (N,) or (batch, N) that are not negative, got shape {tuple(weights.shape)}")
-        self.weights_of_points = None if weights is None else torch.atleast_2d(weights).to(torch.float32)
-        self.threshold, self.fade_to, self.fade_over, self.share = threshold, fade_to, fade_over, 1.0
+            raise InputError(
+                f"StaticWorld takes weights (N,) or (batch, N) that are not negative, got shape {tuple(weights.shape)}"
+            )
+        self.weights_of_points = (
+            None if weights is None else torch.atleast_2d(weights).to(torch.float32)
+        )
+        self.threshold, self.fade_to, self.fade_over, self.share = (
+            threshold,
+            fade_to,
+            fade_over,
+            1.0,
+        )
 
     def energy(self, x: Any) -> Tensor:
         weights = self.weights_of_points
         flow = first_flow(x, None if weights is None else weights.shape[1], repr(self))
-        cost = huber(length(flow), torch.as_tensor(self.threshold, dtype=flow.dtype, device=flow.device))
+        cost = huber(
+            length(flow), torch.as_tensor(self.threshold, dtype=flow.dtype, device=flow.device)
+        )
         return self.share * (cost if weights is None else weights.to(cost) * cost).mean(1)
 
     def at(self, iteration: int) -> Self:

@@ -40,11 +40,20 @@ class Tikhonov(ExplicitPrior):
     is_smooth = True
     item_fields: ClassVar[tuple[str, ...]] = ("operator", "reference")
 
-    def __init__(self, operator: LinearOperator | Literal["gradient"] | None = None,
-                 reference: Tensor | None = None) -> None:
-        if operator is not None and operator != "gradient" and not isinstance(operator, LinearOperator):
-            raise InputError("the operator of Tikhonov is a linear operator, 'gradient' or None, "
-                             f"got {operator!r}")
+    def __init__(
+        self,
+        operator: LinearOperator | Literal["gradient"] | None = None,
+        reference: Tensor | None = None,
+    ) -> None:
+        if (
+            operator is not None
+            and operator != "gradient"
+            and not isinstance(operator, LinearOperator)
+        ):
+            raise InputError(
+                "the operator of Tikhonov is a linear operator, 'gradient' or None, "
+                f"got {operator!r}"
+            )
         self.operator, self.reference = operator, reference
         self.shape: tuple[int, ...] | None = None
 
@@ -59,8 +68,10 @@ class Tikhonov(ExplicitPrior):
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         if self.operator is not None:
-            raise InputError(f"{self!r} has a proximal operator for the identity only; "
-                             "its split() serves other operators")
+            raise InputError(
+                f"{self!r} has a proximal operator for the identity only; "
+                "its split() serves other operators"
+            )
         step = expand(step, x)
         return (x if self.reference is None else x + step * self.reference.to(x.dtype)) / (1 + step)
 
@@ -72,8 +83,10 @@ class Tikhonov(ExplicitPrior):
 
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
         if self.operator == "gradient" and self.shape is None:
-            raise InputError(f"{self!r} knows its operator once it knows the shape of the image; "
-                             "it.solve binds it, or call prior.bind(image_shape)")
+            raise InputError(
+                f"{self!r} knows its operator once it knows the shape of the image; "
+                "it.solve binds it, or call prior.bind(image_shape)"
+            )
         L = self._operator(self.shape or ())
         return L, self.reference if L is None or self.reference is None else L(self.reference)
 

@@ -47,21 +47,42 @@ class TotalDeepVariation(ExplicitPrior):
     is_smooth = True
     item_fields: ClassVar[tuple[str, ...]] = ("sigma",)
 
-    def __init__(self, network: DeepVariationNetwork, sigma: float | Tensor | None = None, *, trained_level: float = 25 / 255,
-                 balance: float = 1.0, intensity_range: tuple[float, float] = (0.0, 1.0), channelwise: bool = False) -> None:
+    def __init__(
+        self,
+        network: DeepVariationNetwork,
+        sigma: float | Tensor | None = None,
+        *,
+        trained_level: float = 25 / 255,
+        balance: float = 1.0,
+        intensity_range: tuple[float, float] = (0.0, 1.0),
+        channelwise: bool = False,
+    ) -> None:
         if not intensity_range[1] > intensity_range[0]:
-            raise InputError(f"intensity_range is (low, high) with low < high, got {intensity_range}")
-        sigma = trained_level * (intensity_range[1] - intensity_range[0]) if sigma is None else sigma
+            raise InputError(
+                f"intensity_range is (low, high) with low < high, got {intensity_range}"
+            )
+        sigma = (
+            trained_level * (intensity_range[1] - intensity_range[0]) if sigma is None else sigma
+        )
         if not bool((torch.as_tensor(sigma) > 0).all()) or not trained_level > 0 or not balance > 0:
-            raise InputError(f"TotalDeepVariation needs a positive sigma, trained_level and balance, got {sigma}, {trained_level} and "
-                             f"{balance}")
+            raise InputError(
+                f"TotalDeepVariation needs a positive sigma, trained_level and balance, got {sigma}, {trained_level} and "
+                f"{balance}"
+            )
         self.network, self.sigma = network, sigma  # type: ignore[assignment]
         self.trained_level, self.balance = trained_level, balance
         self.intensity_range, self.channelwise = intensity_range, channelwise
 
     @classmethod
-    def from_file(cls, path: str | Path, sigma: float | Tensor | None = None, *, trained_level: float | None = None,
-                  intensity_range: tuple[float, float] = (0.0, 1.0), channelwise: bool = False) -> Self:
+    def from_file(
+        cls,
+        path: str | Path,
+        sigma: float | Tensor | None = None,
+        *,
+        trained_level: float | None = None,
+        intensity_range: tuple[float, float] = (0.0, 1.0),
+        channelwise: bool = False,
+    ) -> Self:
         """The prior of one of the authors' files, ``tdv3-3-25-f32-gray.pth`` or ``tdv3-3-25-f32-color.pth`` (github.com/VLOGroup/tdv).
 
         Nothing but tensors and plain containers is unpickled. Features, scales, blocks, channels and the balance are those of the file.
@@ -78,12 +99,21 @@ class TotalDeepVariation(ExplicitPrior):
         content = read_weights(path)
         named = re.match(r"tdv\d+-\d+-(\d+)-", Path(path).stem)
         if trained_level is None and named is None:
-            raise InputError(f"the name {Path(path).name!r} does not say for which noise level the network was trained, as "
-                             "'tdv3-3-25-f32-gray.pth' does; give trained_level")
+            raise InputError(
+                f"the name {Path(path).name!r} does not say for which noise level the network was trained, as "
+                "'tdv3-3-25-f32-gray.pth' does; give trained_level"
+            )
         level = trained_level if named is None or trained_level is not None else int(named[1]) / 255
         assert level is not None
         network, balance = _built(path, content)
-        return cls(network, sigma, trained_level=level, balance=balance, intensity_range=intensity_range, channelwise=channelwise)
+        return cls(
+            network,
+            sigma,
+            trained_level=level,
+            balance=balance,
+            intensity_range=intensity_range,
+            channelwise=channelwise,
+        )
 
     def energy(self, x: Tensor) -> Tensor:
         low, high = self.intensity_range
@@ -94,8 +124,10 @@ class TotalDeepVariation(ExplicitPrior):
         scaled = seen * (expand(ratio, seen) if ratio.ndim else ratio)
         weight = next(self.network.parameters())
         if weight.device != x.device or weight.dtype != x.dtype:
-            raise InputError(f"the network of {self!r} is {weight.dtype} on {weight.device} and the image {x.dtype} on {x.device}; move "
-                             f"the prior with prior.to(dtype={x.dtype}, device={str(x.device)!r})")
+            raise InputError(
+                f"the network of {self!r} is {weight.dtype} on {weight.device} and the image {x.dtype} on {x.device}; move "
+                f"the prior with prior.to(dtype={x.dtype}, device={str(x.device)!r})"
+            )
         if self.channelwise and x.shape[1] > 1:
             scaled = scaled.reshape(-1, 1, *x.shape[2:])
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
@@ -112,10 +144,19 @@ def _built(path: str | Path, content: dict[str, Any]) -> tuple[DeepVariationNetw
     """The network of a file, frozen, and the balance that was learned with it."""
     try:
         settings, state = content["config"]["R"]["config"], content["model"]
-        network = DeepVariationNetwork(settings["in_channels"], settings["num_features"], settings["num_scales"], settings["num_mb"])
+        network = DeepVariationNetwork(
+            settings["in_channels"],
+            settings["num_features"],
+            settings["num_scales"],
+            settings["num_mb"],
+        )
         # What they call the stopping time is the step on R, what they call lambda that on the misfit.
         balance = float(state["T"]) / float(state["lmbda"])
-        weights = {name.removeprefix("R."): value for name, value in state.items() if name.startswith("R.") and name.endswith(".weight")}
+        weights = {
+            name.removeprefix("R."): value
+            for name, value in state.items()
+            if name.startswith("R.") and name.endswith(".weight")
+        }
         if settings.get("multiplier", 1) != 1:
             raise ValueError(f"features that grow by {settings['multiplier']} a scale")
         # The authors' energy is the mean of their features' energies.
@@ -123,5 +164,7 @@ def _built(path: str | Path, content: dict[str, Any]) -> tuple[DeepVariationNetw
         network.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} does not hold a network of total deep variation as its authors write it ({reason})") from error
+        raise InputError(
+            f"{path} does not hold a network of total deep variation as its authors write it ({reason})"
+        ) from error
     return network.eval().requires_grad_(False), balance

@@ -56,13 +56,23 @@ class TotalGeneralizedVariation(ExplicitPrior):
     is_smooth = False
     has_exact_prox = False
 
-    def __init__(self, ratio: float = 2.0, coupled: bool = False, spacing: Sequence[float] | None = None,
-                 tolerance: float = 1e-3, max_iterations: int = 5000) -> None:
+    def __init__(
+        self,
+        ratio: float = 2.0,
+        coupled: bool = False,
+        spacing: Sequence[float] | None = None,
+        tolerance: float = 1e-3,
+        max_iterations: int = 5000,
+    ) -> None:
         if not (ratio > 0 and math.isfinite(ratio)):
-            raise InputError(f"the ratio of TotalGeneralizedVariation is positive and finite, got {ratio}")
+            raise InputError(
+                f"the ratio of TotalGeneralizedVariation is positive and finite, got {ratio}"
+            )
         if not tolerance > 0 or max_iterations < 1:
-            raise InputError("TotalGeneralizedVariation needs a positive tolerance and at least one iteration, "
-                             f"got {tolerance} and {max_iterations}")
+            raise InputError(
+                "TotalGeneralizedVariation needs a positive tolerance and at least one iteration, "
+                f"got {tolerance} and {max_iterations}"
+            )
         self.ratio, self.coupled = float(ratio), coupled
         self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
         self.tolerance, self.max_iterations = tolerance, max_iterations
@@ -73,7 +83,9 @@ class TotalGeneralizedVariation(ExplicitPrior):
         return frozenset({"energy", "prox", "joint"})
 
     def energy(self, x: Tensor) -> Tensor:
-        return self._inner(x.detach(), fixed=True).solve(self._tolerance(x), self.max_iterations).value
+        return (
+            self._inner(x.detach(), fixed=True).solve(self._tolerance(x), self.max_iterations).value
+        )
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         return self.prox_with_gap(x, step)[0]
@@ -84,16 +96,23 @@ class TotalGeneralizedVariation(ExplicitPrior):
             scale = expand(step, x).expand(x.shape[0], *[1] * (x.ndim - 1))
             # In units of the step, the dual ball has radius 1 for every item.
             unit = torch.where(scale > 0, scale, torch.ones_like(scale))
-            answer = self._inner(x / unit, fixed=False).solve(self._tolerance(x), self.max_iterations)
+            answer = self._inner(x / unit, fixed=False).solve(
+                self._tolerance(x), self.max_iterations
+            )
             flat = scale.flatten()
-            return torch.where(scale > 0, answer.u * unit, x), torch.where(flat > 0, answer.gap, torch.zeros_like(flat))
+            return torch.where(scale > 0, answer.u * unit, x), torch.where(
+                flat > 0, answer.gap, torch.zeros_like(flat)
+            )
 
     def joint(self, image_shape: tuple[int, ...]) -> tuple[int, PriorSum]:
         """``sum |D x - w| + ratio sum |E w|``: w has the channels of the differences."""
         channels, dimensions = image_shape[0], len(image_shape) - 1
         together, entries = (channels if self.coupled else 1), dimensions * (dimensions + 1) // 2
         left, bends = _SlopesLeft(image_shape, self.spacing), _Bends(image_shape, self.spacing)
-        terms = Term(1.0, GroupL1(dimensions * together) @ left), Term(self.ratio, GroupL1(entries * together) @ bends)
+        terms = (
+            Term(1.0, GroupL1(dimensions * together) @ left),
+            Term(self.ratio, GroupL1(entries * together) @ bends),
+        )
         return channels * dimensions, PriorSum(terms)
 
     def _tolerance(self, x: Tensor) -> float:
@@ -102,12 +121,21 @@ class TotalGeneralizedVariation(ExplicitPrior):
     def _inner(self, x: Tensor, fixed: bool) -> TGVPrimalDual:
         dimensions, channels = x.ndim - 2, x.shape[1]
         if self.spacing is not None and len(self.spacing) != dimensions:
-            raise InputError(f"{self!r} has a spacing for {len(self.spacing)} axes, and the image has {dimensions}")
+            raise InputError(
+                f"{self!r} has a spacing for {len(self.spacing)} axes, and the image has {dimensions}"
+            )
         return TGVPrimalDual(x, self.ratio, self.spacing, channels if self.coupled else 1, fixed)
 
     def __repr__(self) -> str:
-        shown = [f"{name}={value}" for name, value, default in (
-            ("ratio", self.ratio, 2.0), ("coupled", self.coupled, False), ("spacing", self.spacing, None)) if value != default]
+        shown = [
+            f"{name}={value}"
+            for name, value, default in (
+                ("ratio", self.ratio, 2.0),
+                ("coupled", self.coupled, False),
+                ("spacing", self.spacing, None),
+            )
+            if value != default
+        ]
         return f"TotalGeneralizedVariation({', '.join(shown)})"
 
 
@@ -126,8 +154,15 @@ class _SlopesLeft(LinearOperator):
     def _adjoint(self, y: Tensor) -> Tensor:
         return torch.cat([self.differences._adjoint(y), -y], 1)
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """``|D|^2 + 1`` under the root."""
         return (self.differences.norm(dtype=dtype, device=device).square() + 1).sqrt()
 
@@ -142,12 +177,19 @@ class _Bends(LinearOperator):
         self.range_shape = self.bends.range_shape
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self.bends._forward(x[:, self.channels:])
+        return self.bends._forward(x[:, self.channels :])
 
     def _adjoint(self, y: Tensor) -> Tensor:
         w = self.bends._adjoint(y)
         return torch.cat([w.new_zeros(w.shape[0], self.channels, *w.shape[2:]), w], 1)
 
-    def norm(self, *, tolerance: float = 1e-4, max_iterations: int = 100, seed: int = 0,
-             dtype: torch.dtype = torch.float32, device: torch.device | str | None = None) -> Tensor:
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         return self.bends.norm(dtype=dtype, device=device)

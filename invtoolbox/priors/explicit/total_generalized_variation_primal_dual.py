@@ -38,32 +38,45 @@ class TGVPrimalDual:
     of the item.
     """
 
-    def __init__(self, x: Tensor, ratio: float, spacing: Sequence[float] | None, coupled: int, fixed: bool) -> None:
+    def __init__(
+        self, x: Tensor, ratio: float, spacing: Sequence[float] | None, coupled: int, fixed: bool
+    ) -> None:
         self.x, self.ratio, self.fixed = x, ratio, fixed
         shape = tuple(x.shape[1:])
-        self.D, self.E = FiniteDifference(shape, spacing=spacing), SymmetrisedGradient(shape, spacing)
+        self.D, self.E = (
+            FiniteDifference(shape, spacing=spacing),
+            SymmetrisedGradient(shape, spacing),
+        )
         d, slopes = len(shape) - 1, self.E.slopes
         self.jumps, self.bends = GroupL1(coupled * d), GroupL1(coupled * d * (d + 1) // 2)
         half = math.sqrt(0.5)
         self.tau_u = 1 / sum(2 * a for a in slopes)
         self.tau_w = 1 / (1 + max(2 * a + 2 * half * (sum(slopes) - a) for a in slopes))
         self.sigma_p = 1 / (1 + 2 * max(slopes))
-        self.sigma_q = 1 / max([2 * a for a in slopes] + [2 * half * (slopes[i] + slopes[j]) for i, j in self.E.pairs])
+        self.sigma_q = 1 / max(
+            [2 * a for a in slopes] + [2 * half * (slopes[i] + slopes[j]) for i, j in self.E.pairs]
+        )
         self.u, self.w = x.clone(), self.D(torch.zeros_like(x))
         self.p, self.q = torch.zeros_like(self.w), x.new_zeros(x.shape[0], *self.E.range_shape)
         real = x.real.dtype if x.is_complex() else x.dtype
         self.floor = _FLOOR * self._total(self.D(x), self.jumps)
-        self.balance = torch.full((x.shape[0],), 1.0 if fixed else _SHORT, dtype=real, device=x.device)
+        self.balance = torch.full(
+            (x.shape[0],), 1.0 if fixed else _SHORT, dtype=real, device=x.device
+        )
 
     def solve(self, tolerance: float, max_iterations: int) -> TGVAnswer:
         """Items leave as they finish; the same iterations are checked whatever the batch is, so company changes nothing."""
-        answer = TGVAnswer(torch.empty_like(self.x), torch.zeros_like(self.balance), torch.zeros_like(self.balance))
+        answer = TGVAnswer(
+            torch.empty_like(self.x), torch.zeros_like(self.balance), torch.zeros_like(self.balance)
+        )
         active, check, k = torch.arange(len(self.x), device=self.x.device), 0, 0
         while len(active):
             if k >= check or k >= max_iterations:
                 check = max(k + 10, int(1.15 * k))
                 u, value, gap = self._judged()
-                going = (gap > tolerance) & (k < max_iterations)  # false where something is not finite
+                going = (gap > tolerance) & (
+                    k < max_iterations
+                )  # false where something is not finite
                 done = (~going).nonzero().flatten()
                 for kept, new in zip(answer, (u, value, gap)):
                     kept[active[done]] = new[done]
@@ -101,7 +114,9 @@ class TGVPrimalDual:
     def _projected(self, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """Onto the balls; overwrites."""
         one = torch.ones_like(self.balance)
-        return self.jumps.prox_conjugate(p, one, one), self.bends.prox_conjugate(q, one, self.ratio * one)
+        return self.jumps.prox_conjugate(p, one, one), self.bends.prox_conjugate(
+            q, one, self.ratio * one
+        )
 
     def _judged(self) -> tuple[Tensor, Tensor, Tensor]:
         """The primal point, its objective, and its gap, relative.
@@ -137,7 +152,9 @@ class TGVPrimalDual:
         if not self.fixed:
             primal = primal + item_norm(self.u - self.x).square() / self.tau_u
         dual = item_norm(self.p).square() / self.sigma_p + item_norm(self.q).square() / self.sigma_q
-        ratio = (primal / dual.clamp_min(torch.finfo(dual.dtype).tiny)).sqrt() * (1.0 if self.fixed else _SHORT)
+        ratio = (primal / dual.clamp_min(torch.finfo(dual.dtype).tiny)).sqrt() * (
+            1.0 if self.fixed else _SHORT
+        )
         usable = (primal > 0) & (dual > 0) & ratio.isfinite()
         self.balance = torch.where(usable, (self.balance * ratio).sqrt(), self.balance)
 

@@ -59,12 +59,22 @@ class TotalVariation(ExplicitPrior):
     is_convex = True
     has_exact_prox = False
 
-    def __init__(self, isotropic: bool = True, periodic: bool = False, coupled: bool = False,
-                 tolerance: float = 1e-4, max_iterations: int = 2000,
-                 lower: float | None = None, upper: float | None = None, spacing: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        isotropic: bool = True,
+        periodic: bool = False,
+        coupled: bool = False,
+        tolerance: float = 1e-4,
+        max_iterations: int = 2000,
+        lower: float | None = None,
+        upper: float | None = None,
+        spacing: Sequence[float] | None = None,
+    ) -> None:
         if not tolerance > 0 or max_iterations < 1:
-            raise InputError("TotalVariation needs a positive tolerance and at least one iteration, "
-                             f"got {tolerance} and {max_iterations}")
+            raise InputError(
+                "TotalVariation needs a positive tolerance and at least one iteration, "
+                f"got {tolerance} and {max_iterations}"
+            )
         self.isotropic, self.periodic, self.coupled = isotropic, periodic, coupled
         self.tolerance, self.max_iterations = tolerance, max_iterations
         if lower is not None and upper is not None and not lower < upper:
@@ -116,7 +126,9 @@ class TotalVariation(ExplicitPrior):
     def prox_with_gap(self, x: Tensor, step: float | Tensor) -> tuple[Tensor, Tensor]:
         """The prox and the relative duality gap that it reached, ``(batch,)``."""
         result = torch.empty_like(x)
-        reached = torch.zeros(x.shape[0], dtype=x.real.dtype if x.is_complex() else x.dtype, device=x.device)
+        reached = torch.zeros(
+            x.shape[0], dtype=x.real.dtype if x.is_complex() else x.dtype, device=x.device
+        )
         steps = expand(step, reached).expand_as(reached)
         per_call = x.shape[0] if x.is_cuda else max(1, _CACHE_ELEMENTS // max(1, x[0].numel()))
         tolerance = max(self.tolerance, 4 * torch.finfo(reached.dtype).eps)
@@ -128,10 +140,16 @@ class TotalVariation(ExplicitPrior):
                 image, scale = self._components(x[part]), steps[part]
                 # With u and x in units of the step, the dual ball has radius 1 for every item.
                 unit = expand(torch.where(scale > 0, scale, torch.ones_like(scale)), image)
-                bounds = [None if b is None else (b / unit).expand(image.shape[0], *[1] * (image.ndim - 1))
-                          for b in (self.lower, self.upper)]
+                bounds = [
+                    None
+                    if b is None
+                    else (b / unit).expand(image.shape[0], *[1] * (image.ndim - 1))
+                    for b in (self.lower, self.upper)
+                ]
                 curve = None if smoothing is None else expand(smoothing[part], image) / unit
-                dual = TotalVariationDual(image / unit, self.isotropic, self.periodic, slopes, bounds[0], bounds[1], curve)
+                dual = TotalVariationDual(
+                    image / unit, self.isotropic, self.periodic, slopes, bounds[0], bounds[1], curve
+                )
                 u, gap = dual.solve(tolerance, self.max_iterations)
                 u = torch.where(expand(scale, image) > 0, u.mul_(unit), image)
                 if self._bounded:  # the change of unit may leave them by a rounding
@@ -152,10 +170,14 @@ class TotalVariation(ExplicitPrior):
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         if self._bounded:
-            raise InputError(f"{self!r} does not split; add it.priors.Box(lower, upper) instead of bounds")
+            raise InputError(
+                f"{self!r} does not split; add it.priors.Box(lower, upper) instead of bounds"
+            )
         if self.shape is None:
-            raise InputError(f"{type(self).__name__} splits once it knows the shape of the image; "
-                             "it.solve binds it, or call prior.bind(image_shape)")
+            raise InputError(
+                f"{type(self).__name__} splits once it knows the shape of the image; "
+                "it.solve binds it, or call prior.bind(image_shape)"
+            )
         return self._split(self.shape)
 
     def _split(self, shape: tuple[int, ...]) -> tuple[LinearOperator, ExplicitPrior]:
@@ -175,8 +197,12 @@ class TotalVariation(ExplicitPrior):
     def _slopes(self, dimensions: int) -> tuple[float, ...]:
         """``1 / spacing``."""
         if self.spacing is not None and len(self.spacing) != dimensions:
-            raise InputError(f"{self!r} has a spacing for {len(self.spacing)} axes, and the image has {dimensions}")
-        return tuple(1 / h for h in self.spacing) if self.spacing is not None else (1.0,) * dimensions
+            raise InputError(
+                f"{self!r} has a spacing for {len(self.spacing)} axes, and the image has {dimensions}"
+            )
+        return (
+            tuple(1 / h for h in self.spacing) if self.spacing is not None else (1.0,) * dimensions
+        )
 
     def bind(self, shape: tuple[int, ...]) -> Self:
         """A copy for images of shape ``(channel, *space)``, which `split` needs."""
@@ -192,8 +218,15 @@ class TotalVariation(ExplicitPrior):
 
     def _changed(self) -> list[str]:
         """The settings that are not the default ones."""
-        return [f"{name}={value}" for name, value, default in (
-            ("isotropic", self.isotropic, True), ("periodic", self.periodic, False),
-            ("coupled", self.coupled, False),
-            ("lower", self.lower, None), ("upper", self.upper, None), ("spacing", self.spacing, None),
-        ) if value != default]
+        return [
+            f"{name}={value}"
+            for name, value, default in (
+                ("isotropic", self.isotropic, True),
+                ("periodic", self.periodic, False),
+                ("coupled", self.coupled, False),
+                ("lower", self.lower, None),
+                ("upper", self.upper, None),
+                ("spacing", self.spacing, None),
+            )
+            if value != default
+        ]

@@ -28,8 +28,16 @@ class TotalVariationDual:
         smoothing: the threshold of Huber's function, ``(items, 1, ...)``, or ``None``.
     """
 
-    def __init__(self, x: Tensor, isotropic: bool, periodic: bool, slopes: tuple[float, ...], lower: Tensor | None = None,
-                 upper: Tensor | None = None, smoothing: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        isotropic: bool,
+        periodic: bool,
+        slopes: tuple[float, ...],
+        lower: Tensor | None = None,
+        upper: Tensor | None = None,
+        smoothing: Tensor | None = None,
+    ) -> None:
         self.x, self.isotropic, self.periodic = x.contiguous(), isotropic, periodic
         self.lower, self.upper, self.smoothing = lower, upper, smoothing
         self.axes, self.slopes = range(3, x.ndim), slopes
@@ -74,7 +82,12 @@ class TotalVariationDual:
             return
         for axis, slope, q, g in zip(self.axes, self.slopes, self.q, self.g):
             for inside, difference in self._differences(axis):
-                torch.add(_at(q, axis, inside), difference, alpha=slope / self.bound, out=_at(g, axis, inside))
+                torch.add(
+                    _at(q, axis, inside),
+                    difference,
+                    alpha=slope / self.bound,
+                    out=_at(g, axis, inside),
+                )
         self._project(self.g)
         beta = (k - 1) / (k + _MOMENTUM)
         for p, q, g in zip(self.p, self.q, self.g):
@@ -168,7 +181,7 @@ class TotalVariationDual:
             if not self.periodic:
                 g.narrow(axis, g.shape[axis] - 1, 1).zero_()
         variation = torch.zeros_like(self.norm.narrow(2, 0, 1))
-        for group in ([self.g] if self.isotropic else [[g] for g in self.g]):
+        for group in [self.g] if self.isotropic else [[g] for g in self.g]:
             self._squares(group)
             variation.add_(self._loss(self._shared(self.norm, members).sqrt_()))
         torch.mul(self.g[0], self.p[0], out=self.norm)
@@ -189,11 +202,15 @@ class TotalVariationDual:
 
     def _keep(self, index: Tensor) -> None:
         self.x, self.u, self.norm, self.difference = (
-            t.index_select(0, index) for t in (self.x, self.u, self.norm, self.difference))
+            t.index_select(0, index) for t in (self.x, self.u, self.norm, self.difference)
+        )
         self.lower, self.upper, self.smoothing = (
-            None if b is None else b.index_select(0, index) for b in (self.lower, self.upper, self.smoothing))
+            None if b is None else b.index_select(0, index)
+            for b in (self.lower, self.upper, self.smoothing)
+        )
         self.p, self.q, self.g = (
-            [t.index_select(0, index) for t in parts] for parts in (self.p, self.q, self.g))
+            [t.index_select(0, index) for t in parts] for parts in (self.p, self.q, self.g)
+        )
 
 
 def _at(tensor: Tensor, axis: int, place: tuple[int, int]) -> Tensor:

@@ -41,7 +41,9 @@ class VoxelSparsity(ExplicitPrior):
 
     def energy(self, x: Any) -> Tensor:
         voxels = checked_voxels(x, self)
-        thickness = functional.softplus(voxels.density) * (voxels.space.scale * max(voxels.space.cell) / self.scale)
+        thickness = functional.softplus(voxels.density) * (
+            voxels.space.scale * max(voxels.space.cell) / self.scale
+        )
         return thickness.square().log1p().mean(1)
 
     def __repr__(self) -> str:

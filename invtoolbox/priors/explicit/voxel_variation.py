@@ -44,7 +44,9 @@ class VoxelVariation(ExplicitPrior):
 
     def energy(self, x: Any) -> Tensor:
         voxels = checked_voxels(x, self)
-        values = (voxels.density if self.of == "density" else voxels.colour).flatten(2 if self.of == "colour" else 1)
+        values = (voxels.density if self.of == "density" else voxels.colour).flatten(
+            2 if self.of == "colour" else 1
+        )
         values = values if values.ndim == 3 else values[..., None]
         total: Tensor = _Variation.apply(values, voxels.space.following(), self.smoothing)
         return total
@@ -57,7 +59,9 @@ class _Variation(torch.autograd.Function):
     """With its gradient by gathers alone: scattering would take several times as long."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: tuple[tuple[Tensor, Tensor], ...], smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any, values: Tensor, rows: tuple[tuple[Tensor, Tensor], ...], smoothing: float
+    ) -> Tensor:
         slopes = [values.index_select(1, after).sub_(values) for after, _ in rows]
         norm = slopes[0].square()
         for slope in slopes[1:]:
@@ -72,18 +76,24 @@ class _Variation(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         norm, *slopes = ctx.saved_tensors
-        inverse = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm)).mul_((grad / norm.shape[1]).view(-1, 1, 1))
+        inverse = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm)).mul_(
+            (grad / norm.shape[1]).view(-1, 1, 1)
+        )
         total = torch.zeros_like(norm)
         for (_, before), slope in zip(ctx.rows, slopes):
             pull = slope * inverse
             total.sub_(pull)
             # A node without one before it looks at the row behind the last one, where nothing pulls.
-            total.add_(torch.cat([pull, torch.zeros_like(pull[:, :1])], dim=1).index_select(1, before))
+            total.add_(
+                torch.cat([pull, torch.zeros_like(pull[:, :1])], dim=1).index_select(1, before)
+            )
         return total, None, None
 
 
 def checked_voxels(x: Any, prior: ExplicitPrior) -> Voxels:
     """The scene that a prior of voxels was given."""
     if not isinstance(x, Voxels):
-        raise InputError(f"{prior!r} takes Voxels, as priors.VoxelGrid() makes them, got {type(x).__name__}")
+        raise InputError(
+            f"{prior!r} takes Voxels, as priors.VoxelGrid() makes them, got {type(x).__name__}"
+        )
     return x

@@ -19,7 +19,9 @@ def log_box_normal(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     >>> round(float(log_box_normal(torch.zeros(1), torch.zeros(1), torch.tensor([0.01])).exp()), 3)
     1.0
     """
-    away = (z - mean).abs()  # the density is even, and the lower tail is the one without cancellation
+    away = (
+        z - mean
+    ).abs()  # the density is even, and the lower tail is the one without cancellation
     upper = torch.special.log_ndtr((0.5 - away) / std)
     return upper + _log_one_minus_exp(torch.special.log_ndtr((-0.5 - away) / std) - upper)
 
@@ -46,16 +48,26 @@ class FactorizedDensity(nn.Module):
     torch.Size([3])
     """
 
-    def __init__(self, channels: int, widths: Sequence[int] = (3, 3, 3), scale: float = 10.0, seed: int = 0) -> None:
+    def __init__(
+        self, channels: int, widths: Sequence[int] = (3, 3, 3), scale: float = 10.0, seed: int = 0
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         sizes = [1, *widths, 1]
         step = scale ** (1 / (len(sizes) - 1))
         raw = [math.log(math.expm1(1 / (step * n))) for n in sizes[1:]]
-        self.matrices = nn.ParameterList([nn.Parameter(torch.full((channels, n_out, n_in), value))
-                                          for n_in, n_out, value in zip(sizes, sizes[1:], raw)])
-        self.offsets = nn.ParameterList([nn.Parameter(torch.rand(channels, n, 1, generator=generator) - 0.5) for n in sizes[1:]])
-        self.bends = nn.ParameterList([nn.Parameter(torch.zeros(channels, n, 1)) for n in sizes[1:-1]])
+        self.matrices = nn.ParameterList(
+            [
+                nn.Parameter(torch.full((channels, n_out, n_in), value))
+                for n_in, n_out, value in zip(sizes, sizes[1:], raw)
+            ]
+        )
+        self.offsets = nn.ParameterList(
+            [nn.Parameter(torch.rand(channels, n, 1, generator=generator) - 0.5) for n in sizes[1:]]
+        )
+        self.bends = nn.ParameterList(
+            [nn.Parameter(torch.zeros(channels, n, 1)) for n in sizes[1:-1]]
+        )
 
     def forward(self, h: Tensor) -> Tensor:
         """``-log p(h)`` in nats, latents ``(batch, channel, *space) -> (batch,)``."""

@@ -42,12 +42,21 @@ class ChannelContext(nn.Module):
         self.second = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
         for parameter in self.second.parameters():
             nn.init.zeros_(parameter)
-        self.register_buffer("first_mask", _apart(of_hidden[:, None] > of_channel), persistent=False)
-        self.register_buffer("second_mask", _apart(of_channel.repeat(2)[:, None] >= of_hidden), persistent=False)
+        self.register_buffer(
+            "first_mask", _apart(of_hidden[:, None] > of_channel), persistent=False
+        )
+        self.register_buffer(
+            "second_mask", _apart(of_channel.repeat(2)[:, None] >= of_hidden), persistent=False
+        )
 
     def forward(self, z: Tensor, known: Tensor) -> Tensor:
         inside = F.conv2d(z, self.first.weight * self.first_mask, padding=1) + self.known(known)
-        result: Tensor = F.conv2d(F.leaky_relu(inside, 0.1), self.second.weight * self.second_mask, self.second.bias, padding=1)
+        result: Tensor = F.conv2d(
+            F.leaky_relu(inside, 0.1),
+            self.second.weight * self.second_mask,
+            self.second.bias,
+            padding=1,
+        )
         return result
 
 

@@ -31,9 +31,13 @@ class CompressaiModel(nn.Module):
         self.model = model
         hyper = [name for name in ("h_a", "h_s", "gaussian_conditional") if hasattr(model, name)]
         if hyper and len(hyper) < 3:
-            raise InputError(f"{type(model).__name__} has {hyper[0]}, but not all of h_a, h_s and gaussian_conditional")
+            raise InputError(
+                f"{type(model).__name__} has {hyper[0]}, but not all of h_a, h_s and gaussian_conditional"
+            )
         self.has_hyper = bool(hyper)
-        self.autoregressive = hasattr(model, "context_prediction") and hasattr(model, "entropy_parameters")
+        self.autoregressive = hasattr(model, "context_prediction") and hasattr(
+            model, "entropy_parameters"
+        )
         first = next(m for m in model.g_a.modules() if isinstance(m, nn.Conv2d))  # type: ignore[union-attr]
         self.channels = first.in_channels
         self.stride = 64 if self.has_hyper else 16
@@ -50,7 +54,7 @@ class CompressaiModel(nn.Module):
     def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         m: Any = self.model
         x: Tensor = m.g_s(z)
-        return x[..., :size[0], :size[1]]
+        return x[..., : size[0], : size[1]]
 
     def energy(self, z: Tensor, h: Tensor | None = None) -> Tensor:
         m: Any = self.model
@@ -59,7 +63,9 @@ class CompressaiModel(nn.Module):
         parameters = m.h_s(h)
         if self.autoregressive:
             parameters = m.entropy_parameters(torch.cat([parameters, m.context_prediction(z)], 1))
-        scales, means = (parameters, None) if parameters.shape[1] == z.shape[1] else parameters.chunk(2, 1)
+        scales, means = (
+            (parameters, None) if parameters.shape[1] == z.shape[1] else parameters.chunk(2, 1)
+        )
         conditional = m.gaussian_conditional
         likelihood = _floored(conditional, _first(conditional._likelihood(z, scales, means)))
         return _nats(likelihood) + _nats(_factorized(m.entropy_bottleneck, h))
@@ -67,14 +73,18 @@ class CompressaiModel(nn.Module):
     def _scale_only(self, z: Tensor) -> bool:
         """A ScaleHyperprior codes magnitudes: its hyper-synthesis gives one number a latent, and no mean."""
         m: Any = self.model
-        convolutions = [c for c in m.h_s.modules() if isinstance(c, (nn.Conv2d, nn.ConvTranspose2d))]
+        convolutions = [
+            c for c in m.h_s.modules() if isinstance(c, (nn.Conv2d, nn.ConvTranspose2d))
+        ]
         return not self.autoregressive and convolutions[-1].out_channels == z.shape[1]
 
 
 def _factorized(bottleneck: Any, h: Tensor) -> Tensor:
     """Likelihoods of latents, which the bottleneck takes as ``(channel, 1, batch * places)``."""
     rows = h.transpose(0, 1)
-    likelihood = _floored(bottleneck, _first(bottleneck._likelihood(rows.reshape(h.shape[1], 1, -1))))
+    likelihood = _floored(
+        bottleneck, _first(bottleneck._likelihood(rows.reshape(h.shape[1], 1, -1)))
+    )
     return likelihood.reshape(rows.shape).transpose(0, 1)
 
 

@@ -49,18 +49,33 @@ class CompressiveAutoencoder(ImplicitPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("rate_scale", "start_z", "start_h")
 
-    def __init__(self, network: nn.Module, rate_scale: float | Tensor = 1.0, bitrate: float | None = None,
-                 intensity_range: tuple[float, float] = (0.0, 1.0)) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        rate_scale: float | Tensor = 1.0,
+        bitrate: float | None = None,
+        intensity_range: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
         if is_compressai(network):
             network = CompressaiModel(network)
-        missing = [name for name in ("encode", "decode", "energy") if not callable(getattr(network, name, None))]
+        missing = [
+            name
+            for name in ("encode", "decode", "energy")
+            if not callable(getattr(network, name, None))
+        ]
         if missing:
-            raise InputError(f"the network of a CompressiveAutoencoder is a CosineHyperprior, a MeanScaleHyperprior or a model of "
-                             f"compressai; {type(network).__name__} has no {missing[0]}")
-        if not bool((torch.as_tensor(rate_scale) > 0).all()) or (bitrate is not None and not bitrate > 0):
+            raise InputError(
+                f"the network of a CompressiveAutoencoder is a CosineHyperprior, a MeanScaleHyperprior or a model of "
+                f"compressai; {type(network).__name__} has no {missing[0]}"
+            )
+        if not bool((torch.as_tensor(rate_scale) > 0).all()) or (
+            bitrate is not None and not bitrate > 0
+        ):
             raise InputError(f"rate_scale and bitrate are positive, got {rate_scale} and {bitrate}")
         if not intensity_range[1] > intensity_range[0]:
-            raise InputError(f"intensity_range is (low, high) with low < high, got {intensity_range}")
+            raise InputError(
+                f"intensity_range is (low, high) with low < high, got {intensity_range}"
+            )
         self.network, self.rate_scale, self.bitrate = network, rate_scale, bitrate
         self.intensity_range = (float(intensity_range[0]), float(intensity_range[1]))
         self.image_shape: tuple[int, ...] = ()
@@ -77,8 +92,12 @@ class CompressiveAutoencoder(ImplicitPrior):
     def initial(self) -> dict[str, Tensor]:
         """The code of the first reconstruction."""
         if self.start_z is None:
-            raise InputError("CompressiveAutoencoder must be prepared with a problem first; it.solve does so")
-        return {"z": self.start_z} if self.start_h is None else {"z": self.start_z, "h": self.start_h}
+            raise InputError(
+                "CompressiveAutoencoder must be prepared with a problem first; it.solve does so"
+            )
+        return (
+            {"z": self.start_z} if self.start_h is None else {"z": self.start_z, "h": self.start_h}
+        )
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """The latents of images, as ``it.solve(..., initial=)`` takes them: ``{"z": ..., "h": ...}``, ``(batch, channel, row, column)``."""
@@ -102,9 +121,14 @@ class CompressiveAutoencoder(ImplicitPrior):
             if self.bitrate is None:
                 return None
             z = parameters["z"]
-            std = z.new_full((z.shape[0], *self.image_shape), 1 / (255 * (2 * 0.6931471805599453 * self.bitrate) ** 0.5))
+            std = z.new_full(
+                (z.shape[0], *self.image_shape),
+                1 / (255 * (2 * 0.6931471805599453 * self.bitrate) ** 0.5),
+            )
         else:
-            (std,) = _each_item(lambda z: (self.network.log_std(z, size).exp(),), self._split(parameters["z"]))  # type: ignore[operator]
+            (std,) = _each_item(
+                lambda z: (self.network.log_std(z, size).exp(),), self._split(parameters["z"])
+            )  # type: ignore[operator]
             std = self._unfolded(std)
         return (high - low) * std / self._scale(std)
 
@@ -115,8 +139,12 @@ class CompressiveAutoencoder(ImplicitPrior):
 
     def _checked(self, image_shape: tuple[int, ...]) -> tuple[int, ...]:
         channels = self._channels()
-        if len(image_shape) != 3 or not (image_shape[0] == channels or channels == 1 or image_shape[0] == 1):
-            raise InputError(f"{self!r} codes images (channel, row, column) of {channels} channels, or grey ones, got {image_shape}")
+        if len(image_shape) != 3 or not (
+            image_shape[0] == channels or channels == 1 or image_shape[0] == 1
+        ):
+            raise InputError(
+                f"{self!r} codes images (channel, row, column) of {channels} channels, or grey ones, got {image_shape}"
+            )
         return tuple(image_shape)
 
     def _channels(self) -> int:
@@ -124,7 +152,9 @@ class CompressiveAutoencoder(ImplicitPrior):
 
     def _size(self) -> tuple[int, int]:
         if not self.image_shape:
-            raise InputError("CompressiveAutoencoder must be prepared with a problem first; it.solve does so")
+            raise InputError(
+                "CompressiveAutoencoder must be prepared with a problem first; it.solve does so"
+            )
         return self.image_shape[-2], self.image_shape[-1]
 
     def _scale(self, like: Tensor) -> Tensor:
@@ -150,8 +180,14 @@ class CompressiveAutoencoder(ImplicitPrior):
         return latent
 
     def __repr__(self) -> str:
-        scale = "" if isinstance(self.rate_scale, float) and self.rate_scale == 1 else f", rate_scale={_words(self.rate_scale)}"
-        scale += "" if self.intensity_range == (0, 1) else f", intensity_range={self.intensity_range}"
+        scale = (
+            ""
+            if isinstance(self.rate_scale, float) and self.rate_scale == 1
+            else f", rate_scale={_words(self.rate_scale)}"
+        )
+        scale += (
+            "" if self.intensity_range == (0, 1) else f", intensity_range={self.intensity_range}"
+        )
         return f"CompressiveAutoencoder({type(self.network).__name__}{scale})"
 
 
@@ -164,5 +200,5 @@ def _each_item(function: Callable[..., tuple[Tensor, ...]], *latents: Tensor) ->
     if latents[0].device.type != "cpu":
         return function(*latents)
     # One item is a slice of itself too: derivatives of several uses are then added in the same order as in a batch.
-    parts = [function(*(t[k:k + 1] for t in latents)) for k in range(latents[0].shape[0])]
+    parts = [function(*(t[k : k + 1] for t in latents)) for k in range(latents[0].shape[0])]
     return tuple(torch.cat(column) for column in zip(*parts))

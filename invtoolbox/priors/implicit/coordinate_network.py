@@ -40,10 +40,25 @@ class CoordinateNetwork(ImplicitPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("scale", "offset")
 
-    def __init__(self, features: int = 128, width: int = 128, depth: int = 3, bandwidth: float = 8.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        features: int = 128,
+        width: int = 128,
+        depth: int = 3,
+        bandwidth: float = 8.0,
+        seed: int = 0,
+    ) -> None:
         if min(features, width, depth) < 1 or not bandwidth > 0:
-            raise InputError("CoordinateNetwork needs positive features, width, depth and bandwidth")
-        self.features, self.width, self.depth, self.bandwidth, self.seed = features, width, depth, bandwidth, seed
+            raise InputError(
+                "CoordinateNetwork needs positive features, width, depth and bandwidth"
+            )
+        self.features, self.width, self.depth, self.bandwidth, self.seed = (
+            features,
+            width,
+            depth,
+            bandwidth,
+            seed,
+        )
         self.inputs: Tensor | None = None
         self.image_shape: tuple[int, ...] = ()
         self.scale = self.offset = torch.ones(1)
@@ -52,29 +67,44 @@ class CoordinateNetwork(ImplicitPrior):
         bound = copy.copy(self)
         bound.image_shape = problem.image_shape
         dtype, device = problem.first.dtype, problem.first.device
-        axes = [(torch.arange(n, dtype=torch.float64) - (n - 1) / 2) / max(problem.image_shape[1:]) for n in problem.image_shape[1:]]
+        axes = [
+            (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) / max(problem.image_shape[1:])
+            for n in problem.image_shape[1:]
+        ]
         positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
         generator = torch.Generator().manual_seed(self.seed)
-        frequencies = self.bandwidth * torch.randn(positions.shape[1], self.features, generator=generator, dtype=torch.float64)
+        frequencies = self.bandwidth * torch.randn(
+            positions.shape[1], self.features, generator=generator, dtype=torch.float64
+        )
         phase = 2 * math.pi * positions @ frequencies
         bound.inputs = torch.cat([phase.cos(), phase.sin()], dim=1).to(dtype=dtype, device=device)
-        bound.offset, bound.scale = torch.zeros(1, dtype=dtype, device=device), torch.ones(1, dtype=dtype, device=device)
+        bound.offset, bound.scale = (
+            torch.zeros(1, dtype=dtype, device=device),
+            torch.ones(1, dtype=dtype, device=device),
+        )
         if problem.is_linear and problem.data_term.is_quadratic:
             guess = solve(problem, solver="cgls", max_iterations=5, progress=False).x.flatten(1)
             spread = guess.std(1)
-            bound.offset, bound.scale = guess.mean(1), torch.where(spread > 0, spread, torch.ones_like(spread))
+            bound.offset, bound.scale = (
+                guess.mean(1),
+                torch.where(spread > 0, spread, torch.ones_like(spread)),
+            )
         return bound
 
     def initial(self) -> dict[str, Tensor]:
         """He initialisation; the last layer starts near 0, so that the image starts at its offset."""
         if self.inputs is None:
-            raise InputError("CoordinateNetwork must be prepared with a problem first; it.solve does so")
+            raise InputError(
+                "CoordinateNetwork must be prepared with a problem first; it.solve does so"
+            )
         generator = torch.Generator().manual_seed(self.seed + 1)
         sizes = [2 * self.features, *[self.width] * self.depth, self.image_shape[0]]
         parameters: dict[str, Tensor] = {}
         for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             gain = math.sqrt(2.0 / n_in) * (0.1 if k == self.depth else 1.0)
-            parameters[f"weight{k}"] = (gain * torch.randn(1, n_in, n_out, generator=generator)).to(self.inputs)
+            parameters[f"weight{k}"] = (gain * torch.randn(1, n_in, n_out, generator=generator)).to(
+                self.inputs
+            )
             parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(self.inputs)
         return parameters
 
@@ -91,5 +121,7 @@ class CoordinateNetwork(ImplicitPrior):
         return self.offset.view(shape) + self.scale.view(shape) * image
 
     def __repr__(self) -> str:
-        return (f"CoordinateNetwork(features={self.features}, width={self.width}, depth={self.depth}, "
-                f"bandwidth={self.bandwidth:g}, seed={self.seed})")
+        return (
+            f"CoordinateNetwork(features={self.features}, width={self.width}, depth={self.depth}, "
+            f"bandwidth={self.bandwidth:g}, seed={self.seed})"
+        )

@@ -60,37 +60,83 @@ class CosineHyperprior(nn.Module):
     stride = 32
     spread: Tensor
 
-    def __init__(self, channels: int = 1, widths: tuple[int, int] = (64, 96), latents: int = 64, hyper: int = 48, step: float = 0.038,
-                 seed: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: tuple[int, int] = (64, 96),
+        latents: int = 64,
+        hyper: int = 48,
+        step: float = 0.038,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         if len(widths) != 2 or min(channels, *widths, latents, hyper) < 1 or not step > 0:
-            raise InputError("CosineHyperprior needs positive channels, two widths, latents, hyper and step, got "
-                             f"{channels}, {tuple(widths)}, {latents}, {hyper} and {step}")
+            raise InputError(
+                "CosineHyperprior needs positive channels, two widths, latents, hyper and step, got "
+                f"{channels}, {tuple(widths)}, {latents}, {hyper} and {step}"
+            )
         self.channels, self.latents, self.step = channels, latents, step
         fine, coarse = widths
-        with torch.random.fork_rng(devices=[]):  # the modules draw their first weights from the global generator
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the modules draw their first weights from the global generator
             torch.manual_seed(seed)
-            self.blocks, self.pixels = (nn.Conv2d(n, m, 3, padding=1) for n, m in ((64 * channels, latents), (latents, 64 * channels)))
+            self.blocks, self.pixels = (
+                nn.Conv2d(n, m, 3, padding=1)
+                for n, m in ((64 * channels, latents), (latents, 64 * channels))
+            )
             self.analysis = nn.Sequential(
-                nn.PixelUnshuffle(4), _near(16 * channels, fine), Residual(fine), nn.LeakyReLU(0.1), _near(fine, coarse, stride=2),
-                Residual(coarse), nn.LeakyReLU(0.1), _nothing_yet(_near(coarse, latents)))
+                nn.PixelUnshuffle(4),
+                _near(16 * channels, fine),
+                Residual(fine),
+                nn.LeakyReLU(0.1),
+                _near(fine, coarse, stride=2),
+                Residual(coarse),
+                nn.LeakyReLU(0.1),
+                _nothing_yet(_near(coarse, latents)),
+            )
             self.coarse = nn.Sequential(
-                _near(latents, coarse), Residual(coarse), nn.LeakyReLU(0.1), nn.Conv2d(coarse, 4 * fine, 1), nn.PixelShuffle(2))
+                _near(latents, coarse),
+                Residual(coarse),
+                nn.LeakyReLU(0.1),
+                nn.Conv2d(coarse, 4 * fine, 1),
+                nn.PixelShuffle(2),
+            )
             self.fine = nn.Sequential(
-                _near(fine + 16 * channels, fine), Residual(fine), Residual(fine), nn.LeakyReLU(0.1),
-                _nothing_yet(_near(fine, 16 * channels)), nn.PixelShuffle(4))
+                _near(fine + 16 * channels, fine),
+                Residual(fine),
+                Residual(fine),
+                nn.LeakyReLU(0.1),
+                _nothing_yet(_near(fine, 16 * channels)),
+                nn.PixelShuffle(4),
+            )
             self.deviation = nn.Sequential(
-                _near(latents, fine), nn.LeakyReLU(), _near(fine, 64 * channels), nn.PixelShuffle(8))
+                _near(latents, fine), nn.LeakyReLU(), _near(fine, 64 * channels), nn.PixelShuffle(8)
+            )
             self.hyper_analysis = nn.Sequential(
-                _near(latents, hyper), nn.LeakyReLU(), down(hyper, hyper), nn.LeakyReLU(), down(hyper, hyper))
+                _near(latents, hyper),
+                nn.LeakyReLU(),
+                down(hyper, hyper),
+                nn.LeakyReLU(),
+                down(hyper, hyper),
+            )
             self.hyper_synthesis = nn.Sequential(
-                up(hyper, hyper), nn.LeakyReLU(), up(hyper, hyper), nn.LeakyReLU(), _near(hyper, 2 * latents))
+                up(hyper, hyper),
+                nn.LeakyReLU(),
+                up(hyper, hyper),
+                nn.LeakyReLU(),
+                _near(hyper, 2 * latents),
+            )
             order = frequencies(latents, channels)
             self.context = ChannelContext(_groups(order), max(12, coarse), 2 * latents)
         self.density = FactorizedDensity(hyper, seed=seed)
         _begin_as(self.blocks, self.pixels, _AT_FIRST * cosines(latents, channels))
         # Photographs have half of the standard deviation at one and a half times the frequency. Only where the training begins.
-        self.register_buffer("spread", (0.4 / (step * order.clamp_min(0.35)**1.5)).clamp_min(0.3).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer(
+            "spread",
+            (0.4 / (step * order.clamp_min(0.35) ** 1.5)).clamp_min(0.3).view(1, -1, 1, 1),
+            persistent=False,
+        )
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(z, h)`` of pictures, not rounded."""
@@ -104,13 +150,13 @@ class CosineHyperprior(nn.Module):
         x = (self.step / _AT_FIRST) * F.pixel_shuffle(self.pixels(z), 8)
         beside = torch.cat([self.coarse(self._seen(z)), F.pixel_unshuffle(4 * x, 4)], 1)
         x = x + 0.1 * self.fine(beside) + 0.5
-        return x[..., :size[0], :size[1]]
+        return x[..., : size[0], : size[1]]
 
     def log_std(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         """The logarithm of the standard deviation of every pixel around `decode`, from the second decoder."""
         # Near e^-4 = 0.02 at first, and never so small that one pixel outweighs all others.
         result: Tensor = -4 + 3 * torch.tanh(self.deviation(self._seen(z)) / 3)
-        return result[..., :size[0], :size[1]]
+        return result[..., : size[0], : size[1]]
 
     def energy(self, z: Tensor, h: Tensor) -> Tensor:
         """``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
@@ -141,7 +187,9 @@ def cosines(count: int, channels: int = 1) -> Tensor:
     k, n = torch.arange(8.0)[:, None], torch.arange(8.0)
     one = torch.cos(math.pi * k * (n + 0.5) / 8) / torch.where(k == 0, math.sqrt(8), 2.0)
     both = torch.einsum("ui,vj->uvij", one, one).reshape(64, 64)[_by_frequency()]
-    every = torch.einsum("kp,ab->kabp", both, torch.eye(channels)).reshape(64 * channels, 64 * channels)
+    every = torch.einsum("kp,ab->kabp", both, torch.eye(channels)).reshape(
+        64 * channels, 64 * channels
+    )
     return F.pad(every, (0, 0, 0, max(0, count - len(every))))[:count]
 
 

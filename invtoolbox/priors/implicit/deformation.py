@@ -41,13 +41,21 @@ class Deformation(ImplicitPrior):
     torch.Size([1, 3, 50, 3])
     """
 
-    def __init__(self, shape: Splats | Voxels | ImplicitPrior, motion: Motion, rate: float = 1.0) -> None:
+    def __init__(
+        self, shape: Splats | Voxels | ImplicitPrior, motion: Motion, rate: float = 1.0
+    ) -> None:
         if not isinstance(shape, (Splats, Voxels, ImplicitPrior)):
-            raise InputError(f"Deformation moves Splats, Voxels or an implicit prior of such, got {type(shape).__name__}")
+            raise InputError(
+                f"Deformation moves Splats, Voxels or an implicit prior of such, got {type(shape).__name__}"
+            )
         if isinstance(shape, ImplicitPrior) and shape.is_adaptive:
-            raise InputError(f"what Deformation moves keeps its number of points, and {shape!r} does not; give it strategy=None")
+            raise InputError(
+                f"what Deformation moves keeps its number of points, and {shape!r} does not; give it strategy=None"
+            )
         if not isinstance(motion, Motion):
-            raise InputError(f"Deformation moves by a Motion such as ControlNodes(), got {type(motion).__name__}")
+            raise InputError(
+                f"Deformation moves by a Motion such as ControlNodes(), got {type(motion).__name__}"
+            )
         if not rate > 0:
             raise InputError(f"the rate of Deformation is positive, got {rate}")
         self.shape, self.motion, self.rate = shape, motion, float(rate)
@@ -76,8 +84,10 @@ class Deformation(ImplicitPrior):
         if not self.motion.size:
             raise InputError(f"{self!r} must be prepared with a problem first; it.solve does so")
         own = self.shape.initial() if isinstance(self.shape, ImplicitPrior) else {}
-        return {**{f"motion.{name}": leaf for name, leaf in self.motion.initial().items()},
-                **{f"shape.{name}": leaf for name, leaf in own.items()}}
+        return {
+            **{f"motion.{name}": leaf for name, leaf in self.motion.initial().items()},
+            **{f"shape.{name}": leaf for name, leaf in own.items()},
+        }
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Moving:
         shape = self.shape
@@ -85,16 +95,33 @@ class Deformation(ImplicitPrior):
             shape = shape.decode(_part(parameters, "shape"), generator)
         displacements, turns = self.motion.moved(_part(parameters, "motion"), places_of(shape))
         turns_or_none = turns if isinstance(shape, Splats) else None
-        return Moving(displacements, turns_or_none, mapped(shape, lambda t: t.expand(len(displacements), *t.shape[1:])))
+        return Moving(
+            displacements,
+            turns_or_none,
+            mapped(shape, lambda t: t.expand(len(displacements), *t.shape[1:])),
+        )
 
     def energy(self, parameters: dict[str, Tensor], x: Moving) -> Tensor:
         energy = self.motion.energy(_part(parameters, "motion"))
-        return energy + self.shape.energy(_part(parameters, "shape"), x.shape) if isinstance(self.shape, ImplicitPrior) else energy
+        return (
+            energy + self.shape.energy(_part(parameters, "shape"), x.shape)
+            if isinstance(self.shape, ImplicitPrior)
+            else energy
+        )
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
-        own = self.shape.learning_rates(_part(parameters, "shape")) if isinstance(self.shape, ImplicitPrior) else {}
+        own = (
+            self.shape.learning_rates(_part(parameters, "shape"))
+            if isinstance(self.shape, ImplicitPrior)
+            else {}
+        )
         rates = {name: self.rate for name in parameters if name.startswith("motion.")}
-        return {**rates, **{f"shape.{name}": rate for name, rate in own.items() if f"shape.{name}" in parameters}}
+        return {
+            **rates,
+            **{
+                f"shape.{name}": rate for name, rate in own.items() if f"shape.{name}" in parameters
+            },
+        }
 
     def select(self, index: Tensor) -> Self:
         other = copy.copy(self)
@@ -102,7 +129,9 @@ class Deformation(ImplicitPrior):
         if isinstance(self.shape, ImplicitPrior):
             other.shape = self.shape.select(index)
         else:
-            other.shape = mapped(self.shape, lambda t: t.index_select(0, index) if len(t) > 1 else t)
+            other.shape = mapped(
+                self.shape, lambda t: t.index_select(0, index) if len(t) > 1 else t
+            )
         return other
 
     def __repr__(self) -> str:
@@ -110,4 +139,8 @@ class Deformation(ImplicitPrior):
 
 
 def _part(parameters: dict[str, Tensor], owner: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{owner}."): leaf for name, leaf in parameters.items() if name.startswith(f"{owner}.")}
+    return {
+        name.removeprefix(f"{owner}."): leaf
+        for name, leaf in parameters.items()
+        if name.startswith(f"{owner}.")
+    }

@@ -28,4 +28,8 @@ class FreeFlow(PointFlow):
         return {name: torch.zeros_like(self._points()) for name in self._ways()}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
-        return (parameters["forward"], parameters["backward"]) if self.both_ways else parameters["forward"]
+        return (
+            (parameters["forward"], parameters["backward"])
+            if self.both_ways
+            else parameters["forward"]
+        )

@@ -27,11 +27,19 @@ class GaussianLatents(ImplicitPrior):
 
     def __init__(self, decoder: nn.Module, mean: Tensor, covariance: Tensor | None = None) -> None:
         if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in decoder.modules()):
-            raise InputError(f"the decoder of {type(self).__name__} has batch normalisation, which mixes items; take one without")
+            raise InputError(
+                f"the decoder of {type(self).__name__} has batch normalisation, which mixes items; take one without"
+            )
         size = mean.numel()
-        covariance = torch.eye(size, dtype=mean.dtype, device=mean.device) if covariance is None else covariance
+        covariance = (
+            torch.eye(size, dtype=mean.dtype, device=mean.device)
+            if covariance is None
+            else covariance
+        )
         if mean.ndim != 1 or tuple(covariance.shape) != (size, size):
-            raise InputError(f"latents have a mean (n,) and a covariance (n, n), got {tuple(mean.shape)} and {tuple(covariance.shape)}")
+            raise InputError(
+                f"latents have a mean (n,) and a covariance (n, n), got {tuple(mean.shape)} and {tuple(covariance.shape)}"
+            )
         root, failed = torch.linalg.cholesky_ex(covariance.double())
         if int(failed):
             raise InputError("the covariance of the latents is not positive definite")
@@ -54,7 +62,9 @@ class GaussianLatents(ImplicitPrior):
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draws from the prior, ``(n, channel, *space)``."""
-        drawn = torch.randn(n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device)
+        drawn = torch.randn(
+            n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device
+        )
         with torch.no_grad():
             return self.decode({"w": drawn})
 

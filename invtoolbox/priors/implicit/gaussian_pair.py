@@ -47,15 +47,25 @@ class GaussianPair(ImplicitPrior):
     [50, 60]
     """
 
-    def __init__(self, first: Gaussians, second: Gaussians, apart: float | None = None, prune_every: int = 500) -> None:
+    def __init__(
+        self,
+        first: Gaussians,
+        second: Gaussians,
+        apart: float | None = None,
+        prune_every: int = 500,
+    ) -> None:
         if first.strategy != second.strategy:
-            raise InputError(f"the two of a GaussianPair come and go by one strategy, got {first.strategy!r} and {second.strategy!r}")
+            raise InputError(
+                f"the two of a GaussianPair come and go by one strategy, got {first.strategy!r} and {second.strategy!r}"
+            )
         if apart is not None and not apart > 0:
             raise InputError(f"apart of GaussianPair is a positive distance or None, got {apart}")
         every = 1 if first.strategy is None else first.strategy.every
         if apart is not None and (prune_every < 1 or prune_every % every):
-            raise InputError(f"prune_every of GaussianPair is a multiple of the {every} steps after which its strategy acts, got "
-                             f"{prune_every}")
+            raise InputError(
+                f"prune_every of GaussianPair is a multiple of the {every} steps after which its strategy acts, got "
+                f"{prune_every}"
+            )
         self.members = (first, second)
         self.apart, self.prune_every = apart, prune_every
 
@@ -63,8 +73,12 @@ class GaussianPair(ImplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         if not isinstance(problem.operator, OnBoth):
-            raise InputError(f"GaussianPair is two scenes, so it is found under operators.OnBoth(...), got {problem.operator}")
-        alone = problem._with(problem.first.chunk(2, dim=1)[0], problem.operator.operator, problem.data_term)
+            raise InputError(
+                f"GaussianPair is two scenes, so it is found under operators.OnBoth(...), got {problem.operator}"
+            )
+        alone = problem._with(
+            problem.first.chunk(2, dim=1)[0], problem.operator.operator, problem.data_term
+        )
         return self._each(lambda member: member.prepare(alone, solve))
 
     def at(self, iteration: int) -> Self:
@@ -81,19 +95,33 @@ class GaussianPair(ImplicitPrior):
     def initial(self) -> dict[str, Tensor]:
         return _joined([member.initial() for member in self.members])
 
-    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> tuple[Splats, Splats]:
+    def decode(
+        self, parameters: dict[str, Tensor], generator: Generator | None = None
+    ) -> tuple[Splats, Splats]:
         draws = (None, None) if generator is None else _forked(generator)
-        first, second = (member.decode(own, drawn) for member, own, drawn in zip(self.members, _parted(parameters), draws))
+        first, second = (
+            member.decode(own, drawn)
+            for member, own, drawn in zip(self.members, _parted(parameters), draws)
+        )
         return first, second
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         # The mean, as the misfit of pictures is one over the channels of both.
-        first, second = (member.energy(own, part) for member, own, part in zip(self.members, _parted(parameters), x))
+        first, second = (
+            member.energy(own, part)
+            for member, own, part in zip(self.members, _parted(parameters), x)
+        )
         return 0.5 * (first + second)
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
-        rates = [member.learning_rates(own) for member, own in zip(self.members, _parted(parameters))]
-        return {f"{which}.{name}": rate for which, own in zip(_NAMES, rates) for name, rate in own.items()}
+        rates = [
+            member.learning_rates(own) for member, own in zip(self.members, _parted(parameters))
+        ]
+        return {
+            f"{which}.{name}": rate
+            for which, own in zip(_NAMES, rates)
+            for name, rate in own.items()
+        }
 
     # -- Gaussians come and go -------------------------------------------------------------------------------------------
 
@@ -107,23 +135,41 @@ class GaussianPair(ImplicitPrior):
     def _prunes(self, iteration: int) -> bool:
         # With a strategy it happens while that acts, so that what it gathers is not thrown away in between.
         strategy = self.members[0].strategy
-        return self.apart is not None and iteration % self.prune_every == 0 and (strategy is None or strategy.adapts(iteration))
+        return (
+            self.apart is not None
+            and iteration % self.prune_every == 0
+            and (strategy is None or strategy.adapts(iteration))
+        )
 
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        return _joined([member.statistics(own) for member, own in zip(self.members, _parted(parameters))])
+        return _joined(
+            [member.statistics(own) for member, own in zip(self.members, _parted(parameters))]
+        )
 
-    def gathered(self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gathered(
+        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
+    ) -> dict[str, Tensor]:
         # The misfit is a mean over the channels of both, so each is pulled half as hard as it would be alone.
-        pulled = {name: Seen(seen.value, None if seen.gradient is None else 2 * seen.gradient) for name, seen in info.items()}
+        pulled = {
+            name: Seen(seen.value, None if seen.gradient is None else 2 * seen.gradient)
+            for name, seen in info.items()
+        }
         parts = zip(self.members, _parted(statistics), _parted(parameters), _parted(pulled))
         return _joined([member.gathered(own, leaves, seen) for member, own, leaves, seen in parts])
 
-    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int,
-              generator: Generator) -> tuple[dict[str, Tensor], Transfer]:
+    def adapt(
+        self,
+        parameters: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        iteration: int,
+        generator: Generator,
+    ) -> tuple[dict[str, Tensor], Transfer]:
         new: list[dict[str, Tensor]] = _parted(parameters)
         transfers: list[Transfer] = [_unmoved, _unmoved]
         if self.members[0].adapts(iteration):
-            for k, (member, own, draws) in enumerate(zip(self.members, _parted(statistics), _forked(generator))):
+            for k, (member, own, draws) in enumerate(
+                zip(self.members, _parted(statistics), _forked(generator))
+            ):
                 new[k], transfers[k] = member.adapt(new[k], own, iteration, draws)
         alone = [torch.zeros_like(own["logit_opacities"], dtype=torch.bool) for own in new]
         if self._prunes(iteration):
@@ -140,35 +186,59 @@ class GaussianPair(ImplicitPrior):
 
         return _joined(new), transfer
 
-    def resized(self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        return _joined([member.resized(own, wanted) for member, own, wanted in zip(self.members, _parted(parameters), _parted(shapes))])
+    def resized(
+        self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
+    ) -> dict[str, Tensor]:
+        return _joined(
+            [
+                member.resized(own, wanted)
+                for member, own, wanted in zip(self.members, _parted(parameters), _parted(shapes))
+            ]
+        )
 
     @property
     def is_disturbed(self) -> bool:
         return self.members[0].is_disturbed
 
-    def disturbed(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> dict[str, Tensor]:
+    def disturbed(
+        self, parameters: dict[str, Tensor], rate: float, generator: Generator
+    ) -> dict[str, Tensor]:
         parts = zip(self.members, _parted(parameters), _forked(generator))
         return _joined([member.disturbed(own, rate, draws) for member, own, draws in parts])
 
     def __repr__(self) -> str:
-        pruned = "" if self.apart is None else f", apart={self.apart:g}, prune_every={self.prune_every}"
+        pruned = (
+            "" if self.apart is None else f", apart={self.apart:g}, prune_every={self.prune_every}"
+        )
         return f"GaussianPair({self.members[0]!r}, {self.members[1]!r}{pruned})"
 
 
 def _parted(leaves: dict[str, Any]) -> list[dict[str, Any]]:
     """Those of the first and those of the second, by their own names."""
-    return [{name.split(".", 1)[1]: leaf for name, leaf in leaves.items() if name.startswith(f"{which}.")} for which in _NAMES]
+    return [
+        {
+            name.split(".", 1)[1]: leaf
+            for name, leaf in leaves.items()
+            if name.startswith(f"{which}.")
+        }
+        for which in _NAMES
+    ]
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{which}.{name}": leaf for which, own in zip(_NAMES, parts) for name, leaf in own.items()}
+    return {
+        f"{which}.{name}": leaf for which, own in zip(_NAMES, parts) for name, leaf in own.items()
+    }
 
 
 def _forked(generator: Generator) -> tuple[Generator, Generator]:
     """Draws of each of them."""
-    first, second = torch.randint(1 << 62, (2,), generator=generator, device=generator.device).tolist()
-    return torch.Generator(generator.device).manual_seed(first), torch.Generator(generator.device).manual_seed(second)
+    first, second = torch.randint(
+        1 << 62, (2,), generator=generator, device=generator.device
+    ).tolist()
+    return torch.Generator(generator.device).manual_seed(first), torch.Generator(
+        generator.device
+    ).manual_seed(second)
 
 
 def _unmoved(name: str, tensor: Tensor) -> Tensor:

@@ -39,7 +39,9 @@ class Strategy(ABC):
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.most < 1 or not 0 < self.least_opacity < 1:
-            raise InputError(f"{type(self).__name__} takes every and most of at least 1 and a least_opacity between 0 and 1, got {self!r}")
+            raise InputError(
+                f"{type(self).__name__} takes every and most of at least 1 and a least_opacity between 0 and 1, got {self!r}"
+            )
 
     def adapts(self, iteration: int) -> bool:
         return self.start < iteration < self.stop and iteration % self.every == 0
@@ -51,8 +53,14 @@ class Strategy(ABC):
         return statistics
 
     @abstractmethod
-    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int, generator: Generator,
-              extent: float) -> tuple[dict[str, Tensor], Transfer]:
+    def adapt(
+        self,
+        parameters: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        iteration: int,
+        generator: Generator,
+        extent: float,
+    ) -> tuple[dict[str, Tensor], Transfer]:
         """See `ImplicitPrior.adapt`; ``extent`` is the size of the scene."""
 
 
@@ -83,17 +91,31 @@ class DefaultStrategy(Strategy):
 
     def gathered(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
         if "splats" not in info or info["splats"].gradient is None:
-            raise InputError("DefaultStrategy needs an operator that says where Gaussians are pulled: operators.GaussianRenderer with "
-                             "backend='own'; take MCMCStrategy for others")
+            raise InputError(
+                "DefaultStrategy needs an operator that says where Gaussians are pulled: operators.GaussianRenderer with "
+                "backend='own'; take MCMCStrategy for others"
+            )
         slope, size = info["splats"].gradient, info["size"].value
         assert slope is not None
         pull = (slope[..., :2] * (size.to(slope) / 2)).norm(dim=-1).sum(1)
         box = info["boxes"].value
-        return {"pull": statistics["pull"] + pull, "views": statistics["views"] + (box[..., 0] < box[..., 1]).sum(1)}
+        return {
+            "pull": statistics["pull"] + pull,
+            "views": statistics["views"] + (box[..., 0] < box[..., 1]).sum(1),
+        }
 
-    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int, generator: Generator,
-              extent: float) -> tuple[dict[str, Tensor], Transfer]:
-        opacity, size = parameters["logit_opacities"].sigmoid(), parameters["log_scales"].exp().amax(-1)
+    def adapt(
+        self,
+        parameters: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        iteration: int,
+        generator: Generator,
+        extent: float,
+    ) -> tuple[dict[str, Tensor], Transfer]:
+        opacity, size = (
+            parameters["logit_opacities"].sigmoid(),
+            parameters["log_scales"].exp().amax(-1),
+        )
         keep = opacity >= self.least_opacity
         if iteration > self.reset_every:
             keep &= size <= self.large * extent
@@ -104,20 +126,35 @@ class DefaultStrategy(Strategy):
         rows = _listed(keep & ~split, copy, split, split)
         new, transfer = _picked(parameters, rows.source, rows.fresh)
         noise = _normal(2 * size.shape[1], generator, size).view(-1, 2, 3)
-        shift = torch.where(rows.part[..., None] < 2, 0.0, noise[rows.source.clamp_min(0), (rows.part - 2).clamp_min(0)])
-        turned = (rotation_matrices(new["quats"]) @ (new["log_scales"].exp() * shift)[..., None]).squeeze(-1)
+        shift = torch.where(
+            rows.part[..., None] < 2,
+            0.0,
+            noise[rows.source.clamp_min(0), (rows.part - 2).clamp_min(0)],
+        )
+        turned = (
+            rotation_matrices(new["quats"]) @ (new["log_scales"].exp() * shift)[..., None]
+        ).squeeze(-1)
         new["means"] = new["means"] + turned
-        new["log_scales"] = torch.where((rows.part >= 2)[..., None], new["log_scales"] - torch.tensor(1.6).log(), new["log_scales"])
+        new["log_scales"] = torch.where(
+            (rows.part >= 2)[..., None],
+            new["log_scales"] - torch.tensor(1.6).log(),
+            new["log_scales"],
+        )
         return self._reset(new, transfer) if iteration % self.reset_every == 0 else (new, transfer)
 
-    def _reset(self, parameters: dict[str, Tensor], transfer: Transfer) -> tuple[dict[str, Tensor], Transfer]:
+    def _reset(
+        self, parameters: dict[str, Tensor], transfer: Transfer
+    ) -> tuple[dict[str, Tensor], Transfer]:
         most = torch.logit(torch.tensor(2 * self.least_opacity, dtype=torch.float64)).item()
 
         def and_forget(name: str, tensor: Tensor) -> Tensor:
             moved = transfer(name, tensor)
             return torch.zeros_like(moved) if name == "logit_opacities" else moved
 
-        return {**parameters, "logit_opacities": parameters["logit_opacities"].clamp_max(most)}, and_forget
+        return {
+            **parameters,
+            "logit_opacities": parameters["logit_opacities"].clamp_max(most),
+        }, and_forget
 
 
 @dataclass(frozen=True)
@@ -140,19 +177,27 @@ class MCMCStrategy(Strategy):
     opacity_weight: float = 0.01
     scale_weight: float = 0.01
 
-    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int, generator: Generator,
-              extent: float) -> tuple[dict[str, Tensor], Transfer]:
+    def adapt(
+        self,
+        parameters: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        iteration: int,
+        generator: Generator,
+        extent: float,
+    ) -> tuple[dict[str, Tensor], Transfer]:
         logits = parameters["logit_opacities"]
         opacity = logits.sigmoid()
         filled = logits > DEAD + 1  # rows that are no mere filling
         alive = opacity > self.least_opacity
         count = filled.sum(1)
-        wanted = torch.minimum((count * (1 + self.growth)).long(), torch.full_like(count, self.most)).maximum(count)
+        wanted = torch.minimum(
+            (count * (1 + self.growth)).long(), torch.full_like(count, self.most)
+        ).maximum(count)
         rows = int(wanted.max())
         # Rows in the order in which they came: filling behind, so that new ones take its place.
         order = (~filled).long().sort(dim=1, stable=True).indices[:, :rows]
         source = torch.full((len(count), rows), -1, dtype=torch.long, device=logits.device)
-        source[:, :order.shape[1]] = order
+        source[:, : order.shape[1]] = order
         place = torch.arange(rows, device=logits.device)
         source = torch.where(place < count[:, None], source, -1)
         living = (source >= 0) & alive.gather(1, source.clamp_min(0))
@@ -160,17 +205,23 @@ class MCMCStrategy(Strategy):
         # Every row draws, by the same numbers in all items, so that an item's draws do not depend on how many others need one.
         weight = torch.where(alive, opacity, 0.0).double().cumsum(1)
         draw = _uniform(rows, generator, logits)
-        home = torch.searchsorted(weight, draw * weight[:, -1:], right=True).clamp_max(opacity.shape[1] - 1)
+        home = torch.searchsorted(weight, draw * weight[:, -1:], right=True).clamp_max(
+            opacity.shape[1] - 1
+        )
         homeless &= weight[:, -1:] > 0
         source = torch.where(homeless, home, source)
         shares = torch.ones_like(opacity).scatter_add(1, home, homeless.to(opacity))
-        new, transfer = _picked(parameters, source, homeless | (shares.gather(1, source.clamp_min(0)) > 1))
+        new, transfer = _picked(
+            parameters, source, homeless | (shares.gather(1, source.clamp_min(0)) > 1)
+        )
         together = torch.where(source >= 0, shares.gather(1, source.clamp_min(0)), 1.0)
         shared, factor = shared_opacity(new["logit_opacities"].sigmoid(), together.long())
         shared = shared.clamp(self.least_opacity, 1 - 1e-6)
         divided = together > 1
         new["logit_opacities"] = torch.where(divided, torch.logit(shared), new["logit_opacities"])
-        new["log_scales"] = torch.where(divided[..., None], new["log_scales"] + factor.log()[..., None], new["log_scales"])
+        new["log_scales"] = torch.where(
+            divided[..., None], new["log_scales"] + factor.log()[..., None], new["log_scales"]
+        )
         return new, transfer
 
     def disturbed(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> Tensor:
@@ -178,10 +229,17 @@ class MCMCStrategy(Strategy):
         opacity = parameters["logit_opacities"].sigmoid()
         noise = _normal(opacity.shape[1], generator, opacity)
         # Of an opacity of 0.2, the strength is 4e-9 of the whole.
-        item, row = ((opacity < 0.2) & (parameters["logit_opacities"] > DEAD + 1)).nonzero(as_tuple=True)
+        item, row = ((opacity < 0.2) & (parameters["logit_opacities"] > DEAD + 1)).nonzero(
+            as_tuple=True
+        )
         strength = self.noise * rate * torch.sigmoid(100 * (0.005 - opacity[item, row]))
-        axes = rotation_matrices(parameters["quats"][item, row]) * parameters["log_scales"][item, row].exp()[:, None]
-        step = (axes @ (axes.transpose(1, 2) @ (strength[:, None] * noise[row])[..., None])).squeeze(-1)
+        axes = (
+            rotation_matrices(parameters["quats"][item, row])
+            * parameters["log_scales"][item, row].exp()[:, None]
+        )
+        step = (
+            axes @ (axes.transpose(1, 2) @ (strength[:, None] * noise[row])[..., None])
+        ).squeeze(-1)
         return parameters["means"].index_put((item, row), step, accumulate=True)
 
 
@@ -201,7 +259,11 @@ def shared_opacity(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     total = torch.zeros_like(o)
     for k in range(largest):
         # sum over i from k + 1 to n of C(i - 1, k) = C(n, k + 1).
-        ways = torch.tensor([float(comb(n, k + 1)) for n in range(largest + 1)], dtype=torch.float64, device=o.device)[count]
+        ways = torch.tensor(
+            [float(comb(n, k + 1)) for n in range(largest + 1)],
+            dtype=torch.float64,
+            device=o.device,
+        )[count]
         total += (-1) ** k * ways * shared ** (k + 1) / (k + 1) ** 0.5
     factor = torch.where(total > 0, o / total.clamp_min(1e-30), torch.ones_like(o))
     return shared.to(opacity), factor.clamp(0.05, 1.0).to(opacity)
@@ -220,7 +282,7 @@ def _listed(*masks: Tensor) -> _Rows:
     """The rows of the masks, one mask after the other, filled up to the longest item."""
     joined = torch.cat(masks, 1)
     rows = int(joined.sum(1).max()) if joined.numel() else 0
-    order = (~joined).long().sort(dim=1, stable=True).indices[:, :max(rows, 1)]
+    order = (~joined).long().sort(dim=1, stable=True).indices[:, : max(rows, 1)]
     there = joined.gather(1, order)
     count = masks[0].shape[1]
     source = torch.where(there, order % count, -1)
@@ -228,7 +290,9 @@ def _listed(*masks: Tensor) -> _Rows:
     return _Rows(source, part, part > 0)
 
 
-def _picked(parameters: dict[str, Tensor], source: Tensor, fresh: Tensor) -> tuple[dict[str, Tensor], Transfer]:
+def _picked(
+    parameters: dict[str, Tensor], source: Tensor, fresh: Tensor
+) -> tuple[dict[str, Tensor], Transfer]:
     """Leaves of the rows ``source``, filling where that is -1; and what takes averages along, which are 0 for fresh rows."""
     new = {name: _gathered(leaf, source) for name, leaf in parameters.items()}
     empty = source < 0
@@ -249,7 +313,9 @@ def _gathered(leaf: Tensor, source: Tensor) -> Tensor:
 
 def _best(mask: Tensor, score: Tensor, room: Tensor) -> Tensor:
     """Those of the mask with the highest scores, as many as there is room for in each item."""
-    rank = torch.where(mask, score, -1.0).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    rank = (
+        torch.where(mask, score, -1.0).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    )
     return mask & (rank < room.clamp_min(0)[:, None])
 
 
@@ -261,4 +327,6 @@ def _normal(rows: int, generator: Generator, like: Tensor) -> Tensor:
 
 
 def _uniform(rows: int, generator: Generator, like: Tensor) -> Tensor:
-    return torch.rand(rows, generator=generator, device=generator.device, dtype=torch.float64).to(like.device)
+    return torch.rand(rows, generator=generator, device=generator.device, dtype=torch.float64).to(
+        like.device
+    )

@@ -11,7 +11,12 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
-from invtoolbox.priors.implicit.gaussian_strategies import DEAD, DefaultStrategy, MCMCStrategy, Strategy
+from invtoolbox.priors.implicit.gaussian_strategies import (
+    DEAD,
+    DefaultStrategy,
+    MCMCStrategy,
+    Strategy,
+)
 from invtoolbox.scenes.carving import carved_surface
 from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 from invtoolbox.scenes.splats import Splats, colors_to_harmonics
@@ -22,7 +27,14 @@ if TYPE_CHECKING:
 #: The step of `solvers.Adam` that the factors below are relative to.
 _RATE = 1e-2
 #: Steps of each leaf in the papers; those of the means are a share of the scene's size.
-_RATES = {"means": 1.6e-4, "log_scales": 5e-3, "logit_opacities": 5e-2, "quats": 1e-3, "colors": 2.5e-3, "harmonics": 2.5e-3 / 20}
+_RATES = {
+    "means": 1.6e-4,
+    "log_scales": 5e-3,
+    "logit_opacities": 5e-2,
+    "quats": 1e-3,
+    "colors": 2.5e-3,
+    "harmonics": 2.5e-3 / 20,
+}
 
 _DEFAULT = DefaultStrategy()
 
@@ -61,37 +73,94 @@ class Gaussians(ImplicitPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("points", "colors", "scales")
 
-    def __init__(self, points: Tensor, colors: Tensor | None = None, degree: int = 3, strategy: Strategy | None = _DEFAULT,
-                 opacity: float = 0.1, scale: float | None = None, extent: float | None = None, decay_over: int | None = 30_000,
-                 degree_every: int = 1000, rates: dict[str, float] | None = None, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        points: Tensor,
+        colors: Tensor | None = None,
+        degree: int = 3,
+        strategy: Strategy | None = _DEFAULT,
+        opacity: float = 0.1,
+        scale: float | None = None,
+        extent: float | None = None,
+        decay_over: int | None = 30_000,
+        degree_every: int = 1000,
+        rates: dict[str, float] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         points = points[None] if points.ndim == 2 else points
-        if points.ndim != 3 or points.shape[-1] != 3 or points.shape[1] < 1 or not bool(points.isfinite().all()):
-            raise InputError(f"Gaussians takes finite points (N, 3) or (B, N, 3), got {tuple(points.shape)}")
-        colors = torch.full_like(points, 0.5) if colors is None else colors.to(points).reshape(-1, *colors.shape[-2:])
+        if (
+            points.ndim != 3
+            or points.shape[-1] != 3
+            or points.shape[1] < 1
+            or not bool(points.isfinite().all())
+        ):
+            raise InputError(
+                f"Gaussians takes finite points (N, 3) or (B, N, 3), got {tuple(points.shape)}"
+            )
+        colors = (
+            torch.full_like(points, 0.5)
+            if colors is None
+            else colors.to(points).reshape(-1, *colors.shape[-2:])
+        )
         if colors.shape[1:] != points.shape[1:] or len(colors) not in (1, len(points)):
-            raise InputError(f"Gaussians takes a colour for every point, got {tuple(colors.shape)} for {tuple(points.shape)}")
-        if degree not in (0, 1, 2, 3) or not 0 < opacity < 1 or (scale is not None and not scale > 0):
-            raise InputError("Gaussians takes a degree from 0 to 3, an opacity between 0 and 1 and a scale above 0, got "
-                             f"{degree}, {opacity} and {scale}")
+            raise InputError(
+                f"Gaussians takes a colour for every point, got {tuple(colors.shape)} for {tuple(points.shape)}"
+            )
+        if (
+            degree not in (0, 1, 2, 3)
+            or not 0 < opacity < 1
+            or (scale is not None and not scale > 0)
+        ):
+            raise InputError(
+                "Gaussians takes a degree from 0 to 3, an opacity between 0 and 1 and a scale above 0, got "
+                f"{degree}, {opacity} and {scale}"
+            )
         if not 0 <= dropout < 1:
-            raise InputError(f"the dropout of Gaussians is a share from 0 to below 1, got {dropout}")
+            raise InputError(
+                f"the dropout of Gaussians is a share from 0 to below 1, got {dropout}"
+            )
         unknown = set(rates or {}) - set(_RATES)
         if unknown:
-            raise InputError(f"rates of Gaussians names {', '.join(sorted(unknown))}; its leaves are {', '.join(_RATES)}")
+            raise InputError(
+                f"rates of Gaussians names {', '.join(sorted(unknown))}; its leaves are {', '.join(_RATES)}"
+            )
         self.points, self.colors = points, colors.expand_as(points)
-        self.scales = torch.full_like(points[..., 0], scale) if scale is not None else torch.stack([_spacing(p) for p in points])
+        self.scales = (
+            torch.full_like(points[..., 0], scale)
+            if scale is not None
+            else torch.stack([_spacing(p) for p in points])
+        )
         self.degree, self.strategy, self.opacity, self.extent = degree, strategy, opacity, extent
-        self.decay_over, self.degree_every, self.rates, self.dropout = decay_over, degree_every, dict(rates or {}), dropout
+        self.decay_over, self.degree_every, self.rates, self.dropout = (
+            decay_over,
+            degree_every,
+            dict(rates or {}),
+            dropout,
+        )
         self.size: float | None = extent
         self.views = 1
         self.iteration: int | None = None  # None: everything takes part
-        self.box: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None  # where pictures say the places
+        self.box: tuple[tuple[float, float, float], tuple[float, float, float]] | None = (
+            None  # where pictures say the places
+        )
         self.seed = 0
 
     @classmethod
-    def random(cls, count: int, low: tuple[float, float, float], high: tuple[float, float, float], degree: int = 3,
-               strategy: Strategy | None = _DEFAULT, seed: int = 0, opacity: float = 0.1, decay_over: int | None = 30_000,
-               degree_every: int = 1000, rates: dict[str, float] | None = None, carve: bool = False, dropout: float = 0.0) -> Self:
+    def random(
+        cls,
+        count: int,
+        low: tuple[float, float, float],
+        high: tuple[float, float, float],
+        degree: int = 3,
+        strategy: Strategy | None = _DEFAULT,
+        seed: int = 0,
+        opacity: float = 0.1,
+        decay_over: int | None = 30_000,
+        degree_every: int = 1000,
+        rates: dict[str, float] | None = None,
+        carve: bool = False,
+        dropout: float = 0.0,
+    ) -> Self:
         """As many at random places of a box, of random colours.
 
         Args:
@@ -102,10 +171,21 @@ class Gaussians(ImplicitPrior):
         generator = torch.Generator().manual_seed(seed)
         corner, end = torch.tensor(low), torch.tensor(high)
         if count < 1 or not bool((end > corner).all()):
-            raise InputError(f"Gaussians.random takes at least one Gaussian and a box with low below high, got {count}, {low} and {high}")
+            raise InputError(
+                f"Gaussians.random takes at least one Gaussian and a box with low below high, got {count}, {low} and {high}"
+            )
         points = corner + (end - corner) * torch.rand(count, 3, generator=generator)
-        prior = cls(points, torch.rand(count, 3, generator=generator), degree, strategy, opacity, decay_over=decay_over,
-                    degree_every=degree_every, rates=rates, dropout=dropout)
+        prior = cls(
+            points,
+            torch.rand(count, 3, generator=generator),
+            degree,
+            strategy,
+            opacity,
+            decay_over=decay_over,
+            degree_every=degree_every,
+            rates=rates,
+            dropout=dropout,
+        )
         prior.seed = seed
         prior.box = (low, high) if carve else None
         return prior
@@ -120,7 +200,9 @@ class Gaussians(ImplicitPrior):
             centres = self.points[0] if cameras is None else cameras.centres
             bound.size = 1.1 * float((centres - centres.mean(0)).norm(dim=1).max())
             if not bound.size > 0:  # one camera
-                bound.size = 1.1 * float((self.points[0] - self.points[0].mean(0)).norm(dim=1).max())
+                bound.size = 1.1 * float(
+                    (self.points[0] - self.points[0].mean(0)).norm(dim=1).max()
+                )
         if self.box is not None:
             bound._carve(problem)
         return bound
@@ -129,16 +211,27 @@ class Gaussians(ImplicitPrior):
         assert self.box is not None
         operator: Any = problem.operator
         y = problem.y
-        outputs, background = getattr(operator, "outputs", ()), getattr(operator, "background", None)
+        outputs, background = (
+            getattr(operator, "outputs", ()),
+            getattr(operator, "background", None),
+        )
         if "colour" not in outputs[:1] or background is None:
-            raise InputError("Gaussians.random(carve=True) needs pictures, those of GaussianRenderer with colour first; "
-                             f"{operator} has none")
+            raise InputError(
+                "Gaussians.random(carve=True) needs pictures, those of GaussianRenderer with colour first; "
+                f"{operator} has none"
+            )
         places, colors = [], []
         for k in range(len(y)):
             A = operator if operator.items is None else operator.select(torch.tensor([k]))
             generator = torch.Generator().manual_seed(self.seed)
-            place, color = carved_surface(A.cameras.to(device="cpu"), y[k, :3].transpose(0, 1).cpu(), background.cpu(),
-                                          self.points.shape[1], *self.box, generator)
+            place, color = carved_surface(
+                A.cameras.to(device="cpu"),
+                y[k, :3].transpose(0, 1).cpu(),
+                background.cpu(),
+                self.points.shape[1],
+                *self.box,
+                generator,
+            )
             places.append(place.to(y))
             colors.append(color.to(y))
         self.points, self.colors = torch.stack(places), torch.stack(colors)
@@ -154,9 +247,15 @@ class Gaussians(ImplicitPrior):
         turn = torch.zeros(*points.shape[:2], 4, dtype=points.dtype, device=points.device)
         turn[..., 0] = 1
         scales = self.scales.clamp_min(1e-7).log()[..., None].expand_as(points)
-        leaves = {"means": points, "quats": turn, "log_scales": scales.contiguous(),
-                  "logit_opacities": torch.full_like(points[..., 0], math.log(self.opacity / (1 - self.opacity))),
-                  "colors": colors_to_harmonics(self.colors)}
+        leaves = {
+            "means": points,
+            "quats": turn,
+            "log_scales": scales.contiguous(),
+            "logit_opacities": torch.full_like(
+                points[..., 0], math.log(self.opacity / (1 - self.opacity))
+            ),
+            "colors": colors_to_harmonics(self.colors),
+        }
         if self.degree > 0:
             leaves["harmonics"] = points.new_zeros(*points.shape[:2], (self.degree + 1) ** 2 - 1, 3)
         return leaves
@@ -167,12 +266,22 @@ class Gaussians(ImplicitPrior):
             active = min(self.degree, self.iteration // self.degree_every)
         colors = parameters["colors"]
         if active > 0:
-            colors = torch.cat([colors, parameters["harmonics"][..., :(active + 1) ** 2 - 1, :]], -2)
+            colors = torch.cat(
+                [colors, parameters["harmonics"][..., : (active + 1) ** 2 - 1, :]], -2
+            )
         opacities = parameters["logit_opacities"].sigmoid()
         share = self.dropout * self._progress()
         if generator is not None and share > 0:
-            opacities = (opacities * _kept(opacities.shape[1], share, generator).to(opacities) / (1 - share)).clamp_max(1)
-        return Splats(parameters["means"], parameters["quats"], parameters["log_scales"].exp(), opacities, colors)
+            opacities = (
+                opacities * _kept(opacities.shape[1], share, generator).to(opacities) / (1 - share)
+            ).clamp_max(1)
+        return Splats(
+            parameters["means"],
+            parameters["quats"],
+            parameters["log_scales"].exp(),
+            opacities,
+            colors,
+        )
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         first = parameters["logit_opacities"]
@@ -180,22 +289,38 @@ class Gaussians(ImplicitPrior):
             return first.new_zeros(len(first))
         there = first > DEAD + 1
         count = there.sum(1).clamp_min(1)
-        opacity = (first.sigmoid() * there).sum(1) / count  # of all, also in a step that leaves some out
+        opacity = (first.sigmoid() * there).sum(
+            1
+        ) / count  # of all, also in a step that leaves some out
         scale = (x.scales * there[..., None]).sum((1, 2)) / (3 * count)
-        return self.views * (self.strategy.opacity_weight * opacity + self.strategy.scale_weight * scale)
+        return self.views * (
+            self.strategy.opacity_weight * opacity + self.strategy.scale_weight * scale
+        )
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
-        return {name: self.rates.get(name, 1.0) * _RATES[name] / _RATE * (self._means_rate() if name == "means" else 1.0)
-                for name in parameters if name in _RATES}
+        return {
+            name: self.rates.get(name, 1.0)
+            * _RATES[name]
+            / _RATE
+            * (self._means_rate() if name == "means" else 1.0)
+            for name in parameters
+            if name in _RATES
+        }
 
     def _means_rate(self) -> float:
         """The size of the scene, fallen by what the schedule says."""
-        fallen = 1.0 if self.decay_over is None or self.iteration is None else 0.01 ** self._progress()
+        fallen = (
+            1.0 if self.decay_over is None or self.iteration is None else 0.01 ** self._progress()
+        )
         return (self.size or 1.0) * fallen
 
     def _progress(self) -> float:
         """Of the schedule, 0 to 1; 1 where there is none."""
-        return 1.0 if self.decay_over is None or self.iteration is None else min(1.0, self.iteration / self.decay_over)
+        return (
+            1.0
+            if self.decay_over is None or self.iteration is None
+            else min(1.0, self.iteration / self.decay_over)
+        )
 
     # -- Gaussians come and go -------------------------------------------------------------------------------------------
 
@@ -209,37 +334,65 @@ class Gaussians(ImplicitPrior):
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         return {} if self.strategy is None else self.strategy.statistics(parameters)
 
-    def gathered(self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gathered(
+        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
+    ) -> dict[str, Tensor]:
         return statistics if self.strategy is None else self.strategy.gathered(statistics, info)
 
-    def adapt(self, parameters: dict[str, Tensor], statistics: dict[str, Tensor], iteration: int,
-              generator: Generator) -> tuple[dict[str, Tensor], Transfer]:
+    def adapt(
+        self,
+        parameters: dict[str, Tensor],
+        statistics: dict[str, Tensor],
+        iteration: int,
+        generator: Generator,
+    ) -> tuple[dict[str, Tensor], Transfer]:
         assert self.strategy is not None
         return self.strategy.adapt(parameters, statistics, iteration, generator, self.size or 1.0)
 
-    def resized(self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    def resized(
+        self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
+    ) -> dict[str, Tensor]:
         """More rows of opacity 0 behind the others; fewer where they are such."""
         rows = shapes["means"][0]
         grown = {}
         for name, leaf in parameters.items():
-            fill = leaf.new_full((len(leaf), max(0, rows - leaf.shape[1]), *leaf.shape[2:]), DEAD if name == "logit_opacities" else 0.0)
+            fill = leaf.new_full(
+                (len(leaf), max(0, rows - leaf.shape[1]), *leaf.shape[2:]),
+                DEAD if name == "logit_opacities" else 0.0,
+            )
             grown[name] = torch.cat([leaf[:, :rows], fill], 1)
-        if rows < parameters["means"].shape[1] and bool((parameters["logit_opacities"][:, rows:] > DEAD + 1).any()):
-            order = (parameters["logit_opacities"] <= DEAD + 1).long().sort(dim=1, stable=True).indices[:, :rows]
-            grown = {name: torch.stack([leaf[k, order[k]] for k in range(len(leaf))]) for name, leaf in parameters.items()}
+        if rows < parameters["means"].shape[1] and bool(
+            (parameters["logit_opacities"][:, rows:] > DEAD + 1).any()
+        ):
+            order = (
+                (parameters["logit_opacities"] <= DEAD + 1)
+                .long()
+                .sort(dim=1, stable=True)
+                .indices[:, :rows]
+            )
+            grown = {
+                name: torch.stack([leaf[k, order[k]] for k in range(len(leaf))])
+                for name, leaf in parameters.items()
+            }
         return grown
 
     @property
     def is_disturbed(self) -> bool:
         return isinstance(self.strategy, MCMCStrategy) and self.strategy.noise > 0
 
-    def disturbed(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> dict[str, Tensor]:
+    def disturbed(
+        self, parameters: dict[str, Tensor], rate: float, generator: Generator
+    ) -> dict[str, Tensor]:
         assert isinstance(self.strategy, MCMCStrategy)
         step = rate * self.learning_rates(parameters)["means"]
         return {**parameters, "means": self.strategy.disturbed(parameters, step, generator)}
 
     def __repr__(self) -> str:
-        shown = [f"{self.points.shape[1]} points", f"degree={self.degree}", f"strategy={self.strategy!r}"]
+        shown = [
+            f"{self.points.shape[1]} points",
+            f"degree={self.degree}",
+            f"strategy={self.strategy!r}",
+        ]
         shown += [f"rates={self.rates}"] if self.rates else []
         shown += [f"dropout={self.dropout:g}"] if self.dropout else []
         return f"Gaussians({', '.join(shown)}, decay_over={self.decay_over}, degree_every={self.degree_every})"

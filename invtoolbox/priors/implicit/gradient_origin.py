@@ -36,7 +36,9 @@ class GradientOriginNetwork(nn.Module):
         """``z(x)``, ``(batch, latents)``."""
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
-            start = torch.zeros(len(x), self.latents, dtype=x.dtype, device=x.device, requires_grad=True)
+            start = torch.zeros(
+                len(x), self.latents, dtype=x.dtype, device=x.device, requires_grad=True
+            )
             misfit = (x - self.decoder(start)).square().sum()
             (gradient,) = torch.autograd.grad(misfit, start, create_graph=learning)
         return -gradient
@@ -59,7 +61,9 @@ class GradientOrigin(GaussianLatents):
     torch.Size([5, 2])
     """
 
-    def __init__(self, network: GradientOriginNetwork, mean: Tensor, covariance: Tensor | None = None) -> None:
+    def __init__(
+        self, network: GradientOriginNetwork, mean: Tensor, covariance: Tensor | None = None
+    ) -> None:
         super().__init__(network.decoder, mean, covariance)
         self.network = network
 
@@ -67,10 +71,16 @@ class GradientOrigin(GaussianLatents):
     def fitted(cls, network: GradientOriginNetwork, images: Tensor) -> GradientOrigin:
         """With the mean and the covariance of the latents of some images, ``(n, channel, *space)``, more of them than latents."""
         if len(images) <= network.latents:
-            raise InputError(f"the covariance of {network.latents} latents needs more images than that, got {len(images)}")
+            raise InputError(
+                f"the covariance of {network.latents} latents needs more images than that, got {len(images)}"
+            )
         with torch.no_grad():
             z = network.origin(images)
-        return cls(network, z.mean(0), z.T.cov() + 1e-6 * z.var() * torch.eye(network.latents, dtype=z.dtype, device=z.device))
+        return cls(
+            network,
+            z.mean(0),
+            z.T.cov() + 1e-6 * z.var() * torch.eye(network.latents, dtype=z.dtype, device=z.device),
+        )
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """The latents of images: parameters to start from, ``it.solve(..., initial=prior.encode(x))``."""

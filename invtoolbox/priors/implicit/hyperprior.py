@@ -64,28 +64,67 @@ class MeanScaleHyperprior(nn.Module):
 
     stride = 32
 
-    def __init__(self, channels: int = 1, widths: tuple[int, int, int] = (48, 64, 96), latents: int = 64, hyper: int = 48,
-                 seed: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int = 1,
+        widths: tuple[int, int, int] = (48, 64, 96),
+        latents: int = 64,
+        hyper: int = 48,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         if len(widths) != 3 or min(channels, *widths, latents, hyper) < 1:
-            raise InputError("MeanScaleHyperprior needs positive channels, three widths, latents and hyper, got "
-                             f"{channels}, {tuple(widths)}, {latents} and {hyper}")
+            raise InputError(
+                "MeanScaleHyperprior needs positive channels, three widths, latents and hyper, got "
+                f"{channels}, {tuple(widths)}, {latents} and {hyper}"
+            )
         self.channels, self.latents = channels, latents
         fine, middle, coarse = widths
-        with torch.random.fork_rng(devices=[]):  # the modules draw their first weights from the global generator
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the modules draw their first weights from the global generator
             torch.manual_seed(seed)
             self.analysis = nn.Sequential(
-                down(channels, fine), DivisiveNormalization(fine), down(fine, middle), DivisiveNormalization(middle), Residual(middle),
-                down(middle, coarse), Residual(coarse), nn.Conv2d(coarse, latents, 3, padding=1))
+                down(channels, fine),
+                DivisiveNormalization(fine),
+                down(fine, middle),
+                DivisiveNormalization(middle),
+                Residual(middle),
+                down(middle, coarse),
+                Residual(coarse),
+                nn.Conv2d(coarse, latents, 3, padding=1),
+            )
             self.synthesis = nn.Sequential(
-                nn.Conv2d(latents, coarse, 3, padding=1), Residual(coarse), up(coarse, middle), Residual(middle), nn.LeakyReLU(0.1),
-                up(middle, fine), nn.LeakyReLU(0.1), up(fine, channels))
+                nn.Conv2d(latents, coarse, 3, padding=1),
+                Residual(coarse),
+                up(coarse, middle),
+                Residual(middle),
+                nn.LeakyReLU(0.1),
+                up(middle, fine),
+                nn.LeakyReLU(0.1),
+                up(fine, channels),
+            )
             self.deviation = nn.Sequential(
-                up(latents, fine), nn.LeakyReLU(), up(fine, fine // 2 or 1), nn.LeakyReLU(), up(fine // 2 or 1, channels))
+                up(latents, fine),
+                nn.LeakyReLU(),
+                up(fine, fine // 2 or 1),
+                nn.LeakyReLU(),
+                up(fine // 2 or 1, channels),
+            )
             self.hyper_analysis = nn.Sequential(
-                nn.Conv2d(latents, hyper, 3, padding=1), nn.LeakyReLU(), down(hyper, hyper), nn.LeakyReLU(), down(hyper, hyper))
+                nn.Conv2d(latents, hyper, 3, padding=1),
+                nn.LeakyReLU(),
+                down(hyper, hyper),
+                nn.LeakyReLU(),
+                down(hyper, hyper),
+            )
             self.hyper_synthesis = nn.Sequential(
-                up(hyper, hyper), nn.LeakyReLU(), up(hyper, hyper), nn.LeakyReLU(), nn.Conv2d(hyper, 2 * latents, 3, padding=1))
+                up(hyper, hyper),
+                nn.LeakyReLU(),
+                up(hyper, hyper),
+                nn.LeakyReLU(),
+                nn.Conv2d(hyper, 2 * latents, 3, padding=1),
+            )
         self.density = FactorizedDensity(hyper, seed=seed)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,13 +136,13 @@ class MeanScaleHyperprior(nn.Module):
     def decode(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         """Pictures of so many rows and columns."""
         x: Tensor = (self.synthesis(z) + 1) / 2
-        return x[..., :size[0], :size[1]]
+        return x[..., : size[0], : size[1]]
 
     def log_std(self, z: Tensor, size: tuple[int, int]) -> Tensor:
         """The logarithm of the standard deviation of every pixel around `decode`, from the second decoder."""
         # Near e^-4 = 0.02 at first, and never so small that one pixel outweighs all others.
         result: Tensor = -4 + 3 * torch.tanh(self.deviation(z) / 3)
-        return result[..., :size[0], :size[1]]
+        return result[..., : size[0], : size[1]]
 
     def energy(self, z: Tensor, h: Tensor) -> Tensor:
         """``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
@@ -124,10 +163,14 @@ class DivisiveNormalization(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.offset = nn.Parameter(torch.ones(channels))
-        self.weight = nn.Parameter(torch.full((channels, channels), -6.0) + 3.75 * torch.eye(channels))  # softplus: 0.1 and 0.0025
+        self.weight = nn.Parameter(
+            torch.full((channels, channels), -6.0) + 3.75 * torch.eye(channels)
+        )  # softplus: 0.1 and 0.0025
 
     def forward(self, x: Tensor) -> Tensor:
-        return x / F.conv2d(x.abs(), F.softplus(self.weight)[..., None, None], self.offset.square() + 1e-4)
+        return x / F.conv2d(
+            x.abs(), F.softplus(self.weight)[..., None, None], self.offset.square() + 1e-4
+        )
 
 
 class Residual(nn.Module):

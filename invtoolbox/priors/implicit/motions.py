@@ -102,11 +102,19 @@ class ControlNodes(Motion):
 
     item_fields: ClassVar[tuple[str, ...]] = ("nodes", "index", "weights", "rigidity")
 
-    def __init__(self, count: int = 64, times: int = 1, neighbours: int = 3, width: float | None = None,
-                 rigidity: Prior | None = None) -> None:
+    def __init__(
+        self,
+        count: int = 64,
+        times: int = 1,
+        neighbours: int = 3,
+        width: float | None = None,
+        rigidity: Prior | None = None,
+    ) -> None:
         if count < 1 or neighbours < 1 or (width is not None and not width > 0):
-            raise InputError(f"ControlNodes takes at least one node, one neighbour and a positive width, got {count}, {neighbours} and "
-                             f"{width}")
+            raise InputError(
+                f"ControlNodes takes at least one node, one neighbour and a positive width, got {count}, {neighbours} and "
+                f"{width}"
+            )
         self.count, self.neighbours, self.width = int(count), int(neighbours), width
         self.rigidity = None if rigidity is None else rigidity.as_sum()
         self.times = checked_times(times, "ControlNodes")
@@ -115,13 +123,23 @@ class ControlNodes(Motion):
 
     def bind(self, points: Tensor) -> Self:
         other = super().bind(points)
-        nodes = [item[farthest_points(item, min(self.count, len(item)))] for item in points.detach()]
-        blends = [blend_weights(item, own, self.neighbours, self.width) for item, own in zip(points.detach(), nodes)]
+        nodes = [
+            item[farthest_points(item, min(self.count, len(item)))] for item in points.detach()
+        ]
+        blends = [
+            blend_weights(item, own, self.neighbours, self.width)
+            for item, own in zip(points.detach(), nodes)
+        ]
         other.nodes = torch.stack(nodes)
-        other.index, other.weights = torch.stack([i for i, _ in blends]), torch.stack([w for _, w in blends])
+        other.index, other.weights = (
+            torch.stack([i for i, _ in blends]),
+            torch.stack([w for _, w in blends]),
+        )
         if self.rigidity is not None:
             if self.rigidity.implicit is not None:
-                raise InputError(f"the rigidity of ControlNodes is made of explicit priors, got {self.rigidity!r}")
+                raise InputError(
+                    f"the rigidity of ControlNodes is made of explicit priors, got {self.rigidity!r}"
+                )
             other.rigidity = self.rigidity._each(lambda prior: prior.bind(other.nodes))
         return other
 
@@ -132,19 +150,30 @@ class ControlNodes(Motion):
     def moved(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
         t, q = self.size * parameters["translations"], of_rotation_vector(parameters["turns"])
         batch, (n, k) = len(t), self.index.shape[1:]
-        nodes, weights = self.nodes.expand(batch, -1, -1), self.weights.expand(batch, -1, -1)[:, None, :, :, None]
+        nodes, weights = (
+            self.nodes.expand(batch, -1, -1),
+            self.weights.expand(batch, -1, -1)[:, None, :, :, None],
+        )
         flat = self.index.expand(batch, -1, -1).flatten(1)
 
         def of_neighbours(values: Tensor) -> Tensor:
             """``(batch, ..., K, c) -> (batch, ..., N, neighbours, c)``."""
             index = flat.view(batch, *[1] * (values.ndim - 3), n * k, 1)
-            return values.gather(-2, index.expand(*values.shape[:-2], n * k, values.shape[-1])).unflatten(-2, (n, k))
+            return values.gather(
+                -2, index.expand(*values.shape[:-2], n * k, values.shape[-1])
+            ).unflatten(-2, (n, k))
 
-        R, own, places = of_neighbours(rotation_matrices(q).flatten(-2)).unflatten(-1, (3, 3)), of_neighbours(t), of_neighbours(nodes)
+        R, own, places = (
+            of_neighbours(rotation_matrices(q).flatten(-2)).unflatten(-1, (3, 3)),
+            of_neighbours(t),
+            of_neighbours(nodes),
+        )
         away = points.expand(batch, -1, -1)[:, :, None] - places
         turned = (R @ away[:, None, ..., None]).squeeze(-1) - away[:, None]
         turns = (weights * of_neighbours(q)).sum(3)
-        return (weights * (turned + own)).sum(3), turns / turns.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+        return (weights * (turned + own)).sum(3), turns / turns.norm(
+            dim=-1, keepdim=True
+        ).clamp_min(1e-12)
 
     def energy(self, parameters: dict[str, Tensor]) -> Tensor:
         if self.rigidity is None:
@@ -169,11 +198,25 @@ class NetworkMotion(Motion):
         seed: of the frequencies and of the first weights.
     """
 
-    def __init__(self, times: int = 1, bandwidth: float = 0.5, features: int = 32, width: int = 64, depth: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self,
+        times: int = 1,
+        bandwidth: float = 0.5,
+        features: int = 32,
+        width: int = 64,
+        depth: int = 2,
+        seed: int = 0,
+    ) -> None:
         if min(features, width, depth) < 1 or not bandwidth > 0:
             raise InputError("NetworkMotion needs positive features, width, depth and bandwidth")
         self.times = checked_times(times, "NetworkMotion")
-        self.bandwidth, self.features, self.width, self.depth, self.seed = bandwidth, features, width, depth, seed
+        self.bandwidth, self.features, self.width, self.depth, self.seed = (
+            bandwidth,
+            features,
+            width,
+            depth,
+            seed,
+        )
         self.centre = torch.zeros(3)
 
     def bind(self, points: Tensor) -> Self:
@@ -188,15 +231,27 @@ class NetworkMotion(Motion):
         parameters: dict[str, Tensor] = {}
         for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             gain = 0.0 if k == self.depth else math.sqrt(2.0 / n_in)
-            parameters[f"weight{k}"] = (gain * torch.randn(1, n_in, n_out, generator=generator)).to(self.centre)
+            parameters[f"weight{k}"] = (gain * torch.randn(1, n_in, n_out, generator=generator)).to(
+                self.centre
+            )
             parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(self.centre)
         return parameters
 
     def moved(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
         batch, n = parameters["weight0"].shape[0], points.shape[1]
-        when = torch.linspace(-0.5, 0.5, self.times, dtype=points.dtype, device=points.device) if self.times > 1 else points.new_zeros(1)
-        place = ((points - self.centre) / self.size).expand(batch, -1, -1)[:, None].expand(-1, self.times, -1, -1)
-        inputs = torch.cat([place, when.view(1, -1, 1, 1).expand(batch, -1, n, 1)], dim=-1).flatten(1, 2)
+        when = (
+            torch.linspace(-0.5, 0.5, self.times, dtype=points.dtype, device=points.device)
+            if self.times > 1
+            else points.new_zeros(1)
+        )
+        place = (
+            ((points - self.centre) / self.size)
+            .expand(batch, -1, -1)[:, None]
+            .expand(-1, self.times, -1, -1)
+        )
+        inputs = torch.cat([place, when.view(1, -1, 1, 1).expand(batch, -1, n, 1)], dim=-1).flatten(
+            1, 2
+        )
         generator = torch.Generator().manual_seed(self.seed)
         frequencies = self.bandwidth * torch.randn(4, self.features, generator=generator).to(points)
         phase = 2 * math.pi * inputs @ frequencies

@@ -42,9 +42,17 @@ class NeuralSceneFlow(PointFlow):
     torch.Size([2, 5, 3])
     """
 
-    def __init__(self, width: int = 128, depth: int = 8, initialization: Literal["default", "xavier"] = "default", seed: int = 0) -> None:
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 8,
+        initialization: Literal["default", "xavier"] = "default",
+        seed: int = 0,
+    ) -> None:
         if min(width, depth) < 1:
-            raise InputError(f"NeuralSceneFlow needs a positive width and depth, got {width} and {depth}")
+            raise InputError(
+                f"NeuralSceneFlow needs a positive width and depth, got {width} and {depth}"
+            )
         if initialization not in ("default", "xavier"):
             raise InputError(f"initialization is 'default' or 'xavier', got {initialization!r}")
         self.width, self.depth, self.initialization, self.seed = width, depth, initialization, seed
@@ -57,10 +65,16 @@ class NeuralSceneFlow(PointFlow):
         for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
             xavier = self.initialization == "xavier"
             bound = math.sqrt(6 / (n_in + n_out)) if xavier else 1 / math.sqrt(n_in)
-            drawn[f"weight{k}"] = (bound * (2 * torch.rand(1, n_in, n_out, generator=generator) - 1)).to(points)
+            drawn[f"weight{k}"] = (
+                bound * (2 * torch.rand(1, n_in, n_out, generator=generator) - 1)
+            ).to(points)
             offset = bound * (2 * torch.rand(1, n_out, generator=generator) - 1)
             drawn[f"bias{k}"] = (torch.zeros_like(offset) if xavier else offset).to(points)
-        return {f"{name}_{leaf}": value.clone() for name in self._ways() for leaf, value in drawn.items()}
+        return {
+            f"{name}_{leaf}": value.clone()
+            for name in self._ways()
+            for leaf, value in drawn.items()
+        }
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any:
         batch = parameters["forward_weight0"].shape[0]
@@ -68,7 +82,11 @@ class NeuralSceneFlow(PointFlow):
         points = points.expand(batch, *points.shape[1:])
         forward = self._network(parameters, "forward", points)
         # Not detached: where the points arrive is learned from the way back too.
-        return (forward, self._network(parameters, "backward", points + forward)) if self.both_ways else forward
+        return (
+            (forward, self._network(parameters, "backward", points + forward))
+            if self.both_ways
+            else forward
+        )
 
     def flow_at(self, parameters: dict[str, Tensor], points: Tensor) -> Tensor:
         """The flow of any points, seen or not, without derivatives: ``(batch or 1, n, 3) -> (batch, n, 3)``."""
@@ -79,17 +97,24 @@ class NeuralSceneFlow(PointFlow):
 
     def _network(self, parameters: dict[str, Tensor], name: str, points: Tensor) -> Tensor:
         at_once = _AT_ONCE if points.device.type == "cpu" else max(1, points.shape[1])
-        layers = [(parameters[f"{name}_bias{k}"], parameters[f"{name}_weight{k}"]) for k in range(self.depth + 1)]
+        layers = [
+            (parameters[f"{name}_bias{k}"], parameters[f"{name}_weight{k}"])
+            for k in range(self.depth + 1)
+        ]
         flows = []
         for item, of_item in enumerate(points):
             for hidden in of_item.split(at_once):
                 for k, (bias, weight) in enumerate(layers):
                     hidden = torch.addmm(bias[item], hidden, weight[item])
                     if k < self.depth:
-                        hidden = hidden.relu_()  # in place: the product's own value is not needed for its derivative
+                        hidden = (
+                            hidden.relu_()
+                        )  # in place: the product's own value is not needed for its derivative
                 flows.append(hidden)
         return torch.cat(flows).view(points.shape)
 
     def __repr__(self) -> str:
-        return (f"NeuralSceneFlow(width={self.width}, depth={self.depth}, initialization={self.initialization!r}, "
-                f"seed={self.seed})")
+        return (
+            f"NeuralSceneFlow(width={self.width}, depth={self.depth}, initialization={self.initialization!r}, "
+            f"seed={self.seed})"
+        )

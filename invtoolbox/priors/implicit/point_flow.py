@@ -24,7 +24,10 @@ class PointFlow(ImplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         bound = copy.copy(self)
-        bound.points, bound.both_ways = flow_points(problem, repr(self)), isinstance(problem.operator.domain_shape[0], tuple)
+        bound.points, bound.both_ways = (
+            flow_points(problem, repr(self)),
+            isinstance(problem.operator.domain_shape[0], tuple),
+        )
         return bound
 
     def _ways(self) -> tuple[str, ...]:

@@ -26,11 +26,17 @@ class _Bodies(Settings):
         inside = (labels >= 0).nonzero()[:, 0]
         number = labels[inside]
         size = torch.bincount(number, minlength=count).clamp_min(1)
-        sums = torch.zeros(count, 3, dtype=torch.float64, device=points.device).index_add_(0, number, points[inside].double())
+        sums = torch.zeros(count, 3, dtype=torch.float64, device=points.device).index_add_(
+            0, number, points[inside].double()
+        )
         self.centres = (sums / size[:, None]).to(points.dtype)
-        arms = torch.cat([points[inside] - self.centres[number], torch.ones_like(points[inside, :1])], dim=1)
+        arms = torch.cat(
+            [points[inside] - self.centres[number], torch.ones_like(points[inside, :1])], dim=1
+        )
         columns = 4 * number[:, None] + torch.arange(4, device=points.device)
-        self.flows = SparseProduct(inside.repeat_interleave(4), columns.flatten(), arms.flatten(), (len(points), 4 * count))
+        self.flows = SparseProduct(
+            inside.repeat_interleave(4), columns.flatten(), arms.flatten(), (len(points), 4 * count)
+        )
 
 
 class RigidClusters(ImplicitPrior):
@@ -59,16 +65,22 @@ class RigidClusters(ImplicitPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("bodies",)
 
-    def __init__(self, labels: Tensor, initial_motions: Tensor | None = None, rotation_rate: float = 0.5) -> None:
+    def __init__(
+        self, labels: Tensor, initial_motions: Tensor | None = None, rotation_rate: float = 0.5
+    ) -> None:
         self.labels = checked_labels(labels, "RigidClusters")
         if not bool((self.labels >= 0).any()):
             raise InputError("RigidClusters needs a cluster at least: every label here is negative")
         self.count = int(self.labels.max()) + 1
         if not rotation_rate > 0:
             raise InputError(f"the rotation_rate of RigidClusters is positive, got {rotation_rate}")
-        if initial_motions is not None and (initial_motions.ndim not in (3, 4) or initial_motions.shape[-3:] != (self.count, 4, 4)):
-            raise InputError(f"RigidClusters of {self.count} clusters starts from motions ({self.count}, 4, 4), with a batch before them "
-                             f"or without, got {tuple(initial_motions.shape)}")
+        if initial_motions is not None and (
+            initial_motions.ndim not in (3, 4) or initial_motions.shape[-3:] != (self.count, 4, 4)
+        ):
+            raise InputError(
+                f"RigidClusters of {self.count} clusters starts from motions ({self.count}, 4, 4), with a batch before them "
+                f"or without, got {tuple(initial_motions.shape)}"
+            )
         self.initial_motions, self.rotation_rate = initial_motions, rotation_rate
         self.bodies: tuple[_Bodies, ...] = ()  # one that all items share, or one an item
 
@@ -78,14 +90,18 @@ class RigidClusters(ImplicitPrior):
     def bind(self, points: Tensor) -> Self:
         """A copy for the points ``(1 or batch, N, 3)``."""
         if self.labels.shape[-1] != points.shape[1]:
-            raise InputError(f"RigidClusters has labels of {self.labels.shape[-1]} points, and the problem moves {points.shape[1]}")
+            raise InputError(
+                f"RigidClusters has labels of {self.labels.shape[-1]} points, and the problem moves {points.shape[1]}"
+            )
         items = max(len(points), len(self.labels) if self.labels.ndim == 2 else 1)
         other = copy.copy(self)
         bodies = []
         for k in range(items):
             labels = labels_of(self.labels, k)
             assert labels is not None
-            bodies.append(_Bodies(points[k if len(points) > 1 else 0], labels.to(points.device), self.count))
+            bodies.append(
+                _Bodies(points[k if len(points) > 1 else 0], labels.to(points.device), self.count)
+            )
         other.bodies = tuple(bodies)
         return other
 
@@ -98,8 +114,10 @@ class RigidClusters(ImplicitPrior):
         motions = motions if motions.ndim == 4 else motions[None]
         R, t = motions[..., :3, :3], motions[..., :3, 3]
         there = (R @ centres.double()[..., None]).squeeze(-1) + t
-        return {"rotation": rotation_vector(R).to(centres).expand(len(there), -1, -1).clone(),
-                "translation": (there - centres).to(centres)}
+        return {
+            "rotation": rotation_vector(R).to(centres).expand(len(there), -1, -1).clone(),
+            "translation": (there - centres).to(centres),
+        }
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
         return {"rotation": self.rotation_rate, "translation": 1.0}
@@ -108,7 +126,9 @@ class RigidClusters(ImplicitPrior):
         self._centres()
         turn = rotation(parameters["rotation"])
         turn = turn - torch.eye(3, dtype=turn.dtype, device=turn.device)
-        stacked = torch.cat([turn.transpose(-1, -2), parameters["translation"][..., None, :]], dim=-2).flatten(1, 2)
+        stacked = torch.cat(
+            [turn.transpose(-1, -2), parameters["translation"][..., None, :]], dim=-2
+        ).flatten(1, 2)
         if len(self.bodies) == 1:
             return self.bodies[0].flows(stacked)
         return torch.stack([body.flows(motion) for body, motion in zip(self.bodies, stacked)])
@@ -120,7 +140,9 @@ class RigidClusters(ImplicitPrior):
 
     def _centres(self) -> Tensor:
         if not self.bodies:
-            raise InputError(f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
+            raise InputError(
+                f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
+            )
         return torch.stack([body.centres for body in self.bodies])
 
     def __repr__(self) -> str:

@@ -49,9 +49,15 @@ class RigidMotion(ImplicitPrior):
     def prepare(self, problem: Problem, solve: Any) -> Self:
         points = getattr(problem.operator, "points", None)
         if points is None:
-            raise InputError(f"RigidMotion moves the points of a PointWarp, and the operator is {problem.operator}")
+            raise InputError(
+                f"RigidMotion moves the points of a PointWarp, and the operator is {problem.operator}"
+            )
         bound = copy.copy(self)
-        weights = points.new_ones(points.shape[:2]) if self.weights is None else self.weights.to(points).expand(points.shape[:2])
+        weights = (
+            points.new_ones(points.shape[:2])
+            if self.weights is None
+            else self.weights.to(points).expand(points.shape[:2])
+        )
         shares = (weights / weights.sum(1, keepdim=True).clamp_min(1e-12))[..., None]
         bound.centre = (shares * points).sum(1)
         bound.around = points - bound.centre[:, None]
@@ -72,7 +78,10 @@ class RigidMotion(ImplicitPrior):
     def motions(self, parameters: dict[str, Tensor]) -> Tensor:
         """The motion of each item as a matrix, ``(batch, 4, 4)``, which moves other points of the same body too."""
         turned = rotation(parameters["turn"] / self.radius[:, None])
-        return rigid(turned, self.centre + parameters["translation"] - (turned @ self.centre[..., None]).squeeze(-1))
+        return rigid(
+            turned,
+            self.centre + parameters["translation"] - (turned @ self.centre[..., None]).squeeze(-1),
+        )
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
         out = torch.cat([parameters["turn"][:, :2], parameters["translation"][:, 2:]], 1)

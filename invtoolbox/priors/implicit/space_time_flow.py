@@ -35,7 +35,9 @@ class NetworkField(FlowField):
         layers = len(self.parameters) // 2
         hidden = hidden.expand(self.parameters["weight0"].shape[0], -1, -1)
         for k in range(layers):
-            hidden = torch.baddbmm(self.parameters[f"bias{k}"], hidden, self.parameters[f"weight{k}"])
+            hidden = torch.baddbmm(
+                self.parameters[f"bias{k}"], hidden, self.parameters[f"weight{k}"]
+            )
             if k < layers - 1:
                 hidden = torch.relu(hidden)
         return hidden
@@ -56,9 +58,13 @@ class SpaceTimeFlow(ImplicitPrior):
         seed: of the first weights.
     """
 
-    def __init__(self, width: int = 128, depth: int = 8, first_scale: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self, width: int = 128, depth: int = 8, first_scale: float = 1.0, seed: int = 0
+    ) -> None:
         if width < 1 or depth < 1 or not first_scale > 0:
-            raise InputError(f"SpaceTimeFlow needs a positive width, depth and first_scale, got {width}, {depth} and {first_scale}")
+            raise InputError(
+                f"SpaceTimeFlow needs a positive width, depth and first_scale, got {width}, {depth} and {first_scale}"
+            )
         self.width, self.depth, self.first_scale, self.seed = width, depth, first_scale, seed
         self.first, self.duration = 0.0, 0.0
         self.like = torch.zeros(1)
@@ -66,21 +72,31 @@ class SpaceTimeFlow(ImplicitPrior):
     def prepare(self, problem: Problem, solve: Any) -> Self:
         sweeps, times = sequence_of(problem, repr(self))
         other = copy.copy(self)
-        other.first, other.duration, other.like = times[0], max(times[-1] - times[0], 1.0), sweeps[0].new_zeros(1)
+        other.first, other.duration, other.like = (
+            times[0],
+            max(times[-1] - times[0], 1.0),
+            sweeps[0].new_zeros(1),
+        )
         return other
 
     def initial(self) -> dict[str, Tensor]:
         if not self.duration:
-            raise InputError(f"{self!r} knows no sequence yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
+            raise InputError(
+                f"{self!r} knows no sequence yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
+            )
         generator = torch.Generator().manual_seed(self.seed)
         parameters: dict[str, Tensor] = {}
         for k, (n_in, n_out) in enumerate(itertools.pairwise([5, *[self.width] * self.depth, 3])):
             bound = math.sqrt(6.0 / (n_in + n_out)) * (self.first_scale if k == self.depth else 1.0)
-            parameters[f"weight{k}"] = (bound * (2 * torch.rand(1, n_in, n_out, generator=generator) - 1)).to(self.like)
+            parameters[f"weight{k}"] = (
+                bound * (2 * torch.rand(1, n_in, n_out, generator=generator) - 1)
+            ).to(self.like)
             parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(self.like)
         return parameters
 
-    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> NetworkField:
+    def decode(
+        self, parameters: dict[str, Tensor], generator: Generator | None = None
+    ) -> NetworkField:
         return NetworkField(parameters, self.first, self.duration)
 
     def __repr__(self) -> str:

@@ -25,21 +25,34 @@ _LARGEST = 1 << 27  # entries of a table of corners: half a gigabyte
 class _Grid(Settings):
     """Corners of a grid that points of the sequence touch, and a table that finds them."""
 
-    def __init__(self, sweeps: tuple[Tensor, ...], cell: float, span: float, first: float, duration: float) -> None:
+    def __init__(
+        self, sweeps: tuple[Tensor, ...], cell: float, span: float, first: float, duration: float
+    ) -> None:
         self.cell, self.span, self.first = cell, span, first
         self.knots = int(duration / span) + 2
-        base = torch.cat([(points[0].double() / cell).floor().long() for points in sweeps]).unique(dim=0)
+        base = torch.cat([(points[0].double() / cell).floor().long() for points in sweeps]).unique(
+            dim=0
+        )
         self.low = base.amin(0)
         size = (base.amax(0) - self.low + 2).tolist()
         if size[0] * size[1] * size[2] > _LARGEST:
-            raise InputError(f"a grid of {size[0]} by {size[1]} by {size[2]} cells of {cell:g} m has too large a table; use a larger cell")
+            raise InputError(
+                f"a grid of {size[0]} by {size[1]} by {size[2]} cells of {cell:g} m has too large a table; use a larger cell"
+            )
         self.size = torch.tensor(size, device=base.device)
         self.strides = torch.tensor([size[1] * size[2], size[2], 1], device=base.device)
-        self.offsets = torch.tensor([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=base.device) @ self.strides
+        self.offsets = (
+            torch.tensor(
+                [[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=base.device
+            )
+            @ self.strides
+        )
         keys = (((base - self.low) @ self.strides)[:, None] + self.offsets).unique()
         self.count = len(keys)
         # What is not a corner has the number after the last one, where nothing moves.
-        self.table = torch.full((size[0] * size[1] * size[2],), self.count, dtype=torch.int32, device=base.device)
+        self.table = torch.full(
+            (size[0] * size[1] * size[2],), self.count, dtype=torch.int32, device=base.device
+        )
         self.table[keys] = torch.arange(self.count, dtype=torch.int32, device=base.device)
 
     def corners(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +61,9 @@ class _Grid(Settings):
         base = scaled.detach().floor()
         inside = ((base >= 0) & (base < self.size - 1)).all(-1)
         key = torch.where(inside, (base.long() * self.strides).sum(-1), 0)
-        number = torch.where(inside[:, None], self.table[key[:, None] + self.offsets].long(), self.count)
+        number = torch.where(
+            inside[:, None], self.table[key[:, None] + self.offsets].long(), self.count
+        )
         share = scaled - base
         x, y, z = torch.stack([1 - share, share], dim=-1).unbind(1)
         return number, (x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]).flatten(1)
@@ -84,7 +99,9 @@ class VoxelField(FlowField):
                 velocity = grid.at_times(self.parameters[f"velocity{level}"][k], times)
                 other = grid.at_times(self.parameters[f"asymmetry{level}"][k], times)
                 held = (directions * velocity + other).flatten(0, 1)
-                total[k].append(weighted_rows(held, number + (grid.count + 1) * group[:, None], weights))
+                total[k].append(
+                    weighted_rows(held, number + (grid.count + 1) * group[:, None], weights)
+                )
         return torch.stack([torch.stack(parts).sum(0) for parts in total])
 
 
@@ -104,11 +121,26 @@ class SpaceTimeVoxels(ImplicitPrior):
         asymmetry: the factor on the step of a.
     """
 
-    def __init__(self, cell: float = 0.5, span: float = 2.0, levels: int = 3, rate: float = 0.25, asymmetry: float = 0.1) -> None:
+    def __init__(
+        self,
+        cell: float = 0.5,
+        span: float = 2.0,
+        levels: int = 3,
+        rate: float = 0.25,
+        asymmetry: float = 0.1,
+    ) -> None:
         if not (cell > 0 and span > 0 and rate > 0 and asymmetry >= 0) or levels < 1:
-            raise InputError("SpaceTimeVoxels needs a positive cell, span, rate and levels and an asymmetry that is not negative, got "
-                             f"cell={cell}, span={span}, rate={rate}, levels={levels}, asymmetry={asymmetry}")
-        self.cell, self.span, self.levels, self.rate, self.asymmetry = cell, span, levels, rate, asymmetry
+            raise InputError(
+                "SpaceTimeVoxels needs a positive cell, span, rate and levels and an asymmetry that is not negative, got "
+                f"cell={cell}, span={span}, rate={rate}, levels={levels}, asymmetry={asymmetry}"
+            )
+        self.cell, self.span, self.levels, self.rate, self.asymmetry = (
+            cell,
+            span,
+            levels,
+            rate,
+            asymmetry,
+        )
         self.grids: tuple[_Grid, ...] = ()
         self.like = torch.zeros(1)
 
@@ -116,22 +148,35 @@ class SpaceTimeVoxels(ImplicitPrior):
         sweeps, times = sequence_of(problem, repr(self))
         other = copy.copy(self)
         factors = [2.0 ** (self.levels - 1 - level) for level in range(self.levels)]
-        other.grids = tuple(_Grid(sweeps, self.cell * f, self.span * f, times[0], times[-1] - times[0]) for f in factors)
+        other.grids = tuple(
+            _Grid(sweeps, self.cell * f, self.span * f, times[0], times[-1] - times[0])
+            for f in factors
+        )
         other.like = sweeps[0].new_zeros(1)
         return other
 
     def initial(self) -> dict[str, Tensor]:
         """``velocity`` and ``asymmetry`` of each level, ``(1, corners, knots, 3)``, the coarsest first; all at rest."""
         if not self.grids:
-            raise InputError(f"{self!r} knows no sequence yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
-        return {f"{name}{level}": self.like.new_zeros(1, grid.count, grid.knots, 3)
-                for level, grid in enumerate(self.grids) for name in ("velocity", "asymmetry")}
+            raise InputError(
+                f"{self!r} knows no sequence yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
+            )
+        return {
+            f"{name}{level}": self.like.new_zeros(1, grid.count, grid.knots, 3)
+            for level, grid in enumerate(self.grids)
+            for name in ("velocity", "asymmetry")
+        }
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
-        return {f"{name}{level}": self.rate**level * (1.0 if name == "velocity" else self.asymmetry)
-                for level in range(self.levels) for name in ("velocity", "asymmetry")}
+        return {
+            f"{name}{level}": self.rate**level * (1.0 if name == "velocity" else self.asymmetry)
+            for level in range(self.levels)
+            for name in ("velocity", "asymmetry")
+        }
 
-    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> VoxelField:
+    def decode(
+        self, parameters: dict[str, Tensor], generator: Generator | None = None
+    ) -> VoxelField:
         return VoxelField(parameters, self.grids)
 
     def __repr__(self) -> str:

@@ -28,6 +28,14 @@ def starting_picture(problem: Problem, solve: Any, intensity_range: tuple[float,
     if problem.is_linear and problem.data_term.is_quadratic:
         known = getattr(problem.data_term, "noise_std", None) is not None
         weight = (1.0 if known else _NOISE**2 * spread**2) / (_STEP * spread) ** 2
-        x: Tensor = solve(problem, weight * Tikhonov("gradient"), "cg", 1.0, max_iterations=50, tolerance=1e-3, progress=False).x
+        x: Tensor = solve(
+            problem,
+            weight * Tikhonov("gradient"),
+            "cg",
+            1.0,
+            max_iterations=50,
+            tolerance=1e-3,
+            progress=False,
+        ).x
         return x.clamp(low - spread / 3, high + spread / 3)
     return torch.full_like(problem.zeros(), (low + high) / 2)

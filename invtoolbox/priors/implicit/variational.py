@@ -44,8 +44,21 @@ class Variational(PriorWrapper, ImplicitPrior):
 
     item_fields: ClassVar[tuple[str, ...]] = ("weight",)
 
-    def __init__(self, prior: ImplicitPrior, family: Family, weight: Tensor, start: float = 1.0, pixels: bool = False) -> None:
-        self.prior, self.family, self.weight, self.first_width, self.pixels = prior, family, weight, start, pixels
+    def __init__(
+        self,
+        prior: ImplicitPrior,
+        family: Family,
+        weight: Tensor,
+        start: float = 1.0,
+        pixels: bool = False,
+    ) -> None:
+        self.prior, self.family, self.weight, self.first_width, self.pixels = (
+            prior,
+            family,
+            weight,
+            start,
+            pixels,
+        )
 
     def initial(self) -> dict[str, Tensor]:
         return self.widened(self.prior.initial())
@@ -54,7 +67,10 @@ class Variational(PriorWrapper, ImplicitPrior):
         """The parameters of the distribution around latents."""
         if self.family == "dirac":
             return latents
-        parameters = latents | {name + WIDTH: torch.full_like(t, math.log(self.first_width)) for name, t in latents.items()}
+        parameters = latents | {
+            name + WIDTH: torch.full_like(t, math.log(self.first_width))
+            for name, t in latents.items()
+        }
         if self.pixels:
             std = self.prior.pixel_std(latents)
             assert std is not None
@@ -63,24 +79,37 @@ class Variational(PriorWrapper, ImplicitPrior):
 
     def latents(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The mean."""
-        return {name: t for name, t in parameters.items() if name + WIDTH in parameters or self.family == "dirac"}
+        return {
+            name: t
+            for name, t in parameters.items()
+            if name + WIDTH in parameters or self.family == "dirac"
+        }
 
     def noise(self, parameters: dict[str, Tensor], generator: Generator) -> dict[str, Tensor]:
         """One standard draw of every latent, and of the pixels, the same for every item: ``(1, ...)`` each."""
         drawn = {}
         for name, mean in self.latents(parameters).items():
             draw = torch.rand if self.family == "uniform" else torch.randn
-            drawn[name] = draw(1, *mean.shape[1:], generator=generator, dtype=mean.dtype, device=mean.device)
+            drawn[name] = draw(
+                1, *mean.shape[1:], generator=generator, dtype=mean.dtype, device=mean.device
+            )
             if self.family == "uniform":
                 drawn[name] -= 0.5
         if self.pixels:
             like = parameters[PIXEL]
-            drawn[PIXEL] = torch.randn(1, *like.shape[1:], generator=generator, dtype=like.dtype, device=like.device)
+            drawn[PIXEL] = torch.randn(
+                1, *like.shape[1:], generator=generator, dtype=like.dtype, device=like.device
+            )
         return drawn
 
-    def image_of(self, parameters: dict[str, Tensor], noise: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    def image_of(
+        self, parameters: dict[str, Tensor], noise: dict[str, Tensor]
+    ) -> tuple[Any, dict[str, Tensor]]:
         """The image, and the latents, of a draw."""
-        drawn = {name: mean + parameters[name + WIDTH].exp() * noise[name] for name, mean in self.latents(parameters).items()}
+        drawn = {
+            name: mean + parameters[name + WIDTH].exp() * noise[name]
+            for name, mean in self.latents(parameters).items()
+        }
         x = self.prior.decode(drawn)
         if self.pixels:
             std = self.prior.pixel_std(drawn)
@@ -93,7 +122,9 @@ class Variational(PriorWrapper, ImplicitPrior):
             return self.prior.decode(self.latents(parameters), generator)
         return self.image_of(parameters, self.noise(parameters, generator))[0]
 
-    def decode_and_energy(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> tuple[Any, Tensor]:
+    def decode_and_energy(
+        self, parameters: dict[str, Tensor], generator: Generator | None = None
+    ) -> tuple[Any, Tensor]:
         if generator is None or self.family == "dirac":
             x, energy = self.prior.decode_and_energy(self.latents(parameters), generator)
             return x, expand(self.weight, energy) * energy
@@ -105,7 +136,9 @@ class Variational(PriorWrapper, ImplicitPrior):
                 divergence = divergence - log_width.flatten(1).sum(1)
             else:
                 away = (z - parameters[name].detach()) * torch.exp(-log_width.detach())
-                divergence = divergence - (0.5 * (away.square() + math.log(2 * math.pi)) + log_width.detach()).flatten(1).sum(1)
+                divergence = divergence - (
+                    0.5 * (away.square() + math.log(2 * math.pi)) + log_width.detach()
+                ).flatten(1).sum(1)
         if self.pixels:
             log_b = parameters[PIXEL]
             divergence = divergence + (0.5 * (torch.exp(2 * log_b) - 1) - log_b).flatten(1).sum(1)

@@ -68,7 +68,9 @@ class VariationalAutoencoder(GaussianLatents):
         if latents < 1:
             raise InputError(f"a VariationalAutoencoder has at least one latent, got {latents}")
         like = next(network.parameters()).detach()
-        super().__init__(network.decoder, torch.zeros(latents, dtype=like.dtype, device=like.device))
+        super().__init__(
+            network.decoder, torch.zeros(latents, dtype=like.dtype, device=like.device)
+        )
         self.network = network
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:

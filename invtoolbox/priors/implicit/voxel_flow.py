@@ -27,7 +27,9 @@ class _Touched(Settings):
         keys, weights = _corners(points, cell)
         self.keys, place = keys.unique(return_inverse=True)  # (M,) their numbers, growing
         rows = torch.arange(len(points), device=points.device).repeat_interleave(8)
-        self.interpolation = SparseProduct(rows, place.flatten(), weights.flatten(), (len(points), len(self.keys)))
+        self.interpolation = SparseProduct(
+            rows, place.flatten(), weights.flatten(), (len(points), len(self.keys))
+        )
 
 
 class VoxelFlow(ImplicitPrior):
@@ -55,9 +57,13 @@ class VoxelFlow(ImplicitPrior):
 
     def __init__(self, cell: float = 0.5, levels: int = 1, rate: float = 0.5) -> None:
         if not cell > 0 or levels < 1 or not rate > 0:
-            raise InputError(f"VoxelFlow needs a positive cell, levels and rate, got {cell}, {levels} and {rate}")
+            raise InputError(
+                f"VoxelFlow needs a positive cell, levels and rate, got {cell}, {levels} and {rate}"
+            )
         self.cell, self.levels, self.rate = float(cell), int(levels), float(rate)
-        self.touched: tuple[_Touched, ...] = ()  # level by level, of one item that all share or of each
+        self.touched: tuple[
+            _Touched, ...
+        ] = ()  # level by level, of one item that all share or of each
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.bind(flow_points(problem, repr(self)))
@@ -65,7 +71,9 @@ class VoxelFlow(ImplicitPrior):
     def bind(self, points: Tensor) -> Self:
         """A copy for the points ``(1 or batch, N, 3)``."""
         other = copy.copy(self)
-        other.touched = tuple(_Touched(cloud, self._cell(level)) for level in range(self.levels) for cloud in points)
+        other.touched = tuple(
+            _Touched(cloud, self._cell(level)) for level in range(self.levels) for cloud in points
+        )
         return other
 
     def _cell(self, level: int) -> float:
@@ -77,7 +85,9 @@ class VoxelFlow(ImplicitPrior):
         leaves = {}
         for level, items in enumerate(self._by_level()):
             like = items[0].interpolation.values
-            leaves[f"level{level}"] = like.new_zeros(len(items), max(len(item.keys) for item in items), 3)
+            leaves[f"level{level}"] = like.new_zeros(
+                len(items), max(len(item.keys) for item in items), 3
+            )
         return leaves
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
@@ -88,9 +98,11 @@ class VoxelFlow(ImplicitPrior):
         for level, items in enumerate(self._by_level()):
             vectors = parameters[f"level{level}"]
             if len(items) == 1:
-                part = items[0].interpolation(vectors[:, :len(items[0].keys)])
+                part = items[0].interpolation(vectors[:, : len(items[0].keys)])
             else:
-                part = torch.stack([item.interpolation(v[:len(item.keys)]) for item, v in zip(items, vectors)])
+                part = torch.stack(
+                    [item.interpolation(v[: len(item.keys)]) for item, v in zip(items, vectors)]
+                )
             total = part if total is None else total + part
         assert total is not None
         return total
@@ -108,7 +120,9 @@ class VoxelFlow(ImplicitPrior):
             place = torch.searchsorted(known, keys).clamp_max(len(known) - 1)
             weights = weights * (known[place] == keys)
             vectors = parameters[f"level{level}"][item][place]
-            total = total + (weights[..., None] * vectors).sum(1) / weights.sum(1, keepdim=True).clamp_min(1e-6)
+            total = total + (weights[..., None] * vectors).sum(1) / weights.sum(
+                1, keepdim=True
+            ).clamp_min(1e-6)
         return total
 
     def select(self, index: Tensor) -> Self:
@@ -120,9 +134,11 @@ class VoxelFlow(ImplicitPrior):
 
     def _by_level(self) -> list[tuple[_Touched, ...]]:
         if not self.touched:
-            raise InputError(f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)")
+            raise InputError(
+                f"{self!r} knows no points yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
+            )
         items = len(self.touched) // self.levels
-        return [self.touched[level * items:(level + 1) * items] for level in range(self.levels)]
+        return [self.touched[level * items : (level + 1) * items] for level in range(self.levels)]
 
     def __repr__(self) -> str:
         return f"VoxelFlow(cell={self.cell:g}, levels={self.levels})"
@@ -133,8 +149,12 @@ def _corners(points: Tensor, cell: float) -> tuple[Tensor, Tensor]:
     scaled = points.double() / cell
     base = scaled.floor()
     if bool((base.abs() >= 2 ** (_BITS - 1) - 1).any()):
-        raise InputError(f"points lie further than {cell * 2 ** (_BITS - 1):.3g} m from the origin, beyond a grid of cells of {cell:g} m")
-    steps = torch.tensor([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=points.device)
+        raise InputError(
+            f"points lie further than {cell * 2 ** (_BITS - 1):.3g} m from the origin, beyond a grid of cells of {cell:g} m"
+        )
+    steps = torch.tensor(
+        [[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=points.device
+    )
     share = (scaled - base)[:, None]
     weights = torch.where(steps.bool(), share, 1 - share).prod(-1)
     x, y, z = (base.long()[:, None] + steps + 2 ** (_BITS - 1)).unbind(-1)

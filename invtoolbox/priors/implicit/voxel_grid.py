@@ -43,11 +43,25 @@ class VoxelGrid(ImplicitPrior):
     True
     """
 
-    def __init__(self, space: VoxelSpace, degree: int = 0, channels: int = 3, alpha: float = 1e-3, colour_rate: float = 1.0,
-                 view_rate: float = 0.2) -> None:
-        if degree not in (0, 1, 2) or channels < 1 or not 0 < alpha < 1 or not (colour_rate > 0 and view_rate > 0):
-            raise InputError("VoxelGrid needs a degree of 0, 1 or 2, a channel at least, an alpha between 0 and 1 and positive rates, got "
-                             f"{degree}, {channels}, {alpha}, {colour_rate} and {view_rate}")
+    def __init__(
+        self,
+        space: VoxelSpace,
+        degree: int = 0,
+        channels: int = 3,
+        alpha: float = 1e-3,
+        colour_rate: float = 1.0,
+        view_rate: float = 0.2,
+    ) -> None:
+        if (
+            degree not in (0, 1, 2)
+            or channels < 1
+            or not 0 < alpha < 1
+            or not (colour_rate > 0 and view_rate > 0)
+        ):
+            raise InputError(
+                "VoxelGrid needs a degree of 0, 1 or 2, a channel at least, an alpha between 0 and 1 and positive rates, got "
+                f"{degree}, {channels}, {alpha}, {colour_rate} and {view_rate}"
+            )
         self.space, self.degree, self.channels, self.alpha = space, degree, channels, alpha
         self.colour_rate, self.view_rate = colour_rate, view_rate
         self.like = torch.zeros(1)
@@ -61,21 +75,36 @@ class VoxelGrid(ImplicitPrior):
         """``density (1, rows)``, ``colour (1, rows, 1, channels)`` and, where the degree is not 0, ``view (1, rows, 3 or 8, channels)``."""
         thin = -math.log1p(-self.alpha) / (max(self.space.cell) * self.space.scale)
         rows, bases = self.space.rows, (self.degree + 1) ** 2
-        leaves = {"density": self.like.new_full((1, rows), math.log(math.expm1(thin))),
-                  "colour": self.like.new_zeros(1, rows, 1, self.channels)}
+        leaves = {
+            "density": self.like.new_full((1, rows), math.log(math.expm1(thin))),
+            "colour": self.like.new_zeros(1, rows, 1, self.channels),
+        }
         if bases > 1:
             leaves["view"] = self.like.new_zeros(1, rows, bases - 1, self.channels)
         return leaves
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
-        return {"density": 1.0, "colour": self.colour_rate, "view": self.colour_rate * self.view_rate}
+        return {
+            "density": 1.0,
+            "colour": self.colour_rate,
+            "view": self.colour_rate * self.view_rate,
+        }
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Voxels:
         colour = parameters["colour"]
-        return Voxels(parameters["density"], torch.cat([colour, parameters["view"]], dim=2) if "view" in parameters else colour, self.space)
+        return Voxels(
+            parameters["density"],
+            torch.cat([colour, parameters["view"]], dim=2) if "view" in parameters else colour,
+            self.space,
+        )
 
-    def refined(self, parameters: dict[str, Tensor], shape: int | tuple[int, int, int] | None = None, least_alpha: float = 1e-2,
-                margin: int = 1) -> tuple[VoxelGrid, dict[str, Tensor]]:
+    def refined(
+        self,
+        parameters: dict[str, Tensor],
+        shape: int | tuple[int, int, int] | None = None,
+        least_alpha: float = 1e-2,
+        margin: int = 1,
+    ) -> tuple[VoxelGrid, dict[str, Tensor]]:
         """A grid of another resolution, or the same one, without its empty cells; and what it starts from.
 
         Args:
@@ -90,8 +119,10 @@ class VoxelGrid(ImplicitPrior):
         # In cells: the largest of the 8 nodes, then the margin.
         full = (functional.max_pool3d(thick, 2, stride=1) > -math.log1p(-least_alpha)).float()
         if not bool(full.any()):
-            raise InputError(f"no cell of {self!r} stops a share of {least_alpha:g} of the light, so nothing would be left; solve for "
-                             "longer or lower least_alpha")
+            raise InputError(
+                f"no cell of {self!r} stops a share of {least_alpha:g} of the light, so nothing would be left; solve for "
+                "longer or lower least_alpha"
+            )
         if margin:
             full = functional.max_pool3d(full, 2 * margin + 1, stride=1, padding=margin)
         occupied = _cells_at(full[0, 0], tuple(n - 1 for n in to))
@@ -117,6 +148,8 @@ def _cells_at(full: Tensor, cells: tuple[int, ...]) -> Tensor:
         high = ((torch.arange(count) + 1) * old + count - 1) // count - 1
         picked = full.index_select(axis, low.to(full.device))
         for more in range(1, int((high - low).max()) + 1):
-            picked = torch.maximum(picked, full.index_select(axis, torch.minimum(low + more, high).to(full.device)))
+            picked = torch.maximum(
+                picked, full.index_select(axis, torch.minimum(low + more, high).to(full.device))
+            )
         full = picked
     return full > 0
