@@ -19,10 +19,10 @@ from common import alternating, data_folder, machine, verdict
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.datasets.meshes import read_dmat, read_mesh
-from invtoolbox.deformation import deformation
-from invtoolbox.scenes.mesh import Mesh
-from invtoolbox.scenes.rigid import rotation
+from invtoolbox.datasets.models.meshes import read_dmat, read_mesh
+from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.geometry.rigid import rotation
+from invtoolbox.runs.deformation import deformation
 
 
 def of_libigl(mesh: Mesh, index: Tensor, goal: Tensor, iterations: int) -> Tensor:

@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 
 import invtoolbox as it
 from invtoolbox.datasets import PosedPictures, SparseModel, read_colmap, read_opensfm, write_colmap
-from invtoolbox.scenes.mesh import Mesh
+from invtoolbox.geometry.meshes import Mesh
 
 LARGEST_DEPTH = 3.5
 
@@ -99,7 +99,7 @@ def room(step: int, voxel: float) -> None:
     train, held = (pictures[[names.index(f.name) for f in part]] for part in (used, left))
     assert train.depth is not None
     began = time.perf_counter()
-    mesh = it.scenes.fuse_depth(
+    mesh = it.geometry.fuse_depth(
         train.cameras, train.depth, voxel, colors=train.pictures, largest_depth=LARGEST_DEPTH
     ).mesh()
     seconds = time.perf_counter() - began

@@ -30,6 +30,7 @@ from common import Kept, best_exponent, data_folder, machine, verdict
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.priors import (
     ARAP,
     AsIsometricAsPossible,
@@ -38,7 +39,6 @@ from invtoolbox.priors import (
     LocalRigidity,
     RigidityCoefficients,
 )
-from invtoolbox.scenes.neighbour_graph import NeighbourGraph
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = {"horse": "horse_gallop.npz", "crane": "crane.npz"}

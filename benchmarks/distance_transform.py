@@ -20,9 +20,9 @@ from av2_pair import load
 from common import alternating, machine, verdict
 from torch import Tensor
 
-from invtoolbox.kernels.distance_field import distance_field
-from invtoolbox.kernels.nearest import Tree
-from invtoolbox.kernels.trilinear import interpolate, value_and_slope
+from invtoolbox.kernels.points.distance_field import distance_field
+from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.kernels.points.trilinear import interpolate, value_and_slope
 
 
 def main() -> None:

@@ -23,12 +23,12 @@ from common import data_folder, machine, verdict
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox import simulation
+from invtoolbox.geometry.rigid import inverse, relative_motion, rotation_vector, transform
+from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.motion.ego_motion import ego_motion
 from invtoolbox.motion.ground import ground
 from invtoolbox.motion.preparation import prepare_pair
-from invtoolbox.scenes.lidar import simulated_street
-from invtoolbox.scenes.rigid import inverse, relative_motion, rotation_vector, transform
-from invtoolbox.scenes.sweep import Sweep
 
 
 def apart(found: Tensor, true: Tensor) -> tuple[float, float]:
@@ -138,7 +138,7 @@ def simulated(seeds: int) -> None:
     for deskew in (True, False):
         off, refused = [], 0
         for seed in range(seeds):
-            sequence = simulated_street(sweeps=22, seed=seed, deskew=deskew)
+            sequence = simulation.street(sweeps=22, seed=seed, deskew=deskew)
             first, second = sequence[20], sequence[21]
             true = relative_motion(first.pose, second.pose)
             try:
@@ -160,7 +160,7 @@ def simulated(seeds: int) -> None:
             f"at most {1000 * max(off):.2f} mm, {refused} of {seeds} refused {verdict(max(off) < 0.005, '5 mm')}"
         )
     for seed in range(seeds):
-        judge_ground(f"street {seed}", simulated_street(sweeps=21, seed=seed)[20])
+        judge_ground(f"street {seed}", simulation.street(sweeps=21, seed=seed)[20])
 
 
 def judge_ground(name: str, sweep: Sweep) -> None:

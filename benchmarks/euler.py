@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from invtoolbox.checkpoint import Checkpoint
+from invtoolbox.geometry.rigid import transform
+from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.motion.euler import EulerSettings, euler_flow
 from invtoolbox.motion.published import nsfp
 from invtoolbox.priors import ARAP, AlongField, StaticWorld
-from invtoolbox.scenes.lidar import SimulatedSequence, SpinningLidar
-from invtoolbox.scenes.rigid import transform
-from invtoolbox.scenes.town import random_town
+from invtoolbox.simulation.lidar import SimulatedSequence, SpinningLidar
+from invtoolbox.simulation.town import random_town
 
 
 def world_sweeps(

@@ -28,10 +28,9 @@ from common import machine, verdict
 
 from invtoolbox.metrics import FlowErrors, evaluate, pool
 from invtoolbox.motion.estimation import estimate
-from invtoolbox.motion.opening import SequencePath
 from invtoolbox.motion.preparation import Preparation, prepare_pair
 from invtoolbox.motion.published import nsfp
-from invtoolbox.motion.sequence import FlowStudy, flow_sequence
+from invtoolbox.runs.flow.sequence import FlowStudy, SequencePath, flow_sequence
 
 PREPARATION = Preparation(ego_motion="poses")
 #: Points that NSFP is fitted to; None for all.

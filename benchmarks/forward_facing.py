@@ -20,6 +20,8 @@ from common import machine, verdict
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.geometry import Cameras, look_at
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.priors import (
     DepthSmoothness,
     OcclusionPenalty,
@@ -29,8 +31,6 @@ from invtoolbox.priors import (
     VoxelSparsity,
     VoxelVariation,
 )
-from invtoolbox.scenes import Cameras, look_at
-from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
 LOW, HIGH = (-1.0, -1.0, -1.4), (1.0, 1.0, 1.0)
 MIDDLE, DISTANCE, SIZE, NOISE = (0.0, 0.0, 0.5), 2.0, (28, 28), 0.02

@@ -26,10 +26,10 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.datasets import open_views
+from invtoolbox.geometry import Cameras, Similarity
 from invtoolbox.metrics import psnr
 from invtoolbox.operators import GaussianRenderer
 from invtoolbox.priors import Gaussians, MCMCStrategy
-from invtoolbox.scenes import Cameras, Similarity
 
 LEAVES = ("means", "quats", "log_scales", "logit_opacities", "colors", "harmonics")
 

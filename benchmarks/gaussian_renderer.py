@@ -22,10 +22,10 @@ import torch
 from common import alternating, data_folder, machine, verdict
 from torch import Tensor
 
-from invtoolbox.kernels.splat_binning import binned
-from invtoolbox.kernels.splat_compositing import composite
-from invtoolbox.kernels.splat_projection import Projection, project
-from invtoolbox.scenes.splatting import rasterization
+from invtoolbox.geometry.splatting import rasterization
+from invtoolbox.kernels.rendering.splat_binning import binned
+from invtoolbox.kernels.rendering.splat_compositing import composite
+from invtoolbox.kernels.rendering.splat_projection import Projection, project
 
 Scene = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 

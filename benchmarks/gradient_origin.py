@@ -19,7 +19,7 @@ from common import machine, verdict
 from torch import Generator, Tensor, nn
 
 import invtoolbox as it
-from invtoolbox.priors.implicit.gradient_origin import GradientOriginNetwork
+from invtoolbox.priors.implicit.latent_networks import GradientOriginNetwork
 from invtoolbox.training import L2, Stage, keep_freed_memory, train
 from invtoolbox.training.pairs import Pairs
 

@@ -30,7 +30,9 @@ from torch.nn.functional import avg_pool2d
 import invtoolbox as it
 from invtoolbox.data_terms import DepthRanking, LeastSquares, PearsonDepth, ScaleShiftInvariant
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.cameras_blender import PosedPictures, open_blender
+from invtoolbox.datasets.views.transforms import PosedPictures, open_blender
+from invtoolbox.geometry import Cameras, look_at
+from invtoolbox.geometry.voxels import VoxelSpace
 from invtoolbox.operators import VoxelRenderer
 from invtoolbox.priors import (
     DepthSmoothness,
@@ -42,8 +44,6 @@ from invtoolbox.priors import (
     VoxelSparsity,
     VoxelVariation,
 )
-from invtoolbox.scenes import Cameras, look_at
-from invtoolbox.scenes.voxels import VoxelSpace
 
 BUILD = Path(__file__).resolve().parents[1] / "build"
 #: The row that others are compared with, the side of patches in pixels, and the rays or pixels that a prior looks at in a step.

@@ -20,9 +20,9 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.datasets import PosedPictures, open_views, read_voxels, write_voxels
+from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.metrics import psnr
 from invtoolbox.priors import VoxelVariation
-from invtoolbox.scenes.voxels import Voxels
 from invtoolbox.views import Stage, VoxelModel, solve_in_stages, split_views
 from invtoolbox.views.stages import StageReport
 

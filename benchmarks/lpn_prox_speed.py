@@ -24,8 +24,8 @@ from common import alternating, machine, verdict
 from torch import Tensor, nn
 
 import invtoolbox as it
-from invtoolbox.priors.explicit.convex_network import ConvexNetwork, item_sum
-from invtoolbox.scene_reading import check, content_of
+from invtoolbox.catalogue.documents import check, content_of
+from invtoolbox.networks.convex_network import ConvexNetwork, item_sum
 from invtoolbox.training import L1, NoisyPairs, Stage, keep_freed_memory, train
 from invtoolbox.training.recipe import Recipe
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import invtoolbox as it
 from invtoolbox.data_terms import Chamfer, Stack
-from invtoolbox.loop import Progress
+from invtoolbox.loop.run import Progress
 from invtoolbox.motion import published
 from invtoolbox.operators import PointWarpBothWays
 from invtoolbox.priors import NeuralSceneFlow

@@ -18,9 +18,9 @@ from deforming_meshes import Shape
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.datasets.meshes import read_mesh
+from invtoolbox.datasets.models.meshes import read_mesh
+from invtoolbox.geometry.neighbour_graph import MeshWeights, NeighbourGraph
 from invtoolbox.priors import ARAP
-from invtoolbox.scenes.neighbour_graph import MeshWeights, NeighbourGraph
 from invtoolbox.solvers.base import Solver
 
 WEIGHT = 10**8.5

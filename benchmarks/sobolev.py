@@ -32,7 +32,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.data_terms import Sobolev
-from invtoolbox.loop import Progress
+from invtoolbox.loop.run import Progress
 from invtoolbox.operators import Blur, Identity, LinearOperator
 
 ORDERS = (-1.0, -0.5, 0.0, 0.5, 1.0)

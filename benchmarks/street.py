@@ -14,7 +14,7 @@ import torch
 from common import machine, verdict
 
 import invtoolbox as it
-from invtoolbox.kernels.raycast import cast_rays
+from invtoolbox.kernels.rendering.raycast import cast_rays
 
 
 def peak() -> float:
@@ -31,7 +31,7 @@ def main() -> None:
     wanted = parser.parse_args()
     print(machine())
     began = time.perf_counter()
-    sequence = it.scenes.simulated_street(sweeps=wanted.sweeps, points=wanted.points)
+    sequence = it.simulation.street(sweeps=wanted.sweeps, points=wanted.points)
     sequence[0]
     print(
         f"the town and the first sweep (kernels compiled or loaded): {time.perf_counter() - began:.2f} s"

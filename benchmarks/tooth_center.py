@@ -9,7 +9,7 @@ import os
 import time
 
 from invtoolbox import datasets
-from invtoolbox.datasets.center import center_of_rotation
+from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
 
 TARGET, TOLERANCE = 295.5, 0.5
 

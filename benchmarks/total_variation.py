@@ -139,7 +139,7 @@ def our_denoisers(task: Task) -> list[Method]:
     problem = it.Problem(y, it.operators.Identity(y.shape[1:]))
 
     def prox(iterations: int) -> tuple[Tensor, Tensor | None]:
-        from invtoolbox.priors.explicit.total_variation_dual import TotalVariationDual
+        from invtoolbox.priors.images.total_variation import TotalVariationDual
 
         # What `TotalVariation.prox` runs; it looks at the gap itself, which here would hide the count of iterations.
         solver = TotalVariationDual((y / weight).unsqueeze(2), True, False, (1.0, 1.0))

@@ -21,8 +21,8 @@ from torch import Tensor
 from vble import SETTINGS, case, inner, pictures
 
 import invtoolbox as it
-from invtoolbox.conformal import coverage_curve, residual_scores
-from invtoolbox.posterior import Posterior
+from invtoolbox.posteriors.base import Posterior
+from invtoolbox.posteriors.conformal import coverage_curve, residual_scores
 
 TESTED, LEARNED = range(1, 11), range(11, 69)
 

@@ -31,6 +31,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import invtoolbox as it
+from invtoolbox.geometry import Cameras, look_at
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import NoMeasurement, VoxelRenderer
 from invtoolbox.priors import (
     DensityCorrelation,
@@ -42,8 +44,6 @@ from invtoolbox.priors import (
     ThroughOperator,
     VoxelGrid,
 )
-from invtoolbox.scenes import Cameras, look_at
-from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
 NODES, SIZE, STD = 24, (28, 28), 0.05
 #: Optical thickness of a cell beyond which its voxel counts as filled: a tenth of the light.

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.settings import Settings
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import component, picked
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 from invtoolbox.priors.base import Prior, PriorSum
-from invtoolbox.settings import Settings
 
 
 class Problem(Settings):

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from invtoolbox.catalogue.registry import prior_named
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem, as_measurements
-from invtoolbox.registry import prior_named
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers.base import Solver

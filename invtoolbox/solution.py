@@ -16,7 +16,7 @@ from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.problem import Problem
 
 if TYPE_CHECKING:
-    from invtoolbox.conformal import Calibration
+    from invtoolbox.posteriors.conformal import Calibration
 
 _FORMAT = "invtoolbox solution 1"
 

@@ -12,23 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.checkpoint import Checkpoint, Writer, fingerprint
+from invtoolbox.catalogue.registry import prior_named, solver_named
+from invtoolbox.core.interrupts import DeferredInterrupt
 from invtoolbox.errors import InputError
-from invtoolbox.gaussian_posterior import gaussian_posterior
-from invtoolbox.interrupt import DeferredInterrupt
-from invtoolbox.loop import RECORDED, STATUS, Callback, Limits, Loop, run
-from invtoolbox.objective import Layout, Objective
+from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
+from invtoolbox.loop.run import RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
+from invtoolbox.objective.objective import Layout, Objective
+from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.operators.base import check_shape
 from invtoolbox.parameter_choice import Trials, automatic, rule_named
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule, WeightSearch
+from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
 from invtoolbox.problem import Problem, fitted_back_projection
-from invtoolbox.progress import ProgressBar
-from invtoolbox.registry import prior_named, solver_named
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.choice import check_fits, choose
-from invtoolbox.unknowns import Unknowns
 
 log = logging.getLogger("invtoolbox")
 
@@ -171,7 +170,7 @@ def solve(
         )
         x = working.decode(loop.x)
     if differentiate == "implicit":
-        from invtoolbox.differentiation import differentiable
+        from invtoolbox.loop.differentiation import differentiable
 
         weight = loop.weight
         if isinstance(regularization, Tensor) and regularization.requires_grad:

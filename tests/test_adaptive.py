@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 import invtoolbox as it
-from invtoolbox.checkpoint import Checkpoint
 from invtoolbox.errors import InputError
+from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
 
 

@@ -62,9 +62,9 @@ def test_heavy_packages_wait_until_they_are_used(code: str) -> None:
         "invtoolbox.reconstruction",
         "invtoolbox.solve",
         "invtoolbox.priors",
-        "invtoolbox.registry",
-        "invtoolbox.catalogue",
-        "invtoolbox.scene_run",
+        "invtoolbox.catalogue.registry",
+        "invtoolbox.catalogue.shelves",
+        "invtoolbox.runs.images.run",
         "invtoolbox.plotting",
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits
 
 import invtoolbox as it
-from invtoolbox.conformal import coverage_curve, residual_scores
+from invtoolbox.posteriors.conformal import coverage_curve, residual_scores
 
 digits = load_digits()
 pictures, kinds = torch.tensor(digits.images).float()[:, None] / 16, torch.tensor(digits.target)

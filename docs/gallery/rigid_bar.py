@@ -9,10 +9,10 @@ In the middle the same handles under the linear energy, where no neighbourhood t
 import torch
 
 import invtoolbox as it
-from invtoolbox.deformation import deformation
-from invtoolbox.plotting.meshes import mesh_figure
-from invtoolbox.scenes import Mesh
-from invtoolbox.scenes.rigid import rotation
+from invtoolbox.geometry import Mesh
+from invtoolbox.geometry.rigid import rotation
+from invtoolbox.plotting.figures import mesh_figure
+from invtoolbox.runs.deformation import deformation
 
 # A tube with a square cross-section: rings of 16 vertices along z.
 around, along = 16, 40
@@ -56,7 +56,7 @@ rigid = bar.with_vertices(vertices + solution.x[0])
 
 def strain(moved):
     """By how much the edges of each vertex have changed their length, in the mean."""
-    graph = it.scenes.NeighbourGraph.of_mesh(vertices, faces, "uniform")
+    graph = it.geometry.NeighbourGraph.of_mesh(vertices, faces, "uniform")
     a, b = graph.edges
     change = (
         (moved.vertices[a] - moved.vertices[b]).norm(dim=1) / graph.vectors.norm(dim=1) - 1

@@ -11,10 +11,10 @@ import matplotlib.pyplot as plt
 import torch
 
 import invtoolbox as it
+from invtoolbox.geometry.rigid import relative_motion, transform
 from invtoolbox.plotting.birds_eye import birds_eye_pixels
-from invtoolbox.scenes.rigid import relative_motion, transform
 
-sequence = it.scenes.simulated_street(sweeps=20, seed=5, points=60_000)
+sequence = it.simulation.street(sweeps=20, seed=5, points=60_000)
 sweep, after = sequence[5], sequence[6]
 labels = sweep.labels
 print(f"{len(sweep)} points, {len(sweep.boxes)} objects, {int(labels.dynamic.sum())} points move")

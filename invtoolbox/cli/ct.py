@@ -13,9 +13,9 @@ from invtoolbox.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from invtoolbox.datasets.geometry_3d import Geometry3D
     from invtoolbox.datasets.measurement import Measurement
-    from invtoolbox.datasets.scan_geometry import ScanGeometry
+    from invtoolbox.datasets.scans.geometry_3d import Geometry3D
+    from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
     from invtoolbox.problem import Problem
     from invtoolbox.solution import Solution
 

@@ -116,7 +116,7 @@ def _kernel(arguments: argparse.Namespace) -> Tensor:
 
     name, _, width = arguments.kernel.partition(":")
     if name == "gaussian":
-        from invtoolbox.scene_parts import gaussian_kernel
+        from invtoolbox.runs.images.parts import gaussian_kernel
 
         try:
             return gaussian_kernel(float(width), "--kernel")

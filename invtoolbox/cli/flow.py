@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
-    from invtoolbox.motion.job import FlowJob
-    from invtoolbox.motion.sequence import FlowStudy
+    from invtoolbox.runs.flow.job import FlowJob
+    from invtoolbox.runs.flow.sequence import FlowStudy
 
 _CHALLENGES = ("av2-v1", "av2-v2", "av2-v3")
 # Notes of more sweeps than this are told by their number.
@@ -156,7 +156,7 @@ def add(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from invtoolbox.motion.job import run_job
+    from invtoolbox.runs.flow.job import run_job
 
     job = job_of(arguments)
     if arguments.view:
@@ -182,7 +182,7 @@ def command(arguments: argparse.Namespace) -> int:
     if job.report is not None and not arguments.quiet:
         print(f"report: {job.report}")
     if arguments.view:
-        from invtoolbox.motion.products import view
+        from invtoolbox.runs.flow.job import view
 
         view(study, job.sequence)
     return code
@@ -190,9 +190,9 @@ def command(arguments: argparse.Namespace) -> int:
 
 def job_of(arguments: argparse.Namespace) -> FlowJob:
     """What the options ask for; those of a scene of the catalogue stand where none is given."""
-    from invtoolbox.motion.job import FlowJob, preparation_of
-    from invtoolbox.motion.opening import SequencePath
-    from invtoolbox.motion.scene import named_sequence
+    from invtoolbox.runs.flow.job import FlowJob, preparation_of
+    from invtoolbox.runs.flow.scene import named_sequence
+    from invtoolbox.runs.flow.sequence import SequencePath
 
     options = {key: value for key, value in (_option(line) for line in arguments.option)}
     if arguments.poses is not None:
@@ -279,7 +279,7 @@ def error_lines(study: FlowStudy) -> list[str]:
 def _require_viewer() -> None:
     from importlib.util import find_spec
 
-    from invtoolbox.environment import how_to_get
+    from invtoolbox.core.environment import how_to_get
     from invtoolbox.errors import MissingDependency
 
     if find_spec("rerun") is None:
@@ -307,7 +307,7 @@ def _notes(study: FlowStudy) -> list[str]:
 
 
 def _option(line: str) -> tuple[str, Any]:
-    from invtoolbox.scene_reading import parse_override
+    from invtoolbox.catalogue.documents import parse_override
 
     try:
         return parse_override(line)

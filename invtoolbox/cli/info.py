@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from invtoolbox import catalogue, datasets, environment
+    from invtoolbox import datasets
+    from invtoolbox.catalogue import shelves as catalogue
+    from invtoolbox.core import environment
 
     _table("versions", environment.versions())
     _table("machine", environment.machine())

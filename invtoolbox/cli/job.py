@@ -13,7 +13,7 @@ from invtoolbox.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from invtoolbox.datasets.volume import Grid
+    from invtoolbox.datasets.volumes.volume import Grid
     from invtoolbox.priors.base import Prior
     from invtoolbox.problem import Problem
     from invtoolbox.solution import Solution
@@ -142,14 +142,14 @@ def _check_format(output: Path, is_volume: bool) -> None:
             f"{', '.join(VOLUME_FORMATS)}, or a folder for a TIFF file a slice"
         )
     if suffix.startswith(".nii"):
-        from invtoolbox.datasets.nifti import check_available
+        from invtoolbox.datasets.volumes.nifti import check_available
 
         check_available()
 
 
 def priors(names: str) -> Prior | None:
     """The sum of the priors whose names are joined by commas; ``none`` is none."""
-    from invtoolbox.registry import prior_named
+    from invtoolbox.catalogue.registry import prior_named
 
     total: Prior | None = None
     for name in (n.strip() for n in names.split(",")):
@@ -169,7 +169,7 @@ def weight(text: str) -> float | str:
 
 
 def solver(arguments: argparse.Namespace) -> Solver | None:
-    from invtoolbox.registry import solver_named
+    from invtoolbox.catalogue.registry import solver_named
 
     return solver_named(arguments.solver) if arguments.solver else None
 
@@ -183,7 +183,7 @@ def solve(
 ) -> Solution:
     """Solve with the method that the options say, from ``start`` where it is given."""
     import invtoolbox
-    from invtoolbox.environment import device_named
+    from invtoolbox.core.environment import device_named
 
     solution: Solution = invtoolbox.solve(
         problem,
@@ -216,7 +216,7 @@ def run(
         start: an image to start from.
         grid: where the voxels of a volume lie; None for pictures.
     """
-    from invtoolbox.checkpoint import Checkpoint
+    from invtoolbox.loop.checkpoint import Checkpoint
 
     reference = _reference(arguments, grid is not None)
     if reference is not None and tuple(reference.shape[1:]) != problem.image_shape:

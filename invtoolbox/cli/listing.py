@@ -37,7 +37,8 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _entries(kind: str) -> dict[str, str]:
-    from invtoolbox import catalogue, registry
+    from invtoolbox.catalogue import registry
+    from invtoolbox.catalogue import shelves as catalogue
 
     found: dict[str, str] = {}
     if kind == "readers":

@@ -1,4 +1,7 @@
-"""What `run`, `ct` and `deblur` share where they do many items: options, the folder of results, the volume made of them."""
+"""Options of the commands that run a TOML file and write a folder: the same words for the same things.
+
+What `run`, `ct` and `deblur` share where they do many items: options, the folder of results, the volume made of them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,31 @@ from typing import TYPE_CHECKING, Any
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
-    from invtoolbox.study import Study
+    from invtoolbox.runs.study import Study
+
+
+def add_changes(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--set KEY=VALUE``, of a scene or a recipe."""
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help=f"change a key of the {what} by its dotted name; the value is TOML, or else a word",
+    )
+
+
+def add_folder(
+    parser: argparse.ArgumentParser, output: str, resume: str | None, overwrite: str
+) -> None:
+    """Where results go, and what becomes of earlier ones, each with its help; None where the command resumes by itself."""
+    parser.add_argument("--output", "-o", metavar="FOLDER", help=output)
+    if resume is not None:
+        parser.add_argument("--resume", action="store_true", help=resume)
+    parser.add_argument("--overwrite", action="store_true", help=overwrite)
+    parser.add_argument("--quiet", "-q", action="store_true", help="no progress bar and no summary")
+
 
 #: Formats in which the slices of a study become one volume.
 VOLUMES = (".tif", ".tiff", ".nii", ".nii.gz", ".mha", ".mhd", ".raw", ".npy", ".h5", ".hdf5")
@@ -74,10 +101,10 @@ def run(arguments: argparse.Namespace, path: str, work: Callable[..., Any], coun
 
     The output is a folder, or a volume that is made of the results when all of them are there.
     """
-    from invtoolbox.study import run_study
-    from invtoolbox.study.driver import Items
-    from invtoolbox.study.scenes import parse_items
-    from invtoolbox.study.slices import stamp
+    from invtoolbox.runs.study import run_study
+    from invtoolbox.runs.study.driver import Items
+    from invtoolbox.runs.study.scenes import parse_items
+    from invtoolbox.runs.study.slices import stamp
 
     for option in ("report", "reference"):
         if getattr(arguments, option):

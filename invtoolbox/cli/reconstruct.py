@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.cli import options
+from invtoolbox.cli import many as options
 
 if TYPE_CHECKING:
-    from invtoolbox.views.run import ViewOutcome
+    from invtoolbox.runs.views.run import ViewOutcome
 
 
 def add(commands: Any) -> None:
@@ -54,8 +54,8 @@ def add(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
+    from invtoolbox.catalogue.documents import content_of
     from invtoolbox.errors import InputError
-    from invtoolbox.scene_reading import content_of
 
     if (
         not Path(arguments.scene).expanduser().is_dir()
@@ -69,7 +69,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 def run(scene: str | Path, arguments: argparse.Namespace) -> int:
     """Run a scene of photographs as the options say, and say what came of it."""
-    from invtoolbox.views.run import run_view_scene
+    from invtoolbox.runs.views.run import run_view_scene
 
     preset, view = getattr(arguments, "preset", None), getattr(arguments, "view", False)
     if view:
@@ -96,7 +96,7 @@ def run(scene: str | Path, arguments: argparse.Namespace) -> int:
 def _require_viewer() -> None:
     from importlib.util import find_spec
 
-    from invtoolbox.environment import how_to_get
+    from invtoolbox.core.environment import how_to_get
     from invtoolbox.errors import MissingDependency
 
     if find_spec("viser") is None and find_spec("rerun") is None:

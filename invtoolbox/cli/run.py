@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from invtoolbox.cli import many, options
+from invtoolbox.cli import many
+from invtoolbox.cli import many as options
 from invtoolbox.errors import InputError
 
 
@@ -47,7 +48,7 @@ def add(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from invtoolbox.running import lone_scene_among
+    from invtoolbox.runs.run import lone_scene_among
 
     one = lone_scene_among(arguments.scene)
     if one is not None and one[0] == "views":
@@ -62,7 +63,7 @@ def command(arguments: argparse.Namespace) -> int:
         return _deform(arguments, one[1])
     if one is not None:
         from invtoolbox.cli.flow import tell
-        from invtoolbox.motion.scene import run_flow_scene
+        from invtoolbox.runs.flow.scene import run_flow_scene
 
         return tell(
             run_flow_scene(
@@ -80,7 +81,7 @@ def command(arguments: argparse.Namespace) -> int:
             arguments.quiet,
         )
     if many.is_asked_for(arguments) or len(arguments.scene) > 1:
-        from invtoolbox.study.scenes import run_scenes
+        from invtoolbox.runs.study.scenes import run_scenes
 
         return many.tell(
             run_scenes(
@@ -97,7 +98,7 @@ def command(arguments: argparse.Namespace) -> int:
             ),
             arguments.quiet,
         )
-    from invtoolbox.scene_run import run_scene
+    from invtoolbox.runs.images.run import run_scene
 
     outcome = run_scene(
         arguments.scene[0],
@@ -125,7 +126,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _deform(arguments: argparse.Namespace, scene: Any) -> int:
-    from invtoolbox.mesh_scene import run_mesh_scene
+    from invtoolbox.runs.meshes import run_mesh_scene
 
     if many.is_asked_for(arguments):
         raise InputError(

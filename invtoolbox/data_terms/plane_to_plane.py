@@ -12,8 +12,8 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.chamfer import check_point_sets
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.surface_normals import Surface, in_time
 from invtoolbox.operators.base import Shapes
-from invtoolbox.scenes.surfaces import Surface, in_time
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -25,7 +25,7 @@ class PlaneToPlane(DataTerm):
     .. math:: \frac12 \sum_i w_i \, \frac{d_i^2}{1 + d_i^2 / \tau^2} \Big/ \sum_i w_i, \qquad
               d^2 = 2 \alpha \, (p - q)^T (C_p + C_q)^{-1} (p - q)
 
-    q is the measured point next to p, and C are the `scenes.surfaces.covariances` of both: generalised ICP (Segal, Haehnel and Thrun
+    q is the measured point next to p, and C are the `geometry.surface_normals.covariances` of both: generalised ICP (Segal, Haehnel and Thrun
     2009) with Geman and McClure's function. Where both surfaces have the same normal, d is the distance along it and the
     small share alpha of that along the surface: a lidar meets a surface in other places each time, so its lines must be free to slide.
     Where the normals differ, the two points are hardly the same matter, and count little.
@@ -44,7 +44,7 @@ class PlaneToPlane(DataTerm):
         times: when the points of prediction and measurements were measured within their sweeps, seconds, ``(batch or 1, N)`` and
             ``(batch or 1, M)``. Two lidars on one roof see an object at different times, so in different places; neighbours are
             then looked for in time too, of which a second counts as ``time_scale`` metres.
-        surface: that of the measurements, ``scenes.surfaces.Surface.of(y[0], ...)``, where several problems share it; made by
+        surface: that of the measurements, ``geometry.surface_normals.Surface.of(y[0], ...)``, where several problems share it; made by
             `prepare` otherwise.
 
     >>> target = torch.stack(torch.meshgrid(torch.arange(9.0), torch.arange(9.0), torch.zeros(1), indexing="ij"), -1).reshape(1, -1, 3)

@@ -3,45 +3,11 @@
 
 from __future__ import annotations
 
-from invtoolbox.datasets.argoverse_flow import (
-    ArgoverseFlow,
-    argoverse_mask,
-    argoverse_path,
-    pack_argoverse,
-    read_argoverse,
-    write_argoverse,
-)
-from invtoolbox.datasets.arrays import Arrays
-from invtoolbox.datasets.blur_kernels import BlurKernels
-from invtoolbox.datasets.cameras_blender import open_blender
-from invtoolbox.datasets.cameras_transforms import open_transforms, write_transforms
-from invtoolbox.datasets.center import center_of_rotation
-from invtoolbox.datasets.colmap import open_colmap, read_colmap, write_colmap
-from invtoolbox.datasets.dicom import Dicom, attenuation_to_hounsfield, hounsfield_to_attenuation
-from invtoolbox.datasets.dicom_series import DicomSeries
-from invtoolbox.datasets.dxchange import DataExchange
-from invtoolbox.datasets.flow_files import FlowFile, read_flow, refuse_source, write_flow
-from invtoolbox.datasets.geometry import Geometry
-from invtoolbox.datasets.geometry_3d import Geometry3D
-from invtoolbox.datasets.geometry_file import geometry_from_mapping, read_geometry
-from invtoolbox.datasets.hdf5 import Hdf5
-from invtoolbox.datasets.htc2022 import HTC2022
-from invtoolbox.datasets.lidar_argoverse import Argoverse2
-from invtoolbox.datasets.lidar_folder import LidarFolder
-from invtoolbox.datasets.lidar_kitti import KittiOdometry, KittiRaw
-from invtoolbox.datasets.lidar_kitti_flow import KittiSceneFlow
-from invtoolbox.datasets.lidar_nuscenes import NuScenes
-from invtoolbox.datasets.lidar_opening import SWEEP_READERS, open_sweeps
-from invtoolbox.datasets.lidar_ouster import OusterFrames
-from invtoolbox.datasets.lidar_waymo import Waymo
-from invtoolbox.datasets.llff import open_llff
 from invtoolbox.datasets.measurement import DataSet, Measurement
-from invtoolbox.datasets.meshes import read_mesh, write_mesh
-from invtoolbox.datasets.metaimage import MetaImage, write_metaimage
-from invtoolbox.datasets.nexus import NXtomo
-from invtoolbox.datasets.nifti import Nifti, write_nifti
+from invtoolbox.datasets.models.gaussians import read_splats, write_splats
+from invtoolbox.datasets.models.meshes import read_mesh, write_mesh
+from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
 from invtoolbox.datasets.opening import READERS, open, open_measurements
-from invtoolbox.datasets.opensfm import open_opensfm, read_opensfm
 from invtoolbox.datasets.output import (
     Written,
     write,
@@ -52,22 +18,61 @@ from invtoolbox.datasets.output import (
     write_tiff,
     writing,
 )
-from invtoolbox.datasets.pcd import read_pcd
-from invtoolbox.datasets.pictures import Pictures
-from invtoolbox.datasets.ply import read_ply, write_ply
-from invtoolbox.datasets.pose_files import read_poses
-from invtoolbox.datasets.posed_pictures import PosedPictures, View, load_views
-from invtoolbox.datasets.raw import Raw, write_raw
-from invtoolbox.datasets.rgbd import open_rgbd
-from invtoolbox.datasets.samples import ct_small, photograph
-from invtoolbox.datasets.scan_geometry import ScanGeometry
-from invtoolbox.datasets.shelf import data_folder, find_file, open_named, verify
-from invtoolbox.datasets.sparse_model import SparseCamera, SparseModel
-from invtoolbox.datasets.splat_ply import read_splats, write_splats
-from invtoolbox.datasets.tiff import TiffStack, write_tiff_stack
-from invtoolbox.datasets.view_opening import VIEW_READERS, open_views
-from invtoolbox.datasets.volume import Grid, Volume, VolumeInMemory
-from invtoolbox.datasets.voxel_file import read_voxels, write_voxels
+from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
+from invtoolbox.datasets.scans.geometry_2d import Geometry
+from invtoolbox.datasets.scans.geometry_3d import Geometry3D
+from invtoolbox.datasets.scans.geometry_file import geometry_from_mapping, read_geometry
+from invtoolbox.datasets.scans.htc2022 import HTC2022
+from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo
+from invtoolbox.datasets.shelf import (
+    ct_small,
+    data_folder,
+    find_file,
+    open_named,
+    photograph,
+    verify,
+)
+from invtoolbox.datasets.sweeps.argoverse import Argoverse2
+from invtoolbox.datasets.sweeps.argoverse_flow import (
+    ArgoverseFlow,
+    argoverse_mask,
+    argoverse_path,
+    pack_argoverse,
+    read_argoverse,
+    write_argoverse,
+)
+from invtoolbox.datasets.sweeps.flow_files import FlowFile, read_flow, refuse_source, write_flow
+from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames
+from invtoolbox.datasets.sweeps.kitti import KittiOdometry, KittiRaw, KittiSceneFlow
+from invtoolbox.datasets.sweeps.nuscenes import NuScenes
+from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, open_sweeps
+from invtoolbox.datasets.sweeps.pcd import read_pcd
+from invtoolbox.datasets.sweeps.ply import read_ply, write_ply
+from invtoolbox.datasets.sweeps.pose_files import read_poses
+from invtoolbox.datasets.sweeps.waymo import Waymo
+from invtoolbox.datasets.views.colmap import open_colmap, read_colmap, write_colmap
+from invtoolbox.datasets.views.llff import open_llff
+from invtoolbox.datasets.views.opening import VIEW_READERS, open_views
+from invtoolbox.datasets.views.opensfm import open_opensfm, read_opensfm
+from invtoolbox.datasets.views.posed_pictures import PosedPictures, View, load_views
+from invtoolbox.datasets.views.rgbd import open_rgbd
+from invtoolbox.datasets.views.sparse_model import SparseCamera, SparseModel
+from invtoolbox.datasets.views.transforms import open_blender, open_transforms, write_transforms
+from invtoolbox.datasets.volumes.arrays import Arrays
+from invtoolbox.datasets.volumes.dicom import (
+    Dicom,
+    DicomSeries,
+    attenuation_to_hounsfield,
+    hounsfield_to_attenuation,
+)
+from invtoolbox.datasets.volumes.hdf5 import BlurKernels, Hdf5
+from invtoolbox.datasets.volumes.metaimage import MetaImage, write_metaimage
+from invtoolbox.datasets.volumes.nifti import Nifti, write_nifti
+from invtoolbox.datasets.volumes.pictures import Pictures
+from invtoolbox.datasets.volumes.raw import Raw, write_raw
+from invtoolbox.datasets.volumes.tiff import TiffStack, write_tiff_stack
+from invtoolbox.datasets.volumes.volume import Grid, Volume, VolumeInMemory
 
 __all__ = [
     "HTC2022",

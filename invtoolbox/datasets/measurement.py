@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.scan_geometry import ScanGeometry
+from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
 

@@ -8,27 +8,23 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from invtoolbox.catalogue import read_toml
-from invtoolbox.datasets.arrays import Arrays
-from invtoolbox.datasets.blur_kernels import BlurKernels
-from invtoolbox.datasets.dicom import Dicom, is_slice
-from invtoolbox.datasets.dicom_series import DicomSeries
-from invtoolbox.datasets.dxchange import DataExchange
-from invtoolbox.datasets.files import decoding, require_file, sniff
-from invtoolbox.datasets.geometry_file import read_geometry
-from invtoolbox.datasets.hdf5 import Hdf5
-from invtoolbox.datasets.hdf5_open import open_hdf5
-from invtoolbox.datasets.htc2022 import HTC2022
-from invtoolbox.datasets.lidar_opening import SWEEP_READERS, reader_of_folder
+from invtoolbox.catalogue.shelves import read_toml
+from invtoolbox.core.checks import decoding, require_file, sniff
 from invtoolbox.datasets.measurement import DataSet
-from invtoolbox.datasets.metaimage import MetaImage
-from invtoolbox.datasets.nexus import NXtomo, entries
-from invtoolbox.datasets.nifti import Nifti
-from invtoolbox.datasets.pictures import SUFFIXES, Pictures
-from invtoolbox.datasets.raw import Raw, sidecar_of
-from invtoolbox.datasets.scan_geometry import ScanGeometry
-from invtoolbox.datasets.tiff import TiffStack, is_stack
-from invtoolbox.datasets.view_opening import VIEW_READERS, reader_of_views
+from invtoolbox.datasets.scans.geometry_file import read_geometry
+from invtoolbox.datasets.scans.htc2022 import HTC2022
+from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
+from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, reader_of_folder
+from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
+from invtoolbox.datasets.volumes.arrays import Arrays
+from invtoolbox.datasets.volumes.dicom import Dicom, DicomSeries, is_slice
+from invtoolbox.datasets.volumes.hdf5 import BlurKernels, Hdf5, open_hdf5
+from invtoolbox.datasets.volumes.metaimage import MetaImage
+from invtoolbox.datasets.volumes.nifti import Nifti
+from invtoolbox.datasets.volumes.pictures import SUFFIXES, Pictures
+from invtoolbox.datasets.volumes.raw import Raw, sidecar_of
+from invtoolbox.datasets.volumes.tiff import TiffStack, is_stack
 from invtoolbox.errors import InputError, unknown_name
 
 #: Our readers by name: ``READERS[name](path, geometry)`` is a data set, and ``READERS[name](path)`` one of lidar sweeps or of pictures

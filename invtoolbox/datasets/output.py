@@ -69,8 +69,8 @@ def write(path: str | os.PathLike[str], x: Any, overwrite: bool = False) -> Writ
     array([[1., 1.],
            [1., 1.]], dtype=float32)
     """
-    from invtoolbox.datasets import metaimage, nifti, raw
-    from invtoolbox.datasets.volume import Volume
+    from invtoolbox.datasets.volumes import metaimage, nifti, raw
+    from invtoolbox.datasets.volumes.volume import Volume
 
     name = Path(path).name.lower()
     suffix = ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
@@ -145,7 +145,7 @@ def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False
     """
     import tifffile
 
-    from invtoolbox.datasets.volume import Volume, slices_of
+    from invtoolbox.datasets.volumes.volume import Volume, slices_of
 
     options: dict[str, Any] = {"dtype": np.float32, "photometric": "minisblack"}
     if isinstance(image, Volume):

@@ -20,6 +20,8 @@ A file on the shelf reads::
 
 A data set that is made and not read has a table ``[simulated]`` in place of folder, default and checksums; its file is the one on the shelf
 itself, which its reader reads.
+
+Small real data that come with installed packages, so that the first steps need no network.
 """
 
 from __future__ import annotations
@@ -30,11 +32,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from invtoolbox import catalogue
-from invtoolbox.datasets.lidar_opening import SWEEP_PATHS, SWEEP_READERS, open_sweeps
-from invtoolbox.datasets.measurement import DataSet
+from torch import Tensor
+
+from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.opening import open as open_path
-from invtoolbox.datasets.scan_geometry import ScanGeometry
+from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS, SWEEP_READERS, open_sweeps
+from invtoolbox.datasets.volumes.dicom import Dicom
+from invtoolbox.datasets.volumes.pictures import Pictures
 from invtoolbox.errors import InputError, unknown_name
 
 
@@ -135,3 +141,59 @@ def _folder(path: Path, settings: dict[str, Any]) -> Path:
             f"{path}: the package {settings['package']} is not installed; install it with pip"
         )
     return Path(spec.origin).parent / str(settings["folder"])
+
+
+#: Photographs inside scikit-image's wheel; its other pictures would be downloaded.
+PHOTOGRAPHS = {
+    "astronaut": "astronaut.png",
+    "brick": "brick.png",
+    "camera": "camera.png",
+    "cat": "chelsea.png",
+    "coffee": "coffee.png",
+    "coins": "coins.png",
+    "galaxies": "hubble_deep_field.jpg",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "moon": "moon.png",
+    "page": "page.png",
+    "rocket": "rocket.jpg",
+}
+
+
+def ct_small(units: str = "HU") -> Measurement:
+    """A real CT slice of 128x128 pixels, 0.66 mm each, that comes with pydicom (`CT_small.dcm`).
+
+    Args:
+        units: "HU" or "1/mm", as in `Dicom`.
+
+    >>> slice_ = ct_small()
+    >>> slice_.y.shape, slice_.meta["units"]
+    (torch.Size([1, 1, 128, 128]), 'HU')
+    """
+    from pydicom.data import get_testdata_file
+
+    path = get_testdata_file("CT_small.dcm", download=False)
+    if not isinstance(path, str):
+        raise InputError(
+            "CT_small.dcm is missing from the installed pydicom; install pydicom 3 from PyPI"
+        )
+    return Dicom(path, units=units)[0]
+
+
+def photograph(name: str = "camera") -> Tensor:
+    """A real photograph that comes with scikit-image, ``(1, channel, rows, columns)`` with values from 0 to
+    1.
+
+    >>> photograph("camera").shape, photograph("cat").shape
+    (torch.Size([1, 1, 512, 512]), torch.Size([1, 3, 300, 451]))
+    """
+    if name not in PHOTOGRAPHS:
+        raise unknown_name("photograph", name, PHOTOGRAPHS)
+    import skimage
+
+    path = Path(skimage.__file__).parent / "data" / PHOTOGRAPHS[name]
+    if not path.is_file():
+        raise InputError(
+            f"{path.name} is missing from the installed scikit-image; install it from PyPI"
+        )
+    return Pictures(path)[0].y

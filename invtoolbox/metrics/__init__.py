@@ -3,22 +3,43 @@ flow in `evaluate` are of one sweep, and add over sweeps."""
 
 from __future__ import annotations
 
-from invtoolbox.metrics.bucketed import BucketedEPE, BucketedErrors, bucketed_epe
-from invtoolbox.metrics.errors import correlation, mae, psnr, relative_error, rmse
-from invtoolbox.metrics.flow import accuracy_relax, accuracy_strict, end_point_error, outliers
-from invtoolbox.metrics.flow_angle import angle_error, space_time_angle_error
-from invtoolbox.metrics.flow_errors import FlowErrors, evaluate, pool
-from invtoolbox.metrics.flow_region import (
+from invtoolbox.metrics.flow import (
     RangeError,
+    TrajectoryErrors,
+    accuracy_relax,
+    accuracy_strict,
+    angle_error,
     dynamic_end_point_error,
+    end_point_error,
+    outliers,
     range_wise_epe,
+    space_time_angle_error,
     static_end_point_error,
+    trajectory_errors,
 )
-from invtoolbox.metrics.meta_classes import AV2_META_CLASSES, META_CLASSES, meta_class
-from invtoolbox.metrics.segmentation import matthews_correlation, otsu_segmentation, otsu_threshold
-from invtoolbox.metrics.structural_similarity import ssim
-from invtoolbox.metrics.three_way import ThreeWay, ThreeWayEPE, three_way_epe
-from invtoolbox.metrics.trajectory import TrajectoryErrors, trajectory_errors
+from invtoolbox.metrics.flow_evaluation import FlowErrors, evaluate, pool
+from invtoolbox.metrics.flow_scores import (
+    AV2_META_CLASSES,
+    META_CLASSES,
+    BucketedEPE,
+    BucketedErrors,
+    ThreeWay,
+    ThreeWayEPE,
+    bucketed_epe,
+    meta_class,
+    three_way_epe,
+)
+from invtoolbox.metrics.images import (
+    correlation,
+    mae,
+    matthews_correlation,
+    otsu_segmentation,
+    otsu_threshold,
+    psnr,
+    relative_error,
+    rmse,
+    ssim,
+)
 
 __all__ = [
     "AV2_META_CLASSES",

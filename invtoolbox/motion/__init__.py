@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from invtoolbox.core.lazy import lazy_attributes
 
 _NAMES = {
-    "FlowEstimate": "invtoolbox.motion.estimation",
-    "FlowStudy": "invtoolbox.motion.sequence",
-    "METHODS": "invtoolbox.motion.methods",
-    "Preparation": "invtoolbox.motion.preparation",
-    "SequencePath": "invtoolbox.motion.opening",
-    "estimate": "invtoolbox.motion.estimation",
-    "flow_sequence": "invtoolbox.motion.sequence",
-    "scene_flow": "invtoolbox.motion.estimation",
+    "FlowEstimate": "estimation",
+    "METHODS": "methods",
+    "Preparation": "preparation",
+    "estimate": "estimation",
+    "scene_flow": "estimation",
 }
 __all__ = list(_NAMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'invtoolbox.motion' has no attribute {name!r}")
+__getattr__ = lazy_attributes(__name__, _NAMES)

@@ -1,4 +1,7 @@
-"""Bodies that move: every thing on the street is registered with the next sweep as one rigid body, and judged by what that explains."""
+"""Bodies that move: every thing on the street is registered with the next sweep as one rigid body, and judged by what that explains.
+
+Bodies bend a little: a voxel field beside their rigid motion, as rigid as possible, fitted to the next sweep.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.nearest import Tree
-from invtoolbox.motion.clusters import clusters
-from invtoolbox.motion.registration import Registration, RegistrationSettings, register
-from invtoolbox.motion.voting import translations
-from invtoolbox.scenes.rigid import transform
+from invtoolbox.geometry.rigid import transform
+from invtoolbox.geometry.surface_normals import covariances
+from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.motion.registration import (
+    Registration,
+    RegistrationSettings,
+    clusters,
+    register,
+    translations,
+)
+from invtoolbox.operators.points import PointWarp
+from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
+from invtoolbox.priors.motion.rigidity import ARAP
+from invtoolbox.problem import Problem
+from invtoolbox.solve import solve
+from invtoolbox.solvers.lbfgs import LBFGS
 
 #: Points farther than this from the other sweep have no partner there, metres: about twice the distance of lidar lines at 30 m.
 _APART = 0.15
@@ -226,3 +241,59 @@ def _judged(
         flow[members[k]] = transform(found.motion[j], points[members[k]]) - points[members[k]]
         motions.append(found.motion[j])
     return Bodies(label, torch.stack(motions) if motions else points.new_zeros(0, 4, 4), flow)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How far bodies may bend.
+
+    Attributes:
+        cell: edge of the voxels, metres.
+        rigidity: weight of `ARAP` beside the mean misfit, both in square metres.
+        scale: of the robust misfit, metres: partners farther away hardly pull.
+        iterations: of L-BFGS.
+    """
+
+    cell: float = 0.5
+    rigidity: float = 1.0
+    scale: float = 0.1
+    iterations: int = 20
+
+
+def refined(
+    points: Tensor,
+    target: Tensor,
+    label: Tensor,
+    flow: Tensor,
+    times: tuple[Tensor, Tensor] | None = None,
+    settings: Refinement | None = None,
+) -> Tensor:
+    """The flow of bodies that may bend, ``(n, 3)``: points without a body keep theirs.
+
+    Args:
+        points, target: ``(n, 3)`` and ``(m, 3)`` in one frame.
+        label: the body of each point, ``(n,)``; -1 for none.
+        flow: by the rigid motion of the bodies, ``(n, 3)``.
+        times: see `moving_bodies`.
+    """
+    settings = settings or Refinement()
+    rows = (label >= 0).nonzero().squeeze(1)
+    if len(rows) == 0:
+        return flow
+    moved = (points + flow)[rows]
+    near = ((target > moved.amin(0) - 1) & (target < moved.amax(0) + 1)).all(1)
+    if not bool(near.any()):
+        return flow
+    spread = covariances(points, None if times is None else times[0], rows=rows)[None]
+    term = PlaneToPlane(
+        (settings.scale, settings.scale),
+        covariances=spread,
+        times=None if times is None else (times[0][rows][None], times[1][near][None]),
+    )
+    # What is sought is the way from where the rigid motion takes each point, so zero is the rigid start.
+    problem = Problem(target[near][None], PointWarp(moved[None]), term)
+    prior = VoxelFlow(settings.cell) + settings.rigidity * ARAP(labels=label[rows])
+    solution = solve(problem, prior, LBFGS(), max_iterations=settings.iterations, progress=False)
+    found = flow.clone()
+    found[rows] += solution.x[0]
+    return found

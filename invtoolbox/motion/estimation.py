@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.flow_files import residual_flow
+from invtoolbox.core.pytrees import tree_map
+from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import check_motion, inverse, transform
+from invtoolbox.geometry.sweeps import MOVES, Sweep
 from invtoolbox.motion.methods import Method, Pair, method_named
 from invtoolbox.motion.preparation import Preparation, PreparedPair, prepare_pair
-from invtoolbox.scenes.rigid import check_motion, inverse, transform
-from invtoolbox.scenes.sweep import MOVES, Sweep
-from invtoolbox.tree import tree_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class FlowEstimate:
         flow: where the point's matter is at the next sweep, in that one's frame, less where it is now: metres, float32 ``(N, 3)``.
             The sensor's own motion is included; NaN where a row is no measurement.
         ego_motion: E, float64 ``(4, 4)``: what stands still in the world moves by ``E p - p``.
-        dynamic: what moves in the world by at least `scenes.sweep.MOVES`, bool ``(N,)``.
+        dynamic: what moves in the world by at least `geometry.sweeps.MOVES`, bool ``(N,)``.
         ground: bool ``(N,)``.
         instance: the body that moves as one, int64 ``(N,)``; -1 for none.
         valid: which rows are measurements, bool ``(N,)``.
@@ -121,7 +121,7 @@ def scene_flow(
         motion included; an array where the source is one, else a tensor on its device. NaN where a point is not finite.
 
     >>> import invtoolbox as it
-    >>> street = it.scenes.simulated_street(sweeps=2, points=4000)
+    >>> street = it.simulation.street(sweeps=2, points=4000)
     >>> flow = it.scene_flow(street[0], street[1])
     >>> bool(it.metrics.end_point_error(flow, street[0].labels.flow) < 0.1)
     True

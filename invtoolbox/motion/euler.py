@@ -13,14 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invtoolbox.checkpoint import Checkpoint
-from invtoolbox.data_terms.rollout_chamfer import RolloutChamfer
+from invtoolbox.data_terms.chamfer import RolloutChamfer
 from invtoolbox.errors import InputError
-from invtoolbox.loop import Callback
-from invtoolbox.operators.euler_rollout import EulerRollout
+from invtoolbox.loop.checkpoint import Checkpoint
+from invtoolbox.loop.run import Callback
+from invtoolbox.operators.points import EulerRollout
 from invtoolbox.priors.base import ImplicitPrior, Prior
-from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow
-from invtoolbox.priors.implicit.space_time_voxels import SpaceTimeVoxels
+from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeVoxels
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
@@ -105,7 +104,7 @@ def euler_solution(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = False,
 ) -> Solution:
-    """The solution behind `euler_flow`: its ``x`` is a `scenes.flow_field.FlowField`."""
+    """The solution behind `euler_flow`: its ``x`` is a `geometry.sweeps.FlowField`."""
     settings = EulerSettings() if settings is None else settings
     if len(sweeps) < 2:
         raise InputError(f"a flow needs two sweeps at least, got {len(sweeps)}")

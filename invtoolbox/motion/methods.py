@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import unknown_name
-from invtoolbox.kernels.nearest import Tree
-from invtoolbox.motion.bodies import Bodies, BodySettings, moving_bodies
-from invtoolbox.motion.clusters import height_above
+from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.motion.bodies import Bodies, BodySettings, Refinement, moving_bodies, refined
 from invtoolbox.motion.euler import EulerSettings, euler_flow
-from invtoolbox.motion.published import fast_nsf, nsfp
-from invtoolbox.motion.refinement import Refinement, refined
-from invtoolbox.motion.voxel import VoxelSettings, voxel_flow
+from invtoolbox.motion.published import VoxelSettings, fast_nsf, nsfp, voxel_flow
+from invtoolbox.motion.registration import height_above
 
 #: Height above the ground up to which points above a body belong to it, metres: lorries and buses.
 _TALLEST = 4.5

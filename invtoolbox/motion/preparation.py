@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.motion.deskew import Deskew, When, deskewing
-from invtoolbox.motion.ego_motion import EgoMotion, How, ego_motion
+from invtoolbox.geometry.rigid import transform
+from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.motion.ego_motion import Deskew, EgoMotion, How, When, deskewing, ego_motion
 from invtoolbox.motion.ground import Ground, ground
-from invtoolbox.scenes.rigid import transform
-from invtoolbox.scenes.sweep import Sweep
 
 _FEWEST = 10
 #: Beyond this distance from the sensor no lidar measures, metres: what a file holds there is damage, or no sensor's frame.

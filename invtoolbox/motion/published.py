@@ -13,29 +13,34 @@ Lucey, ICCV 2023. Both fit a network of position to one pair of point sets. The 
 
 Where the sensor's own motion is taken out already, most points fit from the start, and a short patience ends before the few that move
 have been found: give 100.
+
+A grid of flow vectors fitted to a pair of sweeps, with clusters that move together and a world that would rather stand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from invtoolbox.checkpoint import Checkpoint
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.data_terms.chamfer import Chamfer
 from invtoolbox.data_terms.distance_transform import DistanceTransform
-from invtoolbox.data_terms.stack import Stack
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.nearest import Tree
-from invtoolbox.loop import Callback
+from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.loop.checkpoint import Checkpoint
+from invtoolbox.loop.run import Callback
+from invtoolbox.motion.registration import clusters
 from invtoolbox.operators.base import Operator
-from invtoolbox.operators.point_warp import PointWarp, PointWarpBothWays
-from invtoolbox.priors.implicit.free_flow import FreeFlow
-from invtoolbox.priors.implicit.neural_scene_flow import NeuralSceneFlow
+from invtoolbox.operators.points import PointWarp, PointWarpBothWays
+from invtoolbox.priors.implicit.point_flow import FreeFlow, NeuralSceneFlow
+from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
+from invtoolbox.priors.motion.consistency import ClusterConsistency
+from invtoolbox.priors.motion.speed import StaticWorld
 from invtoolbox.problem import Problem
 from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
@@ -217,3 +222,56 @@ def _drawn(count: int, points: int | None, seed: int) -> Tensor:
     return (
         torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:points].sort().values
     )
+
+
+@dataclass(frozen=True)
+class VoxelSettings:
+    """As Floxels (Hoffmann et al., CVPR 2025) has it for two sweeps, but for the distance: truncated chamfer, both ways.
+
+    Attributes:
+        cell: edge of the voxels, metres.
+        together: weight of `ClusterConsistency`.
+        still: weight of `StaticWorld`.
+        truncation: of squared distances, square metres.
+        learning_rate, patience, max_iterations: of Adam.
+    """
+
+    cell: float = 0.5
+    together: float = 1.0
+    still: float = 0.01
+    truncation: float = 2.0
+    learning_rate: float = 0.05
+    patience: int = 100
+    max_iterations: int = 60
+
+
+def voxel_flow(
+    source: Tensor, target: Tensor, height: Tensor, settings: VoxelSettings | None = None
+) -> Tensor:
+    """The flow of points ``(n, 3)`` of which the static world lies on the target ``(m, 3)`` already.
+
+    Args:
+        height: of the source points above the ground, ``(n,)``, by which they are clustered.
+    """
+    settings = settings or VoxelSettings()
+    prior = (
+        VoxelFlow(settings.cell)
+        + settings.together * ClusterConsistency(clusters(source, height))
+        + settings.still * StaticWorld()
+    )
+    problem = Problem(target[None], PointWarp(source[None]), Chamfer(settings.truncation))
+    solver = Adam(
+        learning_rate=settings.learning_rate,
+        iterate="best",
+        patience=settings.patience,
+        min_delta=1e-5,
+    )
+    flow: Tensor = solve(
+        problem,
+        prior,
+        solver,
+        max_iterations=settings.max_iterations,
+        tolerance=0.0,
+        progress=False,
+    ).x[0]
+    return flow

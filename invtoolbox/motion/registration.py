@@ -1,19 +1,132 @@
-"""Things registered with another sweep as rigid bodies: every hypothesis of where one went is an item of a batch."""
+"""Things on a street: points that hang together, seen from above.
+
+Where a thing may have gone: the translations that lay most of it onto another sweep.
+
+Things registered with another sweep as rigid bodies: every hypothesis of where one went is an item of a batch.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
-from invtoolbox.operators.point_warp import PointWarp
+from invtoolbox.geometry.surface_normals import Surface, covariances
+from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.operators.points import PointWarp
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
 from invtoolbox.problem import Problem
-from invtoolbox.scenes.surfaces import Surface, covariances
 from invtoolbox.solve import solve
 from invtoolbox.solvers.gauss_newton import LevenbergMarquardt
+
+#: The squares in which the height of the ground is kept, metres.
+_GROUND_CELL = 2.0
+#: Of the eight neighbours of a square those that come after it; the others have it as theirs.
+_LATER = ((0, 1), (1, -1), (1, 0), (1, 1))
+
+
+def height_above(points: Tensor, ground: Tensor) -> Tensor:
+    """How high each point lies above the ground near it, metres: ``(n, 3), (g, 3) -> (n,)``.
+
+    The ground's height is the mean of its points in squares of 2 m; a point takes that of the nearest square. Without ground points
+    heights are counted from the lowest point.
+    """
+    if len(points) == 0:
+        return points[:, 2]
+    if len(ground) == 0:
+        return points[:, 2] - points[:, 2].min()
+    squares, member, count = (
+        ground[:, :2]
+        .div(_GROUND_CELL)
+        .floor()
+        .unique(dim=0, return_inverse=True, return_counts=True)
+    )
+    total = torch.zeros(len(squares), dtype=torch.float64, device=points.device).index_add(
+        0, member, ground[:, 2].double()
+    )
+    nearest = Tree((squares + 0.5) * _GROUND_CELL).query(points[:, :2])[1]
+    return points[:, 2] - (total / count).to(points)[nearest]
+
+
+def clusters(points: Tensor, height: Tensor, cell: float = 0.3, reach: float = 3.0) -> Tensor:
+    """The number of the thing that each point belongs to, ``(n,)`` int64, from 0; -1 for what hangs above.
+
+    Things are the connected parts (eight neighbours) of the squares that hold points, seen from above. Only points less than
+    ``reach`` above the ground count, so that a tree's crown does not join the cars below it.
+
+    Args:
+        points: ``(n, 3)``.
+        height: above the ground, ``(n,)``.
+        cell: side of a square, metres: what is farther apart than two of them is two things.
+
+    >>> clusters(torch.tensor([[0.0, 0.0, 0.0], [0.4, 0.0, 0.0], [5.0, 0.0, 0.0], [5.0, 0.0, 9.0]]), torch.tensor([0.0, 0.0, 0.0, 9.0]))
+    tensor([ 0,  0,  1, -1])
+    """
+    labels = torch.full((len(points),), -1, dtype=torch.long, device=points.device)
+    low = (height < reach).nonzero().squeeze(1)
+    if len(low) == 0:
+        return labels
+    place = points[low, :2].double().div(cell).floor().long().cpu().numpy()
+    place -= place.min(0) - 1
+    width = int(place[:, 1].max()) + 2
+    # Only squares that hold points are kept, so that a stray point far away costs nothing.
+    squares, member = np.unique(place[:, 0] * width + place[:, 1], return_inverse=True)
+    here, there = [], []
+    for row, column in _LATER:
+        wanted = squares + row * width + column
+        found = np.searchsorted(squares, wanted).clip(max=len(squares) - 1)
+        both = np.flatnonzero(squares[found] == wanted)
+        here.append(both)
+        there.append(found[both])
+    ends = (np.concatenate(here), np.concatenate(there))
+    graph = coo_array(
+        (np.ones(len(ends[0]), dtype=np.int8), ends), shape=(len(squares), len(squares))
+    )
+    part = connected_components(graph, directed=False)[1]
+    labels[low] = torch.from_numpy(part[member].astype(np.int64)).to(labels.device)
+    return labels
+
+
+_CELL = 0.1
+
+
+def translations(
+    points: Tensor, target: Tensor, farthest: float = 3.0, most: int = 4
+) -> np.ndarray:
+    """Translations in the plane that many pairs of points agree on, best first: ``(n, 3), (m, 3) -> (k, 2)`` metres, k up to ``most``.
+
+    Every pair of occupied squares of 0.1 m votes for its difference (Lin et al., "ICP-Flow", CVPR 2024); peaks of the smoothed
+    histogram with at least half of the votes of the highest one are kept. A histogram is the correlation of the two occupancies.
+
+    Args:
+        farthest: metres, in each direction.
+    """
+    if len(points) == 0 or len(target) == 0:
+        return np.zeros((0, 2))
+    here, there = (
+        np.unique(np.rint(p[:, :2].cpu().numpy() / _CELL).astype(np.int64), axis=0)
+        for p in (points, target)
+    )
+    reach = round(farthest / _CELL)
+    differences = (there[None] - here[:, None]).reshape(-1, 2)
+    differences = differences[(np.abs(differences) <= reach).all(1)] + reach
+    side = 2 * reach + 1
+    votes = np.bincount(
+        differences[:, 0] * side + differences[:, 1], minlength=side * side
+    ).reshape(side, side)
+    smooth = ndimage.gaussian_filter(votes.astype(np.float64), 1.0)
+    peaks = np.argwhere(
+        (smooth == ndimage.maximum_filter(smooth, 5)) & (smooth > 0.5 * smooth.max())
+    )
+    order = np.argsort(-smooth[peaks[:, 0], peaks[:, 1]], kind="stable")[:most]
+    return (peaks[order] - reach) * _CELL
+
 
 #: Items are padded to the largest of their group; a group holds those up to this many points, and of larger ones as many are taken.
 _GROUPS = (48, 256)

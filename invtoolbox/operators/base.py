@@ -10,8 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
-from invtoolbox.settings import Settings
 
 Shape = tuple[int, ...]
 #: The shape of a tensor without its batch axis, or a tuple of such shapes.

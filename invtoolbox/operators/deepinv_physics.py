@@ -12,11 +12,11 @@ from deepinv.physics.forward import ComposedPhysics, StackedPhysics
 from deepinv.utils import TensorList
 from torch import Tensor
 
+from invtoolbox.core.settings import cast_dtype
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator, expand
-from invtoolbox.operators.function import probed_range
-from invtoolbox.settings import cast_dtype
+from invtoolbox.operators.matrix import probed_range
 
 
 class DeepinvOperator(Operator):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.operators.unitary import Unitary
+from invtoolbox.operators.elementary import Unitary
 
 
 class OrthogonalWavelet:

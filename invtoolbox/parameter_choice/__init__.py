@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule, WeightSearch
-from invtoolbox.parameter_choice.compensated_discrepancy import CompensatedDiscrepancy
+from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
-from invtoolbox.parameter_choice.gcv import GCV
-from invtoolbox.parameter_choice.l_curve import LCurve
 from invtoolbox.parameter_choice.noise import estimate_noise_std
-from invtoolbox.parameter_choice.quasi_optimality import QuasiOptimality
-from invtoolbox.parameter_choice.score_search import ScoreSearch
-from invtoolbox.parameter_choice.sure import SURE
+from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
 from invtoolbox.parameter_choice.trials import Trials
-from invtoolbox.parameter_choice.weight_grid import GridSearch
 
 __all__ = [
     "GCV",

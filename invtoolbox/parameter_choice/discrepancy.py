@@ -1,4 +1,7 @@
-"""The discrepancy principle: as much regularisation as the noise allows."""
+"""The discrepancy principle: as much regularisation as the noise allows.
+
+The discrepancy principle that allows for what the image itself fits of the noise.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice.base import RuleState, WeightRule
 from invtoolbox.parameter_choice.noise import listed, noise_std_of

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand
 from invtoolbox.parameter_choice.noise import noise_std_of
 from invtoolbox.parameter_choice.trials import Trials

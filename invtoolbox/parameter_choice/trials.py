@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.auxiliaries import extended, with_auxiliaries
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.auxiliaries import extended, with_auxiliaries
+from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.discrepancy import expected_discrepancy, first_weight
 from invtoolbox.priors.base import PriorSum, Term

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from invtoolbox.core.environment import machine, versions
 from invtoolbox.datasets.output import write_bytes
-from invtoolbox.environment import machine, versions
 from invtoolbox.plotting import page
 from invtoolbox.plotting.charts import line_chart
-from invtoolbox.plotting.pictures import Window, heat, plane, to_bytes
+from invtoolbox.plotting.page import Window, heat, plane, to_bytes
 
 #: Views that are shown; the table has all of them.
 SHOWN = 6

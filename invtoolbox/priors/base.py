@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.buffers import added
+from invtoolbox.core.in_place import added
+from invtoolbox.core.pytrees import tree_map
+from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
-from invtoolbox.settings import Settings
-from invtoolbox.tree import tree_map
 
 if TYPE_CHECKING:
     from invtoolbox.priors.majoriser import Majoriser

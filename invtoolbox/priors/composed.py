@@ -1,20 +1,43 @@
-"""The prior of what an operator makes of x: of a linear one, and of any other, such as a renderer."""
+"""What priors that are made of another prior have in common.
+
+The prior of what an operator makes of x: of a linear one, and of any other, such as a renderer.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.pytrees import tree_leaves, tree_replace
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator
-from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.wrapper import PriorWrapper
-from invtoolbox.tree import tree_leaves, tree_replace
+from invtoolbox.priors.base import ExplicitPrior, Prior
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
+
+
+class PriorWrapper(Prior):
+    """A prior made of another one, ``prior``: prepared with it, at the same iteration as it, and of the same items."""
+
+    prior: Any
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        return self._with(self.prior.prepare(problem, solve))
+
+    def at(self, iteration: int) -> Self:
+        return self._with(self.prior.at(iteration))
+
+    def select(self, index: Tensor) -> Self:
+        return super().select(index)._with(self.prior.select(index))
+
+    def _with(self, prior: Any) -> Self:
+        other = copy.copy(self)
+        other.prior = prior
+        return other
 
 
 class ComposedPrior(PriorWrapper, ExplicitPrior):

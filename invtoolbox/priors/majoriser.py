@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from invtoolbox.priors.flow_points import as_points, like_points
-from invtoolbox.settings import Settings
+from invtoolbox.core.settings import Settings
+from invtoolbox.priors.motion.flow_prior import as_points, like_points
 
 
 class Majoriser(Settings, ABC):

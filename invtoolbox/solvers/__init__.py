@@ -1,17 +1,13 @@
-"""Solvers: one algorithm a file, each a frozen record of settings; the loop is in `invtoolbox.loop`."""
+"""Solvers: one algorithm a file, each a frozen record of settings; the loop is in `invtoolbox.loop.run`."""
 
+from invtoolbox.networks.direction_network import DirectionNetwork
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.admm import ADMM
 from invtoolbox.solvers.base import Solver, State
-from invtoolbox.solvers.cgls import CGLS
 from invtoolbox.solvers.condat_vu import CondatVu
 from invtoolbox.solvers.conjugate_gradient import ConjugateGradient
-from invtoolbox.solvers.ddrm import DDRM
-from invtoolbox.solvers.diffpir import DiffPIR
-from invtoolbox.solvers.diffusion import DiffusionSampler
-from invtoolbox.solvers.direction_network import DirectionNetwork
+from invtoolbox.solvers.diffusion import DDRM, DPS, DiffPIR, DiffusionSampler
 from invtoolbox.solvers.douglas_rachford import DouglasRachford
-from invtoolbox.solvers.dps import DPS
 from invtoolbox.solvers.gauss_newton import GaussNewton, LevenbergMarquardt
 from invtoolbox.solvers.gradient_descent import GradientDescent
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
@@ -19,7 +15,7 @@ from invtoolbox.solvers.krylov_mm import KrylovMM
 from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.learned_direction import LearnedDirection
 from invtoolbox.solvers.local_global import LocalGlobal
-from invtoolbox.solvers.lsmr import LSMR
+from invtoolbox.solvers.lsmr import CGLS, LSMR
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
 from invtoolbox.solvers.palm import PALM
 from invtoolbox.solvers.pdhg import PDHG

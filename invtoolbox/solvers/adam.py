@@ -10,14 +10,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.core.pytrees import where_items
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Evaluation, Objective
+from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.priors.base import Prior, Seen
 from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.ordered_subsets import subset_reason
-from invtoolbox.tree import where_items
 
 
 @dataclass

@@ -8,19 +8,22 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.auxiliaries import with_auxiliaries
-from invtoolbox.buffers import added, added_product, replaced
-from invtoolbox.objective import Objective
+from invtoolbox.core.in_place import added, added_product, replaced
+from invtoolbox.objective.auxiliaries import with_auxiliaries
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
-from invtoolbox.solvers.penalty import (
+from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
+from invtoolbox.solvers.splitting import (
+    PriorPiece,
+    copy_of_image,
     denoising_term,
     first_penalty,
+    prior_pieces,
+    splitting_reason,
     unit_step_reason,
     unit_step_term,
 )
-from invtoolbox.solvers.pieces import PriorPiece, copy_of_image, prior_pieces, splitting_reason
-from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
 
 
 @dataclass

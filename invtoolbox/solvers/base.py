@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from invtoolbox.auxiliaries import extended
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
-from invtoolbox.posterior import Posterior
+from invtoolbox.objective.auxiliaries import extended
+from invtoolbox.objective.objective import Objective
+from invtoolbox.posteriors.base import Posterior
 from invtoolbox.priors.base import ExplicitPrior
 
 

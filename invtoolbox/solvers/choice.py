@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.solvers.base import Solver
 
 

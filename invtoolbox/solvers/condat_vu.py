@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.solvers.base import implicit_reason
 from invtoolbox.solvers.pdhg import PDHG, Parts, take_primal
-from invtoolbox.solvers.pieces import data_pieces, pieces_reason, prior_pieces
+from invtoolbox.solvers.splitting import data_pieces, pieces_reason, prior_pieces
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invtoolbox.objective import Objective
+from invtoolbox.core.pytrees import where_items
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.learned_direction import LearnedDirection, Recent, masked
+from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.preconditioner import Kind, Preconditioner, preconditioner
-from invtoolbox.solvers.quadratic_step import quotient
-from invtoolbox.tree import where_items
 
 
 @dataclass

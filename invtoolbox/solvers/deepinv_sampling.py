@@ -10,10 +10,10 @@ from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.solvers.quadratic_step import solve_quadratic
+from invtoolbox.solvers.linear_systems import solve_quadratic
 
 #: Conjugate gradients of a data step where it has no closed form.
 _INNER = 30

@@ -1,22 +1,38 @@
-"""What diffusion samplers share: a step is a few whole draws, and a posterior is more of them."""
+"""What diffusion samplers share: a step is a few whole draws, and a posterior is more of them.
+
+Diffusion posterior sampling (DPS), by deepinv.
+
+Diffusion as a plug-and-play prior (DiffPIR), by deepinv.
+
+Denoising diffusion restoration models (DDRM), by deepinv.
+"""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator
-from invtoolbox.posterior import MomentPosterior, Posterior
+from invtoolbox.posteriors.base import MomentPosterior, Posterior
+from invtoolbox.posteriors.running_moments import Chain
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.chain import Chain
+from invtoolbox.solvers.deepinv_sampling import (
+    Decomposed,
+    Measured,
+    Network,
+    RandomNumbers,
+    undecomposed_reason,
+)
 from invtoolbox.solvers.unadjusted_langevin import sampling_reason
 
 
@@ -150,3 +166,136 @@ def split(generator: Generator, count: int) -> list[Generator]:
 def the_prior(objective: Objective) -> ExplicitPrior:
     """The one prior of an objective that `DiffusionSampler.misfit` let pass."""
     return objective.terms[0][1]
+
+
+@dataclass(frozen=True)
+class DPS(DiffusionSampler):
+    r"""The reverse diffusion, pulled towards the measurements through the denoiser: ``grad_{x_t} |A(denoise(x_t)) - y|^2``.
+
+    Chung, Kim, Mccann, Klasky and Ye, "Diffusion posterior sampling for general noisy inverse problems" (ICLR 2023); the sampling is
+    deepinv's, on the variance-preserving schedule with ancestral steps. The operator may be nonlinear; each step differentiates the
+    denoiser. Mean and spread are approximate even where the score is exact (benchmarks/samplers.py): what the denoiser is unsure about is
+    taken for known.
+
+    Args:
+        steps: of the diffusion, each an evaluation of the denoiser and its derivative.
+        weight: of the pull.
+        guidance: ``"annealed"`` divides the squared misfit by twice the variance of noise and diffusion, so that a weight of 1 is about
+            the likelihood; on Gaussians the mean is nearest at 1.5. ``"norm"`` takes the norm of the misfit, as the paper, and wants
+            weights in the hundreds, by problem.
+        intensity_range: the values ``(low, high)`` of the image that the diffusion sees as 0 and 1; no denoised value above is believed.
+
+    >>> import torch, invtoolbox as it
+    >>> problem = it.Problem(torch.full((1, 1, 50), 0.6), it.operators.Identity((1, 50)), it.data_terms.LeastSquares(noise_std=0.1))
+    >>> prior = it.priors.Gaussian(torch.full((1, 50), 0.4), 0.01)
+    >>> solution = it.solve(problem, prior, DPS(steps=100, max_iterations=2), progress=False)
+    >>> round(float(solution.x.mean()), 1)
+    0.5
+    """
+
+    steps: int = 1000
+    weight: float = 1.5
+    guidance: Literal["annealed", "norm"] = "annealed"
+    intensity_range: tuple[float, float] = (0.0, 1.0)
+
+    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+        from deepinv.sampling import DPS as Sampler
+
+        low, high = self.intensity_range
+        measured = Measured(objective, len(generators), low, high, normalised=True)
+        device = measured.y.device
+        sampler = Sampler(
+            Network(the_prior(objective), measured.y, low, high),
+            num_steps=self.steps,
+            weight=self.weight,
+            guidance=self.guidance,
+            device=device,
+        )
+        with RandomNumbers(generators):
+            u = sampler(measured.y, measured, x_init=measured.shape)
+        return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))
+
+
+@dataclass(frozen=True)
+class DiffPIR(DiffusionSampler):
+    r"""At every noise level: denoise, a proximal step on the misfit, noise again.
+
+    Zhu, Zhang, Liang, Cao, Wen, Timofte and Van Gool, "Denoising diffusion models for plug-and-play image restoration" (CVPR workshops
+    2023); the sampling is deepinv's, the proximal step ours. Linear operators; no derivative of the denoiser.
+
+    Args:
+        steps: of the diffusion.
+        strength: lambda of the paper: the proximal step minimises ``D(A(u), y) + strength / (2 s^2) |u - x_0|^2`` at noise level s, so that
+            larger believes the denoiser more. 1 is right for a denoiser that is off by s; the paper takes 3 to 25, by network and problem.
+        fresh: zeta of the paper, the share of fresh noise in what is added back, 0 to 1. More of it brings the mean nearer, and makes the
+            draws more alike.
+        intensity_range: the values ``(low, high)`` of the image that the diffusion sees as 0 and 1; denoised ones are clipped to it.
+    """
+
+    steps: int = 100
+    strength: float = 1.0
+    fresh: float = 0.3
+    intensity_range: tuple[float, float] = (0.0, 1.0)
+
+    linear_only: ClassVar[bool] = True
+
+    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+        from deepinv.sampling import DiffPIR as Sampler
+
+        low, high = self.intensity_range
+        measured = Measured(objective, len(generators), low, high)
+        # In deepinv's units of noise, which are halved between images in [-1, 1] and [0, 1], and of the step, which counts |.|^2 twice.
+        sampler = Sampler(
+            Network(the_prior(objective), measured.y, low, high),
+            measured,
+            sigma=measured.sigma,
+            max_iter=self.steps,
+            zeta=self.fresh,
+            lambda_=2 * self.strength,
+            device=measured.y.device,
+        )
+        start = measured.y.new_zeros(measured.shape) + 0.5
+        with RandomNumbers(generators):
+            u = sampler(measured.y, measured, x_init=start)
+        return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))
+
+
+@dataclass(frozen=True)
+class DDRM(DiffusionSampler):
+    r"""Diffusion in the coordinates of the singular value decomposition, each pulled as far as its own noise allows.
+
+    Kawar, Elad, Ermon and Song, "Denoising diffusion restoration models" (NeurIPS 2022); the sampling is deepinv's. For masks, periodic
+    convolutions and images of at most 1024 pixels.
+
+    Args:
+        steps: noise levels, from 1 to 0 in equal steps; 20 as in the paper.
+        eta: the share of fresh noise in coordinates that are not measured, or less well than the level.
+        eta_measured: how far the others go to their measurement; eta_b of the paper.
+        intensity_range: the values ``(low, high)`` of the image that the diffusion sees as 0 and 1.
+    """
+
+    steps: int = 20
+    eta: float = 0.85
+    eta_measured: float = 1.0
+    intensity_range: tuple[float, float] = (0.0, 1.0)
+
+    linear_only: ClassVar[bool] = True
+
+    def misfit(self, objective: Objective) -> str | None:
+        return super().misfit(objective) or undecomposed_reason(objective)
+
+    def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
+        from deepinv.sampling import DDRM as Sampler
+
+        low, high = self.intensity_range
+        measured = Measured(objective, len(generators), low, high)
+        sampler = Sampler(
+            Network(the_prior(objective), measured.y, low, high),
+            sigmas=np.linspace(1, 0, self.steps),
+            eta=self.eta,
+            etab=self.eta_measured,
+        )
+        # deepinv divides every number by sqrt(2), which would be right for the real part of complex ones; these are real.
+        with RandomNumbers(generators, math.sqrt(2)):
+            u = sampler(measured.y, Decomposed(measured))
+        return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))

@@ -8,9 +8,9 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
-from invtoolbox.operators.identity import Identity
+from invtoolbox.operators.elementary import Identity
 from invtoolbox.solvers.base import (
     Solver,
     State,
@@ -18,8 +18,8 @@ from invtoolbox.solvers.base import (
     inexact_prox_reason,
     nonconvex_reason,
 )
-from invtoolbox.solvers.penalty import first_penalty, unit_step_reason, unit_step_term
-from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
+from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
+from invtoolbox.solvers.splitting import first_penalty, unit_step_reason, unit_step_term
 
 
 @dataclass

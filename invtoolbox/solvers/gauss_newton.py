@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invtoolbox.linearization import Linearization
-from invtoolbox.objective import Objective
+from invtoolbox.core.pytrees import where_items
+from invtoolbox.objective.linearization import Linearization
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
-from invtoolbox.solvers.inner_cg import conjugate_gradients
-from invtoolbox.tree import where_items
+from invtoolbox.solvers.linear_systems import conjugate_gradients
 
 
 @dataclass

@@ -8,13 +8,18 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
-from invtoolbox.priors.explicit.intensity_range import intensity_range
+from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
-from invtoolbox.solvers.penalty import denoising_term, first_penalty
-from invtoolbox.solvers.pieces import copy_of_image, prior_pieces, splitting_reason
-from invtoolbox.solvers.quadratic_step import is_closed, solve_quadratic
+from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
+from invtoolbox.solvers.splitting import (
+    copy_of_image,
+    denoising_term,
+    first_penalty,
+    prior_pieces,
+    splitting_reason,
+)
 
 
 @dataclass

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.composed import ComposedPrior
-from invtoolbox.priors.explicit.intensity_range import intensity_range
-from invtoolbox.priors.explicit.smoothed_norm import SmoothedNorm, smoothed
+from invtoolbox.priors.images.constraints import intensity_range
+from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, smoothed
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.projected import Projected, discrepancy_weight, minimise
+from invtoolbox.solvers.subspace import Projected, discrepancy_weight, minimise
 
 #: The weight is sought up to this multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
 #: ``L^T L``. At 10 % noise and a graph made from noise it was 1e4; where more is asked for, the prior agrees

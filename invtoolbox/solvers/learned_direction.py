@@ -8,12 +8,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
+from invtoolbox.networks.direction_network import DirectionNetwork
+from invtoolbox.networks.foreign_weights import read_weights
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.priors.weight_files import read_weights
-from invtoolbox.settings import Settings
-from invtoolbox.solvers.direction_network import DirectionNetwork
-from invtoolbox.solvers.quadratic_step import quotient
+from invtoolbox.solvers.linear_systems import quotient
 
 #: Directions and what the system makes of them, the last one first.
 Recent = tuple[tuple[Tensor, Tensor], ...]

@@ -8,15 +8,15 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.exact import Exact
+from invtoolbox.data_terms.least_squares import Exact
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Evaluation, Objective
+from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
-from invtoolbox.priors.flow_points import as_points, like_points
 from invtoolbox.priors.majoriser import Springs
+from invtoolbox.priors.motion.flow_prior import as_points, like_points
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.factored import Factors, Graph, grouped
 from invtoolbox.solvers.gradient_descent import gradient_scale
+from invtoolbox.solvers.sparse_cholesky import Factors, Graph, grouped
 
 
 @dataclass

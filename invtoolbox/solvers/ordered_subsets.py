@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.poisson import Poisson
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, item_norm
-from invtoolbox.priors.explicit.constraints import NonNegative
+from invtoolbox.priors.images.constraints import NonNegative
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.row_column_sums import inverse_or_zero, row_sums, with_moduli
+from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
 from invtoolbox.solvers.sirt import SIRT, algebraic_reason, constrained, metric_reason
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
 from invtoolbox.solvers.base import Solver, State, unfit_gradient

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invtoolbox.auxiliaries import with_auxiliaries
-from invtoolbox.buffers import added, added_product, difference, replaced
+from invtoolbox.core.in_place import added, added_product, difference, replaced
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.objective import Objective
+from invtoolbox.objective.auxiliaries import with_auxiliaries
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
-from invtoolbox.operators.identity import Identity
+from invtoolbox.operators.elementary import Identity
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, first_weight
 from invtoolbox.solvers.base import (
     Solver,
@@ -23,7 +23,7 @@ from invtoolbox.solvers.base import (
     inexact_prox_reason,
     nonconvex_reason,
 )
-from invtoolbox.solvers.pieces import (
+from invtoolbox.solvers.splitting import (
     DataPiece,
     Piece,
     PriorPiece,

@@ -1,4 +1,7 @@
-"""Preconditioners of the normal equations: a diagonal, in the image or in the Fourier domain."""
+"""Row and column sums of an operator: the weights of algebraic reconstruction and of diagonal preconditioners.
+
+Preconditioners of the normal equations: a diagonal, in the image or in the Fourier domain.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,51 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
-from invtoolbox.solvers.quadratic_step import filtered, system_symbol
-from invtoolbox.solvers.row_column_sums import with_moduli
+from invtoolbox.operators.matrix import Matrix
+from invtoolbox.problem import Problem
+from invtoolbox.solvers.linear_systems import filtered, system_symbol
+
+#: Sums below this fraction of the item's largest are rounding, and count as 0.
+_SMALLEST = 1e-6
+
+
+def with_moduli(operator: LinearOperator) -> LinearOperator:
+    """The operator whose entries are the moduli; only a matrix knows its entries, others are taken to have no negative ones."""
+    return (
+        operator._replace({"matrix": operator.matrix.abs()})
+        if isinstance(operator, Matrix)
+        else operator
+    )
+
+
+def row_sums(problem: Problem) -> Tensor:
+    """``A 1`` of every item, shaped like the measurements.
+
+    Raises:
+        InputError: where a sum is clearly negative: the operator has negative entries.
+    """
+    A = cast(LinearOperator, problem.operator)
+    sums = with_moduli(A)(torch.ones_like(problem.zeros()))
+    largest = float(sums.abs().max())
+    if float(sums.min()) < -1e-4 * largest:
+        raise InputError(
+            f"{A} has negative entries (a row sum is {float(sums.min()):.3g}), so its row sums are no weights; "
+            "use it.solvers.CGLS() or LSMR()"
+        )
+    return cast(Tensor, sums)
+
+
+def inverse_or_zero(sums: Tensor) -> Tensor:
+    """``1 / sums``, and 0 where a sum is 0."""
+    least = _SMALLEST * sums.flatten(1).amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
+    usable = sums > least.view(-1, *[1] * (sums.ndim - 1))
+    return torch.where(
+        usable, 1 / torch.where(usable, sums, torch.ones_like(sums)), torch.zeros_like(sums)
+    )
+
 
 Kind = Literal["auto", "diagonal", "fourier"]
 

@@ -10,13 +10,13 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator
-from invtoolbox.posterior import Posterior
-from invtoolbox.priors.explicit.conditional import ConditionalPrior
-from invtoolbox.solvers.chain import Chain
+from invtoolbox.posteriors.base import Posterior
+from invtoolbox.posteriors.running_moments import Chain
+from invtoolbox.priors.images.gaussian_mixture import ConditionalPrior
 from invtoolbox.solvers.diffusion import DiffusionPosterior, DiffusionSampler, split, the_prior
-from invtoolbox.solvers.quadratic_step import solve_quadratic
+from invtoolbox.solvers.linear_systems import solve_quadratic
 
 #: Conjugate gradients of a projection where it has no closed form.
 _INNER = 30

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from invtoolbox.objective import Objective
+from invtoolbox.core.pytrees import scatter_items, select_items
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import (
@@ -19,8 +20,7 @@ from invtoolbox.solvers.base import (
     nonconvex_reason,
 )
 from invtoolbox.solvers.gradient_descent import gradient_scale
-from invtoolbox.solvers.penalty import unit_step_reason, unit_step_term
-from invtoolbox.tree import scatter_items, select_items
+from invtoolbox.solvers.splitting import unit_step_reason, unit_step_term
 
 
 @dataclass

@@ -7,13 +7,13 @@ from typing import NamedTuple, cast
 
 from torch import Tensor
 
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.majoriser import Majoriser
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
-from invtoolbox.solvers.inner_cg import conjugate_gradients
+from invtoolbox.solvers.linear_systems import conjugate_gradients
 
 
 @dataclass

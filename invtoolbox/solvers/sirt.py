@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, inner, item_norm
-from invtoolbox.priors.explicit.constraints import Box
+from invtoolbox.priors.images.constraints import Box
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.row_column_sums import inverse_or_zero, row_sums, with_moduli
+from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
 
 
 @dataclass

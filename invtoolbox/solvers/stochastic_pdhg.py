@@ -9,8 +9,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.auxiliaries import with_auxiliaries
-from invtoolbox.objective import Objective
+from invtoolbox.objective.auxiliaries import with_auxiliaries
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.solvers.base import (
     Solver,
@@ -21,7 +21,7 @@ from invtoolbox.solvers.base import (
 )
 from invtoolbox.solvers.ordered_subsets import subset_indices, subset_reason
 from invtoolbox.solvers.pdhg import take_primal
-from invtoolbox.solvers.pieces import (
+from invtoolbox.solvers.splitting import (
     DataPiece,
     Piece,
     PriorPiece,

@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
-from invtoolbox.posterior import Posterior
+from invtoolbox.posteriors.base import Posterior
+from invtoolbox.posteriors.running_moments import Chain, ChainPosterior
 from invtoolbox.solvers.base import Solver, State, implicit_reason, unfit_density
-from invtoolbox.solvers.chain import Chain, ChainPosterior
 
 
 @dataclass

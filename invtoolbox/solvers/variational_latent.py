@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Layout, Objective
-from invtoolbox.posterior import Posterior
+from invtoolbox.objective.objective import Layout, Objective
+from invtoolbox.posteriors.base import Posterior
 from invtoolbox.priors.base import ImplicitPrior, PriorSum
-from invtoolbox.priors.implicit.latent_posterior import LatentPosterior
-from invtoolbox.priors.implicit.variational import Family, Variational
+from invtoolbox.priors.implicit.variational import Family, LatentPosterior, Variational
 from invtoolbox.solvers.adam import Adam, AdamState
 from invtoolbox.solvers.base import Solver
 

@@ -1,9 +1,9 @@
 """Checks for what users write: operators, priors, data terms and solvers, against their contracts."""
 
+from invtoolbox.testing.common import Finding, Report
 from invtoolbox.testing.data_terms import check_data_term
 from invtoolbox.testing.operators import check_operator
 from invtoolbox.testing.priors import check_prior
-from invtoolbox.testing.report import Finding, Report
 from invtoolbox.testing.solvers import check_solver
 
 __all__ = ["Finding", "Report", "check_data_term", "check_operator", "check_prior", "check_solver"]

@@ -11,6 +11,8 @@ from torch import Tensor
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.operators.base import inner, item_norm
 from invtoolbox.testing.common import (
+    Checklist,
+    Report,
     check_items,
     check_kind,
     check_purity,
@@ -23,8 +25,7 @@ from invtoolbox.testing.common import (
     randn_like,
 )
 from invtoolbox.testing.operators import PRECISIONS
-from invtoolbox.testing.prox import check_minimises
-from invtoolbox.testing.report import Checklist, Report
+from invtoolbox.testing.priors import check_minimises
 
 
 def check_data_term(

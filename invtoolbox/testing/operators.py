@@ -11,6 +11,8 @@ from torch import Tensor
 from invtoolbox.operators.base import LinearOperator, Operator, expand, item_norm
 from invtoolbox.testing.common import (
     ROUNDING,
+    Checklist,
+    Report,
     check_items,
     check_kind,
     check_purity,
@@ -20,7 +22,6 @@ from invtoolbox.testing.common import (
     parts,
     randn_like,
 )
-from invtoolbox.testing.report import Checklist, Report
 
 PRECISIONS = (torch.float32, torch.float64)
 

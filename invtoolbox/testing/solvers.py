@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.auxiliaries import extended
 from invtoolbox.errors import InputError
+from invtoolbox.objective.auxiliaries import extended
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import bind, first_guess, solve
 from invtoolbox.solvers.base import Solver
-from invtoolbox.testing.common import gap, parts, same_tensors, tensors_of
-from invtoolbox.testing.report import Checklist, Report
+from invtoolbox.testing.common import Checklist, Report, gap, parts, same_tensors, tensors_of
 
 
 def check_solver(

@@ -1,19 +1,24 @@
 """Training of what is learned: the weights of a network are the unknown of a problem, and `invtoolbox.solve` owns the loop."""
 
+from invtoolbox.core.environment import keep_freed_memory
 from invtoolbox.training.directions import (
     NormalEquations,
     ResidualLeft,
     RitzVectors,
     train_direction,
 )
-from invtoolbox.training.freed_memory import keep_freed_memory
-from invtoolbox.training.jacobian import JacobianNuclearNorm
-from invtoolbox.training.losses import L1, L2, Loss, ProximalMatching
-from invtoolbox.training.measured_pairs import MeasuredPairs
-from invtoolbox.training.pairs import Crops, NoisyPairs, Pairs, RecorruptedPairs
-from invtoolbox.training.rate_distortion import PixelLikelihood, RateDistortion
+from invtoolbox.training.losses import (
+    L1,
+    L2,
+    JacobianNuclearNorm,
+    Loss,
+    PixelLikelihood,
+    ProximalMatching,
+    RateDistortion,
+    SkipLoss,
+)
+from invtoolbox.training.pairs import Crops, MeasuredPairs, NoisyPairs, Pairs, RecorruptedPairs
 from invtoolbox.training.recipe import run_recipe
-from invtoolbox.training.skip_loss import SkipLoss
 from invtoolbox.training.stages import Stage, Trained, proximal_matching_stages, train
 
 __all__ = [

@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
+from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.networks.direction_network import DirectionNetwork
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
-from invtoolbox.settings import Settings
 from invtoolbox.solve import bind
 from invtoolbox.solvers.conjugate_gradient import apply_hessian, quadratic_reason
-from invtoolbox.solvers.direction_network import DirectionNetwork
 from invtoolbox.solvers.learned_direction import LearnedDirection
 from invtoolbox.training.losses import Loss
 from invtoolbox.training.pairs import Pairs

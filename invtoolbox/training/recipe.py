@@ -25,19 +25,25 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from invtoolbox.catalogue.documents import Named, Table, check, content_of, locate
+from invtoolbox.catalogue.presets import build_network
+from invtoolbox.catalogue.registry import build
 from invtoolbox.datasets import open as open_data
 from invtoolbox.datasets import photograph
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
-from invtoolbox.presets import build_network
-from invtoolbox.priors.implicit.cosine_hyperprior import CosineHyperprior
-from invtoolbox.priors.implicit.hyperprior import MeanScaleHyperprior
-from invtoolbox.registry import build
-from invtoolbox.scene_reading import Named, Table, check, content_of, locate
-from invtoolbox.training.jacobian import JacobianNuclearNorm
-from invtoolbox.training.losses import L1, L2, Loss, ProximalMatching
+from invtoolbox.networks.cosine_hyperprior import CosineHyperprior
+from invtoolbox.networks.hyperprior import MeanScaleHyperprior
+from invtoolbox.training.losses import (
+    L1,
+    L2,
+    JacobianNuclearNorm,
+    Loss,
+    PixelLikelihood,
+    ProximalMatching,
+    RateDistortion,
+)
 from invtoolbox.training.pairs import Crops, NoisyPairs, RecorruptedPairs
-from invtoolbox.training.rate_distortion import PixelLikelihood, RateDistortion
 from invtoolbox.training.stages import Stage, Trained, train
 
 _LUMA = (0.299, 0.587, 0.114)

@@ -11,17 +11,22 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from invtoolbox.differentiation import attached_root
+from invtoolbox.core.pytrees import select_items
 from invtoolbox.errors import InputError
-from invtoolbox.loop import DIVERGED, MAX_ITERATIONS, STATUS, Limits, Loop, run
-from invtoolbox.objective import Objective
+from invtoolbox.loop.differentiation import attached_root
+from invtoolbox.loop.run import DIVERGED, MAX_ITERATIONS, STATUS, Limits, Loop, run
+from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver
-from invtoolbox.solvers.inner_gmres import gmres
-from invtoolbox.tree import select_items
-from invtoolbox.unrolling.layered import Layered, check_differentiable
-from invtoolbox.unrolling.network import SolverNetwork, Weight, solver_names
+from invtoolbox.solvers.linear_systems import gmres
+from invtoolbox.unrolling.network import (
+    Layered,
+    SolverNetwork,
+    Weight,
+    check_differentiable,
+    solver_names,
+)
 
 Skip = nn.Module | Literal["step"]
 

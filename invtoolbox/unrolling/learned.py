@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import PriorSum
-from invtoolbox.settings import Settings
 from invtoolbox.solvers.base import Solver
 
 NETWORK, WEIGHT = "network", "regularization"

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.loop import Limits, Loop, run
+from invtoolbox.loop.run import Limits, Loop, run
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver
-from invtoolbox.unrolling.layered import Layered
-from invtoolbox.unrolling.network import SolverNetwork, Weight
+from invtoolbox.unrolling.network import Layered, SolverNetwork, Weight
 
 
 class Unrolled(SolverNetwork):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from invtoolbox.datasets.cameras_blender import PosedPictures
+from invtoolbox.datasets.views.transforms import PosedPictures
 from invtoolbox.errors import InputError, unknown_name
 
 
@@ -97,7 +97,7 @@ def split_views(
     Raises:
         InputError: for a name that no view has, for views that are in both parts, and where none is left to train from.
 
-    >>> from invtoolbox.scenes import look_at
+    >>> from invtoolbox.geometry import look_at
     >>> from dataclasses import replace
     >>> cameras = replace(look_at(torch.eye(3) + 0.5, size=(2, 2)), names=("r_9.png", "r_10.png", "r_1.png"))
     >>> parts = split_views(PosedPictures(cameras, torch.zeros(3, 3, 2, 2), torch.ones(3, 1, 2, 2)), hold_out=2)

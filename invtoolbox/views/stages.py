@@ -19,19 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.checkpoint import Checkpoint
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
+from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
-from invtoolbox.views.models import SceneModel, weight_unit
+from invtoolbox.views.models import SceneModel, silhouette_prior, weight_unit
 from invtoolbox.views.photographs import Photographs, scaled
-from invtoolbox.views.silhouettes import silhouette_prior
 from invtoolbox.views.watch import Sample, Watch, spread_over
 
 STATE = "stages.json"

@@ -10,8 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.cameras_blender import PosedPictures
-from invtoolbox.loop import Progress
+from invtoolbox.datasets.views.transforms import PosedPictures
+from invtoolbox.loop.run import Progress
 from invtoolbox.metrics import psnr
 from invtoolbox.views.models import SceneModel
 

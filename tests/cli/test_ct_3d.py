@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.operators.trajectories import circular
+from invtoolbox.operators.tomography.trajectories import circular
 from tests.cli.conftest import CONE, Run, one_sentence
 
 QUICK = ("--max-iterations", "5", "--regularization", "0.05", "--quiet")
@@ -254,7 +254,7 @@ def test_scenes_of_3d_scans(cone: Path, how: str) -> None:
             .read_text()
             .replace("voxel_size = 0.5", "voxel_size = [0.5, 0.5, 0.5]")
         )
-    solution = it.scenes.run("scan.toml", output="out", progress=False)
+    solution = it.run("scan.toml", output="out", progress=False)
     y, A = measured()
     expected = it.solve(
         it.Problem(y, A),
@@ -293,7 +293,7 @@ def test_scenes_of_3d_scans(cone: Path, how: str) -> None:
 def test_scenes_that_do_not_fit_are_one_sentence(cone: Path, scene: str, sentence: str) -> None:
     Path("scan.toml").write_text(scene + METHOD)
     with pytest.raises(it.errors.InputError, match=sentence) as caught:
-        it.scenes.run("scan.toml", output="out", progress=False)
+        it.run("scan.toml", output="out", progress=False)
     assert "\n" not in str(caught.value) and not Path("out").exists()
 
 

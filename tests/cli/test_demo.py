@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from invtoolbox import simulation
 from invtoolbox.cli import demo
-from invtoolbox.cli.demo_flow import street_case
-from invtoolbox.datasets.flow_files import residual_flow
+from invtoolbox.cli.demo import street_case
+from invtoolbox.datasets.sweeps.flow_files import residual_flow
+from invtoolbox.geometry.rigid import relative_motion, transform
 from invtoolbox.metrics import evaluate
 from invtoolbox.plotting import Case, FlowCase, FlowMethod, Method
-from invtoolbox.scenes.lidar import simulated_street
-from invtoolbox.scenes.rigid import relative_motion, transform
 from tests.cli.conftest import Run
 
 
@@ -31,7 +31,7 @@ def test_the_demo_ends_with_a_table_and_the_path_of_the_page(
     )
     monkeypatch.setattr(demo, "ct_case", lambda say: case)
     monkeypatch.setattr(demo, "deblurring_case", lambda say: case)
-    monkeypatch.setattr("invtoolbox.cli.demo_flow.street_case", lambda say: street())
+    monkeypatch.setattr("invtoolbox.cli.demo.street_case", lambda say: street())
     for _ in range(2):  # its own earlier page is replaced
         ran = run("demo", "--output", tmp_path / "demo")
         assert ran.code == 0, ran.err
@@ -46,7 +46,7 @@ def test_the_demo_ends_with_a_table_and_the_path_of_the_page(
 
 
 def street() -> FlowCase:
-    sweeps = simulated_street(sweeps=2, points=600)
+    sweeps = simulation.street(sweeps=2, points=600)
     sweep, following = sweeps[0], sweeps[1].pose
     assert sweep.labels is not None and sweep.pose is not None and following is not None
     E = relative_motion(sweep.pose, following)

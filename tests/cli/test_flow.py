@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import invtoolbox as it
-from invtoolbox import catalogue
+from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.catalogue.documents import content_of
 from invtoolbox.errors import InputError
-from invtoolbox.motion.job import FlowJob
-from invtoolbox.motion.scene import read_flow_scene
-from invtoolbox.motion.sequence import FlowStudy
-from invtoolbox.scene_reading import content_of
+from invtoolbox.runs.flow.job import FlowJob
+from invtoolbox.runs.flow.scene import read_flow_scene
+from invtoolbox.runs.flow.sequence import FlowStudy
 from tests.cli.conftest import Run, one_sentence
 from tests.motion.recording import record, standing
 
@@ -26,7 +26,7 @@ SCENES = [name for name in sorted(catalogue.entries("scenes")) if "sweeps" in co
 def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recording in the current directory, and the flow that costs nothing in place of the default method."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("invtoolbox.motion.sequence.default_estimate", lambda: standing)
+    monkeypatch.setattr("invtoolbox.runs.flow.sequence.default_estimate", lambda: standing)
     return record(tmp_path / "drive", sweeps=4)
 
 
@@ -173,7 +173,7 @@ def test_argoverse_formats(run: Run, drive: Path) -> None:
 def test_wrong_use_gives_exit_code_2(
     run: Run, drive: Path, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("invtoolbox.study.spread._PATIENCE", "1s")
+    monkeypatch.setattr("invtoolbox.runs.study.workers._PATIENCE", "1s")
     assert words in one_sentence(run("flow", *arguments))
     assert not list(drive.glob("*.npz")) and not (drive / "flow").exists()
 
@@ -197,7 +197,7 @@ def test_a_scene_of_sweeps(run: Run, drive: Path) -> None:
         and "2 sweeps: 2 done" in ran.out
         and "A drive" in Path("results/mine/report.html").read_text()
     )
-    study = it.scenes.run("mine.toml", {"sweeps.items": "1"}, "other", progress=False)
+    study = it.run("mine.toml", {"sweeps.items": "1"}, "other", progress=False)
     assert (
         isinstance(study, FlowStudy)
         and study.file(0).read_bytes() == Path("results/mine/000001.npz").read_bytes()
@@ -229,6 +229,6 @@ def test_there_are_four_scenes_of_sweeps() -> None:
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["av2-pair", "kitti-odometry", "ouster"])
 def test_scenes_on_real_data(name: str, data_dir: Path, drive: Path) -> None:
-    study = it.scenes.run(name, {"sweeps.items": "0", "output.formats": []}, "out", progress=False)
+    study = it.run(name, {"sweeps.items": "0", "output.formats": []}, "out", progress=False)
     assert isinstance(study, FlowStudy) and not study.failed, study.failed
     assert study[0].flow.shape[0] > 90_000 and (study.errors() is not None) == (name == "av2-pair")

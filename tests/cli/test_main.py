@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from invtoolbox import __version__, catalogue, registry
+from invtoolbox import __version__
+from invtoolbox.catalogue import registry
+from invtoolbox.catalogue import shelves as catalogue
 from invtoolbox.cli import listing
 from tests.cli.conftest import Run, one_sentence
 
@@ -60,7 +62,7 @@ def test_list_shows_every_name_with_what_it_is(run: Run) -> None:
 
 
 def test_info_shows_versions_devices_and_extras(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from invtoolbox import environment
+    from invtoolbox.core import environment
 
     monkeypatch.setattr(
         environment,

@@ -9,9 +9,9 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.data_terms import DistanceTransform
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.distance_field import distance_field
-from invtoolbox.kernels.nearest import Tree
-from invtoolbox.kernels.trilinear import interpolate
+from invtoolbox.kernels.points.distance_field import distance_field
+from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.kernels.points.trilinear import interpolate
 from invtoolbox.testing import check_data_term
 
 

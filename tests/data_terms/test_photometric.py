@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from invtoolbox.data_terms import Photometric
-from invtoolbox.data_terms.photometric import similarity_map
+from invtoolbox.data_terms.rendered_views import similarity_map
 from invtoolbox.errors import InputError
 
 

@@ -5,7 +5,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.scenes.surfaces import Surface
+from invtoolbox.geometry.surface_normals import Surface
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def damage(
 def outcome(path: Path, reader: str | None = None) -> list[tuple[int, ...]] | str:
     """Shapes of the first and the last item and of the volume, or the sentence of the refusal; all else is raised."""
     from invtoolbox.errors import InputError
-    from invtoolbox.scenes.sweep import Sweep
+    from invtoolbox.geometry.sweeps import Sweep
 
     try:
         data = datasets.open(path, reader=reader)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from invtoolbox.scenes.sweep import Sweep
+from invtoolbox.geometry.sweeps import Sweep
 
 RNG = np.random.default_rng(11)
 N = 40

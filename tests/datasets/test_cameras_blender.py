@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from invtoolbox.datasets.cameras_blender import open_blender
+from invtoolbox.datasets.views.transforms import open_blender
 from invtoolbox.errors import InputError
 
 

@@ -13,7 +13,7 @@ import torch
 
 from invtoolbox.datasets import open_views, write_ply, write_png, write_transforms
 from invtoolbox.errors import InputError
-from invtoolbox.scenes.cameras import look_at
+from invtoolbox.geometry.cameras import look_at
 
 POSE = [
     [1.0, 0.0, 0.0, 0.5],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from invtoolbox import datasets
-from invtoolbox.datasets.center import center_of_rotation
+from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
 from invtoolbox.errors import InputError
 
 COLUMNS = 192

@@ -13,16 +13,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.argoverse_flow import (
+from invtoolbox.datasets.sweeps.argoverse_flow import (
     argoverse_mask,
     argoverse_path,
     pack_argoverse,
     read_argoverse,
     write_argoverse,
 )
-from invtoolbox.datasets.flow_files import read_flow, refuse_source, residual_flow, write_flow
+from invtoolbox.datasets.sweeps.flow_files import (
+    read_flow,
+    refuse_source,
+    residual_flow,
+    write_flow,
+)
 from invtoolbox.errors import InputError
-from invtoolbox.scenes.rigid import rigid, rotation, transform
+from invtoolbox.geometry.rigid import rigid, rotation, transform
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import torch
 from invtoolbox import datasets, operators
 from invtoolbox.datasets import Geometry3D, geometry_from_mapping, read_geometry
 from invtoolbox.errors import InputError
-from invtoolbox.operators.trajectories import circular
+from invtoolbox.operators.tomography.trajectories import circular
 
 CONE: dict[str, Any] = {
     "kind": "cone",

@@ -10,8 +10,8 @@ import torch
 from scipy.spatial import cKDTree
 
 from invtoolbox import datasets
-from invtoolbox.scenes.box_flow import flow_from_boxes
-from invtoolbox.scenes.rigid import relative_motion, transform
+from invtoolbox.geometry.rigid import relative_motion, transform
+from invtoolbox.geometry.sweeps import flow_from_boxes
 
 pytestmark = pytest.mark.data
 

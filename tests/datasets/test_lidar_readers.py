@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from invtoolbox import datasets
-from invtoolbox.datasets.pose_files import read_times
+from invtoolbox.datasets.sweeps.pose_files import read_times
 from invtoolbox.errors import InputError
-from invtoolbox.scenes.rigid import relative_motion
-from invtoolbox.scenes.sweep import Sweep
+from invtoolbox.geometry.rigid import relative_motion
+from invtoolbox.geometry.sweeps import Sweep
 from tests.datasets import sweep_sets as sets
 
 
@@ -554,7 +554,7 @@ def test_readers_of_a_plug_in_open_by_their_name(
             return sets.Somebody
 
     monkeypatch.setattr(
-        "invtoolbox.datasets.lidar_opening.entry_points",
+        "invtoolbox.datasets.sweeps.opening.entry_points",
         lambda group: [Points] * (group == "invtoolbox.readers"),
     )
     sweeps = datasets.open_sweeps(tmp_path, "somebody", rate=20.0)

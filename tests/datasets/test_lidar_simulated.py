@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from invtoolbox import datasets
-from invtoolbox.datasets.lidar_simulated import street_of_file
+from invtoolbox import datasets, simulation
+from invtoolbox.datasets.sweeps.opening import street_of_file
 from invtoolbox.errors import InputError
-from invtoolbox.scenes.lidar import simulated_street
 
 
 def written(folder: Path, text: str) -> Path:
@@ -29,7 +28,7 @@ def test_a_file_is_the_call_with_its_settings(tmp_path: Path) -> None:
     )
     assert len(sweeps) == 4 and sweeps[1].deskewed is False
     assert torch.equal(
-        sweeps[1].points, simulated_street(4, 3, 1500, deskew=False, traffic=2.0)[1].points
+        sweeps[1].points, simulation.street(4, 3, 1500, deskew=False, traffic=2.0)[1].points
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from invtoolbox.datasets import read_pcd, read_ply, write_ply
-from invtoolbox.datasets.pcd import unpack_lzf
+from invtoolbox.datasets.sweeps.pcd import unpack_lzf
 from invtoolbox.errors import InputError
 from tests.datasets import sweep_sets as sets
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from invtoolbox import datasets
-from invtoolbox.datasets.dxchange import line_integrals
+from invtoolbox.datasets.scans.synchrotron import line_integrals
 from invtoolbox.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -213,7 +213,9 @@ def test_a_plug_in_reads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     from invtoolbox.datasets import opening
 
     (tmp_path / "a.raw").write_bytes(b"1")
-    plug_in = EntryPoint("mine", "invtoolbox.datasets.pictures:Pictures", "invtoolbox.readers")
+    plug_in = EntryPoint(
+        "mine", "invtoolbox.datasets.volumes.pictures:Pictures", "invtoolbox.readers"
+    )
     monkeypatch.setattr(opening, "entry_points", lambda group: [plug_in])
     assert isinstance(datasets.open(tmp_path / "a.raw", reader="mine"), datasets.Pictures)
     with pytest.raises(InputError, match="did you mean 'mine'"):

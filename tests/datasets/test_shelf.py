@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from invtoolbox import catalogue, datasets, metrics
-from invtoolbox.datasets.samples import PHOTOGRAPHS
+from invtoolbox import datasets, metrics
+from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.datasets.shelf import PHOTOGRAPHS
 from invtoolbox.errors import InputError
 
 NAMES = ["ct-slices", "ct-small", "htc2022", "levin-kernels", "set12", "tooth"]

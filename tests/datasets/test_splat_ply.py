@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from invtoolbox.datasets import read_ply, write_ply
-from invtoolbox.datasets.splat_ply import read_splats, write_splats
+from invtoolbox.datasets.models.gaussians import read_splats, write_splats
 from invtoolbox.errors import InputError
-from invtoolbox.scenes import Splats
+from invtoolbox.geometry import Splats
 
 
 def some(degree: int) -> Splats:

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from invtoolbox.datasets import splat_spz
+from invtoolbox.datasets.models import gaussians as splat_spz
 from invtoolbox.errors import InputError
-from invtoolbox.scenes.spherical_harmonics import spherical_harmonics
-from invtoolbox.scenes.splats import Splats
+from invtoolbox.geometry.gaussians import Splats, spherical_harmonics
 
 
 def scene(degree: int = 3) -> Splats:

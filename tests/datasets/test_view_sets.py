@@ -20,9 +20,9 @@ from invtoolbox.datasets import (
     read_opensfm,
     write_colmap,
 )
-from invtoolbox.datasets.colmap_models import MODELS, camera_of
+from invtoolbox.datasets.views.colmap_files import MODELS, camera_of
 from invtoolbox.errors import InputError
-from invtoolbox.scenes.lens import Lens
+from invtoolbox.geometry.lens import Lens
 from tests.datasets import view_sets
 
 

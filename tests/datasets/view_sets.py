@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from invtoolbox.datasets import SparseCamera, SparseModel, write_colmap, write_png
-from invtoolbox.scenes.cameras import Cameras, look_at
-from invtoolbox.scenes.lens import Lens
-from invtoolbox.scenes.rigid import inverse, rotation_vector
+from invtoolbox.geometry.cameras import Cameras, look_at
+from invtoolbox.geometry.lens import Lens
+from invtoolbox.geometry.rigid import inverse, rotation_vector
 
 SIZE = (12, 16)
 LENSES = (Lens(radial=(0.05, -0.01), tangential=(0.002, -0.001)), Lens())

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.joseph import _lines, backproject, project
-from invtoolbox.kernels.launch import address, launch, warp
-from invtoolbox.kernels.rays import Rays
-from invtoolbox.kernels.threads import run_on_threads
+from invtoolbox.kernels.launch import address, launch, run_on_threads, warp
+from invtoolbox.kernels.tomography.joseph import _lines, backproject, project
+from invtoolbox.kernels.tomography.rays import Rays
 
 DOT = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -128,7 +127,7 @@ def test_bitwise_the_same_on_any_number_of_threads(batch: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_scatter_kernel_of_cuda_is_the_same_transpose(dtype: torch.dtype, mode: int) -> None:
     """Atomic scatter, as a GPU runs it, on one thread of the CPU: the same sums in another order."""
-    from invtoolbox.kernels.joseph_kernels import backproject_kernel
+    from invtoolbox.kernels.tomography.joseph_kernels import backproject_kernel
 
     rays = random_rays((21, 34), 6, 40, seed=5).to(torch.device("cpu"), dtype)
     y = uniform(2, 6, 40, dtype=dtype)
@@ -222,8 +221,8 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
     wp = warp()
     if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
-    from invtoolbox.kernels.joseph_kernels import backproject_kernel, project_kernel
-    from invtoolbox.kernels.pixel_kernels import pixel_kernel
+    from invtoolbox.kernels.tomography.joseph_kernels import backproject_kernel, project_kernel
+    from invtoolbox.kernels.tomography.pixel_kernels import pixel_kernel
 
     f32, f64 = torch.float32, torch.float64
     kernels = [
@@ -242,8 +241,8 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
 def test_warp_starts_silently_and_only_when_needed() -> None:
     code = (
         "import sys, torch\n"
-        "from invtoolbox.kernels.joseph import project\n"
-        "from invtoolbox.kernels.rays import Rays\n"
+        "from invtoolbox.kernels.tomography.joseph import project\n"
+        "from invtoolbox.kernels.tomography.rays import Rays\n"
         "assert 'warp' not in sys.modules\n"
         "one = torch.ones(1, 1, dtype=torch.float64)\n"
         "project(torch.ones(1, 4, 4), Rays.through((one, one), (one, 2 * one), (4, 4), (1.0, 1.0)))\n"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.nearest import Tree
+from invtoolbox.kernels.points.nearest import Tree
 
 
 def clouds(

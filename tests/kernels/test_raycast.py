@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.raycast import KINDS, Primitives, cast_rays
-from invtoolbox.scenes.rigid import rigid, rotation, transform
+from invtoolbox.geometry.rigid import rigid, rotation, transform
+from invtoolbox.kernels.rendering.raycast import KINDS, Primitives, cast_rays
 
 F64 = torch.float64
 

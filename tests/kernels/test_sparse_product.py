@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.sparse_product import SparseProduct
+from invtoolbox.kernels.points.sparse_product import SparseProduct
 
 
 def example(dtype: torch.dtype = torch.float64) -> tuple[SparseProduct, torch.Tensor]:

@@ -14,17 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.joseph import backproject, project
 from invtoolbox.kernels.launch import warp
-from invtoolbox.kernels.rays import Rays
-from invtoolbox.kernels.views import Views
-from invtoolbox.kernels.volume import (
+from invtoolbox.kernels.tomography.joseph import backproject, project
+from invtoolbox.kernels.tomography.rays import Rays, Views, table_of
+from invtoolbox.kernels.tomography.volume import (
     backproject_volume,
     project_volume,
     scatter_fixed,
     scatter_owned,
 )
-from invtoolbox.kernels.volume_table import table_of
 
 DOT = {torch.float32: 1e-5, torch.float64: 1e-12}
 KINDS = ("flat", "curved", "parallel")
@@ -316,8 +314,8 @@ def test_one_slice_in_parallel_beam_is_the_2d_projector() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_kernels_of_cuda_are_the_same_pair(kind: str, dtype: torch.dtype) -> None:
     """Ray by ray, atomic scatter and sums of whole numbers, as a GPU runs them, on one thread of the CPU."""
-    from invtoolbox.kernels.volume import _launch
-    from invtoolbox.kernels.volume_kernels import project_kernel, scatter_kernel
+    from invtoolbox.kernels.tomography.volume import _launch
+    from invtoolbox.kernels.tomography.volume_kernels import project_kernel, scatter_kernel
 
     shape, panel = (9, 12, 10), (11, 13)
     views = random_views(shape, panel, 4, kind, seed=7, voxel_size=(0.9, 0.7, 1.3))
@@ -352,7 +350,11 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
     wp = warp()
     if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
-    from invtoolbox.kernels.volume_kernels import geometry_kernel, project_kernel, scatter_kernel
+    from invtoolbox.kernels.tomography.volume_kernels import (
+        geometry_kernel,
+        project_kernel,
+        scatter_kernel,
+    )
 
     f32, f64 = torch.float32, torch.float64
     kernels = [

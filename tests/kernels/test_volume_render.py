@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.volume_render import Rendering, render_voxels
-from invtoolbox.scenes.cameras import Cameras, look_at
-from invtoolbox.scenes.spherical_harmonics import spherical_harmonics
-from invtoolbox.scenes.voxels import Voxels, VoxelSpace
+from invtoolbox.geometry.cameras import Cameras, look_at
+from invtoolbox.geometry.gaussians import spherical_harmonics
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
+from invtoolbox.kernels.rendering.voxel_rendering import Rendering, render_voxels
 
 LOW, HIGH = (-1.0, -0.8, -0.6), (1.0, 0.8, 0.6)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox import metrics
-from invtoolbox.datasets.samples import photograph
+from invtoolbox.datasets.shelf import photograph
 from invtoolbox.errors import InputError
 
 PIXELWISE = [

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from invtoolbox import metrics
 from invtoolbox.errors import InputError
-from invtoolbox.metrics.bucketed import EDGES
-from invtoolbox.scenes.rigid import rigid, rotation, transform
-from invtoolbox.scenes.sweep import FlowLabels, Sweep
+from invtoolbox.geometry.rigid import rigid, rotation, transform
+from invtoolbox.geometry.sweeps import FlowLabels, Sweep
+from invtoolbox.metrics.flow_scores import EDGES
 from tests.metrics import bucketed_reference
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from invtoolbox import simulation
+from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.motion.preparation import Preparation, prepare_pair
-from invtoolbox.scenes.lidar import simulated_street
-from invtoolbox.scenes.sweep import Sweep
 
 
 def record(folder: Path, sweeps: int = 6, points: int = 1500) -> Path:
     """A folder of `.bin` sweeps of the simulated street with ``poses.txt``."""
     folder.mkdir(parents=True)
-    street = simulated_street(sweeps=sweeps, points=points)
+    street = simulation.street(sweeps=sweeps, points=points)
     poses = []
     for name, sweep in zip(street.names, (street[k] for k in range(sweeps))):
         assert sweep.intensity is not None and sweep.pose is not None

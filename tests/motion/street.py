@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from invtoolbox.scenes.rigid import inverse, part_of, rigid, rotation, transform
+from invtoolbox.geometry.rigid import inverse, part_of, rigid, rotation, transform
 
 
 def motion(ahead: float = 0.5, left: float = 0.0, turn: float = 1.0) -> Tensor:

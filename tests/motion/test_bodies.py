@@ -6,8 +6,7 @@ import torch
 
 from invtoolbox.errors import InputError
 from invtoolbox.motion.bodies import BodySettings, moving_bodies
-from invtoolbox.motion.clusters import clusters, height_above
-from invtoolbox.motion.voting import translations
+from invtoolbox.motion.registration import clusters, height_above, translations
 
 
 def box(size, at, count, seed):

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
-from invtoolbox.motion.deskew import deskewing
-from invtoolbox.scenes.rigid import inverse
-from invtoolbox.scenes.sweep import Sweep
-
-from .street import motion, seen_while_moving, street
+from invtoolbox.geometry.rigid import inverse
+from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.motion.ego_motion import deskewing
+from tests.motion.street import motion, seen_while_moving, street
 
 
 @pytest.fixture

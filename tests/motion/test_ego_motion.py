@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from invtoolbox import simulation
 from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.geometry.rigid import inverse, relative_motion, rotation_vector, transform
+from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.motion.ego_motion import ego_motion
 from invtoolbox.motion.preparation import prepare_pair
-from invtoolbox.scenes.lidar import simulated_street
-from invtoolbox.scenes.rigid import inverse, relative_motion, rotation_vector, transform
-from invtoolbox.scenes.sweep import Sweep
-
-from .street import motion, street
+from tests.motion.street import motion, street
 
 needs_registration = pytest.mark.skipif(
     importlib.util.find_spec("small_gicp") is None, reason="needs small-gicp (the extra lidar)"
@@ -130,7 +129,7 @@ def test_bad_settings(settings, words):
 @needs_registration
 @pytest.mark.parametrize("deskew", [True, False])
 def test_in_a_simulated_town_to_millimetres(deskew):
-    sequence = simulated_street(sweeps=22, seed=1, deskew=deskew)
+    sequence = simulation.street(sweeps=22, seed=1, deskew=deskew)
     first, second = sequence[20], sequence[21]
     found = prepare_pair(replace(first, pose=None), replace(second, pose=None)).ego_motion
     metres, degrees = apart(found, relative_motion(first.pose, second.pose))

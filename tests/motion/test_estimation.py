@@ -8,15 +8,15 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import relative_motion
 from invtoolbox.motion import Preparation, estimate
 from invtoolbox.motion.euler import EulerSettings
 from invtoolbox.motion.methods import METHODS, Default, Motion, Pair
-from invtoolbox.scenes.rigid import relative_motion
 
 
 @pytest.fixture(scope="module")
 def street():
-    return it.scenes.simulated_street(sweeps=2, points=24_000, seed=0)
+    return it.simulation.street(sweeps=2, points=24_000, seed=0)
 
 
 def motion_of(sweeps):
@@ -162,7 +162,7 @@ QUICK = {
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_by_name_takes_a_whole_sweep(name):
-    street = it.scenes.simulated_street(sweeps=2, points=6000)
+    street = it.simulation.street(sweeps=2, points=6000)
     found = estimate(
         street[0], street[1], dataclasses.replace(METHODS[name](), **QUICK.get(name, {}))
     )

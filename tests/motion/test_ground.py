@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from invtoolbox import simulation
 from invtoolbox.errors import InputError
 from invtoolbox.motion.ground import Ground, ground
-from invtoolbox.scenes.lidar import simulated_street
-
-from .street import street
+from tests.motion.street import street
 
 
 def lines(height, sensor=1.7, lasers=40, columns=600):
@@ -58,7 +57,7 @@ def test_what_stands_on_it_is_kept():
 def test_of_a_simulated_town_little_that_moves_is_lost():
     lost, moving = 0, 0
     for seed in range(3):
-        sweep = simulated_street(sweeps=21, seed=seed, points=30_000)[20]
+        sweep = simulation.street(sweeps=21, seed=seed, points=30_000)[20]
         labels = sweep.labels
         found = ground(sweep.points)
         assert found[labels.ground].float().mean() > 0.98

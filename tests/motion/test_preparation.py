@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import inverse, transform
+from invtoolbox.geometry.sweeps import FlowLabels, Sweep
 from invtoolbox.motion.preparation import Preparation, prepare_pair
-from invtoolbox.scenes.rigid import inverse, transform
-from invtoolbox.scenes.sweep import FlowLabels, Sweep
-
-from .street import motion, seen_while_moving, street
+from tests.motion.street import motion, seen_while_moving, street
 
 needs_registration = pytest.mark.skipif(
     importlib.util.find_spec("small_gicp") is None, reason="needs small-gicp (the extra lidar)"

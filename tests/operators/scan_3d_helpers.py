@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from invtoolbox.operators.scan_3d import Scan3D
+from invtoolbox.operators.tomography.scan_3d import Scan3D
 
 Point = tuple[float, float, float]
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from invtoolbox.operators.scan_2d import Scan2D
+from invtoolbox.operators.tomography.scan_2d import Scan2D
 
 
 def disc(A: Scan2D, centre: tuple[float, float], radius: float, supersampling: int = 8) -> Tensor:

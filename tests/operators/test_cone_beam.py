@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.operators import trajectories
-from invtoolbox.operators.cone_beam import ConeBeam
-from invtoolbox.operators.fan_beam import FanBeam
-from invtoolbox.operators.scan_3d_checks import seen_cells
-from invtoolbox.operators.vector_scan import VectorScan
+from invtoolbox.operators.tomography import trajectories
+from invtoolbox.operators.tomography.cone_beam import ConeBeam, VectorScan
+from invtoolbox.operators.tomography.fan_beam import FanBeam
+from invtoolbox.operators.tomography.scan_checks import seen_cells
 from invtoolbox.testing import check_operator
 from tests.operators.scan_3d_helpers import ball, bells, chords, rays, relative, spot, turn
 
@@ -295,7 +294,7 @@ def test_every_item_may_have_its_own_geometry() -> None:
 
 
 def test_names_and_problems() -> None:
-    from invtoolbox.registry import lookup
+    from invtoolbox.catalogue.registry import lookup
 
     assert lookup("operators", "cone-beam") is ConeBeam is it.operators.ConeBeam
     A = ConeBeam(**SMALL)

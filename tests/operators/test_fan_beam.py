@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.fan_beam import FanBeam
+from invtoolbox.operators.tomography.fan_beam import FanBeam
 from tests.operators.scan_helpers import (
     bells,
     blob,
@@ -121,7 +121,7 @@ def test_angles_and_shift_are_differentiable(curved: bool) -> None:
 
 def test_a_source_far_away_makes_parallel_rays() -> None:
     A = FanBeam((40, 40), turn(10), 61, 1e7, 1e7 + 1)
-    from invtoolbox.operators.parallel_beam import ParallelBeam
+    from invtoolbox.operators.tomography.parallel_beam import ParallelBeam
 
     x = blob(40, 40)[None, None].double()
     assert relative(A(x), ParallelBeam((40, 40), turn(10), 61)(x)) < 1e-5

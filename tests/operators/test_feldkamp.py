@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.feldkamp_backprojection import VoxelViews, voxel_backproject
-from invtoolbox.operators.cone_beam import ConeBeam
-from invtoolbox.operators.fan_beam import FanBeam
-from invtoolbox.operators.filtered_backprojection import FILTERS
-from invtoolbox.operators.parallel_beam import ParallelBeam
-from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
+from invtoolbox.kernels.tomography.voxel_backprojection import VoxelViews, voxel_backproject
+from invtoolbox.operators.tomography.cone_beam import ConeBeam
+from invtoolbox.operators.tomography.fan_beam import FanBeam
+from invtoolbox.operators.tomography.filtered_backprojection import FILTERS
+from invtoolbox.operators.tomography.parallel_beam import ParallelBeam, ParallelBeam3D
 from tests.operators.scan_3d_helpers import chords, grid, interior, relative, turn
 
 VOLUME, CENTRE, RADIUS = (24, 60, 60), (8.0, -6.0, 3.0), 9.0

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.pixel_backprojection import PixelViews, pixel_backproject
-from invtoolbox.operators.fan_beam import FanBeam
-from invtoolbox.operators.filtered_backprojection import (
+from invtoolbox.kernels.tomography.pixel_backprojection import PixelViews, pixel_backproject
+from invtoolbox.operators.tomography.fan_beam import FanBeam
+from invtoolbox.operators.tomography.filtered_backprojection import (
     FILTERS,
     arc_weights,
     filter_projections,
     parker_weights,
 )
-from invtoolbox.operators.parallel_beam import ParallelBeam
-from invtoolbox.operators.scan_2d import Scan2D
+from invtoolbox.operators.tomography.parallel_beam import ParallelBeam
+from invtoolbox.operators.tomography.scan_2d import Scan2D
 from tests.operators.scan_helpers import (
     cells,
     chords,

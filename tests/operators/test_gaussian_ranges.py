@@ -8,9 +8,10 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.geometry import Splats
+from invtoolbox.geometry.rigid import rigid, rotation
 from invtoolbox.operators import GaussianRanges
-from invtoolbox.scenes import SpinningLidar, Splats
-from invtoolbox.scenes.rigid import rigid, rotation
+from invtoolbox.simulation import SpinningLidar
 
 
 def rays() -> Tensor:

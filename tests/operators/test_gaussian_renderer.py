@@ -8,8 +8,8 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.geometry import Cameras, Splats, look_at
 from invtoolbox.operators import GaussianRenderer
-from invtoolbox.scenes import Cameras, Splats, look_at
 
 
 def around(

@@ -27,8 +27,8 @@ from invtoolbox.operators import (
     to_cil,
     to_odl,
     to_tigre,
-    trajectories,
 )
+from invtoolbox.operators.tomography import trajectories
 
 ANGLES = np.array([0.1, 0.5, 1.2, 2.0, 3.3, 4.1])
 VOLUME: dict[str, Any] = dict(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.parallel_beam import ParallelBeam
+from invtoolbox.operators.tomography.parallel_beam import ParallelBeam
 from tests.operators.scan_helpers import (
     bells,
     blob,

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators import trajectories
-from invtoolbox.operators.parallel_beam import ParallelBeam
-from invtoolbox.operators.parallel_beam_3d import ParallelBeam3D
-from invtoolbox.operators.vector_scan import VectorScan
+from invtoolbox.operators.tomography import trajectories
+from invtoolbox.operators.tomography.cone_beam import VectorScan
+from invtoolbox.operators.tomography.parallel_beam import ParallelBeam, ParallelBeam3D
 from invtoolbox.testing import check_operator
 from tests.operators.scan_3d_helpers import ball, bells, chords, relative, spot, turn
 

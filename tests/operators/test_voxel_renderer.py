@@ -8,10 +8,10 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras, look_at
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace, resampled
 from invtoolbox.operators import VoxelRenderer
 from invtoolbox.priors import VoxelGrid, VoxelVariation
-from invtoolbox.scenes.cameras import Cameras, look_at
-from invtoolbox.scenes.voxels import Voxels, VoxelSpace, resampled
 
 LOW, HIGH = (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)
 

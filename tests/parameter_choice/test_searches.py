@@ -21,10 +21,9 @@ from invtoolbox.parameter_choice import (
     ScoreSearch,
     Trials,
 )
+from invtoolbox.parameter_choice.curve_rules import _chord, _curvature, lowest
 from invtoolbox.parameter_choice.divergence import fits
-from invtoolbox.parameter_choice.golden_section import grid, refine
-from invtoolbox.parameter_choice.l_curve import _chord, _curvature
-from invtoolbox.parameter_choice.weight_grid import lowest
+from invtoolbox.parameter_choice.score_rules import grid, refine
 from invtoolbox.solve import bind, first_guess
 
 N = 32

@@ -25,8 +25,7 @@ from invtoolbox.plotting import (
     view_flow,
     write_flow_report,
 )
-from invtoolbox.plotting.birds_eye import birds_eye_pixels
-from invtoolbox.plotting.flow_colours import flow_colours, full_speed_of
+from invtoolbox.plotting.birds_eye import birds_eye_pixels, flow_colours, full_speed_of
 from tests.metrics.test_scene_flow import labelled
 from tests.plotting.test_report import Page, assert_self_contained
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.figures import solution_figure
-from invtoolbox.plotting.pictures import (
+from invtoolbox.plotting.page import (
     Window,
     data_uri,
     diverging,

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from invtoolbox.errors import InputError
+from invtoolbox.geometry import Cameras, Splats, look_at
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.metrics import psnr
 from invtoolbox.operators import GaussianRenderer, VoxelRenderer
 from invtoolbox.plotting import write_viewer
-from invtoolbox.plotting.splat_viewer import shown_splats, shown_voxels, viewer_page
-from invtoolbox.scenes import Cameras, Splats, look_at
-from invtoolbox.scenes.voxels import Voxels, VoxelSpace
+from invtoolbox.plotting.web_viewer import shown_splats, shown_voxels, viewer_page
 from tests.plotting.browser import screenshot
 
 SIDE = 500

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.networks.hyperprior import FactorizedDensity, log_box_normal
 from invtoolbox.priors import CompressiveAutoencoder, MeanScaleHyperprior
-from invtoolbox.priors.implicit.box_density import FactorizedDensity, log_box_normal
 from invtoolbox.solvers import VariationalLatent
 from invtoolbox.training import Crops, PixelLikelihood, RateDistortion, Stage, run_recipe, train
 

@@ -11,9 +11,8 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.networks.cosine_hyperprior import ChannelContext, cosines, frequencies
 from invtoolbox.priors import CompressiveAutoencoder, CosineHyperprior
-from invtoolbox.priors.implicit.channel_context import ChannelContext
-from invtoolbox.priors.implicit.cosine_hyperprior import cosines, frequencies
 from invtoolbox.solvers import VariationalLatent
 from invtoolbox.training import Crops, PixelLikelihood, RateDistortion, Stage, train
 

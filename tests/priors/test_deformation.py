@@ -10,6 +10,11 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.geometry import Moving, NeighbourGraph, Splats, look_at
+from invtoolbox.geometry.moving_shapes import places_of
+from invtoolbox.geometry.rigid import rotation
+from invtoolbox.geometry.rotations import of_rotation_vector, rotation_matrices
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import GaussianRenderer, OverTime, VoxelRenderer
 from invtoolbox.priors import (
     ARAP,
@@ -23,11 +28,6 @@ from invtoolbox.priors import (
     PointMotion,
     VoxelGrid,
 )
-from invtoolbox.scenes import Moving, NeighbourGraph, Splats, look_at
-from invtoolbox.scenes.moving import places_of
-from invtoolbox.scenes.quaternions import of_rotation_vector, rotation_matrices
-from invtoolbox.scenes.rigid import rotation
-from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
 N = 80
 

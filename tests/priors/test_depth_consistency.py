@@ -8,8 +8,8 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.geometry import Cameras, look_at
 from invtoolbox.priors import DepthConsistency
-from invtoolbox.scenes import Cameras, look_at
 
 SIZE = (24, 24)
 

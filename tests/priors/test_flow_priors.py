@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.catalogue.registry import build
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.neighbour_graph import NeighbourGraph
+from invtoolbox.geometry.rigid import rotation
 from invtoolbox.priors import (
     ARAP,
     AccelerationLimit,
@@ -19,9 +22,6 @@ from invtoolbox.priors import (
     SpeedLimit,
     StaticWorld,
 )
-from invtoolbox.registry import build
-from invtoolbox.scenes.neighbour_graph import NeighbourGraph
-from invtoolbox.scenes.rigid import rotation
 from invtoolbox.testing import check_prior
 
 N = 40

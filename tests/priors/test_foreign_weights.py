@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import invtoolbox as it
+from invtoolbox.catalogue.presets import load_weights
 from invtoolbox.errors import InputError
-from invtoolbox.presets import load_weights
+from invtoolbox.networks.convex_energy import mirrored, mirrored_back
+from invtoolbox.networks.foreign_weights import read_weights
 from invtoolbox.priors import DeepVariationNetwork, Denoiser, DnCNN, TotalDeepVariation, load_dncnn
-from invtoolbox.priors.explicit.mirrored import mirrored, mirrored_back
-from invtoolbox.priors.weight_files import read_weights
 from invtoolbox.testing import check_prior
 
 LEVEL = 25 / 255

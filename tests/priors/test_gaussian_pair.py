@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 import invtoolbox as it
-from invtoolbox.checkpoint import Checkpoint
 from invtoolbox.errors import InputError
+from invtoolbox.geometry import Splats, look_at
+from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators import GaussianRenderer, OnBoth
 from invtoolbox.priors import (
     DefaultStrategy,
@@ -22,7 +23,6 @@ from invtoolbox.priors import (
     ThroughOperator,
 )
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD
-from invtoolbox.scenes import Splats, look_at
 
 LOW, HIGH = (-0.8, -0.8, -0.8), (0.8, 0.8, 0.8)
 

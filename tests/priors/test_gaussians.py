@@ -10,13 +10,13 @@ import torch
 from torch import Generator, Tensor
 
 import invtoolbox as it
-from invtoolbox.checkpoint import Checkpoint
 from invtoolbox.errors import InputError
+from invtoolbox.geometry import Splats, look_at
+from invtoolbox.geometry.rotations import rotation_matrices
+from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators import GaussianRenderer
 from invtoolbox.priors import DefaultStrategy, Gaussians, MCMCStrategy
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD, shared_opacity
-from invtoolbox.scenes import Splats, look_at
-from invtoolbox.scenes.quaternions import rotation_matrices
 
 
 def leaves(opacities: list[float], scale: float = 0.1, seed: int = 0) -> dict[str, Tensor]:

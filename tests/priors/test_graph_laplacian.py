@@ -9,7 +9,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.priors import GraphLaplacian, SmoothedNorm
-from invtoolbox.priors.explicit.intensity_range import intensity_range
+from invtoolbox.priors.images.constraints import intensity_range
 
 
 def picture(batch: int = 1, seed: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.scenes.rigid import rotation
+from invtoolbox.geometry.rigid import rotation
 
 
 def body(seed):

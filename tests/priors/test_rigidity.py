@@ -12,6 +12,15 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.moving_shapes import rigidity_coefficients
+from invtoolbox.geometry.neighbour_graph import NeighbourGraph
+from invtoolbox.geometry.rigid import rotation
+from invtoolbox.geometry.rotations import (
+    fitted_rotation,
+    of_rotation_vector,
+    product,
+    rotation_matrices,
+)
 from invtoolbox.priors import (
     ARAP,
     AsIsometricAsPossible,
@@ -22,12 +31,7 @@ from invtoolbox.priors import (
     NodeARAP,
     RigidityCoefficients,
 )
-from invtoolbox.priors.explicit.graph_prior import GraphPrior
-from invtoolbox.scenes.best_rotation import fitted_rotation
-from invtoolbox.scenes.neighbour_graph import NeighbourGraph
-from invtoolbox.scenes.quaternions import of_rotation_vector, product, rotation_matrices
-from invtoolbox.scenes.rigid import rotation
-from invtoolbox.scenes.skinning import rigidity_coefficients
+from invtoolbox.priors.motion.rigidity import GraphPrior
 from invtoolbox.testing import check_prior
 
 N = 60

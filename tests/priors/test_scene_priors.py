@@ -11,6 +11,8 @@ from torch.nn import functional
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.geometry import Cameras, Splats, look_at
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import GaussianRenderer, VoxelRenderer
 from invtoolbox.priors import (
     DensityCorrelation,
@@ -23,8 +25,6 @@ from invtoolbox.priors import (
     VoxelGrid,
     VoxelSparsity,
 )
-from invtoolbox.scenes import Cameras, Splats, look_at
-from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
 LOW, HIGH = (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)
 

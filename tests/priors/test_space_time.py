@@ -12,12 +12,12 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.data_terms import Chamfer, RolloutChamfer
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.weighted_rows import weighted_rows
+from invtoolbox.geometry.sweeps import FlowField
+from invtoolbox.kernels.points.sparse_product import weighted_rows
 from invtoolbox.motion.euler import EulerSettings, euler_flow, euler_solution
 from invtoolbox.operators import EulerRollout
-from invtoolbox.operators.euler_rollout import Leg, legs
+from invtoolbox.operators.points import Leg, legs
 from invtoolbox.priors import AlongField, ImplicitPrior, SpaceTimeFlow, SpaceTimeVoxels
-from invtoolbox.scenes.flow_field import FlowField
 from invtoolbox.testing import check_prior
 
 

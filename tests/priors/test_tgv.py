@@ -10,7 +10,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.operators.symmetrised_gradient import SymmetrisedGradient
+from invtoolbox.operators.finite_difference import SymmetrisedGradient
 from invtoolbox.priors import NonNegative, TotalGeneralizedVariation, TotalVariation
 from invtoolbox.testing import check_operator, check_prior
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox import catalogue
+from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.catalogue.documents import check, content_of
 from invtoolbox.datasets import photograph
 from invtoolbox.priors import Denoiser, LearnedProximal
-from invtoolbox.scene_reading import check, content_of
 from invtoolbox.training.recipe import Recipe
 
 CONVEX = ("lpn-natural", "lpn-natural-0.1", "lpn-ct")

@@ -7,6 +7,8 @@ import math
 import torch
 
 import invtoolbox as it
+from invtoolbox.geometry import Cameras, look_at
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import NoMeasurement, VoxelRenderer
 from invtoolbox.priors import (
     DensityCorrelation,
@@ -17,8 +19,6 @@ from invtoolbox.priors import (
     ThroughOperator,
     VoxelGrid,
 )
-from invtoolbox.scenes import Cameras, look_at
-from invtoolbox.scenes.voxels import Voxels, VoxelSpace
 
 NODES = 14
 LOW, HIGH = (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)

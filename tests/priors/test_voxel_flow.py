@@ -8,8 +8,8 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import rigid, rotation, transform
 from invtoolbox.priors import RigidClusters, VoxelFlow
-from invtoolbox.scenes.rigid import rigid, rotation, transform
 from invtoolbox.testing import check_prior
 
 

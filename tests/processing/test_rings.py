@@ -10,7 +10,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.processing import remove_rings, remove_rings_by_sorting, remove_rings_by_wavelets
-from invtoolbox.processing.median import local_median
+from invtoolbox.processing.artifacts import local_median
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_wavelets_take_out_wide_stripes(
 def test_the_local_median_is_scipys_whatever_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     import scipy.ndimage
 
-    from invtoolbox.processing import median
+    from invtoolbox.processing import artifacts as median
 
     x = torch.rand(2, 1, 13, 17, generator=torch.Generator().manual_seed(0))
     wanted = torch.from_numpy(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.linearization import Linearization
+from invtoolbox.objective.linearization import Linearization
 from invtoolbox.solve import bind
 from invtoolbox.testing import check_solver
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.core.pytrees import tree_leaves
 from invtoolbox.errors import InputError
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, item_norm
 from invtoolbox.priors import ExplicitPrior, GraphLaplacian, GroupL1, SmoothedNorm
 from invtoolbox.solve import bind, first_guess
 from invtoolbox.solvers import KrylovMM
-from invtoolbox.tree import tree_leaves
 
 SHAPE = (1, 8, 8)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.registry import lookup, names
+from invtoolbox.catalogue.registry import lookup, names
 from invtoolbox.solve import bind
 from invtoolbox.solvers import (
     FISTA,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.solvers.chain import Chain, block_length
+from invtoolbox.posteriors.running_moments import Chain, block_length
 
 N = 6
 

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 
 import invtoolbox as it
 from invtoolbox.operators.base import expand
-from invtoolbox.operators.channel_slices import ChannelSlices
+from invtoolbox.operators.elementary import ChannelSlices
 from invtoolbox.priors import ExplicitPrior, ImplicitPrior, PriorSum
 from invtoolbox.testing import check_prior
 

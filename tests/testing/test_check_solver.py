@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.objective import Objective
+from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.solvers.base import Solver, State
 from invtoolbox.testing import check_solver

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 import invtoolbox as it
 from invtoolbox.cli import main
+from invtoolbox.core import environment as freed_memory
 from invtoolbox.errors import InputError
 from invtoolbox.priors import ConvexConvolution, ConvexDense, DnCNN
 from invtoolbox.training import (
@@ -21,12 +22,11 @@ from invtoolbox.training import (
     ProximalMatching,
     RecorruptedPairs,
     Stage,
-    freed_memory,
     proximal_matching_stages,
     run_recipe,
     train,
 )
-from invtoolbox.training.network_weights import NetworkWeights, training_problem
+from invtoolbox.training.stages import NetworkWeights, training_problem
 from tests.training.interruption import check_same_weights, trained_in_two_goes
 
 

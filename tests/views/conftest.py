@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from invtoolbox.geometry import Cameras, Splats, look_at
+from invtoolbox.geometry.rigid import inverse
 from invtoolbox.operators import GaussianRenderer
-from invtoolbox.scenes import Cameras, Splats, look_at
-from invtoolbox.scenes.rigid import inverse
 
 VOXELS = """
 [[prior]]

@@ -11,7 +11,7 @@ import torch
 
 from invtoolbox.datasets import PosedPictures, open_views
 from invtoolbox.errors import InputError
-from invtoolbox.scenes import Cameras
+from invtoolbox.geometry import Cameras
 from invtoolbox.views import split_views, visible_box
 from invtoolbox.views.models import check_visible
 from invtoolbox.views.photographs import scaled

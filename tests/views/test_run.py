@@ -16,15 +16,15 @@ import torch
 import invtoolbox as it
 from invtoolbox.cli import main
 from invtoolbox.datasets import read_splats
-from invtoolbox.datasets.voxel_file import read_voxels
+from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.errors import InputError
-from invtoolbox.views.run import ViewOutcome
-from invtoolbox.views.scene import read_view_scene
+from invtoolbox.runs.views.run import ViewOutcome
+from invtoolbox.runs.views.scene import read_view_scene
 from tests.views.conftest import write_photographs
 
 
 def ran(scene: str, *overrides: str, **settings: object) -> ViewOutcome:
-    outcome = it.scenes.run(scene, overrides, progress=False, **settings)  # type: ignore[arg-type]
+    outcome = it.run(scene, overrides, progress=False, **settings)  # type: ignore[arg-type]
     assert isinstance(outcome, ViewOutcome)
     return outcome
 
@@ -316,7 +316,7 @@ def test_the_scenes_of_lego_in_short(
     assert len(read.photographs().train) == (
         8 if scene == "lego-8-views" else 90
     ) and read.stages()[-1].iterations in (None, 8000)
-    outcome = it.scenes.run(scene, {"preset": "short", **changes}, tmp_path / "out", progress=False)
+    outcome = it.run(scene, {"preset": "short", **changes}, tmp_path / "out", progress=False)
     assert isinstance(outcome, ViewOutcome) and len(outcome.names) == 10
     assert outcome.mean("psnr") > least  # white alone has 10.5 dB
 

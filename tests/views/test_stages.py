@@ -10,7 +10,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.datasets import open_views
-from invtoolbox.datasets.voxel_file import read_voxels, write_voxels
+from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
 from invtoolbox.errors import InputError
 from invtoolbox.priors import VoxelVariation
 from invtoolbox.views import (

@@ -10,12 +10,12 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.nearest import Tree
-from invtoolbox.operators.on_both import OnBoth
+from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.kernels.points.nearest import Tree
+from invtoolbox.operators.rendering.combined import OnBoth
 from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD
 from invtoolbox.priors.implicit.gaussians import Gaussians
-from invtoolbox.scenes.splats import Splats
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -24,7 +24,7 @@ _NAMES = ("first", "second")
 
 
 class GaussianPair(ImplicitPrior):
-    r"""x is two `scenes.Splats`, of which each has the parameters of its own `Gaussians`; under ``operators.OnBoth(renderer)``.
+    r"""x is two `geometry.Splats`, of which each has the parameters of its own `Gaussians`; under ``operators.OnBoth(renderer)``.
 
     Both are fitted to the same pictures from other starts and with other draws (of the strategy, of its noise, of dropout), so where the
     pictures say nothing they differ, and how much is a measure of the error that needs no truth. Beside ``ThroughOperator(Disagreement(),

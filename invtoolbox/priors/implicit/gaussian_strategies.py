@@ -13,8 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.rotations import rotation_matrices
 from invtoolbox.priors.base import Seen, Transfer
-from invtoolbox.scenes.quaternions import rotation_matrices
 
 #: The logit that stands for an opacity of 0: far below what is ever drawn, and finite.
 DEAD = -20.0

@@ -10,6 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.carving import carved_surface
+from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
+from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
 from invtoolbox.priors.implicit.gaussian_strategies import (
     DEAD,
@@ -17,9 +20,6 @@ from invtoolbox.priors.implicit.gaussian_strategies import (
     MCMCStrategy,
     Strategy,
 )
-from invtoolbox.scenes.carving import carved_surface
-from invtoolbox.scenes.neighbour_graph import NeighbourGraph
-from invtoolbox.scenes.splats import Splats, colors_to_harmonics
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -40,7 +40,7 @@ _DEFAULT = DefaultStrategy()
 
 
 class Gaussians(ImplicitPrior):
-    r"""x is `scenes.Splats`; the parameters are their means, quaternions, logarithms of scales, logits of opacities and harmonics.
+    r"""x is `geometry.Splats`; the parameters are their means, quaternions, logarithms of scales, logits of opacities and harmonics.
 
     Kerbl et al., "3D Gaussian splatting for real-time radiance field rendering" (ACM TOG 42, 2023). Under `operators.GaussianRenderer` and
     `data_terms.Photometric`, with `solvers.Adam(subset_size=1)`, this is their training: each step looks at one picture. The steps of the
@@ -165,7 +165,7 @@ class Gaussians(ImplicitPrior):
 
         Args:
             carve: once the pictures are known, start on the visual hull of what they show before the renderer's background, in the colours
-                of their pixels (`scenes.carved_surface`). For one object before a plain background, which the first thousands of steps
+                of their pixels (`geometry.carved_surface`). For one object before a plain background, which the first thousands of steps
                 would otherwise be spent on finding.
         """
         generator = torch.Generator().manual_seed(seed)

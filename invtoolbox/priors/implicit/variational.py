@@ -1,19 +1,51 @@
-"""An implicit prior whose variable is a distribution over the latents of another one."""
+"""The posterior over images that a distribution over latents stands for.
+
+An implicit prior whose variable is a distribution over the latents of another one.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from invtoolbox.operators.base import expand
+from invtoolbox.posteriors.base import Posterior
 from invtoolbox.priors.base import ImplicitPrior
-from invtoolbox.priors.wrapper import PriorWrapper
+from invtoolbox.priors.composed import PriorWrapper
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass(frozen=True)
+class LatentPosterior(Posterior):
+    """Images decoded from draws of the latents; one pass of the decoder a sample.
+
+    Attributes:
+        distribution: the family, and the prior that decodes.
+        parameters: of it, ``(batch, ...)`` each.
+        number: samples behind `mean` (MMSE-x) and `std`.
+    """
+
+    distribution: Variational
+    parameters: dict[str, Tensor] = field(repr=False)
+    number: int = 100
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        batch = next(iter(self.parameters.values())).shape[0]
+        noise = [self.distribution.noise(self.parameters, generator) for _ in range(count)]
+        # Sample after sample: as one batch they would need the decoder's memory count times.
+        with torch.no_grad():
+            samples = [self.distribution.image_of(self.parameters, each)[0] for each in noise]
+        stacked = torch.stack(samples)
+        assert stacked.shape[1] == batch
+        return stacked
+
 
 Family = Literal["uniform", "gaussian", "dirac"]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.sparse_product import SparseProduct
+from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.base import ImplicitPrior
-from invtoolbox.priors.flow_points import flow_points
-from invtoolbox.settings import Settings
+from invtoolbox.priors.motion.flow_prior import flow_points
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem

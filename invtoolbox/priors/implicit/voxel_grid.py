@@ -11,12 +11,12 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace, resampled
 from invtoolbox.priors.base import ImplicitPrior
-from invtoolbox.scenes.voxels import Voxels, VoxelSpace, resampled
 
 
 class VoxelGrid(ImplicitPrior):
-    r"""``x = (density, colour)`` at the nodes of a grid, raw: see `scenes.voxels.Voxels`.
+    r"""``x = (density, colour)`` at the nodes of a grid, raw: see `geometry.voxels.Voxels`.
 
     What ties places together is interpolation alone, so the resolution is the strength of the prior, and scenes are found coarse to fine:
     `refined` gives a finer grid and what it starts from, without the cells that turned out to be empty; only nodes of occupied cells are
@@ -34,7 +34,7 @@ class VoxelGrid(ImplicitPrior):
         view_rate: the factor on the step of what changes with the direction, beside ``colour_rate``.
 
     >>> import invtoolbox as it
-    >>> from invtoolbox.scenes.cameras import look_at
+    >>> from invtoolbox.geometry.cameras import look_at
     >>> A = it.operators.VoxelRenderer(look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 4), field_of_view=20.0))
     >>> grid = VoxelGrid(VoxelSpace.box(5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)))
     >>> problem = it.Problem(0.3 * torch.ones(1, *A.range_shape), A)

@@ -1,0 +1,1 @@
+"""Names and shelves: registered classes, presets and trained priors."""

@@ -1,0 +1,256 @@
+"""A scene as TOML: found by path or name, changed by dotted keys, and checked against the tables that it may have."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, Self, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+
+from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.errors import InputError, unknown_name
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+S = TypeVar("S", bound="Table")
+
+
+class Table(BaseModel):
+    """A table whose keys are all known."""
+
+    model_config = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=True)
+
+
+class Place(Table):
+    """Where data are: a data set of the catalogue, or a path; and how they are read, where their files mislead."""
+
+    dataset: str | None = None
+    path: str | None = None
+    reader: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("give either a dataset or a path")
+        return self
+
+
+class Named(BaseModel):
+    """A table with a name, a few known keys, and the settings of what is named."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+#: A table that may be given by its name alone, ``solver = "fista"``; and a list of such tables that may be one of them.
+Alone = Annotated[T, BeforeValidator(_named)]
+Several = Annotated[
+    list[T],
+    BeforeValidator(
+        lambda value: [_named(one) for one in (value if isinstance(value, list) else [value])]
+    ),
+]
+
+
+@dataclass(frozen=True)
+class CheckedScene(Generic[S]):
+    """A scene whose tables were checked, its name, and where it was read from."""
+
+    name: str
+    path: Path
+    scene: S
+
+    @classmethod
+    def read(
+        cls, tables: type[S], scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
+    ) -> Self:
+        """The scene of that path, or of that name in the catalogue, with some keys changed."""
+        path, content = content_of(scene, overrides)
+        return cls(path.stem, path, check(tables, path, content))
+
+    def locate(self, path: str) -> Path:
+        """A path as a scene writes it: beside the scene file, in the current directory, or in the data folder."""
+        return locate(self.path, path)
+
+
+def content_of(
+    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> tuple[Path, dict[str, Any]]:
+    """The path of a scene, and what its file holds with some keys changed; nothing is checked yet.
+
+    A scene may bring sets of such changes, and ``preset = "short"`` makes those of the table ``[presets.short]``, before the others::
+
+        [presets.short]
+        "solver.time_limit" = 10
+    """
+    path = _find(scene)
+    return path, changed_content(path, catalogue.read_toml(path), overrides)
+
+
+def changed_content(
+    path: Path, content: dict[str, Any], overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> dict[str, Any]:
+    """What a scene holds with some keys changed, in place; ``path`` is for errors."""
+    changes = dict(
+        overrides
+        if isinstance(overrides, Mapping)
+        else (parse_override(line) for line in overrides)
+    )
+    presets, chosen = content.pop("presets", {}), content.pop("preset", None)
+    chosen = changes.pop("preset", chosen)
+    if chosen is not None and chosen not in presets:
+        raise unknown_name(f"preset in {path}", str(chosen), presets)
+    for key, value in {**(presets[chosen] if chosen is not None else {}), **changes}.items():
+        set_key(content, key, value)
+    return content
+
+
+def check(model: type[M], path: Path, content: Mapping[str, Any]) -> M:
+    """The content as tables; an `InputError` that names file and key where it does not fit."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_sentence(model, error)}") from None
+
+
+def locate(scene: Path, path: str) -> Path:
+    """A path as a scene writes it: beside the scene file, in the current directory, or in the data folder."""
+    from invtoolbox.datasets import data_folder
+
+    given = Path(path).expanduser()
+    places = (
+        [given] if given.is_absolute() else [scene.parent / given, given, data_folder() / given]
+    )
+    for place in places:
+        if place.exists():
+            return place
+    raise InputError(
+        f"{scene}: there is no file {path} (looked for {', '.join(str(p) for p in places)})"
+    )
+
+
+def parse_override(line: str) -> tuple[str, Any]:
+    """``"key=value"`` as a dotted key and a TOML value; what is not TOML is a string.
+
+    >>> parse_override("solver.max_iterations=200"), parse_override("prior=tv")
+    (('solver.max_iterations', 200), ('prior', 'tv'))
+    """
+    key, sign, text = line.partition("=")
+    key, text = key.strip(), text.strip()
+    if not sign or not key or not text:
+        raise InputError(
+            f"--set takes key=value, for example --set solver.max_iterations=200, got {line!r}"
+        )
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, text
+
+
+def set_key(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in the content of a scene file, in place."""
+    *parents, last = key.split(".")
+    node: Any = content
+    for depth, part in enumerate(parents):
+        node = _child(node, part, ".".join(parents[: depth + 1]))
+    if isinstance(node, list):
+        node = _only(node, key)
+    node[last] = value
+
+
+def _child(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, list):
+        if part.isdigit() and int(part) < len(node):
+            return node[int(part)]
+        named = [one for one in node if isinstance(one, dict) and one.get("name") == part]
+        if named:
+            return named[0]
+        return _child(_only(node, key), part, key)
+    found = node.get(part)
+    if found is None:
+        found = node[part] = {}
+    elif isinstance(found, str):  # `prior = "tv"` is short for a table with a name
+        found = node[part] = {"name": found}
+    elif not isinstance(found, (dict, list)):
+        raise InputError(f"--set: {key} is {found!r}, which has no keys of its own")
+    return found
+
+
+def _only(node: list[Any], key: str) -> Any:
+    if len(node) != 1:
+        names = ", ".join(str(one.get("name", k)) for k, one in enumerate(node))
+        raise InputError(
+            f"--set: {key} does not say which of {names} is meant; put its name or its number after the first dot"
+        )
+    return node[0]
+
+
+def _find(scene: str | Path) -> Path:
+    path = Path(scene).expanduser()
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            known = catalogue.entries("scenes")
+            hint = (
+                f"; the catalogue has a scene {path.stem!r}, run it by that name"
+                if path.stem in known
+                else ""
+            )
+            raise InputError(f"there is no scene file {path}{hint}")
+        return path
+    return catalogue.find("scenes", str(scene)).path
+
+
+def _sentence(model: type[BaseModel], error: ValidationError) -> str:
+    """The first fault in words, and how many more there are."""
+    faults = error.errors()
+    fault = faults[0]
+    where = _place(fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        parent, key = fault["loc"][:-1], str(fault["loc"][-1])
+        table = f"the table [{_place(parent)}]" if parent else "a scene"
+        known = list(_model_at(model, parent).model_fields)
+        near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ";"
+        text = f"{table} has no key {key!r}{hint} known: {', '.join(known)}"
+    elif fault["type"] == "missing":
+        text = f"{where} is missing"
+    elif fault["type"] == "value_error":
+        text = f"{f'[{where}]: ' if where else ''}{fault['ctx']['error']}"
+    else:
+        text = f"{where} is {fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    return text + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+
+
+def _place(location: tuple[Any, ...]) -> str:
+    # pydantic names the member of a union after the key; a scene has no such key.
+    return ".".join(
+        str(part)
+        for part in location
+        if not (isinstance(part, str) and ("[" in part or part in ("str", "dict")))
+    )
+
+
+def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel]:
+    """The table that a location lies in."""
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = next(iter(_models_in(model.model_fields[part].annotation)), model)
+    return model
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The tables that an annotation such as ``list[Prior]`` or ``Crop | None`` speaks of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in get_args(annotation) for found in _models_in(inner)]

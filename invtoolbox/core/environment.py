@@ -1,0 +1,213 @@
+"""What a run ran on: versions, machine, devices, threads, and which optional packages are there.
+
+Memory between two steps of a training: kept by the process, not given back and fetched again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from invtoolbox.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+DISTRIBUTION = "invtoolbox-torch"
+
+#: Packages whose version can change a result.
+_SHOWN = (
+    "torch",
+    "numpy",
+    "scipy",
+    "warp-lang",
+    "deepinv",
+    "kornia",
+    "scikit-image",
+    "h5py",
+    "pydicom",
+)
+
+
+def versions() -> dict[str, str]:
+    """The version of the toolbox, of Python and of the packages that results depend on.
+
+    >>> sorted(versions())[:2]
+    ['Python', 'deepinv']
+    """
+    from invtoolbox import __version__
+
+    found = {"invtoolbox": __version__, "Python": platform.python_version()}
+    for name in _SHOWN:
+        found[name] = _version(name) or "not installed"
+    import torch
+
+    found["torch"] = str(
+        torch.__version__
+    )  # with the build (+cpu, +cu132), which the package index does not tell
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, memory, threads, GPUs and system, in words."""
+    import torch
+
+    described = {
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "cores": f"{_cores()} usable of {os.cpu_count()}",
+        "threads": f"{torch.get_num_threads()} (torch)",
+    }
+    memory = _memory()
+    if memory:
+        described["memory"] = f"{memory:.0f} GiB"
+    if torch.cuda.is_available():
+        for k in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(k)
+            described[f"cuda:{k}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    else:
+        described["cuda"] = "no device" if torch.version.cuda else "this build of torch is for CPUs"
+    return described
+
+
+def device_named(name: str | None) -> torch.device | None:
+    """The device of a name, if this machine has it.
+
+    >>> device_named("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"there is no device named {name!r}; give cpu, cuda or cuda:1") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            found = (
+                f"there are {count}" if count else "this machine, or this build of torch, has none"
+            )
+            raise InputError(f"the device {name} is asked for, and {found}; see `invtoolbox info`")
+    elif device.type != "cpu":
+        raise InputError(f"the kernels run on cpu and cuda, not on {name}")
+    return device
+
+
+def extras() -> dict[str, dict[str, str | None]]:
+    """The optional packages by extra, each with its installed version or None.
+
+    >>> "pytest" in extras()["test"]
+    True
+    """
+    found: dict[str, dict[str, str | None]] = {}
+    for name, packages in _declared().items():
+        found[name] = {package: _version(package) for package in packages}
+    return found
+
+
+def how_to_get(extra: str) -> str:
+    """The command that installs an extra."""
+    root = Path(__file__).resolve().parent.parent
+    target = (
+        f'-e "{root}[{extra}]"'
+        if (root / "pyproject.toml").is_file()
+        else f'"{DISTRIBUTION}[{extra}]"'
+    )
+    return f"{sys.executable} -m pip install {target}"
+
+
+def _declared() -> dict[str, list[str]]:
+    import re
+
+    try:
+        lines = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return _declared_in_checkout()
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", line)
+        if extra:
+            found.setdefault(extra.group(1), []).append(_package(line))
+    return found
+
+
+def _declared_in_checkout() -> dict[str, list[str]]:
+    import tomllib
+
+    path = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    if not path.is_file():
+        return {}
+    declared = tomllib.loads(path.read_text(encoding="utf-8"))["project"].get(
+        "optional-dependencies", {}
+    )
+    return {name: [_package(line) for line in lines] for name, lines in declared.items()}
+
+
+def _package(requirement: str) -> str:
+    import re
+
+    matched = re.match(r"[A-Za-z0-9._-]+", requirement)
+    return matched.group(0) if matched else requirement
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> float:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return 0.0
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+
+def keep_freed_memory(megabytes: int = 512) -> bool:
+    """Let the C library keep this much freed memory, from now on and in the whole process; whether it could be told so.
+
+    By default glibc gives back what is free at the end of a step, and the next one takes it page by page: a fifth of the time of a training
+    whose temporaries are of a few megabytes. Nothing else changes, and nothing happens with another C library.
+
+    A process has one such setting, so it is for whoever owns the process: ``invtoolbox train`` makes it for its own, and `train` leaves it
+    alone. In a script that trains and does little else, call this first.
+
+    >>> import platform
+    >>> keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    True
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    # Above 32 MB glibc takes no threshold; larger tensors then still come and go as pages.
+    return bool(mallopt(_MMAP_THRESHOLD, 32 << 20)) and bool(
+        mallopt(_TRIM_THRESHOLD, megabytes << 20)
+    )

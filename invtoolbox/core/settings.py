@@ -1,0 +1,101 @@
+"""What operators, data terms and priors have in common: they hold settings, and are copied rather than changed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from invtoolbox.core.pytrees import tree_map
+
+
+class Settings:
+    """Something that holds settings and tensors, and never changes by being used.
+
+    Attributes:
+        item_fields: names of the attributes that belong to items: tensors whose first axis is the batch, tuples of one thing an item,
+            and other settings that know their own. A length of 1 is a value that every item shares. `select` picks from them when
+            finished items leave the batch.
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ()
+
+    def to(
+        self,
+        target: torch.device | torch.dtype | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """A copy on another device, or in another precision: ``p.to("cuda")``, ``p.to(torch.float64)``.
+
+        Where neither is asked for it is itself: `copy.copy` makes a copy to be changed.
+        """
+        if isinstance(target, torch.dtype):
+            dtype = target
+        elif target is not None:
+            device = target
+        if device is None and dtype is None:
+            return self
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            object.__setattr__(other, name, _moved(value, device, dtype))
+        return other
+
+    def select(self, index: Tensor) -> Self:
+        """A copy for the items ``index`` of the batch.
+
+        >>> class Term(Settings):
+        ...     item_fields = ("noise_std", "trees", "prior")
+        ...     noise_std, trees, prior = torch.tensor([0.1, 0.2, 0.3]), ("a", "b", "c"), None
+        >>> picked = Term().select(torch.tensor([2, 0]))
+        >>> picked.noise_std, picked.trees
+        (tensor([0.3000, 0.1000]), ('c', 'a'))
+        """
+        fields = {name: getattr(self, name, None) for name in self.item_fields}
+        picked = {name: _picked(value, index) for name, value in fields.items()}
+        if all(value is fields[name] for name, value in picked.items()):
+            return self
+        other = copy.copy(self)
+        for name, value in picked.items():
+            object.__setattr__(other, name, value)
+        return other
+
+
+def cast_dtype(old: torch.dtype, new: torch.dtype | None) -> torch.dtype:
+    """What a tensor becomes when precision ``new`` is asked for: integers stay, complex stays complex."""
+    if new is None or not (old.is_floating_point or old.is_complex):
+        return old
+    if old.is_complex and not new.is_complex:
+        return torch.complex128 if new == torch.float64 else torch.complex64
+    return new
+
+
+def _picked(value: Any, index: Tensor) -> Any:
+    """The items ``index`` of what belongs to items; itself where every item shares it."""
+    if isinstance(value, Settings):
+        return value.select(index)
+    if isinstance(value, Tensor) and value.ndim and len(value) > 1:
+        return value.index_select(0, index)
+    if isinstance(value, tuple) and len(value) > 1:
+        return tuple(value[k] for k in index.tolist())
+    return value
+
+
+def _moved(value: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
+    if isinstance(value, Settings):
+        return value.to(device=device, dtype=dtype)
+    if isinstance(value, nn.Module):
+        return copy.deepcopy(value).to(device=device, dtype=dtype)
+    if isinstance(value, (tuple, list)) and any(
+        isinstance(v, (Settings, nn.Module)) for v in value
+    ):
+        parts = [_moved(v, device, dtype) for v in value]
+        return (
+            type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        )  # a named tuple takes its fields one by one
+    if isinstance(value, dict) and any(isinstance(v, Settings) for v in value.values()):
+        return {k: _moved(v, device, dtype) for k, v in value.items()}
+    return tree_map(lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype)), value)

@@ -1,0 +1,1 @@
+"""Files of meshes, Gaussians and voxels."""

@@ -1,0 +1,215 @@
+"""Files of meshes: OBJ and OFF by themselves, with every vertex where the file has it; PLY, glTF, STL and others through trimesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from invtoolbox.core.environment import how_to_get
+from invtoolbox.errors import InputError, MissingDependency
+
+if TYPE_CHECKING:
+    from invtoolbox.geometry.meshes import Mesh
+
+#: What `read_mesh` and `write_mesh` take through trimesh.
+_THROUGH_TRIMESH = (".ply", ".glb", ".gltf", ".stl", ".3mf", ".dae")
+
+
+def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
+    """The mesh of a file, its vertices in the order of the file (of a glTF scene: all parts as one), with the colours of
+    vertices where it has some; textures are left.
+
+    Faces with more than three corners are cut into fans. Vertices are float64.
+
+    Args:
+        path: of the file; by its ending ``.obj``, ``.off``, ``.ply``, ``.glb``, ``.gltf``, ``.stl``, ``.3mf``, ``.dae``, or ``.npz`` with
+            the arrays ``vertices``, ``(N, 3)`` or ``(T, N, 3)`` of a mesh that moves, and ``faces``.
+        frame: of a mesh that moves.
+
+    Raises:
+        InputError: no such file or frame, a format that is not known, or a line that cannot be understood (it says which).
+        MissingDependency: trimesh is not installed, and the format needs it.
+
+    >>> import tempfile
+    >>> from invtoolbox.geometry.meshes import Mesh
+    >>> file = Path(tempfile.mkdtemp()) / "triangle.obj"
+    >>> write_mesh(file, Mesh(torch.eye(3), torch.tensor([[0, 1, 2]])))
+    >>> read_mesh(file)
+    Mesh(3 vertices, 1 faces)
+    """
+    from invtoolbox.geometry.meshes import Mesh
+
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InputError(f"there is no mesh {file}")
+    kind = file.suffix.lower()
+    colors = None
+    if frame != 0 and kind != ".npz":
+        raise InputError(
+            f"{file} holds one mesh, and frame {frame} is asked for; a mesh that moves is an .npz"
+        )
+    if kind == ".npz":
+        vertices, faces = _read_npz(file, frame)
+    elif kind == ".off":
+        vertices, faces = _read_off(file)
+    elif kind == ".obj":
+        vertices, faces, colors = _read_obj(file)
+    elif kind in _THROUGH_TRIMESH:
+        vertices, faces, colors = _read_through_trimesh(file)
+    else:
+        raise InputError(
+            f"{file} is no format of meshes that is known: .obj, .off, .npz, {', '.join(_THROUGH_TRIMESH)}"
+        )
+    if not len(faces):
+        raise InputError(f"{file} holds no faces")
+    return Mesh(torch.from_numpy(np.array(vertices)), torch.from_numpy(np.array(faces)), colors)
+
+
+def write_mesh(path: str | Path, mesh: Any) -> None:
+    """Write a mesh as OBJ or OFF, or through trimesh by the ending of the name; an existing file is replaced.
+
+    Colours of vertices are written but to OFF and STL: to OBJ as three more numbers of a vertex.
+
+    Args:
+        mesh: a `geometry.meshes.Mesh`, ``(vertices, faces)``, or an object of trimesh, Open3D or PyTorch3D.
+    """
+    from invtoolbox.geometry.meshes import Mesh
+
+    file = Path(path).expanduser()
+    mesh = mesh if isinstance(mesh, Mesh) else Mesh.of(mesh)
+    vertices, faces = mesh.vertices.detach().double().cpu().numpy(), mesh.faces.cpu().numpy()
+    kind = file.suffix.lower()
+    if kind not in (".obj", ".off", *_THROUGH_TRIMESH):
+        raise InputError(
+            f"{file} is no format of meshes that is known: .obj, .off, {', '.join(_THROUGH_TRIMESH)}"
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if kind in _THROUGH_TRIMESH:
+        mesh.to_trimesh().export(file)
+        return
+    if kind == ".obj":
+        rows = (
+            vertices
+            if mesh.colors is None
+            else np.concatenate([vertices, mesh.colors.detach().double().cpu().numpy()], 1)
+        )
+        lines = ["v " + " ".join(f"{value:.17g}" for value in row) for row in rows] + [
+            f"f {a} {b} {c}" for a, b, c in faces + 1
+        ]
+    else:
+        lines = [
+            "OFF",
+            f"{len(vertices)} {len(faces)} 0",
+            *(f"{x:.17g} {y:.17g} {z:.17g}" for x, y, z in vertices),
+            *(f"3 {a} {b} {c}" for a, b, c in faces),
+        ]
+    file.write_text("\n".join(lines) + "\n", encoding="ascii")
+
+
+def read_dmat(path: str | Path) -> torch.Tensor:
+    """A matrix of libigl's text format: columns and rows, then the values column by column; ``(rows, columns)``, float64."""
+    words = Path(path).read_text(encoding="ascii").split()
+    try:
+        columns, rows = int(words[0]), int(words[1])
+        values = np.array(words[2:], dtype=np.float64)
+        return torch.from_numpy(values.reshape(columns, rows).T.copy())
+    except (IndexError, ValueError) as error:
+        raise InputError(f"{path} is no text file of a dmat matrix: {error}") from error
+
+
+def trimesh() -> Any:
+    """The package trimesh."""
+    try:
+        import trimesh as package
+    except ImportError as error:
+        raise MissingDependency(
+            f"this needs trimesh; install it with {how_to_get('3d')}"
+        ) from error
+    return package
+
+
+def _read_npz(file: Path, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            vertices, faces = (
+                np.asarray(arrays["vertices"], dtype=np.float64),
+                np.asarray(arrays["faces"], dtype=np.int64),
+            )
+    except (KeyError, ValueError, OSError) as error:
+        raise InputError(f"{file} is no .npz with arrays vertices and faces: {error}") from error
+    frames = vertices[None] if vertices.ndim == 2 else vertices
+    if frames.ndim != 3 or frames.shape[-1] != 3 or not -len(frames) <= frame < len(frames):
+        raise InputError(f"{file} holds vertices {vertices.shape}, and frame {frame} is asked for")
+    return frames[frame], faces
+
+
+def _read_off(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    lines = [
+        line.split("#")[0].split()
+        for line in file.read_text(encoding="ascii", errors="replace").splitlines()
+    ]
+    lines = [words for words in lines if words]
+    try:
+        if lines[0][0] not in ("OFF", "COFF", "NOFF"):
+            raise InputError(f"{file} does not begin with OFF")
+        start = lines[0][1:] or lines[1]
+        body = lines[1:] if lines[0][1:] else lines[2:]
+        n, f = int(start[0]), int(start[1])
+        if len(body) < n + f:
+            raise InputError(
+                f"{file} says that it has {n} vertices and {f} faces, and has {len(body)} lines of them"
+            )
+        vertices = np.array([words[:3] for words in body[:n]], dtype=np.float64)
+        return vertices, _triangles(
+            [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
+        )
+    except (IndexError, ValueError) as error:
+        raise InputError(f"{file} cannot be read as OFF: {error}") from error
+
+
+def _read_through_trimesh(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+    package = trimesh()
+    try:
+        found = package.load(file, process=False, force="mesh")
+        vertices, faces = (
+            np.asarray(found.vertices, dtype=np.float64),
+            np.asarray(found.faces, dtype=np.int64),
+        )
+        colors = None
+        if getattr(found.visual, "kind", None) == "vertex" and len(vertices):
+            colors = torch.from_numpy(np.array(found.visual.vertex_colors[:, :3])).float() / 255
+    except Exception as error:  # what a damaged file raises depends on its format
+        raise InputError(
+            f"{file} cannot be read as {file.suffix[1:].upper()}: {' '.join(str(error).split())[:120]}"
+        ) from error
+    return vertices, faces, colors
+
+
+def _read_obj(file: Path) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+    vertices: list[list[float]] = []
+    colors: list[list[float]] = []
+    polygons: list[list[int]] = []
+    for number, line in enumerate(
+        file.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+    ):
+        words = line.split()
+        try:
+            if words[:1] == ["v"]:
+                vertices.append([float(word) for word in words[1:4]])
+                if len(words) >= 7:
+                    colors.append([float(word) for word in words[4:7]])
+            elif words[:1] == ["f"]:
+                corners = [int(word.split("/")[0]) for word in words[1:]]
+                polygons.append([k - 1 if k > 0 else len(vertices) + k for k in corners])
+        except ValueError as error:
+            raise InputError(f"line {number} of {file} cannot be read: {error}") from error
+    tints = torch.tensor(colors) if colors and len(colors) == len(vertices) else None
+    return np.array(vertices, dtype=np.float64).reshape(-1, 3), _triangles(polygons), tints
+
+
+def _triangles(polygons: list[list[int]]) -> np.ndarray:
+    fans = [[p[0], p[k], p[k + 1]] for p in polygons for k in range(1, len(p) - 1)]
+    return np.array(fans, dtype=np.int64).reshape(-1, 3)

@@ -1,0 +1,71 @@
+"""Voxels as one safetensors file: what the kept nodes hold, and where they lie."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from invtoolbox.datasets.output import Written, write_bytes
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
+
+_FORMAT = "invtoolbox voxels 1"
+
+
+def write_voxels(
+    path: str | os.PathLike[str], voxels: Voxels, item: int = 0, overwrite: bool = False
+) -> Written:
+    """Write one scene of a batch: raw densities and colours of the kept nodes, and the box; exactly, whole or not at all.
+
+    The tensors are ``density (rows)``, ``colour (rows, bases, channels)`` and, where not all cells are occupied, ``clearance`` of
+    `VoxelSpace`; shape, low, high and scale lie in the metadata.
+
+    >>> import tempfile, torch
+    >>> space = VoxelSpace.box(3, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_voxels(folder + "/scene.safetensors", Voxels(torch.zeros(1, 27), torch.zeros(1, 27, 1, 3), space))
+    ...     read_voxels(folder + "/scene.safetensors").space.shape
+    (3, 3, 3)
+    """
+    from safetensors.torch import save
+
+    space = voxels.space
+    tensors = {"density": voxels.density[item], "colour": voxels.colour[item]}
+    if space.clearance is not None:
+        tensors["clearance"] = space.clearance
+    place = {"shape": space.shape, "low": space.low, "high": space.high, "scale": space.scale}
+    content = save(
+        {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()},
+        metadata={"format": _FORMAT, "space": json.dumps(place)},
+    )
+    return Written(write_bytes(path, content, overwrite))
+
+
+def read_voxels(path: str | os.PathLike[str]) -> Voxels:
+    """The voxels of a file, as one scene.
+
+    Raises:
+        InputError: for a file that `write_voxels` has not written.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(path).expanduser(), framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a file of voxels ({error})") from error
+    if meta.get("format") != _FORMAT or not {"density", "colour"} <= set(tensors):
+        raise InputError(f"{path} is a safetensors file, but holds no voxels")
+    place = json.loads(meta["space"])
+    space = VoxelSpace(
+        tuple(place["shape"]), tuple(place["low"]), tuple(place["high"]), place["scale"]
+    )
+    if "clearance" in tensors:
+        space = space.keeping(tensors["clearance"] == 0)
+    if len(tensors["density"]) != space.rows or len(tensors["colour"]) != space.rows:
+        raise InputError(
+            f"{path} holds {len(tensors['density'])} nodes, and its grid keeps {space.rows}"
+        )
+    return Voxels(tensors["density"][None], tensors["colour"][None], space)

@@ -1,0 +1,1 @@
+"""Readers of tomographic scans and their geometry."""

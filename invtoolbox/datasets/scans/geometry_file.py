@@ -1,0 +1,133 @@
+"""The geometry file: a small TOML file that says everything that the numbers of a scan do not.
+
+2D, for a sinogram ``(view, detector cell)``::
+
+    kind = "fan"                  # or "parallel"
+    num_detectors = 560
+    detector_spacing = 0.2
+    pixel_size = 0.148
+    image_shape = [512, 512]
+    source_origin = 410.66        # fan beam only
+    source_detector = 553.74      # fan beam only
+    detector_shift = 0.0          # optional, as are `curved` and `length_unit`
+    length_unit = "mm"
+
+    [angles]
+    unit = "degrees"              # or "radians"; there is no default, because guessing goes wrong
+    start = 0.0
+    stop = 360.0
+    count = 721                   # stop is included, unless endpoint = false
+    # values = [0.0, 0.5, 1.0]    # or every angle, instead of start, stop and count
+    # file = "angles.txt"         # or a .npy or text file of them, beside this one
+
+3D, for projections ``(view, panel row, panel column)``, in the words of `invtoolbox.operators.ConeBeam` and `ParallelBeam3D`::
+
+    kind = "cone"                       # or "parallel3d"
+    volume_shape = [256, 256, 256]      # slices, rows, columns
+    voxel_size = 0.1                    # or three: slice, row, column
+    detector_shape = [300, 400]         # rows, columns of the panel
+    detector_spacing = 0.2              # or two: between rows, between columns
+    source_origin = 100.0               # cone beam only
+    source_detector = 250.0             # cone beam only; from the source to the panel
+    # all that follows is optional
+    detector_shift = [1.5, 0.0]         # along the rows (u) and along the columns (v) of the panel
+    tilt = 30.0                         # laminography; in the unit of [angles], as is
+    detector_rotation = [0.0, 0.0, 0.2] # about u, about v, in plane
+    pitch = 40.0                        # a helix: the rise in a turn; cone beam only, as are
+    axis_shift = 0.0                    # the axis of rotation beside the central ray
+    source_shift = [0.0, 0.0, 0.0]      # along u, v and the central ray
+    curved = false                      # an arc around the source instead of a flat panel
+    # vectors = "poses.npy"             # 12 numbers a view in ASTRA's order, instead of angles, distances, spacing and shifts
+
+    [angles]                            # as above
+    unit = "degrees"
+    start = 0.0
+    stop = 360.0
+    count = 720
+    endpoint = false
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from invtoolbox.core.checks import require_file
+from invtoolbox.datasets.scans.geometry_2d import Geometry
+from invtoolbox.datasets.scans.geometry_3d import KINDS_3D, Geometry3D
+from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.errors import InputError, unknown_name
+
+
+def read_geometry(path: str | os.PathLike[str]) -> Geometry | Geometry3D:
+    """Read a geometry file (see the top of this module for its fields); files that it names lie beside it."""
+    path = require_file(path)
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not a TOML file ({error}); see invtoolbox.datasets.scans.geometry_file "
+            "for an example"
+        ) from None
+    try:
+        return geometry_from_mapping(entries, path.parent)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def geometry_from_mapping(
+    entries: Mapping[str, Any], folder: Path | None = None
+) -> Geometry | Geometry3D:
+    """The geometry that a mapping of the file's fields describes; files that it names lie in ``folder``.
+
+    >>> geometry_from_mapping({"kind": "parallel", "num_detectors": 3, "image_shape": [2, 2],
+    ...                        "angles": {"unit": "degrees", "values": [0, 90]}}).angles
+    (0.0, 1.5707963267948966)
+    >>> geometry_from_mapping({"kind": "parallel3d", "volume_shape": [2, 4, 4], "detector_shape": [2, 7],
+    ...                        "angles": {"unit": "degrees", "values": [0, 90]}}).projections_shape
+    (2, 2, 7)
+    """
+    cls = Geometry3D if entries.get("kind") in KINDS_3D else Geometry
+    kind = entries.get("kind", "parallel")
+    if cls is Geometry and kind not in ("parallel", "fan"):
+        raise InputError(
+            f"geometry: kind is {kind!r}; it must be 'parallel' or 'fan' in 2D, 'cone' or 'parallel3d' in 3D"
+        )
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in entries:
+        if key not in fields:
+            other = Geometry if cls is Geometry3D else Geometry3D
+            if key in {f.name for f in dataclasses.fields(other)}:
+                raise InputError(
+                    f"geometry: the field {key!r} is one of a {'2D' if other is Geometry else '3D'} scan, and kind is "
+                    f"{kind!r}, which has {', '.join(fields)}"
+                )
+            raise unknown_name("geometry field", key, fields)
+    table = entries.get("angles")
+    if isinstance(table, Mapping):
+        for key in table:
+            if key in fields:
+                raise InputError(
+                    f"geometry: the field {key!r} stands in the table [angles]; move it above the line [angles]"
+                )
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in entries:
+            raise InputError(f"geometry: the field {name!r} is missing; add it")
+    if cls is Geometry3D and "angles" not in entries and "vectors" not in entries:
+        raise InputError("geometry: the field 'angles' is missing; add it, or vectors")
+    return cls.from_mapping(entries, folder)
+
+
+def check_is_2d(geometry: ScanGeometry | None, what: str) -> Geometry:
+    """The geometry of a sinogram, for what works in 2D only."""
+    if geometry is None:
+        raise InputError(f"{what} needs the geometry of the scan, and this measurement has none")
+    if not isinstance(geometry, Geometry):
+        raise InputError(
+            f"{what} is for sinograms of 2D scans, and this is a 3D one ({geometry.kind!r})"
+        )
+    return geometry

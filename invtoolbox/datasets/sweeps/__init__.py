@@ -1,0 +1,1 @@
+"""Readers of lidar sweeps, point clouds, poses and flow."""

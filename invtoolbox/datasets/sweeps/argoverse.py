@@ -1,0 +1,261 @@
+"""Argoverse 2 sensor logs: sweeps, poses, boxes and flow labels from feather tables, by pyarrow alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.datasets.sweeps.feather import read_feather, require_numbers
+from invtoolbox.datasets.sweeps.pose_files import from_quaternion
+from invtoolbox.datasets.sweeps.sweep_files import (
+    SweepFiles,
+    as_whole,
+    files_in_order,
+    number_of,
+    require_folder,
+)
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.sweeps import (
+    Boxes,
+    FlowLabels,
+    Sweep,
+    box_of_points,
+    flow_from_boxes,
+    number_of_track,
+)
+
+#: The words behind the numbers of ``classes``: 0 for none, then the data set's categories in the order of the alphabet.
+CATEGORIES = (
+    "NONE",
+    "ANIMAL",
+    "ARTICULATED_BUS",
+    "BICYCLE",
+    "BICYCLIST",
+    "BOLLARD",
+    "BOX_TRUCK",
+    "BUS",
+    "CONSTRUCTION_BARREL",
+    "CONSTRUCTION_CONE",
+    "DOG",
+    "LARGE_VEHICLE",
+    "MESSAGE_BOARD_TRAILER",
+    "MOBILE_PEDESTRIAN_CROSSING_SIGN",
+    "MOTORCYCLE",
+    "MOTORCYCLIST",
+    "OFFICIAL_SIGNALER",
+    "PEDESTRIAN",
+    "RAILED_VEHICLE",
+    "REGULAR_VEHICLE",
+    "SCHOOL_BUS",
+    "SIGN",
+    "STOP_SIGN",
+    "STROLLER",
+    "TRAFFIC_LIGHT_TRAILER",
+    "TRUCK",
+    "TRUCK_CAB",
+    "VEHICULAR_TRAILER",
+    "WHEELCHAIR",
+    "WHEELED_DEVICE",
+    "WHEELED_RIDER",
+)
+
+_QUATERNION = ("qw", "qx", "qy", "qz")
+_TRANSLATION = ("tx_m", "ty_m", "tz_m")
+_FLOW = ("flow_tx_m", "flow_ty_m", "flow_tz_m")
+_SIZE = ("length_m", "width_m", "height_m")
+
+
+class Argoverse2(SweepFiles):
+    """The lidar sweeps of an Argoverse 2 sensor log.
+
+    Points are in the ego vehicle's frame at the sweep's timestamp, with its motion within the sweep removed (`deskewed`);
+    the time of a point counts from that timestamp. Two lidars of 32 beams turn half a turn apart; `ring` is ``laser_number``,
+    0 to 63. Poses are those of ``city_SE3_egovehicle.feather`` at the very timestamp, boxes those of ``annotations.feather``.
+
+    Args:
+        path: the log's folder, which holds ``sensors/lidar``; or a folder that holds one log and no other.
+        labels: "file" takes the flow of the first sweep from ``flow_labels.feather``, where it is there (its flow includes the ego
+            motion); "boxes" computes that of every sweep but the last from the boxes (`flow_from_boxes`); "none" reads none.
+        expansion: of the boxes, for labels "boxes".
+
+    Raises:
+        InputError: naming the file, for a folder that is no log; when a sweep is read, for a damaged table, a missing column, and
+            a pose that is missing.
+        MissingDependency: without pyarrow.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        labels: Literal["file", "boxes", "none"] = "file",
+        expansion: float | Literal["speed"] = 0.2,
+    ) -> None:
+        self.log = log_in(require_folder(path, "an Argoverse 2 log"))
+        files = files_in_order(self.log / "sensors" / "lidar", (".feather",), "an Argoverse 2 log")
+        super().__init__(sorted(files, key=number_of))
+        if labels not in ("file", "boxes", "none"):
+            raise InputError(f"labels must be 'file', 'boxes' or 'none', got {labels!r}")
+        self.labels, self.expansion = labels, expansion
+        self.poses = _poses(self.log / "city_SE3_egovehicle.feather")
+        self.annotations = _Annotations(self.log / "annotations.feather")
+
+    def _read(self, index: int) -> Sweep:
+        sweep = self._without_labels(index)
+        labels = None
+        if self.labels == "boxes" and sweep.boxes is not None and index + 1 < len(self):
+            following = self._without_labels(index + 1)
+            if following.boxes is not None:
+                labels = flow_from_boxes(sweep, following, self.expansion, CATEGORIES)
+        elif self.labels == "file" and index == 0 and (self.log / "flow_labels.feather").is_file():
+            following_boxes = (
+                self.annotations.at(number_of(self.files[1])) if len(self) > 1 else None
+            )
+            labels = _labels(self.log / "flow_labels.feather", sweep, following_boxes)
+        return sweep if labels is None else Sweep(**{**vars(sweep), "labels": labels})
+
+    def _without_labels(self, index: int) -> Sweep:
+        file = self.files[index]
+        names = ("x", "y", "z", "intensity", "laser_number", "offset_ns")
+        table = read_feather(file, ("x", "y", "z"), names[3:])
+        require_numbers(file, table, names)
+        stamp = number_of(file)
+        if self.poses is not None and stamp not in self.poses:
+            raise InputError(
+                f"{self.log / 'city_SE3_egovehicle.feather'}: no pose at the time {stamp} of the sweep {file.name}; fetch the "
+                "file again"
+            )
+        points = torch.from_numpy(
+            np.stack([table[axis].astype(np.float32) for axis in "xyz"], axis=1)
+        )
+        return Sweep(
+            points,
+            stamp / 1e9,
+            time=torch.from_numpy((table["offset_ns"] / 1e9).astype(np.float32))
+            if "offset_ns" in table
+            else None,
+            intensity=torch.from_numpy(table["intensity"].astype(np.float32))
+            if "intensity" in table
+            else None,
+            ring=as_whole(table["laser_number"]) if "laser_number" in table else None,
+            pose=None if self.poses is None else self.poses[stamp],
+            deskewed=True,
+            boxes=self.annotations.at(stamp),
+            source=str(file),
+            meta={"reader": "argoverse2", "log": self.log.name, "timestamp_ns": stamp},
+        )
+
+
+def log_in(path: Path) -> Path:
+    """The log that a folder is, or the only one that it holds."""
+    if (path / "sensors" / "lidar").is_dir():
+        return path
+    logs = [folder for folder in sorted(path.iterdir()) if (folder / "sensors" / "lidar").is_dir()]
+    if len(logs) != 1:
+        found = (
+            f"it holds {len(logs)} logs ({', '.join(log.name for log in logs[:3])}, ...), give one"
+            if logs
+            else "it holds no log"
+        )
+        raise InputError(
+            f"{path}: an Argoverse 2 log is a folder with sensors/lidar in it; {found}"
+        )
+    return logs[0]
+
+
+def _poses(path: Path) -> dict[int, Tensor] | None:
+    """The ego vehicle's pose in the city by nanoseconds; None for a log without the file."""
+    if not path.exists():
+        return None
+    numbers = ("timestamp_ns", *_QUATERNION, *_TRANSLATION)
+    table = read_feather(path, numbers)
+    require_numbers(path, table, numbers)
+    matrices = from_quaternion(
+        np.stack([table[name] for name in _TRANSLATION], 1),
+        np.stack([table[name] for name in _QUATERNION], 1),
+        str(path),
+    )
+    return dict(zip(table["timestamp_ns"].tolist(), matrices))
+
+
+class _Annotations:
+    """The boxes of a log, in the ego vehicle's frame at each sweep's time."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows: dict[int, np.ndarray] = {}
+        if not path.exists():
+            return
+        numbers = ("timestamp_ns", *_SIZE, *_QUATERNION, *_TRANSLATION)
+        table = read_feather(path, (*numbers, "track_uuid", "category"))
+        require_numbers(path, table, numbers)
+        self.track, self.category = table["track_uuid"], table["category"]
+        self.size = torch.from_numpy(
+            np.stack([table[name] for name in _SIZE], axis=1).astype(np.float64)
+        )
+        if not bool((self.size.isfinite() & (self.size >= 0)).all()):
+            raise InputError(
+                f"{path}: the size of a box is negative or not finite; fetch the file again"
+            )
+        self.pose = from_quaternion(
+            np.stack([table[name] for name in _TRANSLATION], 1),
+            np.stack([table[name] for name in _QUATERNION], 1),
+            str(path),
+        )
+        stamps, first = np.unique(table["timestamp_ns"], return_inverse=True)
+        order = np.argsort(first, kind="stable")
+        self.rows = dict(zip(stamps.tolist(), np.split(order, np.cumsum(np.bincount(first))[:-1])))
+
+    def at(self, stamp: int) -> Boxes | None:
+        if stamp not in self.rows:
+            return None
+        rows = self.rows[stamp]
+        return Boxes(
+            self.pose[rows],
+            self.size[rows],
+            tuple(str(word) for word in self.track[rows]),
+            tuple(str(word) for word in self.category[rows]),
+        )
+
+
+def _labels(path: Path, sweep: Sweep, following: Boxes | None) -> FlowLabels:
+    """The table of labels; which object a point belongs to, and whether the next sweep shows it, say the boxes."""
+    table = read_feather(path, (*_FLOW, "classes", "dynamic"), ("is_ground_0",))
+    require_numbers(path, table, tuple(table))
+    if len(table["classes"]) != len(sweep):
+        raise InputError(
+            f"{path}: {len(table['classes']):,} labels for {len(sweep):,} points of {sweep.source}; they belong to another"
+        )
+    flow = torch.from_numpy(np.stack([table[name] for name in _FLOW], axis=1).astype(np.float32))
+    category = as_whole(table["classes"])
+    if len(category) and not 0 <= int(category.min()) <= int(category.max()) < len(CATEGORIES):
+        raise InputError(
+            f"{path}: a class is numbered {int(category.max())}, and there are {len(CATEGORIES)}; fetch the file again"
+        )
+    valid = flow.isfinite().all(1)
+    instance = None
+    if sweep.boxes is not None:
+        # The growth with which the labels were made.
+        owner = box_of_points(
+            sweep.points.double(), sweep.boxes, sweep.boxes.size + torch.tensor([0.2, 0.2, 0.0])
+        )
+        tracks = torch.tensor([number_of_track(track) for track in sweep.boxes.track] + [-1])
+        instance = tracks[owner]
+        if following is not None:
+            gone = torch.tensor(
+                [track not in following.track for track in sweep.boxes.track] + [False]
+            )
+            valid &= ~gone[owner]
+    ground = torch.from_numpy(table["is_ground_0"].astype(bool)) if "is_ground_0" in table else None
+    return FlowLabels(
+        flow,
+        valid,
+        torch.from_numpy(table["dynamic"].astype(bool)),
+        category,
+        CATEGORIES,
+        ground,
+        instance,
+    )

@@ -1,0 +1,213 @@
+"""A simulated street that a file describes: what is not read but made.
+
+Lidar sequences of every format: which reader a folder asks for, and one call that opens it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from invtoolbox import simulation
+from invtoolbox.catalogue.shelves import read_toml
+from invtoolbox.datasets.sweeps.argoverse import Argoverse2
+from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames
+from invtoolbox.datasets.sweeps.kitti import FIRST, KittiOdometry, KittiRaw, KittiSceneFlow
+from invtoolbox.datasets.sweeps.nuscenes import NuScenes
+from invtoolbox.datasets.sweeps.point_files import SUFFIXES
+from invtoolbox.datasets.sweeps.sweep_files import require_folder
+from invtoolbox.datasets.sweeps.waymo import Waymo
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.geometry.sweeps import Sweeps
+from invtoolbox.simulation.lidar import SimulatedSequence
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
+
+
+def street_of_file(
+    path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None
+) -> SimulatedSequence:
+    """The sweeps of a simulated street; the file's table ``[simulated]`` holds the settings of `invtoolbox.simulation.street`.
+
+    Args:
+        changes: settings that replace those of the file.
+
+    Raises:
+        InputError: for a file without that table, and for a setting that a street does not have.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+    ...     written = file.write("[simulated]\\nsweeps = 3\\npoints = 2000")
+    ...     file.flush()
+    ...     len(street_of_file(file.name))
+    3
+    """
+    return simulation.street(**street_settings(path, changes))
+
+
+def street_settings(
+    path: str | os.PathLike[str], changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The checked settings that a file of a street holds, with some changed."""
+    path = Path(path).expanduser()
+    settings = read_toml(path).get("simulated")
+    taken = inspect.signature(simulation.street).parameters
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"{path}: a simulated street needs a table [simulated] with some of {', '.join(taken)}"
+        )
+    settings = {**settings, **(changes or {})}
+    for name, value in settings.items():
+        if name not in taken:
+            raise InputError(
+                f"{path}: a simulated street has no setting {name!r}; it has {', '.join(taken)}"
+            )
+        usual = taken[name].default
+        # A whole number will do for a number, and true is no number at all.
+        if type(value) is not type(usual) and not (type(value) is int and type(usual) is float):
+            raise InputError(f"{path}: {name} must be {_WORDS[type(usual)]}, got {value!r}")
+    return settings
+
+
+#: Readers of lidar sweeps by name: ``SWEEP_READERS[name](path, ...)`` is a sequence of sweeps, but for "kitti-scene-flow", which is
+#: one of pairs. Plug-ins register theirs under the entry point ``invtoolbox.readers``.
+SWEEP_READERS: dict[str, Callable[..., Any]] = {
+    "argoverse2": Argoverse2,
+    "kitti-odometry": KittiOdometry,
+    "kitti-raw": KittiRaw,
+    "kitti-scene-flow": KittiSceneFlow,
+    "nuscenes": NuScenes,
+    "waymo": Waymo,
+    "ouster": OusterFrames,
+    "lidar-folder": LidarFolder,
+    "street": street_of_file,
+}
+#: Options of readers that are paths.
+SWEEP_PATHS = ("poses", "calibration", "times")
+
+
+def open_sweeps(
+    path: str | os.PathLike[str],
+    reader: str | None = None,
+    poses: str | os.PathLike[str] | None = None,
+    calibration: str | os.PathLike[str] | None = None,
+    times: str | os.PathLike[str] | None = None,
+    rate: float | None = None,
+    columns: int | Sequence[str] | None = None,
+    labels: str | None = None,
+    scene: str | None = None,
+) -> Sweeps:
+    """Open a sequence of lidar sweeps, which are read one at a time when they are asked for.
+
+    Args:
+        path: the folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set, a Waymo segment, Ouster frames,
+            or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; what it holds decides. Or a
+            TOML file that describes a simulated street.
+        reader: the name of a reader in `SWEEP_READERS` or of a plug-in, to decide by hand.
+        poses, calibration, times, rate, columns, labels, scene: settings of the reader, where it has them; its own defaults where
+            they are None. ``poses="none"`` reads no poses.
+
+    Raises:
+        InputError: in one sentence, for what is no sequence of sweeps, and for a setting that the reader does not have.
+
+    >>> import tempfile, numpy
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for k in range(2):
+    ...         numpy.ones((5, 4), "<f4").tofile(f"{folder}/{k}.bin")
+    ...     sweeps = open_sweeps(folder)
+    ...     len(sweeps), sweeps.names, len(sweeps[1])
+    (2, ['0', '1'], 5)
+    """
+    if reader is None and Path(path).suffix.lower() == ".toml":
+        reader = "street"
+    if reader is None:
+        reader = reader_of_folder(require_folder(path, "a lidar sequence"))
+        if reader is None:
+            raise InputError(
+                f"{path}: the folder is no lidar sequence that is known ({', '.join(SWEEP_READERS)}); give the folder of the "
+                "sweeps, or say reader="
+            )
+    make = sweep_reader(reader)
+    given = {
+        "poses": poses,
+        "calibration": calibration,
+        "times": times,
+        "rate": rate,
+        "columns": columns,
+        "labels": labels,
+        "scene": scene,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    taken = list(inspect.signature(make).parameters)
+    for name in given:
+        if name not in taken:
+            raise InputError(
+                f"the reader {reader!r} has no setting {name!r}; it has {', '.join(taken[1:]) or 'none'}"
+            )
+    opened = make(path, **given)
+    if hasattr(opened, "pair"):
+        raise InputError(
+            f"{path}: these are pairs, each by itself, and no sequence; read pair(k) of "
+            f"it.datasets.open(path, reader={reader!r})"
+        )
+    if not (hasattr(opened, "names") and hasattr(opened, "__len__")):
+        raise InputError(
+            f"{path}: the reader {reader!r} reads no lidar sweeps; known are {', '.join(SWEEP_READERS)}"
+        )
+    sweeps: Sweeps = opened
+    return sweeps
+
+
+def sweep_reader(name: str) -> Callable[..., Any]:
+    """A reader of sweeps of ours, or a plug-in's."""
+    if name in SWEEP_READERS:
+        return SWEEP_READERS[name]
+    plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
+    if name not in plugins:
+        raise unknown_name("reader of lidar sweeps", name, [*SWEEP_READERS, *plugins])
+    found: Callable[..., Any] = plugins[name].load()
+    return found
+
+
+def reader_of_folder(folder: Path) -> str | None:
+    """The reader that the names in a folder ask for, or None where they show no lidar data."""
+    if (folder / "sensors" / "lidar").is_dir() or any(
+        (log / "sensors" / "lidar").is_dir() for log in folder.iterdir() if log.is_dir()
+    ):
+        return "argoverse2"
+    if (folder / "velodyne_points").is_dir():
+        return "kitti-raw"
+    if (folder / "velodyne").is_dir():
+        return "kitti-odometry"
+    if any(
+        (tables / "sample_data.json").is_file() for tables in folder.iterdir() if tables.is_dir()
+    ):
+        return "nuscenes"
+    if (folder / "lidar").is_dir() and any((folder / "lidar").glob("*.parquet")):
+        return "waymo"
+    suffixes = {
+        file.suffix.lower()
+        for file in folder.iterdir()
+        if file.is_file() and not file.name.startswith(".")
+    }
+    if ".npz" in suffixes and not suffixes & {".bin", ".pcd", ".ply"}:
+        return _reader_of_archives(folder)
+    return "lidar-folder" if suffixes & set(SUFFIXES) else None
+
+
+def _reader_of_archives(folder: Path) -> str:
+    for file in sorted(folder.glob("*.npz")):
+        try:
+            with zipfile.ZipFile(file) as archive:
+                names = {name.removesuffix(".npy") for name in archive.namelist()}
+        except (OSError, zipfile.BadZipFile):
+            continue
+        if names & set(FIRST) and "xyz" not in names:
+            return "kitti-scene-flow"
+        return "ouster" if {"xyz", "t_ns"} <= names else "lidar-folder"
+    return "lidar-folder"

@@ -1,0 +1,294 @@
+"""PLY point clouds: ascii and binary of either byte order are read, little-endian binary is written.
+
+A PLY cloud written piece by piece, for clouds that are larger than memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invtoolbox.core.checks import decoding, require_file
+from invtoolbox.datasets.output import Written, writing
+from invtoolbox.errors import InputError
+
+_TYPES = {
+    "char": "i1",
+    "int8": "i1",
+    "uchar": "u1",
+    "uint8": "u1",
+    "short": "i2",
+    "int16": "i2",
+    "ushort": "u2",
+    "uint16": "u2",
+    "int": "i4",
+    "int32": "i4",
+    "uint": "u4",
+    "uint32": "u4",
+    "float": "f4",
+    "float32": "f4",
+    "double": "f8",
+    "float64": "f8",
+}
+_ORDER = {"binary_little_endian": "<", "binary_big_endian": ">"}
+_LONGEST_HEADER = 2**16
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What stands before the values: how they are written, where they begin, and the vertices' properties."""
+
+    encoding: str
+    start: int
+    count: int
+    fields: tuple[tuple[str, str], ...]
+
+
+def read_ply(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The properties of the vertices of a PLY file, an array ``(N,)`` each, by their names: x, y, z, red, ...
+
+    Faces and other elements behind the vertices are left.
+
+    Raises:
+        InputError: for a damaged header, too few values, vertices with lists, and elements before the vertices.
+    """
+    path = require_file(path)
+    with decoding(path, "PLY"):
+        header = _header(path)
+        names = [name for name, _ in header.fields]
+        if header.encoding == "ascii":
+            return _ascii(path, header, names)
+        dtype = np.dtype([(name, _ORDER[header.encoding] + kind) for name, kind in header.fields])
+        there = (path.stat().st_size - header.start) // dtype.itemsize
+        if there < header.count:
+            raise InputError(
+                f"{path}: truncated, {max(there, 0):,} of {header.count:,} vertices are there; fetch or export it again"
+            )
+        table = np.fromfile(path, dtype=dtype, count=header.count, offset=header.start)
+        return {name: table[name].astype(table[name].dtype.newbyteorder("=")) for name in names}
+
+
+def _header(path: Path) -> _Header:
+    with path.open("rb") as stream:
+        head = stream.read(_LONGEST_HEADER)
+    if not head.startswith(b"ply"):
+        raise InputError(f"{path}: the file does not begin with 'ply'; it is none, or damaged")
+    end = head.find(b"end_header")
+    newline = head.find(b"\n", end)
+    if end < 0 or newline < 0:
+        raise InputError(f"{path}: the header of the PLY file has no end; fetch or export it again")
+    encoding, element, count = "", "", 0
+    before_vertices: list[str] = []
+    fields: list[tuple[str, str]] = []
+    for line in head[:end].decode("ascii", errors="replace").splitlines()[1:]:
+        words = line.split()
+        if not words or words[0] in ("comment", "obj_info"):
+            continue
+        if words[0] == "format" and len(words) == 3:
+            encoding = words[1]
+        elif words[0] == "element" and len(words) == 3 and words[2].isdigit():
+            element = words[1]
+            if element == "vertex":
+                count = int(words[2])
+            elif not fields and words[2] != "0":
+                before_vertices.append(element)
+        elif words[0] == "property" and element == "vertex":
+            if len(words) != 3 or words[1] not in _TYPES:
+                raise InputError(
+                    f"{path}: the vertices' property {line.strip()!r} is no number of a known type; only numbers are read"
+                )
+            fields.append((words[2], _TYPES[words[1]]))
+        elif words[0] != "property":
+            raise InputError(
+                f"{path}: the header holds the line {line.strip()[:60]!r}, which PLY does not know"
+            )
+    if encoding != "ascii" and encoding not in _ORDER:
+        raise InputError(
+            f"{path}: the PLY file is encoded as {encoding[:40]!r}; known are ascii, {', '.join(_ORDER)}"
+        )
+    if before_vertices:
+        raise InputError(
+            f"{path}: elements {', '.join(before_vertices)[:80]} stand before the vertices; write the vertices first"
+        )
+    if len({name for name, _ in fields}) < len(fields) or not fields:
+        raise InputError(
+            f"{path}: the vertices have {'two properties of one name' if fields else 'no properties'}; export it again"
+        )
+    return _Header(encoding, newline + 1, count, tuple(fields))
+
+
+def _ascii(path: Path, header: _Header, names: list[str]) -> dict[str, np.ndarray]:
+    # A number and its separator have two characters at least.
+    if header.count * len(names) > path.stat().st_size:
+        raise InputError(
+            f"{path}: truncated, {header.count:,} vertices do not fit {path.stat().st_size:,} bytes; fetch or export it again"
+        )
+    with path.open("rb") as stream:
+        stream.seek(header.start)
+        table = (
+            np.loadtxt(stream, dtype=np.float64, max_rows=header.count, ndmin=2)
+            if header.count
+            else np.empty((0, len(names)))
+        )
+    if table.shape != (header.count, len(names)):
+        raise InputError(
+            f"{path}: truncated, the vertices are {table.shape[0]:,} of {table.shape[1]} numbers instead of "
+            f"{header.count:,} of {len(names)}; fetch or export it again"
+        )
+    return {name: table[:, k].astype(kind) for k, (name, kind) in enumerate(header.fields)}
+
+
+def write_ply(
+    path: str | os.PathLike[str],
+    points: Any,
+    colours: Any = None,
+    scalars: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Written:
+    """Write a cloud as little-endian binary PLY, whole or not at all.
+
+    Args:
+        points: metres, ``(N, 3)``, written as float32, or as float64 where they are.
+        colours: red, green, blue of each point, ``(N, 3)``: whole numbers up to 255, or shares in [0, 1].
+        scalars: further numbers of each point by name, ``(N,)`` each, in their type (float32 for float64 and int64 as int32
+            where they fit).
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_ply(folder + "/cloud.ply", torch.ones(2, 3), scalars={"speed": [0.5, 1.5]})
+    ...     read_ply(folder + "/cloud.ply")["speed"]
+    array([0.5, 1.5], dtype=float32)
+    """
+    xyz = _numbers(path, points, "points")
+    if xyz.ndim != 2 or xyz.shape[1] != 3:
+        raise InputError(f"{path}: points have the shape {xyz.shape}; a cloud is (N, 3)")
+    kind = "f8" if xyz.dtype == np.float64 else "f4"
+    columns = {axis: xyz[:, k].astype(kind) for k, axis in enumerate("xyz")}
+    if colours is not None:
+        rgb = _numbers(path, colours, "colours")
+        if rgb.shape != xyz.shape or not bool(
+            ((rgb >= 0) & (rgb <= (1 if rgb.dtype.kind == "f" else 255))).all()
+        ):
+            raise InputError(
+                f"{path}: colours are (N, 3) whole numbers up to 255, or shares in [0, 1], for {len(xyz)} points"
+            )
+        codes = np.rint(rgb * 255.0).astype("u1") if rgb.dtype.kind == "f" else rgb.astype("u1")
+        columns |= {name: codes[:, k] for k, name in enumerate(("red", "green", "blue"))}
+    for name, values in (scalars or {}).items():
+        array = _numbers(path, values, name)
+        if array.shape != (len(xyz),) or not name.isidentifier() or name in columns:
+            raise InputError(
+                f"{path}: the scalar {name!r} of shape {array.shape} needs one number for each of {len(xyz)} points, and a "
+                "name of its own without spaces"
+            )
+        columns[name] = array.astype(_stored(path, name, array))
+    dtype = np.dtype([(name, array.dtype.newbyteorder("<")) for name, array in columns.items()])
+    table = np.empty(len(xyz), dtype)
+    for name, array in columns.items():
+        table[name] = array
+    properties = "".join(
+        f"property {PROPERTY_NAMES[array.dtype.str[1:]]} {name}\n"
+        for name, array in columns.items()
+    )
+    with writing(path, overwrite) as stream:
+        stream.write(
+            f"ply\nformat binary_little_endian 1.0\nelement vertex {len(xyz)}\n{properties}end_header\n".encode(
+                "ascii"
+            )
+        )
+        stream.write(table.tobytes())
+    return Written(Path(path).expanduser())
+
+
+def _stored(path: Any, name: str, array: np.ndarray) -> str:
+    if array.dtype.kind == "b":
+        return "u1"
+    if array.dtype.kind == "f":
+        return "f4"
+    if array.dtype.itemsize <= 4:
+        return array.dtype.str[1:]
+    if array.size and not (int(array.min()) >= -(2**31) and int(array.max()) < 2**31):
+        raise InputError(
+            f"{path}: the scalar {name!r} holds whole numbers beyond 32 bits, which PLY does not store; give floats"
+        )
+    return "i4"
+
+
+def _numbers(path: Any, values: Any, what: str) -> np.ndarray:
+    array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: {what} of type {array.dtype} are no real numbers")
+    return array
+
+
+#: What PLY calls the types that NumPy writes so.
+PROPERTY_NAMES = {
+    "i1": "char",
+    "u1": "uchar",
+    "i2": "short",
+    "u2": "ushort",
+    "i4": "int",
+    "u4": "uint",
+    "f4": "float",
+    "f8": "double",
+}
+# Room for the number of points, which is known in the end.
+_DIGITS = 12
+
+Append = Callable[[Mapping[str, np.ndarray]], None]
+
+
+@contextmanager
+def ply_stream(
+    path: str | os.PathLike[str], fields: Mapping[str, str], overwrite: bool = False
+) -> Iterator[Append]:
+    """A function that adds points to a binary PLY file, which takes its place under `path` when the block ends without an error.
+
+    Args:
+        fields: the type of each property by its name, as NumPy writes types: ``{"x": "f4", "red": "u1"}``.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with ply_stream(folder + "/a.ply", {"x": "f4"}) as append:
+    ...         append({"x": np.zeros(2)})
+    ...         append({"x": np.ones(1)})
+    ...     open(folder + "/a.ply", "rb").read().splitlines()[2]
+    b'element vertex 3           '
+    """
+    unknown = [kind for kind in fields.values() if kind not in PROPERTY_NAMES]
+    if unknown or not fields:
+        what = f"PLY has no type {unknown[0]!r}" if unknown else "a cloud needs fields"
+        raise InputError(f"{path}: {what}; use {', '.join(PROPERTY_NAMES)}")
+    dtype = np.dtype([(name, "<" + kind) for name, kind in fields.items()])
+    properties = "".join(
+        f"property {PROPERTY_NAMES[kind]} {name}\n" for name, kind in fields.items()
+    )
+    head = b"ply\nformat binary_little_endian 1.0\nelement vertex "
+    count = 0
+    with writing(path, overwrite) as stream:
+        stream.write(head + b" " * _DIGITS + f"\n{properties}end_header\n".encode("ascii"))
+
+        def append(columns: Mapping[str, np.ndarray]) -> None:
+            nonlocal count
+            sizes = {len(columns[name]) for name in fields if name in columns}
+            if set(columns) != set(fields) or len(sizes) != 1:
+                raise InputError(
+                    f"{path}: a piece has {', '.join(columns) or 'nothing'}; expected {', '.join(fields)}, of one length"
+                )
+            table = np.empty(sizes.pop(), dtype)
+            for name in fields:
+                table[name] = columns[name]
+            stream.write(table.tobytes())
+            count += len(table)
+
+        yield append
+        stream.seek(len(head))
+        # Blanks behind the number: readers split the line at them.
+        stream.write(str(count).ljust(_DIGITS).encode("ascii"))
+        stream.seek(0, os.SEEK_END)

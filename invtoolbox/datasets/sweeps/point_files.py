@@ -1,0 +1,257 @@
+"""One cloud of points from a file: raw float32 rows, PCD, PLY, or NumPy arrays; and what the names of their columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.core.checks import decoding, require_bytes, require_file, require_plausible
+from invtoolbox.datasets.sweeps.pcd import read_pcd
+from invtoolbox.datasets.sweeps.ply import read_ply
+from invtoolbox.errors import InputError
+
+#: What columns hold where only their number is known: KITTI has 4, nuScenes 5.
+COLUMNS: dict[int, tuple[str, ...]] = {
+    3: ("x", "y", "z"),
+    4: ("x", "y", "z", "intensity"),
+    5: ("x", "y", "z", "intensity", "ring"),
+    6: ("x", "y", "z", "intensity", "ring", "time"),
+}
+_INTENSITY = (
+    "intensity",
+    "reflectivity",
+    "reflectance",
+    "scalar_intensity",
+    "scalar_Intensity",
+    "i",
+    "remission",
+)
+_RING = ("ring", "laser_number", "laser_id", "channel", "scalar_ring")
+_TIME = ("time", "t", "t_ns", "offset_ns", "timestamp", "time_offset", "scalar_time")
+_POINTS = ("xyz", "points", "pos", "positions", "pc", "lidar")
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """The points of one file: metres ``(N, 3)`` float32, and what is known of each ``(N,)``, or None.
+
+    `start` is the first time of the file in seconds, where its times are those of a clock; `time` counts from it.
+    """
+
+    points: Tensor
+    time: Tensor | None = None
+    intensity: Tensor | None = None
+    ring: Tensor | None = None
+    start: float | None = None
+
+
+def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Points:
+    """The points of a `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` file.
+
+    Args:
+        columns: of `.bin` and `.npy`, how many numbers a point has (`COLUMNS`), or their names; 4 by default for `.bin`,
+            and the array's width for `.npy`. The names are x, y, z, intensity, ring and time; others are skipped.
+
+    Raises:
+        InputError: for a size that is no whole number of points, damage, and no points, or none that is finite.
+    """
+    require_file(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{path}: no points are read from {path.suffix or 'a file without suffix'}; known are {', '.join(_READERS)}"
+        )
+    with decoding(path, f"{path.suffix[1:].upper()} point"):
+        return named(path, reader(path, columns))
+
+
+def column_names(columns: int | Sequence[str] | None, width: int) -> tuple[str, ...]:
+    """The names of columns, from their number or as they are given."""
+    if columns is None:
+        columns = width
+    names = COLUMNS.get(columns) if isinstance(columns, int) else tuple(columns)
+    if names is None or not {"x", "y", "z"} <= set(names):
+        raise InputError(
+            f"columns={columns!r}: give a number from {min(COLUMNS)} to {max(COLUMNS)}, or names among which are x, y and z"
+        )
+    return names
+
+
+def named(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
+    """Points from columns by their names.
+
+    Whole numbers of time are nanoseconds, others seconds. Times that lie further from zero than a second are those of a
+    clock: the least becomes the start.
+    """
+    if any(axis not in columns for axis in "xyz"):
+        raise InputError(
+            f"{path}: no columns x, y and z among {', '.join(columns) or 'none'}; rename them or say columns="
+        )
+    points = torch.from_numpy(
+        np.stack([np.asarray(columns[axis], dtype=np.float32) for axis in "xyz"], axis=1)
+    )
+    require_measurements(path, points)
+    intensity, ring = _first(columns, _INTENSITY), _first(columns, _RING)
+    time, start = _times(path, _first(columns, _TIME))
+    if ring is not None and ring.dtype.kind == "f" and not np.isfinite(ring).all():
+        raise InputError(
+            f"{path}: a number of a ring is not finite; the columns are others than {', '.join(columns)}, say columns="
+        )
+    return Points(
+        points,
+        time,
+        None if intensity is None else torch.from_numpy(intensity.astype(np.float32)),
+        None if ring is None else torch.from_numpy(ring.astype(np.int64)),
+        start,
+    )
+
+
+def require_measurements(path: str | Path, points: Tensor) -> None:
+    """Refuse a sweep without points, or without one that is finite and away from the sensor's own origin."""
+    if not len(points):
+        raise InputError(f"{path}: the sweep holds no points; leave it out, or record it again")
+    finite = points.isfinite().all(1)
+    if not bool((finite & (points != 0).any(1)).any()):
+        kind = "finite" if not bool(finite.any()) else "a measurement (all are zero)"
+        raise InputError(
+            f"{path}: none of the {len(points):,} points of the sweep is {kind}; leave it out, or record it again"
+        )
+
+
+def _times(path: Path, values: np.ndarray | None) -> tuple[Tensor | None, float | None]:
+    if values is None:
+        return None, None
+    scale = 1e9 if values.dtype.kind in "iu" else 1.0
+    least = values.min()
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{path}: a time of a point is not finite; drop such points' times, or the column"
+        )
+    if abs(float(least)) / scale <= 1:
+        return torch.from_numpy((values / scale).astype(np.float32)), None
+    # Before float32, which would leave of a clock's time no fraction of a second.
+    return torch.from_numpy(((values - least) / scale).astype(np.float32)), float(least) / scale
+
+
+def _first(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray | None:
+    return next((np.asarray(columns[name]) for name in names if name in columns), None)
+
+
+def _bin(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
+    names = column_names(columns, 4)
+    size, row = path.stat().st_size, 4 * len(names)
+    if size % row:
+        fitting = [str(n) for n in COLUMNS if size % (4 * n) == 0]
+        advice = (
+            f"say columns={' or '.join(fitting)} if its points have as many"
+            if fitting
+            else "fetch it again"
+        )
+        raise InputError(
+            f"{path}: {size:,} bytes are no whole number of points of {len(names)} float32 ({', '.join(names)}), {row} bytes "
+            f"each; the file is truncated, or of another format: {advice}"
+        )
+    return _by_name(np.fromfile(path, dtype="<f4").reshape(-1, len(names)), names)
+
+
+def _npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.dtype.names is not None:
+        return {
+            name: np.array(array[name])
+            for name in array.dtype.names
+            if array[name].dtype.kind in "iuf"
+        }
+    if array.ndim != 2 or array.dtype.kind not in "iuf":
+        raise InputError(
+            f"{path}: an array of shape {array.shape} and type {array.dtype} is no cloud; save (N, 3) numbers or more columns"
+        )
+    if array.size:
+        require_bytes(path, int(array.offset), array.shape, array.dtype)
+    if columns is None and array.shape[1] > max(COLUMNS):
+        columns = ("x", "y", "z", *(f"_{n}" for n in range(3, array.shape[1])))
+    names = column_names(columns, array.shape[1])
+    if len(names) != array.shape[1]:
+        raise InputError(
+            f"{path}: the array has {array.shape[1]} columns, and columns= says {len(names)}"
+        )
+    return _by_name(np.array(array), names)
+
+
+def _npz(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"{path}: not a .npz archive; save it again with NumPy")
+        return columns_of_archive(path, archive)
+
+
+def columns_of_archive(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
+    """x, y, z and the known columns of an open archive; `xyz` (or `points`, ...) is ``(N, 3)``, or wider as `COLUMNS`."""
+    key = next((name for name in _POINTS if name in archive.files), None)
+    if key is None:
+        if not {"x", "y", "z"} <= set(archive.files):
+            raise InputError(
+                f"{path}: no array {', '.join(_POINTS[:3])} among {', '.join(archive.files) or 'none'}; save (N, 3) as xyz"
+            )
+        found = {axis: member(path, archive, axis) for axis in "xyz"}
+    else:
+        array = member(path, archive, key)
+        if array.ndim != 2 or array.shape[1] < 3:
+            raise InputError(f"{path}: {key} has the shape {array.shape}; expected (N, 3)")
+        found = _by_name(array, COLUMNS.get(array.shape[1], COLUMNS[3]))
+    for name in (*_INTENSITY, *_RING, *_TIME):
+        if name in archive.files:
+            found[name] = member(path, archive, name)
+    for name, values in found.items():
+        if values.shape != found["x"].shape or values.ndim != 1:
+            raise InputError(
+                f"{path}: {name} has the shape {values.shape} for {len(found['x'])} points; save one entry a point"
+            )
+    return found
+
+
+def member(path: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """An array of numbers of an archive; its declared size is looked at before memory is asked for it."""
+    assert archive.zip is not None
+    with archive.zip.open(f"{name}.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(stream)
+    if dtype.kind not in "biuf":
+        raise InputError(f"{path}: {name} holds {dtype}, no numbers")
+    if 0 not in shape:
+        require_plausible(path, shape or (1,), dtype)
+    return np.asarray(archive[name])
+
+
+def _by_name(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    return {name: array[:, k] for k, name in enumerate(names)}
+
+
+def _pcd(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
+    return read_pcd(path)
+
+
+def _ply(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
+    return read_ply(path)
+
+
+_READERS: dict[str, Callable[[Path, int | Sequence[str] | None], dict[str, np.ndarray]]] = {
+    ".bin": _bin,
+    ".pcd": _pcd,
+    ".ply": _ply,
+    ".npy": _npy,
+    ".npz": _npz,
+}
+
+#: Suffixes of files that `read_points` reads.
+SUFFIXES = tuple(_READERS)

@@ -1,0 +1,249 @@
+"""COLMAP's sparse models: cameras, images and points3D, binary or text, read and written; and pictures with their poses.
+
+COLMAP's models of cameras: their numbers in binary files, their parameters, and the lenses that they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from invtoolbox.datasets.sweeps.pose_files import from_quaternion
+from invtoolbox.datasets.views.colmap_files import (
+    ImageLine,
+    PointTable,
+    Tables,
+    camera_of,
+    parameters_of,
+    read_binary,
+    read_text,
+    write_binary,
+    write_text,
+)
+from invtoolbox.datasets.views.posed_pictures import PosedPictures, rigid_poses
+from invtoolbox.datasets.views.sparse_model import SparseModel
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import rotation_vector
+from invtoolbox.geometry.rotations import of_rotation_vector
+
+
+def open_colmap(
+    path: str | os.PathLike[str],
+    *,
+    pictures: str | os.PathLike[str] | None = None,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
+    """The pictures of a project that COLMAP has reconstructed, with poses, and its points as ``points`` and ``colors``.
+
+    Args:
+        path: the project (the model is then ``sparse/0``, ``sparse`` or ``colmap/sparse/0`` in it), or the folder of the model.
+        pictures: the folder of the pictures; ``images`` in the project by default.
+        shrink, straighten, names: see `load_views`.
+
+    Raises:
+        InputError: as `read_colmap`; no folder of pictures; a model of cameras whose distortion is not known here.
+    """
+    folder = model_folder(Path(path).expanduser())
+    if pictures is None:
+        near = [parent / "images" for parent in (folder, *list(folder.parents)[:3])]
+        pictures = next((place for place in near if place.is_dir()), None)
+        if pictures is None:
+            raise InputError(
+                f"{folder}: there is no folder 'images' in the project of this model; say pictures="
+            )
+    return read_colmap(folder).views(
+        folder, Path(pictures), shrink=shrink, straighten=straighten, names=names
+    )
+
+
+def is_colmap(folder: Path) -> bool:
+    """Whether a folder holds a sparse model."""
+    return any(
+        (folder / f"cameras{kind}").is_file() and (folder / f"images{kind}").is_file()
+        for kind in (".bin", ".txt")
+    )
+
+
+def model_folder(path: Path) -> Path:
+    """The folder of the model of a project."""
+    for place in (path, path / "sparse" / "0", path / "sparse", path / "colmap" / "sparse" / "0"):
+        if place.is_dir() and is_colmap(place):
+            return place
+    raise InputError(
+        f"{path} holds no sparse model of COLMAP: cameras.bin and images.bin, or .txt, in it or in sparse/0"
+    )
+
+
+def read_colmap(path: str | os.PathLike[str]) -> SparseModel:
+    """A sparse model, of binary files where there are some, else of text.
+
+    Pictures are in the order of their numbers. Features that belong to no point are left out. Rigs and frames of newer versions are not
+    needed: the pose of each image is the one it has.
+
+    Args:
+        path: the folder of the model, or the project.
+
+    Raises:
+        InputError: for files that are cut, that speak of cameras, images or points that are not there, of a model of cameras that is not
+            known, of poses that are not finite.
+
+    Source: https://colmap.github.io/format.html
+    """
+    folder = model_folder(Path(path).expanduser())
+    tables = read_binary(folder) if (folder / "cameras.bin").is_file() else read_text(folder)
+    return _model(folder, tables)
+
+
+def write_colmap(
+    path: str | os.PathLike[str], model: SparseModel, binary: bool = True, overwrite: bool = False
+) -> Path:
+    """Write a model as COLMAP reads it, each camera as the plainest model that holds it; the errors of points are their mean reprojection
+    errors.
+
+    >>> import tempfile
+    >>> from invtoolbox.datasets.views.sparse_model import SparseCamera
+    >>> from invtoolbox.geometry.lens import Lens
+    >>> camera = SparseCamera(torch.eye(3).double(), (4, 6), Lens())
+    >>> none = torch.zeros(0, dtype=torch.int64)
+    >>> model = SparseModel((camera,), ("a.png",), torch.eye(4).double()[None], torch.zeros(1).long(), torch.ones(2, 3).double(),
+    ...                     torch.zeros(2, 3).byte(), torch.zeros(0, 2).double(), none, none)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_colmap(write_colmap(folder, model))
+    SparseModel(1 pictures of 1 cameras, 2 points, 0 observations)
+    """
+    folder = Path(path).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    (write_binary if binary else write_text)(folder, _tables(model), overwrite)
+    return folder
+
+
+def _model(folder: Path, tables: Tables) -> SparseModel:
+    cameras = {
+        number: camera_of(f"{folder}: camera {number}", *line)
+        for number, line in tables.cameras.items()
+    }
+    if not tables.images or not cameras:
+        raise InputError(
+            f"{folder}: the model holds {len(cameras)} cameras and {len(tables.images)} images; at least one of each is "
+            "needed"
+        )
+    numbers = sorted(tables.images)
+    images = [tables.images[number] for number in numbers]
+    names = [image.name for image in images]
+    if len(set(names)) < len(names):
+        raise InputError(f"{folder}: two images have the name {max(names, key=names.count)!r}")
+    for image in images:
+        if image.camera not in cameras:
+            raise InputError(
+                f"{folder}: the image {image.name!r} was taken by camera {image.camera}, and there is none of this number"
+            )
+    poses = np.array([image.pose for image in images], dtype=np.float64)
+    wrong = ~np.isfinite(poses).all(1)
+    if wrong.any():
+        raise InputError(
+            f"{folder}: the pose of {names[int(np.argmax(wrong))]!r} holds NaN or infinite numbers; take the image out"
+        )
+    motions = rigid_poses(
+        folder,
+        names,
+        from_quaternion(poses[:, 4:], poses[:, :4], str(folder)).numpy(),
+        "world to camera",
+    )
+    points, row_of = (
+        tables.points,
+        {number: row for row, number in enumerate(tables.points.numbers.tolist())},
+    )
+    _check_tracks(folder, tables, {number: len(image.xy) for number, image in zip(numbers, images)})
+    pixels, picture_of, point_of = [], [], []
+    for row, image in enumerate(images):
+        seen = np.flatnonzero(image.points != -1)
+        try:
+            rows = [row_of[number] for number in image.points[seen].tolist()]
+        except KeyError as error:
+            raise InputError(
+                f"{folder}: the image {image.name!r} saw the point {error}, and there is none of this number"
+            ) from None
+        pixels.append(image.xy[seen])
+        picture_of.append(np.full(len(seen), row))
+        point_of.append(np.array(rows, dtype=np.int64))
+    if not np.isfinite(points.xyz).all():
+        raise InputError(
+            f"{folder}: {int((~np.isfinite(points.xyz)).any(1).sum())} points are NaN or infinite; take them out of the model"
+        )
+    order = {number: row for row, number in enumerate(cameras)}
+    return SparseModel(
+        tuple(cameras.values()),
+        tuple(names),
+        motions,
+        torch.tensor([order[image.camera] for image in images]),
+        torch.from_numpy(points.xyz.copy()),
+        torch.from_numpy(points.rgb.copy()),
+        torch.from_numpy(np.concatenate(pixels)),
+        torch.from_numpy(np.concatenate(picture_of)),
+        torch.from_numpy(np.concatenate(point_of)),
+    )
+
+
+def _check_tracks(folder: Path, tables: Tables, features: dict[int, int]) -> None:
+    """Tracks must speak of features that are there: a file that was cut, or of another model, is found by that."""
+    images, places = tables.points.track_image, tables.points.track_feature
+    if not len(images):
+        return
+    known = np.array(sorted(features))
+    row = np.searchsorted(known, images).clip(max=len(known) - 1)
+    counts = np.array([features[number] for number in known.tolist()])
+    wrong = (known[row] != images) | (places < 0) | (places >= counts[row])
+    if wrong.any():
+        k = int(np.argmax(wrong))
+        raise InputError(
+            f"{folder}: a point was seen as feature {places[k]} of image {images[k]}, and there is no such feature; files are "
+            "cut, or of two models"
+        )
+
+
+def _tables(model: SparseModel) -> Tables:
+    """Numbers count from 1; the features of a picture are its observations."""
+    if not bool(model.world_to_camera.isfinite().all()):
+        raise InputError(
+            "a sparse model is written with finite poses; leave out pictures whose pose is not known"
+        )
+    cameras = {}
+    for number, camera in enumerate(model.cameras, 1):
+        name, parameters = parameters_of(camera)
+        cameras[number] = (name, camera.size[1], camera.size[0], parameters)
+    quaternions = of_rotation_vector(rotation_vector(model.world_to_camera[:, :3, :3]))
+    poses = torch.cat([quaternions, model.world_to_camera[:, :3, 3]], 1).tolist()
+    picture_of, point_of = model.picture_of.numpy(), model.point_of.numpy()
+    by_picture = np.argsort(picture_of, kind="stable")
+    starts = np.searchsorted(picture_of[by_picture], np.arange(len(model.names) + 1))
+    feature_of = np.empty(len(picture_of), dtype=np.int64)
+    images = {}
+    for row, name in enumerate(model.names):
+        mine = by_picture[starts[row] : starts[row + 1]]
+        feature_of[mine] = np.arange(len(mine))
+        images[row + 1] = ImageLine(
+            name,
+            int(model.camera_of[row]) + 1,
+            tuple(poses[row]),
+            model.pixels.numpy()[mine],
+            point_of[mine] + 1,
+        )
+    by_point = np.argsort(point_of, kind="stable")
+    errors = model.mean_errors().nan_to_num(0.0).numpy()
+    lengths = np.bincount(point_of, minlength=len(model.points))
+    points = PointTable(
+        np.arange(1, len(model.points) + 1),
+        model.points.numpy(),
+        model.colors.numpy(),
+        errors,
+        lengths,
+        picture_of[by_point] + 1,
+        feature_of[by_point],
+    )
+    return Tables(cameras, images, points)

@@ -1,0 +1,95 @@
+"""Pictures with poses of every format: what a file or a folder holds decides which reader reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from invtoolbox.datasets.views.colmap import model_folder, open_colmap
+from invtoolbox.datasets.views.llff import open_llff
+from invtoolbox.datasets.views.opensfm import open_opensfm
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets.views.rgbd import is_rgbd, open_rgbd
+from invtoolbox.datasets.views.transforms import FILES, open_blender, open_transforms, read_json
+from invtoolbox.errors import InputError, unknown_name
+
+#: Readers of pictures with poses by name.
+VIEW_READERS: dict[str, Callable[..., PosedPictures]] = {
+    "blender": open_blender,
+    "transforms": open_transforms,
+    "colmap": open_colmap,
+    "llff": open_llff,
+    "opensfm": open_opensfm,
+    "rgbd": open_rgbd,
+}
+
+
+def open_views(
+    path: str | os.PathLike[str],
+    reader: str | None = None,
+    *,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
+    """Open pictures and the cameras that took them.
+
+    Args:
+        path: a folder with a ``transforms.json`` of nerfstudio, instant-ngp or Blender, a sparse model of COLMAP, a
+            ``reconstruction.json`` of OpenSfM, ``poses_bounds.npy`` of LLFF, or RGB-D frames with a trajectory (Redwood, TUM); what it
+            holds decides, in this order. Or one of these files of JSON. Readers by name take further settings.
+        reader: the name of a reader in `VIEW_READERS`, to decide by hand.
+        shrink: every block of so many pixels a side becomes one.
+        straighten: resample pictures of lenses that distort to those of a pinhole; False leaves them bent.
+        names: only these pictures.
+
+    Raises:
+        InputError: in one sentence, for what is no set of pictures with poses, and for what is wrong with one.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise InputError(f"{place}: there is no such file or folder; check the path")
+    if reader is None:
+        found = reader_of_views(place)
+        if found is None:
+            raise InputError(
+                f"{place} holds no pictures with poses that are known ({', '.join(VIEW_READERS)}); give the folder that holds "
+                "the file of cameras, or say reader="
+            )
+        reader, place = found
+    elif reader not in VIEW_READERS:
+        raise unknown_name("reader of pictures with poses", reader, VIEW_READERS)
+    return VIEW_READERS[reader](place, shrink=shrink, straighten=straighten, names=names)
+
+
+def reader_of_views(place: Path) -> tuple[str, Path] | None:
+    """The reader that a file or a folder asks for, and the path it takes; None where they show no cameras."""
+    if place.is_file():
+        return _reader_of_json(place) if place.suffix.lower() == ".json" else None
+    for name in (*FILES, "reconstruction.json"):
+        if (place / name).is_file():
+            return _reader_of_json(place / name)
+    try:
+        return "colmap", model_folder(place)
+    except InputError:
+        pass
+    if (place / "poses_bounds.npy").is_file():
+        return "llff", place
+    return ("rgbd", place) if is_rgbd(place) else None
+
+
+def _reader_of_json(file: Path) -> tuple[str, Path] | None:
+    table: Any = read_json(file)
+    if isinstance(table, list) and table and isinstance(table[0], dict) and "shots" in table[0]:
+        return "opensfm", file
+    if not isinstance(table, dict) or "frames" not in table:
+        return None
+    frames = table["frames"] if isinstance(table["frames"], list) else []
+    plain = "camera_angle_x" in table and not {"fl_x", "w", "k1", "camera_model"} & set(table)
+    return (
+        "blender"
+        if plain and not any(isinstance(f, dict) and "fl_x" in f for f in frames)
+        else "transforms"
+    ), file

@@ -1,0 +1,233 @@
+"""OpenSfM's ``reconstruction.json``, with ``tracks.csv`` for what was seen where."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.core.checks import require_file
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets.views.sparse_model import SparseCamera, SparseModel
+from invtoolbox.datasets.views.transforms import read_json
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.lens import Lens
+from invtoolbox.geometry.rigid import rigid, rotation
+
+#: Columns of ``tracks.csv`` of version 1 and 2: picture, track, feature, x, y, and what is not needed.
+_LEAST_COLUMNS = 5
+
+
+def open_opensfm(
+    path: str | os.PathLike[str],
+    *,
+    pictures: str | os.PathLike[str] | None = None,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
+    """The pictures of an OpenSfM data set, with poses, points, and the masks of its folder ``masks``.
+
+    Args:
+        path: the data set, or its file ``reconstruction.json``.
+        pictures: their folder; ``images`` beside the file by default.
+        shrink, straighten, names: see `load_views`.
+    """
+    file = Path(path).expanduser()
+    file = file / "reconstruction.json" if file.is_dir() else file
+    model = read_opensfm(file)
+    folder = file.parent / "images" if pictures is None else Path(pictures).expanduser()
+    return model.views(
+        file,
+        folder,
+        masks=lambda name: file.parent / "masks" / f"{name}.png",
+        shrink=shrink,
+        straighten=straighten,
+        names=names,
+    )
+
+
+def read_opensfm(
+    path: str | os.PathLike[str], tracks: str | os.PathLike[str] | None = None, index: int = 0
+) -> SparseModel:
+    """A reconstruction of OpenSfM: metres, x east, y north, z up from its reference.
+
+    Coordinates of OpenSfM count from the middle of the picture in units of its longer side; they become pixels. The lenses of its models
+    perspective, brown, simple_radial, radial, fisheye and fisheye_opencv are known.
+
+    Args:
+        path: ``reconstruction.json``, or the data set.
+        tracks: the file of observations; ``tracks.csv`` beside it by default, where it is there (``reconstruction_NAME.json`` goes with
+            ``tracks_NAME.csv``). Observations of points that were not reconstructed are left out.
+        index: which reconstruction, where the file holds several.
+
+    Raises:
+        InputError: for a file that is none of this kind, and for what is wrong with one.
+
+    Source: https://opensfm.org/docs/dataset.html
+    """
+    file = Path(path).expanduser()
+    file = require_file(file / "reconstruction.json" if file.is_dir() else file)
+    several = read_json(file)
+    fits = (
+        isinstance(several, list)
+        and several
+        and all(isinstance(one, dict) and {"cameras", "shots"} <= set(one) for one in several)
+    )
+    if not fits:
+        raise InputError(
+            f"{file} is no reconstruction of OpenSfM: a list of objects with 'cameras', 'shots' and 'points'"
+        )
+    if not 0 <= index < len(several):
+        raise InputError(
+            f"{file} holds {len(several)} reconstructions; index counts them from 0, got {index}"
+        )
+    table = several[index]
+    try:
+        cameras = {
+            str(name): _camera(file, name, values) for name, values in table["cameras"].items()
+        }
+        names = tuple(str(name) for name in table["shots"])
+        shots = list(table["shots"].values())
+        turns, moves = (
+            _triples(file, name, [shot[name] for shot in shots])
+            for name in ("rotation", "translation")
+        )
+        order = {name: row for row, name in enumerate(cameras)}
+        camera_of = torch.tensor([order[str(shot["camera"])] for shot in shots], dtype=torch.int64)
+        found = table.get("points", {})
+        points = _triples(file, "coordinates", [point["coordinates"] for point in found.values()])
+        colors = _triples(
+            file, "color", [point.get("color", (128, 128, 128)) for point in found.values()]
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file}: a camera, shot or point of the reconstruction lacks what it needs ({error!r:.100})"
+        ) from error
+    if not names:
+        raise InputError(f"{file}: the reconstruction holds no shots")
+    sizes = [list(cameras.values())[row].size for row in camera_of.tolist()]
+    source = _tracks_beside(file) if tracks is None else require_file(tracks)
+    seen = _observations(source, names, sizes, list(found)) if source is not None else _none()
+    return SparseModel(
+        tuple(cameras.values()),
+        names,
+        rigid(rotation(turns), moves),
+        camera_of,
+        points,
+        colors.round().clamp(0, 255).byte(),
+        *seen,
+    )
+
+
+def _camera(file: Path, name: str, values: Mapping[str, Any]) -> SparseCamera:
+    kind = str(values.get("projection_type", "perspective"))
+
+    def number(*words: str, otherwise: float | None = None) -> float:
+        value = next((values[word] for word in words if word in values), otherwise)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise InputError(
+                f"{file}: the camera {name!r} has no {words[0]!r} that is a finite number"
+            )
+        return float(value)
+
+    width, height = (round(number(word)) for word in ("width", "height"))
+    fx = number("focal_x", "focal")
+    fy = number("focal_y", otherwise=fx * number("aspect_ratio", otherwise=1.0))
+    side = max(width, height)
+    if not (0 < width < 2**24 and 0 < height < 2**24 and fx > 0 and fy > 0):
+        raise InputError(
+            f"{file}: the camera {name!r} has {width} x {height} pixels and the focal length {fx:g}; they are above 0"
+        )
+    K = torch.tensor(
+        [
+            [fx * side, 0.0, number("c_x", otherwise=0.0) * side + width / 2],
+            [0.0, fy * side, number("c_y", otherwise=0.0) * side + height / 2],
+            [0.0, 0.0, 1.0],
+        ],
+        dtype=torch.float64,
+    )
+    radial = tuple(number(f"k{k}", otherwise=0.0) for k in range(1, 5))
+    lens = {
+        "perspective": Lens(radial=radial[:2]),
+        "simple_radial": Lens(radial=radial[:1]),
+        "radial": Lens(radial=radial[:2]),
+        "brown": Lens(
+            radial=radial[:3], tangential=(number("p1", otherwise=0.0), number("p2", otherwise=0.0))
+        ),
+        "fisheye": Lens("fisheye", radial[:2]),
+        "fisheye_opencv": Lens("fisheye", radial),
+    }.get(kind)
+    return SparseCamera(K, (height, width), lens, kind)
+
+
+def _triples(file: Path, name: str, rows: list[Any]) -> Tensor:
+    try:
+        values = np.array(rows, dtype=np.float64).reshape(len(rows), 3)
+    except (ValueError, TypeError):
+        raise InputError(f"{file}: a {name!r} is not three numbers") from None
+    if not np.isfinite(values).all():
+        row = int(np.argmax((~np.isfinite(values)).any(1)))
+        raise InputError(
+            f"{file}: the {name!r} number {row + 1} holds NaN or infinite numbers; take it out of the file"
+        )
+    return torch.from_numpy(values)
+
+
+def _tracks_beside(file: Path) -> Path | None:
+    place = file.with_name(file.name.replace("reconstruction", "tracks")).with_suffix(".csv")
+    return place if place.is_file() and place.name != file.name else None
+
+
+def _none() -> tuple[Tensor, Tensor, Tensor]:
+    none = torch.zeros(0, dtype=torch.int64)
+    return torch.zeros(0, 2, dtype=torch.float64), none, none
+
+
+def _observations(
+    file: Path, names: Sequence[str], sizes: Sequence[tuple[int, int]], points: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels, pictures and points of the observations of points that are there."""
+    row_of, point_of = ({word: k for k, word in enumerate(words)} for words in (names, points))
+    found: list[tuple[float, float, int, int]] = []
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            for number, line in enumerate(
+                csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE), 1
+            ):
+                if number == 1 and len(line) == 1:  # the version
+                    continue
+                if len(line) < _LEAST_COLUMNS:
+                    raise InputError(
+                        f"{file}: line {number} holds {len(line)} columns; picture, track, feature, x, y are needed"
+                    )
+                picture, point = row_of.get(line[0]), point_of.get(line[1])
+                if picture is None or point is None:
+                    continue
+                height, width = sizes[picture]
+                side = max(height, width)
+                found.append(
+                    (
+                        float(line[3]) * side + width / 2,
+                        float(line[4]) * side + height / 2,
+                        picture,
+                        point,
+                    )
+                )
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{file} cannot be read as tracks of OpenSfM: {' '.join(str(error).split())[:100]}"
+        ) from error
+    table = torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
+    if not bool(table.isfinite().all()):
+        raise InputError(f"{file}: an observation is NaN or infinite; take it out of the file")
+    return table[:, :2].contiguous(), table[:, 2].long(), table[:, 3].long()

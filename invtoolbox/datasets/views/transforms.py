@@ -1,0 +1,334 @@
+"""``transforms.json`` as nerfstudio and instant-ngp read and write it: intrinsics, distortion and a pose for each picture.
+
+Pictures with poses in the layout of the synthetic NeRF scenes: ``transforms_train.json`` as Blender's exporters write it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.checks import require_file
+from invtoolbox.datasets.output import Written, write_bytes
+from invtoolbox.datasets.sweeps.ply import read_ply
+from invtoolbox.datasets.views.posed_pictures import (
+    PosedPictures,
+    View,
+    from_opengl,
+    load_views,
+    rigid_poses,
+)
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras
+from invtoolbox.geometry.lens import Lens
+from invtoolbox.geometry.rigid import inverse
+
+_PERSPECTIVE = (
+    "OPENCV",
+    "PINHOLE",
+    "SIMPLE_PINHOLE",
+    "RADIAL",
+    "SIMPLE_RADIAL",
+    "FULL_OPENCV",
+    "PERSPECTIVE",
+)
+_FISHEYE = ("OPENCV_FISHEYE", "FISHEYE")
+#: What instant-ngp takes where the file does not say: a point p of the file is at ``scale p + offset`` in its unit cube.
+_NGP_SCALE, _NGP_OFFSET = 0.33, 0.5
+
+
+def open_transforms(
+    path: str | os.PathLike[str],
+    *,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
+    """Read a ``transforms.json`` of nerfstudio or instant-ngp, and the pictures that it names.
+
+    Intrinsics (``fl_x, fl_y, cx, cy, w, h``; ``camera_angle_x`` and the middle of the picture in their place) and distortion (``k1`` to
+    ``k4``, ``p1``, ``p2``, ``camera_model``) are those of the frame where it has some, else those of the file. They are scaled to the size
+    that the pictures have. ``transform_matrix`` takes the camera's frame, x to the right, y up, z backward, to the world; the world stays
+    that of the file. Frames without a picture are skipped and named in ``skipped``. Pictures of lenses that distort are straightened.
+
+    ``aabb_scale`` (with ``scale`` and ``offset``) gives ``box``, in the world of the file; ``mask_path`` gives ``mask``,
+    ``depth_file_path`` gives ``depth`` (16 bit, in ``depth_unit_scale_factor``, 0.001 by default), ``ply_file_path`` the points.
+
+    Args:
+        shrink, straighten, names: see `load_views`.
+
+    Raises:
+        InputError: in one sentence, for a file that is none of this kind, a lens that is not known, poses that are not rigid, no picture.
+
+    >>> import tempfile
+    >>> from invtoolbox.datasets import write_png
+    >>> frame = {"file_path": "a.png", "transform_matrix": torch.eye(4).tolist()}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_png(folder + "/a.png", torch.ones(3, 4, 6), value_range=(0, 1))
+    ...     _ = Path(folder, "transforms.json").write_text(json.dumps({"fl_x": 5.0, "w": 6, "h": 4, "frames": [frame]}))
+    ...     open_transforms(folder + "/transforms.json").cameras.intrinsics[0]
+    tensor([[5., 0., 3.],
+            [0., 5., 2.],
+            [0., 0., 1.]])
+    """
+    file = Path(path).expanduser()
+    file = require_file(file / "transforms.json" if (file / "transforms.json").is_file() else file)
+    table = read_json(file)
+    frames = table.get("frames") if isinstance(table, dict) else None
+    if (
+        not isinstance(frames, list)
+        or not frames
+        or not all(isinstance(f, dict) and isinstance(f.get("file_path"), str) for f in frames)
+    ):
+        raise InputError(
+            f"{file} is no transforms.json: it needs 'frames', each with a 'file_path' and a 'transform_matrix'"
+        )
+    words = [frame["file_path"] for frame in frames]
+    poses = from_opengl(
+        rigid_poses(
+            file, words, [frame.get("transform_matrix") for frame in frames], "camera to world"
+        )
+    )
+    unit = _number(file, table, "depth_unit_scale_factor", 1e-3)
+    views = []
+    for frame, word, pose in zip(frames, words, poses):
+        merged = {**table, **frame}
+        K, size = _intrinsics(file, merged)
+        views.append(
+            View(
+                word,
+                _picture(file.parent, word),
+                pose,
+                K,
+                size,
+                _lens(file, merged),
+                mask=_beside(file, frame, "mask_path"),
+                depth=_beside(file, frame, "depth_file_path"),
+                depth_unit=unit,
+            )
+        )
+    found = load_views(file, views, shrink=shrink, straighten=straighten, names=names)
+    points, colors = _points(file, table)
+    return replace(found, points=points, colors=colors, box=_box(file, table))
+
+
+def write_transforms(
+    path: str | os.PathLike[str], cameras: Cameras, overwrite: bool = False
+) -> Written:
+    """Write cameras as a ``transforms.json``, each frame with its own intrinsics; ``cameras.names`` become ``file_path``.
+
+    Pictures are not written: they are the files of these names beside it.
+
+    >>> import tempfile
+    >>> from invtoolbox.geometry.cameras import look_at
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     written = write_transforms(folder + "/transforms.json", look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 6)))
+    ...     read_json(written.path)["frames"][0]["file_path"]
+    '0.png'
+    """
+    height, width = cameras.size
+    to_world = inverse(cameras.world_to_camera.detach().double().cpu()) @ torch.diag(
+        torch.tensor([1.0, -1.0, -1.0, 1.0]).double()
+    )
+    names = cameras.names or tuple(f"{k}.png" for k in range(len(cameras)))
+    frames = [
+        {
+            "file_path": name,
+            "fl_x": float(K[0, 0]),
+            "fl_y": float(K[1, 1]),
+            "cx": float(K[0, 2]),
+            "cy": float(K[1, 2]),
+            "transform_matrix": pose.tolist(),
+        }
+        for name, K, pose in zip(names, cameras.intrinsics.detach().double().cpu(), to_world)
+    ]
+    table = {"camera_model": "PINHOLE", "w": width, "h": height, "frames": frames}
+    return Written(write_bytes(path, json.dumps(table, indent=1).encode(), overwrite))
+
+
+def read_json(file: Path) -> Any:
+    """The contents of a file of JSON, or an `InputError`."""
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{file} cannot be read as JSON: {' '.join(str(error).split())[:100]}"
+        ) from error
+
+
+def _intrinsics(
+    file: Path, table: Mapping[str, Any]
+) -> tuple[Tensor | float, tuple[int, int] | None]:
+    width, height = (_number(file, table, name, 0.0) for name in ("w", "h"))
+    angle = _number(file, table, "camera_angle_x", 0.0)
+    if "camera_angle_x" in table and not 0 < angle < math.pi:
+        raise InputError(f"{file}: 'camera_angle_x' is {angle:g}; it lies between 0 and pi")
+    if width == height == 0 and angle and not {"fl_x", "cx"} & set(table):
+        return angle, None
+    if not (width >= 1 and height >= 1):
+        raise InputError(
+            f"{file}: 'w' and 'h', the size of the pictures that the intrinsics belong to, are needed, got {width:g} and "
+            f"{height:g}"
+        )
+    if "fl_x" in table:
+        fx = _number(file, table, "fl_x", 0.0)
+    elif "camera_angle_x" in table:
+        fx = 0.5 * width / math.tan(0.5 * angle)
+    else:
+        raise InputError(
+            f"{file}: there is no focal length; give 'fl_x' in pixels, or 'camera_angle_x' in radians"
+        )
+    fy = _number(file, table, "fl_y", fx)
+    if not (math.isfinite(fx) and fx > 0 and fy > 0):
+        raise InputError(
+            f"{file}: the focal lengths are {fx:g} and {fy:g} pixels; they are above 0"
+        )
+    cx, cy = _number(file, table, "cx", width / 2), _number(file, table, "cy", height / 2)
+    return torch.tensor([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]], dtype=torch.float64), (
+        round(height),
+        round(width),
+    )
+
+
+def _lens(file: Path, table: Mapping[str, Any]) -> Lens:
+    model = str(table.get("camera_model", "OPENCV")).upper()
+    if table.get("is_fisheye") is True:
+        model = "OPENCV_FISHEYE"
+    if model not in (*_PERSPECTIVE, *_FISHEYE):
+        raise InputError(
+            f"{file}: cameras of the model {model[:40]!r} are not read; known are {', '.join((*_PERSPECTIVE, *_FISHEYE))}"
+        )
+    fisheye = model in _FISHEYE
+    radial = [_number(file, table, f"k{k}", 0.0) for k in range(1, 5 if fisheye else 7)]
+    if model == "OPENCV":  # k4 to k6 divide in OpenCV's full model alone
+        radial = radial[:3]
+    while radial and radial[-1] == 0:
+        radial.pop()
+    tangential = (
+        (0.0, 0.0)
+        if fisheye
+        else (_number(file, table, "p1", 0.0), _number(file, table, "p2", 0.0))
+    )
+    return Lens("fisheye" if fisheye else "perspective", tuple(radial), tangential)
+
+
+def _number(file: Path, table: Mapping[str, Any], name: str, otherwise: float) -> float:
+    value = table.get(name, otherwise)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise InputError(f"{file}: {name!r} is {str(value)[:40]!r}; a finite number is needed")
+    return float(value)
+
+
+def _picture(folder: Path, word: str) -> Path:
+    """The file of a frame; instant-ngp and Blender leave the suffix out where it is .png."""
+    place = folder / word
+    if place.is_file() or place.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff"):
+        return place
+    return place.with_name(place.name + ".png")
+
+
+def _beside(file: Path, frame: Mapping[str, Any], name: str) -> Path | None:
+    word = frame.get(name)
+    if word is None:
+        return None
+    place = file.parent / str(word)
+    if not place.is_file():
+        raise InputError(
+            f"{file}: the {name} {str(word)!r} of the frame {frame['file_path']!r} is not there"
+        )
+    return place
+
+
+def _points(file: Path, table: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    word = table.get("ply_file_path")
+    if not isinstance(word, str) or not (file.parent / word).is_file():
+        return None, None
+    cloud = read_ply(file.parent / word)
+    if not {"x", "y", "z"} <= set(cloud):
+        raise InputError(f"{file.parent / word}: the points have no x, y and z")
+    points = torch.stack([torch.from_numpy(cloud[axis]).float() for axis in "xyz"], 1)
+    if not {"red", "green", "blue"} <= set(cloud):
+        return points, None
+    return points, torch.stack(
+        [torch.from_numpy(cloud[name]).float() for name in ("red", "green", "blue")], 1
+    ) / 255
+
+
+def _box(file: Path, table: Mapping[str, Any]) -> Tensor | None:
+    """instant-ngp's cube of side ``aabb_scale`` around the middle of its unit cube, in the world of the file."""
+    if "aabb_scale" not in table:
+        return None
+    scale, offset = (
+        _number(file, table, "scale", _NGP_SCALE),
+        table.get("offset", [_NGP_OFFSET] * 3),
+    )
+    side = _number(file, table, "aabb_scale", 1.0)
+    if not (
+        isinstance(offset, list)
+        and len(offset) == 3
+        and all(isinstance(v, (int, float)) for v in offset)
+        and scale > 0
+        and side > 0
+    ):
+        raise InputError(
+            f"{file}: 'offset' is three numbers, 'scale' and 'aabb_scale' are above 0, got {str(offset)[:60]}, {scale:g}, "
+            f"{side:g}"
+        )
+    middle = (0.5 - torch.tensor(offset, dtype=torch.float32)) / scale
+    return torch.stack([middle - side / (2 * scale), middle + side / (2 * scale)])
+
+
+#: What a folder of this kind holds; the first one that is there is read.
+FILES = ("transforms_train.json", "transforms.json")
+__all__ = ["FILES", "PosedPictures", "open_blender"]
+
+
+def open_blender(
+    path: str | os.PathLike[str],
+    *,
+    shrink: int = 1,
+    straighten: bool = True,
+    names: Sequence[str] | None = None,
+) -> PosedPictures:
+    """Read a ``transforms*.json`` with ``camera_angle_x``, and the pictures that it names (``.png`` where it gives no suffix).
+
+    ``transform_matrix`` takes the camera's frame to the world, with the camera's y up and z backward.
+
+    Args:
+        shrink, names: see `load_views`.
+        straighten: these cameras have no lenses; accepted, as by every reader of views.
+
+    Raises:
+        InputError: for a file that is none of this kind, without a picture, or with pictures of several sizes.
+    """
+    file = Path(path).expanduser()
+    file = require_file(
+        next((place for place in (file / name for name in FILES) if place.is_file()), file)
+    )
+    table = read_json(file)
+    try:
+        angle, frames = float(table["camera_angle_x"]), list(table["frames"])
+        words = [str(frame["file_path"]) for frame in frames]
+        matrices = [frame["transform_matrix"] for frame in frames]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is no transforms.json of Blender: {error!r}") from error
+    if not 0 < angle < math.pi or not frames:
+        raise InputError(
+            f"{file} has {len(frames)} frames and the angle {angle:g}; 'camera_angle_x' is between 0 and pi"
+        )
+    views = []
+    for word, pose in zip(
+        words, from_opengl(rigid_poses(file, words, matrices, "camera to world"))
+    ):
+        place = file.parent / word
+        place = place if place.suffix else place.with_suffix(".png")
+        views.append(View(place.name, place, pose, angle, said=word))
+    return load_views(file, views, shrink=shrink, straighten=straighten, names=names)

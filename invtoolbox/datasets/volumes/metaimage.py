@@ -1,0 +1,356 @@
+"""MetaImage (.mha, .mhd), the format of ITK and VTK: a text header, and raw or zlib-packed values."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invtoolbox.core.checks import mapped, require_bytes, require_file, require_plausible
+from invtoolbox.datasets.output import Written, write_bytes, writing
+from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.datasets.volumes.volume import Grid, Volume, size_of_voxels, slices_of
+from invtoolbox.errors import InputError
+
+_TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+_NAMES = {code: name for name, code in _TYPES.items() if name not in ("MET_LONG", "MET_ULONG")}
+_LONGEST_HEADER = 2**16
+_CHUNK = 2**20
+
+
+class MetaImage(Volume):
+    """A data set of the slices of a MetaImage volume: values beside the header or behind it, as they are or packed.
+
+    `DimSize` counts columns first, so an image of ``64 64 93`` has the shape ``(93, 64, 64)``. A fourth size counts
+    frames. Raw values are mapped; packed ones are unpacked up to the slices that are asked for, without holding the rest.
+
+    Raises:
+        InputError: for text values, several channels, values spread over several files, sizes that do not fit the bytes.
+    """
+
+    format_name = "MetaImage"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        items: str = "slices",
+    ) -> None:
+        path = require_file(path)
+        header, length = _header(path)
+        sizes = _numbers(path, header, "DimSize", int)
+        if (
+            not 2 <= len(sizes) <= 4
+            or any(not 0 < n < 2**31 for n in sizes)
+            or header.get("NDims", str(len(sizes))) != str(len(sizes))
+        ):
+            raise InputError(
+                f"{path}: DimSize is {header.get('DimSize')} with NDims {header.get('NDims')}; expected two to four "
+                "positive sizes and their number"
+            )
+        columns, rows, slices, frames = [*sizes, 1, 1][:4]
+        self._dtype = _dtype(path, header)
+        self._packed = _flag(path, header, "CompressedData")
+        name = header["ElementDataFile"]
+        data = path if name.upper() == "LOCAL" else _beside(path, name)
+        self._offset = _offset(
+            path, header, data, length, (frames * slices, rows, columns), self._dtype
+        )
+        whole = (frames * slices, rows, columns)
+        if self._packed:
+            require_plausible(data, whole, self._dtype)
+        else:
+            require_bytes(data, self._offset, whole, self._dtype)
+        self._data = data
+        super().__init__(
+            path,
+            (slices, rows, columns),
+            _grid(path, header, len(sizes)),
+            "as stored",
+            frames,
+            items,
+            geometry,
+        )
+
+    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
+        first, last = frame * self.shape[0] + start, frame * self.shape[0] + stop
+        if not self._packed:
+            return mapped(
+                self._data,
+                self._offset,
+                (self.frames * self.shape[0], *self.shape[1:]),
+                self._dtype,
+                first,
+                last,
+            )
+        one = self.shape[1] * self.shape[2] * self._dtype.itemsize
+        bits = _unpacked(
+            self._data, self._offset, first * one, last * one, self.frames * self.shape[0] * one
+        )
+        return np.frombuffer(bits, self._dtype).reshape(last - first, *self.shape[1:])
+
+
+def write_metaimage(
+    path: str | os.PathLike[str],
+    volume: Any,
+    voxel_size: Any = None,
+    compress: bool = False,
+    overwrite: bool = False,
+) -> Written:
+    """Write a volume as `.mha` (one file) or `.mhd` (a header, and the values in `.raw` or `.zraw` beside it).
+
+    Args:
+        volume: a tensor, an array or a `Volume`, ``(slices, rows, columns)``, in a type of 8 to 64 bits.
+        voxel_size: lengths in mm along slices, rows and columns; by default those of a `Volume`, else 1.
+        compress: pack the values with zlib.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_metaimage(folder + "/x.mha", np.arange(24, dtype=np.int16).reshape(2, 3, 4), compress=True)
+    ...     MetaImage(folder + "/x.mha").slices(1, 2)[0, 0]
+    array([12, 13, 14, 15], dtype=int16)
+    """
+    path = Path(path).expanduser()
+    shape, dtype, pages = slices_of(path, volume)
+    dtype = np.dtype({"b1": "u1", "f2": "f4"}.get(dtype.str[1:], dtype.str[1:])).newbyteorder("<")
+    grid = volume.grid if isinstance(volume, Volume) else Grid()
+    size = size_of_voxels(path, voxel_size) if voxel_size is not None else grid.voxel_size
+    local = path.suffix.lower() != ".mhd"
+    beside = path.with_suffix(".zraw" if compress else ".raw")
+
+    def header(packed: int | None) -> bytes:
+        lines = [
+            "ObjectType = Image",
+            "NDims = 3",
+            "BinaryData = True",
+            "BinaryDataByteOrderMSB = False",
+            f"CompressedData = {packed is not None}",
+            *([f"CompressedDataSize = {packed}"] if packed is not None else []),
+            # Axes fastest first: column, row, slice.
+            "TransformMatrix = "
+            + _words(c for direction in grid.directions[::-1] for c in direction),
+            "Offset = " + _words(grid.origin),
+            "ElementSpacing = " + _words(size[::-1]),
+            f"DimSize = {shape[2]} {shape[1]} {shape[0]}",
+            f"ElementType = {_NAMES[dtype.str[1:]]}",
+            f"ElementDataFile = {'LOCAL' if local else beside.name}",
+        ]
+        return ("\n".join(lines) + "\n").encode()
+
+    values = (np.ascontiguousarray(page, dtype).tobytes() for page in pages)
+    if local and not compress:
+        with writing(path, overwrite) as stream:
+            stream.write(header(None))
+            stream.writelines(values)
+        return Written(path)
+    if local:
+        # The packed length stands in the header, before the values.
+        packed = b"".join(_packed(values))
+        write_bytes(path, header(len(packed)) + packed, overwrite)
+        return Written(path)
+    if not overwrite and path.exists():
+        raise InputError(
+            f"{path}: there is a file of that name already; choose another, or pass overwrite=True"
+        )
+    if overwrite:  # a header never describes other bytes: it goes first and comes last
+        path.unlink(missing_ok=True)
+    with writing(beside, overwrite) as stream:
+        stream.writelines(_packed(values) if compress else values)
+    write_bytes(path, header(beside.stat().st_size if compress else None), overwrite)
+    return Written(path)
+
+
+def _header(path: Path) -> tuple[dict[str, str], int]:
+    """The keys of the header, and where it ends."""
+    with path.open("rb") as stream:
+        head = stream.read(_LONGEST_HEADER)
+    fields: dict[str, str] = {}
+    position = 0
+    while position < len(head):
+        end = head.find(b"\n", position)
+        end = len(head) if end < 0 else end
+        line = head[position:end].decode("latin-1").strip()
+        position = end + 1
+        key, sign, value = line.partition("=")
+        if not line:
+            continue
+        if not sign:
+            raise InputError(
+                f"{path}: the line {line[:40]!r} of the header is not key = value; not a MetaImage file, or damaged"
+            )
+        fields[key.strip()] = value.strip()
+        if key.strip() == "ElementDataFile":
+            break
+    missing = [k for k in ("DimSize", "ElementType", "ElementDataFile") if k not in fields]
+    if missing:
+        raise InputError(
+            f"{path}: the header lacks {', '.join(missing)}; not a MetaImage file, or truncated"
+        )
+    if fields.get("ObjectType", "Image") != "Image":
+        raise InputError(f"{path}: holds a {fields['ObjectType']}, not an image")
+    if fields.get("ElementNumberOfChannels", "1") != "1":
+        raise InputError(
+            f"{path}: holds {fields['ElementNumberOfChannels']} channels; export one channel a file"
+        )
+    if "BinaryData" in fields and not _flag(path, fields, "BinaryData"):
+        raise InputError(f"{path}: its values are text; save them as binary data")
+    return fields, position
+
+
+def _dtype(path: Path, header: dict[str, str]) -> np.dtype:
+    code = _TYPES.get(header["ElementType"])
+    if code is None:
+        raise InputError(
+            f"{path}: ElementType is {header['ElementType']}; readable are {', '.join(_TYPES)}"
+        )
+    big = _flag(path, header, "BinaryDataByteOrderMSB") or _flag(
+        path, header, "ElementByteOrderMSB"
+    )
+    return np.dtype(code).newbyteorder(">" if big else "<")
+
+
+def _offset(
+    path: Path,
+    header: dict[str, str],
+    data: Path,
+    length: int,
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+) -> int:
+    skip = _numbers(path, header, "HeaderSize", int)[0] if "HeaderSize" in header else 0
+    if skip == -1:  # the values are the last bytes of the file
+        return max(data.stat().st_size - shape[0] * shape[1] * shape[2] * dtype.itemsize, 0)
+    if skip < 0:
+        raise InputError(
+            f"{path}: HeaderSize is {skip}; it is a number of bytes, or -1 for values at the end"
+        )
+    return skip + (length if data == path else 0)
+
+
+def _beside(path: Path, name: str) -> Path:
+    if name.upper() == "LIST" or "%" in name:
+        raise InputError(
+            f"{path}: its slices lie in several files ({name}); join them into one .raw file"
+        )
+    data = path.parent / name
+    if not data.is_file():
+        raise InputError(
+            f"{path}: the values are in {name}, and there is no such file beside the header"
+        )
+    return data
+
+
+def _grid(path: Path, header: dict[str, str], axes: int) -> Grid:
+    spacing = next(
+        (
+            _numbers(path, header, k, float)
+            for k in ("ElementSpacing", "ElementSize")
+            if k in header
+        ),
+        [],
+    )
+    origin = next(
+        (_numbers(path, header, k, float) for k in ("Offset", "Position", "Origin") if k in header),
+        [],
+    )
+    matrix = next(
+        (
+            _numbers(path, header, k, float)
+            for k in ("TransformMatrix", "Orientation", "Rotation")
+            if k in header
+        ),
+        [],
+    )
+    counts = (len(spacing) or axes, len(origin) or axes, len(matrix) or axes**2)
+    if counts != (axes, axes, axes**2):
+        raise InputError(
+            f"{path}: ElementSpacing, Offset and TransformMatrix have {len(spacing)}, {len(origin)} and {len(matrix)} "
+            f"numbers; {axes} axes need {axes}, {axes} and {axes**2}"
+        )
+    full = np.eye(4)
+    if matrix:
+        full[:axes, :axes] = np.array(matrix).reshape(
+            axes, axes
+        )  # one row an axis of the image, columns first
+    sizes = [*spacing[:3], *[1.0] * (3 - len(spacing[:3]))]
+    place = [*origin[:3], *[0.0] * (3 - len(origin[:3]))]
+    affine = np.eye(4)
+    affine[:3, :3] = (full[:3, :3] * np.array(sizes)[:, None])[::-1].T
+    affine[:3, 3] = place
+    try:
+        return Grid.from_affine(affine)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _numbers(path: Path, header: dict[str, str], key: str, kind: Any) -> list[Any]:
+    try:
+        numbers = [kind(word) for word in header[key].split()]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise InputError(f"{path}: {key} is {header[key][:60]!r}; expected numbers")
+    return numbers
+
+
+def _flag(path: Path, header: dict[str, str], key: str) -> bool:
+    value = header.get(key, "False")
+    if value.lower() not in ("true", "false", "1", "0"):
+        raise InputError(f"{path}: {key} is {value[:20]!r}; expected True or False")
+    return value.lower() in ("true", "1")
+
+
+def _unpacked(path: Path, offset: int, start: int, stop: int, total: int) -> bytes:
+    """Bytes ``start`` to ``stop`` of a zlib stream, of which at most a chunk more is held.
+
+    Where they are the last, the stream must end with them: then its checksum was right too.
+    """
+    engine = zlib.decompressobj()
+    found = bytearray()
+    position, last = 0, stop == total
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        waiting = b""
+        while position < stop or (last and not engine.eof):
+            waiting = waiting or stream.read(_CHUNK)
+            part = engine.decompress(waiting, _CHUNK)
+            ended = not waiting and not part
+            waiting = engine.unconsumed_tail
+            found += part[max(start - position, 0) : max(stop - position, 0)]
+            position += len(part)
+            if ended or position > total or (engine.eof and position < stop):
+                break
+    if len(found) != stop - start or position > total or (last and not engine.eof):
+        raise InputError(
+            f"{path}: truncated or damaged, its packed values are {position:,} bytes where {total:,} are declared; "
+            "fetch or export it again"
+        )
+    return bytes(found)
+
+
+def _packed(values: Iterator[bytes]) -> Iterator[bytes]:
+    engine = zlib.compressobj(6)
+    for part in values:
+        yield engine.compress(part)
+    yield engine.flush()
+
+
+def _words(numbers: Any) -> str:
+    return " ".join(repr(float(n)) for n in numbers)

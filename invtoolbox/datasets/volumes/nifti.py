@@ -1,0 +1,235 @@
+"""NIfTI-1 and NIfTI-2 (.nii, .nii.gz, .hdr with .img), the format of neuroimaging; nibabel understands the header."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from invtoolbox.core.checks import (
+    decoding,
+    mapped,
+    require_bytes,
+    require_file,
+    require_plausible,
+    sniff,
+)
+from invtoolbox.datasets.output import Written, writing
+from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.datasets.volumes.volume import Grid, Volume, size_of_voxels, slices_of
+from invtoolbox.errors import InputError, MissingDependency
+
+# NIfTI counts x to the patient's right and y to the front where DICOM, and `Grid`, count left and back.
+_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+_UNITS = {"meter": "m", "mm": "mm", "micron": "um", "unknown": "mm"}
+_NAMES = {"m": "meter", "mm": "mm", "um": "micron"}
+_CHUNK = 2**20
+# Sizes are 16 bit numbers in version 1.
+_LARGEST_SIZE = 32767
+
+
+class Nifti(Volume):
+    """A data set of the slices of a NIfTI volume, with the file's slope and intercept applied.
+
+    The file's first axis is ours of columns, its third that of slices: nothing is turned, and `grid` says where the
+    voxels lie in the patient. A fourth axis counts frames. Files that are not packed are mapped; of a `.nii.gz` all that
+    comes before a slice has to be unpacked to read it, so unpack large ones first.
+
+    Raises:
+        InputError: for colours, complex numbers or more than four axes, a damaged header, missing bytes.
+        MissingDependency: without nibabel.
+    """
+
+    format_name = "NIfTI"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        items: str = "slices",
+    ) -> None:
+        path = require_file(path)
+        if sniff(path) != "nifti":
+            raise InputError(
+                f"{path}: the first bytes are not those of a NIfTI file; export it again"
+            )
+        with decoding(path, "NIfTI"):
+            header = _header(path)
+            shape, dtype = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
+            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+            unit = str(header.get_xyzt_units()[0])
+            slope, intercept = header.get_slope_inter()
+            self._offset = int(header.get_data_offset())
+            pair = not header.is_single
+        if (
+            len(shape) < 2
+            or any(n < 1 for n in shape)
+            or any(n != 1 for n in shape[4:])
+            or dtype.kind not in "iuf"
+        ):
+            raise InputError(
+                f"{path}: an array of shape {shape} and type {dtype}; only volumes, and series of them, of real "
+                "numbers are read"
+            )
+        self._data = path
+        if pair:
+            self._data = next(
+                (p for p in (path.with_suffix(".img"), path.with_suffix(".img.gz")) if p.is_file()),
+                path,
+            )
+            if self._data == path:
+                raise InputError(
+                    f"{path}: a header whose values are in {path.with_suffix('.img').name}, and there is no such file "
+                    "beside it"
+                )
+        elif self._offset < 348:
+            raise InputError(
+                f"{path}: its values are said to begin at byte {self._offset}, within the header; fetch it again"
+            )
+        columns, rows, slices, frames = [*shape[:4], 1, 1][:4]
+        self._whole, self._dtype = (frames * slices, rows, columns), dtype
+        self._packed = _is_packed(self._data)
+        if self._packed:
+            require_plausible(self._data, self._whole, dtype)
+        else:
+            require_bytes(self._data, self._offset, self._whole, dtype)
+        self._scale = None if slope is None else (float(slope), float(intercept or 0.0))
+        matrix = _FLIP @ affine
+        matrix[:, :3] = matrix[:, 2::-1]  # the file's axes are column, row, slice
+        with decoding(path, "NIfTI"):
+            grid = Grid.from_affine(matrix, _UNITS.get(unit, unit))
+        super().__init__(
+            path,
+            (slices, rows, columns),
+            grid,
+            "as stored" if self._scale is None else "rescaled as the file says",
+            frames,
+            items,
+            geometry,
+        )
+
+    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
+        first, last = frame * self.shape[0] + start, frame * self.shape[0] + stop
+        if self._packed:
+            array = _unpacked(self._data, self._offset, self._whole, self._dtype, first, last)
+        else:
+            array = mapped(self._data, self._offset, self._whole, self._dtype, first, last)
+        # In double precision, as the reference reader does.
+        return array if self._scale is None else array * self._scale[0] + self._scale[1]
+
+
+def write_nifti(
+    path: str | os.PathLike[str], volume: Any, voxel_size: Any = None, overwrite: bool = False
+) -> Written:
+    """Write a volume as `.nii`, or packed as `.nii.gz`, slice by slice and in its own type.
+
+    Args:
+        volume: a tensor, an array or a `Volume`, ``(slices, rows, columns)``.
+        voxel_size: lengths in mm along slices, rows and columns; by default those of a `Volume`, whose place and
+            orientation are kept too, else 1.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_nifti(folder + "/x.nii.gz", np.arange(24, dtype=np.int16).reshape(2, 3, 4), voxel_size=(2, 1, 1))
+    ...     Nifti(folder + "/x.nii.gz").grid.voxel_size
+    (2.0, 1.0, 1.0)
+    """
+    nibabel = _nibabel()
+    path = Path(path).expanduser()
+    shape, dtype, pages = slices_of(path, volume)
+    dtype = np.dtype({"b1": "u1", "f2": "f4"}.get(dtype.str[1:], dtype.str[1:])).newbyteorder("<")
+    grid = volume.grid if isinstance(volume, Volume) else Grid()
+    if voxel_size is not None:
+        grid = Grid(size_of_voxels(path, voxel_size), grid.origin, grid.directions, grid.unit)
+    matrix = _FLIP @ grid.affine()
+    matrix[:, :3] = matrix[:, 2::-1]
+    large = max(shape) > _LARGEST_SIZE
+    header = (nibabel.Nifti2Header if large else nibabel.Nifti1Header)(endianness="<")
+    header.set_data_shape(shape[::-1])
+    header.set_data_dtype(dtype)
+    header.set_sform(matrix, code="scanner")
+    header.set_qform(matrix, code="scanner")
+    header.set_xyzt_units(_NAMES.get(grid.unit, "unknown"))
+    header.set_slope_inter(1, 0)
+    offset = 544 if large else 352
+    header.set_data_offset(offset)
+    start = io.BytesIO()
+    header.write_to(start)
+    with writing(path, overwrite) as file:
+        if path.name.lower().endswith(".gz"):
+            # No time and no name in the packed file: the same volume gives the same bytes.
+            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+                _write(packed, start.getvalue().ljust(offset, b"\0"), pages, dtype)
+        else:
+            _write(file, start.getvalue().ljust(offset, b"\0"), pages, dtype)
+    return Written(path)
+
+
+def _write(stream: Any, header: bytes, pages: Any, dtype: np.dtype) -> None:
+    stream.write(header)
+    for page in pages:
+        stream.write(np.ascontiguousarray(page, dtype).tobytes())
+
+
+def _header(path: Path) -> Any:
+    nibabel = _nibabel()
+    with _stream(path) as stream:
+        head = stream.read(540)
+    version_2 = head[4:8] in (b"n+2\0", b"ni2\0")
+    single = (head[4:8] if version_2 else head[344:348])[1:2] == b"+"
+    module = nibabel.nifti2 if version_2 else nibabel.nifti1
+    cls = getattr(module, f"Nifti{2 if version_2 else 1}{'' if single else 'Pair'}Header")
+    # Of the block alone: extensions that may follow are not read.
+    return cls(head[: 540 if version_2 else 348])
+
+
+def _is_packed(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
+
+
+def _stream(path: Path) -> BinaryIO:
+    return gzip.open(path, "rb") if _is_packed(path) else path.open("rb")  # type: ignore[return-value]
+
+
+def _unpacked(
+    path: Path, offset: int, shape: tuple[int, int, int], dtype: np.dtype, start: int, stop: int
+) -> np.ndarray:
+    """Slices of a packed array; where they are the last, the file must end with them, and its checksum is compared."""
+    one = shape[1] * shape[2] * dtype.itemsize
+    wanted = (stop - start) * one
+    with gzip.open(path, "rb") as stream:
+        before = offset + start * one
+        while before and (skipped := len(stream.read(min(before, _CHUNK)))):
+            before -= skipped
+        found = bytearray()
+        while len(found) < wanted and (part := stream.read(min(wanted - len(found), _CHUNK))):
+            found += part
+        surplus = stop == shape[0] and stream.read(1) != b""
+    if len(found) < wanted or surplus:
+        raise InputError(
+            f"{path}: truncated or damaged, it holds {'more' if surplus else 'fewer'} values than the {shape} that its "
+            "header declares; fetch it again"
+        )
+    return np.frombuffer(bytes(found), dtype).reshape(stop - start, shape[1], shape[2])
+
+
+def check_available() -> None:
+    """Raise a `MissingDependency` without nibabel, before anything is computed that is to be written."""
+    _nibabel()
+
+
+def _nibabel() -> Any:
+    try:
+        import nibabel
+    except ImportError as error:
+        from invtoolbox.core.environment import how_to_get
+
+        raise MissingDependency(
+            f"NIfTI files need nibabel, which is not installed; {how_to_get('medical')}"
+        ) from error
+    return nibabel

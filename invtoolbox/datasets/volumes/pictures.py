@@ -1,0 +1,190 @@
+"""Pictures: PNG, JPEG and TIFF as tensors with values from 0 to 1."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invtoolbox.core.checks import Bounded, decoding, require_file, require_plausible, sniff
+from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.datasets.volumes.tiff import check_length, require_pages
+from invtoolbox.errors import InputError
+
+# The number of the tag, in EXIF as in TIFF.
+_ORIENTATION = 274
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+class Pictures:
+    """A data set of pictures: one file (each page of a TIFF is an item), or all pictures of a folder, by
+    name.
+
+    An item's `y` is ``(1, channel, rows, columns)`` with one channel (grey) or three (red, green, blue).
+    Whole numbers are divided by the largest of their type (255, 65535; all 16 bits count, in colour too);
+    floating point is taken as it is, because then the file says the unit. An alpha channel is dropped. A picture
+    is turned as its orientation tag (EXIF, TIFF) says, as every viewer shows it; `as_stored` leaves the pixels in the
+    order of the file. With a geometry, a grey picture (a TIFF of measured line integrals, say) is a sinogram: rows are
+    angles, columns detector elements, as they are stored.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geometry: ScanGeometry | None = None,
+        as_stored: bool = False,
+    ) -> None:
+        self.geometry = geometry
+        self.as_stored = as_stored or geometry is not None
+        folder = Path(path).expanduser()
+        files = (
+            [require_file(folder)]
+            if not folder.is_dir()
+            else sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+        )
+        if not files:
+            raise InputError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in this folder")
+        self.pages = [(file, page) for file in files for page in range(_count_pages(file))]
+
+    def __len__(self) -> int:
+        return len(self.pages)
+
+    def __getitem__(self, index: int) -> Measurement:
+        path, page = self.pages[checked_index(index, len(self))]
+        array = read_pixels(path, page)
+        stored = array.dtype
+        if array.ndim == 2:
+            array = array[..., None]
+        if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4):
+            raise InputError(
+                f"{path}: an array of shape {array.shape} is neither a grey nor a colour "
+                "picture; save a volume as .npy"
+            )
+        array = array[..., : 1 if array.shape[-1] <= 2 else 3]
+        if not self.as_stored:
+            array = _upright(array, _orientation(path, page))
+        y = as_tensor(np.moveaxis(unit_range(path, array), -1, 0))[None]
+        units = "as stored" if np.issubdtype(stored, np.floating) else "1 (0 black to 1 white)"
+        return Measurement(
+            y=y,
+            geometry=self.geometry,
+            meta={"source": str(path), "page": page, "units": units, "stored": str(stored)},
+        )
+
+
+def _count_pages(path: Path) -> int:
+    if path.suffix.lower() not in (".tif", ".tiff") or sniff(require_file(path)) != "tiff":
+        return 1
+    import tifffile
+
+    with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+        return require_pages(path, file)
+
+
+def read_pixels(path: Path, page: int) -> np.ndarray:
+    """The stored array of one page, (rows, columns) or (rows, columns, channels)."""
+    kind = sniff(require_file(path))
+    if kind == "tiff":
+        return _read_tiff(path, page)
+    if kind not in ("png", "jpeg"):
+        raise InputError(
+            f"{path}: the first bytes are not those of a PNG, JPEG or TIFF file; export it again"
+        )
+    with decoding(path, kind.upper()):
+        _check_size(path)
+        if kind == "png" and _is_deep_colour(path):
+            return _read_deep_colour(path)
+        from skimage.io import imread
+
+        with Bounded(path) as file:
+            return np.asarray(imread(file))
+
+
+def _read_tiff(path: Path, page: int) -> np.ndarray:
+    import tifffile
+
+    with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+        one = file.pages[page]
+        require_plausible(path, one.shape, one.dtype)
+        check_length(path, page, one)
+        array = np.asarray(one.asarray())
+        if one.axes.startswith("S"):
+            array = np.moveaxis(array, 0, -1)
+        if (
+            getattr(one, "photometric", None) == tifffile.PHOTOMETRIC.MINISWHITE
+            and array.dtype.kind == "u"
+        ):
+            array = np.iinfo(array.dtype).max - array
+        return array
+
+
+def _check_size(path: Path) -> None:
+    """Refuse a picture that is declared larger than its file can hold, before memory is asked for it."""
+    from PIL import Image
+
+    with Bounded(path) as file, Image.open(file) as picture:
+        require_plausible(path, (picture.height, picture.width, len(picture.getbands())), np.uint8)
+
+
+def _orientation(path: Path, page: int) -> int:
+    """The orientation tag, 1 to 8; 1 (as stored) where there is none, or none that has a meaning."""
+    if sniff(path) == "tiff":
+        import tifffile
+
+        with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+            keyframe: Any = file.pages[page].keyframe
+            tag = keyframe.tags.get(_ORIENTATION)
+            value = 1 if tag is None else tag.value
+    else:
+        from PIL import Image
+
+        with decoding(path, "picture"), Bounded(path) as stored, Image.open(stored) as picture:
+            value = picture.getexif().get(_ORIENTATION, 1)
+    return int(value) if value in range(1, 9) else 1
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels (rows, columns, channels) as they are to be seen.
+
+    >>> _upright(np.arange(6).reshape(2, 3, 1), 6)[..., 0]
+    array([[3, 0],
+           [4, 1],
+           [5, 2]])
+    """
+    if orientation >= 5:  # rows and columns are swapped
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
+
+
+def _is_deep_colour(path: Path) -> bool:
+    """Whether a PNG has 16 bits and more than one channel, of which Pillow reads 8 bits only."""
+    header = path.read_bytes()[:26]
+    return len(header) == 26 and header[24] == 16 and header[25] in (2, 4, 6)
+
+
+def _read_deep_colour(path: Path) -> np.ndarray:
+    import kornia_rs.io
+
+    mode = {2: "rgb", 6: "rgba"}.get(path.read_bytes()[25])
+    if mode is None:
+        raise InputError(f"{path}: 16 bit grey with alpha; save it without the alpha channel")
+    return np.asarray(kornia_rs.io.read_image_png_u16(str(path), mode))
+
+
+def unit_range(path: Path, array: np.ndarray) -> Any:
+    """Whole numbers over the largest of their type; floating point as it is."""
+    if array.dtype == bool or np.issubdtype(array.dtype, np.floating):
+        return array
+    if array.dtype.kind == "u":
+        return array.astype(np.float64) / np.iinfo(array.dtype).max
+    raise InputError(
+        f"{path}: stored as {array.dtype}, for which 0 to 1 is not defined; save it as unsigned "
+        "whole numbers or floating point"
+    )

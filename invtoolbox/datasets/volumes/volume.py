@@ -1,0 +1,244 @@
+"""Volumes: slices that are read when they are asked for, and where their voxels lie."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from invtoolbox.core.checks import decoding
+from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
+from invtoolbox.errors import InputError
+
+Vector = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a volume lie: the centre of voxel ``(slice, row, column)`` is at
+    ``origin + sum_a index_a * voxel_size_a * directions_a``.
+
+    Attributes:
+        voxel_size: along slices, rows and columns, in `unit`.
+        origin: the centre of the first voxel, as ``(x, y, z)``. In medical images x grows to the patient's left, y to
+            the back and z to the head (DICOM's frame); what NIfTI says in its own frame is converted.
+        directions: unit vectors ``(x, y, z)`` along which slices, rows and columns count.
+        unit: the name of the length unit.
+
+    >>> Grid(voxel_size=(2.0, 1.0, 1.0)).affine()[:3, 0]
+    array([0., 0., 2.])
+    """
+
+    voxel_size: Vector = (1.0, 1.0, 1.0)
+    origin: Vector = (0.0, 0.0, 0.0)
+    directions: tuple[Vector, Vector, Vector] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    unit: str = "mm"
+
+    def __post_init__(self) -> None:
+        numbers = np.array(
+            [*self.voxel_size, *self.origin, *np.ravel(self.directions)], dtype=np.float64
+        )
+        if numbers.shape != (15,) or not np.isfinite(numbers).all() or not (numbers[:3] > 0).all():
+            raise InputError(
+                f"a voxel size of {self.voxel_size} at {self.origin} along {self.directions} is no place of a volume; "
+                "sizes are positive, everything is finite"
+            )
+        if abs(np.linalg.det(np.array(self.directions))) < 1e-3:
+            raise InputError(
+                f"the axes {self.directions} of a volume lie in one plane; correct the orientation in the file"
+            )
+
+    def affine(self) -> np.ndarray:
+        """The 4x4 matrix that takes ``(slice, row, column, 1)`` to ``(x, y, z, 1)``."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.array(self.directions).T * np.array(self.voxel_size)
+        matrix[:3, 3] = self.origin
+        return matrix
+
+    @staticmethod
+    def from_affine(matrix: Any, unit: str = "mm") -> Grid:
+        """The grid of such a matrix.
+
+        >>> Grid.from_affine(np.diag([3.0, 2.0, 1.0, 1.0])).voxel_size
+        (3.0, 2.0, 1.0)
+        """
+        matrix = np.asarray(matrix, dtype=np.float64)
+        sizes = np.linalg.norm(matrix[:3, :3], axis=0)
+        if not np.isfinite(matrix).all() or not (sizes > 0).all():
+            raise InputError(
+                "the matrix that places the voxels is singular or not finite; correct the orientation in the file"
+            )
+        directions = [_vector(matrix[:3, axis] / sizes[axis]) for axis in range(3)]
+        return Grid(
+            _vector(sizes),
+            _vector(matrix[:3, 3]),
+            (directions[0], directions[1], directions[2]),
+            unit,
+        )
+
+
+class Volume(ABC):
+    """A data set of the slices of a volume, or of whole volumes; a slice is read when it is asked for.
+
+    An item's `y` is ``(1, 1, rows, columns)``, or ``(1, 1, slices, rows, columns)`` with ``items="volume"`` and with the geometry
+    of a 3D scan, whose views are the slices. Where a file
+    holds several frames (of time), their slices follow one another. Values are those that the file means (rescaled where
+    it says so), in float32.
+
+    Attributes:
+        path: the file or folder.
+        shape: ``(slices, rows, columns)`` of one frame.
+        frames: how many volumes follow one another.
+        grid: where the voxels lie.
+        units: of the values.
+    """
+
+    format_name: str
+
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, int, int],
+        grid: Grid,
+        units: str,
+        frames: int = 1,
+        items: str = "slices",
+        geometry: ScanGeometry | None = None,
+    ) -> None:
+        if items not in ("slices", "volume"):
+            raise InputError(f"items is {items!r}; choose 'slices' or 'volume'")
+        self.path, self.shape, self.frames, self.grid, self.units = path, shape, frames, grid, units
+        # The pages of the projections of a 3D scan are its views, and all of them are one item.
+        self.items = "volume" if geometry is not None and geometry.axes == 3 else items
+        self.geometry = geometry
+
+    @abstractmethod
+    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
+        """Slices of a frame, ``(stop - start, rows, columns)``; may be mapped."""
+
+    def __len__(self) -> int:
+        return self.frames * (self.shape[0] if self.items == "slices" else 1)
+
+    def __getitem__(self, index: int) -> Measurement:
+        index = checked_index(index, len(self))
+        if self.items == "volume":
+            return self.volume(index)
+        frame, number = divmod(index, self.shape[0])
+        y = as_tensor(self.slices(number, number + 1, frame))[None]
+        return Measurement(y, self.geometry, meta={**self._meta(frame), "slice": number})
+
+    def slices(self, start: int = 0, stop: int | None = None, frame: int = 0) -> np.ndarray:
+        """Slices ``start`` to ``stop`` of one frame, ``(slices, rows, columns)``; only they are read."""
+        stop = self.shape[0] if stop is None else stop
+        if not 0 <= start < stop <= self.shape[0] or not 0 <= frame < self.frames:
+            raise InputError(
+                f"{self.path}: slices {start} to {stop} of frame {frame} are asked for, and there are {self.shape[0]} "
+                f"in each of {self.frames}"
+            )
+        with decoding(self.path, self.format_name):
+            array = self._read(frame, start, stop)
+        if array.shape != (stop - start, *self.shape[1:]):
+            raise InputError(
+                f"{self.path}: slices of shape {array.shape[1:]} were read where {self.shape[1:]} are declared; "
+                "export it again"
+            )
+        return array
+
+    def volume(self, frame: int = 0) -> Measurement:
+        """All slices of a frame as one item, ``(1, 1, slices, rows, columns)``."""
+        y = as_tensor(self.slices(frame=frame))[None, None]
+        return Measurement(y, self.geometry, meta=self._meta(frame))
+
+    def _meta(self, frame: int) -> dict[str, Any]:
+        size = self.grid.voxel_size
+        return {
+            "source": str(self.path),
+            "units": self.units,
+            "frame": frame,
+            "voxel_size": size,
+            "pixel_size": size[1:],
+            "grid": self.grid,
+        }
+
+
+class VolumeInMemory(Volume):
+    """A volume that is an array, with the place of its voxels, to be written: ``it.datasets.write("x.nii.gz", VolumeInMemory(x, grid))``.
+
+    Args:
+        values: ``(slices, rows, columns)``, a tensor or an array; leading axes of length one are dropped.
+        grid: where the voxels lie.
+        units: of the values.
+
+    >>> VolumeInMemory(np.zeros((1, 2, 3, 4)), Grid()).shape
+    (2, 3, 4)
+    """
+
+    format_name = "array"
+
+    def __init__(self, values: Any, grid: Grid, units: str = "as stored") -> None:
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        shape, _, _ = slices_of("a volume in memory", array)
+        self._array = array.reshape(shape)
+        super().__init__(Path("array"), shape, grid, units)
+
+    def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
+        return self._array[start:stop]
+
+
+def slices_of(path: Any, x: Any) -> tuple[tuple[int, int, int], np.dtype, Iterator[np.ndarray]]:
+    """Shape, type and the slices one after another of what is to be written as a volume.
+
+    Args:
+        path: where it goes, for the errors.
+        x: a tensor, an array (that may be mapped) or a `Volume`; leading axes of length one are dropped.
+    """
+    if isinstance(x, Volume):
+        if x.frames != 1:
+            raise InputError(
+                f"{path}: {x.path} holds {x.frames} frames; write them one by one, volume.slices(frame=k)"
+            )
+        first = x.slices(0, 1)
+        return x.shape, first.dtype, (x.slices(k, k + 1)[0] for k in range(x.shape[0]))
+    array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asanyarray(x)
+    while array.ndim > 3 and array.shape[0] == 1:
+        array = array[0]
+    array = array[None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.size == 0 or array.dtype.kind not in "biuf":
+        raise InputError(
+            f"{path}: an array of shape {array.shape} and type {array.dtype} is not one volume of real numbers; give "
+            "(slices, rows, columns)"
+        )
+    return (array.shape[0], array.shape[1], array.shape[2]), array.dtype, iter(array)
+
+
+def size_of_voxels(path: Any, size: Any) -> Vector:
+    """Three positive lengths, or an `InputError` that names the file."""
+    if (
+        not isinstance(size, (list, tuple))
+        or len(size) != 3
+        or not all(_is_length(s) for s in size)
+    ):
+        raise InputError(
+            f"{path}: voxel_size is {size!r}; give three positive lengths, of slices, rows and columns"
+        )
+    return float(size[0]), float(size[1]), float(size[2])
+
+
+def _is_length(value: Any) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value > 0
+    )
+
+
+def _vector(values: Any) -> Vector:
+    return float(values[0]), float(values[1]), float(values[2])

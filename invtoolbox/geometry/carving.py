@@ -1,0 +1,146 @@
+"""Where the surface of an object may lie that pictures show before a plain background: space carved by its silhouettes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras
+
+#: A pixel is background where no channel differs from it by more, a little over the rounding of 8 bits.
+TOLERANCE = 0.004
+
+
+def carved_surface(
+    cameras: Cameras,
+    pictures: Tensor,
+    background: float | Tensor,
+    count: int,
+    low: tuple[float, float, float],
+    high: tuple[float, float, float],
+    generator: Generator | None = None,
+    cells: int = 64,
+    share: float = 0.05,
+) -> tuple[Tensor, Tensor]:
+    """Points on the visual hull of what pictures show, with the colours of the pixels that see them.
+
+    A cell of a box is empty where more than a share of the cameras that see it show background there (Laurentini, "The visual hull
+    concept", 1994; the share forgives holes in silhouettes, where an object has the colour of the background). The ray of a pixel that is
+    drawn at random then ends in the first cell that is not.
+
+    Args:
+        cameras: C of them.
+        pictures: ``(C, channels, height, width)``.
+        background: the colour behind the object: a number, or one a channel.
+        count: of points.
+        low, high: corners of a box that holds the object.
+        generator: draws pixels.
+        cells: along the longest side of the box.
+        share: of the cameras that see a cell, those that may be wrong about it.
+
+    Returns:
+        points ``(count, 3)`` and colours ``(count, channels)``.
+
+    Raises:
+        InputError: for pictures that are not those of the cameras, and where nothing is left in the box.
+
+    >>> from invtoolbox.geometry.cameras import look_at
+    >>> cameras = look_at(torch.tensor([[0.0, 0, -4], [4, 0, 0], [0.0, 0.1, 4]]), size=(9, 9), field_of_view=40.0)
+    >>> pictures = torch.ones(3, 3, 9, 9)
+    >>> pictures[:, :, 3:6, 3:6] = 0.5
+    >>> points, colours = carved_surface(cameras, pictures, 1.0, 5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+    >>> bool((points.abs() < 0.9).all()), colours[0]
+    (True, tensor([0.5000, 0.5000, 0.5000]))
+    """
+    height, width = cameras.size
+    if pictures.ndim != 4 or (len(pictures), *pictures.shape[2:]) != (len(cameras), height, width):
+        raise InputError(
+            f"pictures have the shape {tuple(pictures.shape)}, expected {(len(cameras), 'channels', height, width)}, "
+            "those of the cameras"
+        )
+    shade = torch.as_tensor(background).to(pictures).reshape(-1, 1, 1)
+    shown = ((pictures - shade).abs() > TOLERANCE).any(1)
+    corner, end = pictures.new_tensor(low), pictures.new_tensor(high)
+    side = float((end - corner).max()) / cells
+    shape = tuple(int(n) for n in ((end - corner) / side).ceil().long().clamp_min(1))
+    full = ~_empty(cameras, shown, corner, side, shape, share)
+    if not bool(full.any()) or not bool(shown.any()):
+        raise InputError(
+            f"the silhouettes leave nothing in the box from {low} to {high}; is the background {background}, and the box "
+            "where the cameras look?"
+        )
+    points, colours, found = [], [], 0
+    pixels = shown.nonzero()
+    for _ in range(100):
+        drawn = pixels[torch.randint(len(pixels), (2 * count,), generator=generator)]
+        place, there = _first(cameras, drawn, full, corner, end, side)
+        points.append(place[there])
+        colours.append(pictures[drawn[there, 0], :, drawn[there, 1], drawn[there, 2]])
+        found += int(there.sum())
+        if found >= count:
+            break
+    else:
+        raise InputError(
+            f"hardly a ray of the pictures meets what the silhouettes leave in the box from {low} to {high}; make it larger"
+        )
+    return torch.cat(points)[:count], torch.cat(colours)[:count]
+
+
+def _empty(
+    cameras: Cameras,
+    shown: Tensor,
+    corner: Tensor,
+    side: float,
+    shape: tuple[int, ...],
+    share: float,
+) -> Tensor:
+    """Cells that more than the share of the cameras see empty, or that none sees."""
+    height, width = cameras.size
+    # A cell is as large as some pixels, so that a silhouette is grown by half of it, and by one at least.
+    focal_length = float(cameras.intrinsics[:, 0, 0].mean())
+    middle = corner + 0.5 * side * corner.new_tensor(shape)
+    distance = float((cameras.centres - middle).norm(dim=1).mean())
+    grow = max(1, round(0.5 * side * focal_length / max(distance, 1e-9)))
+    wide = torch.nn.functional.max_pool2d(shown[:, None].float(), 2 * grow + 1, 1, grow)[:, 0] > 0
+    places = torch.cartesian_prod(
+        *(
+            corner[k] + side * (torch.arange(n, dtype=corner.dtype) + 0.5)
+            for k, n in enumerate(shape)
+        )
+    )
+    seen, against = torch.zeros(len(places)), torch.zeros(len(places))
+    for k in range(len(cameras)):
+        pixel, depth = cameras[k].project(places)
+        column, row = pixel[0].floor().long().unbind(1)
+        inside = (depth[0] > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        seen += inside
+        against += inside & ~wide[k, row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    return ((against > share * seen) | (seen == 0)).view(shape)
+
+
+def _first(
+    cameras: Cameras, pixels: Tensor, full: Tensor, corner: Tensor, end: Tensor, side: float
+) -> tuple[Tensor, Tensor]:
+    """Where the rays of pixels ``(n, 3)``, camera, row and column, first meet a full cell, and whether they do."""
+    which = pixels[:, 0]
+    middles = torch.stack([pixels[:, 2], pixels[:, 1], torch.ones_like(which)], 1).to(corner)
+    middles[:, :2] += 0.5
+    back = (
+        cameras.world_to_camera[:, :3, :3].transpose(1, 2) @ torch.linalg.inv(cameras.intrinsics)
+    ).to(corner)
+    way = torch.nn.functional.normalize((back[which] @ middles[..., None]).squeeze(-1), dim=1)
+    start = cameras.centres.to(corner)[which]
+    # Only between the faces of the box.
+    ends = torch.stack([(corner - start) / way, (end - start) / way])
+    enter, leave = ends.amin(0).amax(1).clamp_min(0), ends.amax(0).amin(1)
+    steps = int(float((end - corner).norm()) / side * 2) + 1
+    along = enter[:, None] + 0.5 * side * (torch.arange(steps, dtype=corner.dtype) + 0.5)
+    cell = ((start[:, None] + along[..., None] * way[:, None] - corner) / side).floor().long()
+    inside = (
+        (cell >= 0).all(-1) & (cell < torch.tensor(full.shape)).all(-1) & (along < leave[:, None])
+    )
+    cell = torch.where(inside[..., None], cell, 0)
+    hit = inside & full[cell[..., 0], cell[..., 1], cell[..., 2]]
+    place = start + along.gather(1, hit.to(torch.uint8).argmax(1, keepdim=True)) * way
+    return place, hit.any(1)

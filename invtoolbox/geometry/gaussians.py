@@ -1,0 +1,148 @@
+"""A scene of 3D Gaussians.
+
+Real spherical harmonics: how a colour depends on the direction that it is seen from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.rotations import rotation_matrices
+
+
+@dataclass(frozen=True, eq=False)
+class Splats:
+    """N Gaussians in each of B scenes; scenes that have fewer are filled up with Gaussians of opacity 0.
+
+    Attributes:
+        means: centres in the world, ``(B, N, 3)``.
+        quats: attitudes, w x y z, of any length but 0, ``(B, N, 4)``.
+        scales: standard deviations along their axes, ``(B, N, 3)``.
+        opacities: 0 to 1, ``(B, N)``.
+        colors: coefficients of spherical harmonics, ``(B, N, K, 3)`` with K = 1, 4, 9 or 16; or colours ``(B, N, D)``.
+
+    >>> Splats.of_points(torch.zeros(2, 5, 3), torch.ones(2, 5, 3), 0.1, 0.5)
+    Splats of 2 scenes, 5 Gaussians each, degree 0
+    """
+
+    means: Tensor
+    quats: Tensor
+    scales: Tensor
+    opacities: Tensor
+    colors: Tensor
+
+    def __post_init__(self) -> None:
+        lead = self.means.shape[:2]
+        fits = (
+            self.means.ndim == 3
+            and all(getattr(self, f.name).shape[:2] == lead for f in fields(self))
+            and self.colors.ndim in (3, 4)
+        )
+        ends = (self.means.shape[-1], self.quats.shape[-1], self.scales.shape[-1])
+        if (
+            not fits
+            or ends != (3, 4, 3)
+            or (self.colors.ndim == 4 and self.colors.shape[2] not in (1, 4, 9, 16))
+        ):
+            shapes = ", ".join(
+                f"{f.name} {tuple(getattr(self, f.name).shape)}" for f in fields(self)
+            )
+            raise InputError(
+                "Splats takes means (B, N, 3), quats (B, N, 4), scales (B, N, 3), opacities (B, N) and colors (B, N, D) or "
+                f"(B, N, 1 or 4 or 9 or 16, 3), got {shapes}"
+            )
+
+    @classmethod
+    def of_points(
+        cls, points: Tensor, colors: Tensor, scale: float | Tensor, opacity: float
+    ) -> Splats:
+        """Round Gaussians of one colour from everywhere.
+
+        Args:
+            points: ``(B, N, 3)``.
+            colors: ``(B, N, 3)``, in [0, 1].
+            scale: their standard deviation: a number, or ``(B, N)``.
+        """
+        one = torch.ones_like(points[..., 0])
+        turn = torch.zeros(*points.shape[:2], 4, dtype=points.dtype, device=points.device)
+        turn[..., 0] = 1
+        return cls(
+            points,
+            turn,
+            (scale * one)[..., None].expand_as(points).contiguous(),
+            opacity * one,
+            colors_to_harmonics(colors),
+        )
+
+    @property
+    def covariances(self) -> Tensor:
+        """``(B, N, 3, 3)``."""
+        axes = rotation_matrices(self.quats) * self.scales[..., None, :]
+        return axes @ axes.transpose(-1, -2)
+
+    @property
+    def degree(self) -> int | None:
+        """Of the spherical harmonics; None where colours are given."""
+        return None if self.colors.ndim == 3 else int(self.colors.shape[2] ** 0.5) - 1
+
+    def __len__(self) -> int:
+        """N."""
+        return int(self.means.shape[1])
+
+    def __repr__(self) -> str:
+        kind = (
+            f"degree {self.degree}"
+            if self.degree is not None
+            else f"{self.colors.shape[-1]} channels"
+        )
+        return f"Splats of {self.means.shape[0]} scenes, {len(self)} Gaussians each, {kind}"
+
+
+#: The spherical harmonic of degree 0, which is constant.
+HARMONIC_0 = 0.28209479177387814
+
+
+def colors_to_harmonics(colors: Tensor) -> Tensor:
+    """Coefficients of degree 0, ``(..., 1, 3)``, for colours in [0, 1]: what is added to 1/2."""
+    return ((colors - 0.5) / HARMONIC_0)[..., None, :]
+
+
+def spherical_harmonics(directions: Tensor, degree: int) -> Tensor:
+    """The basis functions up to a degree of 0 to 3, at unit vectors: ``(..., 3) -> (..., (degree + 1)^2)``, differentiable.
+
+    Orthonormal on the sphere, in the order and with the signs that Plenoxels, 3D Gaussian splatting and gsplat store
+    coefficients in: degree by degree, and within degree 1 ``-y, z, -x``.
+
+    >>> spherical_harmonics(torch.tensor([[0.0, 0.0, 1.0]]), 1)
+    tensor([[0.2821, -0.0000, 0.4886, -0.0000]])
+    """
+    if degree not in (0, 1, 2, 3):
+        raise InputError(f"spherical harmonics go up to a degree of 0 to 3, got {degree}")
+    x, y, z = directions.unbind(-1)
+    parts = [torch.full_like(x, 0.28209479177387814)]
+    if degree >= 1:
+        parts += [-0.4886025119029199 * y, 0.4886025119029199 * z, -0.4886025119029199 * x]
+    if degree >= 2:
+        xx, yy, zz = x * x, y * y, z * z
+        parts += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (2 * zz - xx - yy),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (xx - yy),
+        ]
+    if degree >= 3:
+        parts += [
+            -0.5900435899266435 * y * (3 * xx - yy),
+            2.890611442640554 * x * y * z,
+            -0.4570457994644658 * y * (4 * zz - xx - yy),
+            0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+            -0.4570457994644658 * x * (4 * zz - xx - yy),
+            1.445305721320277 * z * (xx - yy),
+            -0.5900435899266435 * x * (xx - 3 * yy),
+        ]
+    return torch.stack(parts, dim=-1)

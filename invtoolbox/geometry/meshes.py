@@ -1,0 +1,323 @@
+"""Meshes and clouds of points, out of the objects that other packages hold them in, and back into these.
+
+Edges of triangle meshes and their cotangent weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.core.settings import Settings
+from invtoolbox.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh(Settings):
+    """A triangle mesh.
+
+    Attributes:
+        vertices: ``(N, 3)``, finite.
+        faces: whole numbers ``(F, 3)``.
+        colors: of the vertices, in [0, 1], ``(N, 3)``, or None.
+
+    Raises:
+        InputError: what is wrong with a vertex or a face, and which one.
+
+    >>> Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]))
+    Mesh(3 vertices, 1 faces)
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    colors: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        checked_mesh(self.vertices, self.faces)
+        if self.colors is not None and tuple(self.colors.shape) != tuple(self.vertices.shape):
+            raise InputError(
+                f"a mesh of {len(self.vertices)} vertices has as many colours, got {tuple(self.colors.shape)}"
+            )
+
+    @classmethod
+    def of(cls, shape: Any) -> Mesh:
+        """The mesh that an object of trimesh, Open3D or PyTorch3D holds, or a pair ``(vertices, faces)``."""
+        body = Body.of(shape)
+        if body.faces is None or len(body.points) != 1:
+            raise InputError(
+                f"a mesh is needed, and {type(shape).__name__} holds "
+                + (
+                    f"{len(body.points)} of them"
+                    if body.faces is not None
+                    else "points without faces"
+                )
+            )
+        return cls(body.points[0], body.faces)
+
+    def to_trimesh(self) -> Any:
+        """A `trimesh.Trimesh` with the same vertices in the same order; from the extra ``[3d]``."""
+        from invtoolbox.datasets.models.meshes import trimesh
+
+        tints = (
+            None
+            if self.colors is None
+            else (self.colors.detach().cpu().clamp(0, 1) * 255).round().byte().numpy()
+        )
+        return trimesh().Trimesh(
+            self.vertices.detach().cpu().numpy(),
+            self.faces.cpu().numpy(),
+            vertex_colors=tints,
+            process=False,
+        )
+
+    def with_vertices(self, vertices: Tensor) -> Mesh:
+        """The same faces between other vertices."""
+        return Mesh(vertices, self.faces, self.colors)
+
+    def __repr__(self) -> str:
+        return f"Mesh({len(self.vertices)} vertices, {len(self.faces)} faces)"
+
+
+@dataclass(frozen=True)
+class Body:
+    """Points ``(batch, N, 3)``, the faces between them or None, and how an object like the first one is made of others."""
+
+    points: Tensor
+    faces: Tensor | None
+    rebuild: Callable[[Tensor], Any]
+
+    @classmethod
+    def of(cls, shape: Any) -> Body:
+        """Out of a `Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or ``(batch, N, 3)`` as a tensor or an array, or an object of trimesh
+        (`Trimesh`, `PointCloud`), Open3D (`TriangleMesh`, `PointCloud`, also those of tensors) or PyTorch3D (`Meshes`, `Pointclouds`)."""
+        if isinstance(shape, Mesh):
+            return cls(
+                shape.vertices[None], shape.faces, lambda points: shape.with_vertices(points[0])
+            )
+        if isinstance(shape, (tuple, list)) and len(shape) == 2:
+            body = cls.of(shape[0])
+            kind: Any = type(shape)
+            return cls(
+                body.points,
+                _whole(shape[1]).to(body.points.device),
+                lambda points: kind((body.rebuild(points), shape[1])),
+            )
+        if isinstance(shape, (Tensor, np.ndarray)):
+            return _of_array(shape)
+        package = type(shape).__module__.split(".")[0]
+        reader = {"trimesh": _of_trimesh, "open3d": _of_open3d, "pytorch3d": _of_pytorch3d}.get(
+            package
+        )
+        if reader is None:
+            raise InputError(
+                "a mesh or points are a Mesh, (vertices, faces), points (N, 3), or an object of trimesh, Open3D or PyTorch3D, "
+                f"got {type(shape).__name__}"
+            )
+        return reader(shape)
+
+
+def points_of(shape: Any) -> tuple[Tensor, Tensor | None]:
+    """The points ``(N, 3)`` and, where it has some, the colours in [0, 1] ``(N, 3)`` of a cloud or a mesh, as `Body.of` takes them.
+
+    Colours are those of the points of Open3D and trimesh, and the first three features of PyTorch3D's clouds.
+
+    Raises:
+        InputError: what is none of these, or several clouds in one.
+
+    >>> points_of([[0.0, 0.0, 1.0]])
+    Traceback (most recent call last):
+    invtoolbox.errors.InputError: a mesh or points are ...
+    """
+    if isinstance(shape, Mesh):
+        return shape.vertices, shape.colors
+    body = Body.of(shape)
+    if len(body.points) != 1:
+        raise InputError(
+            f"one cloud is needed, and {type(shape).__name__} holds {len(body.points)}; take them one by one"
+        )
+    points = body.points[0]
+    colors = _colors_of(shape)
+    return points, colors if colors is not None and colors.shape == points.shape else None
+
+
+def _colors_of(shape: Any) -> Tensor | None:
+    package = type(shape).__module__.split(".")[0]
+    if package == "pytorch3d":
+        features = shape.features_list() if hasattr(shape, "features_list") else None
+        return features[0][:, :3].float() if features else None
+    if package == "trimesh":
+        stored = getattr(shape, "colors", None)
+        if stored is None and getattr(getattr(shape, "visual", None), "kind", None) == "vertex":
+            stored = shape.visual.vertex_colors
+    elif package == "open3d":
+        table = getattr(shape, "vertex", getattr(shape, "point", None))
+        if table is not None:
+            stored = table.colors.cpu().numpy() if "colors" in table else None
+        else:
+            stored = np.asarray(getattr(shape, "colors", getattr(shape, "vertex_colors", None)))
+    else:
+        return None
+    if stored is None or np.ndim(stored) != 2 or np.shape(stored)[1] < 3:
+        return None
+    values = np.asarray(stored)[:, :3]
+    return torch.from_numpy(
+        values / 255.0 if values.dtype == np.uint8 else values.astype(np.float64)
+    ).float()
+
+
+def _of_array(shape: Tensor | np.ndarray) -> Body:
+    points = shape if isinstance(shape, Tensor) else torch.from_numpy(np.ascontiguousarray(shape))
+    if points.ndim not in (2, 3) or points.shape[-1] != 3:
+        raise InputError(
+            f"points have the shape (N, 3) or (batch, N, 3), got {tuple(points.shape)}"
+        )
+    points = points if points.is_floating_point() else points.double()
+    single = points.ndim == 2
+
+    def rebuild(moved: Tensor) -> Any:
+        back = (moved[0] if single else moved).to(points)
+        return back if isinstance(shape, Tensor) else back.cpu().numpy()
+
+    return Body(points[None] if single else points, None, rebuild)
+
+
+def _of_trimesh(shape: Any) -> Body:
+    points = torch.from_numpy(np.array(shape.vertices, dtype=np.float64))
+
+    def rebuild(moved: Tensor) -> Any:
+        other = shape.copy()
+        other.vertices = moved[0].cpu().numpy()
+        return other
+
+    return Body(
+        points[None], _whole(np.asarray(shape.faces)) if hasattr(shape, "faces") else None, rebuild
+    )
+
+
+def _of_open3d(shape: Any) -> Body:
+    if hasattr(shape, "vertex") or hasattr(shape, "point"):  # the geometries of tensors
+        table = shape.vertex if hasattr(shape, "vertex") else shape.point
+        points = torch.from_numpy(table.positions.cpu().numpy().copy())
+        faces = _whole(shape.triangle.indices.cpu().numpy()) if hasattr(shape, "vertex") else None
+
+        def rebuild(moved: Tensor) -> Any:
+            other = shape.clone()
+            target = other.vertex if hasattr(shape, "vertex") else other.point
+            target.positions = type(table.positions)(moved[0].to(points).cpu().numpy())
+            return other
+
+        return Body(points[None], faces, rebuild)
+    name = "vertices" if hasattr(shape, "triangles") else "points"
+    points = torch.from_numpy(np.array(getattr(shape, name), dtype=np.float64))
+
+    def rebuild_legacy(moved: Tensor) -> Any:
+        other = copy.deepcopy(shape)
+        setattr(other, name, type(getattr(shape, name))(moved[0].double().cpu().numpy()))
+        return other
+
+    return Body(
+        points[None],
+        _whole(np.asarray(shape.triangles)) if name == "vertices" else None,
+        rebuild_legacy,
+    )
+
+
+def _of_pytorch3d(shape: Any) -> Body:
+    is_mesh = hasattr(shape, "verts_list")
+    parts = shape.verts_list() if is_mesh else shape.points_list()
+    faces = shape.faces_list() if is_mesh else None
+    alike = all(len(part) == len(parts[0]) for part in parts) and (
+        faces is None or all(torch.equal(f, faces[0]) for f in faces)
+    )
+    if not alike:
+        raise InputError(
+            f"the {len(parts)} items of this {type(shape).__name__} have other vertices or faces; "
+            "take them one by one, shape[k]"
+        )
+
+    def rebuild(moved: Tensor) -> Any:
+        if is_mesh:
+            return shape.update_padded(moved.to(parts[0]))
+        other = shape.clone()
+        return other.update_padded(moved.to(parts[0]))
+
+    return Body(torch.stack(list(parts)), None if faces is None else faces[0], rebuild)
+
+
+def _whole(faces: Any) -> Tensor:
+    whole = faces if isinstance(faces, Tensor) else torch.from_numpy(np.ascontiguousarray(faces))
+    if whole.is_floating_point():
+        raise InputError(f"faces are whole numbers, got {whole.dtype}")
+    return whole.long()
+
+
+#: The least area of a triangle, in units of the square of its longest edge: below it, cotangents hold no digit of single precision.
+_LEAST_AREA = 1e-10
+
+
+def checked_mesh(vertices: Tensor, faces: Tensor) -> None:
+    """Raise an `InputError` that says what is wrong with a mesh, and where."""
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or not vertices.is_floating_point():
+        raise InputError(
+            f"the vertices of a mesh are floating-point numbers (N, 3), got {tuple(vertices.shape)} of {vertices.dtype}"
+        )
+    finite = vertices.isfinite().all(1)
+    if not bool(finite.all()):
+        raise InputError(
+            f"{int((~finite).sum())} vertices of the mesh are NaN or infinite, "
+            f"the first is number {int((~finite).nonzero()[0])}"
+        )
+    if faces.ndim != 2 or faces.shape[1] != 3 or faces.is_floating_point():
+        raise InputError(
+            f"the faces of a mesh are whole numbers (F, 3), triangles, got {tuple(faces.shape)} of {faces.dtype}"
+        )
+    wrong = ((faces < 0) | (faces >= len(vertices))).any(1)
+    if bool(wrong.any()):
+        k = int(wrong.nonzero()[0])
+        raise InputError(
+            f"face {k} of the mesh names the vertices {faces[k].tolist()}, and there are 0..{len(vertices) - 1}"
+        )
+    if not len(faces):
+        raise InputError(
+            "the mesh has no faces; points without faces are deformed as points, without faces="
+        )
+
+
+def mesh_edges(faces: Tensor, count: int) -> Tensor:
+    """Every edge once in each direction, ``(2, E)``, in the order of the vertices."""
+    a, b, c = faces.long().unbind(1)
+    i, j = torch.cat([a, b, b, c, c, a]), torch.cat([b, a, c, b, a, c])
+    keys = (i * count + j)[i != j].unique()
+    return torch.stack([keys // count, keys % count])
+
+
+def cotangent_weights(vertices: Tensor, faces: Tensor, edges: Tensor) -> Tensor:
+    """Half the sum of the cotangents that face each edge, ``(E,)``; computed in float64."""
+    corners = vertices.double()[faces.long()]  # (F, 3, 3)
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(
+        dim=1
+    )  # twice it
+    longest = (corners - corners.roll(1, dims=1)).square().sum(-1).amax(1)
+    flat = area <= _LEAST_AREA * longest
+    if bool(flat.any()):
+        k = int(flat.nonzero()[0])
+        raise InputError(
+            f"{int(flat.sum())} triangles of the mesh have no area and so no cotangents, "
+            f"the first is face {k} with the vertices {faces[k].tolist()}; remove them, or use weights='uniform'"
+        )
+    weights = vertices.new_zeros(edges.shape[1], dtype=torch.float64)
+    count, keys = len(vertices), edges[0] * len(vertices) + edges[1]
+    for k in range(3):
+        one, two = (k + 1) % 3, (k + 2) % 3
+        u, v = corners[:, one] - corners[:, k], corners[:, two] - corners[:, k]
+        half = 0.5 * (u * v).sum(1) / area
+        i, j = faces[:, one].long(), faces[:, two].long()
+        for first, second in ((i, j), (j, i)):
+            weights.index_add_(0, torch.searchsorted(keys, first * count + second), half)
+    return weights.to(vertices.dtype)

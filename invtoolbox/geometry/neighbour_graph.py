@@ -1,0 +1,268 @@
+"""Graphs of neighbouring points: what rigidity is measured along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.core.settings import Settings
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.kernels.points.sparse_product import SparseProduct
+
+Weights = Literal["uniform", "gaussian"]
+MeshWeights = Literal["cotangent", "clamped", "uniform"]
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourGraph(Settings):
+    r"""N points in space and E directed edges between them: those of a cloud, the vertices of a mesh, centres of Gaussians.
+
+    Attributes:
+        positions: at rest, ``(N, 3)``.
+        edges: ``(2, E)`` whole numbers: the point that an edge belongs to, and its neighbour.
+        weights: of the edges, ``(E,)``, not negative.
+        signed: weights may be negative, as cotangents are; ``sum_ij w_ij |x_i - x_j|^2`` is not negative all the same.
+        differences: the sparse matrix ``(E, N)`` with ``(differences(v))_e = v_i - v_j`` for the edge e from i to j.
+
+    >>> graph = NeighbourGraph.of_points(torch.tensor([[0.0, 0, 0], [1, 0, 0], [3, 0, 0]]), neighbours=1)
+    >>> graph.edges
+    tensor([[0, 1, 2],
+            [1, 0, 1]])
+    >>> graph.vectors[2]
+    tensor([2., 0., 0.])
+    """
+
+    positions: Tensor
+    edges: Tensor
+    weights: Tensor
+    signed: bool = False
+    differences: SparseProduct = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n, e = len(self.positions), self.edges.shape[-1]
+        if self.positions.ndim != 2 or self.edges.shape != (2, e) or self.weights.shape != (e,):
+            raise InputError(
+                f"a NeighbourGraph takes positions (N, d), edges (2, E) and weights (E,), got {tuple(self.positions.shape)}, "
+                f"{tuple(self.edges.shape)} and {tuple(self.weights.shape)}"
+            )
+        if not bool((self.weights.isfinite() if self.signed else self.weights >= 0).all()):
+            raise InputError(
+                "the weights of a NeighbourGraph are finite and not negative, and some here are"
+            )
+        ends, one = torch.arange(e, device=self.edges.device), torch.ones_like(self.weights)
+        matrix = SparseProduct(ends.repeat(2), self.edges.flatten(), torch.cat([one, -one]), (e, n))
+        object.__setattr__(self, "differences", matrix)
+
+    @classmethod
+    def of_points(
+        cls,
+        points: Tensor,
+        neighbours: int | None = 10,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "uniform",
+        scale: float | None = None,
+        symmetric: bool = False,
+    ) -> Self:
+        r"""The graph of the nearest neighbours of each point.
+
+        Args:
+            points: finite, ``(N, 3)``.
+            neighbours: how many of the nearest points each is joined to; None joins all within the radius.
+            radius: neighbours further away than this are left out; in the unit of the points.
+            labels: whole numbers ``(N,)``; edges join points of one label only, and points of a negative one have none.
+            weights: ``"uniform"``: 1; ``"gaussian"``: ``exp(-d^2 / (2 scale^2))`` at the distance d.
+            scale: of Gaussian weights; the median length of the edges where not given.
+            symmetric: where one point is a neighbour of another, join that one to it too.
+        """
+        cloud = _checked(points, neighbours, radius, labels, weights, scale)
+        members = (
+            np.arange(len(cloud)) if labels is None else (labels >= 0).nonzero()[:, 0].cpu().numpy()
+        )
+        cloud = cloud[members]
+        if labels is not None:
+            cloud = _apart(cloud, labels.cpu().numpy()[members])
+        pairs = (
+            _within(cloud, radius)
+            if neighbours is None and radius is not None
+            else _nearest(cloud, neighbours or 1, radius)
+        )
+        if labels is not None and len(pairs):
+            pairs = pairs[cloud[pairs[:, 0], 3] == cloud[pairs[:, 1], 3]]
+        if symmetric:
+            pairs = np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
+        edges = torch.from_numpy(np.ascontiguousarray(members[pairs].T)).to(points.device)
+        length = (points[edges[0]] - points[edges[1]]).norm(dim=1)
+        if weights == "gaussian" and len(length):
+            width = float(length.median()) if scale is None else scale
+            return cls(points, edges, torch.exp(-0.5 * (length / max(width, 1e-12)).square()))
+        return cls(points, edges, torch.ones_like(length))
+
+    @classmethod
+    def of_mesh(cls, vertices: Tensor, faces: Tensor, weights: MeshWeights = "clamped") -> Self:
+        r"""The graph of the edges of a triangle mesh, each in both directions.
+
+        Args:
+            vertices: finite, ``(N, 3)``.
+            faces: whole numbers, ``(F, 3)``; consistently oriented or not.
+            weights: ``"cotangent"``: half the sum of the cotangents of the angles that face the edge, negative between obtuse ones, so
+                that ``sum w |x_i - x_j|^2 / 2`` is the Dirichlet energy of the mesh, which is not negative (Pinkall and Polthier 1993);
+                ``"clamped"``: the same with negative ones at 0; ``"uniform"``: 1. Sums of squares that are not differences of one
+                field, as in `priors.ARAP`, do become negative under signed weights: a mesh with obtuse triangles then
+                leaves the shape that it has at rest for a crumpled one of less energy. So negative ones are at 0 by default.
+
+        Raises:
+            InputError: faces that name a vertex which is not there, and a triangle without an area, which has no cotangents.
+        """
+        from invtoolbox.geometry.meshes import checked_mesh, cotangent_weights, mesh_edges
+
+        checked_mesh(vertices, faces)
+        if weights not in ("cotangent", "clamped", "uniform"):
+            raise unknown_name("weights", weights, ("cotangent", "clamped", "uniform"))
+        edges = mesh_edges(faces, len(vertices))
+        if weights == "uniform":
+            return cls(
+                vertices, edges, torch.ones_like(vertices[:1, 0]).expand(edges.shape[1]).clone()
+            )
+        values = cotangent_weights(vertices, faces, edges)
+        return (
+            cls(vertices, edges, values.clamp_min(0), False)
+            if weights == "clamped"
+            else cls(vertices, edges, values, True)
+        )
+
+    @classmethod
+    def of_grid(
+        cls, shape: Sequence[int], spacing: float = 1.0, density: Tensor | None = None
+    ) -> Self:
+        r"""The graph of the voxels of a grid and their neighbours along the axes (6 in a volume).
+
+        Args:
+            shape: of the grid, 3 numbers; the position of voxel (i, j, k) is ``spacing * (i, j, k)``.
+            spacing: between voxels.
+            density: ``shape``, not negative: an edge weighs ``sqrt(density_i density_j)``, so that empty voxels hold nothing.
+        """
+        sizes = tuple(int(n) for n in shape)
+        if len(sizes) != 3 or min(sizes) < 1 or not spacing > 0:
+            raise InputError(
+                f"the graph of a grid takes 3 positive sizes and a positive spacing, got {sizes} and {spacing}"
+            )
+        if density is not None and (
+            tuple(density.shape) != sizes or not bool((density >= 0).all())
+        ):
+            raise InputError(
+                f"the density of a grid of {sizes} has its shape and is not negative, got {tuple(density.shape)}"
+            )
+        device = None if density is None else density.device
+        dtype = torch.get_default_dtype() if density is None else density.dtype
+        place = torch.arange(sizes[0] * sizes[1] * sizes[2], device=device).view(sizes)
+        half = torch.cat(
+            [
+                torch.stack(
+                    [place.narrow(axis, 0, n - 1).flatten(), place.narrow(axis, 1, n - 1).flatten()]
+                )
+                for axis, n in enumerate(sizes)
+            ],
+            dim=1,
+        )
+        edges = torch.cat([half, half.flip(0)], dim=1)
+        edges = edges[:, edges[0].argsort(stable=True)]
+        steps = torch.stack(
+            torch.meshgrid(*[torch.arange(n, device=device) for n in sizes], indexing="ij"), dim=-1
+        )
+        positions = steps.view(-1, 3).to(dtype) * spacing
+        if density is None:
+            return cls(positions, edges, torch.ones(edges.shape[1], dtype=dtype, device=device))
+        values = density.flatten()
+        weights = (values[edges[0]] * values[edges[1]]).sqrt()
+        return cls(positions, edges[:, weights > 0], weights[weights > 0])
+
+    def components(self) -> Tensor:
+        """The number of the connected component of each point, ``(N,)``."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        i, j = self.edges.cpu().numpy()
+        _, label = connected_components(
+            coo_array((np.ones(len(i)), (i, j)), shape=(len(self), len(self))), directed=False
+        )
+        return torch.from_numpy(label.astype(np.int64)).to(self.positions.device)
+
+    @property
+    def vectors(self) -> Tensor:
+        """The edges at rest, ``positions_i - positions_j``: ``(E, d)``."""
+        return self.positions[self.edges[0]] - self.positions[self.edges[1]]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+def _checked(
+    points: Tensor,
+    neighbours: int | None,
+    radius: float | None,
+    labels: Tensor | None,
+    weights: str,
+    scale: float | None,
+) -> np.ndarray:
+    if points.ndim != 2 or not bool(points.isfinite().all()):
+        raise InputError(
+            f"a NeighbourGraph is built from finite points (N, 3), got {tuple(points.shape)}"
+            + ("" if points.ndim != 2 else " with some that are NaN or infinite")
+        )
+    if neighbours is None and radius is None:
+        raise InputError("a NeighbourGraph needs a number of neighbours, a radius, or both")
+    if neighbours is not None and neighbours < 1:
+        raise InputError(f"every point has at least 1 neighbour, got neighbours={neighbours}")
+    for name, value in (("radius", radius), ("scale", scale)):
+        if value is not None and not value > 0:
+            raise InputError(f"the {name} of a NeighbourGraph is positive, got {value}")
+    if labels is not None and labels.shape != points.shape[:1]:
+        raise InputError(
+            f"{len(points)} points take labels of shape ({len(points)},), got {tuple(labels.shape)}"
+        )
+    if weights not in ("uniform", "gaussian"):
+        raise unknown_name("weights", weights, ("uniform", "gaussian"))
+    cloud: np.ndarray = points.detach().double().cpu().numpy()
+    return cloud
+
+
+def _apart(cloud: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Points with a further coordinate that puts those of different labels further apart than any of one label are."""
+    size = float(np.linalg.norm(np.ptp(cloud, axis=0))) if len(cloud) else 0.0
+    number = np.unique(labels, return_inverse=True)[1].reshape(-1)
+    return np.concatenate([cloud, number[:, None] * (2 * size + 1.0)], axis=1)
+
+
+def _nearest(cloud: np.ndarray, neighbours: int, radius: float | None) -> np.ndarray:
+    from scipy.spatial import cKDTree
+
+    n = len(cloud)
+    if n < 2:
+        return np.zeros((0, 2), dtype=np.int64)
+    bound = np.inf if radius is None else np.nextafter(radius, np.inf)
+    distance, index = cKDTree(cloud).query(
+        cloud, k=min(neighbours + 1, n), distance_upper_bound=bound
+    )
+    own = index == np.arange(n)[:, None]
+    # Of many points at one place the point itself may not be among its nearest; then the last one gives way.
+    own[~own.any(1), -1] = True
+    kept = ~own & np.isfinite(distance)
+    return np.stack([np.nonzero(kept)[0], index[kept]], axis=1).astype(np.int64)
+
+
+def _within(cloud: np.ndarray, radius: float) -> np.ndarray:
+    from scipy.spatial import cKDTree
+
+    half = (
+        cKDTree(cloud).query_pairs(radius, output_type="ndarray").astype(np.int64)
+        if len(cloud)
+        else np.zeros((0, 2), np.int64)
+    )
+    both = np.concatenate([half, half[:, ::-1]])
+    return both[np.lexsort((both[:, 1], both[:, 0]))]

@@ -1,0 +1,178 @@
+"""3D Gaussians seen along rays of any directions from one place, as a spinning lidar sees: the same kernels, with rays for pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.splatting import checked
+from invtoolbox.kernels.rendering.splat_binning import binned
+from invtoolbox.kernels.rendering.splat_compositing import Rays, composite
+from invtoolbox.kernels.rendering.splat_projection import Projection, project
+
+#: The six faces of a cube around the sensor as cameras: rows are the right, the downward and the forward axis of each.
+_FACES = torch.tensor(
+    [
+        [[0.0, -1, 0], [0, 0, -1], [1, 0, 0]],
+        [[0.0, 1, 0], [0, 0, -1], [-1, 0, 0]],
+        [[1.0, 0, 0], [0, 0, -1], [0, 1, 0]],
+        [[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]],
+        [[0.0, -1, 0], [1, 0, 0], [0, 0, 1]],
+        [[0.0, -1, 0], [-1, 0, 0], [0, 0, -1]],
+    ]
+)
+
+
+def ray_rasterization(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    directions: Tensor,
+    near: float = 0.01,
+    far: float = 1e10,
+    beam: float = 1e-3,
+    sh_degree: int | None = None,
+    *,
+    median_range: bool = False,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    r"""What the rays of C sensors see of 3D Gaussians: colours, ranges, and how much was stopped.
+
+    Around each sensor stand six pinhole cameras of 90 degrees, the faces of a cube; a ray looks through the one that it meets at the very
+    point where it meets it. There Gaussians are projected and composited as `rasterization` does it, so that rays through the centres of
+    pixels give what its pixels show. A Gaussian stands at the depth of its mean, which along the ray is the range. Derivatives reach the
+    means, quaternions, scales, opacities, colours and ``viewmats``.
+
+    Args:
+        means, quats, scales, opacities, colors, sh_degree: see `rasterization`; ``...`` are axes of scenes, or none. The colours may be
+            intensities, ``(..., N, 1)``.
+        viewmats: world to sensor, ``(..., C, 4, 4)``, of whatever axes the sensor has.
+        directions: of the rays in the frame of each sensor, ``(C, R, 3)``, of any length; 0 for no ray. All rays of a sensor leave one
+            place: undo its motion first, or cut the sweep into pieces with a pose each.
+        near, far: depths before a face between which a Gaussian is seen.
+        beam: standard deviation of a beam across, radians; what pixels have in ``eps2d``.
+        median_range: also the range of the Gaussian that takes the transmittance below 1/2.
+
+    Returns:
+        colours ``(..., C, R, D)``, alpha ``(..., C, R, 1)``, and a dict: "range" ``(..., C, R, 1)``, the expected one, 0 where alpha is 0,
+        and "median_range", 0 where the transmittance stays above 1/2.
+
+    Raises:
+        InputError: for shapes and types that do not fit together.
+
+    >>> mean, turn, size = torch.tensor([[3.0, 4.0, 0.0]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.2)
+    >>> ahead = torch.tensor([[[0.6, 0.8, 0.0], [-1.0, 0.0, 0.0]]])
+    >>> _, alpha, info = ray_rasterization(mean, turn, size, torch.tensor([0.9]), torch.ones(1, 1), torch.eye(4)[None], ahead)
+    >>> alpha[0, :, 0].round(decimals=3), info["range"][0, :, 0].round(decimals=3)
+    (tensor([0.9000, 0.0000]), tensor([5., 0.]))
+    """
+    sensors = viewmats.shape[-3] if viewmats.ndim >= 3 else 0
+    if directions.ndim != 3 or directions.shape[0] != sensors or directions.shape[-1] != 3:
+        raise InputError(
+            f"directions have the shape {tuple(directions.shape)}, expected {(sensors, 'rays', 3)} beside viewmats "
+            f"{tuple(viewmats.shape)}"
+        )
+    if not beam > 0:
+        raise InputError(
+            f"beam is the standard deviation of a beam in radians, above 0, got {beam}"
+        )
+    directions = directions.detach().to(means)
+    K = torch.eye(3, dtype=means.dtype, device=means.device).expand(*viewmats.shape[:-2], 3, 3)
+    leading = checked(
+        means, quats, scales, opacities, colors, viewmats, K, 1, 1, near, beam, sh_degree
+    )
+    scenes = torch.Size(leading).numel()
+    aimed = _Aimed.of(directions)
+    side, views = aimed.side, len(aimed.faces)
+    m, q, s, o, f, V = (
+        t.reshape(scenes, *t.shape[len(leading) :])
+        for t in (means, quats, scales, opacities, colors, viewmats)
+    )
+    turns = torch.zeros(views, 4, 4, dtype=means.dtype, device=means.device)
+    turns[:, :3, :3] = _FACES.to(means)[aimed.faces]
+    turns[:, 3, 3] = 1
+    looks = turns @ V[:, aimed.sensors]
+    half = side / 2
+    K = means.new_tensor([[half, 0, half], [0, half, half], [0, 0, 1]]).expand(scenes, views, 3, 3)
+    how = Projection(
+        side,
+        side,
+        near,
+        far,
+        (beam * half) ** 2,
+        degree=-1 if sh_degree is None else sh_degree,
+        depth=True,
+        anywhere=True,
+    )
+    splats, boxes, reaches = project(m, q, s, o, f, looks, K, how)
+    tiles = binned(boxes, reaches, side, side)
+    every = (torch.arange(scenes, device=means.device)[:, None] * views + aimed.view).flatten()
+    rays = Rays.sorted(every, aimed.places.repeat(scenes, 1), scenes * views, side, side)
+    channels = splats.shape[-1] - 7
+    planes = composite(
+        splats, boxes, reaches, tiles, side, side, channels if median_range else None, rays=rays
+    )
+    # One axis of planes last, and rays of no direction filled in.
+    seen = planes.unflatten(1, (scenes, len(aimed.rays))).movedim(0, -1)
+    whole = seen.new_zeros(scenes, directions.shape[0] * directions.shape[1], seen.shape[-1])
+    whole[..., channels + 1] = 1
+    whole = (
+        whole.index_copy(1, aimed.rays, seen)
+        .unflatten(1, directions.shape[:2])
+        .unflatten(0, leading or (1,))
+    )
+    whole = whole if leading else whole[0]
+    alpha = 1 - whole[..., channels + 1 : channels + 2]
+    stretch = aimed.stretch.view(*directions.shape[:2], 1)
+    info = {"range": whole[..., channels : channels + 1] / alpha.clamp_min(1e-10) * stretch}
+    if median_range:
+        info["median_range"] = whole[..., channels + 2 :] * stretch
+    return whole[..., :channels], alpha, info
+
+
+@dataclass(frozen=True, eq=False)
+class _Aimed:
+    """Rays by the faces that they meet.
+
+    Attributes:
+        sensors, faces: of each view that some ray looks through, ``(V,)``.
+        rays: the numbers of the rays that have a direction, ``(n,)``.
+        view, places: of each of them, the view and where it meets it, in pixels, ``(n,)`` and ``(n, 2)``.
+        stretch: of every ray, a range for a depth of 1, ``(C * R,)``.
+        side: of a face, in pixels.
+    """
+
+    sensors: Tensor
+    faces: Tensor
+    rays: Tensor
+    view: Tensor
+    places: Tensor
+    stretch: Tensor
+    side: int
+
+    @classmethod
+    def of(cls, directions: Tensor) -> _Aimed:
+        flat = directions.reshape(-1, 3)
+        size, axis = flat.abs().max(1)
+        face = 2 * axis + (flat.gather(1, axis[:, None])[:, 0] < 0)
+        sensor = torch.arange(len(flat), device=flat.device) // max(directions.shape[1], 1)
+        rays = (size > 0).nonzero()[:, 0]
+        used, view, counts = (6 * sensor + face)[rays].unique(
+            return_inverse=True, return_counts=True
+        )
+        inside = (_FACES.to(flat)[face[rays]] @ flat[rays][:, :, None]).squeeze(-1)
+        # Tiles of 16 pixels a side with some hundred rays each.
+        busiest = int(counts.max()) if len(counts) else 1
+        side = 16 * max(1, min(128, math.ceil(math.sqrt(busiest / 128))))
+        places = (0.5 + 0.5 * inside[:, :2] / inside[:, 2:]) * side
+        stretch = torch.zeros_like(size)
+        stretch[rays] = flat[rays].norm(dim=1) / size[rays]
+        return cls(
+            torch.div(used, 6, rounding_mode="floor"), used % 6, rays, view, places, stretch, side
+        )

@@ -1,0 +1,225 @@
+"""3D Gaussian splatting as one pure function, in the argument order of gsplat: on the CPU and on CUDA, with gradients to everything."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.kernels.rendering.splat_binning import binned
+from invtoolbox.kernels.rendering.splat_compositing import composite
+from invtoolbox.kernels.rendering.splat_projection import Projection, project
+
+RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+_MODES = ("RGB", "D", "ED", "RGB+D", "RGB+ED")
+
+
+def rasterization(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    *,
+    backgrounds: Tensor | None = None,
+    render_mode: RenderMode = "RGB",
+    rasterize_mode: Literal["classic", "antialiased"] = "classic",
+    normals: bool = False,
+    median_depth: bool = False,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    r"""Render 3D Gaussians into C views each, as Kerbl et al. (ACM TOG 42, 2023) do.
+
+    A Gaussian is projected by the derivative of the projection at its mean, which makes it a 2D Gaussian with the covariance
+    ``J W Sigma W^T J^T + eps2d I`` (Zwicker et al., "EWA splatting", 2002). Pixels composite from front to back by the depth of the
+    means: ``alpha = min(0.999, o exp(-d^2 / 2))``, below 1/255 nothing, up to a transmittance of 1e-4. A Gaussian is cut where its alpha
+    falls below 1/255, and nowhere before. Pixel (i, j) has its centre at (j + 1/2, i + 1/2).
+
+    Derivatives reach the means, quaternions, scales, opacities, colours and ``viewmats``. Scenes of different sizes share a batch when the
+    smaller ones are filled up with Gaussians of opacity 0, which cost nothing.
+
+    Args:
+        means: centres in the world, ``(..., N, 3)``, float32 or float64; ``...`` are axes of scenes, or none.
+        quats: ``(..., N, 4)``, w x y z, of any length but 0.
+        scales: standard deviations along the axes, ``(..., N, 3)``, lengths of the world.
+        opacities: ``(..., N)``, 0 to 1.
+        colors: ``(..., N, D)``, or with ``sh_degree`` coefficients of spherical harmonics ``(..., N, K, 3)``, K at least
+            ``(sh_degree + 1)^2``; the colour is then ``max(sum + 1/2, 0)`` in the direction from the camera.
+        viewmats: world to camera ``(..., C, 4, 4)``: x to the right, y down, z ahead.
+        Ks: intrinsics in pixels without skew, ``(..., C, 3, 3)``.
+        width, height: of the views in pixels.
+        near_plane, far_plane: depths between which a Gaussian is seen.
+        radius_clip: those that reach no farther than so many pixels are left out.
+        eps2d: square pixels.
+        sh_degree: 0 to 3.
+        backgrounds: seen through what stays transparent, ``(..., C, D)``.
+        render_mode: colours, depth as composited ("D"), depth expected ("ED": divided by the alpha), or both.
+        rasterize_mode: ``"antialiased"`` lowers the opacity by ``sqrt(det Sigma / det (Sigma + eps2d I))``, so that what is smaller than a
+            pixel keeps its brightness at every distance (Yu et al., "Mip-splatting", 2024).
+        normals: composite the normals, in the world: a Gaussian's is its shortest axis, towards the camera.
+        median_depth: the depth of the Gaussian that takes the transmittance below 1/2, 0 where there is none.
+
+    Returns:
+        the images ``(..., C, height, width, X)``, alpha ``(..., C, height, width, 1)``, and a dict: "splats" ``(..., C, N, 6 + features)``
+        (mean, conic, opacity, features; zeros for what is not seen), of which a derivative may be asked for; "boxes" ``(..., C, N, 4)``,
+        the pixels that one may touch; and "normals" ``(..., 3)``, "median_depth" ``(..., 1)`` as asked for.
+
+    Raises:
+        InputError: for shapes or types that do not fit together, and intrinsics with skew.
+
+    >>> mean, turn, size = torch.tensor([[0.0, 0, 4]]), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.2)
+    >>> K = torch.tensor([[[20.0, 0, 8], [0, 20.0, 8], [0, 0, 1]]])
+    >>> image, alpha, _ = rasterization(mean, turn, size, torch.tensor([0.9]), torch.ones(1, 3), torch.eye(4)[None], K, 16, 16)
+    >>> image.shape, round(float(alpha[0, 8, 8]), 3)
+    (torch.Size([1, 16, 16, 3]), 0.743)
+    """
+    if render_mode not in _MODES:
+        raise unknown_name("render mode", render_mode, _MODES)
+    if rasterize_mode not in ("classic", "antialiased"):
+        raise unknown_name("rasterize mode", rasterize_mode, ("classic", "antialiased"))
+    leading = checked(
+        means,
+        quats,
+        scales,
+        opacities,
+        colors,
+        viewmats,
+        Ks,
+        width,
+        height,
+        near_plane,
+        eps2d,
+        sh_degree,
+    )
+    views = viewmats.shape[-3]
+    shows, deep = "RGB" in render_mode, "D" in render_mode.replace("RGB", "") or median_depth
+    if not shows:
+        colors, sh_degree = means.new_zeros(*means.shape[:-1], 0), None
+    degree = -1 if sh_degree is None else sh_degree
+    channels = colors.shape[-1]
+    scenes = torch.Size(leading).numel()
+    given = (means, quats, scales, opacities, colors, viewmats, Ks)
+    how = Projection(
+        width,
+        height,
+        near_plane,
+        far_plane,
+        eps2d,
+        radius_clip,
+        degree,
+        deep,
+        normals,
+        rasterize_mode == "antialiased",
+    )
+    m, q, s, o, f, V, K = (t.reshape(scenes, *t.shape[len(leading) :]) for t in given)
+    splats, boxes, reaches = project(m, q, s, o, f, V, K, how)
+    tiles = binned(boxes, reaches, width, height)
+    # What is handed out is what the images are made of, so that they have a derivative in it.
+    shown = splats.unflatten(0, (*leading, views))
+    splats = shown.reshape(splats.shape)
+    planes = composite(
+        splats, boxes, reaches, tiles, width, height, channels if median_depth else None
+    )
+    planes = planes.movedim(1, -1).unflatten(0, (*leading, views))
+    features = splats.shape[-1] - 6
+    alphas = 1 - planes[..., features : features + 1]
+    color = planes[..., :channels]
+    if backgrounds is not None and shows:
+        if backgrounds.shape != (*leading, views, channels):
+            raise InputError(
+                f"backgrounds have the shape {tuple(backgrounds.shape)}, expected {(*leading, views, channels)}"
+            )
+        color = color + (1 - alphas) * backgrounds[..., None, None, :]
+    parts = [color] if shows else []
+    if "D" in render_mode.replace("RGB", ""):
+        depth = planes[..., channels : channels + 1]
+        parts.append(depth / alphas.clamp_min(1e-10) if "ED" in render_mode else depth)
+    info: dict[str, Tensor] = {"splats": shown, "boxes": boxes.unflatten(0, (*leading, views))}
+    if normals:
+        info["normals"] = planes[..., channels + int(deep) : features]
+    if median_depth:
+        info["median_depth"] = planes[..., features + 1 :]
+    return torch.cat(parts, -1) if len(parts) > 1 else parts[0], alphas, info
+
+
+def checked(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    near: float,
+    blur: float,
+    sh_degree: int | None,
+) -> tuple[int, ...]:
+    """The axes of scenes, once everything fits together."""
+    if means.ndim < 2 or means.shape[-1] != 3:
+        raise InputError(f"means have the shape {tuple(means.shape)}, expected (..., N, 3)")
+    if means.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"Gaussians are rendered in float32 or float64, and means are {means.dtype}"
+        )
+    leading, count = tuple(means.shape[:-2]), means.shape[-2]
+    views = viewmats.shape[-3] if viewmats.ndim >= 3 else 0
+    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {
+        "quats": (quats, (*leading, count, 4)),
+        "scales": (scales, (*leading, count, 3)),
+        "opacities": (opacities, (*leading, count)),
+        "viewmats": (viewmats, (*leading, views, 4, 4)),
+        "Ks": (Ks, (*leading, views, 3, 3)),
+    }
+    for name, (value, shape) in wanted.items():
+        if value.shape != shape:
+            raise InputError(
+                f"{name} have the shape {tuple(value.shape)}, expected {shape} beside means {tuple(means.shape)}"
+            )
+    every: dict[str, Any] = {
+        "colors": colors,
+        **{name: value for name, (value, _) in wanted.items()},
+    }
+    for name, value in every.items():
+        if value.dtype != means.dtype or value.device != means.device:
+            raise InputError(
+                f"{name} are {value.dtype} on {value.device}, and means {means.dtype} on {means.device}; bring them together"
+            )
+    if sh_degree is None:
+        if colors.shape[:-1] != (*leading, count):
+            raise InputError(
+                f"colors have the shape {tuple(colors.shape)}, expected {(*leading, count, 'channels')}; "
+                "give sh_degree= for spherical harmonics"
+            )
+    else:
+        if sh_degree not in (0, 1, 2, 3):
+            raise InputError(f"sh_degree is 0, 1, 2 or 3, got {sh_degree}")
+        if (
+            colors.shape[:-2] != (*leading, count)
+            or colors.shape[-1] != 3
+            or colors.shape[-2] < (sh_degree + 1) ** 2
+        ):
+            raise InputError(
+                f"colors have the shape {tuple(colors.shape)}, expected {(*leading, count, (sh_degree + 1) ** 2, 3)} for "
+                f"spherical harmonics of degree {sh_degree}"
+            )
+    if min(width, height) < 1:
+        raise InputError(f"a view has at least one pixel, got width {width} and height {height}")
+    if not near > 0 or not blur > 0:
+        raise InputError(f"near_plane and eps2d must be above zero, got {near} and {blur}")
+    if bool((Ks[..., 0, 1] != 0).any()):
+        raise InputError(
+            "Ks have a skew (entry 0, 1), which the renderer does not know; resample the images without it"
+        )
+    return leading

@@ -1,0 +1,155 @@
+"""The product of a fixed sparse matrix with columns of numbers: gathers, sums over neighbours, interpolation.
+
+Sums of rows of a table by weights that differ from call to call: interpolation where the places move.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from invtoolbox.core.settings import Settings
+from invtoolbox.errors import InputError
+
+#: The starts of the rows, the column of each entry, and the entries.
+_Rows = tuple[Tensor, Tensor, Tensor]
+
+
+class SparseProduct(Settings):
+    r"""``y = A x`` for a sparse A whose entries are fixed, with the exact transpose as its derivative.
+
+    Both A and its transpose are kept by rows, so neither direction adds into the same place twice at once: the product is fast
+    on a CPU, and the order of its sums does not change from call to call.
+
+    Args:
+        rows, columns: where the entries stand, whole numbers ``(n,)``; entries of one place are added.
+        values: the entries, ``(n,)``.
+        shape: of A.
+
+    >>> A = SparseProduct(torch.tensor([0, 0, 1]), torch.tensor([0, 2, 1]), torch.tensor([1.0, 10.0, 1.0]), (2, 3))
+    >>> A(torch.tensor([[1.0], [2.0], [3.0]])).T, A.T(torch.ones(2, 1)).T
+    (tensor([[31.,  2.]]), tensor([[ 1.,  1., 10.]]))
+    """
+
+    def __init__(
+        self, rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]
+    ) -> None:
+        if not rows.shape == columns.shape == values.shape or rows.ndim != 1:
+            raise InputError(
+                f"SparseProduct takes as many rows and columns as values, each (n,), got {tuple(rows.shape)}, "
+                f"{tuple(columns.shape)} and {tuple(values.shape)}"
+            )
+        for name, index, size in (("row", rows, shape[0]), ("column", columns, shape[1])):
+            if len(index) and not 0 <= int(index.min()) <= int(index.max()) < size:
+                raise InputError(
+                    f"a matrix of shape {shape} has no {name} {int(index.min())} or {int(index.max())}"
+                )
+        self.shape = shape
+        self._rows = _by_row(rows, columns, values, shape[0])
+        self._columns = _by_row(columns, rows, values, shape[1])
+
+    @property
+    def values(self) -> Tensor:
+        """The entries, row by row."""
+        return self._rows[2]
+
+    @property
+    def T(self) -> SparseProduct:
+        other = copy.copy(self)
+        other.shape = (self.shape[1], self.shape[0])
+        other._rows, other._columns = self._columns, self._rows
+        return other
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``(..., columns, c) -> (..., rows, c)``, in the precision of ``x``."""
+        if x.ndim < 2 or x.shape[-2] != self.shape[1]:
+            raise InputError(
+                f"a matrix of shape {self.shape} takes (..., {self.shape[1]}, c), got {tuple(x.shape)}"
+            )
+        if x.ndim == 2:
+            return _Product.apply(x, self)
+        # Items of a batch lie side by side as further columns of numbers.
+        flat = x.flatten(0, -3).transpose(0, 1)
+        y = _Product.apply(flat.flatten(1), self).unflatten(1, tuple(flat.shape[1:]))
+        return y.transpose(0, 1).unflatten(0, tuple(x.shape[:-2]))
+
+    def __repr__(self) -> str:
+        return f"SparseProduct {self.shape}, {len(self._rows[2])} entries"
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, matrix: SparseProduct) -> Tensor:
+        context.matrix = matrix
+        return _multiply(matrix._rows, matrix.shape, x)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Product.apply(gradients[0], context.matrix.T), None
+
+
+def _by_row(rows: Tensor, columns: Tensor, values: Tensor, count: int) -> _Rows:
+    order = rows.argsort(stable=True)
+    starts = torch.zeros(count + 1, dtype=torch.int32, device=rows.device)
+    starts[1:] = torch.bincount(rows, minlength=count).cumsum(0)
+    return starts, columns[order].int(), values[order]
+
+
+def _multiply(rows: _Rows, shape: tuple[int, int], x: Tensor) -> Tensor:
+    if not len(rows[2]) or not x.shape[1]:
+        return x.new_zeros(shape[0], x.shape[1])
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="Sparse"
+        )  # torch calls its compressed rows a beta, once a process
+        starts, columns, values = rows
+        matrix = torch.sparse_csr_tensor(
+            starts, columns, values.to(x.dtype), size=shape, device=x.device, check_invariants=False
+        )
+    return matrix @ x.contiguous()
+
+
+def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """``y_i = sum_k weights[i, k] table[rows[i, k]]``, differentiable in the table and in the weights.
+
+    Where the weights stay what they are, `SparseProduct` is faster.
+
+    Args:
+        table: ``(r, c)``.
+        rows: whole numbers ``(n, k)``.
+        weights: ``(n, k)``.
+
+    Returns:
+        ``(n, c)``.
+
+    >>> weighted_rows(torch.tensor([[1.0], [10.0]]), torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0.5, 0.5], [1.0, 2.0]])).T
+    tensor([[ 5.5000, 30.0000]])
+    """
+    y: Tensor = _WeightedRows.apply(table, rows, weights)
+    return y
+
+
+class _WeightedRows(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        context.save_for_backward(table, rows, weights)
+        return embedding_bag(rows, table, per_sample_weights=weights.contiguous(), mode="sum")
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        table, rows, weights = context.saved_tensors
+        (gradient,) = gradients
+        of_table = of_weights = None
+        if context.needs_input_grad[0]:
+            spread = (weights[..., None] * gradient[:, None]).flatten(0, 1)
+            of_table = torch.zeros_like(table).index_add_(0, rows.flatten(), spread)
+        if context.needs_input_grad[2]:
+            taken = table.index_select(0, rows.flatten()).view(*rows.shape, -1)
+            of_weights = (taken @ gradient[..., None]).squeeze(-1)
+        return of_table, None, of_weights

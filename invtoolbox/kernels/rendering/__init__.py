@@ -1,0 +1,1 @@
+"""Rasterization of Gaussians, rendering of voxels, and ray casting."""

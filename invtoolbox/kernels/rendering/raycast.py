@@ -1,0 +1,198 @@
+r"""Rays against analytic primitives that move: what a lidar measures of boxes, cylinders, ellipsoids and planes.
+
+Every ray has its own origin, direction and time. The time is a share of an interval (of a lidar's turn, say); over it, each primitive
+goes along evenly and turns evenly about a pivot of its own, so a point ``x`` of it is at
+
+.. math:: c + \exp(s [\omega]_\times) (x - c) + s v
+
+at the share ``s``, with pivot ``c``, turn ``omega`` and way ``v``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.rendering.raycast_kernels import raycast_kernel
+
+#: The kinds of primitives, in the numbers that the kernel knows. In its own frame, a primitive of half sizes (a, b, c) is
+#: the plane z = 0; the box |x| <= a, |y| <= b, |z| <= c; the cylinder (x/a)^2 + (y/b)^2 <= 1, |z| <= c; the ellipsoid of these axes.
+KINDS = ("plane", "box", "cylinder", "ellipsoid")
+
+
+@dataclass(frozen=True, eq=False)
+class Primitives:
+    """Primitives at the start of an interval, and how they move over it; P of them, float64.
+
+    Attributes:
+        kind: indices into `KINDS`, ``(P,)``.
+        half_size: half of their extents along their own axes, above zero, ``(P, 3)``; a plane's do not count.
+        pose: their frames in the world at the start, ``(P, 4, 4)``.
+        way: how far the pivot moves over the interval, ``(P, 3)``.
+        turn: about what and by how many radians they turn over it, ``(P, 3)``.
+        pivot: the point that they turn about, in the world at the start, ``(P, 3)``.
+
+    Raises:
+        InputError: for tables that do not fit together, and half sizes that are not above zero.
+    """
+
+    kind: Tensor
+    half_size: Tensor
+    pose: Tensor
+    way: Tensor
+    turn: Tensor
+    pivot: Tensor
+
+    def __post_init__(self) -> None:
+        count = len(self.kind)
+        for name, shape in {
+            "half_size": (3,),
+            "pose": (4, 4),
+            "way": (3,),
+            "turn": (3,),
+            "pivot": (3,),
+        }.items():
+            if getattr(self, name).shape != (count, *shape):
+                raise InputError(
+                    f"primitives: {name} has the shape {tuple(getattr(self, name).shape)}, expected {(count, *shape)}"
+                )
+        if bool((self.half_size <= 0).any()):
+            raise InputError("primitives: half_size must be above zero")
+
+    @classmethod
+    def still(cls, kinds: Sequence[str], half_size: Tensor, pose: Tensor) -> Primitives:
+        """Primitives that stand still, of kinds in words.
+
+        >>> Primitives.still(["box"], torch.ones(1, 3), torch.eye(4)[None]).kind
+        tensor([1])
+        """
+        for kind in kinds:
+            if kind not in KINDS:
+                raise unknown_name("kind of primitive", kind, KINDS)
+        zero = torch.zeros(len(kinds), 3, dtype=torch.float64)
+        numbers = torch.tensor([KINDS.index(kind) for kind in kinds], dtype=torch.int64)
+        return cls(numbers, half_size.double(), pose.double(), zero, zero, zero)
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """A sphere around each at the start that holds it for the whole interval when it moves along, ``(P, 3), (P,)``.
+
+        The radius of a plane is negative: it has none.
+        """
+        half = self.half_size
+        rim = torch.hypot(half[:, :2].amax(1), half[:, 2])
+        radius = torch.where(
+            self.kind == 3, half.amax(1), torch.where(self.kind == 2, rim, half.norm(dim=1))
+        )
+        centre = self.pose[:, :3, 3]
+        turning = (self.turn != 0).any(1)
+        # What turns stays in a sphere about its pivot.
+        radius = (
+            torch.where(turning, radius + (centre - self.pivot).norm(dim=1), radius) * (1 + 1e-5)
+            + 1e-6
+        )
+        return torch.where(turning[:, None], self.pivot, centre), torch.where(
+            self.kind == 0, -torch.ones_like(radius), radius
+        )
+
+    def __getitem__(self, index: Tensor) -> Primitives:
+        return Primitives(
+            self.kind[index],
+            self.half_size[index],
+            self.pose[index],
+            self.way[index],
+            self.turn[index],
+            self.pivot[index],
+        )
+
+
+def cast_rays(
+    origins: Tensor, directions: Tensor, share: Tensor, primitives: Primitives, reach: float = 1e6
+) -> tuple[Tensor, Tensor]:
+    """The first surface that each ray meets.
+
+    A ray that starts inside of a primitive meets its wall from within. Rays try the primitives from the nearest to the first ray's
+    origin on, and end where all others lie behind what they met; so rays from one place are the fastest.
+
+    Args:
+        origins: ``(N, 3)``, float32 or float64: the precision of the answer.
+        directions: ``(N, 3)``, of any length but zero.
+        share: the time of each ray, 0 at the start of the interval and 1 at its end, ``(N,)``.
+        reach: what is farther is not seen.
+
+    Returns:
+        The distance ``(N,)``, infinite where nothing is met, and the number of the primitive ``(N,)`` int64, -1 for none.
+
+    Raises:
+        InputError: for tables that do not fit together.
+
+    >>> ball = Primitives.still(["ellipsoid"], torch.ones(1, 3), torch.eye(4)[None])
+    >>> rays = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
+    >>> cast_rays(torch.tensor([[-3.0, 0, 0], [-3.0, 0, 0]]), rays, torch.zeros(2), ball)
+    (tensor([2., inf]), tensor([ 0, -1]))
+    """
+    if (
+        origins.ndim != 2
+        or origins.shape[1] != 3
+        or directions.shape != origins.shape
+        or share.shape != origins.shape[:1]
+    ):
+        raise InputError(
+            f"rays: origins {tuple(origins.shape)}, directions {tuple(directions.shape)} and share {tuple(share.shape)} must "
+            "be (N, 3), (N, 3) and (N,)"
+        )
+    if origins.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"rays: origins are {origins.dtype}; float32 or float64 is expected")
+    unit = torch.nn.functional.normalize(directions.to(origins), dim=1).contiguous()
+    # Relative to one of the origins: coordinates of a map would lose digits in float32.
+    base = origins[:1].double().cpu() if len(origins) else torch.zeros(1, 3, dtype=torch.float64)
+    table, order = _table(primitives, base)
+    table = table.to(origins)
+    near = (origins.double() - base.to(origins.device)).to(origins.dtype).contiguous()
+    ranges = near.new_empty(len(near))
+    hits = torch.empty(len(near), dtype=torch.int32, device=near.device)
+    tensors = [ranges, hits, near, unit, share.to(near).contiguous(), table.contiguous()]
+    launch(
+        raycast_kernel(near.dtype),
+        len(near),
+        [*map(address, tensors), len(primitives), float(reach)],
+        tensors,
+        float(len(near)) * len(primitives),
+    )
+    hit = hits >= 0
+    numbers = torch.cat([order, order.new_full((1,), -1)]).to(near.device)
+    return torch.where(hit, ranges, torch.full_like(ranges, torch.inf)), numbers[hits.long()]
+
+
+def _table(primitives: Primitives, base: Tensor) -> tuple[Tensor, Tensor]:
+    """What the kernel reads of each primitive, the nearest to ``base`` first, and their order."""
+    centre, radius = primitives.bounds()
+    nearest = (centre - base).norm(dim=1) - radius - primitives.way.norm(dim=1)
+    nearest = torch.where(radius < 0, torch.full_like(nearest, -1e30), nearest * (1 - 1e-5) - 1e-5)
+    order = nearest.argsort(stable=True)
+    angle = primitives.turn.norm(dim=1, keepdim=True)
+    axis = primitives.turn / torch.where(angle == 0, torch.ones_like(angle), angle)
+    half_size = torch.where(
+        (primitives.kind == 0)[:, None], torch.ones_like(primitives.half_size), primitives.half_size
+    )
+    rows = [
+        primitives.kind[:, None].double(),
+        half_size,
+        centre - base,
+        primitives.way,
+        radius[:, None],
+        angle,
+        axis,
+        primitives.pivot - base,
+        primitives.pose[:, :3, :3].flatten(1),
+        primitives.pose[:, :3, 3] - base,
+        nearest[:, None],
+    ]
+    return torch.cat(rows, dim=1)[order], order

@@ -1,0 +1,1 @@
+"""Projectors and backprojectors of images and volumes."""

@@ -1,0 +1,115 @@
+r"""Pixel-driven back-projection, the last step of filtered back-projection.
+
+Each pixel looks up, in every view, the place where it is seen on the detector, interpolates linearly between
+the two cells there (zero outside the detector) and adds the value with its distance weight. Smoother than the
+transpose of the projector, which is why analytic inversion uses it; it has a transpose of its own for
+automatic differentiation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.linear_map import linear_map
+from invtoolbox.kernels.tomography.lanes import interleaved, padded_lines, plan_lanes
+from invtoolbox.kernels.tomography.pixel_kernels import pixel_kernel
+
+#: Neighbouring pixels that a task of the CPU treats side by side, one image at a time.
+_GROUP = 32
+
+
+@dataclass(frozen=True, eq=False)
+class PixelViews:
+    r"""Where the pixels of an image of ``shape`` (H, W) are seen, view by view.
+
+    With a pixel's column ``c`` and row ``r`` counted from the image's centre, ``lateral = t_0 + t_1 c + t_2
+    r`` and ``depth = t_3 + t_4 c + t_5 r``:
+
+    - flat detector: cell ``lateral / depth``, weight ``1 / depth^2`` (a parallel beam has depth 1);
+    - curved detector: cell ``t_6 + t_7 arctan(lateral / depth)``, weight ``1 / (lateral^2 + depth^2)``.
+
+    Attributes:
+        table: t, shape (V, 8), float64.
+        shape: (H, W).
+        curved: which of the two.
+    """
+
+    table: Tensor
+    shape: tuple[int, int]
+    curved: bool = False
+
+
+def pixel_backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
+    """Back-project ``(N, V, D) -> (N, H, W)``, differentiable in the sinogram.
+
+    >>> table = torch.tensor([[1.0, 1, 0, 1, 0, 0, 0, 0]])      # column c is seen in cell 1 + c
+    >>> pixel_backproject(torch.tensor([[[1.0, 2.0, 4.0]]]), PixelViews(table, (1, 5)))
+    tensor([[[0., 1., 2., 4., 0.]]])
+    """
+    if sinogram.ndim != 3 or sinogram.shape[1] != views.table.shape[0]:
+        raise InputError(
+            f"back-projection takes sinograms of shape (batch, {views.table.shape[0]}, "
+            f"detectors), got {tuple(sinogram.shape)}"
+        )
+    if sinogram.dtype not in (torch.float32, torch.float64):
+        raise InputError(
+            f"back-projection takes float32 or float64, got {sinogram.dtype}; convert with .float()"
+        )
+    detectors = sinogram.shape[2]
+    return linear_map(
+        sinogram, lambda y: _gather(y, views), lambda x: _scatter(x, views, detectors)
+    )
+
+
+def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:
+    height, width = views.shape
+    number_views, detectors = sinogram.shape[1:]
+    table = views.table.to(sinogram).contiguous()
+    image = sinogram.new_empty(sinogram.shape[0], height, width)
+    for start, count, lanes in plan_lanes(sinogram):
+        lines = padded_lines(sinogram[start : start + count], lanes)
+        items = lines.shape[0]
+        direct = lanes == 1
+        out = image[start : start + count] if direct else image.new_empty(height * width, lanes)
+        tensors = [out, lines, table]
+        group = max(_GROUP // lanes, 4) if sinogram.device.type == "cpu" else 1
+        kernel = pixel_kernel(sinogram.dtype, lanes, group, views.curved, False, False)
+        launch(
+            kernel,
+            items * height * -(-width // group),
+            [*map(address, tensors), height, width, number_views, detectors],
+            tensors,
+            float(items * height * width) * number_views,
+        )
+        if not direct:
+            image[start : start + count] = out.t()[:count].view(count, height, width)
+    return image
+
+
+def _scatter(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
+    height, width = views.shape
+    number_views = views.table.shape[0]
+    table = views.table.to(image).contiguous()
+    sinogram = image.new_empty(image.shape[0], number_views, detectors)
+    atomic = image.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    for start, count, lanes in plan_lanes(image):
+        values = interleaved(image[start : start + count], lanes)
+        items = count if lanes == 1 else 1
+        lines = image.new_zeros(items, number_views, detectors + 4, lanes)
+        tensors = [values, lines, table]
+        kernel = pixel_kernel(image.dtype, lanes, 1, views.curved, True, atomic)
+        launch(
+            kernel,
+            items * number_views * (height if atomic else 1),
+            [*map(address, tensors), height, width, number_views, detectors],
+            tensors,
+            float(items * height * width) * number_views,
+        )
+        inside = lines[:, :, 2 : detectors + 2].permute(0, 3, 1, 2)[:, : count // items]
+        sinogram[start : start + count] = inside.reshape(count, number_views, detectors)
+    return sinogram

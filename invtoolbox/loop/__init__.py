@@ -1,0 +1,1 @@
+"""The iteration loop, its checkpoints, and differentiation through its result."""

@@ -1,0 +1,289 @@
+"""The progress bar: iterations, objective and how many items still run.
+
+The one loop: every solver's steps are run here, and here only.
+
+An item of the batch stops by itself: once its certificate is within the tolerance, or once it turns non-finite. Its
+answer is written down at that moment; it goes on in the batch unread until half of the batch is done, and then the
+batch is compacted to those still running.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.pytrees import scatter_items, select_items, tree_map
+from invtoolbox.objective.objective import Layout, Objective
+from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.solvers.base import Solver
+
+
+class ProgressBar:
+    """A tqdm bar on a terminal, nothing elsewhere. It reads the device a few times a second, not every step."""
+
+    def __init__(self, total: int, done: int, name: str, enabled: bool) -> None:
+        self._bar: Any = None
+        self._last = 0.0
+        if enabled:
+            from tqdm.auto import tqdm
+
+            # `disable=None` lets tqdm look whether the output is a terminal.
+            self._bar = tqdm(
+                total=total, initial=done, desc=name, unit="it", leave=False, disable=None
+            )
+
+    def update(self, loop: Loop) -> None:
+        if self._bar is None or self._bar.disable:
+            return
+        now = time.monotonic()
+        if now - self._last < 0.2 and bool(loop.running.any()):
+            return
+        self._last = now
+        last = loop.history[-1]
+        shown = {
+            name: f"{float(torch.nanmean(last[k])):.4g}" for k, name in enumerate(RECORDED[:2])
+        }
+        self._bar.set_postfix(running=int(loop.running.sum()), **shown, refresh=False)
+        self._bar.update(loop.iteration - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+#: What the numbers in `Loop.status` mean.
+STATUS = ("running", "converged", "max_iterations", "diverged", "stopped")
+RUNNING, CONVERGED, MAX_ITERATIONS, DIVERGED, STOPPED = range(5)
+
+#: What is written down after every step, ``(batch,)`` each.
+RECORDED = ("objective", "certificate", "discrepancy", "regularization")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is told after a step; a callback that returns True stops the run.
+
+    Attributes:
+        iteration: steps done.
+        running: items of the original batch that are still in it, ``(n,)``; the tensors below have n items.
+        objective, certificate, discrepancy, regularization: ``(n,)``.
+        x: the iterates ``(n, channel, *space)``, decoded where there is an implicit prior.
+    """
+
+    iteration: int
+    running: Tensor
+    objective: Tensor
+    certificate: Tensor
+    discrepancy: Tensor
+    regularization: Tensor
+    decode: Callable[[], Any] = field(repr=False)
+
+    @property
+    def x(self) -> Any:
+        return self.decode()
+
+
+Callback = Callable[[Progress], Any]
+
+
+@dataclass
+class Loop:
+    """Everything that the run is, between two steps; all of it goes into a checkpoint."""
+
+    iteration: int
+    active: Tensor  # (n,) which items of the original batch the state holds
+    running: Tensor  # (n,) which of them are not done
+    state: Any
+    rule_state: Any  # None without a rule
+    x: Tensor  # (batch, ...) the answers of the items that are done
+    summary: Any  # of them too: what the solver makes a posterior from; None for most
+    status: Tensor  # (batch,)
+    iterations: Tensor  # (batch,)
+    weight: Tensor  # (batch,) the weight each item ended with
+    layout: Layout | None  # of the variable, where it is parameters; an adaptation may change it
+    history: list[Tensor]  # one (4, batch) tensor a step, rows as RECORDED
+
+    @classmethod
+    def start(
+        cls, solver: Solver, objective: Objective, variable: Tensor, rule: WeightRule | None
+    ) -> tuple[Loop, Objective]:
+        """The loop before the first step, and the objective with the first weights."""
+        batch, device = objective.batch, variable.device
+        rule_state = (
+            rule.init(objective, variable)
+            if rule is not None and not solver.meets_target(objective)
+            else None
+        )
+        if rule_state is not None:
+            objective = objective.with_regularization(rule_state.weight)
+        state = solver.init(objective, variable)
+        loop = cls(
+            iteration=0,
+            active=torch.arange(batch, device=device),
+            running=torch.ones(batch, dtype=torch.bool, device=device),
+            state=state,
+            rule_state=rule_state,
+            x=solver.result(state).clone(),
+            summary=tree_map(Tensor.clone, solver.summary(state)),
+            status=torch.zeros(batch, dtype=torch.long, device=device),
+            iterations=torch.zeros(batch, dtype=torch.long, device=device),
+            weight=objective.regularization.clone(),
+            layout=objective.layout,
+            history=[],
+        )
+        return loop, objective
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When the loop stops besides convergence."""
+
+    max_iterations: int
+    tolerance: float
+    deadline: float | None  # of time.monotonic()
+
+
+def run(
+    loop: Loop,
+    objective: Objective,
+    solver: Solver,
+    rule: WeightRule | None,
+    limits: Limits,
+    callbacks: Sequence[Callback],
+    after_step: Callable[[Loop, bool], None],
+) -> Loop:
+    """Step until every item is done.
+
+    ``after_step(loop, last)`` writes checkpoints and moves the progress bar. It sees the items that a budget ends as
+    still running, so that a later run with a larger budget goes on with them.
+    """
+    if len(loop.active) < objective.batch:  # resumed after a compaction
+        objective = objective.select(loop.active)
+    if loop.layout is not None:  # resumed after an adaptation
+        objective = dataclasses.replace(objective, layout=loop.layout)
+    if loop.rule_state is not None:
+        objective = objective.with_regularization(loop.rule_state.weight)
+    # On a GPU the host does not wait for every step: what is done is looked at every few iterations.
+    every = 1 if loop.x.device.type == "cpu" else 10
+    if loop.iteration == 0:
+        _finish(
+            loop, solver, CONVERGED, loop.running & solver.converged(loop.state, limits.tolerance)
+        )
+    last_finite, stop = loop.state.x, False
+    while bool(loop.running.any()):
+        full = loop.iteration >= limits.max_iterations
+        if full or stop or (limits.deadline is not None and time.monotonic() >= limits.deadline):
+            after_step(loop, True)
+            _finish(loop, solver, MAX_ITERATIONS if full else STOPPED, loop.running.clone())
+            break
+        loop.state = solver.step(objective.at(loop.iteration), loop.state)
+        loop.iteration += 1
+        if loop.rule_state is not None and rule is not None:
+            loop.rule_state = rule.update(
+                loop.rule_state, loop.state.discrepancy, loop.state.certificate, loop.iteration
+            )
+            objective = objective.with_regularization(loop.rule_state.weight)
+        _record(loop, solver, objective)
+        if loop.iteration % every == 0 or loop.iteration >= limits.max_iterations:
+            # A sum is non-finite where an entry is; it needs no temporary of the size of x.
+            finite = torch.isfinite(loop.state.x.flatten(1).sum(1)) & ~torch.isnan(
+                loop.state.certificate
+            )
+            _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
+            converged = solver.converged(loop.state, limits.tolerance)
+            if loop.rule_state is not None and rule is not None:
+                converged = converged & rule.satisfied(loop.rule_state, loop.state.discrepancy)
+            _finish(loop, solver, CONVERGED, loop.running & converged)
+            given_up = solver.gives_up(loop.state)
+            if given_up is not None:
+                _finish(loop, solver, STOPPED, loop.running & given_up)
+            objective = _compact(loop, objective)
+            last_finite = loop.state.x
+        implicit = objective.prior.implicit
+        if implicit is not None and implicit.adapts(loop.iteration) and bool(loop.running.any()):
+            objective = _adapt(loop, objective, solver)
+            last_finite = loop.state.x
+        # Every callback is told, also after one of them has asked to stop.
+        stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
+        after_step(loop, not bool(loop.running.any()))
+    return loop
+
+
+def _weights(loop: Loop, solver: Solver, objective: Objective) -> Tensor:
+    weights: Tensor = (
+        loop.state.regularization if solver.meets_target(objective) else objective.regularization
+    )
+    return weights
+
+
+def _record(loop: Loop, solver: Solver, objective: Objective) -> None:
+    state = loop.state
+    rows = torch.stack(
+        [state.value, state.certificate, state.discrepancy, _weights(loop, solver, objective)]
+    ).detach()
+    rows = torch.where(loop.running, rows, torch.full_like(rows, float("nan")))
+    whole = rows.new_full((len(RECORDED), len(loop.status)), float("nan"))
+    loop.history.append(whole.index_copy(1, loop.active, rows))
+    loop.weight = loop.weight.index_copy(
+        0, loop.active, torch.where(loop.running, rows[3], loop.weight[loop.active])
+    )
+
+
+def _finish(
+    loop: Loop, solver: Solver, status: int, mask: Tensor, answer: Tensor | None = None
+) -> None:
+    """Write down the answers of the items in ``mask`` and take them out of the running."""
+    if not bool(mask.any()):
+        return
+    answer = solver.result(loop.state) if answer is None else answer
+    done = mask.nonzero().squeeze(1)
+    where = loop.active[done]
+    loop.x = loop.x.index_copy(0, where, answer[done].to(loop.x.dtype))
+    loop.summary = scatter_items(
+        where, select_items(solver.summary(loop.state), done), loop.summary
+    )
+    loop.status = loop.status.index_fill(0, where, status)
+    loop.iterations = loop.iterations.index_fill(0, where, loop.iteration)
+    loop.running = loop.running & ~mask
+
+
+def _compact(loop: Loop, objective: Objective) -> Objective:
+    """Drop the items that are done once they are half of the batch."""
+    left = int(loop.running.sum())
+    if left == 0 or 2 * left > len(loop.running):
+        return objective
+    keep = loop.running.nonzero().squeeze(1)
+    loop.active, loop.running = loop.active[keep], loop.running[keep]
+    loop.state = select_items(loop.state, keep)
+    loop.rule_state = select_items(loop.rule_state, keep)
+    return objective.select(keep)
+
+
+def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:
+    """Let the implicit prior put other parameters in the place of these; the answers of items that are done take their shape."""
+    after, variable, move = objective.at(loop.iteration).adapted(
+        loop.state.x, loop.state.statistics
+    )
+    assert after.layout is not None
+    if after.layout != loop.layout:
+        done = len(loop.active) < len(loop.status) or not bool(loop.running.all())
+        loop.x = objective.resized(loop.x, after.layout) if done else variable.clone()
+        loop.layout = after.layout
+    loop.state = solver.adapted(after, loop.state, variable, move)
+    return dataclasses.replace(objective, layout=after.layout)
+
+
+def _progress(loop: Loop, objective: Objective) -> Progress:
+    x, last = loop.state.x, loop.history[-1][:, loop.active]
+    return Progress(
+        loop.iteration, loop.active, last[0], last[1], last[2], last[3], lambda: objective.decode(x)
+    )

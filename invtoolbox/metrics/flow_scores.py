@@ -1,0 +1,366 @@
+"""The five meta-classes that scene flow is scored by, from the words of the data sets.
+
+The three-way end-point error: foreground that moves, foreground that stands, background that stands.
+
+The bucket-normalised end-point error: errors relative to speed, each class and speed counting alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.sweeps import MOVES
+from invtoolbox.metrics.flow import point_errors
+
+BACKGROUND = "BACKGROUND"
+
+_AV2 = {
+    "CAR": ("REGULAR_VEHICLE",),
+    "OTHER_VEHICLES": (
+        "ARTICULATED_BUS",
+        "BOX_TRUCK",
+        "BUS",
+        "LARGE_VEHICLE",
+        "RAILED_VEHICLE",
+        "SCHOOL_BUS",
+        "TRUCK",
+        "TRUCK_CAB",
+        "VEHICULAR_TRAILER",
+    ),
+    "PEDESTRIAN": ("OFFICIAL_SIGNALER", "PEDESTRIAN", "STROLLER", "WHEELCHAIR"),
+    "WHEELED_VRU": (
+        "BICYCLE",
+        "BICYCLIST",
+        "MOTORCYCLE",
+        "MOTORCYCLIST",
+        "WHEELED_DEVICE",
+        "WHEELED_RIDER",
+    ),
+}
+
+#: The meta-class of each word of Argoverse 2. Signs, cones, traffic lights on trailers and animals are in none, so that they do not count.
+AV2_META_CLASSES: Mapping[str, str] = {word: meta for meta, words in _AV2.items() for word in words}
+
+#: The meta-classes, in the order of tables.
+META_CLASSES = (BACKGROUND, *_AV2)
+
+# What other data sets, and our simulator, call the same.
+_OTHERS = {
+    "CAR": ("CAR", "VEHICLE", "VEHICLE.CAR", "TYPE_VEHICLE"),
+    "OTHER_VEHICLES": (
+        "VAN",
+        "TRAM",
+        "TRAILER",
+        "VEHICLE.TRUCK",
+        "VEHICLE.TRAILER",
+        "VEHICLE.CONSTRUCTION",
+        "VEHICLE.BUS.BENDY",
+        "VEHICLE.BUS.RIGID",
+        "VEHICLE.EMERGENCY.POLICE",
+        "VEHICLE.EMERGENCY.AMBULANCE",
+    ),
+    "PEDESTRIAN": (
+        "PERSON",
+        "PERSON_SITTING",
+        "HUMAN.PEDESTRIAN.ADULT",
+        "HUMAN.PEDESTRIAN.CHILD",
+        "HUMAN.PEDESTRIAN.WHEELCHAIR",
+        "HUMAN.PEDESTRIAN.STROLLER",
+        "HUMAN.PEDESTRIAN.PERSONAL_MOBILITY",
+        "HUMAN.PEDESTRIAN.POLICE_OFFICER",
+        "HUMAN.PEDESTRIAN.CONSTRUCTION_WORKER",
+        "TYPE_PEDESTRIAN",
+    ),
+    "WHEELED_VRU": ("CYCLIST", "VEHICLE.BICYCLE", "VEHICLE.MOTORCYCLE", "TYPE_CYCLIST"),
+    BACKGROUND: (
+        BACKGROUND,
+        "NONE",
+        "GROUND",
+        "ROAD",
+        "BUILDING",
+        "POLE",
+        "TREE",
+        "VEGETATION",
+        "UNLABELED",
+        "NOISE",
+    ),
+}
+_MEANING = {**{word: meta for meta, words in _OTHERS.items() for word in words}, **AV2_META_CLASSES}
+
+
+def meta_class(
+    category: Tensor, categories: Sequence[str], meaning: Mapping[str, str] | None = None
+) -> Tensor:
+    """The place in `META_CLASSES` of each point, int64 of the shape of `category`; -1 for a category of none of them.
+
+    Args:
+        category: indices into `categories`. -1, a point outside of every labelled box, is background.
+        categories: the words of the data set; capitals do not matter.
+        meaning: the meta-class of each word, in place of the table of this module (Argoverse 2, and the words of KITTI, nuScenes, Waymo
+            and the simulator that name the same things).
+
+    >>> meta_class(torch.tensor([-1, 0, 1, 2]), ("REGULAR_VEHICLE", "BICYCLE", "STOP_SIGN"))
+    tensor([ 0,  1,  4, -1])
+    """
+    if category.is_floating_point() or category.dtype == torch.bool:
+        raise InputError(
+            f"the category is {category.dtype}; give whole numbers, indices into the words of the data set"
+        )
+    if category.numel() and not (
+        int(category.min()) >= -1 and int(category.max()) < len(categories)
+    ):
+        raise InputError(
+            f"a category is {int(category.max())} or {int(category.min())}; there are {len(categories)} words, so give -1 to "
+            f"{len(categories) - 1}"
+        )
+    known = {
+        word.upper(): meta for word, meta in (_MEANING if meaning is None else meaning).items()
+    }
+    wrong = sorted(set(known.values()) - set(META_CLASSES))
+    if wrong:
+        raise InputError(f"{wrong[0]!r} is no meta-class; use {', '.join(META_CLASSES)}")
+    places = [
+        META_CLASSES.index(known[word.upper()]) if word.upper() in known else -1
+        for word in categories
+    ]
+    # The last entry is what -1 finds: outside of every box is background.
+    table = torch.tensor([*places, 0], dtype=torch.int64, device=category.device)
+    return table[category.to(torch.int64)]
+
+
+@dataclass(frozen=True)
+class ThreeWay:
+    """Four end-point errors in metres; NaN where there is no point of the kind.
+
+    Attributes:
+        foreground_dynamic: FD, points of road users that move.
+        foreground_static: FS, points of road users that stand.
+        background_static: BS, everything else that stands.
+        averaged: "points" where every point of the data set weighs the same, "frames" where every sweep does.
+    """
+
+    foreground_dynamic: float
+    foreground_static: float
+    background_static: float
+    averaged: str
+
+    @property
+    def mean(self) -> float:
+        """The three-way error: the mean of the three."""
+        return (self.foreground_dynamic + self.foreground_static + self.background_static) / 3
+
+
+@dataclass(frozen=True)
+class ThreeWayEPE:
+    """Sums of end-point errors of sweeps, of which both averages are made; sweeps add: ``a + b``, ``sum(parts, ThreeWayEPE())``.
+
+    Attributes:
+        sums, counts: of each sweep, the sum of the errors and the number of points of FD, FS and BS.
+    """
+
+    sums: tuple[tuple[float, float, float], ...] = ()
+    counts: tuple[tuple[int, int, int], ...] = ()
+
+    def __add__(self, other: ThreeWayEPE) -> ThreeWayEPE:
+        return ThreeWayEPE(self.sums + other.sums, self.counts + other.counts)
+
+    def pooled(self) -> ThreeWay:
+        """Averaged over all points of all sweeps, as the package bucketed-scene-flow-eval does."""
+        fd, fs, bs = (
+            _ratio(sum(s[k] for s in self.sums), sum(c[k] for c in self.counts)) for k in range(3)
+        )
+        return ThreeWay(fd, fs, bs, averaged="points")
+
+    def per_frame(self) -> ThreeWay:
+        """The mean over the sweeps of each one's mean, as OpenSceneFlow does; a sweep without a point of a kind does not count for it."""
+        means = []
+        for k in range(3):
+            seen = [s[k] / c[k] for s, c in zip(self.sums, self.counts) if c[k]]
+            means.append(_ratio(sum(seen), len(seen)))
+        return ThreeWay(means[0], means[1], means[2], averaged="frames")
+
+
+def three_way_epe(
+    flow: Tensor,
+    truth: Tensor,
+    meta_class: Tensor,
+    mask: Tensor | None = None,
+    threshold: float = MOVES,
+) -> ThreeWayEPE:
+    """The three-way end-point error of one sweep; see `ThreeWayEPE` for many.
+
+    Args:
+        flow: ``(points, 3)``, metres, **without** the sensor's own motion.
+        truth: likewise.
+        meta_class: of each point, as `meta_class` gives it: 0 is background, 1 to 4 are foreground, -1 does not count.
+        mask: boolean ``(points,)``, true where a point counts: within 35 m, where the truth is known.
+        threshold: how long the true flow of a point that moves is at least, in metres a sweep.
+
+    Source: Chodosh, Ramanan, Lucey, "Re-evaluating lidar scene flow", WACV 2024, section 3.
+
+    >>> truth = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    >>> three_way_epe(torch.zeros(3, 3), truth, torch.tensor([1, 1, 0])).pooled().mean
+    0.3333333333333333
+    """
+    errors = point_errors(flow, truth)
+    counted = counted_points(errors, flow, meta_class, mask)
+    moves = truth.to(torch.float64).norm(dim=-1) >= threshold
+    foreground = meta_class > 0
+    kinds = (
+        counted & foreground & moves,
+        counted & foreground & ~moves,
+        counted & ~foreground & ~moves,
+    )
+    sums = [float(errors[kind].sum()) for kind in kinds]
+    counts = [int(kind.sum()) for kind in kinds]
+    return ThreeWayEPE(((sums[0], sums[1], sums[2]),), ((counts[0], counts[1], counts[2]),))
+
+
+def counted_points(errors: Tensor, flow: Tensor, meta_class: Tensor, mask: Tensor | None) -> Tensor:
+    """Which points of a sweep count, boolean ``(points,)``; refuses what does not belong to one sweep, and points without a flow."""
+    if flow.ndim != 2 or flow.shape[-1] != 3:
+        raise InputError(
+            f"the flow has shape {tuple(flow.shape)}; this error is of one sweep, (points, 3)"
+        )
+    if meta_class.shape != flow.shape[:1]:
+        raise InputError(f"meta_class has shape {tuple(meta_class.shape)} for {len(flow)} points")
+    counted = meta_class >= 0
+    if mask is not None:
+        if mask.shape != flow.shape[:1] or mask.dtype != torch.bool:
+            raise InputError(
+                f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; give booleans, one for each of {len(flow)} points"
+            )
+        counted = counted & mask
+    lost = int((counted & ~errors.isfinite()).sum())
+    if lost:
+        raise InputError(
+            f"{lost} points that count have a flow or a truth that is not finite; leave them out by the mask"
+        )
+    return counted
+
+
+def _ratio(total: float, count: int) -> float:
+    return total / count if count else math.nan
+
+
+#: Buckets of speed in metres a sweep: 50 of 0.04 from 0 to 2, and one of all that is faster. The first is the static one.
+EDGES = torch.cat(
+    [torch.linspace(0, 2, 51, dtype=torch.float64), torch.tensor([math.inf], dtype=torch.float64)]
+)
+
+
+@dataclass(frozen=True)
+class BucketedErrors:
+    """What a class, or the mean of classes, scores; NaN where there are no points.
+
+    Attributes:
+        static: end-point error of the slowest bucket, in metres.
+        dynamic: mean over the other buckets of error divided by speed, without unit: 1 for a flow of zero, 0 for the truth.
+    """
+
+    static: float
+    dynamic: float
+
+
+@dataclass(frozen=True, eq=False)
+class BucketedEPE:
+    """Sums of errors and speeds by class and bucket of speed; sweeps add: ``a + b``, ``sum(parts, BucketedEPE())``.
+
+    Sums and counts are gathered over the whole data set before anything is divided, so that the figures do not depend on how the
+    points are spread over sweeps, or the sweeps over workers.
+
+    Attributes:
+        errors, speeds: float64 ``(classes, buckets)``, metres; classes as in `META_CLASSES`.
+        counts: int64 ``(classes, buckets)``.
+    """
+
+    errors: Tensor
+    speeds: Tensor
+    counts: Tensor
+
+    def __init__(
+        self,
+        errors: Tensor | None = None,
+        speeds: Tensor | None = None,
+        counts: Tensor | None = None,
+    ) -> None:
+        shape = (len(META_CLASSES), len(EDGES) - 1)
+        object.__setattr__(
+            self, "errors", torch.zeros(shape, dtype=torch.float64) if errors is None else errors
+        )
+        object.__setattr__(
+            self, "speeds", torch.zeros(shape, dtype=torch.float64) if speeds is None else speeds
+        )
+        object.__setattr__(
+            self, "counts", torch.zeros(shape, dtype=torch.int64) if counts is None else counts
+        )
+
+    def __add__(self, other: BucketedEPE) -> BucketedEPE:
+        return BucketedEPE(
+            self.errors + other.errors, self.speeds + other.speeds, self.counts + other.counts
+        )
+
+    def by_class(self) -> dict[str, BucketedErrors]:
+        """The scores of each meta-class."""
+        static = (
+            self.errors[:, 0] / self.counts[:, 0]
+        ).tolist()  # 0 / 0 is NaN: there was no point
+        dynamic = (self.errors[:, 1:] / self.speeds[:, 1:]).nanmean(dim=1).tolist()
+        return {name: BucketedErrors(static[k], dynamic[k]) for k, name in enumerate(META_CLASSES)}
+
+    def mean(self) -> BucketedErrors:
+        """The mean of the classes that have points: the figures by which the Argoverse 2 challenge of 2024 ranks."""
+        scores = list(self.by_class().values())
+        return BucketedErrors(_mean([s.static for s in scores]), _mean([s.dynamic for s in scores]))
+
+
+def bucketed_epe(
+    flow: Tensor, truth: Tensor, meta_class: Tensor, mask: Tensor | None = None
+) -> BucketedEPE:
+    """The bucket-normalised end-point error of one sweep; see `BucketedEPE` for many.
+
+    A point's bucket is that of its true speed, ``lower <= |truth| < upper`` with the edges `EDGES`.
+
+    Args:
+        flow: ``(points, 3)``, metres, **without** the sensor's own motion.
+        truth: likewise.
+        meta_class: of each point, as `meta_class` gives it; -1 does not count.
+        mask: boolean ``(points,)``, true where a point counts. The challenge counts ``|x| < 35 and |y| < 35`` m.
+
+    Source: Khatri, Vedder, Peri, Ramanan, Hays, "I can't believe it's not scene flow!", ECCV 2024; agrees with the package
+    bucketed-scene-flow-eval to 1e-6.
+
+    >>> truth = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    >>> bucketed_epe(torch.zeros(3, 3), truth, torch.tensor([1, 3, 0])).mean()
+    BucketedErrors(static=0.0, dynamic=1.0)
+    """
+    errors = point_errors(flow, truth)
+    counted = counted_points(errors, flow, meta_class, mask)
+    errors, speeds, classes = (
+        errors[counted].cpu(),
+        truth[counted].to(torch.float64).norm(dim=-1).cpu(),
+        meta_class[counted].cpu(),
+    )
+    buckets = len(EDGES) - 1
+    # With right=True, a speed on an edge belongs to the bucket above it.
+    place = classes * buckets + torch.bucketize(speeds, EDGES, right=True) - 1
+
+    def gather(values: Tensor) -> Tensor:
+        return torch.bincount(place, weights=values, minlength=len(META_CLASSES) * buckets).view(
+            -1, buckets
+        )
+
+    return BucketedEPE(
+        gather(errors), gather(speeds), gather(torch.ones_like(errors)).to(torch.int64)
+    )
+
+
+def _mean(values: list[float]) -> float:
+    seen = [v for v in values if not math.isnan(v)]
+    return sum(seen) / len(seen) if seen else math.nan

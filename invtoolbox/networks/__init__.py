@@ -1,0 +1,1 @@
+"""Torch modules that priors, solvers and training share."""

@@ -1,0 +1,292 @@
+"""Images that go on beyond their edges as in a mirror, and the transpose of that.
+
+A convex network of the energies of filters, for images of any size.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from invtoolbox.errors import InputError
+from invtoolbox.networks.convex_network import ConvexNetwork, item_sum, smooth_ramp
+
+
+def mirrored(image: Tensor, reach: int) -> Tensor:
+    """The image and ``reach`` pixels beyond, the outermost ones repeated in reverse order; 0 beyond an image smaller than that."""
+    for axis in (2, 3):
+        n = image.shape[axis]
+        m = min(reach, n)
+        image = torch.cat(
+            [image.narrow(axis, 0, m).flip(axis), image, image.narrow(axis, n - m, m).flip(axis)],
+            axis,
+        )
+        if m < reach:
+            image = F.pad(
+                image, (reach - m, reach - m) if axis == 3 else (0, 0, reach - m, reach - m)
+            )
+    return image
+
+
+def mirrored_back(padded: Tensor, reach: int) -> Tensor:
+    """The transpose of `mirrored`."""
+    for axis in (3, 2):
+        n = padded.shape[axis] - 2 * reach
+        m = min(reach, n)
+        inside = padded.narrow(axis, reach, n).clone()
+        inside.narrow(axis, 0, m).add_(padded.narrow(axis, reach - m, m).flip(axis))
+        inside.narrow(axis, n - m, m).add_(padded.narrow(axis, reach + n, m).flip(axis))
+        padded = inside
+    return padded
+
+
+class _Level(NamedTuple):
+    """What the way back needs of a level of the way forth."""
+
+    filtered: Tensor
+    slope: Tensor
+    fine: torch.Size  # of the image that it saw
+    before: torch.Size  # of the last level's z; of the image at the first level
+
+
+class ConvexEnergy(ConvexNetwork):
+    r"""``psi(x) = sum over levels and places of <q_k, e_k> + <w_k, z_k> + alpha/2 |x|^2``.
+
+    Level k sees the image ``x_k``, averaged over blocks by the strides of the levels before. Its filters have energies
+    ``e_k = 1/2 (G_k * x_k)^2``, and ``z_k = g(V_k * e_k + W_k * z_{k-1} + H_k * x_{k+1} + b_k)``. The entries of V, W, q and w are
+    nonnegative and g is a softplus, so psi is convex; outside of an image, it goes on as in a mirror, and all other things are 0.
+
+    The gradient at a level is ``G^T (a G x)`` with a gain ``a = q + V^T(...)`` at every place that grows with the energy nearby and at
+    coarser levels: filters that see more than noise pass, others are shrunk, as in Wiener filters of local energies. A softplus of linear
+    features alone (`ConvexConvolution`) must build the identity out of many bent lines.
+
+    Args:
+        channels: of the image.
+        filters: how many a level has.
+        widths: channels of ``z_k``.
+        strides: of each level; 2 halves the resolution of what it hands on.
+        filter_size: side of the filters G and H, odd.
+        kernel_size: side of V and W, odd.
+        beta: of the softplus; it bends within about ``1 / beta``, and images are meant to lie within [0, 1].
+        strong_convexity: ``alpha``.
+        seed: of the first weights. The first filters are products of cosines, the smoothest of a basis of the windows: from random ones
+            training takes some ten times as long.
+
+    >>> ConvexEnergy(1, filters=(4, 4), widths=(6, 6), strides=(2, 2))(torch.zeros(2, 1, 13, 9)).shape
+    torch.Size([2, 1, 13, 9])
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        filters: Sequence[int] = (48, 24, 24),
+        widths: Sequence[int] = (48, 48, 48),
+        strides: Sequence[int] = (2, 1, 2),
+        filter_size: int = 7,
+        kernel_size: int = 3,
+        beta: float = 20.0,
+        strong_convexity: float = 1e-6,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if (
+            not widths
+            or not len(widths) == len(strides) == len(filters)
+            or min(channels, *widths, *strides, *filters) < 1
+        ):
+            raise InputError(
+                "ConvexEnergy needs as many positive filters and widths as strides, one a level, got "
+                f"{tuple(filters)}, {tuple(widths)} and {tuple(strides)}"
+            )
+        if (
+            min(filter_size % 2, kernel_size % 2) == 0
+            or min(filter_size, kernel_size) < 1
+            or not beta > 0
+            or not strong_convexity >= 0
+        ):
+            raise InputError(
+                "ConvexEnergy needs an odd filter_size and kernel_size, a positive beta and a strong_convexity that is not "
+                f"negative, got {filter_size}, {kernel_size}, {beta:g} and {strong_convexity:g}"
+            )
+        self.channels, self.beta, self.strong_convexity = channels, beta, strong_convexity
+        self.strides = tuple(int(s) for s in strides)
+        generator = torch.Generator().manual_seed(seed)
+        inputs = channels * filter_size**2
+
+        def drawn(out: int, into: int, side: int) -> Tensor:
+            return torch.rand(out, into, side, side, generator=generator)
+
+        levels = range(len(self.strides))
+        self.filters = nn.ParameterList(
+            [nn.Parameter(4 * _cosines(n, channels, filter_size, generator)) for n in filters]
+        )
+        self.skips = nn.ParameterList(
+            [
+                nn.Parameter((2 * drawn(n, channels, filter_size) - 1) / math.sqrt(inputs))
+                for n in widths
+            ]
+        )
+        self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n)) for n in widths])
+        # What is small by nature is stored larger, see `_mean` and `_share`: to a step of Adam all parameters are of one size.
+        self.pooling = nn.ParameterList(
+            [
+                nn.Parameter(
+                    drawn(widths[k], filters[k], kernel_size)
+                    * (2 / (filters[k] * kernel_size**2) ** 0.25)
+                )
+                for k in levels
+            ]
+        )
+        self.weights = nn.ParameterList(
+            [
+                nn.Parameter(
+                    drawn(widths[k], widths[k - 1], kernel_size)
+                    * (2 / (widths[k - 1] * kernel_size**2) ** 0.25)
+                )
+                for k in levels[1:]
+            ]
+        )
+        self.floors = nn.ParameterList([nn.Parameter(torch.full((n, 1, 1), 0.3)) for n in filters])
+        self.readouts = nn.ParameterList([nn.Parameter(torch.full((n, 1, 1), 0.3)) for n in widths])
+        self.nonnegative = tuple(
+            name
+            for name, _ in self.named_parameters()
+            if name.split(".")[0] in ("pooling", "weights", "floors", "readouts")
+        )
+
+    def potential(self, x: Tensor) -> Tensor:
+        return self._forth(x)[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._back(x, self._forth(x, value=False)[1])
+
+    def potential_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        psi, levels = self._forth(x)
+        return psi, self._back(x, levels)
+
+    def _forth(self, x: Tensor, value: bool = True) -> tuple[Tensor, list[_Level]]:
+        """psi where it is asked for, and what the way back needs."""
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise InputError(
+                f"this ConvexEnergy takes images (batch, {self.channels}, rows, columns), got {tuple(x.shape)}"
+            )
+        psi = 0.5 * self.strong_convexity * item_sum(x.square()) if value else item_sum(x[:, :, :0])
+        levels: list[_Level] = []
+        image = z = x
+        for k, stride in enumerate(self.strides):
+            filtered = F.conv2d(mirrored(image, self.filters[k].shape[-1] // 2), self.filters[k])
+            energy = filtered * (0.5 * filtered)  # faster than a square
+            before = F.conv2d(
+                energy, self._mean(self.pooling[k]), None, stride, self.pooling[k].shape[-1] // 2
+            )
+            if k > 0:
+                before = before + F.conv2d(
+                    z,
+                    self._mean(self.weights[k - 1]),
+                    None,
+                    stride,
+                    self.weights[k - 1].shape[-1] // 2,
+                )
+            fine, last = image.shape, z.shape
+            image = _averaged(image, stride)
+            before = before + F.conv2d(
+                mirrored(image, self.skips[k].shape[-1] // 2), self.skips[k], self.biases[k]
+            )
+            z, slope = smooth_ramp(before, self.beta)
+            levels.append(_Level(filtered, slope, fine, last))
+            if value:
+                psi = (
+                    psi
+                    + item_sum(energy * self._share(self.floors[k]))
+                    + item_sum(z * self._readout(k))
+                )
+        return psi, levels
+
+    def _back(self, x: Tensor, levels: list[_Level]) -> Tensor:
+        pull: Tensor | None = None
+        coarse: Tensor | None = None
+        for k in range(len(levels) - 1, -1, -1):
+            level, stride = levels[k], self.strides[k]
+            weight = level.slope * (self._readout(k) if pull is None else self._readout(k) + pull)
+            own = mirrored_back(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
+            coarse = _spread(own if coarse is None else own + coarse, stride, level.fine)
+            gain = self._share(self.floors[k]) + _transposed(
+                weight, self._mean(self.pooling[k]), stride, level.fine
+            )
+            passed = _synthesis(gain * level.filtered, self.filters[k])
+            coarse = coarse + mirrored_back(passed, self.filters[k].shape[-1] // 2)
+            if k > 0:
+                pull = _transposed(weight, self._mean(self.weights[k - 1]), stride, level.before)
+        assert coarse is not None
+        return coarse + self.strong_convexity * x if self.strong_convexity else coarse
+
+    def _mean(self, stored: Tensor) -> Tensor:
+        return stored / stored[0].numel() ** 0.75
+
+    def _share(self, stored: Tensor) -> Tensor:
+        """With a gain of 1/16 a filter, that of the first ones, a basis of them would give the image back."""
+        return stored / (16 * len(stored))
+
+    def _readout(self, level: int) -> Tensor:
+        return self.readouts[level] * (0.1 * self.strides[level] ** 2 / len(self.readouts[level]))
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, strides={self.strides}, beta={self.beta:g}, strong_convexity={self.strong_convexity:g}"
+
+
+def _cosines(count: int, channels: int, side: int, generator: torch.Generator) -> Tensor:
+    """The smoothest of the orthonormal products of cosines in a window; random filters of the same size where there are no more."""
+    places, frequencies = (
+        torch.arange(side, dtype=torch.float64) + 0.5,
+        torch.arange(side, dtype=torch.float64)[:, None],
+    )
+    lines = (
+        torch.cos(math.pi * frequencies * places / side)
+        * torch.where(frequencies == 0, 1.0, 2.0).div(side).sqrt()
+    )
+    filters = torch.randn(count, channels, side, side, generator=generator) / math.sqrt(
+        channels * side**2
+    )
+    order = sorted(
+        itertools.product(range(side), range(side), range(channels)),
+        key=lambda at: (at[0] ** 2 + at[1] ** 2, at),
+    )
+    for filter_, (row, column, channel) in zip(filters, order):
+        filter_.zero_()[channel] = torch.outer(lines[row], lines[column])
+    return filters
+
+
+def _synthesis(v: Tensor, filters: Tensor) -> Tensor:
+    """The transpose of filters inside of an image; as one matrix product, several times as fast as a transposed convolution."""
+    side = filters.shape[-1]
+    parts = filters.flatten(1).T @ v.flatten(2)
+    return F.fold(parts, (v.shape[2] + side - 1, v.shape[3] + side - 1), side)
+
+
+def _averaged(image: Tensor, stride: int) -> Tensor:
+    """Means over blocks; at the far ends zeros fill the last one."""
+    if stride == 1:
+        return image
+    rows, columns = image.shape[2:]
+    return F.avg_pool2d(F.pad(image, (0, -columns % stride, 0, -rows % stride)), stride)
+
+
+def _spread(image: Tensor, stride: int, size: torch.Size) -> Tensor:
+    """The transpose of `_averaged`."""
+    if stride == 1:
+        return image
+    wide = image.repeat_interleave(stride, 2).repeat_interleave(stride, 3)
+    return wide[..., : size[2], : size[3]] / stride**2
+
+
+def _transposed(v: Tensor, kernel: Tensor, stride: int, size: torch.Size) -> Tensor:
+    """The transpose of a convolution of images of this size."""
+    padding = kernel.shape[-1] // 2
+    more = [n - (m - 1) * stride - 1 for n, m in zip(size[2:], v.shape[2:])]
+    return F.conv_transpose2d(v, kernel, None, stride, padding, more)

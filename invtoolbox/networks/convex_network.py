@@ -1,0 +1,215 @@
+"""Networks that are convex in their input, and whose output is the gradient: proximal operators by construction.
+
+A convex network of fully connected layers, for numbers and short vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from invtoolbox.errors import InputError
+
+
+class ConvexNetwork(nn.Module, ABC):
+    r"""A convex potential ``psi(x)`` with a continuous gradient; calling the network gives ``f(x) = grad psi(x)``.
+
+    A continuous map is the proximal operator of some function R, convex or not, exactly where it is the gradient of a convex one
+    (Gribonval and Nikolova, "A characterization of proximity operators", 2020). So f is a prox whatever the weights are, trained or
+    not, as long as those that must not be negative are not; `projected` sees to that.
+
+    A subclass writes `potential`; f then comes from autograd. One that knows its gradient in closed form writes
+    `potential_and_gradient` instead, which spares training a second derivative by autograd.
+
+    Attributes:
+        strong_convexity: ``alpha`` of a term ``alpha/2 |x|^2`` in psi. Positive, f is invertible and R finite everywhere.
+        nonnegative: names of the parameters without whose sign psi is not convex.
+
+    >>> class Quadratic(ConvexNetwork):
+    ...     def potential(self, x):
+    ...         return 0.25 * x.flatten(1).square().sum(1)
+    >>> Quadratic()(torch.ones(1, 1, 2))
+    tensor([[[0.5000, 0.5000]]])
+    """
+
+    strong_convexity: float = 0.0
+    nonnegative: tuple[str, ...] = ()
+
+    @abstractmethod
+    def potential(self, x: Tensor) -> Tensor:
+        """``psi(x)``, shape ``(batch,)``, better in float64: `item_sum`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``f(x) = grad psi(x)``, shaped like x."""
+        return self.potential_and_gradient(x)[1]
+
+    def potential_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Both from one pass."""
+        learn = torch.is_grad_enabled() and (
+            x.requires_grad or any(p.requires_grad for p in self.parameters())
+        )
+        with torch.enable_grad():
+            free = (
+                x if x.requires_grad else x.detach().requires_grad_(True)
+            )  # never the caller's own tensor
+            psi = self.potential(free)
+            (gradient,) = torch.autograd.grad(psi.sum(), free, create_graph=learn)
+        return (psi, gradient) if learn else (psi.detach(), gradient)
+
+    def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The nearest parameters with which psi is convex: what training does after every step."""
+        return {
+            name: value.clamp_min(0) if name in self.nonnegative else value
+            for name, value in parameters.items()
+        }
+
+    def check_convex(self) -> None:
+        """Raise an `InputError` where a weight has the wrong sign."""
+        for name in self.nonnegative:
+            least = float(self.get_parameter(name).detach().min())
+            if not least >= 0:
+                raise InputError(
+                    f"the weights {name!r} of {type(self).__name__} go down to {least:.3g}, so its potential is not convex "
+                    "and its gradient no prox; load_state_dict(network.projected(network.state_dict())) mends that"
+                )
+
+
+def smooth_ramp(x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """The softplus ``log(1 + exp(beta x)) / beta``, convex and increasing, and its derivative."""
+    value, slope = _SmoothRamp.apply(x, beta)
+    return value, slope
+
+
+class _SmoothRamp(torch.autograd.Function):
+    """Both from one exponential, and with one pass back for both."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        slope = (beta * x).sigmoid_()
+        ctx.save_for_backward(slope)
+        ctx.beta = beta
+        # Beyond 40 the softplus is its argument to more digits than float64 has.
+        return F.softplus(x, beta, 40.0), slope
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        of_value, of_slope = gradients
+        return torch.addcmul(of_value, of_slope, 1 - slope, value=ctx.beta).mul_(slope), None
+
+
+def item_sum(x: Tensor) -> Tensor:
+    """The sum over each item in float64: potentials of whole pictures differ by less than float32 resolves of their size."""
+    return x.flatten(1).sum(1, dtype=torch.float64)
+
+
+class ConvexDense(ConvexNetwork):
+    r"""``psi(x) = <w, z_K> + <h, x> + alpha/2 |x|^2`` with ``z_k = g(W_k z_{k-1} + H_k x + b_k)``, ``z_1 = g(H_1 x + b_1)``.
+
+    The entries of ``W_k`` and of w are nonnegative, g is a softplus (Amos, Xu and Kolter, "Input convex neural networks", ICML 2017;
+    Fang, Buchanan and Sulam, "What's in a prior? Learned proximal networks for inverse problems", ICLR 2024). An item of any shape with
+    ``size`` values is one vector x.
+
+    Args:
+        size: values of an item.
+        width: of the hidden layers.
+        depth: how many hidden layers, K.
+        beta: of the softplus; it bends within about ``1 / beta``.
+        strong_convexity: ``alpha``.
+        seed: of the first weights.
+
+    >>> ConvexDense(3, width=8, depth=2)(torch.zeros(5, 1, 3)).shape
+    torch.Size([5, 1, 3])
+    """
+
+    def __init__(
+        self,
+        size: int,
+        width: int = 50,
+        depth: int = 4,
+        beta: float = 10.0,
+        strong_convexity: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if min(size, width, depth) < 1 or not beta > 0 or not strong_convexity >= 0:
+            raise InputError(
+                f"ConvexDense needs a positive size, width, depth and beta and a strong_convexity that is not negative, got "
+                f"size={size}, width={width}, depth={depth}, beta={beta:g}, strong_convexity={strong_convexity:g}"
+            )
+        self.size, self.beta, self.strong_convexity = size, beta, strong_convexity
+        generator = torch.Generator().manual_seed(seed)
+
+        def drawn(*shape: int) -> nn.Parameter:
+            # Uniform within 1 / sqrt(inputs), as torch's linear layers are.
+            return nn.Parameter(
+                (2 * torch.rand(shape, generator=generator) - 1) / math.sqrt(shape[-1])
+            )
+
+        # Of all layers together: one product of a matrix is faster than several of slim ones.
+        self.skips = drawn(depth, width, size)
+        self.biases = drawn(depth, width)
+        self.weights = nn.ParameterList(
+            [nn.Parameter(drawn(width, width).detach().clamp_min(0)) for _ in range(depth - 1)]
+        )
+        self.readout = nn.Parameter(drawn(1, width).detach().clamp_min(0))
+        self.slope = drawn(1, size)
+        self.nonnegative = (*(f"weights.{k}" for k in range(depth - 1)), "readout")
+
+    def potential(self, x: Tensor) -> Tensor:
+        v = self._vectors(x)
+        return self._potential(v, self._layers(v)[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        v = self._vectors(x)
+        return self._gradient(v, self._layers(v)[1]).view_as(x)
+
+    def potential_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        v = self._vectors(x)
+        z, slopes = self._layers(v)
+        return self._potential(v, z), self._gradient(v, slopes).view_as(x)
+
+    def _gradient(self, v: Tensor, slopes: list[Tensor]) -> Tensor:
+        # Back through the layers: the transposes of the maps, and the slopes of the softplus where it was.
+        pulls = [self.readout * slopes[-1]]
+        for k in range(len(slopes) - 1, 0, -1):
+            pulls.insert(0, (pulls[0] @ self.weights[k - 1]) * slopes[k - 1])
+        gradient = torch.addmm(self.slope, torch.cat(pulls, 1), self.skips.flatten(0, 1))
+        return gradient + self.strong_convexity * v if self.strong_convexity else gradient
+
+    def _layers(self, v: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The last layer, and the slopes of every one."""
+        slopes: list[Tensor] = []
+        z = v
+        seen = F.linear(v, self.skips.flatten(0, 1), self.biases.flatten()).split(
+            self.biases.shape[1], 1
+        )
+        for k, before in enumerate(seen):
+            z, slope = smooth_ramp(
+                before if k == 0 else torch.addmm(before, z, self.weights[k - 1].T), self.beta
+            )
+            slopes.append(slope)
+        return z, slopes
+
+    def _potential(self, v: Tensor, z: Tensor) -> Tensor:
+        psi = item_sum(z * self.readout) + item_sum(v * self.slope)
+        return (
+            psi + 0.5 * self.strong_convexity * item_sum(v.square())
+            if self.strong_convexity
+            else psi
+        )
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, beta={self.beta:g}, strong_convexity={self.strong_convexity:g}"
+
+    def _vectors(self, x: Tensor) -> Tensor:
+        if x.ndim < 2 or x[0].numel() != self.size:
+            raise InputError(
+                f"a ConvexDense of size {self.size} takes items of so many values, got a batch of shape {tuple(x.shape)}"
+            )
+        return x.flatten(1)

@@ -1,0 +1,159 @@
+"""The network of total deep variation: features on several scales, run through small U-Nets, and one energy a pixel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from invtoolbox.errors import InputError
+from invtoolbox.networks.convex_energy import mirrored, mirrored_back
+
+#: A binomial window, which the filters between scales are blurred with, so that nothing is aliased.
+_WINDOW = (1.0, 4.0, 6.0, 4.0, 1.0)
+
+
+class DeepVariationNetwork(nn.Module):
+    r"""``r(x) = <w, N(K x)>`` at every pixel: filters K without a mean, ``blocks`` U-Nets N one after the other, and a vector w.
+
+    A U-Net has residual steps ``x + K_2 phi(K_1 x)``, ``phi(t) = 1/2 log(1 + t^2)``, two on a scale and one on the coarsest. What goes
+    from one scale to the next is filtered by a blurred kernel with a stride of 2, on the way back by the transpose of such a one; every
+    U-Net but the first begins a scale with what the one before it left there. Outside of an image it goes on as in a mirror. After Kobler,
+    Effland, Kunisch and Pock, "Total deep variation for linear inverse problems", CVPR 2020; the names of the weights are those of their
+    files.
+
+    Args:
+        channels: of the image.
+        features: channels of everything inside, F.
+        scales: how many.
+        blocks: U-Nets.
+        seed: of the first weights.
+
+    >>> DeepVariationNetwork(1, features=4, scales=2, blocks=1)(torch.zeros(2, 1, 9, 12)).shape
+    torch.Size([2, 1, 9, 12])
+    """
+
+    def __init__(
+        self, channels: int = 1, features: int = 32, scales: int = 3, blocks: int = 3, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if min(channels, features, scales, blocks) < 1:
+            raise InputError(
+                f"DeepVariationNetwork needs positive channels, features, scales and blocks, got {channels}, {features}, "
+                f"{scales} and {blocks}"
+            )
+        self.channels, self.features, self.scales = channels, features, scales
+        self.K1 = _Filters(channels, features, 3)
+        self.mb = nn.ModuleList([_UNet(features, scales) for _ in range(blocks)])
+        self.KN = _Filters(features, 1, 1)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.normal_(0, 1 / math.sqrt(weight[0].numel()), generator=generator)
+            self.K1.weight.sub_(self.K1.weight.mean((1, 2, 3), keepdim=True))
+            self.K1.weight.div_(self.K1.weight.square().sum((1, 2, 3), keepdim=True).sqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``r(x)``, ``(batch, 1, rows, columns)``."""
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise InputError(
+                f"this DeepVariationNetwork takes images (batch, {self.channels}, rows, columns), got {tuple(x.shape)}"
+            )
+        scales: list[Tensor] = [self.K1(x)]
+        for block in self.mb:
+            scales = block(scales)
+        energies: Tensor = self.KN(scales[0])
+        return energies
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, features={self.features}, scales={self.scales}, blocks={len(self.mb)}"
+
+
+class _Filters(nn.Module):
+    """A convolution that keeps the size."""
+
+    def __init__(self, before: int, after: int, side: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(after, before, side, side))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(mirrored(x, self.weight.shape[-1] // 2), self.weight)
+
+
+class _Between(nn.Module):
+    """A convolution down to half the size, or, transposed, up to a size that this would come from."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(features, features, 3, 3))
+
+    def kernel(self) -> Tensor:
+        line = self.weight.new_tensor(_WINDOW) / sum(_WINDOW)
+        window = torch.outer(line, line)[None, None]
+        return F.conv2d(self.weight.flatten(0, 1)[:, None], window, padding=4).unflatten(
+            0, self.weight.shape[:2]
+        )[:, :, 0]
+
+    def down(self, x: Tensor) -> Tensor:
+        return F.conv2d(mirrored(x, 3), self.kernel(), stride=2)
+
+    def up(self, x: Tensor, size: torch.Size) -> Tensor:
+        more = [n - 2 * m + 1 for n, m in zip(size[2:], x.shape[2:])]
+        return mirrored_back(F.conv_transpose2d(x, self.kernel(), stride=2, output_padding=more), 3)
+
+
+class _Step(nn.Module):
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = _Filters(features, features, 3), _Filters(features, features, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed: Tensor = self.conv2(_Potential.apply(self.conv1(x)))
+        return x + changed
+
+
+class _UNet(nn.Module):
+    def __init__(self, features: int, scales: int) -> None:
+        super().__init__()
+        self.mb = nn.ModuleList(
+            [
+                nn.ModuleList([_Step(features) for _ in range(2 if k + 1 < scales else 1)])
+                for k in range(scales)
+            ]
+        )
+        self.conv_down = nn.ModuleList([_Between(features) for _ in range(scales - 1)])
+        self.conv_up = nn.ModuleList([_Between(features) for _ in range(scales - 1)])
+
+    def forward(self, scales: list[Tensor]) -> list[Tensor]:
+        found = list(scales)
+        for k, between in enumerate(self.conv_down):
+            found[k] = self._step(k, 0, found[k])
+            coarser = cast(_Between, between).down(found[k])
+            found[k + 1 : k + 2] = [found[k + 1] + coarser if k + 1 < len(found) else coarser]
+        found[-1] = self._step(len(found) - 1, 0, found[-1])
+        for k in range(len(found) - 2, -1, -1):
+            found[k] = self._step(
+                k, 1, found[k] + cast(_Between, self.conv_up[k]).up(found[k + 1], found[k].shape)
+            )
+        return found
+
+    def _step(self, scale: int, number: int, x: Tensor) -> Tensor:
+        result: Tensor = cast(nn.ModuleList, self.mb[scale])[number](x)
+        return result
+
+
+class _Potential(torch.autograd.Function):
+    """``1/2 log(1 + t^2)``, of which the way back keeps t alone."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        ctx.save_for_backward(t)
+        return t.square().log1p_().mul_(0.5)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (t,) = ctx.saved_tensors
+        return gradient * (t / (1 + t * t))

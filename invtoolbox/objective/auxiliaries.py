@@ -1,0 +1,124 @@
+r"""Priors that are minima over auxiliary variables, ``R(x) = min_w sum_i c_i F_i(K_i (x, w))``, written out.
+
+Total generalized variation has no prox in closed form, because w is minimised over inside of it. Minimising over x and w together
+is the same problem, and there every piece is closed. `with_auxiliaries` makes that objective: its variable has the channels of the
+image and behind them those of every w, and `Objective.decode` takes the image out at the end. A solver that wants it says so in
+`Solver.reformulated`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.elementary import ChannelSlices, Identity
+from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
+from invtoolbox.priors.composed import PriorWrapper
+
+
+def with_auxiliaries(objective: Objective) -> Objective:
+    """The objective with the auxiliary variables of its priors as further channels; itself where there are none, or no image.
+
+    Its value is that of the original at the best auxiliary variables, and lies above it elsewhere.
+    """
+    if objective.layout is not None or not any(
+        "joint" in term.prior.offers for term in objective.prior.terms
+    ):
+        return objective
+    problem = objective.problem
+    channels, *space = problem.image_shape
+    joints = [
+        term.prior.joint(problem.image_shape) if "joint" in term.prior.offers else None
+        for term in objective.prior.terms
+    ]
+    total = channels + sum(joint[0] for joint in joints if joint is not None)
+    image = ChannelSlices((total, *space), ((0, channels),))
+    image.complex_images = problem.operator.complex_images
+    terms, start = [], channels
+    for term, joint in zip(objective.prior.terms, joints):
+        if joint is None:
+            terms.append(Term(term.weight, _OfTheImage(term.prior, image), term.chosen))
+            continue
+        stop = start + joint[0]
+        alone = joint[0] == total - channels
+        own = None if alone else ChannelSlices((total, *space), ((0, channels), (start, stop)))
+        terms += [
+            Term(
+                term.weight * part.weight,
+                part.prior if own is None else part.prior @ own,
+                term.chosen,
+            )
+            for part in joint[1].terms
+        ]
+        start = stop
+    operator = image if isinstance(problem.operator, Identity) else problem.operator @ image
+    return dataclasses.replace(
+        objective,
+        problem=problem.with_operator(operator),
+        prior=PriorSum(tuple(terms)),
+        image_channels=channels,
+    )
+
+
+def extended(objective: Objective, image: Tensor) -> Tensor:
+    """The variable of an objective that starts from an image: auxiliary variables start at 0."""
+    if objective.image_channels is None:
+        return image
+    shape = objective.problem.image_shape
+    return torch.cat(
+        [image, image.new_zeros(image.shape[0], shape[0] - image.shape[1], *shape[1:])], 1
+    )
+
+
+class _OfTheImage(PriorWrapper, ExplicitPrior):
+    """A prior of the image, seen as one of image and auxiliary variables: its prox leaves the latter as they are."""
+
+    def __init__(self, prior: ExplicitPrior, image: ChannelSlices) -> None:
+        self.prior, self.image = prior, image
+        self.is_convex, self.is_smooth, self.sigma = prior.is_convex, prior.smooth, prior.sigma
+        self.fixed_level, self.is_constraint, self.has_exact_prox = (
+            prior.fixed_level,
+            prior.is_constraint,
+            prior.has_exact_prox,
+        )
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return self.prior.offers & {"energy", "prox", "denoise", "gradient", "split", "quadratic"}
+
+    def energy(self, x: Tensor) -> Tensor:
+        return self.prior.energy(self.image(x))
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        return self.image.replaced(x.clone(), self.prior.prox(self.image(x), step))
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return self.image.replaced(x.clone(), self.prior.denoise(self.image(x), sigma))
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.image.adjoint(self.prior.gradient(self.image(x), generator))
+
+    def split(self) -> tuple[LinearOperator, ExplicitPrior]:
+        K, F = self.prior.split()
+        composed = K @ self.image
+        assert isinstance(composed, LinearOperator)
+        return composed, F
+
+    def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
+        L, b = self.prior.quadratic()
+        composed = self.image if L is None else L @ self.image
+        assert isinstance(composed, LinearOperator)
+        return composed, b
+
+    def _with(self, prior: ExplicitPrior) -> Self:
+        other = super()._with(prior)
+        other.sigma = prior.sigma
+        return other
+
+    def __repr__(self) -> str:
+        return repr(self.prior)

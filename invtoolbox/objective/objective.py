@@ -1,0 +1,349 @@
+"""What a solver minimises: ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, with ``x = g(z)``.
+
+The loop binds a problem, the prepared priors and the weight of each item into one `Objective`. Solvers of images work
+on ``x``. Where an implicit prior is present, or parameters of the operator are unknown, solvers work on parameters packed into
+one vector an item: those of the implicit prior (or the image), and the unknowns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.core.pytrees import tree_map
+from invtoolbox.objective.unknowns import Unknowns
+from invtoolbox.operators.base import LinearOperator, Operator, expand
+from invtoolbox.priors.base import ExplicitPrior, PriorSum, Seen
+from invtoolbox.problem import Problem
+
+if TYPE_CHECKING:
+    from invtoolbox.parameter_choice.base import WeightRule
+
+
+class Evaluation(NamedTuple):
+    """An objective at a point; ``value`` is NaN where some prior has no energy."""
+
+    value: Tensor  # (batch,)
+    gradient: Tensor  # like the variable
+    discrepancy: Tensor  # (batch,)
+
+
+class Decoded(NamedTuple):
+    """What a variable stands for."""
+
+    x: Any
+    parameters: dict[str, Tensor]  # empty where the variable is the image
+    operator: Operator
+    energy: Tensor | None = None  # S(z) of the implicit prior, (batch,)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How parameters lie in one vector an item."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    def pack(self, parameters: dict[str, Tensor]) -> Tensor:
+        return torch.cat([parameters[name].flatten(1) for name in self.names], dim=1)
+
+    def unpack(self, vector: Tensor) -> dict[str, Tensor]:
+        sizes = [torch.Size(shape).numel() for shape in self.shapes]
+        parts = torch.split(vector, sizes, dim=1)
+        return {
+            n: part.unflatten(1, shape) if shape else part.squeeze(1)
+            for n, part, shape in zip(self.names, parts, self.shapes)
+        }
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A problem, its prepared priors, and the weight of each item.
+
+    Attributes:
+        problem: measurements, operator and data term.
+        prior: the prepared priors.
+        regularization: the weight of the explicit priors, ``(batch,)``.
+        rule: what chooses that weight, where something does.
+        layout: of the parameters, where there is an implicit prior or an unknown.
+        image_channels: how many of the variable's channels are the image, where others are auxiliary (see `with_auxiliaries`).
+        unknowns: parameters of the operator that are found with the image.
+        seed, iteration: random draws are a function of these two.
+        share: of the measurements that the problem holds; what is not misfit counts by it.
+    """
+
+    problem: Problem
+    prior: PriorSum
+    regularization: Tensor
+    rule: WeightRule | None = None
+    layout: Layout | None = None
+    unknowns: Unknowns | None = None
+    seed: int = 0
+    iteration: int = 0
+    share: float = 1.0
+    image_channels: int | None = None
+
+    # -- parts that solvers look at -----------------------------------------------------------------------------------
+
+    @cached_property
+    def terms(self) -> tuple[tuple[Tensor, ExplicitPrior], ...]:
+        """Every explicit prior with its whole weight ``regularization * w_i``, ``(batch,)``."""
+        one = self.share * self.regularization
+        return tuple(
+            (one * torch.as_tensor(t.weight, dtype=one.dtype, device=one.device), t.prior)
+            for t in self.prior.terms
+        )
+
+    @property
+    def explicit_priors(self) -> tuple[ExplicitPrior, ...]:
+        """Those of the image, and those of unknown parameters."""
+        own = self.unknowns.priors.values() if self.unknowns is not None else ()
+        return tuple(term.prior for sum_ in (self.prior, *own) for term in sum_.terms)
+
+    @property
+    def has_value(self) -> bool:
+        return all("energy" in prior.offers for prior in self.explicit_priors)
+
+    @property
+    def batch(self) -> int:
+        return self.problem.batch
+
+    def nan(self) -> Tensor:
+        return torch.full_like(self.regularization, float("nan"))
+
+    def generator(self) -> Generator:
+        """Draws of this iteration; the same whatever the batch is, and after a resume."""
+        return torch.Generator(self.problem.first.device).manual_seed(
+            (self.seed * 1_000_003 + self.iteration) % (1 << 62)
+        )
+
+    # -- the data part -------------------------------------------------------------------------------------------------
+
+    def data(self, x: Tensor) -> Evaluation:
+        """``D(A(x), y)``, its gradient ``A^T D'`` and the discrepancy, from one forward and one adjoint."""
+        A, D, y = self.problem.operator, self.problem.data_term, self.problem.y
+        if isinstance(A, LinearOperator):
+            prediction = A(x)
+            value, slope = D.value_and_grad(prediction, y)
+            gradient = A.adjoint(slope)
+        else:
+            kept = (
+                torch.is_grad_enabled() and x.requires_grad
+            )  # somebody differentiates this in turn
+            with torch.enable_grad():
+                free = x if kept else x.detach().requires_grad_(True)
+                tracked = A(free)
+                prediction = tracked if kept else tree_map(Tensor.detach, tracked)
+                with torch.set_grad_enabled(kept):
+                    value, slope = D.value_and_grad(prediction, y)
+                (gradient,) = torch.autograd.grad(tracked, free, slope, create_graph=kept)
+        return Evaluation(value, gradient, D.discrepancy_of(value, prediction, y))
+
+    def data_value(self, x: Tensor) -> Tensor:
+        return self.problem.data_term.value(self.problem.operator(x), self.problem.y)
+
+    def prior_value(self, x: Tensor) -> Tensor:
+        """``regularization * sum_i w_i R_i(x)``, NaN where some prior has no energy."""
+        if not self.has_value:
+            return self.nan()
+        total = torch.zeros_like(self.regularization)
+        for weight, prior in self.terms:
+            total = total + weight * prior.energy(x)
+        return total
+
+    # -- the whole, for solvers that follow gradients ---------------------------------------------------------------
+
+    def evaluate(self, variable: Tensor) -> Evaluation:
+        """Value and gradient in the variable: ``x``, or the packed parameters of the implicit prior."""
+        if self.layout is not None:
+            return self.evaluate_parameters(variable)[0]
+        value, gradient, discrepancy = self.data(variable)
+        if not self.has_value:
+            value = self.nan()
+        generator = self.generator()
+        for weight, prior in self.terms:
+            energy, slope = prior.energy_and_gradient(variable, generator)
+            gradient = torch.addcmul(gradient, slope, expand(weight, slope))
+            if energy is not None:
+                value = value + weight * energy
+        return Evaluation(value, gradient, discrepancy)
+
+    def value(self, variable: Tensor) -> Tensor:
+        """The objective alone, ``(batch,)``; for line searches."""
+        if self.layout is None:
+            return self.data_value(variable) + self.prior_value(variable)
+        with torch.no_grad():
+            decoded = self.decoded(variable)
+            misfit = self.problem.data_term.value(decoded.operator(decoded.x), self.problem.y)
+            return misfit + self.prior_value(decoded.x) + self.parameter_energy(decoded)
+
+    def evaluate_parameters(self, vector: Tensor) -> tuple[Evaluation, dict[str, Seen]]:
+        """`evaluate` of packed parameters, and what the operator saw, where the implicit prior adapts."""
+        D, y = self.problem.data_term, self.problem.y
+        with torch.enable_grad():
+            free = vector.detach().requires_grad_(True)
+            decoded = self.decoded(free)
+            x, adaptive = (
+                decoded.x,
+                self.prior.implicit is not None and self.prior.implicit.is_adaptive,
+            )
+            prediction, info = (
+                decoded.operator.with_info(x) if adaptive else (decoded.operator(x), {})
+            )
+            misfit = D.value(prediction, y)
+            value = misfit + self.parameter_energy(decoded)
+            pull = torch.zeros_like(
+                value
+            )  # priors without an energy act through their gradient alone
+            for weight, prior in self.terms:
+                if "energy" in prior.offers:
+                    value = value + weight * prior.energy(x)
+                else:
+                    pull = pull + weight * prior.pull(x, self.generator())
+            watched = {name: tensor for name, tensor in info.items() if tensor.requires_grad}
+            gradient, *slopes = torch.autograd.grad(
+                (value + pull).sum(), [free, *watched.values()], allow_unused=bool(watched)
+            )
+            found = dict(zip(watched, slopes))
+            seen = {name: Seen(tensor.detach(), found.get(name)) for name, tensor in info.items()}
+        with torch.no_grad():
+            fixed = tree_map(Tensor.detach, prediction)
+            discrepancy = D.discrepancy_of(misfit.detach(), fixed, y)
+            return Evaluation(
+                value.detach() if self.has_value else self.nan(), gradient, discrepancy
+            ), seen
+
+    def decoded(self, variable: Tensor) -> Decoded:
+        """The image, and the operator that predicts from it, as functions of the variable."""
+        if self.layout is None:
+            return Decoded(variable, {}, self.problem.operator)
+        parameters = self.layout.unpack(variable)
+        implicit, unknowns = self.prior.implicit, self.unknowns
+        x, energy = (
+            (parameters["x"], None)
+            if implicit is None
+            else implicit.decode_and_energy(parameters, self.generator())
+        )
+        operator = (
+            self.problem.operator
+            if unknowns is None
+            else unknowns.operator(self.problem.operator, parameters)
+        )
+        return Decoded(x, parameters, operator, energy)
+
+    def projected(self, variable: Tensor) -> Tensor:
+        """The nearest variable that the implicit prior allows."""
+        implicit = self.prior.implicit
+        if self.layout is None or implicit is None or not implicit.is_constrained:
+            return variable
+        parameters = self.layout.unpack(variable)
+        return self.layout.pack({**parameters, **implicit.projected(parameters)})
+
+    def disturbed(self, variable: Tensor, rate: float) -> Tensor:
+        """The variable with the noise that the implicit prior adds to a step of this length."""
+        implicit = self.prior.implicit
+        if self.layout is None or implicit is None or not implicit.is_disturbed:
+            return variable
+        parameters = self.layout.unpack(variable)
+        return self.layout.pack(
+            {**parameters, **implicit.disturbed(parameters, rate, self.generator())}
+        )
+
+    def parameter_energy(self, decoded: Decoded) -> Tensor:
+        """``S(z)`` and the priors of the unknowns, ``(batch,)``."""
+        total = torch.zeros_like(self.regularization)
+        if decoded.energy is not None:
+            total = total + decoded.energy
+        return self.share * (
+            total if self.unknowns is None else total + self.unknowns.energy(decoded.parameters)
+        )
+
+    def decode(self, variable: Tensor) -> Any:
+        """The image of a variable, without draws."""
+        if self.image_channels is not None:
+            return variable[:, : self.image_channels].contiguous()
+        if self.layout is None:
+            return variable
+        with torch.no_grad():
+            parameters = self.layout.unpack(variable)
+            return (
+                parameters["x"]
+                if self.prior.implicit is None
+                else self.prior.implicit.decode(parameters)
+            )
+
+    # -- the loop's changes ---------------------------------------------------------------------------------------------
+
+    def at(self, iteration: int) -> Objective:
+        problem = self.problem.with_data_term(self.problem.data_term.at(iteration))
+        return dataclasses.replace(
+            self, problem=problem, prior=self.prior.at(iteration), iteration=iteration
+        )
+
+    def subset(self, count: int) -> Objective:
+        """That of so many blocks of the measurements, drawn for the iteration, with the same share of everything else."""
+        blocks = self.problem.operator.blocks
+        assert blocks is not None
+        return dataclasses.replace(
+            self,
+            problem=self.problem.subset(count, self.generator()),
+            share=self.share * count / blocks,
+        )
+
+    def adapted(
+        self, variable: Tensor, statistics: dict[str, Tensor]
+    ) -> tuple[Objective, Tensor, Callable[[Tensor], Tensor]]:
+        """What the implicit prior makes of a variable: the objective of the new one, the new one, and what maps tensors of its shape."""
+        implicit, layout = self.prior.implicit, self.layout
+        assert implicit is not None and layout is not None
+        old = layout.unpack(variable)
+        own = {
+            name: leaf
+            for name, leaf in old.items()
+            if self.unknowns is None or name not in self.unknowns.starts
+        }
+        new, transfer = implicit.adapt(own, statistics, self.iteration, self.generator())
+        after = Layout(
+            layout.names, tuple(tuple(new.get(name, old[name]).shape[1:]) for name in layout.names)
+        )
+
+        def move(vector: Tensor) -> Tensor:
+            return after.pack(
+                {
+                    name: transfer(name, leaf) if name in new else leaf
+                    for name, leaf in layout.unpack(vector).items()
+                }
+            )
+
+        return dataclasses.replace(self, layout=after), after.pack({**old, **new}), move
+
+    def resized(self, variable: Tensor, layout: Layout) -> Tensor:
+        """A variable of this objective in a larger layout, decoding to the same."""
+        implicit = self.prior.implicit
+        assert implicit is not None and self.layout is not None
+        old = self.layout.unpack(variable)
+        theirs = () if self.unknowns is None else self.unknowns.starts
+        shapes = {
+            name: shape for name, shape in zip(layout.names, layout.shapes) if name not in theirs
+        }
+        return layout.pack(
+            {**old, **implicit.resized({name: old[name] for name in shapes}, shapes)}
+        )
+
+    def with_regularization(self, regularization: Tensor) -> Objective:
+        return dataclasses.replace(self, regularization=regularization)
+
+    def select(self, index: Tensor) -> Objective:
+        return dataclasses.replace(
+            self,
+            problem=self.problem.select(index),
+            prior=self.prior.select(index),
+            regularization=self.regularization.index_select(0, index),
+            unknowns=None if self.unknowns is None else self.unknowns.select(index),
+        )

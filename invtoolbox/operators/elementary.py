@@ -1,0 +1,164 @@
+"""What unitary transforms have in common: the adjoint is the inverse, so every closed form is known.
+
+The identity: denoising is an inverse problem too.
+
+No measurement at all: for what priors alone decide, such as a scene that is edited by score distillation.
+
+A part of the channels of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.pytrees import tree_leaves
+from invtoolbox.operators.base import LinearOperator, Operator, expand
+
+
+class Unitary(LinearOperator):
+    """``A^H A = I``: a subclass writes ``_forward`` and ``_adjoint``."""
+
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """1: exact."""
+        return torch.ones(1, dtype=dtype, device=device)
+
+    def normal_symbol(self) -> tuple[Tensor, bool]:
+        return torch.ones([1] * (len(self.domain_shape) + 1)), True
+
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
+        """``v / (weight + rho)``."""
+        return v / (expand(weight, v) + expand(rho, v))
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        """The inverse."""
+        return self.adjoint(y)
+
+
+class Identity(LinearOperator):
+    """``A(x) = x``, for images of shape ``(channel, *space)``.
+
+    >>> Identity((1, 2))(torch.ones(1, 1, 2))
+    tensor([[[1., 1.]]])
+    """
+
+    channelwise = True
+
+    normal_is_diagonal = True
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.domain_shape = self.range_shape = tuple(int(n) for n in shape)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        return torch.ones(1, dtype=dtype, device=device)
+
+    def normal_symbol(self) -> tuple[Tensor, bool]:
+        return torch.ones([1] * (len(self.domain_shape) + 1)), True
+
+    def pseudo_inverse(self, y: Tensor) -> Tensor:
+        return y
+
+
+class NoMeasurement(Operator):
+    """``A(x)``: nothing, ``(batch, 1, 0)``, of any x; its misfit is 0. The problem is ``Problem(A.measurements(batch), A)``.
+
+    Args:
+        domain_shape: of x, where it is an image; scenes have none.
+
+    >>> import invtoolbox as it
+    >>> A = NoMeasurement((1, 2, 2))
+    >>> problem = it.Problem(A.measurements(), A)
+    >>> known = it.priors.Gaussian(torch.full((1, 2, 2), 0.3), 1.0)
+    >>> it.solve(problem, 1.0 * known, it.solvers.Adam(learning_rate=0.1), max_iterations=200, progress=False).x.mean()
+    tensor(0.3000)
+    """
+
+    def __init__(self, domain_shape: tuple[int, ...] = ()) -> None:
+        self.domain_shape, self.range_shape = domain_shape, (1, 0)
+
+    def measurements(self, batch: int = 1) -> Tensor:
+        """Of so many items, ``(batch, 1, 0)``."""
+        return torch.zeros(batch, *self.range_shape)
+
+    def __call__(self, x: Any) -> Tensor:
+        return self._forward(x)
+
+    def _forward(self, x: Any) -> Tensor:
+        # A part of x without an entry, so that it has a derivative like any prediction.
+        leaf = next(
+            leaf for _, leaf in tree_leaves(x) if leaf.is_floating_point() or leaf.is_complex()
+        )
+        return leaf.flatten(1)[:, None, :0]
+
+
+class ChannelSlices(LinearOperator):
+    """Some of the channels of an image, one slice behind the other; the adjoint puts zeros in place of all others.
+
+    Args:
+        image_shape: ``(channel, *space)`` of the whole.
+        slices: ``(start, stop)`` of every slice, ``stop`` not included; they do not overlap.
+
+    >>> ChannelSlices((3, 2), ((0, 1), (2, 3)))(torch.tensor([[[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]]]))
+    tensor([[[0., 0.],
+             [3., 4.]]])
+    """
+
+    def __init__(self, image_shape: Sequence[int], slices: Sequence[tuple[int, int]]) -> None:
+        channels, *space = image_shape
+        self.slices = tuple(slices)
+        self.domain_shape = (channels, *space)
+        self.range_shape = (sum(stop - start for start, stop in self.slices), *space)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        parts = [x[:, start:stop] for start, stop in self.slices]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self.replaced(y.new_zeros(y.shape[0], *self.domain_shape), y)
+
+    def replaced(self, x: Tensor, part: Tensor) -> Tensor:
+        """``x``, overwritten, with its slices replaced by ``part``."""
+        for (start, stop), piece in zip(
+            self.slices, part.split([stop - start for start, stop in self.slices], 1)
+        ):
+            x[:, start:stop] = piece
+        return x
+
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """1: it leaves out and changes nothing."""
+        return torch.ones(1, dtype=torch.zeros((), dtype=dtype).real.dtype, device=device)

@@ -1,0 +1,1 @@
+"""Operators of photography, microscopy and compressed sensing."""

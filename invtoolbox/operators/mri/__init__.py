@@ -1,0 +1,1 @@
+"""Operators of magnetic resonance imaging, and Fourier transforms."""

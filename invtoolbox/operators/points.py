@@ -1,0 +1,369 @@
+"""Warped points: where a flow takes them.
+
+Points that are carried along a field of flow, sweep after sweep, forward and backward in time.
+
+Observed points: the displacements of some of the points.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.sweeps import FlowField
+from invtoolbox.operators.algebra import picked
+from invtoolbox.operators.base import LinearOperator, Operator, check_shape, expand
+
+
+class PointWarp(Operator):
+    r"""``A(x) = p + x``: points p moved by their flow x, metres, ``(batch, N, 3)`` both.
+
+    Its predictions are compared with another sweep by a distance of point sets, such as `data_terms.Chamfer`; the two need not
+    have as many points.
+
+    Args:
+        points: ``(1, N, 3)``, or ``(batch, N, 3)`` where every item has its own.
+
+    >>> import torch
+    >>> A = PointWarp(torch.zeros(1, 4, 3))
+    >>> A(torch.ones(1, 4, 3)).sum()
+    tensor(12.)
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        self.points = checked_points(points, type(self).__name__)
+        self.domain_shape = self.range_shape = tuple(self.points.shape[1:])
+        self.items = len(points) if len(points) > 1 else None
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.points + x
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"points": self.points}
+
+
+class PointWarpBothWays(Operator):
+    r"""``A(x) = (p + f, p + f - b)`` for ``x = (f, b)``: points moved by their flow, and moved back by another one.
+
+    The second flow is taken where the points arrive, so what comes back should be the points themselves (Li, Pontes and Lucey
+    2021, equation 6); ``y = (target, source)`` with `data_terms.Stack` says so.
+
+    Args:
+        points: ``(1, N, 3)``, or ``(batch, N, 3)`` where every item has its own.
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        self.points = checked_points(points, type(self).__name__)
+        shape = tuple(self.points.shape[1:])
+        self.domain_shape: Any = (shape, shape)
+        self.range_shape = (shape, shape)
+        self.items = len(points) if len(points) > 1 else None
+
+    def __call__(self, x: Any) -> Any:
+        check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
+        return self._forward(x)
+
+    def _forward(self, x: Any) -> Any:
+        forward, backward = x
+        there = self.points + forward
+        return there, there - backward
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {"points": self.points}
+
+
+def checked_points(points: Tensor, what: str) -> Tensor:
+    """Points ``(batch, N, 3)``, all of them finite."""
+    if points.ndim != 3 or points.shape[-1] != 3 or not points.is_floating_point():
+        raise InputError(
+            f"{what} takes points of shape (batch, N, 3), got {tuple(points.shape)} of {points.dtype}"
+        )
+    if not bool(points.isfinite().all()):
+        raise InputError(
+            f"{what} takes finite points, and {int((~points.isfinite()).any(-1).sum())} of them are not; leave them out"
+        )
+    return points
+
+
+class Leg(NamedTuple):
+    """One step of the way of a sweep's points: the sweep they come from, the direction in time, and which step it is, from 1."""
+
+    start: int
+    direction: int
+    step: int
+
+    @property
+    def end(self) -> int:
+        """The sweep that they arrive at."""
+        return self.start + self.direction * self.step
+
+
+def legs(sweeps: int, steps: int) -> list[Leg]:
+    """Every leg among so many sweeps, first steps first."""
+    return [
+        Leg(start, direction, step)
+        for step in range(1, steps + 1)
+        for direction in (1, -1)
+        for start in range(sweeps)
+        if 0 <= start + direction * step < sweeps
+    ]
+
+
+class EulerRollout(Operator):
+    r"""``A(F)``: where the points of each sweep are after 1, 2, ... ``steps`` sweeps of time under a field of flow F.
+
+    ``p_k = p_{k-1} + F(p_{k-1}, t + d (k-1), d)`` in both directions d of time, as far as there are sweeps; and where the points are
+    that have gone one step and come back. The prediction is a tuple of the arrivals in the order of `legs`, followed by the
+    returns of the first legs; each is ``(batch, N, 3)``. The measurements are the sweeps, compared by `data_terms.RolloutChamfer`.
+
+    ``x`` is a `geometry.sweeps.FlowField`, as `priors.SpaceTimeFlow` decodes it. Blocks are sweeps: a subset of a number of them is a
+    window of the sequence, drawn evenly.
+
+    Source: Vedder et al., "Neural Eulerian scene flow fields", ICLR 2025.
+
+    Args:
+        sweeps: points in a frame that stands still, in the order of time, ``(1, N_t, 3)`` each.
+        steps: how far points are carried.
+        times: of the sweeps, in sweeps; 0, 1, 2, ... where not given.
+    """
+
+    def __init__(
+        self, sweeps: Sequence[Tensor], steps: int = 3, times: Sequence[float] | None = None
+    ) -> None:
+        if len(sweeps) < 2 or steps < 1:
+            raise InputError(
+                f"EulerRollout needs two sweeps and a step at least, got {len(sweeps)} and {steps}"
+            )
+        self.sweeps = tuple(
+            checked_points(points, f"EulerRollout (sweep {k})") for k, points in enumerate(sweeps)
+        )
+        if any(len(points) != 1 or not points.shape[1] for points in self.sweeps):
+            raise InputError(
+                "EulerRollout takes sweeps (1, N, 3) with a point at least: one sequence that all items share"
+            )
+        self.steps, self.times = (
+            steps,
+            tuple(map(float, range(len(sweeps)) if times is None else times)),
+        )
+        if len(self.times) != len(self.sweeps):
+            raise InputError(
+                f"EulerRollout has {len(self.sweeps)} sweeps and {len(self.times)} times"
+            )
+        self.domain_shape = ()
+        self._set_range()
+
+    def _set_range(self) -> None:
+        ways = legs(len(self.sweeps), self.steps)
+        self.range_shape = tuple(
+            tuple(self.sweeps[leg.start].shape[1:])
+            for leg in [*ways, *(leg for leg in ways if leg.step == 1)]
+        )
+
+    def __call__(self, x: Any) -> Any:
+        if not isinstance(x, FlowField):
+            raise InputError(
+                f"{self} takes a field of flow, as priors.SpaceTimeFlow() makes it, got {type(x).__name__}"
+            )
+        return self._forward(x)
+
+    def _forward(self, x: Any) -> tuple[Tensor, ...]:
+        ways = legs(len(self.sweeps), self.steps)
+        arrivals: dict[Leg, Tensor] = {}
+        returns: tuple[Tensor, ...] = ()
+        for step in range(1, self.steps + 1):
+            now = [leg for leg in ways if leg.step == step]
+            if not now:
+                break
+            begin = [
+                self.sweeps[leg.start] if step == 1 else arrivals[leg._replace(step=step - 1)]
+                for leg in now
+            ]
+            ends = self._carried(
+                x, begin, [leg.end - leg.direction for leg in now], [leg.direction for leg in now]
+            )
+            arrivals |= dict(zip(now, ends))
+            if step == 1:
+                returns = self._carried(
+                    x, list(ends), [leg.end for leg in now], [-leg.direction for leg in now]
+                )
+        return (*(arrivals[leg] for leg in ways), *returns)
+
+    def _carried(
+        self, field: FlowField, points: list[Tensor], sweeps: list[int], directions: list[int]
+    ) -> tuple[Tensor, ...]:
+        """Clouds after one step, all of them in one evaluation of the field."""
+        sizes = [cloud.shape[1] for cloud in points]
+        count, like = torch.tensor(sizes, device=points[0].device), points[0]
+        time = torch.tensor(
+            [self.times[k] for k in sweeps], dtype=like.dtype, device=like.device
+        ).repeat_interleave(count)
+        direction = torch.tensor(
+            directions, dtype=like.dtype, device=like.device
+        ).repeat_interleave(count)
+        joined = torch.cat(points, dim=1)
+        return (joined + field.displacement(joined, time, direction)).split(sizes, dim=1)
+
+    # -- windows of the sequence ---------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> int:
+        """The number of sweeps."""
+        return len(self.sweeps)
+
+    def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
+        """A window of consecutive sweeps, at least two."""
+        device = generator.device if generator is not None else "cpu"
+        start = torch.randint(
+            len(self.sweeps) - count + 1, (1,), generator=generator, device=device
+        )
+        return start + torch.arange(count, device=device)
+
+    def subset(self, index: Any) -> EulerRollout:
+        """The operator for some of the sweeps, which follow each other."""
+        other = copy.copy(self)
+        other.sweeps, other.times = (
+            tuple(picked(self.sweeps, index)),
+            tuple(picked(self.times, index)),
+        )
+        if len(other.sweeps) < 2:
+            raise InputError(
+                f"a window of {self} holds two sweeps at least, got {len(other.sweeps)}"
+            )
+        other._set_range()
+        return other
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {f"sweep{k}": points for k, points in enumerate(self.sweeps)}
+
+    def __repr__(self) -> str:
+        return f"EulerRollout of {len(self.sweeps)} sweeps, {self.steps} steps"
+
+
+class ObservedPoints(LinearOperator):
+    r"""``(A x)_k = x_{i_k}``: of the displacements x of all points, those of the points ``i_1, ..., i_m``; ``(batch, N, 3) -> (batch, m,
+    3)``.
+
+    Where points were seen, say vertices of a mesh or handles that a user moves, ``A.displacements(positions)`` makes the
+    measurements for it.
+
+    Args:
+        points: at rest, ``(1, N, 3)``, or ``(batch, N, 3)`` where every item has its own; the unit is theirs.
+        index: of the observed points, whole numbers ``(m,)``, or ``(batch, m)``; no point twice.
+
+    Raises:
+        InputError: points that are not finite, an index beyond them, or one that is there twice.
+
+    >>> A = ObservedPoints(torch.zeros(1, 4, 3), torch.tensor([2, 0]))
+    >>> A(torch.arange(12.0).view(1, 4, 3))
+    tensor([[[6., 7., 8.],
+             [0., 1., 2.]]])
+    """
+
+    normal_is_diagonal = True
+
+    def __init__(self, points: Tensor, index: Tensor) -> None:
+        self.points = checked_points(points, type(self).__name__)
+        index = torch.as_tensor(index, device=points.device)
+        if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
+            raise InputError(
+                f"ObservedPoints takes the whole numbers of points, (m,) or (batch, m), "
+                f"got {tuple(index.shape)} of {index.dtype}"
+            )
+        self.index = index.long().reshape(-1, index.shape[-1])
+        count = points.shape[1]
+        wrong = ((self.index < 0) | (self.index >= count)).nonzero()
+        if len(wrong):
+            item, k = wrong[0].tolist()
+            raise InputError(
+                f"observed point {k} is number {int(self.index[item, k])}, and there are the points 0..{count - 1}"
+            )
+        for item, row in enumerate(self.index):
+            numbers, counts = row.unique(return_counts=True)
+            if bool((counts > 1).any()):
+                raise InputError(
+                    f"point {int(numbers[counts > 1][0])} is observed {int(counts.max())} times"
+                    + (f" in item {item}" if len(self.index) > 1 else "")
+                    + "; give it once"
+                )
+        items = {n for n in (len(self.points), len(self.index)) if n > 1}
+        if len(items) > 1:
+            raise InputError(
+                f"there are points of {len(self.points)} items and observed ones of {len(self.index)}"
+            )
+        self.items = items.pop() if items else None
+        self.domain_shape = tuple(self.points.shape[1:])
+        self.range_shape = (self.index.shape[1], 3)
+
+    def displacements(self, positions: Tensor) -> Tensor:
+        """The measurements of points that were seen at ``positions``, ``(batch or 1, m, 3)``."""
+        rest = self.points.gather(
+            1,
+            self._spread(
+                self.points.expand(max(len(self.points), len(self.index)), *self.domain_shape)
+            ),
+        )
+        return positions - rest.to(positions)
+
+    def select(self, index: Tensor) -> Self:
+        if self.items is None:
+            return self
+        fields = {name: getattr(self, name) for name in ("points", "index")}
+        return self._replace(
+            {k: t.index_select(0, index) if len(t) > 1 else t for k, t in fields.items()}
+        )._with_items(len(index))
+
+    def _spread(self, like: Tensor) -> Tensor:
+        return self.index[..., None].expand(len(like), -1, 3)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return x.gather(1, self._spread(x))
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return y.new_zeros(len(y), *self.domain_shape).scatter(1, self._spread(y), y)
+
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """1: exact."""
+        return torch.ones(self.items or 1, dtype=dtype, device=device)
+
+    def normal_diagonal(self) -> Tensor:
+        one = torch.ones(
+            len(self.index),
+            self.index.shape[1],
+            3,
+            dtype=self.points.dtype,
+            device=self.points.device,
+        )
+        return self._adjoint(one)
+
+    def normal_resolvent(
+        self, v: Tensor, rho: float | Tensor, weight: float | Tensor = 1.0
+    ) -> Tensor:
+        """``v / (weight * observed + rho)``."""
+        return v / (expand(weight, v) * self.normal_diagonal().to(v) + expand(rho, v))
+
+    def pseudo_inverse(self, y: Any) -> Tensor:
+        """What was observed, and 0 elsewhere."""
+        check_shape(
+            y,
+            self.range_shape,
+            f"the pseudo-inverse of {self} takes y",
+            self.channelwise,
+            self.items,
+        )
+        return self._adjoint(y)
+
+    def __repr__(self) -> str:
+        return f"ObservedPoints({self.index.shape[1]} of {self.points.shape[1]})"

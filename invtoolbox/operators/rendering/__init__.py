@@ -1,0 +1,1 @@
+"""Renderers of voxels and Gaussians as forward operators."""

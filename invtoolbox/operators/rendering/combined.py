@@ -1,0 +1,191 @@
+"""Pictures of a shape that moves: at each time, what the cameras of that time see of it.
+
+Two scenes under one operator: what it predicts of each, side by side.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras
+from invtoolbox.geometry.moving_shapes import Moving
+from invtoolbox.operators.algebra import _Combined
+from invtoolbox.operators.base import Operator
+
+
+class OverTime(_Combined):
+    """``A(x) = (A_1(x_1), ..., A_T(x_T))``: renderers, each of what `geometry.moving_shapes.Moving` is at its time.
+
+    The predictions stand one after the other along the axis of the blocks: the cameras of `GaussianRenderer`, so that pictures are
+    ``(batch, channels, cameras of all times, row, column)``; the rays of `VoxelRenderer`. A solver's ``subset_size`` picks from all of
+    them.
+
+    Args:
+        renderers: one a time, all `GaussianRenderer` or all `VoxelRenderer`, with the same channels and size of pictures.
+        times: which time each one looks at, where it is not the first, the second and so on.
+
+    >>> from invtoolbox.operators import GaussianRenderer
+    >>> from invtoolbox.geometry import Splats, look_at
+    >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(8, 8))
+    >>> A = OverTime([GaussianRenderer(camera), GaussianRenderer(camera)])
+    >>> ball = Splats.of_points(torch.zeros(1, 1, 3), torch.ones(1, 1, 3), 0.3, 0.9)
+    >>> gone = torch.tensor([0.0, 9.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
+    >>> A(Moving(gone, None, ball)).amax((1, 3, 4)) > 0.1
+    tensor([[ True, False]])
+    """
+
+    def __init__(self, renderers: Sequence[Operator], times: Sequence[int] | None = None) -> None:
+        if not renderers or any(part.blocks is None for part in renderers):
+            raise InputError("OverTime takes renderers, one a time")
+        super().__init__(renderers)
+        self.times = tuple(range(len(self.parts))) if times is None else tuple(times)
+        rests = {(part.range_shape[0], *part.range_shape[2:]) for part in self.parts}
+        if len(rests) > 1 or len(self.times) != len(self.parts):
+            raise InputError(
+                f"OverTime takes renderers of the same channels and size of pictures, and a time for each, got {len(rests)} "
+                f"kinds and {len(self.times)} times for {len(self.parts)}"
+            )
+        self.order: Tensor | None = (
+            None  # of the blocks, where a subset was asked for in another one
+        )
+        self.domain_shape = ()
+        self._set_range()
+
+    def _set_range(self) -> None:
+        first: Any = self.parts[0].range_shape
+        self.range_shape = (first[0], self.blocks, *first[2:])
+
+    def __call__(self, x: Any) -> Tensor:
+        if not isinstance(x, Moving):
+            raise InputError(
+                f"{self} takes what moves, as priors.Deformation() makes it, got {type(x).__name__}"
+            )
+        if max(self.times) >= x.times:
+            raise InputError(f"{self} looks at time {max(self.times)}, and x has {x.times}")
+        seen = torch.cat([part(x.at(time)) for part, time in zip(self.parts, self.times)], dim=2)
+        return seen if self.order is None else seen.index_select(2, self.order)
+
+    def _forward(self, x: Any) -> Tensor:
+        return self(x)
+
+    @property
+    def cameras(self) -> Cameras:
+        """Those of all times, one after the other."""
+        every: list[Cameras] = [part.cameras for part in self.parts]  # type: ignore[attr-defined]
+        return Cameras(
+            torch.cat([c.world_to_camera for c in every]),
+            torch.cat([c.intrinsics for c in every]),
+            every[0].size,
+        )
+
+    @property
+    def blocks(self) -> int:
+        return sum(part.blocks or 0 for part in self.parts)
+
+    def subset(self, index: Any) -> OverTime:
+        picked = torch.arange(self.blocks)[index].reshape(-1)
+        if self.order is not None:
+            picked = self.order[picked]
+        parts, times, order, first = [], [], [], 0
+        for part, time in zip(self.parts, self.times):
+            count = part.blocks or 0
+            here = ((picked >= first) & (picked < first + count)).nonzero()[:, 0]
+            if len(here):
+                parts.append(part.subset(picked[here] - first))
+                times.append(time)
+                order.append(here)
+            first += count
+        other = copy.copy(self)
+        other.parts, other.times, other.order = (
+            tuple(parts),
+            tuple(times),
+            torch.cat(order).argsort(),
+        )
+        other._set_range()
+        return other
+
+    def __repr__(self) -> str:
+        return f"OverTime({len(self.parts)} times, {self.blocks} {'rays' if len(self.range_shape) == 2 else 'cameras'})"
+
+
+class OnBoth(_Combined):
+    """``A((x_1, x_2))``: the prediction of the first and behind it, along the channels, that of the second.
+
+    For two models of one scene, `priors.GaussianPair`: measured once, predicted twice, `measurements` repeats what was measured. A subset
+    is that of the same blocks for both.
+
+    Args:
+        operator: of one of them.
+
+    >>> from invtoolbox.operators import Identity
+    >>> A = OnBoth(Identity((1, 3)))
+    >>> A((torch.zeros(1, 1, 3), torch.ones(1, 1, 3)))
+    tensor([[[0., 0., 0.],
+             [1., 1., 1.]]])
+    >>> A.measurements(torch.zeros(1, 1, 3)).shape
+    torch.Size([1, 2, 3])
+    """
+
+    def __init__(self, operator: Operator) -> None:
+        super().__init__((operator,))
+        self.channelwise = False
+        self.domain_shape = ()
+
+    @property
+    def operator(self) -> Operator:
+        """That of one of them."""
+        return self.parts[0]
+
+    @property
+    def range_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        shape: Any = self.operator.range_shape
+        return (2 * shape[0], *shape[1:])
+
+    def __call__(self, x: Any) -> Tensor:
+        first, second = self._pair(x)
+        return torch.cat([self.operator(first), self.operator(second)], dim=1)
+
+    def _forward(self, x: Any) -> Tensor:
+        return self(x)
+
+    def with_info(self, x: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of both: the names begin with ``first.`` and ``second.``."""
+        seen = [self.operator.with_info(part) for part in self._pair(x)]
+        info = {
+            f"{which}.{name}": value
+            for which, (_, found) in zip(("first", "second"), seen)
+            for name, value in found.items()
+        }
+        return torch.cat([prediction for prediction, _ in seen], dim=1), info
+
+    def _pair(self, x: Any) -> tuple[Any, Any]:
+        if not isinstance(x, tuple) or len(x) != 2:
+            raise InputError(
+                f"{self} takes two scenes, as priors.GaussianPair() makes them, got {type(x).__name__}"
+            )
+        return x
+
+    def measurements(self, y: Tensor) -> Tensor:
+        """Measurements of the one operator as this one predicts them."""
+        return torch.cat([y, y], dim=1)
+
+    @property
+    def blocks(self) -> int | None:
+        return self.operator.blocks
+
+    def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
+        return self.operator.drawn(count, generator)
+
+    def subset(self, index: Any) -> Self:
+        other = copy.copy(self)
+        other.parts = (self.operator.subset(index),)
+        return other
+
+    def __repr__(self) -> str:
+        return f"OnBoth({self.operator})"

@@ -1,0 +1,120 @@
+"""Rays that a renderer is given: all those of some cameras, or any."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.settings import Settings
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras
+
+
+class RayBundle(Settings):
+    """Rays by number. Of cameras, they are made when they are asked for, so poses can be moved, and of some rays only these are made."""
+
+    def __init__(self, tensors: dict[str, Tensor], size: tuple[int, int] | None) -> None:
+        self.tensors = tensors
+        self.size = size  # of pictures; None for rays that were given
+        self.index: Tensor | None = None
+
+    @classmethod
+    def of(cls, rays: Any) -> RayBundle:
+        """Those of cameras, or of origins and directions."""
+        if isinstance(rays, RayBundle):
+            return rays
+        if isinstance(rays, Cameras):
+            twist = rays.world_to_camera.new_zeros(len(rays), 6)
+            return cls(
+                {
+                    "world_to_camera": rays.world_to_camera,
+                    "intrinsics": rays.intrinsics,
+                    "twist": twist,
+                },
+                rays.size,
+            )
+        if not (
+            isinstance(rays, (tuple, list))
+            and len(rays) == 2
+            and all(isinstance(t, Tensor) for t in rays)
+            and rays[0].shape == rays[1].shape
+            and rays[0].ndim == 2
+            and rays[0].shape[1] == 3
+        ):
+            raise InputError(
+                "a renderer takes Cameras, or origins and directions of rays (R, 3) as a tuple of two tensors"
+            )
+        return cls({"origins": rays[0], "directions": rays[1]}, None)
+
+    @property
+    def cameras(self) -> Cameras:
+        """The cameras, where they stand after the twist."""
+        if self.size is None:
+            raise InputError("these rays belong to no camera")
+        moved = Cameras(self.tensors["world_to_camera"], self.tensors["intrinsics"], self.size)
+        twist = self.tensors["twist"]
+        return moved.turned(twist) if twist.requires_grad or bool((twist != 0).any()) else moved
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """``(cameras, height, width)``."""
+        if self.size is None or self.index is not None:
+            raise InputError("these rays are no whole pictures")
+        return (len(self.tensors["twist"]), *self.size)
+
+    def __len__(self) -> int:
+        if self.index is not None:
+            return len(self.index)
+        if self.size is None:
+            return len(self.tensors["origins"])
+        return len(self.tensors["twist"]) * self.size[0] * self.size[1]
+
+    def picked(self, index: Any) -> Self:
+        """Some of the rays."""
+        other = copy.copy(self)
+        if self.index is not None:
+            other.index = self.index[index]
+        else:
+            first = next(iter(self.tensors.values()))
+            other.index = (
+                torch.as_tensor(index, device=first.device)
+                if isinstance(index, (list, Tensor))
+                else torch.arange(len(self), device=first.device)[index]
+            )
+        return other
+
+    def lines(self) -> tuple[Tensor, Tensor]:
+        """Origins and directions, ``(R, 3)`` each; a direction of a camera goes one unit of depth."""
+        if self.size is None:
+            o, d = self.tensors["origins"], self.tensors["directions"]
+            return (o, d) if self.index is None else (o[self.index], d[self.index])
+        cameras = self.cameras
+        if self.index is None:
+            origins, directions = cameras.rays()
+            return origins.reshape(-1, 3), directions.reshape(-1, 3)
+        height, width = self.size
+        which = self.index // (height * width)
+        row, column = self.index % (height * width) // width, self.index % width
+        pixels = torch.stack([column, row, torch.ones_like(row)], dim=-1).to(cameras.intrinsics)
+        pixels[:, :2] += 0.5
+        back = cameras.world_to_camera[:, :3, :3].transpose(1, 2) @ torch.linalg.inv(
+            cameras.intrinsics
+        )
+        return cameras.centres[which], (back[which] @ pixels[..., None]).squeeze(-1)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """``twist`` of cameras; origins and directions of given rays."""
+        return {"twist": self.tensors["twist"]} if self.size is not None else dict(self.tensors)
+
+    def replaced(self, parameters: dict[str, Tensor]) -> Self:
+        other = copy.copy(self)
+        other.tensors = {**self.tensors, **parameters}
+        return other
+
+    def __repr__(self) -> str:
+        if self.size is None or self.index is not None:
+            return f"{len(self)} rays"
+        return f"{len(self.tensors['twist'])} cameras of {self.size[0]} by {self.size[1]} pixels"

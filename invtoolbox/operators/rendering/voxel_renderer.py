@@ -1,0 +1,212 @@
+"""Pictures, depths and ranges of voxels: a renderer as a forward operator."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.geometry.cameras import Cameras
+from invtoolbox.geometry.voxels import Voxels
+from invtoolbox.kernels.rendering.voxel_rendering import Rendering, render_voxels
+from invtoolbox.operators.base import Operator
+from invtoolbox.operators.rendering.ray_bundle import RayBundle
+
+Output = Literal["colour", "alpha", "depth", "median_depth", "thickness"]
+_OUTPUTS = ("colour", "alpha", "depth", "median_depth", "thickness")
+
+
+class VoxelRenderer(Operator):
+    r"""``A(x)``: what the rays of cameras, or any rays, see of `geometry.voxels.Voxels`.
+
+    The prediction is ``(batch, channels, rays)``: the channels of the outputs one after the other, the rays in the order of cameras,
+    rows and columns. `pictures` gives it the shape of pictures, and `measurements` takes it away. Blocks are rays: a solver's
+    ``subset_size`` is the number of rays of a step, spread evenly over all pictures. The parameter ``twist`` moves the cameras
+    (see `Cameras.turned`).
+
+    What compares neighbouring pixels (depth smoothness, structural similarity, score distillation) takes pictures: with ``block="picture"``
+    the prediction is ``(batch, channels, cameras, height, width)``, as that of `GaussianRenderer`, and with ``block=8`` it is
+    ``(batch, channels, patches, 8, 8)`` for patches that cover every picture (the last ones of a row overlap where 8 does not divide it).
+    Blocks are these.
+
+    Args:
+        rays: cameras, or origins and directions, ``(R, 3)`` each; depths count in lengths of a direction.
+        outputs: out of ``"colour"``, ``"alpha"``, ``"depth"``, ``"median_depth"`` and ``"thickness"``; see `Rendering`.
+        channels: of the colour.
+        background: the colour that stands behind everything: a number, or one a channel; None for black.
+        step, near, far, stop, least_alpha: see `render_voxels`.
+        block: ``"ray"``, ``"picture"``, or the side of square patches in pixels.
+
+    >>> from invtoolbox.geometry.cameras import look_at
+    >>> from invtoolbox.geometry.voxels import VoxelSpace
+    >>> A = VoxelRenderer(look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(3, 5)), background=1.0)
+    >>> space = VoxelSpace.box(4, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+    >>> empty = Voxels(torch.full((1, space.rows), -40.0), torch.zeros(1, space.rows, 1, 3), space)
+    >>> A.pictures(A(empty)).shape, A(empty).min()
+    (torch.Size([1, 1, 3, 3, 5]), tensor(1.))
+    """
+
+    def __init__(
+        self,
+        rays: Cameras | tuple[Tensor, Tensor],
+        outputs: tuple[Output, ...] = ("colour",),
+        channels: int = 3,
+        background: float | Tensor | None = None,
+        step: float | None = None,
+        near: float = 0.0,
+        far: float = math.inf,
+        stop: float = 1e-4,
+        least_alpha: float = 0.0,
+        block: Literal["ray", "picture"] | int = "ray",
+    ) -> None:
+        for name in outputs:
+            if name not in _OUTPUTS:
+                raise unknown_name("output of VoxelRenderer", name, _OUTPUTS)
+        self.rays = RayBundle.of(rays)
+        #: The rays of every block, ``(blocks, height, width)``; None where blocks are rays.
+        self.tiles = None if block == "ray" else _tiles(self.rays.picture_shape, block)
+        self.outputs, self.channels, self.background = tuple(outputs), channels, background
+        self.step, self.near, self.far, self.stop, self.least_alpha = (
+            step,
+            near,
+            far,
+            stop,
+            least_alpha,
+        )
+        self.domain_shape = ()
+        self._set_range()
+
+    def _set_range(self) -> None:
+        channels = sum(self.channels if name == "colour" else 1 for name in self.outputs)
+        self.range_shape = (
+            (channels, len(self.rays)) if self.tiles is None else (channels, *self.tiles.shape)
+        )
+
+    def __call__(self, x: Any) -> Tensor:
+        seen = self.render(x)
+        parts = [
+            seen.colour.transpose(1, 2) if name == "colour" else getattr(seen, name)[:, None]
+            for name in self.outputs
+        ]
+        together = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return together if self.tiles is None else together.unflatten(2, self.tiles.shape)
+
+    def render(self, x: Any) -> Rendering:
+        """Everything that the rays see, block by block."""
+        if not isinstance(x, Voxels):
+            raise InputError(
+                f"{self} takes Voxels, as priors.VoxelGrid() makes them, got {type(x).__name__}"
+            )
+        if x.colour.shape[-1] != self.channels:
+            raise InputError(
+                f"{self} was told of {self.channels} channels, and the voxels have {x.colour.shape[-1]}; pass channels="
+            )
+        origins, directions = (
+            self.rays if self.tiles is None else self.rays.picked(self.tiles.flatten())
+        ).lines()
+        return render_voxels(
+            x,
+            origins.to(x.density.dtype),
+            directions.to(x.density.dtype),
+            step=self.step,
+            near=self.near,
+            far=self.far,
+            background=self.background,
+            stop=self.stop,
+            least_alpha=self.least_alpha,
+        )
+
+    def _forward(self, x: Any) -> Tensor:
+        return self(x)
+
+    # -- pictures --------------------------------------------------------------------------------------------------------
+
+    def pictures(self, prediction: Tensor) -> Tensor:
+        """Predictions as pictures: ``(batch, channels, *blocks) -> (batch, cameras, channels, height, width)``."""
+        shape = self.rays.picture_shape
+        if self.tiles is not None:
+            if int(self.tiles.amax()) + 1 != len(self.rays) or self.tiles.numel() < len(self.rays):
+                raise InputError(
+                    f"{self} sees {self.tiles.numel()} pixels, and these make no whole pictures"
+                )
+            whole = prediction.new_zeros(*prediction.shape[:2], len(self.rays))
+            prediction = whole.index_copy(2, self.tiles.flatten(), prediction.flatten(2))
+        return prediction.unflatten(2, shape).transpose(1, 2)
+
+    def measurements(self, pictures: Tensor) -> Tensor:
+        """Pictures as this operator predicts them: ``(batch, cameras, channels, height, width) -> (batch, channels, *blocks)``."""
+        flat = pictures.transpose(1, 2).flatten(2)
+        return flat.contiguous() if self.tiles is None else flat[:, :, self.tiles]
+
+    def nearby(self, distance: float) -> VoxelRenderer:
+        """The optical thickness alone, of what lies within so far of the cameras; for `priors.OcclusionPenalty`."""
+        other = copy.copy(self)
+        other.outputs, other.far, other.stop, other.background = (
+            ("thickness",),
+            self.near + distance,
+            0.0,
+            None,
+        )
+        other._set_range()
+        return other
+
+    # -- subsets of the rays ---------------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> int:
+        """The number of rays, patches or pictures."""
+        return len(self.rays) if self.tiles is None else len(self.tiles)
+
+    def drawn(self, count: int, generator: Generator | None = None) -> Tensor:
+        """One ray of each of so many equal stretches of all of them: no ray twice, and every picture has its share."""
+        device = generator.device if generator is not None else "cpu"
+        edges = torch.arange(count + 1, device=device) * self.blocks // count
+        share = torch.rand(count, generator=generator, device=device)
+        return torch.minimum(edges[:-1] + (share * (edges[1:] - edges[:-1])).long(), edges[1:] - 1)
+
+    def subset(self, index: Any) -> VoxelRenderer:
+        """The operator for some of the blocks."""
+        other = copy.copy(self)
+        if self.tiles is None:
+            other.rays = self.rays.picked(index)
+        else:
+            other.tiles = self.tiles[index]
+        other._set_range()
+        return other
+
+    def parameters(self) -> dict[str, Tensor]:
+        return self.rays.parameters()
+
+    def _replace(self, parameters: dict[str, Tensor]) -> VoxelRenderer:
+        other = copy.copy(self)
+        other.rays = self.rays.replaced(parameters)
+        return other
+
+    def __repr__(self) -> str:
+        blocks = "" if self.tiles is None else ", {} blocks of {} by {}".format(*self.tiles.shape)
+        return f"VoxelRenderer of {self.rays!r}{blocks}"
+
+
+def _tiles(shape: tuple[int, ...], block: str | int) -> Tensor:
+    """The numbers of the rays of every block of pictures ``(cameras, height, width)``."""
+    numbers = torch.arange(math.prod(shape)).view(shape)
+    if block == "picture":
+        return numbers
+    if not isinstance(block, int) or not 2 <= block <= min(shape[1:]):
+        raise InputError(
+            f"block of VoxelRenderer is 'ray', 'picture' or a side of patches from 2 to {min(shape[1:])}, got {block!r}"
+        )
+    for axis, size in ((1, shape[1]), (2, shape[2])):
+        count = -(-size // block)
+        starts = torch.arange(count) * (size - block) // max(count - 1, 1)
+        numbers = numbers.index_select(axis, (starts[:, None] + torch.arange(block)).flatten())
+    across = numbers.shape[1] // block, numbers.shape[2] // block
+    return (
+        numbers.view(shape[0], across[0], block, across[1], block)
+        .transpose(2, 3)
+        .reshape(-1, block, block)
+    )

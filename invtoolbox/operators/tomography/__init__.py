@@ -1,0 +1,1 @@
+"""Operators of computed tomography, and their analytic inverses."""

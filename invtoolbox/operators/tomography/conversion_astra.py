@@ -1,0 +1,292 @@
+"""Geometries of ASTRA: from and to. Nothing of ASTRA is imported: its geometries are plain dictionaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.tomography.cone_beam import ConeBeam
+from invtoolbox.operators.tomography.conversion_poses import Grid, refuse_items, scan_of, scan_of_2d
+from invtoolbox.operators.tomography.fan_beam import FanBeam
+from invtoolbox.operators.tomography.parallel_beam import ParallelBeam, ParallelBeam3D
+from invtoolbox.operators.tomography.scan_2d import Scan2D
+from invtoolbox.operators.tomography.scan_3d import Scan3D
+
+_TYPES = (
+    "parallel",
+    "parallel_vec",
+    "fanflat",
+    "fanflat_vec",
+    "parallel3d",
+    "parallel3d_vec",
+    "cone",
+    "cone_vec",
+    "cyl_cone_vec",
+)
+
+
+def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | Scan3D:
+    """The scan of a pair of ASTRA geometries (version 2.5 of its documentation; all types but ``sparse_matrix``).
+
+    Volumes and images have the same axes here and there. Projections: ASTRA keeps 3D ones as (rows, views, columns), here they are
+    (views, rows, columns): ``torch.from_numpy(data).movedim(0, 1)``; 2D sinograms are the same. A circle or helix becomes a `ConeBeam`,
+    an upright panel in parallel rays a `ParallelBeam3D`, any other views a `VectorScan`.
+
+    Args:
+        proj_geom: as ``astra.create_proj_geom`` makes it.
+        vol_geom: as ``astra.create_vol_geom`` makes it; its window gives the size of the cells, and need not be centred.
+
+    Raises:
+        InputError: an unknown type, a window of the wrong size, 2D views that `FanBeam` and `ParallelBeam` do not know.
+
+    >>> window = {"WindowMinX": -2.0, "WindowMaxX": 2.0, "WindowMinY": -2.0, "WindowMaxY": 2.0}
+    >>> from_astra({"type": "parallel", "DetectorWidth": 1.0, "DetectorCount": 6, "ProjectionAngles": [0.0, 1.0]},
+    ...            {"GridRowCount": 4, "GridColCount": 4, "option": window})
+    ParallelBeam(4x4, 2 views, 6 detectors)
+    """
+    kind = proj_geom["type"]
+    if kind not in _TYPES:
+        raise unknown_name("ASTRA geometry", str(kind), _TYPES)
+    grid = _grid(vol_geom, 2 if kind in _TYPES[:4] else 3)
+    simple = not any(grid.centre)
+    if kind == "parallel" and simple:
+        return ParallelBeam(
+            grid.shape,
+            proj_geom["ProjectionAngles"],
+            proj_geom["DetectorCount"],
+            grid.cell,
+            proj_geom["DetectorWidth"],
+        )
+    if kind == "fanflat" and simple:
+        near = proj_geom["DistanceOriginSource"]
+        return FanBeam(
+            grid.shape,
+            proj_geom["ProjectionAngles"],
+            proj_geom["DetectorCount"],
+            near,
+            near + proj_geom["DistanceOriginDetector"],
+            grid.cell,
+            proj_geom["DetectorWidth"],
+        )
+    if kind in _TYPES[:4]:
+        return scan_of_2d(
+            _vectors_2d(proj_geom),
+            grid,
+            int(proj_geom["DetectorCount"]),
+            kind.startswith("parallel"),
+        )
+    panel = (int(proj_geom["DetectorRowCount"]), int(proj_geom["DetectorColCount"]))
+    if kind in ("parallel3d", "cone") and simple:
+        spacing = (proj_geom["DetectorSpacingY"], proj_geom["DetectorSpacingX"])
+        if kind == "parallel3d":
+            return ParallelBeam3D(
+                grid.shape, proj_geom["ProjectionAngles"], panel, grid.cell, spacing
+            )
+        near = proj_geom["DistanceOriginSource"]
+        return ConeBeam(
+            grid.shape,
+            proj_geom["ProjectionAngles"],
+            panel,
+            near,
+            near + proj_geom["DistanceOriginDetector"],
+            grid.cell,
+            spacing,
+        )
+    vectors = _vectors_3d(proj_geom)
+    if kind == "cyl_cone_vec":
+        reach = np.linalg.norm(vectors[:, 3:6] - vectors[:, :3], axis=1)
+        if not np.allclose(reach, vectors[:, 12], rtol=1e-5):
+            raise InputError(
+                "the cylinder of this cyl_cone_vec is not around the source: its radius must be the distance from the source "
+                "to the panel's centre"
+            )
+    return scan_of(
+        vectors[:, :12], grid, panel, kind.startswith("parallel"), kind == "cyl_cone_vec"
+    )
+
+
+def to_astra(A: LinearOperator) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pair ``(proj_geom, vol_geom)`` of ASTRA for a scan, as its ``create_proj_geom`` and ``create_vol_geom`` would make it.
+
+    Raises:
+        InputError: a curved fan beam, a geometry that differs from item to item, something that is no scan.
+
+    >>> A = FanBeam((4, 4), [0.0, 1.0], 6, source_origin=10.0, source_detector=15.0)
+    >>> to_astra(A)[0]["DistanceOriginDetector"]
+    5.0
+    """
+    refuse_items(A)
+    if isinstance(A, Scan2D):
+        return _projections_2d(A), _window(A.image_shape, A.pixel_size)
+    if isinstance(A, Scan3D):
+        return _projections_3d(A), _window(A.volume_shape, A.voxel_size)
+    raise InputError(f"to_astra takes a 2D or 3D scan, got {A}")
+
+
+def _projections_2d(A: Scan2D) -> dict[str, Any]:
+    angles = A.angles.detach().double().cpu().numpy()
+    shift = A.detector_shift.detach().double().cpu().numpy() * np.ones_like(angles)
+    cos, sin, width = np.cos(angles), np.sin(angles), A.detector_spacing
+    simple = not shift.any()
+    if isinstance(A, FanBeam):
+        if A.curved:
+            raise InputError(
+                f"ASTRA has no curved detector in 2D; take a volume of one slice for {A} (it.operators.ConeBeam)"
+            )
+        near, behind = A.source_origin, A.source_detector - A.source_origin
+        if simple:
+            return {
+                "type": "fanflat",
+                "DetectorWidth": width,
+                "DetectorCount": A.num_detectors,
+                "ProjectionAngles": angles,
+                "DistanceOriginSource": near,
+                "DistanceOriginDetector": behind,
+            }
+        first, centre = (
+            near * np.stack([sin, -cos]),
+            behind * np.stack([-sin, cos]) + shift * np.stack([cos, sin]),
+        )
+    else:
+        if simple:
+            return {
+                "type": "parallel",
+                "DetectorWidth": width,
+                "DetectorCount": A.num_detectors,
+                "ProjectionAngles": angles,
+            }
+        first, centre = np.stack([sin, -cos]), shift * np.stack([cos, sin])
+    return {
+        "type": "fanflat_vec" if isinstance(A, FanBeam) else "parallel_vec",
+        "DetectorCount": A.num_detectors,
+        "Vectors": np.concatenate([first, centre, width * np.stack([cos, sin])]).T.copy(),
+    }
+
+
+def _projections_3d(A: Scan3D) -> dict[str, Any]:
+    rows, columns = A.detector_shape
+    if isinstance(A, ConeBeam | ParallelBeam3D) and _is_plain(A):
+        angles = A.angles.detach().double().cpu().numpy()
+        common = {
+            "DetectorSpacingX": A.detector_spacing[1],
+            "DetectorSpacingY": A.detector_spacing[0],
+            "DetectorRowCount": rows,
+            "DetectorColCount": columns,
+            "ProjectionAngles": angles,
+        }
+        if isinstance(A, ParallelBeam3D):
+            return {"type": "parallel3d", **common}
+        near, far = float(A.source_origin[0]), float(A.source_detector[0])
+        return {
+            "type": "cone",
+            **common,
+            "DistanceOriginSource": near,
+            "DistanceOriginDetector": far - near,
+        }
+    vectors = A.vectors.detach().cpu().numpy()
+    kind = "parallel3d_vec" if A.parallel else "cone_vec"
+    if A.curved:
+        kind = "cyl_cone_vec"
+        vectors = np.concatenate(
+            [vectors, np.linalg.norm(vectors[:, 3:6] - vectors[:, :3], axis=1, keepdims=True)], 1
+        )
+    return {"type": kind, "DetectorRowCount": rows, "DetectorColCount": columns, "Vectors": vectors}
+
+
+def _is_plain(A: ConeBeam | ParallelBeam3D) -> bool:
+    """Only angles and distances, which every view shares."""
+    return not A.curved and all(
+        value.shape[0] == 1
+        if name.startswith("source_") and value.ndim == 1
+        else not bool((value != 0).any())
+        for name, value in A.parameters().items()
+        if name != "angles"
+    )
+
+
+def _vectors_2d(geometry: dict[str, Any]) -> Any:
+    if "Vectors" in geometry:
+        return np.asarray(geometry["Vectors"], dtype=np.float64)
+    angles = np.asarray(geometry["ProjectionAngles"], dtype=np.float64)
+    cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
+    near, behind = (
+        geometry.get("DistanceOriginSource", 1.0),
+        geometry.get("DistanceOriginDetector", 0.0),
+    )
+    width = geometry["DetectorWidth"]
+    return np.stack(
+        [
+            near * sin,
+            -near * cos,
+            -behind * sin + zero,
+            behind * cos + zero,
+            width * cos,
+            width * sin,
+        ],
+        1,
+    )
+
+
+def _vectors_3d(geometry: dict[str, Any]) -> Any:
+    if "Vectors" in geometry:
+        return np.asarray(geometry["Vectors"], dtype=np.float64)
+    angles = np.asarray(geometry["ProjectionAngles"], dtype=np.float64)
+    cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
+    near, behind = (
+        geometry.get("DistanceOriginSource", 1.0),
+        geometry.get("DistanceOriginDetector", 0.0),
+    )
+    wide, tall = geometry["DetectorSpacingX"], geometry["DetectorSpacingY"]
+    return np.stack(
+        [
+            near * sin,
+            -near * cos,
+            zero,
+            -behind * sin,
+            behind * cos,
+            zero,
+            wide * cos,
+            wide * sin,
+            zero,
+            zero,
+            zero,
+            zero + tall,
+        ],
+        1,
+    )
+
+
+def _grid(geometry: dict[str, Any], dimensions: int) -> Grid:
+    names = ("GridColCount", "GridRowCount", "GridSliceCount")[:dimensions]
+    if any(name not in geometry for name in names) or (
+        dimensions == 2 and "GridSliceCount" in geometry
+    ):
+        raise InputError(
+            f"the volume of this projection geometry must have {dimensions} dimensions ({', '.join(names[::-1])}), got "
+            f"{', '.join(sorted(geometry))}"
+        )
+    counts = [int(geometry[name]) for name in names]
+    ends = [
+        (
+            float(geometry["option"][f"WindowMin{axis}"]),
+            float(geometry["option"][f"WindowMax{axis}"]),
+        )
+        for axis in "XYZ"[:dimensions]
+    ]
+    cells = [(high - low) / count for (low, high), count in zip(ends, counts)]
+    centre = [(low + high) / 2 for low, high in ends]
+    rounded = tuple(
+        0.0 if abs(c) < 1e-9 * abs(high - low) else c for c, (low, high) in zip(centre, ends)
+    )
+    return Grid(tuple(counts[::-1]), tuple(cells[::-1]), rounded)
+
+
+def _window(shape: tuple[int, ...], cell: tuple[float, ...]) -> dict[str, Any]:
+    option: dict[str, float] = {}
+    for axis, count, size in zip("XYZ", shape[::-1], cell[::-1]):
+        option[f"WindowMin{axis}"], option[f"WindowMax{axis}"] = -count * size / 2, count * size / 2
+    names = ("GridColCount", "GridRowCount", "GridSliceCount")
+    return {**dict(zip(names, shape[::-1])), "option": option}

@@ -1,0 +1,239 @@
+"""From vectors of every view, as other packages describe their scans, to the simplest scan of this one that has them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.tomography.cone_beam import ConeBeam, VectorScan
+from invtoolbox.operators.tomography.fan_beam import FanBeam
+from invtoolbox.operators.tomography.parallel_beam import ParallelBeam, ParallelBeam3D
+from invtoolbox.operators.tomography.scan_2d import Scan2D
+from invtoolbox.operators.tomography.scan_3d import Scan3D
+
+#: Relative differences below this are rounding (other packages keep angles in float32).
+_CLOSE = 1e-5
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A volume (slices, rows, columns) or an image (rows, columns), its cells, and where its centre lies, (x, y[, z])."""
+
+    shape: tuple[int, ...]
+    cell: tuple[float, ...]
+    centre: tuple[float, ...]
+
+
+def scan_of(
+    vectors: Any, grid: Grid, panel: tuple[int, int], parallel: bool, curved: bool = False
+) -> Scan3D:
+    """A `ConeBeam` or `ParallelBeam3D` where the views lie on a circle or a helix around the volume, else a `VectorScan`.
+
+    Args:
+        vectors: (V, 12), source or direction, centre of the panel, u, v.
+    """
+    s, d, u, v = (
+        np.array(part, dtype=np.float64)
+        for part in np.split(np.asarray(vectors, dtype=np.float64), 4, axis=1)
+    )
+    d -= grid.centre
+    if not parallel:
+        s -= grid.centre
+    scan = None if curved else (_parallel if parallel else _circle)(s, d, u, v, grid, panel)
+    if scan is None:
+        table = np.concatenate([s, d, u, v], 1)
+        return VectorScan(grid.shape, table, panel, grid.cell, parallel, curved)
+    return scan
+
+
+def _parallel(r: Any, d: Any, u: Any, v: Any, grid: Grid, panel: tuple[int, int]) -> Scan3D | None:
+    upright = _upright(u, v)
+    if upright is None:
+        return None
+    angles, spacing, across, _ = upright
+    direction = r / np.linalg.norm(r, axis=1, keepdims=True)
+    if not (_same((direction * across).sum(1), 0.0, 1.0) and _same(direction[:, 2], 0.0, 1.0)):
+        return None
+    shift = np.stack([(d * across).sum(1), d[:, 2]], 1)
+    return ParallelBeam3D(grid.shape, angles, panel, grid.cell, spacing, _one(shift, _scale(grid)))
+
+
+def _circle(s: Any, d: Any, u: Any, v: Any, grid: Grid, panel: tuple[int, int]) -> Scan3D | None:
+    upright = _upright(u, v)
+    if upright is None:
+        return None
+    angles, spacing, across, ahead = upright
+    arm = d - s
+    near, far, axis, rise = -(s * ahead).sum(1), (arm * ahead).sum(1), -(s * across).sum(1), s[:, 2]
+    scale = float(np.abs(far).max())
+    if (
+        not all(_same(values, values[0], scale) for values in (near, far, axis))
+        or near[0] <= 0
+        or far[0] < near[0]
+    ):
+        return None
+    pitch, height, angles = _helix(angles, rise, scale)
+    if pitch is None:
+        return None
+    shift = np.stack([(arm * across).sum(1), arm[:, 2] + height], 1)
+    return ConeBeam(
+        grid.shape,
+        angles,
+        panel,
+        float(near.mean()),
+        float(far.mean()),
+        grid.cell,
+        spacing,
+        _one(shift, scale),
+        pitch=pitch,
+        axis_shift=_clean(float(axis.mean()), scale),
+        source_shift=(0.0, height, 0.0),
+    )
+
+
+def _upright(u: Any, v: Any) -> tuple[Any, tuple[float, float], Any, Any] | None:
+    """Angles, spacing, and the directions u and n of views whose panel stands upright; None where one does not."""
+    wide, tall = np.linalg.norm(u, axis=1), np.linalg.norm(v, axis=1)
+    across = u / wide[:, None]
+    if not (
+        _same(wide, wide[0], wide[0])
+        and _same(tall, tall[0], tall[0])
+        and _same(v[:, :2] / tall[:, None], 0.0, 1.0)
+        and _same(across[:, 2], 0.0, 1.0)
+        and bool((v[:, 2] > 0).all())
+    ):
+        return None
+    angles = np.arctan2(across[:, 1], across[:, 0])
+    ahead = np.stack([-across[:, 1], across[:, 0], np.zeros_like(angles)], 1)
+    return angles, (float(tall.mean()), float(wide.mean())), across, ahead
+
+
+def _helix(angles: Any, rise: Any, scale: float) -> tuple[float | None, float, Any]:
+    """Pitch, height at angle 0, and the angles with their turns; no pitch at all where the views rise in another way."""
+    if _same(rise, rise[0], scale):
+        return 0.0, _clean(float(rise.mean()), scale), angles
+    turned = np.unwrap(angles)
+    slope, height = np.polyfit(turned, rise, 1)
+    if not _same(slope * turned + height, rise, scale):
+        return None, 0.0, angles
+    # Whole turns are free: let the helix pass the volume's middle near angle 0.
+    turns = round(height / (2 * math.pi * slope))
+    return (
+        2 * math.pi * slope,
+        _clean(float(height - 2 * math.pi * slope * turns), scale),
+        turned + 2 * math.pi * turns,
+    )
+
+
+def scan_of_2d(vectors: Any, grid: Grid, detectors: int, parallel: bool) -> Scan2D:
+    """A `ParallelBeam` or `FanBeam` from vectors (V, 6): source or direction, centre of the detector, u; y points upwards.
+
+    Raises:
+        InputError: where the views have no such form.
+    """
+    s, d, u = (
+        np.array(part, dtype=np.float64)
+        for part in np.split(np.asarray(vectors, dtype=np.float64), 3, axis=1)
+    )
+    d -= grid.centre
+    width = np.linalg.norm(u, axis=1)
+    across = u / width[:, None]
+    angles = np.arctan2(across[:, 1], across[:, 0])
+    ahead = np.stack([-across[:, 1], across[:, 0]], 1)
+    where = "use a volume of one slice, whose views may stand anywhere (it.operators.VectorScan)"
+    if not _same(width, width[0], width[0]):
+        raise InputError(
+            f"the width of the cells differs from view to view, which a 2D scan here does not know; {where}"
+        )
+    if parallel:
+        direction = s / np.linalg.norm(s, axis=1, keepdims=True)
+        if not _same((direction * across).sum(1), 0.0, 1.0):
+            raise InputError(
+                f"the detector is not perpendicular to the rays, which a 2D scan here does not know; {where}"
+            )
+        shift = _one((d * across).sum(1), _scale(grid))
+        return ParallelBeam(grid.shape, angles, detectors, grid.cell, float(width.mean()), shift)
+    s -= grid.centre
+    arm = d - s
+    near, far = -(s * ahead).sum(1), (arm * ahead).sum(1)
+    scale = float(np.abs(far).max())
+    if not (
+        _same(near, near[0], scale)
+        and _same(far, far[0], scale)
+        and _same((s * across).sum(1), 0.0, scale)
+    ):
+        raise InputError(
+            f"the source does not turn on a circle around the image's centre, facing it straight; {where}"
+        )
+    if near[0] <= 0 or far[0] < near[0]:
+        raise InputError(
+            "the detector runs the other way round, or is nearer to the source than the centre: flip its cells, or the "
+            "image's rows"
+        )
+    return FanBeam(
+        grid.shape,
+        angles,
+        detectors,
+        float(near.mean()),
+        float(far.mean()),
+        grid.cell,
+        float(width.mean()),
+        _one((arm * across).sum(1), scale),
+    )
+
+
+def refuse_items(A: Any) -> None:
+    """Other packages know one geometry, not one an item."""
+    if getattr(A, "items", None) is not None:
+        raise InputError(
+            f"{A} has another geometry for every item of the batch; convert A.select(torch.tensor([k])) item by item"
+        )
+
+
+def plain_scan(
+    A: Any, package: str, allowed: tuple[str, ...] = (), per_view: bool = False
+) -> dict[str, Any]:
+    """The angles, distances and ``allowed`` parameters of a circular or helical scan as NumPy arrays, without the axis of the views
+    where every view has the same.
+
+    Raises:
+        InputError: where a parameter that ``package`` has no place for is not zero, or one but the angles differs from view to view.
+    """
+    refuse_items(A)
+    found: dict[str, Any] = {}
+    for name, value in A.parameters().items():
+        array = value.detach().double().cpu().numpy()
+        if name == "angles":
+            found[name] = array
+        elif name in ("source_origin", "source_detector", *allowed):
+            found[name] = _one(array, float(np.abs(array).max()) or 1.0)
+            if not per_view and np.ndim(found[name]) == array.ndim:
+                raise InputError(
+                    f"{package} has one {name} for all views, but {A} has another in every view"
+                )
+        elif np.any(array != 0):
+            raise InputError(
+                f"{package} has no place for the {name} of {A}; convert its vectors instead (to_astra)"
+            )
+    return found
+
+
+def _one(values: Any, scale: float) -> Any:
+    """The first row where all rows are the same, rid of rounding."""
+    return np.vectorize(_clean)(values[0], scale) if _same(values, values[:1], scale) else values
+
+
+def _clean(value: float, scale: float) -> float:
+    return 0.0 if abs(value) < 1e-9 * scale else float(value)
+
+
+def _scale(grid: Grid) -> float:
+    return max(n * size for n, size in zip(grid.shape, grid.cell))
+
+
+def _same(values: Any, other: Any, scale: float) -> bool:
+    return bool(np.all(np.abs(values - other) <= _CLOSE * scale))

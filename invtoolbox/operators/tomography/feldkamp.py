@@ -1,0 +1,275 @@
+r"""Analytic inversion of 3D scans: Feldkamp's method for cone beams, filtered back-projection for parallel ones.
+
+Each projection is weighted, filtered along its rows with the ramp filter, and back-projected voxel by voxel with the weight
+``1 / U^2``, where ``U`` is the distance from the source along the central ray, 1 at the axis. For a flat panel (u and v from the foot of
+the central ray, ``S`` = source_origin, ``P`` = source_detector):
+
+.. math:: f(x) = \int w(t, u) \, U^{-2} \Big[ h * \frac{P \, (1 + a u / (S P))}{\sqrt{P^2 + u^2 + v^2}} \, y(t, \cdot, v) \Big]
+          \big(u(x, t)\big) \, dt
+
+with ``a`` the shift of the axis. Feldkamp, Davis and Kress 1984, J. Opt. Soc. Am. A 1(6); Kak and Slaney, "Principles of Computerized
+Tomographic Imaging", 3.6; curved panels as in Turbell, "Cone-beam reconstruction using filtered backprojection", 2001, ch. 3; the shift
+of the axis by the Jacobian of the rays in the plane (Gullberg et al. 1986). It is exact in the plane of the circle and approximate
+beside it. ``w`` counts every ray once: 1/2 in a full turn, Parker's weights in a short scan, and for a panel that sees more of one side a
+smooth step from 0 to 1 over what both sides see (after Wang 2002, Med. Phys. 29(7)).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from invtoolbox.errors import InputError
+from invtoolbox.kernels.tomography.voxel_backprojection import VoxelViews, voxel_backproject
+from invtoolbox.operators.tomography.filtered_backprojection import (
+    Arc,
+    arc_weights,
+    filter_projections,
+    parker_weights,
+)
+
+if TYPE_CHECKING:
+    from invtoolbox.operators.tomography.cone_beam import ConeBeam
+    from invtoolbox.operators.tomography.parallel_beam import ParallelBeam3D
+    from invtoolbox.operators.tomography.scan_3d import Scan3D
+
+_ADVICE = "use it.solve(problem, solver=it.solvers.CGLS())"
+
+
+def feldkamp(
+    y: Tensor, A: ConeBeam, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
+) -> Tensor:
+    """What some views of a circular cone beam ``(N, V', R, C)`` add to the volume ``(N, D, H, W)``.
+
+    Small turns of the panel, and shifts of the source that differ from view to view, are followed by the back-projection and left out
+    of the weights; a shift of the source in all views is treated as what it is, another distance, shift of the axis and foot.
+
+    Raises:
+        InputError: for a helix, laminography, and a short scan whose panel sees too little of one side.
+    """
+    p = {name: value.detach() for name, value in parameters.items()}
+    if bool((p["pitch"] != 0).any() | (p["tilt"] != 0).any()):
+        name = "pitch" if bool((p["pitch"] != 0).any()) else "tilt"
+        raise InputError(
+            f"Feldkamp's method is for a circle around the object, and {A} has a {name}; {_ADVICE}"
+        )
+    vectors = A._vectors(p)
+    angles = p["angles"]
+    if not A.curved:
+        p = _without_source_shift(p)
+    p = {
+        name: value.expand(len(angles), *value.shape[1:]) if len(value) > 1 else value
+        for name, value in p.items()
+    }
+    near, far = p["source_origin"], p["source_detector"]
+    across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
+    gamma = across / far[:, None] if A.curved else (across / far[:, None]).atan()
+    # Counted from the ray through the axis, a ray and its twin from behind have opposite angles.
+    from_axis = gamma - (p["axis_shift"] / near).atan()[:, None]
+    arc = arc_weights(angles, 2 * math.pi)
+    size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
+    seen = float(torch.asin((size / near.min()).clamp(max=1.0)))
+    weights = (
+        _redundancy(from_axis, arc, (angles - arc.start) % (2 * math.pi), seen, str(A))
+        * arc.weights[:, None]
+    )
+    part = {name: value[views] if len(value) > 1 else value for name, value in p.items()}
+    plane = _plane_weights(A, part)
+    weighted = y * plane.to(y) * weights[views][:, None].to(y)
+    scale = far if A.curved else far / near
+    margins = _margins(from_axis, arc, seen)
+    filtered = _filtered(
+        pad(weighted, margins),
+        A.detector_spacing[1] / (scale[views] if len(scale) > 1 else scale),
+        filter,
+        cutoff,
+        A.curved,
+    )
+    if A.curved:
+        filtered = filtered / (near[views] if len(near) > 1 else near)[:, None, None].to(y)
+    return voxel_backproject(
+        filtered,
+        _voxel_views(A, vectors[views], part["source_origin"], part["source_detector"], margins),
+    )
+
+
+def _without_source_shift(p: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The parameters of the same rays with the frame of every view moved to the source: exact for flat panels."""
+    moved = p["source_shift"].mean(0, keepdim=True)
+    return p | {
+        "source_origin": p["source_origin"] - moved[:, 2],
+        "source_detector": p["source_detector"] - moved[:, 2],
+        "axis_shift": p["axis_shift"] - moved[:, 0],
+        "detector_shift": p["detector_shift"] - moved[:, :2],
+    }
+
+
+def parallel_backprojection(
+    y: Tensor,
+    A: ParallelBeam3D,
+    parameters: dict[str, Tensor],
+    views: slice,
+    filter: str,
+    cutoff: float,
+) -> Tensor:
+    """What some views of a parallel beam ``(N, V', R, C)`` add to the volume ``(N, D, H, W)``.
+
+    With a tilt the ramp is multiplied by its cosine, which is the Jacobian of the planes of frequencies that the views see.
+
+    Raises:
+        InputError: for laminography of less than a full turn.
+    """
+    p = {name: value.detach() for name, value in parameters.items()}
+    angles = p["angles"]
+    tilted = bool((p["tilt"] != 0).any())
+    turn = arc_weights(angles, 2 * math.pi)
+    if tilted and not turn.closed:
+        raise InputError(
+            f"filtered back-projection of laminography needs a full turn, and the views of {A} cover "
+            f"{math.degrees(turn.length):.4g} degrees; {_ADVICE}"
+        )
+    across = _cells(A.detector_shape[1], A.detector_spacing[1], angles) + p["detector_shift"][:, :1]
+    size = min(n * length for n, length in zip(A.volume_shape[1:], A.voxel_size[1:])) / 2
+    margins = (0, 0)
+    if tilted or (turn.closed and _lopsided(across, size)):
+        margins = _margins(across, turn, size)
+        weights = _redundancy(across, turn, angles, size, str(A)) * turn.weights[:, None]
+    else:
+        # A view from behind is the same one.
+        weights = arc_weights(angles, math.pi).weights[:, None].expand(len(angles), across.shape[1])
+    weights = weights * p["tilt"].cos()[:, None]
+    weighted = pad(y * weights[views][:, None].to(y), margins)
+    filtered = _filtered(weighted, torch.tensor([A.detector_spacing[1]]), filter, cutoff)
+    one = angles.new_ones(1)
+    return voxel_backproject(filtered, _voxel_views(A, A._vectors(p)[views], one, one, margins))
+
+
+def _cells(count: int, spacing: float, like: Tensor) -> Tensor:
+    """Centres of a row of cells, (1, count), from its middle."""
+    cells = torch.arange(count, dtype=like.dtype, device=like.device)
+    return ((cells - (count - 1) / 2) * spacing)[None]
+
+
+def _plane_weights(A: ConeBeam, p: dict[str, Tensor]) -> Tensor:
+    """The cosine of a ray's angle to the central ray, and the shift of the axis: (V' or 1, R, C)."""
+    across = (
+        _cells(A.detector_shape[1], A.detector_spacing[1], p["angles"]) + p["detector_shift"][:, :1]
+    )[:, None]
+    along = (
+        _cells(A.detector_shape[0], A.detector_spacing[0], p["angles"]) + p["detector_shift"][:, 1:]
+    )[:, :, None]
+    far = p["source_detector"][:, None, None]
+    lean = (p["axis_shift"] / p["source_origin"])[:, None, None]
+    if A.curved:
+        gamma = across / far
+        return (gamma.cos() + lean * gamma.sin()) * far / torch.hypot(far, along)
+    return (far + lean * across) / (far.square() + across.square() + along.square()).sqrt()
+
+
+def _redundancy(place: Tensor, arc: Arc, begin: Tensor, seen: float, name: str) -> Tensor:
+    """By how much every ray counts, (V or 1, C), so that a ray and its twin from behind count 1 together.
+
+    Args:
+        place: the angle of every column from the ray through the axis (for parallel beams, the distance), (V or 1, C).
+        begin: angle since the beginning of the arc, (V,).
+        seen: where the cylinder inside the volume ends, in the measure of ``place``.
+    """
+    cell, low, high = _edges(place)
+    both, beyond = min(low, high), abs(high - low)
+    if both <= cell / 2:
+        raise InputError(
+            f"the panel of {name} never sees the axis of rotation, which analytic inversion needs; {_ADVICE}"
+        )
+    lopsided = _lopsided(place, seen)
+    if not arc.closed:
+        if lopsided:
+            raise InputError(
+                f"the panel of {name} sees more of one side than of the other, and less than a full turn does not make up for "
+                f"that; {_ADVICE}"
+            )
+        # An arc that is long enough for the object, but not for all of the panel, leaves nothing out but air.
+        enough = (arc.length - math.pi) / 2
+        if seen <= enough < float(place.abs().max()):
+            place = place.clamp(-enough, enough)
+        return parker_weights(begin[:, None], place, arc.length)
+    if not lopsided:
+        return torch.full_like(place, 0.5)
+    outwards = place if high > low else -place
+    step = min(both, max(2 * beyond, 8 * cell))
+    way = ((outwards.abs() - (both - step)) / step).clamp(0, 1)
+    return 0.5 + 0.5 * outwards.sign() * (math.pi / 2 * way).sin().square()
+
+
+def _edges(place: Tensor) -> tuple[float, float, float]:
+    """The width of a column, and how far the outermost columns of any view lie from the axis, to the left and to the right."""
+    cell = float((place[:, -1] - place[:, 0]).abs().max()) / max(place.shape[1] - 1, 1)
+    return cell, float(-place[:, 0].max()), float(place[:, -1].min())
+
+
+def _lopsided(place: Tensor, seen: float) -> bool:
+    """Whether one side of the object is seen less than the other, by more than rounding."""
+    cell, low, high = _edges(place)
+    return abs(high - low) > 1.5 * cell and min(low, high) < seen
+
+
+def _margins(place: Tensor, arc: Arc, seen: float) -> tuple[int, int]:
+    """Columns to add to a panel that sees less of one side: filtered projections are not zero where nothing was measured."""
+    if not (arc.closed and _lopsided(place, seen)):
+        return 0, 0
+    cell, low, high = _edges(place)
+    missing = math.ceil((max(low, high) - min(low, high)) / cell)
+    return (0, missing) if low > high else (missing, 0)
+
+
+def _filtered(
+    y: Tensor, spacing: Tensor, filter: str, cutoff: float, curved: bool = False
+) -> Tensor:
+    """Filter along the rows, with one spacing, or one a view."""
+    if curved:
+        distances, which = spacing.unique(return_inverse=True)
+        if len(distances) > 1:
+            return torch.stack(
+                [
+                    filter_projections(line, float(distances[k]), filter, cutoff, True)
+                    for line, k in zip(y.unbind(1), which.tolist())
+                ],
+                1,
+            )
+        return filter_projections(y, float(distances[0]), filter, cutoff, True)
+    # The ramp of a flat panel scales with the spacing.
+    return filter_projections(y, 1.0, filter, cutoff) / spacing[:, None, None].to(y)
+
+
+def _voxel_views(
+    A: Scan3D, vectors: Tensor, near: Tensor, far: Tensor, margins: tuple[int, int]
+) -> VoxelViews:
+    """Where a voxel is seen in every view, on a panel with further columns to the left and to the right; depth is 1 at the axis."""
+    source, detector, u, v = vectors.split(3, -1)
+    rows, columns = A.detector_shape
+    middle = (columns - 1) / 2 + margins[0]
+    voxel = vectors.new_tensor(A.voxel_size[::-1])
+    # Solve for the place on the panel: a parallel beam along its rays, a cone along the central ray; a curved panel's columns are
+    # angles between that and a ray along u, as long as it.
+    arm = source if A.parallel else detector - source
+    wide = arm.norm(dim=1) / u.norm(dim=1) if A.curved else torch.ones_like(arm[:, 0])
+    lines = torch.linalg.inv(torch.stack([u * wide[:, None], v, arm], 2))
+    start = detector if A.parallel else source
+    origin = torch.stack(
+        [torch.full_like(wide, middle), wide, torch.full_like(wide, (rows - 1) / 2)], 1
+    )
+    if not A.parallel:
+        lines = lines * (far / near)[:, None, None]
+    constants = -(lines * start[:, None]).sum(2, keepdim=True)
+    if A.parallel:
+        lines[:, 2], constants[:, 2] = 0.0, 1.0
+    table = torch.cat([lines * voxel, constants], 2)
+    if not A.curved:
+        table[:, :2] += table.new_tensor([middle, (rows - 1) / 2])[:, None] * table[:, 2:]
+    panel = (rows, columns + sum(margins))
+    return VoxelViews(
+        torch.cat([table.flatten(1), origin], 1).contiguous(), A.volume_shape, panel, A.curved
+    )

@@ -1,0 +1,209 @@
+"""X-ray projection of images along parallel rays.
+
+X-ray projection of volumes along parallel rays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.kernels.tomography.pixel_backprojection import PixelViews, pixel_backproject
+from invtoolbox.operators.tomography.cone_beam import VectorScan
+from invtoolbox.operators.tomography.feldkamp import parallel_backprojection
+from invtoolbox.operators.tomography.filtered_backprojection import arc_weights, filter_projections
+from invtoolbox.operators.tomography.scan_2d import Scan2D
+from invtoolbox.operators.tomography.scan_3d import Scan3D
+from invtoolbox.operators.tomography.scan_checks import checked_angles, finite, lengths
+from invtoolbox.operators.tomography.trajectories import parallel_vectors
+
+
+class ParallelBeam(Scan2D):
+    r"""Line integrals along parallel rays, the discrete Radon transform.
+
+    .. math:: (A x)(\theta, s) = \int x(s \cos\theta - t \sin\theta, \; s \sin\theta + t \cos\theta) \, dt
+
+    discretised by Joseph's method (`invtoolbox.kernels.tomography.joseph`), with an adjoint that is exact to rounding.
+    Values are length times density, in the unit of ``pixel_size``.
+
+    The origin is the centre of the image and of rotation. ``x`` points along the columns (to the right),
+    ``y`` against the rows (upwards), as in a plotted picture whose row 0 is on top. At angle 0 the rays run
+    downwards and the detector points along ``x``; angles count anticlockwise. Cell ``k`` lies at
+    ``s = (k - (num_detectors - 1) / 2) * detector_spacing + detector_shift``. These are the conventions of
+    ASTRA's ``parallel`` geometry; see docs/conventions.md.
+
+    Args:
+        image_shape: (rows, columns) or (channels, rows, columns); any number of channels is accepted in a
+        call. angles: radians, shape (views,): tensor, array or list, in any order and spacing.
+        num_detectors: number of detector cells.
+        pixel_size: one length, or a pair (row, column).
+        detector_spacing: distance between the centres of neighbouring cells, a length.
+        detector_shift: how far the detector's centre lies from the projection of the centre of rotation, a
+            length; or one length a view. If the centre of rotation is seen at cell ``c`` (counted from 0,
+            fractions allowed), it is ``((num_detectors - 1) / 2 - c) * detector_spacing``.
+
+    ``angles`` and ``detector_shift`` are the operator's parameters; both are differentiable.
+
+    Raises:
+        InputError: angles that look like degrees or are not finite, a field of view that misses the image's
+            centre.
+
+    >>> import math
+    >>> A = ParallelBeam((5, 5), [0.0, math.pi / 4], num_detectors=5)
+    >>> A(torch.ones(1, 1, 5, 5))
+    tensor([[[[5.0000, 5.0000, 5.0000, 5.0000, 5.0000],
+              [3.0711, 5.0711, 7.0711, 5.0711, 3.0711]]]])
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        angles: Any,
+        num_detectors: int,
+        pixel_size: float | Sequence[float] = 1.0,
+        detector_spacing: float = 1.0,
+        detector_shift: Any = 0.0,
+    ) -> None:
+        super().__init__(
+            image_shape, angles, num_detectors, pixel_size, detector_spacing, detector_shift
+        )
+        self._check_view()
+
+    def _lines(
+        self, angles: Tensor, shift: Tensor
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        s, cos, sin = self._detector(shift), angles.cos(), angles.sin()
+        return (s * cos, s * sin), (sin, -cos)
+
+    def _seen(self) -> tuple[float, float]:
+        shift, half = self.detector_shift.detach(), self.num_detectors * self.detector_spacing / 2
+        return float(shift.min()) - half, float(shift.max()) + half
+
+    def _invert(
+        self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float
+    ) -> Tensor:
+        angles, shift = angles.detach().double(), shift.detach().double()
+        arc = arc_weights(angles, torch.pi)
+        filtered = filter_projections(y, self.detector_spacing, filter, cutoff)
+        filtered = filtered * arc.weights.to(y)[:, None]
+        # Cell of a pixel: ((c w cos - r h sin) - first cell) / spacing, where pixels measure h by w.
+        height, width = self.pixel_size
+        first = self._detector(shift)[..., 0].expand_as(angles)
+        one, zero = torch.ones_like(angles), torch.zeros_like(angles)
+        lateral = (
+            torch.stack([-first, angles.cos() * width, -angles.sin() * height])
+            / self.detector_spacing
+        )
+        table = torch.cat([lateral, torch.stack([one, zero, zero, zero, zero])]).T.contiguous()
+        return pixel_backproject(filtered, PixelViews(table, self.image_shape))
+
+
+class ParallelBeam3D(Scan3D):
+    r"""Line integrals along parallel rays onto a panel that turns around the object: synchrotrons, electron tomography, laminography.
+
+    World coordinates are those of `ConeBeam`: ``y`` grows with the row index, the axis of rotation is ``z``. At angle ``t`` the rays run
+    along ``(sin t, -cos t, 0)``, the columns of the panel grow along ``u = (cos t, sin t, 0)`` and its rows along ``v = (0, 0, 1)``:
+    ASTRA's ``parallel3d``. A slice of the volume is one of `ParallelBeam` with its rows flipped.
+
+    Args:
+        volume_shape: (slices, rows, columns), or (channels, ...); any number of channels is accepted in a call.
+        angles: radians, shape (views,): tensor, array or list, in any order and spacing.
+        detector_shape: (rows, columns) of the panel.
+        voxel_size: one length, or three (slice, row, column).
+        detector_spacing: distance between the centres of neighbouring cells; one length, or (between rows, between columns).
+        detector_shift: **(u, v)**, how far the panel's centre lies from the projection of the volume's centre, along its rows and along
+            its columns, lengths; or (views, 2). If the axis of rotation is seen at column ``c`` (counted from 0), the first is
+            ``((columns - 1) / 2 - c) * spacing``.
+        tilt: radians by which the rays leave the plane of rotation: laminography.
+        detector_rotation: (about u, about v, in plane), radians by which the panel is turned about its centre, as in `ConeBeam`; or
+            (views, 3).
+        views_per_chunk: how many views are worked on at a time in `normal`, `pseudo_inverse` and `chunks`; chosen where not given.
+
+    ``angles``, ``detector_shift``, ``tilt`` and ``detector_rotation`` are the operator's parameters, differentiable, and may differ from
+    item to item.
+
+    `pseudo_inverse` is filtered back-projection: exact for a tilt of 0 up to sampling, and for a full turn with a tilt up to the cone of
+    frequencies around the axis that no view sees.
+
+    >>> import torch
+    >>> A = ParallelBeam3D((2, 5, 5), [0.0, 1.0], (2, 5))
+    >>> A(torch.ones(1, 1, 2, 5, 5))[0, 0, 0]
+    tensor([[5., 5., 5., 5., 5.],
+            [5., 5., 5., 5., 5.]])
+    """
+
+    parallel = True
+    _components: ClassVar[dict[str, int]] = {
+        "angles": 0,
+        "detector_shift": 2,
+        "tilt": 0,
+        "detector_rotation": 3,
+    }
+    angles: Tensor
+    detector_shift: Tensor
+    tilt: Tensor
+    detector_rotation: Tensor
+
+    def __init__(
+        self,
+        volume_shape: Sequence[int],
+        angles: Any,
+        detector_shape: Sequence[int],
+        voxel_size: float | Sequence[float] = 1.0,
+        detector_spacing: float | Sequence[float] = 1.0,
+        detector_shift: Any = (0.0, 0.0),
+        tilt: Any = 0.0,
+        detector_rotation: Any = (0.0, 0.0, 0.0),
+        views_per_chunk: int | None = None,
+    ) -> None:
+        self.detector_spacing: tuple[float, float] = lengths(
+            "detector_spacing", detector_spacing, ("between rows", "between columns")
+        )
+        super().__init__(
+            volume_shape,
+            detector_shape,
+            voxel_size,
+            {
+                "angles": checked_angles(angles),
+                "detector_shift": finite("detector_shift", detector_shift),
+                "tilt": finite("tilt", tilt),
+                "detector_rotation": finite("detector_rotation", detector_rotation),
+            },
+            views_per_chunk,
+        )
+        if float(self.tilt.detach().abs().max()) >= 1.6:
+            raise InputError(
+                f"tilt is in radians, less than pi / 2, got {float(self.tilt.detach().abs().max()):.4g}"
+            )
+        self._check_view()
+
+    @staticmethod
+    def from_vectors(
+        volume_shape: Sequence[int],
+        vectors: Any,
+        detector_shape: Sequence[int],
+        voxel_size: float | Sequence[float] = 1.0,
+        views_per_chunk: int | None = None,
+    ) -> VectorScan:
+        """A parallel beam with any pose in every view: vectors (V, 12) of ASTRA's ``parallel3d_vec``. See `VectorScan`."""
+        return VectorScan(
+            volume_shape, vectors, detector_shape, voxel_size, True, False, views_per_chunk
+        )
+
+    def _vectors(self, p: dict[str, Tensor]) -> Tensor:
+        return parallel_vectors(
+            p["angles"],
+            self.detector_spacing,
+            p["detector_shift"],
+            p["tilt"],
+            p["detector_rotation"],
+        )
+
+    def _invert(
+        self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
+    ) -> Tensor:
+        return parallel_backprojection(y, self, parameters, views, filter, cutoff)

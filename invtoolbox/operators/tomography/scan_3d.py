@@ -1,0 +1,364 @@
+"""What the 3D scans have in common: parameters, channels, views, chunks of views, and analytic inversion."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.kernels.tomography.rays import Views
+from invtoolbox.kernels.tomography.volume import backproject_volume, project_volume
+from invtoolbox.operators.base import LinearOperator, check_shape
+from invtoolbox.operators.tomography.scan_checks import check_view, lengths, shape_of, whole
+
+#: Values of a chunk of projections where the volume is smaller than that: 64 MB in float32.
+_CHUNK = 1 << 24
+_FEWEST_VIEWS = 8
+
+
+class Scan3D(LinearOperator):
+    """A 3D scan along straight rays: line integrals of ``(batch, channel, D, H, W)`` as ``(batch, channel, V, R, C)``.
+
+    V views of a panel with R rows and C columns. A subclass says where source and panel stand (`_vectors`), and how to invert
+    analytically where that exists. Any number of channels is accepted.
+
+    Every parameter has one entry a view, or one for all views: shape (V, ...) or (1, ...). With one more axis in front it belongs to
+    the items of the batch: (items, V, ...) or (items, 1, ...).
+
+    Attributes:
+        volume_shape: (D, H, W) = (slice z, row y, column x).
+        voxel_size: (z, y, x), lengths.
+        detector_shape: (R, C).
+        parallel: the rays of a view are parallel.
+        curved: the panel is an arc around the source.
+        views_per_chunk: how many views are worked on at a time, where work is done in chunks; ``None`` chooses.
+    """
+
+    #: The parameters, the one that says how many views there are first, each with the numbers that it has a view (0: one number).
+    _components: ClassVar[dict[str, int]]
+
+    channelwise = True
+    parallel: bool = False
+    curved: bool = False
+
+    def __init__(
+        self,
+        volume_shape: Sequence[int],
+        detector_shape: Sequence[int],
+        voxel_size: float | Sequence[float],
+        parameters: dict[str, Any],
+        views_per_chunk: int | None,
+    ) -> None:
+        channels, self.volume_shape = shape_of(
+            "volume_shape", volume_shape, ("slices", "rows", "columns")
+        )
+        one, self.detector_shape = shape_of("detector_shape", detector_shape, ("rows", "columns"))
+        if one != 1:
+            raise InputError(f"detector_shape must be (rows, columns), got {tuple(detector_shape)}")
+        self.voxel_size: tuple[float, float, float] = lengths(
+            "voxel_size", voxel_size, ("slice", "row", "column")
+        )
+        self.views_per_chunk = (
+            None if views_per_chunk is None else whole("views_per_chunk", views_per_chunk)
+        )
+        self.domain_shape = (channels, *self.volume_shape)
+        for name, value in parameters.items():
+            setattr(self, name, self._shaped(name, value))
+        self._settle()
+
+    # -- what a subclass says -------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _vectors(self, parameters: dict[str, Tensor]) -> Tensor:
+        """Source (or ray direction), centre of the panel, u and v of every view, (V, 12), from parameters in float64."""
+
+    def _invert(
+        self, y: Tensor, parameters: dict[str, Tensor], views: slice, filter: str, cutoff: float
+    ) -> Tensor:
+        """What the projections ``(N, V', R, C)`` of some of the views add to the analytic inversion ``(N, D, H, W)``."""
+        raise InputError(
+            f"{self} has no closed-form pseudo-inverse; use it.solve(problem, solver=it.solvers.CGLS())"
+        )
+
+    # -- parameters -----------------------------------------------------------------------------------------------
+
+    def parameters(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self._components}
+
+    def _replace(self, parameters: dict[str, Tensor]) -> Self:
+        other = super()._replace(parameters)
+        for name in parameters:
+            setattr(other, name, other._shaped(name, getattr(other, name)))
+        other._settle()
+        return other
+
+    def select(self, index: Tensor) -> Self:
+        if self.items is None:
+            return self
+        picked = {
+            name: value.index_select(0, index.to(value.device))
+            for name, value in self.parameters().items()
+            if self._per_item(name, value) and value.shape[0] > 1
+        }
+        other = copy.copy(self)
+        for name, value in picked.items():
+            setattr(other, name, value)
+        return other._with_items(len(index))
+
+    def subset(self, index: Tensor | slice | Sequence[int]) -> Self:
+        """The scan of some of the views: ``A.subset(i)(x) = A(x)[:, :, i]``.
+
+        >>> import invtoolbox as it
+        >>> A = it.operators.ParallelBeam3D((2, 4, 4), torch.linspace(0, 3, 6), (2, 7))
+        >>> A.subset([0, 2]).range_shape
+        (1, 2, 2, 7)
+        """
+        other = copy.copy(self)
+        for name, value in self.parameters().items():
+            axis = value.ndim - 1 - bool(self._components[name])
+            if value.shape[axis] == self.blocks and (
+                self.blocks > 1 or name == next(iter(self._components))
+            ):
+                pick = (
+                    index
+                    if isinstance(index, slice)
+                    else torch.as_tensor(index, device=value.device)
+                )
+                setattr(other, name, value[(slice(None),) * axis + (pick,)])
+        other._settle()
+        return other
+
+    @property
+    def blocks(self) -> int:
+        """The number of views."""
+        name = next(iter(self._components))
+        return int(getattr(self, name).shape[-1 - bool(self._components[name])])
+
+    @property
+    def vectors(self) -> Tensor:
+        """Where source and panel stand: (V, 12) in float64, or (items, V, 12), in ASTRA's order and world coordinates.
+
+        Source (or ray direction), centre of the panel, u, v: `Views`. Differentiable in the parameters.
+        """
+        if self.items is None:
+            return self._vectors(self._item(None))
+        return torch.stack([self._vectors(self._item(k)) for k in range(self.items)])
+
+    def _per_item(self, name: str, value: Tensor) -> bool:
+        return value.ndim == 2 + bool(self._components[name])
+
+    def _item(self, item: int | None) -> dict[str, Tensor]:
+        """The parameters of one item of the batch, in float64."""
+        return {
+            name: (
+                value
+                if item is None or not self._per_item(name, value)
+                else value[min(item, len(value) - 1)]
+            ).double()
+            for name, value in self.parameters().items()
+        }
+
+    def _shaped(self, name: str, value: Any) -> Tensor:
+        """A parameter as a tensor with the axis of the views."""
+        parts = self._components[name]
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+        tensor = tensor if tensor.is_floating_point() else tensor.double()
+        if tensor.ndim == bool(parts):
+            tensor = tensor[None]
+        if tensor.ndim not in (1 + bool(parts), 2 + bool(parts)) or (
+            parts and tensor.shape[-1] != parts
+        ):
+            tail = f", {parts}" if parts else ""
+            raise InputError(
+                f"{name} of a {type(self).__name__} has the shape (views{tail}) or (1{tail}), or one more axis in front for "
+                f"the items of a batch; got {tuple(tensor.shape)}"
+            )
+        return tensor
+
+    def _settle(self) -> None:
+        """Set what follows from the parameters: the number of views and of items."""
+        views, items = self.blocks, []
+        for name, value in self.parameters().items():
+            axis = value.ndim - 1 - bool(self._components[name])
+            if value.shape[axis] not in (1, views) or views == 0:
+                raise InputError(
+                    f"{name} of a {type(self).__name__} must have one entry, or one a view ({views}), "
+                    f"got shape {tuple(value.shape)}"
+                )
+            if self._per_item(name, value):
+                items.append(len(value))
+        counts = {count for count in items if count != 1}
+        if len(counts) > 1:
+            raise InputError(
+                f"the parameters of a {type(self).__name__} belong to different numbers of items: {sorted(counts)}"
+            )
+        self.items = max(items) if items else None
+        self.range_shape = (self.domain_shape[0], views, *self.detector_shape)
+
+    # -- the operator ---------------------------------------------------------------------------------------------
+
+    def _views(self, vectors: Tensor, like: Tensor) -> Views:
+        source, detector, u, v = vectors.to(like.device).split(3, -1)
+        return Views(
+            source.contiguous(),
+            detector.contiguous(),
+            u.contiguous(),
+            v.contiguous(),
+            self.detector_shape,
+            self.volume_shape,
+            self.voxel_size,
+            self.parallel,
+            self.curved,
+        )
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self._each_item(
+            lambda item, p: project_volume(item, self._views(self._vectors(p), item)), x
+        )
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return self._each_item(
+            lambda item, p: backproject_volume(item, self._views(self._vectors(p), item)), y
+        )
+
+    def _each_item(
+        self, function: Callable[[Tensor, dict[str, Tensor]], Tensor], value: Tensor
+    ) -> Tensor:
+        """Apply to (N, ...) with the channels in the batch; item by item where the geometry differs."""
+        if self.items is None:
+            return function(value.flatten(0, 1), self._item(None)).unflatten(0, value.shape[:2])
+        return torch.stack([function(item, self._item(k)) for k, item in enumerate(value)])
+
+    def normal(self, x: Tensor) -> Tensor:
+        """``A^T A x``, chunk by chunk: the projections of all views are never in memory together."""
+        check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
+        return _total(part._adjoint(part._forward(x)) for _, part in self.chunks())
+
+    # -- chunks of views ------------------------------------------------------------------------------------------
+
+    def chunks(self, views_per_chunk: int | None = None) -> Iterator[tuple[slice, Self]]:
+        """The scan in consecutive parts: (views, scan of these views), for projections that do not fit in memory.
+
+        Without a number, a part holds about as many values as the volume (but at least 64 MB of float32 and 8 views).
+
+        >>> import invtoolbox as it
+        >>> A = it.operators.ParallelBeam3D((2, 4, 4), torch.linspace(0, 3, 6), (2, 7))
+        >>> [views for views, part in A.chunks(4)]
+        [slice(0, 4, None), slice(4, 6, None)]
+        """
+        depth, height, width = self.volume_shape
+        count = (
+            views_per_chunk
+            or self.views_per_chunk
+            or self._views_of(max(depth * height * width, _CHUNK))
+        )
+        for start in range(0, self.blocks, count):
+            views = slice(start, min(start + count, self.blocks))
+            yield views, self if views == slice(0, self.blocks) else self.subset(views)
+
+    def _views_of(self, values: int) -> int:
+        return max(values // (self.detector_shape[0] * self.detector_shape[1]), _FEWEST_VIEWS)
+
+    def project_chunks(
+        self, x: Tensor, views_per_chunk: int | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """``A(x)`` part by part, to be written away: (views, projections of these views ``(batch, channel, V', R, C)``).
+
+        >>> import invtoolbox as it
+        >>> A = it.operators.ParallelBeam3D((2, 4, 4), torch.linspace(0, 3, 6), (2, 7))
+        >>> [y.shape[2] for views, y in A.project_chunks(torch.ones(1, 1, 2, 4, 4), 4)]
+        [4, 2]
+        """
+        check_shape(x, self.domain_shape, f"{self} takes x", self.channelwise, self.items)
+        for views, part in self.chunks(views_per_chunk):
+            yield views, part._forward(x)
+
+    def adjoint_chunks(
+        self, load: Callable[[slice], Tensor], views_per_chunk: int | None = None
+    ) -> Tensor:
+        """``A^T y`` of projections that are read part by part.
+
+        Args:
+            load: gives the projections of some views, ``(batch, channel, V', R, C)``; with a memory-mapped array
+                ``lambda views: torch.from_numpy(array[None, None, views])``.
+
+        >>> import invtoolbox as it
+        >>> A = it.operators.ParallelBeam3D((2, 4, 4), torch.linspace(0, 3, 6), (2, 7))
+        >>> y = A(torch.ones(1, 1, 2, 4, 4))
+        >>> torch.allclose(A.adjoint_chunks(lambda views: y[:, :, views], 4), A.adjoint(y))
+        True
+        """
+        return _total(part.adjoint(load(views)) for views, part in self.chunks(views_per_chunk))
+
+    # -- analytic inversion ---------------------------------------------------------------------------------------
+
+    def pseudo_inverse(self, y: Tensor, filter: str = "ram-lak", cutoff: float = 1.0) -> Tensor:
+        """Filtered back-projection, ``(batch, channel, V, R, C) -> (batch, channel, D, H, W)``; differentiable in ``y``.
+
+        Args:
+            filter: "ram-lak", "shepp-logan", "cosine", "hamming" or "hann".
+            cutoff: fraction of the Nyquist frequency above which nothing passes, in (0, 1].
+        """
+        check_shape(
+            y,
+            self.range_shape,
+            f"the pseudo-inverse of {self} takes y",
+            self.channelwise,
+            self.items,
+        )
+        return self.pseudo_inverse_chunks(lambda views: y[:, :, views], filter, cutoff)
+
+    def pseudo_inverse_chunks(
+        self,
+        load: Callable[[slice], Tensor],
+        filter: str = "ram-lak",
+        cutoff: float = 1.0,
+        views_per_chunk: int | None = None,
+    ) -> Tensor:
+        """`pseudo_inverse` of projections that are read part by part; ``load`` is that of `adjoint_chunks`."""
+
+        def part(views: slice, scan: Scan3D) -> Tensor:
+            y = load(views)
+            check_shape(
+                y,
+                scan.range_shape,
+                f"the pseudo-inverse of {scan} takes y",
+                self.channelwise,
+                self.items,
+            )
+            return self._each_item(lambda item, p: self._invert(item, p, views, filter, cutoff), y)
+
+        # The filter needs several times the memory of what it filters.
+        count = views_per_chunk or self.views_per_chunk or self._views_of(_CHUNK // 4)
+        return _total(part(views, scan) for views, scan in self.chunks(count))
+
+    def _check_view(self) -> None:
+        """Raise where no ray meets the volume or its centre is never seen, warn where it is cut off."""
+        vectors = self.vectors.detach()
+        for table in vectors if self.items is not None else [vectors]:
+            check_view(str(self), self._views(table, table))
+
+    def plot(self) -> Any:
+        """A picture of the geometry, a ``matplotlib.figure.Figure``: source path, panel, volume, direction of rotation."""
+        from invtoolbox.plotting.scan_geometry import geometry_figure
+
+        return geometry_figure(self)
+
+    def __repr__(self) -> str:
+        volume, panel = (
+            "x".join(map(str, shape)) for shape in (self.volume_shape, self.detector_shape)
+        )
+        return f"{type(self).__name__}({volume}, {self.blocks} views, panel {panel}{', curved' if self.curved else ''})"
+
+
+def _total(parts: Iterator[Tensor]) -> Tensor:
+    """The sum, into the first of them: no volume more than needed."""
+    total = next(parts)
+    for part in parts:
+        total = total.add_(part)
+    return total

@@ -1,0 +1,243 @@
+"""What is checked of the geometry of a 3D scan before the first ray is traced."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.kernels.tomography.rays import Views
+from invtoolbox.operators.tomography.scan_2d import positive
+
+#: Steps between views that are larger than this, in an angle of more than two turns, are taken for degrees.
+_LARGE_STEP = 0.2
+
+
+def whole(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise InputError(f"{name} must be a whole number of at least 1, got {value}")
+    return int(value)
+
+
+def shape_of(name: str, shape: Sequence[int], axes: tuple[str, ...]) -> tuple[int, Any]:
+    """The number of channels (1 where not given), and the sizes along the axes."""
+    sizes = tuple(shape) if isinstance(shape, (tuple, list, torch.Size, np.ndarray)) else (shape,)
+    if len(sizes) not in (len(axes), len(axes) + 1):
+        raise InputError(
+            f"{name} must be ({', '.join(axes)}), got {sizes if len(sizes) > 1 else shape}"
+        )
+    channels, *rest = (whole(f"every entry of {name}", n) for n in (1, *sizes)[-len(axes) - 1 :])
+    return channels, tuple(rest)
+
+
+def lengths(name: str, value: float | Sequence[float], axes: tuple[str, ...]) -> Any:
+    """One positive length for every axis, or one for all."""
+    given = numbers(name, value).detach()
+    values = given.expand(len(axes)).tolist() if given.ndim == 0 else given.tolist()
+    if len(values) != len(axes):
+        raise InputError(
+            f"{name} must be one length or {len(axes)} of them ({', '.join(axes)}), got {value}"
+        )
+    return tuple(positive(name, v) for v in values)
+
+
+def numbers(name: str, value: Any) -> Tensor:
+    """Numbers as a tensor, in float64 where they were none."""
+    if isinstance(value, Tensor):
+        return value if value.is_floating_point() else value.double()
+    try:
+        return torch.from_numpy(np.array(value, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} must be a number, or an array of numbers, got {value!r}"
+        ) from error
+
+
+def checked_angles(angles: Any, helical: bool = False) -> Tensor:
+    """Angles as a tensor (V,) of radians; what looks like degrees is refused."""
+    tensor = numbers("angles", angles)
+    if tensor.ndim != 1 or tensor.numel() == 0:
+        raise InputError(
+            f"angles must have shape (views,) with at least one view, got {tuple(tensor.shape)}"
+        )
+    finite = torch.isfinite(tensor)
+    if not bool(finite.all()):
+        raise InputError(
+            f"angles must be finite: {int((~finite).sum())} of {tensor.numel()} are not, the first at view "
+            f"{int((~finite).nonzero()[0])}"
+        )
+    plain = tensor.detach()
+    # A helix has many turns, with small steps.
+    if float(plain.abs().max()) > 4 * math.pi + 1e-3 and not (
+        helical and len(plain) > 1 and float(plain.diff().abs().median()) <= _LARGE_STEP
+    ):
+        raise InputError(
+            f"angles look like degrees (up to {float(plain.abs().max()):.4g}): pass torch.deg2rad(angles); radians of "
+            f"more than two turns can be given as angles % (2 * pi), or have steps of at most {_LARGE_STEP} in a helix"
+        )
+    return tensor
+
+
+def finite(name: str, value: Any) -> Tensor:
+    """Numbers as a tensor; those that are not finite are refused."""
+    tensor = numbers(name, value)
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"{name} must be finite")
+    return tensor
+
+
+def positive_everywhere(name: str, value: Any) -> Tensor:
+    """Lengths as a tensor; those that are not positive are refused."""
+    tensor = numbers(name, value)
+    if not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
+        raise InputError(f"{name} must be a positive number, got {tensor.min().item():.6g}")
+    return tensor
+
+
+def seen_cells(views: Views, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where points (P, 3) are seen in every view: row and column (V, P), counted from 0, and how far in front of the source.
+
+    The depth is in units of the distance from the source to the panel's plane, and 1 for parallel beams.
+    """
+    rows, columns = views.panel
+    if views.parallel:
+        solved = _solve(
+            torch.stack([views.u, views.v, views.source], -1),
+            points[None] - views.detector[:, None],
+        )
+        depth = torch.ones_like(solved[..., 0])
+        across, along = solved[..., 0], solved[..., 1]
+    else:
+        arm = views.detector - views.source
+        # A curved panel's columns are angles between the central ray and one along u, as long as it.
+        wide = (
+            arm.norm(dim=-1) / views.u.norm(dim=-1) if views.curved else torch.ones_like(arm[:, 0])
+        )
+        solved = _solve(
+            torch.stack([views.u * wide[:, None], views.v, arm], -1),
+            points[None] - views.source[:, None],
+        )
+        across, along, depth = solved.unbind(-1)
+        if views.curved:
+            across, along = (
+                torch.atan2(across, depth) * wide[:, None],
+                along / torch.hypot(across, depth),
+            )
+        else:
+            across, along = across / depth, along / depth
+    return along + (rows - 1) / 2, across + (columns - 1) / 2, depth
+
+
+def _solve(matrices: Tensor, points: Tensor) -> Tensor:
+    solved: Tensor = torch.linalg.solve(matrices[:, None], points[..., None])[..., 0]
+    return solved
+
+
+def half_size(views: Views) -> Tensor:
+    """Half the extent of the volume along (x, y, z)."""
+    sizes = [n * size / 2 for n, size in zip(views.volume, views.voxel_size)]
+    return views.source.new_tensor(sizes[::-1])
+
+
+def check_view(name: str, views: Views) -> None:
+    """Raise where no ray meets the volume or its centre is never seen, warn where the object is cut off."""
+    half = half_size(views)
+    corners = (
+        torch.tensor(
+            list(itertools.product((-1.0, 1.0), repeat=3)), dtype=half.dtype, device=half.device
+        )
+        * half
+    )
+    if not views.parallel:
+        inside = (views.source.abs() < half).all(1)
+        if bool(inside.any()):
+            raise InputError(
+                f"the source of {name} lies inside the volume in view {int(inside.nonzero()[0])}: it is at "
+                f"{_point(views.source[inside][0])} where the volume reaches {_point(half)}; check voxel_size and "
+                f"source_origin (one unit of length)"
+            )
+    _check_facing(name, views)
+    rows, columns = views.panel
+    row, column, depth = seen_cells(views, corners)
+    ahead = (depth > 0).any(1)
+    # Bounding boxes of what is seen; a volume that reaches beside the source may be seen anywhere.
+    beside = (depth <= 0).any(1)
+    meets = ahead & (beside | _overlap(row, rows) & _overlap(column, columns))
+    if not bool(meets.any()):
+        raise InputError(
+            f"no ray of {name} meets the volume: in view 0 it is seen at rows {_span(row[0])} and columns "
+            f"{_span(column[0])} of a panel of {rows} by {columns} cells; check detector_shift, detector_spacing and "
+            f"voxel_size (one unit of length)"
+        )
+    row, column, depth = seen_cells(views, torch.zeros_like(corners[:1]))
+    centre = (depth > 0) & _within(row, rows) & _within(column, columns)
+    if not bool(centre.any()):
+        raise InputError(
+            f"{name} never sees the centre of the volume: in view 0 it would be at row {float(row[0, 0]):.1f} and column "
+            f"{float(column[0, 0]):.1f} of a panel of {rows} by {columns} cells; check detector_shift (lengths, not cells)"
+        )
+    _warn_of_cut(name, views, half)
+
+
+def _check_facing(name: str, views: Views) -> None:
+    """Rays must cross the panel: u, v and the direction to its centre span the space."""
+    arm = views.source if views.parallel else views.detector - views.source
+    spans = torch.stack(
+        [t / t.norm(dim=1, keepdim=True).clamp_min(1e-300) for t in (views.u, views.v, arm)], 2
+    )
+    edge_on = torch.linalg.det(spans).abs() < 1e-9
+    if bool(edge_on.any()):
+        raise InputError(
+            f"the panel of {name} is seen edge-on, or its u and v are parallel, in view {int(edge_on.nonzero()[0])}"
+        )
+
+
+def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:
+    rows, columns = views.panel
+    inner = half[:2].min()
+    around = torch.arange(16, dtype=half.dtype, device=half.device) * (math.pi / 8)
+    rim = torch.stack([inner * around.cos(), inner * around.sin(), torch.zeros_like(around)], 1)
+    _, column, _ = seen_cells(views, rim)
+    # A cell's width of slack: a volume as wide as its panel is the common case.
+    if float(column.min()) < -1.5 or float(column.max()) > columns + 0.5:
+        warnings.warn(
+            f"the field of view of {name} cuts the object off at the sides: the cylinder inside the volume is seen at columns "
+            f"{_span(column)} of {columns}",
+            stacklevel=5,
+        )
+        return
+    if float(views.source[:, 2].max() - views.source[:, 2].min()) > 1e-6 * float(half.max()):
+        return  # a helix sees a part of the object at a time
+    ends = torch.stack([torch.zeros_like(half), torch.zeros_like(half)])
+    ends[:, 2] = torch.stack([-half[2], half[2]])
+    row, _, _ = seen_cells(views, ends)
+    if float(row.min()) < -1.5 or float(row.max()) > rows + 0.5:
+        warnings.warn(
+            f"the field of view of {name} cuts the object off above or below: the axis of rotation is seen at rows {_span(row)} "
+            f"of {rows}",
+            stacklevel=5,
+        )
+
+
+def _overlap(places: Tensor, cells: int) -> Tensor:
+    return (places.amax(1) > -0.5) & (places.amin(1) < cells - 0.5)
+
+
+def _within(places: Tensor, cells: int) -> Tensor:
+    return (places >= -0.5) & (places <= cells - 0.5)
+
+
+def _span(places: Tensor) -> str:
+    return f"{float(places.min()):.1f} to {float(places.max()):.1f}"
+
+
+def _point(point: Tensor) -> str:
+    return "(" + ", ".join(f"{v:.4g}" for v in point.tolist()) + ")"

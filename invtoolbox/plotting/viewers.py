@@ -1,0 +1,285 @@
+"""Scene flow in the viewer Rerun, where it is installed: sweep after sweep, in the world where poses are known.
+
+A scene of Gaussians or voxels in a viewer that is installed: viser in a browser, or Rerun in its window.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.geometry.cameras import Cameras, upwards
+from invtoolbox.geometry.gaussians import HARMONIC_0, Splats
+from invtoolbox.geometry.rigid import inverse
+from invtoolbox.geometry.rotations import rotation_matrices
+from invtoolbox.geometry.sweeps import MOVES
+from invtoolbox.geometry.voxels import Voxels
+from invtoolbox.plotting.birds_eye import flow_colours
+from invtoolbox.plotting.web_viewer import Shown, shown_splats, shown_voxels
+
+#: Arrows that are drawn of one sweep; more hide each other.
+ARROWS = 3000
+_GREY = np.array([110, 116, 122], dtype=np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class SweepView:
+    """One sweep to look at, N points.
+
+    Attributes:
+        name: of the sweep.
+        points: ``(N, 3)``, metres, in the sensor's frame.
+        residual: their flow without the sensor's own motion, ``(N, 3)``, metres a sweep; None for the last sweep of a sequence.
+        dynamic: boolean ``(N,)``, which points move; by default those faster than 0.05 m a sweep.
+        pose: the sensor's frame in the world, ``(4, 4)``; None shows every sweep in the sensor's own frame.
+        timestamp: seconds.
+    """
+
+    name: str
+    points: Tensor
+    residual: Tensor | None = None
+    dynamic: Tensor | None = None
+    pose: Tensor | None = None
+    timestamp: float = 0.0
+
+
+def view_flow(
+    sweeps: Iterable[SweepView],
+    save: str | os.PathLike[str] | None = None,
+    title: str = "scene flow",
+    full_speed: float = 1.5,
+) -> int:
+    """Show sweeps in Rerun: points in grey, what moves in the colours of `birds_eye` and with arrows.
+
+    Args:
+        sweeps: in the order of time; each is sent and forgotten, so that a generator keeps one in memory.
+        save: a file ``.rrd`` that Rerun opens later (also on another machine), in place of a window now.
+        title: of the recording.
+        full_speed: the speed of the fullest colour, metres a sweep.
+
+    Returns:
+        How many sweeps were sent.
+
+    Raises:
+        MissingDependency: Rerun is not installed; names the extra that brings it.
+    """
+    rr = rerun_module()
+    if save is not None and Path(save).suffix != ".rrd":
+        raise InputError(f"{save}: a recording of Rerun ends in .rrd")
+    rr.init(f"invtoolbox: {title}", spawn=save is None)
+    if save is not None:
+        rr.save(str(Path(save).expanduser()))
+    rr.log("world", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+    count = 0
+    for sweep in sweeps:
+        _send(rr, sweep, count, full_speed)
+        count += 1
+    return count
+
+
+def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
+    rr.set_time("sweep", sequence=index)
+    rr.set_time("time", duration=float(sweep.timestamp))
+    if sweep.pose is not None:
+        pose = sweep.pose.detach().cpu().to(torch.float64).numpy()
+        rr.log("world/sensor", rr.Transform3D(translation=pose[:3, 3], mat3x3=pose[:3, :3]))
+    points = sweep.points.detach().cpu().to(torch.float32).numpy()
+    flow = (
+        np.zeros_like(points)
+        if sweep.residual is None
+        else sweep.residual.detach().cpu().to(torch.float32).numpy()
+    )
+    if flow.shape != points.shape:
+        raise InputError(
+            f"{sweep.name}: the flow has shape {flow.shape} for {len(points)} points; expected one vector for each"
+        )
+    shown, known = np.isfinite(points).all(1), np.isfinite(flow).all(1)
+    fast = np.linalg.norm(np.where(known[:, None], flow, 0), axis=1) >= MOVES
+    moves = shown & known & (fast if sweep.dynamic is None else sweep.dynamic.cpu().numpy())
+    still, colours = (
+        points[shown & ~moves],
+        (255 * flow_colours(flow[moves], full_speed)).round().astype(np.uint8),
+    )
+    rr.log("world/sensor/standing", rr.Points3D(still, colors=_GREY, radii=0.03))
+    rr.log("world/sensor/moving", rr.Points3D(points[moves], colors=colours, radii=0.05))
+    # Every k-th, so that a call twice shows the same arrows.
+    some = slice(None, None, max(1, -(-int(moves.sum()) // ARROWS)))
+    rr.log(
+        "world/sensor/flow",
+        rr.Arrows3D(origins=points[moves][some], vectors=flow[moves][some], colors=colours[some]),
+    )
+    rr.log("name", rr.TextLog(sweep.name))
+
+
+def rerun_module() -> Any:
+    """The package, where it is installed."""
+    try:
+        import rerun
+    except ImportError as error:
+        from invtoolbox.core.environment import how_to_get
+
+        raise MissingDependency(
+            f"the viewer Rerun is not installed; {how_to_get('view')}"
+        ) from error
+    return rerun
+
+
+VIEWERS = ("viser", "rerun")
+
+
+def view_scene(
+    x: Splats | Voxels,
+    cameras: Cameras | None = None,
+    title: str = "scene",
+    viewer: str | None = None,
+    save: str | os.PathLike[str] | None = None,
+    port: int = 8080,
+    tell: Callable[[str], None] = print,
+    wait: bool = True,
+) -> Any:
+    """Show a scene: with viser as Gaussians in a browser, with Rerun as points of their size; photographs' places beside it.
+
+    Args:
+        x: a scene; the first one of a batch. Colours are those without a direction.
+        cameras: of photographs.
+        title: of the recording.
+        viewer: ``"viser"`` or ``"rerun"``; the first one that is installed by default.
+        save: a file ``.rrd`` that Rerun opens later, in place of a window now.
+        port: where viser is reached.
+        tell: is told where to look.
+        wait: stay until Ctrl-C, as long as viser serves its page; otherwise its server is returned.
+
+    Raises:
+        MissingDependency: neither is installed; names the extra that brings Rerun.
+        InputError: for an unknown viewer.
+    """
+    if viewer is not None and viewer not in VIEWERS:
+        raise InputError(f"a scene is shown by {' or '.join(VIEWERS)}, got {viewer!r}")
+    shown = shown_splats(x) if isinstance(x, Splats) else shown_voxels(x)
+    if save is None and viewer != "rerun":
+        try:
+            import viser
+        except ImportError as error:
+            if viewer == "viser":
+                raise MissingDependency(
+                    "the viewer viser is not installed; pip install viser"
+                ) from error
+        else:
+            return _in_viser(viser, shown, cameras, port, tell, wait)
+    _in_rerun(rerun_module(), shown, cameras, title, save)
+    return None
+
+
+def _colours(shown: Shown) -> np.ndarray:
+    """Without a direction, ``(N, 3)`` from 0 to 1."""
+    constant = HARMONIC_0 * shown.harmonics[:, 0]
+    return (
+        (constant.sigmoid() if shown.squashed else (constant + 0.5).clamp(0, 1))
+        .detach()
+        .cpu()
+        .numpy()
+    )
+
+
+def _in_viser(
+    viser: Any,
+    shown: Shown,
+    cameras: Cameras | None,
+    port: int,
+    tell: Callable[[str], None],
+    wait: bool,
+) -> Any:
+    server = viser.ViserServer(port=port, verbose=False)
+    axes = rotation_matrices(shown.quats) * shown.scales[:, None]
+    covariances = (axes @ axes.transpose(1, 2)).detach().cpu().numpy()
+    server.scene.add_gaussian_splats(
+        "/scene",
+        shown.places.detach().cpu().numpy(),
+        covariances,
+        _colours(shown),
+        shown.opacities.detach().cpu().numpy()[:, None],
+    )
+    if cameras is not None and len(cameras):
+        server.scene.set_up_direction(tuple(upwards(cameras).tolist()))
+        poses = inverse(cameras.world_to_camera.double()).cpu()
+        height, width = cameras.size
+        for k, pose in enumerate(poses):
+            angle = 2 * float(np.arctan(height / 2 / float(cameras.intrinsics[k, 1, 1])))
+            server.scene.add_camera_frustum(
+                f"/cameras/{_name(cameras, k)}",
+                fov=angle,
+                aspect=width / height,
+                scale=0.1,
+                wxyz=_quaternion(pose[:3, :3]),
+                position=pose[:3, 3].numpy(),
+            )
+    tell(f"look at http://localhost:{server.get_port()}; Ctrl-C ends it")
+    if not wait:
+        return server
+    try:
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        server.stop()
+    return None
+
+
+def _in_rerun(
+    rr: Any, shown: Shown, cameras: Cameras | None, title: str, save: str | os.PathLike[str] | None
+) -> None:
+    if save is not None and Path(save).suffix != ".rrd":
+        raise InputError(f"{save}: a recording of Rerun ends in .rrd")
+    rr.init(f"invtoolbox: {title}", spawn=save is None)
+    if save is not None:
+        rr.save(str(Path(save).expanduser()))
+    solid = shown.opacities > 0.1
+    colours = (255 * _colours(shown)).round().astype(np.uint8)[solid.cpu().numpy()]
+    rr.log(
+        "world/scene",
+        rr.Points3D(
+            shown.places[solid].detach().cpu().numpy(),
+            colors=colours,
+            radii=shown.scales[solid].mean(1).detach().cpu().numpy(),
+        ),
+        static=True,
+    )
+    if cameras is None:
+        return
+    poses = inverse(cameras.world_to_camera.double()).cpu()
+    for k, pose in enumerate(poses):
+        where = f"world/cameras/{_name(cameras, k)}"
+        rr.log(
+            where,
+            rr.Transform3D(translation=pose[:3, 3].numpy(), mat3x3=pose[:3, :3].numpy()),
+            static=True,
+        )
+        rr.log(
+            where,
+            rr.Pinhole(
+                image_from_camera=cameras.intrinsics[k].cpu().numpy(),
+                width=cameras.size[1],
+                height=cameras.size[0],
+            ),
+            static=True,
+        )
+
+
+def _name(cameras: Cameras, k: int) -> str:
+    return Path(cameras.names[k]).stem if cameras.names else str(k)
+
+
+def _quaternion(R: torch.Tensor) -> np.ndarray:
+    """w x y z of a rotation."""
+    from scipy.spatial.transform import Rotation
+
+    x, y, z, w = Rotation.from_matrix(R.numpy()).as_quat()
+    return np.array([w, x, y, z])

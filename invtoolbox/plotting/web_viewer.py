@@ -1,0 +1,231 @@
+"""A scene of Gaussians or voxels as one HTML page in which it can be turned: WebGL 2, no server, nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from invtoolbox.datasets.output import write_bytes
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras, looked_at, upwards
+from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
+from invtoolbox.geometry.voxels import Voxels
+
+#: Gaussians that a page holds; of more, those that cover most are shown.
+MOST = 200_000
+#: The share of the light that a cell of a node's density stops, from which on nodes among such ones cannot be seen.
+_OPAQUE = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """N Gaussians of one scene, as the page takes them.
+
+    Attributes:
+        places: ``(N, 3)``.
+        scales: standard deviations along their axes, ``(N, 3)``.
+        quats: attitudes, w x y z, ``(N, 4)``.
+        opacities: ``(N,)``.
+        harmonics: coefficients of the colour, ``(N, 1 or 4 or 9, 3)``.
+        squashed: colours are the sigmoid of the sum, as voxels have it; otherwise 1/2 is added.
+        caption: what they are, in words.
+    """
+
+    places: Tensor
+    scales: Tensor
+    quats: Tensor
+    opacities: Tensor
+    harmonics: Tensor
+    squashed: bool
+    caption: str
+
+
+def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
+    """The Gaussians of one scene of a batch that can be seen, with harmonics up to degree 2."""
+    there = (x.opacities[item] > 1 / 255).nonzero()[:, 0]
+    if len(there) > most:
+        area = x.scales[item, there].sort(dim=1).values[:, 1:].prod(1) * x.opacities[item, there]
+        there = there[area.topk(most).indices].sort().values
+    colours = x.colors[item, there]
+    if x.degree is None:
+        if colours.shape[-1] != 3:
+            raise InputError(
+                f"the viewer shows colours of 3 channels, and these Gaussians have {colours.shape[-1]}"
+            )
+        colours = colors_to_harmonics(colours)
+    what = f"{len(there):,} Gaussians" + (
+        f" of {int((x.opacities[item] > 1 / 255).sum()):,}" if len(there) == most else ""
+    )
+    return Shown(
+        x.means[item, there],
+        x.scales[item, there],
+        x.quats[item, there],
+        x.opacities[item, there],
+        colours[:, :9],
+        False,
+        what,
+    )
+
+
+def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float = 0.08) -> Shown:
+    """The surface of a grid: nodes that stop light and have a neighbour that lets light through, as round Gaussians of their colour.
+
+    Args:
+        least_alpha: the share of the light that a cell of a node's density stops, for the node to belong to what is shown; half of the
+            largest one where that is less.
+    """
+    space = x.space
+    share = -torch.expm1(
+        -functional.softplus(x.density[item].detach()) * space.scale * max(space.cell)
+    )
+    least_alpha = min(least_alpha, max(0.5 * float(share.max()), 1e-4))
+    padded = functional.pad(space.spread((share > _OPAQUE).float()[None])[:, None], (1,) * 6)
+    buried = space.gathered(functional.avg_pool3d(padded, 3, stride=1)[:, 0])[0] > 0.999
+    there = ((share > least_alpha) & ~buried).nonzero()[:, 0]
+    if len(there) > most:
+        there = there[share[there].topk(most).indices].sort().values
+    places = torch.tensor(space.low) + space.places()[there] * torch.tensor(space.cell)
+    quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(len(there), 4)
+    scales = 0.5 * torch.tensor(space.cell).expand(len(there), 3)
+    return Shown(
+        places,
+        scales,
+        quats,
+        (1.2 * share[there]).clamp(0, 0.95),
+        x.colour[item, there].detach(),
+        True,
+        f"the surface of a grid: {len(there):,} nodes",
+    )
+
+
+def viewer_page(
+    x: Splats | Voxels | Shown,
+    cameras: Cameras | None = None,
+    title: str = "Scene",
+    background: float | Sequence[float] = 1.0,
+) -> bytes:
+    """The page; see `write_viewer`."""
+    shown = (
+        x if isinstance(x, Shown) else shown_splats(x) if isinstance(x, Splats) else shown_voxels(x)
+    )
+    if not len(shown.places):
+        raise InputError("nothing of the scene can be seen, so there is nothing to look at")
+    places = shown.places.detach().cpu().float()
+    scales = shown.scales.detach().cpu().float()
+    unit = float(scales.max())
+    quats = functional.normalize(shown.quats.detach().cpu().float(), dim=1)
+    shade = [float(v) for v in np.broadcast_to(np.asarray(background, dtype=np.float64), 3)]
+    content: dict[str, Any] = {
+        "count": len(places),
+        "bases": shown.harmonics.shape[1],
+        "squashed": shown.squashed,
+        "caption": shown.caption,
+        "background": shade,
+        "unit": unit,
+        "places": _packed(places, "<f4"),
+        "scales": _packed(scales / unit, "<f2"),
+        "turns": _packed(quats * 32767, "<i2"),
+        "opacities": _packed(shown.opacities.detach().cpu() * 255, "u1"),
+        "colours": _packed(shown.harmonics.detach().cpu(), "<f2"),
+    }
+    content |= _cameras(places, shown.opacities.detach().cpu(), cameras)
+    text = files("invtoolbox.plotting").joinpath("splat_viewer.html").read_text(encoding="utf-8")
+    # A "</" would end the element that holds the numbers.
+    packed = json.dumps(content, separators=(",", ":")).replace("</", "<\\/")
+    return text.replace("@TITLE@", html.escape(title)).replace("@SCENE@", packed).encode()
+
+
+def write_viewer(
+    path: str | Path,
+    x: Splats | Voxels | Shown,
+    cameras: Cameras | None = None,
+    title: str = "Scene",
+    background: float | Sequence[float] = 1.0,
+    overwrite: bool = False,
+) -> Path:
+    """Write a page that shows a scene from any side, in a browser with WebGL 2, also from a folder without a server.
+
+    Drag to turn, wheel to come closer, shift and drag to move. The photographs' places may be looked from and drawn. Gaussians are drawn as
+    the renderer draws them, with harmonics up to degree 2; of voxels, the surface is drawn, as Gaussians. ``#view=3`` behind the address
+    begins at a photograph, ``#bare`` leaves the panel out.
+
+    Args:
+        path: where the page is written.
+        x: a scene; the first one of a batch.
+        cameras: of photographs.
+        title: of the page.
+        background: the colour behind everything, a number or red, green and blue, from 0 to 1.
+        overwrite: whether a file that is there may be replaced.
+
+    Raises:
+        InputError: for a scene of which nothing can be seen, and where the file exists or cannot be written.
+
+    >>> import tempfile
+    >>> x = Splats.of_points(torch.zeros(1, 1, 3), torch.ones(1, 1, 3), 0.1, 0.9)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = write_viewer(folder + "/scene.html", x).read_text()
+    >>> "1 Gaussians" in page, "http" in page
+    (True, False)
+    """
+    return write_bytes(path, viewer_page(x, cameras, title, background), overwrite)
+
+
+def _packed(values: Tensor, kind: str) -> str:
+    array = values.numpy()
+    if kind[-2] in "iu":
+        array = array.round()
+    return base64.b64encode(np.ascontiguousarray(array.astype(kind)).tobytes()).decode("ascii")
+
+
+def _cameras(places: Tensor, opacities: Tensor, cameras: Cameras | None) -> dict[str, Any]:
+    """Where the eye begins, and the photographs."""
+    weight = opacities / opacities.sum()
+    middle = (weight[:, None] * places).sum(0)
+    reach = float((weight * (places - middle).norm(dim=1)).sum()) or 1.0
+    if cameras is None or not len(cameras):
+        eye = middle + torch.tensor([0.0, -0.35, -1.0]) * 5 * reach
+        return {
+            "cameras": [],
+            "mark": 0.0,
+            "eye": eye.tolist(),
+            "target": middle.tolist(),
+            "up": [0.0, -1.0, 0.0],
+            "field_of_view": 0.7,
+        }
+    cameras = cameras.to(dtype=torch.float32, device="cpu")
+    angles = [2 * math.atan(cameras.size[0] / 2 / float(K[1, 1])) for K in cameras.intrinsics]
+    listed = [
+        {
+            "name": Path(cameras.names[k]).stem if cameras.names else str(k),
+            "eye": cameras.centres[k].tolist(),
+            "rows": cameras.world_to_camera[k, :3, :3].tolist(),
+            "field_of_view": angles[k],
+            "shape": cameras.size[1] / cameras.size[0],
+        }
+        for k in range(len(cameras))
+    ]
+    try:
+        target = looked_at(cameras)
+    except InputError:
+        target = middle
+    distance = float((cameras.centres - target).norm(dim=1).median())
+    return {
+        "cameras": listed,
+        "mark": 0.07 * distance,
+        "eye": cameras.centres[0].tolist(),
+        "target": target.tolist(),
+        "up": upwards(cameras).tolist(),
+        "field_of_view": angles[0],
+    }

@@ -1,0 +1,1 @@
+"""Probability distributions over images, and conformal intervals."""

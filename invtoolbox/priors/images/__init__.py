@@ -1,0 +1,1 @@
+"""Explicit priors of images and volumes."""

@@ -1,0 +1,194 @@
+"""The range of intensities of an image, so that a setting can be a fraction of it whatever its unit is.
+
+Constraints: an energy of 0 inside a set and infinity outside; the prox is the projection.
+
+The probability simplex: what a blur kernel lies in.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import expand
+from invtoolbox.priors.base import ExplicitPrior
+
+
+def intensity_range(image: Tensor, pooling: int = 4, tail: float = 0.005) -> Tensor:
+    """Difference between the upper and the lower quantile ``tail`` of block means of ``pooling`` pixels, ``(batch,)``.
+
+    Block means hold little of the noise of a first reconstruction, and quantiles little of a few bright
+    pixels. An image without contrast gives its largest modulus, an image of zeros 1.
+
+    >>> intensity_range(torch.tensor([0., 1.]).repeat_interleave(64).view(1, 1, 128))
+    tensor([1.])
+    """
+    values = image.detach()
+    for axis in range(2, values.ndim):
+        blocks = values.shape[axis] // pooling
+        if blocks >= pooling:
+            values = (
+                values.narrow(axis, 0, blocks * pooling)
+                .unflatten(axis, (blocks, pooling))
+                .mean(axis + 1)
+            )
+    ordered = values.flatten(1).sort(dim=1).values
+    cut = int(tail * ordered.shape[1])
+    spread = ordered[:, ordered.shape[1] - 1 - cut] - ordered[:, cut]
+    largest = image.detach().abs().flatten(1).amax(1)
+    spread = torch.where(spread > 1e-6 * largest, spread, largest)
+    return torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+class Box(ExplicitPrior):
+    """``lower <= x <= upper``, value by value.
+
+    Args:
+        lower, upper: numbers, one an item ``(batch,)``, tensors that broadcast against the image with its
+            batch axis, or ``None`` for no bound.
+
+    The energy is 0 where the bounds hold to rounding: a value may be outside by 8 units in the last place of
+    the largest of the bounds and the item's values, because a solver that mixes feasible images leaves the
+    set by that much.
+
+    >>> Box(0, 1).prox(torch.tensor([[[-1.0, 0.5, 2.0]]]), 1.0)
+    tensor([[[0.0000, 0.5000, 1.0000]]])
+    >>> Box(0, 1).energy(torch.tensor([[[0.5]], [[1.5]]]))
+    tensor([0., inf])
+    """
+
+    is_convex = True
+    is_smooth = False
+    is_constraint = True
+    item_fields: ClassVar[tuple[str, ...]] = ("lower", "upper")
+
+    def __init__(
+        self, lower: float | Tensor | None = None, upper: float | Tensor | None = None
+    ) -> None:
+        self.lower, self.upper = _bound(lower), _bound(upper)
+        if self.lower is not None and self.upper is not None:
+            low, high = (b if b.ndim != 1 else b.view(-1, 1) for b in (self.lower, self.upper))
+            if not bool((low <= high).all()):
+                raise InputError(
+                    f"the lower bound of {type(self).__name__} must not exceed its upper bound, "
+                    f"got {lower} and {upper}"
+                )
+
+    def energy(self, x: Tensor) -> Tensor:
+        check_real(x)
+        lower, upper = self._bounds(x)
+        scale = x.detach().abs().flatten(1).amax(1)
+        excess = x.new_zeros(x.shape[0])
+        for bound, outside in ((lower, lambda b: b - x), (upper, lambda b: x - b)):
+            if bound is not None:
+                excess = excess.maximum(outside(bound).detach().flatten(1).amax(1))
+                finite = bound.abs().masked_fill(bound.isinf(), 0)
+                scale = scale.maximum(
+                    finite.expand(x.shape).flatten(1).amax(1) if bound.ndim else finite
+                )
+        # NaN compares false with everything, so an item that is not finite is outside.
+        inside = (excess <= 8 * torch.finfo(x.dtype).eps * scale) & excess.isfinite()
+        value = torch.where(inside, 0.0, float("inf")).to(x.dtype)
+        # The energy is flat inside; adding nothing keeps it part of the graph, so that its gradient is 0.
+        return (
+            value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
+        )
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        check_real(x)
+        lower, upper = self._bounds(x)
+        if lower is not None:
+            x = x.maximum(lower)
+        return x if upper is None else x.minimum(upper)
+
+    def _bounds(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        def fitted(bound: Tensor | None) -> Tensor | None:
+            return None if bound is None else expand(bound, x) if bound.ndim <= 1 else bound.to(x)
+
+        return fitted(self.lower), fitted(self.upper)
+
+    def __repr__(self) -> str:
+        def shown(bound: Tensor | None) -> str:
+            if bound is None:
+                return "None"
+            return f"{float(bound):g}" if bound.numel() == 1 else f"{tuple(bound.shape)}"
+
+        return f"Box({shown(self.lower)}, {shown(self.upper)})"
+
+
+class NonNegative(Box):
+    """``x >= 0``.
+
+    >>> NonNegative().prox(torch.tensor([[[-1.0, 2.0]]]), 1.0)
+    tensor([[[0., 2.]]])
+    """
+
+    def __init__(self) -> None:
+        super().__init__(lower=0.0)
+
+    def __repr__(self) -> str:
+        return "NonNegative()"
+
+
+def _bound(value: float | Tensor | None) -> Tensor | None:
+    bound = None if value is None else torch.as_tensor(value, dtype=torch.float64)
+    if bound is not None and bool(bound.isnan().any()):
+        raise InputError("a bound must not be NaN")
+    return bound
+
+
+def check_real(x: Tensor) -> None:
+    if x.is_complex():
+        raise InputError("bounds need real images; complex numbers have no order")
+
+
+class Simplex(ExplicitPrior):
+    """``x >= 0`` and ``sum x = total`` in every channel of every item, over all axes behind the channel.
+
+    The prox is the projection, by sorting (Held, Wolfe and Crowder 1974; Duchi, Shalev-Shwartz, Singer and Chandra 2008). As the
+    prior of a blur kernel it keeps the brightness of the picture: ``Problem(y, Blur(...), unknown={"kernel": Simplex()})``.
+
+    Args:
+        total: what the values add up to; positive.
+
+    >>> Simplex().prox(torch.tensor([[[0.5, 0.9, -1.0]]]), 1.0)
+    tensor([[[0.3000, 0.7000, 0.0000]]])
+    """
+
+    is_convex = True
+    is_smooth = False
+    is_constraint = True
+
+    def __init__(self, total: float = 1.0) -> None:
+        if not (0 < total < float("inf")):
+            raise InputError(f"the total of a Simplex is positive and finite, got {total}")
+        self.total = float(total)
+
+    def energy(self, x: Tensor) -> Tensor:
+        """0 inside to rounding, infinite elsewhere; shape ``(batch,)``."""
+        check_real(x)
+        values = x.flatten(2).detach()
+        slack = 8 * torch.finfo(x.dtype).eps * self.total * max(1.0, values.shape[-1] ** 0.5)
+        inside = (values.amin(2) >= -slack) & ((values.sum(2) - self.total).abs() <= slack)
+        value = torch.where(inside.all(1), 0.0, float("inf")).to(x.dtype)
+        # The energy is flat inside; adding nothing keeps it part of the graph.
+        return (
+            value + 0 * x.flatten(1)[:, 0] if x.requires_grad and torch.is_grad_enabled() else value
+        )
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        """The nearest point of the simplex: ``max(x - threshold, 0)``, the threshold such that the sum is right."""
+        check_real(x)
+        values = x.flatten(2)
+        falling = values.sort(dim=2, descending=True).values
+        count = torch.arange(1, values.shape[2] + 1, dtype=x.dtype, device=x.device)
+        excess = (falling.cumsum(2) - self.total) / count
+        # The last place at which the sorted value is above the threshold of its prefix.
+        kept = (falling > excess).sum(2, keepdim=True).clamp_min(1)
+        return (values - excess.gather(2, kept - 1)).clamp_min(0).view_as(x)
+
+    def __repr__(self) -> str:
+        return "Simplex()" if self.total == 1 else f"Simplex({self.total:g})"

@@ -1,0 +1,139 @@
+"""A misfit as a prior: measurements of another kind than those of the problem, or of other places.
+
+A prior image: the unknown differs little from a picture that is known already.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.composed import PriorWrapper
+from invtoolbox.priors.images.total_variation import TotalVariation
+
+if TYPE_CHECKING:
+    from invtoolbox.data_terms.base import DataTerm
+    from invtoolbox.problem import Problem
+
+
+class Misfit(ExplicitPrior):
+    r"""``R(p) = D(p, y)``, D a data term; through another operator, ``Misfit(y, D) @ A``, a further misfit ``D(A(x), y)`` with a weight.
+
+    Where stacked operators and `data_terms.Stack` predict everything in every step, this one may look at blocks of its own
+    (``ThroughOperator(Misfit(depths, D), A, subset_size=16)``): depths of patches beside the colours of single rays. The misfit of some
+    of the blocks counts in proportion for all of them.
+
+    Args:
+        y: measurements of an operator, ``(1 or batch, *range_shape)``.
+        data_term: how they differ from the prediction.
+
+    >>> import torch
+    >>> import invtoolbox as it
+    >>> prior = Misfit(torch.tensor([[[1.0, 2.0]]]), it.data_terms.LeastSquares())
+    >>> prior.energy(torch.zeros(2, 1, 2))
+    tensor([2.5000, 2.5000])
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("y", "data_term")
+
+    def __init__(self, y: Tensor, data_term: DataTerm) -> None:
+        data_term.check(y)
+        self.y, self.data_term, self.share = y, data_term, 1.0
+        self.is_convex, self.is_smooth = data_term.is_convex, data_term.is_smooth
+
+    def energy(self, x: Any) -> Tensor:
+        # One measurement may serve all items; data terms take as many as there are predictions.
+        return self.data_term.value(x, self.y.expand(len(x), *self.y.shape[1:])) / self.share
+
+    def subset(self, index: Any) -> Self:
+        other = copy.copy(self)
+        other.y, other.data_term = self.y[:, :, index], self.data_term.subset(index, self.y)
+        other.share = self.share * other.y.shape[2] / self.y.shape[2]
+        return other
+
+    def at(self, iteration: int) -> Self:
+        other = copy.copy(self)
+        other.data_term = self.data_term.at(iteration)
+        return other
+
+    def __repr__(self) -> str:
+        return f"Misfit({tuple(self.y.shape)}, {self.data_term!r})"
+
+
+class PriorImage(PriorWrapper, ExplicitPrior):
+    r"""``R(x) = prior(x - reference)`` for any explicit prior: an earlier scan, a planning CT, another contrast, an atlas.
+
+    Prior-image constrained compressed sensing (PICCS; Chen, Tang & Leng, Med. Phys. 35, 2008) is the sum
+    ``alpha * PriorImage(x0) + (1 - alpha) * TotalVariation()``. It offers what the prior offers, moved: the prox is
+    ``reference + prox(x - reference)``, and where the prior splits as ``F(K x)``, this one is ``F(K x - K reference)``.
+
+    Args:
+        reference: ``(batch or 1, channel, *space)``.
+        prior: of the difference; total variation by default.
+
+    >>> import torch
+    >>> from invtoolbox.priors import L1
+    >>> prior = PriorImage(torch.full((1, 1, 3), 2.0), L1())
+    >>> prior.prox(torch.tensor([[[0.0, 2.5, 5.0]]]), 1.0)
+    tensor([[[1., 2., 4.]]])
+    """
+
+    item_fields: ClassVar[tuple[str, ...]] = ("reference",)
+
+    def __init__(self, reference: Tensor, prior: ExplicitPrior | None = None) -> None:
+        self.reference, self.prior = reference, prior if prior is not None else TotalVariation()
+        if not isinstance(reference, Tensor) or not bool(reference.isfinite().all()):
+            raise InputError("the reference of PriorImage is an image with finite values")
+        if not isinstance(self.prior, ExplicitPrior):
+            raise InputError(
+                f"PriorImage takes one explicit prior, got {prior!r}; add several of them for a sum"
+            )
+        inherited = self.prior
+        self.is_convex, self.is_smooth = inherited.is_convex, inherited.smooth
+        self.is_constraint, self.has_exact_prox = inherited.is_constraint, inherited.has_exact_prox
+
+    def energy(self, x: Tensor) -> Tensor:
+        return self.prior.energy(x - self._reference(x))
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        return self.prior.gradient(x - self._reference(x), generator)
+
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
+        reference = self._reference(x)
+        return reference + self.prior.prox(x - reference, step)
+
+    def split(self) -> tuple[LinearOperator, ExplicitPrior]:
+        K, F = self.prior.split()
+        return K, PriorImage(K(self.reference), F)
+
+    def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
+        L, b = self.prior.quadratic()
+        moved = self.reference if L is None else L(self.reference)
+        return L, moved if b is None else b + moved
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return self.prior.offers & {"energy", "gradient", "prox", "split", "quadratic"}
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        shape = problem.image_shape
+        if tuple(self.reference.shape[1:]) != tuple(shape) or self.reference.shape[0] not in (
+            1,
+            problem.batch,
+        ):
+            raise InputError(
+                f"the reference of PriorImage has the shape {tuple(self.reference.shape)}, expected "
+                f"({'1 or ' if problem.batch > 1 else ''}{problem.batch}, {', '.join(map(str, shape))})"
+            )
+        return super().prepare(problem, solve)
+
+    def _reference(self, like: Tensor) -> Tensor:
+        return self.reference.to(device=like.device, dtype=like.dtype)
+
+    def __repr__(self) -> str:
+        return f"PriorImage(..., {self.prior!r})"

@@ -1,0 +1,226 @@
+"""A network that decodes a few numbers with a Gaussian density: what gradient origin networks and autoencoders are as priors.
+
+A plain variational autoencoder as an implicit prior.
+
+Gradient origin networks: a decoder whose own gradient is the encoder.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import ImplicitPrior
+
+
+class GaussianLatents(ImplicitPrior):
+    r"""``x = g(mean + L w)``, ``w ~ N(0, 1)``, ``L L^T = C``: ``S(w) = -log p = 1/2 |w|^2``, up to a constant.
+
+    The parameter is w, the latents in units of their standard deviations, so that steps and widths of solvers mean the same for every
+    network.
+
+    Args:
+        decoder: a network ``(batch, latents) -> (batch, channel, *space)`` whose items do not mix.
+        mean: ``(latents,)``.
+        covariance: ``(latents, latents)``; the identity by default.
+
+    >>> prior = GaussianLatents(nn.Sequential(nn.Linear(2, 6), nn.Unflatten(1, (1, 2, 3))), torch.zeros(2))
+    >>> prior.decode(prior.initial()).shape, prior.energy({"w": torch.ones(1, 2)}, None)
+    (torch.Size([1, 1, 2, 3]), tensor([1.]))
+    """
+
+    def __init__(self, decoder: nn.Module, mean: Tensor, covariance: Tensor | None = None) -> None:
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in decoder.modules()):
+            raise InputError(
+                f"the decoder of {type(self).__name__} has batch normalisation, which mixes items; take one without"
+            )
+        size = mean.numel()
+        covariance = (
+            torch.eye(size, dtype=mean.dtype, device=mean.device)
+            if covariance is None
+            else covariance
+        )
+        if mean.ndim != 1 or tuple(covariance.shape) != (size, size):
+            raise InputError(
+                f"latents have a mean (n,) and a covariance (n, n), got {tuple(mean.shape)} and {tuple(covariance.shape)}"
+            )
+        root, failed = torch.linalg.cholesky_ex(covariance.double())
+        if int(failed):
+            raise InputError("the covariance of the latents is not positive definite")
+        self.decoder, self.mean = decoder, mean
+        self.root = root.to(mean)
+
+    def initial(self) -> dict[str, Tensor]:
+        return {"w": torch.zeros_like(self.mean)[None]}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        image: Tensor = self.decoder(self.mean + parameters["w"] @ self.root.T)
+        return image
+
+    def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
+        return 0.5 * parameters["w"].square().sum(1)
+
+    def whitened(self, z: Tensor) -> dict[str, Tensor]:
+        """The parameters of latents as the decoder takes them, ``(batch, latents)``."""
+        return {"w": torch.linalg.solve_triangular(self.root, (z - self.mean).T, upper=False).T}
+
+    def sample(self, n: int, generator: Generator | None = None) -> Tensor:
+        """Draws from the prior, ``(n, channel, *space)``."""
+        drawn = torch.randn(
+            n, len(self.mean), generator=generator, dtype=self.mean.dtype, device=self.mean.device
+        )
+        with torch.no_grad():
+            return self.decode({"w": drawn})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.decoder).__name__}, {len(self.mean)} latents)"
+
+
+class Encoded(NamedTuple):
+    """What a variational autoencoder makes of images in training."""
+
+    x: Tensor  # decoded from a draw of the latents
+    nats: Tensor  # (batch,) the divergence of their distribution from the prior
+
+
+class AutoencoderNetwork(nn.Module):
+    r"""An encoder to means and log variances of latents, and a decoder: ``q(z | x) = N(m(x), diag(exp v(x)))`` against ``N(0, 1)``.
+
+    Kingma and Welling, "Auto-encoding variational Bayes" (2014). `training.RateDistortion` trains it: distortion, and the divergence
+    ``1/2 sum(m^2 + exp v - v - 1)`` as the rate.
+
+    Args:
+        encoder: ``(batch, channel, *space) -> (batch, 2 latents)``, means first.
+        decoder: ``(batch, latents) -> (batch, channel, *space)``.
+
+    >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    >>> network = AutoencoderNetwork(encoder, nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4))))
+    >>> network(torch.rand(5, 1, 3, 4), torch.Generator().manual_seed(0)).nats.shape
+    torch.Size([5])
+    """
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``m(x)`` and ``v(x)``, ``(batch, latents)`` each."""
+        mean, log_variance = self.encoder(x).chunk(2, 1)
+        return mean, log_variance
+
+    def forward(self, x: Tensor, generator: Generator) -> Encoded:
+        mean, log_variance = self.moments(x)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        nats = 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(1)
+        return Encoded(self.decoder(mean + (0.5 * log_variance).exp() * noise), nats)
+
+
+class VariationalAutoencoder(GaussianLatents):
+    """The decoder of a variational autoencoder, its latents standard normal; CSGM (Bora et al. 2017) with any solver of the toolbox.
+
+    Args:
+        network: trained.
+        latents: how many.
+
+    >>> encoder = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    >>> network = AutoencoderNetwork(encoder, nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4))))
+    >>> prior = VariationalAutoencoder(network, 2)
+    >>> prior.encode(torch.rand(5, 1, 3, 4))["w"].shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(self, network: AutoencoderNetwork, latents: int) -> None:
+        if latents < 1:
+            raise InputError(f"a VariationalAutoencoder has at least one latent, got {latents}")
+        like = next(network.parameters()).detach()
+        super().__init__(
+            network.decoder, torch.zeros(latents, dtype=like.dtype, device=like.device)
+        )
+        self.network = network
+
+    def encode(self, x: Tensor) -> dict[str, Tensor]:
+        """The mean latents of images: parameters to start from, ``it.solve(..., initial=prior.encode(x))``."""
+        with torch.no_grad():
+            return self.whitened(self.network.moments(x)[0])
+
+
+class GradientOriginNetwork(nn.Module):
+    r"""A decoder F with ``z(x) = -grad_z |x - F(z)|^2`` at ``z = 0`` in place of an encoder; it gives back ``F(z(x))``.
+
+    Bond-Taylor and Willcocks, "Gradient origin networks" (ICLR 2021). The gradient is that of a sum over each item's own pixels, so that
+    z depends neither on the other items nor on how many there are (the paper's code takes the mean over the batch). Training it to
+    give back its input, with ``training.L2`` on pairs of an image and itself, differentiates through the gradient: activations with a
+    second derivative (ELU, SiLU) learn more than ReLU.
+
+    Args:
+        decoder: ``(batch, latents) -> (batch, channel, *space)``, without batch normalisation.
+        latents: how many.
+
+    >>> network = GradientOriginNetwork(nn.Sequential(nn.Linear(2, 6), nn.ELU(), nn.Linear(6, 12), nn.Unflatten(1, (1, 3, 4))), 2)
+    >>> network(torch.rand(5, 1, 3, 4)).shape, network.origin(torch.rand(5, 1, 3, 4)).shape
+    (torch.Size([5, 1, 3, 4]), torch.Size([5, 2]))
+    """
+
+    def __init__(self, decoder: nn.Module, latents: int) -> None:
+        super().__init__()
+        if latents < 1:
+            raise InputError(f"a GradientOriginNetwork has at least one latent, got {latents}")
+        self.decoder, self.latents = decoder, latents
+
+    def origin(self, x: Tensor) -> Tensor:
+        """``z(x)``, ``(batch, latents)``."""
+        learning = torch.is_grad_enabled()
+        with torch.enable_grad():
+            start = torch.zeros(
+                len(x), self.latents, dtype=x.dtype, device=x.device, requires_grad=True
+            )
+            misfit = (x - self.decoder(start)).square().sum()
+            (gradient,) = torch.autograd.grad(misfit, start, create_graph=learning)
+        return -gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        image: Tensor = self.decoder(self.origin(x))
+        return image
+
+
+class GradientOrigin(GaussianLatents):
+    """The decoder of a gradient origin network as an implicit prior, its latents with a Gaussian density.
+
+    Args:
+        network: trained.
+        mean, covariance: of the latents of images like the one that is looked for; `fitted` measures them.
+
+    >>> network = GradientOriginNetwork(nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4))), 2)
+    >>> prior = GradientOrigin.fitted(network, torch.rand(50, 1, 3, 4))
+    >>> prior.encode(torch.rand(5, 1, 3, 4))["w"].shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self, network: GradientOriginNetwork, mean: Tensor, covariance: Tensor | None = None
+    ) -> None:
+        super().__init__(network.decoder, mean, covariance)
+        self.network = network
+
+    @classmethod
+    def fitted(cls, network: GradientOriginNetwork, images: Tensor) -> GradientOrigin:
+        """With the mean and the covariance of the latents of some images, ``(n, channel, *space)``, more of them than latents."""
+        if len(images) <= network.latents:
+            raise InputError(
+                f"the covariance of {network.latents} latents needs more images than that, got {len(images)}"
+            )
+        with torch.no_grad():
+            z = network.origin(images)
+        return cls(
+            network,
+            z.mean(0),
+            z.T.cov() + 1e-6 * z.var() * torch.eye(network.latents, dtype=z.dtype, device=z.device),
+        )
+
+    def encode(self, x: Tensor) -> dict[str, Tensor]:
+        """The latents of images: parameters to start from, ``it.solve(..., initial=prior.encode(x))``."""
+        with torch.no_grad():
+            return self.whitened(self.network.origin(x))

@@ -1,0 +1,1 @@
+"""Explicit priors whose parameters are learned."""

@@ -1,0 +1,288 @@
+"""The inverse of the gradient of a convex network, and the prior's value, by one convex problem an item.
+
+A network that is a proximal operator by construction, as a prior.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.networks.convex_network import ConvexNetwork, item_sum
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.elementary import Identity
+from invtoolbox.priors.base import ExplicitPrior
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+
+class Inversion(NamedTuple):
+    """Where a learned prox comes from.
+
+    Attributes:
+        y: with ``f(y) = x``, shaped like x.
+        energy: ``R(x)``, ``(batch,)``; a lower bound of it where ``y`` was not reached.
+        residual: ``|f(y) - x|``, ``(batch,)``.
+        converged: whether the gradient fell to the tolerance, ``(batch,)``.
+    """
+
+    y: Tensor
+    energy: Tensor
+    residual: Tensor
+    converged: Tensor
+
+
+class BeyondSquare(ExplicitPrior):
+    """``psi(y) - 1/2 |y|^2``; with the misfit ``1/2 |y - x|^2`` it makes ``psi(y) - <x, y> + 1/2 |x|^2``, with least value ``-R(x)``."""
+
+    is_smooth = True
+
+    def __init__(self, network: ConvexNetwork) -> None:
+        self.network = network
+
+    def energy(self, x: Tensor) -> Tensor:
+        return self.network.potential(x) - 0.5 * item_sum(x.square())
+
+
+def invert(network: ConvexNetwork, x: Tensor, tolerance: float, max_iterations: int) -> Inversion:
+    """``y`` with ``f(y) = x``, in float64 by L-BFGS from ``y = x``; without a graph."""
+    import invtoolbox  # what stands behind its names lies above priors
+
+    precise = network if x.dtype == torch.float64 else copy.deepcopy(network).double()
+    target = x.detach().double()
+    problem = invtoolbox.Problem(target, Identity(target.shape[1:]))
+    solution = invtoolbox.solve(
+        problem,
+        BeyondSquare(precise),
+        "lbfgs",
+        regularization=1.0,
+        initial=target,
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        progress=False,
+    )
+    y = solution.x
+    with torch.no_grad():
+        psi, reached = precise.potential_and_gradient(y)
+    # psi* is at least this for any y, so rounding and early stops make R smaller, never larger.
+    energy = item_sum(target * y) - psi - 0.5 * item_sum(target.square())
+    converged = torch.tensor([status == "converged" for status in solution.status], device=x.device)
+    return Inversion(
+        y.to(x.dtype),
+        energy.to(x.dtype),
+        item_sum((reached - target).square()).sqrt().to(x.dtype),
+        converged,
+    )
+
+
+class LearnedProximal(ExplicitPrior):
+    r"""The prior R whose proximal operator is the gradient ``f = grad psi`` of a convex network.
+
+    ``f(x) = argmin_u R(u) + 1/2 |u - x|^2`` holds exactly, whatever the network has learned, with
+    ``R(f(y)) = <f(y), y> - 1/2 |f(y)|^2 - psi(y)``, which need not be convex and is known up to a constant. A network trained by proximal
+    matching at the noise level sigma approaches ``R = -sigma^2 log p`` of the density p that it was shown (Fang, Buchanan and Sulam,
+    "What's in a prior? Learned proximal networks for inverse problems", ICLR 2024).
+
+    The objective is ``D(A x, y) + w R(x)``. The network knows the prox of R at step 1 alone, so solvers take the step ``1 / w``: the
+    weight is the ADMM penalty, and one over the step of proximal gradient. Both converge, and proximal gradient never increases the
+    objective, where ``w > |A|^2 * curvature of D`` (``|A|^2 / noise_std^2`` with least squares). Other weights are refused unless
+    ``within_theorem=False``; where none is given, it is 1.05 times the least. `Denoiser` applies the same network at any step, in any
+    solver, without an objective.
+
+    Args:
+        network: a `ConvexNetwork`.
+        sigma: the noise level that it was trained for, in the units of the image.
+        within_theorem: refuse weights for which convergence is not known.
+        intensity_range: the values ``(low, high)`` of the image that the network is to see as 0 and 1. R then is in squared units of
+            the image, as ``|u - x|^2`` is.
+        channelwise: a network for one channel, on every channel by itself.
+
+    >>> import invtoolbox as it
+    >>> prior = LearnedProximal(it.priors.ConvexDense(2, width=8, depth=2, strong_convexity=0.1))
+    >>> y = torch.tensor([[[0.3, -0.4]]])
+    >>> x, energy = prior.prox_and_energy(y, 1.0)
+    >>> bool((prior.energy(x) - energy).abs() < 1e-5)
+    True
+    """
+
+    is_convex = None
+    is_smooth = False
+    unit_step = True
+    item_fields: ClassVar[tuple[str, ...]] = ("least_weight",)
+
+    def __init__(
+        self,
+        network: ConvexNetwork,
+        sigma: float = 0.05,
+        *,
+        within_theorem: bool = True,
+        intensity_range: tuple[float, float] = (0.0, 1.0),
+        channelwise: bool = False,
+    ) -> None:
+        if not isinstance(network, ConvexNetwork):
+            raise InputError(
+                f"LearnedProximal takes a ConvexNetwork, whose output is the gradient of a convex function, got "
+                f"{network if isinstance(network, type) else type(network).__name__}; Denoiser takes any network"
+            )
+        if not _is_positive(sigma) or not _is_range(intensity_range):
+            raise InputError(
+                f"LearnedProximal needs a positive sigma and an intensity_range (low, high) with low < high, got {sigma!r} "
+                f"and {intensity_range!r}"
+            )
+        network.check_convex()
+        self.network, self.sigma, self.within_theorem = network, float(sigma), within_theorem
+        self.intensity_range, self.channelwise = (
+            (float(intensity_range[0]), float(intensity_range[1])),
+            channelwise,
+        )
+        self.least_weight: Tensor | None = None
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        if not self.within_theorem:
+            return self
+        A, curvature = problem.operator, problem.data_term.curvature(problem.y)
+        if not isinstance(A, LinearOperator) or curvature is None:
+            what = (
+                f"{A} is not linear"
+                if not isinstance(A, LinearOperator)
+                else f"{problem.data_term!r} has no bounded curvature"
+            )
+            raise InputError(
+                f"{self!r} is known to converge for linear operators and misfits of bounded curvature, and {what}; give "
+                "within_theorem=False"
+            )
+        bound = copy.copy(self)
+        real = problem.first.real if problem.first.is_complex() else problem.first
+        norm = A.norm(dtype=problem.first.dtype, device=problem.first.device).real.to(real)
+        # The estimate approaches the norm from below.
+        bound.least_weight = ((1.002 * norm).square() * curvature.to(real)).reshape(-1)
+        return bound
+
+    # -- the proximal operator ---------------------------------------------------------------------------------------
+
+    def prox(self, x: Tensor, step: float | Tensor = 1.0) -> Tensor:
+        self._check_step(step)
+        with self._mode(x):
+            return self._outside(self.network(self._inside(x)), x)
+
+    def prox_and_energy(self, x: Tensor, step: float | Tensor = 1.0) -> tuple[Tensor, Tensor]:
+        """``f(x)`` and ``R(f(x))``, by the identity: no inversion."""
+        self._check_step(step)
+        with self._mode(x):
+            inside = self._inside(x)
+            psi, p = self.network.potential_and_gradient(inside)
+            # <p, x> - |p|^2 / 2 without the cancellation of the two.
+            energy = 0.5 * (item_sum(inside.square()) - item_sum((p - inside).square())) - psi
+            return self._outside(p, x), self._energy_outside(energy, x)
+
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        level = torch.as_tensor(sigma, dtype=torch.float64)
+        if not bool(((level / self.sigma - 1).abs() < 1e-4).all()):
+            raise InputError(
+                f"{self!r} knows the noise level {self.sigma:g} alone, and {float(level.flatten()[0]):g} was asked for"
+            )
+        return self.prox(x)
+
+    def psi(self, x: Tensor) -> Tensor:
+        """The convex potential whose gradient is the prox, ``(batch,)``."""
+        with self._mode(x):
+            inside, (low, high) = self._inside(x), self.intensity_range
+            psi = (high - low) ** 2 * self._per_item(self.network.potential(inside), x)
+            return psi if low == 0 else psi + low * item_sum(x).to(x.dtype)
+
+    # -- the prior -----------------------------------------------------------------------------------------------------
+
+    def inverse(self, x: Tensor, tolerance: float = 1e-7, max_iterations: int = 2000) -> Inversion:
+        """``y`` with ``f(y) = x`` and ``R(x)``, from the convex problem ``min psi(y) - <x, y>``; and by how much it is missed.
+
+        Where the network has strong_convexity there is one for every x. Elsewhere x may lie outside the range of f, R is infinite
+        there, and what is given is a lower bound that grows with the iterations: a small residual does not say that it has come to an
+        end, so look at ``converged`` too.
+
+        Args:
+            tolerance: of the gradient, relative, see `solvers.LBFGS`.
+        """
+        found = invert(self.network, self._inside(x), tolerance, max_iterations)
+        low, high = self.intensity_range
+        per_item = self._per_item(found.residual.square(), x).sqrt() * (high - low)
+        converged = found.converged.view(len(x), -1).all(1)
+        return Inversion(
+            self._outside(found.y, x), self._energy_outside(found.energy, x), per_item, converged
+        )
+
+    def energy(self, x: Tensor) -> Tensor:
+        """``R(x)``, ``(batch,)``, by `inverse`, which also tells its residual; `prox_and_energy` knows it for nothing."""
+        return self.inverse(x).energy
+
+    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
+        """``f^{-1}(x) - x``: what the prox moves x back by."""
+        return self.inverse(x).y - x
+
+    # -- units and channels --------------------------------------------------------------------------------------------
+
+    def _inside(self, x: Tensor) -> Tensor:
+        """What the network sees: its own intensities, and every channel as an item where it is for one."""
+        if not x.is_floating_point():
+            raise InputError(f"{self!r} takes real images of floating point, got {x.dtype}")
+        like = next(iter(self.network.parameters()), x)
+        if like.device != x.device or like.dtype != x.dtype:
+            raise InputError(
+                f"the network of {self!r} is {like.dtype} on {like.device} and the image {x.dtype} on {x.device}; move "
+                f"the prior with prior.to(dtype={x.dtype}, device={str(x.device)!r})"
+            )
+        low, high = self.intensity_range
+        inside = x if (low, high) == (0, 1) else (x - low) / (high - low)
+        return inside.reshape(-1, 1, *x.shape[2:]) if self.channelwise else inside
+
+    def _outside(self, p: Tensor, like: Tensor) -> Tensor:
+        low, high = self.intensity_range
+        p = p.reshape(like.shape)
+        return p if (low, high) == (0, 1) else p * (high - low) + low
+
+    def _energy_outside(self, energy: Tensor, like: Tensor) -> Tensor:
+        low, high = self.intensity_range
+        return self._per_item((high - low) ** 2 * energy, like).to(like.dtype)
+
+    def _per_item(self, values: Tensor, like: Tensor) -> Tensor:
+        return values.view(len(like), -1).sum(1)
+
+    def _mode(self, x: Tensor) -> torch.set_grad_enabled:
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"{self!r} takes a tensor (batch, channel, *space), got {type(x).__name__}"
+            )
+        # The network is used, not trained: a graph is made where the image asks for one.
+        return torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad)
+
+    def _check_step(self, step: float | Tensor) -> None:
+        times = torch.as_tensor(step, dtype=torch.float64).flatten()
+        if not bool(((times - 1).abs() < 1e-4).all()):
+            raise InputError(
+                f"{self!r} knows its prox at step 1 alone, and step times weight is "
+                f"{float(times[(times - 1).abs().argmax()]):.4g}; use "
+                "ADMM, ProximalGradient or DouglasRachford without a step of your own, or Denoiser(network), which disregards "
+                "the step"
+            )
+
+    def __repr__(self) -> str:
+        free = "" if self.within_theorem else ", within_theorem=False"
+        return f"LearnedProximal({type(self.network).__name__}, sigma={self.sigma:g}{free})"
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
+
+
+def _is_range(value: object) -> bool:
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
+        and value[0] < value[1]
+    )

@@ -1,0 +1,1 @@
+"""Explicit priors of flow and deformation."""

@@ -1,0 +1,234 @@
+"""Clusters that move as one: every point of a cluster has the cluster's flow.
+
+Spatial consistency: the distances between points of one body stay what they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.settings import Settings
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.neighbour_graph import NeighbourGraph
+from invtoolbox.kernels.points.sparse_product import SparseProduct
+from invtoolbox.priors.motion.flow_prior import FlowPrior, checked_labels, labels_of, smoothed_norm
+
+
+class _Clusters(Settings):
+    """How points belong to clusters: `means` takes values of points to those of clusters, `members` takes them back."""
+
+    def __init__(self, labels: Tensor, dtype: torch.dtype) -> None:
+        self.count, self.inside = len(labels), (labels >= 0).nonzero()[:, 0]
+        number, size = labels[self.inside].unique(return_inverse=True, return_counts=True)[1:]
+        n, k = len(self.inside), len(size)
+        here = torch.arange(n, device=labels.device)
+        self.means = SparseProduct(
+            number, self.inside, (1.0 / size)[number].to(dtype), (k, self.count)
+        )
+        self.members = SparseProduct(
+            here, number, torch.ones(n, dtype=dtype, device=labels.device), (n, k)
+        )
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class ClusterConsistency(FlowPrior):
+    r"""``R(x) = 1/n sum_i |x_i - mean of x over the cluster of i|`` over the n points that belong to a cluster.
+
+    A mean over points, in metres: large clusters count for more. Turning costs about half of what it moves; where that
+    matters, use `ARAP` or `RigidClusters`. The norm is smoothed, ``sqrt(|v|^2 + smoothing^2) - smoothing``.
+
+    Source: the cluster loss of Hoffmann et al., "Floxels", CVPR 2025, where it carries most of the method.
+
+    Args:
+        labels: the cluster of each point, whole numbers ``(N,)`` or ``(batch, N)``; those of negative ones are free.
+        squared: ``1/2 |v|^2`` in place of the norm: a mean of squares, which outliers of a cluster pull at.
+        smoothing: metres.
+
+    >>> labels = torch.tensor([0, 0, 1, -1])
+    >>> flow = torch.tensor([[[1.0, 0, 0], [3, 0, 0], [5, 0, 0], [7, 0, 0]]])
+    >>> ClusterConsistency(labels, smoothing=1e-6).energy(flow)  # (1 + 1 + 0) / 3
+    tensor([0.6667])
+    """
+
+    is_convex = True
+
+    def __init__(self, labels: Tensor, squared: bool = False, smoothing: float = 1e-3) -> None:
+        super().__init__()
+        if not smoothing > 0:
+            raise InputError(f"the smoothing of ClusterConsistency is positive, got {smoothing}")
+        self.labels, self.squared, self.smoothing = (
+            checked_labels(labels, "ClusterConsistency"),
+            squared,
+            smoothing,
+        )
+        rows = self.labels if self.labels.ndim == 2 else self.labels[None]
+        self.pieces = tuple(_Clusters(row, torch.float32) for row in rows)
+
+    def _piece(self, points: Tensor, item: int) -> _Clusters:
+        labels = labels_of(self.labels, item)
+        assert labels is not None
+        if len(labels) != len(points):
+            raise InputError(
+                f"ClusterConsistency has labels of {len(labels)} points, and the problem moves {len(points)}"
+            )
+        return _Clusters(labels.to(points.device), points.dtype)
+
+    def _item_energy(self, piece: _Clusters, flow: Tensor) -> Tensor:
+        if not len(piece.inside):
+            return 0.0 * flow.sum()
+        strayed = flow.index_select(0, piece.inside) - piece.members(piece.means(flow))
+        return (
+            0.5 * strayed.square().sum(-1).mean()
+            if self.squared
+            else smoothed_norm(strayed, self.smoothing).mean()
+        )
+
+    def __repr__(self) -> str:
+        return f"ClusterConsistency(squared={self.squared})"
+
+
+#: Entries of the matrices that are looked at together: what stays in a cache.
+_AT_ONCE = 1 << 19
+
+
+class _Groups(Settings):
+    """Groups of points that are one body each, those of one size together: ``(groups, size)`` indices, and the points at rest."""
+
+    def __init__(self, points: Tensor, members: list[Tensor]) -> None:
+        self.points, self.members = points, members
+        self.total = sum(len(index) for index in members)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+class SpatialConsistency(FlowPrior):
+    r"""``R(x) = mean over groups of -log(lambda / n)``, lambda the largest eigenvalue of the n by n matrix
+
+    .. math:: A_{ij} = \max\left(0,\ 1 - (|p_i - p_j| - |p'_i - p'_j|)^2 / \tau^2\right), \qquad p' = p + x.
+
+    ``lambda / n`` is 1 where every distance within the group is kept, and near the share of the points that keep theirs among
+    each other otherwise: points that do not belong to the body count little, and pull little. Groups are the clusters of
+    ``labels`` where these are given (Vidanapathirana et al., "Multi-body neural scene flow", 3DV 2024), and else each point with
+    its nearest neighbours (Vacek et al., "Let it flow", 2024). A mirrored body costs nothing here, and neither does any
+    flow that tears distances by more than tau: start where that is not so. Not convex.
+
+    The eigenvector comes from ``iterations`` of the power method and is held fixed in the gradient, which is exact once it has
+    converged.
+
+    Args:
+        labels: the cluster of each point, whole numbers ``(N,)`` or ``(batch, N)``; negative for none.
+        neighbours: of each point in its group, where there are no labels.
+        tau: by how much a distance may change, metres.
+        largest: clusters of more points are thinned to as many, drawn with the seed; a matrix takes the square of it.
+        smallest: clusters of fewer points are left out.
+        iterations: of the power method.
+        seed: of the draws.
+
+    >>> p = torch.rand(1, 30, 3, generator=torch.Generator().manual_seed(0))
+    >>> prior = SpatialConsistency(neighbours=8).bind(p)
+    >>> prior.energy(torch.full_like(p, 0.5)).abs().round(decimals=3), bool(prior.energy(0.1 * p) > 0.1)
+    (tensor([0.]), True)
+    """
+
+    def __init__(
+        self,
+        labels: Tensor | None = None,
+        neighbours: int = 16,
+        tau: float = 0.03,
+        largest: int = 3000,
+        smallest: int = 4,
+        iterations: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not tau > 0 or neighbours < 1 or iterations < 1 or largest < smallest or smallest < 2:
+            raise InputError(
+                "SpatialConsistency needs a positive tau, a neighbour an iteration, and 2 <= smallest <= largest; "
+                f"got tau={tau}, neighbours={neighbours}, iterations={iterations}, smallest={smallest}, largest={largest}"
+            )
+        self.labels = None if labels is None else checked_labels(labels, "SpatialConsistency")
+        self.neighbours, self.tau, self.largest, self.smallest = neighbours, tau, largest, smallest
+        self.iterations, self.seed = iterations, seed
+
+    def _piece(self, points: Tensor, item: int) -> _Groups:
+        labels = labels_of(self.labels, item)
+        if labels is None:
+            # With so few points that some have fewer neighbours, every group is all of them.
+            k = min(self.neighbours, len(points) - 1)
+            near = NeighbourGraph.of_points(points, max(k, 1)).edges[1].view(-1, max(k, 1))
+            own = torch.arange(len(points), device=points.device)[: len(near), None]
+            return _Groups(points, [torch.cat([own, near], dim=1)] if k else [])
+        if len(labels) != len(points):
+            raise InputError(
+                f"SpatialConsistency has labels of {len(labels)} points, and the problem moves {len(points)}"
+            )
+        generator = torch.Generator().manual_seed(self.seed)
+        members = []
+        for label in labels[labels >= 0].unique().tolist():
+            index = (labels == label).nonzero()[:, 0].to(points.device)
+            if len(index) > self.largest:
+                index = index[
+                    torch.randperm(len(index), generator=generator)[: self.largest]
+                    .sort()
+                    .values.to(index.device)
+                ]
+            if len(index) >= self.smallest:
+                members.append(index[None])
+        return _Groups(points, members)
+
+    def _item_energy(self, piece: _Groups, flow: Tensor) -> Tensor:
+        total = 0.0 * flow.sum()
+        for index in piece.members:
+            moved = (piece.points + flow).index_select(0, index.flatten()).unflatten(0, index.shape)
+            total = total + _Cost.apply(moved, piece.points[index], self.tau, self.iterations)
+        return total / max(piece.total, 1)
+
+    def __repr__(self) -> str:
+        return f"SpatialConsistency({'labels' if self.labels is not None else f'neighbours={self.neighbours}'}, tau={self.tau:g})"
+
+
+class _Cost(torch.autograd.Function):
+    """The sum over groups of ``-log(lambda / n)``; its gradient is made with it, while the matrices are at hand."""
+
+    @staticmethod
+    def forward(context: Any, moved: Tensor, rest: Tensor, tau: float, iterations: int) -> Tensor:
+        size, slopes, total = moved.shape[1], [], moved.new_zeros(())
+        chunk = max(1, _AT_ONCE // size**2)
+        for p, q in zip(moved.split(chunk), rest.split(chunk)):
+            p = p - p[:, :1]  # near the origin, sums lose nothing
+            distance = _distances(p)
+            change = (distance - _distances(q)) / tau
+            A = torch.addcmul(torch.ones_like(change), change, change, value=-1).clamp_min_(0)
+            v = torch.full_like(A[..., :1], size**-0.5)
+            for _ in range(iterations):
+                v = A @ v
+                v = v / v.norm(dim=-2, keepdim=True)
+            score = (v * (A @ v)).sum((-1, -2), keepdim=True) / size
+            total += -score.log().sum()
+            # Of -log(v A v / n) in the distances, over these: the weights of springs between the points.
+            springs = torch.where((A > 0) & (distance > 0), change / distance.clamp_min(1e-12), 0.0)
+            springs *= (2 / (tau * size)) * (v / score) * v.transpose(-1, -2)
+            slopes.append(2 * (springs.sum(-1, keepdim=True) * p - springs @ p))
+        context.save_for_backward(torch.cat(slopes))
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradients[0] * context.saved_tensors[0], None, None, None
+
+
+def _distances(points: Tensor) -> Tensor:
+    """Of all pairs, ``(groups, n, 3) -> (groups, n, n)``; from differences, since products lose the small ones."""
+    squares: Tensor | None = None
+    for c in points.unbind(-1):
+        apart = c[..., :, None] - c[..., None, :]
+        squares = apart * apart if squares is None else squares.addcmul_(apart, apart)
+    assert squares is not None
+    return squares.sqrt_()

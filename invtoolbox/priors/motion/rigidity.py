@@ -1,0 +1,344 @@
+"""What priors of rigidity have in common: a graph of neighbours, made of the points of a problem or given.
+
+As rigid as possible: neighbouring points turn and move together.
+
+Isometry: the distances between neighbours stay what they are.
+
+Rigidity coefficients: edges within a part keep their length, edges at joints less so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Generator, Tensor
+
+from invtoolbox.core.settings import Settings
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.geometry.moving_shapes import blend_weights, farthest_points, rigidity_coefficients
+from invtoolbox.geometry.neighbour_graph import NeighbourGraph, Weights
+from invtoolbox.kernels.points.rotations import Neighbourhoods
+from invtoolbox.priors.majoriser import Springs
+from invtoolbox.priors.motion.flow_prior import (
+    FlowPrior,
+    first_flow,
+    labels_of,
+    like_points,
+    smoothed_norm,
+)
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+#: One graph for every item, or one an item.
+Graphs = NeighbourGraph | tuple[NeighbourGraph, ...]
+
+
+class GraphPrior(FlowPrior):
+    """A prior of the flow of points, ``(batch, N, 3)``, or of a grid's voxels, ``(batch, 3, *space)``, along the edges of a
+    `NeighbourGraph`.
+
+    Args:
+        neighbours: of every point; None takes all within the radius.
+        radius: neighbours further away are left out, in the unit of the points.
+        labels: whole numbers, ``(N,)`` or ``(batch, N)``; edges stay within a label, and points of a negative one are free.
+        weights: of the edges, ``"uniform"`` or ``"gaussian"`` with the standard deviation ``scale`` (the median length of
+            the edges where not given).
+        scale: see there.
+        symmetric: whether a neighbour of a point has that point as its neighbour too.
+        graph: what neighbours whom, in place of all of the above; its positions are the points at rest. A tuple of graphs: one an item.
+    """
+
+    def __init__(
+        self,
+        neighbours: int | None = 10,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "uniform",
+        scale: float | None = None,
+        symmetric: bool = False,
+        graph: Graphs | None = None,
+    ) -> None:
+        super().__init__()
+        self.neighbours, self.radius, self.labels, self.weights_of_edges = (
+            neighbours,
+            radius,
+            labels,
+            weights,
+        )
+        self.scale, self.symmetric = scale, symmetric
+        self.graphs = () if graph is None else graph if isinstance(graph, tuple) else (graph,)
+        if graph is not None and labels is not None:
+            raise InputError(f"{type(self).__name__} takes a graph= or labels= for one, not both")
+
+    @abstractmethod
+    def _rest(self, graph: NeighbourGraph) -> Any:
+        """What is kept of an item's points at rest: something with a length of N."""
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        if self.graphs and getattr(problem.operator, "points", None) is None:
+            return self.bind(
+                torch.stack([graph.positions.to(problem.first) for graph in self.graphs])
+            )
+        return super().prepare(problem, solve)
+
+    def _own_items(self) -> int:
+        return max(super()._own_items(), len(self.graphs))
+
+    def _piece(self, points: Tensor, item: int) -> Any:
+        if self.graphs:
+            if len(self.graphs) > 1 and item >= len(self.graphs):
+                raise InputError(
+                    f"{type(self).__name__} has graphs of {len(self.graphs)} items, and the problem moves more"
+                )
+            graph = self.graphs[item if len(self.graphs) > 1 else 0]
+            if len(graph) != len(points):
+                raise InputError(
+                    f"the graph of {type(self).__name__} has {len(graph)} points, and the problem moves {len(points)}"
+                )
+            return self._rest(graph.to(points.device).to(points.dtype))
+        return self._rest(
+            NeighbourGraph.of_points(
+                points,
+                self.neighbours,
+                self.radius,
+                labels_of(self.labels, item),
+                self.weights_of_edges,
+                self.scale,
+                self.symmetric,
+            )
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({'graph' if self.graphs else f'neighbours={self.neighbours}'})"
+        )
+
+
+class _Rest(Neighbourhoods):
+    """The neighbourhoods of a graph at rest, whose weights add up to 1."""
+
+    def __init__(self, graph: NeighbourGraph) -> None:
+        super().__init__(
+            graph.edges,
+            graph.weights / graph.weights.sum().clamp_min(1e-30),
+            graph.vectors,
+            len(graph),
+        )
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class ARAP(GraphPrior):
+    r"""``R(x) = 1/W sum_ij w_ij |(p'_i - p'_j) - R_i (p_i - p_j)|^2``, ``p' = p + x``, W the sum of the weights.
+
+    The mean over the edges of a graph of neighbours, in square metres: its root is by how much a neighbour strays, as a rule,
+    from where the turning of the neighbourhood would take it. ``R_i`` is the rotation that fits the neighbourhood of i best,
+    so a rigid motion costs nothing, be it large; stretching, shearing and tearing do: a uniform scale s costs ``(s - 1)^2`` times the
+    mean square of the edges. The gradient is exact with ``R_i`` held fixed, since it is a minimum over ``R_i``. Not convex.
+
+    With ``R_i`` held fixed it is a quadratic that lies above and touches: minimising this and finding the rotations anew are the
+    global and the local step of the paper, which `solvers.LocalGlobal` alternates.
+
+    Source: Sorkine and Alexa, "As-rigid-as-possible surface modeling", SGP 2007. The control nodes of SC-GS (Huang et al., CVPR 2024)
+    are moved by the same energy with uniform weights and 10 neighbours, the default here.
+
+    Args:
+        neighbours, radius, labels, weights, scale, symmetric, graph: the edges; see `GraphPrior`. For meshes give
+            ``graph=NeighbourGraph.of_mesh(vertices, faces)``, for displacements of voxels ``graph=NeighbourGraph.of_grid(shape, ...)``.
+            With the paper's signed cotangents, ``of_mesh(..., "cotangent")``, the energy is negative for some shapes of a mesh with
+            obtuse triangles, and least for one of these, not for that at rest.
+
+    >>> import invtoolbox as it
+    >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
+    >>> prior = it.priors.ARAP(neighbours=6).bind(p)
+    >>> from invtoolbox.geometry.rigid import rotation
+    >>> turn = rotation(torch.tensor([0.0, 0.0, 1.0]))
+    >>> bool(prior.energy(p @ turn.T + 5 - p) < 1e-10), bool(prior.energy(0.1 * p) > 1e-4)
+    (True, True)
+    """
+
+    majoriser_is_fixed = True
+
+    def _rest(self, graph: NeighbourGraph) -> _Rest:
+        return _Rest(graph)
+
+    def _item_energy(self, piece: _Rest, flow: Tensor) -> Tensor:
+        return piece.energy(flow[None])[0]
+
+    def _shared_energy(self, piece: _Rest, flow: Tensor) -> Tensor:
+        return piece.energy(flow)
+
+    def energy_and_gradient(
+        self, x: Any, generator: Generator | None = None
+    ) -> tuple[Tensor | None, Tensor]:
+        if not isinstance(x, Tensor) or len(self.pieces) != 1:
+            return super().energy_and_gradient(x, generator)
+        flow = first_flow(x, len(self.pieces[0]), repr(self))
+        turns, energies = self.pieces[0].fit(flow)
+        return energies.sum(1).to(flow.dtype), like_points(2 * self.pieces[0].pull(flow, turns), x)
+
+    def majoriser(self, x: Any) -> Springs:
+        edges = tuple(torch.stack([piece.owners, piece.neighbours]).long() for piece in self.pieces)
+        return Springs(edges, tuple(2 * piece.weights for piece in self.pieces))
+
+
+class Edges(Settings):
+    """A graph at rest: its edges with their lengths, and weights that add up to 1."""
+
+    def __init__(self, graph: NeighbourGraph) -> None:
+        self.count, self.edges, self.vectors = len(graph), graph.edges, graph.vectors
+        self.lengths = self.vectors.norm(dim=1)
+        self.weights = graph.weights / graph.weights.sum().clamp_min(1e-30)
+        self.mean_length = self.lengths.mean() if len(self.lengths) else self.lengths.new_ones(())
+        # A product with a fixed matrix and not index_select, whose derivative adds edge by edge: most of the time of a gradient.
+        self.differences = graph.differences
+
+    def __len__(self) -> int:
+        return self.count
+
+    def moved(self, flow: Tensor) -> Tensor:
+        """The edges ``(batch, E, 3)`` of points that have moved by a flow ``(batch, N, 3)``."""
+        return self.vectors + self.differences(flow)
+
+
+class Isometry(GraphPrior):
+    r"""``R(x) = 1/W sum_ij w_ij rho(|p'_i - p'_j| - |p_i - p_j|)``, ``p' = p + x``, W the sum of the weights.
+
+    ``rho(t) = t^2`` (``norm="l2"``), or ``|t|`` (``"l1"``) with its corner rounded, ``sqrt(t^2 + s^2) - s``. A rigid motion costs
+    nothing, and
+    neither does a reflection; a uniform scale c costs the mean of ``rho((c - 1) |p_i - p_j|)``. Distances to few neighbours leave a
+    body floppy: in space a point needs at least six independent ones (Maxwell's count), so 20 are the default. Not convex.
+
+    Source: ``L_iso`` of Luiten et al., "Dynamic 3D Gaussians", 3DV 2024, where ``norm="l1"``, 20 neighbours and Gaussian weights are used.
+
+    Args:
+        neighbours, radius, labels, weights, scale, symmetric, graph: the edges; see `GraphPrior`.
+        norm: see above.
+        smoothing: s, in units of the mean length of the edges.
+
+    >>> import torch
+    >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
+    >>> prior = Isometry().bind(p)
+    >>> bool(prior.energy(torch.ones_like(p)) < 1e-10), bool(prior.energy(0.1 * p) > 1e-4)
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        neighbours: int | None = 20,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "uniform",
+        scale: float | None = None,
+        symmetric: bool = False,
+        graph: Graphs | None = None,
+        norm: Literal["l1", "l2"] = "l2",
+        smoothing: float = 1e-3,
+    ) -> None:
+        super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph)
+        if norm not in ("l1", "l2"):
+            raise unknown_name("norm", norm, ("l1", "l2"))
+        if not smoothing > 0:
+            raise InputError(f"the smoothing of {type(self).__name__} is positive, got {smoothing}")
+        self.norm, self.smoothing = norm, float(smoothing)
+        self.majoriser_is_fixed = norm == "l2"
+
+    def _rest(self, graph: NeighbourGraph) -> Edges:
+        return Edges(graph)
+
+    def _item_energy(self, piece: Edges, flow: Tensor) -> Tensor:
+        return self._shared_energy(piece, flow[None])[0]
+
+    def _shared_energy(self, piece: Edges, flow: Tensor) -> Tensor:
+        change = piece.moved(flow).norm(dim=2) - piece.lengths
+        cost = (
+            change.square()
+            if self.norm == "l2"
+            else smoothed_norm(change[..., None], self.smoothing * piece.mean_length)
+        )
+        return (piece.weights * cost).sum(1)
+
+    def majoriser(self, x: Any) -> Springs:
+        """An edge goes on in the direction that it has: ``(|e'| - |e|)^2 <= |e' - |e| u|^2`` for every unit vector u."""
+        edges = tuple(piece.edges for piece in self.pieces)
+        if self.norm == "l2":
+            return Springs(edges, tuple(2 * piece.weights for piece in self.pieces))
+        flow, shared = first_flow(x, None, repr(self)).detach(), len(self.pieces) == 1
+        strengths = []
+        for k, piece in enumerate(self.pieces):
+            change = piece.moved(flow if shared else flow[k : k + 1]).norm(dim=2) - piece.lengths
+            strength = (
+                piece.weights / (change.square() + (self.smoothing * piece.mean_length) ** 2).sqrt()
+            )
+            strengths.append(strength if shared else strength[0])
+        return Springs(edges, tuple(strengths))
+
+    def __repr__(self) -> str:
+        return super().__repr__()[:-1] + f", norm={self.norm!r})"
+
+
+class RigidityCoefficients(Isometry):
+    r"""``R(x) = 1/W sum_ij w_ij c_ij rho(|p'_i - p'_j| - |p_i - p_j|)``, W the sum of the ``w_ij c_ij``: an `Isometry` with a rigidity of
+    each edge.
+
+    The coefficients c follow from how much the points follow B bones (`geometry.moving_shapes.rigidity_coefficients`): 1 within a part, ``floor``
+    where a point follows many bones alike. Without a floor nothing holds joints that were not observed.
+
+    After the dynamic rigid loss of LIMR (Zhang et al., "Learning implicit representation for reconstructing articulated objects",
+    ICLR 2024), in a form of our own; that it beats even weights has not been seen to hold in general.
+
+    Args:
+        skinning: how much each point follows each bone, ``(N, B)``, not negative; where not given, ``bones`` of the points, far
+            from each other, with Gaussian weights.
+        bones: see there.
+        floor: the least coefficient.
+        neighbours, radius, labels, weights, scale, symmetric, graph, norm, smoothing: see `Isometry`.
+
+    >>> import torch
+    >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
+    >>> prior = RigidityCoefficients(bones=4).bind(p)
+    >>> bool(prior.energy(torch.ones_like(p)) < 1e-10), bool(prior.energy(0.1 * p) > 1e-4)
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        skinning: Tensor | None = None,
+        bones: int = 16,
+        floor: float = 0.05,
+        neighbours: int | None = 20,
+        radius: float | None = None,
+        labels: Tensor | None = None,
+        weights: Weights = "uniform",
+        scale: float | None = None,
+        symmetric: bool = False,
+        graph: Graphs | None = None,
+        norm: Literal["l1", "l2"] = "l2",
+        smoothing: float = 1e-3,
+    ) -> None:
+        super().__init__(
+            neighbours, radius, labels, weights, scale, symmetric, graph, norm, smoothing
+        )
+        if bones < 1:
+            raise InputError(f"RigidityCoefficients needs at least one bone, got {bones}")
+        self.skinning, self.bones, self.floor = skinning, int(bones), float(floor)
+
+    def _rest(self, graph: NeighbourGraph) -> Edges:
+        points = graph.positions
+        if self.skinning is not None:
+            if len(self.skinning) != len(points):
+                raise InputError(
+                    f"there are skinning weights of {len(self.skinning)} points, and the problem moves {len(points)}"
+                )
+            follows = self.skinning.to(points)
+        else:
+            count = min(self.bones, len(points))
+            index, share = blend_weights(points, points[farthest_points(points, count)], count)
+            follows = points.new_zeros(len(points), count).scatter(1, index, share)
+        coefficients = rigidity_coefficients(follows, graph.edges, self.floor)
+        return Edges(dataclasses.replace(graph, weights=graph.weights * coefficients))

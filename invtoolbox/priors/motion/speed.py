@@ -1,0 +1,224 @@
+"""A world that stands still: most of what a sensor sees does not move.
+
+Limits of motion: how fast things go, and how suddenly they change their course.
+
+Priors of flows, for a field of flow: what it says at the points of the sweeps.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import length
+from invtoolbox.geometry.sweeps import FlowField
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.images.smoothed_norm import huber
+from invtoolbox.priors.motion.flow_prior import FlowPrior, first_flow, sequence_of
+
+if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
+
+
+class StaticWorld(ExplicitPrior):
+    r"""``R(x) = 1/N sum_i w_i h(|x_i|)``, ``h(s) = s^2 / (2 threshold)`` up to the threshold and ``s - threshold / 2`` beyond.
+
+    A mean over points, in metres, for flows from which the sensor's own motion has been taken: what stands still is held at
+    zero, and what moves pays in proportion to its speed, not to the square of it. The flow norm of Floxels, with ``fade_to=0.1`` and
+    ``fade_over=100``, holds still at first and then lets go.
+
+    Args:
+        weights: of each point, not negative, ``(N,)`` or ``(batch, N)``; or truth values, which points are said to stand. All alike
+            where not given.
+        threshold: metres.
+        fade_to, fade_over: the whole falls evenly to this share of itself over as many iterations of the solver.
+
+    >>> prior = StaticWorld(threshold=0.1)
+    >>> prior.energy(torch.tensor([[[0.0, 0.0, 0.0], [0.0, 3.0, 4.0]]]))  # (0 + 5 - 0.05) / 2
+    tensor([2.4750])
+    """
+
+    is_convex = True
+    is_smooth = True
+    item_fields: ClassVar[tuple[str, ...]] = ("weights_of_points",)
+
+    def __init__(
+        self,
+        weights: Tensor | None = None,
+        threshold: float = 0.05,
+        fade_to: float = 1.0,
+        fade_over: int = 0,
+    ) -> None:
+        if not threshold > 0 or not fade_to >= 0 or fade_over < 0:
+            raise InputError(
+                "StaticWorld needs a positive threshold, and a fade_to and fade_over that are not negative; got "
+                f"{threshold}, {fade_to} and {fade_over}"
+            )
+        if weights is not None and (weights.ndim not in (1, 2) or not bool((weights >= 0).all())):
+            raise InputError(
+                f"StaticWorld takes weights (N,) or (batch, N) that are not negative, got shape {tuple(weights.shape)}"
+            )
+        self.weights_of_points = (
+            None if weights is None else torch.atleast_2d(weights).to(torch.float32)
+        )
+        self.threshold, self.fade_to, self.fade_over, self.share = (
+            threshold,
+            fade_to,
+            fade_over,
+            1.0,
+        )
+
+    def energy(self, x: Any) -> Tensor:
+        weights = self.weights_of_points
+        flow = first_flow(x, None if weights is None else weights.shape[1], repr(self))
+        cost = huber(
+            length(flow), torch.as_tensor(self.threshold, dtype=flow.dtype, device=flow.device)
+        )
+        return self.share * (cost if weights is None else weights.to(cost) * cost).mean(1)
+
+    def at(self, iteration: int) -> Self:
+        if not self.fade_over:
+            return self
+        other = copy.copy(self)
+        other.share = 1.0 + (self.fade_to - 1.0) * min(iteration / self.fade_over, 1.0)
+        return other
+
+    def __repr__(self) -> str:
+        return f"StaticWorld(threshold={self.threshold:g})"
+
+
+class _Limit(ExplicitPrior):
+    """The mean of ``r + r^2 / 2`` over vectors, r by how much they are longer than the limit."""
+
+    is_convex = True
+    # But for the corner at the limit, where the slope sets in with 1; descent runs into it from one side only.
+    is_smooth = True
+
+    def __init__(self, limit: float) -> None:
+        if not limit >= 0:
+            raise InputError(f"the limit of {type(self).__name__} is not negative, got {limit}")
+        self.limit = float(limit)
+
+    def _cost(self, vectors: Tensor) -> Tensor:
+        beyond = (length(vectors) - self.limit).clamp_min(0)
+        return (beyond + 0.5 * beyond.square()).flatten(1).mean(1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.limit:g})"
+
+
+class SpeedLimit(_Limit):
+    r"""``R(x) = mean of r + r^2 / 2``, ``r = max(0, |x| - limit)``: nothing is faster than so many metres from sweep to sweep.
+
+    A mean over all vectors of ``x`` ``(batch, ..., 3)``, and over those of each part where x has several. At ten sweeps a
+    second 6 m is 216 km/h.
+
+    Source: the speed term of Vedder et al., "Neural Eulerian scene flow fields", ICLR 2025.
+
+    Args:
+        limit: metres from one sweep to the next.
+
+    >>> SpeedLimit(4.0).energy(torch.tensor([[[0.0, 3.0, 4.0], [1.0, 0.0, 0.0]]]))  # (1 + 1/2) / 2
+    tensor([0.7500])
+    """
+
+    def __init__(self, limit: float = 6.0) -> None:
+        super().__init__(limit)
+
+    def energy(self, x: Any) -> Tensor:
+        parts = x if isinstance(x, tuple) else (x,)
+        return torch.stack([self._cost(_vectors(part, 3, repr(self))) for part in parts]).mean(0)
+
+
+class AccelerationLimit(_Limit):
+    r"""``R(x) = mean of r + r^2 / 2``, ``r = max(0, |x_{t+1} - x_t| - limit)``, for flows of the same points from sweep to sweep.
+
+    Args:
+        limit: by how many metres from one sweep to the next a flow may change; at ten sweeps a second, 0.1 m is 10 m/s^2.
+
+    ``x`` is ``(batch, times, N, 3)``, or a tuple of flows ``(batch, N, 3)`` in the order of time.
+
+    >>> flows = torch.tensor([0.0, 1.0, 3.0])[None, :, None, None] * torch.tensor([1.0, 0.0, 0.0])  # of one point
+    >>> AccelerationLimit(1.0).energy(flows)  # changes of 1 and 2
+    tensor([0.7500])
+    """
+
+    def __init__(self, limit: float = 0.1) -> None:
+        super().__init__(limit)
+
+    def energy(self, x: Any) -> Tensor:
+        flows = torch.stack(x, dim=1) if isinstance(x, tuple) else x
+        if _vectors(flows, 4, repr(self)).shape[1] < 2:
+            raise InputError(
+                f"{self!r} compares flows from sweep to sweep, and there is one time only"
+            )
+        return self._cost(flows[:, 1:] - flows[:, :-1])
+
+
+def _vectors(x: Any, axes: int, what: str) -> Tensor:
+    if not isinstance(x, Tensor) or x.ndim < axes or x.shape[-1] != 3:
+        wanted = "(batch, times, N, 3)" if axes == 4 else "(batch, N, 3)"
+        raise InputError(
+            f"{what} takes flows {wanted}, got {tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__}"
+        )
+    return x
+
+
+class AlongField(ExplicitPrior):
+    r"""``R(F) = sum_t R_t(F(p_t, t, forward))``: a prior of flows at the points ``p_t`` of every sweep of a sequence.
+
+    For problems whose ``x`` is a `geometry.sweeps.FlowField`: rigidity, the static world and limits of speed then hold for it too. An
+    iteration looks at some of the sweeps, in turn, and takes them for all.
+
+    Args:
+        prior: of a flow ``(batch, N, 3)``, such as `ARAP` or `StaticWorld`.
+        sweeps: how many an iteration looks at.
+    """
+
+    def __init__(self, prior: ExplicitPrior, sweeps: int = 2) -> None:
+        if not isinstance(prior, ExplicitPrior) or "energy" not in prior.offers:
+            raise InputError(f"AlongField takes an explicit prior with an energy, got {prior!r}")
+        if sweeps < 1:
+            raise InputError(f"AlongField looks at a sweep at least, got sweeps={sweeps}")
+        self.prior, self.sweeps, self.first = prior, sweeps, 0
+        self.is_smooth = prior.smooth
+        self.priors: tuple[ExplicitPrior, ...] = ()
+        self.points: tuple[Tensor, ...] = ()
+        self.times: tuple[float, ...] = ()
+
+    def prepare(self, problem: Problem, solve: Any) -> Self:
+        points, times = sequence_of(problem, repr(self))
+        other = copy.copy(self)
+        other.points, other.times = points, times
+        other.priors = tuple(
+            self.prior.bind(cloud) if isinstance(self.prior, FlowPrior) else self.prior
+            for cloud in points
+        )
+        return other
+
+    def at(self, iteration: int) -> Self:
+        other = copy.copy(self)
+        other.first = iteration * self.sweeps
+        other.priors = tuple(prior.at(iteration) for prior in self.priors)
+        return other
+
+    def energy(self, x: Any) -> Tensor:
+        if not self.points:
+            raise InputError(
+                f"{self!r} knows no sweeps yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
+            )
+        if not isinstance(x, FlowField):
+            raise InputError(
+                f"{self!r} takes a field of flow, as priors.SpaceTimeFlow() makes it, got {type(x).__name__}"
+            )
+        count = len(self.points)
+        chosen = sorted({(self.first + k) % count for k in range(min(self.sweeps, count))})
+        energies = [self.priors[k].energy(x.flow(self.points[k], self.times[k])) for k in chosen]
+        return count * torch.stack(energies).mean(0)
+
+    def __repr__(self) -> str:
+        return f"AlongField({self.prior!r})"

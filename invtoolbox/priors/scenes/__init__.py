@@ -1,0 +1,1 @@
+"""Explicit priors of voxels, depths and rendered views."""

@@ -1,0 +1,392 @@
+"""Smooth depths, and nothing right in front of the cameras: what sparse views leave open.
+
+Depths of several views that agree: what one camera sees lies where the others see it.
+
+Normals that fit the depths: what a scene shows as its surface is one.
+
+Two models of one scene that are to look alike where nobody looked.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.geometry.cameras import Cameras
+from invtoolbox.operators.base import Operator
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.composed import ThroughOperator
+
+
+class DepthSmoothness(ExplicitPrior):
+    r"""``R(d) = mean over neighbouring pixels of w |d_i - d_j|^2``, or ``w |d_i - d_j|``.
+
+    Of depths ``(batch, channel, picture, row, column)``.
+
+    Through a renderer of views that nobody took it says that surfaces are smooth from there too: ``DepthSmoothness() @ A`` with
+    ``A = VoxelRenderer(unseen, outputs=("depth",), block=8)``, on patches, or ``GaussianRenderer(unseen, outputs=("depth",))``. Pixels
+    that meet nothing, of depth 0, have no neighbours.
+
+    With ``edges`` the prediction holds the colours and, last, the depth (``outputs=("colour", "depth")``), and ``w = exp(-edges |c_i -
+    c_j|)``, |.| the mean over channels: depths may jump where colours do. Weights are held when derivatives are taken.
+
+    Sources: Niemeyer et al., "RegNeRF", CVPR 2022, equation 4 (8 x 8 patches of unseen views, squares); Godard et al., "Unsupervised
+    monocular depth estimation", CVPR 2017, equation 3 (edges, the modulus).
+
+    Args:
+        power: 2 for squares, 1 for the modulus.
+        edges: how fast the weight falls with the difference of the colours; None for depths alone.
+
+    >>> import torch
+    >>> step = torch.tensor([[1.0, 1.0], [3.0, 3.0]]).view(1, 1, 1, 2, 2)
+    >>> DepthSmoothness().energy(step)  # two of four pairs of neighbours differ, by 2
+    tensor([2.])
+    """
+
+    def __init__(self, power: Literal[1, 2] = 2, edges: float | None = None) -> None:
+        if power not in (1, 2):
+            raise unknown_name("power of DepthSmoothness", str(power), ("1", "2"))
+        if edges is not None and not edges >= 0:
+            raise InputError(f"edges of DepthSmoothness is not negative, got {edges}")
+        self.power, self.edges = power, edges
+        self.is_smooth = power == 2
+
+    def energy(self, x: Tensor) -> Tensor:
+        wanted = 1 if self.edges is None else 2
+        if x.ndim != 5 or (x.shape[1] != 1 if wanted == 1 else x.shape[1] < 2):
+            kind = "1 channel, the depth" if wanted == 1 else "colours and, last, a depth"
+            raise InputError(
+                f"{self!r} takes pictures (batch, channel, picture, row, column) with {kind}, got {tuple(x.shape)}; renderers "
+                "of voxels give pictures with block='picture' or the side of patches"
+            )
+        depth = x[:, -1]
+        total, pairs = depth.new_zeros(len(x)), depth.new_zeros(len(x))
+        for axis in (2, 3):
+            one, other = (
+                depth.narrow(axis, 1, depth.shape[axis] - 1),
+                depth.narrow(axis, 0, depth.shape[axis] - 1),
+            )
+            both = ((one > 0) & (other > 0)).to(depth)
+            weight = both
+            if self.edges is not None:
+                weight = (
+                    both * (-self.edges * x.detach()[:, :-1].diff(dim=axis + 1).abs().mean(1)).exp()
+                )
+            apart = one - other
+            total = total + (weight * (apart.square() if self.power == 2 else apart.abs())).flatten(
+                1
+            ).sum(1)
+            pairs = pairs + both.flatten(1).sum(1)
+        return total / pairs.clamp_min(1)
+
+    def __repr__(self) -> str:
+        return (
+            f"DepthSmoothness(power={self.power}"
+            + ("" if self.edges is None else f", edges={self.edges:g}")
+            + ")"
+        )
+
+
+class OcclusionPenalty(ThroughOperator):
+    r"""``R(x) = mean over rays of tau``, the optical thickness of what lies within ``distance`` of the cameras.
+
+    Few views are explained best by walls of fog right before each of them; nothing else is seen there, and a penalty on the density along
+    the first part of every ray removes them.
+
+    Source: Yang, Pavone and Wang, "FreeNeRF", CVPR 2023, equation 7, with a distance in place of a number of samples.
+
+    Args:
+        operator: a renderer of the cameras, with a method ``nearby(distance)``: its thickness, or alpha, up to there.
+        distance: from the cameras (from the renderer's ``near``) in the unit of the world.
+        subset_size: blocks of a step, see `ThroughOperator`.
+        seed: of the draws.
+
+    >>> import torch
+    >>> import invtoolbox as it
+    >>> from invtoolbox.geometry import look_at
+    >>> from invtoolbox.geometry.voxels import Voxels, VoxelSpace
+    >>> A = it.operators.VoxelRenderer(look_at(torch.tensor([[0.0, 0.0, -1.0]]), size=(2, 2), field_of_view=1.0))
+    >>> space = VoxelSpace.box(5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), scale=2.0)
+    >>> fog = Voxels(torch.full((1, 125), 0.5413), torch.zeros(1, 125, 1, 3), space)  # softplus is 1, so the density is 2
+    >>> bool((OcclusionPenalty(A, 0.5).energy(fog) - 2.0 * 0.5).abs() < 1e-3)
+    True
+    """
+
+    def __init__(
+        self, operator: Any, distance: float, subset_size: int | None = None, seed: int = 0
+    ) -> None:
+        if not isinstance(operator, Operator) or not hasattr(operator, "nearby"):
+            raise InputError(
+                f"OcclusionPenalty takes a VoxelRenderer or a GaussianRenderer, got {type(operator).__name__}"
+            )
+        if not distance > 0:
+            raise InputError(f"the distance of OcclusionPenalty is positive, got {distance}")
+        self.distance = distance
+        super().__init__(_Mean(), operator.nearby(distance), subset_size, seed)
+
+    def __repr__(self) -> str:
+        return f"OcclusionPenalty({self.operator!r}, {self.distance:g})"
+
+
+class _Mean(ExplicitPrior):
+    """``R(p)``: the mean of the prediction."""
+
+    is_convex = True
+
+    def energy(self, x: Tensor) -> Tensor:
+        return x.flatten(1).mean(1)
+
+
+class DepthConsistency(ExplicitPrior):
+    r"""``R(d) = mean of rho((z_ij(p) - d_j(q)) / d_j(q))`` over pairs of views i and j and the pixels p of i.
+
+    Pixel p of view i at its depth d_i(p) is a point; z_ij is that point's depth in view j and q the place where it is seen there, between
+    whose pixels d_j is interpolated. ``rho(r) = sqrt(r^2 + s^2) - s``, s the smoothing. Pixels take part where both views meet something,
+    q lies in the picture, and the two depths differ by less than ``tolerance``: what is farther than that is hidden in view j, or hides
+    what view i does not see, and says nothing. Where neighbouring pixels of view j differ by as much there is an edge, and nothing
+    between them.
+
+    Of depths ``(batch, 1, picture, row, column)``, measured ones or, ``DepthConsistency(cameras) @ A``, those of a renderer. A scene
+    agrees with itself but for what is seen through haze; depths that are variables of their own (a network's, a sensor's) are where it
+    matters.
+
+    Source: Bai et al., "GeoVideo", 2025 (the multi-view geometric loss).
+
+    Args:
+        cameras: of the pictures.
+        tolerance: relative difference of depths beyond which a point counts as hidden.
+        smoothing: s, below which relative differences cost their square.
+        neighbours: only views so many places apart in their order are compared; None for all pairs.
+
+    >>> from invtoolbox.geometry import look_at
+    >>> cameras = look_at(torch.tensor([[0.0, 0.0, -2.0], [0.5, 0.0, -2.0]]), target=(0.0, 0.0, 1e6), size=(8, 8))
+    >>> wall = torch.full((2, 1, 2, 8, 8), 3.0)  # both look straight at a wall
+    >>> wall[1, :, 0] = 3.3
+    >>> [round(e, 3) for e in DepthConsistency(cameras, smoothing=0.01).energy(wall).tolist()]
+    [0.0, 0.086]
+    """
+
+    is_smooth = True
+
+    def __init__(
+        self,
+        cameras: Cameras,
+        tolerance: float = 0.2,
+        smoothing: float = 1e-3,
+        neighbours: int | None = None,
+    ) -> None:
+        if not (tolerance > 0 and smoothing > 0) or (neighbours is not None and neighbours < 1):
+            raise InputError(
+                f"DepthConsistency takes a tolerance and a smoothing above 0 and a neighbour at least, got {tolerance}, "
+                f"{smoothing} and {neighbours}"
+            )
+        if len(cameras) < 2:
+            raise InputError("DepthConsistency compares views, and needs two cameras at least")
+        self.cameras, self.tolerance, self.smoothing, self.neighbours = (
+            cameras,
+            tolerance,
+            smoothing,
+            neighbours,
+        )
+
+    def energy(self, x: Tensor) -> Tensor:
+        count, size = len(self.cameras), self.cameras.size
+        if x.ndim != 5 or tuple(x.shape[1:]) != (1, count, *size):
+            raise InputError(
+                f"{self!r} takes depths (batch, 1, {count}, {size[0]}, {size[1]}), got {tuple(x.shape)}; renderers of "
+                "voxels give pictures with block='picture'"
+            )
+        depths = x[:, 0]
+        total, pixels = depths.new_zeros(len(x)), depths.new_zeros(len(x))
+        cameras = self.cameras.to(depths.dtype, depths.device)
+        origins, directions = cameras.rays()
+        for i in range(count):
+            points = (
+                origins[i] + depths[:, i, :, :, None] * directions[i]
+            )  # (batch, row, column, 3)
+            for j in range(count):
+                if i == j or (self.neighbours is not None and abs(i - j) > self.neighbours):
+                    continue
+                misfit, known = self._compared(points, depths[:, i], depths[:, j], cameras[j])
+                total, pixels = (
+                    total + (misfit * known).flatten(1).sum(1),
+                    pixels + known.flatten(1).sum(1),
+                )
+        return total / pixels.clamp_min(1)
+
+    def _compared(
+        self, points: Tensor, own: Tensor, other: Tensor, camera: Cameras
+    ) -> tuple[Tensor, Tensor]:
+        """What each point costs in another view, and whether it takes part, ``(batch, row, column)`` each."""
+        height, width = camera.size
+        places, z = camera.project(points.reshape(-1, 3))
+        places, z = places[0].view(*points.shape[:3], 2), z[0].view(points.shape[:3])
+        ahead = z > 0
+        places = torch.where(ahead[..., None], places, -1.0)  # behind the camera they mean nothing
+        grid = 2 * places / places.new_tensor([width, height]) - 1
+        seen = functional.grid_sample(
+            other[:, None], grid, align_corners=False, padding_mode="border"
+        )[:, 0]
+        # Between pixels that see different things, or of which one meets nothing, there is no depth.
+        fixed = other.detach()[:, None]
+        spread = functional.max_pool2d(fixed, 3, 1, 1) + functional.max_pool2d(-fixed, 3, 1, 1)
+        whole = ((fixed > 0) & (spread < self.tolerance * fixed)).to(other)
+        solid = functional.grid_sample(whole, grid, align_corners=False, padding_mode="border")[
+            :, 0
+        ]
+        inside = ((grid.abs() <= 1).all(-1)) & ahead & (own > 0) & (solid > 0.999)
+        apart = (z - seen) / torch.where(inside, seen, 1.0)
+        known = (inside & (apart.detach().abs() < self.tolerance)).to(other)
+        return (apart.square() + self.smoothing**2).sqrt() - self.smoothing, known
+
+    def subset(self, index: Any) -> Self:
+        other = copy.copy(self)
+        other.cameras = self.cameras[index]
+        return other
+
+    def __repr__(self) -> str:
+        return f"DepthConsistency({len(self.cameras)} cameras, tolerance={self.tolerance:g})"
+
+
+class NormalConsistency(ExplicitPrior):
+    r"""``R(p) = mean over pixels of alpha - n . N``, n the rendered normal and N that of the surface which the rendered depths make.
+
+    Of predictions ``(batch, 5, picture, row, column)``: normals in the world weighed by alpha, alpha, and depths along z, as
+    ``GaussianRenderer(cameras, outputs=("normal", "alpha", "depth"))`` gives them; ``NormalConsistency(cameras) @ A`` is a prior of the
+    scene, on cameras that took pictures or on any others. With the weights w_i of what a pixel composites, n is ``sum w_i n_i``, so the
+    pixel costs ``sum w_i (1 - n_i . N)``: 0 where everything in it lies along the surface, up to 2 alpha where it looks the other way.
+    N is the cross product of the differences between the points that the pixels below and above, right and left see, towards the camera.
+    Pixels take part where these and their own meet something and differ by less than ``tolerance``; elsewhere there is an edge.
+
+    Depths of Gaussians are those of their means, so that N says something where they are smaller than what they make up.
+
+    Source: Huang et al., "2D Gaussian splatting for geometrically accurate radiance fields", SIGGRAPH 2024, equation 14.
+
+    Args:
+        cameras: of the pictures.
+        tolerance: relative difference of neighbouring depths beyond which there is an edge.
+
+    Raises:
+        InputError: for predictions of other channels, or of pictures that are not those of the cameras.
+
+    >>> from invtoolbox.geometry import look_at
+    >>> camera = look_at(torch.tensor([[0.0, 0.0, -3.0]]), size=(8, 8))
+    >>> wall = torch.zeros(1, 5, 1, 8, 8)
+    >>> wall[:, 2], wall[:, 3], wall[:, 4] = -0.9, 0.9, 3.0  # it faces the camera, and so do its normals
+    >>> turned = wall.clone()
+    >>> turned[:, 1], turned[:, 2] = -0.9 * 0.6, -0.9 * 0.8
+    >>> [round(float(NormalConsistency(camera).energy(p)), 4) + 0.0 for p in (wall, turned)]
+    [0.0, 0.18]
+    """
+
+    is_smooth = True
+
+    def __init__(self, cameras: Cameras, tolerance: float = 0.1) -> None:
+        if not tolerance > 0:
+            raise InputError(f"the tolerance of NormalConsistency is positive, got {tolerance}")
+        self.cameras, self.tolerance = cameras, tolerance
+
+    def energy(self, x: Tensor) -> Tensor:
+        if (
+            x.ndim != 5
+            or x.shape[1] != 5
+            or x.shape[2] != len(self.cameras)
+            or tuple(x.shape[3:]) != self.cameras.size
+        ):
+            raise InputError(
+                f"{self!r} takes pictures (batch, 5, {len(self.cameras)}, {self.cameras.size[0]}, {self.cameras.size[1]}) of "
+                f"normal, alpha and depth, got {tuple(x.shape)}; render them with outputs=('normal', 'alpha', 'depth')"
+            )
+        if min(x.shape[3:]) < 3:
+            raise InputError(
+                f"{self!r} compares pixels with those on both sides, and pictures of {x.shape[3]} by {x.shape[4]} have none"
+            )
+        normal, alpha, depth = x[:, :3].movedim(1, -1), x[:, 3], x[:, 4]
+        origins, directions = self.cameras.to(x.dtype, x.device).rays()
+        points = origins + depth[..., None] * directions
+        inside = (slice(None), slice(None), slice(1, -1), slice(1, -1))
+        own = depth[inside]
+        down, known = self._across(points, depth, own, 2)
+        right, also = self._across(points, depth, own, 3)
+        surface = torch.linalg.cross(down, right)  # towards the camera, whatever the depths
+        length = surface.norm(dim=-1, keepdim=True)
+        known = known * also * (length[..., 0].detach() > 0)
+        surface = surface / torch.where(length > 0, length, 1.0)
+        apart = known * (alpha[inside] - (normal[inside] * surface).sum(-1))
+        return apart.flatten(1).sum(1) / known.flatten(1).sum(1).clamp_min(1)
+
+    def _across(
+        self, points: Tensor, depth: Tensor, own: Tensor, axis: int
+    ) -> tuple[Tensor, Tensor]:
+        """From the pixel before to the pixel after along an axis, and whether both lie on the surface of the one between."""
+        other = 5 - axis
+        size = points.shape[axis]
+        ends = [
+            (
+                points.narrow(axis, first, size - 2).narrow(other, 1, points.shape[other] - 2),
+                depth.detach()
+                .narrow(axis, first, size - 2)
+                .narrow(other, 1, points.shape[other] - 2),
+            )
+            for first in (0, 2)
+        ]
+        (before, a), (after, b) = ends
+        middle = own.detach()
+        on = (middle > 0) & (a > 0) & (b > 0)
+        on = (
+            on
+            & ((a - middle).abs() < self.tolerance * middle)
+            & ((b - middle).abs() < self.tolerance * middle)
+        )
+        return after - before, on.to(points)
+
+    def subset(self, index: Any) -> Self:
+        other = copy.copy(self)
+        other.cameras = self.cameras[index]
+        return other
+
+    def __repr__(self) -> str:
+        return f"NormalConsistency({len(self.cameras)} cameras, tolerance={self.tolerance:g})"
+
+
+class Disagreement(ExplicitPrior):
+    r"""``R(p) = mean |p_1 - p_2|``, or of the squares; p_1 is the first half of the channels, p_2 the second.
+
+    Of what `operators.OnBoth` predicts. Two models of few views differ most where both are wrong, so pictures of poses that no camera took
+    on which they agree are more likely right: ``ThroughOperator(Disagreement(), OnBoth(renderer of such poses), subset_size=1)``.
+
+    Source: Zhang et al., "CoR-GS: sparse-view 3D Gaussian splatting via co-regularization", ECCV 2024, which adds structural similarity.
+
+    Args:
+        power: 1 for the modulus, 2 for squares.
+
+    >>> import torch
+    >>> pictures = torch.cat([torch.zeros(1, 3, 2, 4, 4), torch.full((1, 3, 2, 4, 4), 0.5)], dim=1)
+    >>> Disagreement().energy(pictures), Disagreement(power=2).energy(pictures)
+    (tensor([0.5000]), tensor([0.2500]))
+    """
+
+    is_convex = True
+    is_smooth = True  # but where both agree exactly; the modulus has the slope 0 there
+
+    def __init__(self, power: Literal[1, 2] = 1) -> None:
+        if power not in (1, 2):
+            raise unknown_name("power of Disagreement", str(power), ("1", "2"))
+        self.power = power
+
+    def energy(self, x: Tensor) -> Tensor:
+        if x.shape[1] % 2:
+            raise InputError(
+                f"{self!r} compares two halves of the channels, as operators.OnBoth predicts them, got {x.shape[1]} channels"
+            )
+        first, second = x.chunk(2, dim=1)
+        apart = first - second
+        return (apart.abs() if self.power == 1 else apart.square()).flatten(1).mean(1)
+
+    def __repr__(self) -> str:
+        return f"Disagreement(power={self.power})"

@@ -1,0 +1,223 @@
+"""Total variation of voxels.
+
+Sparsity of the density of voxels: space is empty where nothing says otherwise.
+
+Correlation of densities: a scene that is edited keeps the volume of the one it came from.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.geometry.voxels import Voxels
+from invtoolbox.priors.base import ExplicitPrior
+
+Field = Literal["density", "colour"]
+
+
+class VoxelVariation(ExplicitPrior):
+    r"""``R(x) = mean over nodes of sqrt(|D_x v|^2 + |D_y v|^2 + |D_z v|^2 + smoothing^2) - smoothing``, summed over what a node holds.
+
+    v is the raw density, or every raw coefficient of the colour; D are differences to the next kept node, in the unit of v a cell, zero
+    where there is none. The mean makes weights that suit one resolution suit others.
+
+    Source: Fridovich-Keil, Yu et al., "Plenoxels", CVPR 2022, equation 4.
+
+    Args:
+        of: ``"density"`` or ``"colour"``.
+        smoothing: differences well below it cost their square.
+
+    >>> from invtoolbox.geometry.voxels import VoxelSpace
+    >>> space = VoxelSpace.box((2, 2, 2), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    >>> step = Voxels(torch.tensor([[0.0] * 4 + [4.0] * 4]), torch.zeros(1, 8, 1, 3), space)
+    >>> VoxelVariation("density", smoothing=0.0).energy(step)  # 4 of 8 nodes have a neighbour along x, 4 higher
+    tensor([2.])
+    """
+
+    is_smooth = True
+
+    def __init__(self, of: Field = "density", smoothing: float = 1e-2) -> None:
+        if of not in ("density", "colour"):
+            raise unknown_name("field of VoxelVariation", of, ("density", "colour"))
+        if not smoothing >= 0:
+            raise InputError(f"the smoothing of VoxelVariation is not negative, got {smoothing}")
+        self.of, self.smoothing = of, smoothing
+
+    def energy(self, x: Any) -> Tensor:
+        voxels = checked_voxels(x, self)
+        values = (voxels.density if self.of == "density" else voxels.colour).flatten(
+            2 if self.of == "colour" else 1
+        )
+        values = values if values.ndim == 3 else values[..., None]
+        total: Tensor = _Variation.apply(values, voxels.space.following(), self.smoothing)
+        return total
+
+    def __repr__(self) -> str:
+        return f"VoxelVariation({self.of!r})"
+
+
+class _Variation(torch.autograd.Function):
+    """With its gradient by gathers alone: scattering would take several times as long."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, rows: tuple[tuple[Tensor, Tensor], ...], smoothing: float
+    ) -> Tensor:
+        slopes = [values.index_select(1, after).sub_(values) for after, _ in rows]
+        norm = slopes[0].square()
+        for slope in slopes[1:]:
+            norm.addcmul_(slope, slope)
+        norm = norm.add_(smoothing**2).sqrt_()
+        total = norm.flatten(1).sum(1).div_(values.shape[1]) - smoothing * values.shape[2]
+        ctx.rows = rows
+        ctx.save_for_backward(norm, *slopes)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        norm, *slopes = ctx.saved_tensors
+        inverse = torch.where(norm > 0, 1 / norm, torch.zeros_like(norm)).mul_(
+            (grad / norm.shape[1]).view(-1, 1, 1)
+        )
+        total = torch.zeros_like(norm)
+        for (_, before), slope in zip(ctx.rows, slopes):
+            pull = slope * inverse
+            total.sub_(pull)
+            # A node without one before it looks at the row behind the last one, where nothing pulls.
+            total.add_(
+                torch.cat([pull, torch.zeros_like(pull[:, :1])], dim=1).index_select(1, before)
+            )
+        return total, None, None
+
+
+def checked_voxels(x: Any, prior: ExplicitPrior) -> Voxels:
+    """The scene that a prior of voxels was given."""
+    if not isinstance(x, Voxels):
+        raise InputError(
+            f"{prior!r} takes Voxels, as priors.VoxelGrid() makes them, got {type(x).__name__}"
+        )
+    return x
+
+
+class VoxelSparsity(ExplicitPrior):
+    r"""``R(x) = mean over kept nodes of log(1 + (tau / scale)^2)`` with ``tau = cell * density``, a Cauchy penalty.
+
+    tau is the optical thickness of a cell with the node's density, so 1 means that it stops 63 % of the light. Thin haze costs its
+    square, and what is opaque costs hardly more for being more so, so that surfaces stay while floaters vanish.
+
+    Source: Fridovich-Keil, Yu et al., "Plenoxels", CVPR 2022, equation 6, which has it of the samples of rays with
+    ``scale = 1 / sqrt(2)``; after Hedman et al., "Baking neural radiance fields", ICCV 2021.
+
+    Args:
+        scale: the thickness beyond which more of it costs little.
+
+    >>> import math, torch
+    >>> from invtoolbox.geometry.voxels import Voxels, VoxelSpace
+    >>> space = VoxelSpace.box((2, 2, 2), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    >>> one = math.log(math.e - 1)  # softplus of it is 1
+    >>> bool((VoxelSparsity().energy(Voxels(torch.full((1, 8), one), torch.zeros(1, 8, 1, 3), space)) - math.log(3)).abs() < 1e-6)
+    True
+    """
+
+    is_smooth = True
+
+    def __init__(self, scale: float = 2**-0.5) -> None:
+        if not scale > 0:
+            raise InputError(f"the scale of VoxelSparsity is positive, got {scale}")
+        self.scale = scale
+
+    def energy(self, x: Any) -> Tensor:
+        voxels = checked_voxels(x, self)
+        thickness = functional.softplus(voxels.density) * (
+            voxels.space.scale * max(voxels.space.cell) / self.scale
+        )
+        return thickness.square().log1p().mean(1)
+
+    def __repr__(self) -> str:
+        return f"VoxelSparsity(scale={self.scale:.4g})"
+
+
+class DensityCorrelation(ExplicitPrior):
+    r"""``R(x) = 1 - Cov(f, g) / sqrt(Var f Var g)`` over the nodes, f the density of x and g that of a reference; 0 to 2.
+
+    It leaves colours free, and densities up to a factor and an offset, so it ties a scene to a reference without holding single voxels:
+    what score distillation edits under it keeps its shape where the score does not ask for another (see `ScoreDistillation`). A
+    density that is the same everywhere correlates with nothing, and costs 1.
+
+    Source: Sella et al., "Vox-E: text-guided voxel editing of 3D objects", ICCV 2023, equation 3.
+
+    Args:
+        reference: voxels with the same nodes as x; of one item, or one an item.
+        of: ``"raw"`` densities, as the paper has it, where empty space counts as much as what is in it; or ``"activated"`` ones,
+            after the softplus, where what is opaque counts.
+
+    Raises:
+        InputError: for voxels at other nodes than those of the reference.
+
+    >>> from invtoolbox.geometry.voxels import VoxelSpace
+    >>> space = VoxelSpace.box((2, 2, 2), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    >>> one = Voxels(torch.arange(8.0)[None], torch.zeros(1, 8, 1, 3), space)
+    >>> prior = DensityCorrelation(one)
+    >>> energies = prior.energy(one._replace(density=torch.stack([3 * one.density[0] - 1, -one.density[0], 0 * one.density[0]])))
+    >>> [round(e, 4) + 0.0 for e in energies.tolist()]
+    [0.0, 2.0, 1.0]
+    """
+
+    is_smooth = True
+
+    def __init__(self, reference: Voxels, of: Literal["raw", "activated"] = "raw") -> None:
+        if of not in ("raw", "activated"):
+            raise unknown_name("density of DensityCorrelation", of, ("raw", "activated"))
+        self.reference, self.of = checked_voxels(reference, self), of
+
+    def energy(self, x: Any) -> Tensor:
+        voxels, reference = checked_voxels(x, self), self.reference
+        if not _same_nodes(voxels, reference) or len(reference.density) not in (
+            1,
+            len(voxels.density),
+        ):
+            raise InputError(
+                f"{self!r} compares {len(reference.density)} items at {reference.density.shape[1]} nodes with "
+                f"{len(voxels.density)} at {voxels.density.shape[1]}; give it a reference at the same nodes"
+            )
+        f, g = self._centred(voxels.density), self._centred(reference.density.to(voxels.density))
+        # Sums and not means, as the factor cancels; a flat density has no direction, and correlates with nothing.
+        flat, squares = (
+            (f.square().sum(1) == 0) | (g.square().sum(1) == 0),
+            f.square().sum(1) * g.square().sum(1),
+        )
+        return 1 - torch.where(flat, 0.0, (f * g).sum(1) / torch.where(flat, 1.0, squares).sqrt())
+
+    def _centred(self, density: Tensor) -> Tensor:
+        values = density if self.of == "raw" else functional.softplus(density)
+        apart = values - values.mean(1, keepdim=True)
+        # What is left of a flat density is the rounding of its mean.
+        rounding = 8 * torch.finfo(values.dtype).eps * values.detach().abs().amax(1, keepdim=True)
+        return torch.where(
+            apart.detach().abs().amax(1, keepdim=True) <= rounding, 0.0 * apart, apart
+        )
+
+    def select(self, index: Tensor) -> DensityCorrelation:
+        density, colour, space = self.reference
+        if len(density) == 1:
+            return self
+        return DensityCorrelation(
+            Voxels(density.index_select(0, index), colour.index_select(0, index), space), self.of
+        )
+
+    def __repr__(self) -> str:
+        return f"DensityCorrelation({self.of!r})"
+
+
+def _same_nodes(x: Voxels, reference: Voxels) -> bool:
+    """Whether rows stand for the same nodes; the shape alone does not say so, where some are left out."""
+    a, b = x.space.numbers, reference.space.numbers
+    if x.space.shape != reference.space.shape or (a is None) != (b is None):
+        return False
+    return a is b or (a is not None and b is not None and torch.equal(a, b))

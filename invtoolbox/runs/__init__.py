@@ -1,0 +1,1 @@
+"""Runs of scene files of every kind, and studies over many items."""

@@ -1,0 +1,328 @@
+"""Which cubes of space hold a point already: how a cloud of many sweeps is thinned while it is made.
+
+A sequence as one dense cloud: the static map by the sensor's motion, and moving objects gathered by their flow at one time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invtoolbox.datasets.sweeps.flow_files import residual_flow
+from invtoolbox.datasets.sweeps.ply import ply_stream
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import inverse, relative_motion, transform
+from invtoolbox.plotting.birds_eye import flow_colours
+from invtoolbox.runs.flow.trajectories import FlowStep, carry, carry_back
+
+# Three whole numbers of 21 bits in one of 63.
+_BITS = 21
+_HALF = 1 << (_BITS - 1)
+
+
+class Cells:
+    """The occupied cubes of a grid, in a sorted array of eight bytes each.
+
+    Args:
+        side: of a cube, metres; 0 means that no two points share one.
+
+    >>> cells = Cells(1.0)
+    >>> cells.fresh(torch.tensor([[0.1, 0.1, 0.1], [0.2, 0.2, 0.2], [1.5, 0.0, 0.0]]))
+    tensor([ True, False,  True])
+    >>> cells.fresh(torch.tensor([[0.9, 0.9, 0.9], [3.0, 0.0, 0.0]]))
+    tensor([False,  True])
+    """
+
+    def __init__(self, side: float) -> None:
+        self.side = side
+        self._taken = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def fresh(self, points: Tensor) -> Tensor:
+        """Which points are the first in their cubes, boolean ``(N,)``; their cubes are taken from now on."""
+        if not self.side:
+            return torch.ones(len(points), dtype=torch.bool)
+        keys = self._keys(points.to(torch.float64).cpu().numpy())
+        unique, first = np.unique(keys, return_index=True)
+        place = np.searchsorted(self._taken, unique)
+        known = place < len(self._taken)
+        known[known] = self._taken[place[known]] == unique[known]
+        chosen = np.zeros(len(keys), dtype=bool)
+        chosen[first[~known]] = True
+        self._taken = np.insert(self._taken, place[~known], unique[~known])
+        return torch.from_numpy(chosen)
+
+    def forget(self, centre: Tensor, radius: float) -> None:
+        """Free the cubes whose corner is farther than `radius` metres from a place in the plane, ``(3,)``."""
+        if len(self._taken):
+            corners = [
+                ((self._taken >> shift) & (2 * _HALF - 1)) - _HALF for shift in (2 * _BITS, _BITS)
+            ]
+            away = [self.side * corner - float(centre[axis]) for axis, corner in enumerate(corners)]
+            self._taken = self._taken[away[0] ** 2 + away[1] ** 2 <= radius**2]
+
+    def _keys(self, points: np.ndarray) -> np.ndarray:
+        cells = np.floor(points / self.side)
+        if cells.size and not float(np.abs(cells).max()) < _HALF:
+            raise InputError(
+                f"points reach {float(np.abs(points).max()):g} m, which is too far for cubes of {self.side:g} m; choose "
+                "larger ones, or leave far points out"
+            )
+        x, y, z = (cells.astype(np.int64) + _HALF).T
+        keys: np.ndarray = (x << (2 * _BITS)) | (y << _BITS) | z
+        return keys
+
+
+_GREY = 0.62
+
+
+class FlowSteps(Protocol):
+    """Sweeps with their flows, in the order of time: anything with a length whose items are read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> FlowStep: ...
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """How sweeps become one cloud.
+
+    Attributes:
+        reference: the sweep in whose frame, and at whose time, the cloud is.
+        window: how many sweeps before and after it give points of moving objects. The flows are chained, and their errors add.
+        cell: of all points in a cube of this side, metres, the first one is kept; 0 keeps all.
+        max_range: points farther from the sensor are left out, metres.
+        forget: the map's cubes farther than this from the sensor are forgotten, so that memory does not grow with the way that the sensor
+            goes; a place that is passed again is then written again. Metres, more than `max_range`.
+        neighbours, reach: of the interpolation of the flow, see `carry`.
+        full_speed: the speed of the fullest colour, metres a sweep.
+    """
+
+    reference: int = 0
+    window: int = 10
+    cell: float = 0.05
+    max_range: float = 80.0
+    forget: float = 200.0
+    neighbours: int = 4
+    reach: float = 1.0
+    full_speed: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.window < 0 or self.cell < 0:
+            raise InputError(
+                f"window is {self.window} and cell {self.cell}; neither may be negative"
+            )
+        if not self.forget > self.max_range > 0:
+            raise InputError(
+                f"max_range is {self.max_range} and forget {self.forget} m; give 0 < max_range < forget"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Some points of the cloud, n of them.
+
+    Attributes:
+        points: float32 ``(n, 3)``, metres, in the frame of the reference sweep.
+        colours: shares of red, green and blue, ``(n, 3)``: grey where it stands, by direction and speed where it moves.
+        moving: whether they belong to moving objects.
+        sweep: which sweep they were measured in.
+    """
+
+    points: Tensor
+    colours: Tensor
+    moving: bool
+    sweep: int
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """What was written: the file, and how many points of what stands and of what moves are in it."""
+
+    path: Path
+    static: int
+    moving: int
+
+
+def accumulate(steps: FlowSteps, settings: Accumulation | None = None) -> Iterator[Piece]:
+    """The cloud piece by piece: one sweep is in memory at a time, and the points of moving objects within the window.
+
+    What moves is carried from its own sweep to the reference by the flows between them, forward from earlier sweeps and backward from later
+    ones. A point that is lost on the way (nothing that moves was measured near it) is left out, and so are those of an object that stops.
+    Frames are joined by the poses where all steps have one, else by the steps' ego motions, whose errors add.
+    """
+    settings = settings or Accumulation()
+    if not 0 <= settings.reference < len(steps):
+        raise InputError(
+            f"the reference is sweep {settings.reference}; there are flows of {len(steps)}, so give 0 to {len(steps) - 1}"
+        )
+    yield from _static(steps, settings)
+    yield from _moving(steps, settings)
+
+
+def write_accumulated(
+    path: str | os.PathLike[str],
+    steps: FlowSteps,
+    settings: Accumulation | None = None,
+    overwrite: bool = False,
+) -> Accumulated:
+    """Write the cloud as PLY: x, y, z in the frame of the reference sweep, red, green, blue, ``moving`` (0 or 1) and ``sweep``."""
+    fields = {
+        "x": "f4",
+        "y": "f4",
+        "z": "f4",
+        "red": "u1",
+        "green": "u1",
+        "blue": "u1",
+        "moving": "u1",
+        "sweep": "i4",
+    }
+    written = {False: 0, True: 0}
+    with ply_stream(path, fields, overwrite) as append:
+        for piece in accumulate(steps, settings):
+            xyz, rgb = piece.points.numpy(), (255 * piece.colours).round().to(torch.uint8).numpy()
+            places = {axis: xyz[:, k] for k, axis in enumerate("xyz")}
+            colours = {name: rgb[:, k] for k, name in enumerate(("red", "green", "blue"))}
+            append(
+                {
+                    **places,
+                    **colours,
+                    "moving": np.full(len(xyz), piece.moving),
+                    "sweep": np.full(len(xyz), piece.sweep),
+                }
+            )
+            written[piece.moving] += len(xyz)
+    return Accumulated(Path(path).expanduser(), written[False], written[True])
+
+
+def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
+    """What stands, from the reference outwards: so the frames are joined without a sweep being read before its turn."""
+    start = steps[settings.reference]
+    cells = Cells(settings.cell)
+    for order in (range(settings.reference, len(steps)), range(settings.reference - 1, -1, -1)):
+        to_reference = torch.eye(4, dtype=torch.float64)
+        before = start
+        for m in order:
+            step = start if m == settings.reference else steps[m]
+            to_reference = _joined(
+                to_reference, before, step, start, forward=m > settings.reference
+            )
+            before = step
+            stands = step.points.isfinite().all(1) & (
+                step.points[:, :2].norm(dim=1) < settings.max_range
+            )
+            stands = stands & step.flow.isfinite().all(1)
+            if step.dynamic is not None:
+                stands = stands & ~step.dynamic
+            places = transform(to_reference, step.points[stands].to(torch.float64))
+            places = places[cells.fresh(places)]
+            cells.forget(to_reference[:3, 3], settings.forget)
+            yield Piece(
+                places.to(torch.float32),
+                torch.full_like(places, _GREY, dtype=torch.float32),
+                False,
+                m,
+            )
+
+
+def _joined(
+    to_reference: Tensor, before: FlowStep, step: FlowStep, start: FlowStep, forward: bool
+) -> Tensor:
+    """The motion from a step's frame to that of the reference, given that of the step before it in the order of the walk."""
+    if step.pose is not None and start.pose is not None:
+        return relative_motion(step.pose, start.pose)
+    if step is start:
+        return to_reference
+    return to_reference @ (
+        inverse(before.ego_motion.to(torch.float64))
+        if forward
+        else step.ego_motion.to(torch.float64)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Carried:
+    """Points of moving objects on their way to the reference, with the sweep and the flow that they had at first."""
+
+    points: Tensor
+    flow: Tensor
+    sweep: Tensor
+
+    def joined(self, other: _Carried) -> _Carried:
+        return _Carried(
+            torch.cat([self.points, other.points]),
+            torch.cat([self.flow, other.flow]),
+            torch.cat([self.sweep, other.sweep]),
+        )
+
+    def kept(self, rows: Tensor) -> _Carried:
+        return _Carried(self.points[rows], self.flow[rows], self.sweep[rows])
+
+
+def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
+    first, last = (
+        max(0, settings.reference - settings.window),
+        min(len(steps) - 1, settings.reference + settings.window),
+    )
+    cells = Cells(settings.cell)
+    at_reference = _moving_of(steps[settings.reference], settings.reference, settings)
+    earlier = at_reference.kept(torch.zeros(len(at_reference.points), dtype=torch.bool))
+    later = earlier
+    for m in range(first, settings.reference):
+        step = steps[m]
+        earlier = earlier.joined(_moving_of(step, m, settings))
+        moved, seen = carry(
+            earlier.points, _moving_alone(step), settings.neighbours, settings.reach
+        )
+        earlier = _Carried(moved, earlier.flow, earlier.sweep).kept(seen)
+    for m in range(last, settings.reference, -1):
+        later = later.joined(_moving_of(steps[m], m, settings))
+        moved, seen = carry_back(
+            later.points, _moving_alone(steps[m - 1]), settings.neighbours, settings.reach
+        )
+        later = _Carried(moved, later.flow, later.sweep).kept(seen)
+    for part in (at_reference, later, earlier):
+        fresh = part.kept(cells.fresh(part.points))
+        for m in fresh.sweep.unique().tolist():
+            own = fresh.kept(fresh.sweep == m)
+            colours = torch.from_numpy(flow_colours(own.flow.numpy(), settings.full_speed))
+            yield Piece(own.points.to(torch.float32), colours.to(torch.float32), True, m)
+
+
+def _moving_alone(step: FlowStep) -> FlowStep:
+    """The step as if what moves were all that was measured: where an object is hidden, its points are lost and do not stay on the road."""
+    if step.dynamic is None:
+        raise InputError(
+            f"{step.name}: the flow does not say which points move; objects cannot be gathered"
+        )
+    return replace(
+        step, points=step.points[step.dynamic], flow=step.flow[step.dynamic], dynamic=None
+    )
+
+
+def _moving_of(step: FlowStep, index: int, settings: Accumulation) -> _Carried:
+    if step.dynamic is None:
+        raise InputError(
+            f"{step.name}: the flow does not say which points move; objects cannot be gathered"
+        )
+    moves = (
+        step.dynamic
+        & step.flow.isfinite().all(1)
+        & (step.points[:, :2].norm(dim=1) < settings.max_range)
+    )
+    residual = residual_flow(step.flow, step.points, step.ego_motion)
+    return _Carried(
+        step.points[moves].to(torch.float64),
+        residual[moves].to(torch.float64),
+        torch.full((int(moves.sum()),), index),
+    )

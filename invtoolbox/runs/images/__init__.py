@@ -1,0 +1,1 @@
+"""Scene files of images, sinograms and volumes."""

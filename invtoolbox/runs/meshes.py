@@ -1,0 +1,297 @@
+"""Scene files of meshes: a mesh, what is known of where it goes, and the prior that moves the rest.
+
+The tables::
+
+    title, regularization
+    [mesh]                 path, frame: the mesh at rest
+    [handles]              path: the group of every vertex, a .dmat of libigl or a .npy; negative ones are free, the others are held
+    [[handles.move]]       group, turn (degrees about x, y, z), about ("centre", "origin" or a point), shift: where a group goes
+    [observed]             or: frame, path, share, noise (of the diagonal), seed: some vertices of another mesh, with noise
+    [[prior]]              ARAP by default; graph = "clamped" (cotangents, the default), "cotangent" or "uniform" is that of the mesh
+    [solver]               name, settings, budgets
+    [output]               folder, formats
+
+``--set observed.share=0.02`` changes a key by its dotted name, as in every scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from invtoolbox.catalogue.documents import Alone, CheckedScene, Several, Table
+from invtoolbox.data_terms import Exact, LeastSquares
+from invtoolbox.datasets.models.meshes import read_dmat, read_mesh, write_mesh
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.geometry.neighbour_graph import NeighbourGraph
+from invtoolbox.geometry.rigid import rotation
+from invtoolbox.operators import ObservedPoints
+from invtoolbox.problem import Problem
+from invtoolbox.runs.folder import check_folder, read_json, write_json, write_settings
+from invtoolbox.runs.images.parts import prior_of, solver_of
+from invtoolbox.runs.images.tables import Prior as PriorTable
+from invtoolbox.runs.images.tables import Solver as SolverTable
+from invtoolbox.solution import Solution
+from invtoolbox.solve import solve
+
+#: What a run writes, and so what it may replace.
+FILES = (
+    "scene.json",
+    "metrics.json",
+    "solution.h5",
+    "mesh.ply",
+    "mesh.obj",
+    "mesh.off",
+    "mesh.png",
+)
+_FREE = ("title", "output")
+
+
+class MeshTable(Table):
+    """The mesh at rest."""
+
+    path: str
+    frame: int = 0
+
+
+class Move(Table):
+    """Where a group of handles goes: turned about a point, then shifted."""
+
+    group: int = Field(ge=0)
+    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    about: Literal["centre", "origin"] | tuple[float, float, float] = "centre"
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+class Handles(Table):
+    """Vertices that are held, group by group, and those groups that move."""
+
+    path: str
+    move: list[Move] = Field(min_length=1)
+
+
+class Observed(Table):
+    """Vertices that are seen on another mesh with the same faces; that of the other ones is the truth to compare with."""
+
+    path: str | None = None
+    frame: int = 0
+    share: float = Field(0.05, gt=0, le=1)
+    noise: float = Field(0.01, gt=0)
+    seed: int = 0
+
+
+class MeshOutput(Table):
+    """Where results go, and in which formats; h5 holds the displacements and the history."""
+
+    folder: str | None = None
+    formats: list[Literal["ply", "obj", "off", "h5", "png"]] = Field(["ply", "h5", "png"])
+
+
+class MeshScene(Table):
+    """A scene file of a mesh."""
+
+    title: str | None = None
+    mesh: MeshTable
+    handles: Handles | None = None
+    observed: Observed | None = None
+    prior: Several[PriorTable] = Field([PriorTable(name="arap")])
+    solver: Alone[SolverTable] = SolverTable(name="local-global")
+    regularization: float = Field(1.0, gt=0)
+    output: MeshOutput = Field(default_factory=MeshOutput)
+
+    @model_validator(mode="after")
+    def _handles_or_observed(self) -> MeshScene:
+        if (self.handles is None) == (self.observed is None):
+            raise ValueError(
+                "give either [handles], which hold exactly, or [observed], which come with noise"
+            )
+        return self
+
+
+class MeshSceneFile(CheckedScene[MeshScene]):
+    """A checked scene of a mesh."""
+
+
+@dataclass(frozen=True)
+class MeshOutcome:
+    """A mesh that was moved, and where it was written.
+
+    Attributes:
+        solution: the displacements ``(1, N, 3)`` and their history.
+        metrics: in per cent of the diagonal: "moved", the mean way of a vertex; "unseen", the mean distance from the truth of those
+            that were not seen, and "at_rest", that distance without any motion of them.
+        files: what was written.
+    """
+
+    solution: Solution
+    mesh: Mesh | None
+    folder: Path
+    metrics: dict[str, float]
+    files: tuple[Path, ...]
+
+
+def read_mesh_scene(
+    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> MeshSceneFile:
+    """Read and check a scene file of a mesh; faults as in `invtoolbox.runs.images.tables.read_scene`.
+
+    >>> read_mesh_scene("horse-sparse", {"observed.share": 0.1}).scene.observed.share
+    0.1
+    """
+    return MeshSceneFile.read(MeshScene, scene, overrides)
+
+
+def run_mesh_scene(
+    scene: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> MeshOutcome:
+    """Run a scene of a mesh and write its results; behind `it.run`.
+
+    Raises:
+        InputError: a fault in the scene or its files; results that are there while neither ``resume`` nor ``overwrite`` is given.
+    """
+    file = read_mesh_scene(scene, overrides)
+    folder = Path(output or file.scene.output.folder or Path("results") / file.name)
+    settings = file.scene.model_dump(mode="json")
+    there = [folder / name for name in FILES if (folder / name).exists()]
+    check_folder(folder, settings, resume, overwrite, there, _FREE)
+    finished = (folder / "solution.h5", folder / "metrics.json")
+    if resume and all(path.exists() for path in finished):
+        return MeshOutcome(Solution.load(finished[0]), None, folder, read_json(finished[1]), ())
+    mesh = read_mesh(file.locate(file.scene.mesh.path), file.scene.mesh.frame)
+    problem, truth = _problem(file, mesh)
+    prior, solver, budgets = (
+        prior_of(_with_graphs(file.scene.prior, mesh), file),
+        solver_of(file.scene.solver, file),
+        file.scene.solver,
+    )
+    solution = solve(
+        problem,
+        prior,
+        solver,
+        regularization=file.scene.regularization,
+        max_iterations=budgets.max_iterations,
+        tolerance=budgets.tolerance,
+        time_limit=budgets.time_limit,
+        progress=progress,
+    )
+    metrics, moved = (
+        _metrics(problem, mesh, solution.x[0], truth),
+        mesh.with_vertices(mesh.vertices + solution.x[0]),
+    )
+    if overwrite:
+        for path in there:
+            path.unlink()
+    write_settings(folder, settings)
+    write_json(folder / "metrics.json", metrics)
+    written = [folder / "metrics.json"]
+    for kind in dict.fromkeys(file.scene.output.formats):
+        path = folder / ("solution.h5" if kind == "h5" else f"mesh.{kind}")
+        if kind == "h5":
+            solution.save(path, overwrite=True)
+        elif kind == "png":
+            from invtoolbox.plotting.figures import mesh_figure
+
+            mesh_figure([mesh, moved], ["at rest", "moved"]).savefig(path, dpi=110)
+        else:
+            write_mesh(path, moved)
+        written.append(path)
+    return MeshOutcome(solution, moved, folder, metrics, tuple(written))
+
+
+def _problem(file: MeshSceneFile, mesh: Mesh) -> tuple[Problem, Tensor | None]:
+    """What is known of where the mesh goes, and where it really went, where that is known."""
+    scene, rest = file.scene, mesh.vertices
+    if scene.handles is not None:
+        index, goal = _moved_handles(file, scene.handles, rest)
+        operator = ObservedPoints(rest[None], index)
+        return Problem(operator.displacements(goal[None]), operator, Exact()), None
+    seen = scene.observed
+    assert seen is not None
+    other = read_mesh(file.locate(seen.path or scene.mesh.path), seen.frame)
+    if other.vertices.shape != rest.shape:
+        raise InputError(
+            f"{file.path}: [observed] is a mesh of {len(other.vertices)} vertices, and [mesh] has {len(rest)}"
+        )
+    generator = torch.Generator().manual_seed(seen.seed)
+    index = torch.randperm(len(rest), generator=generator)[: max(1, round(seen.share * len(rest)))]
+    noise = seen.noise * _diagonal(rest)
+    positions = other.vertices[index] + noise * torch.randn(
+        len(index), 3, generator=generator, dtype=rest.dtype
+    )
+    operator = ObservedPoints(rest[None], index)
+    return Problem(
+        operator.displacements(positions[None]), operator, LeastSquares(noise)
+    ), other.vertices
+
+
+def _moved_handles(file: MeshSceneFile, handles: Handles, rest: Tensor) -> tuple[Tensor, Tensor]:
+    path = file.locate(handles.path)
+    groups = (
+        torch.from_numpy(np.load(path, allow_pickle=False))
+        if path.suffix == ".npy"
+        else read_dmat(path)
+    ).flatten()
+    if len(groups) != len(rest):
+        raise InputError(
+            f"{file.path}: {path} has the groups of {len(groups)} vertices, and the mesh has {len(rest)}"
+        )
+    index = (groups >= 0).nonzero()[:, 0]
+    goal = rest[index].clone()
+    for move in handles.move:
+        own = groups[index] == move.group
+        if not bool(own.any()):
+            raise InputError(
+                f"{file.path}: [handles.move] names group {move.group}, and there are "
+                f"{', '.join(f'{int(g)}' for g in groups[index].unique())}"
+            )
+        centre = {"centre": goal[own].mean(0), "origin": goal.new_zeros(3)}.get(
+            move.about if isinstance(move.about, str) else ""
+        )
+        centre = goal.new_tensor(move.about) if centre is None else centre
+        turn = rotation(torch.deg2rad(goal.new_tensor(move.turn)))
+        goal[own] = (goal[own] - centre) @ turn.T + centre + goal.new_tensor(move.shift)
+    return index, goal
+
+
+def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
+    """The tables with the graph that they name, or that of the mesh where they say nothing of neighbours."""
+    found = []
+    for table in tables:
+        settings = dict(table.settings)
+        kind = settings.pop(
+            "graph", None if {"neighbours", "radius"} & set(settings) else "clamped"
+        )
+        if kind is not None:
+            settings["graph"] = NeighbourGraph.of_mesh(mesh.vertices, mesh.faces, kind)
+        found.append(PriorTable(name=table.name, weight=table.weight, **settings))
+    return found
+
+
+def _metrics(problem: Problem, mesh: Mesh, x: Tensor, truth: Tensor | None) -> dict[str, float]:
+    size = _diagonal(mesh.vertices) / 100
+    found = {"moved": float(x.norm(dim=1).mean()) / size}
+    if truth is not None:
+        unseen = torch.ones(len(x), dtype=torch.bool).index_fill(
+            0, problem.operator.index[0], False
+        )  # type: ignore[attr-defined]
+        if bool(unseen.any()):
+            found["unseen"] = float((mesh.vertices + x - truth).norm(dim=1)[unseen].mean()) / size
+            found["at_rest"] = float((mesh.vertices - truth).norm(dim=1)[unseen].mean()) / size
+    return found
+
+
+def _diagonal(vertices: Tensor) -> float:
+    return float((vertices.amax(0) - vertices.amin(0)).norm())

@@ -1,0 +1,414 @@
+"""Run a scene file of photographs: read, solve in stages with checkpoints, measure, write.
+
+The HTML page about a scene that was found from photographs: what of the results it shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from invtoolbox import metrics
+from invtoolbox.core.environment import device_named
+from invtoolbox.core.interrupts import Interrupted
+from invtoolbox.datasets.models.gaussians import read_splats
+from invtoolbox.datasets.models.voxels import read_voxels
+from invtoolbox.datasets.output import write_png
+from invtoolbox.datasets.views.transforms import PosedPictures
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras, turntable
+from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
+from invtoolbox.plotting.web_viewer import write_viewer
+from invtoolbox.runs.folder import check_folder, read_json, write_json, write_settings
+from invtoolbox.runs.views.scene import ViewSceneFile, read_view_scene
+from invtoolbox.views.models import Look, SceneModel
+from invtoolbox.views.photographs import Photographs
+from invtoolbox.views.stages import StagedSolution, solve_in_stages, work_files
+
+#: What a run writes besides what `stages` does, and so what it may replace.
+FILES = (
+    "scene.json",
+    "metrics.json",
+    "model.ply",
+    "model.safetensors",
+    "report.html",
+    "viewer.html",
+)
+PICTURES = "held-out"
+_FREE = ("title", "output", "evaluation", "solver.time_limit")
+
+
+@dataclass(frozen=True, eq=False)
+class ViewOutcome:
+    """A scene that was found from photographs, how good it is, and where it was written.
+
+    Attributes:
+        solution: the scene, its stages and the PSNR on the way; None where the run was finished before and nothing was done.
+        metrics: by name, one value a view.
+        names: of the views that were measured.
+        held_out: whether these were held out; otherwise the scene was found from them.
+        notes: what a reader of the results should know.
+        files: what was written.
+        is_empty: nothing is visible in any of the views.
+        cameras: those that the scene was found from.
+    """
+
+    solution: StagedSolution | None
+    folder: Path
+    metrics: dict[str, list[float]]
+    names: tuple[str, ...]
+    held_out: bool
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+    is_empty: bool = False
+    cameras: Cameras | None = None
+
+    def mean(self, name: str) -> float:
+        """Of a metric, over the views."""
+        values = self.metrics[name]
+        return sum(values) / len(values)
+
+    def scene(self) -> Any:
+        """The scene, a batch of one; read from the folder where the run was finished before."""
+        if self.solution is not None:
+            return self.solution.x
+        for name, read in (("model.ply", read_splats), ("model.safetensors", read_voxels)):
+            if (self.folder / name).exists():
+                return read(self.folder / name)
+        raise InputError(
+            f'{self.folder} holds no model; add "model" to output.formats and run again with --overwrite'
+        )
+
+
+def run_view_scene(
+    scene: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+    model: str | None = None,
+) -> ViewOutcome:
+    """Run a scene of photographs and write its results; behind `it.run`.
+
+    Args:
+        scene: the path of a TOML file, or the name of a scene of the catalogue; or a folder of photographs.
+        overrides: keys to change, ``{"preset": "short"}`` or ``["preset=short"]``.
+        output: folder for the results; by default that of the scene, or ``results/NAME``.
+        resume: go on from what is in that folder; where nothing is left to do, do nothing.
+        overwrite: replace the results of an earlier run.
+        progress: show a bar on a terminal.
+        model: of a folder, what is to represent the scene: ``"gaussians"`` or ``"voxel-grid"``.
+
+    Raises:
+        InputError: a fault in the scene or its photographs; results that are there while neither ``resume`` nor ``overwrite`` is given.
+        Interrupted: Ctrl-C; the message says how to go on.
+    """
+    file = read_view_scene(scene, overrides, model)
+    folder = Path(output or file.scene.output.folder or Path("results") / file.name)
+    settings = file.scene.model_dump(mode="json")
+    check_folder(folder, settings, resume, overwrite, _there(folder), _FREE)
+    photographs = file.photographs()
+    represented, explicit, solver, stages = (
+        file.model(photographs),
+        file.explicit(),
+        file.solver(),
+        file.stages(),
+    )
+    for stage in stages:
+        represented.changed(stage.prior)
+    if resume and _is_finished(folder, file):
+        return _finished(folder, photographs)
+    if overwrite:
+        for path in (*_there(folder), *(folder / PICTURES).glob("*.png")):
+            path.unlink(missing_ok=True)
+    write_settings(folder, settings)
+    (folder / "metrics.json").unlink(
+        missing_ok=True
+    )  # of a run that is gone on with, until it is over
+    wanted = file.scene.evaluation
+    try:
+        solution = solve_in_stages(
+            represented,
+            photographs,
+            stages,
+            solver,
+            explicit,
+            file.data_term(),
+            file.scene.solver.time_limit,
+            file.scene.seed,
+            device_named(file.scene.device),
+            folder,
+            wanted.every,
+            wanted.views,
+            progress,
+            silhouettes=file.scene.views.silhouettes,
+        )
+    except KeyboardInterrupt:
+        if not work_files(folder):
+            raise Interrupted(
+                "stopped before the first iteration; nothing was computed yet"
+            ) from None
+        raise Interrupted(
+            f"stopped; what was done is in {folder}, and --resume goes on from it"
+        ) from None
+    judged = photographs.judged
+    look = solution.model.look(solution.x, judged.cameras)
+    found = measure(look, judged, solution.model, wanted.metrics)
+    outcome = ViewOutcome(
+        solution,
+        folder,
+        found,
+        judged.cameras.names,
+        len(photographs.held) > 0,
+        _notes(photographs, look),
+        (),
+        _is_empty(look),
+        photographs.train.cameras,
+    )
+    return _write(outcome, file, photographs, look)
+
+
+def measure(
+    look: Look, truth: PosedPictures, model: SceneModel, names: Iterable[str] = ("psnr", "ssim")
+) -> dict[str, list[float]]:
+    """PSNR and structural similarity of every view, for values between 0 and 1."""
+    pictures = truth.on(model.shade())
+    small = min(pictures.shape[2:]) < 11  # the window of structural similarity
+    return {
+        name: getattr(metrics, name)(look.colour, pictures).tolist()
+        for name in names
+        if not (small and name == "ssim")
+    }
+
+
+def _notes(photographs: Photographs, look: Look) -> tuple[str, ...]:
+    notes = []
+    skipped = photographs.train.skipped
+    if skipped:
+        shown = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
+        notes.append(
+            f"{len(skipped)} of {len(skipped) + len(photographs.train) + len(photographs.held)} frames have no picture and were "
+            f"skipped: {shown}"
+        )
+    if not len(photographs.held):
+        notes.append(
+            "no view is held out, so the figures are of the views that the scene was found from"
+        )
+    if _is_empty(look):
+        notes.append(
+            "nothing is visible in any of the views that are judged: the scene is empty there; look whether low and high hold it"
+        )
+    return tuple(notes)
+
+
+def _is_empty(look: Look) -> bool:
+    return not bool((look.alpha > 0.02).any())
+
+
+def _told_settings(file: ViewSceneFile) -> dict[str, str]:
+    scene = file.scene
+    told = {
+        "scene file": file.path.name,
+        "views": str(scene.views.dataset or scene.views.path),
+        "priors": "; ".join(
+            ", ".join(
+                [
+                    table.name,
+                    *(f"{k} {v}" for k, v in table.settings.items()),
+                    *([f"weight {table.weight:g}"] if table.weight is not None else []),
+                ]
+            )
+            for table in scene.prior
+        ),
+        "solver": repr(file.solver()),
+        "seed": str(scene.seed),
+    }
+    if scene.solver.time_limit is not None:
+        told["time limit"] = f"{scene.solver.time_limit:g} s"
+    return told
+
+
+def _write(
+    outcome: ViewOutcome, file: ViewSceneFile, photographs: Photographs, look: Look
+) -> ViewOutcome:
+    solution, folder = outcome.solution, outcome.folder
+    assert solution is not None
+    formats = file.scene.output.formats
+    written: list[Path] = []
+    if "model" in formats:
+        written.append(solution.model.write(folder / solution.model.file_name, solution.x))
+    if "png" in formats:
+        (folder / PICTURES).mkdir(exist_ok=True)
+        for name, picture in zip(outcome.names, look.colour):
+            write_png(
+                folder / PICTURES / f"{Path(name).stem}.png", picture, (0.0, 1.0), overwrite=True
+            )
+        written.append(folder / PICTURES)
+    content = {
+        "views": outcome.names,
+        "held_out": outcome.held_out,
+        "metrics": outcome.metrics,
+        "mean": {name: outcome.mean(name) for name in outcome.metrics},
+        "scene": solution.model.describe(solution.x),
+        "seconds": solution.seconds,
+        "iterations": [r.iterations for r in solution.reports],
+        "notes": outcome.notes,
+        "time_limit": file.scene.solver.time_limit,
+        "is_complete": solution.is_complete,
+    }
+    write_json(folder / "metrics.json", content)
+    written.append(folder / "metrics.json")
+    title, cameras = file.scene.title or file.name, photographs.train.cameras
+    if "viewer" in formats and not outcome.is_empty:
+        written.append(
+            write_viewer(
+                folder / "viewer.html",
+                solution.x,
+                cameras,
+                title,
+                file.scene.views.background,
+                overwrite=True,
+            )
+        )
+    if "html" in formats:
+        viewer = "viewer.html" if folder / "viewer.html" in written else None
+        written.append(
+            write_outcome_report(
+                folder / "report.html",
+                title,
+                outcome,
+                photographs,
+                look,
+                viewer,
+                _told_settings(file),
+            )
+        )
+    return replace(outcome, files=tuple(written))
+
+
+def _there(folder: Path) -> list[Path]:
+    return [
+        path for path in (*(folder / name for name in FILES), *work_files(folder)) if path.exists()
+    ]
+
+
+def _is_finished(folder: Path, file: ViewSceneFile) -> bool:
+    """The results are there, and neither iterations nor seconds are left."""
+    if not (folder / "metrics.json").exists():
+        return False
+    content = read_json(folder / "metrics.json")
+    limit = file.scene.solver.time_limit
+    spent = limit is not None and float(content["seconds"]) >= limit
+    ends = file.stages()[-1].iterations is not None
+    return spent or (ends and bool(content["is_complete"]))
+
+
+def _finished(folder: Path, photographs: Photographs) -> ViewOutcome:
+    content = read_json(folder / "metrics.json")
+    return ViewOutcome(
+        None,
+        folder,
+        content["metrics"],
+        tuple(content["views"]),
+        content["held_out"],
+        tuple(content["notes"]),
+        (),
+        cameras=photographs.train.cameras,
+    )
+
+
+#: Renderings of the turntable, and how large they are at most, pixels.
+FRAMES, SIDE = 24, 256
+
+
+def write_outcome_report(
+    path: Path,
+    title: str,
+    outcome: ViewOutcome,
+    photographs: Photographs,
+    look: Look,
+    viewer: str | None,
+    settings: Mapping[str, str],
+) -> Path:
+    """Write the page of an outcome.
+
+    Args:
+        look: what the judged views see of the scene.
+        viewer: the address of the viewer, where there is one.
+        settings: further facts.
+    """
+    solution = outcome.solution
+    assert solution is not None
+    model, truth = solution.model, photographs.judged.on(solution.model.shade())
+    views = [
+        ViewPicture(
+            name,
+            truth[k],
+            look.colour[k],
+            look.depth[k],
+            look.alpha[k],
+            {m: v[k] for m, v in outcome.metrics.items()},
+        )
+        for k, name in enumerate(outcome.names)
+    ]
+    around = list(model.look(solution.x, _turntable(photographs.train.cameras, model)).colour)
+    return write_view_report(
+        path,
+        title,
+        views,
+        lead(outcome, photographs),
+        outcome.held_out,
+        around,
+        curve(solution),
+        stages(solution),
+        settings,
+        outcome.notes,
+        viewer,
+    )
+
+
+def _turntable(cameras: Cameras, model: SceneModel) -> Cameras:
+    try:
+        return turntable(cameras, FRAMES, SIDE)
+    except InputError:  # their axes do not meet: around the box
+        return turntable(
+            cameras, FRAMES, SIDE, (torch.tensor(model.low) + torch.tensor(model.high)) / 2
+        )
+
+
+def lead(outcome: ViewOutcome, photographs: Photographs) -> str:
+    """The outcome in a sentence."""
+    solution = outcome.solution
+    assert solution is not None
+    height, width = photographs.train.cameras.size
+    steps = sum(report.iterations for report in solution.reports)
+    which = f"{len(outcome.names)} held-out views" if outcome.held_out else "the views themselves"
+    quality = f"; {outcome.mean('psnr'):.2f} dB on {which}" if "psnr" in outcome.metrics else ""
+    return (
+        f"{solution.model.describe(solution.x)} from {len(photographs.train)} views of {width} x {height} pixels, {steps:,} iterations "
+        f"in {solution.seconds:.0f} s{quality}."
+    )
+
+
+def curve(solution: StagedSolution) -> QualityCurve:
+    """PSNR on the way; stages after the first one are marked."""
+    begins, spent = [], 0.0
+    for report in solution.reports[:-1]:
+        spent += report.seconds
+        begins.append(spent)
+    return QualityCurve(
+        [s.seconds for s in solution.samples], [s.psnr for s in solution.samples], begins
+    )
+
+
+def stages(solution: StagedSolution) -> list[tuple[str, list[str]]]:
+    """A row for each stage."""
+    return [
+        (report.prior, [f"{report.iterations:,}", f"{report.seconds:.1f}", f"{report.psnr:.2f}"])
+        for report in solution.reports
+    ]

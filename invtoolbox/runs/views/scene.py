@@ -1,0 +1,319 @@
+"""Scene files of photographs: which views, what the scene is made of, and the stages in which it is found.
+
+The tables::
+
+    title, seed, device
+    [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side, background,
+                             silhouettes (the weight of the misfit of alpha)
+    [[prior]]                one that represents the scene (voxel-grid or gaussians) and its settings; others with their weights
+    [operator]               settings of the renderer
+    [data_term]              least squares for voxels, photometric for Gaussians by default
+    [solver]                 Adam by default: settings, time_limit
+    [[stage]]                iterations, scale of the pictures, prior.KEY and solver.KEY that it changes
+    [evaluation]             metrics; every so many seconds PSNR is measured on the way
+    [output]                 folder, formats
+    [presets.NAME]           changes by dotted keys, made by preset = "NAME"
+
+Weights of explicit priors stand beside the mean misfit of a value (`invtoolbox.views.models.weight_unit`).
+
+A folder of photographs as a scene, without a scene file.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from invtoolbox import datasets
+from invtoolbox.catalogue import shelves as catalogue
+from invtoolbox.catalogue.documents import (
+    Alone,
+    CheckedScene,
+    Named,
+    Place,
+    Several,
+    Table,
+    changed_content,
+    check,
+)
+from invtoolbox.catalogue.registry import build
+from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.datasets.views.transforms import PosedPictures
+from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.priors.base import Prior
+from invtoolbox.runs.images import parts as scene_parts
+from invtoolbox.runs.images.tables import DataTerm as DataTermTable
+from invtoolbox.runs.images.tables import Prior as PriorTable
+from invtoolbox.runs.images.tables import Solver as SolverTable
+from invtoolbox.solvers.adam import Adam
+from invtoolbox.solvers.base import Solver
+from invtoolbox.views.models import SceneModel, check_visible, visible_box
+from invtoolbox.views.photographs import Photographs, scaled, split_views
+from invtoolbox.views.representations import GaussianModel, VoxelModel
+from invtoolbox.views.stages import Stage
+
+#: What can represent a scene, by the name of its prior.
+MODELS: dict[str, type[SceneModel]] = {"voxel-grid": VoxelModel, "gaussians": GaussianModel}
+
+
+class ViewTable(Place):
+    """Which photographs, and which of them are held out."""
+
+    hold_out: int | list[str] = 10
+    train: list[str] | None = None
+    count: int | None = Field(None, ge=1)
+    scale: float = Field(1.0, gt=0, le=1)
+    largest_side: int | None = Field(None, ge=1)
+    background: float | tuple[float, float, float] = 0.0
+    silhouettes: float = Field(0.0, ge=0)
+
+
+class Settings(Named):
+    """Settings alone."""
+
+
+class StageTable(Table):
+    """A stage of the schedule."""
+
+    iterations: int | None = Field(None, ge=1)
+    scale: float = Field(1.0, gt=0, le=1)
+    prior: dict[str, Any] = Field(default_factory=dict)
+    solver: dict[str, Any] = Field(default_factory=dict)
+
+
+class ViewEvaluation(Table):
+    """What is measured in the end, and how often PSNR is measured on the way, on so many views."""
+
+    metrics: list[Literal["psnr", "ssim"]] = Field(["psnr", "ssim"])
+    every: float = Field(15.0, gt=0)
+    views: int = Field(4, ge=1)
+
+
+class ViewOutput(Table):
+    """Where results go: the model, held-out views as PNG files, the report, the viewer."""
+
+    folder: str | None = None
+    formats: list[Literal["model", "png", "html", "viewer"]] = Field(
+        ["model", "png", "html", "viewer"]
+    )
+
+
+class ViewScene(Table):
+    """A scene file of photographs."""
+
+    title: str | None = None
+    views: ViewTable
+    prior: Several[PriorTable] = Field(min_length=1)
+    operator: Settings = Settings()
+    data_term: Alone[DataTermTable | None] = None
+    solver: Alone[SolverTable] = SolverTable()
+    stage: list[StageTable] = Field(default_factory=lambda: [StageTable()])
+    evaluation: ViewEvaluation = Field(default_factory=ViewEvaluation)
+    output: ViewOutput = Field(default_factory=ViewOutput)
+    seed: int = 0
+    device: str | None = None
+
+    @model_validator(mode="after")
+    def _one_model(self) -> ViewScene:
+        found = [table.name for table in self.prior if table.name in MODELS]
+        if len(found) != 1:
+            raise ValueError(
+                f"a scene of views needs one prior that represents it, out of {', '.join(MODELS)}, and has "
+                f"{' and '.join(found) or 'none'}"
+            )
+        return self
+
+
+class ViewSceneFile(CheckedScene[ViewScene]):
+    """A checked scene of photographs."""
+
+    def pictures(self) -> PosedPictures:
+        """All photographs of the scene, as large as it says."""
+        table = self.scene.views
+        if table.dataset is not None:
+            place = datasets.find_file(table.dataset)
+            reader = table.reader or catalogue.find("datasets", table.dataset).read()["reader"]
+        else:
+            place, reader = self.locate(str(table.path)), table.reader
+        pictures = datasets.open_views(place, reader)
+        return scaled(
+            pictures,
+            min(table.scale, (table.largest_side or math.inf) / max(pictures.cameras.size)),
+        )
+
+    def photographs(self) -> Photographs:
+        """Those to train from, and those held out."""
+        table = self.scene.views
+        return self._said(
+            "views", lambda: split_views(self.pictures(), table.hold_out, table.train, table.count)
+        )
+
+    def model(self, photographs: Photographs) -> SceneModel:
+        """What the scene is made of; the box is what the cameras look at, where none is given."""
+        table = next(t for t in self.scene.prior if t.name in MODELS)
+        settings = dict(table.settings)
+        if table.weight is not None:
+            raise InputError(
+                f"{self.path}: [prior]: {table.name} is what is optimised, so it takes no weight"
+            )
+        if isinstance(settings.get("points"), str):
+            settings["points"] = str(self.locate(settings["points"]))
+        for corner in ("low", "high"):
+            if corner in settings:
+                settings[corner] = _point(settings[corner], f"{self.path}: [prior]: {corner}")
+        if ("low" in settings) != ("high" in settings):
+            raise InputError(f"{self.path}: [prior]: give both low and high, or neither")
+        cls, cameras = MODELS[table.name], photographs.train.cameras
+        low, high = (
+            (settings.pop("low"), settings.pop("high"))
+            if "low" in settings
+            else self._said("prior", lambda: visible_box(cameras))
+        )
+        if not all(a < b for a, b in zip(low, high)):
+            raise InputError(f"{self.path}: [prior]: low {low} lies below high {high} in no box")
+        self._said("prior", lambda: check_visible(cameras, low, high))
+        plain = cls(low, high, self.scene.views.background, dict(self.scene.operator.settings))
+        model: SceneModel = self._said(
+            "prior", lambda: plain.changed({**settings, **_renewed(plain, settings)})
+        )
+        self._said("operator", lambda: _built(model, photographs))
+        return model
+
+    def explicit(self) -> Prior | None:
+        """The priors with weights."""
+        return scene_parts.prior_of([t for t in self.scene.prior if t.name not in MODELS], self)
+
+    def data_term(self) -> DataTerm | None:
+        table = self.scene.data_term
+        return (
+            None
+            if table is None
+            else self._said(
+                "data_term", lambda: build("data_terms", table.name, dict(table.settings))
+            )
+        )
+
+    def solver(self) -> Solver:
+        return scene_parts.solver_of(self.scene.solver, self) or Adam()
+
+    def stages(self) -> list[Stage]:
+        most = self.scene.solver.max_iterations
+        return [
+            Stage(
+                table.iterations if table.iterations is not None else most,
+                table.scale,
+                dict(table.prior),
+                dict(table.solver),
+            )
+            for table in self.scene.stage
+        ]
+
+    def _said(self, table: str, make: Any) -> Any:
+        try:
+            return make()
+        except InputError as error:
+            raise InputError(f"{self.path}: [{table}]: {error}") from error
+
+
+def read_view_scene(
+    scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = (), model: str | None = None
+) -> ViewSceneFile:
+    """Read and check a scene file of photographs; faults as in `invtoolbox.runs.images.tables.read_scene`.
+
+    Args:
+        scene: the path of a TOML file, or the name of a scene of the catalogue; or a folder of photographs (`scene_of_folder`).
+        overrides: keys to change.
+        model: of a folder, what is to represent the scene.
+
+    >>> read_view_scene("lego-voxels", {"preset": "short"}).scene.views.scale
+    0.25
+    """
+    if Path(scene).expanduser().is_dir():
+        folder = Path(scene).expanduser()
+        content = changed_content(folder, scene_of_folder(folder, model or "gaussians"), overrides)
+        return ViewSceneFile(folder.resolve().name, folder, check(ViewScene, folder, content))
+    if model is not None:
+        raise InputError(
+            f"{scene} is a scene file, which says itself what represents the scene; leave --model out"
+        )
+    return ViewSceneFile.read(ViewScene, scene, overrides)
+
+
+def _point(value: Any, where: str) -> tuple[float, float, float]:
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != 3
+        or not all(isinstance(v, (int, float)) for v in value)
+    ):
+        raise InputError(f"{where} is a point, three numbers, got {value!r}")
+    x, y, z = (float(v) for v in value)
+    return x, y, z
+
+
+def _renewed(plain: SceneModel, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that follow from others, to be made anew when these change."""
+    return {"scale": None} if isinstance(plain, VoxelModel) and "scale" not in settings else {}
+
+
+def _built(model: SceneModel, photographs: Photographs) -> Any:
+    try:
+        return model.operator(photographs.train.cameras[:1])
+    except TypeError as error:
+        raise InputError(
+            f"the renderer has no such setting ({str(error).split(') ')[-1]})"
+        ) from error
+
+
+#: What a scene of a folder says beside its photographs, by the name of the prior that represents it.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gaussians": {
+        "prior": [{"name": "gaussians", "count": 10_000, "most": 50_000, "length": 12_000}],
+        "data_term": {"name": "photometric", "similarity": 0.0},
+        "solver": {"name": "adam", "subset_size": 1, "epsilon": 1e-15, "time_limit": 600.0},
+        "stage": [{"iterations": 12_000}],
+    },
+    "voxel-grid": {
+        "prior": [
+            {"name": "voxel-grid", "resolution": 128},
+            {"name": "voxel-variation", "of": "density", "weight": 1e-5},
+            {"name": "voxel-variation", "of": "colour", "weight": 1e-5},
+        ],
+        "operator": {"least_alpha": 1e-4, "stop": 1e-3},
+        "solver": {
+            "name": "adam",
+            "learning_rate": 0.1,
+            "beta_square": 0.99,
+            "subset_size": 8192,
+            "time_limit": 600.0,
+        },
+        "stage": [
+            {"iterations": 500, "prior": {"resolution": 48}},
+            {"iterations": 600, "prior": {"resolution": 96}},
+            {"solver": {"decay": 0.01}},
+        ],
+    },
+}
+#: Pictures of a folder are made smaller until no side has more pixels than a CPU renders in a while.
+LARGEST_SIDE = 400
+
+
+def scene_of_folder(folder: Path, model: str = "gaussians") -> dict[str, Any]:
+    """The content of a scene file of a folder: every tenth view held out, ten minutes.
+
+    >>> scene_of_folder(Path("desk"), "voxel-grid")["views"]["hold_out"]
+    10
+    """
+    if model not in DEFAULTS:
+        raise unknown_name("representation of a scene", model, DEFAULTS)
+    views = {
+        "path": str(folder.expanduser().absolute()),
+        "hold_out": 10,
+        "largest_side": LARGEST_SIDE,
+        "background": 1.0,
+    }
+    return {"title": folder.resolve().name, "views": views, **copy.deepcopy(DEFAULTS[model])}

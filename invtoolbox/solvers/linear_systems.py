@@ -1,0 +1,259 @@
+"""Conjugate gradients inside of another method: a few steps, item by item, without a loop of their own in `solve`.
+
+GMRES inside of another method: for systems that are not symmetric, item by item.
+
+The quadratic step of splitting methods: ``(A^T W A + sum_i rho_i K_i^T K_i) d = r``.
+
+Closed where the operator knows its resolvent and every K is the identity, and where everything is a periodic convolution;
+elsewhere a fixed number of conjugate gradients, preconditioned by the periodic convolution next to the system where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.in_place import added, added_product, multiplied
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor],
+    right: Tensor,
+    tolerance: float | Tensor,
+    max_iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """``H^-1 right`` from 0 for a symmetric ``H`` that is given by its product, and the residual ``right - H x``.
+
+    An item stops once its residual is within ``tolerance`` relative, or where ``H`` shows no positive curvature; it then
+    keeps its answer, whatever its neighbours do.
+
+    >>> conjugate_gradients(lambda v: 2 * v, torch.ones(1, 3), 1e-6, 10)[0]
+    tensor([[0.5000, 0.5000, 0.5000]])
+    """
+    x, residual, direction = torch.zeros_like(right), right.clone(), right.clone()
+    squared = inner(right, right)
+    goal = torch.as_tensor(tolerance, dtype=squared.dtype, device=squared.device) ** 2 * squared
+    running = squared > goal
+    for _ in range(max_iterations):
+        if not bool(running.any()):
+            break
+        bent = product(direction)
+        curvature = inner(direction, bent)
+        running = running & (curvature > 0)
+        alpha = _quotient(squared, curvature, running)
+        x = torch.addcmul(x, expand(alpha, x), direction)
+        residual = torch.addcmul(residual, expand(-alpha, x), bent)
+        new = inner(residual, residual)
+        beta = _quotient(new, squared, running)
+        direction = torch.addcmul(residual, expand(beta, x), direction)
+        squared = torch.where(running, new, squared)
+        running = running & (squared > goal)
+    return x, residual
+
+
+def _quotient(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where, a / torch.where(where, b, torch.ones_like(b)), torch.zeros_like(a))
+
+
+def gmres(
+    product: Callable[[Tensor], Tensor],
+    right: Tensor,
+    tolerance: float,
+    max_iterations: int,
+    restart: int = 30,
+) -> tuple[Tensor, Tensor]:
+    """``A^-1 right`` from 0 by GMRES (Saad and Schultz 1986), and the relative residual of every item, ``(batch,)``.
+
+    An item that is within the tolerance takes no further directions, whatever its neighbours do.
+
+    Args:
+        product: with A, any square real matrix.
+        right: ``(batch, n)``.
+        tolerance: of the residual, relative to the right-hand side.
+        max_iterations: products at most.
+        restart: directions that are kept before it starts again from where it is.
+
+    >>> rotation = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    >>> x, residual = gmres(lambda v: v @ rotation.T, torch.tensor([[1.0, 0.0]]), 1e-6, 10)
+    >>> x.round(decimals=4), bool(residual < 1e-6)
+    (tensor([[ 0., -1.]]), True)
+    """
+    size = item_norm(right)
+    tiny = torch.finfo(size.dtype).tiny
+    x, residual, taken = torch.zeros_like(right), right, 0
+    while taken < max_iterations:
+        length = item_norm(residual)
+        running = length > tolerance * size
+        if not bool(running.any()):
+            break
+        steps = min(restart, max_iterations - taken)
+        basis = [residual * expand(1 / length.clamp_min(tiny), residual)]
+        matrix = torch.zeros(len(right), steps + 1, steps, dtype=torch.float64, device=right.device)
+        coefficients = matrix.new_zeros(len(right), 0)
+        for k in range(steps):
+            new = product(basis[k])
+            taken += 1
+            for _ in range(2):  # a second time, because the first leaves rounding
+                for i, old in enumerate(basis):
+                    along = inner(new, old)
+                    matrix[:, i, k] += along
+                    new = torch.addcmul(new, expand(-along, new), old)
+            height = item_norm(new)
+            matrix[:, k + 1, k] = height
+            # Where everything has been found, no direction is left.
+            basis.append(
+                torch.where(
+                    expand(height, new) > 0,
+                    new * expand(1 / height.clamp_min(tiny), new),
+                    torch.zeros_like(new),
+                )
+            )
+            matrix[:, :, k] *= running.unsqueeze(1)
+            least, left = _least_squares(matrix[:, : k + 2, : k + 1], length)
+            earlier = torch.cat([coefficients, matrix.new_zeros(len(right), 1)], 1)
+            coefficients = torch.where(running.unsqueeze(1), least, earlier)
+            running = running & (left > 0.5 * tolerance * size)
+            if not bool(running.any()):
+                break
+        for i in range(coefficients.shape[1]):
+            x = torch.addcmul(x, expand(coefficients[:, i].to(x.dtype), x), basis[i])
+        residual = right - product(x)
+    return x, item_norm(residual) / size.clamp_min(tiny)
+
+
+def _least_squares(matrix: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """``argmin_c |length e_1 - matrix c|`` and the minimum."""
+    goal = matrix.new_zeros(*matrix.shape[:2], 1)
+    goal[:, 0, 0] = length.double()
+    found = torch.linalg.pinv(matrix) @ goal
+    return found.squeeze(2), (goal - matrix @ found).flatten(1).norm(dim=1).to(length)
+
+
+#: Pairs ``(rho_i, K_i)``, the weights ``(batch,)``; no operator is the identity.
+Penalties = Sequence[tuple[Tensor, LinearOperator | None]]
+
+#: Values in an image from which on a CPU transforms it by itself.
+_LARGE = 1 << 15
+
+
+def solve_quadratic(
+    objective: Objective, penalties: Penalties, right: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    """``d``, and the norm of the residual that it leaves, ``(batch,)``; ``right`` may be overwritten.
+
+    Solve for the change of an iterate rather than for the next one: the right-hand side then is small, and so is its
+    rounding, which the system amplifies by its condition number.
+    """
+    problem = objective.problem
+    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    if has_resolvent(objective, penalties):
+        total = torch.stack([rho for rho, _ in penalties]).sum(0)
+        precision = cast(Tensor, D.curvature(problem.y)).expand_as(total)
+        return A.normal_resolvent(right, total, precision), torch.zeros_like(total)
+    symbol, exact = system_symbol(objective, penalties, right)
+    if symbol is not None and exact:
+        return filtered(right, 1 / symbol), torch.zeros_like(objective.regularization)
+
+    def system(v: Tensor) -> Tensor:
+        result = A.adjoint(D.weighted(A(v)))
+        for rho, K in penalties:
+            part = v if K is None else K.adjoint(K(v))
+            result = torch.addcmul(
+                result, expand(rho, part), part
+            )  # not in place: an operator may give its argument back
+        return result
+
+    # A fixed number: a test of accuracy would send an item different ways on its two sides, for rounding that depends on
+    # the batch; and a long run of conjugate gradients in float32 amplifies that rounding itself.
+    return _conjugate_gradients(system, right, iterations, None if symbol is None else 1 / symbol)
+
+
+def is_closed(objective: Objective, penalties: Penalties) -> bool:
+    """Whether `solve_quadratic` leaves no residual."""
+    return (
+        has_resolvent(objective, penalties)
+        or system_symbol(objective, penalties, objective.problem.zeros())[1]
+    )
+
+
+def has_resolvent(objective: Objective, penalties: Penalties) -> bool:
+    """Whether the operator solves the system by itself."""
+    A, D = cast(LinearOperator, objective.problem.operator), objective.problem.data_term
+    plain = isinstance(D, LeastSquares) and D.weights is None
+    return plain and A.has_normal_resolvent and all(K is None for _, K in penalties)
+
+
+def system_symbol(
+    objective: Objective, penalties: Penalties, like: Tensor
+) -> tuple[Tensor | None, bool]:
+    """The eigenvalues of the system under the FFT, and whether they are exact; or ``None``."""
+    problem = objective.problem
+    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    known = A.normal_symbol(), D.symbol(problem.y) if isinstance(problem.y, Tensor) else None
+    if like.is_complex() or known[0] is None or known[1] is None:
+        return None, False
+    (power, first), (weights, second) = known[0], known[1]
+    half = (*like.shape[2:-1], like.shape[-1] // 2 + 1)
+    if any(n not in (1, m) for n, m in zip(weights.shape[2:], half)):
+        return None, False  # measurements of another size than the image
+    exact = first and second
+    symbol = power.to(like) * weights.to(like)
+    for rho, K in penalties:
+        own = (torch.ones_like(symbol[:1, :1]), True) if K is None else K.normal_symbol()
+        if own is None:
+            return None, False
+        symbol = symbol + expand(rho, symbol) * own[0].to(like)
+        exact = exact and own[1]
+    # Frequencies that nothing sees leave the image as it is.
+    floor = 1e-6 * symbol.flatten(1).amax(1)
+    return symbol.maximum(expand(floor, symbol)), exact
+
+
+def filtered(x: Tensor, multiplier: Tensor) -> Tensor:
+    """Multiply in the Fourier domain; large items one by one, because then they stay in the cache of a CPU."""
+    axes = tuple(range(2, x.ndim))
+    if x.is_cuda or x[0].numel() < _LARGE or len(x) == 1:
+        return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * multiplier, s=x.shape[2:], dim=axes)
+    out = torch.empty_like(x)
+    for k in range(len(x)):
+        own = multiplier[k : k + 1] if len(multiplier) > 1 else multiplier
+        out[k : k + 1] = torch.fft.irfftn(
+            torch.fft.rfftn(x[k : k + 1], dim=axes).mul_(own), s=x.shape[2:], dim=axes
+        )
+    return out
+
+
+def _conjugate_gradients(
+    system: Callable[[Tensor], Tensor], residual: Tensor, iterations: int, inverse: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Conjugate gradients from 0, and the norm of the residual.
+
+    ``inverse`` preconditions in the Fourier domain; ``residual``, the right-hand side, is overwritten.
+    """
+    x = torch.zeros_like(residual)
+    conditioned = residual if inverse is None else filtered(residual, inverse)
+    direction, squared = conditioned.clone(), inner(residual, conditioned)
+    for k in range(iterations):
+        product = system(direction)
+        curvature = inner(direction, product)
+        alpha = quotient(squared, curvature)
+        x = added_product(x, direction, expand(alpha, x))
+        residual = added_product(residual, product, expand(-alpha, x))
+        if k + 1 == iterations:
+            break
+        conditioned = residual if inverse is None else filtered(residual, inverse)
+        new = inner(residual, conditioned)
+        direction = added(multiplied(direction, expand(quotient(new, squared), x)), conditioned)
+        squared = new
+    return x, item_norm(residual)
+
+
+def quotient(a: Tensor, b: Tensor) -> Tensor:
+    """``a / b`` where b is positive, and 0 elsewhere: there is nothing left to do."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))

@@ -1,0 +1,229 @@
+"""The penalty of a splitting method: a first guess, and what a denoiser asks for.
+
+How an objective falls into pieces for splitting methods: ``sum_i weight_i F_i(K_i x)``, every F with a prox.
+
+What a splitting method can do with a prior is decided here once: a prior that splits gives its linear operator and its
+simple part, a quadratic one its operator and half a square, any other its own prox with the identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.in_place import added
+from invtoolbox.data_terms.base import DataTerm, Stack
+from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.algebra import LinearStack
+from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.images.tikhonov import Tikhonov
+from invtoolbox.solvers.base import implicit_reason
+
+
+def denoising_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
+    """The first prior that is a denoiser, with its weight."""
+    return next(
+        ((weight, prior) for weight, prior in objective.terms if "denoise" in prior.offers), None
+    )
+
+
+def unit_step_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
+    """The first prior whose prox is known at the step ``1 / weight`` alone, with its weight."""
+    return next(((weight, prior) for weight, prior in objective.terms if prior.unit_step), None)
+
+
+def unit_step_reason(objective: Objective, name: str, step: float | None) -> str | None:
+    """Why a step that somebody chose does not suit the priors, or ``None``."""
+    fixed = unit_step_term(objective)
+    if fixed is None or step is None or bool(((step * fixed[0] - 1).abs() <= 1e-5).all()):
+        return None
+    return (
+        f"{fixed[1]!r} knows its prox where step times weight is 1 alone, and {name} was given the step {step:g} for the weight "
+        f"{float(fixed[0].flatten()[0]):g}; leave the step out and choose the weight"
+    )
+
+
+def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) -> Tensor:
+    """The penalty to start with, ``(batch,)``.
+
+    Without a denoiser, thresholds of a fraction of the intensity range, ``weight / rho = fraction * range``. With one, its weight,
+    so that it works at its own level; with one that knows a single level, ``1 / sigma^2`` in units of the noise, as the
+    prox of a density would.
+    """
+    one = torch.ones_like(objective.regularization)
+    bound = objective.problem.data_term.curvature(objective.problem.y)
+    curvature = one if bound is None else one * bound.to(one)
+    denoising = denoising_term(objective)
+    if denoising is None:
+        weights = [weight for weight, prior in objective.terms if not prior.is_constraint]
+        size = start.abs().flatten(1).amax(1)
+        total = sum(weights[1:], weights[0]) if weights else torch.zeros_like(size)
+        usable = (total > 0) & (size > 0)
+        return torch.where(
+            usable,
+            total / fraction / torch.where(usable, size, torch.ones_like(size)),
+            0.1 * curvature,
+        )
+    weight, prior = denoising
+    if not prior.fixed_level:
+        return weight
+    return (
+        one
+        / torch.as_tensor(prior.sigma, dtype=one.dtype, device=one.device) ** 2
+        * _noise_variance(objective)
+        * curvature
+    )
+
+
+def _noise_variance(objective: Objective) -> Tensor:
+    """In units of the data term's own scale: 1 where it knows the noise level."""
+    from invtoolbox.parameter_choice.noise import estimate_noise_std
+
+    problem = objective.problem
+    if problem.data_term.expected_discrepancy(problem.y) is not None:
+        variance = torch.ones_like(objective.regularization)
+        curvature = problem.data_term.curvature(problem.y)
+        return variance if curvature is None else variance / curvature.to(variance)
+    return estimate_noise_std(problem.y, problem.operator).to(objective.regularization).square()
+
+
+@dataclass(frozen=True)
+class PriorPiece:
+    """``weight * function(operator x)``; no operator is the identity."""
+
+    weight: Tensor  # (batch,)
+    function: ExplicitPrior
+    operator: LinearOperator | None
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x if self.operator is None else cast(Tensor, self.operator(x))
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        return z if self.operator is None else self.operator.adjoint(z)
+
+    def value(self, z: Tensor) -> Tensor:
+        if "energy" not in self.function.offers:
+            return torch.full_like(self.weight, float("nan"))
+        return self.weight * self.function.energy(z)
+
+    def prox(self, v: Tensor, step: Tensor) -> Tensor:
+        return self.function.prox(v, step * self.weight)
+
+    def prox_and_value(self, v: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+        """`prox`, and the value there."""
+        p, energy = self.function.prox_and_energy(v, step * self.weight)
+        return p, self.weight * energy
+
+    def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
+        """The prox of the convex conjugate; may overwrite ``v``."""
+        return self.function.prox_conjugate(v, step, self.weight)
+
+
+@dataclass(frozen=True)
+class DataPiece:
+    """``weight * data_term(operator x, y)``: the misfit, or one of several that are stacked."""
+
+    weight: float
+    data_term: DataTerm
+    operator: LinearOperator
+    y: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.operator(x))
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        return self.operator.adjoint(z)
+
+    def value(self, z: Tensor) -> Tensor:
+        return self.weight * self.data_term.value(z, self.y)
+
+    def grad(self, z: Tensor) -> Tensor:
+        gradient: Tensor = self.data_term.grad(z, self.y)
+        return gradient if self.weight == 1 else self.weight * gradient
+
+    def prox(self, v: Tensor, step: Tensor) -> Tensor:
+        result: Tensor = self.data_term.prox(v, self.y, self.weight * step)
+        return result
+
+    def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
+        """The prox of the convex conjugate, by Moreau's identity; may overwrite ``v``."""
+        factor = expand(step, v)
+        return added(v, factor * self.prox(v / factor, 1 / step), -1.0)
+
+
+Piece = PriorPiece | DataPiece
+
+
+def data_pieces(objective: Objective) -> tuple[DataPiece, ...]:
+    """The misfit in pieces: stacked operators with stacked data terms give one piece each."""
+    problem = objective.problem
+    A, D, y = problem.operator, problem.data_term, problem.y
+    if isinstance(A, LinearStack) and isinstance(D, Stack):
+        return tuple(
+            DataPiece(w, d, part, m) for w, d, part, m in zip(D.weights, D.terms, A.parts, y)
+        )
+    return (DataPiece(1.0, D, cast(LinearOperator, A), y),)
+
+
+def prior_pieces(objective: Objective) -> tuple[PriorPiece, ...]:
+    """Every explicit prior as a piece; `pieces_reason` says where one is not."""
+    pieces = []
+    for weight, prior in objective.terms:
+        if "split" in prior.offers:
+            K, F = prior.split()
+            pieces.append(PriorPiece(weight, F, K))
+        elif "prox" in prior.offers:
+            pieces.append(PriorPiece(weight, prior, None))
+        else:
+            L, b = prior.quadratic()
+            pieces.append(PriorPiece(weight, Tikhonov(reference=b), L))
+    return tuple(pieces)
+
+
+def copy_of_image(pieces: tuple[PriorPiece, ...], splits: Sequence[Tensor]) -> Tensor | None:
+    """Of the copies ``z_i`` of ``K_i x`` the one to answer with: a constraint's on the image itself, so that it holds, else the first."""
+    free = [(piece, z) for piece, z in zip(pieces, splits) if piece.operator is None]
+    return next(
+        (z for piece, z in free if piece.function.is_constraint), free[0][1] if free else None
+    )
+
+
+def pieces_reason(objective: Objective, name: str) -> str | None:
+    """Why an objective does not fall into pieces, or ``None``."""
+    problem = objective.problem
+    if not problem.is_linear:
+        return f"{name} needs a linear operator, and {problem.operator} is not"
+    if isinstance(problem.y, tuple) and not (
+        isinstance(problem.operator, LinearStack) and isinstance(problem.data_term, Stack)
+    ):
+        return f"{name} takes several measurements as stack([...]) with data_terms.Stack(...)"
+    for _, prior in objective.terms:
+        if not {"prox", "split", "quadratic"} & prior.offers:
+            return f"{name} needs a proximal operator of every prior, alone or behind a linear operator, and {prior!r} has none"
+    return None
+
+
+def splitting_reason(objective: Objective, name: str) -> str | None:
+    """Why a method that takes turns between a quadratic misfit and the priors does not fit, or ``None``."""
+    reason = implicit_reason(objective, name) or pieces_reason(objective, name)
+    if reason is not None:
+        return reason
+    if not objective.problem.data_term.is_quadratic:
+        return f"{name} needs a quadratic data term, and {objective.problem.data_term!r} is not"
+    return None if objective.terms else f"{name} needs a prior, and there is none"
+
+
+def operator_norm(operator: LinearOperator | None, like: Tensor) -> Tensor:
+    """The norm of an operator for every item, ``(batch,)``; a little more than estimated, as estimates come from below."""
+    real = like.real.dtype if like.is_complex() else like.dtype
+    if operator is None:
+        return torch.ones(like.shape[0], dtype=real, device=like.device)
+    with torch.no_grad():  # a constant of whatever is differentiated
+        norm = operator.norm(tolerance=1e-3, dtype=like.dtype, device=like.device)
+    norm = norm.real if norm.is_complex() else norm
+    return (1.005 * norm.to(real)).expand(like.shape[0]).clone()

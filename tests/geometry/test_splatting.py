@@ -1,0 +1,299 @@
+"""Gaussian splatting: a compositor in forty lines, reference images, and derivatives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.splatting import rasterization
+from invtoolbox.kernels.rendering.splat_binning import _binned_by_torch, binned
+from invtoolbox.kernels.rendering.splat_compositing import composite
+from invtoolbox.kernels.rendering.splat_projection import Projection, project
+
+F64 = torch.float64
+
+
+def scene(
+    count: int = 12,
+    views: int = 2,
+    degree: int = 2,
+    seed: int = 0,
+    size: tuple[int, int] = (20, 18),
+    dtype: torch.dtype = F64,
+    scenes: tuple[int, ...] = (),
+) -> list[Any]:
+    """What `rasterization` takes, up to width and height; the views differ in position and attitude."""
+    g = torch.Generator().manual_seed(seed)
+    width, height = size
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*scenes, *shape, generator=g, dtype=F64)
+
+    colors = 0.3 * normal(count, (degree + 1) ** 2, 3) if degree >= 0 else normal(count, 3)
+    from invtoolbox.geometry.rigid import rigid, rotation
+
+    twist = normal(views, 6)
+    shift = 0.2 * twist[..., 3:] + torch.tensor([0.0, 0, 4], dtype=F64)
+    view = rigid(rotation(0.1 * twist[..., :3].reshape(-1, 3)), shift.reshape(-1, 3)).reshape(
+        *scenes, views, 4, 4
+    )
+    K = torch.tensor(
+        [[0.9 * width, 0, width / 2], [0, 0.95 * width, height / 2], [0, 0, 1]], dtype=F64
+    ).expand(*scenes, views, 3, 3)
+    parts = [
+        0.6 * normal(count, 3),
+        normal(count, 4),
+        (0.4 * normal(count, 3) - 1.2).exp(),
+        torch.sigmoid(normal(count)),
+        colors,
+        view,
+        K,
+    ]
+    return [*(part.to(dtype) for part in parts), width, height]
+
+
+def brute_force(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    features: Tensor,
+    view: Tensor,
+    K: Tensor,
+    width: int,
+    height: int,
+    antialiased: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, transmittance and median depth of one view, every pixel against every Gaussian."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=1).unbind(1)
+    R = torch.stack(
+        [
+            1 - 2 * (y * y + z * z),
+            2 * (x * y - w * z),
+            2 * (x * z + w * y),
+            2 * (x * y + w * z),
+            1 - 2 * (x * x + z * z),
+            2 * (y * z - w * x),
+            2 * (x * z - w * y),
+            2 * (y * z + w * x),
+            1 - 2 * (x * x + y * y),
+        ],
+        1,
+    ).view(-1, 3, 3)
+    p = means @ view[:3, :3].T + view[:3, 3]
+    order = p[:, 2].argsort(stable=True)
+    order = order[p[order, 2] > 0.01]
+    p, features, opacities = p[order], features[order], opacities[order]
+    axes = view[:3, :3] @ (R * scales[:, None])[order]
+    focal, centre, size = K.diagonal()[:2], K[:2, 2], torch.tensor([width, height])
+    margin = 0.15 * size.to(means) / focal
+    slope = torch.minimum(
+        torch.maximum(p[:, :2] / p[:, 2:], -centre / focal - margin),
+        (size - centre) / focal + margin,
+    )
+    J = torch.cat([torch.diag_embed(focal / p[:, 2:]), (-focal * slope / p[:, 2:])[..., None]], 2)
+    sharp = (J @ axes) @ (J @ axes).transpose(1, 2)
+    covariance = sharp + 0.3 * torch.eye(2, dtype=F64)
+    if antialiased:
+        opacities = (
+            opacities * (torch.linalg.det(sharp) / torch.linalg.det(covariance)).clamp_min(0).sqrt()
+        )
+    middle = focal * p[:, :2] / p[:, 2:] + centre
+    rows, columns = torch.meshgrid(
+        torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij"
+    )
+    d = torch.stack([columns, rows], -1).to(means)[:, :, None] - middle
+    alpha = opacities * torch.exp(
+        -0.5 * torch.einsum("hwni,nij,hwnj->hwn", d, torch.linalg.inv(covariance), d)
+    )
+    alpha = torch.where(alpha < 1 / 255, 0.0, alpha.clamp_max(0.999))
+    behind = (1 - alpha).cumprod(2)
+    alpha = torch.where(behind <= 1e-4, 0.0, alpha)
+    behind = torch.where(behind <= 1e-4, 1.0, behind).cummin(2).values
+    before = torch.cat([torch.ones_like(behind[..., :1]), behind[..., :-1]], 2)
+    crosses = (behind <= 0.5) & (before > 0.5)
+    median = torch.where(crosses.any(2), (crosses * p[:, 2]).sum(2), 0.0)
+    return (alpha * before) @ features, behind[..., -1], median
+
+
+@pytest.mark.parametrize("mode", ["classic", "antialiased"])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_it_agrees_with_a_compositor_that_tries_every_pixel_with_every_gaussian(
+    mode: Any, dtype: torch.dtype
+) -> None:
+    *gaussians, views, K, width, height = scene(400, 2, -1, seed=3, size=(50, 37), dtype=dtype)
+    gaussians[2] = 0.4 * gaussians[2]
+    gaussians[0][:20, 2] -= 4  # beside and behind the camera
+    image, alpha, info = rasterization(
+        *gaussians,
+        views,
+        K,
+        width,
+        height,
+        render_mode="RGB+D",
+        rasterize_mode=mode,
+        median_depth=True,
+    )
+    for k in range(2):
+        given = [t.double() for t in gaussians]
+        depth = (given[0] @ views[k, 2, :3].double() + views[k, 2, 3].double())[:, None]
+        expected, clear, median = brute_force(
+            *given[:4],
+            torch.cat([given[4], depth], 1),
+            views[k].double(),
+            K[k].double(),
+            width,
+            height,
+            mode == "antialiased",
+        )
+        bar = 1e-5 if dtype == torch.float32 else 1e-11
+        assert (image[k] - expected).abs().max() < bar * float(expected.abs().max())
+        assert (alpha[k, ..., 0] - (1 - clear)).abs().max() < bar
+        assert (info["median_depth"][k, ..., 0] - median).abs().max() < bar * 5
+        assert float(clear.min()) < 0.01  # opaque somewhere, so that pixels end early
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["basic_case", "tiny_case"])
+def test_it_agrees_with_the_images_of_gsplat(name: str, data_dir: Path) -> None:
+    from safetensors.torch import load_file
+
+    case = load_file(data_dir / "brush_reference" / f"{name}.safetensors")
+    height, width = case["out_img"].shape[:2]
+    view = torch.eye(4)
+    view[:3, 3] = torch.tensor([-0.123, -0.456, 8.0])
+    K = torch.tensor([[width / 2, 0, width / 2], [0, width / 2, height / 2], [0, 0, 1]])
+    image, alpha, _ = rasterization(
+        case["means"],
+        case["quats"],
+        case["scales"].exp(),
+        case["opacities"].sigmoid(),
+        case["coeffs"],
+        view[None],
+        K[None],
+        width,
+        height,
+        sh_degree=3,
+    )
+    assert (torch.cat([image, alpha], -1)[0] - case["out_img"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("degree", "settings"),
+    [
+        (
+            3,
+            {
+                "render_mode": "RGB+ED",
+                "rasterize_mode": "antialiased",
+                "normals": True,
+                "median_depth": True,
+            },
+        ),
+        (1, {"render_mode": "RGB+D"}),
+        (-1, {}),
+    ],
+)
+def test_derivatives_reach_every_parameter_and_the_pose(
+    degree: int, settings: dict[str, Any]
+) -> None:
+    *gaussians, K, width, height = scene(3, 2, degree, seed=5, size=(8, 6))
+
+    def render(*free: Tensor) -> tuple[Tensor, ...]:
+        image, alpha, info = rasterization(
+            *free, K, width, height, sh_degree=None if degree < 0 else degree, **settings
+        )
+        return image, alpha, *(info[name] for name in ("normals", "median_depth") if name in info)
+
+    free = [t.clone().requires_grad_(True) for t in gaussians]
+    assert torch.autograd.gradcheck(render, free, eps=1e-6, atol=1e-6, rtol=1e-5)
+    image, *_ = render(*free)
+    for gradient in torch.autograd.grad(image.sum(), free):
+        assert float(gradient.abs().max()) > 0
+
+
+def test_what_a_gpu_runs_gives_the_same() -> None:
+    *gaussians, views, K, width, height = scene(200, 3, 1, seed=2, size=(40, 30))
+    how = Projection(width, height, degree=1, depth=True)
+    splats, boxes, reaches = project(*(t[None] for t in (*gaussians, views, K)), how)
+    tiles, by_torch = binned(boxes, reaches, width, height), _binned_by_torch(boxes, reaches, 3, 2)
+    for name in ("entries", "starts", "bases", "pairs", "shares"):
+        assert torch.equal(getattr(tiles, name), getattr(by_torch, name)), name
+    results = []
+    for pixelwise in (False, True):
+        free = splats.detach().requires_grad_(True)
+        planes = composite(free, boxes, reaches, tiles, width, height, 3, pixelwise)
+        slope = torch.randn(planes.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+        results.append((planes.detach(), *torch.autograd.grad(planes, free, slope)))
+    for one, other in zip(*results):
+        assert (one - other).abs().max() < 1e-10 * float(one.abs().max())
+
+
+def test_scenes_of_a_batch_are_equal_to_themselves_alone() -> None:
+    *gaussians, K, width, height = scene(
+        300, 2, 1, seed=4, size=(33, 21), dtype=torch.float32, scenes=(5,)
+    )
+    # The last one is smaller: filled up with Gaussians of opacity 0.
+    gaussians[3][4, 100:] = 0
+    free = [t.clone().requires_grad_(True) for t in gaussians]
+    image, alpha, _ = rasterization(*free, K, width, height, sh_degree=1)
+    together = torch.autograd.grad(image.square().sum(), free)
+    for k in range(5):
+        count = 100 if k == 4 else 300
+        own = [
+            t[k].clone() if t.ndim == 4 and t.shape[-1] == 4 else t[k, :count].clone()
+            for t in gaussians
+        ]
+        own = [t.requires_grad_(True) for t in own]
+        image_k, alpha_k, _ = rasterization(*own, K[k], width, height, sh_degree=1)
+        assert torch.equal(image[k], image_k) and torch.equal(alpha[k], alpha_k)
+        for one, every in zip(torch.autograd.grad(image_k.square().sum(), own), together):
+            assert torch.equal(one, every[k, : len(one)])
+
+
+def test_a_background_shows_through_and_depth_is_expected_or_composited() -> None:
+    given = scene(5, 1, -1)
+    image, alpha, _ = rasterization(*given)
+    white, _, _ = rasterization(*given, backgrounds=torch.ones(1, 3, dtype=F64))
+    assert torch.allclose(white, image + 1 - alpha)
+    depth, alpha, _ = rasterization(*given, render_mode="D")
+    expected, _, _ = rasterization(*given, render_mode="ED")
+    assert torch.allclose(expected * alpha, depth)
+    assert 3 < float(expected[alpha > 0.5].mean()) < 5
+
+
+def test_a_flat_gaussian_shows_the_normal_of_its_plane() -> None:
+    *gaussians, view, K, width, height = scene(1, 1, -1)
+    gaussians[0][:] = 0
+    gaussians[1][:] = torch.tensor([1.0, 0.2, 0, 0])
+    gaussians[2][:] = torch.tensor([0.5, 0.5, 1e-4])
+    gaussians[3][:] = 0.9
+    _, alpha, info = rasterization(*gaussians, view, K, width, height, normals=True)
+    shown = info["normals"][0, 9, 10] / alpha[0, 9, 10]
+    angle = 2 * torch.atan(torch.tensor(0.2, dtype=F64))
+    # The axis z turned about x, towards the camera.
+    assert torch.allclose(
+        shown, torch.stack([torch.zeros_like(angle), angle.sin(), -angle.cos()]), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({1: torch.ones(12, 3, dtype=F64)}, "quats have the shape"),
+        ({4: torch.ones(12, 8, 3, dtype=F64)}, "spherical harmonics of degree 2"),
+        ({3: torch.ones(12)}, "bring them together"),
+        ({6: torch.ones(2, 3, 3, dtype=F64)}, "skew"),
+    ],
+)
+def test_what_does_not_fit_is_said(change: dict[int, Tensor], message: str) -> None:
+    given = scene()
+    for place, value in change.items():
+        given[place] = value
+    with pytest.raises(InputError, match=message):
+        rasterization(*given, sh_degree=2)
