@@ -81,7 +81,7 @@ def with_colmap(model: SparseModel, binary: bool) -> None:
 
 def _projections(theirs: Any, model: SparseModel) -> list[tuple[Any, torch.Tensor, np.ndarray]]:
     images = {image.name: image for image in theirs.images.values()}
-    seen = model.projected()
+    seen = model.project()
     names = [model.names[k] for k in model.picture_of.tolist()]
     return [
         (images[names[k]], seen[k], model.points[model.point_of[k]].numpy())

@@ -51,7 +51,7 @@ def perturbed(cameras: Cameras, degrees: float, length: float, seed: int = 0) ->
         torch.nn.functional.normalize(torch.randn(len(cameras), 3, generator=g), dim=1)
         for _ in range(2)
     )
-    return cameras.turned(torch.cat([math.radians(degrees) * axis, length * way], 1))
+    return cameras.rotate(torch.cat([math.radians(degrees) * axis, length * way], 1))
 
 
 def start(

@@ -56,7 +56,7 @@ def views(shrink: int) -> dict[str, PosedPictures]:
     """Those to train from, those held out, and those that weights are chosen on."""
     whole = open_blender(data_folder() / "nerf_lego_200" / "transforms_train.json")
     pictures = PosedPictures(
-        whole.cameras.scaled(1 / shrink),
+        whole.cameras.scale(1 / shrink),
         *(avg_pool2d(t, shrink) for t in (whole.pictures, whole.alpha)),
     )
     number = torch.tensor(
@@ -126,7 +126,7 @@ class Parts:
         cameras = (
             self.train.cameras
             if block != "picture"
-            else self.train.cameras.scaled(50 / self.train.cameras.size[0])
+            else self.train.cameras.scale(50 / self.train.cameras.size[0])
         )
         y = self._truth(cameras, block)
         subset = 1 if block == "picture" else RAYS // PATCH**2
@@ -244,7 +244,7 @@ def trained(
         if grid is None or start is None:
             grid = VoxelGrid(space, degree=degree)
         else:
-            grid, start = grid.refined(start, space.shape)
+            grid, start = grid.refine(start, space.shape)
         solver = it.solvers.Adam(
             learning_rate=rate,
             beta_square=0.99,

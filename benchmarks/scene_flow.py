@@ -51,7 +51,7 @@ def argoverse(methods: list[str], repeats: int) -> None:
             errors = it.metrics.evaluate(found, first, ego_motion=motion)
             line = (
                 f"av2_pair, {method:9} {name:38}: dynamic {errors.dynamic:.4f}, static {errors.static:.4f} m, EPE {errors.epe:.4f}, "
-                f"three-way {errors.three_way.pooled().mean:.4f}, {median(seconds[1:]):.2f} s (first call {seconds[0]:.2f} s)"
+                f"three-way {errors.three_way.pool().mean:.4f}, {median(seconds[1:]):.2f} s (first call {seconds[0]:.2f} s)"
             )
             if method == "default" and base is None:
                 base = errors

@@ -13,7 +13,7 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
-from invtoolbox.operators.algebra import component, picked
+from invtoolbox.operators.algebra import component, take_blocks
 from invtoolbox.operators.base import LinearOperator, Operator, expand, inner
 from invtoolbox.priors.base import Prior, PriorSum
 
@@ -76,7 +76,7 @@ class Problem(Settings):
         self.unknown = _checked_unknown(unknown or {}, operator)
 
     @property
-    def first(self) -> Tensor:
+    def y0(self) -> Tensor:
         """The measurements, or the first tensor of them: for batch size, dtype and device."""
         first: Tensor = self.y[0] if isinstance(self.y, tuple) else self.y
         return first
@@ -84,19 +84,19 @@ class Problem(Settings):
     @property
     def batch(self) -> int:
         """How many items: as many as measurements, or as the operator has, where one measurement is shared by all of them."""
-        measured = int(self.first.shape[0])
+        measured = int(self.y0.shape[0])
         return max(measured, self.operator.items or 1) if measured == 1 else measured
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """``(channel, *space)`` of ``x``; an operator that treats channels alike takes their number from ``y``."""
         domain = self.operator.domain_shape
-        return (self.first.shape[1], *domain[1:]) if self.operator.channelwise else tuple(domain)
+        return (self.y0.shape[1], *domain[1:]) if self.operator.channelwise else tuple(domain)
 
     @property
     def image_dtype(self) -> torch.dtype:
         """That of the measurements; complex where the operator takes complex images to real measurements."""
-        real = self.first.dtype
+        real = self.y0.dtype
         return real.to_complex() if self.operator.complex_images and not real.is_complex else real
 
     @property
@@ -106,7 +106,7 @@ class Problem(Settings):
     def zeros(self) -> Tensor:
         """An image of zeros for every item."""
         return torch.zeros(
-            self.batch, *self.image_shape, dtype=self.image_dtype, device=self.first.device
+            self.batch, *self.image_shape, dtype=self.image_dtype, device=self.y0.device
         )
 
     def select(self, index: Tensor) -> Problem:
@@ -137,9 +137,9 @@ class Problem(Settings):
                 raise InputError(
                     f"a subset holds 1 to {blocks} of the blocks of {self.operator}, got {index}"
                 )
-            index = self.operator.drawn(index, generator).to(self.first.device)
+            index = self.operator.drawn(index, generator).to(self.y0.device)
         operator = self.operator.subset(index)  # says so where there are no blocks
-        y = tuple(picked(self.y, index)) if isinstance(self.y, tuple) else self.y[:, :, index]
+        y = tuple(take_blocks(self.y, index)) if isinstance(self.y, tuple) else self.y[:, :, index]
         return self._with(y, operator, self.data_term.subset(index, self.y))
 
     def to(
@@ -170,7 +170,7 @@ class Problem(Settings):
         """The same measurements and misfit with another operator of the same shapes."""
         return self._with(self.y, operator, self.data_term)
 
-    def as_known(self) -> Problem:
+    def without_unknowns(self) -> Problem:
         """The same problem with the operator taken as it is: what priors make their first reconstructions from."""
         other = copy.copy(self)
         other.unknown = {}

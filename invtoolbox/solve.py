@@ -127,7 +127,7 @@ def solve(
                 "a rule for the weight needs an explicit prior to weigh, and there is none"
             )
         notes = [why_weight] if why_weight else []
-        if not algorithm.reformulated(objective).has_value:
+        if not algorithm.reformulate(objective).has_value:
             without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
             notes.append(f"history holds no objective: {without!r} has no energy")
         for note in (reason, *notes):
@@ -148,7 +148,7 @@ def solve(
             )
             curve = search.choose(trials)
             objective = trials.chosen(curve)
-        working = algorithm.reformulated(objective)
+        working = algorithm.reformulate(objective)
         loop, working = Loop.start(algorithm, working, algorithm.start(working, variable), rule)
         writer = None
         if kept is not None:
@@ -308,10 +308,10 @@ def bind(
         else regularization
     )
     _check_fixed_levels(priors)
-    problem = problem.with_data_term(problem.data_term.prepare(problem.as_known(), solve))
-    bound = priors.prepare(problem.as_known(), solve)
-    real = problem.first.real.dtype if problem.first.is_complex() else problem.first.dtype
-    ones = torch.ones(problem.batch, dtype=real, device=problem.first.device)
+    problem = problem.with_data_term(problem.data_term.prepare(problem.without_unknowns(), solve))
+    bound = priors.prepare(problem.without_unknowns(), solve)
+    real = problem.y0.real.dtype if problem.y0.is_complex() else problem.y0.dtype
+    ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)
     layout = None
     unknowns = Unknowns.of(problem, first_guess(problem)) if problem.unknown else None
     if bound.implicit is not None or unknowns is not None:
@@ -459,7 +459,7 @@ def _start_image(objective: Objective, initial: Any, solver: Solver) -> Tensor:
         image = (
             torch.as_tensor(initial)
             .detach()
-            .to(device=problem.first.device, dtype=problem.image_dtype)
+            .to(device=problem.y0.device, dtype=problem.image_dtype)
         )
         check_shape(image, problem.image_shape, "initial is an image", problem.operator.channelwise)
         if image.shape[0] not in (1, batch):

@@ -38,7 +38,7 @@ class Shares(ImplicitPrior):
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"pulled": torch.zeros(len(parameters["offset"]), 4)}
 
-    def gathered(
+    def gather(
         self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
     ) -> dict[str, Tensor]:
         slope = info["entry"].gradient
@@ -67,7 +67,7 @@ class Shares(ImplicitPrior):
         half = parameters["rows"] / 2
         return {"rows": torch.cat([half, half], 1), "offset": parameters["offset"]}, transfer
 
-    def resized(
+    def resize(
         self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
     ) -> dict[str, Tensor]:
         rows = parameters["rows"]

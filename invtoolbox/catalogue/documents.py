@@ -95,10 +95,10 @@ def content_of(
         "solver.time_limit" = 10
     """
     path = _find(scene)
-    return path, changed_content(path, catalogue.read_toml(path), overrides)
+    return path, change_content(path, catalogue.read_toml(path), overrides)
 
 
-def changed_content(
+def change_content(
     path: Path, content: dict[str, Any], overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> dict[str, Any]:
     """What a scene holds with some keys changed, in place; ``path`` is for errors."""

@@ -191,13 +191,13 @@ def command(arguments: argparse.Namespace) -> int:
 def job_of(arguments: argparse.Namespace) -> FlowJob:
     """What the options ask for; those of a scene of the catalogue stand where none is given."""
     from invtoolbox.runs.flow.job import FlowJob, preparation_of
-    from invtoolbox.runs.flow.scene import named_sequence
+    from invtoolbox.runs.flow.scene import find_sequence
     from invtoolbox.runs.flow.sequence import SequencePath
 
     options = {key: value for key, value in (_option(line) for line in arguments.option)}
     if arguments.poses is not None:
         options["poses"] = arguments.poses
-    scene = named_sequence(arguments.sequence)
+    scene = find_sequence(arguments.sequence)
     if scene is not None:
         base = scene.job(arguments.output)
         sequence = replace(
@@ -266,7 +266,7 @@ def error_lines(study: FlowStudy) -> list[str]:
     errors = study.errors()
     if errors is None:
         return []
-    three, mean = errors.three_way.pooled(), errors.bucketed.mean()
+    three, mean = errors.three_way.pool(), errors.bucketed.mean()
     return [
         f"against labels, {errors.points:,} points within 35 m, not ground, the sensor's motion removed:",
         f"  dynamic EPE {_metres(errors.dynamic)} ({errors.dynamic_points:,} points), static EPE {_metres(errors.static)}, "

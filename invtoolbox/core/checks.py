@@ -132,7 +132,7 @@ def require_plausible(path: Path, shape: Sequence[int], dtype: Any) -> None:
         )
 
 
-def mapped(
+def map_slices_of_file(
     path: Path, offset: int, shape: Sequence[int], dtype: Any, start: int, stop: int
 ) -> np.ndarray:
     """Slices ``start`` to ``stop`` of an uncompressed array in a file, mapped into memory: nothing else is read."""

@@ -10,34 +10,34 @@ import torch
 from torch import Tensor
 
 
-def added(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
+def add(x: Tensor, y: Tensor, alpha: float = 1.0) -> Tensor:
     """``x + alpha y``, in the memory of x.
 
     >>> x = torch.ones(2)
     >>> with torch.no_grad():
-    ...     added(x, x) is x
+    ...     add(x, x) is x
     True
-    >>> added(x, x) is x
+    >>> add(x, x) is x
     False
     """
     return torch.add(x, y, alpha=alpha) if torch.is_grad_enabled() else x.add_(y, alpha=alpha)
 
 
-def added_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+def add_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``x + a b``, in the memory of x."""
     return torch.addcmul(x, a, b) if torch.is_grad_enabled() else x.addcmul_(a, b)
 
 
-def multiplied(x: Tensor, factor: Tensor) -> Tensor:
+def multiply(x: Tensor, factor: Tensor) -> Tensor:
     """``factor x``, in the memory of x."""
     return x * factor if torch.is_grad_enabled() else x.mul_(factor)
 
 
-def difference(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+def subtract(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """``a - b``, in the memory of ``out``."""
     return torch.sub(a, b) if torch.is_grad_enabled() else torch.sub(a, b, out=out)
 
 
-def replaced(x: Tensor, value: Tensor) -> Tensor:
+def overwrite(x: Tensor, value: Tensor) -> Tensor:
     """``value``, in the memory of x."""
     return value if torch.is_grad_enabled() else x.copy_(value)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
-from invtoolbox.operators.algebra import picked
+from invtoolbox.operators.algebra import take_blocks
 from invtoolbox.operators.base import Shape, Shapes, check_shape
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class Stack(DataTerm):
         return Stack(*(term.select(index) for term in self.terms), weights=self.weights)
 
     def subset(self, index: Any, y: Any) -> Stack:
-        return Stack(*picked(self.terms, index), weights=picked(self.weights, index))
+        return Stack(*take_blocks(self.terms, index), weights=take_blocks(self.weights, index))
 
     def prepare(self, problem: Problem, solve: Any) -> Stack:
         return Stack(

@@ -15,7 +15,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import length
 from invtoolbox.kernels.points.nearest import Tree
-from invtoolbox.operators.algebra import picked
+from invtoolbox.operators.algebra import take_blocks
 from invtoolbox.operators.base import Shapes
 from invtoolbox.operators.points import legs
 
@@ -253,7 +253,7 @@ class RolloutChamfer(DataTerm):
 
     def subset(self, index: Any, y: Any) -> Self:
         other = copy.copy(self)
-        other.targets = tuple(picked(self.targets, index)) if self.targets else ()
+        other.targets = tuple(take_blocks(self.targets, index)) if self.targets else ()
         return other
 
     def check_shape(

@@ -142,7 +142,7 @@ class DistanceTransform(DataTerm):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         bound = copy.copy(self)
-        y = problem.first
+        y = problem.y0
         bound._grids = tuple(_Grid(points.float(), field) for points, field in zip(y, self._for(y)))
         return bound
 

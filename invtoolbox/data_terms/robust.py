@@ -340,7 +340,7 @@ def _outer_roots(q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     low = torch.where(three, 2 * radius * torch.cos(angle + 2 * math.pi / 3), single) + shift
     high = torch.where(three, 2 * radius * torch.cos(angle), single) + shift
 
-    def polished(v: Tensor) -> Tensor:
+    def polish(v: Tensor) -> Tensor:
         v = v.clamp_min(0).minimum(q)
         for _ in range(3):
             slope = (3 * v - 2 * q) * v + b
@@ -353,7 +353,7 @@ def _outer_roots(q: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
             v = torch.where(better, moved, v)
         return v
 
-    return polished(low), polished(high)
+    return polish(low), polish(high)
 
 
 def _dimensions(y: Any) -> int:

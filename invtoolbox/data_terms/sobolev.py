@@ -180,7 +180,7 @@ class Sobolev(DataTerm):
         return (weights / weights.mean()).to(dtype)
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        y = problem.first
+        y = problem.y0
         other = copy.copy(self)
         other._prepared = self.frequency_weights(y.shape, _real(y).dtype, y.device)
         return other

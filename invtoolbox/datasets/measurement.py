@@ -73,7 +73,7 @@ def as_tensor(array: Any) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=kind, order="C"))
 
 
-def checked_index(index: int, length: int) -> int:
+def check_index(index: int, length: int) -> int:
     """The index counted from the front, or IndexError (which ends a for loop) when it is out of range."""
     if not -length <= index < length:
         raise IndexError(f"item {index} of a data set of {length}")

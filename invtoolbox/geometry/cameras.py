@@ -83,13 +83,13 @@ class Cameras:
         """Where the cameras stand in the world: ``(C, 3)``."""
         return inverse(self.world_to_camera)[:, :3, 3]
 
-    def scaled(self, factor: float) -> Cameras:
+    def scale(self, factor: float) -> Cameras:
         """The cameras of pictures that are ``factor`` times as large, rounded to whole pixels."""
         height, width = (max(1, round(side * factor)) for side in self.size)
         across = self.intrinsics.new_tensor([width / self.size[1], height / self.size[0], 1.0])
         return replace(self, intrinsics=across[:, None] * self.intrinsics, size=(height, width))
 
-    def turned(self, twist: Tensor) -> Cameras:
+    def rotate(self, twist: Tensor) -> Cameras:
         """The cameras moved in their own frames, ``world_to_camera -> exp(twist) world_to_camera``, differentiable in the twist.
 
         Args:
@@ -178,14 +178,14 @@ def look_at(
     return Cameras(rigid(R, -(R @ centres[..., None]).squeeze(-1)), K, size)
 
 
-def looked_at(cameras: Cameras) -> Tensor:
+def focus_point(cameras: Cameras) -> Tensor:
     """The point ``(3,)`` that is nearest to the optical axes of all cameras, in the mean square.
 
     Raises:
         InputError: it lies behind all of them, or their axes are parallel.
 
     >>> from invtoolbox.geometry.cameras import look_at
-    >>> middle = looked_at(look_at(torch.tensor([[0.0, 0.0, -4.0], [4.0, 0.0, 1.0]]), (0.5, 0.0, 1.0), size=(8, 8)))
+    >>> middle = focus_point(look_at(torch.tensor([[0.0, 0.0, -4.0], [4.0, 0.0, 1.0]]), (0.5, 0.0, 1.0), size=(8, 8)))
     >>> bool((middle - torch.tensor([0.5, 0.0, 1.0])).abs().max() < 1e-5)
     True
     """
@@ -223,13 +223,13 @@ def turntable(
         middle: what they go around, ``(3,)``, where it is not to be what the cameras look at.
     """
     middle, up = (
-        looked_at(cameras) if middle is None else middle.to(cameras.world_to_camera),
+        focus_point(cameras) if middle is None else middle.to(cameras.world_to_camera),
         upwards(cameras),
     )
     arms = cameras.centres - middle
     distance = arms.norm(dim=1, keepdim=True)
     one_sided = float((arms / distance).mean(0).norm()) > 0.8
-    smaller = cameras[:1].scaled(min(1.0, largest_side / max(cameras.size)))
+    smaller = cameras[:1].scale(min(1.0, largest_side / max(cameras.size)))
     turn = torch.arange(frames) * 2 * math.pi / frames
     if one_sided:
         mean = arms.mean(0)

@@ -39,7 +39,7 @@ class Mesh(Settings):
     colors: Tensor | None = None
 
     def __post_init__(self) -> None:
-        checked_mesh(self.vertices, self.faces)
+        check_mesh(self.vertices, self.faces)
         if self.colors is not None and tuple(self.colors.shape) != tuple(self.vertices.shape):
             raise InputError(
                 f"a mesh of {len(self.vertices)} vertices has as many colours, got {tuple(self.colors.shape)}"
@@ -261,7 +261,7 @@ def _whole(faces: Any) -> Tensor:
 _LEAST_AREA = 1e-10
 
 
-def checked_mesh(vertices: Tensor, faces: Tensor) -> None:
+def check_mesh(vertices: Tensor, faces: Tensor) -> None:
     """Raise an `InputError` that says what is wrong with a mesh, and where."""
     if vertices.ndim != 2 or vertices.shape[1] != 3 or not vertices.is_floating_point():
         raise InputError(

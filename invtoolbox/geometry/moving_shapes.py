@@ -66,7 +66,7 @@ def places_of(shape: Any) -> Tensor:
     raise InputError(f"what can be deformed are Splats and Voxels, got {type(shape).__name__}")
 
 
-def mapped(shape: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def map_tensors(shape: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A shape with every tensor of its items, not those of its grid, replaced by what ``change`` makes of it."""
     if isinstance(shape, Voxels):
         return shape._replace(density=change(shape.density), colour=change(shape.colour))

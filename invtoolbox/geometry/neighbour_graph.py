@@ -119,9 +119,9 @@ class NeighbourGraph(Settings):
         Raises:
             InputError: faces that name a vertex which is not there, and a triangle without an area, which has no cotangents.
         """
-        from invtoolbox.geometry.meshes import checked_mesh, cotangent_weights, mesh_edges
+        from invtoolbox.geometry.meshes import check_mesh, cotangent_weights, mesh_edges
 
-        checked_mesh(vertices, faces)
+        check_mesh(vertices, faces)
         if weights not in ("cotangent", "clamped", "uniform"):
             raise unknown_name("weights", weights, ("cotangent", "clamped", "uniform"))
         edges = mesh_edges(faces, len(vertices))

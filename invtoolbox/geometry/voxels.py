@@ -134,7 +134,7 @@ class VoxelSpace(Settings):
             ]  # -1 is the last row
         return values.unflatten(1, self.shape)
 
-    def gathered(self, grid: Tensor) -> Tensor:
+    def gather(self, grid: Tensor) -> Tensor:
         """What the kept nodes hold: ``(batch, X, Y, Z, ...) -> (batch, rows, ...)``."""
         flat = grid.flatten(1, 3)
         return (
@@ -199,7 +199,7 @@ def _clearance(occupied: Tensor) -> Tensor:
     return far.contiguous()
 
 
-def resampled(grid: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def resample(grid: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """A grid ``(batch, X, Y, Z, ...)`` interpolated at the nodes of another one in the same box."""
     trailing = grid.shape[4:]
     flat = grid.reshape(*grid.shape[:4], -1).movedim(-1, 1)

@@ -48,7 +48,7 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
         raise InputError(
             "differentiate='implicit' found no tensor that requires a gradient in the problem or the prior"
         )
-    return attached_root(
+    return attach_root(
         gradient, free, lambda hessian, right: conjugate_gradients(hessian, right, 1e-6, 500)[0]
     )
 
@@ -57,7 +57,7 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
 AdjointSolve = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 
 
-def attached_root(residual: Tensor, free: Tensor, solve: AdjointSolve) -> Tensor:
+def attach_root(residual: Tensor, free: Tensor, solve: AdjointSolve) -> Tensor:
     """The value of ``free``, where ``residual`` is 0, with the graph that it has as the solution of ``residual(free; theta) = 0``.
 
     Args:

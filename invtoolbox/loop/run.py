@@ -270,15 +270,13 @@ def _compact(loop: Loop, objective: Objective) -> Objective:
 
 def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:
     """Let the implicit prior put other parameters in the place of these; the answers of items that are done take their shape."""
-    after, variable, move = objective.at(loop.iteration).adapted(
-        loop.state.x, loop.state.statistics
-    )
+    after, variable, move = objective.at(loop.iteration).adapt(loop.state.x, loop.state.statistics)
     assert after.layout is not None
     if after.layout != loop.layout:
         done = len(loop.active) < len(loop.status) or not bool(loop.running.all())
-        loop.x = objective.resized(loop.x, after.layout) if done else variable.clone()
+        loop.x = objective.resize(loop.x, after.layout) if done else variable.clone()
         loop.layout = after.layout
-    loop.state = solver.adapted(after, loop.state, variable, move)
+    loop.state = solver.adapt(after, loop.state, variable, move)
     return dataclasses.replace(objective, layout=after.layout)
 
 

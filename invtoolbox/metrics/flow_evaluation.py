@@ -101,7 +101,7 @@ class FlowErrors:
             self.outliers,
             self.angle,
             self.space_time_angle,
-            self.three_way.pooled().mean,
+            self.three_way.pool().mean,
             mean.dynamic,
             mean.static,
         )

@@ -170,7 +170,7 @@ class ThreeWayEPE:
     def __add__(self, other: ThreeWayEPE) -> ThreeWayEPE:
         return ThreeWayEPE(self.sums + other.sums, self.counts + other.counts)
 
-    def pooled(self) -> ThreeWay:
+    def pool(self) -> ThreeWay:
         """Averaged over all points of all sweeps, as the package bucketed-scene-flow-eval does."""
         fd, fs, bs = (
             _ratio(sum(s[k] for s in self.sums), sum(c[k] for c in self.counts)) for k in range(3)
@@ -205,7 +205,7 @@ def three_way_epe(
     Source: Chodosh, Ramanan, Lucey, "Re-evaluating lidar scene flow", WACV 2024, section 3.
 
     >>> truth = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
-    >>> three_way_epe(torch.zeros(3, 3), truth, torch.tensor([1, 1, 0])).pooled().mean
+    >>> three_way_epe(torch.zeros(3, 3), truth, torch.tensor([1, 1, 0])).pool().mean
     0.3333333333333333
     """
     errors = point_errors(flow, truth)

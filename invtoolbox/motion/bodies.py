@@ -260,7 +260,7 @@ class Refinement:
     iterations: int = 20
 
 
-def refined(
+def refine(
     points: Tensor,
     target: Tensor,
     label: Tensor,

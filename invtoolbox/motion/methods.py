@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invtoolbox.errors import unknown_name
 from invtoolbox.kernels.points.nearest import Tree
-from invtoolbox.motion.bodies import Bodies, BodySettings, Refinement, moving_bodies, refined
+from invtoolbox.motion.bodies import Bodies, BodySettings, Refinement, moving_bodies, refine
 from invtoolbox.motion.euler import EulerSettings, euler_flow
 from invtoolbox.motion.published import VoxelSettings, fast_nsf, nsfp, voxel_flow
 from invtoolbox.motion.registration import height_above
@@ -84,7 +84,7 @@ class Default:
         if self.refinement is None:
             return Motion(bodies.flow, bodies.label)
         return Motion(
-            refined(
+            refine(
                 pair.source, pair.target, bodies.label, bodies.flow, pair.times, self.refinement
             ),
             bodies.label,

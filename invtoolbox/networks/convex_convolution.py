@@ -247,8 +247,8 @@ class ConvexPatches(ConvexNetwork):
         before = self.patch - self.stride
         return self._mean(psi, x), image[..., before : before + rows, before : before + columns]
 
-    def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        inner = self.network.projected(
+    def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        inner = self.network.project(
             {name.removeprefix("network."): value for name, value in parameters.items()}
         )
         return {f"network.{name}": value for name, value in inner.items()}

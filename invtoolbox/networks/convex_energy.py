@@ -18,7 +18,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_network import ConvexNetwork, item_sum, smooth_ramp
 
 
-def mirrored(image: Tensor, reach: int) -> Tensor:
+def mirror(image: Tensor, reach: int) -> Tensor:
     """The image and ``reach`` pixels beyond, the outermost ones repeated in reverse order; 0 beyond an image smaller than that."""
     for axis in (2, 3):
         n = image.shape[axis]
@@ -34,8 +34,8 @@ def mirrored(image: Tensor, reach: int) -> Tensor:
     return image
 
 
-def mirrored_back(padded: Tensor, reach: int) -> Tensor:
-    """The transpose of `mirrored`."""
+def mirror_transpose(padded: Tensor, reach: int) -> Tensor:
+    """The transpose of `mirror`."""
     for axis in (3, 2):
         n = padded.shape[axis] - 2 * reach
         m = min(reach, n)
@@ -180,7 +180,7 @@ class ConvexEnergy(ConvexNetwork):
         levels: list[_Level] = []
         image = z = x
         for k, stride in enumerate(self.strides):
-            filtered = F.conv2d(mirrored(image, self.filters[k].shape[-1] // 2), self.filters[k])
+            filtered = F.conv2d(mirror(image, self.filters[k].shape[-1] // 2), self.filters[k])
             energy = filtered * (0.5 * filtered)  # faster than a square
             before = F.conv2d(
                 energy, self._mean(self.pooling[k]), None, stride, self.pooling[k].shape[-1] // 2
@@ -196,7 +196,7 @@ class ConvexEnergy(ConvexNetwork):
             fine, last = image.shape, z.shape
             image = _averaged(image, stride)
             before = before + F.conv2d(
-                mirrored(image, self.skips[k].shape[-1] // 2), self.skips[k], self.biases[k]
+                mirror(image, self.skips[k].shape[-1] // 2), self.skips[k], self.biases[k]
             )
             z, slope = smooth_ramp(before, self.beta)
             levels.append(_Level(filtered, slope, fine, last))
@@ -214,13 +214,13 @@ class ConvexEnergy(ConvexNetwork):
         for k in range(len(levels) - 1, -1, -1):
             level, stride = levels[k], self.strides[k]
             weight = level.slope * (self._readout(k) if pull is None else self._readout(k) + pull)
-            own = mirrored_back(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
+            own = mirror_transpose(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
             coarse = _spread(own if coarse is None else own + coarse, stride, level.fine)
             gain = self._share(self.floors[k]) + _transposed(
                 weight, self._mean(self.pooling[k]), stride, level.fine
             )
             passed = _synthesis(gain * level.filtered, self.filters[k])
-            coarse = coarse + mirrored_back(passed, self.filters[k].shape[-1] // 2)
+            coarse = coarse + mirror_transpose(passed, self.filters[k].shape[-1] // 2)
             if k > 0:
                 pull = _transposed(weight, self._mean(self.weights[k - 1]), stride, level.before)
         assert coarse is not None

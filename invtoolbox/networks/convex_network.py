@@ -21,7 +21,7 @@ class ConvexNetwork(nn.Module, ABC):
 
     A continuous map is the proximal operator of some function R, convex or not, exactly where it is the gradient of a convex one
     (Gribonval and Nikolova, "A characterization of proximity operators", 2020). So f is a prox whatever the weights are, trained or
-    not, as long as those that must not be negative are not; `projected` sees to that.
+    not, as long as those that must not be negative are not; `project` sees to that.
 
     A subclass writes `potential`; f then comes from autograd. One that knows its gradient in closed form writes
     `potential_and_gradient` instead, which spares training a second derivative by autograd.
@@ -61,7 +61,7 @@ class ConvexNetwork(nn.Module, ABC):
             (gradient,) = torch.autograd.grad(psi.sum(), free, create_graph=learn)
         return (psi, gradient) if learn else (psi.detach(), gradient)
 
-    def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The nearest parameters with which psi is convex: what training does after every step."""
         return {
             name: value.clamp_min(0) if name in self.nonnegative else value
@@ -75,7 +75,7 @@ class ConvexNetwork(nn.Module, ABC):
             if not least >= 0:
                 raise InputError(
                     f"the weights {name!r} of {type(self).__name__} go down to {least:.3g}, so its potential is not convex "
-                    "and its gradient no prox; load_state_dict(network.projected(network.state_dict())) mends that"
+                    "and its gradient no prox; load_state_dict(network.project(network.state_dict())) mends that"
                 )
 
 

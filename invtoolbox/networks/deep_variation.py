@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
-from invtoolbox.networks.convex_energy import mirrored, mirrored_back
+from invtoolbox.networks.convex_energy import mirror, mirror_transpose
 
 #: A binomial window, which the filters between scales are blurred with, so that nothing is aliased.
 _WINDOW = (1.0, 4.0, 6.0, 4.0, 1.0)
@@ -80,7 +80,7 @@ class _Filters(nn.Module):
         self.weight = nn.Parameter(torch.zeros(after, before, side, side))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(mirrored(x, self.weight.shape[-1] // 2), self.weight)
+        return F.conv2d(mirror(x, self.weight.shape[-1] // 2), self.weight)
 
 
 class _Between(nn.Module):
@@ -98,11 +98,13 @@ class _Between(nn.Module):
         )[:, :, 0]
 
     def down(self, x: Tensor) -> Tensor:
-        return F.conv2d(mirrored(x, 3), self.kernel(), stride=2)
+        return F.conv2d(mirror(x, 3), self.kernel(), stride=2)
 
     def up(self, x: Tensor, size: torch.Size) -> Tensor:
         more = [n - 2 * m + 1 for n, m in zip(size[2:], x.shape[2:])]
-        return mirrored_back(F.conv_transpose2d(x, self.kernel(), stride=2, output_padding=more), 3)
+        return mirror_transpose(
+            F.conv_transpose2d(x, self.kernel(), stride=2, output_padding=more), 3
+        )
 
 
 class _Step(nn.Module):

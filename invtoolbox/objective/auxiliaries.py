@@ -3,7 +3,7 @@ r"""Priors that are minima over auxiliary variables, ``R(x) = min_w sum_i c_i F_
 Total generalized variation has no prox in closed form, because w is minimised over inside of it. Minimising over x and w together
 is the same problem, and there every piece is closed. `with_auxiliaries` makes that objective: its variable has the channels of the
 image and behind them those of every w, and `Objective.decode` takes the image out at the end. A solver that wants it says so in
-`Solver.reformulated`.
+`Solver.reformulate`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def with_auxiliaries(objective: Objective) -> Objective:
     )
 
 
-def extended(objective: Objective, image: Tensor) -> Tensor:
+def with_auxiliary_variables(objective: Objective, image: Tensor) -> Tensor:
     """The variable of an objective that starts from an image: auxiliary variables start at 0."""
     if objective.image_channels is None:
         return image
@@ -95,10 +95,10 @@ class _OfTheImage(PriorWrapper, ExplicitPrior):
         return self.prior.energy(self.image(x))
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        return self.image.replaced(x.clone(), self.prior.prox(self.image(x), step))
+        return self.image.replace_blocks(x.clone(), self.prior.prox(self.image(x), step))
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        return self.image.replaced(x.clone(), self.prior.denoise(self.image(x), sigma))
+        return self.image.replace_blocks(x.clone(), self.prior.denoise(self.image(x), sigma))
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         return self.image.adjoint(self.prior.gradient(self.image(x), generator))

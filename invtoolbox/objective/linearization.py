@@ -29,7 +29,7 @@ class Linearization:
         self._data_term, self._quadratic = D, D.is_quadratic
         with torch.enable_grad():
             self._free = variable.detach().requires_grad_(True)
-            decoded = objective.decoded(self._free)
+            decoded = objective.decode_parameters(self._free)
             prediction = decoded.operator(decoded.x)
             self._predictions = prediction if isinstance(prediction, tuple) else (prediction,)
             self._is_tuple = isinstance(prediction, tuple)

@@ -119,7 +119,7 @@ class Objective:
 
     def generator(self) -> Generator:
         """Draws of this iteration; the same whatever the batch is, and after a resume."""
-        return torch.Generator(self.problem.first.device).manual_seed(
+        return torch.Generator(self.problem.y0.device).manual_seed(
             (self.seed * 1_000_003 + self.iteration) % (1 << 62)
         )
 
@@ -179,7 +179,7 @@ class Objective:
         if self.layout is None:
             return self.data_value(variable) + self.prior_value(variable)
         with torch.no_grad():
-            decoded = self.decoded(variable)
+            decoded = self.decode_parameters(variable)
             misfit = self.problem.data_term.value(decoded.operator(decoded.x), self.problem.y)
             return misfit + self.prior_value(decoded.x) + self.parameter_energy(decoded)
 
@@ -188,7 +188,7 @@ class Objective:
         D, y = self.problem.data_term, self.problem.y
         with torch.enable_grad():
             free = vector.detach().requires_grad_(True)
-            decoded = self.decoded(free)
+            decoded = self.decode_parameters(free)
             x, adaptive = (
                 decoded.x,
                 self.prior.implicit is not None and self.prior.implicit.is_adaptive,
@@ -219,7 +219,7 @@ class Objective:
                 value.detach() if self.has_value else self.nan(), gradient, discrepancy
             ), seen
 
-    def decoded(self, variable: Tensor) -> Decoded:
+    def decode_parameters(self, variable: Tensor) -> Decoded:
         """The image, and the operator that predicts from it, as functions of the variable."""
         if self.layout is None:
             return Decoded(variable, {}, self.problem.operator)
@@ -237,22 +237,22 @@ class Objective:
         )
         return Decoded(x, parameters, operator, energy)
 
-    def projected(self, variable: Tensor) -> Tensor:
+    def project(self, variable: Tensor) -> Tensor:
         """The nearest variable that the implicit prior allows."""
         implicit = self.prior.implicit
-        if self.layout is None or implicit is None or not implicit.is_constrained:
+        if self.layout is None or implicit is None or not implicit.has_projection:
             return variable
         parameters = self.layout.unpack(variable)
-        return self.layout.pack({**parameters, **implicit.projected(parameters)})
+        return self.layout.pack({**parameters, **implicit.project(parameters)})
 
-    def disturbed(self, variable: Tensor, rate: float) -> Tensor:
+    def perturb(self, variable: Tensor, rate: float) -> Tensor:
         """The variable with the noise that the implicit prior adds to a step of this length."""
         implicit = self.prior.implicit
-        if self.layout is None or implicit is None or not implicit.is_disturbed:
+        if self.layout is None or implicit is None or not implicit.has_perturbation:
             return variable
         parameters = self.layout.unpack(variable)
         return self.layout.pack(
-            {**parameters, **implicit.disturbed(parameters, rate, self.generator())}
+            {**parameters, **implicit.perturb(parameters, rate, self.generator())}
         )
 
     def parameter_energy(self, decoded: Decoded) -> Tensor:
@@ -296,7 +296,7 @@ class Objective:
             share=self.share * count / blocks,
         )
 
-    def adapted(
+    def adapt(
         self, variable: Tensor, statistics: dict[str, Tensor]
     ) -> tuple[Objective, Tensor, Callable[[Tensor], Tensor]]:
         """What the implicit prior makes of a variable: the objective of the new one, the new one, and what maps tensors of its shape."""
@@ -323,7 +323,7 @@ class Objective:
 
         return dataclasses.replace(self, layout=after), after.pack({**old, **new}), move
 
-    def resized(self, variable: Tensor, layout: Layout) -> Tensor:
+    def resize(self, variable: Tensor, layout: Layout) -> Tensor:
         """A variable of this objective in a larger layout, decoding to the same."""
         implicit = self.prior.implicit
         assert implicit is not None and self.layout is not None
@@ -332,9 +332,7 @@ class Objective:
         shapes = {
             name: shape for name, shape in zip(layout.names, layout.shapes) if name not in theirs
         }
-        return layout.pack(
-            {**old, **implicit.resized({name: old[name] for name in shapes}, shapes)}
-        )
+        return layout.pack({**old, **implicit.resize({name: old[name] for name in shapes}, shapes)})
 
     def with_regularization(self, regularization: Tensor) -> Objective:
         return dataclasses.replace(self, regularization=regularization)

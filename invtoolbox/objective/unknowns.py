@@ -35,7 +35,7 @@ class Unknowns:
         """The unknowns of a problem, with scales that fit near the image ``x``."""
         every = problem.operator.item_parameters(problem.batch)
         starts = {name: every[name].detach() for name in problem.unknown}
-        like = problem.first.real if problem.first.is_complex() else problem.first
+        like = problem.y0.real if problem.y0.is_complex() else problem.y0
         fixed = problem.operator.fixed_scales()
         scales = {
             name: like.new_full((problem.batch,), fixed[name])

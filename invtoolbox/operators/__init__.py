@@ -12,7 +12,7 @@ from invtoolbox.operators.imaging.compressed_sensing import GaussianSensing, Had
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.phase_retrieval import (
     PhaseRetrieval,
-    aligned,
+    align_phase,
     spectral_initialization,
 )
 from invtoolbox.operators.imaging.sampling import Inpainting, Sampling
@@ -72,7 +72,7 @@ __all__ = [
     "VectorScan",
     "VoxelRenderer",
     "Wavelet",
-    "aligned",
+    "align_phase",
     "estimate_coil_maps",
     "from_astra",
     "from_cil",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, Shapes
-from invtoolbox.operators.matrix import Function, LinearFunction, Matrix, fitted_shape
+from invtoolbox.operators.matrix import Function, LinearFunction, Matrix, infer_shape
 
 
 class ScipyOperator(LinearOperator):
@@ -50,8 +50,8 @@ class ScipyOperator(LinearOperator):
         if range_shape is None and isinstance(dimsd, (tuple, list)):
             range_shape = (1, *(int(k) for k in dimsd))
         self.operator = operator
-        self.domain_shape = fitted_shape(domain_shape, n, "columns", "domain_shape")
-        self.range_shape = fitted_shape(range_shape, m, "rows", "range_shape")
+        self.domain_shape = infer_shape(domain_shape, n, "columns", "domain_shape")
+        self.range_shape = infer_shape(range_shape, m, "rows", "range_shape")
 
     def _forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, _Apply.apply(x, self, False))

@@ -287,7 +287,7 @@ class Stack(_Combined):
 
     def subset(self, index: Any) -> Operator:
         """Some of the stacked operators."""
-        return stack(picked(self.parts, index))
+        return stack(take_blocks(self.parts, index))
 
     def __repr__(self) -> str:
         return f"stack({', '.join(map(str, self.parts))})"
@@ -381,7 +381,7 @@ def stack(parts: Sequence[Operator]) -> Operator:
     )
 
 
-def picked(parts: Sequence[Any], index: Any) -> list[Any]:
+def take_blocks(parts: Sequence[Any], index: Any) -> list[Any]:
     """The entries ``index`` of a sequence, for an index as tensors take it."""
     return [
         parts[k]

@@ -50,7 +50,7 @@ class Operator(Settings, ABC):
     def with_info(self, x: Any) -> tuple[Any, dict[str, Tensor]]:
         """The prediction, and what else was seen on the way, by name: what an implicit prior that adapts gathers its statistics from.
 
-        Tensors that take part in the prediction are given with their derivatives; see `ImplicitPrior.gathered`.
+        Tensors that take part in the prediction are given with their derivatives; see `ImplicitPrior.gather`.
         """
         return self(x), {}
 

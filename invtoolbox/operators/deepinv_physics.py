@@ -16,7 +16,7 @@ from invtoolbox.core.settings import cast_dtype
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator, expand
-from invtoolbox.operators.matrix import probed_range
+from invtoolbox.operators.matrix import probe_range
 
 
 class DeepinvOperator(Operator):
@@ -44,14 +44,14 @@ class DeepinvOperator(Operator):
             torch.empty(0),
         )
         try:
-            self.range_shape = probed_range(
+            self.range_shape = probe_range(
                 self._forward, self.domain_shape, like, repr(self), self.items or 1
             )
         except RuntimeError:
             if not any(v.is_complex() for v in self.physics.buffers()):
                 raise
             # Complex matrices take complex images, coil maps take pairs of real channels; nothing but trying tells.
-            self.range_shape = probed_range(
+            self.range_shape = probe_range(
                 self._forward,
                 self.domain_shape,
                 like.to(like.dtype.to_complex()),

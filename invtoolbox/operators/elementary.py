@@ -141,9 +141,9 @@ class ChannelSlices(LinearOperator):
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self.replaced(y.new_zeros(y.shape[0], *self.domain_shape), y)
+        return self.replace_blocks(y.new_zeros(y.shape[0], *self.domain_shape), y)
 
-    def replaced(self, x: Tensor, part: Tensor) -> Tensor:
+    def replace_blocks(self, x: Tensor, part: Tensor) -> Tensor:
         """``x``, overwritten, with its slices replaced by ``part``."""
         for (start, stop), piece in zip(
             self.slices, part.split([stop - start for start, stop in self.slices], 1)

@@ -35,27 +35,29 @@ class Function(Operator):
         self.function = function
         self.domain_shape = tuple(int(n) for n in domain_shape)
         self.channelwise = channelwise
-        self.replaced: dict[str, Tensor] = {}
+        self.replace_blocks: dict[str, Tensor] = {}
         self.range_shape = (
-            probed_range(self._forward, self.domain_shape, self._like(), repr(self))
+            probe_range(self._forward, self.domain_shape, self._like(), repr(self))
             if range_shape is None
             else range_shape
         )
 
     def _forward(self, x: Tensor) -> Any:
-        if self.replaced:
-            return torch.func.functional_call(cast(nn.Module, self.function), self.replaced, (x,))
+        if self.replace_blocks:
+            return torch.func.functional_call(
+                cast(nn.Module, self.function), self.replace_blocks, (x,)
+            )
         return self.function(x)
 
     def parameters(self) -> dict[str, Tensor]:
         own = dict(self.function.named_parameters()) if isinstance(self.function, nn.Module) else {}
-        return {**own, **self.replaced}
+        return {**own, **self.replace_blocks}
 
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if not parameters:
             return self
         return super()._replace(
-            cast("dict[str, Tensor]", {"replaced": {**self.replaced, **parameters}})
+            cast("dict[str, Tensor]", {"replaced": {**self.replace_blocks, **parameters}})
         )
 
     def _like(self) -> Tensor:
@@ -96,7 +98,7 @@ class LinearFunction(Function, LinearOperator):
         return super()._adjoint(y) if self.adjoint_function is None else self.adjoint_function(y)
 
 
-def probed_range(
+def probe_range(
     function: Callable[[Tensor], Any], domain: Shape, like: Tensor, name: str, batch: int = 1
 ) -> Shapes:
     """The shape of what a function gives, found by giving it zeros."""
@@ -171,8 +173,8 @@ class Matrix(LinearOperator):
             else values.to(torch.float32)
         )
         m, n = values.shape[-2:]
-        self.domain_shape = fitted_shape(domain_shape, n, "columns", "domain_shape")
-        self.range_shape = fitted_shape(range_shape, m, "rows", "range_shape")
+        self.domain_shape = infer_shape(domain_shape, n, "columns", "domain_shape")
+        self.range_shape = infer_shape(range_shape, m, "rows", "range_shape")
         self.items = values.shape[0] if values.ndim == 3 and values.shape[0] > 1 else None
 
     def parameters(self) -> dict[str, Tensor]:
@@ -239,7 +241,7 @@ class Matrix(LinearOperator):
         return f"Matrix({'x'.join(map(str, self.matrix.shape))})"
 
 
-def fitted_shape(shape: Sequence[int] | None, count: int, axis: str, name: str) -> tuple[int, ...]:
+def infer_shape(shape: Sequence[int] | None, count: int, axis: str, name: str) -> tuple[int, ...]:
     """``shape`` if it has ``count`` entries, ``(1, count)`` by default, else an `InputError`."""
     if shape is None:
         return (1, count)

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import FlowField
-from invtoolbox.operators.algebra import picked
+from invtoolbox.operators.algebra import take_blocks
 from invtoolbox.operators.base import LinearOperator, Operator, check_shape, expand
 
 
@@ -36,7 +36,7 @@ class PointWarp(Operator):
     """
 
     def __init__(self, points: Tensor) -> None:
-        self.points = checked_points(points, type(self).__name__)
+        self.points = check_points(points, type(self).__name__)
         self.domain_shape = self.range_shape = tuple(self.points.shape[1:])
         self.items = len(points) if len(points) > 1 else None
 
@@ -58,7 +58,7 @@ class PointWarpBothWays(Operator):
     """
 
     def __init__(self, points: Tensor) -> None:
-        self.points = checked_points(points, type(self).__name__)
+        self.points = check_points(points, type(self).__name__)
         shape = tuple(self.points.shape[1:])
         self.domain_shape: Any = (shape, shape)
         self.range_shape = (shape, shape)
@@ -77,7 +77,7 @@ class PointWarpBothWays(Operator):
         return {"points": self.points}
 
 
-def checked_points(points: Tensor, what: str) -> Tensor:
+def check_points(points: Tensor, what: str) -> Tensor:
     """Points ``(batch, N, 3)``, all of them finite."""
     if points.ndim != 3 or points.shape[-1] != 3 or not points.is_floating_point():
         raise InputError(
@@ -140,7 +140,7 @@ class EulerRollout(Operator):
                 f"EulerRollout needs two sweeps and a step at least, got {len(sweeps)} and {steps}"
             )
         self.sweeps = tuple(
-            checked_points(points, f"EulerRollout (sweep {k})") for k, points in enumerate(sweeps)
+            check_points(points, f"EulerRollout (sweep {k})") for k, points in enumerate(sweeps)
         )
         if any(len(points) != 1 or not points.shape[1] for points in self.sweeps):
             raise InputError(
@@ -227,8 +227,8 @@ class EulerRollout(Operator):
         """The operator for some of the sweeps, which follow each other."""
         other = copy.copy(self)
         other.sweeps, other.times = (
-            tuple(picked(self.sweeps, index)),
-            tuple(picked(self.times, index)),
+            tuple(take_blocks(self.sweeps, index)),
+            tuple(take_blocks(self.times, index)),
         )
         if len(other.sweeps) < 2:
             raise InputError(
@@ -267,7 +267,7 @@ class ObservedPoints(LinearOperator):
     normal_is_diagonal = True
 
     def __init__(self, points: Tensor, index: Tensor) -> None:
-        self.points = checked_points(points, type(self).__name__)
+        self.points = check_points(points, type(self).__name__)
         index = torch.as_tensor(index, device=points.device)
         if index.ndim not in (1, 2) or index.is_floating_point() or not index.numel():
             raise InputError(

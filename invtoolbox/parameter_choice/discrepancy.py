@@ -162,7 +162,7 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
         raise InputError(
             f"the noise level of {D!r} is not known, and it takes none: give regularization= a number"
         )
-    device = objective.problem.first.device
+    device = objective.problem.y0.device
     std = (
         noise_std_of(objective.problem)
         if noise_std is None

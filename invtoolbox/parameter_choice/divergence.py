@@ -79,13 +79,13 @@ def check_white_noise(problem: Problem) -> None:
 
 def number_of(problem: Problem) -> Tensor:
     """The measurements of positive weight, ``(batch,)``; complex ones count twice."""
-    y = problem.first
+    y = problem.y0
     used = (_root_weights(problem) > 0).expand(y.shape).flatten(1).sum(1)
     return used * (2 if y.is_complex() else 1)
 
 
 def _root_weights(problem: Problem) -> Tensor:
-    y, weights = problem.first, getattr(problem.data_term, "weights", None)
+    y, weights = problem.y0, getattr(problem.data_term, "weights", None)
     real = y.real if y.is_complex() else y
     return (
         torch.ones_like(real[:1])
@@ -113,7 +113,7 @@ def _product(prediction: Tensor, b: Tensor) -> Tensor:
 
 
 def _probe_size(trials: Trials, step: float) -> Tensor:
-    y = trials.problem.first
+    y = trials.problem.y0
     size = y.abs().flatten(1).square().mean(1).sqrt()
     size = torch.where(size > 0, size, torch.ones_like(size))
     if _is_affine(trials.problem, trials.objective.prior):

@@ -115,7 +115,7 @@ def _component(values: Tensor, axes: tuple[int, ...], degrees: tuple[int, ...]) 
 
 def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tensor:
     """The noise level of a problem, ``(batch,)`` in float64: the given one, the data term's, or an estimate."""
-    y = problem.first
+    y = problem.y0
     known = given if given is not None else getattr(problem.data_term, "noise_std", None)
     if known is not None:
         return torch.as_tensor(known, dtype=torch.float64, device=y.device).expand(problem.batch)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective.auxiliaries import extended, with_auxiliaries
+from invtoolbox.objective.auxiliaries import with_auxiliaries, with_auxiliary_variables
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.discrepancy import expected_discrepancy, first_weight
@@ -94,7 +94,11 @@ class Trials:
             )
             # An energy that is itself a minimisation need not be exact here.
             part = with_auxiliaries(dataclasses.replace(one, prior=PriorSum(terms)))
-            start = extended(part, self.start) if isinstance(self.start, Tensor) else self.start
+            start = (
+                with_auxiliary_variables(part, self.start)
+                if isinstance(self.start, Tensor)
+                else self.start
+            )
             columns.append(first_weight(part, start, noise_size(one)) / self.number)
         return torch.stack(columns, 1).clamp_min(torch.finfo(one.regularization.dtype).tiny).log()
 
@@ -129,7 +133,7 @@ class Trials:
     @property
     def _together(self) -> int:
         """How many items are solved in one batch."""
-        size = max(self.problem.first[0].numel(), torch.Size(self.problem.image_shape).numel())
+        size = max(self.problem.y0[0].numel(), torch.Size(self.problem.image_shape).numel())
         return max(1, _AT_ONCE // size)
 
     def split(self) -> tuple[Tensor, ...]:
@@ -152,20 +156,18 @@ class Trials:
             problem, prior = copy.copy(problem), self.priors
             problem.y = problem.y + shift.index_select(0, index)
         solution = self.attempt(
-            problem, self.weighed(prior.select(index), weight), weight[:, 0], index
+            problem, self.weigh(prior.select(index), weight), weight[:, 0], index
         )
         bound = self.objective.select(index).with_regularization(weight[:, 0])
-        return measure(
-            dataclasses.replace(bound, prior=self.weighed(bound.prior, weight)), solution
-        )
+        return measure(dataclasses.replace(bound, prior=self.weigh(bound.prior, weight)), solution)
 
     def chosen(self, curve: WeightCurve) -> Objective:
         """The objective with the weights that a rule chose."""
         weight = curve.chosen.to(self.objective.regularization).reshape(self.batch, self.number)
-        prior = self.weighed(self.objective.prior, weight)
+        prior = self.weigh(self.objective.prior, weight)
         return dataclasses.replace(self.objective, regularization=weight[:, 0].clone(), prior=prior)
 
-    def weighed(self, prior: PriorSum, weight: Tensor) -> PriorSum:
+    def weigh(self, prior: PriorSum, weight: Tensor) -> PriorSum:
         """The sum in which every prior has its own of the weights ``(n, number)``, relative to the first."""
         if self.number == 1:
             return prior

@@ -170,7 +170,7 @@ def _errors(scored: Sequence[SweepResult]) -> list[str]:
         )
         for p in together.ranges
     ]
-    three, frames = together.three_way.pooled(), together.three_way.per_frame()
+    three, frames = together.three_way.pool(), together.three_way.per_frame()
     ways = [
         (
             f"over {e.averaged}",

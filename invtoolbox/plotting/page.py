@@ -271,7 +271,7 @@ def link(address: str, name: str, caption: str) -> str:
     return f'<p class="link"><a href="{html.escape(address)}">{html.escape(name)}</a>: {html.escape(caption)}.</p>'
 
 
-def escaped(words: str) -> str:
+def escape(words: str) -> str:
     return html.escape(words)
 
 

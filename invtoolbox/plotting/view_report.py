@@ -121,7 +121,7 @@ def write_view_report(
         low, high = _depths(views)
         for view in _chosen(views):
             body += [
-                f"<h3>{page.escaped(Path(view.name).stem)}</h3>",
+                f"<h3>{page.escape(Path(view.name).stem)}</h3>",
                 page.row(_row(view, low, high)),
             ]
         columns = list(views[0].scores)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.cameras import Cameras, looked_at, upwards
+from invtoolbox.geometry.cameras import Cameras, focus_point, upwards
 from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
 from invtoolbox.geometry.voxels import Voxels
 
@@ -92,7 +92,7 @@ def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float 
     )
     least_alpha = min(least_alpha, max(0.5 * float(share.max()), 1e-4))
     padded = functional.pad(space.spread((share > _OPAQUE).float()[None])[:, None], (1,) * 6)
-    buried = space.gathered(functional.avg_pool3d(padded, 3, stride=1)[:, 0])[0] > 0.999
+    buried = space.gather(functional.avg_pool3d(padded, 3, stride=1)[:, 0])[0] > 0.999
     there = ((share > least_alpha) & ~buried).nonzero()[:, 0]
     if len(there) > most:
         there = there[share[there].topk(most).indices].sort().values
@@ -217,7 +217,7 @@ def _cameras(places: Tensor, opacities: Tensor, cameras: Cameras | None) -> dict
         for k in range(len(cameras))
     ]
     try:
-        target = looked_at(cameras)
+        target = focus_point(cameras)
     except InputError:
         target = middle
     distance = float((cameras.centres - target).norm(dim=1).median())

@@ -40,7 +40,7 @@ class Scores:
             torch.zeros((_LARGEST - _LEAST) * _A_DECADE + 1, dtype=torch.float64), floor=floor
         )
 
-    def joined(self, posterior: Posterior, truth: Tensor) -> Scores:
+    def join(self, posterior: Posterior, truth: Tensor) -> Scores:
         """These and the ones of another posterior, each item of which is a picture."""
         mean, std = posterior.mean, posterior.std
         if truth.shape[1:] != mean.shape[1:] or len(truth) not in (1, len(mean)):
@@ -143,7 +143,7 @@ def residual_scores(
     scores = Scores.empty(floor)
     try:
         for posterior, truth in zip(posteriors, truths, strict=True):
-            scores = scores.joined(posterior, truth)
+            scores = scores.join(posterior, truth)
     except ValueError as error:
         raise InputError(
             f"there are as many truths as posteriors, or more of one: {error}"

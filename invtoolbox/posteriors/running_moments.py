@@ -41,7 +41,7 @@ class Chain:
             torch.zeros(x.shape[0], dtype=torch.float64, device=x.device),
         )
 
-    def recentred(self, x: Tensor) -> Chain:
+    def recenter(self, x: Tensor) -> Chain:
         """The same without any state, about another centre."""
         return Chain(x.clone(), self.sums, self.squares, self.kept, self.number)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.core.in_place import added
+from invtoolbox.core.in_place import add
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
@@ -133,7 +133,7 @@ class ExplicitPrior(Prior):
         Moreau's identity unless overridden: ``v - step prox(v / step, weight / step)``.
         """
         factor = expand(step, v)
-        return added(v, factor * self.prox(v / factor, weight / step), -1.0)
+        return add(v, factor * self.prox(v / factor, weight / step), -1.0)
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         raise InputError(f"{self!r} is not a denoiser")
@@ -296,7 +296,7 @@ class ImplicitPrior(Prior, ABC):
         """What is gathered between two adaptations, at its start: tensors with the batch as first axis. They are part of a checkpoint."""
         return {}
 
-    def gathered(
+    def gather(
         self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
     ) -> dict[str, Tensor]:
         """The statistics after one more evaluation, in which the operator's `with_info` saw ``info``."""
@@ -320,7 +320,7 @@ class ImplicitPrior(Prior, ABC):
         """
         raise InputError(f"{self!r} does not adapt")
 
-    def resized(
+    def resize(
         self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
     ) -> dict[str, Tensor]:
         """Parameters that decode to the same in leaves of these larger shapes: for items that ended before others grew."""
@@ -328,11 +328,11 @@ class ImplicitPrior(Prior, ABC):
             f"{self!r} cannot be enlarged without a change, so an item may not end before others have grown; solve them alone"
         )
 
-    def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The nearest parameters that are allowed; itself unless overridden. `Adam` goes there after every step."""
         return parameters
 
-    def disturbed(
+    def perturb(
         self, parameters: dict[str, Tensor], rate: float, generator: Generator
     ) -> dict[str, Tensor]:
         """The parameters with noise, where the prior explores by it; itself unless overridden. `Adam` goes there after every step.
@@ -342,12 +342,12 @@ class ImplicitPrior(Prior, ABC):
         return parameters
 
     @property
-    def is_disturbed(self) -> bool:
-        return type(self).disturbed is not ImplicitPrior.disturbed
+    def has_perturbation(self) -> bool:
+        return type(self).perturb is not ImplicitPrior.perturb
 
     @property
-    def is_constrained(self) -> bool:
-        return type(self).projected is not ImplicitPrior.projected
+    def has_projection(self) -> bool:
+        return type(self).project is not ImplicitPrior.project
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
         """A factor on the solver's step for each leaf; 1 unless overridden."""

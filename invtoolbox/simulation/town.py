@@ -164,13 +164,13 @@ def _traffic(
 
     half = BLOCK / 2
 
-    def moved(track: Track, low: float, high: float) -> tuple[Speed, float, float]:
+    def move(track: Track, low: float, high: float) -> tuple[Speed, float, float]:
         """A speed, a start and a clock that all on a track share."""
         speed = _speed(build.random, low, high)
         return speed, build.between(0.0, track.length), build.between(0.0, speed.times[-1])
 
     lane = Track(centre, half + LANE, CORNER + LANE)
-    speed, first, clock = (ego.speed, ego.start, ego.clock) if ego else moved(lane, 5.0, 9.0)
+    speed, first, clock = (ego.speed, ego.start, ego.clock) if ego else move(lane, 5.0, 9.0)
     number = min(count(6.5), 12)
     for k in range(1 if ego else 0, number):
         parts, size, category = _truck(build) if build.random.random() < 0.15 else _car(build)
@@ -178,7 +178,7 @@ def _traffic(
         start = first + k * gap + build.between(-0.3, 0.3) * (gap - 12.0)
         build.add("car", parts, Route(lane, speed, start, 0.0, clock), category, size)
     cycles = Track(centre, half + CYCLES, CORNER + CYCLES)
-    speed, first, clock = moved(cycles, 3.5, 6.0)
+    speed, first, clock = move(cycles, 3.5, 6.0)
     for k in range(number := min(count(3.5), 40)):
         parts, size, category = _cyclist(build)
         build.add(
@@ -190,7 +190,7 @@ def _traffic(
         )
     for inset, backwards in ((1.5, False), (2.5, True)):
         pavement = Track(centre, half - inset, CORNER - inset, backwards)
-        speed, first, clock = moved(pavement, 0.9, 1.7)
+        speed, first, clock = move(pavement, 0.9, 1.7)
         for k in range(number := min(count(6.0), 100)):
             parts, size, category = _pedestrian(build)
             gap = pavement.length / number

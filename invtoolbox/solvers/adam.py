@@ -87,7 +87,7 @@ class Adam(Solver):
         if self.clip is not None and not self.clip > 0:
             raise InputError(f"Adam takes clip=None or a positive norm, got {self.clip}")
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         if self.iterate == "best" and not objective.has_value:
             return "Adam(iterate='best') needs an energy of every prior, and a prior here has none"
         if self.patience is not None and not objective.has_value:
@@ -140,7 +140,7 @@ class Adam(Solver):
         )
         rates = _scheduled(objective, state.rates)
         moved = state.x - (mean * rates).div_(denominator).mul_(rate.view(shape))
-        x = objective.projected(objective.disturbed(moved, self.learning_rate))
+        x = objective.project(objective.perturb(moved, self.learning_rate))
         (value, new, discrepancy), info = self._evaluate(objective, x)
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
@@ -166,7 +166,7 @@ class Adam(Solver):
             _gathered(objective, state.statistics, x, info),
         )
 
-    def adapted(
+    def adapt(
         self,
         objective: Objective,
         state: AdamState,
@@ -221,7 +221,7 @@ def _gathered(
     implicit = objective.prior.implicit
     if implicit is None or not implicit.is_adaptive or objective.layout is None:
         return statistics
-    return implicit.gathered(statistics, objective.layout.unpack(x), info)
+    return implicit.gather(statistics, objective.layout.unpack(x), info)
 
 
 def _scheduled(objective: Objective, rates: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.core.in_place import added, added_product, replaced
+from invtoolbox.core.in_place import add, add_product, overwrite
 from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
@@ -89,8 +89,8 @@ class ADMM(Solver):
     per_iteration: ClassVar[tuple[str, ...]] = ("rho",)
     takes_unit_step: ClassVar[bool] = True
 
-    def misfit(self, objective: Objective) -> str | None:
-        objective = self.reformulated(objective)
+    def unsupported_reason(self, objective: Objective) -> str | None:
+        objective = self.reformulate(objective)
         reason = splitting_reason(objective, "ADMM")
         if reason is not None:
             return reason
@@ -98,7 +98,7 @@ class ADMM(Solver):
             return f"ADMM needs a positive rho, got {self.rho}"
         return unit_step_reason(objective, "ADMM", None if self.rho is None else 1 / self.rho)
 
-    def reformulated(self, objective: Objective) -> Objective:
+    def reformulate(self, objective: Objective) -> Objective:
         """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
         return with_auxiliaries(objective)
 
@@ -145,9 +145,9 @@ class ADMM(Solver):
         )
         for piece, z, u in zip(pieces, state.splits, duals):
             image = piece.apply(x)
-            target = added(torch.lerp(z, image, relaxation), u)
+            target = add(torch.lerp(z, image, relaxation), u)
             if dual_first:
-                u = added(replaced(u, target), z, -1.0)
+                u = add(overwrite(u, target), z, -1.0)
                 target = image + u
             # A piece behind an operator is seen at the image; a constraint holds at z alone.
             if piece.operator is None:
@@ -155,11 +155,11 @@ class ADMM(Solver):
             else:
                 new, seen = piece.prox(target, 1 / rho), piece.value(image)
             if not dual_first:
-                u = added(replaced(u, target), new, -1.0)
+                u = add(overwrite(u, target), new, -1.0)
             splits.append(new)
             multipliers.append(u)
-            moved = added(moved, piece.adjoint(new - z))
-            pull = added(pull, piece.adjoint(u))
+            moved = add(moved, piece.adjoint(new - z))
+            pull = add(pull, piece.adjoint(u))
             apart = image - new
             primal = primal + item_norm(apart).square()
             if dual_first and piece.operator is None:
@@ -258,15 +258,15 @@ class ADMM(Solver):
         A, D = cast(LinearOperator, problem.operator), problem.data_term
         right = A.adjoint(D.weighted(problem.y - state.prediction))
         for piece, z, u in zip(pieces, state.splits, duals):
-            missing = piece.adjoint(added(z - u, piece.apply(state.x), -1.0))
-            right = added_product(right, missing, expand(rho, missing))
+            missing = piece.adjoint(add(z - u, piece.apply(state.x), -1.0))
+            right = add_product(right, missing, expand(rho, missing))
         change, left = solve_quadratic(
             objective, [(rho, piece.operator) for piece in pieces], right, self.inner_iterations
         )
         return state.x + change, left
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        objective = self.reformulated(objective)
+        objective = self.reformulate(objective)
         reason = nonconvex_reason(objective) or inexact_prox_reason(
             piece.function for piece in prior_pieces(objective)
         )

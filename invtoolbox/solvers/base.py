@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective.auxiliaries import extended
+from invtoolbox.objective.auxiliaries import with_auxiliary_variables
 from invtoolbox.objective.objective import Objective
 from invtoolbox.posteriors.base import Posterior
 from invtoolbox.priors.base import ExplicitPrior
@@ -41,9 +41,9 @@ class Solver(ABC):
         finds_weight: the solver meets the target of a discrepancy principle by itself, inside its step, and its state
             has a field ``regularization``.
         starts_at_zero: the solver regularises by where it starts, so it starts at 0 unless told otherwise.
-        takes_projection: parameters of an implicit prior that are constrained (``is_constrained``) are projected after every step.
+        takes_projection: parameters of an implicit prior that are constrained (``has_projection``) are projected after every step.
         samples: the iterates are draws from ``exp(-D - sum_i w_i R_i)``, so a weight that nobody wrote is 1, and no rule chooses it.
-        takes_adaptation: parameters of an implicit prior may change in number between two steps (``is_adaptive``); see `adapted`.
+        takes_adaptation: parameters of an implicit prior may change in number between two steps (``is_adaptive``); see `adapt`.
         unrolls: a step can be differentiated in whatever goes into it, where a graph is recorded; see `unrolling`.
         per_iteration: settings, positive numbers, that may differ from step to step, so that they can be learned one by one.
         weight_per_iteration: the same may be done with the weight of the priors.
@@ -64,17 +64,17 @@ class Solver(ABC):
     per_iteration: ClassVar[tuple[str, ...]] = ()
     weight_per_iteration: ClassVar[bool] = True
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         """Why this solver cannot minimise the objective; ``None`` where it can."""
         return None
 
-    def reformulated(self, objective: Objective) -> Objective:
+    def reformulate(self, objective: Objective) -> Objective:
         """The objective that the loop hands to ``init`` and ``step``: an equivalent one, where that is easier for this solver."""
         return objective
 
     def start(self, objective: Objective, variable: Tensor) -> Tensor:
         """The variable of the reformulated objective that a variable of the original one stands for."""
-        return extended(objective, variable)
+        return with_auxiliary_variables(objective, variable)
 
     def meets_target(self, objective: Objective) -> bool:
         """Whether this solver meets the target of the objective's rule by itself, so that the loop leaves the weight to it."""
@@ -92,7 +92,7 @@ class Solver(ABC):
     def step(self, objective: Objective, state: Any) -> Any:
         """One iteration, for every item of the batch."""
 
-    def adapted(
+    def adapt(
         self, objective: Objective, state: Any, variable: Tensor, move: Callable[[Tensor], Tensor]
     ) -> Any:
         """The state once the implicit prior has put another variable in the place of ``state.x``.
@@ -119,7 +119,7 @@ class Solver(ABC):
         return x
 
     def fixed_point(self, state: Any) -> tuple[Tensor, ...]:
-        """What of a state the next one follows from, once step sizes have settled; `mapped` leaves it as it is at the answer."""
+        """What of a state the next one follows from, once step sizes have settled; `apply_map` leaves it as it is at the answer."""
         raise InputError(
             f"the iterates of {type(self).__name__} are not those of a map with a fixed point"
         )
@@ -128,7 +128,7 @@ class Solver(ABC):
         """The state with another `fixed_point`, and with what a step and the answer take from it; everything else stays."""
         raise NotImplementedError
 
-    def mapped(
+    def apply_map(
         self, objective: Objective, state: Any, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """The map of which `fixed_point` ends up at a fixed point, differentiable where the objective allows it."""

@@ -55,11 +55,11 @@ def unfit(solver: Solver, objective: Objective) -> str | None:
     if fixed is not None and not solver.takes_unit_step:
         return f"{type(solver).__name__} chooses its proximal steps, and {fixed!r} knows the prox at one alone, 1 / weight"
     implicit = objective.prior.implicit
-    if implicit is not None and implicit.is_constrained and not solver.takes_projection:
+    if implicit is not None and implicit.has_projection and not solver.takes_projection:
         return f"{type(solver).__name__} does not keep to the constraints on the parameters of {implicit!r}"
     if implicit is not None and implicit.is_adaptive and not solver.takes_adaptation:
         return f"{type(solver).__name__} does not go on when the parameters of {implicit!r} change in number"
-    return solver.misfit(objective)
+    return solver.unsupported_reason(objective)
 
 
 def choose(objective: Objective) -> tuple[Solver, str]:

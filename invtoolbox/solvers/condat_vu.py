@@ -37,8 +37,8 @@ class CondatVu(PDHG):
     tensor([[[0.5000, 0.5000, 8.5000, 8.5000]]])
     """
 
-    def misfit(self, objective: Objective) -> str | None:
-        objective = self.reformulated(objective)
+    def unsupported_reason(self, objective: Objective) -> str | None:
+        objective = self.reformulate(objective)
         reason = implicit_reason(objective, "CondatVu") or pieces_reason(objective, "CondatVu")
         if reason is not None:
             return reason

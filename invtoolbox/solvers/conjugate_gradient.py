@@ -58,7 +58,7 @@ class ConjugateGradient(Solver):
     unrolls: ClassVar[bool] = True
     weight_per_iteration: ClassVar[bool] = False
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         if self.preconditioner not in (None, "auto", "diagonal", "fourier"):
             return f"the preconditioner of ConjugateGradient is 'auto', 'diagonal', 'fourier' or None, got {self.preconditioner!r}"
         if self.direction is not None:
@@ -174,7 +174,7 @@ class ConjugateGradient(Solver):
     def at_point(self, objective: Objective, state: CGState, point: tuple[Tensor, ...]) -> CGState:
         return replace(state, x=point[0])
 
-    def mapped(
+    def apply_map(
         self, objective: Objective, state: CGState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         # At the solution a step of conjugate gradients is 0 / 0; that of Richardson has the same fixed point.

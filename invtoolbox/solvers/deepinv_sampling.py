@@ -81,7 +81,7 @@ class Measured:
     ) -> None:
         from deepinv.physics import GaussianNoise
 
-        items = torch.arange(objective.batch, device=objective.problem.first.device).repeat(count)
+        items = torch.arange(objective.batch, device=objective.problem.y0.device).repeat(count)
         self.objective = objective.select(items)
         self.low, self.span = low, high - low
         problem, D = self.objective.problem, cast(LeastSquares, self.objective.problem.data_term)
@@ -89,12 +89,12 @@ class Measured:
         self.scale = 1.0
         if normalised and isinstance(objective.problem.operator, LinearOperator):
             norm = objective.problem.operator.norm(
-                dtype=problem.zeros().dtype, device=problem.first.device
+                dtype=problem.zeros().dtype, device=problem.y0.device
             )
             self.scale = 1 / float(norm.max())
         self.sigma = self.scale * float(D.noise_std.max()) / self.span
-        weights = 1.0 if D.weights is None else D.weights.to(problem.first).sqrt()
-        self.whiten = self.scale * expand(D.noise_std.max() / D.noise_std, problem.first) * weights
+        weights = 1.0 if D.weights is None else D.weights.to(problem.y0).sqrt()
+        self.whiten = self.scale * expand(D.noise_std.max() / D.noise_std, problem.y0) * weights
         self.dark = problem.operator(torch.full_like(problem.zeros(), low))
         self.y = (self.whiten * (problem.y - self.dark) / self.span).expand(
             len(items), *problem.y.shape[1:]

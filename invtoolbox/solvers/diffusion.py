@@ -70,7 +70,7 @@ class DiffusionSampler(Solver):
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
         """One draw a generator, ``(count, batch, channel, *space)``; every item of the batch sees the same random numbers."""
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         name = type(self).__name__
         reason = implicit_reason(objective, name) or sampling_reason(objective, name)
         if reason is not None:
@@ -112,7 +112,7 @@ class DiffusionSampler(Solver):
     def step(self, objective: Objective, state: DiffusionState) -> DiffusionState:
         drawn = self.draws(objective, split(objective.generator(), self.at_once))
         first = objective.iteration * self.at_once
-        chain = state.chain if first else state.chain.recentred(drawn[0])
+        chain = state.chain if first else state.chain.recenter(drawn[0])
         for k, x in enumerate(drawn):
             chain.add(x, first + k + 1)
         x = drawn[-1]
@@ -164,7 +164,7 @@ def split(generator: Generator, count: int) -> list[Generator]:
 
 
 def the_prior(objective: Objective) -> ExplicitPrior:
-    """The one prior of an objective that `DiffusionSampler.misfit` let pass."""
+    """The one prior of an objective that `DiffusionSampler.unsupported_reason` let pass."""
     return objective.terms[0][1]
 
 
@@ -281,8 +281,8 @@ class DDRM(DiffusionSampler):
 
     linear_only: ClassVar[bool] = True
 
-    def misfit(self, objective: Objective) -> str | None:
-        return super().misfit(objective) or undecomposed_reason(objective)
+    def unsupported_reason(self, objective: Objective) -> str | None:
+        return super().unsupported_reason(objective) or undecomposed_reason(objective)
 
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
         from deepinv.sampling import DDRM as Sampler

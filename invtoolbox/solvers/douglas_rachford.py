@@ -69,7 +69,7 @@ class DouglasRachford(Solver):
     per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
     takes_unit_step: ClassVar[bool] = True
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         reason = implicit_reason(objective, "DouglasRachford")
         if reason is not None:
             return reason

@@ -53,7 +53,7 @@ class GaussNewton(Solver):
     inner_tolerance: float = 1e-2
     sufficient_decrease: float = 1e-4
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value:
             return (
                 f"{type(self).__name__} needs an energy of every prior, and a prior here has none"

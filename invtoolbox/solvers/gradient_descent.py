@@ -46,7 +46,7 @@ class GradientDescent(Solver):
     step_size: float | None = None
     sufficient_decrease: float = 1e-4
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value and self.step_size is None:
             return "GradientDescent without a fixed step_size= needs an energy for its line search, and a prior here has none"
         return nonsmooth_reason(objective, "GradientDescent")
@@ -90,7 +90,7 @@ class GradientDescent(Solver):
     ) -> DescentState:
         return replace(state, x=point[0])
 
-    def mapped(
+    def apply_map(
         self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         # Whatever the step is, the fixed point is where the gradient is 0.

@@ -86,7 +86,7 @@ class HalfQuadratic(Solver):
     unrolls: ClassVar[bool] = True
     per_iteration: ClassVar[tuple[str, ...]] = ("penalty",)
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         reason = splitting_reason(objective, "HalfQuadratic")
         if reason is not None:
             return reason

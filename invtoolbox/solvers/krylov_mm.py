@@ -36,7 +36,7 @@ class KrylovState(State):
     basis: Tensor  # (batch, basis_size, n) orthonormal rows V
     measured: Tensor  # (batch, basis_size, m) A V
     transformed: Tensor  # (batch, basis_size, l) L V
-    projected: Projected  # the problem in the basis, float64
+    subspace: Projected  # the problem in the basis, float64
     previous: Tensor  # (batch, basis_size) the coefficients of the last iterate
     size: Tensor  # (batch,) vectors in the basis
     data_gradient: Tensor  # (batch, n) A^T W y
@@ -97,14 +97,14 @@ class KrylovMM(Solver):
     certificate_name: ClassVar[str] = "relative gradient norm, preconditioned"
     finds_weight: ClassVar[bool] = True
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         reason = implicit_reason(objective, "KrylovMM")
         if reason is not None:
             return reason
         problem = objective.problem
         if not problem.is_linear or not problem.data_term.is_quadratic:
             return "KrylovMM needs a linear operator and a quadratic data term"
-        if isinstance(problem.y, tuple) or problem.first.is_complex():
+        if isinstance(problem.y, tuple) or problem.y0.is_complex():
             return "KrylovMM works on real measurements in one tensor"
         if len(objective.terms) != 1:
             return f"KrylovMM takes one explicit prior, and here are {len(objective.terms)}"
@@ -160,7 +160,7 @@ class KrylovMM(Solver):
             basis=start.new_zeros(batch, size, start[0].numel()),
             measured=start.new_zeros(batch, size, problem.y[0].numel()),
             transformed=start.new_zeros(batch, size, u[0].numel()),
-            projected=Projected.zeros(batch, size, device),
+            subspace=Projected.zeros(batch, size, device),
             previous=torch.zeros(batch, size, dtype=torch.float64, device=device),
             size=torch.zeros(batch, dtype=torch.long, device=device),
             data_gradient=data_gradient.flatten(1),
@@ -173,8 +173,8 @@ class KrylovMM(Solver):
         for vector in vectors:
             _expand(objective, parts, state, vector.flatten(1), residual, slope)
         k = len(vectors)
-        state.projected.coefficients[:, :k] = _against(state.basis, start.flatten(1), k).double()
-        state.previous.copy_(state.projected.coefficients)
+        state.subspace.coefficients[:, :k] = _against(state.basis, start.flatten(1), k).double()
+        state.previous.copy_(state.subspace.coefficients)
         return state
 
     def step(self, objective: Objective, state: KrylovState) -> KrylovState:
@@ -183,7 +183,7 @@ class KrylovMM(Solver):
         parts = _parts(objective, state.smoothing)
         assert parts is not None
         k = int(state.size[0])  # the bases of all items grow together
-        small = state.projected.first(k)
+        small = state.subspace.first(k)
         # The weight in front of the majorant's |L x - w|^2 / 2 is eta = lambda * weight * curvature.
         unit = (parts.weight * parts.curvature).double()
         if objective.rule is None:
@@ -331,7 +331,7 @@ def _evaluate(
     state.value = D.value(prediction, y) + state.regularization * parts.weight * parts.norm.energy(
         u
     )
-    state.projected.squared.copy_(state.discrepancy.double().square())
+    state.subspace.squared.copy_(state.discrepancy.double().square())
     return D.weighted(prediction - y), parts.norm.gradient(u)
 
 
@@ -361,7 +361,7 @@ def _expand(
         measured.flatten(1),
         transformed.flatten(1),
     )
-    small = state.projected
+    small = state.subspace
     for rows, matrix, column, gradient, force in (
         (state.measured, small.data_matrix, D.weighted(measured), small.data_gradient, residual),
         (state.transformed, small.prior_matrix, transformed, small.prior_gradient, slope),
@@ -377,7 +377,7 @@ def _expand(
 
 def _restart(state: KrylovState) -> None:
     """Keep the span of ``x_k`` and ``x_k - x_{k-1}``; their products with A and L are combinations of known ones."""
-    current, change = state.projected.coefficients, state.projected.coefficients - state.previous
+    current, change = state.subspace.coefficients, state.subspace.coefficients - state.previous
     kept: list[Tensor] = []
     for vector in (current, change):
         for other in kept * 2:
@@ -395,7 +395,7 @@ def _restart(state: KrylovState) -> None:
     for rows in (state.basis, state.measured, state.transformed):
         rows[:, :2] = torch.stack([_combine(vector, rows) for vector in kept], 1)
     previous = torch.bmm(new.mT, state.previous.unsqueeze(2)).squeeze(2)
-    state.projected.change_basis(new, current.shape[1])
+    state.subspace.change_basis(new, current.shape[1])
     state.previous.zero_()
     state.previous[:, :2] = previous
     state.size.fill_(2)

@@ -47,7 +47,7 @@ class LBFGS(Solver):
     memory: int = 10
     sufficient_decrease: float = 1e-4
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value:
             return "LBFGS needs an energy of every prior for its line search, and a prior here has none"
         return nonsmooth_reason(objective, "LBFGS")

@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from invtoolbox.core.in_place import added, added_product, multiplied
+from invtoolbox.core.in_place import add, add_product, multiply
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
@@ -158,7 +158,7 @@ def solve_quadratic(
         return A.normal_resolvent(right, total, precision), torch.zeros_like(total)
     symbol, exact = system_symbol(objective, penalties, right)
     if symbol is not None and exact:
-        return filtered(right, 1 / symbol), torch.zeros_like(objective.regularization)
+        return apply_multiplier(right, 1 / symbol), torch.zeros_like(objective.regularization)
 
     def system(v: Tensor) -> Tensor:
         result = A.adjoint(D.weighted(A(v)))
@@ -215,7 +215,7 @@ def system_symbol(
     return symbol.maximum(expand(floor, symbol)), exact
 
 
-def filtered(x: Tensor, multiplier: Tensor) -> Tensor:
+def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
     """Multiply in the Fourier domain; large items one by one, because then they stay in the cache of a CPU."""
     axes = tuple(range(2, x.ndim))
     if x.is_cuda or x[0].numel() < _LARGE or len(x) == 1:
@@ -237,19 +237,19 @@ def _conjugate_gradients(
     ``inverse`` preconditions in the Fourier domain; ``residual``, the right-hand side, is overwritten.
     """
     x = torch.zeros_like(residual)
-    conditioned = residual if inverse is None else filtered(residual, inverse)
+    conditioned = residual if inverse is None else apply_multiplier(residual, inverse)
     direction, squared = conditioned.clone(), inner(residual, conditioned)
     for k in range(iterations):
         product = system(direction)
         curvature = inner(direction, product)
         alpha = quotient(squared, curvature)
-        x = added_product(x, direction, expand(alpha, x))
-        residual = added_product(residual, product, expand(-alpha, x))
+        x = add_product(x, direction, expand(alpha, x))
+        residual = add_product(residual, product, expand(-alpha, x))
         if k + 1 == iterations:
             break
-        conditioned = residual if inverse is None else filtered(residual, inverse)
+        conditioned = residual if inverse is None else apply_multiplier(residual, inverse)
         new = inner(residual, conditioned)
-        direction = added(multiplied(direction, expand(quotient(new, squared), x)), conditioned)
+        direction = add(multiply(direction, expand(quotient(new, squared), x)), conditioned)
         squared = new
     return x, item_norm(residual)
 

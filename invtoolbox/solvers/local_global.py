@@ -75,7 +75,7 @@ class LocalGlobal(Solver):
 
     certificate_name: ClassVar[str] = "relative gradient norm of the free points"
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         reason = implicit_reason(objective, "LocalGlobal")
         if reason is not None:
             return reason

@@ -54,7 +54,7 @@ class CGLS(Solver):
     weight_per_iteration: ClassVar[bool] = False
     starts_at_zero: ClassVar[bool] = True
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         if objective.terms:
             return f"CGLS takes no prior, it regularises by stopping early, and {objective.terms[0][1]!r} is one"
         return implicit_reason(objective, "CGLS") or quadratic_reason(objective, "CGLS")
@@ -179,7 +179,7 @@ class LSMR(Solver):
     unrolls: ClassVar[bool] = True
     weight_per_iteration: ClassVar[bool] = False
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         return implicit_reason(objective, "LSMR") or quadratic_reason(objective, "LSMR")
 
     def init(self, objective: Objective, start: Tensor) -> LSMRState:

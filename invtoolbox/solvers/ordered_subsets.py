@@ -16,7 +16,7 @@ from invtoolbox.priors.images.constraints import NonNegative
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
-from invtoolbox.solvers.sirt import SIRT, algebraic_reason, constrained, metric_reason
+from invtoolbox.solvers.sirt import SIRT, algebraic_reason, constrain, metric_reason
 
 
 def subset_indices(problem: Problem, subset_size: int | None) -> list[Tensor]:
@@ -29,7 +29,7 @@ def subset_indices(problem: Problem, subset_size: int | None) -> list[Tensor]:
     """
     blocks = cast(int, problem.operator.blocks)
     count = 1 if subset_size is None else -(-blocks // subset_size)
-    return [torch.arange(k, blocks, count, device=problem.first.device) for k in range(count)]
+    return [torch.arange(k, blocks, count, device=problem.y0.device) for k in range(count)]
 
 
 def subset_reason(objective: Objective, name: str, subset_size: int | None) -> str | None:
@@ -47,7 +47,7 @@ def subset_reason(objective: Objective, name: str, subset_size: int | None) -> s
     return None
 
 
-def shuffled(objective: Objective, count: int) -> list[int]:
+def shuffle(objective: Objective, count: int) -> list[int]:
     """An order of the subsets that is a function of seed and iteration, the same for every item."""
     generator = objective.generator()
     order: list[int] = torch.randperm(count, generator=generator, device=generator.device).tolist()
@@ -100,7 +100,7 @@ class OSSART(Solver):
     certificate_name: ClassVar[str] = "relative length of a pass"
     starts_at_zero: ClassVar[bool] = True
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         if not 0 < self.relaxation < 2:
             return f"OSSART needs a relaxation between 0 and 2, got {self.relaxation}"
         if self.decay < 0:
@@ -122,7 +122,7 @@ class OSSART(Solver):
             largest = largest.maximum(
                 with_moduli(_linear(part)).adjoint(part.data_term.weighted(counted[:, :, index]))
             )
-        x = constrained(objective, start)
+        x = constrain(objective, start)
         prediction = problem.operator(x)
         return OSSARTState(
             x,
@@ -138,11 +138,11 @@ class OSSART(Solver):
         indices = subset_indices(problem, self.subset_size)
         relaxation = self.relaxation / (1 + self.decay * state.passes)
         step = relaxation.view(-1, *[1] * (x.ndim - 1)) * state.columns
-        for k in shuffled(objective, len(indices)):
+        for k in shuffle(objective, len(indices)):
             part = problem.subset(indices[k])
             residual = part.data_term.weighted(part.y - part.operator(x))
             update = _linear(part).adjoint(state.rows[:, :, indices[k]] * residual)
-            x = constrained(objective, torch.addcmul(x, step, update))
+            x = constrain(objective, torch.addcmul(x, step, update))
         moved = (
             item_norm(x - state.x) / relaxation / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
         )
@@ -205,7 +205,7 @@ class OSEM(Solver):
     certificate_name: ClassVar[str] = "relative change of the image"
     starts_at_zero: ClassVar[bool] = True
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         problem = objective.problem
         if not problem.is_linear or not isinstance(problem.y, Tensor):
             return f"OSEM needs a linear operator and one tensor of counts, and the operator is {problem.operator}"
@@ -237,7 +237,7 @@ class OSEM(Solver):
     def step(self, objective: Objective, state: OSEMState) -> OSEMState:
         problem, x = objective.problem, state.x
         subsets = dict(self._subsets(problem))
-        for k in shuffled(objective, len(subsets)):
+        for k in shuffle(objective, len(subsets)):
             part = subsets[k]
             # The gradient is 1 - y / mean, so this is the ratio, with the data term's own care for a mean of 0.
             ratio = 1 - part.data_term.grad(part.operator(x), part.y)

@@ -51,7 +51,7 @@ class PALM(Solver):
 
     certificate_name: ClassVar[str] = "relative norm of the gradient mappings"
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         if objective.unknowns is None or objective.prior.implicit is not None:
             return "PALM alternates between the image and unknown parameters of the operator, Problem(unknown=...); use ProximalGradient"
         for name, terms in _blocks(objective).items():

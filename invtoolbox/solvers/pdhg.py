@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invtoolbox.core.in_place import added, added_product, difference, replaced
+from invtoolbox.core.in_place import add, add_product, overwrite, subtract
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
@@ -100,8 +100,8 @@ class PDHG(Solver):
     unrolls: ClassVar[bool] = True
     per_iteration: ClassVar[tuple[str, ...]] = ("ratio",)
 
-    def misfit(self, objective: Objective) -> str | None:
-        objective = self.reformulated(objective)
+    def unsupported_reason(self, objective: Objective) -> str | None:
+        objective = self.reformulate(objective)
         reason = implicit_reason(objective, "PDHG") or pieces_reason(objective, "PDHG")
         if reason is not None:
             return reason
@@ -120,7 +120,7 @@ class PDHG(Solver):
         )
         return bool(priors) and convex and not any("denoise" in prior.offers for prior in priors)
 
-    def reformulated(self, objective: Objective) -> Objective:
+    def reformulate(self, objective: Objective) -> Objective:
         """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
         return with_auxiliaries(objective)
 
@@ -181,8 +181,8 @@ class PDHG(Solver):
         u = torch.addcmul(point, expand(-tau, point), pull)
         if parts.primal is not None:
             u = parts.primal.prox(u, tau)
-        moved = difference(u, point, out=spare)
-        point = added(point, moved, relaxation)
+        moved = subtract(u, point, out=spare)
+        point = add(point, moved, relaxation)
         length, image, norms = item_norm(moved), item_norm(u), []
 
         seen, dual_residual = [], torch.zeros_like(tau)
@@ -190,27 +190,27 @@ class PDHG(Solver):
             zip(parts.all, state.duals, state.images, state.spare[1:])
         ):
             new = piece.apply(u)
-            change = difference(new, k, out=change)
-            k = added(k, change, relaxation)
+            change = subtract(new, k, out=change)
+            k = add(k, change, relaxation)
             images.append(k)
             norms.append(_corrected(state.norms[:, j], item_norm(change), length))
             seen.append(new)
             if j >= len(parts.dual):
                 assert isinstance(piece, DataPiece)
-                duals.append(replaced(p, piece.grad(k)))
+                duals.append(overwrite(p, piece.grad(k)))
                 continue
             sigma = expand(sigmas[j], p)
             v = torch.addcmul(p, sigma, new).addcmul_(sigma, change)
-            q = added(piece.prox_conjugate(v, sigmas[j]), p, -1.0)
-            change = added_product(change, q, -1 / sigma)
+            q = add(piece.prox_conjugate(v, sigmas[j]), p, -1.0)
+            change = add_product(change, q, -1 / sigma)
             size = torch.maximum(item_norm(new), 1e-2 * state.norms[:, j] * image)
             dual_residual = dual_residual.maximum(_relative(item_norm(change), size))
-            duals.append(added(p, q, relaxation))
+            duals.append(add(p, q, relaxation))
 
         new_pull, size = _pull(parts.all, tuple(duals), point)
-        pull = difference(new_pull, pull, out=pull).div_(relaxation)
+        pull = subtract(new_pull, pull, out=pull).div_(relaxation)
         primal_residual = _relative(
-            item_norm(added_product(pull, moved, expand(-1 / tau, moved))), size
+            item_norm(add_product(pull, moved, expand(-1 / tau, moved))), size
         )
         regularization = (
             objective.regularization.clone() if parts.ball is None else _worth(parts.ball, duals[0])
@@ -219,7 +219,7 @@ class PDHG(Solver):
         ratio = state.ratio
         if self.adaptive and parts.dual and _is_milestone(objective.iteration + 1):
             # A start that is nearly the answer must not stop the image from moving.
-            distance = torch.maximum(item_norm(difference(u, state.start, out=spare)), 0.02 * image)
+            distance = torch.maximum(item_norm(subtract(u, state.start, out=spare)), 0.02 * image)
             ratio = (
                 (ratio * _balance(parts, state, distance, [item_norm(p) for p in duals]))
                 .sqrt()
@@ -262,7 +262,7 @@ class PDHG(Solver):
         )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        objective = self.reformulated(objective)
+        objective = self.reformulate(objective)
         reason = nonconvex_reason(objective) or inexact_prox_reason(
             piece.function for piece in prior_pieces(objective)
         )

@@ -17,7 +17,7 @@ from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.matrix import Matrix
 from invtoolbox.problem import Problem
-from invtoolbox.solvers.linear_systems import filtered, system_symbol
+from invtoolbox.solvers.linear_systems import apply_multiplier, system_symbol
 
 #: Sums below this fraction of the item's largest are rounding, and count as 0.
 _SMALLEST = 1e-6
@@ -74,7 +74,7 @@ class Preconditioner:
     def __call__(self, residual: Tensor) -> Tensor:
         if self.diagonal is not None:
             return residual * self.diagonal
-        return residual if self.spectrum is None else filtered(residual, self.spectrum)
+        return residual if self.spectrum is None else apply_multiplier(residual, self.spectrum)
 
 
 def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | None:

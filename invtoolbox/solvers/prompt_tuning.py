@@ -81,7 +81,7 @@ class PromptTuning(DiffusionSampler):
         self, objective: Objective, generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
         """The draws, and the condition that each of them ended with, ``(count, batch, *shape)``."""
-        count, device = len(generators), objective.problem.first.device
+        count, device = len(generators), objective.problem.y0.device
         repeated = objective.select(torch.arange(objective.batch, device=device).repeat(count))
         prior = cast(ConditionalPrior, the_prior(objective))
         like = repeated.problem.zeros()

@@ -64,7 +64,7 @@ class ProximalGradient(Solver):
     per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
     accelerated: ClassVar[bool] = False
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         name = type(self).__name__
         if not objective.problem.data_term.is_smooth:
             return f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is not"
@@ -195,7 +195,7 @@ class ProximalGradient(Solver):
     ) -> ProximalState:
         return replace(state, x=point[0])
 
-    def mapped(
+    def apply_map(
         self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         (x,) = point

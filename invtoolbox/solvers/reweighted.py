@@ -57,7 +57,7 @@ class Reweighted(Solver):
     inner_iterations: int = 20
     inner_tolerance: float = 0.1
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         reason = implicit_reason(objective, "Reweighted")
         if reason is not None:
             return reason

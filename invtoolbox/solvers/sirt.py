@@ -65,7 +65,7 @@ class SIRT(Solver):
     weight_per_iteration: ClassVar[bool] = False
     starts_at_zero: ClassVar[bool] = True
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         if not 0 < self.relaxation < 2:
             return f"SIRT needs a relaxation between 0 and 2, got {self.relaxation}"
         return implicit_reason(objective, "SIRT") or algebraic_reason(objective, "SIRT")
@@ -84,7 +84,7 @@ class SIRT(Solver):
             if expected is None
             else self.tau * expected.to(objective.regularization)
         )
-        x = constrained(objective, start)
+        x = constrain(objective, start)
         prediction = A(x)
         return SIRTState(
             x,
@@ -103,7 +103,7 @@ class SIRT(Solver):
         A, D, y = cast(LinearOperator, problem.operator), problem.data_term, problem.y
         residual = D.weighted(y - state.prediction)
         update = A.adjoint(state.rows * residual).mul_(state.columns)
-        x = constrained(objective, torch.add(state.x, update, alpha=self.relaxation))
+        x = constrain(objective, torch.add(state.x, update, alpha=self.relaxation))
         prediction = A(x)
         moved = _length(x - state.x, state.columns) / self.relaxation
         certificate = moved / state.scale.clamp_min(torch.finfo(moved.dtype).tiny)
@@ -174,7 +174,7 @@ def metric_reason(objective: Objective) -> str | None:
     )
 
 
-def constrained(objective: Objective, x: Tensor) -> Tensor:
+def constrain(objective: Objective, x: Tensor) -> Tensor:
     for weight, prior in objective.terms:
         x = prior.prox(x, weight)
     return x

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from invtoolbox.core.in_place import added
+from invtoolbox.core.in_place import add
 from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.algebra import LinearStack
@@ -153,7 +153,7 @@ class DataPiece:
     def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
         """The prox of the convex conjugate, by Moreau's identity; may overwrite ``v``."""
         factor = expand(step, v)
-        return added(v, factor * self.prox(v / factor, 1 / step), -1.0)
+        return add(v, factor * self.prox(v / factor, 1 / step), -1.0)
 
 
 Piece = PriorPiece | DataPiece

@@ -77,8 +77,8 @@ class StochasticPDHG(Solver):
 
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
 
-    def misfit(self, objective: Objective) -> str | None:
-        objective = self.reformulated(objective)
+    def unsupported_reason(self, objective: Objective) -> str | None:
+        objective = self.reformulate(objective)
         reason = implicit_reason(objective, "StochasticPDHG") or pieces_reason(
             objective, "StochasticPDHG"
         )
@@ -95,7 +95,7 @@ class StochasticPDHG(Solver):
             return f"StochasticPDHG needs a positive ratio, got {self.ratio}"
         return subset_reason(objective, "StochasticPDHG", self.subset_size)
 
-    def reformulated(self, objective: Objective) -> Objective:
+    def reformulate(self, objective: Objective) -> Objective:
         """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
         return with_auxiliaries(objective)
 
@@ -207,7 +207,7 @@ class StochasticPDHG(Solver):
         return state
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        objective = self.reformulated(objective)
+        objective = self.reformulate(objective)
         reason = nonconvex_reason(objective) or inexact_prox_reason(
             piece.function for piece in prior_pieces(objective)
         )

@@ -76,7 +76,7 @@ class UnadjustedLangevin(Solver):
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise InputError(f"bounds are (low, high) with low < high, got {self.bounds}")
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         reason = implicit_reason(objective, "UnadjustedLangevin") or sampling_reason(
             objective, "UnadjustedLangevin"
         )
@@ -120,7 +120,7 @@ class UnadjustedLangevin(Solver):
         chain, certificate = state.chain, state.certificate
         number = objective.iteration + 1 - self.burn_in
         if number == 1:
-            chain = chain.recentred(x)
+            chain = chain.recenter(x)
         # A short chain does not know its own memory, so it is not believed about it.
         if number >= 1 and chain.add(x, number) and number >= max(4 * self.blocks, self.burn_in):
             certificate = chain.relative_error()

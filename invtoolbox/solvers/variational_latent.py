@@ -83,7 +83,7 @@ class VariationalLatent(Solver):
                 f"{self.clip:g} and {self.learning_rate:g}"
             )
 
-    def misfit(self, objective: Objective) -> str | None:
+    def unsupported_reason(self, objective: Objective) -> str | None:
         prior = objective.prior.implicit
         if prior is None:
             return "VariationalLatent works on the latents of an implicit prior, and there is none"
@@ -106,12 +106,12 @@ class VariationalLatent(Solver):
             )
         if self.pixels and prior.pixel_std(prior.initial()) is None:
             return f"VariationalLatent(pixels=True) needs the standard deviation of pixels, and {prior!r} has none; give it a bitrate"
-        return self._adam(1).misfit(objective)
+        return self._adam(1).unsupported_reason(objective)
 
     def suits(self, objective: Objective) -> bool:
         return False  # a distribution is what one asks for
 
-    def reformulated(self, objective: Objective) -> Objective:
+    def reformulate(self, objective: Objective) -> Objective:
         """The objective whose variable holds the widths too, behind the latents and the unknowns."""
         prior, old = objective.prior.implicit, objective.layout
         assert prior is not None and old is not None
@@ -139,7 +139,7 @@ class VariationalLatent(Solver):
         parameters = Layout(
             tuple(known), tuple(layout.shapes[layout.names.index(n)] for n in known)
         ).unpack(variable)
-        return layout.pack(parameters | around.widened({name: parameters[name] for name in names}))
+        return layout.pack(parameters | around.widen({name: parameters[name] for name in names}))
 
     def init(self, objective: Objective, start: Tensor) -> AdamState:
         return self._adam(self._pixels(objective)).init(objective, start)

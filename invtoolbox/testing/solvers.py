@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.objective.auxiliaries import extended
+from invtoolbox.objective.auxiliaries import with_auxiliary_variables
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -91,7 +91,7 @@ def check_solver(
             exact.select(index), None if finer is None else finer.select(index), iterations, 0.0
         ).x
 
-    order = torch.arange(problem.batch - 1, -1, -1, device=problem.first.device)
+    order = torch.arange(problem.batch - 1, -1, -1, device=problem.y0.device)
     check.at_most(
         "permuted batch",
         gap(part(order), _select(whole, order)),
@@ -241,10 +241,12 @@ def _check_tolerance(
     if objective.layout is not None:
         return
     with torch.no_grad():
-        objective = solver.reformulated(objective)
+        objective = solver.reformulate(objective)
         state = solver.init(
             objective,
-            extended(objective, problem.zeros() if solver.starts_at_zero else first_guess(problem)),
+            with_auxiliary_variables(
+                objective, problem.zeros() if solver.starts_at_zero else first_guess(problem)
+            ),
         )
         early = solver.converged(state, 0.0) & (state.certificate > 0)
     check.holds(

@@ -66,7 +66,7 @@ class NormalEquations(Settings):
         return apply_hessian(self._objective(), v, self.problem.operator(v))
 
     def _objective(self) -> Objective:
-        real = self.problem.first
+        real = self.problem.y0
         return Objective(
             self.problem,
             self.prior,
@@ -236,4 +236,4 @@ def _ritz(system: NormalEquations, count: int, seed: int) -> tuple[Tensor, Tenso
         torch.diag(diagonal) + torch.diag(beside[:-1], 1) + torch.diag(beside[:-1], -1)
     )
     vectors = (mixed.T.to(like.device) @ basis).view(count, *like.shape[1:])
-    return values, vectors.to(system.problem.first.dtype)
+    return values, vectors.to(system.problem.y0.dtype)

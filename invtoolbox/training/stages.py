@@ -77,7 +77,7 @@ class NetworkWeights(ImplicitPrior):
             )
         return losses[None]
 
-    def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """Convex networks, alone or as parts of a larger one, stay convex."""
         for prefix, part in self.network.named_modules():
             if isinstance(part, ConvexNetwork):
@@ -89,12 +89,12 @@ class NetworkWeights(ImplicitPrior):
                 }
                 parameters = {
                     **parameters,
-                    **{place + name: value for name, value in part.projected(own).items()},
+                    **{place + name: value for name, value in part.project(own).items()},
                 }
         return parameters
 
     @property
-    def is_constrained(self) -> bool:
+    def has_projection(self) -> bool:
         return any(isinstance(part, ConvexNetwork) for part in self.network.modules())
 
     def __repr__(self) -> str:

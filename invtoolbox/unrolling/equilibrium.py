@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from invtoolbox.core.pytrees import select_items
 from invtoolbox.errors import InputError
-from invtoolbox.loop.differentiation import attached_root
+from invtoolbox.loop.differentiation import attach_root
 from invtoolbox.loop.run import DIVERGED, MAX_ITERATIONS, STATUS, Limits, Loop, run
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior
@@ -118,7 +118,7 @@ class Equilibrium(SolverNetwork):
         """
         objective = self.bound(y)
         layered = Layered(solver=self.solver, learned=self.learned, base=self.prior, settles=True)
-        working = self.solver.reformulated(objective)
+        working = self.solver.reformulate(objective)
         recorded = self.records(objective, initial)
         with torch.set_grad_enabled(recorded):
             start = (
@@ -181,8 +181,8 @@ class Equilibrium(SolverNetwork):
         solver, objective = layered.at(objective, 0)
         parts = [t.detach() for t in solver.fixed_point(state)]
         free = _packed(parts).requires_grad_(True)
-        residual = free - _packed(solver.mapped(objective, state, _unpacked(free, parts)))
-        root = attached_root(residual, free, self._adjoint)
+        residual = free - _packed(solver.apply_map(objective, state, _unpacked(free, parts)))
+        root = attach_root(residual, free, self._adjoint)
         settled = solver.at_point(objective, state, _unpacked(root, parts))
         check_differentiable(self.solver, objective, settled)
         answer = working.decode(solver.result(settled))

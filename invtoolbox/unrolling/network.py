@@ -213,7 +213,7 @@ class SolverNetwork(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Problem and prior go where the parameters go."""
         super()._apply(fn, recurse)
-        first = self.problem.first
+        first = self.problem.y0
         moved = fn(
             torch.zeros(
                 (),

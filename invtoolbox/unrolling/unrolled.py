@@ -63,7 +63,7 @@ class Unrolled(SolverNetwork):
             if torch.is_grad_enabled() and not start.requires_grad:
                 # Priors record a graph where the image asks for one.
                 start = start.detach().requires_grad_(True)
-            working = self.solver.reformulated(objective)
+            working = self.solver.reformulate(objective)
             loop, working = Loop.start(layered, working, self.solver.start(working, start), None)
             limits = Limits(self.iterations, -math.inf, None)
             loop = run(loop, working, layered, None, limits, (), lambda loop, last: None)

@@ -20,7 +20,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.rendered_views import Photometric
 from invtoolbox.datasets.views.transforms import PosedPictures
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.cameras import Cameras, looked_at
+from invtoolbox.geometry.cameras import Cameras, focus_point
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.composed import ThroughOperator
@@ -64,7 +64,7 @@ class SceneModel(ABC):
     #: The file that holds the scene.
     file_name: ClassVar[str]
 
-    def changed(self, changes: Mapping[str, Any]) -> Self:
+    def change(self, changes: Mapping[str, Any]) -> Self:
         """The model with other settings, as a stage says them."""
         known = [f.name for f in dataclasses.fields(self)]
         for key in changes:
@@ -160,7 +160,7 @@ def weight_unit(problem: Problem) -> float:
     """
     if isinstance(problem.data_term, Photometric):
         return float(problem.operator.blocks or 1)
-    values = problem.first[0].numel()
+    values = problem.y0[0].numel()
     return 0.5 * values if isinstance(problem.data_term, LeastSquares) else float(values)
 
 
@@ -174,7 +174,7 @@ def visible_box(cameras: Cameras) -> tuple[Point, Point]:
     [4.0, 4.0, 4.0]
     """
     try:
-        middle = looked_at(cameras)
+        middle = focus_point(cameras)
     except InputError as error:
         raise InputError(
             f"{error}, and no box can be guessed; give low and high, its corners in their frame"

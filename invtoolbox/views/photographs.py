@@ -33,16 +33,16 @@ class Photographs:
         """Those that a reconstruction is judged by: what is held out, or where nothing is, what it was found from."""
         return self.held if len(self.held) else self.train
 
-    def scaled(self, factor: float) -> Photographs:
+    def scale(self, factor: float) -> Photographs:
         """All of them smaller, averaged over areas."""
         return (
             self
             if factor == 1
-            else Photographs(scaled(self.train, factor), scaled(self.held, factor))
+            else Photographs(scale(self.train, factor), scale(self.held, factor))
         )
 
 
-def scaled(pictures: PosedPictures, factor: float) -> PosedPictures:
+def scale(pictures: PosedPictures, factor: float) -> PosedPictures:
     """Smaller pictures, averaged over areas, and the cameras that take such ones."""
     if not 0 < factor <= 1:
         raise InputError(
@@ -50,7 +50,7 @@ def scaled(pictures: PosedPictures, factor: float) -> PosedPictures:
         )
     if factor == 1:
         return pictures
-    cameras = pictures.cameras.scaled(factor)
+    cameras = pictures.cameras.scale(factor)
     if not len(pictures):
         return replace(pictures, cameras=cameras)
     rgba = functional.interpolate(

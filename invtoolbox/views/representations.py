@@ -44,7 +44,7 @@ class VoxelModel(SceneModel):
         degree, alpha, colour_rate, view_rate: see `priors.VoxelGrid`.
         scale: the unit of the density, the same for all stages; ``resolution`` over the longest side by default, so a model that is made
             with the finest resolution has a raw density of order 1 where it is opaque.
-        least_alpha, margin: which cells are empty when a stage begins, see `VoxelGrid.refined`.
+        least_alpha, margin: which cells are empty when a stage begins, see `VoxelGrid.refine`.
     """
 
     resolution: int = 128
@@ -76,7 +76,7 @@ class VoxelModel(SceneModel):
         self, before: ImplicitPrior, parameters: dict[str, Tensor]
     ) -> tuple[ImplicitPrior, dict[str, Tensor]]:
         assert isinstance(before, VoxelGrid)
-        return before.refined(parameters, self._space().shape, self.least_alpha, self.margin)
+        return before.refine(parameters, self._space().shape, self.least_alpha, self.margin)
 
     def save_state(self, path: Path, prior: ImplicitPrior, parameters: dict[str, Tensor]) -> None:
         write_voxels(path, prior.decode(parameters), overwrite=True)

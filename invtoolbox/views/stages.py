@@ -30,7 +30,7 @@ from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
 from invtoolbox.views.models import SceneModel, silhouette_prior, weight_unit
-from invtoolbox.views.photographs import Photographs, scaled
+from invtoolbox.views.photographs import Photographs, scale
 from invtoolbox.views.watch import Sample, Watch, spread_over
 
 STATE = "stages.json"
@@ -123,7 +123,7 @@ def solve_in_stages(
         seed: of the first stage; the others count on from it.
         device: where to compute.
         folder: where the work is written down, and gone on from where it was written before.
-        every: seconds between two looks at ``looked_at`` of the views that are held out.
+        every: seconds between two looks at ``focus_point`` of the views that are held out.
         progress: show a bar on a terminal.
         tell: called after each stage.
         silhouettes: the weight of `silhouette_prior`, beside the mean misfit of a value; for few views of pictures with an alpha.
@@ -163,7 +163,7 @@ def solve_in_stages(
             stage = stages[k]
             try:
                 solution, prior = _solve_stage(
-                    model.changed(stage.prior),
+                    model.change(stage.prior),
                     photographs,
                     stage,
                     k,
@@ -225,7 +225,7 @@ def _solve_stage(
     diary: Diary,
     watch: Watch,
 ) -> tuple[Solution, ImplicitPrior]:
-    pictures = scaled(photographs.train, stage.scale)
+    pictures = scale(photographs.train, stage.scale)
     watch.begin(k, stages, model.file_name)
     start: dict[str, Tensor] | None = None
     if state is None:

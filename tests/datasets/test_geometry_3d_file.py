@@ -49,13 +49,13 @@ MORE: dict[str, Any] = {
 }
 
 
-def changed(**changes: Any) -> dict[str, Any]:
+def change(**changes: Any) -> dict[str, Any]:
     return {**CONE, **changes}
 
 
 @pytest.mark.parametrize("name", MORE)
 def test_written_and_read_back_equal(name: str, tmp_path: Path) -> None:
-    geometry = geometry_from_mapping(changed(**MORE[name]))
+    geometry = geometry_from_mapping(change(**MORE[name]))
     assert read_geometry(geometry.write(tmp_path / "g.toml")) == geometry and hash(
         geometry
     ) == hash(dataclasses.replace(geometry))
@@ -74,7 +74,7 @@ def test_the_words_are_those_of_the_operators() -> None:
     assert isinstance(parallel, operators.ParallelBeam3D) and torch.allclose(
         parallel.vectors, expected.vectors, atol=1e-12
     )
-    entries = changed(**MORE["shifted"], pitch=1.0, tilt=10.0, voxel_size=[0.5, 0.4, 0.3])
+    entries = change(**MORE["shifted"], pitch=1.0, tilt=10.0, voxel_size=[0.5, 0.4, 0.3])
     cone = geometry_from_mapping(entries).operator()
     angles = torch.arange(12, dtype=torch.float64) * (math.pi / 6)
     wanted = operators.ConeBeam(
@@ -96,7 +96,7 @@ def test_the_words_are_those_of_the_operators() -> None:
     )
     assert (
         cone.voxel_size == (0.5, 0.4, 0.3)
-        and geometry_from_mapping(changed(curved=True)).operator().curved
+        and geometry_from_mapping(change(curved=True)).operator().curved
     )  # type: ignore[attr-defined]
 
 
@@ -143,7 +143,7 @@ def test_axis_column_and_grid() -> None:
         -0.75,
     )
     with pytest.raises(InputError, match="axis_shift"):
-        geometry_from_mapping(changed(axis_shift=0.1)).with_axis_column(3.0)
+        geometry_from_mapping(change(axis_shift=0.1)).with_axis_column(3.0)
 
 
 VECTORS = circular([0.0, 1.0], 20.0, 35.0).tolist()
@@ -153,30 +153,30 @@ BARE = {
     if k not in ("angles", "detector_spacing", "source_origin", "source_detector")
 }
 REFUSED = {
-    "kind": (changed(kind="cones"), "'cone' or 'parallel3d' in 3D"),
-    "a word of 2D": (changed(num_detectors=3), "one of a 2D scan"),
+    "kind": (change(kind="cones"), "'cone' or 'parallel3d' in 3D"),
+    "a word of 2D": (change(num_detectors=3), "one of a 2D scan"),
     "a word of 3D": ({"kind": "fan", "volume_shape": [1, 2, 3]}, "one of a 3D scan"),
-    "misspelt": (changed(detecter_shape=[1, 2]), "detector_shape"),
-    "below the angles": (changed(angles={**CONE["angles"], "tilt": 3}), "move it above"),
-    "two sizes": (changed(volume_shape=[3, 4]), "list of 3 numbers"),
-    "one size of the panel": (changed(detector_shape=8), "list of 2 numbers"),
-    "a text": (changed(detector_shift=["a", 0]), "finite number"),
+    "misspelt": (change(detecter_shape=[1, 2]), "detector_shape"),
+    "below the angles": (change(angles={**CONE["angles"], "tilt": 3}), "move it above"),
+    "two sizes": (change(volume_shape=[3, 4]), "list of 3 numbers"),
+    "one size of the panel": (change(detector_shape=8), "list of 2 numbers"),
+    "a text": (change(detector_shift=["a", 0]), "finite number"),
     "no source": ({k: v for k, v in CONE.items() if k != "source_origin"}, "needs source_origin"),
-    "panel before the axis": (changed(source_detector=10.0), "source_detector"),
-    "source inside": (changed(voxel_size=20.0), "inside the volume"),
-    "panel aside": (changed(detector_shift=[90.0, 0.0]), "no ray"),
+    "panel before the axis": (change(source_detector=10.0), "source_detector"),
+    "source inside": (change(voxel_size=20.0), "inside the volume"),
+    "panel aside": (change(detector_shift=[90.0, 0.0]), "no ray"),
     "pitch of a parallel beam": ({**PARALLEL, "pitch": 1.0}, "belongs to a cone beam"),
-    "curved": (changed(curved="yes"), "true or false"),
+    "curved": (change(curved="yes"), "true or false"),
     "degrees as radians": (
-        changed(angles={"unit": "radians", "start": 0, "stop": 360, "count": 9}),
+        change(angles={"unit": "radians", "start": 0, "stop": 360, "count": 9}),
         "looks like degrees",
     ),
     "tilt in degrees": (
-        changed(tilt=30.0, angles={"unit": "radians", "start": 0, "stop": 6, "count": 9}),
+        change(tilt=30.0, angles={"unit": "radians", "start": 0, "stop": 6, "count": 9}),
         "unit of",
     ),
     "no angles": ({k: v for k, v in CONE.items() if k != "angles"}, "or vectors"),
-    "vectors and angles": (changed(vectors=VECTORS), "both given"),
+    "vectors and angles": (change(vectors=VECTORS), "both given"),
     "vectors and spacing": ({**BARE, "vectors": VECTORS, "detector_spacing": 2.0}, "both given"),
     "eleven numbers": (
         {**BARE, "vectors": [VECTORS[0], VECTORS[1][:11]]},

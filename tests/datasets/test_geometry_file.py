@@ -98,46 +98,46 @@ def test_axis_column() -> None:
     assert geometry.axis_column == 319.5 - 24
 
 
-def changed(**changes: Any) -> dict[str, Any]:
+def change(**changes: Any) -> dict[str, Any]:
     return {**FAN, **changes}
 
 
 REFUSED = {
     "a turn in degrees": (
-        changed(angles={"unit": "radians", "start": 0, "stop": 360, "count": 9}),
+        change(angles={"unit": "radians", "start": 0, "stop": 360, "count": 9}),
         "looks like degrees",
     ),
     "half a turn in degrees": (
-        changed(angles={"unit": "radians", "values": [0, 45, 90, 135]}),
+        change(angles={"unit": "radians", "values": [0, 45, 90, 135]}),
         "looks like degrees",
     ),
-    "no unit": (changed(angles={"start": 0, "stop": 1, "count": 2}), "unit"),
-    "other unit": (changed(angles={"unit": "grad", "start": 0, "stop": 1, "count": 2}), "unit"),
-    "angles as a list": (changed(angles=[0, 1]), "table with a unit"),
-    "no count": (changed(angles={"unit": "degrees", "start": 0, "stop": 1}), "lacks count"),
+    "no unit": (change(angles={"start": 0, "stop": 1, "count": 2}), "unit"),
+    "other unit": (change(angles={"unit": "grad", "start": 0, "stop": 1, "count": 2}), "unit"),
+    "angles as a list": (change(angles=[0, 1]), "table with a unit"),
+    "no count": (change(angles={"unit": "degrees", "start": 0, "stop": 1}), "lacks count"),
     "count of zero": (
-        changed(angles={"unit": "degrees", "start": 0, "stop": 1, "count": 0}),
+        change(angles={"unit": "degrees", "start": 0, "stop": 1, "count": 0}),
         "at least 1",
     ),
-    "both": (changed(angles={"unit": "degrees", "start": 0, "values": [1]}), "not both"),
-    "no angles": (changed(angles={"unit": "degrees", "values": []}), "no angles"),
-    "a word as an angle": (changed(angles={"unit": "degrees", "values": ["x"]}), "finite number"),
-    "infinite angle": (changed(angles={"unit": "degrees", "values": [math.inf]}), "finite number"),
-    "misspelt angle field": (changed(angles={"unit": "degrees", "value": [1]}), "'values'"),
-    "misspelt field": (changed(detector_spaceing=1), "detector_spacing"),
-    "kind": (changed(kind="cones"), "'parallel' or 'fan'"),
-    "spacing": (changed(detector_spacing=0), "detector_spacing"),
-    "text": (changed(pixel_size="1 mm"), "pixel_size"),
-    "fraction of a detector": (changed(num_detectors=12.5), "whole number"),
-    "three sizes": (changed(image_shape=[1, 2, 3]), "two sizes"),
-    "one size": (changed(image_shape=512), "list of two sizes"),
-    "curved": (changed(curved="yes"), "true or false"),
+    "both": (change(angles={"unit": "degrees", "start": 0, "values": [1]}), "not both"),
+    "no angles": (change(angles={"unit": "degrees", "values": []}), "no angles"),
+    "a word as an angle": (change(angles={"unit": "degrees", "values": ["x"]}), "finite number"),
+    "infinite angle": (change(angles={"unit": "degrees", "values": [math.inf]}), "finite number"),
+    "misspelt angle field": (change(angles={"unit": "degrees", "value": [1]}), "'values'"),
+    "misspelt field": (change(detector_spaceing=1), "detector_spacing"),
+    "kind": (change(kind="cones"), "'parallel' or 'fan'"),
+    "spacing": (change(detector_spacing=0), "detector_spacing"),
+    "text": (change(pixel_size="1 mm"), "pixel_size"),
+    "fraction of a detector": (change(num_detectors=12.5), "whole number"),
+    "three sizes": (change(image_shape=[1, 2, 3]), "two sizes"),
+    "one size": (change(image_shape=512), "list of two sizes"),
+    "curved": (change(curved="yes"), "true or false"),
     "no source": ({k: v for k, v in FAN.items() if k != "source_origin"}, "source_origin"),
-    "source of a parallel beam": (changed(kind="parallel"), "fan beam"),
-    "detector before the object": (changed(source_detector=300.0), "source_detector"),
-    "source inside": (changed(pixel_size=2.0), "inside the image"),
-    "detector beside the image": (changed(detector_shift=200.0), "no ray meets the image"),
-    "image in metres, detector in millimetres": (changed(pixel_size=1e-4), "one unit"),
+    "source of a parallel beam": (change(kind="parallel"), "fan beam"),
+    "detector before the object": (change(source_detector=300.0), "source_detector"),
+    "source inside": (change(pixel_size=2.0), "inside the image"),
+    "detector beside the image": (change(detector_shift=200.0), "no ray meets the image"),
+    "image in metres, detector in millimetres": (change(pixel_size=1e-4), "one unit"),
     "missing": ({k: v for k, v in FAN.items() if k != "num_detectors"}, "num_detectors"),
 }
 

@@ -53,7 +53,7 @@ def model(lenses: tuple[Lens, ...] = LENSES) -> SparseModel:
         pairs[:, 1],
         pairs[:, 0],
     )
-    return replace(exact, pixels=exact.projected())
+    return replace(exact, pixels=exact.project())
 
 
 def write_pictures(folder: Path, names: tuple[str, ...]) -> None:

@@ -39,7 +39,7 @@ def test_scaled_cameras_see_the_same(cameras):
     points = 0.3 * torch.randn(
         5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    half = cameras.scaled(0.5)
+    half = cameras.scale(0.5)
     assert half.size == (3, 4)
     torch.testing.assert_close(2 * half.project(points)[0], cameras.project(points)[0])
 
@@ -56,8 +56,8 @@ def test_some_of_the_cameras(cameras):
 def test_poses_carry_gradients(cameras):
     points = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     twist = torch.zeros(2, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: cameras.turned(t).project(points)[0], (twist,))
-    assert torch.autograd.gradcheck(lambda t: cameras.turned(t).rays()[0][:, 0, 0], (twist,))
+    assert torch.autograd.gradcheck(lambda t: cameras.rotate(t).project(points)[0], (twist,))
+    assert torch.autograd.gradcheck(lambda t: cameras.rotate(t).rays()[0][:, 0, 0], (twist,))
 
 
 def test_errors(cameras):

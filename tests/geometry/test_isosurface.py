@@ -102,8 +102,8 @@ def test_the_surface_of_voxels_is_where_a_cell_stops_half_of_the_light() -> None
         torch.nn.functional.max_pool3d((raw > -9).view(1, *space.shape).float(), 2, stride=1)[0] > 0
     )
     gathered = Voxels(
-        kept.gathered(raw.view(1, *space.shape)),
-        kept.gathered(colour.view(1, *space.shape, 4, 3)),
+        kept.gather(raw.view(1, *space.shape)),
+        kept.gather(colour.view(1, *space.shape, 4, 3)),
         kept,
     )
     assert kept.rows < space.rows and abs(volume(voxel_surface(gathered)) / volume(mesh) - 1) < 1e-3

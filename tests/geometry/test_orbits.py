@@ -7,7 +7,7 @@ import torch
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry import Cameras, look_at
-from invtoolbox.geometry.cameras import looked_at, turntable, upwards
+from invtoolbox.geometry.cameras import focus_point, turntable, upwards
 
 TARGET = (0.3, -0.2, 0.5)
 
@@ -22,11 +22,11 @@ def ring(count: int = 10, up: tuple[float, float, float] = (0.0, 0.0, 1.0)) -> C
 
 def test_the_middle_and_up() -> None:
     views = ring()
-    assert torch.allclose(looked_at(views), torch.tensor(TARGET), atol=1e-5)
+    assert torch.allclose(focus_point(views), torch.tensor(TARGET), atol=1e-5)
     assert torch.allclose(upwards(views), torch.tensor([0.0, 0.0, 1.0]), atol=1e-5)
     parallel = Cameras(torch.eye(4).repeat(3, 1, 1), views.intrinsics[:3], views.size)
     with pytest.raises(InputError, match="away from one another"):
-        looked_at(
+        focus_point(
             Cameras(
                 torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])) @ views.world_to_camera,
                 views.intrinsics,
@@ -34,7 +34,7 @@ def test_the_middle_and_up() -> None:
             )
         )
     with pytest.raises(InputError, match="look all in one direction"):
-        looked_at(parallel)
+        focus_point(parallel)
 
 
 def test_a_turntable_keeps_distance_height_and_attitude() -> None:

@@ -135,7 +135,7 @@ def test_gradient_in_the_pose() -> None:
     fixed = cameras(2, size=(2, 2))
 
     def picture(twist: Tensor) -> Tensor:
-        return render_voxels(voxels, *rays(fixed.turned(twist)), step=0.11).colour
+        return render_voxels(voxels, *rays(fixed.rotate(twist)), step=0.11).colour
 
     twist = 0.01 * torch.ones(2, 6, dtype=torch.float64)
     assert torch.autograd.gradcheck(
@@ -201,9 +201,7 @@ def test_where_the_density_is_zero_it_need_not_be_looked_at() -> None:
     sparse = voxels.space.keeping(~empty)
     whole = render_voxels(Voxels(density.flatten(1), voxels.colour, voxels.space), o, d)
     part = render_voxels(
-        Voxels(
-            sparse.gathered(density), sparse.gathered(voxels.space.spread(voxels.colour)), sparse
-        ),
+        Voxels(sparse.gather(density), sparse.gather(voxels.space.spread(voxels.colour)), sparse),
         o,
         d,
     )

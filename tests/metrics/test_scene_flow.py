@@ -49,7 +49,7 @@ def assert_agrees(figures: dict[str, Any]) -> None:
     assert (bucketed.mean().static, bucketed.mean().dynamic) == pytest.approx(
         (static, dynamic), abs=1e-6
     )
-    pooled = three_way.pooled()
+    pooled = three_way.pool()
     assert (pooled.foreground_static, pooled.foreground_dynamic) == pytest.approx(
         figures["three_way"]["FOREGROUND"], abs=1e-6
     )
@@ -119,8 +119,8 @@ def test_sums_do_not_depend_on_how_points_are_spread() -> None:
         metrics.three_way_epe(flow[p], truth[p], classes[p])
         for p in torch.arange(600).split([100, 500])
     ]
-    assert sum(parts3, metrics.ThreeWayEPE()).pooled().mean == pytest.approx(
-        metrics.three_way_epe(flow, truth, classes).pooled().mean, nan_ok=True
+    assert sum(parts3, metrics.ThreeWayEPE()).pool().mean == pytest.approx(
+        metrics.three_way_epe(flow, truth, classes).pool().mean, nan_ok=True
     )
 
 
@@ -132,9 +132,9 @@ def test_three_way_pooled_and_per_frame_differ_where_sweeps_differ_in_size() -> 
         )
 
     both = sweep(30, 0.1) + sweep(10, 0.5)
-    assert both.pooled().foreground_dynamic == pytest.approx(0.2, abs=1e-6)
+    assert both.pool().foreground_dynamic == pytest.approx(0.2, abs=1e-6)
     assert both.per_frame().foreground_dynamic == pytest.approx(0.3, abs=1e-6)
-    assert math.isnan(both.pooled().background_static) and math.isnan(
+    assert math.isnan(both.pool().background_static) and math.isnan(
         both.per_frame().foreground_static
     )
     # A sweep without a moving point does not pull the mean over the sweeps down.
@@ -309,8 +309,8 @@ def test_evaluate_removes_the_sensors_motion() -> None:
     ) and zero.bucketed.mean().dynamic == pytest.approx(1, abs=1e-4)
     truth = metrics.evaluate(sweep.labels.flow, sweep, E)
     assert truth.dynamic == truth.epe == truth.bucketed.mean().dynamic == 0 and truth.strict == 1
-    assert truth.three_way.pooled().foreground_dynamic == 0 and math.isnan(
-        truth.three_way.pooled().foreground_static
+    assert truth.three_way.pool().foreground_dynamic == 0 and math.isnan(
+        truth.three_way.pool().foreground_static
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.objective.auxiliaries import extended, with_auxiliaries
+from invtoolbox.objective.auxiliaries import with_auxiliaries, with_auxiliary_variables
 from invtoolbox.operators.elementary import ChannelSlices
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.priors import (
@@ -58,7 +58,7 @@ def test_the_objective_with_auxiliaries_is_least_at_that_of_the_prior() -> None:
     lifted = with_auxiliaries(objective)
     assert with_auxiliaries(lifted) is lifted and lifted.problem.image_shape == (3, N, N)
     x = picture()
-    variable = extended(lifted, x)
+    variable = with_auxiliary_variables(lifted, x)
     assert torch.equal(lifted.decode(variable), x)
     # With w = 0 it is total variation, with w = D x what bends cost.
     torch.testing.assert_close(
@@ -70,7 +70,7 @@ def test_the_objective_with_auxiliaries_is_least_at_that_of_the_prior() -> None:
         )[0].value(x),
     )
     variable[:, 1:] = FiniteDifference((1, N, N))(x)
-    for value in (lifted.value(variable), lifted.value(extended(lifted, x))):
+    for value in (lifted.value(variable), lifted.value(with_auxiliary_variables(lifted, x))):
         assert bool((value >= objective.value(x) * (1 - 2e-3)).all())
     assert (
         with_auxiliaries(bind(blurred(), TotalVariation().as_sum(), 1.0)[0]).image_channels is None

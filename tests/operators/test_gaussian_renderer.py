@@ -112,7 +112,7 @@ def test_a_twist_moves_the_cameras_and_has_a_derivative() -> None:
         3, 6, generator=torch.Generator().manual_seed(5), dtype=torch.float64
     )
     moved = A.with_parameters(twist=twist)
-    assert torch.allclose(moved(x), GaussianRenderer(cameras.turned(twist))(x))
+    assert torch.allclose(moved(x), GaussianRenderer(cameras.rotate(twist))(x))
     assert torch.equal(moved.subset([2])(x), moved(x)[:, :, [2]])
     weights = torch.rand(
         moved(x).shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64
@@ -131,7 +131,7 @@ def test_a_pose_is_found_together_with_the_picture() -> None:
     y = GaussianRenderer(cameras)(x)
     off = 0.03 * torch.randn(3, 6, generator=torch.Generator().manual_seed(2))
     off[0] = 0
-    A = GaussianRenderer(cameras.turned(off), pose_step=0.3)
+    A = GaussianRenderer(cameras.rotate(off), pose_step=0.3)
     # Gaussians that hardly move: the poses have to.
     prior = it.priors.Gaussians(
         x.means[0],
@@ -165,7 +165,7 @@ def test_poses_are_found_by_steps_that_look_at_one_picture() -> None:
     cameras, x = around(4, size=(30, 30)), cloud(1, 60, 0)
     y = GaussianRenderer(cameras)(x)
     off = 0.03 * torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
-    A = GaussianRenderer(cameras.turned(off), pose_step=0.3)
+    A = GaussianRenderer(cameras.rotate(off), pose_step=0.3)
     start = {
         "means": x.means,
         "quats": x.quats,

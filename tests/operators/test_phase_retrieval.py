@@ -13,7 +13,7 @@ from invtoolbox.operators import (
     GaussianSensing,
     Inpainting,
     PhaseRetrieval,
-    aligned,
+    align_phase,
     spectral_initialization,
 )
 from invtoolbox.testing import check_operator
@@ -100,7 +100,7 @@ def test_the_image_comes_back_up_to_its_phase(solver: Any) -> None:
         progress=False,
     )
     assert solution.x.dtype == torch.complex128
-    error = (aligned(solution.x, x) - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
+    error = (align_phase(solution.x, x) - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
     assert float(error.max()) < 1e-3
 
 
@@ -115,6 +115,6 @@ def test_real_images_and_wrong_parts() -> None:
         progress=False,
     )
     assert solution.x.dtype == torch.float64
-    assert float((aligned(solution.x, x) - x).norm() / x.norm()) < 1e-3
+    assert float((align_phase(solution.x, x) - x).norm() / x.norm()) < 1e-3
     with pytest.raises(it.InputError, match="linear operator"):
         PhaseRetrieval(A)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, look_at
-from invtoolbox.geometry.voxels import Voxels, VoxelSpace, resampled
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace, resample
 from invtoolbox.operators import VoxelRenderer
 from invtoolbox.priors import VoxelGrid, VoxelVariation
 
@@ -88,7 +88,7 @@ def test_a_grid_is_found_from_pictures_and_refined() -> None:
     adam = it.solvers.Adam(learning_rate=0.2, beta_square=0.99, subset_size=400)
     coarse = VoxelGrid(VoxelSpace.box(9, LOW, HIGH))
     first = it.solve(problem, coarse, adam, max_iterations=60, tolerance=0, progress=False)
-    finer, start = coarse.refined(first.parameters, 13, least_alpha=0.02)
+    finer, start = coarse.refine(first.parameters, 13, least_alpha=0.02)
     assert finer.space.shape == (13, 13, 13) and finer.space.rows < 13**3
     second = it.solve(
         problem, finer, adam, initial=start, max_iterations=80, tolerance=0, progress=False
@@ -107,7 +107,7 @@ def test_a_grid_is_found_from_pictures_and_refined() -> None:
 def test_a_refined_grid_renders_what_it_started_from() -> None:
     A, x = VoxelRenderer(ring(3), step=0.02), ball(9)
     grid = VoxelGrid(x.space)
-    finer, start = grid.refined({"density": x.density, "colour": x.colour}, 17, least_alpha=1e-3)
+    finer, start = grid.refine({"density": x.density, "colour": x.colour}, 17, least_alpha=1e-3)
     assert finer.space.rows < 17**3
     # Nodes of the finer grid that are those of the coarse one hold the same; between them both interpolate.
     assert torch.allclose(A(finer.decode(start)), A(x), atol=5e-3)
@@ -158,7 +158,7 @@ def test_grids_go_to_and_fro_between_all_nodes_and_those_kept() -> None:
     space = VoxelSpace.box((4, 5, 3), LOW, HIGH)
     some = space.keeping(torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0)) > 0.7)
     values = torch.randn(2, some.rows, 3)
-    assert torch.equal(some.gathered(some.spread(values)), values)
+    assert torch.equal(some.gather(some.spread(values)), values)
     assert torch.equal(some.places(), (some.spread(torch.ones(1, some.rows))[0] > 0).nonzero())
     linear = torch.stack(
         torch.meshgrid(*(torch.linspace(0, 1, n) for n in (4, 5, 3)), indexing="ij"), dim=-1
@@ -166,7 +166,7 @@ def test_grids_go_to_and_fro_between_all_nodes_and_those_kept() -> None:
     finer = torch.stack(
         torch.meshgrid(*(torch.linspace(0, 1, n) for n in (7, 6, 9)), indexing="ij"), dim=-1
     )[None]
-    assert torch.allclose(resampled(linear, (7, 6, 9)), finer, atol=1e-6)
+    assert torch.allclose(resample(linear, (7, 6, 9)), finer, atol=1e-6)
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(InputError, match="output"):
         VoxelRenderer(ring(), outputs=("colours",))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="nothing would be left"):
-        VoxelGrid(VoxelSpace.box(4, LOW, HIGH)).refined(
+        VoxelGrid(VoxelSpace.box(4, LOW, HIGH)).refine(
             {"density": torch.full((1, 64), -30.0), "colour": torch.zeros(1, 64, 1, 3)}
         )
     with pytest.raises(InputError, match="mask"):

@@ -60,7 +60,7 @@ def test_every_item_meets_the_target_whatever_the_solver(
     solution = it.solve(problem, prior, solver, max_iterations=1000, progress=False)
     assert solution.status == ("converged", "converged")
     misfit = problem.data_term.discrepancy(problem.operator(solution.x), problem.y)
-    target = 1.01 * problem.first[0].numel() ** 0.5
+    target = 1.01 * problem.y0[0].numel() ** 0.5
     assert torch.allclose(misfit, torch.full((2,), target), rtol=0.01)
     # The weight is that of the minimiser: given it, the same image comes out.
     again = it.solve(

@@ -63,11 +63,11 @@ def test_a_browser_draws_gaussians_as_the_renderer_does(tmp_path: Path) -> None:
         tmp_path / "scene.html", x, views, "Gaussians of all shapes", background=(1.0, 0.9, 0.8)
     )
     drawn = screenshot(page, "#view=1&bare", SIDE, tmp_path / "drawn.png")
-    seen = GaussianRenderer(views[1].scaled(5), background=torch.tensor([1.0, 0.9, 0.8]))(x)[
+    seen = GaussianRenderer(views[1].scale(5), background=torch.tensor([1.0, 0.9, 0.8]))(x)[
         0, :, 0
     ].clamp(0, 1)
     assert float(psnr(drawn[None], seen[None])) > 33
-    other = GaussianRenderer(views[0].scaled(5), background=torch.tensor([1.0, 0.9, 0.8]))(x)[
+    other = GaussianRenderer(views[0].scale(5), background=torch.tensor([1.0, 0.9, 0.8]))(x)[
         0, :, 0
     ].clamp(0, 1)
     assert float(psnr(drawn[None], other[None])) < 22  # of another place it is no picture
@@ -77,7 +77,7 @@ def test_a_browser_draws_the_surface_of_voxels(tmp_path: Path) -> None:
     x, views = ball(), cameras()
     page = write_viewer(tmp_path / "scene.html", x, views, "A ball", background=1.0)
     drawn = screenshot(page, "#view=0&bare", SIDE, tmp_path / "drawn.png")
-    A = VoxelRenderer(views[0].scaled(5), background=1.0)
+    A = VoxelRenderer(views[0].scale(5), background=1.0)
     assert float(psnr(drawn[None], A.pictures(A(x))[:, 0].clamp(0, 1))) > 24
 
 

@@ -101,9 +101,7 @@ def test_standard_deviations_of_zero_need_a_floor() -> None:
     assert calibrate_posteriors([posterior], [truth], 0.9, floor=0.1).factor() == pytest.approx(
         2.0, rel=1e-3
     )
-    assert Scores.empty().joined(posterior, torch.zeros(30, 1, 10)).below(1e-3) == pytest.approx(
-        1.0
-    )
+    assert Scores.empty().join(posterior, torch.zeros(30, 1, 10)).below(1e-3) == pytest.approx(1.0)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -97,7 +97,7 @@ def test_nodes_that_turn_carry_their_points_rigidly() -> None:
     start = motion.initial()
     start["turns"][:, 1] = turn
     start["translations"][:, 1] = (nodes @ R.T + shift - nodes) / motion.size
-    displacements, turns = motion.moved(start, splats.means)
+    displacements, turns = motion.move(start, splats.means)
     assert torch.equal(displacements[:, 0], torch.zeros_like(splats.means))
     assert torch.allclose(splats.means + displacements[:, 1], splats.means @ R.T + shift, atol=1e-5)
     assert torch.allclose(rotation_matrices(turns[:, 1]), R.expand(1, N, 3, 3), atol=1e-5)

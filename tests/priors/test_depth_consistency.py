@@ -42,10 +42,10 @@ def test_true_depths_agree_and_moved_cameras_do_not() -> None:
     assert right < 1e-3
     twist = torch.zeros(6, 6, dtype=torch.float64)
     twist[2, 1] = torch.pi / 180  # one of the six turned by a degree
-    assert float(DepthConsistency(c.turned(twist), smoothing=1e-4).energy(truth)) > 3 * right
+    assert float(DepthConsistency(c.rotate(twist), smoothing=1e-4).energy(truth)) > 3 * right
     every = torch.zeros(6, 6, dtype=torch.float64)
     every[:, 1] = torch.tensor([1.0, -1.0]).repeat(3) * torch.pi / 180
-    assert float(DepthConsistency(c.turned(every), smoothing=1e-4).energy(truth)) > 10 * right
+    assert float(DepthConsistency(c.rotate(every), smoothing=1e-4).energy(truth)) > 10 * right
 
 
 def test_what_is_hidden_does_not_count() -> None:
@@ -59,7 +59,7 @@ def test_what_is_hidden_does_not_count() -> None:
 
 
 def test_gradients_and_items() -> None:
-    c = cameras(3).scaled(0.25)
+    c = cameras(3).scale(0.25)
     noisy = depths(c) * (
         1
         + 0.02

@@ -13,7 +13,7 @@ import torch
 import invtoolbox as it
 from invtoolbox.catalogue.presets import load_weights
 from invtoolbox.errors import InputError
-from invtoolbox.networks.convex_energy import mirrored, mirrored_back
+from invtoolbox.networks.convex_energy import mirror, mirror_transpose
 from invtoolbox.networks.foreign_weights import read_weights
 from invtoolbox.priors import DeepVariationNetwork, Denoiser, DnCNN, TotalDeepVariation, load_dncnn
 from invtoolbox.testing import check_prior
@@ -129,10 +129,10 @@ def test_the_mirror_has_its_transpose() -> None:
     generator = torch.Generator().manual_seed(0)
     for shape in ((2, 3, 7, 9), (1, 1, 2, 4)):
         x = torch.randn(shape, generator=generator, dtype=torch.float64)
-        p = mirrored(x, 3)
+        p = mirror(x, 3)
         v = torch.randn(p.shape, generator=generator, dtype=torch.float64)
         torch.testing.assert_close(
-            (p * v).sum(), (x * mirrored_back(v, 3)).sum(), rtol=1e-12, atol=0
+            (p * v).sum(), (x * mirror_transpose(v, 3)).sum(), rtol=1e-12, atol=0
         )
 
 

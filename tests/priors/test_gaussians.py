@@ -255,7 +255,7 @@ def test_noise_moves_the_transparent_along_their_covariance() -> None:
     p = leaves([0.005, 0.9], scale=0.1)
     p["log_scales"][0, 0] = torch.tensor([1.0, 0.01, 0.01]).log()
     p["quats"][0, 0] = torch.tensor([1.0, 0, 0, 0])
-    moved = MCMCStrategy(noise=1.0).disturbed(p, 0.1, Generator().manual_seed(0)) - p["means"]
+    moved = MCMCStrategy(noise=1.0).perturb(p, 0.1, Generator().manual_seed(0)) - p["means"]
     assert float(moved[0, 0, 0].abs()) > 1000 * float(moved[0, 0, 1:].abs().max())
     assert float(moved[0, 1].abs().max()) < 1e-6
 

@@ -77,7 +77,7 @@ def test_the_output_is_the_gradient_of_a_convex_function(name: str, seed: int) -
     # Off what it starts from: other offsets, larger weights.
     for k, parameter in enumerate(network.parameters()):
         parameter.data += 0.2 * drawn(*parameter.shape, seed=k)
-    network.load_state_dict(network.projected(network.state_dict()))
+    network.load_state_dict(network.project(network.state_dict()))
     x = drawn(2, *shape, seed=seed + 5)
     psi, f = network.potential_and_gradient(x)
     by_autograd = ConvexNetwork.potential_and_gradient(network, x)

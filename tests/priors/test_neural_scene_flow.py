@@ -84,7 +84,7 @@ def test_it_keeps_the_contracts_of_implicit_priors(prior: Any, back: bool) -> No
     problem = both_ways(3)
     if not back:
         problem = it.Problem(problem.y[0], PointWarp(problem.operator.points), Chamfer())
-    check_prior(prior, problem.first, problem=problem)
+    check_prior(prior, problem.y0, problem=problem)
     assert prior.points is None
 
 

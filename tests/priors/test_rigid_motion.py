@@ -20,7 +20,7 @@ def body(seed):
     )
 
 
-def moved(points, yaw, shift):
+def move(points, yaw, shift):
     R = rotation(torch.tensor([0.0, 0.0, yaw], dtype=torch.float64))
     return points @ R.T + torch.tensor(shift, dtype=torch.float64)
 
@@ -30,8 +30,8 @@ def test_two_bodies_are_registered_as_two_items():
     other = here + torch.tensor([40.0, 0.0, 0.0], dtype=torch.float64)
     target = torch.cat(
         [
-            moved(there, 0.05, [0.6, 0.2, 0.0]),
-            moved(there, -0.02, [-0.5, 0.3, 0.0])
+            move(there, 0.05, [0.6, 0.2, 0.0]),
+            move(there, -0.02, [-0.5, 0.3, 0.0])
             + torch.tensor([40.0, 0.0, 0.0], dtype=torch.float64),
         ]
     )[None]
@@ -46,7 +46,7 @@ def test_two_bodies_are_registered_as_two_items():
         progress=False,
     )
     expected = torch.stack(
-        [moved(here, 0.05, [0.6, 0.2, 0.0]) - here, moved(here, -0.02, [-0.5, 0.3, 0.0]) - here]
+        [move(here, 0.05, [0.6, 0.2, 0.0]) - here, move(here, -0.02, [-0.5, 0.3, 0.0]) - here]
     )
     assert float((solution.x - expected).norm(dim=-1).max()) < 0.02
     alone = it.solve(

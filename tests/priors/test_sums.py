@@ -60,7 +60,7 @@ def test_every_solver_finds_the_same_minimiser(name: str) -> None:
     best = objective.value(expected)
     assert bool(best.isfinite().all())
     for solver in SOLVERS:
-        assert solver.misfit(objective) is None, solver
+        assert solver.unsupported_reason(objective) is None, solver
         x = it.solve(
             problem(), prior, solver, 1.0, tolerance=1e-5, max_iterations=3000, progress=False
         ).x

@@ -88,7 +88,7 @@ def motions() -> Tensor:
     )
 
 
-def moved(p: Tensor) -> Tensor:
+def move(p: Tensor) -> Tensor:
     there = torch.stack([transform(motion, p) for motion in motions()])
     return torch.where((LABELS < 0)[:, None], p, there[LABELS.clamp_min(0), torch.arange(len(p))])
 
@@ -96,13 +96,13 @@ def moved(p: Tensor) -> Tensor:
 def test_rigid_clusters_start_where_they_are_told_to() -> None:
     p = points()
     prior = RigidClusters(LABELS, motions()).bind(p)
-    assert torch.allclose(p[0] + prior.decode(prior.initial())[0], moved(p[0]), atol=1e-12)
+    assert torch.allclose(p[0] + prior.decode(prior.initial())[0], move(p[0]), atol=1e-12)
     assert torch.allclose(prior.motions(prior.initial())[0], motions(), atol=1e-12)
 
 
 def test_rigid_clusters_find_a_motion() -> None:
     p = points()
-    known = it.Problem(moved(p[0])[None], it.operators.PointWarp(p))
+    known = it.Problem(move(p[0])[None], it.operators.PointWarp(p))
     solution = it.solve(
         known,
         RigidClusters(LABELS),

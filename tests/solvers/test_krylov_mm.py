@@ -252,7 +252,7 @@ def test_the_discrepancy_is_met_by_every_item(prior: ExplicitPrior) -> None:
     problem, _ = scan(3)
     solution = it.solve(problem, prior, KrylovMM(), progress=False)
     assert set(solution.status) == {"converged"}
-    target = 1.01 * problem.first[0].numel() ** 0.5
+    target = 1.01 * problem.y0[0].numel() ** 0.5
     misfit = problem.data_term.discrepancy(problem.operator(solution.x), problem.y)
     assert torch.allclose(misfit, torch.full((3,), target), rtol=2e-3)
     # The weight that it reports is the one at which the minimiser has that discrepancy.
@@ -322,7 +322,7 @@ def test_weights_that_are_tried_at_once_share_one_graph() -> None:
 def test_an_image_of_zeros_and_measurements_of_zeros() -> None:
     problem, _ = scan(2)
     silent = it.Problem(
-        torch.cat([problem.first[:1], torch.zeros_like(problem.first[:1])]), problem.operator
+        torch.cat([problem.y0[:1], torch.zeros_like(problem.y0[:1])]), problem.operator
     )
     solution = it.solve(silent, it.priors.TotalVariation(), KrylovMM(), 0.1, progress=False)
     assert solution.status[1] == "converged" and not bool(solution.x[1].any())
@@ -379,11 +379,11 @@ def test_what_it_cannot_do_it_says() -> None:
     problem, _ = scan(1)
     objective = bound(problem, it.priors.TotalVariation())
     two = bind(problem, it.priors.TotalVariation() + it.priors.Tikhonov())[0]
-    assert "one explicit prior" in str(KrylovMM().misfit(two))
+    assert "one explicit prior" in str(KrylovMM().unsupported_reason(two))
     assert "norm of a linear operator" in str(
-        KrylovMM().misfit(bound(problem, it.priors.NonNegative()))
+        KrylovMM().unsupported_reason(bound(problem, it.priors.NonNegative()))
     )
-    assert KrylovMM().misfit(objective) is None
+    assert KrylovMM().unsupported_reason(objective) is None
     assert not KrylovMM().suits(objective)  # it would change the prior by smoothing it
     with pytest.raises(InputError, match="power"):
         SmoothedNorm(2.5)

@@ -156,7 +156,7 @@ def test_an_item_alone_equals_the_item_in_company() -> None:
 def test_a_width_at_its_bound_comes_back() -> None:
     prior = Variational(LinearDecoder(100 * torch.eye(2)), "uniform", torch.ones(1))
     parameters = {"z": torch.zeros(1, 2), "z_log_width": torch.tensor([[50.0, -50.0]])}
-    kept = prior.projected(parameters)["z_log_width"]
+    kept = prior.project(parameters)["z_log_width"]
     torch.testing.assert_close(kept, torch.tensor([[math.log(20.0), math.log(1.5e-5)]]))
     free = kept.clone().requires_grad_(True)
     x, energy = prior.decode_and_energy(

@@ -14,7 +14,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry import Cameras
 from invtoolbox.views import split_views, visible_box
 from invtoolbox.views.models import check_visible
-from invtoolbox.views.photographs import scaled
+from invtoolbox.views.photographs import scale
 from tests.views.conftest import cameras, write_photographs
 
 
@@ -43,7 +43,7 @@ def test_views_by_name_and_pattern() -> None:
     assert stems(parts.held) == ["b_1", "b_2"] and stems(parts.train) == ["a_2"]
     none = split_views(pictures, 0)
     assert len(none.held) == 0 and len(none.train) == 4 and none.judged is none.train
-    assert len(none.scaled(0.5).held) == 0 and none.scaled(0.5).train.cameras.size == (2, 2)
+    assert len(none.scale(0.5).held) == 0 and none.scale(0.5).train.cameras.size == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_faults_of_a_folder_are_named(tmp_path: Path) -> None:
 def test_smaller_pictures_are_averaged_and_their_cameras_see_the_same() -> None:
     views = cameras(2, 4)
     pictures = PosedPictures(views, torch.arange(96.0).view(2, 3, 4, 4), torch.ones(2, 1, 4, 4))
-    half = scaled(pictures, 0.5)
+    half = scale(pictures, 0.5)
     assert torch.equal(half.pictures[0, 0], torch.tensor([[2.5, 4.5], [10.5, 12.5]]))
     point = torch.tensor([[0.1, 0.2, 0.3]])
     assert torch.allclose(half.cameras.project(point)[0], views.project(point)[0] / 2, atol=1e-5)
     with pytest.raises(InputError, match="at most 1"):
-        scaled(pictures, 2.0)
+        scale(pictures, 2.0)
 
 
 def test_the_box_is_what_the_cameras_look_at_and_a_box_beside_is_refused() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file, sniff
-from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.geometry_2d import Geometry
 from invtoolbox.datasets.scans.geometry_file import check_is_2d
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
@@ -54,7 +54,7 @@ class HTC2022:
         return 1
 
     def __getitem__(self, index: int) -> Measurement:
-        checked_index(index, 1)
+        check_index(index, 1)
         variables = _load(self.path)
         data = [v for k, v in variables.items() if k.startswith("CtData")]
         if len(data) != 1 or not hasattr(data[0], "sinogram") or not hasattr(data[0], "parameters"):

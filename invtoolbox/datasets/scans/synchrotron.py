@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
-from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
 from invtoolbox.datasets.scans.geometry_2d import Geometry
 from invtoolbox.datasets.scans.geometry_3d import Geometry3D
@@ -61,7 +61,7 @@ class DetectorRows(ABC):
         return 1 if isinstance(self.geometry, Geometry3D) else self._rows
 
     def __getitem__(self, index: int) -> Measurement:
-        row = checked_index(index, len(self))
+        row = check_index(index, len(self))
         if isinstance(self.geometry, Geometry3D):
             return self._projections(self.geometry)
         assert isinstance(self.geometry, Geometry)

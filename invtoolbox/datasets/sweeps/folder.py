@@ -22,7 +22,7 @@ from invtoolbox.datasets.sweeps.sweep_files import (
     SweepFiles,
     at_rate,
     files_in_order,
-    numbered_poses,
+    number_poses,
     pose_at,
     require_folder,
     time_at,
@@ -71,7 +71,7 @@ class LidarFolder(SweepFiles):
         if columns is not None:
             column_names(columns, 4)
         self.pose_file = poses if poses is not None else _beside(folder, _POSES)
-        self.poses = numbered_poses(self.pose_file, calibration, self.files, by_name=False)
+        self.poses = number_poses(self.pose_file, calibration, self.files, by_name=False)
         self.times, self.time_file = self._times(folder, times, rate)
 
     def _times(
@@ -181,7 +181,7 @@ class OusterFrames(SweepFiles):
         folder = require_folder(path, "Ouster frames")
         super().__init__(files_in_order(folder, (".npz",), "Ouster frames"))
         self.pose_file = poses
-        self.poses = numbered_poses(poses, None, self.files, by_name=False)
+        self.poses = number_poses(poses, None, self.files, by_name=False)
 
     def _read(self, index: int) -> Sweep:
         file = self.files[index]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file
-from invtoolbox.datasets.measurement import checked_index
+from invtoolbox.datasets.measurement import check_index
 from invtoolbox.datasets.sweeps.point_files import member, read_points, require_measurements
 from invtoolbox.datasets.sweeps.pose_files import read_calibration, read_numbers, read_times
 from invtoolbox.datasets.sweeps.sweep_files import (
@@ -25,7 +25,7 @@ from invtoolbox.datasets.sweeps.sweep_files import (
     at_rate,
     files_in_order,
     number_of,
-    numbered_poses,
+    number_poses,
     pose_at,
     require_folder,
     time_at,
@@ -91,7 +91,7 @@ class KittiOdometry(SweepFiles):
                 f"{self.pose_file}: these are poses of a camera, and {folder} holds no calib.txt with the lidar's place; give "
                 "calibration=, or poses='none'"
             )
-        self.poses = numbered_poses(self.pose_file, calibration, self.files, by_name=True)
+        self.poses = number_poses(self.pose_file, calibration, self.files, by_name=True)
         file = (
             times
             if times is not None
@@ -163,7 +163,7 @@ class KittiRaw(SweepFiles):
                 raise InputError(
                     f"{poses}: these are poses of a camera; give calibration= with the lidar's place (Tr)"
                 )
-            self.poses = numbered_poses(poses, calibration, self.files, by_name=True)
+            self.poses = number_poses(poses, calibration, self.files, by_name=True)
         elif poses is None and (folder / "oxts" / "data").is_dir():
             here = folder / "calib_imu_to_velo.txt"
             file = (
@@ -299,7 +299,7 @@ class KittiSceneFlow:
 
     def pair(self, index: int) -> tuple[Sweep, Sweep]:
         """The first sweep with its flow labels, and the second; 0.1 s apart."""
-        file = require_file(self.files[checked_index(index, len(self))])
+        file = require_file(self.files[check_index(index, len(self))])
         with decoding(file, "scene flow"), np.load(file, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{file}: not a .npz archive; save the pair again")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.measurement import checked_index
+from invtoolbox.datasets.measurement import check_index
 from invtoolbox.datasets.sweeps.point_files import require_measurements
 from invtoolbox.datasets.sweeps.pose_files import in_frame_of, read_calibration, read_poses
 from invtoolbox.errors import InputError
@@ -36,7 +36,7 @@ class SweepFiles(ABC):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sweep:
-        index = checked_index(index, len(self))
+        index = check_index(index, len(self))
         sweep = self._read(index)
         require_measurements(sweep.source, sweep.points)
         return sweep
@@ -81,7 +81,7 @@ def number_of(file: Path) -> int:
     return int(file.stem)
 
 
-def numbered_poses(
+def number_poses(
     poses: str | os.PathLike[str] | None,
     calibration: str | os.PathLike[str] | None,
     files: Sequence[Path],

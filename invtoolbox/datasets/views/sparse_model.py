@@ -79,7 +79,7 @@ class SparseModel:
                     f"SparseModel takes {name} from 0 to {count - 1}, got {int(rows.min())} to {int(rows.max())}"
                 )
 
-    def projected(self) -> Tensor:
+    def project(self) -> Tensor:
         """Where the observed points should have been seen, ``(M, 2)``; NaN for lenses that are not known."""
         inside = torch.einsum(
             "mij,mj->mi", self.world_to_camera[self.picture_of, :3, :3], self.points[self.point_of]
@@ -96,7 +96,7 @@ class SparseModel:
 
     def reprojection_errors(self) -> Tensor:
         """How far each observation lies from the projection of its point, pixels, ``(M,)``."""
-        return (self.projected() - self.pixels).norm(dim=1)
+        return (self.project() - self.pixels).norm(dim=1)
 
     def mean_errors(self) -> Tensor:
         """The mean of the `reprojection_errors` of each point, ``(N,)``; 0 for points without observations."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_bytes, require_file, sniff
-from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry, axes_of_item
 from invtoolbox.errors import InputError
 
@@ -57,7 +57,7 @@ class Arrays:
         return len(self.array)
 
     def __getitem__(self, index: int) -> Measurement:
-        index = checked_index(index, len(self))
+        index = check_index(index, len(self))
         return Measurement(
             y=as_tensor(self.array[index])[None],
             geometry=self.geometry,

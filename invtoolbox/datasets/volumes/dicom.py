@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from invtoolbox.core.checks import Bounded, decoding, require_file, require_plausible, sniff
-from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume
 from invtoolbox.errors import InputError
@@ -58,7 +58,7 @@ class Dicom:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Measurement:
-        path = self.files[checked_index(index, len(self))]
+        path = self.files[check_index(index, len(self))]
         # pydicom decodes a field when it is asked for, so damage may show at any line of this block.
         with decoding(path, "DICOM"):
             header = read_header(path)

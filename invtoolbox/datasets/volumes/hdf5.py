@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
-from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry, axes_of_item
 from invtoolbox.datasets.volumes.arrays import items_first
 from invtoolbox.errors import InputError
@@ -103,7 +103,7 @@ class Hdf5:
         return self._shape[0]
 
     def __getitem__(self, index: int) -> Measurement:
-        index = checked_index(index, len(self))
+        index = check_index(index, len(self))
         with decoding(self.path, "HDF5"), open_hdf5(self.path) as file:
             data = file[self._name]
             array = np.asarray(data[()] if self._is_one else data[index])
@@ -193,7 +193,7 @@ class BlurKernels:
         return len(self._kernels)
 
     def __getitem__(self, index: int) -> Measurement:
-        index = checked_index(index, len(self))
+        index = check_index(index, len(self))
         kernel = self._kernels[index]
         return Measurement(
             y=as_tensor(kernel / kernel.sum())[None, None],

@@ -10,7 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import mapped, require_bytes, require_file, require_plausible
+from invtoolbox.core.checks import (
+    map_slices_of_file,
+    require_bytes,
+    require_file,
+    require_plausible,
+)
 from invtoolbox.datasets.output import Written, write_bytes, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, size_of_voxels, slices_of
@@ -92,7 +97,7 @@ class MetaImage(Volume):
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
         first, last = frame * self.shape[0] + start, frame * self.shape[0] + stop
         if not self._packed:
-            return mapped(
+            return map_slices_of_file(
                 self._data,
                 self._offset,
                 (self.frames * self.shape[0], *self.shape[1:]),

@@ -12,7 +12,7 @@ import numpy as np
 
 from invtoolbox.core.checks import (
     decoding,
-    mapped,
+    map_slices_of_file,
     require_bytes,
     require_file,
     require_plausible,
@@ -117,7 +117,9 @@ class Nifti(Volume):
         if self._packed:
             array = _unpacked(self._data, self._offset, self._whole, self._dtype, first, last)
         else:
-            array = mapped(self._data, self._offset, self._whole, self._dtype, first, last)
+            array = map_slices_of_file(
+                self._data, self._offset, self._whole, self._dtype, first, last
+            )
         # In double precision, as the reference reader does.
         return array if self._scale is None else array * self._scale[0] + self._scale[1]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import Bounded, decoding, require_file, require_plausible, sniff
-from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.tiff import check_length, require_pages
 from invtoolbox.errors import InputError
@@ -53,7 +53,7 @@ class Pictures:
         return len(self.pages)
 
     def __getitem__(self, index: int) -> Measurement:
-        path, page = self.pages[checked_index(index, len(self))]
+        path, page = self.pages[check_index(index, len(self))]
         array = read_pixels(path, page)
         stored = array.dtype
         if array.ndim == 2:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import mapped, require_bytes, require_file
+from invtoolbox.core.checks import map_slices_of_file, require_bytes, require_file
 from invtoolbox.datasets.output import Written, write_bytes, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, size_of_voxels, slices_of
@@ -98,7 +98,7 @@ class Raw(Volume):
         )
 
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
-        return mapped(self.path, self._offset, self.shape, self._dtype, start, stop)
+        return map_slices_of_file(self.path, self._offset, self.shape, self._dtype, start, stop)
 
 
 def write_raw(

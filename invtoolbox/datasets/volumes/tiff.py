@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, mapped, require_file, require_plausible, sniff
+from invtoolbox.core.checks import (
+    decoding,
+    map_slices_of_file,
+    require_file,
+    require_plausible,
+    sniff,
+)
 from invtoolbox.datasets.output import write_tiff
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid, Volume, size_of_voxels, slices_of
@@ -308,7 +314,9 @@ def check_length(path: Path, number: int, page: Any) -> None:
 
 def _pages(file: _File, start: int, stop: int) -> np.ndarray:
     if file.offset is not None:
-        return mapped(file.path, file.offset, (file.pages, *file.page), file.dtype, start, stop)
+        return map_slices_of_file(
+            file.path, file.offset, (file.pages, *file.page), file.dtype, start, stop
+        )
     import tifffile
 
     with decoding(file.path, "TIFF"), tifffile.TiffFile(file.path) as opened:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from invtoolbox.core.checks import decoding
-from invtoolbox.datasets.measurement import Measurement, as_tensor, checked_index
+from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
 
@@ -127,7 +127,7 @@ class Volume(ABC):
         return self.frames * (self.shape[0] if self.items == "slices" else 1)
 
     def __getitem__(self, index: int) -> Measurement:
-        index = checked_index(index, len(self))
+        index = check_index(index, len(self))
         if self.items == "volume":
             return self.volume(index)
         frame, number = divmod(index, self.shape[0])

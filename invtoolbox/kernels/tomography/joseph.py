@@ -22,7 +22,7 @@ from torch import Tensor
 from invtoolbox.core.checks import check_input
 from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.tomography.joseph_kernels import backproject_kernel, project_kernel
-from invtoolbox.kernels.tomography.lanes import interleaved, padded_lines, plan_lanes
+from invtoolbox.kernels.tomography.lanes import interleave, pad_lines, plan_lanes
 from invtoolbox.kernels.tomography.rays import Rays
 
 #: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units busy.
@@ -245,7 +245,7 @@ def _run_moments(
     tables = [t.contiguous() for t in (offset, slope)]
     for start, count, lanes in plan_lanes(image):
         rows, columns = _lines(image[start : start + count], lanes)
-        y = interleaved(sinogram[start : start + count], lanes)
+        y = interleave(sinogram[start : start + count], lanes)
         part = torch.empty_like(moments)
         _run_rays(rows, columns, y, tables[0], tables[1], part, rays, lanes, 2)
         moments += part
@@ -290,7 +290,7 @@ def _run_backproject(
         new = sinogram.new_zeros if scatter else sinogram.new_empty
         rows = new(items, blocks_vertical * block, width + 4, lanes)
         columns = new(items, blocks_horizontal * block, height + 4, lanes)
-        y = interleaved(sinogram[start : start + count], lanes)
+        y = interleave(sinogram[start : start + count], lanes)
         kernel = backproject_kernel(sinogram.dtype, lanes, block, mode, scatter)
         tensors = [rows, columns, y, *tables, rays.order]
         arguments = [*map(address, tensors), vertical, total, height, width, items]
@@ -306,4 +306,4 @@ def _run_backproject(
 
 def _lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
     """The images by rows and by columns, as the kernels read them."""
-    return padded_lines(image, lanes), padded_lines(image.transpose(1, 2), lanes)
+    return pad_lines(image, lanes), pad_lines(image.transpose(1, 2), lanes)

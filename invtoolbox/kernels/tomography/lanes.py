@@ -29,7 +29,7 @@ def plan_lanes(tensor: Tensor) -> list[tuple[int, int, int]]:
     return plan
 
 
-def padded_lines(values: Tensor, lanes: int) -> Tensor:
+def pad_lines(values: Tensor, lanes: int) -> Tensor:
     """Items ``(count, lines, across)`` with two zeros on either side of every line, and the items innermost.
 
     Returns:
@@ -49,7 +49,7 @@ def padded_lines(values: Tensor, lanes: int) -> Tensor:
     return padded
 
 
-def interleaved(values: Tensor, lanes: int) -> Tensor:
+def interleave(values: Tensor, lanes: int) -> Tensor:
     """Items ``(count, ...)`` as (count, numbers) for one lane, else (numbers, lanes) with empty lanes
     zero."""
     flat = values.reshape(values.shape[0], -1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import address, launch
 from invtoolbox.kernels.linear_map import linear_map
-from invtoolbox.kernels.tomography.lanes import interleaved, padded_lines, plan_lanes
+from invtoolbox.kernels.tomography.lanes import interleave, pad_lines, plan_lanes
 from invtoolbox.kernels.tomography.pixel_kernels import pixel_kernel
 
 #: Neighbouring pixels that a task of the CPU treats side by side, one image at a time.
@@ -72,7 +72,7 @@ def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:
     table = views.table.to(sinogram).contiguous()
     image = sinogram.new_empty(sinogram.shape[0], height, width)
     for start, count, lanes in plan_lanes(sinogram):
-        lines = padded_lines(sinogram[start : start + count], lanes)
+        lines = pad_lines(sinogram[start : start + count], lanes)
         items = lines.shape[0]
         direct = lanes == 1
         out = image[start : start + count] if direct else image.new_empty(height * width, lanes)
@@ -98,7 +98,7 @@ def _scatter(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
     sinogram = image.new_empty(image.shape[0], number_views, detectors)
     atomic = image.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
     for start, count, lanes in plan_lanes(image):
-        values = interleaved(image[start : start + count], lanes)
+        values = interleave(image[start : start + count], lanes)
         items = count if lanes == 1 else 1
         lines = image.new_zeros(items, number_views, detectors + 4, lanes)
         tensors = [values, lines, table]

@@ -133,7 +133,9 @@ class Blur(LinearOperator):
         if self._wraps(x):
             multiplier = self._transfer(x)
             return _by_groups(
-                x, x.shape[-2:], lambda part, b, c: fft.filtered(part, _take(multiplier, b, c))
+                x,
+                x.shape[-2:],
+                lambda part, b, c: fft.apply_multiplier(part, _take(multiplier, b, c)),
             )
         cut = fft.plan(self._padded_size, self._kernel_size, self.tile, x.device)
         spectrum = self._spectrum(x, cut.length)
@@ -152,7 +154,9 @@ class Blur(LinearOperator):
         if self._wraps(y):
             multiplier = self._transfer(y).conj()
             return _by_groups(
-                y, y.shape[-2:], lambda part, b, c: fft.filtered(part, _take(multiplier, b, c))
+                y,
+                y.shape[-2:],
+                lambda part, b, c: fft.apply_multiplier(part, _take(multiplier, b, c)),
             )
         cut = fft.plan(self._padded_size, self._kernel_size, self.tile, y.device)
         spectrum = self._spectrum(y, cut.length)
@@ -219,7 +223,9 @@ class Blur(LinearOperator):
         def solve(part: Tensor, b: slice, c: slice) -> Tensor:
             power = _take(multiplier, b, c)
             power = power.real.square() + power.imag.square()
-            return fft.filtered(part, 1 / (_take(strength, b, c) * power + _take(damping, b, c)))
+            return fft.apply_multiplier(
+                part, 1 / (_take(strength, b, c) * power + _take(damping, b, c))
+            )
 
         return _by_groups(v, v.shape[-2:], solve)
 
@@ -259,7 +265,9 @@ class Blur(LinearOperator):
             k = _take(multiplier, b, c)
             power = k.real.square() + k.imag.square()
             floor = _take(damping, b, c) * power.amax((-2, -1), keepdim=True)
-            restored = fft.filtered(_mirrored(part, start, size), k.conj() / (power + floor))
+            restored = fft.apply_multiplier(
+                _mirrored(part, start, size), k.conj() / (power + floor)
+            )
             return restored[..., crop[0], crop[1]]
 
         return _by_groups(y, (size[0], size[1]), wiener)

@@ -109,7 +109,7 @@ def transfer(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     return transformed
 
 
-def filtered(x: Tensor, multiplier: Tensor) -> Tensor:
+def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
     """Multiply in the Fourier domain: periodic convolution with a transfer function."""
     return inverse(torch.fft.rfft2(x) * multiplier, x.shape[-1])
 

@@ -13,7 +13,7 @@ from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner
 class PhaseRetrieval(_Combined):
     r"""``A(x) = |B x|^2`` for a linear operator B; nonlinear, differentiable, real measurements of complex images.
 
-    ``x`` and ``exp(i phi) x`` give the same measurements, so compare with a reference after `aligned`. The misfit is not
+    ``x`` and ``exp(i phi) x`` give the same measurements, so compare with a reference after `align_phase`. The misfit is not
     convex: start from `spectral_initialization` (Candes, Li & Soltanolkotabi, IEEE TIT 61, 2015)::
 
         start = it.operators.spectral_initialization(A, y)
@@ -72,7 +72,7 @@ def spectral_initialization(
     >>> from invtoolbox.operators import GaussianSensing
     >>> A = PhaseRetrieval(GaussianSensing((1, 2), 40, complex=True))
     >>> x = torch.tensor([[[[1.0, 2.0j]]]])
-    >>> bool((aligned(spectral_initialization(A, A(x)), x) - x).norm() < 0.5 * x.norm())
+    >>> bool((align_phase(spectral_initialization(A, A(x)), x) - x).norm() < 0.5 * x.norm())
     True
     """
     check_shape(y, A.range_shape, f"the intensities of {A}", A.channelwise, A.items)
@@ -104,10 +104,10 @@ def spectral_initialization(
         return x * expand((y.flatten(1).sum(1) / total).sqrt(), x)
 
 
-def aligned(x: Tensor, reference: Tensor) -> Tensor:
+def align_phase(x: Tensor, reference: Tensor) -> Tensor:
     """``x`` times the phase (or the sign) with which every item comes nearest to the reference.
 
-    >>> aligned(torch.tensor([[[-1.0, -2.0]]]), torch.tensor([[[1.0, 2.0]]]))
+    >>> align_phase(torch.tensor([[[-1.0, -2.0]]]), torch.tensor([[[1.0, 2.0]]]))
     tensor([[[1., 2.]]])
     """
     if not x.is_complex():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, check_shape, expand
-from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft, checked_axes, complex_of
+from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft, check_axes, complex_of
 
 
 def estimate_coil_maps(
@@ -140,7 +140,7 @@ class CartesianMRI(LinearOperator):
                 f"the image_shape of CartesianMRI is (row, column), or (1, *space) with one complex channel, got {shape}"
             )
         self.domain_shape = shape
-        self.axes = checked_axes(axes, len(shape) - 1, "CartesianMRI")
+        self.axes = check_axes(axes, len(shape) - 1, "CartesianMRI")
         self.coil_maps = (
             None
             if coil_maps is None

@@ -34,7 +34,7 @@ class Fourier(Unitary):
 
     def __init__(self, shape: Sequence[int], axes: int | None = None, centred: bool = True) -> None:
         self.domain_shape = self.range_shape = tuple(int(n) for n in shape)
-        self.axes = checked_axes(axes, len(self.domain_shape) - 1, "Fourier")
+        self.axes = check_axes(axes, len(self.domain_shape) - 1, "Fourier")
         self.centred = centred
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def centred_ifft(y: Tensor, axes: int) -> Tensor:
     )
 
 
-def checked_axes(axes: int | None, space: int, name: str) -> int:
+def check_axes(axes: int | None, space: int, name: str) -> int:
     """How many axes are transformed, ``space`` of them by default."""
     count = space if axes is None else int(axes)
     if not 1 <= count <= space:

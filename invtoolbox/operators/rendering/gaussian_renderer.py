@@ -28,7 +28,7 @@ class GaussianRenderer(Operator):
     r"""``A(x)``: what cameras see of `geometry.Splats`, ``(batch, channels, camera, row, column)``.
 
     The channels are those of the outputs, one after the other. See `geometry.rasterization` for what is computed; derivatives reach every
-    tensor of the splats, and the parameter ``twist``, which moves the cameras in their own frames (`Cameras.turned`) and is 0 where nothing
+    tensor of the splats, and the parameter ``twist``, which moves the cameras in their own frames (`Cameras.rotate`) and is 0 where nothing
     else is said: ``Problem(..., unknown={"twist": None})`` refines poses. Blocks are cameras, so that a solver's ``subset_size`` is the
     number of pictures that a step looks at.
 
@@ -183,7 +183,7 @@ class GaussianRenderer(Operator):
             self._seen(self.intrinsics).to(like).expand(count, -1, -1, -1).flatten(0, 1),
             self.size,
         )
-        return cameras.turned(twist.expand(count, -1, -1).flatten(0, 1)).world_to_camera.unflatten(
+        return cameras.rotate(twist.expand(count, -1, -1).flatten(0, 1)).world_to_camera.unflatten(
             0, (count, -1)
         )
 

@@ -56,7 +56,7 @@ class RayBundle(Settings):
             raise InputError("these rays belong to no camera")
         moved = Cameras(self.tensors["world_to_camera"], self.tensors["intrinsics"], self.size)
         twist = self.tensors["twist"]
-        return moved.turned(twist) if twist.requires_grad or bool((twist != 0).any()) else moved
+        return moved.rotate(twist) if twist.requires_grad or bool((twist != 0).any()) else moved
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class RayBundle(Settings):
             return len(self.tensors["origins"])
         return len(self.tensors["twist"]) * self.size[0] * self.size[1]
 
-    def picked(self, index: Any) -> Self:
+    def take_blocks(self, index: Any) -> Self:
         """Some of the rays."""
         other = copy.copy(self)
         if self.index is not None:
@@ -109,7 +109,7 @@ class RayBundle(Settings):
         """``twist`` of cameras; origins and directions of given rays."""
         return {"twist": self.tensors["twist"]} if self.size is not None else dict(self.tensors)
 
-    def replaced(self, parameters: dict[str, Tensor]) -> Self:
+    def replace_blocks(self, parameters: dict[str, Tensor]) -> Self:
         other = copy.copy(self)
         other.tensors = {**self.tensors, **parameters}
         return other

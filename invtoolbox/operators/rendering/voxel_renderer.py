@@ -26,7 +26,7 @@ class VoxelRenderer(Operator):
     The prediction is ``(batch, channels, rays)``: the channels of the outputs one after the other, the rays in the order of cameras,
     rows and columns. `pictures` gives it the shape of pictures, and `measurements` takes it away. Blocks are rays: a solver's
     ``subset_size`` is the number of rays of a step, spread evenly over all pictures. The parameter ``twist`` moves the cameras
-    (see `Cameras.turned`).
+    (see `Cameras.rotate`).
 
     What compares neighbouring pixels (depth smoothness, structural similarity, score distillation) takes pictures: with ``block="picture"``
     the prediction is ``(batch, channels, cameras, height, width)``, as that of `GaussianRenderer`, and with ``block=8`` it is
@@ -106,7 +106,7 @@ class VoxelRenderer(Operator):
                 f"{self} was told of {self.channels} channels, and the voxels have {x.colour.shape[-1]}; pass channels="
             )
         origins, directions = (
-            self.rays if self.tiles is None else self.rays.picked(self.tiles.flatten())
+            self.rays if self.tiles is None else self.rays.take_blocks(self.tiles.flatten())
         ).lines()
         return render_voxels(
             x,
@@ -172,7 +172,7 @@ class VoxelRenderer(Operator):
         """The operator for some of the blocks."""
         other = copy.copy(self)
         if self.tiles is None:
-            other.rays = self.rays.picked(index)
+            other.rays = self.rays.take_blocks(index)
         else:
             other.tiles = self.tiles[index]
         other._set_range()
@@ -183,7 +183,7 @@ class VoxelRenderer(Operator):
 
     def _replace(self, parameters: dict[str, Tensor]) -> VoxelRenderer:
         other = copy.copy(self)
-        other.rays = self.rays.replaced(parameters)
+        other.rays = self.rays.replace_blocks(parameters)
         return other
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.tomography.feldkamp import feldkamp
 from invtoolbox.operators.tomography.scan_3d import Scan3D
 from invtoolbox.operators.tomography.scan_checks import (
-    checked_angles,
+    check_angles,
     finite,
     lengths,
     numbers,
@@ -120,7 +120,7 @@ class ConeBeam(Scan3D):
             detector_shape,
             voxel_size,
             {
-                "angles": checked_angles(angles, helical=bool((pitch != 0).any())),
+                "angles": check_angles(angles, helical=bool((pitch != 0).any())),
                 "source_origin": positive_everywhere("source_origin", source_origin),
                 "source_detector": positive_everywhere("source_detector", source_detector),
                 "detector_shift": finite("detector_shift", detector_shift),

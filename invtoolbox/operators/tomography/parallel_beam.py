@@ -18,7 +18,7 @@ from invtoolbox.operators.tomography.feldkamp import parallel_backprojection
 from invtoolbox.operators.tomography.filtered_backprojection import arc_weights, filter_projections
 from invtoolbox.operators.tomography.scan_2d import Scan2D
 from invtoolbox.operators.tomography.scan_3d import Scan3D
-from invtoolbox.operators.tomography.scan_checks import checked_angles, finite, lengths
+from invtoolbox.operators.tomography.scan_checks import check_angles, finite, lengths
 from invtoolbox.operators.tomography.trajectories import parallel_vectors
 
 
@@ -168,7 +168,7 @@ class ParallelBeam3D(Scan3D):
             detector_shape,
             voxel_size,
             {
-                "angles": checked_angles(angles),
+                "angles": check_angles(angles),
                 "detector_shift": finite("detector_shift", detector_shift),
                 "tilt": finite("tilt", tilt),
                 "detector_rotation": finite("detector_rotation", detector_rotation),

@@ -61,7 +61,7 @@ def numbers(name: str, value: Any) -> Tensor:
         ) from error
 
 
-def checked_angles(angles: Any, helical: bool = False) -> Tensor:
+def check_angles(angles: Any, helical: bool = False) -> Tensor:
     """Angles as a tensor (V,) of radians; what looks like degrees is refused."""
     tensor = numbers("angles", angles)
     if tensor.ndim != 1 or tensor.numel() == 0:

@@ -130,7 +130,7 @@ class GraphLaplacian(ExplicitPrior):
                 raise InputError(
                     f"first= has {first.shape[0]} images, expected 1 or {problem.batch}"
                 )
-            image = first.detach().to(problem.first).expand(problem.batch, *problem.image_shape)
+            image = first.detach().to(problem.y0).expand(problem.batch, *problem.image_shape)
         elif isinstance(first, str) and first in ("fbp", "pseudo-inverse"):
             image = _pseudo_inverse(problem)
         elif isinstance(first, nn.Module):

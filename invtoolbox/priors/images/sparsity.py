@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from invtoolbox.core.in_place import multiplied
+from invtoolbox.core.in_place import multiply
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.wavelet import OrthogonalWavelet
@@ -64,7 +64,7 @@ class L1(ExplicitPrior):
             return super().prox_conjugate(v, step, weight)
         radius = expand(weight, v)
         if v.is_complex():
-            return multiplied(v, _within(v.abs(), radius.real))
+            return multiply(v, _within(v.abs(), radius.real))
         if torch.is_grad_enabled():
             return v.minimum(radius).maximum(-radius)
         return torch.minimum(v, radius, out=v).maximum(-radius)
@@ -98,7 +98,7 @@ class GroupL1(ExplicitPrior):
     ) -> None:
         if size is not None and size < 1:
             raise InputError(f"the size of a group is a positive number of channels, got {size}")
-        self.size, self.interleaved, self.nonnegative = size, interleaved, nonnegative
+        self.size, self.interleave, self.nonnegative = size, interleaved, nonnegative
 
     def _grouped(self, x: Tensor) -> tuple[Tensor, int]:
         """A view with one axis for the groups and one for their members, and which axis the members have."""
@@ -108,7 +108,7 @@ class GroupL1(ExplicitPrior):
                 f"groups of {size} channels do not fit an image of {x.shape[1]} channels"
             )
         groups = x.shape[1] // size
-        if self.interleaved:
+        if self.interleave:
             return x.unflatten(1, (size, groups)), 1
         return x.unflatten(1, (groups, size)), 2
 
@@ -130,7 +130,7 @@ class GroupL1(ExplicitPrior):
         grouped, axis = self._grouped(v)
         radius = expand(weight, grouped)
         factor = _within(group_norm(grouped, axis), radius.real if radius.is_complex() else radius)
-        return multiplied(grouped, factor).flatten(1, 2)
+        return multiply(grouped, factor).flatten(1, 2)
 
     def __repr__(self) -> str:
         shown = [] if self.size is None else [f"{self.size}"]

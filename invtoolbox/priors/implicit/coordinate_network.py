@@ -66,7 +66,7 @@ class CoordinateNetwork(ImplicitPrior):
     def prepare(self, problem: Problem, solve: Any) -> Self:
         bound = copy.copy(self)
         bound.image_shape = problem.image_shape
-        dtype, device = problem.first.dtype, problem.first.device
+        dtype, device = problem.y0.dtype, problem.y0.device
         axes = [
             (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) / max(problem.image_shape[1:])
             for n in problem.image_shape[1:]

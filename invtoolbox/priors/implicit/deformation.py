@@ -21,7 +21,7 @@ from invtoolbox.geometry.moving_shapes import (
     Moving,
     blend_weights,
     farthest_points,
-    mapped,
+    map_tensors,
     places_of,
 )
 from invtoolbox.geometry.rotations import of_rotation_vector, rotation_matrices
@@ -52,7 +52,7 @@ class Motion(Settings, ABC):
     def initial(self) -> dict[str, Tensor]: ...
 
     @abstractmethod
-    def moved(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
         """Displacements ``(batch, T, N, 3)`` and quaternions ``(batch, T, N, 4)`` of points ``(1 or batch, N, 3)``."""
 
     def energy(self, parameters: dict[str, Tensor]) -> Tensor:
@@ -61,7 +61,7 @@ class Motion(Settings, ABC):
         return first.new_zeros(len(first))
 
 
-def checked_times(times: int, what: str) -> int:
+def check_times(times: int, what: str) -> int:
     if times < 1:
         raise InputError(f"{what} moves at one time at least, got times={times}")
     return int(times)
@@ -77,7 +77,7 @@ class PointMotion(Motion):
     item_fields: ClassVar[tuple[str, ...]] = ("zeros",)
 
     def __init__(self, times: int = 1) -> None:
-        self.times = checked_times(times, "PointMotion")
+        self.times = check_times(times, "PointMotion")
         self.zeros = torch.zeros(1, 0, 3)
 
     def bind(self, points: Tensor) -> Self:
@@ -89,7 +89,7 @@ class PointMotion(Motion):
         start = self.zeros[:, None].repeat(1, self.times, 1, 1)
         return {"translations": start, "turns": start.clone()}
 
-    def moved(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
         return self.size * parameters["translations"], of_rotation_vector(parameters["turns"])
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ class ControlNodes(Motion):
             )
         self.count, self.neighbours, self.width = int(count), int(neighbours), width
         self.rigidity = None if rigidity is None else rigidity.as_sum()
-        self.times = checked_times(times, "ControlNodes")
+        self.times = check_times(times, "ControlNodes")
         self.nodes = self.weights = torch.zeros(1, 0, 3)
         self.index = torch.zeros(1, 0, 1, dtype=torch.long)
 
@@ -161,7 +161,7 @@ class ControlNodes(Motion):
         start = torch.zeros_like(self.nodes)[:, None].repeat(1, self.times, 1, 1)
         return {"translations": start, "turns": start.clone()}
 
-    def moved(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
         t, q = self.size * parameters["translations"], of_rotation_vector(parameters["turns"])
         batch, (n, k) = len(t), self.index.shape[1:]
         nodes, weights = (
@@ -223,7 +223,7 @@ class NetworkMotion(Motion):
     ) -> None:
         if min(features, width, depth) < 1 or not bandwidth > 0:
             raise InputError("NetworkMotion needs positive features, width, depth and bandwidth")
-        self.times = checked_times(times, "NetworkMotion")
+        self.times = check_times(times, "NetworkMotion")
         self.bandwidth, self.features, self.width, self.depth, self.seed = (
             bandwidth,
             features,
@@ -251,7 +251,7 @@ class NetworkMotion(Motion):
             parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(self.centre)
         return parameters
 
-    def moved(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+    def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
         batch, n = parameters["weight0"].shape[0], points.shape[1]
         when = (
             torch.linspace(-0.5, 0.5, self.times, dtype=points.dtype, device=points.device)
@@ -331,7 +331,7 @@ class Deformation(ImplicitPrior):
             shape = other.shape = shape.prepare(problem, solve)
             shape = shape.decode(shape.initial())
         elif problem is not None:
-            shape = other.shape = mapped(shape, lambda t: t.to(problem.first))
+            shape = other.shape = map_tensors(shape, lambda t: t.to(problem.y0))
         other.motion = self.motion.bind(places_of(shape).detach())
         return other
 
@@ -356,12 +356,12 @@ class Deformation(ImplicitPrior):
         shape = self.shape
         if isinstance(shape, ImplicitPrior):
             shape = shape.decode(_part(parameters, "shape"), generator)
-        displacements, turns = self.motion.moved(_part(parameters, "motion"), places_of(shape))
+        displacements, turns = self.motion.move(_part(parameters, "motion"), places_of(shape))
         turns_or_none = turns if isinstance(shape, Splats) else None
         return Moving(
             displacements,
             turns_or_none,
-            mapped(shape, lambda t: t.expand(len(displacements), *t.shape[1:])),
+            map_tensors(shape, lambda t: t.expand(len(displacements), *t.shape[1:])),
         )
 
     def energy(self, parameters: dict[str, Tensor], x: Moving) -> Tensor:
@@ -392,7 +392,7 @@ class Deformation(ImplicitPrior):
         if isinstance(self.shape, ImplicitPrior):
             other.shape = self.shape.select(index)
         else:
-            other.shape = mapped(
+            other.shape = map_tensors(
                 self.shape, lambda t: t.index_select(0, index) if len(t) > 1 else t
             )
         return other

@@ -77,7 +77,7 @@ class GaussianPair(ImplicitPrior):
                 f"GaussianPair is two scenes, so it is found under operators.OnBoth(...), got {problem.operator}"
             )
         alone = problem._with(
-            problem.first.chunk(2, dim=1)[0], problem.operator.operator, problem.data_term
+            problem.y0.chunk(2, dim=1)[0], problem.operator.operator, problem.data_term
         )
         return self._each(lambda member: member.prepare(alone, solve))
 
@@ -146,7 +146,7 @@ class GaussianPair(ImplicitPrior):
             [member.statistics(own) for member, own in zip(self.members, _parted(parameters))]
         )
 
-    def gathered(
+    def gather(
         self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
     ) -> dict[str, Tensor]:
         # The misfit is a mean over the channels of both, so each is pulled half as hard as it would be alone.
@@ -155,7 +155,7 @@ class GaussianPair(ImplicitPrior):
             for name, seen in info.items()
         }
         parts = zip(self.members, _parted(statistics), _parted(parameters), _parted(pulled))
-        return _joined([member.gathered(own, leaves, seen) for member, own, leaves, seen in parts])
+        return _joined([member.gather(own, leaves, seen) for member, own, leaves, seen in parts])
 
     def adapt(
         self,
@@ -186,25 +186,25 @@ class GaussianPair(ImplicitPrior):
 
         return _joined(new), transfer
 
-    def resized(
+    def resize(
         self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
     ) -> dict[str, Tensor]:
         return _joined(
             [
-                member.resized(own, wanted)
+                member.resize(own, wanted)
                 for member, own, wanted in zip(self.members, _parted(parameters), _parted(shapes))
             ]
         )
 
     @property
-    def is_disturbed(self) -> bool:
-        return self.members[0].is_disturbed
+    def has_perturbation(self) -> bool:
+        return self.members[0].has_perturbation
 
-    def disturbed(
+    def perturb(
         self, parameters: dict[str, Tensor], rate: float, generator: Generator
     ) -> dict[str, Tensor]:
         parts = zip(self.members, _parted(parameters), _forked(generator))
-        return _joined([member.disturbed(own, rate, draws) for member, own, draws in parts])
+        return _joined([member.perturb(own, rate, draws) for member, own, draws in parts])
 
     def __repr__(self) -> str:
         pruned = (

@@ -49,7 +49,7 @@ class Strategy(ABC):
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
-    def gathered(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gather(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
         return statistics
 
     @abstractmethod
@@ -89,7 +89,7 @@ class DefaultStrategy(Strategy):
         like = parameters["logit_opacities"]
         return {"pull": torch.zeros_like(like), "views": torch.zeros_like(like)}
 
-    def gathered(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gather(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
         if "splats" not in info or info["splats"].gradient is None:
             raise InputError(
                 "DefaultStrategy needs an operator that says where Gaussians are pulled: operators.GaussianRenderer with "
@@ -224,7 +224,7 @@ class MCMCStrategy(Strategy):
         )
         return new, transfer
 
-    def disturbed(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> Tensor:
+    def perturb(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> Tensor:
         """The means with noise; ``rate`` is the length of their steps."""
         opacity = parameters["logit_opacities"].sigmoid()
         noise = _normal(opacity.shape[1], generator, opacity)

@@ -334,10 +334,10 @@ class Gaussians(ImplicitPrior):
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         return {} if self.strategy is None else self.strategy.statistics(parameters)
 
-    def gathered(
+    def gather(
         self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
     ) -> dict[str, Tensor]:
-        return statistics if self.strategy is None else self.strategy.gathered(statistics, info)
+        return statistics if self.strategy is None else self.strategy.gather(statistics, info)
 
     def adapt(
         self,
@@ -349,7 +349,7 @@ class Gaussians(ImplicitPrior):
         assert self.strategy is not None
         return self.strategy.adapt(parameters, statistics, iteration, generator, self.size or 1.0)
 
-    def resized(
+    def resize(
         self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
     ) -> dict[str, Tensor]:
         """More rows of opacity 0 behind the others; fewer where they are such."""
@@ -377,15 +377,15 @@ class Gaussians(ImplicitPrior):
         return grown
 
     @property
-    def is_disturbed(self) -> bool:
+    def has_perturbation(self) -> bool:
         return isinstance(self.strategy, MCMCStrategy) and self.strategy.noise > 0
 
-    def disturbed(
+    def perturb(
         self, parameters: dict[str, Tensor], rate: float, generator: Generator
     ) -> dict[str, Tensor]:
         assert isinstance(self.strategy, MCMCStrategy)
         step = rate * self.learning_rates(parameters)["means"]
-        return {**parameters, "means": self.strategy.disturbed(parameters, step, generator)}
+        return {**parameters, "means": self.strategy.perturb(parameters, step, generator)}
 
     def __repr__(self) -> str:
         shown = [

@@ -63,7 +63,7 @@ class GaussianLatents(ImplicitPrior):
     def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
         return 0.5 * parameters["w"].square().sum(1)
 
-    def whitened(self, z: Tensor) -> dict[str, Tensor]:
+    def whiten(self, z: Tensor) -> dict[str, Tensor]:
         """The parameters of latents as the decoder takes them, ``(batch, latents)``."""
         return {"w": torch.linalg.solve_triangular(self.root, (z - self.mean).T, upper=False).T}
 
@@ -144,7 +144,7 @@ class VariationalAutoencoder(GaussianLatents):
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """The mean latents of images: parameters to start from, ``it.solve(..., initial=prior.encode(x))``."""
         with torch.no_grad():
-            return self.whitened(self.network.moments(x)[0])
+            return self.whiten(self.network.moments(x)[0])
 
 
 class GradientOriginNetwork(nn.Module):
@@ -223,4 +223,4 @@ class GradientOrigin(GaussianLatents):
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """The latents of images: parameters to start from, ``it.solve(..., initial=prior.encode(x))``."""
         with torch.no_grad():
-            return self.whitened(self.network.origin(x))
+            return self.whiten(self.network.origin(x))

@@ -16,7 +16,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import rigid, rotation, rotation_vector
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.base import ImplicitPrior
-from invtoolbox.priors.motion.flow_prior import checked_labels, flow_points, labels_of
+from invtoolbox.priors.motion.flow_prior import check_labels, flow_points, labels_of
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -146,7 +146,7 @@ class RigidClusters(ImplicitPrior):
     def __init__(
         self, labels: Tensor, initial_motions: Tensor | None = None, rotation_rate: float = 0.5
     ) -> None:
-        self.labels = checked_labels(labels, "RigidClusters")
+        self.labels = check_labels(labels, "RigidClusters")
         if not bool((self.labels >= 0).any()):
             raise InputError("RigidClusters needs a cluster at least: every label here is negative")
         self.count = int(self.labels.max()) + 1

@@ -93,9 +93,9 @@ class Variational(PriorWrapper, ImplicitPrior):
         )
 
     def initial(self) -> dict[str, Tensor]:
-        return self.widened(self.prior.initial())
+        return self.widen(self.prior.initial())
 
-    def widened(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
+    def widen(self, latents: dict[str, Tensor]) -> dict[str, Tensor]:
         """The parameters of the distribution around latents."""
         if self.family == "dirac":
             return latents
@@ -180,12 +180,12 @@ class Variational(PriorWrapper, ImplicitPrior):
         """At the mean."""
         return self.weight * self.prior.energy(self.latents(parameters), x)
 
-    def projected(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         kept = {}
         for name, t in parameters.items():
             bounds = PIXEL_FACTORS if name == PIXEL else WIDTHS if name.endswith(WIDTH) else None
             kept[name] = t if bounds is None else t.clamp(math.log(bounds[0]), math.log(bounds[1]))
-        return kept | self.prior.projected(self.latents(parameters))
+        return kept | self.prior.project(self.latents(parameters))
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
         return dict.fromkeys(parameters, 1.0) | self.prior.learning_rates(self.latents(parameters))

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.voxels import Voxels, VoxelSpace, resampled
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace, resample
 from invtoolbox.priors.base import ImplicitPrior
 
 
@@ -19,7 +19,7 @@ class VoxelGrid(ImplicitPrior):
     r"""``x = (density, colour)`` at the nodes of a grid, raw: see `geometry.voxels.Voxels`.
 
     What ties places together is interpolation alone, so the resolution is the strength of the prior, and scenes are found coarse to fine:
-    `refined` gives a finer grid and what it starts from, without the cells that turned out to be empty; only nodes of occupied cells are
+    `refine` gives a finer grid and what it starts from, without the cells that turned out to be empty; only nodes of occupied cells are
     kept, moved and paid for.
 
     Sources: Fridovich-Keil, Yu et al., "Plenoxels", CVPR 2022 (kept nodes, spherical harmonics); Sun, Sun and Chen, "Direct voxel grid
@@ -68,7 +68,7 @@ class VoxelGrid(ImplicitPrior):
 
     def prepare(self, problem: Any, solve: Any) -> Self:
         other = copy.copy(self)
-        other.like = problem.first.new_zeros(1)
+        other.like = problem.y0.new_zeros(1)
         return other
 
     def initial(self) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ class VoxelGrid(ImplicitPrior):
             self.space,
         )
 
-    def refined(
+    def refine(
         self,
         parameters: dict[str, Tensor],
         shape: int | tuple[int, int, int] | None = None,
@@ -131,7 +131,7 @@ class VoxelGrid(ImplicitPrior):
         for name, leaf in parameters.items():
             # Nodes that were not kept hold what the emptiest of those that were do.
             fill = float(leaf.min()) if name == "density" else 0.0
-            start[name] = finer.gathered(resampled(space.spread(leaf, fill), to)).contiguous()
+            start[name] = finer.gather(resample(space.spread(leaf, fill), to)).contiguous()
         other = copy.copy(self)
         other.space = finer
         return other, start

@@ -158,8 +158,8 @@ class LearnedProximal(ExplicitPrior):
                 "within_theorem=False"
             )
         bound = copy.copy(self)
-        real = problem.first.real if problem.first.is_complex() else problem.first
-        norm = A.norm(dtype=problem.first.dtype, device=problem.first.device).real.to(real)
+        real = problem.y0.real if problem.y0.is_complex() else problem.y0
+        norm = A.norm(dtype=problem.y0.dtype, device=problem.y0.device).real.to(real)
         # The estimate approaches the norm from below.
         bound.least_weight = ((1.002 * norm).square() * curvature.to(real)).reshape(-1)
         return bound

@@ -14,7 +14,7 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.kernels.points.sparse_product import SparseProduct
-from invtoolbox.priors.motion.flow_prior import FlowPrior, checked_labels, labels_of, smoothed_norm
+from invtoolbox.priors.motion.flow_prior import FlowPrior, check_labels, labels_of, smoothed_norm
 
 
 class _Clusters(Settings):
@@ -62,7 +62,7 @@ class ClusterConsistency(FlowPrior):
         if not smoothing > 0:
             raise InputError(f"the smoothing of ClusterConsistency is positive, got {smoothing}")
         self.labels, self.squared, self.smoothing = (
-            checked_labels(labels, "ClusterConsistency"),
+            check_labels(labels, "ClusterConsistency"),
             squared,
             smoothing,
         )
@@ -152,7 +152,7 @@ class SpatialConsistency(FlowPrior):
                 "SpatialConsistency needs a positive tau, a neighbour an iteration, and 2 <= smallest <= largest; "
                 f"got tau={tau}, neighbours={neighbours}, iterations={iterations}, smallest={smallest}, largest={largest}"
             )
-        self.labels = None if labels is None else checked_labels(labels, "SpatialConsistency")
+        self.labels = None if labels is None else check_labels(labels, "SpatialConsistency")
         self.neighbours, self.tau, self.largest, self.smallest = neighbours, tau, largest, smallest
         self.iterations, self.seed = iterations, seed
 

@@ -69,7 +69,7 @@ def first_flow(x: Any, count: int | None, what: str) -> Tensor:
     return flow
 
 
-def checked_labels(labels: Tensor, what: str) -> Tensor:
+def check_labels(labels: Tensor, what: str) -> Tensor:
     """Labels of points, whole numbers ``(N,)`` or ``(batch, N)``, as int64."""
     if labels.ndim not in (1, 2) or labels.is_floating_point() or labels.is_complex():
         raise InputError(

@@ -38,7 +38,7 @@ class _Turning(Edges):
         """``(batch, E, 3) -> (batch, N, 3, 3)``."""
         return self.products(vectors).unflatten(1, (len(self), 3)).transpose(2, 3)
 
-    def turned(self, turns: Tensor) -> Tensor:
+    def rotate(self, turns: Tensor) -> Tensor:
         """``(batch, N, 3, 3) -> (batch, E, 3)``."""
         return self.products.T(turns.transpose(2, 3).flatten(1, 2))
 
@@ -94,7 +94,7 @@ class _OfRotations(GraphPrior):
             else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
         )
         return torch.cat(
-            [self._cost(piece, piece.moved(flow[items]), turns[items]) for piece, items in groups]
+            [self._cost(piece, piece.move(flow[items]), turns[items]) for piece, items in groups]
         )
 
     def _at(self, x: Any, time: int) -> Any:
@@ -108,7 +108,7 @@ class _OfRotations(GraphPrior):
         return self._shared_energy(piece, flow[None])[0]
 
     def _shared_energy(self, piece: _Turning, flow: Tensor) -> Tensor:
-        moved = piece.moved(flow)
+        moved = piece.move(flow)
         return self._cost(
             piece, moved, fitted_rotation(piece.spread(piece.weights[:, None] * moved))
         )
@@ -144,7 +144,7 @@ class LocalRigidity(_OfRotations):
     def _cost(self, piece: _Turning, moved: Tensor, turns: Tensor) -> Tensor:
         return (
             piece.weights
-            * smoothed_norm(moved - piece.turned(turns), self.smoothing * piece.mean_length)
+            * smoothed_norm(moved - piece.rotate(turns), self.smoothing * piece.mean_length)
         ).sum(1)
 
 
@@ -291,14 +291,14 @@ class AsIsometricAsPossible(GraphPrior):
         return self._shared_energy(piece, flow[None])[0]
 
     def _shared_energy(self, piece: _Neighbourhoods, flow: Tensor) -> Tensor:
-        return self._cost(piece, flow, piece.spreads, piece.moments(piece.moved(flow)))
+        return self._cost(piece, flow, piece.spreads, piece.moments(piece.move(flow)))
 
     def _cost(
         self, piece: _Neighbourhoods, flow: Tensor, before: Tensor, covariances: Tensor
     ) -> Tensor:
         """The energy ``(batch,)``; ``before`` are the distances of the covariances at rest, ``(batch or 1, E)``."""
         length = piece.mean_length
-        change = piece.moved(flow).norm(dim=2) - piece.lengths
+        change = piece.move(flow).norm(dim=2) - piece.lengths
         total = self.position_weight * smoothed_norm(change[..., None], self.smoothing * length)
         spread = smoothed_norm(
             (piece.distances(covariances) - before)[..., None], self.smoothing * length**2

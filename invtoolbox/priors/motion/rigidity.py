@@ -80,9 +80,7 @@ class GraphPrior(FlowPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         if self.graphs and getattr(problem.operator, "points", None) is None:
-            return self.bind(
-                torch.stack([graph.positions.to(problem.first) for graph in self.graphs])
-            )
+            return self.bind(torch.stack([graph.positions.to(problem.y0) for graph in self.graphs]))
         return super().prepare(problem, solve)
 
     def _own_items(self) -> int:
@@ -201,7 +199,7 @@ class Edges(Settings):
     def __len__(self) -> int:
         return self.count
 
-    def moved(self, flow: Tensor) -> Tensor:
+    def move(self, flow: Tensor) -> Tensor:
         """The edges ``(batch, E, 3)`` of points that have moved by a flow ``(batch, N, 3)``."""
         return self.vectors + self.differences(flow)
 
@@ -255,7 +253,7 @@ class Isometry(GraphPrior):
         return self._shared_energy(piece, flow[None])[0]
 
     def _shared_energy(self, piece: Edges, flow: Tensor) -> Tensor:
-        change = piece.moved(flow).norm(dim=2) - piece.lengths
+        change = piece.move(flow).norm(dim=2) - piece.lengths
         cost = (
             change.square()
             if self.norm == "l2"
@@ -271,7 +269,7 @@ class Isometry(GraphPrior):
         flow, shared = first_flow(x, None, repr(self)).detach(), len(self.pieces) == 1
         strengths = []
         for k, piece in enumerate(self.pieces):
-            change = piece.moved(flow if shared else flow[k : k + 1]).norm(dim=2) - piece.lengths
+            change = piece.move(flow if shared else flow[k : k + 1]).norm(dim=2) - piece.lengths
             strength = (
                 piece.weights / (change.square() + (self.smoothing * piece.mean_length) ** 2).sqrt()
             )

@@ -49,7 +49,7 @@ class VoxelVariation(ExplicitPrior):
         self.of, self.smoothing = of, smoothing
 
     def energy(self, x: Any) -> Tensor:
-        voxels = checked_voxels(x, self)
+        voxels = check_voxels(x, self)
         values = (voxels.density if self.of == "density" else voxels.colour).flatten(
             2 if self.of == "colour" else 1
         )
@@ -96,7 +96,7 @@ class _Variation(torch.autograd.Function):
         return total, None, None
 
 
-def checked_voxels(x: Any, prior: ExplicitPrior) -> Voxels:
+def check_voxels(x: Any, prior: ExplicitPrior) -> Voxels:
     """The scene that a prior of voxels was given."""
     if not isinstance(x, Voxels):
         raise InputError(
@@ -133,7 +133,7 @@ class VoxelSparsity(ExplicitPrior):
         self.scale = scale
 
     def energy(self, x: Any) -> Tensor:
-        voxels = checked_voxels(x, self)
+        voxels = check_voxels(x, self)
         thickness = functional.softplus(voxels.density) * (
             voxels.space.scale * max(voxels.space.cell) / self.scale
         )
@@ -174,10 +174,10 @@ class DensityCorrelation(ExplicitPrior):
     def __init__(self, reference: Voxels, of: Literal["raw", "activated"] = "raw") -> None:
         if of not in ("raw", "activated"):
             raise unknown_name("density of DensityCorrelation", of, ("raw", "activated"))
-        self.reference, self.of = checked_voxels(reference, self), of
+        self.reference, self.of = check_voxels(reference, self), of
 
     def energy(self, x: Any) -> Tensor:
-        voxels, reference = checked_voxels(x, self), self.reference
+        voxels, reference = check_voxels(x, self), self.reference
         if not _same_nodes(voxels, reference) or len(reference.density) not in (
             1,
             len(voxels.density),

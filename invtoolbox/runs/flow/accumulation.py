@@ -258,7 +258,7 @@ class _Carried:
     flow: Tensor
     sweep: Tensor
 
-    def joined(self, other: _Carried) -> _Carried:
+    def join(self, other: _Carried) -> _Carried:
         return _Carried(
             torch.cat([self.points, other.points]),
             torch.cat([self.flow, other.flow]),
@@ -280,13 +280,13 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
     later = earlier
     for m in range(first, settings.reference):
         step = steps[m]
-        earlier = earlier.joined(_moving_of(step, m, settings))
+        earlier = earlier.join(_moving_of(step, m, settings))
         moved, seen = carry(
             earlier.points, _moving_alone(step), settings.neighbours, settings.reach
         )
         earlier = _Carried(moved, earlier.flow, earlier.sweep).kept(seen)
     for m in range(last, settings.reference, -1):
-        later = later.joined(_moving_of(steps[m], m, settings))
+        later = later.join(_moving_of(steps[m], m, settings))
         moved, seen = carry_back(
             later.points, _moving_alone(steps[m - 1]), settings.neighbours, settings.reach
         )

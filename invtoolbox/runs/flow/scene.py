@@ -100,7 +100,7 @@ def read_flow_scene(
     return FlowSceneFile.read(FlowScene, scene, overrides)
 
 
-def named_sequence(name: str) -> FlowSceneFile | None:
+def find_sequence(name: str) -> FlowSceneFile | None:
     """The scene of sweeps of that path, or of that name in the catalogue; None where there is none."""
     path = Path(name).expanduser()
     if not path.exists():

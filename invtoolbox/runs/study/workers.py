@@ -52,7 +52,7 @@ def spread(
             f"{workers} workers of {threads} threads are asked for; give at least one of each"
         )
     if cluster is None and workers == 1:
-        with limited_threads(threads):
+        with limit_threads(threads):
             for number, task in enumerate(tasks):
                 yield number, function(task)
         return
@@ -61,7 +61,7 @@ def spread(
 
 
 @contextmanager
-def limited_threads(threads: int) -> Iterator[None]:
+def limit_threads(threads: int) -> Iterator[None]:
     """So many threads for torch and for NumPy in this block: sums depend on their number in the last bit."""
     import torch
 
@@ -192,7 +192,7 @@ def perform(task: Task) -> Report:
     """Do one item and write its result file; what goes wrong is reported, not raised."""
     name, path = task.item.name, task.folder / f"{task.item.name}{task.results.suffix}"
     began = time.monotonic()
-    with _claimed(task.folder / LOCKS / name), limited_threads(task.threads):
+    with _claimed(task.folder / LOCKS / name), limit_threads(task.threads):
         # Another driver's worker, whose driver was killed, may have finished it in the meantime.
         with contextlib.suppress(InputError):
             return Report(name, "kept", facts=task.results.facts(path, task.fingerprint))

@@ -120,7 +120,7 @@ def run_view_scene(
         file.stages(),
     )
     for stage in stages:
-        represented.changed(stage.prior)
+        represented.change(stage.prior)
     if resume and _is_finished(folder, file):
         return _finished(folder, photographs)
     if overwrite:

@@ -38,7 +38,7 @@ from invtoolbox.catalogue.documents import (
     Place,
     Several,
     Table,
-    changed_content,
+    change_content,
     check,
 )
 from invtoolbox.catalogue.registry import build
@@ -53,7 +53,7 @@ from invtoolbox.runs.images.tables import Solver as SolverTable
 from invtoolbox.solvers.adam import Adam
 from invtoolbox.solvers.base import Solver
 from invtoolbox.views.models import SceneModel, check_visible, visible_box
-from invtoolbox.views.photographs import Photographs, scaled, split_views
+from invtoolbox.views.photographs import Photographs, scale, split_views
 from invtoolbox.views.representations import GaussianModel, VoxelModel
 from invtoolbox.views.stages import Stage
 
@@ -141,7 +141,7 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         else:
             place, reader = self.locate(str(table.path)), table.reader
         pictures = datasets.open_views(place, reader)
-        return scaled(
+        return scale(
             pictures,
             min(table.scale, (table.largest_side or math.inf) / max(pictures.cameras.size)),
         )
@@ -179,7 +179,7 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         self._said("prior", lambda: check_visible(cameras, low, high))
         plain = cls(low, high, self.scene.views.background, dict(self.scene.operator.settings))
         model: SceneModel = self._said(
-            "prior", lambda: plain.changed({**settings, **_renewed(plain, settings)})
+            "prior", lambda: plain.change({**settings, **_renewed(plain, settings)})
         )
         self._said("operator", lambda: _built(model, photographs))
         return model
@@ -235,7 +235,7 @@ def read_view_scene(
     """
     if Path(scene).expanduser().is_dir():
         folder = Path(scene).expanduser()
-        content = changed_content(folder, scene_of_folder(folder, model or "gaussians"), overrides)
+        content = change_content(folder, scene_of_folder(folder, model or "gaussians"), overrides)
         return ViewSceneFile(folder.resolve().name, folder, check(ViewScene, folder, content))
     if model is not None:
         raise InputError(
