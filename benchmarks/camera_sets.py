@@ -153,14 +153,14 @@ def fused_by_open3d(pictures: PosedPictures, voxel: float) -> tuple[Mesh, float]
         camera = open3d.camera.PinholeCameraIntrinsic(
             width, height, K[0, 0], K[1, 1], K[0, 2] - 0.5, K[1, 2] - 0.5
         )
-        colour = open3d.geometry.Image(
+        color = open3d.geometry.Image(
             np.ascontiguousarray(
                 (255 * pictures.pictures[k]).round().byte().permute(1, 2, 0).numpy()
             )
         )
         depth = open3d.geometry.Image(pictures.depth[k, 0].contiguous().numpy())
         frame = open3d.geometry.RGBDImage.create_from_color_and_depth(
-            colour,
+            color,
             depth,
             depth_scale=1.0,
             depth_trunc=LARGEST_DEPTH,

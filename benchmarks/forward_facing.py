@@ -4,7 +4,7 @@ beyond.
     python benchmarks/forward_facing.py [--iterations 300] [--scenes 2] [--threads 1]
 
 A textured wall and three textured balls, 28 x 28 pixels, noise of 0.02; cameras turn by -0.22, 0 and 0.22 radians about the middle of the
-scene, and are held out at -0.33, -0.11, 0.11 and 0.33. A grid of 24^3 nodes, Adam, colours that are the same from everywhere. Weights stand
+scene, and are held out at -0.33, -0.11, 0.11 and 0.33. A grid of 24^3 nodes, Adam, colors that are the same from everywhere. Weights stand
 beside the mean squared error. Printed: PSNR of the three pictures and of the held-out ones, the mean error of the held-out depths, and the
 mean optical thickness of what lies right in front of the cameras.
 """
@@ -45,15 +45,15 @@ def scene(seed: int, n: int = 64) -> Voxels:
     space = VoxelSpace.box(n, LOW, HIGH, scale=30.0)
     p = torch.tensor(space.low) + space.places() * torch.tensor(space.cell)
     wall = p[:, 2] > 0.8
-    inside, colour = wall, _texture(p, g)
+    inside, color = wall, _texture(p, g)
     for k in range(3):
         centre = torch.tensor([0.35 * (k - 1), 0.0, 0.15]) + 0.3 * (
             torch.rand(3, generator=g) - 0.5
         )
         ball = (p - centre).norm(dim=1) < 0.15 + 0.07 * float(torch.rand(1, generator=g))
-        colour = torch.where(ball[:, None], _texture(p, g), colour)
+        color = torch.where(ball[:, None], _texture(p, g), color)
         inside = inside | ball
-    return Voxels(torch.where(inside, 3.0, -12.0)[None], colour[None, :, None], space)
+    return Voxels(torch.where(inside, 3.0, -12.0)[None], color[None, :, None], space)
 
 
 def _texture(p: Tensor, g: torch.Generator) -> Tensor:
@@ -81,19 +81,19 @@ def rows(one: float) -> dict[str, Prior | None]:
         0.8 * torch.rand(40, generator=g) - 0.4, 0.2 * torch.rand(40, generator=g) - 0.1
     )
     depths = it.operators.VoxelRenderer(unseen, outputs=("depth",), block=7)
-    density, colour = (0.5 * one * VoxelVariation(of) for of in ("density", "colour"))  # type: ignore[arg-type]
+    density, color = (0.5 * one * VoxelVariation(of) for of in ("density", "color"))  # type: ignore[arg-type]
     nothing_near = 0.5 * one * OcclusionPenalty(A, NEAR)
     return {
         "none": None,
         "TV of density": 1e-3 * density,
-        "TV of density and colour": 1e-3 * density + 1e-3 * colour,
+        "TV of density and color": 1e-3 * density + 1e-3 * color,
         "sparsity of density": 0.5 * one * 1e-2 * VoxelSparsity(),
         "smooth depth of unseen views": 0.5
         * one
         * 3e-3
         * ThroughOperator(DepthSmoothness(), depths, subset_size=48),
         "occlusion penalty": 1e-2 * nothing_near,
-        "TV of both, occlusion penalty": 1e-3 * density + 1e-3 * colour + 1e-2 * nothing_near,
+        "TV of both, occlusion penalty": 1e-3 * density + 1e-3 * color + 1e-2 * nothing_near,
     }
 
 
@@ -158,7 +158,7 @@ def main() -> None:
         )
     gain = quality["TV of both, occlusion penalty"] - quality["none"]
     print(
-        f"TV of density and colour with the occlusion penalty over none: {gain:.2f} dB",
+        f"TV of density and color with the occlusion penalty over none: {gain:.2f} dB",
         verdict(gain >= 5, "5 dB"),
     )
 

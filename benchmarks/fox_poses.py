@@ -57,7 +57,7 @@ def perturbed(cameras: Cameras, degrees: float, length: float, seed: int = 0) ->
 def start(
     cameras: Cameras, pictures: Tensor, count: int, near: float = 0.4, far: float = 4.0
 ) -> tuple[Tensor, Tensor]:
-    """Points on the rays of pixels at random, evenly in inverse depth, and the colours of the pixels."""
+    """Points on the rays of pixels at random, evenly in inverse depth, and the colors of the pixels."""
     g = torch.Generator().manual_seed(0)
     height, width = cameras.size
     which = torch.randint(len(cameras), (count,), generator=g)

@@ -48,8 +48,8 @@ from invtoolbox.priors import (
 BUILD = Path(__file__).resolve().parents[1] / "build"
 #: The row that others are compared with, the side of patches in pixels, and the rays or pixels that a prior looks at in a step.
 NONE, PATCH, RAYS = "none", 8, 2048
-#: Colours that change with the direction, and no prior.
-DIRECTED = "none, colours by direction"
+#: Colors that change with the direction, and no prior.
+DIRECTED = "none, colors by direction"
 
 
 def views(shrink: int) -> dict[str, PosedPictures]:
@@ -89,10 +89,10 @@ class Parts:
     def __init__(self, train: PosedPictures, unit: float) -> None:
         self.train, self.unit = train, unit
 
-    def variation(self, density: float, colour: float) -> PriorSum:
-        return self.unit * density * VoxelVariation(
-            "density"
-        ) + self.unit * colour * VoxelVariation("colour")
+    def variation(self, density: float, color: float) -> PriorSum:
+        return self.unit * density * VoxelVariation("density") + self.unit * color * VoxelVariation(
+            "color"
+        )
 
     def sparsity(self, weight: float) -> PriorSum:
         return self.unit * weight * VoxelSparsity()
@@ -104,7 +104,7 @@ class Parts:
         )
 
     def smooth(self, weight: float, edges: float | None = None) -> PriorSum:
-        A = seen_by(unseen(), ("depth",) if edges is None else ("colour", "depth"), PATCH)
+        A = seen_by(unseen(), ("depth",) if edges is None else ("color", "depth"), PATCH)
         return (
             self.unit
             * weight
@@ -203,7 +203,7 @@ ROWS: dict[str, tuple[Callable[[Parts], PriorSum | None], int, bool]] = {
     "smooth depth, unseen views": (lambda p: p.smooth(3e-2), 0, True),
     "smooth depth but for edges": (lambda p: p.smooth(3e-2, edges=10.0), 0, True),
     "TV of density": (lambda p: p.variation(1e-3, 0.0), 0, True),
-    "TV of colour": (lambda p: p.variation(0.0, 1e-3), 0, True),
+    "TV of color": (lambda p: p.variation(0.0, 1e-3), 0, True),
     "oracle depth, Pearson of patches": (lambda p: p.depth(3e-3, PearsonDepth()), 0, True),
     "oracle depth, Pearson of pictures": (
         lambda p: p.depth(1e-2, PearsonDepth(), "picture"),
@@ -285,7 +285,7 @@ def shown(found: dict[str, dict[str, float]]) -> None:
         print(
             f"{name:46}{row['held']:9.2f}{row['held'] - none:+11.2f}{row['least']:8.2f}{row['trained']:9.2f}   {row['seconds']:.0f} s"
         )
-    # Like with like: colours by direction gain something by themselves.
+    # Like with like: colors by direction gain something by themselves.
     for base in (name for name in (NONE, DIRECTED) if name in found):
         pairs = [
             name for name in found if name.startswith("pair") and ROWS[name][1] == ROWS[base][1]

@@ -86,7 +86,7 @@ def main() -> None:
     for sample in found.samples:
         print(f"{sample.iteration:6} {sample.seconds:6.0f} s  {sample.psnr:.2f} dB")
     quality, steps = (
-        psnr(model.look(found.x, photographs.held.cameras).colour, photographs.held.on(1.0)),
+        psnr(model.look(found.x, photographs.held.cameras).color, photographs.held.on(1.0)),
         found.reports[0].iterations,
     )
     print(

@@ -74,7 +74,7 @@ def main() -> None:
         type=float,
         nargs=2,
         default=(1e-5, 1e-5),
-        help="weights of density and colour, beside the mean squared error",
+        help="weights of density and color, beside the mean squared error",
     )
     parser.add_argument("--stages", nargs="+", default=["48:500", "96:600", "128:inf"])
     arguments = parser.parse_args()
@@ -94,13 +94,13 @@ def main() -> None:
     solver = it.solvers.Adam(
         learning_rate=arguments.rate, beta_square=0.99, subset_size=arguments.rays
     )
-    density, colour = arguments.variation
+    density, color = arguments.variation
     found = solve_in_stages(
         model,
         photographs,
         stages,
         solver,
-        density * VoxelVariation("density") + colour * VoxelVariation("colour"),
+        density * VoxelVariation("density") + color * VoxelVariation("color"),
         seconds=60 * arguments.minutes,
         every=float("inf"),
         looked_at=len(photographs.held),

@@ -6,7 +6,7 @@ means) in INVTOOLBOX_DATA, by default ../shared/data beside the repository.
 
     python benchmarks/sobolev.py [--only S1 S2 S3] [--images 01 04 08] [--draws 3] [--threads 1]
 
-S1: TV denoising, noise of standard deviation 0.1 in three colours, the mean over some draws of the noise of
+S1: TV denoising, noise of standard deviation 0.1 in three colors, the mean over some draws of the noise of
 the PSNR at
     the best of the weights. Asserted: for noise of high frequency the best order is at most -0.5, by 1 dB
     over order 0; for noise of low frequency at least 0.5, by 0.4 dB; for white noise -0.5 or 0.
@@ -55,10 +55,10 @@ def squared_wavenumber(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return k[:, None] ** 2 + k[None, :] ** 2
 
 
-def coloured_noise(colour: str, n: int, seed: int) -> Tensor:
+def colored_noise(color: str, n: int, seed: int) -> Tensor:
     """White noise filtered to the covariance <xi>^-2 (low) or |xi|^2 (high); its root mean square is 0.1."""
     square = squared_wavenumber(n)
-    gain = {"white": torch.ones(n, n), "low": (1 + square).rsqrt(), "high": square.sqrt()}[colour]
+    gain = {"white": torch.ones(n, n), "low": (1 + square).rsqrt(), "high": square.sqrt()}[color]
     white = torch.randn(1, 1, n, n, generator=torch.Generator().manual_seed(seed))
     noise = torch.fft.ifft2(torch.fft.fft2(white) * gain).real
     return noise * (0.1 / noise.square().mean().sqrt())
@@ -97,8 +97,8 @@ def denoising(images: list[str], draws: int) -> bool:
     good = True
     for name in images:
         truth = image(name)
-        for colour in ("white", "low", "high"):
-            y = torch.cat([truth + coloured_noise(colour, 256, seed) for seed in range(draws)])
+        for color in ("white", "low", "high"):
+            y = torch.cat([truth + colored_noise(color, 256, seed) for seed in range(draws)])
             psnr, marks = {}, []
             for order in ORDERS:
                 centre = {1.0: -2.0, -0.5: -1.0}.get(order, -1.2)
@@ -112,10 +112,10 @@ def denoising(images: list[str], draws: int) -> bool:
                 "white": best in (-0.5, 0.0),
                 "low": best >= 0.5 and gain >= 0.4,
                 "high": best <= -0.5 and gain >= 1.0,
-            }[colour]
+            }[color]
             good &= held
             print(
-                f"{name:5}  {colour:5} "
+                f"{name:5}  {color:5} "
                 + "".join(marks)
                 + f"   best s={best:g}, {gain:+.2f} dB over s=0: {'holds' if held else 'FAILS'}",
                 flush=True,

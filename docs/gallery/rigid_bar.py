@@ -76,12 +76,12 @@ print(
     f"never up: {bool((energy.diff() <= 1e-12).all())}"
 )
 
-colours = [(strain(mesh) / 0.5).clamp(0, 1) for mesh in (bar, linear, rigid)]
+colors = [(strain(mesh) / 0.5).clamp(0, 1) for mesh in (bar, linear, rigid)]
 figure = mesh_figure(
     [bar, linear, rigid],
     ["at rest", "linear", "as rigid as possible"],
     up=2,
     turn=70.0,
-    colours=colours,
+    colors=colors,
 )
 figure.savefig("rigid_bar.png", dpi=90)

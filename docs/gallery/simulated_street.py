@@ -3,8 +3,8 @@
 A spinning lidar drives through a town where cars, people and cyclists drive, turn, brake and stand. Each sweep comes with noise,
 drop-out and rolling shutter, and with labels that are exact: the flow of every point, its category, its object, and whether it moves.
 
-The flow holds the sensor's own motion; without it, what stands has none. On the left a sweep as the sensor sees it, coloured by
-height; on the right its residual flow, coloured by direction and speed.
+The flow holds the sensor's own motion; without it, what stands has none. On the left a sweep as the sensor sees it, colored by
+height; on the right its residual flow, colored by direction and speed.
 """
 
 import matplotlib.pyplot as plt

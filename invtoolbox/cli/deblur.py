@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "deblur",
         help="sharpen a blurred photograph whose kernel is known",
-        description="Sharpen a grey or colour photograph that was blurred with a known kernel.",
+        description="Sharpen a grey or color photograph that was blurred with a known kernel.",
         epilog="examples:\n"
         "  invtoolbox deblur photo.png --kernel kernel.png\n"
         "  invtoolbox deblur photo.png --kernel gaussian:1.6 --noise-std 0.02 --report report.html\n"

@@ -233,7 +233,7 @@ def deblurring_case(say: Callable[[str], None]) -> Case:
     ]
     return Case(
         "Deblurring: a photograph out of focus",
-        "A real photograph (256x320 colour pixels of scikit-image's coffee), blurred by a Gaussian of 1.6 pixels, with "
+        "A real photograph (256x320 color pixels of scikit-image's coffee), blurred by a Gaussian of 1.6 pixels, with "
         "Gaussian noise of 1 % of the range.",
         truth,
         y,

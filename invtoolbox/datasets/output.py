@@ -102,7 +102,7 @@ def write_png(
     bit_depth: int = 8,
     overwrite: bool = False,
 ) -> Written:
-    """Write one grey or colour image, ``(rows, columns)``, ``(channel, rows, columns)`` or with a batch of
+    """Write one grey or color image, ``(rows, columns)``, ``(channel, rows, columns)`` or with a batch of
     one.
 
     Args:
@@ -141,7 +141,7 @@ def write_png(
 def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False) -> Written:
     """Write an image, or a volume as pages, in float32 and without scaling; axes of length one are dropped.
 
-    The last two axes are rows and columns; ``(3, rows, columns)`` is written as a colour picture.
+    The last two axes are rows and columns; ``(3, rows, columns)`` is written as a color picture.
     """
     import tifffile
 

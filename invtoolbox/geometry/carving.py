@@ -23,16 +23,16 @@ def carved_surface(
     cells: int = 64,
     share: float = 0.05,
 ) -> tuple[Tensor, Tensor]:
-    """Points on the visual hull of what pictures show, with the colours of the pixels that see them.
+    """Points on the visual hull of what pictures show, with the colors of the pixels that see them.
 
     A cell of a box is empty where more than a share of the cameras that see it show background there (Laurentini, "The visual hull
-    concept", 1994; the share forgives holes in silhouettes, where an object has the colour of the background). The ray of a pixel that is
+    concept", 1994; the share forgives holes in silhouettes, where an object has the color of the background). The ray of a pixel that is
     drawn at random then ends in the first cell that is not.
 
     Args:
         cameras: C of them.
         pictures: ``(C, channels, height, width)``.
-        background: the colour behind the object: a number, or one a channel.
+        background: the color behind the object: a number, or one a channel.
         count: of points.
         low, high: corners of a box that holds the object.
         generator: draws pixels.
@@ -40,7 +40,7 @@ def carved_surface(
         share: of the cameras that see a cell, those that may be wrong about it.
 
     Returns:
-        points ``(count, 3)`` and colours ``(count, channels)``.
+        points ``(count, 3)`` and colors ``(count, channels)``.
 
     Raises:
         InputError: for pictures that are not those of the cameras, and where nothing is left in the box.
@@ -49,8 +49,8 @@ def carved_surface(
     >>> cameras = look_at(torch.tensor([[0.0, 0, -4], [4, 0, 0], [0.0, 0.1, 4]]), size=(9, 9), field_of_view=40.0)
     >>> pictures = torch.ones(3, 3, 9, 9)
     >>> pictures[:, :, 3:6, 3:6] = 0.5
-    >>> points, colours = carved_surface(cameras, pictures, 1.0, 5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
-    >>> bool((points.abs() < 0.9).all()), colours[0]
+    >>> points, colors = carved_surface(cameras, pictures, 1.0, 5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+    >>> bool((points.abs() < 0.9).all()), colors[0]
     (True, tensor([0.5000, 0.5000, 0.5000]))
     """
     height, width = cameras.size
@@ -70,13 +70,13 @@ def carved_surface(
             f"the silhouettes leave nothing in the box from {low} to {high}; is the background {background}, and the box "
             "where the cameras look?"
         )
-    points, colours, found = [], [], 0
+    points, colors, found = [], [], 0
     pixels = shown.nonzero()
     for _ in range(100):
         drawn = pixels[torch.randint(len(pixels), (2 * count,), generator=generator)]
         place, there = _first(cameras, drawn, full, corner, end, side)
         points.append(place[there])
-        colours.append(pictures[drawn[there, 0], :, drawn[there, 1], drawn[there, 2]])
+        colors.append(pictures[drawn[there, 0], :, drawn[there, 1], drawn[there, 2]])
         found += int(there.sum())
         if found >= count:
             break
@@ -84,7 +84,7 @@ def carved_surface(
         raise InputError(
             f"hardly a ray of the pictures meets what the silhouettes leave in the box from {low} to {high}; make it larger"
         )
-    return torch.cat(points)[:count], torch.cat(colours)[:count]
+    return torch.cat(points)[:count], torch.cat(colors)[:count]
 
 
 def _empty(

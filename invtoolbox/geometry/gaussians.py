@@ -1,6 +1,6 @@
 """A scene of 3D Gaussians.
 
-Real spherical harmonics: how a colour depends on the direction that it is seen from.
+Real spherical harmonics: how a color depends on the direction that it is seen from.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Splats:
         quats: attitudes, w x y z, of any length but 0, ``(B, N, 4)``.
         scales: standard deviations along their axes, ``(B, N, 3)``.
         opacities: 0 to 1, ``(B, N)``.
-        colors: coefficients of spherical harmonics, ``(B, N, K, 3)`` with K = 1, 4, 9 or 16; or colours ``(B, N, D)``.
+        colors: coefficients of spherical harmonics, ``(B, N, K, 3)`` with K = 1, 4, 9 or 16; or colors ``(B, N, D)``.
 
     >>> Splats.of_points(torch.zeros(2, 5, 3), torch.ones(2, 5, 3), 0.1, 0.5)
     Splats of 2 scenes, 5 Gaussians each, degree 0
@@ -60,7 +60,7 @@ class Splats:
     def of_points(
         cls, points: Tensor, colors: Tensor, scale: float | Tensor, opacity: float
     ) -> Splats:
-        """Round Gaussians of one colour from everywhere.
+        """Round Gaussians of one color from everywhere.
 
         Args:
             points: ``(B, N, 3)``.
@@ -86,7 +86,7 @@ class Splats:
 
     @property
     def degree(self) -> int | None:
-        """Of the spherical harmonics; None where colours are given."""
+        """Of the spherical harmonics; None where colors are given."""
         return None if self.colors.ndim == 3 else int(self.colors.shape[2] ** 0.5) - 1
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ HARMONIC_0 = 0.28209479177387814
 
 
 def colors_to_harmonics(colors: Tensor) -> Tensor:
-    """Coefficients of degree 0, ``(..., 1, 3)``, for colours in [0, 1]: what is added to 1/2."""
+    """Coefficients of degree 0, ``(..., 1, 3)``, for colors in [0, 1]: what is added to 1/2."""
     return ((colors - 0.5) / HARMONIC_0)[..., None, :]
 
 

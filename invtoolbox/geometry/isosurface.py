@@ -119,7 +119,7 @@ def voxel_surface(scene: Voxels, alpha: float = 0.5, item: int = 0) -> Mesh:
         alpha: that share, between 0 and 1.
         item: of the batch.
 
-    Colours of vertices are those of the constant harmonic, the mean over directions before the sigmoid.
+    Colors of vertices are those of the constant harmonic, the mean over directions before the sigmoid.
 
     Raises:
         InputError: where the density nowhere reaches that value, or is nowhere below it.
@@ -131,7 +131,7 @@ def voxel_surface(scene: Voxels, alpha: float = 0.5, item: int = 0) -> Mesh:
         max(space.cell) * space.scale
     )  # softplus of the raw value; the field is interpolated raw
     level = math.log(math.expm1(density)) if density < 30 else density
-    raw, tints = scene.density[item : item + 1], scene.colour[item : item + 1, :, 0]
+    raw, tints = scene.density[item : item + 1], scene.color[item : item + 1, :, 0]
     least = min(float(raw.min()), level - 1.0)
     grid = space.spread(raw, least)[0]
     colors = torch.sigmoid(HARMONIC_0 * space.spread(tints)[0])
@@ -195,7 +195,7 @@ class FusedDepth:
     voxel_size: float
 
     def mesh(self, least_weight: float = 1.0) -> Mesh:
-        """The surface between nodes that so many views have seen, in the frame and the unit of the cameras, with colours where there are.
+        """The surface between nodes that so many views have seen, in the frame and the unit of the cameras, with colors where there are.
 
         Raises:
             InputError: where there is none.
@@ -236,7 +236,7 @@ def fuse_depth(
         depth: along the camera's z, in the unit of the poses, ``(C, 1, height, width)`` or ``(C, height, width)``; 0 or NaN where it is
             not known.
         voxel_size: from node to node, in this unit.
-        colors: the pictures, ``(C, 3, height, width)``, for coloured meshes.
+        colors: the pictures, ``(C, 3, height, width)``, for colored meshes.
         mask: 1 where a pixel counts, like `depth`.
         truncation: four voxels by default; below the thickness of what is to have two sides, above the noise of the depths.
         largest_depth: what is farther is taken for unknown.

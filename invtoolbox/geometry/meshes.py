@@ -42,7 +42,7 @@ class Mesh(Settings):
         check_mesh(self.vertices, self.faces)
         if self.colors is not None and tuple(self.colors.shape) != tuple(self.vertices.shape):
             raise InputError(
-                f"a mesh of {len(self.vertices)} vertices has as many colours, got {tuple(self.colors.shape)}"
+                f"a mesh of {len(self.vertices)} vertices has as many colors, got {tuple(self.colors.shape)}"
             )
 
     @classmethod
@@ -123,9 +123,9 @@ class Body:
 
 
 def points_of(shape: Any) -> tuple[Tensor, Tensor | None]:
-    """The points ``(N, 3)`` and, where it has some, the colours in [0, 1] ``(N, 3)`` of a cloud or a mesh, as `Body.of` takes them.
+    """The points ``(N, 3)`` and, where it has some, the colors in [0, 1] ``(N, 3)`` of a cloud or a mesh, as `Body.of` takes them.
 
-    Colours are those of the points of Open3D and trimesh, and the first three features of PyTorch3D's clouds.
+    Colors are those of the points of Open3D and trimesh, and the first three features of PyTorch3D's clouds.
 
     Raises:
         InputError: what is none of these, or several clouds in one.

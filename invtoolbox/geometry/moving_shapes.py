@@ -30,7 +30,7 @@ class Moving(NamedTuple):
         displacements: ``(batch, T, N, 3)``, in the unit of the scene. Of Gaussians: how far each mean has moved. Of voxels: at every kept
             node, from how far matter has come, ``from = node + displacement``, so that every node has an answer.
         turns: how each has turned since rest, quaternions ``(batch, T, N, 4)``, w x y z; voxels need none.
-        shape: at rest, `Splats` or `Voxels`. Colours that depend on the direction of view do not turn along.
+        shape: at rest, `Splats` or `Voxels`. Colors that depend on the direction of view do not turn along.
     """
 
     displacements: Tensor
@@ -69,7 +69,7 @@ def places_of(shape: Any) -> Tensor:
 def map_tensors(shape: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """A shape with every tensor of its items, not those of its grid, replaced by what ``change`` makes of it."""
     if isinstance(shape, Voxels):
-        return shape._replace(density=change(shape.density), colour=change(shape.colour))
+        return shape._replace(density=change(shape.density), color=change(shape.color))
     return tree_map(change, shape)
 
 
@@ -78,11 +78,11 @@ def _warped(voxels: Voxels, moved: Tensor) -> Voxels:
     low, high = moved.new_tensor(space.low), moved.new_tensor(space.high)
     unit = 2 * (places_of(voxels).to(moved) + moved - low) / (high - low) - 1
     outside = (unit.abs() > 1 + 1e-6).any(-1)
-    density, colour = (
+    density, color = (
         _sampled(space, leaf, unit, fill)
-        for leaf, fill in ((voxels.density, _EMPTY), (voxels.colour, 0.0))
+        for leaf, fill in ((voxels.density, _EMPTY), (voxels.color, 0.0))
     )
-    return Voxels(torch.where(outside, _EMPTY, density), colour, space)
+    return Voxels(torch.where(outside, _EMPTY, density), color, space)
 
 
 def _sampled(space: VoxelSpace, leaf: Tensor, unit: Tensor, fill: float) -> Tensor:

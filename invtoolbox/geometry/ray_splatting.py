@@ -42,15 +42,15 @@ def ray_rasterization(
     *,
     median_range: bool = False,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    r"""What the rays of C sensors see of 3D Gaussians: colours, ranges, and how much was stopped.
+    r"""What the rays of C sensors see of 3D Gaussians: colors, ranges, and how much was stopped.
 
     Around each sensor stand six pinhole cameras of 90 degrees, the faces of a cube; a ray looks through the one that it meets at the very
     point where it meets it. There Gaussians are projected and composited as `rasterization` does it, so that rays through the centres of
     pixels give what its pixels show. A Gaussian stands at the depth of its mean, which along the ray is the range. Derivatives reach the
-    means, quaternions, scales, opacities, colours and ``viewmats``.
+    means, quaternions, scales, opacities, colors and ``viewmats``.
 
     Args:
-        means, quats, scales, opacities, colors, sh_degree: see `rasterization`; ``...`` are axes of scenes, or none. The colours may be
+        means, quats, scales, opacities, colors, sh_degree: see `rasterization`; ``...`` are axes of scenes, or none. The colors may be
             intensities, ``(..., N, 1)``.
         viewmats: world to sensor, ``(..., C, 4, 4)``, of whatever axes the sensor has.
         directions: of the rays in the frame of each sensor, ``(C, R, 3)``, of any length; 0 for no ray. All rays of a sensor leave one
@@ -60,7 +60,7 @@ def ray_rasterization(
         median_range: also the range of the Gaussian that takes the transmittance below 1/2.
 
     Returns:
-        colours ``(..., C, R, D)``, alpha ``(..., C, R, 1)``, and a dict: "range" ``(..., C, R, 1)``, the expected one, 0 where alpha is 0,
+        colors ``(..., C, R, D)``, alpha ``(..., C, R, 1)``, and a dict: "range" ``(..., C, R, 1)``, the expected one, 0 where alpha is 0,
         and "median_range", 0 where the transmittance stays above 1/2.
 
     Raises:

@@ -45,7 +45,7 @@ def rasterization(
     means: ``alpha = min(0.999, o exp(-d^2 / 2))``, below 1/255 nothing, up to a transmittance of 1e-4. A Gaussian is cut where its alpha
     falls below 1/255, and nowhere before. Pixel (i, j) has its centre at (j + 1/2, i + 1/2).
 
-    Derivatives reach the means, quaternions, scales, opacities, colours and ``viewmats``. Scenes of different sizes share a batch when the
+    Derivatives reach the means, quaternions, scales, opacities, colors and ``viewmats``. Scenes of different sizes share a batch when the
     smaller ones are filled up with Gaussians of opacity 0, which cost nothing.
 
     Args:
@@ -54,7 +54,7 @@ def rasterization(
         scales: standard deviations along the axes, ``(..., N, 3)``, lengths of the world.
         opacities: ``(..., N)``, 0 to 1.
         colors: ``(..., N, D)``, or with ``sh_degree`` coefficients of spherical harmonics ``(..., N, K, 3)``, K at least
-            ``(sh_degree + 1)^2``; the colour is then ``max(sum + 1/2, 0)`` in the direction from the camera.
+            ``(sh_degree + 1)^2``; the color is then ``max(sum + 1/2, 0)`` in the direction from the camera.
         viewmats: world to camera ``(..., C, 4, 4)``: x to the right, y down, z ahead.
         Ks: intrinsics in pixels without skew, ``(..., C, 3, 3)``.
         width, height: of the views in pixels.
@@ -63,7 +63,7 @@ def rasterization(
         eps2d: square pixels.
         sh_degree: 0 to 3.
         backgrounds: seen through what stays transparent, ``(..., C, D)``.
-        render_mode: colours, depth as composited ("D"), depth expected ("ED": divided by the alpha), or both.
+        render_mode: colors, depth as composited ("D"), depth expected ("ED": divided by the alpha), or both.
         rasterize_mode: ``"antialiased"`` lowers the opacity by ``sqrt(det Sigma / det (Sigma + eps2d I))``, so that what is smaller than a
             pixel keeps its brightness at every distance (Yu et al., "Mip-splatting", 2024).
         normals: composite the normals, in the world: a Gaussian's is its shortest axis, towards the camera.

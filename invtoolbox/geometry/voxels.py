@@ -1,4 +1,4 @@
-"""Voxels: density and colour at the nodes of a grid, all of them or only those around occupied cells."""
+"""Voxels: density and color at the nodes of a grid, all of them or only those around occupied cells."""
 
 from __future__ import annotations
 
@@ -173,16 +173,16 @@ class Voxels(NamedTuple):
     r"""A scene that renders: what `operators.VoxelRenderer` takes and `priors.VoxelGrid` decodes.
 
     With what is interpolated between the nodes, a point has the density ``scale * softplus(density)`` (per unit of length) and, seen
-    along the direction d, the colour ``sigmoid(sum_b Y_b(d) colour_b)``, with Y the basis of `spherical_harmonics`.
+    along the direction d, the color ``sigmoid(sum_b Y_b(d) color_b)``, with Y the basis of `spherical_harmonics`.
 
     Attributes:
         density: raw, ``(batch, rows)``.
-        colour: raw coefficients, ``(batch, rows, 1 or 4 or 9, channels)``.
+        color: raw coefficients, ``(batch, rows, 1 or 4 or 9, channels)``.
         space: where the nodes lie; the same for all items.
     """
 
     density: Tensor
-    colour: Tensor
+    color: Tensor
     space: VoxelSpace
 
 

@@ -1,6 +1,6 @@
-"""Colours of motion: the direction is the hue, the speed how colourful it is; every direction is as bright as any other.
+"""Colors of motion: the direction is the hue, the speed how colorful it is; every direction is as bright as any other.
 
-A sweep from above: what stands in grey, what moves on top of it, coloured by direction and speed.
+A sweep from above: what stands in grey, what moves on top of it, colored by direction and speed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from invtoolbox.geometry.sweeps import MOVES
 _LIGHTNESS, _CHROMA = 0.76, 0.125
 
 
-def flow_colours(flow: np.ndarray, full_speed: float) -> np.ndarray:
-    """The colour of each vector, shares of red, green and blue in [0, 1]: ``(..., 2 or 3) -> (..., 3)``.
+def flow_colors(flow: np.ndarray, full_speed: float) -> np.ndarray:
+    """The color of each vector, shares of red, green and blue in [0, 1]: ``(..., 2 or 3) -> (..., 3)``.
 
-    The hue is the direction along the ground (x forward, y left), light grey stands for no motion, and the colour is full at `full_speed`
+    The hue is the direction along the ground (x forward, y left), light grey stands for no motion, and the color is full at `full_speed`
     and above. The hues run in Oklab, where they are equally light: in HSV blue would vanish on a dark picture and yellow on a light one.
 
     Source: Ottosson, "A perceptual color space for image processing", 2020, for Oklab.
 
-    >>> flow_colours(np.zeros((1, 3)), 1.0).round(2)
+    >>> flow_colors(np.zeros((1, 3)), 1.0).round(2)
     array([[0.69, 0.69, 0.69]])
     """
     x, y = flow[..., 0], flow[..., 1]
@@ -59,7 +59,7 @@ def flow_colours(flow: np.ndarray, full_speed: float) -> np.ndarray:
 
 
 def full_speed_of(speeds: np.ndarray) -> float:
-    """A round speed that nearly all of some speeds stay below, for `flow_colours`: metres a sweep, at least 0.2.
+    """A round speed that nearly all of some speeds stay below, for `flow_colors`: metres a sweep, at least 0.2.
 
     >>> full_speed_of(np.array([0.3, 0.9, 1.1]))
     1.2
@@ -96,9 +96,9 @@ def birds_eye(
         dynamic: boolean ``(N,)``, which points move; by default those faster than 0.05 m a sweep. They are drawn last, the fastest on top.
         title: above the picture.
         radius: how far the picture reaches from the sensor to every side, metres.
-        full_speed: the speed of the fullest colour, metres a sweep; by default a round one that nearly all of what moves stays below.
+        full_speed: the speed of the fullest color, metres a sweep; by default a round one that nearly all of what moves stays below.
 
-    The wheel at the lower right says which colour is which direction, the bar at the lower left how long 10 m are.
+    The wheel at the lower right says which color is which direction, the bar at the lower left how long 10 m are.
 
     >>> birds_eye(torch.rand(100, 3), torch.rand(100, 3))[:4]
     b'\\x89PNG'
@@ -214,14 +214,14 @@ def _raster(
     speed = np.hypot(flow[:, 0], flow[:, 1])
     moving = np.flatnonzero(inside & moves)
     moving = moving[np.argsort(speed[moving], kind="stable")]
-    colours = flow_colours(flow[moving], full_speed)
+    colors = flow_colors(flow[moving], full_speed)
     # Three pixels wide: single ones vanish on a shrunk page.
     for down in (-1, 0, 1):
         for right in (-1, 0, 1):
             image[
                 np.clip(row[moving] + down, 0, _PIXELS - 1),
                 np.clip(column[moving] + right, 0, _PIXELS - 1),
-            ] = colours
+            ] = colors
     return image
 
 
@@ -256,9 +256,9 @@ def _wheel(figure: Any, full_speed: float) -> None:
         np.linspace(1, -1, side), np.linspace(1, -1, side)
     )  # y to the left, x ahead
     distance = np.hypot(across, ahead)
-    colours = flow_colours(np.stack([ahead, across], axis=-1), 1.0)
+    colors = flow_colors(np.stack([ahead, across], axis=-1), 1.0)
     wheel = np.concatenate(
-        [colours, np.clip((1 - distance) * side / 2 + 0.5, 0, 1)[..., None]], axis=-1
+        [colors, np.clip((1 - distance) * side / 2 + 0.5, 0, 1)[..., None]], axis=-1
     )
     width, total = 0.13, figure.get_size_inches()
     axes = figure.add_axes((0.975 - width, 0.03 + 0.025, width, width * total[0] / total[1]))

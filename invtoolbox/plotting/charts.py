@@ -10,8 +10,8 @@ import numpy as np
 
 _WIDTH, _HEIGHT = 420, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 34
-#: Okabe and Ito's colours, which colour-blind people can tell apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+#: Okabe and Ito's colors, which color-blind people can tell apart.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def line_chart(
@@ -103,17 +103,17 @@ def line_chart(
             f'<line class="level" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
         )
     for k, line in enumerate(shown):
-        parts.append(_polyline(line, where, across, up, COLOURS[k % len(COLOURS)]))
+        parts.append(_polyline(line, where, across, up, COLORS[k % len(COLORS)]))
     for k, name in enumerate(names if len(names) > 1 else ()):
         y = _HEIGHT - _BOTTOM - 8 - 15 * (len(names) - 1 - k) if low_legend else _TOP + 14 + 15 * k
         parts.append(
-            f'<text x="{_WIDTH - _RIGHT - 4}" y="{y}" text-anchor="end" style="fill:{COLOURS[k % len(COLOURS)]}">'
+            f'<text x="{_WIDTH - _RIGHT - 4}" y="{y}" text-anchor="end" style="fill:{COLORS[k % len(COLORS)]}">'
             f"{html.escape(name)}</text>"
         )
     return "".join(parts) + "</svg>"
 
 
-def _polyline(line: np.ndarray, where: np.ndarray, across: object, up: object, colour: str) -> str:
+def _polyline(line: np.ndarray, where: np.ndarray, across: object, up: object, color: str) -> str:
     """The line in pieces: NaN breaks it, and a lone point is a dot."""
     assert callable(across) and callable(up)
     pieces: list[list[str]] = [[]]
@@ -131,10 +131,10 @@ def _polyline(line: np.ndarray, where: np.ndarray, across: object, up: object, c
     for piece in pieces:
         if len(piece) == 1:
             x, y = piece[0].split(",")
-            drawn.append(f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>')
+            drawn.append(f'<circle cx="{x}" cy="{y}" r="2.5" fill="{color}"/>')
         elif piece:
             drawn.append(
-                f'<polyline points="{" ".join(piece)}" fill="none" stroke="{colour}" stroke-width="1.6"/>'
+                f'<polyline points="{" ".join(piece)}" fill="none" stroke="{color}" stroke-width="1.6"/>'
             )
     return "".join(drawn)
 

@@ -117,7 +117,7 @@ def mesh_figure(
     titles: Sequence[str] = (),
     up: int = 1,
     turn: float = 35.0,
-    colours: Sequence[Tensor | None] = (),
+    colors: Sequence[Tensor | None] = (),
 ) -> Any:
     """A figure with a panel for each mesh, all seen from the same place.
 
@@ -126,7 +126,7 @@ def mesh_figure(
         titles: above the panels.
         up: the axis that points up, 0 to 2.
         turn: degrees about that axis.
-        colours: of the vertices of each mesh, ``(N,)`` in [0, 1], from yellow to red; grey where None.
+        colors: of the vertices of each mesh, ``(N,)`` in [0, 1], from yellow to red; grey where None.
 
     >>> import torch
     >>> from invtoolbox.geometry.meshes import Mesh
@@ -168,7 +168,7 @@ def mesh_figure(
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
         normals[normals[:, 1] > 0] *= -1  # towards the eye, which stands at negative depth
         shade = 0.35 + 0.65 * np.clip(normals @ (light * [1, -1, 1]), 0, 1)
-        own = colours[k] if k < len(colours) else None
+        own = colors[k] if k < len(colors) else None
         base = (
             np.full((len(faces), 3), 0.8)
             if own is None
@@ -256,7 +256,7 @@ def _pictures(
     if error is not None:
         figures.append(
             page.picture(
-                heat(error, heated), "Error of the mean", "its magnitude, in the same colours"
+                heat(error, heated), "Error of the mean", "its magnitude, in the same colors"
             )
         )
     figures += [

@@ -143,11 +143,11 @@ def _pictures(shown: SweepPicture) -> list[str]:
             shown.points, shown.residual - shown.truth, radius=shown.radius, full_speed=full
         )
         drawn += [
-            page.picture(truth, "Truth", "in the same colours"),
+            page.picture(truth, "Truth", "in the same colors"),
             page.picture(
                 error,
                 "Difference",
-                "flow minus truth, where it is 0.05 m or more, in the same colours",
+                "flow minus truth, where it is 0.05 m or more, in the same colors",
             ),
         ]
     return [page.section(f"Sweep {shown.name}", "From above, ahead is up."), page.row(drawn)]
@@ -322,7 +322,7 @@ class FlowCase:
 
 
 def flow_section(case: FlowCase) -> list[str]:
-    """The part of a page that shows a case: the truth and every method from above in the same colours, and the table."""
+    """The part of a page that shows a case: the truth and every method from above in the same colors, and the table."""
     speed = np.linalg.norm(case.truth.detach().cpu().double().numpy(), axis=1)
     full = full_speed_of(speed[speed >= MOVES])
 
@@ -338,7 +338,7 @@ def flow_section(case: FlowCase) -> list[str]:
         seen(
             case.truth,
             "Truth",
-            "from above, ahead is up; colour is direction and speed, grey stands",
+            "from above, ahead is up; color is direction and speed, grey stands",
         )
     ]
     for method in case.methods:

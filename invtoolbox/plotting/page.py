@@ -1,4 +1,4 @@
-"""Tensors as pictures: one item in grey or colour, a window of values, PNG inside a page.
+"""Tensors as pictures: one item in grey or color, a window of values, PNG inside a page.
 
 The HTML of a page: its style, its tables, its pictures.
 """
@@ -75,13 +75,13 @@ def symmetric_window(picture: np.ndarray | None) -> Window:
 
 
 def to_bytes(picture: np.ndarray, window: Window) -> np.ndarray:
-    """The picture as uint8, grey or colour; what is not finite is black."""
+    """The picture as uint8, grey or color; what is not finite is black."""
     scaled = (picture - window.low) / (window.high - window.low)
     return (np.clip(np.nan_to_num(scaled, nan=0.0), 0.0, 1.0) * 255).round().astype(np.uint8)
 
 
 def diverging(picture: np.ndarray, window: Window) -> np.ndarray:
-    """A picture of signed values as uint8 colours: blue below 0, white at 0, red above."""
+    """A picture of signed values as uint8 colors: blue below 0, white at 0, red above."""
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num(grey / window.high, nan=0.0), -1.0, 1.0)[..., None]
     red, blue, white = (
@@ -89,12 +89,12 @@ def diverging(picture: np.ndarray, window: Window) -> np.ndarray:
         np.array([33.0, 102.0, 172.0]),
         np.array([247.0, 247.0, 247.0]),
     )
-    colours = np.where(t > 0, white + t * (red - white), white - t * (blue - white))
-    return colours.round().astype(np.uint8)
+    colors = np.where(t > 0, white + t * (red - white), white - t * (blue - white))
+    return colors.round().astype(np.uint8)
 
 
 def heat(picture: np.ndarray, window: Window) -> np.ndarray:
-    """A picture of magnitudes as uint8 colours: from black over red to white, evenly brighter."""
+    """A picture of magnitudes as uint8 colors: from black over red to white, evenly brighter."""
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num((grey - window.low) / (window.high - window.low), nan=0.0), 0.0, 1.0)
     places = np.linspace(0, 1, 6)

@@ -293,7 +293,7 @@ def _legend_3d(figure: Any, A: Scan3D) -> None:
         ("none", "-.", "black", "axis of rotation"),
     ]
     handles = [
-        Line2D([], [], marker=marker, ls=line, color=colour, label=label)
-        for marker, line, colour, label in entries
+        Line2D([], [], marker=marker, ls=line, color=color, label=label)
+        for marker, line, color, label in entries
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)

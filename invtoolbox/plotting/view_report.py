@@ -199,7 +199,7 @@ def _row(view: ViewPicture, low: float, high: float) -> list[str]:
         page.picture(
             heat(error, Window(0.0, 0.25)),
             "Error",
-            "mean over the colours; black 0, white 0.25 or more",
+            "mean over the colors; black 0, white 0.25 or more",
         ),
         page.picture(
             near,

@@ -23,7 +23,7 @@ from invtoolbox.geometry.rigid import inverse
 from invtoolbox.geometry.rotations import rotation_matrices
 from invtoolbox.geometry.sweeps import MOVES
 from invtoolbox.geometry.voxels import Voxels
-from invtoolbox.plotting.birds_eye import flow_colours
+from invtoolbox.plotting.birds_eye import flow_colors
 from invtoolbox.plotting.web_viewer import Shown, shown_splats, shown_voxels
 
 #: Arrows that are drawn of one sweep; more hide each other.
@@ -58,13 +58,13 @@ def view_flow(
     title: str = "scene flow",
     full_speed: float = 1.5,
 ) -> int:
-    """Show sweeps in Rerun: points in grey, what moves in the colours of `birds_eye` and with arrows.
+    """Show sweeps in Rerun: points in grey, what moves in the colors of `birds_eye` and with arrows.
 
     Args:
         sweeps: in the order of time; each is sent and forgotten, so that a generator keeps one in memory.
         save: a file ``.rrd`` that Rerun opens later (also on another machine), in place of a window now.
         title: of the recording.
-        full_speed: the speed of the fullest colour, metres a sweep.
+        full_speed: the speed of the fullest color, metres a sweep.
 
     Returns:
         How many sweeps were sent.
@@ -105,17 +105,17 @@ def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:
     shown, known = np.isfinite(points).all(1), np.isfinite(flow).all(1)
     fast = np.linalg.norm(np.where(known[:, None], flow, 0), axis=1) >= MOVES
     moves = shown & known & (fast if sweep.dynamic is None else sweep.dynamic.cpu().numpy())
-    still, colours = (
+    still, colors = (
         points[shown & ~moves],
-        (255 * flow_colours(flow[moves], full_speed)).round().astype(np.uint8),
+        (255 * flow_colors(flow[moves], full_speed)).round().astype(np.uint8),
     )
     rr.log("world/sensor/standing", rr.Points3D(still, colors=_GREY, radii=0.03))
-    rr.log("world/sensor/moving", rr.Points3D(points[moves], colors=colours, radii=0.05))
+    rr.log("world/sensor/moving", rr.Points3D(points[moves], colors=colors, radii=0.05))
     # Every k-th, so that a call twice shows the same arrows.
     some = slice(None, None, max(1, -(-int(moves.sum()) // ARROWS)))
     rr.log(
         "world/sensor/flow",
-        rr.Arrows3D(origins=points[moves][some], vectors=flow[moves][some], colors=colours[some]),
+        rr.Arrows3D(origins=points[moves][some], vectors=flow[moves][some], colors=colors[some]),
     )
     rr.log("name", rr.TextLog(sweep.name))
 
@@ -149,7 +149,7 @@ def view_scene(
     """Show a scene: with viser as Gaussians in a browser, with Rerun as points of their size; photographs' places beside it.
 
     Args:
-        x: a scene; the first one of a batch. Colours are those without a direction.
+        x: a scene; the first one of a batch. Colors are those without a direction.
         cameras: of photographs.
         title: of the recording.
         viewer: ``"viser"`` or ``"rerun"``; the first one that is installed by default.
@@ -179,7 +179,7 @@ def view_scene(
     return None
 
 
-def _colours(shown: Shown) -> np.ndarray:
+def _colors(shown: Shown) -> np.ndarray:
     """Without a direction, ``(N, 3)`` from 0 to 1."""
     constant = HARMONIC_0 * shown.harmonics[:, 0]
     return (
@@ -205,7 +205,7 @@ def _in_viser(
         "/scene",
         shown.places.detach().cpu().numpy(),
         covariances,
-        _colours(shown),
+        _colors(shown),
         shown.opacities.detach().cpu().numpy()[:, None],
     )
     if cameras is not None and len(cameras):
@@ -242,12 +242,12 @@ def _in_rerun(
     if save is not None:
         rr.save(str(Path(save).expanduser()))
     solid = shown.opacities > 0.1
-    colours = (255 * _colours(shown)).round().astype(np.uint8)[solid.cpu().numpy()]
+    colors = (255 * _colors(shown)).round().astype(np.uint8)[solid.cpu().numpy()]
     rr.log(
         "world/scene",
         rr.Points3D(
             shown.places[solid].detach().cpu().numpy(),
-            colors=colours,
+            colors=colors,
             radii=shown.scales[solid].mean(1).detach().cpu().numpy(),
         ),
         static=True,

@@ -38,8 +38,8 @@ class Shown:
         scales: standard deviations along their axes, ``(N, 3)``.
         quats: attitudes, w x y z, ``(N, 4)``.
         opacities: ``(N,)``.
-        harmonics: coefficients of the colour, ``(N, 1 or 4 or 9, 3)``.
-        squashed: colours are the sigmoid of the sum, as voxels have it; otherwise 1/2 is added.
+        harmonics: coefficients of the color, ``(N, 1 or 4 or 9, 3)``.
+        squashed: colors are the sigmoid of the sum, as voxels have it; otherwise 1/2 is added.
         caption: what they are, in words.
     """
 
@@ -58,13 +58,13 @@ def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
     if len(there) > most:
         area = x.scales[item, there].sort(dim=1).values[:, 1:].prod(1) * x.opacities[item, there]
         there = there[area.topk(most).indices].sort().values
-    colours = x.colors[item, there]
+    colors = x.colors[item, there]
     if x.degree is None:
-        if colours.shape[-1] != 3:
+        if colors.shape[-1] != 3:
             raise InputError(
-                f"the viewer shows colours of 3 channels, and these Gaussians have {colours.shape[-1]}"
+                f"the viewer shows colors of 3 channels, and these Gaussians have {colors.shape[-1]}"
             )
-        colours = colors_to_harmonics(colours)
+        colors = colors_to_harmonics(colors)
     what = f"{len(there):,} Gaussians" + (
         f" of {int((x.opacities[item] > 1 / 255).sum()):,}" if len(there) == most else ""
     )
@@ -73,14 +73,14 @@ def shown_splats(x: Splats, item: int = 0, most: int = MOST) -> Shown:
         x.scales[item, there],
         x.quats[item, there],
         x.opacities[item, there],
-        colours[:, :9],
+        colors[:, :9],
         False,
         what,
     )
 
 
 def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float = 0.08) -> Shown:
-    """The surface of a grid: nodes that stop light and have a neighbour that lets light through, as round Gaussians of their colour.
+    """The surface of a grid: nodes that stop light and have a neighbour that lets light through, as round Gaussians of their color.
 
     Args:
         least_alpha: the share of the light that a cell of a node's density stops, for the node to belong to what is shown; half of the
@@ -104,7 +104,7 @@ def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float 
         scales,
         quats,
         (1.2 * share[there]).clamp(0, 0.95),
-        x.colour[item, there].detach(),
+        x.color[item, there].detach(),
         True,
         f"the surface of a grid: {len(there):,} nodes",
     )
@@ -138,7 +138,7 @@ def viewer_page(
         "scales": _packed(scales / unit, "<f2"),
         "turns": _packed(quats * 32767, "<i2"),
         "opacities": _packed(shown.opacities.detach().cpu() * 255, "u1"),
-        "colours": _packed(shown.harmonics.detach().cpu(), "<f2"),
+        "colors": _packed(shown.harmonics.detach().cpu(), "<f2"),
     }
     content |= _cameras(places, shown.opacities.detach().cpu(), cameras)
     text = files("invtoolbox.plotting").joinpath("splat_viewer.html").read_text(encoding="utf-8")
@@ -166,7 +166,7 @@ def write_viewer(
         x: a scene; the first one of a batch.
         cameras: of photographs.
         title: of the page.
-        background: the colour behind everything, a number or red, green and blue, from 0 to 1.
+        background: the color behind everything, a number or red, green and blue, from 0 to 1.
         overwrite: whether a file that is there may be replaced.
 
     Raises:

@@ -36,12 +36,12 @@ class Look:
     """What C cameras see.
 
     Attributes:
-        colour: in front of the background, cut off at 0 and 1, ``(C, 3, height, width)``.
+        color: in front of the background, cut off at 0 and 1, ``(C, 3, height, width)``.
         alpha: how much of the light was stopped, ``(C, 1, height, width)``.
         depth: its expectation along z, ``(C, 1, height, width)``; means nothing where alpha is 0.
     """
 
-    colour: Tensor
+    color: Tensor
     alpha: Tensor
     depth: Tensor
 
@@ -52,7 +52,7 @@ class SceneModel(ABC):
 
     Args:
         low, high: corners of the box that holds the scene, in the frame of the cameras.
-        background: the colour behind everything, from 0 to 1: a number, or one a channel.
+        background: the color behind everything, from 0 to 1: a number, or one a channel.
         renderer: further settings of the operator.
     """
 
@@ -110,7 +110,7 @@ class SceneModel(ABC):
     # -- pictures ----------------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def operator(self, cameras: Cameras, outputs: tuple[str, ...] = ("colour",)) -> Operator:
+    def operator(self, cameras: Cameras, outputs: tuple[str, ...] = ("color",)) -> Operator:
         """The renderer of some cameras."""
 
     @abstractmethod
@@ -146,7 +146,7 @@ class SceneModel(ABC):
         seen, device = [], (x[0] if isinstance(x, tuple) else x.means).device
         with torch.no_grad():
             for k in range(len(cameras)):
-                A = self.operator(cameras[k], ("colour", "alpha", "depth")).to(device=device)
+                A = self.operator(cameras[k], ("color", "alpha", "depth")).to(device=device)
                 seen.append(self.pictures(A, A(x)).cpu())
         every = torch.cat(seen) if seen else torch.zeros(0, 5, *cameras.size)
         return Look(every[:, :3].clamp(0, 1), every[:, 3:4], every[:, 4:5])
@@ -217,7 +217,7 @@ def silhouette_prior(
 ) -> ThroughOperator:
     """The mean over pixels of the square of what the scene's alpha misses of that of the pictures.
 
-    Colours do not tell fog of the background's colour from the background, and few views do not show it from the side; alpha does.
+    Colors do not tell fog of the background's color from the background, and few views do not show it from the side; alpha does.
 
     Args:
         model: how the scene is represented.

@@ -41,7 +41,7 @@ class VoxelModel(SceneModel):
 
     Args:
         resolution: nodes along the longest side of the box.
-        degree, alpha, colour_rate, view_rate: see `priors.VoxelGrid`.
+        degree, alpha, color_rate, view_rate: see `priors.VoxelGrid`.
         scale: the unit of the density, the same for all stages; ``resolution`` over the longest side by default, so a model that is made
             with the finest resolution has a raw density of order 1 where it is opaque.
         least_alpha, margin: which cells are empty when a stage begins, see `VoxelGrid.refine`.
@@ -50,7 +50,7 @@ class VoxelModel(SceneModel):
     resolution: int = 128
     degree: int = 1
     alpha: float = 1e-3
-    colour_rate: float = 1.0
+    color_rate: float = 1.0
     view_rate: float = 0.2
     scale: float | None = None
     least_alpha: float = 1e-2
@@ -65,9 +65,7 @@ class VoxelModel(SceneModel):
             )
 
     def start(self) -> ImplicitPrior:
-        return VoxelGrid(
-            self._space(), self.degree, 3, self.alpha, self.colour_rate, self.view_rate
-        )
+        return VoxelGrid(self._space(), self.degree, 3, self.alpha, self.color_rate, self.view_rate)
 
     def _space(self) -> VoxelSpace:
         return VoxelSpace.box(self.resolution, self.low, self.high, self.scale)
@@ -83,10 +81,10 @@ class VoxelModel(SceneModel):
 
     def load_state(self, path: Path) -> tuple[ImplicitPrior, dict[str, Tensor]]:
         x = read_voxels(path)
-        grid = VoxelGrid(x.space, self.degree, 3, self.alpha, self.colour_rate, self.view_rate)
-        parameters = {"density": x.density, "colour": x.colour[:, :, :1]}
-        if x.colour.shape[2] > 1:
-            parameters["view"] = x.colour[:, :, 1:]
+        grid = VoxelGrid(x.space, self.degree, 3, self.alpha, self.color_rate, self.view_rate)
+        parameters = {"density": x.density, "color": x.color[:, :, :1]}
+        if x.color.shape[2] > 1:
+            parameters["view"] = x.color[:, :, 1:]
         return grid, {name: leaf.contiguous() for name, leaf in parameters.items()}
 
     def write(self, path: Path, x: Any) -> Path:
@@ -95,7 +93,7 @@ class VoxelModel(SceneModel):
     def describe(self, x: Voxels) -> str:
         return f"{x.space.rows:,} of {' x '.join(map(str, x.space.shape))} nodes"
 
-    def operator(self, cameras: Cameras, outputs: tuple[Any, ...] = ("colour",)) -> VoxelRenderer:
+    def operator(self, cameras: Cameras, outputs: tuple[Any, ...] = ("color",)) -> VoxelRenderer:
         return VoxelRenderer(cameras, outputs, background=self.shade(), **self.renderer)
 
     def measurements(self, operator: Operator, pictures: Tensor) -> Tensor:
@@ -124,8 +122,8 @@ class GaussianModel(SceneModel):
 
     Args:
         count: Gaussians at the start, at random places of the box.
-        points: a PLY file of points, with colours where it has them, to start from instead.
-        carve: start on the visual hull of what the pictures show before the background, in their colours; for one object before a plain
+        points: a PLY file of points, with colors where it has them, to start from instead.
+        carve: start on the visual hull of what the pictures show before the background, in their colors; for one object before a plain
             background. An ``opacity`` of 0.5 suits it.
         degree: of the spherical harmonics.
         strategy: ``"mcmc"``, ``"default"`` or ``"none"``; or a table with its name and settings, ``{name = "mcmc", growth = 0.1}``.
@@ -236,9 +234,7 @@ class GaussianModel(SceneModel):
     def describe(self, x: Splats) -> str:
         return f"{int((x.opacities > 1e-6).sum()):,} Gaussians"
 
-    def operator(
-        self, cameras: Cameras, outputs: tuple[Any, ...] = ("colour",)
-    ) -> GaussianRenderer:
+    def operator(self, cameras: Cameras, outputs: tuple[Any, ...] = ("color",)) -> GaussianRenderer:
         return GaussianRenderer(cameras, outputs, background=self.shade(), **self.renderer)
 
     def measurements(self, operator: Operator, pictures: Tensor) -> Tensor:
@@ -253,7 +249,7 @@ class GaussianModel(SceneModel):
 
 
 def _points_of(path: str) -> tuple[Tensor, Tensor | None]:
-    """Places and colours of a PLY file of points."""
+    """Places and colors of a PLY file of points."""
     table = read_ply(path)
     if not {"x", "y", "z"} <= set(table):
         raise InputError(f"{path} holds no points; its vertices have {', '.join(table)}")
@@ -261,8 +257,8 @@ def _points_of(path: str) -> tuple[Tensor, Tensor | None]:
     def columns(*names: str) -> Tensor:
         return torch.stack([torch.as_tensor(table[name].astype("float32")) for name in names], 1)
 
-    colours = ("red", "green", "blue")
-    if not set(colours) <= set(table):
+    colors = ("red", "green", "blue")
+    if not set(colors) <= set(table):
         return columns("x", "y", "z"), None
-    values = columns(*colours)
+    values = columns(*colors)
     return columns("x", "y", "z"), values / 255 if table["red"].dtype.kind in "iu" else values

@@ -140,7 +140,7 @@ class Watch:
 
     def quality(self, x: Any) -> Tensor:
         """The PSNR of each of the views that are looked at."""
-        return psnr(self.model.look(x, self.pictures.cameras).colour, self.truth)
+        return psnr(self.model.look(x, self.pictures.cameras).color, self.truth)
 
     def _show(self) -> None:
         if self._bar is None or self._bar.disable or time.monotonic() - self._last < 0.2:

@@ -40,11 +40,11 @@ def test_the_default_output_is_a_png_of_the_same_range(run: Run, here: Path) -> 
     assert y.shape == (1, 1, 16, 16) and 0.8 < float(y.max()) <= 1
 
 
-def test_a_colour_photograph_keeps_its_colours(run: Run, here: Path) -> None:
+def test_a_color_photograph_keeps_its_colors(run: Run, here: Path) -> None:
     torch.manual_seed(0)
-    it.datasets.write_png("colour.png", torch.rand(1, 3, 14, 18), (0.0, 1.0))
+    it.datasets.write_png("color.png", torch.rand(1, 3, 14, 18), (0.0, 1.0))
     assert (
-        run("deblur", "colour.png", "--kernel", "kernel.png", *QUICK, "--output", "sharp.npy").code
+        run("deblur", "color.png", "--kernel", "kernel.png", *QUICK, "--output", "sharp.npy").code
         == 0
     )
     assert np.load("sharp.npy").shape == (3, 14, 18)

@@ -135,10 +135,10 @@ def test_the_expected_discrepancy_is_met_by_both_kinds_of_noise(order: float) ->
     white = 0.2 * noise(200, 1, 16, 16)
     # Noise of covariance 0.2^2 W^-1 is white noise after W^-1/2, which has weights w^-1/2.
     spectrum = torch.fft.fft2(white) * term.frequency_weights(white.shape).rsqrt()
-    coloured = torch.fft.ifft2(spectrum).real
+    colored = torch.fft.ifft2(spectrum).real
     expected = term.expected_discrepancy(white)
     assert expected is not None and expected.shape == (200,)
-    for residual in (white, coloured):
+    for residual in (white, colored):
         assert float(
             term.discrepancy(residual, 0 * residual).square().mean().sqrt()
         ) == pytest.approx(16, rel=0.02)

@@ -66,10 +66,10 @@ def test_a_constant_image_is_black(tmp_path: Path) -> None:
     assert datasets.open(written.path)[0].y.max() == 0 and written.low == written.high == 3
 
 
-def test_colour_and_volumes_in_tiff(tmp_path: Path) -> None:
-    colours, volume = torch.rand(1, 3, 6, 5), torch.rand(1, 1, 4, 6, 5)
-    datasets.write(tmp_path / "colours.tif", colours)
-    assert torch.equal(datasets.open(tmp_path / "colours.tif")[0].y, colours)
+def test_color_and_volumes_in_tiff(tmp_path: Path) -> None:
+    colors, volume = torch.rand(1, 3, 6, 5), torch.rand(1, 1, 4, 6, 5)
+    datasets.write(tmp_path / "colors.tif", colors)
+    assert torch.equal(datasets.open(tmp_path / "colors.tif")[0].y, colors)
     datasets.write(tmp_path / "volume.tif", volume)
     pages = datasets.open(tmp_path / "volume.tif")
     assert len(pages) == 4 and torch.equal(pages[3].y[0, 0], volume[0, 0, 3])

@@ -56,11 +56,11 @@ def test_ply_of_every_encoding(encoding: str, tmp_path: Path) -> None:
 
 def test_a_written_cloud_is_what_the_header_says(tmp_path: Path) -> None:
     path = tmp_path / "cloud.ply"
-    colours = np.random.default_rng(4).integers(0, 256, (50, 3))
+    colors = np.random.default_rng(4).integers(0, 256, (50, 3))
     write_ply(
         path,
         torch.from_numpy(POINTS),
-        colours,
+        colors,
         {"speed": INTENSITY, "instance": np.arange(50), "dynamic": np.arange(50) % 2 == 0},
     )
     # Read by hand, as the header says it is.
@@ -74,17 +74,17 @@ def test_a_written_cloud_is_what_the_header_says(tmp_path: Path) -> None:
         "<3f3BfiB", body, 7 * struct.calcsize("<3f3BfiB")
     )
     assert (
-        (x, y, z) == tuple(POINTS[7]) and [r, g, b] == colours[7].tolist() and len(body) == 50 * 24
+        (x, y, z) == tuple(POINTS[7]) and [r, g, b] == colors[7].tolist() and len(body) == 50 * 24
     )
     assert speed == INTENSITY[7] and instance == 7 and dynamic == 0
     found = read_ply(path)
     assert np.array_equal(np.stack([found[axis] for axis in "xyz"], 1), POINTS) and np.array_equal(
         found["speed"], INTENSITY
     )
-    assert np.array_equal(np.stack([found[name] for name in ("red", "green", "blue")], 1), colours)
-    write_ply(path, POINTS.astype(np.float64), colours / 255, overwrite=True)
+    assert np.array_equal(np.stack([found[name] for name in ("red", "green", "blue")], 1), colors)
+    write_ply(path, POINTS.astype(np.float64), colors / 255, overwrite=True)
     assert read_ply(path)["x"].dtype == np.float64 and np.array_equal(
-        read_ply(path)["red"], colours[:, 0]
+        read_ply(path)["red"], colors[:, 0]
     )
 
 
@@ -94,7 +94,7 @@ def test_a_cloud_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     for arguments, message in [
         ((POINTS,), "overwrite=True"),
         ((POINTS[:, :2],), "a cloud is"),
-        ((POINTS, POINTS), "colours are"),
+        ((POINTS, POINTS), "colors are"),
         ((POINTS, None, {"a b": INTENSITY}), "without spaces"),
         ((POINTS, None, {"x": INTENSITY}), "name of its own"),
         ((POINTS, None, {"a": np.full(50, 2**40)}), "beyond 32 bits"),

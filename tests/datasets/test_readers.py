@@ -349,7 +349,7 @@ def test_dicom_refuses(tmp_path: Path) -> None:
         datasets.open(write_dicom(tmp_path / "b.dcm", RescaleSlope=None))[0]
     with pytest.raises(InputError, match="no pixels"):
         datasets.open(write_dicom(tmp_path / "c.dcm", PixelData=None))[0]
-    with pytest.raises(InputError, match="colour"):
+    with pytest.raises(InputError, match="color"):
         datasets.open(write_dicom(tmp_path / "d.dcm", SamplesPerPixel=3))[0]
 
 
@@ -368,14 +368,14 @@ def test_pictures_keep_every_bit(
     else:
         path.write_bytes(png(array))
     y = datasets.open(path)[0].y
-    colours = array[..., None] if array.ndim == 2 else array[..., :3]
-    assert y.shape == (1, colours.shape[-1], 5, 7)
+    colors = array[..., None] if array.ndim == 2 else array[..., :3]
+    assert y.shape == (1, colors.shape[-1], 5, 7)
     stored = np.rint(y[0].double().numpy() * np.iinfo(dtype).max).astype(dtype)
-    assert np.array_equal(stored, np.moveaxis(colours, -1, 0))
+    assert np.array_equal(stored, np.moveaxis(colors, -1, 0))
 
 
 def png(array: np.ndarray) -> bytes:
-    """A PNG of any depth, by the format's specification: no other writer at hand makes 16 bit colour."""
+    """A PNG of any depth, by the format's specification: no other writer at hand makes 16 bit color."""
     array = array[..., None] if array.ndim == 2 else array
     rows, columns, channels = array.shape
     kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
@@ -403,15 +403,15 @@ def test_pages_of_a_tiff_and_floating_point(tmp_path: Path) -> None:
 def test_masks_and_palettes(tmp_path: Path) -> None:
     from PIL import Image
 
-    colours = RNG.integers(0, 255, (6, 5, 3), dtype=np.uint8)
-    Image.fromarray(colours).quantize(256).save(tmp_path / "palette.png")
-    Image.fromarray(colours[..., 0] > 99).save(tmp_path / "mask.png")
+    colors = RNG.integers(0, 255, (6, 5, 3), dtype=np.uint8)
+    Image.fromarray(colors).quantize(256).save(tmp_path / "palette.png")
+    Image.fromarray(colors[..., 0] > 99).save(tmp_path / "mask.png")
     palette = np.asarray(Image.open(tmp_path / "palette.png").convert("RGB")) / 255
     assert np.allclose(
         datasets.open(tmp_path / "palette.png")[0].y[0].numpy(), np.moveaxis(palette, -1, 0)
     )
     assert np.array_equal(
-        datasets.open(tmp_path / "mask.png")[0].y[0, 0].numpy(), colours[..., 0] > 99
+        datasets.open(tmp_path / "mask.png")[0].y[0, 0].numpy(), colors[..., 0] > 99
     )
 
 
@@ -439,7 +439,7 @@ def test_arrays_count_items_first(tmp_path: Path) -> None:
     assert opened(np.zeros((2, 1, 4, 6, 5))) == (2, (1, 1, 4, 6, 5))
     np.save(tmp_path / "a.npy", np.zeros((6, 5), np.complex128))
     assert datasets.open(tmp_path / "a.npy")[0].y.dtype == torch.complex64
-    with pytest.raises(InputError, match="colours last"):
+    with pytest.raises(InputError, match="colors last"):
         opened(np.zeros((6, 5, 3)))
     with pytest.raises(InputError, match="empty"):
         opened(np.zeros((0, 5)))

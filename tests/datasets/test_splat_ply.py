@@ -60,5 +60,5 @@ def test_other_files_are_named_as_such(tmp_path: Path) -> None:
         read_splats(tmp_path / "cloud.ply")
     x = some(0)
     plain = Splats(x.means, x.quats, x.scales, x.opacities, x.colors[:, :, 0])
-    with pytest.raises(InputError, match="plain colours"):
+    with pytest.raises(InputError, match="plain colors"):
         write_splats(tmp_path / "b.ply", plain)

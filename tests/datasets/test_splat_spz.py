@@ -76,7 +76,7 @@ def test_half_a_turn_turns_everything_alike() -> None:
 
 def test_what_spz_does_not_hold_is_said(tmp_path: Path) -> None:
     one = scene(0)
-    with pytest.raises(InputError, match="plain colours"):
+    with pytest.raises(InputError, match="plain colors"):
         splat_spz.write_spz(
             tmp_path / "a.spz",
             Splats(one.means, one.quats, one.scales, one.opacities, one.colors[:, :, 0]),

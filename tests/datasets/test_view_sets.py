@@ -218,7 +218,7 @@ def test_damaged_binary_models_are_told_in_one_sentence(
         ),
         ("no such feature", lambda f: cut(f / "images.txt", 7)),
         ("there is none of this number", lambda f: cut(f / "points3D.txt", 9)),
-        ("colours from 0 to 255", lambda f: (f / "points3D.txt").write_text("1 0 0 0 300 0 0 0\n")),
+        ("colors from 0 to 255", lambda f: (f / "points3D.txt").write_text("1 0 0 0 300 0 0 0\n")),
         ("0 cameras", lambda f: (f / "cameras.txt").write_text("# nothing\n")),
         ("not a text file", lambda f: (f / "images.txt").write_bytes(b"\xff\xfe\x00\x01")),
     ],

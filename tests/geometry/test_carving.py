@@ -29,13 +29,13 @@ def ball(cameras: Cameras, radius: float = 0.6) -> Tensor:
     along = -(origins * way).sum(-1, keepdim=True)
     apart = (origins + along * way).norm(dim=-1, keepdim=True)
     place = origins + (along - (radius**2 - apart**2).clamp_min(0).sqrt()) * way
-    colour = torch.where(place[..., 1:2] < 0, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]))
-    return torch.where(apart < radius, colour, 1.0).permute(0, 3, 1, 2)
+    color = torch.where(place[..., 1:2] < 0, torch.tensor([1.0, 0, 0]), torch.tensor([0.0, 1, 0]))
+    return torch.where(apart < radius, color, 1.0).permute(0, 3, 1, 2)
 
 
-def test_points_lie_on_the_surface_with_its_colours() -> None:
+def test_points_lie_on_the_surface_with_its_colors() -> None:
     cameras = around()
-    points, colours = carved_surface(
+    points, colors = carved_surface(
         cameras, ball(cameras), 1.0, 500, LOW, HIGH, torch.Generator().manual_seed(1), cells=48
     )
     apart = points.norm(dim=1)
@@ -46,7 +46,7 @@ def test_points_lie_on_the_surface_with_its_colours() -> None:
         and float(apart.max()) < 0.95
     )
     sure = points[:, 1].abs() > 0.2
-    assert torch.equal(colours[sure, 0] > 0.5, points[sure, 1] < 0)
+    assert torch.equal(colors[sure, 0] > 0.5, points[sure, 1] < 0)
 
 
 def test_what_leaves_nothing_is_said() -> None:

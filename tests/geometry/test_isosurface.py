@@ -82,12 +82,12 @@ def test_the_surface_of_voxels_is_where_a_cell_stops_half_of_the_light() -> None
         max(space.cell) * space.scale
     )  # 1 - exp(-density cell) = 1/2
     raw = torch.log(torch.expm1(level)) + 30 * (0.6 - distance)
-    colour = torch.zeros(1, space.rows, 4, 3)
-    colour[..., 0, 0], colour[..., 1:, :] = (
+    color = torch.zeros(1, space.rows, 4, 3)
+    color[..., 0, 0], color[..., 1:, :] = (
         5.0,
         9.0,
     )  # red from everywhere; what changes with the direction is left
-    mesh = voxel_surface(Voxels(raw[None], colour, space))
+    mesh = voxel_surface(Voxels(raw[None], color, space))
     assert (
         float(((mesh.vertices - CENTRE).norm(dim=1) - 0.6).abs().max()) < 0.5 * max(space.cell)
         and is_closed(mesh)
@@ -103,12 +103,12 @@ def test_the_surface_of_voxels_is_where_a_cell_stops_half_of_the_light() -> None
     )
     gathered = Voxels(
         kept.gather(raw.view(1, *space.shape)),
-        kept.gather(colour.view(1, *space.shape, 4, 3)),
+        kept.gather(color.view(1, *space.shape, 4, 3)),
         kept,
     )
     assert kept.rows < space.rows and abs(volume(voxel_surface(gathered)) / volume(mesh) - 1) < 1e-3
     with pytest.raises(InputError, match="between 0 and 1"):
-        voxel_surface(Voxels(raw[None], colour, space), alpha=1.0)
+        voxel_surface(Voxels(raw[None], color, space), alpha=1.0)
 
 
 def ball_seen(views: Cameras, radius: float) -> Tensor:
@@ -201,7 +201,7 @@ def test_frames_of_the_living_room_make_one_surface(data_dir: Path) -> None:
     assert mesh.colors is not None and 0.1 < float(mesh.colors.mean()) < 0.9
 
 
-def test_meshes_with_colours_are_written_read_and_taken_from_other_packages(tmp_path: Path) -> None:
+def test_meshes_with_colors_are_written_read_and_taken_from_other_packages(tmp_path: Path) -> None:
     trimesh = pytest.importorskip("trimesh")
     from types import SimpleNamespace
 

@@ -27,8 +27,8 @@ def scene(
     space = VoxelSpace.box(shape, LOW, HIGH)
     g = torch.Generator().manual_seed(0)
     density = torch.randn(batch, space.rows, generator=g, dtype=torch.float64) - 0.5
-    colour = torch.randn(batch, space.rows, (degree + 1) ** 2, 3, generator=g, dtype=torch.float64)
-    return Voxels(density.to(dtype), colour.to(dtype), space)
+    color = torch.randn(batch, space.rows, (degree + 1) ** 2, 3, generator=g, dtype=torch.float64)
+    return Voxels(density.to(dtype), color.to(dtype), space)
 
 
 def cameras(
@@ -59,22 +59,22 @@ def brute_force(
         high - low
     ) * 2 - 1  # (R, K, 3)
     inside = (places.abs() <= 1).all(-1)
-    grid = torch.cat([voxels.density[0, :, None], voxels.colour[0].flatten(1)], dim=1).unflatten(
+    grid = torch.cat([voxels.density[0, :, None], voxels.color[0].flatten(1)], dim=1).unflatten(
         0, voxels.space.shape
     )
     looked = functional.grid_sample(
         grid.movedim(-1, 0)[None], places.flip(-1)[None, None], align_corners=True
     )[0, :, 0].movedim(0, -1)
     tau = functional.softplus(looked[..., 0]) * voxels.space.scale * step * inside
-    basis = spherical_harmonics(unit, math.isqrt(voxels.colour.shape[2]) - 1)
-    colour = torch.einsum(
-        "rb,rkbc->rkc", basis, looked[..., 1:].unflatten(-1, voxels.colour.shape[2:])
+    basis = spherical_harmonics(unit, math.isqrt(voxels.color.shape[2]) - 1)
+    color = torch.einsum(
+        "rb,rkbc->rkc", basis, looked[..., 1:].unflatten(-1, voxels.color.shape[2:])
     ).sigmoid()
     thickness = tau.cumsum(1)
     weight = (tau - thickness).exp() * -torch.expm1(-tau)
     alpha = weight.sum(1)
     depth = (weight * t).sum(1) / alpha.clamp_min(1e-12) / length[:, 0]
-    return Rendering((weight[..., None] * colour).sum(1), alpha, depth, depth, thickness[:, -1])
+    return Rendering((weight[..., None] * color).sum(1), alpha, depth, depth, thickness[:, -1])
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])
@@ -83,9 +83,9 @@ def test_it_renders_what_a_brute_force_renderer_does(degree: int) -> None:
     o, d = rays(cameras(3, size=(9, 7)))
     wanted = brute_force(voxels, o, d, 0.07)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
-        lower = Voxels(voxels.density.to(dtype), voxels.colour.to(dtype), voxels.space)
+        lower = Voxels(voxels.density.to(dtype), voxels.color.to(dtype), voxels.space)
         found = render_voxels(lower, o.to(dtype), d.to(dtype), step=0.07, stop=0.0)
-        for name in ("colour", "alpha", "depth", "thickness"):
+        for name in ("color", "alpha", "depth", "thickness"):
             # In float32 a sample on a face of the box may fall on its other side: density there is of order 1.
             error = (getattr(found, name)[0].double() - getattr(wanted, name)).abs()
             assert float(error.quantile(0.97)) < tolerance, name
@@ -115,18 +115,18 @@ def test_gradients_in_every_parameter_the_rays_and_the_background(degree: int) -
     shade = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
 
     def all_outputs(
-        density: Tensor, colour: Tensor, origins: Tensor, directions: Tensor, background: Tensor
+        density: Tensor, color: Tensor, origins: Tensor, directions: Tensor, background: Tensor
     ) -> tuple[Tensor, ...]:
         seen = render_voxels(
-            Voxels(density, colour, voxels.space),
+            Voxels(density, color, voxels.space),
             origins,
             directions,
             step=0.11,
             background=background,
         )
-        return seen.colour, seen.alpha, seen.depth, seen.thickness
+        return seen.color, seen.alpha, seen.depth, seen.thickness
 
-    inputs = [t.clone().requires_grad_(True) for t in (voxels.density, voxels.colour, o, d, shade)]
+    inputs = [t.clone().requires_grad_(True) for t in (voxels.density, voxels.color, o, d, shade)]
     assert torch.autograd.gradcheck(all_outputs, inputs, eps=1e-6, atol=1e-7, rtol=1e-5)
 
 
@@ -135,7 +135,7 @@ def test_gradient_in_the_pose() -> None:
     fixed = cameras(2, size=(2, 2))
 
     def picture(twist: Tensor) -> Tensor:
-        return render_voxels(voxels, *rays(fixed.rotate(twist)), step=0.11).colour
+        return render_voxels(voxels, *rays(fixed.rotate(twist)), step=0.11).color
 
     twist = 0.01 * torch.ones(2, 6, dtype=torch.float64)
     assert torch.autograd.gradcheck(
@@ -150,7 +150,7 @@ def test_gradient_of_rays_that_every_item_shares_and_of_its_own() -> None:
     for origins in (shared, own):
         render_voxels(
             voxels, origins, d.expand_as(origins), step=0.1
-        ).colour.square().sum().backward()
+        ).color.square().sum().backward()
     assert shared.grad is not None and own.grad is not None
     assert torch.allclose(shared.grad, own.grad.sum(0), atol=1e-14) and own.grad[0].abs().sum() > 0
 
@@ -166,10 +166,10 @@ def test_skipping_changes_nothing() -> None:
     # In a cell that is not occupied the density is 0 only where none of its nodes is kept: the dense twin stops at the faces.
     density = torch.where(kept.flatten(), voxels.density, torch.full_like(voxels.density, -1e4))
     o, d = rays(cameras(3, size=(12, 12)))
-    packed = Voxels(density[:, kept.flatten()], voxels.colour[:, kept.flatten()], sparse)
+    packed = Voxels(density[:, kept.flatten()], voxels.color[:, kept.flatten()], sparse)
     with_mask = Voxels(
         sparse.spread(packed.density, -1e4).flatten(1, 3),
-        sparse.spread(packed.colour).flatten(1, 3),
+        sparse.spread(packed.color).flatten(1, 3),
         VoxelSpace(
             sparse.shape, LOW, HIGH, sparse.scale, None, (~occupied).to(torch.uint8).contiguous()
         ),
@@ -199,13 +199,13 @@ def test_where_the_density_is_zero_it_need_not_be_looked_at() -> None:
         < -9e3
     )
     sparse = voxels.space.keeping(~empty)
-    whole = render_voxels(Voxels(density.flatten(1), voxels.colour, voxels.space), o, d)
+    whole = render_voxels(Voxels(density.flatten(1), voxels.color, voxels.space), o, d)
     part = render_voxels(
-        Voxels(sparse.gather(density), sparse.gather(voxels.space.spread(voxels.colour)), sparse),
+        Voxels(sparse.gather(density), sparse.gather(voxels.space.spread(voxels.color)), sparse),
         o,
         d,
     )
-    assert torch.equal(whole.colour, part.colour) and torch.equal(whole.depth, part.depth)
+    assert torch.equal(whole.color, part.color) and torch.equal(whole.depth, part.depth)
     assert sparse.rows < voxels.space.rows
 
 
@@ -214,19 +214,19 @@ def test_a_batch_is_its_items_and_threads_do_not_matter() -> None:
     o, d = rays(cameras(3, size=(20, 20), dtype=torch.float32))
 
     def outcome(some: Voxels) -> list[Tensor]:
-        density, colour = (
+        density, color = (
             some.density.clone().requires_grad_(True),
-            some.colour.clone().requires_grad_(True),
+            some.color.clone().requires_grad_(True),
         )
-        seen = render_voxels(Voxels(density, colour, some.space), o, d, step=0.05)
-        (seen.colour.square().flatten(1).sum() + seen.depth.sum()).backward()
-        assert density.grad is not None and colour.grad is not None
-        return [seen.colour.detach(), seen.depth.detach(), density.grad, colour.grad]
+        seen = render_voxels(Voxels(density, color, some.space), o, d, step=0.05)
+        (seen.color.square().flatten(1).sum() + seen.depth.sum()).backward()
+        assert density.grad is not None and color.grad is not None
+        return [seen.color.detach(), seen.depth.detach(), density.grad, color.grad]
 
     together = outcome(voxels)
     for k in range(3):
         for one, other in zip(
-            outcome(Voxels(voxels.density[k : k + 1], voxels.colour[k : k + 1], voxels.space)),
+            outcome(Voxels(voxels.density[k : k + 1], voxels.color[k : k + 1], voxels.space)),
             together,
         ):
             assert torch.equal(one[0], other[k])
@@ -245,7 +245,7 @@ def test_the_early_stop_and_thin_samples_change_little() -> None:
     voxels = voxels._replace(density=voxels.density * 4)
     o, d = rays(cameras(3, size=(10, 10)))
     exact = render_voxels(voxels, o, d, stop=0.0)
-    assert float((render_voxels(voxels, o, d, stop=1e-3).colour - exact.colour).abs().max()) < 1e-3
+    assert float((render_voxels(voxels, o, d, stop=1e-3).color - exact.color).abs().max()) < 1e-3
     assert (
         0
         < float(
@@ -270,7 +270,7 @@ def test_near_and_far_and_offsets() -> None:
     offsets = torch.linspace(0, 1, 16, dtype=torch.float64)
     moved = render_voxels(voxels, o, d, step=0.05, stop=0.0, offset=offsets)
     alone = brute_force(voxels, o[5:6], d[5:6], 0.05, float(offsets[5]))
-    assert torch.allclose(moved.colour[:, 5], alone.colour, atol=1e-12)
+    assert torch.allclose(moved.color[:, 5], alone.color, atol=1e-12)
 
 
 def test_what_does_not_fit_is_said() -> None:

@@ -37,7 +37,7 @@ def room(batch: int = 2, count: int = 400, seed: int = 1) -> Splats:
 
 
 def test_sweeps_are_blocks_and_outputs_channels() -> None:
-    A = GaussianRanges(rays(), poses(), outputs=("range", "alpha", "median_range", "colour"))
+    A = GaussianRanges(rays(), poses(), outputs=("range", "alpha", "median_range", "color"))
     x = room()
     y = A(x)
     assert y.shape == (2, *A.range_shape) == (2, 6, 3, 480)

@@ -51,7 +51,7 @@ def cloud(
 
 def test_the_outputs_are_channels_and_the_background_stands_behind() -> None:
     A = GaussianRenderer(
-        around(), outputs=("colour", "alpha", "depth", "median_depth", "normal"), background=0.25
+        around(), outputs=("color", "alpha", "depth", "median_depth", "normal"), background=0.25
     )
     x = cloud()
     y = A(x)

@@ -15,13 +15,13 @@ def test_one_means_known() -> None:
     assert Inpainting(mask, (1, 2, 2))(x).flatten().tolist() == [1.0, 0.0, 0.0, 4.0]
 
 
-def test_a_colour_photograph_passes_through_a_mask_of_one_channel() -> None:
+def test_a_color_photograph_passes_through_a_mask_of_one_channel() -> None:
     A, x = Inpainting(torch.rand(5, 6) > 0.5, (1, 5, 6)), torch.rand(2, 3, 5, 6)
     assert A.channelwise and torch.equal(A(x), A.mask * x)
-    colour = Inpainting(torch.rand(3, 5, 6) > 0.5, (3, 5, 6))
-    assert not colour.channelwise and torch.equal(colour(x), colour.mask * x)
+    color = Inpainting(torch.rand(3, 5, 6) > 0.5, (3, 5, 6))
+    assert not color.channelwise and torch.equal(color(x), color.mask * x)
     with pytest.raises(it.InputError, match="channel"):
-        colour(x[:, :1])
+        color(x[:, :1])
 
 
 def test_one_mask_an_item() -> None:

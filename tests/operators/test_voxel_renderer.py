@@ -31,12 +31,12 @@ def ball(n: int = 13) -> Voxels:
     p = space.places() / (n - 1) * 2.0 - 1
     density = torch.where(p.norm(dim=1) < 0.6, 4.0, -8.0)
     side = torch.sigmoid(4 * p[:, 0])
-    colour = 4 * torch.stack([side - 0.5, torch.full_like(side, -0.5), 0.5 - side], dim=1)
-    return Voxels(density[None], colour[None, :, None], space)
+    color = 4 * torch.stack([side - 0.5, torch.full_like(side, -0.5), 0.5 - side], dim=1)
+    return Voxels(density[None], color[None, :, None], space)
 
 
 def test_a_subset_is_a_part_of_the_whole() -> None:
-    A = VoxelRenderer(ring(), outputs=("colour", "alpha", "depth"), background=1.0)
+    A = VoxelRenderer(ring(), outputs=("color", "alpha", "depth"), background=1.0)
     whole = A(ball())
     index = torch.tensor([5, 100, 431, 863])
     assert whole.shape == (1, 5, 864) and A.range_shape == (5, 864)
@@ -107,13 +107,13 @@ def test_a_grid_is_found_from_pictures_and_refined() -> None:
 def test_a_refined_grid_renders_what_it_started_from() -> None:
     A, x = VoxelRenderer(ring(3), step=0.02), ball(9)
     grid = VoxelGrid(x.space)
-    finer, start = grid.refine({"density": x.density, "colour": x.colour}, 17, least_alpha=1e-3)
+    finer, start = grid.refine({"density": x.density, "color": x.color}, 17, least_alpha=1e-3)
     assert finer.space.rows < 17**3
     # Nodes of the finer grid that are those of the coarse one hold the same; between them both interpolate.
     assert torch.allclose(A(finer.decode(start)), A(x), atol=5e-3)
 
 
-@pytest.mark.parametrize("of", ["density", "colour"])
+@pytest.mark.parametrize("of", ["density", "color"])
 def test_variation_is_that_of_dense_differences(of: str) -> None:
     space = VoxelSpace.box((4, 3, 5), LOW, HIGH)
     g = torch.Generator().manual_seed(0)
@@ -123,7 +123,7 @@ def test_variation_is_that_of_dense_differences(of: str) -> None:
         space,
     )
     prior = VoxelVariation(of, smoothing=0.1)  # type: ignore[arg-type]
-    grid = (x.density if of == "density" else x.colour).reshape(2, 4, 3, 5, -1)
+    grid = (x.density if of == "density" else x.color).reshape(2, 4, 3, 5, -1)
     slopes = [
         torch.cat([torch.diff(grid, dim=axis), torch.zeros_like(grid.narrow(axis, 0, 1))], dim=axis)
         for axis in (1, 2, 3)
@@ -174,12 +174,12 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(InputError, match="takes Voxels"):
         A(torch.zeros(1, 3))
     with pytest.raises(InputError, match="channels"):
-        A(ball()._replace(colour=ball().colour[..., :1]))
+        A(ball()._replace(color=ball().color[..., :1]))
     with pytest.raises(InputError, match="output"):
-        VoxelRenderer(ring(), outputs=("colours",))  # type: ignore[arg-type]
+        VoxelRenderer(ring(), outputs=("colors",))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="nothing would be left"):
         VoxelGrid(VoxelSpace.box(4, LOW, HIGH)).refine(
-            {"density": torch.full((1, 64), -30.0), "colour": torch.zeros(1, 64, 1, 3)}
+            {"density": torch.full((1, 64), -30.0), "color": torch.zeros(1, 64, 1, 3)}
         )
     with pytest.raises(InputError, match="mask"):
         VoxelSpace.box(4, LOW, HIGH).keeping(torch.ones(2, 2, 2, dtype=torch.bool))

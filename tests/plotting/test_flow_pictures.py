@@ -1,4 +1,4 @@
-"""Pictures, pages and views of scene flow: directions, colours, what is shown and what is refused."""
+"""Pictures, pages and views of scene flow: directions, colors, what is shown and what is refused."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from invtoolbox.plotting import (
     view_flow,
     write_flow_report,
 )
-from invtoolbox.plotting.birds_eye import birds_eye_pixels, flow_colours, full_speed_of
+from invtoolbox.plotting.birds_eye import birds_eye_pixels, flow_colors, full_speed_of
 from tests.metrics.test_scene_flow import labelled
 from tests.plotting.test_report import Page, assert_self_contained
 
 
-def luminance(colours: np.ndarray) -> np.ndarray:
-    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+def luminance(colors: np.ndarray) -> np.ndarray:
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     return linear @ np.array([0.2126, 0.7152, 0.0722])
 
 
-def test_every_direction_has_its_colour_and_is_as_light_as_any_other() -> None:
+def test_every_direction_has_its_color_and_is_as_light_as_any_other() -> None:
     angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    colours = flow_colours(np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1), 1.0)
-    assert colours.min() >= 0 and colours.max() <= 1
-    assert np.ptp(luminance(colours)) < 0.12
-    apart = np.linalg.norm(colours[:, None] - colours[None], axis=-1)[~np.eye(36, dtype=bool)]
+    colors = flow_colors(np.stack([np.cos(angles), np.sin(angles), 0 * angles], axis=1), 1.0)
+    assert colors.min() >= 0 and colors.max() <= 1
+    assert np.ptp(luminance(colors)) < 0.12
+    apart = np.linalg.norm(colors[:, None] - colors[None], axis=-1)[~np.eye(36, dtype=bool)]
     assert apart.min() > 0.02
-    assert np.linalg.norm(colours[0] - colours[18]) > 0.5  # ahead and back
-    grey = flow_colours(np.zeros((1, 3)), 1.0)[0]
+    assert np.linalg.norm(colors[0] - colors[18]) > 0.5  # ahead and back
+    grey = flow_colors(np.zeros((1, 3)), 1.0)[0]
     assert np.ptp(grey) < 0.01
     faster = [
-        np.ptp(flow_colours(np.array([[v, 0.0, 0.0]]), 1.0)) for v in (0.0, 0.3, 0.6, 1.0, 5.0)
+        np.ptp(flow_colors(np.array([[v, 0.0, 0.0]]), 1.0)) for v in (0.0, 0.3, 0.6, 1.0, 5.0)
     ]
     assert faster == sorted(faster) and faster[-1] == faster[-2]
 
@@ -62,7 +62,7 @@ def test_ahead_is_up_and_left_is_left() -> None:
     )
     flow = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     pixels = birds_eye_pixels(points, flow, radius=50).astype(float) / 255
-    ahead = flow_colours(flow[:1].numpy().astype(float), 1.0)[0]
+    ahead = flow_colors(flow[:1].numpy().astype(float), 1.0)[0]
     assert np.abs(pixels[90, 450] - ahead).max() < 0.02
     rest = pixels.mean(-1)
     for column in (90, 810):
@@ -81,7 +81,7 @@ def test_what_moves_lies_on_top_and_the_png_is_one() -> None:
     flow = torch.zeros(1001, 3)
     flow[500, 1] = 1.0
     pixels = birds_eye_pixels(points, flow).astype(float) / 255
-    assert np.abs(pixels[270, 450] - flow_colours(np.array([[0.0, 1.0]]), 1.0)[0]).max() < 0.02
+    assert np.abs(pixels[270, 450] - flow_colors(np.array([[0.0, 1.0]]), 1.0)[0]).max() < 0.02
     with Image.open(io.BytesIO(birds_eye(points, flow, title="A sweep"))) as picture:
         assert picture.format == "PNG" and picture.size == (900, 934)
     assert birds_eye(points, flow) == birds_eye(points, flow)

@@ -1,4 +1,4 @@
-"""Windows, colours, charts and figures: known answers."""
+"""Windows, colors, charts and figures: known answers."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def test_black_white_and_signs() -> None:
     assert to_bytes(np.array([[-1.0, 0.0, 0.5, 1.0, 2.0, np.nan]]), Window(0, 1)).tolist() == [
         [0, 0, 128, 255, 255, 0]
     ]
-    colours = diverging(np.array([[-1.0, 0.0, 1.0]]), Window(-1, 1))[0]
+    colors = diverging(np.array([[-1.0, 0.0, 1.0]]), Window(-1, 1))[0]
     assert (
-        colours[0, 2] > colours[0, 0]
-        and colours[2, 0] > colours[2, 2]
-        and len(set(colours[1].tolist())) == 1
+        colors[0, 2] > colors[0, 0]
+        and colors[2, 0] > colors[2, 2]
+        and len(set(colors[1].tolist())) == 1
     )
     assert symmetric_window(np.zeros((2, 2))) == (-1.0, 1.0)
 

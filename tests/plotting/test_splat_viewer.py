@@ -31,17 +31,17 @@ def cameras() -> Cameras:
 
 
 def splats(count: int = 60, seed: int = 0) -> Splats:
-    """Gaussians of all shapes, attitudes and colours, these other from every side."""
+    """Gaussians of all shapes, attitudes and colors, these other from every side."""
     g = torch.Generator().manual_seed(seed)
     means = 2 * torch.rand(1, count, 3, generator=g) - 1
     scales = 0.03 + 0.3 * torch.rand(1, count, 3, generator=g) ** 2
-    colours = torch.randn(1, count, 9, 3, generator=g) * torch.tensor([1.0, *[0.4] * 8])[:, None]
+    colors = torch.randn(1, count, 9, 3, generator=g) * torch.tensor([1.0, *[0.4] * 8])[:, None]
     return Splats(
         means,
         torch.randn(1, count, 4, generator=g),
         scales,
         0.2 + 0.75 * torch.rand(1, count, generator=g),
-        colours,
+        colors,
     )
 
 
@@ -50,11 +50,11 @@ def ball(degree: int = 0) -> Voxels:
     space = VoxelSpace.box(24, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
     places = -1 + space.places() * torch.tensor(space.cell)
     density = 40 * (0.7 - places.norm(dim=1))
-    colour = (
+    color = (
         torch.stack([4 * places[:, 0], -4 * places[:, 0], torch.full_like(places[:, 0], -3.0)], 1)
         / 0.2821
     )
-    return Voxels(density[None], colour[None, :, None], space)
+    return Voxels(density[None], color[None, :, None], space)
 
 
 def test_a_browser_draws_gaussians_as_the_renderer_does(tmp_path: Path) -> None:

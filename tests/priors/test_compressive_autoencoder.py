@@ -88,7 +88,7 @@ def prepared(prior: CompressiveAutoencoder, x: Tensor) -> CompressiveAutoencoder
     )
 
 
-def test_colour_is_coded_channel_by_channel_and_grey_by_a_colour_network() -> None:
+def test_color_is_coded_channel_by_channel_and_grey_by_a_color_network() -> None:
     grey = prepared(CompressiveAutoencoder(small()), picture(2, 3))
     code = grey.encode(picture(2, 3))
     alone = prepared(CompressiveAutoencoder(small()), picture(2)[:, :1])
@@ -97,8 +97,8 @@ def test_colour_is_coded_channel_by_channel_and_grey_by_a_colour_network() -> No
     )
     parts = sum(alone.energy(alone.encode(picture(2, 3)[:, k : k + 1]), None) for k in range(3))
     torch.testing.assert_close(grey.energy(code, None), parts)
-    colour = prepared(CompressiveAutoencoder(small(3)), picture())
-    assert colour.decode(colour.encode(picture())).shape == (1, 1, 37, 50)
+    color = prepared(CompressiveAutoencoder(small(3)), picture())
+    assert color.decode(color.encode(picture())).shape == (1, 1, 37, 50)
     with pytest.raises(InputError, match="2 channels|got \\(2"):
         prepared(CompressiveAutoencoder(small(3)), picture(1, 2))
 

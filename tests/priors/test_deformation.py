@@ -33,7 +33,7 @@ N = 80
 
 
 def bar() -> Splats:
-    """Round Gaussians of many colours in a bar along x."""
+    """Round Gaussians of many colors in a bar along x."""
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(1, N, 3, generator=generator) * torch.tensor(
         [2.0, 0.4, 0.4]

@@ -261,7 +261,7 @@ def test_noise_moves_the_transparent_along_their_covariance() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(InputError, match="a colour for every point"):
+    with pytest.raises(InputError, match="a color for every point"):
         Gaussians(torch.rand(5, 3), torch.rand(4, 3))
     with pytest.raises(InputError, match="rates of Gaussians names size"):
         Gaussians(torch.rand(5, 3), rates={"size": 1.0})

@@ -110,7 +110,7 @@ def test_a_map_finds_which_regions_changed() -> None:
 
 
 def test_coupled_wavelets_keep_the_edges_of_weak_channels() -> None:
-    """Colours share their edges: at equal thresholds the group keeps the edges of a channel of little contrast."""
+    """Colors share their edges: at equal thresholds the group keeps the edges of a channel of little contrast."""
     from skimage import data
 
     grey = torch.from_numpy(data.camera()[100:164, 180:244].copy()).float() / 255

@@ -52,7 +52,7 @@ NETWORKS: dict[str, Any] = {
         ),
         (1, 4, 7),
     ),
-    "colour patches": (
+    "color patches": (
         lambda seed: ConvexPatches(ConvexDense(32, 8, 2, beta=5.0, seed=seed), 4, 2),
         (2, 5, 3),
     ),
@@ -126,9 +126,9 @@ def test_units_and_channels() -> None:
     network = ConvexConvolution(1, (5, 4), (1, 2), beta=5.0, strong_convexity=0.2).double()
     plain = LearnedProximal(network)
     x = drawn(2, 3, 6, 5)
-    colour = LearnedProximal(network, channelwise=True)
+    color = LearnedProximal(network, channelwise=True)
     alone = [plain.prox_and_energy(x[:, k : k + 1]) for k in range(3)]
-    p, energy = colour.prox_and_energy(x)
+    p, energy = color.prox_and_energy(x)
     torch.testing.assert_close(p, torch.cat([a for a, _ in alone], 1))
     torch.testing.assert_close(energy, sum(e for _, e in alone))
     hounsfield = LearnedProximal(network, intensity_range=(-1000.0, 1000.0), channelwise=True)

@@ -78,7 +78,7 @@ def test_density_correlation_is_that_of_numpy(of: str) -> None:
     wanted = [1 - torch.corrcoef(torch.stack([f[k], g[k]]))[0, 1] for k in range(2)]
     assert torch.allclose(prior.energy(x), torch.stack(wanted))
     assert torch.allclose(
-        prior.select(torch.tensor([1])).energy(Voxels(x.density[1:], x.colour[1:], x.space)),
+        prior.select(torch.tensor([1])).energy(Voxels(x.density[1:], x.color[1:], x.space)),
         wanted[1],
     )
     assert torch.autograd.gradcheck(
@@ -92,7 +92,7 @@ def test_density_correlation_is_that_of_numpy(of: str) -> None:
         )
     with pytest.raises(InputError, match="at the same nodes"):
         prior.energy(voxels())
-    single = prior.to(torch.float32).energy(Voxels(x.density.float(), x.colour.float(), x.space))
+    single = prior.to(torch.float32).energy(Voxels(x.density.float(), x.color.float(), x.space))
     assert single.dtype == torch.float32 and torch.allclose(
         single.double(), prior.energy(x), atol=1e-5
     )
@@ -103,14 +103,14 @@ def test_density_correlation_is_that_of_numpy(of: str) -> None:
 
 def test_a_renderer_gives_pictures_and_patches() -> None:
     x = voxels(1)._replace()
-    rays = VoxelRenderer(cameras(), outputs=("colour", "depth"))
+    rays = VoxelRenderer(cameras(), outputs=("color", "depth"))
     whole = rays(x)
-    pictures = VoxelRenderer(cameras(), outputs=("colour", "depth"), block="picture")
+    pictures = VoxelRenderer(cameras(), outputs=("color", "depth"), block="picture")
     assert pictures.range_shape == (4, 4, 8, 8) and pictures.blocks == 4
     assert torch.allclose(pictures(x).flatten(2), whole, atol=1e-12)
     assert torch.allclose(pictures.subset(torch.tensor([2]))(x), pictures(x)[:, :, 2:3], atol=1e-12)
     patches = VoxelRenderer(
-        cameras(), outputs=("colour", "depth"), block=3
+        cameras(), outputs=("color", "depth"), block=3
     )  # 8 pixels: patches from 0, 2 and 5
     seen = patches(x)
     assert seen.shape == (1, 4, 4 * 9, 3, 3)
@@ -131,12 +131,12 @@ def test_smoothness_counts_neighbours_that_both_meet_something() -> None:
     )
     assert float(DepthSmoothness().energy(depth)) == pytest.approx((1 + 9 + 0 + 0 + 4) / 5)
     assert float(DepthSmoothness(power=1).energy(depth)) == pytest.approx((1 + 3 + 0 + 0 + 2) / 5)
-    colour = (
+    color = (
         torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
         .view(1, 1, 1, 2, 3)
         .expand(1, 3, 1, 2, 3)
     )
-    seen = torch.cat([colour, depth], dim=1)
+    seen = torch.cat([color, depth], dim=1)
     jump = math.exp(-2.0)
     assert float(DepthSmoothness(edges=2.0).energy(seen)) == pytest.approx(
         (1 + 9 * jump + 4 * jump) / 5
@@ -204,7 +204,7 @@ def test_a_prior_through_a_renderer_draws_views_by_the_iteration_alone() -> None
         one.energy(x), DepthSmoothness().energy(A(x)[:, :, one.drawn]), atol=1e-12
     )
     slope = one.gradient(x)
-    assert isinstance(slope, Voxels) and torch.equal(slope.colour, torch.zeros_like(x.colour))
+    assert isinstance(slope, Voxels) and torch.equal(slope.color, torch.zeros_like(x.color))
 
     def energy(density: Tensor) -> Tensor:
         return one.energy(x._replace(density=density)).sum()
@@ -229,7 +229,7 @@ def test_a_misfit_of_blocks_counts_for_all_of_them() -> None:
     )
     assert torch.allclose(parts.mean(0), whole)
     alone = (
-        prior.at(4).select(torch.tensor([1])).energy(Voxels(x.density[1:], x.colour[1:], x.space))
+        prior.at(4).select(torch.tensor([1])).energy(Voxels(x.density[1:], x.color[1:], x.space))
     )
     assert torch.allclose(alone, prior.at(4).energy(x)[1:])
 
@@ -259,9 +259,9 @@ def wall_seen(
     origins, directions = camera.rays()
     depth = (distance - origins @ normal) / (directions @ normal)
     assert bool((depth > 0).all())
-    colour = (alpha * shown).expand(*depth.shape, 3)
+    color = (alpha * shown).expand(*depth.shape, 3)
     return torch.cat(
-        [colour, torch.full_like(depth, alpha)[..., None], depth[..., None]], -1
+        [color, torch.full_like(depth, alpha)[..., None], depth[..., None]], -1
     ).movedim(-1, 0)[None]
 
 

@@ -62,7 +62,7 @@ def test_a_trained_prior_denoises_what_it_never_saw(name: str) -> None:
     assert float(it.metrics.psnr(prior.denoise(y, noise), x) - it.metrics.psnr(y, x)) > GAINS[name]
 
 
-def test_a_prior_of_grey_pictures_serves_colour_a_channel_at_a_time() -> None:
+def test_a_prior_of_grey_pictures_serves_color_a_channel_at_a_time() -> None:
     prior: Any = it.priors.load("lpn-natural")
     y = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(prior.prox(y)[:, 1:2], prior.prox(y[:, 1:2]), rtol=0, atol=1e-6)

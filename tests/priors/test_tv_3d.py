@@ -109,8 +109,8 @@ def test_batch_equals_items_bitwise() -> None:
         assert torch.equal(prior.prox(x[k : k + 1], steps[k : k + 1])[0], together[k])
 
 
-def test_colours_that_share_their_edges_share_a_norm() -> None:
-    """A colour edge costs sqrt(3) where channels are coupled, and 3 where they are not; a grey one and three singles alike."""
+def test_colors_that_share_their_edges_share_a_norm() -> None:
+    """A color edge costs sqrt(3) where channels are coupled, and 3 where they are not; a grey one and three singles alike."""
     x = torch.zeros(1, 3, 4, 6)
     x[..., 3:] = 1
     assert float(TotalVariation(coupled=True).energy(x)) == pytest.approx(4 * 3**0.5)

@@ -38,12 +38,12 @@ def block(edited: bool) -> Voxels:
         1
     )  # thin: light passes a little
     hat = ((place - torch.tensor([0.0, -0.6, 0.0])).abs() < torch.tensor([0.2, 0.16, 0.2])).all(1)
-    colour = (
+    color = (
         torch.tensor([2.0, -2.0, -2.0] if edited else [-2.0, -2.0, 2.0])
         .expand(1, space.rows, 1, 3)
         .contiguous()
     )
-    return Voxels(torch.where(body | (hat & edited), 2.0, -5.0)[None], colour, space)
+    return Voxels(torch.where(body | (hat & edited), 2.0, -5.0)[None], color, space)
 
 
 def test_the_volume_may_be_tied_where_pictures_may_not() -> None:
@@ -70,7 +70,7 @@ def test_the_volume_may_be_tied_where_pictures_may_not() -> None:
             prior if tie is None else prior + tie,
             it.solvers.Adam(learning_rate=0.06),
             max_iterations=150,
-            initial={"density": original.density, "colour": original.colour},
+            initial={"density": original.density, "color": original.color},
             tolerance=0,
             progress=False,
         ).x

@@ -67,7 +67,7 @@ def cameras(count: int = 12, side: int = 24) -> Cameras:
 
 
 def balls() -> Splats:
-    """Three coloured balls."""
+    """Three colored balls."""
     places = torch.tensor([[[-0.4, 0.0, 0.0], [0.4, 0.2, 0.1], [0.0, -0.4, 0.3]]])
     return Splats.of_points(places, torch.eye(3)[None] * 0.8 + 0.1, 0.2, 0.95)
 
@@ -76,7 +76,7 @@ def write_photographs(folder: Path, views: Cameras | None = None) -> Path:
     """Photographs of the balls with their alpha, r_0.png and so on, and transforms.json."""
     views = cameras() if views is None else views
     folder.mkdir(parents=True, exist_ok=True)
-    seen: Tensor = GaussianRenderer(views, ("colour", "alpha"))(balls())[0].transpose(0, 1)
+    seen: Tensor = GaussianRenderer(views, ("color", "alpha"))(balls())[0].transpose(0, 1)
     to_world = inverse(views.world_to_camera.double()) @ torch.diag(
         torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
     )

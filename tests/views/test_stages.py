@@ -96,7 +96,7 @@ def test_a_stopped_schedule_goes_on_bitwise(
             voxels(photographs, folder=tmp_path)
     resumed = voxels(photographs, folder=tmp_path)
     assert torch.equal(resumed.x.density, whole.x.density) and torch.equal(
-        resumed.x.colour, whole.x.colour
+        resumed.x.color, whole.x.color
     )
     assert [r.iterations for r in resumed.reports] == [30, 20]
 
@@ -214,7 +214,7 @@ def test_a_file_of_voxels_holds_them_exactly(photographs: Photographs, tmp_path:
     found = voxels(photographs)
     write_voxels(tmp_path / "x.safetensors", found.x)
     again = read_voxels(tmp_path / "x.safetensors")
-    assert torch.equal(again.density, found.x.density) and torch.equal(again.colour, found.x.colour)
+    assert torch.equal(again.density, found.x.density) and torch.equal(again.color, found.x.color)
     assert (
         torch.equal(again.space.numbers, found.x.space.numbers)
         and again.space.scale == found.x.space.scale
@@ -228,7 +228,7 @@ def test_a_file_of_voxels_holds_them_exactly(photographs: Photographs, tmp_path:
             read_voxels(tmp_path / "bad.safetensors")
 
 
-def test_silhouettes_clear_what_colours_do_not_show(photographs: Photographs) -> None:
+def test_silhouettes_clear_what_colors_do_not_show(photographs: Photographs) -> None:
     few = Photographs(photographs.train[::3], photographs.held)
     model = VoxelModel(
         *BOX, 1.0, resolution=16, degree=0, alpha=0.1

@@ -1,6 +1,6 @@
 """Gaussians as PLY files in the layout of the original splats, which viewers and other trainers read and write.
 
-Of every Gaussian: x, y, z; normals, which are 0; ``f_dc_0`` to ``f_dc_2``, the constant harmonic of each colour; ``f_rest_0`` and so on,
+Of every Gaussian: x, y, z; normals, which are 0; ``f_dc_0`` to ``f_dc_2``, the constant harmonic of each color; ``f_rest_0`` and so on,
 the others, all of red, then all of green, then all of blue; opacity as its logit; ``scale_0`` to ``scale_2`` as logarithms; ``rot_0`` to
 ``rot_3``, the quaternion w x y z.
 
@@ -93,7 +93,7 @@ def write_splats(
         return write_spz(path, splats, item, overwrite)
     if splats.degree is None:
         raise InputError(
-            f"{path}: the layout of the original splats holds spherical harmonics, and these Gaussians have plain colours"
+            f"{path}: the layout of the original splats holds spherical harmonics, and these Gaussians have plain colors"
         )
     there = splats.opacities[item] > 1e-6
     means, quats, scales, opacities, colors = (
@@ -166,15 +166,15 @@ def write_spz(
 ) -> Written:
     """Write the Gaussians of one scene of a batch, those of opacity 0 left out; about a tenth of the size of a PLY file.
 
-    Numbers are rounded: positions to 24 bits, logarithms of scales to 1/16, opacities and colours to 8 bits, harmonics to 1/128.
+    Numbers are rounded: positions to 24 bits, logarithms of scales to 1/16, opacities and colors to 8 bits, harmonics to 1/128.
 
     Raises:
-        InputError: for plain colours, which SPZ does not hold, and positions beyond its range.
+        InputError: for plain colors, which SPZ does not hold, and positions beyond its range.
         MissingDependency: gsply is not installed.
     """
     if splats.degree is None:
         raise InputError(
-            f"{path}: SPZ holds spherical harmonics, and these Gaussians have plain colours"
+            f"{path}: SPZ holds spherical harmonics, and these Gaussians have plain colors"
         )
     there = splats.opacities[item] > 1e-6
     means, quats, scales, opacities, colors = (

@@ -19,7 +19,7 @@ _THROUGH_TRIMESH = (".ply", ".glb", ".gltf", ".stl", ".3mf", ".dae")
 
 
 def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
-    """The mesh of a file, its vertices in the order of the file (of a glTF scene: all parts as one), with the colours of
+    """The mesh of a file, its vertices in the order of the file (of a glTF scene: all parts as one), with the colors of
     vertices where it has some; textures are left.
 
     Faces with more than three corners are cut into fans. Vertices are float64.
@@ -71,7 +71,7 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
 def write_mesh(path: str | Path, mesh: Any) -> None:
     """Write a mesh as OBJ or OFF, or through trimesh by the ending of the name; an existing file is replaced.
 
-    Colours of vertices are written but to OFF and STL: to OBJ as three more numbers of a vertex.
+    Colors of vertices are written but to OFF and STL: to OBJ as three more numbers of a vertex.
 
     Args:
         mesh: a `geometry.meshes.Mesh`, ``(vertices, faces)``, or an object of trimesh, Open3D or PyTorch3D.

@@ -16,9 +16,9 @@ _FORMAT = "invtoolbox voxels 1"
 def write_voxels(
     path: str | os.PathLike[str], voxels: Voxels, item: int = 0, overwrite: bool = False
 ) -> Written:
-    """Write one scene of a batch: raw densities and colours of the kept nodes, and the box; exactly, whole or not at all.
+    """Write one scene of a batch: raw densities and colors of the kept nodes, and the box; exactly, whole or not at all.
 
-    The tensors are ``density (rows)``, ``colour (rows, bases, channels)`` and, where not all cells are occupied, ``clearance`` of
+    The tensors are ``density (rows)``, ``color (rows, bases, channels)`` and, where not all cells are occupied, ``clearance`` of
     `VoxelSpace`; shape, low, high and scale lie in the metadata.
 
     >>> import tempfile, torch
@@ -31,7 +31,7 @@ def write_voxels(
     from safetensors.torch import save
 
     space = voxels.space
-    tensors = {"density": voxels.density[item], "colour": voxels.colour[item]}
+    tensors = {"density": voxels.density[item], "color": voxels.color[item]}
     if space.clearance is not None:
         tensors["clearance"] = space.clearance
     place = {"shape": space.shape, "low": space.low, "high": space.high, "scale": space.scale}
@@ -56,7 +56,7 @@ def read_voxels(path: str | os.PathLike[str]) -> Voxels:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} cannot be read as a file of voxels ({error})") from error
-    if meta.get("format") != _FORMAT or not {"density", "colour"} <= set(tensors):
+    if meta.get("format") != _FORMAT or not {"density", "color"} <= set(tensors):
         raise InputError(f"{path} is a safetensors file, but holds no voxels")
     place = json.loads(meta["space"])
     space = VoxelSpace(
@@ -64,8 +64,8 @@ def read_voxels(path: str | os.PathLike[str]) -> Voxels:
     )
     if "clearance" in tensors:
         space = space.keeping(tensors["clearance"] == 0)
-    if len(tensors["density"]) != space.rows or len(tensors["colour"]) != space.rows:
+    if len(tensors["density"]) != space.rows or len(tensors["color"]) != space.rows:
         raise InputError(
             f"{path} holds {len(tensors['density'])} nodes, and its grid keeps {space.rows}"
         )
-    return Voxels(tensors["density"][None], tensors["colour"][None], space)
+    return Voxels(tensors["density"][None], tensors["color"][None], space)

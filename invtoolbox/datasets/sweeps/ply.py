@@ -147,7 +147,7 @@ def _ascii(path: Path, header: _Header, names: list[str]) -> dict[str, np.ndarra
 def write_ply(
     path: str | os.PathLike[str],
     points: Any,
-    colours: Any = None,
+    colors: Any = None,
     scalars: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Written:
@@ -155,7 +155,7 @@ def write_ply(
 
     Args:
         points: metres, ``(N, 3)``, written as float32, or as float64 where they are.
-        colours: red, green, blue of each point, ``(N, 3)``: whole numbers up to 255, or shares in [0, 1].
+        colors: red, green, blue of each point, ``(N, 3)``: whole numbers up to 255, or shares in [0, 1].
         scalars: further numbers of each point by name, ``(N,)`` each, in their type (float32 for float64 and int64 as int32
             where they fit).
 
@@ -170,13 +170,13 @@ def write_ply(
         raise InputError(f"{path}: points have the shape {xyz.shape}; a cloud is (N, 3)")
     kind = "f8" if xyz.dtype == np.float64 else "f4"
     columns = {axis: xyz[:, k].astype(kind) for k, axis in enumerate("xyz")}
-    if colours is not None:
-        rgb = _numbers(path, colours, "colours")
+    if colors is not None:
+        rgb = _numbers(path, colors, "colors")
         if rgb.shape != xyz.shape or not bool(
             ((rgb >= 0) & (rgb <= (1 if rgb.dtype.kind == "f" else 255))).all()
         ):
             raise InputError(
-                f"{path}: colours are (N, 3) whole numbers up to 255, or shares in [0, 1], for {len(xyz)} points"
+                f"{path}: colors are (N, 3) whole numbers up to 255, or shares in [0, 1], for {len(xyz)} points"
             )
         codes = np.rint(rgb * 255.0).astype("u1") if rgb.dtype.kind == "f" else rgb.astype("u1")
         columns |= {name: codes[:, k] for k, name in enumerate(("red", "green", "blue"))}

@@ -456,7 +456,7 @@ def _text_points(path: Path) -> PointTable:
         )
         if len(row) != 7 or not ((row[3:6] >= 0) & (row[3:6] <= 255)).all():
             raise InputError(
-                f"{path}: line {line[0]} holds a point without 3 coordinates, 3 colours from 0 to 255 and an error"
+                f"{path}: line {line[0]} holds a point without 3 coordinates, 3 colors from 0 to 255 and an error"
             )
         numbers.append(key)
         values.append(row)

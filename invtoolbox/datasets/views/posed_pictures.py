@@ -68,7 +68,7 @@ class PosedPictures:
         )
 
     def on(self, background: float | Tensor) -> Tensor:
-        """The pictures in front of a colour, ``(C, 3, height, width)``."""
+        """The pictures in front of a color, ``(C, 3, height, width)``."""
         shade = torch.as_tensor(background, dtype=self.pictures.dtype)
         return self.pictures + (1 - self.alpha) * (shade.view(-1, 1, 1) if shade.ndim else shade)
 
@@ -264,7 +264,7 @@ def _load(
         if key not in plans:
             plans[key] = _plan(view, K, size)
         plan = plans[key]
-        # Colours are straightened premultiplied, else what lies behind an edge of alpha 0 bleeds into it.
+        # Colors are straightened premultiplied, else what lies behind an edge of alpha 0 bleeds into it.
         premultiplied = plan(torch.cat([rgba[:3] * rgba[3:], rgba[3:]]))
         rgba = torch.cat(
             [premultiplied[:3] / premultiplied[3:].clamp(min=1e-6), premultiplied[3:]]
@@ -331,17 +331,17 @@ def read_rgba(file: Path) -> Tensor:
         values = values[..., None]
     if values.ndim != 3 or values.shape[-1] not in (1, 2, 3, 4):
         raise InputError(
-            f"{file}: an array of shape {tuple(array.shape)} is neither a grey nor a colour picture"
+            f"{file}: an array of shape {tuple(array.shape)} is neither a grey nor a color picture"
         )
     if not bool(values.isfinite().all()):
         raise InputError(
             f"{file}: the picture holds NaN or infinite values; repair it, or take it out of the set"
         )
     alpha = values[..., -1:] if values.shape[-1] in (2, 4) else torch.ones_like(values[..., :1])
-    colour = (
+    color = (
         values[..., :1].expand(*values.shape[:2], 3) if values.shape[-1] <= 2 else values[..., :3]
     )
-    return torch.cat([colour, alpha], dim=-1).permute(2, 0, 1).contiguous()
+    return torch.cat([color, alpha], dim=-1).permute(2, 0, 1).contiguous()
 
 
 def one_channel(file: Path, size: tuple[int, int]) -> Tensor:

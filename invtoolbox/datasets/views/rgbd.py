@@ -1,4 +1,4 @@
-"""Colour and depth of a moving camera with its trajectory: the layouts of Redwood (ICL-NUIM, Open3D's reconstruction system) and TUM."""
+"""Color and depth of a moving camera with its trajectory: the layouts of Redwood (ICL-NUIM, Open3D's reconstruction system) and TUM."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def open_rgbd(
     straighten: bool = True,
     names: Sequence[str] | None = None,
 ) -> PosedPictures:
-    """Colour pictures, depths in metres along the camera's z (0 where there is none), and poses.
+    """Color pictures, depths in metres along the camera's z (0 where there is none), and poses.
 
     Pictures lie in ``image``, ``rgb`` or ``color``, depths as 16 bit PNG in ``depth``. The trajectory is ``trajectory.log`` (Redwood:
     the number of the frame, then a 4 by 4 matrix, camera to world; depths in millimetres), or ``groundtruth.txt`` (TUM: time, place and
@@ -65,16 +65,16 @@ def open_rgbd(
         )
     times, poses = _log(trajectory) if kind == "log" else _tum(trajectory)
     apart = 0.0 if kind == "log" else _APART
-    colour, depth = _numbered(pictures), _numbered(folder / _DEPTHS)
-    if not colour or not depth:
+    color, depth = _numbered(pictures), _numbered(folder / _DEPTHS)
+    if not color or not depth:
         raise InputError(
-            f"{folder} holds {len(colour)} pictures and {len(depth)} depths with a number for a name; one "
+            f"{folder} holds {len(color)} pictures and {len(depth)} depths with a number for a name; one "
             "of each at least is needed"
         )
     K, size = _intrinsics(folder, intrinsics)
     depth_times = np.array([time for time, _ in depth])
     views, skipped = [], []
-    for time, place in colour:
+    for time, place in color:
         near, pose = (
             int(np.argmin(np.abs(depth_times - time))),
             int(np.argmin(np.abs(times - time))),
@@ -95,7 +95,7 @@ def open_rgbd(
         )
     if not views:
         raise InputError(
-            f"{folder}: none of the {len(colour)} pictures has a depth and a pose of its number"
+            f"{folder}: none of the {len(color)} pictures has a depth and a pose of its number"
         )
     found = load_views(trajectory, views, shrink=shrink, straighten=straighten, names=names)
     return replace(found, skipped=(*found.skipped, *skipped))

@@ -128,7 +128,7 @@ def items_first(
     if axes == 2 and len(shape) == 3 and shape[-1] in (3, 4) and min(shape[:2]) > 4:
         raise InputError(
             f"{path}: the array {name} of shape {shape} looks like a picture with its "
-            "colours last; save it as (1, channel, rows, columns)"
+            "colors last; save it as (1, channel, rows, columns)"
         )
     if len(shape) == axes:
         return (1, 1, *shape), array.dtype

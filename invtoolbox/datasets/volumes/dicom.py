@@ -36,7 +36,7 @@ class Dicom:
     ``units="1/mm"`` the slice is attenuation instead (`hounsfield_to_attenuation`).
 
     Raises:
-        InputError: for a multi-frame or colour image, a file without pixels, or an image that has no rescale.
+        InputError: for a multi-frame or color image, a file without pixels, or an image that has no rescale.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ def hounsfield(path: Path, header: Any) -> np.ndarray:
             "one file a slice"
         )
     if int(header.get("SamplesPerPixel") or 1) != 1:
-        raise InputError(f"{path}: a colour image; only grey slices are read, export it as PNG")
+        raise InputError(f"{path}: a color image; only grey slices are read, export it as PNG")
     if "PixelData" not in header:
         raise InputError(
             f"{path}: holds no pixels ({header.get('Modality', 'unknown modality')}); give an image"

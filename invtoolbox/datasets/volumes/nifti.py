@@ -40,7 +40,7 @@ class Nifti(Volume):
     comes before a slice has to be unpacked to read it, so unpack large ones first.
 
     Raises:
-        InputError: for colours, complex numbers or more than four axes, a damaged header, missing bytes.
+        InputError: for colors, complex numbers or more than four axes, a damaged header, missing bytes.
         MissingDependency: without nibabel.
     """
 

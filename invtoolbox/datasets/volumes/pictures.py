@@ -24,7 +24,7 @@ class Pictures:
     name.
 
     An item's `y` is ``(1, channel, rows, columns)`` with one channel (grey) or three (red, green, blue).
-    Whole numbers are divided by the largest of their type (255, 65535; all 16 bits count, in colour too);
+    Whole numbers are divided by the largest of their type (255, 65535; all 16 bits count, in color too);
     floating point is taken as it is, because then the file says the unit. An alpha channel is dropped. A picture
     is turned as its orientation tag (EXIF, TIFF) says, as every viewer shows it; `as_stored` leaves the pixels in the
     order of the file. With a geometry, a grey picture (a TIFF of measured line integrals, say) is a sinogram: rows are
@@ -60,7 +60,7 @@ class Pictures:
             array = array[..., None]
         if array.ndim != 3 or array.shape[-1] not in (1, 2, 3, 4):
             raise InputError(
-                f"{path}: an array of shape {array.shape} is neither a grey nor a colour "
+                f"{path}: an array of shape {array.shape} is neither a grey nor a color "
                 "picture; save a volume as .npy"
             )
         array = array[..., : 1 if array.shape[-1] <= 2 else 3]
@@ -95,8 +95,8 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
         )
     with decoding(path, kind.upper()):
         _check_size(path)
-        if kind == "png" and _is_deep_colour(path):
-            return _read_deep_colour(path)
+        if kind == "png" and _is_deep_color(path):
+            return _read_deep_color(path)
         from skimage.io import imread
 
         with Bounded(path) as file:
@@ -163,13 +163,13 @@ def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
     return array
 
 
-def _is_deep_colour(path: Path) -> bool:
+def _is_deep_color(path: Path) -> bool:
     """Whether a PNG has 16 bits and more than one channel, of which Pillow reads 8 bits only."""
     header = path.read_bytes()[:26]
     return len(header) == 26 and header[24] == 16 and header[25] in (2, 4, 6)
 
 
-def _read_deep_colour(path: Path) -> np.ndarray:
+def _read_deep_color(path: Path) -> np.ndarray:
     import kornia_rs.io
 
     mode = {2: "rgb", 6: "rgba"}.get(path.read_bytes()[25])

@@ -56,7 +56,7 @@ class TiffStack(Volume):
     are taken from ImageJ's metadata, or from `voxel_size`; the orientation tag is not applied.
 
     Raises:
-        InputError: colours, pages of different shapes or types, numbers that are missing in a folder (which), damage.
+        InputError: colors, pages of different shapes or types, numbers that are missing in a folder (which), damage.
     """
 
     format_name = "TIFF"

@@ -27,7 +27,7 @@ class Projection:
         near, far: depths between which they are seen.
         blur: added to the diagonal of their covariances in the image, square pixels.
         clip: those that reach no farther than so many pixels are left out.
-        degree: of the spherical harmonics; -1 where colours are given.
+        degree: of the spherical harmonics; -1 where colors are given.
         depth, normals: add these to the features.
         antialiased: lower the opacity by what the blur adds to the area.
         anywhere: what is seen is not only the centres of pixels, so boxes hold every pixel of which a part is touched.
@@ -64,7 +64,7 @@ def project(
         viewmats, Ks: ``(S, C, 4, 4)`` and ``(S, C, 3, 3)``.
 
     Returns:
-        splats ``(S * C, N, 6 + features)``: mean (x, y), conic (xx, xy, yy), opacity, and the features colours, depth, normal;
+        splats ``(S * C, N, 6 + features)``: mean (x, y), conic (xx, xy, yy), opacity, and the features colors, depth, normal;
         boxes ``(S * C, N, 4)`` int32, the pixels that one may touch; reaches ``(S * C, N, 2)``: depth, and half the squared Mahalanobis
         distance at which alpha is 1/255.
     """

@@ -390,7 +390,7 @@ def _words(
 def project_kernel(
     dtype: torch.dtype, channels: int, degree: int, depth: bool, normals: bool, antialiased: bool
 ) -> Any:
-    """Writes splats, boxes and reaches. ``degree`` is -1 where colours are given and no spherical harmonics."""
+    """Writes splats, boxes and reaches. ``degree`` is -1 where colors are given and no spherical harmonics."""
     return native_kernel(
         "project",
         _PROJECT,

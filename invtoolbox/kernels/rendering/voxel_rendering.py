@@ -27,14 +27,14 @@ class Rendering(NamedTuple):
     """What rays meet. Depths count in lengths of a ray's direction: for those of a camera, along its z.
 
     Attributes:
-        colour: ``(batch, R, channels)``.
+        color: ``(batch, R, channels)``.
         alpha: how much of the light was stopped, ``(batch, R)``.
         depth: its expectation given that it was, ``(batch, R)``; 0 where nothing was met.
         median_depth: where half of it was stopped, ``(batch, R)``; infinite where less was. Without gradient.
         thickness: the optical thickness ``-log(1 - alpha)``, ``(batch, R)``.
     """
 
-    colour: Tensor
+    color: Tensor
     alpha: Tensor
     depth: Tensor
     median_depth: Tensor
@@ -54,7 +54,7 @@ def render_voxels(
     stop: float = 1e-4,
     least_alpha: float = 0.0,
 ) -> Rendering:
-    """Render voxels along rays; differentiable in density, colour, rays and background.
+    """Render voxels along rays; differentiable in density, color, rays and background.
 
     Args:
         voxels: see `Voxels`; float32 or float64.
@@ -63,7 +63,7 @@ def render_voxels(
         step: between samples, in the unit of the world; half the shortest edge of a cell by default.
         near, far: distances from the origin between which is sampled, in the unit of the world.
         offset: of the samples, in steps, between 0 and 1; a number, or one a ray, ``(R,)`` or ``(batch, R)``.
-        background: a colour that stands behind everything, ``()`` or ``(channels,)``; none for black.
+        background: a color that stands behind everything, ``()`` or ``(channels,)``; none for black.
         stop: a ray ends where less than this share of the light is left; 0 for the end of the box.
         least_alpha: samples that stop less than this share of the light are left out.
 
@@ -77,7 +77,7 @@ def render_voxels(
     >>> bool((seen.alpha - (1 - math.exp(-2.0))).abs() < 1e-4), bool((seen.median_depth - 2 - math.log(2.0)).abs() < 1e-3)
     (True, True)
     """
-    density, colour, space = voxels
+    density, color, space = voxels
     _check(voxels, origins, directions)
     if origins.ndim == 2:
         origins, directions = origins[None], directions[None]
@@ -85,7 +85,7 @@ def render_voxels(
     step = 0.5 * min(space.cell) if step is None else step
     length = directions.norm(dim=-1, keepdim=True)
     unit = directions / length
-    degree = math.isqrt(colour.shape[2]) - 1
+    degree = math.isqrt(color.shape[2]) - 1
     bases = spherical_harmonics(unit, degree)
     offsets = torch.as_tensor(offset, dtype=density.dtype, device=density.device).expand(
         origins.shape[:2]
@@ -96,7 +96,7 @@ def render_voxels(
     march = _March(space.shape, step, near, min(far, 1e30), stop, least, space.scale)
     seen, rest = _Render.apply(
         density,
-        colour,
+        color,
         (origins - density.new_tensor(space.low)) / cell,
         unit / cell,
         bases,
@@ -126,21 +126,21 @@ def render_voxels(
 
 
 def _check(voxels: Voxels, origins: Tensor, directions: Tensor) -> None:
-    density, colour, space = voxels
+    density, color, space = voxels
     rows = space.rows
     fits = (
         density.ndim == 2
         and density.shape[1] == rows
-        and colour.ndim == 4
-        and colour.shape[:2] == density.shape
+        and color.ndim == 4
+        and color.shape[:2] == density.shape
     )
-    if not fits or colour.shape[2] not in (1, 4, 9):
+    if not fits or color.shape[2] not in (1, 4, 9):
         raise InputError(
-            f"voxels of {rows} nodes take a density (batch, {rows}) and a colour (batch, {rows}, 1 or 4 or 9, channels), got "
-            f"{tuple(density.shape)} and {tuple(colour.shape)}"
+            f"voxels of {rows} nodes take a density (batch, {rows}) and a color (batch, {rows}, 1 or 4 or 9, channels), got "
+            f"{tuple(density.shape)} and {tuple(color.shape)}"
         )
-    if density.dtype not in (torch.float32, torch.float64) or colour.dtype != density.dtype:
-        raise InputError(f"voxels are float32 or float64, got {density.dtype} and {colour.dtype}")
+    if density.dtype not in (torch.float32, torch.float64) or color.dtype != density.dtype:
+        raise InputError(f"voxels are float32 or float64, got {density.dtype} and {color.dtype}")
     if (
         origins.shape != directions.shape
         or origins.shape[-1:] != (3,)
@@ -174,7 +174,7 @@ class _Render(torch.autograd.Function):
     def forward(
         ctx: Any,
         density: Tensor,
-        colour: Tensor,
+        color: Tensor,
         origins: Tensor,
         directions: Tensor,
         bases: Tensor,
@@ -186,9 +186,9 @@ class _Render(torch.autograd.Function):
         from invtoolbox.kernels.rendering.voxel_rendering_kernels import render_kernel
 
         fixed = [
-            t.detach().contiguous() for t in (density, colour, origins, directions, bases, offsets)
+            t.detach().contiguous() for t in (density, color, origins, directions, bases, offsets)
         ]
-        batch, rays, channels = len(density), origins.shape[1], colour.shape[3]
+        batch, rays, channels = len(density), origins.shape[1], color.shape[3]
         seen, rest = density.new_empty(batch, rays, channels), density.new_empty(batch, rays, 4)
         ctx.numbers, ctx.clearance, ctx.march = numbers, clearance, march
         ctx.save_for_backward(*fixed, seen, rest)
@@ -196,7 +196,7 @@ class _Render(torch.autograd.Function):
         parts = arguments.parts = min(
             rays, rays if density.is_cuda else 16 * torch.get_num_threads()
         )
-        kernel = render_kernel(density.dtype, colour.shape[2], channels)
+        kernel = render_kernel(density.dtype, color.shape[2], channels)
         launch(
             kernel, batch * parts, [arguments], [density, seen, rest], _work(march, batch * rays)
         )
@@ -208,25 +208,25 @@ class _Render(torch.autograd.Function):
         from invtoolbox.kernels.rendering.voxel_rendering_kernels import gradient_kernel
 
         *fixed, seen, rest = ctx.saved_tensors
-        density, colour, origins, directions, bases, _ = fixed
+        density, color, origins, directions, bases, _ = fixed
         batch, rays, of_rays = len(density), origins.shape[1], any(ctx.needs_input_grad[2:5])
         seen_grad, rest_grad = seen_grad.contiguous(), rest_grad.contiguous()
         atomic = density.is_cuda and not torch.are_deterministic_algorithms_enabled()
-        parts = rays if atomic else _parts(density, colour, rays)
+        parts = rays if atomic else _parts(density, color, rays)
         buffers = 1 if atomic else parts
-        grads = [t.new_zeros(batch, buffers, *t.shape[1:]) for t in (density, colour)]
+        grads = [t.new_zeros(batch, buffers, *t.shape[1:]) for t in (density, color)]
         ray_grads = [
             t.new_empty(batch if of_rays else 0, *t.shape[1:]) for t in (origins, directions, bases)
         ]
         arguments = _arguments(fixed, ctx.numbers, ctx.clearance, ctx.march, seen, rest)
         arguments.parts = parts
-        arguments.colours_grad, arguments.rest_grad = address(seen_grad), address(rest_grad)
-        arguments.density_grad, arguments.colour_grad = map(address, grads)
+        arguments.colors_grad, arguments.rest_grad = address(seen_grad), address(rest_grad)
+        arguments.density_grad, arguments.color_grad = map(address, grads)
         if of_rays:
             arguments.origins_grad, arguments.directions_grad, arguments.bases_grad = map(
                 address, ray_grads
             )
-        kernel = gradient_kernel(density.dtype, colour.shape[2], colour.shape[3], of_rays, atomic)
+        kernel = gradient_kernel(density.dtype, color.shape[2], color.shape[3], of_rays, atomic)
         launch(
             kernel,
             batch * parts,
@@ -234,19 +234,19 @@ class _Render(torch.autograd.Function):
             [density, seen_grad, rest_grad, *grads, *ray_grads],
             4 * _work(ctx.march, batch * rays),
         )
-        of_density, of_colour = (g[:, 0] if buffers == 1 else g.sum(1) for g in grads)
+        of_density, of_color = (g[:, 0] if buffers == 1 else g.sum(1) for g in grads)
         pulled: list[Tensor | None] = [None] * 3
         if of_rays:
             pulled = [
                 g if len(t) == batch else g.sum(0, keepdim=True)
                 for g, t in zip(ray_grads, (origins, directions, bases))
             ]
-        return (of_density, of_colour, *pulled, None, None, None, None)
+        return (of_density, of_color, *pulled, None, None, None, None)
 
 
-def _parts(density: Tensor, colour: Tensor, rays: int) -> int:
+def _parts(density: Tensor, color: Tensor, rays: int) -> int:
     """Into how many parts the rays of an item fall, each with gradients of its own: the same whatever the batch is."""
-    one = (density[0].numel() + colour[0].numel()) * density.element_size()
+    one = (density[0].numel() + color[0].numel()) * density.element_size()
     wanted = 64 if density.is_cuda else torch.get_num_threads()
     return max(1, min(wanted, rays, _BUFFERS // max(one, 1)))
 
@@ -267,10 +267,10 @@ def _arguments(
 
     a = Arguments()
     density, _, origins, *_ = fixed
-    a.density, a.colour, a.origins, a.directions, a.bases, a.offsets = map(address, fixed)
+    a.density, a.color, a.origins, a.directions, a.bases, a.offsets = map(address, fixed)
     a.numbers = 0 if numbers is None else address(numbers)
     a.clearance = 0 if clearance is None else address(clearance)
-    a.colours_out, a.rest_out = address(seen), address(rest)
+    a.colors_out, a.rest_out = address(seen), address(rest)
     a.shared_rays, a.rows, a.rays = int(len(origins) == 1), density.shape[1], origins.shape[1]
     a.nx, a.ny, a.nz = march.shape
     a.step, a.near, a.far, a.stop, a.least, a.scale = (

@@ -1,7 +1,7 @@
 """The Warp kernels that render voxels along rays, and their transpose. See `invtoolbox.kernels.rendering.voxel_rendering`.
 
 Importing this module starts Warp. Layout of the data: nodes of a grid ``(X, Y, Z)``, the last axis fastest; a node that is kept has a row
-of the density ``(rows)`` and of the colour ``(rows, BASES, CHANNELS)``. Rays come in units of the grid: node (i, j, k) lies at (i, j, k).
+of the density ``(rows)`` and of the color ``(rows, BASES, CHANNELS)``. Rays come in units of the grid: node (i, j, k) lies at (i, j, k).
 """
 # mypy: ignore-errors
 
@@ -20,7 +20,7 @@ _RAYS = """
         const REAL step = (REAL)a.step, near = (REAL)a.near, far = (REAL)a.far, stop = (REAL)a.stop;
         const REAL least = (REAL)a.least, scale = (REAL)a.scale;
         const REAL* rho = (const REAL*)a.density + (size_t)item * a.rows;
-        const REAL* field = (const REAL*)a.colour + (size_t)item * a.rows * COLOURS;
+        const REAL* field = (const REAL*)a.color + (size_t)item * a.rows * COLORS;
         const int top[3] = {a.nx - 1, a.ny - 1, a.nz - 1};
         for (int ray = part; ray < a.rays; ray += a.parts) {
             const size_t here = (size_t)(a.shared_rays ? 0 : item) * a.rays + ray;
@@ -113,13 +113,13 @@ _SAMPLE = """
                 const REAL alpha = tau < (REAL)1e-3 ? tau * ((REAL)1 - tau * ((REAL)0.5 - tau * ((REAL)(1.0 / 6) - tau * (REAL)(1.0 / 24))))
                                                     : (REAL)1 - passed;
                 const REAL weight = light * alpha;
-#if COLOURS > 0
-                REAL v[COLOURS], raw[CHANNELS];
-                for (int c = 0; c < COLOURS; ++c)
+#if COLORS > 0
+                REAL v[COLORS], raw[CHANNELS];
+                for (int c = 0; c < COLORS; ++c)
                     v[c] = (REAL)0;
                 for (int q = 0; q < 8; ++q) {
-                    const REAL* node = field + at[q] * COLOURS;
-                    for (int c = 0; c < COLOURS; ++c)
+                    const REAL* node = field + at[q] * COLORS;
+                    for (int c = 0; c < COLORS; ++c)
                         v[c] += w[q] * node[c];
                 }
                 for (int c = 0; c < CHANNELS; ++c) {
@@ -142,7 +142,7 @@ _FORWARD = (
 """
     + _SAMPLE
     + """
-#if COLOURS > 0
+#if COLORS > 0
                 for (int c = 0; c < CHANNELS; ++c)
                     sum_of[c] += weight * raw[c];
 #endif
@@ -158,7 +158,7 @@ _FORWARD = (
             }
             const size_t to = (size_t)item * a.rays + ray;
             for (int c = 0; c < CHANNELS; ++c)
-                ((REAL*)a.colours_out)[to * CHANNELS + c] = sum_of[c];
+                ((REAL*)a.colors_out)[to * CHANNELS + c] = sum_of[c];
             REAL* rest = (REAL*)a.rest_out + 4 * to;
             rest[0] = opacity;
             rest[1] = depth;
@@ -173,15 +173,15 @@ _BACKWARD = (
     _RAYS
     + """
             const size_t to = (size_t)item * a.rays + ray;
-            const REAL* given = (const REAL*)a.colours_grad + to * CHANNELS;
+            const REAL* given = (const REAL*)a.colors_grad + to * CHANNELS;
             const REAL* of_rest = (const REAL*)a.rest_grad + 4 * to;
             const REAL* rest = (const REAL*)a.rest_out + 4 * to;
             const size_t buffer = ATOMIC ? (size_t)item : (size_t)item * a.parts + part;
             REAL* rho_grad = (REAL*)a.density_grad + buffer * a.rows;
-            REAL* field_grad = (REAL*)a.colour_grad + buffer * a.rows * COLOURS;
+            REAL* field_grad = (REAL*)a.color_grad + buffer * a.rows * COLORS;
             REAL left = of_rest[0] * rest[0] + of_rest[1] * rest[1];
             for (int c = 0; c < CHANNELS; ++c)
-                left += given[c] * ((const REAL*)a.colours_out)[to * CHANNELS + c];
+                left += given[c] * ((const REAL*)a.colors_out)[to * CHANNELS + c];
             REAL o_grad[3] = {(REAL)0, (REAL)0, (REAL)0}, d_grad[3] = {(REAL)0, (REAL)0, (REAL)0}, b_grad[BASES];
             for (int b = 0; b < BASES; ++b)
                 b_grad[b] = (REAL)0;
@@ -190,8 +190,8 @@ _BACKWARD = (
     + _SAMPLE
     + """
                 REAL q_k = of_rest[0] + of_rest[1] * t;
-#if COLOURS > 0
-                REAL v_grad[COLOURS];
+#if COLORS > 0
+                REAL v_grad[COLORS];
                 for (int c = 0; c < CHANNELS; ++c) {
                     q_k += given[c] * raw[c];
                     const REAL slope = weight * given[c] * raw[c] * ((REAL)1 - raw[c]);
@@ -214,17 +214,17 @@ _BACKWARD = (
                         rho_grad[at[q]] += w[q] * s_grad;
                     if (OF_RAYS)
                         corner[q] = s_grad * rho[at[q]];
-#if COLOURS > 0
-                    REAL* node = field_grad + at[q] * COLOURS;
-                    for (int c = 0; c < COLOURS; ++c) {
+#if COLORS > 0
+                    REAL* node = field_grad + at[q] * COLORS;
+                    for (int c = 0; c < COLORS; ++c) {
                         if (ATOMIC)
                             wp::atomic_add(node + c, w[q] * v_grad[c]);
                         else
                             node[c] += w[q] * v_grad[c];
                     }
                     if (OF_RAYS) {
-                        const REAL* value = field + at[q] * COLOURS;
-                        for (int c = 0; c < COLOURS; ++c)
+                        const REAL* value = field + at[q] * COLORS;
+                        for (int c = 0; c < COLORS; ++c)
                             corner[q] += v_grad[c] * value[c];
                     }
 #endif
@@ -268,7 +268,7 @@ def _source(
             "REAL": REAL[dtype],
             "EXP": "exp" if double else "expf",
             "LOG": "log" if double else "logf",
-            "COLOURS": bases * channels,
+            "COLORS": bases * channels,
             "BASES": bases,
             "CHANNELS": channels,
             "INFINITE": "1e30",
@@ -283,19 +283,19 @@ class Arguments:
     """What both kernels are given: addresses (0 where there is nothing) and numbers."""
 
     density: wp.uint64
-    colour: wp.uint64
+    color: wp.uint64
     numbers: wp.uint64
     clearance: wp.uint64
     origins: wp.uint64
     directions: wp.uint64
     offsets: wp.uint64
     bases: wp.uint64
-    colours_out: wp.uint64
+    colors_out: wp.uint64
     rest_out: wp.uint64
-    colours_grad: wp.uint64
+    colors_grad: wp.uint64
     rest_grad: wp.uint64
     density_grad: wp.uint64
-    colour_grad: wp.uint64
+    color_grad: wp.uint64
     origins_grad: wp.uint64
     directions_grad: wp.uint64
     bases_grad: wp.uint64
@@ -316,7 +316,7 @@ class Arguments:
 
 @cache
 def render_kernel(dtype: torch.dtype, bases: int, channels: int):
-    """The kernel that renders, for a precision, and so many basis functions and channels of the colour."""
+    """The kernel that renders, for a precision, and so many basis functions and channels of the color."""
     return _kernel(_source(_FORWARD, dtype, bases, channels, False, False))
 
 

@@ -29,7 +29,7 @@ class Blur(LinearOperator):
         kernel: ``(kh, kw)``; or ``(batch, kh, kw)`` or ``(batch, channel, kh, kw)`` for one kernel an item (or a
             channel). It is used as given: a kernel that sums to 1 keeps the brightness.
         image_shape: ``(row, column)``, or ``(channel, row, column)``. Where all channels share a kernel, any number
-            of channels is accepted, so a colour photograph passes through an operator of one channel.
+            of channels is accepted, so a color photograph passes through an operator of one channel.
         boundary: what lies beyond the edge of ``x``:
             ``"reflect"`` mirrors about the edge pixel, which is not repeated (numpy's "reflect", SciPy's "mirror");
             ``"periodic"`` wraps around; ``"zero"`` is dark; ``"valid"`` keeps only the outputs that need nothing from

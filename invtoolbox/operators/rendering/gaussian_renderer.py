@@ -20,8 +20,8 @@ from invtoolbox.geometry.rigid import inverse, rigid, rotation
 from invtoolbox.geometry.splatting import rasterization
 from invtoolbox.operators.base import Operator
 
-Output = Literal["colour", "alpha", "depth", "median_depth", "normal"]
-_CHANNELS = {"colour": 3, "alpha": 1, "depth": 1, "median_depth": 1, "normal": 3}
+Output = Literal["color", "alpha", "depth", "median_depth", "normal"]
+_CHANNELS = {"color": 3, "alpha": 1, "depth": 1, "median_depth": 1, "normal": 3}
 
 
 class GaussianRenderer(Operator):
@@ -34,10 +34,10 @@ class GaussianRenderer(Operator):
 
     Args:
         cameras: those of every item, or a sequence with those of each, all of one size and number.
-        outputs: out of ``"colour"``, ``"alpha"``, ``"depth"`` (expected, along z), ``"median_depth"`` and ``"normal"`` (in the world,
+        outputs: out of ``"color"``, ``"alpha"``, ``"depth"`` (expected, along z), ``"median_depth"`` and ``"normal"`` (in the world,
             weighed by alpha).
-        background: the colour that stands behind everything: a number, or one a channel.
-        channels: of the colour.
+        background: the color that stands behind everything: a number, or one a channel.
+        channels: of the color.
         antialiased: see ``rasterize_mode`` there.
         near, far: depths between which Gaussians are seen.
         radius_clip: Gaussians that reach no farther than so many pixels are left out.
@@ -56,7 +56,7 @@ class GaussianRenderer(Operator):
     def __init__(
         self,
         cameras: Cameras | Sequence[Cameras],
-        outputs: tuple[Output, ...] = ("colour",),
+        outputs: tuple[Output, ...] = ("color",),
         background: float | Tensor = 0.0,
         channels: int = 3,
         antialiased: bool = False,
@@ -98,7 +98,7 @@ class GaussianRenderer(Operator):
 
     def _set_range(self) -> None:
         channels = sum(
-            self.channels if name == "colour" else _CHANNELS[name] for name in self.outputs
+            self.channels if name == "color" else _CHANNELS[name] for name in self.outputs
         )
         self.range_shape = (channels, self.blocks, *self.size)
 
@@ -156,7 +156,7 @@ class GaussianRenderer(Operator):
                 f"{self} was told of {self.channels} channels, and the Gaussians have {channels}; pass channels="
             )
         known = {
-            "colour": image[..., : self.channels],
+            "color": image[..., : self.channels],
             "alpha": alpha,
             "depth": image[..., self.channels :],
             "normal": info.get("normals"),
@@ -258,13 +258,13 @@ class GaussianRenderer(Operator):
 
     def __repr__(self) -> str:
         shown = [f"{self.blocks} cameras", f"{self.size[0]}x{self.size[1]}"]
-        shown += [] if self.outputs == ("colour",) else [f"outputs={self.outputs}"]
+        shown += [] if self.outputs == ("color",) else [f"outputs={self.outputs}"]
         shown += ["antialiased"] if self.antialiased else []
         return f"GaussianRenderer({', '.join(shown)})"
 
 
-RangeOutput = Literal["range", "median_range", "alpha", "colour"]
-_OUTPUTS = ("range", "median_range", "alpha", "colour")
+RangeOutput = Literal["range", "median_range", "alpha", "color"]
+_OUTPUTS = ("range", "median_range", "alpha", "color")
 
 
 class GaussianRanges(Operator):
@@ -277,8 +277,8 @@ class GaussianRanges(Operator):
     Args:
         directions: of the rays in the sensors' frame, of any length, 0 for none: ``(R, 3)`` for all sweeps alike, or ``(C, R, 3)``.
         poses: sensor to world, as data sets of lidar sweeps give it, ``(C, 4, 4)``; the world is the sensor's frame where not given.
-        outputs: out of ``"range"`` (expected), ``"median_range"``, ``"alpha"`` and ``"colour"`` (intensities, say).
-        channels: of the colour.
+        outputs: out of ``"range"`` (expected), ``"median_range"``, ``"alpha"`` and ``"color"`` (intensities, say).
+        channels: of the color.
         beam: standard deviation of a beam across, radians.
         near, far: depths between which Gaussians are seen.
         pose_step: the unit in which solvers move ``twist``, radians and lengths of the world.
@@ -335,7 +335,7 @@ class GaussianRanges(Operator):
         self._set_range()
 
     def _set_range(self) -> None:
-        count = sum(self.channels if name == "colour" else 1 for name in self.outputs)
+        count = sum(self.channels if name == "color" else 1 for name in self.outputs)
         self.range_shape = (count, self.blocks, self.directions.shape[1])
 
     def __call__(self, x: Any) -> Tensor:
@@ -358,7 +358,7 @@ class GaussianRanges(Operator):
             x.degree,
             median_range="median_range" in self.outputs,
         )
-        if color.shape[-1] != self.channels and "colour" in self.outputs:
+        if color.shape[-1] != self.channels and "color" in self.outputs:
             raise InputError(
                 f"{self} was told of {self.channels} channels, and the Gaussians have {color.shape[-1]}; pass channels="
             )
@@ -366,7 +366,7 @@ class GaussianRanges(Operator):
             "range": info["range"],
             "median_range": info.get("median_range"),
             "alpha": alpha,
-            "colour": color,
+            "color": color,
         }
         parts = [part for name in self.outputs if (part := known[name]) is not None]
         return torch.cat(parts, -1).movedim(-1, 1)

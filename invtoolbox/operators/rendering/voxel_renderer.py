@@ -16,8 +16,8 @@ from invtoolbox.kernels.rendering.voxel_rendering import Rendering, render_voxel
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.rendering.ray_bundle import RayBundle
 
-Output = Literal["colour", "alpha", "depth", "median_depth", "thickness"]
-_OUTPUTS = ("colour", "alpha", "depth", "median_depth", "thickness")
+Output = Literal["color", "alpha", "depth", "median_depth", "thickness"]
+_OUTPUTS = ("color", "alpha", "depth", "median_depth", "thickness")
 
 
 class VoxelRenderer(Operator):
@@ -35,9 +35,9 @@ class VoxelRenderer(Operator):
 
     Args:
         rays: cameras, or origins and directions, ``(R, 3)`` each; depths count in lengths of a direction.
-        outputs: out of ``"colour"``, ``"alpha"``, ``"depth"``, ``"median_depth"`` and ``"thickness"``; see `Rendering`.
-        channels: of the colour.
-        background: the colour that stands behind everything: a number, or one a channel; None for black.
+        outputs: out of ``"color"``, ``"alpha"``, ``"depth"``, ``"median_depth"`` and ``"thickness"``; see `Rendering`.
+        channels: of the color.
+        background: the color that stands behind everything: a number, or one a channel; None for black.
         step, near, far, stop, least_alpha: see `render_voxels`.
         block: ``"ray"``, ``"picture"``, or the side of square patches in pixels.
 
@@ -53,7 +53,7 @@ class VoxelRenderer(Operator):
     def __init__(
         self,
         rays: Cameras | tuple[Tensor, Tensor],
-        outputs: tuple[Output, ...] = ("colour",),
+        outputs: tuple[Output, ...] = ("color",),
         channels: int = 3,
         background: float | Tensor | None = None,
         step: float | None = None,
@@ -81,7 +81,7 @@ class VoxelRenderer(Operator):
         self._set_range()
 
     def _set_range(self) -> None:
-        channels = sum(self.channels if name == "colour" else 1 for name in self.outputs)
+        channels = sum(self.channels if name == "color" else 1 for name in self.outputs)
         self.range_shape = (
             (channels, len(self.rays)) if self.tiles is None else (channels, *self.tiles.shape)
         )
@@ -89,7 +89,7 @@ class VoxelRenderer(Operator):
     def __call__(self, x: Any) -> Tensor:
         seen = self.render(x)
         parts = [
-            seen.colour.transpose(1, 2) if name == "colour" else getattr(seen, name)[:, None]
+            seen.color.transpose(1, 2) if name == "color" else getattr(seen, name)[:, None]
             for name in self.outputs
         ]
         together = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -101,9 +101,9 @@ class VoxelRenderer(Operator):
             raise InputError(
                 f"{self} takes Voxels, as priors.VoxelGrid() makes them, got {type(x).__name__}"
             )
-        if x.colour.shape[-1] != self.channels:
+        if x.color.shape[-1] != self.channels:
             raise InputError(
-                f"{self} was told of {self.channels} channels, and the voxels have {x.colour.shape[-1]}; pass channels="
+                f"{self} was told of {self.channels} channels, and the voxels have {x.color.shape[-1]}; pass channels="
             )
         origins, directions = (
             self.rays if self.tiles is None else self.rays.take_blocks(self.tiles.flatten())

@@ -25,7 +25,7 @@ class Misfit(ExplicitPrior):
     r"""``R(p) = D(p, y)``, D a data term; through another operator, ``Misfit(y, D) @ A``, a further misfit ``D(A(x), y)`` with a weight.
 
     Where stacked operators and `data_terms.Stack` predict everything in every step, this one may look at blocks of its own
-    (``ThroughOperator(Misfit(depths, D), A, subset_size=16)``): depths of patches beside the colours of single rays. The misfit of some
+    (``ThroughOperator(Misfit(depths, D), A, subset_size=16)``): depths of patches beside the colors of single rays. The misfit of some
     of the blocks counts in proportion for all of them.
 
     Args:

@@ -279,7 +279,7 @@ class WaveletL1(ExplicitPrior):
             ``"coif2"``, ...
         levels: how often the approximation is split.
         coupled: the coefficients of all channels at one place share a norm (group sparsity): for channels whose edges lie at the
-            same places, such as colours, contrasts or echoes.
+            same places, such as colors, contrasts or echoes.
 
     >>> prior = WaveletL1("haar", levels=1)
     >>> x = torch.tensor([[[1.0, 3.0, 5.0, 5.0]]])

@@ -64,7 +64,7 @@ class Gaussians(ImplicitPrior):
             with a share of 0.2.
 
     Raises:
-        InputError: for points, colours and settings that do not fit.
+        InputError: for points, colors and settings that do not fit.
 
     >>> prior = Gaussians.random(100, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), degree=1)
     >>> prior.decode(prior.initial())
@@ -104,7 +104,7 @@ class Gaussians(ImplicitPrior):
         )
         if colors.shape[1:] != points.shape[1:] or len(colors) not in (1, len(points)):
             raise InputError(
-                f"Gaussians takes a colour for every point, got {tuple(colors.shape)} for {tuple(points.shape)}"
+                f"Gaussians takes a color for every point, got {tuple(colors.shape)} for {tuple(points.shape)}"
             )
         if (
             degree not in (0, 1, 2, 3)
@@ -161,10 +161,10 @@ class Gaussians(ImplicitPrior):
         carve: bool = False,
         dropout: float = 0.0,
     ) -> Self:
-        """As many at random places of a box, of random colours.
+        """As many at random places of a box, of random colors.
 
         Args:
-            carve: once the pictures are known, start on the visual hull of what they show before the renderer's background, in the colours
+            carve: once the pictures are known, start on the visual hull of what they show before the renderer's background, in the colors
                 of their pixels (`geometry.carved_surface`). For one object before a plain background, which the first thousands of steps
                 would otherwise be spent on finding.
         """
@@ -215,9 +215,9 @@ class Gaussians(ImplicitPrior):
             getattr(operator, "outputs", ()),
             getattr(operator, "background", None),
         )
-        if "colour" not in outputs[:1] or background is None:
+        if "color" not in outputs[:1] or background is None:
             raise InputError(
-                "Gaussians.random(carve=True) needs pictures, those of GaussianRenderer with colour first; "
+                "Gaussians.random(carve=True) needs pictures, those of GaussianRenderer with color first; "
                 f"{operator} has none"
             )
         places, colors = [], []

@@ -16,7 +16,7 @@ from invtoolbox.priors.base import ImplicitPrior
 
 
 class VoxelGrid(ImplicitPrior):
-    r"""``x = (density, colour)`` at the nodes of a grid, raw: see `geometry.voxels.Voxels`.
+    r"""``x = (density, color)`` at the nodes of a grid, raw: see `geometry.voxels.Voxels`.
 
     What ties places together is interpolation alone, so the resolution is the strength of the prior, and scenes are found coarse to fine:
     `refine` gives a finer grid and what it starts from, without the cells that turned out to be empty; only nodes of occupied cells are
@@ -27,11 +27,11 @@ class VoxelGrid(ImplicitPrior):
 
     Args:
         space: the grid, such as ``VoxelSpace.box(64, low, high)``.
-        degree: of the spherical harmonics of the colour, 0 to 2; 0 for colours that look alike from everywhere.
-        channels: of the colour.
+        degree: of the spherical harmonics of the color, 0 to 2; 0 for colors that look alike from everywhere.
+        channels: of the color.
         alpha: how much of the light a cell stops at the start.
-        colour_rate: the factor on the step of the colour.
-        view_rate: the factor on the step of what changes with the direction, beside ``colour_rate``.
+        color_rate: the factor on the step of the color.
+        view_rate: the factor on the step of what changes with the direction, beside ``color_rate``.
 
     >>> import invtoolbox as it
     >>> from invtoolbox.geometry.cameras import look_at
@@ -49,21 +49,21 @@ class VoxelGrid(ImplicitPrior):
         degree: int = 0,
         channels: int = 3,
         alpha: float = 1e-3,
-        colour_rate: float = 1.0,
+        color_rate: float = 1.0,
         view_rate: float = 0.2,
     ) -> None:
         if (
             degree not in (0, 1, 2)
             or channels < 1
             or not 0 < alpha < 1
-            or not (colour_rate > 0 and view_rate > 0)
+            or not (color_rate > 0 and view_rate > 0)
         ):
             raise InputError(
                 "VoxelGrid needs a degree of 0, 1 or 2, a channel at least, an alpha between 0 and 1 and positive rates, got "
-                f"{degree}, {channels}, {alpha}, {colour_rate} and {view_rate}"
+                f"{degree}, {channels}, {alpha}, {color_rate} and {view_rate}"
             )
         self.space, self.degree, self.channels, self.alpha = space, degree, channels, alpha
-        self.colour_rate, self.view_rate = colour_rate, view_rate
+        self.color_rate, self.view_rate = color_rate, view_rate
         self.like = torch.zeros(1)
 
     def prepare(self, problem: Any, solve: Any) -> Self:
@@ -72,12 +72,12 @@ class VoxelGrid(ImplicitPrior):
         return other
 
     def initial(self) -> dict[str, Tensor]:
-        """``density (1, rows)``, ``colour (1, rows, 1, channels)`` and, where the degree is not 0, ``view (1, rows, 3 or 8, channels)``."""
+        """``density (1, rows)``, ``color (1, rows, 1, channels)`` and, where the degree is not 0, ``view (1, rows, 3 or 8, channels)``."""
         thin = -math.log1p(-self.alpha) / (max(self.space.cell) * self.space.scale)
         rows, bases = self.space.rows, (self.degree + 1) ** 2
         leaves = {
             "density": self.like.new_full((1, rows), math.log(math.expm1(thin))),
-            "colour": self.like.new_zeros(1, rows, 1, self.channels),
+            "color": self.like.new_zeros(1, rows, 1, self.channels),
         }
         if bases > 1:
             leaves["view"] = self.like.new_zeros(1, rows, bases - 1, self.channels)
@@ -86,15 +86,15 @@ class VoxelGrid(ImplicitPrior):
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
         return {
             "density": 1.0,
-            "colour": self.colour_rate,
-            "view": self.colour_rate * self.view_rate,
+            "color": self.color_rate,
+            "view": self.color_rate * self.view_rate,
         }
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Voxels:
-        colour = parameters["colour"]
+        color = parameters["color"]
         return Voxels(
             parameters["density"],
-            torch.cat([colour, parameters["view"]], dim=2) if "view" in parameters else colour,
+            torch.cat([color, parameters["view"]], dim=2) if "view" in parameters else color,
             self.space,
         )
 

@@ -32,15 +32,15 @@ class DepthSmoothness(ExplicitPrior):
     ``A = VoxelRenderer(unseen, outputs=("depth",), block=8)``, on patches, or ``GaussianRenderer(unseen, outputs=("depth",))``. Pixels
     that meet nothing, of depth 0, have no neighbours.
 
-    With ``edges`` the prediction holds the colours and, last, the depth (``outputs=("colour", "depth")``), and ``w = exp(-edges |c_i -
-    c_j|)``, |.| the mean over channels: depths may jump where colours do. Weights are held when derivatives are taken.
+    With ``edges`` the prediction holds the colors and, last, the depth (``outputs=("color", "depth")``), and ``w = exp(-edges |c_i -
+    c_j|)``, |.| the mean over channels: depths may jump where colors do. Weights are held when derivatives are taken.
 
     Sources: Niemeyer et al., "RegNeRF", CVPR 2022, equation 4 (8 x 8 patches of unseen views, squares); Godard et al., "Unsupervised
     monocular depth estimation", CVPR 2017, equation 3 (edges, the modulus).
 
     Args:
         power: 2 for squares, 1 for the modulus.
-        edges: how fast the weight falls with the difference of the colours; None for depths alone.
+        edges: how fast the weight falls with the difference of the colors; None for depths alone.
 
     >>> import torch
     >>> step = torch.tensor([[1.0, 1.0], [3.0, 3.0]]).view(1, 1, 1, 2, 2)
@@ -59,7 +59,7 @@ class DepthSmoothness(ExplicitPrior):
     def energy(self, x: Tensor) -> Tensor:
         wanted = 1 if self.edges is None else 2
         if x.ndim != 5 or (x.shape[1] != 1 if wanted == 1 else x.shape[1] < 2):
-            kind = "1 channel, the depth" if wanted == 1 else "colours and, last, a depth"
+            kind = "1 channel, the depth" if wanted == 1 else "colors and, last, a depth"
             raise InputError(
                 f"{self!r} takes pictures (batch, channel, picture, row, column) with {kind}, got {tuple(x.shape)}; renderers "
                 "of voxels give pictures with block='picture' or the side of patches"

@@ -17,19 +17,19 @@ from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.priors.base import ExplicitPrior
 
-Field = Literal["density", "colour"]
+Field = Literal["density", "color"]
 
 
 class VoxelVariation(ExplicitPrior):
     r"""``R(x) = mean over nodes of sqrt(|D_x v|^2 + |D_y v|^2 + |D_z v|^2 + smoothing^2) - smoothing``, summed over what a node holds.
 
-    v is the raw density, or every raw coefficient of the colour; D are differences to the next kept node, in the unit of v a cell, zero
+    v is the raw density, or every raw coefficient of the color; D are differences to the next kept node, in the unit of v a cell, zero
     where there is none. The mean makes weights that suit one resolution suit others.
 
     Source: Fridovich-Keil, Yu et al., "Plenoxels", CVPR 2022, equation 4.
 
     Args:
-        of: ``"density"`` or ``"colour"``.
+        of: ``"density"`` or ``"color"``.
         smoothing: differences well below it cost their square.
 
     >>> from invtoolbox.geometry.voxels import VoxelSpace
@@ -42,16 +42,16 @@ class VoxelVariation(ExplicitPrior):
     is_smooth = True
 
     def __init__(self, of: Field = "density", smoothing: float = 1e-2) -> None:
-        if of not in ("density", "colour"):
-            raise unknown_name("field of VoxelVariation", of, ("density", "colour"))
+        if of not in ("density", "color"):
+            raise unknown_name("field of VoxelVariation", of, ("density", "color"))
         if not smoothing >= 0:
             raise InputError(f"the smoothing of VoxelVariation is not negative, got {smoothing}")
         self.of, self.smoothing = of, smoothing
 
     def energy(self, x: Any) -> Tensor:
         voxels = check_voxels(x, self)
-        values = (voxels.density if self.of == "density" else voxels.colour).flatten(
-            2 if self.of == "colour" else 1
+        values = (voxels.density if self.of == "density" else voxels.color).flatten(
+            2 if self.of == "color" else 1
         )
         values = values if values.ndim == 3 else values[..., None]
         total: Tensor = _Variation.apply(values, voxels.space.following(), self.smoothing)
@@ -146,7 +146,7 @@ class VoxelSparsity(ExplicitPrior):
 class DensityCorrelation(ExplicitPrior):
     r"""``R(x) = 1 - Cov(f, g) / sqrt(Var f Var g)`` over the nodes, f the density of x and g that of a reference; 0 to 2.
 
-    It leaves colours free, and densities up to a factor and an offset, so it ties a scene to a reference without holding single voxels:
+    It leaves colors free, and densities up to a factor and an offset, so it ties a scene to a reference without holding single voxels:
     what score distillation edits under it keeps its shape where the score does not ask for another (see `ScoreDistillation`). A
     density that is the same everywhere correlates with nothing, and costs 1.
 
@@ -204,11 +204,11 @@ class DensityCorrelation(ExplicitPrior):
         )
 
     def select(self, index: Tensor) -> DensityCorrelation:
-        density, colour, space = self.reference
+        density, color, space = self.reference
         if len(density) == 1:
             return self
         return DensityCorrelation(
-            Voxels(density.index_select(0, index), colour.index_select(0, index), space), self.of
+            Voxels(density.index_select(0, index), color.index_select(0, index), space), self.of
         )
 
     def __repr__(self) -> str:

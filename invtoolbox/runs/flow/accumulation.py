@@ -19,7 +19,7 @@ from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.datasets.sweeps.ply import ply_stream
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse, relative_motion, transform
-from invtoolbox.plotting.birds_eye import flow_colours
+from invtoolbox.plotting.birds_eye import flow_colors
 from invtoolbox.runs.flow.trajectories import FlowStep, carry, carry_back
 
 # Three whole numbers of 21 bits in one of 63.
@@ -105,7 +105,7 @@ class Accumulation:
         forget: the map's cubes farther than this from the sensor are forgotten, so that memory does not grow with the way that the sensor
             goes; a place that is passed again is then written again. Metres, more than `max_range`.
         neighbours, reach: of the interpolation of the flow, see `carry`.
-        full_speed: the speed of the fullest colour, metres a sweep.
+        full_speed: the speed of the fullest color, metres a sweep.
     """
 
     reference: int = 0
@@ -134,13 +134,13 @@ class Piece:
 
     Attributes:
         points: float32 ``(n, 3)``, metres, in the frame of the reference sweep.
-        colours: shares of red, green and blue, ``(n, 3)``: grey where it stands, by direction and speed where it moves.
+        colors: shares of red, green and blue, ``(n, 3)``: grey where it stands, by direction and speed where it moves.
         moving: whether they belong to moving objects.
         sweep: which sweep they were measured in.
     """
 
     points: Tensor
-    colours: Tensor
+    colors: Tensor
     moving: bool
     sweep: int
 
@@ -190,13 +190,13 @@ def write_accumulated(
     written = {False: 0, True: 0}
     with ply_stream(path, fields, overwrite) as append:
         for piece in accumulate(steps, settings):
-            xyz, rgb = piece.points.numpy(), (255 * piece.colours).round().to(torch.uint8).numpy()
+            xyz, rgb = piece.points.numpy(), (255 * piece.colors).round().to(torch.uint8).numpy()
             places = {axis: xyz[:, k] for k, axis in enumerate("xyz")}
-            colours = {name: rgb[:, k] for k, name in enumerate(("red", "green", "blue"))}
+            colors = {name: rgb[:, k] for k, name in enumerate(("red", "green", "blue"))}
             append(
                 {
                     **places,
-                    **colours,
+                    **colors,
                     "moving": np.full(len(xyz), piece.moving),
                     "sweep": np.full(len(xyz), piece.sweep),
                 }
@@ -295,8 +295,8 @@ def _moving(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
         fresh = part.kept(cells.fresh(part.points))
         for m in fresh.sweep.unique().tolist():
             own = fresh.kept(fresh.sweep == m)
-            colours = torch.from_numpy(flow_colours(own.flow.numpy(), settings.full_speed))
-            yield Piece(own.points.to(torch.float32), colours.to(torch.float32), True, m)
+            colors = torch.from_numpy(flow_colors(own.flow.numpy(), settings.full_speed))
+            yield Piece(own.points.to(torch.float32), colors.to(torch.float32), True, m)
 
 
 def _moving_alone(step: FlowStep) -> FlowStep:

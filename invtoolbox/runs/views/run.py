@@ -180,7 +180,7 @@ def measure(
     pictures = truth.on(model.shade())
     small = min(pictures.shape[2:]) < 11  # the window of structural similarity
     return {
-        name: getattr(metrics, name)(look.colour, pictures).tolist()
+        name: getattr(metrics, name)(look.color, pictures).tolist()
         for name in names
         if not (small and name == "ssim")
     }
@@ -244,7 +244,7 @@ def _write(
         written.append(solution.model.write(folder / solution.model.file_name, solution.x))
     if "png" in formats:
         (folder / PICTURES).mkdir(exist_ok=True)
-        for name, picture in zip(outcome.names, look.colour):
+        for name, picture in zip(outcome.names, look.color):
             write_png(
                 folder / PICTURES / f"{Path(name).stem}.png", picture, (0.0, 1.0), overwrite=True
             )
@@ -349,14 +349,14 @@ def write_outcome_report(
         ViewPicture(
             name,
             truth[k],
-            look.colour[k],
+            look.color[k],
             look.depth[k],
             look.alpha[k],
             {m: v[k] for m, v in outcome.metrics.items()},
         )
         for k, name in enumerate(outcome.names)
     ]
-    around = list(model.look(solution.x, _turntable(photographs.train.cameras, model)).colour)
+    around = list(model.look(solution.x, _turntable(photographs.train.cameras, model)).color)
     return write_view_report(
         path,
         title,

@@ -281,7 +281,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "prior": [
             {"name": "voxel-grid", "resolution": 128},
             {"name": "voxel-variation", "of": "density", "weight": 1e-5},
-            {"name": "voxel-variation", "of": "colour", "weight": 1e-5},
+            {"name": "voxel-variation", "of": "color", "weight": 1e-5},
         ],
         "operator": {"least_alpha": 1e-4, "stop": 1e-3},
         "solver": {
