@@ -1,8 +1,9 @@
 """Choosing the weight: discrepancy, SURE, GCV and the L-curve
 
-The curve shows how good the reconstruction would be for every weight, which only a simulation can know. The marks show
-what each rule chooses without the truth. The discrepancy principle and SURE use the noise level; GCV and the L-curve do not. All
-but the first solve the problem with several weights.
+The curve shows the quality of the reconstruction for every weight, which only a simulation can compute. The
+marks show the weights that the rules choose without the truth. The discrepancy principle and SURE use
+the noise level; GCV and the L-curve do not. All rules except the first solve the problem with several
+weights.
 """
 
 import matplotlib.pyplot as plt
