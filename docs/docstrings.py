@@ -1,4 +1,4 @@
-"""Griffe extension that turns docstrings, written for `help()` in a terminal, into Markdown for the site."""
+"""Griffe extension that turns docstrings, written for `help()`, into Markdown for the site."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Docstrings(griffe.Extension):
 
 
 def as_markdown(text: str) -> str:
-    """Fence examples, formulas and tables, and turn the double colon before a block of code into one colon."""
+    """Fence examples, formulas and tables; turn the double colon before code into one colon."""
     lines, out, k = text.split("\n"), [], 0
     while k < len(lines):
         line = lines[k]

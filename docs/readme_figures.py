@@ -47,7 +47,7 @@ def side_by_side(pictures: dict[str, Any], name: str, **options: Any) -> None:
 
 
 def from_above(ax: Any, points: Tensor, flow: Tensor, title: str) -> None:
-    """Draw a sweep from above, ahead to the right: static points grey, moving ones with their flow."""
+    """Draw a sweep from above, ahead to the right; moving points have colors and arrows."""
     moves = flow.norm(dim=1) > 0.05  # metres per sweep
     ax.scatter(points[:, 0], points[:, 1], s=0.6, c="0.72", linewidths=0)
     where, step = points[moves], flow[moves]

@@ -24,8 +24,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "docs" / "gallery"
-#: Pictures and printed lines, one folder per script. A folder is named after a digest of the script and
-#: of the package, so that nothing is run again while neither changes.
+#: Pictures and printed lines, one folder per script. A folder is named after a digest of the script
+#: and of the package, so that nothing is run again while neither changes.
 BUILT = ROOT / "build" / "gallery"
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -108,7 +108,8 @@ PACKAGES = {
         "Checks of your own operators, priors, data terms and solvers against their contracts.",
     ),
 }
-#: Further public names of a package: base classes whose methods users call, and records of its submodules.
+#: Further public names of a package: base classes whose methods users call, and records of its
+#: submodules.
 MORE = {
     "operators": ("tomography.scan_2d.Scan2D", "tomography.scan_3d.Scan3D"),
     "geometry": (
@@ -173,7 +174,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def start_page(readme: str) -> str:
-    """Turn the README's links into links to pages of the site, and links to other files into code."""
+    """Turn the README's links into links to pages, and links to other files into code."""
     readme = readme.replace("](docs/", "](")
     return re.sub(
         r"(?<!!)\[([^\]]+)\]\((?!https?:)([^)]*)\)",
@@ -190,7 +191,7 @@ def exists(page: str) -> bool:
 
 
 def parts(script: Path) -> tuple[str, str, str]:
-    """Return title, prose and code of a script: its docstring's first line, the rest of it, the code below."""
+    """Return title, prose and code of a script; the first two come from its docstring."""
     text = script.read_text()
     docstring = ast.get_docstring(ast.parse(text))
     if docstring is None:

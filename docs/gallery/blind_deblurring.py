@@ -1,13 +1,13 @@
 """Blind deblurring: the kernel is unknown too
 
-`Problem(unknown={"kernel": it.priors.Simplex()})` adds the kernel to the unknowns; the simplex keeps it
-nonnegative with sum 1. PALM alternates between image and kernel in the one loop.
+`Problem(unknown={"kernel": it.priors.Simplex()})` adds the kernel to the unknowns; the simplex
+keeps it nonnegative with sum 1. PALM alternates between image and kernel in the one loop.
 
-The problem is not convex, and three choices decide. The *prior*: TV has the same value for a blurred edge
-as for a sharp one and even prefers low contrast, so it finds a kernel that is too short. A prior of few
-large differences, `log(1 + d^2 / s^2)`, prefers the sharp edge. The *weight*: large at first and then
-lower; each run starts from the last result. The *initial guess*: a flat kernel. Photographs are harder
-than this drawing of flat regions.
+The problem is not convex, and three choices decide. The *prior*: TV has the same value for a
+blurred edge as for a sharp one and even prefers low contrast, so it finds a kernel that is too
+short. A prior of few large differences, `log(1 + d^2 / s^2)`, prefers the sharp edge. The *weight*:
+large at first and then lower; each run starts from the last result. The *initial guess*: a flat
+kernel. Photographs are harder than this drawing of flat regions.
 """
 
 import matplotlib.pyplot as plt

@@ -1,11 +1,11 @@
 """A bar, bent and twisted by its ends
 
 Both ends of a bar are handles, and one of them is turned by 90 degrees about the length and by 60
-degrees about the side. The vertices in between follow as rigidly as possible: every neighbourhood of the
-mesh turns as a whole, and stretches as little as possible.
+degrees about the side. The vertices in between follow as rigidly as possible: every neighbourhood
+of the mesh turns as a whole, and stretches as little as possible.
 
-The middle picture shows the same handles under the linear energy, in which neighbourhoods do not turn: the
-twisted part of the bar collapses.
+The middle picture shows the same handles under the linear energy, in which neighbourhoods do not
+turn: the twisted part of the bar collapses.
 """
 
 import torch

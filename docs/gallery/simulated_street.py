@@ -1,12 +1,12 @@
 """A simulated street with exact scene flow
 
-A spinning lidar drives through a town where cars, people and cyclists drive, turn, brake and stand. Each
-sweep has noise, drop-out and rolling shutter, and exact labels: the flow of every point, its category,
-its object, and whether it moves.
+A spinning lidar drives through a town where cars, people and cyclists drive, turn, brake and stand.
+Each sweep has noise, drop-out and rolling shutter, and exact labels: the flow of every point, its
+category, its object, and whether it moves.
 
-The flow contains the sensor's own motion; after its removal, static points have no flow. On the left a
-sweep as the sensor measures it, colored by height; on the right its residual flow, colored by direction
-and speed.
+The flow contains the sensor's own motion; after its removal, static points have no flow. On the
+left a sweep as the sensor measures it, colored by height; on the right its residual flow, colored
+by direction and speed.
 """
 
 import matplotlib.pyplot as plt
