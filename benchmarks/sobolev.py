@@ -7,14 +7,15 @@ repository.
 
     python benchmarks/sobolev.py [--only S1 S2 S3] [--images 01 04 08] [--draws 3] [--threads 1]
 
-S1: TV denoising, noise of standard deviation 0.1 in three colors; the mean over draws of the noise
-    of the PSNR at the best weight. Asserted: for noise of high frequency the best order is at most
-    -0.5, by 1 dB over order 0; for noise of low frequency at least 0.5, by 0.4 dB; for white noise
-    -0.5 or 0. S2: gradient descent, steps to a relative error of 1e-2, for an operator that smooths
-    by ``<xi>^-a``, with the error in the two frequencies that converge slowest. Asserted: one step
-    at ``s = a``, at most 417 steps half an order away. S3: Landweber on a blur of sigma 2 with
-    noise 0.02, 300 steps. Asserted: the smaller the order, the later the peak of the PSNR and the
-    smaller the collapse after it.
+- S1: TV denoising, noise of standard deviation 0.1 in three colors; the mean over draws of the noise
+  of the PSNR at the best weight. Asserted: for noise of high frequency the best order is at most
+  -0.5, by 1 dB over order 0; for noise of low frequency at least 0.5, by 0.4 dB; for white noise
+  -0.5 or 0.
+- S2: gradient descent, steps to a relative error of 1e-2, for an operator that smooths by
+  ``<xi>^-a``, with the error in the two frequencies that converge slowest. Asserted: one step at
+  ``s = a``, at most 417 steps half an order away.
+- S3: Landweber on a blur of sigma 2 with noise 0.02, 300 steps. Asserted: the smaller the order, the
+  later the peak of the PSNR and the smaller the collapse after it.
 """
 
 from __future__ import annotations
