@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.catalogue.registry import prior_named, solver_named
+from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.interrupts import DeferredInterrupt
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint

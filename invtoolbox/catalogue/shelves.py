@@ -45,13 +45,13 @@ def folders(kind: str) -> list[Path]:
     if kind not in SHELVES:
         raise unknown_name("shelf", kind, SHELVES)
     own = Path(os.environ.get("INVTOOLBOX_CATALOGUE") or Path.cwd())
-    places = [own / kind, _brought() / kind]
+    places = [own / kind, _shipped() / kind]
     return list(dict.fromkeys(place.resolve() for place in places if place.is_dir()))
 
 
-def _brought() -> Path:
-    """The shelves that the toolbox brings: beside the package in a checkout, inside of it in a wheel."""
-    package = Path(__file__).resolve().parent
+def _shipped() -> Path:
+    """Return the folder of the shelves of the toolbox: next to the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
     return package.parent if (package.parent / "pyproject.toml").is_file() else package / "shelf"
 
 

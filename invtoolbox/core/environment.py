@@ -115,7 +115,7 @@ def extras() -> dict[str, dict[str, str | None]]:
 
 def how_to_get(extra: str) -> str:
     """The command that installs an extra."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     target = (
         f'-e "{root}[{extra}]"'
         if (root / "pyproject.toml").is_file()
@@ -142,7 +142,7 @@ def _declared() -> dict[str, list[str]]:
 def _declared_in_checkout() -> dict[str, list[str]]:
     import tomllib
 
-    path = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    path = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if not path.is_file():
         return {}
     declared = tomllib.loads(path.read_text(encoding="utf-8"))["project"].get(

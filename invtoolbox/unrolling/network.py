@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from invtoolbox.catalogue.registry import prior_named, solver_named
+from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.pytrees import tree_leaves
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
