@@ -1,4 +1,4 @@
-"""The problem: measurements, the operator that explains them, and how misfit is measured."""
+"""The problem: measurements, the operator that explains them, and the data term that measures the misfit."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ class Problem(Settings):
     Args:
         y: measurements ``(batch, *operator.range_shape)``, a tensor or an array; a tuple for stacked operators.
         operator: the forward operator, or anything `as_operator` takes.
-        data_term: how misfit is measured; least squares without a noise level by default.
+        data_term: misfit between prediction and measurements; least squares without a noise level by default.
         unknown: parameters of the operator (``operator.parameters()``) that are found together with the image, each with an
             explicit prior of its own or None: ``{"angles": None}``, ``{"kernel": it.priors.Simplex()}``. They start from the
-            operator's own, every item has its own, and ``Solution.parameters`` and ``Solution.problem.operator`` hold what was found.
+            values of the operator, and every item has its own. ``Solution.parameters`` and ``Solution.problem.operator``
+            hold the values that were found.
 
     Raises:
-        InputError: where a shape does not fit (it names the axis) or measurements are not finite (it says where).
+        InputError: if a shape does not fit (the sentence names the axis) or measurements are not finite (it names the
+            first index).
 
     >>> import invtoolbox as it
     >>> A = it.operators.Identity((1, 4))
@@ -73,29 +75,29 @@ class Problem(Settings):
         for part in self.y if isinstance(self.y, tuple) else (self.y,):
             _check_finite(part)
         self.data_term.check(self.y)
-        self.unknown = _checked_unknown(unknown or {}, operator)
+        self.unknown = _check_unknown(unknown or {}, operator)
 
     @property
     def y0(self) -> Tensor:
-        """The measurements, or the first tensor of them: for batch size, dtype and device."""
+        """Measurements, or the first tensor of a tuple of measurements: for batch size, dtype and device."""
         first: Tensor = self.y[0] if isinstance(self.y, tuple) else self.y
         return first
 
     @property
     def batch(self) -> int:
-        """How many items: as many as measurements, or as the operator has, where one measurement is shared by all of them."""
+        """Number of items: of the measurements, or of the operator if all of its items share one measurement."""
         measured = int(self.y0.shape[0])
         return max(measured, self.operator.items or 1) if measured == 1 else measured
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """``(channel, *space)`` of ``x``; an operator that treats channels alike takes their number from ``y``."""
+        """Shape ``(channel, *space)`` of ``x``; if the operator treats channels alike, ``y`` gives their number."""
         domain = self.operator.domain_shape
         return (self.y0.shape[1], *domain[1:]) if self.operator.channelwise else tuple(domain)
 
     @property
     def image_dtype(self) -> torch.dtype:
-        """That of the measurements; complex where the operator takes complex images to real measurements."""
+        """Dtype of ``x``: of the measurements, or complex if the operator maps complex images to real measurements."""
         real = self.y0.dtype
         return real.to_complex() if self.operator.complex_images and not real.is_complex else real
 
@@ -104,7 +106,7 @@ class Problem(Settings):
         return isinstance(self.operator, LinearOperator)
 
     def zeros(self) -> Tensor:
-        """An image of zeros for every item."""
+        """Return an image of zeros for every item."""
         return torch.zeros(
             self.batch, *self.image_shape, dtype=self.image_dtype, device=self.y0.device
         )
@@ -118,13 +120,15 @@ class Problem(Settings):
         return other
 
     def subset(self, index: Any, generator: Generator | None = None) -> Problem:
-        """The problem of some blocks of the measurements: views of a scan, rows of a matrix, parts of a stack.
+        """Return the problem of some blocks of the measurements: views of a scan, rows of a matrix, parts of a stack.
 
-        Operator, data term and measurements are taken together, so the misfits of disjoint subsets add up to the whole.
+        Operator, data term and measurements are restricted together, so the misfits of disjoint subsets add up to the
+        misfit of the whole.
 
         Args:
-            index: which blocks, as tensors are indexed; a whole number draws that many, without repetition.
-            generator: of the draw.
+            index: indices of the blocks, as tensors are indexed; a whole number draws that number of blocks, without
+                repetition.
+            generator: source of the random draw.
 
         >>> import invtoolbox as it
         >>> problem = it.Problem(torch.ones(1, 1, 6), it.operators.Matrix(torch.ones(6, 2)))
@@ -138,7 +142,7 @@ class Problem(Settings):
                     f"a subset holds 1 to {blocks} of the blocks of {self.operator}, got {index}"
                 )
             index = self.operator.drawn(index, generator).to(self.y0.device)
-        operator = self.operator.subset(index)  # says so where there are no blocks
+        operator = self.operator.subset(index)  # raises if the operator has no blocks
         y = tuple(take_blocks(self.y, index)) if isinstance(self.y, tuple) else self.y[:, :, index]
         return self._with(y, operator, self.data_term.subset(index, self.y))
 
@@ -154,7 +158,11 @@ class Problem(Settings):
         return super().to(target, device=device, dtype=dtype)
 
     def part(self, k: int) -> Problem:
-        """The problem of the k-th of several measurements, whose misfits a `data_terms.Stack` adds."""
+        """Return the problem of the k-th of several measurements, whose misfits a `data_terms.Stack` adds.
+
+        Args:
+            k: number of the measurement.
+        """
         terms = getattr(self.data_term, "terms", None)
         if terms is None or not isinstance(self.y, tuple) or not 0 <= k < len(self.y):
             raise InputError(
@@ -163,15 +171,23 @@ class Problem(Settings):
         return self._with(self.y[k], component(self.operator, k), terms[k])
 
     def with_data_term(self, data_term: DataTerm) -> Problem:
-        """The same measurements and operator with another misfit."""
+        """Return the problem with another data term.
+
+        Args:
+            data_term: the new data term.
+        """
         return self._with(self.y, self.operator, data_term)
 
     def with_operator(self, operator: Operator) -> Problem:
-        """The same measurements and misfit with another operator of the same shapes."""
+        """Return the problem with another operator of the same shapes.
+
+        Args:
+            operator: the new operator.
+        """
         return self._with(self.y, operator, self.data_term)
 
     def without_unknowns(self) -> Problem:
-        """The same problem with the operator taken as it is: what priors make their first reconstructions from."""
+        """Return the problem with a known operator, from which priors make their first reconstructions."""
         other = copy.copy(self)
         other.unknown = {}
         return other
@@ -190,7 +206,14 @@ class Problem(Settings):
 
 
 def fitted_back_projection(problem: Problem) -> Tensor:
-    """The multiple of the back-projection ``A^T p`` that comes nearest to p, the prediction that fits y; zeros where p is not known."""
+    """Return the multiple of the back-projection ``A^T p`` whose prediction is closest to p.
+
+    p is the prediction that fits the measurements best; the result is zero if the data term has none, or if the
+    operator is not linear.
+
+    Args:
+        problem: measurements, operator and data term.
+    """
     A, wanted = problem.operator, problem.data_term.fitting_prediction(problem.y)
     if wanted is None or not isinstance(A, LinearOperator):
         return problem.zeros()
@@ -207,7 +230,7 @@ def fitted_back_projection(problem: Problem) -> Tensor:
     )
 
 
-def _checked_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict[str, PriorSum]:
+def _check_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict[str, PriorSum]:
     known = operator.parameters()
     for name, prior in unknown.items():
         if name not in known:
@@ -234,9 +257,13 @@ def _each(y: Any, change: Any) -> Any:
 
 
 def as_measurements(y: Any) -> Tensor:
-    """A tensor of floating-point or complex numbers from one, from an array of any layout, or from numbers."""
+    """Convert measurements to a tensor of floating-point or complex numbers.
+
+    Args:
+        y: a tensor, an array of any memory layout, or numbers.
+    """
     if isinstance(y, np.ndarray):
-        # A read-only array, a negative stride or a foreign byte order is none that a tensor can share memory with.
+        # A tensor cannot share memory with a read-only array, a negative stride or a foreign byte order.
         native = y.dtype.newbyteorder("=")
         if not y.flags.writeable or y.dtype != native or any(stride < 0 for stride in y.strides):
             y = y.astype(native, order="C")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -95,30 +95,65 @@ def estimate(
     )
 
 
+@overload
 def scene_flow(
-    source: Any,
-    target: Any,
+    source: np.ndarray,
+    target: Sweep | Tensor | np.ndarray,
     method: str | Method = "default",
+    *,
     ego_motion: str | Tensor | np.ndarray = "auto",
     ground: str = "auto",
     max_range: float | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
-) -> Any:
-    """The flow of every point of a lidar sweep to the next one.
+) -> np.ndarray: ...
+
+
+@overload
+def scene_flow(
+    source: Sweep | Tensor,
+    target: Sweep | Tensor | np.ndarray,
+    method: str | Method = "default",
+    *,
+    ego_motion: str | Tensor | np.ndarray = "auto",
+    ground: str = "auto",
+    max_range: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Tensor: ...
+
+
+def scene_flow(
+    source: Sweep | Tensor | np.ndarray,
+    target: Sweep | Tensor | np.ndarray,
+    method: str | Method = "default",
+    *,
+    ego_motion: str | Tensor | np.ndarray = "auto",
+    ground: str = "auto",
+    max_range: float | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Tensor | np.ndarray:
+    """Estimate the flow of every point of a lidar sweep to the next sweep.
 
     Args:
-        source, target: two sweeps: points ``(N, 3)`` and ``(M, 3)``, tensors or arrays, metres, x forward, y left, z up, each in its
-            sensor's frame; or `Sweep` with what else is known (pose, times).
-        method: "default", or one of the published ones; see ``invtoolbox list methods``.
-        ego_motion: "auto" (the sweeps' poses, or else by registration), "poses", "icp", "none" (points are in one frame already),
-            or the motion itself: a matrix ``(4, 4)`` with ``p1 = E p0`` for what stands still.
-        ground: "auto" finds it, "labels" takes the sweeps' own, "none" keeps it as part of the scene.
-        max_range: metres; points beyond move with the static world.
+        source: first sweep: points ``(N, 3)``, a tensor or an array, in metres, x forward, y left, z up, in the frame of
+            the sensor; or a `Sweep`, which may also hold a pose and times.
+        target: second sweep, ``(M, 3)`` points in the frame of its own sensor pose.
+        method: ``"default"``, or a published method; see ``invtoolbox list methods``.
+        ego_motion: ``"auto"`` (from the poses of the sweeps, else by registration), ``"poses"``, ``"icp"``, ``"none"``
+            (the points are in one frame already), or the motion itself: a matrix ``(4, 4)`` with ``p1 = E p0`` for static
+            points.
+        ground: ``"auto"`` detects it, ``"labels"`` takes the labels of the sweeps, ``"none"`` keeps it as part of the
+            scene.
+        max_range: distance in metres beyond which points move with the static world; None for no limit.
+        seed: seed of methods that draw random numbers.
+        device: device that the method computes on.
 
     Returns:
-        Where each point's matter is at the second sweep, in that one's frame, less where it is now: metres, ``(N, 3)``, the sensor's
-        motion included; an array where the source is one, else a tensor on its device. NaN where a point is not finite.
+        Displacement of every point, ``(N, 3)`` in metres: its position at the second sweep, in the frame of that sweep,
+        minus its position in the first. The motion of the sensor is included. An array if the source is an array, else a
+        tensor on the device of the source; NaN in rows whose point is not finite.
 
     >>> import invtoolbox as it
     >>> street = it.simulation.street(sweeps=2, points=4000)
