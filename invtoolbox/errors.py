@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """An argument, a file or a setting does not fit; the message states what, where, and what to do."""
+    """An argument, a file or a setting does not fit; the message states where and what to do."""
 
 
 class MissingDependency(ImportError):

@@ -1,4 +1,4 @@
-"""The problem: measurements, the operator that explains them, and the data term that measures the misfit."""
+"""The problem: measurements, the operator that explains them, and the data term."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ class Problem(Settings):
     """Find ``x`` such that ``operator(x)`` explains ``y``.
 
     Args:
-        y: measurements ``(batch, *operator.range_shape)``, a tensor or an array; a tuple for stacked operators.
+        y: measurements ``(batch, *operator.range_shape)``, a tensor or an array; a tuple for
+            stacked operators.
         operator: the forward operator, or anything `as_operator` takes.
-        data_term: misfit between prediction and measurements; least squares without a noise level by default.
-        unknown: parameters of the operator (``operator.parameters()``) that are found together with the image, each with an
-            explicit prior of its own or None: ``{"angles": None}``, ``{"kernel": it.priors.Simplex()}``. They start from the
-            values of the operator, and every item has its own. ``Solution.parameters`` and ``Solution.problem.operator``
-            hold the values that were found.
+        data_term: misfit between prediction and measurements; least squares without a noise level
+            by default.
+        unknown: parameters of the operator (``operator.parameters()``) that are found together with
+            the image, each with an explicit prior of its own or None: ``{"angles": None}``,
+            ``{"kernel": it.priors.Simplex()}``. They start from the values of the operator, and
+            every item has its own. ``Solution.parameters`` and ``Solution.problem.operator`` hold
+            the values that were found.
 
     Raises:
-        InputError: if a shape does not fit (the sentence names the axis) or measurements are not finite (it names the
-            first index).
+        InputError: if a shape does not fit (the sentence names the axis) or measurements are not
+            finite (it names the first index).
 
     >>> import invtoolbox as it
     >>> A = it.operators.Identity((1, 4))
@@ -79,25 +82,25 @@ class Problem(Settings):
 
     @property
     def y0(self) -> Tensor:
-        """Measurements, or the first tensor of a tuple of measurements: for batch size, dtype and device."""
+        """First tensor of the measurements, which has their batch size, dtype and device."""
         first: Tensor = self.y[0] if isinstance(self.y, tuple) else self.y
         return first
 
     @property
     def batch(self) -> int:
-        """Number of items: of the measurements, or of the operator if all of its items share one measurement."""
+        """Number of items of ``y``, or of the operator if its items share one measurement."""
         measured = int(self.y0.shape[0])
         return max(measured, self.operator.items or 1) if measured == 1 else measured
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """Shape ``(channel, *space)`` of ``x``; if the operator treats channels alike, ``y`` gives their number."""
+        """Shape ``(channel, *space)`` of ``x``; a channelwise operator takes channels from ``y``."""
         domain = self.operator.domain_shape
         return (self.y0.shape[1], *domain[1:]) if self.operator.channelwise else tuple(domain)
 
     @property
     def image_dtype(self) -> torch.dtype:
-        """Dtype of ``x``: of the measurements, or complex if the operator maps complex images to real measurements."""
+        """Dtype of ``x``: that of ``y``, or complex if complex images give real measurements."""
         real = self.y0.dtype
         return real.to_complex() if self.operator.complex_images and not real.is_complex else real
 
@@ -120,14 +123,14 @@ class Problem(Settings):
         return other
 
     def subset(self, index: Any, generator: Generator | None = None) -> Problem:
-        """Return the problem of some blocks of the measurements: views of a scan, rows of a matrix, parts of a stack.
+        """Return the problem of some blocks: views of a scan, rows of a matrix, parts of a stack.
 
-        Operator, data term and measurements are restricted together, so the misfits of disjoint subsets add up to the
-        misfit of the whole.
+        Operator, data term and measurements are restricted together, so the misfits of disjoint
+        subsets add up to the misfit of the whole.
 
         Args:
-            index: indices of the blocks, as tensors are indexed; a whole number draws that number of blocks, without
-                repetition.
+            index: indices of the blocks, as tensors are indexed; a whole number draws that number
+                of blocks, without repetition.
             generator: source of the random draw.
 
         >>> import invtoolbox as it
@@ -158,7 +161,7 @@ class Problem(Settings):
         return super().to(target, device=device, dtype=dtype)
 
     def part(self, k: int) -> Problem:
-        """Return the problem of the k-th of several measurements, whose misfits a `data_terms.Stack` adds.
+        """Return the problem of the k-th measurements, whose misfits a `data_terms.Stack` adds.
 
         Args:
             k: number of the measurement.
@@ -166,7 +169,8 @@ class Problem(Settings):
         terms = getattr(self.data_term, "terms", None)
         if terms is None or not isinstance(self.y, tuple) or not 0 <= k < len(self.y):
             raise InputError(
-                f"{self!r} has no part {k}; parts belong to measurements that are a tuple, under data_terms.Stack"
+                f"{self!r} has no part {k}; parts belong to measurements that are a tuple, under "
+                "data_terms.Stack"
             )
         return self._with(self.y[k], component(self.operator, k), terms[k])
 
@@ -187,7 +191,7 @@ class Problem(Settings):
         return self._with(self.y, operator, self.data_term)
 
     def without_unknowns(self) -> Problem:
-        """Return the problem with a known operator, from which priors make their first reconstructions."""
+        """Return the problem with a known operator, for the first reconstructions of priors."""
         other = copy.copy(self)
         other.unknown = {}
         return other
@@ -200,16 +204,16 @@ class Problem(Settings):
     def __repr__(self) -> str:
         unknown = f", unknown {', '.join(self.unknown)}" if self.unknown else ""
         return (
-            f"Problem: {self.batch} item{'s' if self.batch != 1 else ''}, {self.operator} {self.image_shape} -> "
-            f"{self.operator.range_shape}, {self.data_term!r}{unknown}"
+            f"Problem: {self.batch} item{'s' if self.batch != 1 else ''}, {self.operator} "
+            f"{self.image_shape} -> {self.operator.range_shape}, {self.data_term!r}{unknown}"
         )
 
 
 def fitted_back_projection(problem: Problem) -> Tensor:
     """Return the multiple of the back-projection ``A^T p`` whose prediction is closest to p.
 
-    p is the prediction that fits the measurements best; the result is zero if the data term has none, or if the
-    operator is not linear.
+    p is the prediction that fits the measurements best; the result is zero if the data term has
+    none, or if the operator is not linear.
 
     Args:
         problem: measurements, operator and data term.
@@ -235,11 +239,13 @@ def _check_unknown(unknown: dict[str, Prior | None], operator: Operator) -> dict
     for name, prior in unknown.items():
         if name not in known:
             raise InputError(
-                f"unknown= names {name!r}, which is no parameter of {operator}; it has {', '.join(known) or 'none'}"
+                f"unknown= names {name!r}, which is no parameter of {operator}; it has "
+                f"{', '.join(known) or 'none'}"
             )
         if not (known[name].is_floating_point() or known[name].is_complex()):
             raise InputError(
-                f"unknown= names {name!r}, which holds {known[name].dtype} and cannot be moved in small steps"
+                f"unknown= names {name!r}, which holds {known[name].dtype} and cannot be moved in "
+                "small steps"
             )
         if prior is not None and (
             not isinstance(prior, Prior) or prior.as_sum().implicit is not None
@@ -263,7 +269,8 @@ def as_measurements(y: Any) -> Tensor:
         y: a tensor, an array of any memory layout, or numbers.
     """
     if isinstance(y, np.ndarray):
-        # A tensor cannot share memory with a read-only array, a negative stride or a foreign byte order.
+        # A tensor cannot share memory with a read-only array, a negative stride or a foreign byte
+        # order.
         native = y.dtype.newbyteorder("=")
         if not y.flags.writeable or y.dtype != native or any(stride < 0 for stride in y.strides):
             y = y.astype(native, order="C")
@@ -276,6 +283,7 @@ def _check_finite(y: Tensor) -> None:
     if bool(bad.any()):
         place = ", ".join(str(int(k)) for k in bad.nonzero()[0])
         raise InputError(
-            f"the measurements hold {int(bad.sum())} values of {y.numel()} that are NaN or infinite, the first at "
-            f"index ({place}); replace them and give them weight 0 with LeastSquares(weights=...)"
+            f"the measurements hold {int(bad.sum())} values of {y.numel()} that are NaN or "
+            f"infinite, the first at index ({place}); replace them and give them weight 0 with "
+            "LeastSquares(weights=...)"
         )

@@ -35,12 +35,13 @@ def reconstruct(
     """Reconstruct images from measurements; everything that is not given is chosen.
 
     Args:
-        y: measurements, a tensor or an array, ``(batch, *A.range_shape)``; the batch axis may be left out, and the
-            channel axis as well.
+        y: measurements, a tensor or an array, ``(batch, *A.range_shape)``; the batch axis may be
+            left out, and the channel axis as well.
         A: the forward operator, or anything `as_operator` takes.
-        prior: a prior, a name of ``invtoolbox list priors``, a list of them, or None for least squares.
-        noise_std: standard deviation of the noise, a number or one number per item; estimated from ``y`` if the weight
-            of the prior needs it.
+        prior: a prior, a name of ``invtoolbox list priors``, a list of them, or None for least
+            squares.
+        noise_std: standard deviation of the noise, a number or one number per item; estimated from
+            ``y`` if the weight of the prior needs it.
         data_term: misfit between prediction and measurements; least squares by default.
         solver: solver or its name, as in `solve`.
         regularization: weight of the prior, as in `solve`.
@@ -52,7 +53,8 @@ def reconstruct(
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``.
 
     Raises:
-        InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and ``data_term`` are given.
+        InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and
+            ``data_term`` are given.
 
     >>> import torch, invtoolbox as it
     >>> A = it.operators.Blur(torch.ones(1, 3) / 3, (16, 16))

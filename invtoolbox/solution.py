@@ -28,10 +28,12 @@ class Solution:
 
     Attributes:
         x: images ``(batch, channel, *space)``, or whatever the implicit prior decodes to.
-        status: per item ``converged``, ``max_iterations``, ``diverged`` (then ``x`` is its last finite iterate) or ``stopped``.
+        status: per item ``converged``, ``max_iterations``, ``diverged`` (then ``x`` is its last
+            finite iterate) or ``stopped``.
         iterations: steps each item took, ``(batch,)``.
-        history: ``objective``, ``certificate``, ``discrepancy`` and ``regularization``, each ``(iterations, batch)``;
-            NaN after an item is done, and if a value does not exist (``notes`` gives the reason).
+        history: ``objective``, ``certificate``, ``discrepancy`` and ``regularization``, each
+            ``(iterations, batch)``; NaN after an item is done, and if a value does not exist
+            (``notes`` gives the reason).
         regularization: final weight of the explicit priors, ``(batch,)``.
         solver: solver and its settings, as text.
         prior: priors and their weights, as text.
@@ -40,8 +42,8 @@ class Solution:
         notes: which rule chose the weight, and other remarks on the run.
         seconds: wall-clock time in seconds.
         seed: seed of the random draws.
-        parameters: parameters of the implicit prior and unknown parameters of the operator, ``(batch, ...)`` each;
-            empty if the image was the only unknown.
+        parameters: parameters of the implicit prior and unknown parameters of the operator,
+            ``(batch, ...)`` each; empty if the image was the only unknown.
         posterior: distribution over ``x``, or None if the method has none.
         weight_search: weights that a rule compared and their scores, or None.
         problem: the problem with the operator that was found; None after `load`.
@@ -160,16 +162,19 @@ class Solution:
         overwrite: bool = True,
         calibration: Calibration | None = None,
     ) -> Path:
-        """Write one self-contained HTML page: measurements, reconstruction, residual, convergence, settings, versions.
+        """Write one self-contained HTML page about the solution.
 
+        It shows measurements, reconstruction, residual, convergence, settings and versions.
         If there is a posterior, the page also shows its mean, standard deviation and samples.
 
         Args:
             path: name of the page.
-            reference: true images; adds the errors, and the coverage of the intervals of the posterior.
+            reference: true images; adds the errors, and the coverage of the intervals of the
+                posterior.
             title: title of the page.
             overwrite: replace a page that exists.
-            calibration: result of `calibrate_posteriors`; adds the coverage of the calibrated intervals.
+            calibration: result of `calibrate_posteriors`; adds the coverage of the calibrated
+                intervals.
 
         Returns:
             The path of the page.
@@ -187,7 +192,13 @@ class Solution:
         return written
 
     def plot(self, reference: Tensor | None = None) -> Any:
-        """Return a matplotlib figure: reconstruction, measurements, residual and convergence of the first item."""
+        """Return a matplotlib figure of the first item.
+
+        It shows reconstruction, measurements, residual and convergence.
+
+        Args:
+            reference: true images; adds the reference and the error.
+        """
         from invtoolbox.plotting.figures import solution_figure
 
         return solution_figure(self, reference=reference)
@@ -195,7 +206,8 @@ class Solution:
     def __str__(self) -> str:
         states = ", ".join(f"{count} {name}" for name, count in Counter(self.status).items())
         lines = [
-            f"Solution: x {shape_of(self.x)}, {states}, at most {int(self.iterations.max())} iterations, {self.seconds:.2f} s",
+            f"Solution: x {shape_of(self.x)}, {states}, at most {int(self.iterations.max())} "
+            f"iterations, {self.seconds:.2f} s",
             f"  solver: {self.solver}",
             f"  prior:  {self.prior}",
             *(f"  {line}" for line in (self.reason, *self.notes) if line),

@@ -31,7 +31,8 @@ from invtoolbox.solvers.choice import check_fits, choose
 
 log = logging.getLogger("invtoolbox")
 
-#: Weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of a rule.
+#: Weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of
+#: a rule.
 Regularization = float | Tensor | str | WeightRule | WeightSearch
 
 
@@ -93,30 +94,35 @@ def solve(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
 ) -> Solution | list[Solution]:
-    r"""Minimize ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, for every item of the batch.
+    r"""Minimize ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, per item.
 
     Args:
-        problem: measurements, operator and data term; a list of problems (of different shapes, for example) gives a
-            list of solutions.
+        problem: measurements, operator and data term; a list of problems (of different shapes, for
+            example) gives a list of solutions.
         prior: a prior, a sum of priors, a name of ``invtoolbox list priors``, or None.
-        solver: settings of an algorithm, or its name. If it is None, a solver that fits is chosen, and
-            ``Solution.reason`` states which and why.
-        regularization: weight of the explicit priors: a number, one number per item ``(batch,)``, a rule or the name of
-            a rule. ``"auto"`` keeps weights that were written (``0.1 * prior``). If none was written, it uses the
-            discrepancy principle with the noise level of the data term, or with a noise level estimated from the data;
-            if neither is available, the L-curve. ``"compensated-discrepancy"`` is the better rule if the noise level is
-            known, at five times the work. It, ``"gcv"``, ``"sure"``, ``"l-curve"`` and ``"quasi-optimality"`` first
-            solve with several weights (for at most half of ``time_limit``); callbacks and history belong to the last
-            solve.
-        initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the implicit prior.
+        solver: settings of an algorithm, or its name. If it is None, a solver that fits is chosen,
+            and ``Solution.reason`` states which and why.
+        regularization: weight of the explicit priors: a number, one number per item ``(batch,)``, a
+            rule or the name of a rule. ``"auto"`` keeps weights that were written (``0.1 *
+            prior``). If none was written, it uses the discrepancy principle with the noise level of
+            the data term, or with a noise level estimated from the data; if neither is available,
+            the L-curve. ``"compensated-discrepancy"`` is the better rule if the noise level is
+            known, at five times the work. It, ``"gcv"``, ``"sure"``, ``"l-curve"`` and
+            ``"quasi-optimality"`` first solve with several weights (for at most half of
+            ``time_limit``); callbacks and history belong to the last solve.
+        initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
+            implicit prior.
         max_iterations: largest number of iterations; None for the setting of the solver.
-        tolerance: bound on the certificate that the solver states; None for the setting of the solver.
+        tolerance: bound on the certificate that the solver states; None for the setting of the
+            solver.
         time_limit: seconds after which items that still run are ``stopped``.
         seed: seed of random draws, which are a function of it and of the iteration.
         device: device that problem and prior are copied to first; None leaves them where they are.
         dtype: precision that problem and prior are converted to first; None keeps it.
-        differentiate: ``"implicit"`` makes ``Solution.x`` differentiable in the tensors that problem and prior hold.
-        callbacks: functions that are called with a `Progress` after every step; one that returns True stops the run.
+        differentiate: ``"implicit"`` makes ``Solution.x`` differentiable in the tensors that
+            problem and prior hold.
+        callbacks: functions that are called with a `Progress` after every step; one that returns
+            True stops the run.
         checkpoint: file that the run is written to, and from which it is resumed if it exists.
         progress: show a progress bar on a terminal.
 
@@ -132,7 +138,8 @@ def solve(
     if not isinstance(problem, Problem):
         if checkpoint is not None or initial is not None:
             raise InputError(
-                "a list of problems takes no initial= and no checkpoint=; solve them one by one for these"
+                "a list of problems takes no initial= and no checkpoint=; solve them one by one "
+                "for these"
             )
         return [
             solve(
@@ -264,7 +271,7 @@ def _run_with_progress(
     writer: Writer | None,
     progress: bool,
 ) -> Loop:
-    """Run the loop with a progress bar and checkpoints; Ctrl-C waits for the end of a step and leaves a checkpoint."""
+    """Run the loop with progress bar and checkpoints; Ctrl-C waits for the end of a step."""
     with (
         ProgressBar(
             limits.max_iterations, loop.iteration, type(solver).__name__, enabled=progress
@@ -289,7 +296,7 @@ def _run_with_progress(
 def _parameters(
     problem: Problem, objective: Objective, variable: Tensor
 ) -> tuple[dict[str, Tensor], Problem]:
-    """Return the parameters found besides the images, and the problem with the operator that was found."""
+    """Return the parameters that were found, and the problem with the operator that was found."""
     if objective.layout is None:
         return {}, problem
     parameters, unknowns = objective.layout.unpack(variable), objective.unknowns
@@ -308,7 +315,7 @@ def _attempts(
     time_limit: float | None,
     seed: int,
 ) -> Any:
-    """Return the function that a search for the weight calls; see `invtoolbox.parameter_choice.trials`."""
+    """Return the function that a search for the weight calls; see `parameter_choice.trials`."""
     deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
 
     def attempt(
@@ -349,7 +356,7 @@ def bind(
     regularization: Regularization = "auto",
     seed: int = 0,
 ) -> tuple[Objective, WeightRule | WeightSearch | None, str]:
-    """Return the objective of a problem with prepared priors, its rule for the weight, and why that rule.
+    """Return the objective with prepared priors, the rule for the weight, and why that rule.
 
     Args:
         problem: measurements, operator and data term.
@@ -389,12 +396,14 @@ def bind(
         or not bool(((weight >= 0) & weight.isfinite()).all())
     ):
         raise InputError(
-            f"regularization must be a nonnegative number or one for each of the {problem.batch} items, got {rule}"
+            f"regularization must be a nonnegative number or one for each of the {problem.batch} "
+            f"items, got {rule}"
         )
     if bool((weight != 1).any()) and any(term.prior.fixed_level for term in priors.terms):
         name = next(term.prior for term in priors.terms if term.prior.fixed_level)
         raise InputError(
-            f"{name!r} knows one noise level only, so it takes no weight; use the solver's step instead"
+            f"{name!r} knows one noise level only, so it takes no weight; use the solver's step "
+            "instead"
         )
     return objective.with_regularization(weight.expand(problem.batch).clone()), None, why
 
@@ -423,14 +432,15 @@ def _check_least_weights(objective: Objective, rule: Any) -> None:
             continue
         if isinstance(rule, (WeightRule, WeightSearch)):
             raise InputError(
-                f"a rule for the weight may choose one for which {term.prior!r} is not known to converge; give a number above "
-                f"{float(least.max()):.4g}, or within_theorem=False"
+                f"a rule for the weight may choose one for which {term.prior!r} is not known to "
+                f"converge; give a number above {float(least.max()):.4g}, or within_theorem=False"
             )
         weight = torch.as_tensor(rule).to(least) * torch.as_tensor(term.weight).to(least)
         if not bool((weight > least).all()):
             raise InputError(
-                f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} here, and has "
-                f"{float(weight.min()):.4g}; give a larger one, or within_theorem=False"
+                f"{term.prior!r} is known to converge for weights above {float(least.max()):.4g} "
+                f"here, and has {float(weight.min()):.4g}; give a larger one, or "
+                "within_theorem=False"
             )
 
 
@@ -438,7 +448,8 @@ def _check_fixed_levels(priors: PriorSum) -> None:
     for term in priors.terms:
         if term.prior.fixed_level and bool((torch.as_tensor(term.weight) != 1).any()):
             raise InputError(
-                f"{term.prior!r} knows one noise level only, so it takes no weight; use the solver's step instead"
+                f"{term.prior!r} knows one noise level only, so it takes no weight; use the "
+                "solver's step instead"
             )
 
 
@@ -449,7 +460,8 @@ def _as_sum(prior: Prior | str | None) -> PriorSum:
         prior = prior_named(prior)
     if not isinstance(prior, Prior):
         raise InputError(
-            f"prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got {type(prior).__name__}"
+            "prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got "
+            f"{type(prior).__name__}"
         )
     return prior.as_sum()
 

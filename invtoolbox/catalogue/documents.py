@@ -1,6 +1,7 @@
-"""TOML documents, such as scene files: found by path or name, changed by dotted keys, and checked against tables.
+"""TOML documents, such as scene files: find, change by dotted keys, and check against tables.
 
-A document is checked against a pydantic model whose tables list every key that the document may have.
+A document is checked against a pydantic model whose tables list every key that the document may
+have.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Table(BaseModel):
 
 
 class Place(Table):
-    """Location of data: a data set of the catalogue or a path, and the reader if the files do not determine it."""
+    """Location of data: a data set or a path, and the reader if the files do not determine it."""
 
     dataset: str | None = None
     path: str | None = None
@@ -56,7 +57,8 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-#: A table that may be given by its name alone, ``solver = "fista"``; and a list of such tables that may be one of them.
+#: A table that may be given by its name alone, ``solver = "fista"``; and a list of such tables that
+#: may be one of them.
 Alone = Annotated[T, BeforeValidator(_named)]
 Several = Annotated[
     list[T],
@@ -89,10 +91,12 @@ class CheckedScene(Generic[S]):
         Args:
             tables: model of the scene.
             scene: path of a file, or name in the catalogue.
-            overrides: changed keys, ``{"solver.tolerance": 1e-4}`` or lines ``"solver.tolerance=1e-4"``.
+            overrides: changed keys, ``{"solver.tolerance": 1e-4}`` or lines
+                ``"solver.tolerance=1e-4"``.
 
         Raises:
-            InputError: if the file does not exist or does not fit the model; the sentence names file and key.
+            InputError: if the file does not exist or does not fit the model; the sentence names
+                file and key.
         """
         path, content = content_of(scene, overrides)
         return cls(path.stem, path, check(tables, path, content))
@@ -109,9 +113,10 @@ class CheckedScene(Generic[S]):
 def content_of(
     scene: str | Path, overrides: Mapping[str, Any] | Iterable[str] = ()
 ) -> tuple[Path, dict[str, Any]]:
-    """Return the path of a scene and the content of its file with some keys changed; nothing is checked yet.
+    """Return the path of a scene and its content with some keys changed, unchecked.
 
-    A scene may contain sets of changes. ``preset = "short"`` applies the table ``[presets.short]`` before the others::
+    A scene may contain sets of changes. ``preset = "short"`` applies the table ``[presets.short]``
+    before the others::
 
         [presets.short]
         "solver.time_limit" = 10
@@ -166,7 +171,9 @@ def check(model: type[M], path: Path, content: Mapping[str, Any]) -> M:
 
 
 def locate(scene: Path, path: str) -> Path:
-    """Find a file that a scene names: next to the scene file, in the current directory, or in the data folder.
+    """Find a file that a scene names.
+
+    It lies next to the scene file, in the current directory, or in the data folder.
 
     Args:
         scene: path of the scene file.
@@ -249,7 +256,8 @@ def _only(node: list[Any], key: str) -> Any:
     if len(node) != 1:
         names = ", ".join(str(one.get("name", k)) for k, one in enumerate(node))
         raise InputError(
-            f"--set: {key} is ambiguous between {names}; put the name or the number after the first dot"
+            f"--set: {key} is ambiguous between {names}; put the name or the number after the "
+            "first dot"
         )
     return node[0]
 

@@ -1,4 +1,4 @@
-"""Priors and solvers by name: registered classes, and the presets and trained priors of the catalogue.
+"""Priors and solvers by name: registered classes, presets and trained priors.
 
 No code runs from the files of the catalogue, and weights load without pickle.
 """
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from invtoolbox.priors.base import Prior
     from invtoolbox.solvers.base import Solver
 
-#: Networks that a card of a trained prior, or a scene file, may name. None of them downloads anything.
+#: Networks that a card of a trained prior, or a scene file, may name. None of them downloads
+#: anything.
 NETWORKS = {
     "bottleneck": "invtoolbox.networks.denoisers:Bottleneck",
     "convex-convolution": "invtoolbox.networks.convex_convolution:ConvexConvolution",
@@ -66,7 +67,9 @@ def solver_named(name: str) -> Solver:
 
 
 def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
-    """Load a solver from ``solvers/NAME.toml``: the key ``solver`` names it, the others are its settings.
+    """Load a solver preset from ``solvers/NAME.toml``.
+
+    The key ``solver`` names the solver, the other keys are its settings.
 
     Args:
         name: a file of the shelf, without ``.toml``.
@@ -77,7 +80,7 @@ def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
     solver = settings.pop("solver", None)
     if not isinstance(solver, str):
         raise InputError(
-            f'{entry.path} does not say which solver it is a preset of; add for example solver = "admm"'
+            f'{entry.path} does not name the solver of the preset; add for example solver = "admm"'
         )
     with _in_file(entry.path):
         result: Solver = build("solvers", solver, {**settings, **(changes or {})})
@@ -85,7 +88,7 @@ def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
 
 
 def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
-    """Load a trained prior: ``priors/NAME/card.toml`` names the kind of prior, its settings and its network.
+    """Load a trained prior from ``priors/NAME/card.toml``: its kind, its settings and its network.
 
     A card reads::
 
@@ -106,7 +109,7 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
     kind = settings.pop("prior", None)
     if not isinstance(kind, str):
         raise InputError(
-            f'{entry.path} does not say which prior it describes; add for example prior = "denoiser"'
+            f'{entry.path} does not name the kind of prior; add for example prior = "denoiser"'
         )
     settings.update(changes or {})
     with _in_file(entry.path):
@@ -126,8 +129,8 @@ def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:
 
     Args:
         table: ``name``, one of `NETWORKS`, and the arguments of the class.
-        weights: a ``.safetensors`` file, or a ``.pth`` file from which only tensors are unpickled; None for
-            random weights.
+        weights: a ``.safetensors`` file, or a ``.pth`` file from which only tensors are unpickled;
+            None for random weights.
     """
     arguments = {key: value for key, value in table.items() if key not in ("name", "weights")}
     name = table.get("name")

@@ -1,8 +1,9 @@
-"""Names of classes: what can be written as a word in the API, in a scene file and on the command line.
+"""Names of classes in the API, in scene files and on the command line.
 
-The classes of the toolbox are named after themselves, `ParallelBeam` is ``"parallel-beam"``; a package that declares
-an entry point in the group ``invtoolbox.priors``, ``.operators``, ``.solvers`` or ``.readers`` registers its own.
-Presets and trained priors have their names from the catalogue, see `invtoolbox.catalogue.presets`.
+The classes of the toolbox are named after themselves, `ParallelBeam` is ``"parallel-beam"``; a
+package that declares an entry point in the group ``invtoolbox.priors``, ``.operators``,
+``.solvers`` or ``.readers`` registers its own. Presets and trained priors have their names from the
+catalogue, see `invtoolbox.catalogue.presets`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 
 from invtoolbox.errors import InputError, unknown_name
 
-#: Kinds of parts. Each is a package of the toolbox; readers have their names in `invtoolbox.datasets`.
+#: Kinds of parts. Each is a package of the toolbox; readers have their names in
+#: `invtoolbox.datasets`.
 KINDS = ("priors", "operators", "data_terms", "solvers", "readers")
 
 #: Names that the field writes otherwise than the class name.
@@ -37,11 +39,11 @@ _USUAL = {
 
 #: Base classes, and classes that settings in a file cannot build because they take other objects.
 _WITHOUT_NAME = {
-    "priors": """Prior ExplicitPrior ImplicitPrior AdaptivePrior PriorSum AlongField ConditionalMixture
-        ConditionalPrior Deformation GaussianLatents GaussianPair HuberNorm Misfit RigidMotion SmoothedNorm
-        ThroughOperator TotalDeepVariation""",
-    "operators": """Operator LinearOperator EulerRollout Matrix NoMeasurement OnBoth OverTime PixelGraphLaplacian
-        PointWarp PointWarpBothWays VectorScan""",
+    "priors": """Prior ExplicitPrior ImplicitPrior AdaptivePrior PriorSum AlongField
+        ConditionalMixture ConditionalPrior Deformation GaussianLatents GaussianPair HuberNorm
+        Misfit RigidMotion SmoothedNorm ThroughOperator TotalDeepVariation""",
+    "operators": """Operator LinearOperator EulerRollout Matrix NoMeasurement OnBoth OverTime
+        PixelGraphLaplacian PointWarp PointWarpBothWays VectorScan""",
     "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",
     "solvers": "Solver DiffusionSampler LearnedDirection",
 }
@@ -125,7 +127,7 @@ def _own(kind: str) -> dict[str, type]:
 
 
 def _name_of(cls: type) -> str:
-    """Return the name of a class: its class name in kebab case, or the one that is usual in the field.
+    """Return the name of a class: the class name in kebab case, or the usual one of the field.
 
     >>> class CartesianMRI: ...
     >>> _name_of(CartesianMRI)

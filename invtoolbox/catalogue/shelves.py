@@ -1,9 +1,10 @@
 """The catalogue: small TOML files on four shelves, which users name and tune.
 
-``solvers/NAME.toml`` is a preset, ``priors/NAME/`` a trained prior, ``datasets/NAME.toml`` describes where a data set
-is and how it is read, and ``scenes/NAME.toml`` is a whole runnable problem. The user's own folder
-(``INVTOOLBOX_CATALOGUE``, else the current directory) is searched first and the shelves of the toolbox second. This
-module finds and reads the files; `presets` builds solvers and priors from them.
+``solvers/NAME.toml`` is a preset, ``priors/NAME/`` a trained prior, ``datasets/NAME.toml``
+describes where a data set is and how it is read, and ``scenes/NAME.toml`` is a whole runnable
+problem. The user's own folder (``INVTOOLBOX_CATALOGUE``, else the current directory) is searched
+first and the shelves of the toolbox second. This module finds and reads the files; `presets` builds
+solvers and priors from them.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def folders(kind: str) -> list[Path]:
 
 
 def _shipped() -> Path:
-    """Return the folder of the shelves of the toolbox: next to the package in a checkout, inside it in a wheel."""
+    """Return the folder of the own shelves: next to the package, or inside it in a wheel."""
     package = Path(__file__).resolve().parents[1]
     return package.parent if (package.parent / "pyproject.toml").is_file() else package / "shelf"
 
@@ -118,7 +119,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         path: path of the file.
 
     Raises:
-        InputError: if the file cannot be read or is not valid TOML; the sentence names file and line.
+        InputError: if the file cannot be read or is not valid TOML; the sentence names file and
+            line.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

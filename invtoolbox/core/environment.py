@@ -1,4 +1,4 @@
-"""The environment of a run: versions, machine, devices, threads, optional packages, and memory of the process."""
+"""The environment of a run: versions, machine, devices, optional packages, freed memory."""
 
 from __future__ import annotations
 
@@ -196,12 +196,13 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 def keep_freed_memory(megabytes: int = 512) -> bool:
     """Let the C library keep freed memory in the process, from now on.
 
-    By default glibc returns free memory to the system at the end of a step, and the next step fetches it page by
-    page: a fifth of the time of a training whose temporaries are a few megabytes large. No result changes, and
-    nothing happens with another C library.
+    By default glibc returns free memory to the system at the end of a step, and the next step
+    fetches it page by page: a fifth of the time of a training whose temporaries are a few megabytes
+    large. No result changes, and nothing happens with another C library.
 
-    A process has one such setting, so only the program that owns the process should change it: ``invtoolbox train``
-    does, and the function `train` does not. In a script that mainly trains, call this first.
+    A process has one such setting, so only the program that owns the process should change it:
+    ``invtoolbox train`` does, and the function `train` does not. In a script that mainly trains,
+    call this first.
 
     Args:
         megabytes: largest amount of freed memory that is kept.

@@ -1,7 +1,8 @@
 """In-place arithmetic if no graph is recorded, and out-of-place arithmetic otherwise.
 
-A step of a solver overwrites its buffers, because allocating a temporary of a large image costs more than its
-arithmetic. A step that is differentiated must not change tensors that the graph holds. Both give the same bits.
+A step of a solver overwrites its buffers, because allocating a temporary of a large image costs
+more than its arithmetic. A step that is differentiated must not change tensors that the graph
+holds. Both give the same bits.
 """
 
 from __future__ import annotations

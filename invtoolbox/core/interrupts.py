@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps: a started step is finished, so that a checkpoint is never half a step."""
+"""Ctrl-C between two steps: a started step is finished, so that checkpoints are whole."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ class Interrupted(KeyboardInterrupt):
 class DeferredInterrupt:
     """Context in which the first Ctrl-C waits for `check`; a second one is raised at once.
 
-    Solvers overwrite their buffers during a step, so an interrupted state is neither the old one nor the new one.
-    Outside the main thread, and if the program has its own handler, nothing changes.
+    Solvers overwrite their buffers during a step, so an interrupted state is neither the old one
+    nor the new one. Outside the main thread, and if the program has its own handler, nothing
+    changes.
 
     Attributes:
         forced: a second Ctrl-C arrived, so a step may be incomplete.

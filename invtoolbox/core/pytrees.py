@@ -1,8 +1,8 @@
 """Pytrees: nested tuples, lists, dicts and dataclasses of tensors.
 
-The loop needs three operations on the state of any solver: select some items of the batch, combine two states
-item by item, and name every tensor so that it can be written to a checkpoint. The batch is the first axis of
-every tensor.
+The loop needs three operations on the state of any solver: select some items of the batch, combine
+two states item by item, and name every tensor so that it can be written to a checkpoint. The batch
+is the first axis of every tensor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Common base of operators, data terms and priors: they hold settings, and are copied instead of changed."""
+"""Common base of operators, data terms and priors, which are copied instead of changed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Settings:
     """Base class of objects that hold settings and tensors, and that no call changes.
 
     Attributes:
-        item_fields: names of the attributes that hold one value per item: tensors whose first axis is the batch, tuples
-            with one entry per item, and other `Settings`. A length of 1 is a value that all items share. `select`
-            restricts them when finished items leave the batch.
+        item_fields: names of the attributes that hold one value per item: tensors whose first axis
+            is the batch, tuples with one entry per item, and other `Settings`. A length of 1 is a
+            value that all items share. `select` restricts them when finished items leave the batch.
     """
 
     item_fields: ClassVar[tuple[str, ...]] = ()
@@ -29,7 +29,9 @@ class Settings:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
-        """Return a copy on another device or in another precision: ``p.to("cuda")``, ``p.to(torch.float64)``.
+        """Return a copy on another device or in another precision.
+
+        Examples are ``p.to("cuda")`` and ``p.to(torch.float64)``.
 
         Args:
             target: a device or a dtype.
@@ -74,7 +76,7 @@ class Settings:
 
 
 def cast_dtype(old: torch.dtype, new: torch.dtype | None) -> torch.dtype:
-    """Return the dtype of a tensor after a change of precision: integers stay, complex stays complex.
+    """Return a dtype after a change of precision: integers stay, complex stays complex.
 
     Args:
         old: dtype of the tensor.
@@ -88,7 +90,7 @@ def cast_dtype(old: torch.dtype, new: torch.dtype | None) -> torch.dtype:
 
 
 def _select(value: Any, index: Tensor) -> Any:
-    """Return the items ``index`` of a value that has one entry per item; a shared value is returned as it is."""
+    """Return some items of a value with one entry per item; a shared value is returned as is."""
     if isinstance(value, Settings):
         return value.select(index)
     if isinstance(value, Tensor) and value.ndim and len(value) > 1:

@@ -18,8 +18,8 @@ from invtoolbox.problem import Problem, fitted_back_projection
 def first_guess(problem: Problem) -> Tensor:
     """Return the image that solvers start from, ``(batch, channel, *space)``.
 
-    It is the back-projection, scaled to fit the measurements best. It is zero if predictions and measurements are
-    of different kinds.
+    It is the back-projection, scaled to fit the measurements best. It is zero if predictions and
+    measurements are of different kinds.
 
     Args:
         problem: measurements, operator and data term.
@@ -35,7 +35,8 @@ def initial_variable(
 
     Args:
         objective: what is minimized.
-        initial: images ``(batch or 1, channel, *space)``, parameters of the implicit prior, or None for `first_guess`.
+        initial: images ``(batch or 1, channel, *space)``, parameters of the implicit prior, or None
+            for `first_guess`.
         at_zero: start at zero instead of `first_guess`.
 
     Raises:
@@ -74,7 +75,8 @@ def layout_of(
     for name, start in () if unknowns is None else unknowns.starts.items():
         if name in shapes:
             raise InputError(
-                f"the unknown {name!r} of {problem.operator} has the name of a parameter of {implicit!r}; rename the latter"
+                f"the unknown {name!r} of {problem.operator} has the name of a parameter of "
+                f"{implicit!r}; rename the latter"
             )
         shapes[name] = tuple(start.shape[1:])
     return Layout(tuple(shapes), tuple(shapes.values()))
