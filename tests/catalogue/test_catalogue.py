@@ -79,7 +79,7 @@ def test_a_preset_is_a_solver_with_its_settings(shelf: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("max_iterations = 7\n", "does not say which solver"),
+        ("max_iterations = 7\n", "does not name the solver"),
         ('solver = "gradient-descent"\nmax_iteration = 7\n', "no setting 'max_iteration'"),
         ('solver = "gradient-decent"\n', "did you mean 'gradient-descent'"),
     ],
@@ -113,7 +113,7 @@ def test_a_trained_prior_solves_a_problem_by_its_name(shelf: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ('prior = "denoiser"', "does not say which prior"),
+        ('prior = "denoiser"', "does not name the kind of prior"),
         ('name = "dncnn"', "the network has no name"),
         ('weights = "weights.safetensors"', "safetensors file next to its card"),
     ],
