@@ -123,7 +123,7 @@ def solve_in_stages(
         seed: of the first stage; the others count on from it.
         device: where to compute.
         folder: where the work is written down, and gone on from where it was written before.
-        every: seconds between two looks at ``focus_point`` of the views that are held out.
+        every: seconds between two looks at ``looked_at`` of the views that are held out.
         progress: show a bar on a terminal.
         tell: called after each stage.
         silhouettes: the weight of `silhouette_prior`, beside the mean misfit of a value; for few views of pictures with an alpha.
