@@ -1,4 +1,4 @@
-"""Scenes from photographs with known cameras: which views, what the scene is made of, stages coarse to fine, scene files of views."""
+"""Scenes from photographs with known cameras: views, representations, and stages."""
 
 import lazy_loader
 
