@@ -1,4 +1,4 @@
-"""Motion in lidar sweeps: scene flow of pairs and of sequences."""
+"""Scene flow of lidar sweeps: preparation, methods, estimation."""
 
 import lazy_loader
 

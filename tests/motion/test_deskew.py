@@ -42,7 +42,7 @@ def test_times_before_the_timestamp(skewed):
 @pytest.mark.parametrize(
     ("deskewed", "has_time", "period", "words"),
     [
-        (True, True, 0.1, "the data set has done so"),
+        (True, True, 0.1, "the data set is deskewed"),
         (None, True, 0.1, "nothing says"),
         (False, False, 0.1, "no times"),
         (False, True, 0.0, "0 s apart"),
