@@ -43,7 +43,7 @@ def test_times_before_the_timestamp(skewed):
     ("deskewed", "has_time", "period", "words"),
     [
         (True, True, 0.1, "the data set is deskewed"),
-        (None, True, 0.1, "nothing says"),
+        (None, True, 0.1, "does not state a need"),
         (False, False, 0.1, "no times"),
         (False, True, 0.0, "0 s apart"),
         (False, True, -0.1, "-0.1 s apart"),
