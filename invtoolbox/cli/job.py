@@ -149,7 +149,7 @@ def _check_format(output: Path, is_volume: bool) -> None:
 
 def priors(names: str) -> Prior | None:
     """The sum of the priors whose names are joined by commas; ``none`` is none."""
-    from invtoolbox.catalogue.registry import prior_named
+    from invtoolbox.catalogue.presets import prior_named
 
     total: Prior | None = None
     for name in (n.strip() for n in names.split(",")):
@@ -169,7 +169,7 @@ def weight(text: str) -> float | str:
 
 
 def solver(arguments: argparse.Namespace) -> Solver | None:
-    from invtoolbox.catalogue.registry import solver_named
+    from invtoolbox.catalogue.presets import solver_named
 
     return solver_named(arguments.solver) if arguments.solver else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 #: A point and where it goes, one by one, or all numbers and all positions.
 Handles = Mapping[int, Sequence[float]] | tuple[Any, Any]
+Shape = TypeVar("Shape")
 
 
 def deform(
-    shape: Any,
+    shape: Shape,
     handles: Handles,
     *,
     weights: MeshWeights = "cotangent",
@@ -37,7 +38,7 @@ def deform(
     max_iterations: int | None = None,
     tolerance: float = 1e-6,
     progress: bool = False,
-) -> Any:
+) -> Shape:
     r"""The shape with its handles moved, and everything else as rigid as possible.
 
     It minimises `priors.ARAP` over the points that are not handles, which are where they were told to be to the last digit, with
@@ -86,11 +87,10 @@ def deform(
     )
     index, positions = _handles(handles, body)
     moved = body.points.double() + solution.x
-    if (
-        noise_std is None
-    ):  # a position that comes back is the one that was given, not rest plus displacement
+    if noise_std is None:
+        # Return the given position itself, not the rest position plus a displacement.
         moved = moved.index_copy(1, index, positions.expand(len(moved), *positions.shape[1:]))
-    return body.rebuild(moved.to(body.points.dtype))
+    return cast(Shape, body.rebuild(moved.to(body.points.dtype)))
 
 
 def deformation(

@@ -93,7 +93,7 @@ def test_sweeps_that_are_open_and_simulated_ones(tmp_path: Path) -> None:
 
 SCRIPT = """
 import time
-from invtoolbox.motion.sequence import flow_sequence
+from invtoolbox.runs.flow.sequence import flow_sequence
 from tests.motion.recording import standing
 def slowly(*pair):
     found = standing(*pair)
