@@ -270,9 +270,16 @@ def results_page() -> str:
 
 def top_page() -> str:
     """Compose the page of the names in `invtoolbox` itself."""
-    from invtoolbox import _NAMES
+    import inspect
 
-    paths = ["invtoolbox.solve.solve", *(f"{module}.{name}" for name, module in _NAMES.items())]
+    import invtoolbox
+
+    objects = {name: getattr(invtoolbox, name) for name in invtoolbox.__all__}
+    paths = [
+        f"{value.__module__}.{name}"
+        for name, value in objects.items()
+        if inspect.isclass(value) or inspect.isfunction(value)
+    ]
     return (
         "# Reference\n\nThe names of `invtoolbox` itself, `import invtoolbox as it`.\n\n"
         + "\n\n".join(f"::: {path}" for path in paths)
