@@ -1,14 +1,19 @@
-r"""Rendering of voxels along rays: exact alpha compositing at a fixed step, with its hand-written gradient.
+r"""Render voxels along rays by exact alpha compositing at a fixed step, with a hand-written gradient.
 
-Samples lie at ``t_k = (k + offset) step`` along a ray. With the optical thickness ``tau_k = step sigma(t_k)`` of each,
+Samples lie at ``t_k = (k + offset) step`` along a ray. With the optical thickness
+``tau_k = step sigma(t_k)`` of each sample,
 
-.. math:: T_k = \exp(-\sum_{j<k} \tau_j), \quad w_k = T_k (1 - e^{-\tau_k}), \quad C = \sum_k w_k c(t_k), \quad \alpha = \sum_k w_k.
+.. math:: T_k = \exp(-\sum_{j<k} \tau_j), \quad w_k = T_k (1 - e^{-\tau_k}),
+          \quad C = \sum_k w_k c(t_k), \quad \alpha = \sum_k w_k.
+
+The kernels are ``voxel_rendering.cpp`` and ``voxel_rendering_gradient.cpp``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,21 +22,25 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import spherical_harmonics
 from invtoolbox.geometry.voxels import Voxels
-from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
 
-#: Bytes that the threads' own gradients may take together.
+#: Bytes that the separate gradients of the threads may take together.
 _BUFFERS = 1 << 30
 
 
 class Rendering(NamedTuple):
-    """What rays meet. Depths count in lengths of a ray's direction: for those of a camera, along its z.
+    """Images of R rays per item.
+
+    Depths are in lengths of the ray's direction: for the rays of a camera, they are along its z axis.
 
     Attributes:
-        color: ``(batch, R, channels)``.
-        alpha: how much of the light was stopped, ``(batch, R)``.
-        depth: its expectation given that it was, ``(batch, R)``; 0 where nothing was met.
-        median_depth: where half of it was stopped, ``(batch, R)``; infinite where less was. Without gradient.
-        thickness: the optical thickness ``-log(1 - alpha)``, ``(batch, R)``.
+        color: color, ``(batch, R, channels)``.
+        alpha: share of the light that was stopped, ``(batch, R)``.
+        depth: expected depth at which the light was stopped, ``(batch, R)``; 0 if none was.
+        median_depth: depth at which half of the light was stopped, ``(batch, R)``; infinite if less was
+            stopped. Without gradient.
+        thickness: optical thickness ``-log(1 - alpha)``, ``(batch, R)``.
     """
 
     color: Tensor
@@ -57,18 +66,21 @@ def render_voxels(
     """Render voxels along rays; differentiable in density, color, rays and background.
 
     Args:
-        voxels: see `Voxels`; float32 or float64.
-        origins: ``(R, 3)``, or ``(batch, R, 3)`` where every item has its own.
-        directions: the same shape, of any length.
-        step: between samples, in the unit of the world; half the shortest edge of a cell by default.
-        near, far: distances from the origin between which is sampled, in the unit of the world.
-        offset: of the samples, in steps, between 0 and 1; a number, or one a ray, ``(R,)`` or ``(batch, R)``.
-        background: a color that stands behind everything, ``()`` or ``(channels,)``; none for black.
-        stop: a ray ends where less than this share of the light is left; 0 for the end of the box.
-        least_alpha: samples that stop less than this share of the light are left out.
+        voxels: density and color at the nodes, float32 or float64; see `Voxels`.
+        origins: origins of the rays, ``(R, 3)`` for all items, or ``(batch, R, 3)``.
+        directions: directions of the rays, of the same shape and of any length.
+        step: distance between samples, in the unit of the world; by default half the shortest edge of a
+            cell.
+        near: distance from the origin at which sampling begins, in the unit of the world.
+        far: distance from the origin at which sampling ends, in the unit of the world.
+        offset: offset of the samples in steps, between 0 and 1: a number, or one number per ray, ``(R,)``
+            or ``(batch, R)``.
+        background: color behind all voxels, ``()`` or ``(channels,)``; None for black.
+        stop: share of the light below which a ray ends; 0 to sample up to the end of the box.
+        least_alpha: share of the light; samples that stop less than this share are left out.
 
     Raises:
-        InputError: for shapes and precisions that do not fit.
+        InputError: if the shapes or the precisions do not fit together.
 
     >>> from invtoolbox.geometry.voxels import VoxelSpace
     >>> space = VoxelSpace.box(9, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0), scale=1.0)
@@ -169,6 +181,72 @@ class _March:
     scale: float
 
 
+@dataclass
+class RenderingArguments:
+    """Arguments of both kernels; the tensors at the end are for the gradient alone."""
+
+    density: Tensor
+    color: Tensor
+    origins: Tensor
+    directions: Tensor
+    bases: Tensor
+    offsets: Tensor
+    numbers: Tensor | None
+    clearance: Tensor | None
+    colors_out: Tensor
+    rest_out: Tensor
+    shared_rays: int
+    rows: int
+    rays: int
+    parts: int
+    nx: int
+    ny: int
+    nz: int
+    spacing: float
+    near: float
+    far: float
+    stop: float
+    least: float
+    density_scale: float
+    colors_grad: Tensor | None = None
+    rest_grad: Tensor | None = None
+    density_grad: Tensor | None = None
+    color_grad: Tensor | None = None
+    origins_grad: Tensor | None = None
+    directions_grad: Tensor | None = None
+    bases_grad: Tensor | None = None
+
+
+def _definitions(dtype: torch.dtype, bases: int, channels: int) -> dict[str, str | int]:
+    double = dtype == torch.float64
+    functions = {"EXP": "exp", "LOG": "log"} if double else {"EXP": "expf", "LOG": "logf"}
+    return {"REAL": REAL[dtype], **functions, "BASES": bases, "CHANNELS": channels}
+
+
+@cache
+def render_kernel(dtype: torch.dtype, bases: int, channels: int) -> Kernel:
+    """Return the kernel that renders, for a number of basis functions and of channels of the color."""
+    definitions = _definitions(dtype, bases, channels)
+    return native_kernel("rendering/voxel_rendering.cpp", definitions, RenderingArguments)
+
+
+@cache
+def gradient_kernel(
+    dtype: torch.dtype, bases: int, channels: int, of_rays: bool, atomic: bool
+) -> Kernel:
+    """Return the kernel of the gradient.
+
+    Args:
+        dtype: precision.
+        bases: number of basis functions of the color.
+        channels: number of channels of the color.
+        of_rays: compute the gradient of the rays as well.
+        atomic: parts share their gradients, by atomic additions.
+    """
+    definitions = _definitions(dtype, bases, channels) | {"OF_RAYS": of_rays, "ATOMIC": atomic}
+    return native_kernel("rendering/voxel_rendering_gradient.cpp", definitions, RenderingArguments)
+
+
 class _Render(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -183,69 +261,50 @@ class _Render(torch.autograd.Function):
         clearance: Tensor | None,
         march: _March,
     ) -> tuple[Tensor, Tensor]:
-        from invtoolbox.kernels.rendering.voxel_rendering_kernels import render_kernel
-
         fixed = [
             t.detach().contiguous() for t in (density, color, origins, directions, bases, offsets)
         ]
         batch, rays, channels = len(density), origins.shape[1], color.shape[3]
         seen, rest = density.new_empty(batch, rays, channels), density.new_empty(batch, rays, 4)
         ctx.numbers, ctx.clearance, ctx.march = numbers, clearance, march
-        ctx.save_for_backward(*fixed, seen, rest)
-        arguments = _arguments(fixed, numbers, clearance, march, seen, rest)
-        parts = arguments.parts = min(
-            rays, rays if density.is_cuda else 16 * torch.get_num_threads()
-        )
+        saved = (*fixed, seen, rest)
+        ctx.save_for_backward(*saved)
+        parts = min(rays, rays if density.is_cuda else 16 * torch.get_num_threads())
+        arguments = _arguments(saved, numbers, clearance, march, parts)
         kernel = render_kernel(density.dtype, color.shape[2], channels)
-        launch(
-            kernel, batch * parts, [arguments], [density, seen, rest], _work(march, batch * rays)
-        )
+        launch(kernel, batch * parts, arguments, _work(march, batch * rays))
         return seen, rest
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, seen_grad: Tensor, rest_grad: Tensor) -> tuple[Tensor | None, ...]:
-        from invtoolbox.kernels.rendering.voxel_rendering_kernels import gradient_kernel
-
-        *fixed, seen, rest = ctx.saved_tensors
-        density, color, origins, directions, bases, _ = fixed
-        batch, rays, of_rays = len(density), origins.shape[1], any(ctx.needs_input_grad[2:5])
-        seen_grad, rest_grad = seen_grad.contiguous(), rest_grad.contiguous()
+        density, color, *of_ray, _, _, _ = ctx.saved_tensors
+        batch, rays, of_rays = len(density), of_ray[0].shape[1], any(ctx.needs_input_grad[2:5])
         atomic = density.is_cuda and not torch.are_deterministic_algorithms_enabled()
         parts = rays if atomic else _parts(density, color, rays)
         buffers = 1 if atomic else parts
         grads = [t.new_zeros(batch, buffers, *t.shape[1:]) for t in (density, color)]
-        ray_grads = [
-            t.new_empty(batch if of_rays else 0, *t.shape[1:]) for t in (origins, directions, bases)
-        ]
-        arguments = _arguments(fixed, ctx.numbers, ctx.clearance, ctx.march, seen, rest)
-        arguments.parts = parts
-        arguments.colors_grad, arguments.rest_grad = address(seen_grad), address(rest_grad)
-        arguments.density_grad, arguments.color_grad = map(address, grads)
-        if of_rays:
-            arguments.origins_grad, arguments.directions_grad, arguments.bases_grad = map(
-                address, ray_grads
-            )
+        ray_grads = [t.new_empty(batch if of_rays else 0, *t.shape[1:]) for t in of_ray]
+        arguments = _arguments(ctx.saved_tensors, ctx.numbers, ctx.clearance, ctx.march, parts)
+        arguments.colors_grad, arguments.rest_grad = seen_grad.contiguous(), rest_grad.contiguous()
+        arguments.density_grad, arguments.color_grad = grads
+        arguments.origins_grad, arguments.directions_grad, arguments.bases_grad = ray_grads
         kernel = gradient_kernel(density.dtype, color.shape[2], color.shape[3], of_rays, atomic)
-        launch(
-            kernel,
-            batch * parts,
-            [arguments],
-            [density, seen_grad, rest_grad, *grads, *ray_grads],
-            4 * _work(ctx.march, batch * rays),
-        )
+        launch(kernel, batch * parts, arguments, 4 * _work(ctx.march, batch * rays))
         of_density, of_color = (g[:, 0] if buffers == 1 else g.sum(1) for g in grads)
         pulled: list[Tensor | None] = [None] * 3
         if of_rays:
             pulled = [
-                g if len(t) == batch else g.sum(0, keepdim=True)
-                for g, t in zip(ray_grads, (origins, directions, bases))
+                g if len(t) == batch else g.sum(0, keepdim=True) for g, t in zip(ray_grads, of_ray)
             ]
         return (of_density, of_color, *pulled, None, None, None, None)
 
 
 def _parts(density: Tensor, color: Tensor, rays: int) -> int:
-    """Into how many parts the rays of an item fall, each with gradients of its own: the same whatever the batch is."""
+    """Return the number of parts of an item's rays, each with separate gradients.
+
+    It does not depend on the batch, so that an item has the same gradient alone and in a batch.
+    """
     one = (density[0].numel() + color[0].numel()) * density.element_size()
     wanted = 64 if density.is_cuda else torch.get_num_threads()
     return max(1, min(wanted, rays, _BUFFERS // max(one, 1)))
@@ -256,24 +315,25 @@ def _work(march: _March, rays: int) -> float:
 
 
 def _arguments(
-    fixed: list[Tensor],
+    saved: tuple[Tensor, ...],
     numbers: Tensor | None,
     clearance: Tensor | None,
     march: _March,
-    seen: Tensor,
-    rest: Tensor,
-) -> Any:
-    from invtoolbox.kernels.rendering.voxel_rendering_kernels import Arguments
-
-    a = Arguments()
+    parts: int,
+) -> RenderingArguments:
+    *fixed, seen, rest = saved
     density, _, origins, *_ = fixed
-    a.density, a.color, a.origins, a.directions, a.bases, a.offsets = map(address, fixed)
-    a.numbers = 0 if numbers is None else address(numbers)
-    a.clearance = 0 if clearance is None else address(clearance)
-    a.colors_out, a.rest_out = address(seen), address(rest)
-    a.shared_rays, a.rows, a.rays = int(len(origins) == 1), density.shape[1], origins.shape[1]
-    a.nx, a.ny, a.nz = march.shape
-    a.step, a.near, a.far, a.stop, a.least, a.scale = (
+    return RenderingArguments(
+        *fixed,
+        numbers,
+        clearance,
+        seen,
+        rest,
+        int(len(origins) == 1),
+        density.shape[1],
+        origins.shape[1],
+        parts,
+        *march.shape,
         march.step,
         march.near,
         march.far,
@@ -281,4 +341,3 @@ def _arguments(
         march.least,
         march.scale,
     )
-    return a
