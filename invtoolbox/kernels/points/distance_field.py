@@ -1,15 +1,15 @@
-r"""Compute the Euclidean distance to a set of points on a grid, and interpolate it between the nodes.
+r"""Compute the Euclidean distance to a set of points on a grid, and interpolate it.
 
-The distance is measured to the points themselves. The distance to the centres of their cells would be off
-by up to half a cell's diagonal.
+The distance is measured to the points themselves. The distance to the centres of their cells would
+be off by up to half a cell's diagonal.
 
-Lines of nodes are swept along z, y and x. Each sweep assigns to every node the nearest of the points that
-the nodes of its line hold, by the lower envelope of parabolas (Felzenszwalb and Huttenlocher, "Distance
-transforms of sampled functions", 2012). Here the vertices of the parabolas lie at the points' own
-coordinates. A cell with several points enters with one of them, so that a far node may get a point that is
-not quite the nearest: the distance is never too small, and too large by less than a cell's diagonal.
-Finally, the nodes around every point are set to their least distance, so that they are exact where it
-matters.
+Lines of nodes are swept along z, y and x. Each sweep assigns to every node the nearest of the
+points that the nodes of its line hold, by the lower envelope of parabolas (Felzenszwalb and
+Huttenlocher, "Distance transforms of sampled functions", 2012). Here the vertices of the parabolas
+lie at the points' own coordinates. A cell with several points enters with one of them, so that a
+far node may get a point that is not quite the nearest: the distance is never too small, and too
+large by less than a cell's diagonal. Finally, the nodes around every point are set to their least
+distance, so that they are exact where it matters.
 
 The kernels are ``distance_sweep.cpp``, ``distance_nearby.cpp`` and ``distance_interpolation.cpp``.
 """
@@ -77,14 +77,14 @@ class InterpolationArguments:
 
 @cache
 def sweep_kernel(axis: int, group: int) -> Kernel:
-    """Return the sweep of ``group`` lines along an axis; the last sweep, along axis 0, writes distances."""
+    """Return the sweep of ``group`` lines along an axis; along axis 0 it writes distances."""
     definitions = {"AXIS": axis, "GROUP": group}
     return native_kernel("points/distance_sweep.cpp", definitions, DistanceArguments)
 
 
 @cache
 def nearby_kernel(reach: int, atomic: bool) -> Kernel:
-    """Return the kernel of the exact distances at the nodes within ``reach`` cells of each point."""
+    """Return the kernel of exact distances at the nodes within ``reach`` cells of a point."""
     definitions = {"REACH": reach, "ATOMIC": atomic}
     return native_kernel("points/distance_nearby.cpp", definitions, DistanceArguments)
 
@@ -146,8 +146,9 @@ def _enter(nodes: Tensor, place: Tensor) -> None:
 def interpolate(field: Field, points: Tensor) -> Tensor:
     """Interpolate a field at points, ``(n, 3) -> (n,)``, differentiable once in the points.
 
-    Outside of the grid, the result is the value at the nearest place of the grid's box plus the distance
-    to this place. For a field of distances this is an upper bound, and its slope leads back to the grid.
+    Outside of the grid, the result is the value at the nearest place of the grid's box plus the
+    distance to this place. For a field of distances this is an upper bound, and its slope leads
+    back to the grid.
 
     >>> field = Field(torch.arange(2.0).view(2, 1, 1).repeat(1, 2, 2), (0.0, 0.0, 0.0), 1.0)
     >>> interpolate(field, torch.tensor([[0.25, 0.5, 0.5], [0.0, 0.0, -3.0]]))
@@ -165,8 +166,9 @@ def value_and_slope(field: Field, points: Tensor) -> tuple[Tensor, Tensor]:
         )
     points = points.detach().contiguous()
     values, slopes = torch.empty_like(points[:, 0]), torch.empty_like(points)
+    nx, ny, nz = field.values.shape
     arguments = InterpolationArguments(
-        field.values, points, values, slopes, *field.values.shape, *field.origin, field.cell
+        field.values, points, values, slopes, nx, ny, nz, *field.origin, field.cell
     )
     launch(interpolation_kernel(points.dtype), len(points), arguments, work=20.0 * len(points))
     return values, slopes

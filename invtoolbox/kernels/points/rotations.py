@@ -1,7 +1,8 @@
-"""Compute the energy of as-rigid-as-possible motion: the misfit of the best rotations of neighbourhoods.
+"""Compute the energy of as-rigid-as-possible motion.
 
-The kernels are ``rotation_fit.cpp`` and ``rotation_gradient.cpp``, each one pass over the edges, with one
-task per point and item.
+The energy is the misfit of the best rotations of the neighbourhoods of a graph. The kernels are
+``rotation_fit.cpp`` and ``rotation_gradient.cpp``, each one pass over the edges, with one task per
+point and item.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from invtoolbox.kernels.native import REAL, native_kernel
 
 @dataclass
 class RotationArguments:
-    """Arguments of the kernels: ``rotation_fit.cpp`` writes energies, ``rotation_gradient.cpp`` slopes."""
+    """Arguments of the kernels: the fit writes energies, the gradient writes slopes."""
 
     moved: Tensor
     starts: Tensor
@@ -45,12 +46,14 @@ def fit_kernel(dtype: torch.dtype) -> Kernel:
 
 @cache
 def gradient_kernel(dtype: torch.dtype) -> Kernel:
-    """Return the kernel of half the energy's gradient under fixed rotations, for points of a precision."""
+    """Return the kernel of half the gradient under fixed rotations, for points of a precision."""
     return native_kernel("points/rotation_gradient.cpp", {"REAL": REAL[dtype]}, RotationArguments)
 
 
 class Neighbourhoods(Settings):
-    r"""Edges of N points at rest, sorted by the point that they belong to and by the point that they lead to.
+    r"""Edges of N points at rest.
+
+    They are sorted by the point that they belong to, and indexed by the point that they lead to.
 
     Args:
         edges: the point that an edge belongs to, and its neighbour, ``(2, E)``.
@@ -65,8 +68,8 @@ class Neighbourhoods(Settings):
     def __init__(self, edges: Tensor, weights: Tensor, vectors: Tensor, count: int) -> None:
         if edges.shape != (2, len(weights)) or vectors.shape != (len(weights), 3):
             raise InputError(
-                f"neighbourhoods take edges (2, E), weights (E,) and vectors (E, 3), got {tuple(edges.shape)}, "
-                f"{tuple(weights.shape)} and {tuple(vectors.shape)}"
+                "neighbourhoods take edges (2, E), weights (E,) and vectors (E, 3), got "
+                f"{tuple(edges.shape)}, {tuple(weights.shape)} and {tuple(vectors.shape)}"
             )
         order = edges[0].argsort(stable=True)
         owners, neighbours = edges[0][order], edges[1][order]
@@ -80,8 +83,8 @@ class Neighbourhoods(Settings):
     def energy(self, moved: Tensor) -> Tensor:
         r"""Compute ``min_R sum_ij w_ij |e_ij + d_ij - R_i e_ij|^2``, ``(batch,)``.
 
-        Each R_i is a rotation, and ``d_ij = d_i - d_j``. The derivative holds R fixed, which is exact; the
-        second derivative holds R fixed too.
+        Each R_i is a rotation, and ``d_ij = d_i - d_j``. The derivative holds R fixed, which is
+        exact; the second derivative holds R fixed too.
 
         Args:
             moved: displacements d of the points, ``(batch, N, 3)``.
@@ -90,13 +93,15 @@ class Neighbourhoods(Settings):
             InputError: if the displacements have another shape.
 
         >>> edges = torch.tensor([[0, 1], [1, 0]])
-        >>> pair = Neighbourhoods(edges, torch.ones(2), torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]]), 2)
-        >>> pair.energy(torch.tensor([[[0.5, 0, 0], [0, 0, 0]]]))  # both ends see an edge that is longer by a half
+        >>> vectors = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]])
+        >>> pair = Neighbourhoods(edges, torch.ones(2), vectors, 2)
+        >>> pair.energy(torch.tensor([[[0.5, 0, 0], [0, 0, 0]]]))  # at both ends, 0.5 longer
         tensor([0.5000])
         """
         if moved.ndim != 3 or tuple(moved.shape[1:]) != (self.count, 3):
             raise InputError(
-                f"displacements of {self.count} points have the shape (batch, {self.count}, 3), got {tuple(moved.shape)}"
+                f"displacements of {self.count} points have the shape (batch, {self.count}, 3), "
+                f"got {tuple(moved.shape)}"
             )
         energy: Tensor = _Energy.apply(moved, self)
         return energy
@@ -146,7 +151,8 @@ class Neighbourhoods(Settings):
     def laplacian(self, v: Tensor) -> Tensor:
         """Return ``sum_j w_ij (v_i - v_j)`` over the edges of i and the edges that lead to it.
 
-        This is half the Hessian of the energy under fixed rotations, applied to ``v`` ``(batch, N, 3)``.
+        This is half the Hessian of the energy under fixed rotations, applied to ``v``
+        ``(batch, N, 3)``.
         """
         i, j = self.owners.long(), self.neighbours.long()
         flow = self.weights.to(v.dtype)[:, None] * (v.index_select(-2, i) - v.index_select(-2, j))
@@ -164,9 +170,7 @@ class _Energy(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         moved, turns = context.saved_tensors
-        return 2 * gradients[0][:, None, None] * _Pull.apply(
-            moved, turns, context.graph
-        ), None
+        return 2 * gradients[0][:, None, None] * _Pull.apply(moved, turns, context.graph), None
 
 
 class _Pull(torch.autograd.Function):

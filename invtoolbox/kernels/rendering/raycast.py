@@ -1,8 +1,8 @@
 r"""Cast rays at moving boxes, cylinders, ellipsoids and planes, as a lidar does.
 
-Every ray has its own origin, direction and time. The time is a share of an interval, such as one turn of a
-lidar. Over the interval, each primitive moves and turns at constant speed, the turn about a pivot of its
-own. A point ``x`` of the primitive is at
+Every ray has its own origin, direction and time. The time is a share of an interval, such as one
+turn of a lidar. Over the interval, each primitive moves and turns at constant speed, the turn about
+a pivot of its own. A point ``x`` of the primitive is at
 
 .. math:: c + \exp(s [\omega]_\times) (x - c) + s v
 
@@ -24,9 +24,9 @@ from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
 
-#: The kinds of primitives, in the order of their numbers in the kernel. In its own frame, a primitive with
-#: half sizes (a, b, c) is the plane z = 0; the box |x| <= a, |y| <= b, |z| <= c; the cylinder
-#: (x/a)^2 + (y/b)^2 <= 1, |z| <= c; the ellipsoid with these half axes.
+#: The kinds of primitives, in the order of their numbers in the kernel. In its own frame, a
+#: primitive with half sizes (a, b, c) is the plane z = 0; the box |x| <= a, |y| <= b, |z| <= c; the
+#: cylinder (x/a)^2 + (y/b)^2 <= 1, |z| <= c; the ellipsoid with these half axes.
 KINDS = ("plane", "box", "cylinder", "ellipsoid")
 
 
@@ -36,7 +36,8 @@ class Primitives:
 
     Attributes:
         kind: indices into `KINDS`, ``(P,)``.
-        half_size: half extents along the primitive's own axes, above zero, ``(P, 3)``; ignored for a plane.
+        half_size: half extents along the primitive's own axes, above zero, ``(P, 3)``; ignored for
+            a plane.
         pose: frames of the primitives in the world at the start, ``(P, 4, 4)``.
         way: displacement of the pivot over the interval, ``(P, 3)``.
         turn: axis times angle in radians of the turn over the interval, ``(P, 3)``.
@@ -64,7 +65,8 @@ class Primitives:
         }.items():
             if getattr(self, name).shape != (count, *shape):
                 raise InputError(
-                    f"primitives: {name} has the shape {tuple(getattr(self, name).shape)}, expected {(count, *shape)}"
+                    f"primitives: {name} has the shape {tuple(getattr(self, name).shape)}, "
+                    f"expected {(count, *shape)}"
                 )
         if bool((self.half_size <= 0).any()):
             raise InputError("primitives: half_size must be above zero")
@@ -97,8 +99,8 @@ class Primitives:
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Return bounding spheres at the start, centres ``(P, 3)`` and radii ``(P,)``.
 
-        A sphere that moves by the primitive's way holds the primitive for the whole interval. The radius is
-        negative for a plane, which has no bounding sphere.
+        A sphere that moves by the primitive's way holds the primitive for the whole interval. The
+        radius is negative for a plane, which has no bounding sphere.
         """
         half = self.half_size
         rim = torch.hypot(half[:, :2].amax(1), half[:, 2])
@@ -153,22 +155,25 @@ def cast_rays(
 ) -> tuple[Tensor, Tensor]:
     """Find the first surface that each ray meets.
 
-    A ray that starts inside of a primitive meets its wall from within. Rays test the primitives in the order
-    of their distance from the first ray's origin, and stop when all others lie behind the hit. Therefore rays
-    from one place are the fastest.
+    A ray that starts inside of a primitive meets its wall from within. Rays test the primitives in
+    the order of their distance from the first ray's origin, and stop when all others lie behind the
+    hit. Therefore rays from one place are the fastest.
 
     Args:
-        origins: origins of the rays, ``(N, 3)``, float32 or float64, which is also the precision of the result.
+        origins: origins of the rays, ``(N, 3)``, float32 or float64, which is also the precision of
+            the result.
         directions: directions of the rays, ``(N, 3)``, of any length but zero.
         share: time of each ray, 0 at the start of the interval and 1 at its end, ``(N,)``.
         primitives: primitives to hit.
         reach: largest distance of a hit.
 
     Returns:
-        The distance ``(N,)``, infinite without a hit, and the index of the primitive ``(N,)`` int64, -1 for none.
+        The distance ``(N,)``, infinite without a hit, and the index of the primitive ``(N,)``
+        int64, -1 for none.
 
     Raises:
-        InputError: if the shapes of the rays do not fit together, or their precision is another one.
+        InputError: if the shapes of the rays do not fit together, or their precision is another
+            one.
 
     >>> ball = Primitives.still(["ellipsoid"], torch.ones(1, 3), torch.eye(4)[None])
     >>> rays = torch.tensor([[1.0, 0, 0], [0, 1.0, 0]])
@@ -182,8 +187,8 @@ def cast_rays(
         or share.shape != origins.shape[:1]
     ):
         raise InputError(
-            f"rays: origins {tuple(origins.shape)}, directions {tuple(directions.shape)} and share {tuple(share.shape)} must "
-            "be (N, 3), (N, 3) and (N,)"
+            f"rays: origins {tuple(origins.shape)}, directions {tuple(directions.shape)} and share "
+            f"{tuple(share.shape)} must be (N, 3), (N, 3) and (N,)"
         )
     if origins.dtype not in (torch.float32, torch.float64):
         raise InputError(f"rays: origins are {origins.dtype}; float32 or float64 is expected")
@@ -212,7 +217,7 @@ def cast_rays(
 
 
 def _table(primitives: Primitives, base: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows that ``raycast.cpp`` reads, the primitive nearest to ``base`` first, and their order."""
+    """Return the table for ``raycast.cpp``, the nearest to ``base`` first, and the order."""
     centre, radius = primitives.bounds()
     nearest = (centre - base).norm(dim=1) - radius - primitives.way.norm(dim=1)
     nearest = torch.where(radius < 0, torch.full_like(nearest, -1e30), nearest * (1 - 1e-5) - 1e-5)

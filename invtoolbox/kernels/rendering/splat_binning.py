@@ -1,7 +1,7 @@
 """Sort the splats of views into the tiles that they touch, front to back.
 
-On the CPU, ``splat_binning_count.cpp`` and ``splat_binning_sort.cpp`` sort, one view per task; on CUDA,
-PyTorch sorts.
+On the CPU, ``splat_binning_count.cpp`` and ``splat_binning_sort.cpp`` sort, one view per task; on
+CUDA, PyTorch sorts.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ TILE = 16
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Lists of the tiles of V views with N splats each: P pairs of a splat and a tile that it touches.
+    """Lists of the tiles of V views with N splats each: P pairs of a splat and a touched tile.
 
     Attributes:
-        entries: for every pair, tile by tile and front to back, the index of the splat in its view and
-            the number of the pair in the view, ``(P, 2)`` int32.
+        entries: for every pair, tile by tile and front to back, the index of the splat in its view
+            and the number of the pair in the view, ``(P, 2)`` int32.
         starts: start of the list of each tile, and P at the end, ``(V * tiles + 1,)``.
         bases: number of the first pair of each view, ``(V,)``.
         pairs: number of the first pair of each splat, followed by its other pairs, ``(V, N)``.
@@ -77,7 +77,7 @@ class SortArguments:
 
 @cache
 def count_kernel() -> Kernel:
-    """Return the kernel that counts the splats of tiles, the tiles of splats, and the pairs of a view."""
+    """Return the kernel that counts the splats per tile, and the tiles per splat and per view."""
     definitions = {"TILE": TILE}
     return native_kernel(
         "rendering/splat_binning_count.cpp", definitions, CountArguments, task="view"
@@ -88,7 +88,7 @@ def count_kernel() -> Kernel:
 def sort_kernel(dtype: torch.dtype) -> Kernel:
     """Return the kernel that writes the lists of the tiles, for depths of a precision."""
     bits = "unsigned int" if dtype == torch.float32 else "unsigned long long"
-    definitions = {"TILE": TILE, "REAL": REAL[dtype], "BITS": bits}
+    definitions: dict[str, str | int] = {"TILE": TILE, "REAL": REAL[dtype], "BITS": bits}
     return native_kernel(
         "rendering/splat_binning_sort.cpp", definitions, SortArguments, task="view"
     )
@@ -98,8 +98,8 @@ def bin_splats(boxes: Tensor, reaches: Tensor, width: int, height: int) -> Tiles
     """Sort splats by depth into tiles; splats of equal depth keep their order.
 
     Args:
-        boxes: pixels that a splat may touch, as the first column and the column past the last, then the
-            rows, ``(V, N, 4)`` int32; an empty box for an invisible splat.
+        boxes: pixels that a splat may touch, as the first column and the column past the last, then
+            the rows, ``(V, N, 4)`` int32; an empty box for an invisible splat.
         reaches: depth, which is positive, and a second number, which is not read, ``(V, N, 2)``.
         width: width of the views in pixels.
         height: height of the views in pixels.

@@ -5,11 +5,12 @@ A pixel at ``p`` goes through the splats of its tile from front to back,
 .. math:: \alpha_i = \min(0.999,\ o_i \exp(-\tfrac12 (p - m_i)^T Q_i (p - m_i))), \qquad
           I = \sum_i f_i \alpha_i T_i, \quad T_i = \prod_{j < i} (1 - \alpha_j),
 
-where an alpha below 1/255 counts as 0. The pixel ends before the splat that would take the transmittance
-T to 1e-4 or below (Kerbl et al., "3D Gaussian splatting for real-time radiance field rendering", 2023).
+where an alpha below 1/255 counts as 0. The pixel ends before the splat that would take the
+transmittance T to 1e-4 or below (Kerbl et al., "3D Gaussian splatting for real-time radiance field
+rendering", 2023).
 
-There are two sets of kernels: ``splat_compositing_pixel*.cpp`` with one task per pixel or ray, for CUDA,
-and ``splat_compositing_tile*.cpp`` with one task per tile, for the CPU.
+There are two sets of kernels: ``splat_compositing_pixel*.cpp`` with one task per pixel or ray, for
+CUDA, and ``splat_compositing_tile*.cpp`` with one task per tile, for the CPU.
 """
 
 from __future__ import annotations
@@ -118,12 +119,13 @@ def composite_kernel(
     Args:
         dtype: precision.
         features: number of features of a splat.
-        median: index of the feature that holds the depth, for the median depth; None for no median depth.
+        median: index of the feature that holds the depth, for the median depth; None for no median
+            depth.
         rays: composite rays in place of pixels.
         pixelwise: one task per pixel or ray, for CUDA, in place of one task per tile.
         gradient: add the gradient of the images to every pair of a splat and a tile.
     """
-    definitions = {
+    definitions: dict[str, str | int] = {
         "REAL": REAL[dtype],
         "TILE": TILE,
         "GEOMETRY": GEOMETRY,
@@ -139,7 +141,7 @@ def composite_kernel(
 @cache
 def sum_kernel(dtype: torch.dtype, features: int) -> Kernel:
     """Return the kernel that sums the gradients of the pairs of each splat."""
-    definitions = {"REAL": REAL[dtype], "GEOMETRY": GEOMETRY, "FEATURES": features}
+    definitions = {"REAL": REAL[dtype], "ROW": str(GEOMETRY + features)}
     return native_kernel(
         "rendering/splat_compositing_sum.cpp", definitions, SumArguments, task="part"
     )
@@ -159,21 +161,22 @@ def composite(
     """Composite splats into images, differentiable in the splats.
 
     Args:
-        splats: splats of V views, as `splat_projection.project` returns them, with ``anywhere`` for rays.
+        splats: splats of V views, as `splat_projection.project` returns them, with ``anywhere`` for
+            rays.
         boxes: boxes of the splats, as `splat_projection.project` returns them.
         reaches: reaches of the splats, as `splat_projection.project` returns them.
         tiles: lists of the tiles, as `splat_binning.bin_splats` returns them.
         width: width of the views in pixels.
         height: height of the views in pixels.
-        median: index of the feature that holds the depth, to add the median depth: the depth of the splat
-            that takes the transmittance below 1/2.
+        median: index of the feature that holds the depth, to add the median depth: the depth of the
+            splat that takes the transmittance below 1/2.
         pixelwise: use the kernels for a GPU; by default on CUDA only.
         rays: places to render in place of the centres of the pixels.
 
     Returns:
-        ``(V, features + 1, height, width)``, or ``(features + 1, R)`` for rays, in their given order: the
-        features and the remaining transmittance. With ``median`` one plane more: the median depth, 0 if
-        the transmittance stays above 1/2.
+        ``(V, features + 1, height, width)``, or ``(features + 1, R)`` for rays, in their given
+        order: the features and the remaining transmittance. With ``median`` one plane more: the
+        median depth, 0 if the transmittance stays above 1/2.
     """
     pixelwise = splats.is_cuda if pixelwise is None else pixelwise
     result: Tensor = _Composite.apply(
@@ -207,11 +210,12 @@ class _Composite(torch.autograd.Function):
         last = torch.empty(shape, dtype=torch.int32, device=splats.device)
         middle = torch.empty_like(last) if median is not None else last
         ctx.tiles, ctx.size, ctx.rays = tiles, (width, height), rays
-        ctx.variant = median, rays is not None, pixelwise
+        ctx.median, ctx.pixelwise = median, pixelwise
         saved = (images, last, middle, splats, boxes, reaches)
         ctx.save_for_backward(*saved)
+        arguments = _arguments(saved, tiles, ctx.size, rays)
         work = 100.0 * len(tiles.entries) + images.numel()
-        _run(_arguments(saved, tiles, ctx.size, rays), *ctx.variant, False, work)
+        _run(arguments, median, pixelwise, gradient=False, work=work)
         return images
 
     @staticmethod
@@ -226,11 +230,10 @@ class _Composite(torch.autograd.Function):
             dpairs,
             slope.contiguous(),
         )
-        # Pixels of a tile write to the same places: with atomic additions on CUDA, and on a single thread
-        # of the CPU.
-        pixelwise = ctx.variant[-1]
-        work = 0.0 if pixelwise else 300.0 * len(tiles.entries) + images.numel()
-        _run(arguments, *ctx.variant, True, work)
+        # Pixels of a tile write to the same places: with atomic additions on CUDA, and on a single
+        # thread of the CPU.
+        work = 0.0 if ctx.pixelwise else 300.0 * len(tiles.entries) + images.numel()
+        _run(arguments, ctx.median, ctx.pixelwise, gradient=True, work=work)
         dsplats = torch.empty_like(splats)
         views, count, row = splats.shape
         kernel = sum_kernel(splats.dtype, row - GEOMETRY)
@@ -240,18 +243,20 @@ class _Composite(torch.autograd.Function):
 
 
 def _arguments(
-    saved: tuple[Tensor, ...], tiles: Tiles, size: tuple[int, int], rays: Rays | None
+    saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+    tiles: Tiles,
+    size: tuple[int, int],
+    rays: Rays | None,
 ) -> CompositingArguments:
-    where = (None, None, None) if rays is None else (rays.places, rays.begins, rays.owners)
-    number = 0 if rays is None else len(rays.places)
-    splats = saved[3]
     return CompositingArguments(
         *saved,
         tiles.entries,
         tiles.starts,
-        *where,
-        number,
-        splats.shape[1],
+        None if rays is None else rays.places,
+        None if rays is None else rays.begins,
+        None if rays is None else rays.owners,
+        0 if rays is None else len(rays.places),
+        saved[3].shape[1],
         tiles.across,
         tiles.down,
         *size,
@@ -261,12 +266,12 @@ def _arguments(
 def _run(
     arguments: CompositingArguments,
     median: int | None,
-    of_rays: bool,
     pixelwise: bool,
     gradient: bool,
     work: float,
 ) -> None:
     views, _, row = arguments.splats.shape
+    of_rays = arguments.places is not None
     kernel = composite_kernel(
         arguments.splats.dtype, row - GEOMETRY, median, of_rays, pixelwise, gradient
     )

@@ -1,5 +1,4 @@
 // Sum the gradients of the pairs of 1024 splats: the pairs of one splat lie next to each other.
-const int ROW = GEOMETRY + FEATURES;
 const long long first = (long long)part * 1024;
 const long long last = first + 1024 < splats ? first + 1024 : splats;
 for (long long n = first; n < last; ++n) {

@@ -1,12 +1,11 @@
 """Project Gaussians into views, with the derivative: the input of the compositing.
 
-The kernels are ``splat_projection.cpp`` and ``splat_projection_gradient.cpp``. A task takes some Gaussians
-of a scene through all views of the scene.
+The kernels are ``splat_projection.cpp`` and ``splat_projection_gradient.cpp``. A task takes some
+Gaussians of a scene through all views of the scene.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -39,8 +38,8 @@ class Projection:
         depth: add the depth to the features.
         normals: add the normal to the features.
         antialiased: lower the opacity by what the blur adds to the area.
-        anywhere: samples lie anywhere in a pixel, not only at its centre, so that the boxes hold every
-            pixel that a Gaussian touches in part.
+        anywhere: samples lie anywhere in a pixel, not only at its centre, so that the boxes hold
+            every pixel that a Gaussian touches in part.
     """
 
     width: int
@@ -56,9 +55,9 @@ class Projection:
     anywhere: bool = False
 
 
-@dataclass(kw_only=True)
+@dataclass
 class ProjectionArguments:
-    """Arguments of both kernels."""
+    """Arguments of the kernels: the projection writes splats and reaches, the gradient the rest."""
 
     boxes: Tensor
     means: Tensor
@@ -74,32 +73,20 @@ class ProjectionArguments:
     stride: int
     width: int
     height: int
-    blur: float
-
-
-@dataclass(kw_only=True)
-class ForwardArguments(ProjectionArguments):
-    """Arguments of ``splat_projection.cpp``."""
-
-    splats: Tensor
-    reaches: Tensor
     near: float
     far: float
+    blur: float
     clip: float
     spread: float
-
-
-@dataclass(kw_only=True)
-class GradientArguments(ProjectionArguments):
-    """Arguments of ``splat_projection_gradient.cpp``."""
-
-    dsplats: Tensor
-    dmeans: Tensor
-    dquats: Tensor
-    dscales: Tensor
-    dopacities: Tensor
-    dcolors: Tensor
-    poses: Tensor
+    splats: Tensor | None = None
+    reaches: Tensor | None = None
+    dsplats: Tensor | None = None
+    dmeans: Tensor | None = None
+    dquats: Tensor | None = None
+    dscales: Tensor | None = None
+    dopacities: Tensor | None = None
+    dcolors: Tensor | None = None
+    poses: Tensor | None = None
 
 
 @cache
@@ -113,7 +100,7 @@ def projection_kernel(
     gradient: bool,
 ) -> Kernel:
     """Return the kernel that projects, or the kernel of the gradient; see `Projection`."""
-    definitions = {
+    definitions: dict[str, str | int] = {
         "REAL": REAL[dtype],
         "PART": PART,
         "GEOMETRY": GEOMETRY,
@@ -124,8 +111,7 @@ def projection_kernel(
         "ANTIALIASED": antialiased,
     }
     file = "splat_projection_gradient.cpp" if gradient else "splat_projection.cpp"
-    arguments = GradientArguments if gradient else ForwardArguments
-    return native_kernel(f"rendering/{file}", definitions, arguments, task="part")
+    return native_kernel(f"rendering/{file}", definitions, ProjectionArguments, task="part")
 
 
 def project(
@@ -138,7 +124,9 @@ def project(
     Ks: Tensor,
     how: Projection,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Project the Gaussians of S scenes into C views each, differentiable in all but the intrinsics.
+    """Project the Gaussians of S scenes into C views each.
+
+    The result is differentiable in everything but the intrinsic matrices.
 
     Args:
         means: centres, ``(S, N, 3)``.
@@ -153,11 +141,11 @@ def project(
     Returns:
         The splats, their boxes and their reaches.
 
-        - splats ``(S * C, N, 6 + features)``: mean (x, y), conic (xx, xy, yy), opacity, and the features
-          colors, depth and normal.
+        - splats ``(S * C, N, 6 + features)``: mean (x, y), conic (xx, xy, yy), opacity, and the
+          features colors, depth and normal.
         - boxes ``(S * C, N, 4)`` int32: the pixels that a splat may touch.
-        - reaches ``(S * C, N, 2)``: depth, and half the squared Mahalanobis distance at which alpha is
-          1/255.
+        - reaches ``(S * C, N, 2)``: depth, and half the squared Mahalanobis distance at which alpha
+          is 1/255.
     """
     splats, boxes, reaches = _Project.apply(
         means, quats, scales, opacities, colors, viewmats, Ks, how
@@ -167,76 +155,81 @@ def project(
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> Any:
-        *inputs, how = arguments
+    def forward(ctx: Any, *given: Any) -> Any:
+        *inputs, how = given
         tensors = [t.detach().contiguous() for t in inputs]
         means, colors, viewmats = tensors[0], tensors[4], tensors[5]
-        views = len(means) * viewmats.shape[1]
-        count = means.shape[1]
+        views, count = len(means) * viewmats.shape[1], means.shape[1]
         channels = 3 if how.degree >= 0 else colors.shape[-1]
         row = GEOMETRY + channels + int(how.depth) + 3 * int(how.normals)
-        splats = means.new_empty(views, count, row)
+        splats, reaches = means.new_empty(views, count, row), means.new_empty(views, count, 2)
         boxes = torch.empty(views, count, 4, dtype=torch.int32, device=means.device)
-        reaches = means.new_empty(views, count, 2)
-        forward = ForwardArguments(
-            **_common([boxes, *tensors], how),
-            splats=splats,
-            reaches=reaches,
-            near=how.near,
-            far=how.far,
-            clip=how.clip,
-            spread=0.5 if how.anywhere else 0.0,
-        )
-        kernel = _kernel(means, channels, how, gradient=False)
-        launch(kernel, len(means) * forward.parts, forward, 50.0 * views * count)
-        ctx.save_for_backward(boxes, *tensors)
         ctx.how, ctx.channels = how, channels
+        ctx.save_for_backward(boxes, *tensors)
         ctx.mark_non_differentiable(boxes, reaches)
+        arguments = _arguments(ctx.how, boxes, *tensors)
+        arguments.splats, arguments.reaches = splats, reaches
+        _run(arguments, how, channels, gradient=False, work=50.0 * views * count)
         return splats, boxes, reaches
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor, *_: Any) -> Any:
-        boxes, means, *others, viewmats, _ = ctx.saved_tensors
-        common = _common(ctx.saved_tensors, ctx.how)
-        scenes, parts, views = len(means), common["parts"], viewmats.shape[1]
-        poses = means.new_empty(scenes * parts, views, 12)
-        gradients = [torch.empty_like(t) for t in (means, *others)]
-        dmeans, dquats, dscales, dopacities, dcolors = gradients
-        backward = GradientArguments(
-            **common,
-            dsplats=slope.contiguous(),
-            dmeans=dmeans,
-            dquats=dquats,
-            dscales=dscales,
-            dopacities=dopacities,
-            dcolors=dcolors,
-            poses=poses,
-        )
-        kernel = _kernel(means, ctx.channels, ctx.how, gradient=True)
-        launch(kernel, scenes * parts, backward, 200.0 * boxes.shape[0] * boxes.shape[1])
+        boxes, *inputs, viewmats, _ = ctx.saved_tensors
+        arguments = _arguments(ctx.how, *ctx.saved_tensors)
+        scenes, views = viewmats.shape[:2]
+        poses = viewmats.new_empty(scenes, arguments.parts, views, 3, 4)
+        dmeans, dquats, dscales, dopacities, dcolors = map(torch.empty_like, inputs)
+        arguments.dsplats, arguments.poses = slope.contiguous(), poses
+        arguments.dmeans, arguments.dquats, arguments.dscales = dmeans, dquats, dscales
+        arguments.dopacities, arguments.dcolors = dopacities, dcolors
+        work = 200.0 * boxes.shape[0] * boxes.shape[1]
+        _run(arguments, ctx.how, ctx.channels, gradient=True, work=work)
         pose = torch.zeros_like(viewmats)
-        pose[:, :, :3] = poses.view(scenes, parts, views, 3, 4).sum(1)
-        return *gradients, pose, None, None
+        pose[:, :, :3] = poses.sum(1)
+        return dmeans, dquats, dscales, dopacities, dcolors, pose, None, None
 
 
-def _common(tensors: Sequence[Tensor], how: Projection) -> dict[str, Any]:
-    """Return the arguments of both kernels: boxes, the inputs, and sizes."""
-    names = ("boxes", "means", "quats", "scales", "opacities", "colors", "viewmats", "Ks")
-    given: dict[str, Any] = dict(zip(names, tensors))
-    count = given["means"].shape[1]
-    return given | {
-        "count": count,
-        "views": given["viewmats"].shape[1],
-        "parts": (count + PART - 1) // PART,
-        "stride": given["colors"].shape[2],
-        "width": how.width,
-        "height": how.height,
-        "blur": how.blur,
-    }
-
-
-def _kernel(means: Tensor, channels: int, how: Projection, gradient: bool) -> Kernel:
-    return projection_kernel(
-        means.dtype, channels, how.degree, how.depth, how.normals, how.antialiased, gradient
+def _arguments(
+    how: Projection,
+    boxes: Tensor,
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+) -> ProjectionArguments:
+    count = means.shape[1]
+    return ProjectionArguments(
+        boxes,
+        means,
+        quats,
+        scales,
+        opacities,
+        colors,
+        viewmats,
+        Ks,
+        count,
+        viewmats.shape[1],
+        (count + PART - 1) // PART,
+        colors.shape[2],
+        how.width,
+        how.height,
+        how.near,
+        how.far,
+        how.blur,
+        how.clip,
+        0.5 if how.anywhere else 0.0,
     )
+
+
+def _run(
+    arguments: ProjectionArguments, how: Projection, channels: int, gradient: bool, work: float
+) -> None:
+    dtype = arguments.means.dtype
+    kernel = projection_kernel(
+        dtype, channels, how.degree, how.depth, how.normals, how.antialiased, gradient
+    )
+    launch(kernel, len(arguments.means) * arguments.parts, arguments, work)
