@@ -193,7 +193,7 @@ def cast_rays(
     if origins.dtype not in (torch.float32, torch.float64):
         raise InputError(f"rays: origins are {origins.dtype}; float32 or float64 is expected")
     unit = torch.nn.functional.normalize(directions.to(origins), dim=1).contiguous()
-    # Relative to one of the origins: coordinates of a map would lose digits in float32.
+    # Relative to the first origin: coordinates of a map would lose digits in float32.
     base = origins[:1].double().cpu() if len(origins) else torch.zeros(1, 3, dtype=torch.float64)
     table, order = _table(primitives, base)
     table = table.to(origins)
