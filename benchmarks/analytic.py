@@ -107,12 +107,12 @@ def discs(shape: tuple[int, int], pixel: tuple[float, float], views: int) -> Non
 
 
 def tell(name: str, mine: float, theirs: float) -> None:
-    beside = (
+    comparison = (
         ""
         if math.isnan(theirs)
         else f", ASTRA's best {theirs:.2e} {verdict(mine <= 1.001 * theirs, 'at most that, to 1e-3 of it')}"
     )
-    print(f"disc, {name}: ours {mine:.2e}{beside}", flush=True)
+    print(f"disc, {name}: ours {mine:.2e}{comparison}", flush=True)
 
 
 def balls(size: int) -> None:

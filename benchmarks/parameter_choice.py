@@ -199,19 +199,19 @@ def compare(k: int, rules: tuple[str, ...], seed: int, threads: int) -> Row:
     """Compare the rules on problem ``k``, counted from 1."""
     torch.set_num_threads(threads)
     case = CASES[k - 1]
-    told, truth = problem(case, seed + k)
-    untold = it.Problem(told.y, told.operator)
+    informed, truth = problem(case, seed + k)
+    uninformed = it.Problem(informed.y, informed.operator)
     R = prior(case)
-    weight, top = best(told, truth, R)
+    weight, top = best(informed, truth, R)
     line, losses, seconds = f"{k:3} {case} {top:19.2f} dB", [], []
     for rule in rules:
         name, _, estimated = rule.partition(", ")
         began = time.perf_counter()
-        task = untold if estimated or name in BLIND else told
+        task = uninformed if estimated or name in BLIND else informed
         solution = it.solve(task, R, regularization=SETTINGS.get(name, name), progress=False)
         seconds.append(time.perf_counter() - began)
         losses.append(top - float(it.metrics.psnr(solution.x, truth)))
-        scale = 1.0 if task is told else float(told.data_term.noise_std) ** 2
+        scale = 1.0 if task is informed else float(informed.data_term.noise_std) ** 2
         line += f"{losses[-1]:11.2f} ({float(solution.regularization) / scale / weight:8.3g})"
     return Row(line, tuple(losses), tuple(seconds))
 

@@ -105,17 +105,19 @@ def report(name: str, times: dict[str, float], peers: dict[str, int]) -> None:
     """Print times per image, and the ratio of each peer's forward plus adjoint to ours."""
     print(f"\n{name}")
 
-    def pair(who: str, batch: int) -> tuple[float, float, float]:
-        forward, adjoint = (1e3 * times[f"{who} {way}"] / batch for way in ("forward", "adjoint"))
-        print(f"  {who:20s} forward {forward:8.2f} ms   adjoint {adjoint:8.2f} ms   an image")
+    def pair(method: str, batch: int) -> tuple[float, float, float]:
+        forward, adjoint = (
+            1e3 * times[f"{method} {way}"] / batch for way in ("forward", "adjoint")
+        )
+        print(f"  {method:20s} forward {forward:8.2f} ms   adjoint {adjoint:8.2f} ms   an image")
         return forward, adjoint, forward + adjoint
 
-    theirs = {who: pair(who, batch) for who, batch in peers.items()}
+    theirs = {method: pair(method, batch) for method, batch in peers.items()}
     for batch in (1, 8):
         mine = pair(f"ours x{batch}", batch)
-        for who, other in theirs.items():
+        for method, other in theirs.items():
             print(
-                f"    {who} / ours x{batch}: forward {other[0] / mine[0]:.1f}, adjoint {other[1] / mine[1]:.1f}, "
+                f"    {method} / ours x{batch}: forward {other[0] / mine[0]:.1f}, adjoint {other[1] / mine[1]:.1f}, "
                 f"both {other[2] / mine[2]:.1f}"
             )
 

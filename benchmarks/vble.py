@@ -283,8 +283,8 @@ def report(done: dict[str, Any], crop: int, numbers: list[int]) -> str:
     ]
     lines = [
         machine(),
-        f"{crop}x{crop}, PSNR in dB, how many pictures by method ({', '.join(METHODS)}); correlation of the standard "
-        "deviation with |error|, over that of an exactly calibrated Gaussian; coverage of nominal 95 %",
+        f"{crop}x{crop}, PSNR in dB, number of pictures by method ({', '.join(METHODS)}); correlation of the standard "
+        "deviation with |error|, divided by its value for an exactly calibrated Gaussian; coverage of nominal 95 %",
         "",
         f"{'problem':12} {'scale, weight':14} {'pictures':>9} "
         + " ".join(f"{h:>15}" for h in heads),
