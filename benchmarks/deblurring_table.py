@@ -242,10 +242,12 @@ def main() -> None:
     )
     parser.add_argument("--images", help="numbers of Set12; all by default")
     parser.add_argument("--kernels")
-    parser.add_argument("--noises", default=",".join(map(str, NOISES)), help="in units of 1/255")
+    parser.add_argument(
+        "--noises", default=",".join(map(str, NOISES)), help="noise levels in units of 1/255"
+    )
     parser.add_argument("--methods")
     parser.add_argument("--full", action="store_true", help="all 8 kernels, and BSD68 too")
-    parser.add_argument("--again", action="store_true", help="also cells that are finished")
+    parser.add_argument("--again", action="store_true", help="compute finished cells again")
     parser.add_argument("--at-once", type=int, default=8, help="pictures of one size in a batch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

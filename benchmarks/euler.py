@@ -67,13 +67,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sweeps", type=int, default=20)
     parser.add_argument("--points", type=int, default=4096)
-    parser.add_argument("--minutes", type=float, default=30.0, help="for the field at most")
+    parser.add_argument("--minutes", type=float, default=30.0, help="time limit of the field")
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--field", choices=("voxels", "network"), default="voxels")
     parser.add_argument(
         "--priors",
         action="store_true",
-        help="rigidity and a static world, which EulerFlow's objective has not",
+        help="add rigidity and a static world, which EulerFlow's objective lacks",
     )
     parser.add_argument("--rate", type=float, default=None)
     parser.add_argument("--reach", type=float, default=35.0)

@@ -175,10 +175,13 @@ def main() -> None:
     )
     parser.add_argument("--shrink", type=int, default=3)
     parser.add_argument(
-        "--steps", type=int, default=2500, help="of the first solve; the second has half as many"
+        "--steps",
+        type=int,
+        default=2500,
+        help="steps of the first solve; the second has half of them",
     )
-    parser.add_argument("--start", type=int, default=8000, help="Gaussians at the start")
-    parser.add_argument("--most", type=int, default=12_000, help="Gaussians at most")
+    parser.add_argument("--start", type=int, default=8000, help="initial number of Gaussians")
+    parser.add_argument("--most", type=int, default=12_000, help="largest number of Gaussians")
     parser.add_argument("--degree", type=int, default=1)
     parser.add_argument("--refine", type=int, default=60, help="steps of the held-out poses")
     parser.add_argument("--threads", type=int, default=1)

@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on"
+        "--folder", type=Path, help="folder of checkpoints, from which a later run continues"
     )
     arguments = parser.parse_args()
     keep_freed_memory()

@@ -140,12 +140,12 @@ def main() -> None:
         type=int,
         nargs=2,
         default=(700, 200),
-        help="of training, at learning rates 2e-3 and 2e-4",
+        help="steps of the training, at learning rates 2e-3 and 2e-4",
     )
     parser.add_argument(
         "--folder",
         type=Path,
-        help="where checkpoints of the training go, so that an interrupted run goes on",
+        help="folder of checkpoints, from which a later run continues",
     )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -35,22 +35,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=float, default=1e6, help="by the clock, of the whole run")
+    parser.add_argument(
+        "--minutes", type=float, default=1e6, help="time limit of the whole run, by the clock"
+    )
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--random", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--strategy", choices=("mcmc", "default"), default="mcmc")
-    parser.add_argument("--start", type=int, default=8000, help="Gaussians at the start")
-    parser.add_argument("--most", type=int, default=16_000, help="Gaussians at most")
+    parser.add_argument("--start", type=int, default=8000, help="initial number of Gaussians")
+    parser.add_argument("--most", type=int, default=16_000, help="largest number of Gaussians")
     parser.add_argument(
         "--iterations",
         type=int,
         default=8_000,
-        help="over which the steps of the means fall to a hundredth",
+        help="iterations in which the steps of the means fall to a hundredth",
     )
     parser.add_argument("--degree", type=int, default=2)
     parser.add_argument("--similarity", type=float, default=0.0)
-    parser.add_argument("--views", type=int, default=1, help="pictures a step")
+    parser.add_argument("--views", type=int, default=1, help="pictures per step")
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two lines")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -150,7 +150,9 @@ def main() -> None:
     parser.add_argument("--prior", default="lpn-ct")
     parser.add_argument("--slices", type=int, default=8)
     parser.add_argument("--only", default="TV,LPN,graphLa", help="rows in addition to FBP")
-    parser.add_argument("--iterations", type=int, default=20, help="of ADMM with the learned prior")
+    parser.add_argument(
+        "--iterations", type=int, default=20, help="iterations of ADMM with the learned prior"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--gallery", type=Path, help="a picture of the first slice by every method")
     arguments = parser.parse_args()

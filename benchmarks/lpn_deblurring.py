@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--methods")
     parser.add_argument("--settings")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--again", action="store_true", help="also what is finished")
+    parser.add_argument("--again", action="store_true", help="compute finished pictures again")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

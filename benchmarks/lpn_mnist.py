@@ -138,9 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=7000, help="of 32 digits")
+    parser.add_argument("--steps", type=int, default=7000, help="training steps of 32 digits each")
     parser.add_argument(
-        "--folder", type=Path, help="where checkpoints go, so that an interrupted run goes on"
+        "--folder", type=Path, help="folder of checkpoints, from which a later run continues"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--figure", type=Path, default=FIGURE)

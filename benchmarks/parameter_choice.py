@@ -292,8 +292,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--jobs", type=int, default=1, help="problems at a time")
-    parser.add_argument("--rules", default=";".join(RULES), help="separated by semicolons")
+    parser.add_argument("--jobs", type=int, default=1, help="number of problems at a time")
+    parser.add_argument("--rules", default=";".join(RULES), help="rules, separated by semicolons")
     parser.add_argument("--problems", default=",".join(str(k + 1) for k in range(len(CASES))))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", action="store_true", help="only the estimate of the noise level")

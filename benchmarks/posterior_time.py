@@ -35,9 +35,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", default="64,256")
-    parser.add_argument("--steps", default="4000,600", help="of the chain, one number a size")
+    parser.add_argument(
+        "--steps", default="4000,600", help="steps of the chain, one number per size"
+    )
     parser.add_argument("--burn-in", type=int, default=200)
-    parser.add_argument("--iterations", type=int, default=150, help="of VBLE")
+    parser.add_argument("--iterations", type=int, default=150, help="iterations of VBLE")
     parser.add_argument("--network", choices=("natural", "kair"), default="natural")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args()

@@ -227,7 +227,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=("S1", "S2", "S3"), default=("S1", "S2", "S3"))
-    parser.add_argument("--images", nargs="+", default=list(IMAGES), help="of Set12, in S1")
+    parser.add_argument("--images", nargs="+", default=list(IMAGES), help="pictures of Set12 in S1")
     parser.add_argument("--draws", type=int, default=3, help="draws of the noise in S1")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

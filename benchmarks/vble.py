@@ -454,16 +454,16 @@ def main() -> None:
     parser.add_argument("--pictures", default="1,2,3,4,5,6,7,8,9,10")
     parser.add_argument("--problems", default=",".join(SETTINGS))
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--scales", default="1,0.5,0.25", help="of tune")
-    parser.add_argument("--weights", default="0.3,0.5,0.7,1", help="of tune")
+    parser.add_argument("--scales", default="1,0.5,0.25", help="values for --part tune")
+    parser.add_argument("--weights", default="0.3,0.5,0.7,1", help="values for --part tune")
     parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--iterations", type=int, default=30, help="of batch")
+    parser.add_argument("--iterations", type=int, default=30, help="iterations of --part batch")
     parser.add_argument("--at-once", type=int, default=5)
     parser.add_argument(
         "--minutes",
         type=float,
         default=math.inf,
-        help="after which nothing new is begun; a later call goes on",
+        help="time limit for starting new cells; a later call continues",
     )
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)

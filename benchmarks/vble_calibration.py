@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=256)
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--iterations", type=int, default=150)
-    parser.add_argument("--pictures", type=int, default=68, help="fewer for a trial")
+    parser.add_argument("--pictures", type=int, default=68, help="number of pictures")
     parser.add_argument(
         "--cache", type=Path, default=Path(tempfile.gettempdir()) / "invtoolbox-vble-calibration"
     )
