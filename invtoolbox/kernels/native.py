@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NewType
 
 import torch
-from torch import Tensor
 
 from invtoolbox.kernels.launch import Kernel, warp
 

@@ -18,9 +18,13 @@ from invtoolbox.kernels.launch import warp
 from invtoolbox.kernels.tomography.joseph import backproject, project
 from invtoolbox.kernels.tomography.rays import Rays, Views, table_of
 from invtoolbox.kernels.tomography.volume import (
+    _launch,
     backproject_volume,
+    geometry_kernel,
+    project_kernel,
     project_volume,
     scatter_fixed,
+    scatter_kernel,
     scatter_owned,
 )
 
@@ -314,31 +318,19 @@ def test_one_slice_in_parallel_beam_is_the_2d_projector() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_kernels_of_cuda_are_the_same_pair(kind: str, dtype: torch.dtype) -> None:
     """Ray by ray, atomic scatter and sums of whole numbers, as a GPU runs them, on one thread of the CPU."""
-    from invtoolbox.kernels.tomography.volume import _launch
-    from invtoolbox.kernels.tomography.volume_kernels import project_kernel, scatter_kernel
-
     shape, panel = (9, 12, 10), (11, 13)
     views = random_views(shape, panel, 4, kind, seed=7, voxel_size=(0.9, 0.7, 1.3))
     x, y = uniform(2, *shape, dtype=dtype), uniform(2, 4, *panel, dtype=dtype)
     table = table_of(views, x.device)
     tolerance = 2e-5 if dtype == torch.float32 else 1e-11
     direct = torch.empty_like(y)
-    _launch(
-        project_kernel(dtype, views.parallel, views.curved, False),
-        direct[0].numel(),
-        x,
-        direct,
-        table,
-        None,
-        direct,
-        None,
-        views,
-    )
+    kernel = project_kernel(dtype, views.parallel, views.curved, False)
+    _launch(kernel, direct.numel(), x, direct, table, views)
     torch.testing.assert_close(direct, project_volume(x, views), rtol=0, atol=tolerance)
     expected = backproject_volume(y, views)
     volumes = [torch.zeros_like(x) for _ in range(3)]
-    kernel = scatter_kernel(dtype, views.parallel, views.curved, False, "atomic", False)
-    _launch(kernel, y[0].numel(), volumes[0], y, table, None, volumes[0], None, views)
+    kernel = scatter_kernel(dtype, views.parallel, views.curved, False, "atomic")
+    _launch(kernel, y.numel(), volumes[0], y, table, views)
     scatter_fixed(y, table, views, volumes[1])
     scatter_owned(y, table, None, views, volumes[2])
     for volume in volumes:
@@ -350,23 +342,17 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
     wp = warp()
     if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
-    from invtoolbox.kernels.tomography.volume_kernels import (
-        geometry_kernel,
-        project_kernel,
-        scatter_kernel,
-    )
-
     f32, f64 = torch.float32, torch.float64
     kernels = [
         project_kernel(f32, False, False, False),
         project_kernel(f64, True, False, True),
         geometry_kernel(f32, False, True),
-        scatter_kernel(f32, False, False, False, "atomic", False),
-        scatter_kernel(f64, True, False, True, "atomic", False),
-        scatter_kernel(f32, False, True, False, "fixed", False),
+        scatter_kernel(f32, False, False, False, "atomic"),
+        scatter_kernel(f64, True, False, True, "atomic"),
+        scatter_kernel(f32, False, True, False, "fixed"),
     ]
     for kernel in kernels:
-        wp.compile_aot_module(kernel.module, arch=75, module_dir=tmp_path, use_ptx=True)
+        wp.compile_aot_module(kernel.entry.module, arch=75, module_dir=tmp_path, use_ptx=True)
     assert len(list(tmp_path.glob("*.ptx"))) == len(kernels)
 
 

@@ -1,19 +1,34 @@
 r"""Projection and back-projection of volumes along straight rays by Joseph's method in 3D, an exactly matched pair.
 
-A ray is sampled once on every plane of voxels across its *main axis* (the one along which it crosses the most voxels), by bilinear
-interpolation between the four nearest; outside the volume is zero:
+A ray is sampled once on every plane of voxels across its *main axis* (the one along which it crosses the most
+voxels), by bilinear interpolation between the four nearest voxels; outside the volume is zero:
 
 .. math:: (A x)_r = \ell_r \sum_t \sum_{p, q \in \{0, 1\}} w^a_{rtp} w^b_{rtq} \, x_{t, i_{rt} + p, j_{rt} + q},
 
-with the ray's length :math:`\ell_r` between two planes. P. M. Joseph, IEEE TMI 1(3), 1982, one dimension up. The back-projection is
-the transpose. No table of rays is kept: a ray is computed where it is used, from 13 numbers a view.
+with the ray's length :math:`\ell_r` between two planes. P. M. Joseph, IEEE TMI 1(3), 1982, one dimension up. The
+back-projection is the transpose. No table of rays is kept: a ray is computed where it is used, from 13 numbers
+per view (`invtoolbox.kernels.tomography.rays`).
 
-Both are differentiable in the volume or the projections, and in the views' source, detector, u and v: once in the geometry, in forward
-and reverse mode; and the gradient in the geometry is differentiable in the volume and the projections.
+Both are differentiable in the volume or the projections, and in the views' source, detector, u and v: once in the
+geometry, in forward and reverse mode; and the gradient in the geometry is differentiable in the volume and the
+projections.
+
+The kernels of this module follow ray by ray and read the volume in its own layout, (D, H, W). They are all that
+CUDA needs. On the CPU, `invtoolbox.kernels.tomography.slabs` is much faster at projection and back-projection, and
+the kernels of this module compute the derivatives in the geometry. A ray is set up in float64 and then followed in
+the volume's precision. With ``m`` its main axis and ``a``, ``b`` the two others, it is at ``offset_a + slope_a t``
+on the plane ``t``, counted from the middle one. All kernels compute the family
+
+    y = c0 sum(sample) + sum((a0 + a1 t) d(sample)/da + (b0 + b1 t) d(sample)/db).
+
+Its first term is the projection (c0 = the ray's length between two planes), its other terms are the derivatives of
+the projection.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,14 +36,84 @@ from torch import Tensor
 
 from invtoolbox.core.checks import check_input
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import address, launch
-from invtoolbox.kernels.tomography import slabs as volume_slabs
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.tomography import slabs
 from invtoolbox.kernels.tomography.rays import WIDTH, Views, table_of
-from invtoolbox.kernels.tomography.volume_kernels import (
-    geometry_kernel,
-    project_kernel,
-    scatter_kernel,
-)
+
+
+@dataclass
+class VolumeArguments:
+    """Arguments of the kernels.
+
+    Attributes:
+        volume: (items, D, H, W).
+        projections: (items, V, R, C).
+        table: what `table_of` returns, (V, 13), float64.
+        tangent: a change of the table, or None.
+        units: whole numbers per unit of the volume for ``scatter_kernel(add="fixed")``, (items,), float64.
+        gradient: result of `geometry_kernel`, (V, R, 13), float64.
+        items, views, rows, columns, depth, height, width: the sizes above.
+        size_x, size_y, size_z: edges of a voxel, in the user's unit.
+        axis, block: main axis and number of planes per task of ``scatter_kernel(add="owned")``.
+    """
+
+    volume: Tensor
+    projections: Tensor
+    table: Tensor
+    tangent: Tensor | None
+    units: Tensor | None
+    gradient: Tensor | None
+    items: int
+    views: int
+    rows: int
+    columns: int
+    depth: int
+    height: int
+    width: int
+    size_x: float
+    size_y: float
+    size_z: float
+    axis: int
+    block: int
+
+
+@cache
+def project_kernel(dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool) -> Kernel:
+    """Return the projection of a ray per task; with ``tangent``, its derivative if the table changes."""
+    return _kernel("project", dtype, parallel, curved, TANGENT=tangent)
+
+
+@cache
+def geometry_kernel(dtype: torch.dtype, parallel: bool, curved: bool) -> Kernel:
+    """Return the gradient of ``<projections, A volume>`` in the table, in parts (V, R, 13) to be summed over the rows."""
+    return _kernel("geometry", dtype, parallel, curved)
+
+
+@cache
+def scatter_kernel(
+    dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool, add: str
+) -> Kernel:
+    """Return the transpose of `project_kernel`, which adds to the volume.
+
+    Args:
+        dtype: precision of the volume.
+        parallel: see `Views`.
+        curved: see `Views`.
+        tangent: whether to compute the transpose of the derivative.
+        add: "atomic" (one ray per task), "fixed" (the same with whole multiples of ``1 / units[item]``, int64) or
+            "owned" (some planes of the volume per task).
+    """
+    if add == "owned":
+        return _kernel("backproject", dtype, parallel, curved, TANGENT=tangent)
+    return _kernel("scatter", dtype, parallel, curved, TANGENT=tangent, FIXED=add == "fixed")
+
+
+def _kernel(
+    name: str, dtype: torch.dtype, parallel: bool, curved: bool, **switches: bool
+) -> Kernel:
+    definitions = {"REAL": REAL[dtype], "PARALLEL": parallel, "CURVED": curved} | switches
+    return native_kernel(f"tomography/volume_{name}.cpp", definitions, VolumeArguments)
 
 
 def project_volume(volume: Tensor, views: Views) -> Tensor:
@@ -216,25 +301,15 @@ def _second_derivative() -> InputError:
     )
 
 
-# -- running the kernels ------------------------------------------------------------------------------------------------------------------
+# -- running the kernels
 
 
 def _run_project(volume: Tensor, table: Tensor, tangent: Tensor | None, views: Views) -> Tensor:
     if tangent is None and volume.device.type == "cpu":
-        return volume_slabs.project(volume, table, views)
+        return slabs.project(volume, table, views)
     projections = volume.new_empty(volume.shape[0], table.shape[0], *views.panel)
     kernel = project_kernel(volume.dtype, views.parallel, views.curved, tangent is not None)
-    _launch(
-        kernel,
-        projections[0].numel() if len(projections) else 0,
-        volume,
-        projections,
-        table,
-        tangent,
-        projections,
-        None,
-        views,
-    )
+    _launch(kernel, projections.numel(), volume, projections, table, views, tangent)
     return projections
 
 
@@ -242,7 +317,7 @@ def _run_backproject(
     projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views
 ) -> Tensor:
     if tangent is None and projections.device.type == "cpu":
-        return volume_slabs.backproject(projections, table, views)
+        return slabs.backproject(projections, table, views)
     volume = projections.new_zeros(projections.shape[0], *views.volume)
     if not volume.numel():
         return volume
@@ -253,120 +328,79 @@ def _run_backproject(
         scatter_fixed(projections, table, views, volume)
     else:
         kernel = scatter_kernel(
-            volume.dtype, views.parallel, views.curved, tangent is not None, "atomic", False
+            volume.dtype, views.parallel, views.curved, tangent is not None, "atomic"
         )
-        _launch(
-            kernel, projections[0].numel(), volume, projections, table, tangent, volume, None, views
-        )
+        _launch(kernel, projections.numel(), volume, projections, table, views, tangent)
     return volume
 
 
 def scatter_owned(
     projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views, volume: Tensor
 ) -> None:
-    """Adds the back-projection to the volume, one axis after the other; no two tasks own the same plane."""
+    """Add the back-projection to the volume, one axis after the other; no two tasks own the same plane."""
     kernel = scatter_kernel(
-        volume.dtype, views.parallel, views.curved, tangent is not None, "plain", True
+        volume.dtype, views.parallel, views.curved, tangent is not None, "owned"
     )
     for axis in range(3):
         length = int(volume.shape[3 - axis])
         block = -(-length // 8) if volume.device.type == "cpu" else 1
-        _launch(
-            kernel,
-            -(-length // block),
-            volume,
-            projections,
-            table,
-            tangent,
-            volume,
-            None,
-            views,
-            axis,
-            block,
-        )
+        tasks = volume.shape[0] * -(-length // block)
+        _launch(kernel, tasks, volume, projections, table, views, tangent, axis=axis, block=block)
 
 
 def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tensor) -> None:
-    """Adds the back-projection to the volume by sums of 64-bit whole numbers, item by item: the order of the sums does not matter."""
-    kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, False, "fixed", False)
-    for item in range(volume.shape[0]):
+    """Add the back-projection to the volume by sums of 64-bit whole numbers, item by item.
+
+    The order of the sums does not matter.
+    """
+    kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, False, "fixed")
+    for item, values in enumerate(projections.split(1)):
         # No voxel can receive more than every value, each times a ray's length of at most a voxel's diagonal.
         diagonal = sum(s * s for s in views.voxel_size) ** 0.5
-        bound = projections[item].double().abs().sum() * diagonal
+        bound = values.double().abs().sum() * diagonal
         units = torch.where(bound > 0, 2.0**62 / bound, 0.0)[None]
-        sums = torch.zeros(volume.shape[1:], dtype=torch.int64, device=volume.device)
-        _launch(
-            kernel,
-            projections[item].numel(),
-            volume[item : item + 1],
-            projections[item : item + 1],
-            table,
-            None,
-            sums,
-            units,
-            views,
-        )
-        volume[item] += torch.where(units > 0, sums / units, 0.0).to(volume.dtype)
+        sums = torch.zeros(1, *volume.shape[1:], dtype=torch.int64, device=volume.device)
+        _launch(kernel, values.numel(), sums, values, table, views, units=units)
+        volume[item] += torch.where(units > 0, sums[0] / units, 0.0).to(volume.dtype)
 
 
 def _run_geometry(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
     parts = table.new_zeros(table.shape[0], views.panel[0], WIDTH)
     kernel = geometry_kernel(volume.dtype, views.parallel, views.curved)
-    _launch(
-        kernel,
-        parts.shape[0] * parts.shape[1],
-        volume,
-        projections,
-        table,
-        None,
-        parts,
-        None,
-        views,
-        each_item=False,
-    )
+    tasks = parts.shape[0] * parts.shape[1]
+    _launch(kernel, tasks, volume, projections, table, views, gradient=parts)
     return parts.sum(1)
 
 
 def _launch(
-    kernel: Any,
+    kernel: Kernel,
     tasks: int,
     volume: Tensor,
     projections: Tensor,
     table: Tensor,
-    tangent: Tensor | None,
-    out: Tensor,
-    units: Tensor | None,
     views: Views,
+    tangent: Tensor | None = None,
+    units: Tensor | None = None,
+    gradient: Tensor | None = None,
     axis: int = 0,
     block: int = 1,
-    each_item: bool = True,
 ) -> None:
-    """Run a kernel of `volume_kernels`, with ``tasks`` for every item of the batch or in all."""
-    items = volume.shape[0]
-    tensors = [
+    """Run a kernel of this module."""
+    if tasks >= 2**31:
+        raise InputError(f"{tasks} rays are too many for one launch; project fewer views at a time")
+    arguments = VolumeArguments(
         volume,
         projections,
         table,
-        table if tangent is None else tangent.contiguous(),
-        out,
-        table if units is None else units,
-    ]
-    numbers = [
-        items,
+        tangent if tangent is None else tangent.contiguous(),
+        units,
+        gradient,
+        volume.shape[0],
         table.shape[0],
         *views.panel,
         *views.volume,
         *views.voxel_size[::-1],
         axis,
         block,
-    ]
-    total = tasks * items if each_item else tasks
-    if total >= 2**31:
-        raise InputError(f"{total} rays are too many for one launch; project fewer views at a time")
-    launch(
-        kernel,
-        total,
-        [*map(address, tensors), *numbers],
-        tensors,
-        float(projections.numel()) * max(views.volume),
     )
+    launch(kernel, tasks, arguments, float(projections.numel()) * max(views.volume))

@@ -16,8 +16,8 @@ const REAL x = across * inverse;
 const REAL y = along * inverse;
 #endif
 // Also false if x or y is not a number.
-const bool seen = ahead > (REAL)0 && x > (REAL)-1 && x < (REAL)columns && y > (REAL)-1 &&
-                  y < (REAL)rows;
+const bool seen = ahead > (REAL)0 && x > (REAL)-1 &&
+                  x<(REAL)columns && y>(REAL) - 1 && y < (REAL)rows;
 const REAL fx = seen ? x + (REAL)1 : (REAL)1;
 const REAL fy = seen ? y + (REAL)1 : (REAL)1;
 const int k = (int)fx - 1, l = (int)fy - 1;
