@@ -15,6 +15,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import warp
+from invtoolbox.kernels.tomography import voxel_backprojection as voxel
 from invtoolbox.kernels.tomography.joseph import backproject, project
 from invtoolbox.kernels.tomography.rays import Rays, Views, table_of
 from invtoolbox.kernels.tomography.volume import (
@@ -350,6 +351,10 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
         scatter_kernel(f32, False, False, False, "atomic"),
         scatter_kernel(f64, True, False, True, "atomic"),
         scatter_kernel(f32, False, True, False, "fixed"),
+        scatter_kernel(f64, False, False, True, "owned"),
+        voxel.backproject_kernel(f32, (1, 1, 1), True, False),
+        voxel.project_kernel(f32, False, True),
+        voxel.project_kernel(f64, True, False),
     ]
     for kernel in kernels:
         wp.compile_aot_module(kernel.entry.module, arch=75, module_dir=tmp_path, use_ptx=True)
