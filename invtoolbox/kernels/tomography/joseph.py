@@ -1,23 +1,23 @@
-r"""Projection and back-projection of 2D images along straight rays by Joseph's method, an exactly matched
-pair.
+r"""Project and back-project 2D images along straight rays by Joseph's method.
 
-A ray is sampled once on every row (or column, if it is closer to horizontal), by linear interpolation between
-the two nearest pixels; outside the image is zero:
+The two are an exactly matched pair. A ray is sampled once on every row (or column, if it is closer
+to horizontal), by linear interpolation between the two nearest pixels; outside the image is zero:
 
 .. math:: (A x)_r = \ell_r \sum_j (1 - w_{rj}) x_{j, i_{rj}} + w_{rj} x_{j, i_{rj} + 1},
           \quad i_{rj} + w_{rj} = a_r + b_r j, \; 0 \le w_{rj} < 1.
 
-P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3), 1982.
-The back-projection is the transpose of this matrix, with bitwise the same weights. Both are differentiable
-in their input and in the rays' offset, slope and step, to any order.
+P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3),
+1982. The back-projection is the transpose of this matrix, with bitwise the same weights. Both are
+differentiable in their input and in the rays' offset, slope and step, to any order.
 
-Layout of the data in the kernels, with L = lanes (images that are projected together, next to each other in
-memory):
+Layout of the data in the kernels, with L = lanes (images that are projected together, next to each
+other in memory):
 
-- an image is kept twice, by rows ``(H, W + 4, L)`` for rays whose main axis is vertical and by columns
-  ``(W, H + 4, L)`` for the others, so that the two neighbours of a sample are always adjacent. Two zeros before
-  and behind every line stand for the outside: positions are clamped onto them instead of tested. With two of
-  them the difference of neighbours, which the derivatives need, is zero there as well.
+- an image is kept twice, by rows ``(H, W + 4, L)`` for rays whose main axis is vertical and by
+  columns ``(W, H + 4, L)`` for the others, so that the two neighbours of a sample are always
+  adjacent. Two zeros before and behind every line stand for the outside: positions are clamped onto
+  them instead of tested. With two of them the difference of neighbours, which the derivatives need,
+  is zero there as well.
 - a sinogram is ``(rays, L)``.
 """
 
@@ -35,10 +35,11 @@ from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.tomography.rays import Rays
 
-#: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units busy.
+#: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units
+#: busy.
 _GROUP = 32
-#: Lines of the image that a task of the CPU's back-projection owns; eight fit the nearest cache at 512
-#: pixels.
+#: Lines of the image that a task of the CPU's back-projection owns; eight fit the nearest cache at
+#: 512 pixels.
 _LINES = 8
 
 
@@ -71,14 +72,17 @@ def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int) -> Ker
 def backproject_kernel(
     dtype: torch.dtype, lanes: int, lines: int, mode: int, scatter: bool
 ) -> Kernel:
-    """Return the transpose of `project_kernel` in modes 0 and 1: by ``lines`` that a task owns, or by atomic scatter."""
+    """Return the transpose of `project_kernel` in modes 0 and 1.
+
+    A task owns ``lines`` lines of the image or, with ``scatter``, adds a ray by atomic additions.
+    """
     file = "tomography/joseph_scatter.cpp" if scatter else "tomography/joseph_backproject.cpp"
     definitions = {"REAL": REAL[dtype], "LANES": lanes, "LINES": lines, "MODE": mode}
     return native_kernel(file, definitions, JosephArguments)
 
 
 def project(image: Tensor, rays: Rays) -> Tensor:
-    """Line integrals of images, ``(N, H, W) -> (N, V, D)``.
+    """Compute line integrals of images, ``(N, H, W) -> (N, V, D)``.
 
     Args:
         image: float32, float64 or complex, shape (N, H, W).
@@ -89,7 +93,7 @@ def project(image: Tensor, rays: Rays) -> Tensor:
 
     >>> from invtoolbox.kernels.tomography.rays import Rays
     >>> one = torch.ones(1, 1, dtype=torch.float64)
-    >>> ray = Rays.through((0 * one, 0 * one), (0 * one, one), (4, 3), (1.0, 1.0))   # upwards, centre
+    >>> ray = Rays.through((0 * one, 0 * one), (0 * one, one), (4, 3), (1.0, 1.0))  # upwards
     >>> project(torch.ones(1, 4, 3), ray)
     tensor([[[4.]]])
     """
@@ -104,11 +108,15 @@ def project(image: Tensor, rays: Rays) -> Tensor:
 
 
 def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
-    """The transpose of `project`, ``(N, V, D) -> (N, H, W)``.
+    """Apply the transpose of `project`, ``(N, V, D) -> (N, H, W)``.
 
-    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered with
-    atomic additions, whose order varies, unless ``torch.use_deterministic_algorithms(True)`` asks for the
-    slower ordered kernel.
+    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered
+    with atomic additions, whose order varies; with ``torch.use_deterministic_algorithms(True)`` the
+    slower ordered kernel is used.
+
+    Args:
+        sinogram: float32, float64 or complex, shape (N, V, D).
+        rays: the scan; ``rays.offset`` must have the shape (V, D).
 
     Raises:
         InputError: wrong shape or dtype.
@@ -135,15 +143,15 @@ def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
     return result
 
 
-# Both directions are special cases of one family that is closed under differentiation. With u, v the two
-# pixels of a sample and t the line's distance from the centre,
-#     y = c0 sum(u + w (v - u)) + c1 sum(v - u) + c2 sum(t (v - u)),    c0 = step, c1 = c2 = 0 in a
-# projection; d/d(offset) turns c0 into c1, d/d(slope) turns c0 into c2, and the second derivatives of linear
-# interpolation vanish.
+# Both directions are special cases of one family that is closed under differentiation. With u, v the
+# two pixels of a sample and t the line's distance from the centre,
+#     y = c0 sum(u + w (v - u)) + c1 sum(v - u) + c2 sum(t (v - u)).
+# In a projection c0 = step and c1 = c2 = 0. d/d(offset) turns c0 into c1, d/d(slope) turns c0 into c2,
+# and the second derivatives of linear interpolation vanish.
 
 
 class _Transform(torch.autograd.Function):
-    """The projection of images or, with ``transpose``, the back-projection of sinograms."""
+    """Projection of images or, with ``transpose``, back-projection of sinograms."""
 
     @staticmethod
     def forward(
@@ -199,7 +207,7 @@ class _Transform(torch.autograd.Function):
 
 
 class _Moments(torch.autograd.Function):
-    """The three sums of the family above times the sinogram, summed over the batch, shape (3, V, D)."""
+    """Three sums of the family above times the sinogram, summed over the batch: (3, V, D)."""
 
     @staticmethod
     def forward(
@@ -249,7 +257,7 @@ def _tangent(
     d_slope: Tensor | None,
     d_coefficients: Tensor | None,
 ) -> Tensor | None:
-    """The coefficients of the derivative in the direction of the given changes of the rays."""
+    """Return the coefficients of the derivative in the direction of a change of the rays."""
     if d_offset is None and d_slope is None and d_coefficients is None:
         return None
     zero = torch.zeros_like(coefficients[0])
@@ -264,7 +272,6 @@ def _tangent(
 
 
 # -- running the kernels
-# ---------------------------------------------------------------------------------------
 
 
 def _run_project(
@@ -362,15 +369,15 @@ def _run_backproject(
 
 
 def _lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
-    """The images by rows and by columns, as the kernels read them."""
+    """Return the images by rows and by columns, as the kernels read them."""
     return pad_lines(image, lanes), pad_lines(image.transpose(1, 2), lanes)
 
 
 def plan_lanes(tensor: Tensor) -> list[tuple[int, int, int]]:
-    """Parts of a batch as (first item, items, lanes): on the CPU, items that lie next to each other in
-    memory.
+    """Split a batch into parts (first item, items, lanes) of images that are projected together.
 
-    A vector of 64 bytes is hardly slower than one number, so some empty lanes cost less than another pass.
+    A vector of 64 bytes is hardly slower than one number, so some empty lanes cost less than
+    another pass. On CUDA the whole batch is one part with one lane.
 
     >>> import torch
     >>> plan_lanes(torch.zeros(19, 2, 2))
@@ -391,11 +398,11 @@ def plan_lanes(tensor: Tensor) -> list[tuple[int, int, int]]:
 
 
 def pad_lines(values: Tensor, lanes: int) -> Tensor:
-    """Items ``(count, lines, across)`` with two zeros on either side of every line, and the items innermost.
+    """Pad every line of ``(count, lines, across)`` with two zeros on either side.
 
     Returns:
-        shape (items, lines, across + 4, lanes), where items is ``count`` for one lane and 1 otherwise; empty
-        lanes are zero.
+        tensor of shape (items, lines, across + 4, lanes): the items are innermost. ``items`` is
+        ``count`` for one lane and 1 otherwise; empty lanes are zero.
     """
     count, length, across = values.shape
     padded = values.new_empty(count if lanes == 1 else 1, length, across + 4, lanes)
@@ -411,8 +418,10 @@ def pad_lines(values: Tensor, lanes: int) -> Tensor:
 
 
 def interleave(values: Tensor, lanes: int) -> Tensor:
-    """Items ``(count, ...)`` as (count, numbers) for one lane, else (numbers, lanes) with empty lanes
-    zero."""
+    """Flatten ``(count, ...)`` to (count, numbers) for one lane, else to (numbers, lanes).
+
+    Empty lanes are zero.
+    """
     flat = values.reshape(values.shape[0], -1)
     if lanes == 1:
         return flat.contiguous()

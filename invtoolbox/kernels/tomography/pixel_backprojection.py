@@ -1,9 +1,9 @@
 r"""Pixel-driven back-projection, the last step of filtered back-projection.
 
-For each pixel and view, the kernel computes the place where the pixel is seen on the detector, interpolates
-linearly between the two cells there (zero outside the detector) and adds the value with its distance weight.
-The result is smoother than the transpose of the projector, which is why analytic inversion uses it. Its own
-transpose serves automatic differentiation.
+For each pixel and view, the kernel computes the place where the pixel is seen on the detector,
+interpolates linearly between the two cells there (zero outside the detector) and adds the value
+with its distance weight. The result is smoother than the transpose of the projector, which is why
+analytic inversion uses it. Its own transpose serves automatic differentiation.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ _GROUP = 32
 class PixelViews:
     r"""Places where the pixels of an image of ``shape`` (H, W) are seen, view by view.
 
-    With a pixel's column ``c`` and row ``r`` counted from the image's centre, ``lateral = t_0 + t_1 c + t_2
-    r`` and ``depth = t_3 + t_4 c + t_5 r``:
+    With a pixel's column ``c`` and row ``r`` counted from the image's centre,
+    ``lateral = t_0 + t_1 c + t_2 r`` and ``depth = t_3 + t_4 c + t_5 r``:
 
     - flat detector: cell ``lateral / depth``, weight ``1 / depth^2`` (a parallel beam has depth 1);
-    - curved detector: cell ``t_6 + t_7 arctan(lateral / depth)``, weight ``1 / (lateral^2 + depth^2)``.
+    - curved detector: cell ``t_6 + t_7 arctan(lateral / depth)``, weight
+      ``1 / (lateral^2 + depth^2)``.
 
     Attributes:
         table: the numbers t of every view, shape (V, 8), float64.
@@ -51,7 +52,8 @@ class PixelArguments:
 
     Attributes:
         image: (items, H, W, lanes).
-        lines: the sinogram with two zeros on either side of every line, (items, V, detectors + 4, lanes).
+        lines: the sinogram with two zeros on either side of every line, (items, V, detectors + 4,
+            lanes).
         table: `PixelViews.table` in the precision of the image.
         height, width, views, detectors: the sizes above.
     """

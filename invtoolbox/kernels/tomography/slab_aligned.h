@@ -1,5 +1,6 @@
-// A column whose rays share their path in the x-y plane: `ra` to `rb` are the rows that belong to this axis,
-// and the ray of row r has the length sqrt(flat + (steep0 + steep1 r)^2) between two planes.
+// A column whose rays share their path in the x-y plane: `ra` to `rb` are the rows that belong to
+// this axis, and the ray of row r has the length sqrt(flat + (steep0 + steep1 r)^2) between two
+// planes.
 const double px = PARALLEL ? middle[A] : T[A], pm = PARALLEL ? middle[M] : T[M];
 const double da = PARALLEL ? T[A] : middle[A], dm = PARALLEL ? T[M] : middle[M];
 const bool own = AXIS == 0 ? fabs(dm) >= fabs(da) : fabs(da) < fabs(dm);
@@ -31,7 +32,8 @@ if (slope != 0.0) {
 } else if (start <= 0.0 || start >= (double)last_a) {
     to = from;
 }
-// All planes at once: line `lines` and weight between lines, and the position places + gaps r along them.
+// All planes at once: line `lines` and weight between lines, and the position places + gaps r along
+// them.
 int lines[PLANES];
 REAL weights[PLANES], places[PLANES], gaps[PLANES];
 for (int k = from; k < to; ++k) {

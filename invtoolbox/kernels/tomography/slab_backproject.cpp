@@ -1,9 +1,11 @@
-// The transpose of slab_project.cpp, which fills a slab: `block` planes, which no other task writes to, and
-// every ray along the axis. On the CPU only, as slab_project.cpp.
+// The transpose of slab_project.cpp: the kernel fills `block` planes of the slab, which no other
+// task writes to, from every ray along the axis.
+//
+// Not for CUDA, for the same reason as slab_project.cpp.
 {
 #include "slab_vectors.h"
 #include "slab_view.h"
-    // Zeros around the cells of a tile, past whose ends vectors are read.
+    // Zeros around a column of cells: vectors are read past its ends.
     const int MARGIN = 96;
     const int k_first = slab_first + task * block;
     const int planes = least(block, slab_first + slab_planes - k_first);

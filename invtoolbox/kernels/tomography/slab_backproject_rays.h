@@ -1,5 +1,6 @@
-// The transpose of slab_project_rays.h. If neighbouring cells lie far enough apart along the lines, vectors of
-// voxels collect their cells; otherwise each ray adds to its four voxels.
+// The transpose of slab_project_rays.h. If neighbouring cells lie far enough apart along the lines,
+// vectors of voxels collect their cells, at most TERMS per voxel; otherwise each ray adds to its
+// four voxels.
 const int TERMS = 5;
 int from_all = k_first + planes, to_all = k_first, ra = here, rb = 0, own = 0;
 for (int r = 0; r < here; r += LANES) {
@@ -42,8 +43,8 @@ for (int k = from_all; k < to_all; ++k) {
         gap = size0 < size1 ? size0 : size1;
     }
     if (gap * (REAL)(2 * LANES - 3) >= (REAL)LANES) {
-        // Voxel i gets the cells that lie less than one voxel away, at most TERMS. They begin at the
-        // row r whose position is i - 1 (i + 1 if positions fall along the column):
+        // Voxel i gets the cells that lie less than one voxel away. They begin at the row r whose
+        // position is i - 1 (i + 1 if positions fall along the column):
         // r = (n0 + n1 (i - 1)) / (m0 + m1 (i - 1)), a little earlier because of the rounding.
         const double reach = (double)t - (PARALLEL ? fm : T[M]);
         const double at_b = shift_b + (PARALLEL ? 0.0 : T[B]);

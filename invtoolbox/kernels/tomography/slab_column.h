@@ -1,5 +1,6 @@
-// Column c of cells of the view with table row T (see rays.py): its point in the middle of the panel's
-// rows, and the number rp0 of row r_first counted from there. The same operations as in volume_ray.h.
+// Column c of cells of the view with table row T (see rays.py): the point `middle` of the column
+// halfway up the panel, and the position rp0 of row r_first, counted from there. The operations are
+// those of volume_ray.h.
 const double cp = (double)c - 0.5 * (double)(columns - 1);
 const double sine = CURVED ? sin(cp * T[12]) : 0.0, cosine = CURVED ? cos(cp * T[12]) : 1.0;
 double middle[3];

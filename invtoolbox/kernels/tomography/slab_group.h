@@ -1,6 +1,6 @@
-// Rays r to r + LANES - 1 of a column, which are followed one by one: their starts, slopes and lengths in
-// arrays, and the planes `from` to `to` on which any of them is inside the slab. Main axes are decided by the
-// very operations of volume_ray.h.
+// Rays r to r + LANES - 1 of a column, which are followed one by one: their starts, slopes and
+// lengths in arrays, and the planes `from` to `to` on which at least one of them is inside the
+// slab. The main axes are decided by the same operations as in volume_ray.h.
 double low_d[LANES], high_d[LANES];
 for (int l = 0; l < LANES; ++l) {
     const double rp = rp0 + (double)(r + l);

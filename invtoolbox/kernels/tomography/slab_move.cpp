@@ -1,5 +1,6 @@
-// Copy planes of the volume into the slab or, if ADDS, add the slab to them: 16 lines of every plane. On the
-// CPU only.
+// Copy the planes of a slab from the volume or, if ADDS, add them to it: 16 lines of every plane.
+//
+// Not for CUDA, which needs no slabs.
 const int n[3] = {width, height, depth};
 const long long step[3] = {1, width, (long long)width * height};
 const int M = AXIS, A = AXIS == 1 ? 0 : 1, B = AXIS == 2 ? 0 : 2;

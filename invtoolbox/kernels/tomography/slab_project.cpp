@@ -1,7 +1,9 @@
-// Joseph's forward projection in 3D on the CPU: a tile of COLS columns of a listed view through the planes of
-// a slab, added to the projections. The weights are those of volume_project.cpp.
+// Joseph's forward projection in 3D on the CPU: a tile of COLS columns of a listed view through the
+// planes of a slab (see slabs.py), added to the projections. The weights are those of
+// volume_project.cpp.
 //
-// Not for CUDA, which has volume_project.cpp: vector extensions of clang permute the cells of a column.
+// Not for CUDA, which uses volume_project.cpp: the layout suits vectors of a CPU, and the code uses
+// clang's vector extensions.
 {
 #include "slab_vectors.h"
 #include "slab_view.h"

@@ -1,5 +1,6 @@
-// The rays of a column that share their path in the x-y plane. On one plane they lie between the same two
-// lines, equally spaced along them: the two lines are weighed into one, and that line is resampled.
+// The rays of a column that share their path in the x-y plane. On one plane they lie between the
+// same two lines, equally spaced along them: the two lines are weighed into one, and that line is
+// resampled.
 #include "slab_aligned.h"
 // Only rows that are inside: rows outside add zeros.
 int firsts[PLANES], ends[PLANES];

@@ -1,5 +1,5 @@
-// Other rays: groups of a column's neighbours. A group that stays within SWEEP lines is followed line by line;
-// otherwise its voxels are gathered.
+// Rays that do not share their path, in groups of a column's neighbours. A group that stays within
+// SWEEP lines of a plane is followed line by line; otherwise its voxels are gathered.
 const int SWEEP = 8;
 for (int r = 0; r < here; r += LANES) {
     REAL start_a[LANES], start_b[LANES], slope_a[LANES], slope_b[LANES], length[LANES];

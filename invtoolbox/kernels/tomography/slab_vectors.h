@@ -1,7 +1,8 @@
-// Vectors of LANES numbers, and what the slab kernels do with them. Neighbouring cells need neighbouring
-// voxels, so vectors are loaded and permuted, never gathered.
+// Vectors of LANES numbers and operations on them, for slab_project.cpp and slab_backproject.cpp.
+// Neighbouring cells need neighbouring voxels, so vectors are loaded and permuted, never gathered.
 //
-// The pragma fuses multiplications and additions across statements. It must come first in a block.
+// The pragma lets the compiler fuse multiplications and additions across statements. It must come
+// first in a block.
 #pragma clang fp contract(fast)
 #if SINGLE
 #define INTEGER int

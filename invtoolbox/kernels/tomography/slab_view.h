@@ -1,7 +1,6 @@
-// The axes of a slab (main axis M, A across its lines, B along them), and constants of its planes: positions
-// count from the two zeros in front of the voxels, and `last_a`, `last_b` are the largest positions.
-//
-// ROWS:  cells of a column that a task treats at once.
+// The axes of a slab (main axis M, A across its lines, B along them) and the constants of its
+// planes. Positions count from the first of the two zeros in front of the voxels; `last_a` and
+// `last_b` are the largest positions. ROWS cells of a column are treated together.
 const int ROWS = 256;
 const int n[3] = {width, height, depth};
 const int M = AXIS, A = AXIS == 1 ? 0 : 1, B = AXIS == 2 ? 0 : 2;

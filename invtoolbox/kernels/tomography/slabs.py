@@ -1,19 +1,22 @@
-"""Joseph's method in 3D on the CPU: many rays at a time through a slab of planes.
+"""Project and back-project volumes on the CPU: many rays at a time through a slab of planes.
 
-A slab holds some neighbouring planes across the main axis ``m``, each as lines along ``b`` (z, or x for the main
-axis z), which lie next to each other along ``a``: (planes, n_a + 4, stride). Two zeros in front of the voxels and
-behind them stand for the outside: positions are clamped onto them instead of tested. More zeros at the end of the
-lines allow vectors to be read past the end. Slabs are copied from the volume and added to it, so that no second
-copy of the volume is ever held.
+This is Joseph's method in 3D (`invtoolbox.kernels.tomography.volume`). A slab holds some
+neighbouring planes across the main axis ``m``, each as lines along ``b`` (z, or x for the main axis
+z), which lie next to each other along ``a``: (planes, n_a + 4, stride). Two zeros in front of the
+voxels and behind them stand for the outside: positions are clamped onto them instead of tested.
+More zeros at the end of the lines allow vectors to be read past the end. Slabs are copied from the
+volume and added to it, so that no second copy of the volume is ever held.
 
-If a panel's rows are stacked along z (``v`` parallel to z: circular and helical scans), the rays of one column of
-cells share their path in the x-y plane. On one plane they lie between the same two lines, equally spaced along
-them. So the whole column costs as much as weighing the two lines into one and resampling that line. Neighbouring
-cells need neighbouring voxels, so vectors are loaded and permuted, never gathered.
+If a panel's rows are stacked along z (``v`` parallel to z: circular and helical scans), the rays of
+one column of cells share their path in the x-y plane. On one plane they lie between the same two
+lines, equally spaced along them. So the whole column costs as much as weighing the two lines into
+one and resampling that line. Neighbouring cells need neighbouring voxels, so vectors are loaded and
+permuted, never gathered.
 
 Other rays are followed in groups of a column's neighbours, voxel by voxel.
 
-The weights are those of `invtoolbox.kernels.tomography.volume`; main axes are decided by the very same operations.
+The weights are the same as in `volume`; main axes are decided by the same floating-point
+operations.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ _COLS = 16
 _PLANES = 64
 #: Zeros at the end of a line, beyond the two that stand for the outside.
 _TAIL = 36
-#: Share of the larger of volume and projections that a slab may take, and size that it may take in any case (bytes).
+#: Share of the larger of volume and projections that a slab may take, and size that it may take in
+#: any case (bytes).
 _SHARE, _SMALL = 0.04, 4 * 2**20
 #: Largest number of planes of a slab that one task of the back-projection owns.
 _BLOCK = 32
@@ -70,7 +74,7 @@ class SlabArguments:
     Attributes:
         slab: (planes, lines + 4, stride).
         projections: one item, (V, R, C).
-        table: what `invtoolbox.kernels.tomography.rays.table_of` returns, (V, 13), float64.
+        table: the result of `invtoolbox.kernels.tomography.rays.table_of`, (V, 13), float64.
         chosen: numbers of the views that may have rays along the axis, int32.
         listed: number of ``chosen`` views.
         rows, columns, depth, height, width, stride: the sizes above.
@@ -100,7 +104,7 @@ class SlabArguments:
 
 @cache
 def move_kernel(dtype: torch.dtype, axis: int, adds: bool) -> Kernel:
-    """Return the copy of planes of the volume to the slab; with ``adds``, the slab is added to the planes."""
+    """Return the copy of planes from the volume to the slab or, with ``adds``, its transpose."""
     definitions = {"REAL": REAL[dtype], "AXIS": axis, "ADDS": adds}
     return native_kernel("tomography/slab_move.cpp", definitions, MoveArguments)
 
@@ -181,7 +185,8 @@ def _each_slab(
 def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
     """Return an empty slab (planes, lines + 4, stride) across the axis.
 
-    It depends on the shapes of one item alone, so that nothing else can alter the order of the sums.
+    It depends on the shapes of one item alone, so that nothing else can alter the order of the
+    sums.
     """
     depth, height, width = volume.shape[1:]
     lines, line = ((height, depth), (width, depth), (height, width))[axis]

@@ -1,28 +1,31 @@
-r"""Projection and back-projection of volumes along straight rays by Joseph's method in 3D, an exactly matched pair.
+r"""Project and back-project volumes along straight rays by Joseph's method in 3D.
 
-A ray is sampled once on every plane of voxels across its *main axis* (the one along which it crosses the most
-voxels), by bilinear interpolation between the four nearest voxels; outside the volume is zero:
+The two are an exactly matched pair. A ray is sampled once on every plane of voxels across its *main
+axis* (the one along which it crosses the most voxels), by bilinear interpolation between the four
+nearest voxels; outside the volume is zero:
 
-.. math:: (A x)_r = \ell_r \sum_t \sum_{p, q \in \{0, 1\}} w^a_{rtp} w^b_{rtq} \, x_{t, i_{rt} + p, j_{rt} + q},
+.. math:: (A x)_r = \ell_r \sum_t \sum_{p, q \in \{0, 1\}}
+          w^a_{rtp} w^b_{rtq} \, x_{t, i_{rt} + p, j_{rt} + q},
 
-with the ray's length :math:`\ell_r` between two planes. P. M. Joseph, IEEE TMI 1(3), 1982, one dimension up. The
-back-projection is the transpose. No table of rays is kept: a ray is computed where it is used, from 13 numbers
-per view (`invtoolbox.kernels.tomography.rays`).
+with the ray's length :math:`\ell_r` between two planes. P. M. Joseph, IEEE TMI 1(3), 1982, one
+dimension up. The back-projection is the transpose. No table of rays is kept: a ray is computed
+where it is used, from 13 numbers per view (`invtoolbox.kernels.tomography.rays`).
 
-Both are differentiable in the volume or the projections, and in the views' source, detector, u and v: once in the
-geometry, in forward and reverse mode; and the gradient in the geometry is differentiable in the volume and the
-projections.
+Both are differentiable in the volume or the projections, and in the views' source, detector, u and
+v: once in the geometry, in forward and reverse mode; and the gradient in the geometry is
+differentiable in the volume and the projections.
 
-The kernels of this module follow ray by ray and read the volume in its own layout, (D, H, W). They are all that
-CUDA needs. On the CPU, `invtoolbox.kernels.tomography.slabs` is much faster at projection and back-projection, and
-the kernels of this module compute the derivatives in the geometry. A ray is set up in float64 and then followed in
-the volume's precision. With ``m`` its main axis and ``a``, ``b`` the two others, it is at ``offset_a + slope_a t``
-on the plane ``t``, counted from the middle one. All kernels compute the family
+The kernels of this module follow ray by ray and read the volume in its own layout, (D, H, W). They
+are all that CUDA needs. On the CPU, `invtoolbox.kernels.tomography.slabs` is much faster at
+projection and back-projection, and the kernels of this module compute the derivatives in the
+geometry. A ray is set up in float64 and then followed in the volume's precision. With ``m`` its
+main axis and ``a``, ``b`` the two others, it is at ``offset_a + slope_a t`` on the plane ``t``,
+counted from the middle one. All kernels compute the family
 
     y = c0 sum(sample) + sum((a0 + a1 t) d(sample)/da + (b0 + b1 t) d(sample)/db).
 
-Its first term is the projection (c0 = the ray's length between two planes), its other terms are the derivatives of
-the projection.
+Its first term is the projection (c0 = the ray's length between two planes), its other terms are the
+derivatives of the projection.
 """
 
 from __future__ import annotations
@@ -49,9 +52,10 @@ class VolumeArguments:
     Attributes:
         volume: (items, D, H, W).
         projections: (items, V, R, C).
-        table: what `table_of` returns, (V, 13), float64.
+        table: the result of `table_of`, (V, 13), float64.
         tangent: a change of the table, or None.
-        units: whole numbers per unit of the volume for ``scatter_kernel(add="fixed")``, (items,), float64.
+        units: whole numbers per unit of the volume for ``scatter_kernel(add="fixed")``, (items,),
+            float64.
         gradient: result of `geometry_kernel`, (V, R, 13), float64.
         items, views, rows, columns, depth, height, width: the sizes above.
         size_x, size_y, size_z: edges of a voxel, in the user's unit.
@@ -80,13 +84,19 @@ class VolumeArguments:
 
 @cache
 def project_kernel(dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool) -> Kernel:
-    """Return the projection of a ray per task; with ``tangent``, its derivative if the table changes."""
+    """Return the projection of a ray per task or, with ``tangent``, its derivative.
+
+    The derivative is taken in the direction of `VolumeArguments.tangent`.
+    """
     return _kernel("project", dtype, parallel, curved, TANGENT=tangent)
 
 
 @cache
 def geometry_kernel(dtype: torch.dtype, parallel: bool, curved: bool) -> Kernel:
-    """Return the gradient of ``<projections, A volume>`` in the table, in parts (V, R, 13) to be summed over the rows."""
+    """Return the gradient of ``<projections, A volume>`` in the table.
+
+    Its parts (V, R, 13) are to be summed over the rows.
+    """
     return _kernel("geometry", dtype, parallel, curved)
 
 
@@ -101,8 +111,8 @@ def scatter_kernel(
         parallel: see `Views`.
         curved: see `Views`.
         tangent: whether to compute the transpose of the derivative.
-        add: "atomic" (one ray per task), "fixed" (the same with whole multiples of ``1 / units[item]``, int64) or
-            "owned" (some planes of the volume per task).
+        add: "atomic" (one ray per task), "fixed" (the same with whole multiples of
+            ``1 / units[item]``, int64) or "owned" (some planes of the volume per task).
     """
     if add == "owned":
         return _kernel("backproject", dtype, parallel, curved, TANGENT=tangent)
@@ -117,9 +127,9 @@ def _kernel(
 
 
 def project_volume(volume: Tensor, views: Views) -> Tensor:
-    """Line integrals of volumes, ``(N, D, H, W) -> (N, V, R, C)``.
+    """Compute line integrals of volumes, ``(N, D, H, W) -> (N, V, R, C)``.
 
-    Rays are infinite lines: what lies behind a source counts too.
+    Rays are infinite lines: voxels behind a source count too.
 
     Args:
         volume: float32, float64 or complex, shape (N, D, H, W).
@@ -130,7 +140,7 @@ def project_volume(volume: Tensor, views: Views) -> Tensor:
 
     >>> from invtoolbox.kernels.tomography.rays import Views
     >>> x, y, z = torch.eye(3)[:, None]
-    >>> along_y = Views(y, 0 * x, x, z, (2, 3), (2, 4, 3), (1.0, 0.5, 1.0), parallel=True, curved=False)
+    >>> along_y = Views(y, 0 * x, x, z, (2, 3), (2, 4, 3), (1.0, 0.5, 1.0), True, curved=False)
     >>> project_volume(torch.ones(1, 2, 4, 3), along_y)
     tensor([[[[2., 2., 2.],
               [2., 2., 2.]]]])
@@ -146,18 +156,23 @@ def project_volume(volume: Tensor, views: Views) -> Tensor:
 
 
 def backproject_volume(projections: Tensor, views: Views) -> Tensor:
-    """The transpose of `project_volume`, ``(N, V, R, C) -> (N, D, H, W)``.
+    """Apply the transpose of `project_volume`, ``(N, V, R, C) -> (N, D, H, W)``.
 
-    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered with atomic additions, whose order
-    varies, unless ``torch.use_deterministic_algorithms(True)`` asks for sums of whole numbers (64 bits, which take twice the memory of a
-    float32 volume and round to 2^-62 of the largest sum that could occur).
+    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered
+    with atomic additions, whose order varies. With ``torch.use_deterministic_algorithms(True)`` the
+    sums are made of whole numbers instead (64 bits, which take twice the memory of a float32 volume
+    and round to 2^-62 of the largest sum that could occur).
+
+    Args:
+        projections: float32, float64 or complex, shape (N, V, R, C).
+        views: the scan; ``views.panel`` must be (R, C).
 
     Raises:
         InputError: wrong shape or dtype.
 
     >>> from invtoolbox.kernels.tomography.rays import Views
     >>> x, y, z = torch.eye(3)[:, None]
-    >>> along_y = Views(y, 0 * x, x, z, (1, 1), (1, 2, 3), (1.0, 0.5, 1.0), parallel=True, curved=False)
+    >>> along_y = Views(y, 0 * x, x, z, (1, 1), (1, 2, 3), (1.0, 0.5, 1.0), True, curved=False)
     >>> backproject_volume(torch.ones(1, 1, 1, 1), along_y)
     tensor([[[[0.0000, 0.5000, 0.0000],
               [0.0000, 0.5000, 0.0000]]]])
@@ -179,12 +194,13 @@ def backproject_volume(projections: Tensor, views: Views) -> Tensor:
     return result
 
 
-# Both directions take a tangent: a change of the table, or None. With one they are the derivative of the projection in the direction of
-# that change, and its transpose. This family is all that first derivatives in the geometry need.
+# Both directions take a tangent: a change of the table, or None. With a tangent they compute the
+# derivative of the projection in the direction of that change, and its transpose. First derivatives
+# in the geometry need nothing else.
 
 
 class _Transform(torch.autograd.Function):
-    """The projection of volumes or, with ``transpose``, the back-projection of projections."""
+    """Projection of volumes or, with ``transpose``, back-projection of projections."""
 
     @staticmethod
     def forward(
@@ -232,7 +248,7 @@ class _Transform(torch.autograd.Function):
 
 
 class _Geometry(torch.autograd.Function):
-    """The gradient of ``<projections, A volume>``, summed over the batch, in the table: (V, 13)."""
+    """Gradient of ``<projections, A volume>`` in the table, summed over the batch: (V, 13)."""
 
     @staticmethod
     def forward(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
@@ -260,7 +276,10 @@ class _Geometry(torch.autograd.Function):
 
 
 class _FirstOrder(torch.autograd.Function):
-    """The table, of which no further derivative is known: an error for those who ask for one, and for nobody else."""
+    """Copy of the table that raises an error if it is differentiated.
+
+    Second derivatives in the geometry are not implemented.
+    """
 
     @staticmethod
     def forward(table: Tensor) -> Tensor:
@@ -282,12 +301,12 @@ class _FirstOrder(torch.autograd.Function):
 def _geometry_grads(
     ctx: Any, volume: Tensor, projections: Tensor, table: Tensor, tangent: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients in the table and in the tangent, in which both directions are linear."""
+    """Return the gradients in the table and in the tangent, in which both directions are linear."""
     of_table, of_tangent = ctx.needs_input_grad[1:3]
     table = _FirstOrder.apply(table)
     if tangent is None:
         return _Geometry.apply(volume, projections, table, ctx.views) if of_table else None, None
-    # The table went in as `_FirstOrder`, which stops whoever follows this zero.
+    # The table is a `_FirstOrder`, so that differentiating this zero raises an error.
     return (
         torch.zeros_like(table) if of_table else None,
         _Geometry.apply(volume, projections, table, ctx.views) if of_tangent else None,
@@ -296,8 +315,8 @@ def _geometry_grads(
 
 def _second_derivative() -> InputError:
     return InputError(
-        "the volume projectors have no second derivative in the geometry; detach the views' tensors, or use first-order "
-        "methods (gradient descent, L-BFGS, Gauss-Newton) for the geometry"
+        "the volume projectors have no second derivative in the geometry; detach the views' "
+        "tensors, or use first-order methods (gradient descent, L-BFGS, Gauss-Newton) for the geometry"
     )
 
 
@@ -337,7 +356,10 @@ def _run_backproject(
 def scatter_owned(
     projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views, volume: Tensor
 ) -> None:
-    """Add the back-projection to the volume, one axis after the other; no two tasks own the same plane."""
+    """Add the back-projection to the volume, one axis after the other.
+
+    No two tasks own the same plane.
+    """
     kernel = scatter_kernel(
         volume.dtype, views.parallel, views.curved, tangent is not None, "owned"
     )
@@ -355,7 +377,7 @@ def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tens
     """
     kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, False, "fixed")
     for item, values in enumerate(projections.split(1)):
-        # No voxel can receive more than every value, each times a ray's length of at most a voxel's diagonal.
+        # No voxel can receive more than every value times the longest ray in a voxel, its diagonal.
         diagonal = sum(s * s for s in views.voxel_size) ** 0.5
         bound = values.double().abs().sum() * diagonal
         units = torch.where(bound > 0, 2.0**62 / bound, 0.0)[None]

@@ -1,5 +1,5 @@
-// The transpose of volume_project.cpp, added to `volume`: a few planes across the main axis `axis` of
-// one item, which no other task writes to, and every ray along that axis. No atomics are needed.
+// The transpose of volume_project.cpp, added to `volume`: a few planes across the main axis `axis`
+// of one item, which no other task writes to, and every ray along that axis. No atomics are needed.
 #include "volume_sizes.h"
 const int blocks = (n[axis] + block - 1) / block;
 const int item = task / blocks;

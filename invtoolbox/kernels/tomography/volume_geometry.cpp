@@ -1,6 +1,6 @@
 // The derivative of <projections, A volume> in the 13 numbers of a view, summed over a row of the
-// panel and the items. Row by row, so that no two tasks add to one place and the order of the sums
-// is fixed.
+// panel and the items. A task is a row, so that no two tasks add to one place and the order of the
+// sums is fixed.
 #include "volume_sizes.h"
 const int r = task % rows, view = task / rows;
 const double* T = (const double*)table + 13 * view;

@@ -1,5 +1,5 @@
-// Joseph's forward projection in 3D, or its derivative in the geometry (TANGENT): one ray of one
-// item.
+// Joseph's forward projection in 3D or, with TANGENT, its derivative if the table changes by
+// `tangent`: one ray of one item. See volume.py for the formula.
 #include "volume_sizes.h"
 const int c = task % columns, r = task / columns % rows;
 const int view = task / columns / rows % views, item = task / columns / rows / views;

@@ -1,7 +1,7 @@
-// The ray of cell (r, c) of the view with table row T (see rays.py): point P, direction d, main axis
-// m. `fma` is spelled out so that every kernel rounds alike: a ray must have one main axis, in
-// whichever kernel. On plane t, counted from the middle one, the ray is at start_a + slope_a t,
-// start_b + slope_b t; `length` is its length between two planes.
+// The ray of cell (r, c) of the view with table row T (see rays.py): point P, direction d, main
+// axis m. `fma` is spelled out so that every kernel rounds alike: a ray must have the same main
+// axis in all of them. On plane t, counted from the middle one, the ray is at (start_a + slope_a t,
+// start_b + slope_b t); `length` is its length between two planes.
 const double cp = (double)c - 0.5 * (double)(columns - 1);
 const double rp = (double)r - 0.5 * (double)(rows - 1);
 const double sine = CURVED ? sin(cp * T[12]) : 0.0, cosine = CURVED ? cos(cp * T[12]) : 1.0;

@@ -1,8 +1,8 @@
-// The transpose of volume_project.cpp, added to `volume`: one ray of one item, scattered with atomic
-// additions. For CUDA; on the CPU it is a check of the slab kernels.
+// The transpose of volume_project.cpp, added to `volume`: one ray of one item, scattered with
+// atomic additions. For CUDA; on the CPU it is a check of the slab kernels.
 //
-// FIXED: `volume` holds 64-bit whole numbers, multiples of 1 / units[item]. They add up to the same in
-// any order, so that the result is deterministic.
+// FIXED: `volume` holds 64-bit whole numbers, multiples of 1 / units[item]. They add up to the same
+// in any order, so that the result is deterministic.
 #include "volume_sizes.h"
 const int c = task % columns, r = task / columns % rows;
 const int view = task / columns / rows % views, item = task / columns / rows / views;

@@ -1,9 +1,9 @@
 r"""Voxel-driven back-projection of 3D scans, the last step of Feldkamp's method.
 
-For each voxel and view, the kernel computes the place where the voxel is seen on the panel, interpolates
-linearly between the four cells there (zero outside the panel) and adds the value with its distance weight. The
-result is smoother than the transpose of the projector, which is why analytic inversion uses it. Its own
-transpose serves automatic differentiation.
+For each voxel and view, the kernel computes the place where the voxel is seen on the panel,
+interpolates linearly between the four cells there (zero outside the panel) and adds the value with
+its distance weight. The result is smoother than the transpose of the projector, which is why
+analytic inversion uses it. Its own transpose serves automatic differentiation.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.linear_map import linear_map
 from invtoolbox.kernels.native import REAL, native_kernel
 
-#: Block of the volume that a task of the CPU treats, (slices, rows, columns); its sums stay in the nearest cache.
+#: Block of the volume that a task of the CPU treats, (slices, rows, columns); its sums stay in the
+#: nearest cache.
 _BLOCK = (4, 4, 16)
-#: Possible numbers of slices of a block of upright lines; the one that fits the volume best is taken.
+#: Possible numbers of slices of a block of upright lines; the one that fits the volume best is
+#: taken.
 _LINES = (64, 32, 8)
 
 
@@ -30,14 +32,14 @@ _LINES = (64, 32, 8)
 class VoxelViews:
     r"""Places where the voxels of a volume (D, H, W) are seen on a panel (R, C), view by view.
 
-    With a voxel's column ``c``, row ``r`` and slice ``s`` counted from the volume's centre, each of ``across``,
-    ``along`` and ``depth`` is ``t_0 c + t_1 r + t_2 s + t_3``, with the first, second and third four of the
-    table's numbers:
+    With a voxel's column ``c``, row ``r`` and slice ``s`` counted from the volume's centre, each of
+    ``across``, ``along`` and ``depth`` is ``t_0 c + t_1 r + t_2 s + t_3``, with the first, second
+    and third four of the table's numbers:
 
-    - flat panel: column ``across / depth``, row ``along / depth``, weight ``1 / depth^2`` (a parallel beam has
-      depth 1);
-    - curved panel: with ``far = sqrt(across^2 + depth^2)``, column ``t_12 + t_13 arctan(across / depth)``, row
-      ``t_14 + along / far``, weight ``1 / far^2``.
+    - flat panel: column ``across / depth``, row ``along / depth``, weight ``1 / depth^2`` (a
+      parallel beam has depth 1);
+    - curved panel: with ``far = sqrt(across^2 + depth^2)``, column
+      ``t_12 + t_13 arctan(across / depth)``, row ``t_14 + along / far``, weight ``1 / far^2``.
 
     Voxels at or behind the source (depth <= 0) are not seen.
 
@@ -59,7 +61,8 @@ class VoxelArguments:
     """Arguments of the kernels.
 
     Attributes:
-        projections: (items, V, R, C), or (items, V, C + 2, R + 2) with a border of zeros for the upright kernel.
+        projections: (items, V, R, C), or (items, V, C + 2, R + 2) with a border of zeros for the
+            upright kernel.
         volume: (items, D, H, W).
         table: `VoxelViews.table` in the precision of the volume.
         depth, height, width, views, rows, columns: the sizes D, H, W, V, R and C.
@@ -100,7 +103,7 @@ def voxel_backproject(projections: Tensor, views: VoxelViews) -> Tensor:
         InputError: wrong shape or dtype.
 
     >>> table = torch.zeros(1, 15)
-    >>> table[0, 0] = table[0, 3] = table[0, 11] = 1      # the voxel of column c is seen in row 0 and cell 1 + c
+    >>> table[0, 0] = table[0, 3] = table[0, 11] = 1  # column c is seen in row 0 and cell 1 + c
     >>> voxel_backproject(torch.tensor([[[[1.0, 2.0, 4.0]]]]), VoxelViews(table, (1, 1, 5), (1, 3)))
     tensor([[[[0., 1., 2., 4., 0.]]]])
     """

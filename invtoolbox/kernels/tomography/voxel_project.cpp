@@ -1,5 +1,5 @@
-// The transpose of voxel_backproject.cpp: a view, to whose panel no other task writes; or, if ATOMIC
-// (CUDA), one row of voxels in a view, by atomic additions.
+// The transpose of voxel_backproject.cpp: a view, to whose panel no other task writes; or, if
+// ATOMIC (CUDA), one row of voxels in a view, by atomic additions.
 const int parts = ATOMIC ? depth * height : 1;
 const int item = task / (views * parts);
 const int v = task / parts % views;
