@@ -226,7 +226,7 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
     wp = warp()
     if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
-    from invtoolbox.kernels.tomography import pixel_backprojection as pixel
+    from invtoolbox.kernels.tomography.pixel_backprojection import pixel_kernel
 
     f32, f64 = torch.float32, torch.float64
     kernels = [
@@ -234,8 +234,8 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
         project_kernel(f64, 1, 1, 2),
         backproject_kernel(f64, 1, 1, 0, True),
         backproject_kernel(f32, 1, 1, 1, False),
-        pixel.backproject_kernel(f32, 1, 1, True),
-        pixel.project_kernel(f64, 1, False, True),
+        pixel_kernel("backproject", f32, 1, True, GROUP=1),
+        pixel_kernel("project", f64, 1, False, ATOMIC=True),
     ]
     for kernel in kernels:
         wp.compile_aot_module(kernel.entry.module, arch=75, module_dir=tmp_path, use_ptx=True)

@@ -15,19 +15,17 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import warp
-from invtoolbox.kernels.tomography import voxel_backprojection as voxel
 from invtoolbox.kernels.tomography.joseph import backproject, project
 from invtoolbox.kernels.tomography.rays import Rays, Views, table_of
 from invtoolbox.kernels.tomography.volume import (
     _launch,
     backproject_volume,
-    geometry_kernel,
-    project_kernel,
     project_volume,
     scatter_fixed,
-    scatter_kernel,
     scatter_owned,
+    volume_kernel,
 )
+from invtoolbox.kernels.tomography.voxel_backprojection import voxel_kernel
 
 DOT = {torch.float32: 1e-5, torch.float64: 1e-12}
 KINDS = ("flat", "curved", "parallel")
@@ -325,12 +323,13 @@ def test_the_kernels_of_cuda_are_the_same_pair(kind: str, dtype: torch.dtype) ->
     table = table_of(views, x.device)
     tolerance = 2e-5 if dtype == torch.float32 else 1e-11
     direct = torch.empty_like(y)
-    kernel = project_kernel(dtype, views.parallel, views.curved, False)
+    kernel = volume_kernel("project", dtype, views.parallel, views.curved, TANGENT=False)
     _launch(kernel, direct.numel(), x, direct, table, views)
     torch.testing.assert_close(direct, project_volume(x, views), rtol=0, atol=tolerance)
     expected = backproject_volume(y, views)
     volumes = [torch.zeros_like(x) for _ in range(3)]
-    kernel = scatter_kernel(dtype, views.parallel, views.curved, False, "atomic")
+    switches = {"TANGENT": False, "FIXED": False}
+    kernel = volume_kernel("scatter", dtype, views.parallel, views.curved, **switches)
     _launch(kernel, y.numel(), volumes[0], y, table, views)
     scatter_fixed(y, table, views, volumes[1])
     scatter_owned(y, table, None, views, volumes[2])
@@ -345,16 +344,16 @@ def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
         pytest.skip("this Warp was built without CUDA")
     f32, f64 = torch.float32, torch.float64
     kernels = [
-        project_kernel(f32, False, False, False),
-        project_kernel(f64, True, False, True),
-        geometry_kernel(f32, False, True),
-        scatter_kernel(f32, False, False, False, "atomic"),
-        scatter_kernel(f64, True, False, True, "atomic"),
-        scatter_kernel(f32, False, True, False, "fixed"),
-        scatter_kernel(f64, False, False, True, "owned"),
-        voxel.backproject_kernel(f32, (1, 1, 1), True, False),
-        voxel.project_kernel(f32, False, True),
-        voxel.project_kernel(f64, True, False),
+        volume_kernel("project", f32, False, False, TANGENT=False),
+        volume_kernel("project", f64, True, False, TANGENT=True),
+        volume_kernel("geometry", f32, False, True),
+        volume_kernel("scatter", f32, False, False, TANGENT=False, FIXED=False),
+        volume_kernel("scatter", f64, True, False, TANGENT=True, FIXED=False),
+        volume_kernel("scatter", f32, False, True, TANGENT=False, FIXED=True),
+        volume_kernel("backproject", f64, False, False, TANGENT=True),
+        voxel_kernel("backproject", f32, True, BZ=1, BY=1, BX=1),
+        voxel_kernel("project", f32, False, ATOMIC=True),
+        voxel_kernel("project", f64, True, ATOMIC=False),
     ]
     for kernel in kernels:
         wp.compile_aot_module(kernel.entry.module, arch=75, module_dir=tmp_path, use_ptx=True)

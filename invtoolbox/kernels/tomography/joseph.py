@@ -98,13 +98,7 @@ def project(image: Tensor, rays: Rays) -> Tensor:
     tensor([[[4.]]])
     """
     check_input(image, (rays.shape[0], rays.shape[1]), "project takes images", "row, column")
-    if image.is_complex():
-        return torch.complex(
-            project(image.real.contiguous(), rays), project(image.imag.contiguous(), rays)
-        )
-    rays = rays.to(image.device, image.dtype)
-    result: Tensor = _Transform.apply(image, rays.offset, rays.slope, rays.step[None], rays, False)
-    return result
+    return _transform(image, rays, False)
 
 
 def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
@@ -131,15 +125,16 @@ def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
     check_input(
         sinogram, (rays.views, rays.detectors), "backproject takes sinograms", "view, detector cell"
     )
-    if sinogram.is_complex():
-        return torch.complex(
-            backproject(sinogram.real.contiguous(), rays),
-            backproject(sinogram.imag.contiguous(), rays),
-        )
-    rays = rays.to(sinogram.device, sinogram.dtype)
-    result: Tensor = _Transform.apply(
-        sinogram, rays.offset, rays.slope, rays.step[None], rays, True
-    )
+    return _transform(sinogram, rays, True)
+
+
+def _transform(value: Tensor, rays: Rays, transpose: bool) -> Tensor:
+    if value.is_complex():
+        parts = (value.real.contiguous(), value.imag.contiguous())
+        return torch.complex(*(_transform(part, rays, transpose) for part in parts))
+    rays = rays.to(value.device, value.dtype)
+    geometry = (rays.offset, rays.slope, rays.step[None])
+    result: Tensor = _Transform.apply(value, *geometry, rays, transpose)
     return result
 
 

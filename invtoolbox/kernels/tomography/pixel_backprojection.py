@@ -68,17 +68,18 @@ class PixelArguments:
 
 
 @cache
-def backproject_kernel(dtype: torch.dtype, lanes: int, group: int, curved: bool) -> Kernel:
-    """Return the back-projection to ``group`` pixels of ``lanes`` images per task."""
-    definitions = {"REAL": REAL[dtype], "LANES": lanes, "GROUP": group, "CURVED": curved}
-    return native_kernel("tomography/pixel_backproject.cpp", definitions, PixelArguments)
+def pixel_kernel(name: str, dtype: torch.dtype, lanes: int, curved: bool, **further: int) -> Kernel:
+    """Return the kernel of the file ``pixel_{name}.cpp`` for ``lanes`` images per task.
 
-
-@cache
-def project_kernel(dtype: torch.dtype, lanes: int, curved: bool, atomic: bool) -> Kernel:
-    """Return the transpose of `backproject_kernel`, by views or by atomic additions of rows."""
-    definitions = {"REAL": REAL[dtype], "LANES": lanes, "CURVED": curved, "ATOMIC": atomic}
-    return native_kernel("tomography/pixel_project.cpp", definitions, PixelArguments)
+    Args:
+        name: "backproject" or "project".
+        dtype: precision of the images.
+        lanes: number of images that are projected together.
+        curved: see `PixelViews`.
+        further: further definitions, see the files.
+    """
+    definitions = {"REAL": REAL[dtype], "LANES": lanes, "CURVED": curved} | further
+    return native_kernel(f"tomography/pixel_{name}.cpp", definitions, PixelArguments)
 
 
 def pixel_backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
@@ -117,7 +118,7 @@ def _backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
         direct = lanes == 1
         out = image[start : start + count] if direct else image.new_empty(height * width, lanes)
         group = max(_GROUP // lanes, 4) if sinogram.device.type == "cpu" else 1
-        kernel = backproject_kernel(sinogram.dtype, lanes, group, views.curved)
+        kernel = pixel_kernel("backproject", sinogram.dtype, lanes, views.curved, GROUP=group)
         arguments = PixelArguments(out, lines, table, *sizes)
         tasks = items * height * -(-width // group)
         launch(kernel, tasks, arguments, float(items * height * width) * len(table))
@@ -136,7 +137,7 @@ def _project(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
         values = interleave(image[start : start + count], lanes)
         items = count if lanes == 1 else 1
         lines = image.new_zeros(items, number_views, detectors + 4, lanes)
-        kernel = project_kernel(image.dtype, lanes, views.curved, atomic)
+        kernel = pixel_kernel("project", image.dtype, lanes, views.curved, ATOMIC=atomic)
         arguments = PixelArguments(values, lines, table, height, width, number_views, detectors)
         tasks = items * number_views * (height if atomic else 1)
         launch(kernel, tasks, arguments, float(items * height * width) * number_views)

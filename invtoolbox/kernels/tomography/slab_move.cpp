@@ -7,17 +7,17 @@ const int M = AXIS, A = AXIS == 1 ? 0 : 1, B = AXIS == 2 ? 0 : 2;
 const long long plane = (long long)(n[A] + 4) * stride;
 const int a0 = task * 16, a1 = a0 + 16 < n[A] ? a0 + 16 : n[A];
 REAL* inside = (REAL*)slab + 2 * stride + 2;
-REAL* voxels = (REAL*)volume + k_first * step[M];
+REAL* voxels = (REAL*)volume + slab_first * step[M];
 #if AXIS == 0
 for (int a = a0; a < a1; ++a)
     for (int b = 0; b < n[B]; ++b)
-        for (int k = 0; k < planes; ++k)
+        for (int k = 0; k < slab_planes; ++k)
 #elif AXIS == 1
-for (int k = 0; k < planes; ++k)
+for (int k = 0; k < slab_planes; ++k)
     for (int b = 0; b < n[B]; ++b)
         for (int a = a0; a < a1; ++a)
 #else
-for (int k = 0; k < planes; ++k)
+for (int k = 0; k < slab_planes; ++k)
     for (int a = a0; a < a1; ++a)
         for (int b = 0; b < n[B]; ++b)
 #endif

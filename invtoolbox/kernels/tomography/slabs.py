@@ -46,33 +46,12 @@ _BLOCK = 32
 
 
 @dataclass
-class MoveArguments:
-    """Arguments of `move_kernel`.
+class SlabArguments:
+    """Arguments of the kernels.
 
     Attributes:
         slab: (planes, lines + 4, stride).
         volume: one item, (D, H, W).
-        depth, height, width, stride: the sizes above.
-        k_first: first plane of the slab.
-        planes: number of planes to move.
-    """
-
-    slab: Tensor
-    volume: Tensor
-    depth: int
-    height: int
-    width: int
-    stride: int
-    k_first: int
-    planes: int
-
-
-@dataclass
-class SlabArguments:
-    """Arguments of `project_kernel` and `backproject_kernel`.
-
-    Attributes:
-        slab: (planes, lines + 4, stride).
         projections: one item, (V, R, C).
         table: the result of `invtoolbox.kernels.tomography.rays.table_of`, (V, 13), float64.
         chosen: numbers of the views that may have rays along the axis, int32.
@@ -84,6 +63,7 @@ class SlabArguments:
     """
 
     slab: Tensor
+    volume: Tensor
     projections: Tensor
     table: Tensor
     chosen: Tensor
@@ -103,61 +83,47 @@ class SlabArguments:
 
 
 @cache
-def move_kernel(dtype: torch.dtype, axis: int, adds: bool) -> Kernel:
-    """Return the copy of planes from the volume to the slab or, with ``adds``, its transpose."""
-    definitions = {"REAL": REAL[dtype], "AXIS": axis, "ADDS": adds}
-    return native_kernel("tomography/slab_move.cpp", definitions, MoveArguments)
+def slab_kernel(name: str, dtype: torch.dtype, axis: int, **switches: bool) -> Kernel:
+    """Return the kernel of the file ``slab_{name}.cpp``.
 
-
-@cache
-def project_kernel(dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> Kernel:
-    """Return the projection of a slab along ``axis``, which is added to the projections."""
-    return _kernel("slab_project.cpp", dtype, parallel, curved, axis)
-
-
-@cache
-def backproject_kernel(dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> Kernel:
-    """Return the transpose of `project_kernel`, which overwrites the slab."""
-    return _kernel("slab_backproject.cpp", dtype, parallel, curved, axis)
-
-
-def _kernel(file: str, dtype: torch.dtype, parallel: bool, curved: bool, axis: int) -> Kernel:
-    definitions = {
-        "REAL": REAL[dtype],
-        "SINGLE": dtype == torch.float32,
-        "PARALLEL": parallel,
-        "CURVED": curved,
-        "AXIS": axis,
-        "COLS": _COLS,
-        "PLANES": _PLANES,
-    }
-    return native_kernel(f"tomography/{file}", definitions, SlabArguments)
+    Args:
+        name: "move" (planes of the volume to the slab, or its transpose), "project" (the slab, added
+            to the projections) or "backproject" (its transpose, which overwrites the slab).
+        dtype: precision of the volume.
+        axis: main axis.
+        switches: ``ADDS``, whether to move to the volume; ``PARALLEL`` and ``CURVED``, see `Views`.
+    """
+    definitions = {"REAL": REAL[dtype], "SINGLE": dtype == torch.float32, "AXIS": axis}
+    sizes = {"COLS": _COLS, "PLANES": _PLANES}
+    return native_kernel(
+        f"tomography/slab_{name}.cpp", definitions | sizes | switches, SlabArguments
+    )
 
 
 def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
     """Project ``(N, D, H, W) -> (N, V, R, C)``; both are contiguous."""
     projections = volume.new_zeros(volume.shape[0], table.shape[0], *views.panel)
-    for axis, item, arguments in _each_slab(volume, projections, table, views):
-        _move(item, arguments, axis, adds=False)
-        kernel = project_kernel(volume.dtype, views.parallel, views.curved, axis)
-        _launch(kernel, arguments.listed * -(-arguments.columns // _COLS), arguments)
+    for axis, arguments in _each_slab(volume, projections, table, views):
+        _move(arguments, axis, adds=False)
+        tasks = arguments.listed * -(-arguments.columns // _COLS)
+        _follow("project", tasks, arguments, axis, views)
     return projections
 
 
 def backproject(projections: Tensor, table: Tensor, views: Views) -> Tensor:
     """Apply the transpose of `project`, ``(N, V, R, C) -> (N, D, H, W)``; both are contiguous."""
     volume = projections.new_zeros(projections.shape[0], *views.volume)
-    for axis, item, arguments in _each_slab(volume, projections, table, views):
-        kernel = backproject_kernel(volume.dtype, views.parallel, views.curved, axis)
-        _launch(kernel, -(-arguments.slab_planes // arguments.block), arguments)
-        _move(item, arguments, axis, adds=True)
+    for axis, arguments in _each_slab(volume, projections, table, views):
+        tasks = -(-arguments.slab_planes // arguments.block)
+        _follow("backproject", tasks, arguments, axis, views)
+        _move(arguments, axis, adds=True)
     return volume
 
 
 def _each_slab(
     volume: Tensor, projections: Tensor, table: Tensor, views: Views
-) -> Iterator[tuple[int, Tensor, SlabArguments]]:
-    """Yield the main axis, one item of the volume, and the kernel's arguments for every slab."""
+) -> Iterator[tuple[int, SlabArguments]]:
+    """Yield the main axis and the kernels' arguments for every slab of every item."""
     for axis, chosen in enumerate(views_by_axis(table, views)):
         if not chosen.numel() or not volume.shape[0]:
             continue
@@ -167,6 +133,7 @@ def _each_slab(
                 planes = min(slab.shape[0], length - first)
                 arguments = SlabArguments(
                     slab,
+                    item,
                     values,
                     table,
                     chosen,
@@ -179,7 +146,7 @@ def _each_slab(
                     planes,
                     min(_BLOCK, -(-planes // torch.get_num_threads())),
                 )
-                yield axis, item, arguments
+                yield axis, arguments
 
 
 def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
@@ -198,15 +165,17 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
     return volume.new_zeros(planes, lines + 4, stride)
 
 
-def _launch(kernel: Kernel, tasks: int, arguments: SlabArguments) -> None:
+def _move(arguments: SlabArguments, axis: int, adds: bool) -> None:
+    """Copy the planes of a slab from the volume, or add them to it."""
+    slab = arguments.slab
+    kernel = slab_kernel("move", slab.dtype, axis, ADDS=adds)
+    work = float(arguments.slab_planes * slab.shape[1] * slab.shape[2])
+    launch(kernel, -(-(slab.shape[1] - 4) // 16), arguments, work)
+
+
+def _follow(name: str, tasks: int, arguments: SlabArguments, axis: int, views: Views) -> None:
+    """Project or back-project one slab."""
+    switches = {"PARALLEL": views.parallel, "CURVED": views.curved}
+    kernel = slab_kernel(name, arguments.slab.dtype, axis, **switches)
     rays = float(arguments.listed) * (arguments.rows * arguments.columns)
     launch(kernel, tasks, arguments, rays * arguments.slab_planes)
-
-
-def _move(volume: Tensor, of: SlabArguments, axis: int, adds: bool) -> None:
-    """Copy the planes of a slab from the volume, or add them to it."""
-    slab, planes = of.slab, of.slab_planes
-    arguments = MoveArguments(slab, volume, *volume.shape, of.stride, of.slab_first, planes)
-    tasks = -(-(slab.shape[1] - 4) // 16)
-    work = float(planes * slab.shape[1] * slab.shape[2])
-    launch(move_kernel(slab.dtype, axis, adds), tasks, arguments, work)

@@ -54,12 +54,12 @@ class VolumeArguments:
         projections: (items, V, R, C).
         table: the result of `table_of`, (V, 13), float64.
         tangent: a change of the table, or None.
-        units: whole numbers per unit of the volume for ``scatter_kernel(add="fixed")``, (items,),
+        units: whole numbers per unit of the volume for the switch ``FIXED``, (items,),
             float64.
-        gradient: result of `geometry_kernel`, (V, R, 13), float64.
+        gradient: result of "geometry", to be summed over the rows, (V, R, 13), float64.
         items, views, rows, columns, depth, height, width: the sizes above.
         size_x, size_y, size_z: edges of a voxel, in the user's unit.
-        axis, block: main axis and number of planes per task of ``scatter_kernel(add="owned")``.
+        axis, block: main axis and number of planes per task of "backproject".
     """
 
     volume: Tensor
@@ -83,45 +83,21 @@ class VolumeArguments:
 
 
 @cache
-def project_kernel(dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool) -> Kernel:
-    """Return the projection of a ray per task or, with ``tangent``, its derivative.
-
-    The derivative is taken in the direction of `VolumeArguments.tangent`.
-    """
-    return _kernel("project", dtype, parallel, curved, TANGENT=tangent)
-
-
-@cache
-def geometry_kernel(dtype: torch.dtype, parallel: bool, curved: bool) -> Kernel:
-    """Return the gradient of ``<projections, A volume>`` in the table.
-
-    Its parts (V, R, 13) are to be summed over the rows.
-    """
-    return _kernel("geometry", dtype, parallel, curved)
-
-
-@cache
-def scatter_kernel(
-    dtype: torch.dtype, parallel: bool, curved: bool, tangent: bool, add: str
+def volume_kernel(
+    name: str, dtype: torch.dtype, parallel: bool, curved: bool, **switches: bool
 ) -> Kernel:
-    """Return the transpose of `project_kernel`, which adds to the volume.
+    """Return the kernel of the file ``volume_{name}.cpp``.
 
     Args:
+        name: "project", "scatter" or "backproject" (its transpose in two ways) or "geometry" (the
+            gradient of ``<projections, A volume>`` in the table).
         dtype: precision of the volume.
         parallel: see `Views`.
         curved: see `Views`.
-        tangent: whether to compute the transpose of the derivative.
-        add: "atomic" (one ray per task), "fixed" (the same with whole multiples of
-            ``1 / units[item]``, int64) or "owned" (some planes of the volume per task).
+        switches: ``TANGENT``, whether to compute the derivative in the direction of
+            `VolumeArguments.tangent` or its transpose (not for "geometry"); ``FIXED``, whether to add
+            whole multiples of ``1 / units[item]``, int64 (for "scatter").
     """
-    if add == "owned":
-        return _kernel("backproject", dtype, parallel, curved, TANGENT=tangent)
-    return _kernel("scatter", dtype, parallel, curved, TANGENT=tangent, FIXED=add == "fixed")
-
-
-def _kernel(
-    name: str, dtype: torch.dtype, parallel: bool, curved: bool, **switches: bool
-) -> Kernel:
     definitions = {"REAL": REAL[dtype], "PARALLEL": parallel, "CURVED": curved} | switches
     return native_kernel(f"tomography/volume_{name}.cpp", definitions, VolumeArguments)
 
@@ -146,13 +122,7 @@ def project_volume(volume: Tensor, views: Views) -> Tensor:
               [2., 2., 2.]]]])
     """
     check_input(volume, views.volume, "project_volume takes volumes", "slice, row, column")
-    if volume.is_complex():
-        return torch.complex(
-            project_volume(volume.real.contiguous(), views),
-            project_volume(volume.imag.contiguous(), views),
-        )
-    result: Tensor = _Transform.apply(volume, table_of(views, volume.device), None, views, False)
-    return result
+    return _transform(volume, views, False)
 
 
 def backproject_volume(projections: Tensor, views: Views) -> Tensor:
@@ -183,14 +153,14 @@ def backproject_volume(projections: Tensor, views: Views) -> Tensor:
         "backproject_volume takes projections",
         "view, detector row, detector column",
     )
-    if projections.is_complex():
-        return torch.complex(
-            backproject_volume(projections.real.contiguous(), views),
-            backproject_volume(projections.imag.contiguous(), views),
-        )
-    result: Tensor = _Transform.apply(
-        projections, table_of(views, projections.device), None, views, True
-    )
+    return _transform(projections, views, True)
+
+
+def _transform(value: Tensor, views: Views, transpose: bool) -> Tensor:
+    if value.is_complex():
+        parts = (value.real.contiguous(), value.imag.contiguous())
+        return torch.complex(*(_transform(part, views, transpose) for part in parts))
+    result: Tensor = _Transform.apply(value, table_of(views, value.device), None, views, transpose)
     return result
 
 
@@ -327,7 +297,9 @@ def _run_project(volume: Tensor, table: Tensor, tangent: Tensor | None, views: V
     if tangent is None and volume.device.type == "cpu":
         return slabs.project(volume, table, views)
     projections = volume.new_empty(volume.shape[0], table.shape[0], *views.panel)
-    kernel = project_kernel(volume.dtype, views.parallel, views.curved, tangent is not None)
+    kernel = volume_kernel(
+        "project", volume.dtype, views.parallel, views.curved, TANGENT=tangent is not None
+    )
     _launch(kernel, projections.numel(), volume, projections, table, views, tangent)
     return projections
 
@@ -346,9 +318,8 @@ def _run_backproject(
     elif ordered:
         scatter_fixed(projections, table, views, volume)
     else:
-        kernel = scatter_kernel(
-            volume.dtype, views.parallel, views.curved, tangent is not None, "atomic"
-        )
+        switches = {"TANGENT": tangent is not None, "FIXED": False}
+        kernel = volume_kernel("scatter", volume.dtype, views.parallel, views.curved, **switches)
         _launch(kernel, projections.numel(), volume, projections, table, views, tangent)
     return volume
 
@@ -360,8 +331,8 @@ def scatter_owned(
 
     No two tasks own the same plane.
     """
-    kernel = scatter_kernel(
-        volume.dtype, views.parallel, views.curved, tangent is not None, "owned"
+    kernel = volume_kernel(
+        "backproject", volume.dtype, views.parallel, views.curved, TANGENT=tangent is not None
     )
     for axis in range(3):
         length = int(volume.shape[3 - axis])
@@ -375,7 +346,8 @@ def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tens
 
     The order of the sums does not matter.
     """
-    kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, False, "fixed")
+    switches = {"TANGENT": False, "FIXED": True}
+    kernel = volume_kernel("scatter", volume.dtype, views.parallel, views.curved, **switches)
     for item, values in enumerate(projections.split(1)):
         # No voxel can receive more than every value times the longest ray in a voxel, its diagonal.
         diagonal = sum(s * s for s in views.voxel_size) ** 0.5
@@ -388,7 +360,7 @@ def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tens
 
 def _run_geometry(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
     parts = table.new_zeros(table.shape[0], views.panel[0], WIDTH)
-    kernel = geometry_kernel(volume.dtype, views.parallel, views.curved)
+    kernel = volume_kernel("geometry", volume.dtype, views.parallel, views.curved)
     tasks = parts.shape[0] * parts.shape[1]
     _launch(kernel, tasks, volume, projections, table, views, gradient=parts)
     return parts.sum(1)

@@ -80,20 +80,17 @@ class VoxelArguments:
 
 
 @cache
-def backproject_kernel(
-    dtype: torch.dtype, block: tuple[int, int, int], curved: bool, upright: bool
-) -> Kernel:
-    """Return the back-projection to a block of voxels per task."""
-    sizes = dict(zip(("BZ", "BY", "BX"), block))
-    file = f"tomography/voxel_backproject{'_upright' if upright else ''}.cpp"
-    return native_kernel(file, {"REAL": REAL[dtype], "CURVED": curved} | sizes, VoxelArguments)
+def voxel_kernel(name: str, dtype: torch.dtype, curved: bool, **further: int) -> Kernel:
+    """Return the kernel of the file ``voxel_{name}.cpp``.
 
-
-@cache
-def project_kernel(dtype: torch.dtype, curved: bool, atomic: bool) -> Kernel:
-    """Return the transpose of `backproject_kernel`, by views or by atomic additions of rows."""
-    definitions = {"REAL": REAL[dtype], "CURVED": curved, "ATOMIC": atomic}
-    return native_kernel("tomography/voxel_project.cpp", definitions, VoxelArguments)
+    Args:
+        name: "backproject", "backproject_upright" or "project".
+        dtype: precision of the volume.
+        curved: see `VoxelViews`.
+        further: further definitions, see the files.
+    """
+    definitions = {"REAL": REAL[dtype], "CURVED": curved} | further
+    return native_kernel(f"tomography/voxel_{name}.cpp", definitions, VoxelArguments)
 
 
 def voxel_backproject(projections: Tensor, views: VoxelViews) -> Tensor:
@@ -131,7 +128,9 @@ def _backproject(projections: Tensor, views: VoxelViews) -> Tensor:
         projections = torch.nn.functional.pad(projections.transpose(2, 3), (1, 1, 1, 1))
         block = (min(_LINES, key=lambda slices: -(-depth // slices) * (slices + 4)), 4, 4)
     tasks = math.prod(-(-size // step) for size, step in zip(views.volume, block))
-    kernel = backproject_kernel(volume.dtype, block, views.curved, upright)
+    sizes = dict(zip(("BZ", "BY", "BX"), block))
+    name = "backproject_upright" if upright else "backproject"
+    kernel = voxel_kernel(name, volume.dtype, views.curved, **sizes)
     _launch(kernel, tasks, projections.contiguous(), volume, views)
     return volume
 
@@ -141,7 +140,7 @@ def _project(volume: Tensor, views: VoxelViews) -> Tensor:
     projections = volume.new_zeros(volume.shape[0], count, *views.panel)
     # With atomic additions, a task is a row of voxels in a view.
     atomic = volume.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
-    kernel = project_kernel(volume.dtype, views.curved, atomic)
+    kernel = voxel_kernel("project", volume.dtype, views.curved, ATOMIC=atomic)
     _launch(kernel, count * (depth * height if atomic else 1), projections, volume, views)
     return projections
 
