@@ -62,23 +62,20 @@ class JosephArguments:
 
 
 @cache
-def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int) -> Kernel:
-    """Return the forward projection of ``group`` rays and ``lanes`` images per task."""
-    definitions = {"REAL": REAL[dtype], "LANES": lanes, "GROUP": group, "MODE": mode}
-    return native_kernel("tomography/joseph_project.cpp", definitions, JosephArguments)
+def joseph_kernel(name: str, dtype: torch.dtype, lanes: int, mode: int, **further: int) -> Kernel:
+    """Return the kernel of the file ``joseph_{name}.cpp``.
 
-
-@cache
-def backproject_kernel(
-    dtype: torch.dtype, lanes: int, lines: int, mode: int, scatter: bool
-) -> Kernel:
-    """Return the transpose of `project_kernel` in modes 0 and 1.
-
-    A task owns ``lines`` lines of the image or, with ``scatter``, adds a ray by atomic additions.
+    Args:
+        name: "project", or "backproject" or "scatter" (its transpose in modes 0 and 1: by lines of
+            the image that a task owns, or by atomic additions).
+        dtype: precision of the images.
+        lanes: number of images that are projected together.
+        mode: which member of the family below, see ``joseph_project.cpp``.
+        further: ``GROUP``, rays per task of "project"; ``LINES``, lines per task of "backproject"
+            (the image is padded to a multiple of them, for "scatter" too).
     """
-    file = "tomography/joseph_scatter.cpp" if scatter else "tomography/joseph_backproject.cpp"
-    definitions = {"REAL": REAL[dtype], "LANES": lanes, "LINES": lines, "MODE": mode}
-    return native_kernel(file, definitions, JosephArguments)
+    definitions = {"REAL": REAL[dtype], "LANES": lanes, "MODE": mode} | further
+    return native_kernel(f"tomography/joseph_{name}.cpp", definitions, JosephArguments)
 
 
 def project(image: Tensor, rays: Rays) -> Tensor:
@@ -138,11 +135,11 @@ def _transform(value: Tensor, rays: Rays, transpose: bool) -> Tensor:
     return result
 
 
-# Both directions are special cases of one family that is closed under differentiation. With u, v the
-# two pixels of a sample and t the line's distance from the centre,
+# Both directions are special cases of one family that is closed under differentiation. With u, v
+# the two pixels of a sample and t the line's distance from the centre,
 #     y = c0 sum(u + w (v - u)) + c1 sum(v - u) + c2 sum(t (v - u)).
-# In a projection c0 = step and c1 = c2 = 0. d/d(offset) turns c0 into c1, d/d(slope) turns c0 into c2,
-# and the second derivatives of linear interpolation vanish.
+# In a projection c0 = step and c1 = c2 = 0. d/d(offset) turns c0 into c1, d/d(slope) turns c0 into
+# c2, and the second derivatives of linear interpolation vanish.
 
 
 class _Transform(torch.autograd.Function):
@@ -314,7 +311,7 @@ def _run_rays(
     group = _GROUP if lanes == 1 and rows.device.type == "cpu" else 1
     vertical, total = rays.number_vertical, offset.numel()
     groups = -(-vertical // group) - (-(total - vertical) // group)
-    kernel = project_kernel(rows.dtype, lanes, group, mode)
+    kernel = joseph_kernel("project", rows.dtype, lanes, mode, GROUP=group)
     arguments = JosephArguments(
         rows,
         columns,
@@ -349,7 +346,8 @@ def _run_backproject(
         rows = new(items, blocks_vertical * block, width + 4, lanes)
         columns = new(items, blocks_horizontal * block, height + 4, lanes)
         y = interleave(sinogram[start : start + count], lanes)
-        kernel = backproject_kernel(sinogram.dtype, lanes, block, mode, scatter)
+        name = "scatter" if scatter else "backproject"
+        kernel = joseph_kernel(name, sinogram.dtype, lanes, mode, LINES=block)
         arguments = JosephArguments(
             rows, columns, y, *tables, rays.order, vertical, total, height, width, items
         )

@@ -54,9 +54,8 @@ class VolumeArguments:
         projections: (items, V, R, C).
         table: the result of `table_of`, (V, 13), float64.
         tangent: a change of the table, or None.
-        units: whole numbers per unit of the volume for the switch ``FIXED``, (items,),
-            float64.
-        gradient: result of "geometry", to be summed over the rows, (V, R, 13), float64.
+        units: whole numbers per unit of the volume for ``fixed`` sums, (items,), float64, or None.
+        gradient: result of "geometry", to be summed over the rows, (V, R, 13), float64, or None.
         items, views, rows, columns, depth, height, width: the sizes above.
         size_x, size_y, size_z: edges of a voxel, in the user's unit.
         axis, block: main axis and number of planes per task of "backproject".
@@ -84,22 +83,29 @@ class VolumeArguments:
 
 @cache
 def volume_kernel(
-    name: str, dtype: torch.dtype, parallel: bool, curved: bool, **switches: bool
+    name: str,
+    dtype: torch.dtype,
+    parallel: bool,
+    curved: bool,
+    tangent: bool = False,
+    fixed: bool = False,
 ) -> Kernel:
     """Return the kernel of the file ``volume_{name}.cpp``.
 
     Args:
-        name: "project", "scatter" or "backproject" (its transpose in two ways) or "geometry" (the
-            gradient of ``<projections, A volume>`` in the table).
-        dtype: precision of the volume.
+        name: "project" (one ray per task), its transpose "scatter" (one ray per task, by atomic
+            additions) or "backproject" (some planes of the volume per task), or "geometry" (the
+            gradient of ``<projections, A volume>`` in the table, one row of a view per task).
+        dtype: precision of the projections.
         parallel: see `Views`.
         curved: see `Views`.
-        switches: ``TANGENT``, whether to compute the derivative in the direction of
-            `VolumeArguments.tangent` or its transpose (not for "geometry"); ``FIXED``, whether to add
-            whole multiples of ``1 / units[item]``, int64 (for "scatter").
+        tangent: whether to compute the derivative in the direction of `VolumeArguments.tangent`, or
+            its transpose (not for "geometry").
+        fixed: whether to add whole multiples of ``1 / units[item]``, int64 (for "scatter").
     """
-    definitions = {"REAL": REAL[dtype], "PARALLEL": parallel, "CURVED": curved} | switches
-    return native_kernel(f"tomography/volume_{name}.cpp", definitions, VolumeArguments)
+    definitions = {"REAL": REAL[dtype], "PARALLEL": parallel, "CURVED": curved}
+    switches = {"TANGENT": tangent, "FIXED": fixed}
+    return native_kernel(f"tomography/volume_{name}.cpp", definitions | switches, VolumeArguments)
 
 
 def project_volume(volume: Tensor, views: Views) -> Tensor:
@@ -286,7 +292,8 @@ def _geometry_grads(
 def _second_derivative() -> InputError:
     return InputError(
         "the volume projectors have no second derivative in the geometry; detach the views' "
-        "tensors, or use first-order methods (gradient descent, L-BFGS, Gauss-Newton) for the geometry"
+        "tensors, or use first-order methods (gradient descent, L-BFGS, Gauss-Newton) for the "
+        "geometry"
     )
 
 
@@ -297,10 +304,7 @@ def _run_project(volume: Tensor, table: Tensor, tangent: Tensor | None, views: V
     if tangent is None and volume.device.type == "cpu":
         return slabs.project(volume, table, views)
     projections = volume.new_empty(volume.shape[0], table.shape[0], *views.panel)
-    kernel = volume_kernel(
-        "project", volume.dtype, views.parallel, views.curved, TANGENT=tangent is not None
-    )
-    _launch(kernel, projections.numel(), volume, projections, table, views, tangent)
+    _launch("project", projections.numel(), volume, projections, table, views, tangent)
     return projections
 
 
@@ -318,9 +322,7 @@ def _run_backproject(
     elif ordered:
         scatter_fixed(projections, table, views, volume)
     else:
-        switches = {"TANGENT": tangent is not None, "FIXED": False}
-        kernel = volume_kernel("scatter", volume.dtype, views.parallel, views.curved, **switches)
-        _launch(kernel, projections.numel(), volume, projections, table, views, tangent)
+        _launch("scatter", projections.numel(), volume, projections, table, views, tangent)
     return volume
 
 
@@ -331,14 +333,12 @@ def scatter_owned(
 
     No two tasks own the same plane.
     """
-    kernel = volume_kernel(
-        "backproject", volume.dtype, views.parallel, views.curved, TANGENT=tangent is not None
-    )
     for axis in range(3):
         length = int(volume.shape[3 - axis])
         block = -(-length // 8) if volume.device.type == "cpu" else 1
         tasks = volume.shape[0] * -(-length // block)
-        _launch(kernel, tasks, volume, projections, table, views, tangent, axis=axis, block=block)
+        planes = {"axis": axis, "block": block}
+        _launch("backproject", tasks, volume, projections, table, views, tangent, **planes)
 
 
 def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tensor) -> None:
@@ -346,28 +346,25 @@ def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tens
 
     The order of the sums does not matter.
     """
-    switches = {"TANGENT": False, "FIXED": True}
-    kernel = volume_kernel("scatter", volume.dtype, views.parallel, views.curved, **switches)
     for item, values in enumerate(projections.split(1)):
         # No voxel can receive more than every value times the longest ray in a voxel, its diagonal.
         diagonal = sum(s * s for s in views.voxel_size) ** 0.5
         bound = values.double().abs().sum() * diagonal
         units = torch.where(bound > 0, 2.0**62 / bound, 0.0)[None]
         sums = torch.zeros(1, *volume.shape[1:], dtype=torch.int64, device=volume.device)
-        _launch(kernel, values.numel(), sums, values, table, views, units=units)
+        _launch("scatter", values.numel(), sums, values, table, views, units=units)
         volume[item] += torch.where(units > 0, sums[0] / units, 0.0).to(volume.dtype)
 
 
 def _run_geometry(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
     parts = table.new_zeros(table.shape[0], views.panel[0], WIDTH)
-    kernel = volume_kernel("geometry", volume.dtype, views.parallel, views.curved)
     tasks = parts.shape[0] * parts.shape[1]
-    _launch(kernel, tasks, volume, projections, table, views, gradient=parts)
+    _launch("geometry", tasks, volume, projections, table, views, gradient=parts)
     return parts.sum(1)
 
 
 def _launch(
-    kernel: Kernel,
+    name: str,
     tasks: int,
     volume: Tensor,
     projections: Tensor,
@@ -379,7 +376,7 @@ def _launch(
     axis: int = 0,
     block: int = 1,
 ) -> None:
-    """Run a kernel of this module."""
+    """Run the kernel ``name`` of this module."""
     if tasks >= 2**31:
         raise InputError(f"{tasks} rays are too many for one launch; project fewer views at a time")
     arguments = VolumeArguments(
@@ -397,4 +394,6 @@ def _launch(
         axis,
         block,
     )
+    dtype, switches = projections.dtype, (tangent is not None, units is not None)
+    kernel = volume_kernel(name, dtype, views.parallel, views.curved, *switches)
     launch(kernel, tasks, arguments, float(projections.numel()) * max(views.volume))
