@@ -121,7 +121,7 @@ def matrix(views: Views) -> Tensor:
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("fine", [1.0, 0.3, 3.0])
 def test_is_the_matrix_of_josephs_method(kind: str, aligned: bool, fine: float) -> None:
-    """Compare with the matrix for cells as far apart as voxels, much closer and much farther (``fine``).
+    """Compare with the matrix for cells as far apart as voxels, closer and farther (``fine``).
 
     The kernels treat these cases differently.
     """
@@ -326,7 +326,7 @@ def test_one_slice_in_parallel_beam_is_the_2d_projector() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_kernels_of_cuda_are_the_same_pair(kind: str, dtype: torch.dtype) -> None:
-    """Run the kernels of a GPU (ray by ray, atomic scatter, sums of whole numbers) on one thread."""
+    """Run the kernels of a GPU (ray by ray, atomic scatter, whole numbers) on one thread."""
     shape, panel = (9, 12, 10), (11, 13)
     views = random_views(shape, panel, 4, kind, seed=7, voxel_size=(0.9, 0.7, 1.3))
     x, y = uniform(2, *shape, dtype=dtype), uniform(2, 4, *panel, dtype=dtype)

@@ -87,8 +87,8 @@ def slab_kernel(name: str, dtype: torch.dtype, axis: int, **switches: bool) -> K
     """Return the kernel of the file ``slab_{name}.cpp``.
 
     Args:
-        name: "move" (planes of the volume to the slab, or the transpose), "project" (the slab, added
-            to the projections) or "backproject" (the transpose, which overwrites the slab).
+        name: "move" (planes of the volume to the slab, or the transpose), "project" (the slab,
+            added to the projections) or "backproject" (the transpose, which overwrites the slab).
         dtype: precision of the volume.
         axis: main axis.
         switches: ``ADDS``, whether to move to the volume; ``PARALLEL`` and ``CURVED``, see `Views`.
