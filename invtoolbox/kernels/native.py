@@ -30,7 +30,7 @@ _FOLDER = Path(__file__).parent
 
 
 def native_kernel(
-    file: str, definitions: Mapping[str, str | int], arguments: type, task: str = "task"
+    file: str, definitions: Mapping[str, Any], arguments: type, task: str = "task"
 ) -> Kernel:
     """Return the kernel of a C++ file, for `launch`.
 
@@ -58,11 +58,12 @@ def native_kernel(
         )
     )
 
-    @wp.func_native(snippet=source)
-    def run_task(arguments: record, number: wp.int32): ...
+    # The annotations are values that Warp reads, not types that mypy knows.
+    @wp.func_native(snippet=source)  # type: ignore[untyped-decorator]
+    def run_task(arguments: record, number: wp.int32): ...  # type: ignore
 
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(arguments: record, first_task: wp.int32):
+    @wp.kernel(module="unique", enable_backward=False)  # type: ignore[untyped-decorator]
+    def kernel(arguments: record, first_task: wp.int32):  # type: ignore
         run_task(arguments, wp.tid() + first_task)
 
     return Kernel(kernel, record)

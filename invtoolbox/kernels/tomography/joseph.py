@@ -271,12 +271,11 @@ def _run_project(
 ) -> Tensor:
     sinogram = image.new_empty(image.shape[0], *offset.shape)
     mode = 0 if coefficients.shape[0] == 1 else 1
-    tables = [t.contiguous() for t in (offset, slope, coefficients)]
     for start, count, lanes in plan_lanes(image):
         rows, columns = _lines(image[start : start + count], lanes)
         direct = lanes == 1
         y = sinogram[start : start + count] if direct else image.new_empty(offset.numel(), lanes)
-        _run_rays(rows, columns, y, tables[0], tables[1], tables[2], rays, lanes, mode)
+        _run_rays(rows, columns, y, offset, slope, coefficients, rays, lanes, mode)
         if not direct:
             sinogram[start : start + count] = y.t()[:count].view(count, *offset.shape)
     return sinogram
@@ -286,12 +285,11 @@ def _run_moments(
     image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor, rays: Rays
 ) -> Tensor:
     moments = offset.new_zeros(3, *offset.shape)
-    tables = [t.contiguous() for t in (offset, slope)]
     for start, count, lanes in plan_lanes(image):
         rows, columns = _lines(image[start : start + count], lanes)
         y = interleave(sinogram[start : start + count], lanes)
         part = torch.empty_like(moments)
-        _run_rays(rows, columns, y, tables[0], tables[1], part, rays, lanes, 2)
+        _run_rays(rows, columns, y, offset, slope, part, rays, lanes, 2)
         moments += part
     return moments
 
@@ -316,9 +314,9 @@ def _run_rays(
         rows,
         columns,
         sinogram,
-        offset,
-        slope,
-        coefficients,
+        offset.contiguous(),
+        slope.contiguous(),
+        coefficients.contiguous(),
         rays.order,
         vertical,
         total,
@@ -338,7 +336,6 @@ def _run_backproject(
     scatter = sinogram.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
     block = _LINES if sinogram.device.type == "cpu" else 1
     blocks_vertical, blocks_horizontal = -(-height // block), -(-width // block)
-    tables = [t.contiguous() for t in (offset, slope, coefficients)]
     vertical, total = rays.number_vertical, offset.numel()
     for start, count, lanes in plan_lanes(sinogram):
         items = count if lanes == 1 else 1
@@ -349,7 +346,18 @@ def _run_backproject(
         name = "scatter" if scatter else "backproject"
         kernel = joseph_kernel(name, sinogram.dtype, lanes, mode, LINES=block)
         arguments = JosephArguments(
-            rows, columns, y, *tables, rays.order, vertical, total, height, width, items
+            rows,
+            columns,
+            y,
+            offset.contiguous(),
+            slope.contiguous(),
+            coefficients.contiguous(),
+            rays.order,
+            vertical,
+            total,
+            height,
+            width,
+            items,
         )
         tasks = total if scatter else blocks_vertical + blocks_horizontal
         launch(kernel, tasks * items, arguments, float(total) * max(rays.shape) * items)

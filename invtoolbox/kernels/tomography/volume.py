@@ -337,8 +337,8 @@ def scatter_owned(
         length = int(volume.shape[3 - axis])
         block = -(-length // 8) if volume.device.type == "cpu" else 1
         tasks = volume.shape[0] * -(-length // block)
-        planes = {"axis": axis, "block": block}
-        _launch("backproject", tasks, volume, projections, table, views, tangent, **planes)
+        parts = (volume, projections, table, views, tangent)
+        _launch("backproject", tasks, *parts, axis=axis, block=block)
 
 
 def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tensor) -> None:
