@@ -181,8 +181,8 @@ def run_on_threads(
 ) -> None:
     """Call ``part(first, last)`` for every pair of ``bounds`` on several threads.
 
-    The calling thread is one of the ``threads`` threads. The first exception of a part is raised
-    once all threads have ended.
+    The calling thread counts as one of ``threads``. The first exception of a part is raised once
+    all threads have ended.
 
     >>> seen = []
     >>> run_on_threads(2, iter([(0, 1), (1, 2), (2, 3)]), lambda first, last: seen.append(first))

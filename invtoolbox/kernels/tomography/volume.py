@@ -9,7 +9,7 @@ nearest voxels; outside the volume is zero:
 
 with the ray's length :math:`\ell_r` between two planes. P. M. Joseph, IEEE TMI 1(3), 1982, one
 dimension up. The back-projection is the transpose. No table of rays is kept: a ray is computed
-where it is used, from 13 numbers per view (`invtoolbox.kernels.tomography.rays`).
+when it is used, from 13 numbers per view (`invtoolbox.kernels.tomography.rays`).
 
 Both are differentiable in the volume or the projections, and in the views' source, detector, u and
 v: once in the geometry, in forward and reverse mode; and the gradient in the geometry is
