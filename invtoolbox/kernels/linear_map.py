@@ -1,4 +1,4 @@
-"""A linear map with its transpose, as one function of which derivatives of any order exist, forwards and backwards."""
+"""Differentiable linear maps, given by code for the map and for its transpose."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from torch import Tensor
 def linear_map(
     x: Tensor, run: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """``A x``, computed outside of automatic differentiation by ``run``; ``transpose`` computes ``A^T y``.
+    """Compute ``A x``, with derivatives of any order in forward and reverse mode.
+
+    Args:
+        x: input of the map.
+        run: computes ``A x``, outside of automatic differentiation.
+        transpose: computes ``A^T y``, outside of automatic differentiation.
 
     >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> linear_map(x, lambda x: x.sum()[None], lambda y: y.expand(2).clone()).backward()

@@ -1,9 +1,9 @@
 """Native kernels: C++ files that Warp compiles for the CPU and for CUDA on the user's machine.
 
-A kernel is the body of one task in a ``.cpp`` file next to the Python module that launches it. Preprocessor
-definitions choose the variant (precision, sizes, switches), a dataclass declares the arguments. Native code,
-because the layout decides the speed on a CPU: with plain pointers, and sizes that the compiler knows, the
-inner loops become vector instructions.
+A kernel is the body of one task in a ``.cpp`` file next to the Python module that launches it.
+Preprocessor definitions choose the variant (precision, sizes, switches), and a dataclass declares
+the arguments. Kernels are native code because the layout decides the speed on a CPU: with plain
+pointers, and sizes that the compiler knows, the inner loops become vector instructions.
 """
 
 # No `from __future__ import annotations`: Warp needs the annotations of the two closures as types.
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, NewType
 
 import torch
-from torch import Tensor
 
 from invtoolbox.kernels.launch import Kernel, warp
 
 #: The C++ type of a tensor's entries.
 REAL = {torch.float32: "float", torch.float64: "double"}
 
-#: Arguments that are 64-bit integers and 32-bit numbers in C++; `int` and `float` are 32 and 64 bits.
+#: Arguments that are 64-bit integers and 32-bit numbers in C++; `int` and `float` are 32 and 64
+#: bits.
 Int64 = NewType("Int64", int)
 Float32 = NewType("Float32", float)
 
@@ -30,17 +30,18 @@ _FOLDER = Path(__file__).parent
 
 
 def native_kernel(
-    file: str, definitions: Mapping[str, str | int], arguments: type, task: str = "task"
+    file: str, definitions: Mapping[str, Any], arguments: type, task: str = "task"
 ) -> Kernel:
     """Return the kernel of a C++ file, for `launch`.
 
     Each variant is a Warp module of its own and is compiled at its first launch.
 
     Args:
-        file: path of the C++ file below ``kernels/``: the body of a function of the arguments and ``task``.
+        file: path of the C++ file below ``kernels/``: the body of a function of the arguments and
+            ``task``.
         definitions: preprocessor definitions, such as ``{"REAL": "float", "LANES": 4}``.
-        arguments: dataclass whose fields are Tensor (passed as its address), int, float, `Int64` or `Float32`;
-            the C++ code sees each field as a local variable of the same name.
+        arguments: dataclass whose fields are Tensor (passed as its address), int, float, `Int64` or
+            `Float32`; the C++ code sees each field as a local variable of the same name.
         task: name of the number of the task in the C++ code.
     """
     wp = warp()
@@ -57,11 +58,12 @@ def native_kernel(
         )
     )
 
-    @wp.func_native(snippet=source)
-    def run_task(arguments: record, number: wp.int32): ...
+    # The annotations are values that Warp reads, not types that mypy knows.
+    @wp.func_native(snippet=source)  # type: ignore[untyped-decorator]
+    def run_task(arguments: record, number: wp.int32): ...  # type: ignore
 
-    @wp.kernel(module="unique", enable_backward=False)
-    def kernel(arguments: record, first_task: wp.int32):
+    @wp.kernel(module="unique", enable_backward=False)  # type: ignore[untyped-decorator]
+    def kernel(arguments: record, first_task: wp.int32):  # type: ignore
         run_task(arguments, wp.tid() + first_task)
 
     return Kernel(kernel, record)
@@ -86,8 +88,8 @@ def _record(arguments: type) -> Any:
 def _read(file: Path) -> str:
     """Return a C++ file with the files that it includes in their place.
 
-    Warp decides by the source alone whether a compiled kernel is up to date, so that an included file must be
-    part of the source.
+    Warp decides by the source alone whether a compiled kernel is up to date, so that an included
+    file must be part of the source.
     """
     lines = file.read_text(encoding="utf-8").splitlines()
     return "\n".join(

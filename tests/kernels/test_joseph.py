@@ -1,4 +1,4 @@
-"""The projection kernels: a matrix written out by hand, its transpose, their derivatives, their purity."""
+"""The 2D projectors against a matrix written out by hand: transpose, derivatives, purity."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from invtoolbox.kernels.tomography.joseph import (
     JosephArguments,
     _lines,
     backproject,
-    backproject_kernel,
+    joseph_kernel,
     project,
-    project_kernel,
 )
 from invtoolbox.kernels.tomography.rays import Rays
 
@@ -133,18 +132,18 @@ def test_bitwise_the_same_on_any_number_of_threads(batch: int) -> None:
 @pytest.mark.parametrize("mode", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_scatter_kernel_of_cuda_is_the_same_transpose(dtype: torch.dtype, mode: int) -> None:
-    """Atomic scatter, as a GPU runs it, on one thread of the CPU: the same sums in another order."""
+    """Run the atomic scatter of a GPU on one thread: the same sums in another order."""
     rays = random_rays((21, 34), 6, 40, seed=5).to(torch.device("cpu"), dtype)
     y = uniform(2, 6, 40, dtype=dtype)
     coefficients = torch.cat([rays.step[None], uniform(2, 6, 40, seed=9, dtype=dtype)])[
         : 1 + 2 * mode
     ].contiguous()
     images = []
-    for scatter in (False, True):
+    for name in ("backproject", "scatter"):
         zeros = torch.zeros(2, 21, 34, dtype=dtype)
         rows, columns = (torch.zeros_like(t) for t in _lines(zeros, 1))
-        kernel = backproject_kernel(dtype, 1, 1, mode, scatter)
-        tasks = 2 * (rays.offset.numel() if scatter else 21 + 34)
+        kernel = joseph_kernel(name, dtype, 1, mode, LINES=1)
+        tasks = 2 * (rays.offset.numel() if name == "scatter" else 21 + 34)
         tables = (rays.offset, rays.slope, coefficients, rays.order)
         sizes = (rays.number_vertical, rays.offset.numel(), 21, 34, 2)
         launch(kernel, tasks, JosephArguments(rows, columns, y, *tables, *sizes), 0.0)
@@ -222,20 +221,20 @@ def test_an_error_in_a_part_reaches_the_caller() -> None:
 
 
 def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
-    """The same source through NVIDIA's compiler, which Warp brings along: no GPU is needed for that."""
+    """Compile the same source with NVIDIA's compiler, which Warp contains: no GPU is needed."""
     wp = warp()
     if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
-    from invtoolbox.kernels.tomography.pixel_kernels import pixel_kernel
+    from invtoolbox.kernels.tomography.pixel_backprojection import pixel_kernel
 
     f32, f64 = torch.float32, torch.float64
     kernels = [
-        project_kernel(f32, 1, 1, 0),
-        project_kernel(f64, 1, 1, 2),
-        backproject_kernel(f64, 1, 1, 0, True),
-        backproject_kernel(f32, 1, 1, 1, False),
-        pixel_kernel(f32, 1, 1, True, False, False),
-        pixel_kernel(f64, 1, 1, False, True, True),
+        joseph_kernel("project", f32, 1, 0, GROUP=1),
+        joseph_kernel("project", f64, 1, 2, GROUP=1),
+        joseph_kernel("scatter", f64, 1, 0, LINES=1),
+        joseph_kernel("backproject", f32, 1, 1, LINES=1),
+        pixel_kernel("backproject", f32, 1, True, GROUP=1),
+        pixel_kernel("project", f64, 1, False, ATOMIC=True),
     ]
     for kernel in kernels:
         wp.compile_aot_module(kernel.entry.module, arch=75, module_dir=tmp_path, use_ptx=True)

@@ -1,4 +1,4 @@
-"""The 3D projectors: a matrix written out from the definition, its transpose, their derivatives, their purity, and a ball."""
+"""The 3D projectors against a matrix written out from the definition, its transpose, and a ball."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from invtoolbox.kernels.launch import warp
 from invtoolbox.kernels.tomography.joseph import backproject, project
 from invtoolbox.kernels.tomography.rays import Rays, Views, table_of
 from invtoolbox.kernels.tomography.volume import (
+    _launch,
     backproject_volume,
     project_volume,
     scatter_fixed,
     scatter_owned,
+    volume_kernel,
 )
+from invtoolbox.kernels.tomography.voxel_backprojection import voxel_kernel
 
 DOT = {torch.float32: 1e-5, torch.float64: 1e-12}
 KINDS = ("flat", "curved", "parallel")
@@ -42,7 +45,10 @@ def random_views(
     aligned: bool = False,
     fine: float = 1.0,
 ) -> Views:
-    """Poses from any direction, off the centre; ``aligned``: around the z axis with rows stacked along z, as on a circle or helix."""
+    """Return poses from any direction, off the centre.
+
+    ``aligned``: poses around the z axis with rows stacked along z, as on a circle or helix.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def rand(*size: int) -> Tensor:
@@ -76,7 +82,7 @@ def random_views(
 
 
 def matrix(views: Views) -> Tensor:
-    """Joseph's method in 3D written down from the definition of the views, sample by sample, (V * R * C, D * H * W)."""
+    """Return the matrix of Joseph's method in 3D, sample by sample, (V * R * C, D * H * W)."""
     shape, size = views.volume[::-1], torch.tensor(views.voxel_size[::-1], dtype=torch.float64)
     rows, columns = views.panel
     out = torch.zeros(views.count, rows, columns, *views.volume, dtype=torch.float64)
@@ -115,7 +121,10 @@ def matrix(views: Views) -> Tensor:
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("fine", [1.0, 0.3, 3.0])
 def test_is_the_matrix_of_josephs_method(kind: str, aligned: bool, fine: float) -> None:
-    """``fine``: cells as far apart as voxels, much closer, much farther: the kernels treat them differently."""
+    """Compare with the matrix for cells as far apart as voxels, closer and farther (``fine``).
+
+    The kernels treat these cases differently.
+    """
     shape, panel = (4, 6, 5), (20, 5)
     views = random_views(
         shape, panel, 3, kind, seed=1, voxel_size=(0.9, 0.7, 1.3), aligned=aligned, fine=fine
@@ -199,7 +208,10 @@ def test_bitwise_the_same_alone_in_company_again_and_on_any_number_of_threads(
 
 
 def ball_error(size: int, views: Views, centre: Tensor, radius: float) -> float:
-    """The relative error of projections of a ball, rasterised with 3^3 points a voxel, against its exact line integrals."""
+    """Return the relative error of projections of a ball against its exact line integrals.
+
+    The ball is rasterised with 3^3 points per voxel.
+    """
     fine = ((torch.arange(3 * size, dtype=torch.float64) + 0.5) / (3 * size) - 0.5) * 2
     z, y, x = (
         fine[:, None, None] - centre[2],
@@ -261,7 +273,8 @@ def test_derivatives_in_everything(kind: str, aligned: bool) -> None:
     for function, value in ((project_volume, x), (backproject_volume, y)):
         call = posed(function)
         assert torch.autograd.gradcheck(call, (value, *geometry), eps=1e-7, atol=1e-6, rtol=1e-5)
-        # Forward mode against reverse mode, and the gradient in the geometry differentiated in the value.
+        # Forward mode against reverse mode, and the gradient in the geometry differentiated in the
+        # value.
         inputs = (value.detach(), *(t.detach() for t in geometry))
         tangents = tuple(uniform(*t.shape, seed=k) for k, t in enumerate(inputs))
         output, derivative = torch.func.jvp(call, inputs, tangents)
@@ -313,32 +326,18 @@ def test_one_slice_in_parallel_beam_is_the_2d_projector() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_kernels_of_cuda_are_the_same_pair(kind: str, dtype: torch.dtype) -> None:
-    """Ray by ray, atomic scatter and sums of whole numbers, as a GPU runs them, on one thread of the CPU."""
-    from invtoolbox.kernels.tomography.volume import _launch
-    from invtoolbox.kernels.tomography.volume_kernels import project_kernel, scatter_kernel
-
+    """Run the kernels of a GPU (ray by ray, atomic scatter, whole numbers) on one thread."""
     shape, panel = (9, 12, 10), (11, 13)
     views = random_views(shape, panel, 4, kind, seed=7, voxel_size=(0.9, 0.7, 1.3))
     x, y = uniform(2, *shape, dtype=dtype), uniform(2, 4, *panel, dtype=dtype)
     table = table_of(views, x.device)
     tolerance = 2e-5 if dtype == torch.float32 else 1e-11
     direct = torch.empty_like(y)
-    _launch(
-        project_kernel(dtype, views.parallel, views.curved, False),
-        direct[0].numel(),
-        x,
-        direct,
-        table,
-        None,
-        direct,
-        None,
-        views,
-    )
+    _launch("project", direct.numel(), x, direct, table, views)
     torch.testing.assert_close(direct, project_volume(x, views), rtol=0, atol=tolerance)
     expected = backproject_volume(y, views)
     volumes = [torch.zeros_like(x) for _ in range(3)]
-    kernel = scatter_kernel(dtype, views.parallel, views.curved, False, "atomic", False)
-    _launch(kernel, y[0].numel(), volumes[0], y, table, None, volumes[0], None, views)
+    _launch("scatter", y.numel(), volumes[0], y, table, views)
     scatter_fixed(y, table, views, volumes[1])
     scatter_owned(y, table, None, views, volumes[2])
     for volume in volumes:
@@ -346,32 +345,33 @@ def test_the_kernels_of_cuda_are_the_same_pair(kind: str, dtype: torch.dtype) ->
 
 
 def test_the_kernels_compile_for_cuda(tmp_path: Path) -> None:
-    """The same source through NVIDIA's compiler, which Warp brings along: no GPU is needed for that."""
+    """Compile the same source with NVIDIA's compiler, which Warp contains: no GPU is needed."""
     wp = warp()
     if not hasattr(wp, "compile_aot_module") or not wp._src.context.runtime.is_cuda_enabled:
         pytest.skip("this Warp was built without CUDA")
-    from invtoolbox.kernels.tomography.volume_kernels import (
-        geometry_kernel,
-        project_kernel,
-        scatter_kernel,
-    )
-
     f32, f64 = torch.float32, torch.float64
     kernels = [
-        project_kernel(f32, False, False, False),
-        project_kernel(f64, True, False, True),
-        geometry_kernel(f32, False, True),
-        scatter_kernel(f32, False, False, False, "atomic", False),
-        scatter_kernel(f64, True, False, True, "atomic", False),
-        scatter_kernel(f32, False, True, False, "fixed", False),
+        volume_kernel("project", f32, False, False),
+        volume_kernel("project", f64, True, False, tangent=True),
+        volume_kernel("geometry", f32, False, True),
+        volume_kernel("scatter", f32, False, False),
+        volume_kernel("scatter", f64, True, False, tangent=True),
+        volume_kernel("scatter", f32, False, True, fixed=True),
+        volume_kernel("backproject", f64, False, False, tangent=True),
+        voxel_kernel("backproject", f32, True, BZ=1, BY=1, BX=1),
+        voxel_kernel("project", f32, False, ATOMIC=True),
+        voxel_kernel("project", f64, True, ATOMIC=False),
     ]
     for kernel in kernels:
-        wp.compile_aot_module(kernel.module, arch=75, module_dir=tmp_path, use_ptx=True)
+        wp.compile_aot_module(kernel.entry.module, arch=75, module_dir=tmp_path, use_ptx=True)
     assert len(list(tmp_path.glob("*.ptx"))) == len(kernels)
 
 
 def test_steep_rays_are_counted_once() -> None:
-    """A cone so wide that rays of one panel have all three main axes: nothing is missed or counted twice, also on the diagonals."""
+    """Project with a cone so wide that rays of one panel have all three main axes.
+
+    No ray is missed or counted twice, also on the diagonals.
+    """
     size = 17
     s = torch.tensor([[0.0, -20.0, 0.0], [-20.0, -20.0, 0.0]], dtype=torch.float64)
     out = -s / s.norm(dim=1, keepdim=True)

@@ -1,23 +1,23 @@
-r"""Projection and back-projection of 2D images along straight rays by Joseph's method, an exactly matched
-pair.
+r"""Project and back-project 2D images along straight rays by Joseph's method.
 
-A ray is sampled once on every row (or column, if it is closer to horizontal), by linear interpolation between
-the two nearest pixels; outside the image is zero:
+The two are an exactly matched pair. A ray is sampled once on every row (or column, if it is closer
+to horizontal), by linear interpolation between the two nearest pixels; outside the image is zero:
 
 .. math:: (A x)_r = \ell_r \sum_j (1 - w_{rj}) x_{j, i_{rj}} + w_{rj} x_{j, i_{rj} + 1},
           \quad i_{rj} + w_{rj} = a_r + b_r j, \; 0 \le w_{rj} < 1.
 
-P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3), 1982.
-The back-projection is the transpose of this matrix, with bitwise the same weights. Both are differentiable
-in their input and in the rays' offset, slope and step, to any order.
+P. M. Joseph, "An improved algorithm for reprojecting rays through pixel images", IEEE TMI 1(3),
+1982. The back-projection is the transpose of this matrix, with bitwise the same weights. Both are
+differentiable in their input and in the rays' offset, slope and step, to any order.
 
-Layout of the data in the kernels, with L = lanes (images that are projected together, next to each other in
-memory):
+Layout of the data in the kernels, with L = lanes (images that are projected together, next to each
+other in memory):
 
-- an image is kept twice, by rows ``(H, W + 4, L)`` for rays whose main axis is vertical and by columns
-  ``(W, H + 4, L)`` for the others, so that the two neighbours of a sample are always adjacent. Two zeros before
-  and behind every line stand for the outside: positions are clamped onto them instead of tested. With two of
-  them the difference of neighbours, which the derivatives need, is zero there as well.
+- an image is kept twice, by rows ``(H, W + 4, L)`` for rays whose main axis is vertical and by
+  columns ``(W, H + 4, L)`` for the others, so that the two neighbours of a sample are always
+  adjacent. Two zeros before and behind every line stand for the outside: positions are clamped onto
+  them instead of tested. With two of them the difference of neighbours, which the derivatives need,
+  is zero there as well.
 - a sinogram is ``(rays, L)``.
 """
 
@@ -33,13 +33,13 @@ from torch import Tensor
 from invtoolbox.core.checks import check_input
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
-from invtoolbox.kernels.tomography.lanes import interleave, pad_lines, plan_lanes
 from invtoolbox.kernels.tomography.rays import Rays
 
-#: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units busy.
+#: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units
+#: busy.
 _GROUP = 32
-#: Lines of the image that a task of the CPU's back-projection owns; eight fit the nearest cache at 512
-#: pixels.
+#: Lines of the image that a task of the CPU's back-projection owns; eight fit the nearest cache at
+#: 512 pixels.
 _LINES = 8
 
 
@@ -62,24 +62,24 @@ class JosephArguments:
 
 
 @cache
-def project_kernel(dtype: torch.dtype, lanes: int, group: int, mode: int) -> Kernel:
-    """Return the forward projection of ``group`` rays and ``lanes`` images per task."""
-    definitions = {"REAL": REAL[dtype], "LANES": lanes, "GROUP": group, "MODE": mode}
-    return native_kernel("tomography/joseph_project.cpp", definitions, JosephArguments)
+def joseph_kernel(name: str, dtype: torch.dtype, lanes: int, mode: int, **further: int) -> Kernel:
+    """Return the kernel of the file ``joseph_{name}.cpp``.
 
-
-@cache
-def backproject_kernel(
-    dtype: torch.dtype, lanes: int, lines: int, mode: int, scatter: bool
-) -> Kernel:
-    """Return the transpose of `project_kernel` in modes 0 and 1: by ``lines`` that a task owns, or by atomic scatter."""
-    file = "tomography/joseph_scatter.cpp" if scatter else "tomography/joseph_backproject.cpp"
-    definitions = {"REAL": REAL[dtype], "LANES": lanes, "LINES": lines, "MODE": mode}
-    return native_kernel(file, definitions, JosephArguments)
+    Args:
+        name: "project", or "backproject" or "scatter" (its transpose in modes 0 and 1: by lines of
+            the image that a task owns, or by atomic additions).
+        dtype: precision of the images.
+        lanes: number of images that are projected together.
+        mode: which member of the family below, see ``joseph_project.cpp``.
+        further: ``GROUP``, rays per task of "project"; ``LINES``, lines per task of "backproject"
+            (the image is padded to a multiple of them, for "scatter" too).
+    """
+    definitions = {"REAL": REAL[dtype], "LANES": lanes, "MODE": mode} | further
+    return native_kernel(f"tomography/joseph_{name}.cpp", definitions, JosephArguments)
 
 
 def project(image: Tensor, rays: Rays) -> Tensor:
-    """Line integrals of images, ``(N, H, W) -> (N, V, D)``.
+    """Compute line integrals of images, ``(N, H, W) -> (N, V, D)``.
 
     Args:
         image: float32, float64 or complex, shape (N, H, W).
@@ -90,26 +90,24 @@ def project(image: Tensor, rays: Rays) -> Tensor:
 
     >>> from invtoolbox.kernels.tomography.rays import Rays
     >>> one = torch.ones(1, 1, dtype=torch.float64)
-    >>> ray = Rays.through((0 * one, 0 * one), (0 * one, one), (4, 3), (1.0, 1.0))   # upwards, centre
+    >>> ray = Rays.through((0 * one, 0 * one), (0 * one, one), (4, 3), (1.0, 1.0))  # upwards
     >>> project(torch.ones(1, 4, 3), ray)
     tensor([[[4.]]])
     """
     check_input(image, (rays.shape[0], rays.shape[1]), "project takes images", "row, column")
-    if image.is_complex():
-        return torch.complex(
-            project(image.real.contiguous(), rays), project(image.imag.contiguous(), rays)
-        )
-    rays = rays.to(image.device, image.dtype)
-    result: Tensor = _Transform.apply(image, rays.offset, rays.slope, rays.step[None], rays, False)
-    return result
+    return _transform(image, rays, False)
 
 
 def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
-    """The transpose of `project`, ``(N, V, D) -> (N, H, W)``.
+    """Apply the transpose of `project`, ``(N, V, D) -> (N, H, W)``.
 
-    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered with
-    atomic additions, whose order varies, unless ``torch.use_deterministic_algorithms(True)`` asks for the
-    slower ordered kernel.
+    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered
+    with atomic additions, whose order varies; with ``torch.use_deterministic_algorithms(True)`` the
+    slower ordered kernel is used.
+
+    Args:
+        sinogram: float32, float64 or complex, shape (N, V, D).
+        rays: the scan; ``rays.offset`` must have the shape (V, D).
 
     Raises:
         InputError: wrong shape or dtype.
@@ -124,27 +122,28 @@ def backproject(sinogram: Tensor, rays: Rays) -> Tensor:
     check_input(
         sinogram, (rays.views, rays.detectors), "backproject takes sinograms", "view, detector cell"
     )
-    if sinogram.is_complex():
-        return torch.complex(
-            backproject(sinogram.real.contiguous(), rays),
-            backproject(sinogram.imag.contiguous(), rays),
-        )
-    rays = rays.to(sinogram.device, sinogram.dtype)
-    result: Tensor = _Transform.apply(
-        sinogram, rays.offset, rays.slope, rays.step[None], rays, True
-    )
+    return _transform(sinogram, rays, True)
+
+
+def _transform(value: Tensor, rays: Rays, transpose: bool) -> Tensor:
+    if value.is_complex():
+        parts = (value.real.contiguous(), value.imag.contiguous())
+        return torch.complex(*(_transform(part, rays, transpose) for part in parts))
+    rays = rays.to(value.device, value.dtype)
+    geometry = (rays.offset, rays.slope, rays.step[None])
+    result: Tensor = _Transform.apply(value, *geometry, rays, transpose)
     return result
 
 
-# Both directions are special cases of one family that is closed under differentiation. With u, v the two
-# pixels of a sample and t the line's distance from the centre,
-#     y = c0 sum(u + w (v - u)) + c1 sum(v - u) + c2 sum(t (v - u)),    c0 = step, c1 = c2 = 0 in a
-# projection; d/d(offset) turns c0 into c1, d/d(slope) turns c0 into c2, and the second derivatives of linear
-# interpolation vanish.
+# Both directions are special cases of one family that is closed under differentiation. With u, v
+# the two pixels of a sample and t the line's distance from the centre,
+#     y = c0 sum(u + w (v - u)) + c1 sum(v - u) + c2 sum(t (v - u)).
+# In a projection c0 = step and c1 = c2 = 0. d/d(offset) turns c0 into c1, d/d(slope) turns c0 into
+# c2, and the second derivatives of linear interpolation vanish.
 
 
 class _Transform(torch.autograd.Function):
-    """The projection of images or, with ``transpose``, the back-projection of sinograms."""
+    """Projection of images or, with ``transpose``, back-projection of sinograms."""
 
     @staticmethod
     def forward(
@@ -200,7 +199,7 @@ class _Transform(torch.autograd.Function):
 
 
 class _Moments(torch.autograd.Function):
-    """The three sums of the family above times the sinogram, summed over the batch, shape (3, V, D)."""
+    """Three sums of the family above times the sinogram, summed over the batch: (3, V, D)."""
 
     @staticmethod
     def forward(
@@ -250,7 +249,7 @@ def _tangent(
     d_slope: Tensor | None,
     d_coefficients: Tensor | None,
 ) -> Tensor | None:
-    """The coefficients of the derivative in the direction of the given changes of the rays."""
+    """Return the coefficients of the derivative in the direction of a change of the rays."""
     if d_offset is None and d_slope is None and d_coefficients is None:
         return None
     zero = torch.zeros_like(coefficients[0])
@@ -265,7 +264,6 @@ def _tangent(
 
 
 # -- running the kernels
-# ---------------------------------------------------------------------------------------
 
 
 def _run_project(
@@ -273,12 +271,11 @@ def _run_project(
 ) -> Tensor:
     sinogram = image.new_empty(image.shape[0], *offset.shape)
     mode = 0 if coefficients.shape[0] == 1 else 1
-    tables = [t.contiguous() for t in (offset, slope, coefficients)]
     for start, count, lanes in plan_lanes(image):
         rows, columns = _lines(image[start : start + count], lanes)
         direct = lanes == 1
         y = sinogram[start : start + count] if direct else image.new_empty(offset.numel(), lanes)
-        _run_rays(rows, columns, y, tables[0], tables[1], tables[2], rays, lanes, mode)
+        _run_rays(rows, columns, y, offset, slope, coefficients, rays, lanes, mode)
         if not direct:
             sinogram[start : start + count] = y.t()[:count].view(count, *offset.shape)
     return sinogram
@@ -288,12 +285,11 @@ def _run_moments(
     image: Tensor, sinogram: Tensor, offset: Tensor, slope: Tensor, rays: Rays
 ) -> Tensor:
     moments = offset.new_zeros(3, *offset.shape)
-    tables = [t.contiguous() for t in (offset, slope)]
     for start, count, lanes in plan_lanes(image):
         rows, columns = _lines(image[start : start + count], lanes)
         y = interleave(sinogram[start : start + count], lanes)
         part = torch.empty_like(moments)
-        _run_rays(rows, columns, y, tables[0], tables[1], part, rays, lanes, 2)
+        _run_rays(rows, columns, y, offset, slope, part, rays, lanes, 2)
         moments += part
     return moments
 
@@ -313,14 +309,14 @@ def _run_rays(
     group = _GROUP if lanes == 1 and rows.device.type == "cpu" else 1
     vertical, total = rays.number_vertical, offset.numel()
     groups = -(-vertical // group) - (-(total - vertical) // group)
-    kernel = project_kernel(rows.dtype, lanes, group, mode)
+    kernel = joseph_kernel("project", rows.dtype, lanes, mode, GROUP=group)
     arguments = JosephArguments(
         rows,
         columns,
         sinogram,
-        offset,
-        slope,
-        coefficients,
+        offset.contiguous(),
+        slope.contiguous(),
+        coefficients.contiguous(),
         rays.order,
         vertical,
         total,
@@ -340,7 +336,6 @@ def _run_backproject(
     scatter = sinogram.device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
     block = _LINES if sinogram.device.type == "cpu" else 1
     blocks_vertical, blocks_horizontal = -(-height // block), -(-width // block)
-    tables = [t.contiguous() for t in (offset, slope, coefficients)]
     vertical, total = rays.number_vertical, offset.numel()
     for start, count, lanes in plan_lanes(sinogram):
         items = count if lanes == 1 else 1
@@ -348,9 +343,21 @@ def _run_backproject(
         rows = new(items, blocks_vertical * block, width + 4, lanes)
         columns = new(items, blocks_horizontal * block, height + 4, lanes)
         y = interleave(sinogram[start : start + count], lanes)
-        kernel = backproject_kernel(sinogram.dtype, lanes, block, mode, scatter)
+        name = "scatter" if scatter else "backproject"
+        kernel = joseph_kernel(name, sinogram.dtype, lanes, mode, LINES=block)
         arguments = JosephArguments(
-            rows, columns, y, *tables, rays.order, vertical, total, height, width, items
+            rows,
+            columns,
+            y,
+            offset.contiguous(),
+            slope.contiguous(),
+            coefficients.contiguous(),
+            rays.order,
+            vertical,
+            total,
+            height,
+            width,
+            items,
         )
         tasks = total if scatter else blocks_vertical + blocks_horizontal
         launch(kernel, tasks * items, arguments, float(total) * max(rays.shape) * items)
@@ -363,5 +370,63 @@ def _run_backproject(
 
 
 def _lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
-    """The images by rows and by columns, as the kernels read them."""
+    """Return the images by rows and by columns, as the kernels read them."""
     return pad_lines(image, lanes), pad_lines(image.transpose(1, 2), lanes)
+
+
+def plan_lanes(tensor: Tensor) -> list[tuple[int, int, int]]:
+    """Split a batch into parts (first item, items, lanes) of images that are projected together.
+
+    A vector of 64 bytes is hardly slower than one number, so some empty lanes cost less than
+    another pass. On CUDA the whole batch is one part with one lane.
+
+    >>> import torch
+    >>> plan_lanes(torch.zeros(19, 2, 2))
+    [(0, 16, 16), (16, 3, 4)]
+    """
+    batch = tensor.shape[0]
+    if tensor.device.type == "cuda":
+        return [(0, batch, 1)]
+    size = tensor.element_size()
+    wide, narrow = 64 // size, 16 // size
+    plan, start = [], 0
+    while start < batch:
+        left = batch - start
+        lanes = wide if left > narrow else narrow if left > 1 else 1
+        plan.append((start, min(left, lanes), lanes))
+        start += lanes
+    return plan
+
+
+def pad_lines(values: Tensor, lanes: int) -> Tensor:
+    """Pad every line of ``(count, lines, across)`` with two zeros on either side.
+
+    Returns:
+        tensor of shape (items, lines, across + 4, lanes): the items are innermost. ``items`` is
+        ``count`` for one lane and 1 otherwise; empty lanes are zero.
+    """
+    count, length, across = values.shape
+    padded = values.new_empty(count if lanes == 1 else 1, length, across + 4, lanes)
+    padded[:, :, :2] = 0
+    padded[:, :, across + 2 :] = 0
+    inside = padded[:, :, 2 : across + 2]
+    if lanes == 1:
+        inside[..., 0] = values
+    else:
+        inside[0, :, :, :count] = values.permute(1, 2, 0)
+        inside[0, :, :, count:] = 0
+    return padded
+
+
+def interleave(values: Tensor, lanes: int) -> Tensor:
+    """Flatten ``(count, ...)`` to (count, numbers) for one lane, else to (numbers, lanes).
+
+    Empty lanes are zero.
+    """
+    flat = values.reshape(values.shape[0], -1)
+    if lanes == 1:
+        return flat.contiguous()
+    out = flat.new_empty(flat.shape[1], lanes)
+    out[:, : flat.shape[0]] = flat.t()
+    out[:, flat.shape[0] :] = 0
+    return out

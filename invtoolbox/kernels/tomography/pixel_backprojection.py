@@ -1,23 +1,24 @@
 r"""Pixel-driven back-projection, the last step of filtered back-projection.
 
-Each pixel looks up, in every view, the place where it is seen on the detector, interpolates linearly between
-the two cells there (zero outside the detector) and adds the value with its distance weight. Smoother than the
-transpose of the projector, which is why analytic inversion uses it; it has a transpose of its own for
-automatic differentiation.
+For each pixel and view, the kernel computes the place where the pixel is seen on the detector,
+interpolates linearly between the two cells there (zero outside the detector) and adds the value
+with its distance weight. The result is smoother than the transpose of the projector, which is why
+analytic inversion uses it. Its own transpose serves automatic differentiation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.linear_map import linear_map
-from invtoolbox.kernels.tomography.lanes import interleave, pad_lines, plan_lanes
-from invtoolbox.kernels.tomography.pixel_kernels import pixel_kernel
+from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.tomography.joseph import interleave, pad_lines, plan_lanes
 
 #: Neighbouring pixels that a task of the CPU treats side by side, one image at a time.
 _GROUP = 32
@@ -25,18 +26,19 @@ _GROUP = 32
 
 @dataclass(frozen=True, eq=False)
 class PixelViews:
-    r"""Where the pixels of an image of ``shape`` (H, W) are seen, view by view.
+    r"""Places where the pixels of an image of ``shape`` (H, W) are seen, view by view.
 
-    With a pixel's column ``c`` and row ``r`` counted from the image's centre, ``lateral = t_0 + t_1 c + t_2
-    r`` and ``depth = t_3 + t_4 c + t_5 r``:
+    With a pixel's column ``c`` and row ``r`` counted from the image's centre,
+    ``lateral = t_0 + t_1 c + t_2 r`` and ``depth = t_3 + t_4 c + t_5 r``:
 
     - flat detector: cell ``lateral / depth``, weight ``1 / depth^2`` (a parallel beam has depth 1);
-    - curved detector: cell ``t_6 + t_7 arctan(lateral / depth)``, weight ``1 / (lateral^2 + depth^2)``.
+    - curved detector: cell ``t_6 + t_7 arctan(lateral / depth)``, weight
+      ``1 / (lateral^2 + depth^2)``.
 
     Attributes:
-        table: t, shape (V, 8), float64.
+        table: the numbers t of every view, shape (V, 8), float64.
         shape: (H, W).
-        curved: which of the two.
+        curved: whether the detector is curved.
     """
 
     table: Tensor
@@ -44,8 +46,47 @@ class PixelViews:
     curved: bool = False
 
 
+@dataclass
+class PixelArguments:
+    """Arguments of the kernels.
+
+    Attributes:
+        image: (items, H, W, lanes).
+        lines: the sinogram with two zeros on either side of every line, (items, V, detectors + 4,
+            lanes).
+        table: `PixelViews.table` in the precision of the image.
+        height, width, views, detectors: the sizes above.
+    """
+
+    image: Tensor
+    lines: Tensor
+    table: Tensor
+    height: int
+    width: int
+    views: int
+    detectors: int
+
+
+@cache
+def pixel_kernel(name: str, dtype: torch.dtype, lanes: int, curved: bool, **further: int) -> Kernel:
+    """Return the kernel of the file ``pixel_{name}.cpp`` for ``lanes`` images per task.
+
+    Args:
+        name: "backproject" or "project".
+        dtype: precision of the images.
+        lanes: number of images that are projected together.
+        curved: see `PixelViews`.
+        further: further definitions, see the files.
+    """
+    definitions = {"REAL": REAL[dtype], "LANES": lanes, "CURVED": curved} | further
+    return native_kernel(f"tomography/pixel_{name}.cpp", definitions, PixelArguments)
+
+
 def pixel_backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
-    """Back-project ``(N, V, D) -> (N, H, W)``, differentiable in the sinogram.
+    """Back-project ``(N, V, D) -> (N, H, W)``, differentiably in the sinogram.
+
+    Raises:
+        InputError: wrong shape or dtype.
 
     >>> table = torch.tensor([[1.0, 1, 0, 1, 0, 0, 0, 0]])      # column c is seen in cell 1 + c
     >>> pixel_backproject(torch.tensor([[[1.0, 2.0, 4.0]]]), PixelViews(table, (1, 5)))
@@ -62,13 +103,13 @@ def pixel_backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
         )
     detectors = sinogram.shape[2]
     return linear_map(
-        sinogram, lambda y: _gather(y, views), lambda x: _scatter(x, views, detectors)
+        sinogram, lambda y: _backproject(y, views), lambda x: _project(x, views, detectors)
     )
 
 
-def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:
+def _backproject(sinogram: Tensor, views: PixelViews) -> Tensor:
     height, width = views.shape
-    number_views, detectors = sinogram.shape[1:]
+    sizes = (height, width, *sinogram.shape[1:])
     table = views.table.to(sinogram).contiguous()
     image = sinogram.new_empty(sinogram.shape[0], height, width)
     for start, count, lanes in plan_lanes(sinogram):
@@ -76,22 +117,17 @@ def _gather(sinogram: Tensor, views: PixelViews) -> Tensor:
         items = lines.shape[0]
         direct = lanes == 1
         out = image[start : start + count] if direct else image.new_empty(height * width, lanes)
-        tensors = [out, lines, table]
         group = max(_GROUP // lanes, 4) if sinogram.device.type == "cpu" else 1
-        kernel = pixel_kernel(sinogram.dtype, lanes, group, views.curved, False, False)
-        launch(
-            kernel,
-            items * height * -(-width // group),
-            [*map(address, tensors), height, width, number_views, detectors],
-            tensors,
-            float(items * height * width) * number_views,
-        )
+        kernel = pixel_kernel("backproject", sinogram.dtype, lanes, views.curved, GROUP=group)
+        arguments = PixelArguments(out, lines, table, *sizes)
+        tasks = items * height * -(-width // group)
+        launch(kernel, tasks, arguments, float(items * height * width) * len(table))
         if not direct:
             image[start : start + count] = out.t()[:count].view(count, height, width)
     return image
 
 
-def _scatter(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
+def _project(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
     height, width = views.shape
     number_views = views.table.shape[0]
     table = views.table.to(image).contiguous()
@@ -101,15 +137,10 @@ def _scatter(image: Tensor, views: PixelViews, detectors: int) -> Tensor:
         values = interleave(image[start : start + count], lanes)
         items = count if lanes == 1 else 1
         lines = image.new_zeros(items, number_views, detectors + 4, lanes)
-        tensors = [values, lines, table]
-        kernel = pixel_kernel(image.dtype, lanes, 1, views.curved, True, atomic)
-        launch(
-            kernel,
-            items * number_views * (height if atomic else 1),
-            [*map(address, tensors), height, width, number_views, detectors],
-            tensors,
-            float(items * height * width) * number_views,
-        )
+        kernel = pixel_kernel("project", image.dtype, lanes, views.curved, ATOMIC=atomic)
+        arguments = PixelArguments(values, lines, table, height, width, number_views, detectors)
+        tasks = items * number_views * (height if atomic else 1)
+        launch(kernel, tasks, arguments, float(items * height * width) * number_views)
         inside = lines[:, :, 2 : detectors + 2].permute(0, 3, 1, 2)[:, : count // items]
         sinogram[start : start + count] = inside.reshape(count, number_views, detectors)
     return sinogram

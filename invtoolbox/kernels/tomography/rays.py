@@ -1,17 +1,16 @@
-"""The table of rays that describes a 2D scan to the projection kernels.
+"""Geometry of a scan, as the projection kernels take it.
 
-The views of a 3D scan, as the volume kernels take them: a source (or ray direction) and a panel each.
-
-The numbers that the volume kernels keep of a view, and which main axes its rays have.
-
-In units of voxels and counted from the volume's centre, the ray of cell ``(r', c')`` (counted from the panel's centre) runs from a point
-``p`` along ``d``:
+`Rays` is the table of rays of a 2D scan. `Views` are the views of a 3D scan: a source (or ray
+direction) and a panel each. `table_of` computes the 13 numbers ``(a, e, f, v, w)`` per view from
+which the volume kernels compute a ray; vectors are (x, y, z). In units of voxels and counted from
+the volume's centre, the ray of cell ``(r', c')`` (counted from the panel's centre) runs from a
+point ``p`` along ``d``:
 
 - cone, flat: ``p = a``, ``d = e + c' f + r' v``;
 - cone, curved: ``p = a``, ``d = cos(c' w) e + sin(c' w) f + r' v``;
-- parallel: ``p = e + c' f + r' v``, ``d = a``,
+- parallel: ``p = e + c' f + r' v``, ``d = a``.
 
-with the 13 numbers ``(a, e, f, v, w)`` a view; vectors are (x, y, z).
+`views_by_axis` selects the views that have rays along a main axis.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ from invtoolbox.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Rays:
-    r"""The ``V * D`` rays of a scan (V views, D detector cells) through an image of ``shape`` (H, W).
+    r"""Rays of a 2D scan (V views of D detector cells) through an image of ``shape`` (H, W).
 
-    In units of pixels, with both coordinates counted from the image's centre (row ``r = i - (H - 1) / 2``,
-    column ``c = j - (W - 1) / 2``), a ray runs along its *main* axis, the one along which it crosses more
-    pixels:
+    In units of pixels, with both coordinates counted from the image's centre (row
+    ``r = i - (H - 1) / 2``, column ``c = j - (W - 1) / 2``), a ray runs along its *main* axis, the
+    axis along which it crosses more pixels:
 
     - main axis vertical: at row ``r`` the ray is at column ``offset + slope * r``;
     - main axis horizontal: at column ``c`` it is at row ``offset + slope * c``;
 
-    ``|slope| <= 1``, and ``step`` is the length of the ray between two neighbouring rows (columns), in the
-    user's unit of length. Offsets from the centre are half as large as offsets from the corner, which is
-    worth one bit in float32.
+    ``|slope| <= 1``, and ``step`` is the length of the ray between two neighbouring rows (columns),
+    in the user's unit of length. Offsets from the centre are half as large as offsets from the
+    corner, which is worth one bit in float32.
 
     Attributes:
-        offset, slope, step: shape (V, D), float64 by habit, differentiable.
-        vertical: shape (V, D), bool: the main axis is vertical.
+        offset, slope, step: the numbers above, shape (V, D), usually float64, differentiable.
+        vertical: whether the main axis is vertical, shape (V, D), bool.
         shape: (H, W).
     """
 
@@ -59,10 +58,13 @@ class Rays:
         shape: tuple[int, int],
         pixel_size: tuple[float, float],
     ) -> Rays:
-        """Rays given by a point and a direction ``(x, y)`` each, any of which broadcasts to (V, D).
+        """Return the rays through ``points`` along ``directions``, both ``(x, y)``.
 
-        ``x`` points along the columns, ``y`` against the rows, the origin is the image's centre; lengths are
-        in the unit of ``pixel_size`` (row, column). Directions need no unit length. Differentiable in both.
+        All four tensors are broadcast to (V, D).
+
+        ``x`` points along the columns, ``y`` against the rows, the origin is the image's centre;
+        lengths are in the unit of ``pixel_size`` (row, column). Directions need no unit length.
+        Differentiable in both.
         """
         height, width = pixel_size
         column, row, d_column, d_row = torch.broadcast_tensors(
@@ -70,7 +72,8 @@ class Rays:
         )
         length = torch.hypot(directions[0], directions[1])
         vertical = d_column.abs() < d_row.abs()
-        # The division is by the larger component, so no branch divides by zero (whose gradient would be NaN).
+        # The division is by the larger component, so no branch divides by zero (whose gradient
+        # would be NaN).
         along = torch.where(vertical, d_row, d_column)
         slope = torch.where(vertical, d_column, d_row) / along
         offset = torch.where(vertical, column, row) - slope * torch.where(vertical, row, column)
@@ -87,7 +90,7 @@ class Rays:
 
     @cached_property
     def order(self) -> Tensor:
-        """Numbers of the rays, int32: first those whose main axis is vertical, then the others."""
+        """Numbers of the rays, int32: the rays whose main axis is vertical, then the others."""
         flat = self.vertical.reshape(-1)
         return torch.cat([flat.nonzero()[:, 0], (~flat).nonzero()[:, 0]]).to(torch.int32)
 
@@ -96,14 +99,17 @@ class Rays:
         return int(self.vertical.sum())
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Rays:
-        """The same rays elsewhere; itself where nothing changes. A table without a graph is kept with this one."""
+        """Return the rays on another device or in another precision, or itself if nothing changes.
+
+        A converted table without a graph is cached.
+        """
         if self.offset.device == device and self.offset.dtype == dtype:
             return self
         if any(t.requires_grad for t in (self.offset, self.slope, self.step)):
             return self._convert(device, dtype)
         kept: Rays | None = self._converted.get((device, dtype))
         if kept is None:
-            # What is kept must also serve calls that record gradients.
+            # The cached table must also serve calls that record gradients.
             with torch.inference_mode(False):
                 kept = self._converted[device, dtype] = self._convert(device, dtype)
         return kept
@@ -113,7 +119,7 @@ class Rays:
             t.to(device=device, dtype=dtype) for t in (self.offset, self.slope, self.step)
         )
         rays = Rays(offset, slope, step, self.vertical.to(device), self.shape)
-        # The order does not depend on the precision: carry it over instead of sorting again at every call.
+        # The order does not depend on the precision: copying it saves a sort per call.
         rays.__dict__["order"] = self.order.to(device)
         rays.__dict__["number_vertical"] = self.number_vertical
         return rays
@@ -125,30 +131,37 @@ class Rays:
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    r"""V views of a flat or curved panel of (R rows, C columns) cells through a volume of shape (D, H, W) = (slice z, row y, column x).
+    r"""Views of a flat or curved panel of (R rows, C columns) cells through a volume.
 
-    World coordinates are those of ASTRA's 3D geometries: ``x`` along the columns, ``y`` along the rows (a larger row index lies at a
-    larger ``y``, **unlike** the 2D scans of this package, whose ``y`` points against the rows), ``z`` along the slices; the origin is
-    the volume's centre. Voxel (i, j, k) is centred at ``x = (k - (W - 1) / 2) * voxel_size[2]``, and so on. Vectors are in ASTRA's
-    order: ``cone_vec`` is (source, detector, u, v), ``parallel3d_vec`` is (ray direction, detector, u, v).
+    There are V views; the volume has the shape (D, H, W) = (slice z, row y, column x).
+
+    World coordinates are those of ASTRA's 3D geometries: ``x`` along the columns, ``y`` along the
+    rows (a larger row index lies at a larger ``y``, **unlike** the 2D scans of this package, whose
+    ``y`` points against the rows), ``z`` along the slices; the origin is the volume's centre. Voxel
+    (i, j, k) is centred at ``x = (k - (W - 1) / 2) * voxel_size[2]``, and so on. Vectors are in
+    ASTRA's order: ``cone_vec`` is (source, detector, u, v), ``parallel3d_vec`` is (ray direction,
+    detector, u, v).
 
     With ``c' = c - (C - 1) / 2`` and ``r' = r - (R - 1) / 2``, cell (r, c) is centred at
 
     - flat: ``detector + c' u + r' v``;
-    - curved: ``source + cos(a) e + sin(a) |e| u / |u| + r' v`` with ``e = detector - source`` and ``a = c' |u| / |e|``. With ``u``, ``v``
-      and ``e`` perpendicular to each other this is a cylinder around the source with axis ``v`` and radius ``|e|``.
+    - curved: ``source + cos(a) e + sin(a) |e| u / |u| + r' v`` with ``e = detector - source`` and
+      ``a = c' |u| / |e|``. With ``u``, ``v`` and ``e`` perpendicular to each other this is a
+      cylinder around the source with axis ``v`` and radius ``|e|``.
 
     Attributes:
-        source: (V, 3) source position (x, y, z) in the user's unit; for parallel beams the ray DIRECTION (any length).
+        source: (V, 3) source position (x, y, z) in the user's unit; for parallel beams the ray
+            DIRECTION (any length).
         detector: (V, 3) centre of the panel.
-        u: (V, 3) from cell (r, c) to (r, c + 1).
-        v: (V, 3) from cell (r, c) to (r + 1, c).
+        u: (V, 3) vector from cell (r, c) to (r, c + 1).
+        v: (V, 3) vector from cell (r, c) to (r + 1, c).
         panel: (R, C).
         volume: (D, H, W).
         voxel_size: (z, y, x), in the user's unit.
-        parallel: rays are parallel to ``source`` in each view.
-        curved: the panel lies on a cylinder around the source: columns are equally spaced in angle, with the spacing ``|u|`` along the
-            arc; rows run straight along ``v``. Not with ``parallel``.
+        parallel: whether rays are parallel to ``source`` in each view.
+        curved: whether the panel lies on a cylinder around the source: columns are equally spaced
+            in angle, with the spacing ``|u|`` along the arc; rows run straight along ``v``. Not
+            with ``parallel``.
     """
 
     source: Tensor
@@ -164,7 +177,8 @@ class Views:
     def __post_init__(self) -> None:
         if self.parallel and self.curved:
             raise InputError(
-                "a curved panel lies around a source, and a parallel beam has none; choose one of `parallel` and `curved`"
+                "a curved panel lies around a source, and a parallel beam has none; choose one of "
+                "`parallel` and `curved`"
             )
 
     @property
@@ -173,12 +187,12 @@ class Views:
         return int(self.source.shape[0])
 
 
-#: Numbers a view.
+#: Numbers per view in the table.
 WIDTH = 13
 
 
 def table_of(views: Views, device: torch.device) -> Tensor:
-    """The table (V, 13), float64, differentiable in the views' tensors."""
+    """Return the table (V, 13), float64, differentiable in the views' tensors."""
     source, detector, u, v = (
         t.to(device=device, dtype=torch.float64)
         for t in (views.source, views.detector, views.u, views.v)
@@ -193,8 +207,8 @@ def table_of(views: Views, device: torch.device) -> Tensor:
     else:
         e, f, turn = detector - source, u, torch.zeros_like(source[:, :1])
     v = v / size
-    # Rows that are stacked along z but for the rounding of a rotation are stacked along z, which the kernels turn to account. Only the
-    # value is rounded: the derivative stays.
+    # Rows that are stacked along z up to the rounding of a rotation become stacked along z exactly,
+    # for which the kernels have a fast path. Only the value is rounded: the derivative stays.
     sideways = v * v.new_tensor([1.0, 1.0, 0.0])
     rounding = sideways.abs().amax(dim=1, keepdim=True) <= 1e-13 * v[:, 2:].abs()
     v = v - torch.where(rounding, sideways, 0.0).detach()
@@ -202,15 +216,18 @@ def table_of(views: Views, device: torch.device) -> Tensor:
 
 
 def views_by_axis(table: Tensor, views: Views) -> list[Tensor]:
-    """For each main axis x, y, z the numbers (int32) of the views that may have rays along it, in order."""
-    # Some views at a time: the bounds of all of them would take more memory than the projection itself.
+    """Return, for each main axis x, y, z, the numbers of the views that may have rays along it.
+
+    The numbers are int32, in increasing order.
+    """
+    # Some views at a time: the bounds of all views would take more memory than the projection.
     parts = [_possible(part, views) for part in table.split(max(1, 16384 // views.panel[1]))]
     possible = torch.cat(parts)
     return [possible[:, k].nonzero()[:, 0].to(torch.int32) for k in range(3)]
 
 
 def _possible(table: Tensor, views: Views) -> Tensor:
-    """Which views may have rays along which axis, (V, 3)."""
+    """Return whether a view may have rays along an axis, (V, 3)."""
     a, e, f, v = (table[:, None, 3 * k : 3 * k + 3] for k in range(4))
     rows, columns = views.panel
     if views.parallel:
@@ -224,7 +241,8 @@ def _possible(table: Tensor, views: Views) -> Tensor:
         middle = angle.cos() * e + angle.sin() * f if views.curved else e + c * f
         reach = (rows - 1) / 2 * v.abs()
         low, high = middle - reach, middle + reach
-    # Along a column of cells the direction is linear: bounds of its components, with room for rounding.
+    # Along a column of cells the direction is linear: its ends bound its components, with room for
+    # rounding.
     most = torch.maximum(low.abs(), high.abs())
     least = torch.where(low * high <= 0, 0.0, torch.minimum(low.abs(), high.abs()))
     others = torch.stack(

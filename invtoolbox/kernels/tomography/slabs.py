@@ -1,121 +1,181 @@
-"""Projection and back-projection of volumes on the CPU, slab by slab. See `volume_slab_kernels`."""
+"""Project and back-project volumes on the CPU: many rays at a time through a slab of planes.
+
+This is Joseph's method in 3D (`invtoolbox.kernels.tomography.volume`). A slab holds some
+neighbouring planes across the main axis ``m``, each as lines along ``b`` (z, or x for the main axis
+z), which lie next to each other along ``a``: (planes, n_a + 4, stride). Two zeros in front of the
+voxels and behind them stand for the outside: positions are clamped onto them instead of tested.
+More zeros at the end of the lines allow vectors to be read past the end. Slabs are copied from the
+volume and added to it, so that no second copy of the volume is ever held.
+
+If a panel's rows are stacked along z (``v`` parallel to z: circular and helical scans), the rays of
+one column of cells share their path in the x-y plane. On one plane they lie between the same two
+lines, equally spaced along them. So the whole column costs as much as weighing the two lines into
+one and resampling that line. Neighbouring cells need neighbouring voxels, so vectors are loaded and
+permuted, never gathered.
+
+Other rays are followed in groups of a column's neighbours, voxel by voxel.
+
+The weights are the same as in `volume`; main axes are decided by the same floating-point
+operations.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from invtoolbox.kernels.launch import address, launch
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.tomography.rays import Views, views_by_axis
-from invtoolbox.kernels.tomography.slab_backprojection import backproject_slab_kernel
-from invtoolbox.kernels.tomography.slab_kernels import COLS, PLANES, TAIL, move_slab_kernel
-from invtoolbox.kernels.tomography.slab_projection import project_slab_kernel
 
-#: The share of the larger of volume and projections that a slab may take, and what it may take in any case (bytes).
+#: Columns of cells that a task of the projection treats together.
+_COLS = 16
+#: Largest number of planes of a slab: more of them would not stay near the cores.
+_PLANES = 64
+#: Zeros at the end of a line, beyond the two that stand for the outside.
+_TAIL = 36
+#: Share of the larger of volume and projections that a slab may take, and size that it may take in
+#: any case (bytes).
 _SHARE, _SMALL = 0.04, 4 * 2**20
-#: Planes of a slab that one task of the back-projection owns, at most.
+#: Largest number of planes of a slab that one task of the back-projection owns.
 _BLOCK = 32
 
 
+@dataclass
+class SlabArguments:
+    """Arguments of the kernels.
+
+    Attributes:
+        slab: (planes, lines + 4, stride).
+        volume: one item, (D, H, W).
+        projections: one item, (V, R, C).
+        table: the result of `invtoolbox.kernels.tomography.rays.table_of`, (V, 13), float64.
+        chosen: numbers of the views that may have rays along the axis, int32.
+        listed: number of ``chosen`` views.
+        rows, columns, depth, height, width, stride: the sizes above.
+        size_x, size_y, size_z: edges of a voxel, in the user's unit.
+        slab_first, slab_planes: first plane and number of planes of the slab.
+        block: number of planes that a task of the back-projection owns.
+    """
+
+    slab: Tensor
+    volume: Tensor
+    projections: Tensor
+    table: Tensor
+    chosen: Tensor
+    listed: int
+    rows: int
+    columns: int
+    depth: int
+    height: int
+    width: int
+    size_x: float
+    size_y: float
+    size_z: float
+    stride: int
+    slab_first: int
+    slab_planes: int
+    block: int
+
+
+@cache
+def slab_kernel(name: str, dtype: torch.dtype, axis: int, **switches: bool) -> Kernel:
+    """Return the kernel of the file ``slab_{name}.cpp``.
+
+    Args:
+        name: "move" (planes of the volume to the slab, or the transpose), "project" (the slab,
+            added to the projections) or "backproject" (the transpose, which overwrites the slab).
+        dtype: precision of the volume.
+        axis: main axis.
+        switches: ``ADDS``, whether to move to the volume; ``PARALLEL`` and ``CURVED``, see `Views`.
+    """
+    definitions = {"REAL": REAL[dtype], "SINGLE": dtype == torch.float32, "AXIS": axis}
+    sizes = {"COLS": _COLS, "PLANES": _PLANES}
+    return native_kernel(
+        f"tomography/slab_{name}.cpp", definitions | sizes | switches, SlabArguments
+    )
+
+
 def project(volume: Tensor, table: Tensor, views: Views) -> Tensor:
-    """``(N, D, H, W) -> (N, V, R, C)``; both contiguous."""
+    """Project ``(N, D, H, W) -> (N, V, R, C)``; both are contiguous."""
     projections = volume.new_zeros(volume.shape[0], table.shape[0], *views.panel)
-    for axis, chosen in enumerate(views_by_axis(table, views)):
-        if not chosen.numel() or not volume.shape[0]:
-            continue
-        slab, planes = _slab(volume, projections, axis)
-        move = move_slab_kernel(volume.dtype, axis, False)
-        kernel = project_slab_kernel(volume.dtype, views.parallel, views.curved, axis)
-        tasks = chosen.numel() * -(-views.panel[1] // COLS)
-        for item in range(volume.shape[0]):
-            for first in range(0, _length(volume, axis), planes):
-                here = min(planes, _length(volume, axis) - first)
-                _move(move, slab, volume[item], first, here)
-                tensors = [slab, projections[item], table, chosen]
-                numbers = [
-                    *views.panel,
-                    *views.volume,
-                    *views.voxel_size[::-1],
-                    slab.shape[2],
-                    first,
-                    here,
-                ]
-                launch(
-                    kernel,
-                    tasks,
-                    [*map(address, tensors), *numbers],
-                    tensors,
-                    float(chosen.numel()) * _cells(views) * here,
-                )
+    for axis, arguments in _each_slab(volume, projections, table, views):
+        _move(arguments, axis, adds=False)
+        tasks = arguments.listed * -(-arguments.columns // _COLS)
+        _follow("project", tasks, arguments, axis, views)
     return projections
 
 
 def backproject(projections: Tensor, table: Tensor, views: Views) -> Tensor:
-    """The transpose, ``(N, V, R, C) -> (N, D, H, W)``; both contiguous."""
+    """Apply the transpose of `project`, ``(N, V, R, C) -> (N, D, H, W)``; both are contiguous."""
     volume = projections.new_zeros(projections.shape[0], *views.volume)
+    for axis, arguments in _each_slab(volume, projections, table, views):
+        tasks = -(-arguments.slab_planes // arguments.block)
+        _follow("backproject", tasks, arguments, axis, views)
+        _move(arguments, axis, adds=True)
+    return volume
+
+
+def _each_slab(
+    volume: Tensor, projections: Tensor, table: Tensor, views: Views
+) -> Iterator[tuple[int, SlabArguments]]:
+    """Yield the main axis and the kernels' arguments for every slab of every item."""
     for axis, chosen in enumerate(views_by_axis(table, views)):
         if not chosen.numel() or not volume.shape[0]:
             continue
-        slab, planes = _slab(volume, projections, axis)
-        move = move_slab_kernel(volume.dtype, axis, True)
-        kernel = backproject_slab_kernel(volume.dtype, views.parallel, views.curved, axis)
-        for item in range(volume.shape[0]):
-            for first in range(0, _length(volume, axis), planes):
-                here = min(planes, _length(volume, axis) - first)
-                block = min(_BLOCK, -(-here // torch.get_num_threads()))
-                tensors = [slab, projections[item], table, chosen]
-                numbers = [
+        slab, length = _slab(volume, projections, axis), int(volume.shape[3 - axis])
+        for item, values in zip(volume, projections):
+            for first in range(0, length, slab.shape[0]):
+                planes = min(slab.shape[0], length - first)
+                arguments = SlabArguments(
+                    slab,
+                    item,
+                    values,
+                    table,
+                    chosen,
+                    chosen.numel(),
                     *views.panel,
                     *views.volume,
                     *views.voxel_size[::-1],
                     slab.shape[2],
                     first,
-                    here,
-                    chosen.numel(),
-                    block,
-                ]
-                launch(
-                    kernel,
-                    -(-here // block),
-                    [*map(address, tensors), *numbers],
-                    tensors,
-                    float(chosen.numel()) * _cells(views) * here,
+                    planes,
+                    min(_BLOCK, -(-planes // torch.get_num_threads())),
                 )
-                _move(move, slab, volume[item], first, here)
-    return volume
+                yield axis, arguments
 
 
-def _slab(volume: Tensor, projections: Tensor, axis: int) -> tuple[Tensor, int]:
-    """An empty slab (planes, lines, stride) across the axis, and its number of planes.
+def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
+    """Return an empty slab (planes, lines + 4, stride) across the axis.
 
-    It depends on the shapes of one item alone, so that nothing else can alter the order of the sums.
+    It depends on the shapes of one item alone, so that nothing else can alter the order of the
+    sums.
     """
     depth, height, width = volume.shape[1:]
     lines, line = ((height, depth), (width, depth), (height, width))[axis]
-    stride = -(-(line + 4 + TAIL) // 16) * 16
+    stride = -(-(line + 4 + _TAIL) // 16) * 16
     plane_bytes = (lines + 4) * stride * volume.element_size()
     larger = max(volume[0].numel(), projections[0].numel()) * volume.element_size()
-    planes = max(
-        1, min(PLANES, _length(volume, axis), int(max(_SHARE * larger, _SMALL)) // plane_bytes)
-    )
-    return volume.new_zeros(planes, lines + 4, stride), planes
+    fitting = int(max(_SHARE * larger, _SMALL)) // plane_bytes
+    planes = max(1, min(_PLANES, int(volume.shape[3 - axis]), fitting))
+    return volume.new_zeros(planes, lines + 4, stride)
 
 
-def _move(kernel: object, slab: Tensor, volume: Tensor, first: int, planes: int) -> None:
-    tensors = [slab, volume]
-    numbers = [*volume.shape, slab.shape[2], first, planes]
-    launch(
-        kernel,
-        -(-(slab.shape[1] - 4) // 16),
-        [*map(address, tensors), *numbers],
-        tensors,
-        float(planes * slab.shape[1] * slab.shape[2]),
-    )
+def _move(arguments: SlabArguments, axis: int, adds: bool) -> None:
+    """Copy the planes of a slab from the volume, or add them to it."""
+    slab = arguments.slab
+    kernel = slab_kernel("move", slab.dtype, axis, ADDS=adds)
+    work = float(arguments.slab_planes * slab.shape[1] * slab.shape[2])
+    launch(kernel, -(-(slab.shape[1] - 4) // 16), arguments, work)
 
 
-def _length(volume: Tensor, axis: int) -> int:
-    return int(volume.shape[3 - axis])
-
-
-def _cells(views: Views) -> int:
-    return views.panel[0] * views.panel[1]
+def _follow(name: str, tasks: int, arguments: SlabArguments, axis: int, views: Views) -> None:
+    """Project or back-project one slab."""
+    switches = {"PARALLEL": views.parallel, "CURVED": views.curved}
+    kernel = slab_kernel(name, arguments.slab.dtype, axis, **switches)
+    rays = float(arguments.listed) * (arguments.rows * arguments.columns)
+    launch(kernel, tasks, arguments, rays * arguments.slab_planes)

@@ -1,19 +1,37 @@
-r"""Projection and back-projection of volumes along straight rays by Joseph's method in 3D, an exactly matched pair.
+r"""Project and back-project volumes along straight rays by Joseph's method in 3D.
 
-A ray is sampled once on every plane of voxels across its *main axis* (the one along which it crosses the most voxels), by bilinear
-interpolation between the four nearest; outside the volume is zero:
+The two are an exactly matched pair. A ray is sampled once on every plane of voxels across its *main
+axis* (the one along which it crosses the most voxels), by bilinear interpolation between the four
+nearest voxels; outside the volume is zero:
 
-.. math:: (A x)_r = \ell_r \sum_t \sum_{p, q \in \{0, 1\}} w^a_{rtp} w^b_{rtq} \, x_{t, i_{rt} + p, j_{rt} + q},
+.. math:: (A x)_r = \ell_r \sum_t \sum_{p, q \in \{0, 1\}}
+          w^a_{rtp} w^b_{rtq} \, x_{t, i_{rt} + p, j_{rt} + q},
 
-with the ray's length :math:`\ell_r` between two planes. P. M. Joseph, IEEE TMI 1(3), 1982, one dimension up. The back-projection is
-the transpose. No table of rays is kept: a ray is computed where it is used, from 13 numbers a view.
+with the ray's length :math:`\ell_r` between two planes. P. M. Joseph, IEEE TMI 1(3), 1982, one
+dimension up. The back-projection is the transpose. No table of rays is kept: a ray is computed
+when it is used, from 13 numbers per view (`invtoolbox.kernels.tomography.rays`).
 
-Both are differentiable in the volume or the projections, and in the views' source, detector, u and v: once in the geometry, in forward
-and reverse mode; and the gradient in the geometry is differentiable in the volume and the projections.
+Both are differentiable in the volume or the projections, and in the views' source, detector, u and
+v: once in the geometry, in forward and reverse mode; and the gradient in the geometry is
+differentiable in the volume and the projections.
+
+The kernels of this module follow ray by ray and read the volume in its own layout, (D, H, W). They
+are all that CUDA needs. On the CPU, `invtoolbox.kernels.tomography.slabs` is much faster at
+projection and back-projection, and the kernels of this module compute the derivatives in the
+geometry. A ray is set up in float64 and then followed in the volume's precision. With ``m`` its
+main axis and ``a``, ``b`` the two others, it is at ``offset_a + slope_a t`` on the plane ``t``,
+counted from the middle one. All kernels compute the family
+
+    y = c0 sum(sample) + sum((a0 + a1 t) d(sample)/da + (b0 + b1 t) d(sample)/db).
+
+Its first term is the projection (c0 = the ray's length between two planes), its other terms are the
+derivatives of the projection.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,20 +39,79 @@ from torch import Tensor
 
 from invtoolbox.core.checks import check_input
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import address, launch
-from invtoolbox.kernels.tomography import slabs as volume_slabs
+from invtoolbox.kernels.launch import Kernel, launch
+from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.tomography import slabs
 from invtoolbox.kernels.tomography.rays import WIDTH, Views, table_of
-from invtoolbox.kernels.tomography.volume_kernels import (
-    geometry_kernel,
-    project_kernel,
-    scatter_kernel,
-)
+
+
+@dataclass
+class VolumeArguments:
+    """Arguments of the kernels.
+
+    Attributes:
+        volume: (items, D, H, W).
+        projections: (items, V, R, C).
+        table: the result of `table_of`, (V, 13), float64.
+        tangent: a change of the table, or None.
+        units: whole numbers per unit of the volume for ``fixed`` sums, (items,), float64, or None.
+        gradient: result of "geometry", to be summed over the rows, (V, R, 13), float64, or None.
+        items, views, rows, columns, depth, height, width: the sizes above.
+        size_x, size_y, size_z: edges of a voxel, in the user's unit.
+        axis, block: main axis and number of planes per task of "backproject".
+    """
+
+    volume: Tensor
+    projections: Tensor
+    table: Tensor
+    tangent: Tensor | None
+    units: Tensor | None
+    gradient: Tensor | None
+    items: int
+    views: int
+    rows: int
+    columns: int
+    depth: int
+    height: int
+    width: int
+    size_x: float
+    size_y: float
+    size_z: float
+    axis: int
+    block: int
+
+
+@cache
+def volume_kernel(
+    name: str,
+    dtype: torch.dtype,
+    parallel: bool,
+    curved: bool,
+    tangent: bool = False,
+    fixed: bool = False,
+) -> Kernel:
+    """Return the kernel of the file ``volume_{name}.cpp``.
+
+    Args:
+        name: "project" (one ray per task), its transpose "scatter" (one ray per task, by atomic
+            additions) or "backproject" (some planes of the volume per task), or "geometry" (the
+            gradient of ``<projections, A volume>`` in the table, one row of a view per task).
+        dtype: precision of the projections.
+        parallel: see `Views`.
+        curved: see `Views`.
+        tangent: whether to compute the derivative in the direction of `VolumeArguments.tangent`, or
+            its transpose (not for "geometry").
+        fixed: whether to add whole multiples of ``1 / units[item]``, int64 (for "scatter").
+    """
+    definitions = {"REAL": REAL[dtype], "PARALLEL": parallel, "CURVED": curved}
+    switches = {"TANGENT": tangent, "FIXED": fixed}
+    return native_kernel(f"tomography/volume_{name}.cpp", definitions | switches, VolumeArguments)
 
 
 def project_volume(volume: Tensor, views: Views) -> Tensor:
-    """Line integrals of volumes, ``(N, D, H, W) -> (N, V, R, C)``.
+    """Compute line integrals of volumes, ``(N, D, H, W) -> (N, V, R, C)``.
 
-    Rays are infinite lines: what lies behind a source counts too.
+    Rays are infinite lines: voxels behind a source count too.
 
     Args:
         volume: float32, float64 or complex, shape (N, D, H, W).
@@ -45,34 +122,33 @@ def project_volume(volume: Tensor, views: Views) -> Tensor:
 
     >>> from invtoolbox.kernels.tomography.rays import Views
     >>> x, y, z = torch.eye(3)[:, None]
-    >>> along_y = Views(y, 0 * x, x, z, (2, 3), (2, 4, 3), (1.0, 0.5, 1.0), parallel=True, curved=False)
+    >>> along_y = Views(y, 0 * x, x, z, (2, 3), (2, 4, 3), (1.0, 0.5, 1.0), True, curved=False)
     >>> project_volume(torch.ones(1, 2, 4, 3), along_y)
     tensor([[[[2., 2., 2.],
               [2., 2., 2.]]]])
     """
     check_input(volume, views.volume, "project_volume takes volumes", "slice, row, column")
-    if volume.is_complex():
-        return torch.complex(
-            project_volume(volume.real.contiguous(), views),
-            project_volume(volume.imag.contiguous(), views),
-        )
-    result: Tensor = _Transform.apply(volume, table_of(views, volume.device), None, views, False)
-    return result
+    return _transform(volume, views, False)
 
 
 def backproject_volume(projections: Tensor, views: Views) -> Tensor:
-    """The transpose of `project_volume`, ``(N, V, R, C) -> (N, D, H, W)``.
+    """Apply the transpose of `project_volume`, ``(N, V, R, C) -> (N, D, H, W)``.
 
-    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered with atomic additions, whose order
-    varies, unless ``torch.use_deterministic_algorithms(True)`` asks for sums of whole numbers (64 bits, which take twice the memory of a
-    float32 volume and round to 2^-62 of the largest sum that could occur).
+    On the CPU the result is bitwise the same for any number of threads. On CUDA rays are scattered
+    with atomic additions, whose order varies. With ``torch.use_deterministic_algorithms(True)`` the
+    sums are made of whole numbers instead (64 bits, which take twice the memory of a float32 volume
+    and round to 2^-62 of the largest sum that could occur).
+
+    Args:
+        projections: float32, float64 or complex, shape (N, V, R, C).
+        views: the scan; ``views.panel`` must be (R, C).
 
     Raises:
         InputError: wrong shape or dtype.
 
     >>> from invtoolbox.kernels.tomography.rays import Views
     >>> x, y, z = torch.eye(3)[:, None]
-    >>> along_y = Views(y, 0 * x, x, z, (1, 1), (1, 2, 3), (1.0, 0.5, 1.0), parallel=True, curved=False)
+    >>> along_y = Views(y, 0 * x, x, z, (1, 1), (1, 2, 3), (1.0, 0.5, 1.0), True, curved=False)
     >>> backproject_volume(torch.ones(1, 1, 1, 1), along_y)
     tensor([[[[0.0000, 0.5000, 0.0000],
               [0.0000, 0.5000, 0.0000]]]])
@@ -83,23 +159,24 @@ def backproject_volume(projections: Tensor, views: Views) -> Tensor:
         "backproject_volume takes projections",
         "view, detector row, detector column",
     )
-    if projections.is_complex():
-        return torch.complex(
-            backproject_volume(projections.real.contiguous(), views),
-            backproject_volume(projections.imag.contiguous(), views),
-        )
-    result: Tensor = _Transform.apply(
-        projections, table_of(views, projections.device), None, views, True
-    )
+    return _transform(projections, views, True)
+
+
+def _transform(value: Tensor, views: Views, transpose: bool) -> Tensor:
+    if value.is_complex():
+        parts = (value.real.contiguous(), value.imag.contiguous())
+        return torch.complex(*(_transform(part, views, transpose) for part in parts))
+    result: Tensor = _Transform.apply(value, table_of(views, value.device), None, views, transpose)
     return result
 
 
-# Both directions take a tangent: a change of the table, or None. With one they are the derivative of the projection in the direction of
-# that change, and its transpose. This family is all that first derivatives in the geometry need.
+# Both directions take a tangent: a change of the table, or None. With a tangent they compute the
+# derivative of the projection in the direction of that change, and its transpose. First derivatives
+# in the geometry need nothing else.
 
 
 class _Transform(torch.autograd.Function):
-    """The projection of volumes or, with ``transpose``, the back-projection of projections."""
+    """Projection of volumes or, with ``transpose``, back-projection of projections."""
 
     @staticmethod
     def forward(
@@ -147,7 +224,7 @@ class _Transform(torch.autograd.Function):
 
 
 class _Geometry(torch.autograd.Function):
-    """The gradient of ``<projections, A volume>``, summed over the batch, in the table: (V, 13)."""
+    """Gradient of ``<projections, A volume>`` in the table, summed over the batch: (V, 13)."""
 
     @staticmethod
     def forward(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
@@ -175,7 +252,10 @@ class _Geometry(torch.autograd.Function):
 
 
 class _FirstOrder(torch.autograd.Function):
-    """The table, of which no further derivative is known: an error for those who ask for one, and for nobody else."""
+    """Copy of the table that raises an error if it is differentiated.
+
+    Second derivatives in the geometry are not implemented.
+    """
 
     @staticmethod
     def forward(table: Tensor) -> Tensor:
@@ -197,12 +277,12 @@ class _FirstOrder(torch.autograd.Function):
 def _geometry_grads(
     ctx: Any, volume: Tensor, projections: Tensor, table: Tensor, tangent: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients in the table and in the tangent, in which both directions are linear."""
+    """Return the gradients in the table and in the tangent, in which both directions are linear."""
     of_table, of_tangent = ctx.needs_input_grad[1:3]
     table = _FirstOrder.apply(table)
     if tangent is None:
         return _Geometry.apply(volume, projections, table, ctx.views) if of_table else None, None
-    # The table went in as `_FirstOrder`, which stops whoever follows this zero.
+    # The table is a `_FirstOrder`, so that differentiating this zero raises an error.
     return (
         torch.zeros_like(table) if of_table else None,
         _Geometry.apply(volume, projections, table, ctx.views) if of_tangent else None,
@@ -211,30 +291,20 @@ def _geometry_grads(
 
 def _second_derivative() -> InputError:
     return InputError(
-        "the volume projectors have no second derivative in the geometry; detach the views' tensors, or use first-order "
-        "methods (gradient descent, L-BFGS, Gauss-Newton) for the geometry"
+        "the volume projectors have no second derivative in the geometry; detach the views' "
+        "tensors, or use first-order methods (gradient descent, L-BFGS, Gauss-Newton) for the "
+        "geometry"
     )
 
 
-# -- running the kernels ------------------------------------------------------------------------------------------------------------------
+# -- running the kernels
 
 
 def _run_project(volume: Tensor, table: Tensor, tangent: Tensor | None, views: Views) -> Tensor:
     if tangent is None and volume.device.type == "cpu":
-        return volume_slabs.project(volume, table, views)
+        return slabs.project(volume, table, views)
     projections = volume.new_empty(volume.shape[0], table.shape[0], *views.panel)
-    kernel = project_kernel(volume.dtype, views.parallel, views.curved, tangent is not None)
-    _launch(
-        kernel,
-        projections[0].numel() if len(projections) else 0,
-        volume,
-        projections,
-        table,
-        tangent,
-        projections,
-        None,
-        views,
-    )
+    _launch("project", projections.numel(), volume, projections, table, views, tangent)
     return projections
 
 
@@ -242,7 +312,7 @@ def _run_backproject(
     projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views
 ) -> Tensor:
     if tangent is None and projections.device.type == "cpu":
-        return volume_slabs.backproject(projections, table, views)
+        return slabs.backproject(projections, table, views)
     volume = projections.new_zeros(projections.shape[0], *views.volume)
     if not volume.numel():
         return volume
@@ -252,121 +322,78 @@ def _run_backproject(
     elif ordered:
         scatter_fixed(projections, table, views, volume)
     else:
-        kernel = scatter_kernel(
-            volume.dtype, views.parallel, views.curved, tangent is not None, "atomic", False
-        )
-        _launch(
-            kernel, projections[0].numel(), volume, projections, table, tangent, volume, None, views
-        )
+        _launch("scatter", projections.numel(), volume, projections, table, views, tangent)
     return volume
 
 
 def scatter_owned(
     projections: Tensor, table: Tensor, tangent: Tensor | None, views: Views, volume: Tensor
 ) -> None:
-    """Adds the back-projection to the volume, one axis after the other; no two tasks own the same plane."""
-    kernel = scatter_kernel(
-        volume.dtype, views.parallel, views.curved, tangent is not None, "plain", True
-    )
+    """Add the back-projection to the volume, one axis after the other.
+
+    No two tasks own the same plane.
+    """
     for axis in range(3):
         length = int(volume.shape[3 - axis])
         block = -(-length // 8) if volume.device.type == "cpu" else 1
-        _launch(
-            kernel,
-            -(-length // block),
-            volume,
-            projections,
-            table,
-            tangent,
-            volume,
-            None,
-            views,
-            axis,
-            block,
-        )
+        tasks = volume.shape[0] * -(-length // block)
+        parts = (volume, projections, table, views, tangent)
+        _launch("backproject", tasks, *parts, axis=axis, block=block)
 
 
 def scatter_fixed(projections: Tensor, table: Tensor, views: Views, volume: Tensor) -> None:
-    """Adds the back-projection to the volume by sums of 64-bit whole numbers, item by item: the order of the sums does not matter."""
-    kernel = scatter_kernel(volume.dtype, views.parallel, views.curved, False, "fixed", False)
-    for item in range(volume.shape[0]):
-        # No voxel can receive more than every value, each times a ray's length of at most a voxel's diagonal.
+    """Add the back-projection to the volume by sums of 64-bit whole numbers, item by item.
+
+    The order of the sums does not matter.
+    """
+    for item, values in enumerate(projections.split(1)):
+        # No voxel can receive more than every value times the longest ray in a voxel, its diagonal.
         diagonal = sum(s * s for s in views.voxel_size) ** 0.5
-        bound = projections[item].double().abs().sum() * diagonal
+        bound = values.double().abs().sum() * diagonal
         units = torch.where(bound > 0, 2.0**62 / bound, 0.0)[None]
-        sums = torch.zeros(volume.shape[1:], dtype=torch.int64, device=volume.device)
-        _launch(
-            kernel,
-            projections[item].numel(),
-            volume[item : item + 1],
-            projections[item : item + 1],
-            table,
-            None,
-            sums,
-            units,
-            views,
-        )
-        volume[item] += torch.where(units > 0, sums / units, 0.0).to(volume.dtype)
+        sums = torch.zeros(1, *volume.shape[1:], dtype=torch.int64, device=volume.device)
+        _launch("scatter", values.numel(), sums, values, table, views, units=units)
+        volume[item] += torch.where(units > 0, sums[0] / units, 0.0).to(volume.dtype)
 
 
 def _run_geometry(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
     parts = table.new_zeros(table.shape[0], views.panel[0], WIDTH)
-    kernel = geometry_kernel(volume.dtype, views.parallel, views.curved)
-    _launch(
-        kernel,
-        parts.shape[0] * parts.shape[1],
-        volume,
-        projections,
-        table,
-        None,
-        parts,
-        None,
-        views,
-        each_item=False,
-    )
+    tasks = parts.shape[0] * parts.shape[1]
+    _launch("geometry", tasks, volume, projections, table, views, gradient=parts)
     return parts.sum(1)
 
 
 def _launch(
-    kernel: Any,
+    name: str,
     tasks: int,
     volume: Tensor,
     projections: Tensor,
     table: Tensor,
-    tangent: Tensor | None,
-    out: Tensor,
-    units: Tensor | None,
     views: Views,
+    tangent: Tensor | None = None,
+    units: Tensor | None = None,
+    gradient: Tensor | None = None,
     axis: int = 0,
     block: int = 1,
-    each_item: bool = True,
 ) -> None:
-    """Run a kernel of `volume_kernels`, with ``tasks`` for every item of the batch or in all."""
-    items = volume.shape[0]
-    tensors = [
+    """Run the kernel ``name`` of this module."""
+    if tasks >= 2**31:
+        raise InputError(f"{tasks} rays are too many for one launch; project fewer views at a time")
+    arguments = VolumeArguments(
         volume,
         projections,
         table,
-        table if tangent is None else tangent.contiguous(),
-        out,
-        table if units is None else units,
-    ]
-    numbers = [
-        items,
+        tangent if tangent is None else tangent.contiguous(),
+        units,
+        gradient,
+        volume.shape[0],
         table.shape[0],
         *views.panel,
         *views.volume,
         *views.voxel_size[::-1],
         axis,
         block,
-    ]
-    total = tasks * items if each_item else tasks
-    if total >= 2**31:
-        raise InputError(f"{total} rays are too many for one launch; project fewer views at a time")
-    launch(
-        kernel,
-        total,
-        [*map(address, tensors), *numbers],
-        tensors,
-        float(projections.numel()) * max(views.volume),
     )
+    dtype, switches = projections.dtype, (tangent is not None, units is not None)
+    kernel = volume_kernel(name, dtype, views.parallel, views.curved, *switches)
+    launch(kernel, tasks, arguments, float(projections.numel()) * max(views.volume))

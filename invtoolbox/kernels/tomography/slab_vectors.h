@@ -1,0 +1,55 @@
+// Vectors of LANES numbers and operations on them, for slab_project.cpp and slab_backproject.cpp.
+// Neighbouring cells need neighbouring voxels, so vectors are loaded and permuted, never gathered.
+//
+// The pragma lets the compiler fuse multiplications and additions across statements. It must come
+// first in a block.
+#pragma clang fp contract(fast)
+#if SINGLE
+#define INTEGER int
+#define PERMUTE __builtin_ia32_vpermi2varps512
+#define ROOT __builtin_sqrtf
+#else
+#define INTEGER long long
+#define PERMUTE __builtin_ia32_vpermi2varpd512
+#define ROOT __builtin_sqrt
+#endif
+#if defined(__AVX512F__)
+#define LANES (64 / (int)sizeof(REAL))
+#else
+#define LANES (32 / (int)sizeof(REAL))
+#endif
+typedef REAL vec __attribute__((ext_vector_type(LANES)));
+typedef INTEGER ivec __attribute__((ext_vector_type(LANES)));
+typedef REAL raw __attribute__((vector_size(LANES * sizeof(REAL))));
+typedef INTEGER raw_index __attribute__((vector_size(LANES * sizeof(REAL))));
+ivec count;
+for (int l = 0; l < LANES; ++l)
+    count[l] = l;
+// 0, 1, ..., LANES - 1.
+const vec lane = __builtin_convertvector(count, vec);
+auto load = [](const REAL* from) {
+    vec value;
+    __builtin_memcpy(&value, from, sizeof(vec));
+    return value;
+};
+auto store = [](REAL* to, vec value) { __builtin_memcpy(to, &value, sizeof(vec)); };
+// Entries `index` (0 to 2 LANES - 1) of the two vectors.
+auto pick = [](vec first, vec second, ivec index) {
+#if defined(__AVX512F__)
+    return (vec)PERMUTE((raw)first, (raw_index)index, (raw)second);
+#elif defined(__AVX2__) && SINGLE
+    const vec low = (vec)__builtin_ia32_permvarsf256((raw)first, (raw_index)index);
+    const vec high = (vec)__builtin_ia32_permvarsf256((raw)second, (raw_index)index);
+    return index < LANES ? low : high;
+#else
+    REAL both[2 * LANES];
+    __builtin_memcpy(both, &first, sizeof(vec));
+    __builtin_memcpy(both + LANES, &second, sizeof(vec));
+    vec value;
+    for (int l = 0; l < LANES; ++l)
+        value[l] = both[index[l]];
+    return value;
+#endif
+};
+auto least = [](int p, int q) { return p < q ? p : q; };
+auto most = [](int p, int q) { return p < q ? q : p; };
