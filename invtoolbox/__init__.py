@@ -9,7 +9,7 @@ first used.
 import lazy_loader
 
 # Bound at once, because `invtoolbox.solve` is also the name of a module.
-from invtoolbox.solve import solve
+from invtoolbox.solve import solve as solve
 
 __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
