@@ -208,8 +208,8 @@ def run(
                 _finish(loop, solver, STOPPED, loop.running & given_up)
             objective = _compact(loop, objective)
             last_finite = loop.state.x
-        implicit = objective.prior.implicit
-        if implicit is not None and implicit.adapts(loop.iteration) and bool(loop.running.any()):
+        adaptive = objective.adaptive_prior
+        if adaptive is not None and adaptive.adapts(loop.iteration) and bool(loop.running.any()):
             objective = _adapt(loop, objective, solver)
             last_finite = loop.state.x
         # Every callback is told, also after one of them has asked to stop.

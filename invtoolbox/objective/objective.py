@@ -19,7 +19,8 @@ from torch import Generator, Tensor
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.operators.base import LinearOperator, Operator, expand
-from invtoolbox.priors.base import ExplicitPrior, PriorSum, Seen
+from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate
+from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.problem import Problem
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ class Objective:
         return tuple(term.prior for sum_ in (self.prior, *own) for term in sum_.terms)
 
     @property
+    def adaptive_prior(self) -> AdaptivePrior | None:
+        """The implicit prior if its parameters change in number, else None."""
+        implicit = self.prior.implicit
+        return implicit if isinstance(implicit, AdaptivePrior) and implicit.is_adaptive else None
+
+    @property
     def has_value(self) -> bool:
         return all("energy" in prior.offers for prior in self.explicit_priors)
 
@@ -183,19 +190,14 @@ class Objective:
             misfit = self.problem.data_term.value(decoded.operator(decoded.x), self.problem.y)
             return misfit + self.prior_value(decoded.x) + self.parameter_energy(decoded)
 
-    def evaluate_parameters(self, vector: Tensor) -> tuple[Evaluation, dict[str, Seen]]:
+    def evaluate_parameters(self, vector: Tensor) -> tuple[Evaluation, dict[str, Intermediate]]:
         """`evaluate` of packed parameters, and what the operator saw, where the implicit prior adapts."""
         D, y = self.problem.data_term, self.problem.y
         with torch.enable_grad():
             free = vector.detach().requires_grad_(True)
             decoded = self.decode_parameters(free)
-            x, adaptive = (
-                decoded.x,
-                self.prior.implicit is not None and self.prior.implicit.is_adaptive,
-            )
-            prediction, info = (
-                decoded.operator.with_info(x) if adaptive else (decoded.operator(x), {})
-            )
+            x, A = decoded.x, decoded.operator
+            prediction, info = (A(x), {}) if self.adaptive_prior is None else A.with_info(x)
             misfit = D.value(prediction, y)
             value = misfit + self.parameter_energy(decoded)
             pull = torch.zeros_like(
@@ -211,7 +213,10 @@ class Objective:
                 (value + pull).sum(), [free, *watched.values()], allow_unused=bool(watched)
             )
             found = dict(zip(watched, slopes))
-            seen = {name: Seen(tensor.detach(), found.get(name)) for name, tensor in info.items()}
+            seen = {
+                name: Intermediate(tensor.detach(), found.get(name))
+                for name, tensor in info.items()
+            }
         with torch.no_grad():
             fixed = tree_map(Tensor.detach, prediction)
             discrepancy = D.discrepancy_of(misfit.detach(), fixed, y)
@@ -247,13 +252,11 @@ class Objective:
 
     def perturb(self, variable: Tensor, rate: float) -> Tensor:
         """The variable with the noise that the implicit prior adds to a step of this length."""
-        implicit = self.prior.implicit
-        if self.layout is None or implicit is None or not implicit.has_perturbation:
+        if self.layout is None or self.adaptive_prior is None:
             return variable
         parameters = self.layout.unpack(variable)
-        return self.layout.pack(
-            {**parameters, **implicit.perturb(parameters, rate, self.generator())}
-        )
+        moved = self.adaptive_prior.perturb(parameters, rate, self.generator())
+        return variable if moved is parameters else self.layout.pack({**parameters, **moved})
 
     def parameter_energy(self, decoded: Decoded) -> Tensor:
         """``S(z)`` and the priors of the unknowns, ``(batch,)``."""
@@ -300,15 +303,15 @@ class Objective:
         self, variable: Tensor, statistics: dict[str, Tensor]
     ) -> tuple[Objective, Tensor, Callable[[Tensor], Tensor]]:
         """What the implicit prior makes of a variable: the objective of the new one, the new one, and what maps tensors of its shape."""
-        implicit, layout = self.prior.implicit, self.layout
-        assert implicit is not None and layout is not None
+        prior, layout = self.adaptive_prior, self.layout
+        assert prior is not None and layout is not None
         old = layout.unpack(variable)
         own = {
             name: leaf
             for name, leaf in old.items()
             if self.unknowns is None or name not in self.unknowns.starts
         }
-        new, transfer = implicit.adapt(own, statistics, self.iteration, self.generator())
+        new, transfer = prior.adapt(own, statistics, self.iteration, self.generator())
         after = Layout(
             layout.names, tuple(tuple(new.get(name, old[name]).shape[1:]) for name in layout.names)
         )
@@ -325,14 +328,14 @@ class Objective:
 
     def resize(self, variable: Tensor, layout: Layout) -> Tensor:
         """A variable of this objective in a larger layout, decoding to the same."""
-        implicit = self.prior.implicit
-        assert implicit is not None and self.layout is not None
+        prior = self.adaptive_prior
+        assert prior is not None and self.layout is not None
         old = self.layout.unpack(variable)
         theirs = () if self.unknowns is None else self.unknowns.starts
         shapes = {
             name: shape for name, shape in zip(layout.names, layout.shapes) if name not in theirs
         }
-        return layout.pack({**old, **implicit.resize({name: old[name] for name in shapes}, shapes)})
+        return layout.pack({**old, **prior.resize({name: old[name] for name in shapes}, shapes)})
 
     def with_regularization(self, regularization: Tensor) -> Objective:
         return dataclasses.replace(self, regularization=regularization)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -246,17 +245,6 @@ class ExplicitPrior(Prior):
         return f"{type(self).__name__}()"
 
 
-class Seen(NamedTuple):
-    """A tensor on the way to a prediction, and the derivative of the objective in it; None where it takes no part."""
-
-    value: Tensor
-    gradient: Tensor | None
-
-
-#: See `ImplicitPrior.adapt`.
-Transfer = Callable[[str, Tensor], Tensor]
-
-
 class ImplicitPrior(Prior, ABC):
     """The variable that is optimised in place of ``x``: ``x = decode(z)``, with a term ``S(z)``.
 
@@ -286,64 +274,9 @@ class ImplicitPrior(Prior, ABC):
         """How far x lies around what decodes, like x, for priors that know it; ``None`` where x is what decodes."""
         return None
 
-    # -- parameters that change in number: Gaussians that split and vanish, grids that refine ---------------------------
-
-    @property
-    def is_adaptive(self) -> bool:
-        return type(self).adapt is not ImplicitPrior.adapt
-
-    def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What is gathered between two adaptations, at its start: tensors with the batch as first axis. They are part of a checkpoint."""
-        return {}
-
-    def gather(
-        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
-    ) -> dict[str, Tensor]:
-        """The statistics after one more evaluation, in which the operator's `with_info` saw ``info``."""
-        return statistics
-
-    def adapts(self, iteration: int) -> bool:
-        """Whether `adapt` is called after so many steps."""
-        return self.is_adaptive
-
-    def adapt(
-        self,
-        parameters: dict[str, Tensor],
-        statistics: dict[str, Tensor],
-        iteration: int,
-        generator: Generator,
-    ) -> tuple[dict[str, Tensor], Transfer]:
-        """Other parameters, maybe of another shape, in place of these, and what becomes of tensors that lie along them.
-
-        ``transfer(name, tensor)`` maps a tensor of the shape of the old leaf (a running mean of its gradient, say) to the shape of the
-        new one; what is new has 0. Statistics start anew. Draws are those of ``generator``, the same for every item.
-        """
-        raise InputError(f"{self!r} does not adapt")
-
-    def resize(
-        self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
-    ) -> dict[str, Tensor]:
-        """Parameters that decode to the same in leaves of these larger shapes: for items that ended before others grew."""
-        raise InputError(
-            f"{self!r} cannot be enlarged without a change, so an item may not end before others have grown; solve them alone"
-        )
-
     def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         """The nearest parameters that are allowed; itself unless overridden. `Adam` goes there after every step."""
         return parameters
-
-    def perturb(
-        self, parameters: dict[str, Tensor], rate: float, generator: Generator
-    ) -> dict[str, Tensor]:
-        """The parameters with noise, where the prior explores by it; itself unless overridden. `Adam` goes there after every step.
-
-        ``rate`` is the solver's step for a leaf whose factor is 1.
-        """
-        return parameters
-
-    @property
-    def has_perturbation(self) -> bool:
-        return type(self).perturb is not ImplicitPrior.perturb
 
     @property
     def has_projection(self) -> bool:

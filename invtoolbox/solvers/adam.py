@@ -14,7 +14,8 @@ from invtoolbox.core.pytrees import where_items
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import item_norm
-from invtoolbox.priors.base import Prior, Seen
+from invtoolbox.priors.adaptive import Intermediate
+from invtoolbox.priors.base import Prior
 from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.ordered_subsets import subset_reason
@@ -76,7 +77,6 @@ class Adam(Solver):
     clip: float | None = None
 
     takes_projection: ClassVar[bool] = True
-    takes_adaptation: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
@@ -189,7 +189,9 @@ class Adam(Solver):
     def gives_up(self, state: AdamState) -> Tensor | None:
         return None if self.patience is None else state.waited >= self.patience
 
-    def _evaluate(self, objective: Objective, x: Tensor) -> tuple[Evaluation, dict[str, Seen]]:
+    def _evaluate(
+        self, objective: Objective, x: Tensor
+    ) -> tuple[Evaluation, dict[str, Intermediate]]:
         seen = objective if self.subset_size is None else objective.subset(self.subset_size)
         return seen.evaluate_parameters(x) if seen.layout is not None else (seen.evaluate(x), {})
 
@@ -209,19 +211,17 @@ def _clipped(gradient: Tensor, longest: float) -> Tensor:
 
 
 def _statistics(objective: Objective, x: Tensor) -> dict[str, Tensor]:
-    implicit = objective.prior.implicit
-    if implicit is None or not implicit.is_adaptive or objective.layout is None:
+    if objective.adaptive_prior is None or objective.layout is None:
         return {}
-    return implicit.statistics(objective.layout.unpack(x))
+    return objective.adaptive_prior.statistics(objective.layout.unpack(x))
 
 
 def _gathered(
-    objective: Objective, statistics: dict[str, Tensor], x: Tensor, info: dict[str, Seen]
+    objective: Objective, statistics: dict[str, Tensor], x: Tensor, info: dict[str, Intermediate]
 ) -> dict[str, Tensor]:
-    implicit = objective.prior.implicit
-    if implicit is None or not implicit.is_adaptive or objective.layout is None:
+    if objective.adaptive_prior is None or objective.layout is None:
         return statistics
-    return implicit.gather(statistics, objective.layout.unpack(x), info)
+    return objective.adaptive_prior.gather(statistics, objective.layout.unpack(x), info)
 
 
 def _scheduled(objective: Objective, rates: Tensor) -> Tensor:

@@ -85,8 +85,7 @@ class ADMM(Solver):
     iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("rho",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("rho", "regularization")
     takes_unit_step: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:

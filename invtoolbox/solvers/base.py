@@ -36,33 +36,29 @@ class Solver(ABC):
     """Settings of an algorithm. The loop in `solve` calls ``init`` once and ``step`` until every item is done.
 
     Attributes:
-        max_iterations, tolerance: defaults that ``solve`` uses where the caller gives none.
-        certificate_name: what the tolerance bounds, in words.
-        finds_weight: the solver meets the target of a discrepancy principle by itself, inside its step, and its state
-            has a field ``regularization``.
-        starts_at_zero: the solver regularises by where it starts, so it starts at 0 unless told otherwise.
-        takes_projection: parameters of an implicit prior that are constrained (``has_projection``) are projected after every step.
-        samples: the iterates are draws from ``exp(-D - sum_i w_i R_i)``, so a weight that nobody wrote is 1, and no rule chooses it.
-        takes_adaptation: parameters of an implicit prior may change in number between two steps (``is_adaptive``); see `adapt`.
-        unrolls: a step can be differentiated in whatever goes into it, where a graph is recorded; see `unrolling`.
-        per_iteration: settings, positive numbers, that may differ from step to step, so that they can be learned one by one.
-        weight_per_iteration: the same may be done with the weight of the priors.
-        takes_unit_step: a prior that asks for it (``unit_step``) is only ever given a step that times its weight is 1.
+        max_iterations, tolerance: defaults of ``solve``.
+        certificate_name: name of the quantity that the tolerance bounds.
+        starts_at_zero: the start regularizes, so a run starts at 0 unless the caller passes an initial guess.
+        samples: the iterates are draws from ``exp(-D - sum_i w_i R_i)``, so a weight that the user
+            leaves out is 1 and no rule chooses it.
+        takes_projection: parameters of a constrained implicit prior (``has_projection``) are projected
+            after every step.
+        takes_unit_step: for a prior with ``unit_step`` the solver keeps to proximal steps whose
+            product with the weight is 1.
+        per_iteration: unrolled, these settings may differ from step to step, so that each can be learned;
+            ``"regularization"`` is the weight of the priors. None: a step cannot be differentiated; see
+            `unrolling`.
     """
 
     max_iterations: int = 500
     tolerance: float = 1e-4
 
     certificate_name: ClassVar[str] = "relative gradient norm"
-    finds_weight: ClassVar[bool] = False
     starts_at_zero: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
     takes_projection: ClassVar[bool] = False
     takes_unit_step: ClassVar[bool] = False
-    samples: ClassVar[bool] = False
-    takes_adaptation: ClassVar[bool] = False
-    unrolls: ClassVar[bool] = False
-    per_iteration: ClassVar[tuple[str, ...]] = ()
-    weight_per_iteration: ClassVar[bool] = True
+    per_iteration: ClassVar[tuple[str, ...] | None] = None
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         """Why this solver cannot minimise the objective; ``None`` where it can."""
@@ -78,7 +74,7 @@ class Solver(ABC):
 
     def meets_target(self, objective: Objective) -> bool:
         """Whether this solver meets the target of the objective's rule by itself, so that the loop leaves the weight to it."""
-        return self.finds_weight and objective.rule is not None
+        return False
 
     def suits(self, objective: Objective) -> bool:
         """Whether this solver, where it fits, is also the one to choose; see `choice`."""
@@ -137,7 +133,7 @@ class Solver(ABC):
     @property
     def adjustable(self) -> tuple[str, ...]:
         """Those of `per_iteration` that this solver has a number for."""
-        return tuple(name for name in self.per_iteration if getattr(self, name) is not None)
+        return tuple(n for n in self.per_iteration or () if getattr(self, n, None) is not None)
 
     @classmethod
     def has_fixed_point(cls) -> bool:

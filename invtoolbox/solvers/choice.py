@@ -57,7 +57,7 @@ def unfit(solver: Solver, objective: Objective) -> str | None:
     implicit = objective.prior.implicit
     if implicit is not None and implicit.has_projection and not solver.takes_projection:
         return f"{type(solver).__name__} does not keep to the constraints on the parameters of {implicit!r}"
-    if implicit is not None and implicit.is_adaptive and not solver.takes_adaptation:
+    if objective.adaptive_prior is not None and type(solver).adapt is Solver.adapt:
         return f"{type(solver).__name__} does not go on when the parameters of {implicit!r} change in number"
     return solver.unsupported_reason(objective)
 

@@ -55,8 +55,7 @@ class ConjugateGradient(Solver):
     preconditioner: Kind | None = None
     direction: LearnedDirection | None = None
     certificate_name: ClassVar[str] = "relative residual of the normal equations"
-    unrolls: ClassVar[bool] = True
-    weight_per_iteration: ClassVar[bool] = False
+    per_iteration: ClassVar[tuple[str, ...] | None] = ()
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if self.preconditioner not in (None, "auto", "diagonal", "fourier"):

@@ -65,8 +65,7 @@ class DouglasRachford(Solver):
     inner_iterations: int = 5
 
     certificate_name: ClassVar[str] = "relative fixed-point residual"
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("step_size", "regularization")
     takes_unit_step: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:

@@ -51,8 +51,7 @@ class GradientDescent(Solver):
             return "GradientDescent without a fixed step_size= needs an energy for its line search, and a prior here has none"
         return nonsmooth_reason(objective, "GradientDescent")
 
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("step_size", "regularization")
 
     def init(self, objective: Objective, start: Tensor) -> DescentState:
         value, gradient, discrepancy = objective.evaluate(start)

@@ -83,8 +83,7 @@ class HalfQuadratic(Solver):
     iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "relative gradient norm of the half-quadratic objective"
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("penalty",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("penalty", "regularization")
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         reason = splitting_reason(objective, "HalfQuadratic")

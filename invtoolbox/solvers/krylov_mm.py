@@ -95,7 +95,6 @@ class KrylovMM(Solver):
     smoothing: float = 0.1
 
     certificate_name: ClassVar[str] = "relative gradient norm, preconditioned"
-    finds_weight: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         reason = implicit_reason(objective, "KrylovMM")
@@ -119,6 +118,9 @@ class KrylovMM(Solver):
         """Where the prior is smooth by itself: smoothing a prior changes the answer, which a user should ask for."""
         prior = objective.terms[0][1]
         return prior.smooth and ("quadratic" not in prior.offers or objective.rule is not None)
+
+    def meets_target(self, objective: Objective) -> bool:
+        return objective.rule is not None
 
     # -- life ------------------------------------------------------------------------------------------------
 

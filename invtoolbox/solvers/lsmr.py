@@ -50,8 +50,7 @@ class CGLS(Solver):
     tolerance: float = 1e-5
     tau: float = 1.01
     certificate_name: ClassVar[str] = "relative residual of the normal equations"
-    unrolls: ClassVar[bool] = True
-    weight_per_iteration: ClassVar[bool] = False
+    per_iteration: ClassVar[tuple[str, ...] | None] = ()
     starts_at_zero: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
@@ -176,8 +175,7 @@ class LSMR(Solver):
     max_iterations: int = 500
     tolerance: float = 1e-6
     certificate_name: ClassVar[str] = "backward error of the least-squares problem"
-    unrolls: ClassVar[bool] = True
-    weight_per_iteration: ClassVar[bool] = False
+    per_iteration: ClassVar[tuple[str, ...] | None] = ()
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         return implicit_reason(objective, "LSMR") or quadratic_reason(objective, "LSMR")

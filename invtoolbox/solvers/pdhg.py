@@ -97,8 +97,7 @@ class PDHG(Solver):
     ratio: float | None = None
 
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("ratio",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("ratio", "regularization")
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)

@@ -60,8 +60,7 @@ class ProximalGradient(Solver):
 
     certificate_name: ClassVar[str] = "relative norm of the gradient mapping"
     takes_unit_step: ClassVar[bool] = True
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("step_size", "regularization")
     accelerated: ClassVar[bool] = False
 
     def unsupported_reason(self, objective: Objective) -> str | None:

@@ -61,8 +61,7 @@ class SIRT(Solver):
     tau: float = 1.01
 
     certificate_name: ClassVar[str] = "relative length of the step"
-    unrolls: ClassVar[bool] = True
-    weight_per_iteration: ClassVar[bool] = False
+    per_iteration: ClassVar[tuple[str, ...] | None] = ()
     starts_at_zero: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:

@@ -56,13 +56,16 @@ class Learned(nn.Module):
             if learn is None
             else _checked(learn, everything, "learn", f"{solver!r} with {prior!r}")
         )
+        may_differ = tuple(
+            n for n in chosen if n != WEIGHT or WEIGHT in (solver.per_iteration or ())
+        )
+        settings = [name for name in solver.per_iteration or () if name != WEIGHT]
         if learn is None and not chosen:
             raise InputError(
                 f"there is nothing to learn: {prior!r} holds no network and takes no weight, and {type(solver).__name__} was "
-                f"given none of {', '.join(solver.per_iteration) or 'its settings'} as a number; learn=() makes a layer "
+                f"given none of {', '.join(settings) or 'its settings'} as a number; learn=() makes a layer "
                 "without weights of its own"
             )
-        may_differ = tuple(name for name in chosen if name != WEIGHT or solver.weight_per_iteration)
         if isinstance(per_iteration, bool):
             own = may_differ if per_iteration else ()
         elif per_iteration is None:

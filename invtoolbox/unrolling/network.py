@@ -164,9 +164,9 @@ class SolverNetwork(nn.Module):
         reason = implicit_reason(objective, f"a solver as a network ({name})")
         if reason is not None:
             raise InputError(reason)
-        if not self.solver.unrolls:
+        if self.solver.per_iteration is None:
             raise InputError(
-                f"the steps of {name} cannot be differentiated; those of {solver_names(lambda kind: kind.unrolls)} can"
+                f"the steps of {name} cannot be differentiated; those of {solver_names(lambda kind: kind.per_iteration is not None)} can"
             )
         check_fits(self.solver, objective)
 

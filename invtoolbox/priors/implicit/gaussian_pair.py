@@ -13,7 +13,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.operators.rendering.combined import OnBoth
-from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
+from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD
 from invtoolbox.priors.implicit.gaussians import Gaussians
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NAMES = ("first", "second")
 
 
-class GaussianPair(ImplicitPrior):
+class GaussianPair(AdaptivePrior):
     r"""x is two `geometry.Splats`, of which each has the parameters of its own `Gaussians`; under ``operators.OnBoth(renderer)``.
 
     Both are fitted to the same pictures from other starts and with other draws (of the strategy, of its noise, of dropout), so where the
@@ -147,12 +147,15 @@ class GaussianPair(ImplicitPrior):
         )
 
     def gather(
-        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
+        self,
+        statistics: dict[str, Tensor],
+        parameters: dict[str, Tensor],
+        info: dict[str, Intermediate],
     ) -> dict[str, Tensor]:
         # The misfit is a mean over the channels of both, so each is pulled half as hard as it would be alone.
         pulled = {
-            name: Seen(seen.value, None if seen.gradient is None else 2 * seen.gradient)
-            for name, seen in info.items()
+            name: Intermediate(t.value, None if t.gradient is None else 2 * t.gradient)
+            for name, t in info.items()
         }
         parts = zip(self.members, _parted(statistics), _parted(parameters), _parted(pulled))
         return _joined([member.gather(own, leaves, seen) for member, own, leaves, seen in parts])
@@ -196,15 +199,13 @@ class GaussianPair(ImplicitPrior):
             ]
         )
 
-    @property
-    def has_perturbation(self) -> bool:
-        return self.members[0].has_perturbation
-
     def perturb(
         self, parameters: dict[str, Tensor], rate: float, generator: Generator
     ) -> dict[str, Tensor]:
-        parts = zip(self.members, _parted(parameters), _forked(generator))
-        return _joined([member.perturb(own, rate, draws) for member, own, draws in parts])
+        parts = list(zip(self.members, _parted(parameters), _forked(generator)))
+        moved = [member.perturb(own, rate, draws) for member, own, draws in parts]
+        unchanged = all(new is own for new, (_, own, _) in zip(moved, parts))
+        return parameters if unchanged else _joined(moved)
 
     def __repr__(self) -> str:
         pruned = (

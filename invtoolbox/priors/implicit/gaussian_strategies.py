@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rotations import rotation_matrices
-from invtoolbox.priors.base import Seen, Transfer
+from invtoolbox.priors.adaptive import Intermediate, Transfer
 
 #: The logit that stands for an opacity of 0: far below what is ever drawn, and finite.
 DEAD = -20.0
@@ -49,7 +49,9 @@ class Strategy(ABC):
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
-    def gather(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gather(
+        self, statistics: dict[str, Tensor], info: dict[str, Intermediate]
+    ) -> dict[str, Tensor]:
         return statistics
 
     @abstractmethod
@@ -61,7 +63,7 @@ class Strategy(ABC):
         generator: Generator,
         extent: float,
     ) -> tuple[dict[str, Tensor], Transfer]:
-        """See `ImplicitPrior.adapt`; ``extent`` is the size of the scene."""
+        """See `AdaptivePrior.adapt`; ``extent`` is the size of the scene."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ class DefaultStrategy(Strategy):
         like = parameters["logit_opacities"]
         return {"pull": torch.zeros_like(like), "views": torch.zeros_like(like)}
 
-    def gather(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gather(
+        self, statistics: dict[str, Tensor], info: dict[str, Intermediate]
+    ) -> dict[str, Tensor]:
         if "splats" not in info or info["splats"].gradient is None:
             raise InputError(
                 "DefaultStrategy needs an operator that says where Gaussians are pulled: operators.GaussianRenderer with "
