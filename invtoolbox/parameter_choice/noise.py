@@ -73,7 +73,7 @@ def estimate_noise_std(
             "give it with LeastSquares(noise_std=...)"
         )
     axes = tuple(k for k in (values.ndim - 2, values.ndim - 1) if k > 1 and values.shape[k] > width)
-    used = _used(y, operator, weights)
+    used = _select_used(y, operator, weights)
     for axis in axes:
         used = _window(used, axis, width)
     high = _component(values, axes, (3,) * len(axes))
@@ -82,7 +82,7 @@ def estimate_noise_std(
         rough.add_(_component(values, axes, degrees).square_())
     level = _component(values, axes, (0,) * len(axes)).abs_()
     used = used.expand_as(high) & ((rough > 0) | (high != 0))
-    if not bool(_window(_used(y, operator, weights), axes[-1], width).any()):
+    if not bool(_window(_select_used(y, operator, weights), axes[-1], width).any()):
         raise InputError(
             "the noise level cannot be estimated where no two neighbouring measurements have a weight; "
             "give it with LeastSquares(noise_std=...)"
@@ -132,7 +132,7 @@ def listed(values: Tensor, shown: int = 4) -> str:
     return f"{numbers}, ..." if len(values) > shown else numbers
 
 
-def _used(y: Tensor, operator: Operator | None, weights: Tensor | None) -> Tensor:
+def _select_used(y: Tensor, operator: Operator | None, weights: Tensor | None) -> Tensor:
     used = torch.ones(1, 1, *[1] * (y.ndim - 2), dtype=torch.bool, device=y.device).expand(
         1, 1, *y.shape[2:]
     )

@@ -72,7 +72,7 @@ def grid(values: Values, centre: Tensor, spacing: float, points: int) -> Line:
             for _ in range(2)
         )
         more_t[:, items], more_v[:, items] = new, _finite(values(new, items)).to(t.dtype)
-        t, v = _sorted(torch.cat([t, more_t]), torch.cat([v, more_v]))
+        t, v = _sort(torch.cat([t, more_t]), torch.cat([v, more_v]))
     return Line(t, v, _best(t, v, centre))
 
 
@@ -99,7 +99,7 @@ def refine(values: Values, line: Line, steps: int) -> Line:
         right = torch.where(better & down, middle, torch.where(~better & ~down, new, right))
         middle, least = torch.where(better, new, middle), torch.where(better, found, least)
         t, v = torch.cat([t, new.unsqueeze(0)]), torch.cat([v, found.unsqueeze(0)])
-    t, v = _sorted(t, v)
+    t, v = _sort(t, v)
     return Line(t, v, _best(t, v, line.best))
 
 
@@ -113,7 +113,7 @@ def _best(t: Tensor, v: Tensor, otherwise: Tensor) -> Tensor:
     return torch.where(v.isfinite().any(0), best, otherwise)
 
 
-def _sorted(t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def _sort(t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     order = t.argsort(dim=0, stable=True)
     return t.gather(0, order), v.gather(0, order)
 

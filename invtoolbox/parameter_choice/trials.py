@@ -125,7 +125,7 @@ class Trials:
         k, n, number = log_weight.shape
         index, weight = items.repeat(k), log_weight.exp().reshape(k * n, number)
         parts = [
-            self._measured(i, w, measure, shift)
+            self._measure(i, w, measure, shift)
             for i, w in zip(index.split(self._together), weight.split(self._together))
         ]
         return torch.cat(parts).unflatten(0, (k, n))
@@ -148,7 +148,7 @@ class Trials:
             self.problem.select(items), self.objective.prior.select(items), rule, items
         )
 
-    def _measured(
+    def _measure(
         self, index: Tensor, weight: Tensor, measure: Measure, shift: Tensor | None
     ) -> Tensor:
         problem, prior = self.problem.select(index), self.objective.prior

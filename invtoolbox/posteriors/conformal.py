@@ -94,7 +94,7 @@ class Calibration:
 
     def factor(self, level: float | None = None) -> float:
         """What a standard deviation is multiplied by: 1.96 at 95 %, were it right and the truth normal."""
-        level = self._checked(level)
+        level = self._check_level(level)
         count = self.scores.pictures if self.unit == "picture" else self.scores.pixels
         share = level * (count + 1) / count
         if share > 1:
@@ -120,7 +120,7 @@ class Calibration:
         x = x.to(low)
         return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
 
-    def _checked(self, level: float | None) -> float:
+    def _check_level(self, level: float | None) -> float:
         level = self.level if level is None else level
         if not 0 < level < 1:
             raise InputError(f"the level of an interval lies between 0 and 1, got {level}")
@@ -195,7 +195,7 @@ def calibrate_posteriors(
     calibration = Calibration(residual_scores(posteriors, truths, floor), level, unit)
     if unit not in ("picture", "pixel"):
         raise InputError(f"the unit of a calibration is 'picture' or 'pixel', got {unit!r}")
-    calibration._checked(level)
+    calibration._check_level(level)
     return calibration
 
 

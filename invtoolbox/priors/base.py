@@ -40,10 +40,10 @@ class Prior(Settings):
         raise InputError(f"{self!r} is not a prior")
 
     def __add__(self, other: Prior) -> PriorSum:
-        return self.as_sum()._joined(other.as_sum()) if isinstance(other, Prior) else NotImplemented
+        return self.as_sum()._join(other.as_sum()) if isinstance(other, Prior) else NotImplemented
 
     def __rmul__(self, weight: float | Tensor) -> PriorSum:
-        return self.as_sum()._scaled(weight)
+        return self.as_sum()._scale(weight)
 
     __mul__ = __rmul__
 
@@ -328,14 +328,14 @@ class PriorSum(Prior):
     def as_sum(self) -> PriorSum:
         return self
 
-    def _joined(self, other: PriorSum) -> PriorSum:
+    def _join(self, other: PriorSum) -> PriorSum:
         if self.implicit is not None and other.implicit is not None:
             raise InputError(
                 f"a sum holds at most one implicit prior, got {self.implicit!r} and {other.implicit!r}"
             )
         return PriorSum(self.terms + other.terms, self.implicit or other.implicit)
 
-    def _scaled(self, weight: float | Tensor) -> PriorSum:
+    def _scale(self, weight: float | Tensor) -> PriorSum:
         values = torch.as_tensor(weight)
         if values.ndim > 1 or not bool((values.isfinite() & (values >= 0)).all()):
             raise InputError(

@@ -122,11 +122,11 @@ class Adam(Solver):
             scale,
             value.clone(),
             torch.zeros_like(norm),
-            _gathered(objective, _statistics(objective, start), start, info),
+            _gather(objective, _statistics(objective, start), start, info),
         )
 
     def step(self, objective: Objective, state: AdamState) -> AdamState:
-        gradient = state.gradient if self.clip is None else _clipped(state.gradient, self.clip)
+        gradient = state.gradient if self.clip is None else _clip(state.gradient, self.clip)
         mean = state.mean.mul_(self.beta_mean).add_(gradient, alpha=1 - self.beta_mean)
         # Of complex values the squared modulus, so that the phase of the image does not matter.
         square = state.square.mul_(self.beta_square).addcmul_(
@@ -138,7 +138,7 @@ class Adam(Solver):
         denominator = (
             (square / (1 - self.beta_square**steps).view(shape)).sqrt_().add_(self.epsilon)
         )
-        rates = _scheduled(objective, state.rates)
+        rates = _schedule(objective, state.rates)
         moved = state.x - (mean * rates).div_(denominator).mul_(rate.view(shape))
         x = objective.project(objective.perturb(moved, self.learning_rate))
         (value, new, discrepancy), info = self._evaluate(objective, x)
@@ -163,7 +163,7 @@ class Adam(Solver):
             state.scale,
             torch.where(improved, value, state.reference),
             torch.where(improved, torch.zeros_like(state.waited), state.waited + 1),
-            _gathered(objective, state.statistics, x, info),
+            _gather(objective, state.statistics, x, info),
         )
 
     def adapt(
@@ -205,7 +205,7 @@ class Adam(Solver):
         )
 
 
-def _clipped(gradient: Tensor, longest: float) -> Tensor:
+def _clip(gradient: Tensor, longest: float) -> Tensor:
     norm = item_norm(gradient)
     return gradient * (longest / norm.clamp_min(longest)).view(-1, *[1] * (gradient.ndim - 1))
 
@@ -216,7 +216,7 @@ def _statistics(objective: Objective, x: Tensor) -> dict[str, Tensor]:
     return objective.adaptive_prior.statistics(objective.layout.unpack(x))
 
 
-def _gathered(
+def _gather(
     objective: Objective, statistics: dict[str, Tensor], x: Tensor, info: dict[str, Intermediate]
 ) -> dict[str, Tensor]:
     if objective.adaptive_prior is None or objective.layout is None:
@@ -224,7 +224,7 @@ def _gathered(
     return objective.adaptive_prior.gather(statistics, objective.layout.unpack(x), info)
 
 
-def _scheduled(objective: Objective, rates: Tensor) -> Tensor:
+def _schedule(objective: Objective, rates: Tensor) -> Tensor:
     """The rates of this iteration, written over those of the last one where the implicit prior follows a schedule."""
     implicit, layout = objective.prior.implicit, objective.layout
     if implicit is None or layout is None or type(implicit).at is Prior.at:

@@ -166,13 +166,13 @@ def nonsmooth_reason(objective: Objective, name: str) -> str | None:
         (
             reason
             for prior in objective.explicit_priors
-            if (reason := unfit_gradient(prior, name)) is not None
+            if (reason := missing_gradient_reason(prior, name)) is not None
         ),
         None,
     )
 
 
-def unfit_gradient(prior: ExplicitPrior, name: str) -> str | None:
+def missing_gradient_reason(prior: ExplicitPrior, name: str) -> str | None:
     """Why a prior has no gradient to follow, or ``None``."""
     if "gradient" not in prior.offers:
         return f"{name} needs the gradient of every prior, and {prior!r} has none"
@@ -181,11 +181,11 @@ def unfit_gradient(prior: ExplicitPrior, name: str) -> str | None:
     return None
 
 
-def unfit_density(prior: ExplicitPrior, name: str) -> str | None:
+def missing_density_reason(prior: ExplicitPrior, name: str) -> str | None:
     """Why a prior stands for no density whose logarithm has a gradient, or ``None``."""
     if not {"energy", "denoise"} & prior.offers:
         return f"{name} draws from a density, and {prior!r} has neither an energy nor a denoiser"
-    return unfit_gradient(prior, name)
+    return missing_gradient_reason(prior, name)
 
 
 def implicit_reason(objective: Objective, name: str) -> str | None:

@@ -49,7 +49,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
     )
 
 
-def unfit(solver: Solver, objective: Objective) -> str | None:
+def unsupported_reason(solver: Solver, objective: Objective) -> str | None:
     """Why a solver cannot minimise an objective, or ``None``."""
     fixed = next((prior for _, prior in objective.terms if prior.unit_step), None)
     if fixed is not None and not solver.takes_unit_step:
@@ -65,22 +65,26 @@ def unfit(solver: Solver, objective: Objective) -> str | None:
 def choose(objective: Objective) -> tuple[Solver, str]:
     """The first solver that fits and is at home here, and why."""
     for solver, reason in candidates():
-        if unfit(solver, objective) is None and solver.suits(objective):
+        if unsupported_reason(solver, objective) is None and solver.suits(objective):
             return solver, f"{type(solver).__name__} was chosen: {reason}"
     for solver, reason in candidates():
-        if unfit(solver, objective) is None:
+        if unsupported_reason(solver, objective) is None:
             return solver, f"{type(solver).__name__} was chosen: {reason}"
-    reasons = "; ".join(dict.fromkeys(unfit(solver, objective) or "" for solver, _ in candidates()))
+    reasons = "; ".join(
+        dict.fromkeys(unsupported_reason(solver, objective) or "" for solver, _ in candidates())
+    )
     raise InputError(f"no solver fits this problem: {reasons}")
 
 
 def check_fits(solver: Solver, objective: Objective) -> None:
     """Raise an `InputError` that names the solvers that would work."""
-    reason = unfit(solver, objective)
+    reason = unsupported_reason(solver, objective)
     if reason is None:
         return
     fitting = dict.fromkeys(
-        type(other).__name__ for other, _ in candidates() if unfit(other, objective) is None
+        type(other).__name__
+        for other, _ in candidates()
+        if unsupported_reason(other, objective) is None
     )
     raise InputError(
         f"{reason}; {'these would work: ' + ', '.join(fitting) if fitting else 'no solver fits'}"

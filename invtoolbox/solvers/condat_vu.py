@@ -8,8 +8,8 @@ from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
 from invtoolbox.solvers.base import implicit_reason
-from invtoolbox.solvers.pdhg import PDHG, Parts, take_primal
-from invtoolbox.solvers.splitting import data_pieces, pieces_reason, prior_pieces
+from invtoolbox.solvers.pdhg import PDHG, Splitting, take_primal
+from invtoolbox.solvers.splitting import data_summands, prior_summands, unsplittable_reason
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,22 @@ class CondatVu(PDHG):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "CondatVu") or pieces_reason(objective, "CondatVu")
+        reason = implicit_reason(objective, "CondatVu") or unsplittable_reason(
+            objective, "CondatVu"
+        )
         if reason is not None:
             return reason
-        for piece in data_pieces(objective):
-            if piece.data_term.curvature(piece.y) is None:
-                return f"CondatVu needs a data term with a Lipschitz gradient, and that of {piece.data_term!r} has no bound"
+        for summand in data_summands(objective):
+            if summand.data_term.curvature(summand.y) is None:
+                return f"CondatVu needs a data term with a Lipschitz gradient, and that of {summand.data_term!r} has no bound"
         return None
 
     def meets_target(self, objective: Objective) -> bool:
         return False
 
-    def _parts(self, objective: Objective, target: Tensor) -> Parts:
-        primal, others = take_primal(prior_pieces(objective))
-        return Parts(primal, others, data_pieces(objective))
+    def _split(self, objective: Objective, target: Tensor) -> Splitting:
+        primal, others = take_primal(prior_summands(objective))
+        return Splitting(primal, others, data_summands(objective))
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         holds, why = super().is_provably_convergent(objective)

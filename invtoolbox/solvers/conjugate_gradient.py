@@ -12,7 +12,7 @@ from invtoolbox.core.pytrees import where_items
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.learned_direction import LearnedDirection, Recent, masked
+from invtoolbox.solvers.learned_direction import LearnedDirection, Recent, mask_pairs
 from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.preconditioner import Kind, Preconditioner, preconditioner
 
@@ -88,7 +88,7 @@ class ConjugateGradient(Solver):
             objective,
             start,
             residual,
-            _conditioned(inverse, residual),
+            _precondition(inverse, residual),
             prediction,
             scale,
             inverse,
@@ -112,25 +112,25 @@ class ConjugateGradient(Solver):
                 )
             residual, direction = (
                 torch.where(mask, fresh, residual),
-                torch.where(mask, _conditioned(inverse, fresh), direction),
+                torch.where(mask, _precondition(inverse, fresh), direction),
             )
-            recent = masked(recent, ~changed)
+            recent = mask_pairs(recent, ~changed)
         if self.direction is not None:
             direction = self.direction.next(residual, recent)
         forward = objective.problem.operator(direction)
         product = apply_hessian(objective, direction, forward)
         # Where the direction is that of conjugate gradients, <residual, direction> is <residual, inverse residual>, and this rounds less.
         squared = inner(
-            residual, _conditioned(inverse, residual) if self.direction is None else direction
+            residual, _precondition(inverse, residual) if self.direction is None else direction
         )
         alpha = quotient(squared, inner(direction, product))
         x = torch.addcmul(state.x, expand(alpha, direction), direction)
         prediction = torch.addcmul(state.prediction, expand(alpha, forward), forward)
         residual = torch.addcmul(residual, expand(-alpha, product), product)
         if self.direction is not None:
-            recent = self.direction.remembered(direction, product, recent)
+            recent = self.direction.remember(direction, product, recent)
         else:
-            conditioned = _conditioned(inverse, residual)
+            conditioned = _precondition(inverse, residual)
             direction = torch.addcmul(
                 conditioned,
                 expand(quotient(inner(residual, conditioned), squared), direction),
@@ -186,7 +186,7 @@ class ConjugateGradient(Solver):
         return True, "the system is symmetric and positive semidefinite"
 
 
-def _conditioned(inverse: Preconditioner | None, residual: Tensor) -> Tensor:
+def _precondition(inverse: Preconditioner | None, residual: Tensor) -> Tensor:
     return residual if inverse is None else inverse(residual)
 
 

@@ -17,7 +17,7 @@ from invtoolbox.solvers.splitting import (
     copy_of_image,
     denoising_term,
     first_penalty,
-    prior_pieces,
+    prior_summands,
     splitting_reason,
 )
 
@@ -117,7 +117,7 @@ class HalfQuadratic(Solver):
                 if self.penalty is None
                 else one * self.penalty
             )
-        splits = tuple(piece.apply(start).clone() for piece in prior_pieces(objective))
+        splits = tuple(summand.apply(start).clone() for summand in prior_summands(objective))
         return HalfQuadraticState(
             start,
             D.value(prediction, problem.y),
@@ -132,32 +132,35 @@ class HalfQuadratic(Solver):
         )
 
     def step(self, objective: Objective, state: HalfQuadraticState) -> HalfQuadraticState:
-        problem, pieces = objective.problem, prior_pieces(objective)
+        problem, summands = objective.problem, prior_summands(objective)
         A, D, y = cast(LinearOperator, problem.operator), problem.data_term, problem.y
         mu = self._penalty(objective, state)
         right = A.adjoint(D.weighted(y - state.prediction))
-        for piece, z in zip(pieces, state.splits):
-            missing = piece.adjoint(z - piece.apply(state.x))
+        for summand, z in zip(summands, state.splits):
+            missing = summand.adjoint(z - summand.apply(state.x))
             right = torch.addcmul(right, expand(mu, missing), missing)
         change, left = solve_quadratic(
-            objective, [(mu, piece.operator) for piece in pieces], right, self.inner_iterations
+            objective,
+            [(mu, summand.operator) for summand in summands],
+            right,
+            self.inner_iterations,
         )
         x = state.x + change
         prediction = A(x)
         value, moved = D.value(prediction, y), torch.zeros_like(x)
         splits = []
-        for piece, z in zip(pieces, state.splits):
-            image = piece.apply(x)
-            new = piece.prox(image, 1 / mu)
-            moved = moved + piece.adjoint(new - z)
+        for summand, z in zip(summands, state.splits):
+            image = summand.apply(x)
+            new = summand.prox(image, 1 / mu)
+            moved = moved + summand.adjoint(new - z)
             splits.append(new)
-            # A piece behind an operator is seen at the image; a constraint holds at z alone.
-            value = value + piece.value(new if piece.operator is None else image)
+            # A summand behind an operator is seen at the image; a constraint holds at z alone.
+            value = value + summand.value(new if summand.operator is None else image)
         steps = state.steps + 1
         certificate = (mu * item_norm(moved) + left) / state.scale
         if self._levels(objective):
             certificate = torch.where(steps < self.schedule, torch.inf, certificate)
-        own = copy_of_image(pieces, splits) if self.iterate == "auto" else None
+        own = copy_of_image(summands, splits) if self.iterate == "auto" else None
         return HalfQuadraticState(
             x,
             value,
@@ -181,7 +184,7 @@ class HalfQuadratic(Solver):
         self, objective: Objective, state: HalfQuadraticState, point: tuple[Tensor, ...]
     ) -> HalfQuadraticState:
         x, *splits = point
-        own = copy_of_image(prior_pieces(objective), splits) if self.iterate == "auto" else None
+        own = copy_of_image(prior_summands(objective), splits) if self.iterate == "auto" else None
         return replace(
             state,
             x=x,
@@ -193,13 +196,13 @@ class HalfQuadratic(Solver):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         reason = nonconvex_reason(objective) or inexact_prox_reason(
-            piece.function for piece in prior_pieces(objective)
+            summand.function for summand in prior_summands(objective)
         )
         if reason is not None:
             return False, reason
         if not is_closed(
             objective,
-            [(objective.regularization, piece.operator) for piece in prior_pieces(objective)],
+            [(objective.regularization, summand.operator) for summand in prior_summands(objective)],
         ):
             return False, "the first line is solved by a fixed number of inner steps"
         return (

@@ -16,7 +16,7 @@ from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, smoothed
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.subspace import Projected, discrepancy_weight, minimise
+from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimise
 
 #: The weight is sought up to this multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
 #: ``L^T L``. At 10 % noise and a graph made from noise it was 1e4; where more is asked for, the prior agrees
@@ -36,7 +36,7 @@ class KrylovState(State):
     basis: Tensor  # (batch, basis_size, n) orthonormal rows V
     measured: Tensor  # (batch, basis_size, m) A V
     transformed: Tensor  # (batch, basis_size, l) L V
-    subspace: Projected  # the problem in the basis, float64
+    subspace: SubspaceProblem  # the problem in the basis, float64
     previous: Tensor  # (batch, basis_size) the coefficients of the last iterate
     size: Tensor  # (batch,) vectors in the basis
     data_gradient: Tensor  # (batch, n) A^T W y
@@ -162,7 +162,7 @@ class KrylovMM(Solver):
             basis=start.new_zeros(batch, size, start[0].numel()),
             measured=start.new_zeros(batch, size, problem.y[0].numel()),
             transformed=start.new_zeros(batch, size, u[0].numel()),
-            subspace=Projected.zeros(batch, size, device),
+            subspace=SubspaceProblem.zeros(batch, size, device),
             previous=torch.zeros(batch, size, dtype=torch.float64, device=device),
             size=torch.zeros(batch, dtype=torch.long, device=device),
             data_gradient=data_gradient.flatten(1),
@@ -186,43 +186,33 @@ class KrylovMM(Solver):
         assert parts is not None
         k = int(state.size[0])  # the bases of all items grow together
         small = state.subspace.first(k)
-        # The weight in front of the majorant's |L x - w|^2 / 2 is eta = lambda * weight * curvature.
-        unit = (parts.weight * parts.curvature).double()
-        if objective.rule is None:
-            eta = objective.regularization.double() * unit
-        else:
-            high = state.largest.double()
-            eta = discrepancy_weight(
-                small,
-                state.target.double(),
-                state.regularization.double() * unit,
-                _SMALLEST * high,
-                high,
-            )
+        eta = self._majorant_weight(objective, parts, state, small)
         step = minimise(small, eta)
         state.previous[:, :k] = small.coefficients
         small.coefficients += step
         x = _combine(small.coefficients, state.basis).view_as(state.x)
-        new = dataclasses.replace(state, x=x, regularization=(eta / unit).to(x))
         prediction = _combine(small.coefficients, state.measured).view_as(objective.problem.y)
         u = _combine(small.coefficients, state.transformed).view(-1, *parts.range_shape)
+        weight = (eta / (parts.weight * parts.curvature).double()).to(x)
+        new = dataclasses.replace(state, x=x, regularization=weight)
         residual, slope = _evaluate(objective, parts, new, prediction, u)
-        pull = parts.back(slope)
-        gradient = torch.addcmul(
-            A.adjoint(residual), expand(new.regularization * parts.weight, pull), pull
-        ).flatten(1)
-        inverse = 1 / torch.addcmul(
-            state.data_diagonal.view(-1, 1), eta.to(x).view(-1, 1), state.prior_diagonal
-        )
-        direction = gradient * inverse
-        reference = inner(state.data_gradient, state.data_gradient * inverse).clamp_min(
-            torch.finfo(x.dtype).tiny
-        )
-        new.certificate = (inner(gradient, direction) / reference).sqrt() / state.strictness
+        gradient = _gradient(A, parts, new, residual, slope)
+        direction = _precondition(new, eta, gradient)
         if k == state.basis.shape[1]:
             _restart(new)
         _expand(objective, parts, new, direction, residual, slope)
         return new
+
+    def _majorant_weight(
+        self, objective: Objective, parts: _Parts, state: KrylovState, small: SubspaceProblem
+    ) -> Tensor:
+        """The weight ``eta = lambda * weight * curvature`` of the majorant's ``|L x - w|^2 / 2``, ``(batch,)``."""
+        unit = (parts.weight * parts.curvature).double()
+        if objective.rule is None:
+            return objective.regularization.double() * unit
+        target, high = state.target.double(), state.largest.double()
+        first = state.regularization.double() * unit
+        return discrepancy_weight(small, target, first, _SMALLEST * high, high)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if objective.rule is not None:
@@ -335,6 +325,27 @@ def _evaluate(
     )
     state.subspace.squared.copy_(state.discrepancy.double().square())
     return D.weighted(prediction - y), parts.norm.gradient(u)
+
+
+def _gradient(
+    A: LinearOperator, parts: _Parts, state: KrylovState, residual: Tensor, slope: Tensor
+) -> Tensor:
+    """The gradient of the objective at the current weight, ``(batch, n)``."""
+    pull = parts.back(slope)
+    weight = expand(state.regularization * parts.weight, pull)
+    return torch.addcmul(A.adjoint(residual), weight, pull).flatten(1)
+
+
+def _precondition(state: KrylovState, eta: Tensor, gradient: Tensor) -> Tensor:
+    """Return the preconditioned gradient, and set the certificate: its norm relative to the data term's at 0."""
+    diagonal = state.data_diagonal.view(-1, 1)
+    inverse = 1 / torch.addcmul(diagonal, eta.to(gradient).view(-1, 1), state.prior_diagonal)
+    direction = gradient * inverse
+    reference = inner(state.data_gradient, state.data_gradient * inverse)
+    tiny = torch.finfo(gradient.dtype).tiny
+    relative = (inner(gradient, direction) / reference.clamp_min(tiny)).sqrt()
+    state.certificate = relative / state.strictness
+    return direction
 
 
 def _expand(

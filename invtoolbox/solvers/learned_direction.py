@@ -105,7 +105,7 @@ class LearnedDirection(Settings):
             direction = torch.addcmul(direction, expand(-share, past), past)
         return direction
 
-    def remembered(self, direction: Tensor, product: Tensor, recent: Recent) -> Recent:
+    def remember(self, direction: Tensor, product: Tensor, recent: Recent) -> Recent:
         """The last directions with one more, of as many as there are places for."""
         return ((direction, product), *recent)[: self.conjugations] if self.conjugations else ()
 
@@ -136,7 +136,7 @@ class LearnedDirection(Settings):
         return f"LearnedDirection({type(self.network).__name__} of size {weights:.6g}, conjugations={self.conjugations})"
 
 
-def masked(recent: Recent, keep: Tensor) -> Recent:
+def mask_pairs(recent: Recent, keep: Tensor) -> Recent:
     """The recent directions of the items in ``keep``; the others' are forgotten."""
 
     def one(t: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from invtoolbox.priors.majoriser import Springs
 from invtoolbox.priors.motion.flow_prior import as_points, like_points
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
-from invtoolbox.solvers.sparse_cholesky import Factors, Graph, grouped
+from invtoolbox.solvers.sparse_cholesky import Factors, Graph, group_equal
 
 
 @dataclass
@@ -115,7 +115,7 @@ class LocalGlobal(Solver):
             new.discrepancy,
             norm / scale,
             new.gradient,
-            _solved(factors, which, new.gradient),
+            _solve(factors, which, new.gradient),
             pairs,
             pairs.clone(),
             pairs.clone(),
@@ -141,7 +141,7 @@ class LocalGlobal(Solver):
             value, gradient, _ = self._evaluate(objective, state.x, state.free)
         if changed or not all(prior.majoriser_is_fixed for _, prior in objective.terms):
             factors, which = _factors(objective, state.x, state.free)
-            target = _solved(factors, which, gradient)
+            target = _solve(factors, which, gradient)
             moves, changes, solved = (
                 torch.zeros_like(t) for t in (moves, changes, solved)
             )  # pairs of another quadratic
@@ -162,7 +162,7 @@ class LocalGlobal(Solver):
             if bool(worse.any()):
                 x = torch.where(worse.view(-1, *[1] * (x.ndim - 1)), state.x + plain, x)
                 new = self._evaluate(objective, x, state.free)
-        after = _solved(factors, which, new.gradient)
+        after = _solve(factors, which, new.gradient)
         if self.memory:
             s, y, z = (x - state.x).flatten(1), (new.gradient - gradient).flatten(1), after - target
             good = (inner(s, y) > 1e-8 * item_norm(s) * item_norm(y))[:, None, None]
@@ -231,7 +231,7 @@ def _metric(
     return target + (moves.transpose(1, 2) @ last - solved.transpose(1, 2) @ first).squeeze(2)
 
 
-def _solved(factors: Factors, which: Tensor, gradient: Tensor) -> Tensor:
+def _solve(factors: Factors, which: Tensor, gradient: Tensor) -> Tensor:
     """``M^-1 gradient``, ``(batch, n)``."""
     return like_points(factors.solve(as_points(gradient), which), gradient).flatten(1)
 
@@ -273,5 +273,7 @@ def _factors(objective: Objective, x: Tensor, free: Tensor) -> tuple[Factors, Te
             free[k],
         )
 
-    different, which = grouped([system(0)] * batch if same else [system(k) for k in range(batch)])
+    different, which = group_equal(
+        [system(0)] * batch if same else [system(k) for k in range(batch)]
+    )
     return Factors(different), torch.tensor(which, device=x.device)

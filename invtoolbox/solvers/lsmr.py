@@ -196,7 +196,7 @@ class LSMR(Solver):
         s = state
         forward = _forward(objective, s.right)
         image = _plus(forward, -s.mix, s.image)
-        left, beta = _normalised(objective, _plus(forward, -s.alpha, s.left))
+        left, beta = _normalise(objective, _plus(forward, -s.alpha, s.left))
         right = torch.addcmul(_adjoint(objective, left), expand(-beta, s.right), s.right)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
@@ -213,7 +213,7 @@ class LSMR(Solver):
         x = torch.addcmul(s.x, expand(along, h_bar), h_bar)
         mix = theta * _inverse(rho)
         h = torch.addcmul(right, expand(-mix, s.h), s.h)
-        return self._measured(
+        return self._evaluate(
             objective,
             LSMRState(
                 x,
@@ -245,13 +245,13 @@ class LSMR(Solver):
         return True, "the problem is a linear least-squares problem"
 
     def _begin(self, objective: Objective, x: Tensor, residual: Rows, scale: Tensor) -> LSMRState:
-        left, beta = _normalised(objective, residual)
+        left, beta = _normalise(objective, residual)
         right = _adjoint(objective, left)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
         zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
         empty = tuple(torch.zeros_like(r) for r in residual)
-        return self._measured(
+        return self._evaluate(
             objective,
             LSMRState(
                 x,
@@ -279,7 +279,7 @@ class LSMR(Solver):
             ),
         )
 
-    def _measured(self, objective: Objective, state: LSMRState) -> LSMRState:
+    def _evaluate(self, objective: Objective, state: LSMRState) -> LSMRState:
         """The state with value, discrepancy and certificate."""
         D, y = objective.problem.data_term, objective.problem.y
         left = _norm(objective, state.residual)
@@ -332,7 +332,7 @@ def _norm(objective: Objective, rows: Rows) -> Tensor:
     return total.clamp_min(0).sqrt()
 
 
-def _normalised(objective: Objective, rows: Rows) -> tuple[Rows, Tensor]:
+def _normalise(objective: Objective, rows: Rows) -> tuple[Rows, Tensor]:
     size = _norm(objective, rows)
     return tuple(row * expand(_inverse(size), row) for row in rows), size
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
-from invtoolbox.solvers.base import Solver, State, unfit_gradient
+from invtoolbox.solvers.base import Solver, State, missing_gradient_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 
 
@@ -59,7 +59,7 @@ class PALM(Solver):
             if len(rough) > 1 or any("prox" not in prior.offers for prior in rough):
                 return f"PALM takes one prior of {name} by its proximal operator, and there is {' and '.join(map(repr, rough))}"
             for prior in (prior for _, prior in terms if prior.smooth):
-                reason = unfit_gradient(prior, "PALM")
+                reason = missing_gradient_reason(prior, "PALM")
                 if reason is not None or "energy" not in prior.offers:
                     return (
                         reason

@@ -24,13 +24,13 @@ from invtoolbox.solvers.base import (
     nonconvex_reason,
 )
 from invtoolbox.solvers.splitting import (
-    DataPiece,
-    Piece,
-    PriorPiece,
-    data_pieces,
+    DataSummand,
+    PriorSummand,
+    Summand,
+    data_summands,
     operator_norm,
-    pieces_reason,
-    prior_pieces,
+    prior_summands,
+    unsplittable_reason,
 )
 
 
@@ -41,29 +41,29 @@ class PDHGState(State):
     )
     target: Tensor  # (batch,) the discrepancy to meet; NaN where the weight is given
     ratio: Tensor  # (batch,) primal over dual step
-    norms: Tensor  # (batch, pieces) of the operators of the dual pieces
+    norms: Tensor  # (batch, summands) of the operators of the dual summands
     curvatures: Tensor  # (batch, misfits) of every misfit in its prediction; infinite where there is no bound
     start: Tensor  # where x started
     point: Tensor  # the relaxed x
     pull: Tensor  # sum_j K_j^T p_j
     duals: tuple[Tensor, ...]  # p_j, relaxed
     images: tuple[Tensor, ...]  # K_j point
-    spare: tuple[Tensor, ...]  # a buffer for every piece, and one for the image
+    spare: tuple[Tensor, ...]  # a buffer for every summand, and one for the image
 
 
 @dataclass(frozen=True)
 class PDHG(Solver):
     r"""Primal-dual hybrid gradient (Chambolle and Pock 2011), over-relaxed (Condat 2013), with steps of each item's own.
 
-    Minimises ``G(x) + sum_j F_j(K_j x)``: the misfit and every prior that splits (total variation) are pieces behind a
+    Minimises ``G(x) + sum_j F_j(K_j x)``: the misfit and every prior that splits (total variation) are summands behind a
     linear operator, one prior with a prox alone is ``G``. One iteration applies every operator and adjoint once::
 
         u   = prox_{tau G}(x - tau sum_j K_j^T p_j)
         q_j = prox_{sigma_j F_j*}(p_j + sigma_j K_j (2 u - x))
         (x, p) <- (x, p) + relaxation ((u, q) - (x, p))
 
-    Every piece has its own step, ``sigma_j = 1 / (tau J |K_j|^2)`` for J pieces (block preconditioning, Pock and Chambolle
-    2011), so pieces of very different scale (a projector and a gradient) do not slow each other. The ratio of primal
+    Every summand has its own step, ``sigma_j = 1 / (tau J |K_j|^2)`` for J summands (block preconditioning, Pock and Chambolle
+    2011), so summands of very different scale (a projector and a gradient) do not slow each other. The ratio of primal
     to dual steps follows the sizes of x and p at iterations 10, 20, 40, ... A data term with a gradient but no prox enters
     by its gradient, without relaxation (Condat 2013, Vu 2013). For denoising the misfit itself is ``G`` where that is free.
     Auxiliary variables of a prior (`TotalGeneralizedVariation`) are further channels of x here, and the objective in history is
@@ -101,14 +101,17 @@ class PDHG(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "PDHG") or pieces_reason(objective, "PDHG")
+        reason = implicit_reason(objective, "PDHG") or unsplittable_reason(objective, "PDHG")
         if reason is not None:
             return reason
         if not 0 < self.relaxation < 2:
             return f"PDHG needs a relaxation between 0 and 2, got {self.relaxation}"
-        for piece in data_pieces(objective):
-            if "prox" not in piece.data_term.offers and piece.data_term.curvature(piece.y) is None:
-                return f"PDHG needs a data term with a proximal operator or a Lipschitz gradient, and {piece.data_term!r} has neither"
+        for summand in data_summands(objective):
+            if (
+                "prox" not in summand.data_term.offers
+                and summand.data_term.curvature(summand.y) is None
+            ):
+                return f"PDHG needs a data term with a proximal operator or a Lipschitz gradient, and {summand.data_term!r} has neither"
         return None
 
     def suits(self, objective: Objective) -> bool:
@@ -135,15 +138,15 @@ class PDHG(Solver):
         if self.meets_target(objective):
             assert objective.rule is not None
             target = objective.rule.target(objective).to(target).expand_as(target).clone()
-        parts = self._parts(objective, target)
-        images = tuple(piece.apply(start).clone() for piece in parts.all)
+        splitting = self._split(objective, target)
+        images = tuple(summand.apply(start).clone() for summand in splitting.all)
         duals = tuple(
-            piece.grad(k)
-            if j >= len(parts.dual) and isinstance(piece, DataPiece)
+            summand.grad(k)
+            if j >= len(splitting.dual) and isinstance(summand, DataSummand)
             else torch.zeros_like(k)
-            for j, (piece, k) in enumerate(zip(parts.all, images))
+            for j, (summand, k) in enumerate(zip(splitting.all, images))
         )
-        norms = [operator_norm(piece.operator, start) for piece in parts.all]
+        norms = [operator_norm(summand.operator, start) for summand in splitting.all]
         state = PDHGState(
             x=start,
             value=objective.nan(),
@@ -153,7 +156,7 @@ class PDHG(Solver):
             target=target,
             ratio=torch.ones_like(target),
             norms=torch.stack(norms, 1) if norms else target.new_ones(len(target), 0),
-            curvatures=_curvatures(parts, target),
+            curvatures=_curvatures(splitting, target),
             start=start,
             point=start.clone(),
             pull=torch.zeros_like(start),
@@ -161,8 +164,8 @@ class PDHG(Solver):
             images=images,
             spare=(torch.zeros_like(start), *(torch.zeros_like(k) for k in images)),
         )
-        state.pull, _ = _pull(parts.all, duals, start)
-        state.ratio = self._first_ratio(objective, parts, state, start)
+        state.pull, _ = _apply_adjoints(splitting.all, duals, start)
+        state.ratio = self._first_ratio(objective, splitting, state, start)
         return state
 
     @property
@@ -170,60 +173,44 @@ class PDHG(Solver):
         return () if self.adaptive else super().adjustable
 
     def step(self, objective: Objective, state: PDHGState) -> PDHGState:
-        parts = self._parts(objective, state.target)
+        splitting = self._split(objective, state.target)
         if self.ratio is not None and not self.adaptive:
             state = replace(state, ratio=torch.ones_like(state.ratio) * self.ratio)
-        tau, sigmas = _steps(parts, state)
-        duals, images = [], []
-        relaxation = 1.0 if parts.smooth else self.relaxation
-        point, pull, spare = state.point, state.pull, state.spare[0]
-        u = torch.addcmul(point, expand(-tau, point), pull)
-        if parts.primal is not None:
-            u = parts.primal.prox(u, tau)
-        moved = subtract(u, point, out=spare)
-        point = add(point, moved, relaxation)
-        length, image, norms = item_norm(moved), item_norm(u), []
+        tau, sigmas = _steps(splitting, state)
+        relaxation = 1.0 if splitting.smooth else self.relaxation
+        u = _primal_update(splitting, state, tau)
+        moved = subtract(u, state.point, out=state.spare[0])
+        point = add(state.point, moved, relaxation)
+        length, size = item_norm(moved), item_norm(u)
 
-        seen, dual_residual = [], torch.zeros_like(tau)
-        for j, (piece, p, k, change) in enumerate(
-            zip(parts.all, state.duals, state.images, state.spare[1:])
+        duals, images, norms, predictions = [], [], [], []
+        dual_residual = torch.zeros_like(tau)
+        for j, (summand, p, k, change) in enumerate(
+            zip(splitting.all, state.duals, state.images, state.spare[1:])
         ):
-            new = piece.apply(u)
+            new = summand.apply(u)
             change = subtract(new, k, out=change)
             k = add(k, change, relaxation)
             images.append(k)
-            norms.append(_corrected(state.norms[:, j], item_norm(change), length))
-            seen.append(new)
-            if j >= len(parts.dual):
-                assert isinstance(piece, DataPiece)
-                duals.append(overwrite(p, piece.grad(k)))
+            norms.append(_raise_norm(state.norms[:, j], item_norm(change), length))
+            predictions.append(new)
+            if j >= len(splitting.dual):
+                assert isinstance(summand, DataSummand)
+                duals.append(overwrite(p, summand.grad(k)))
                 continue
-            sigma = expand(sigmas[j], p)
-            v = torch.addcmul(p, sigma, new).addcmul_(sigma, change)
-            q = add(piece.prox_conjugate(v, sigmas[j]), p, -1.0)
-            change = add_product(change, q, -1 / sigma)
-            size = torch.maximum(item_norm(new), 1e-2 * state.norms[:, j] * image)
-            dual_residual = dual_residual.maximum(_relative(item_norm(change), size))
-            duals.append(add(p, q, relaxation))
+            p, missing = _dual_update(summand, p, new, change, sigmas[j], relaxation)
+            scale = torch.maximum(item_norm(new), 1e-2 * state.norms[:, j] * size)
+            dual_residual = dual_residual.maximum(_relative(missing, scale))
+            duals.append(p)
 
-        new_pull, size = _pull(parts.all, tuple(duals), point)
-        pull = subtract(new_pull, pull, out=pull).div_(relaxation)
-        primal_residual = _relative(
-            item_norm(add_product(pull, moved, expand(-1 / tau, moved))), size
-        )
+        pull, scale = _apply_adjoints(splitting.all, tuple(duals), point)
+        primal_residual = _relative(_primal_residual(state, pull, moved, tau, relaxation), scale)
         regularization = (
-            objective.regularization.clone() if parts.ball is None else _worth(parts.ball, duals[0])
+            objective.regularization.clone()
+            if splitting.ball is None
+            else _ball_weight(splitting.ball, duals[0])
         )
-        value, discrepancy = _values(objective, parts, u, seen, regularization)
-        ratio = state.ratio
-        if self.adaptive and parts.dual and _is_milestone(objective.iteration + 1):
-            # A start that is nearly the answer must not stop the image from moving.
-            distance = torch.maximum(item_norm(subtract(u, state.start, out=spare)), 0.02 * image)
-            ratio = (
-                (ratio * _balance(parts, state, distance, [item_norm(p) for p in duals]))
-                .sqrt()
-                .detach()
-            )
+        value, discrepancy = _values(objective, splitting, u, predictions, regularization)
         return PDHGState(
             x=u,
             value=value,
@@ -231,16 +218,33 @@ class PDHG(Solver):
             certificate=primal_residual.maximum(dual_residual),
             regularization=regularization,
             target=state.target,
-            ratio=ratio,
+            ratio=self._next_ratio(objective, splitting, state, u, duals),
             norms=torch.stack(norms, 1) if norms else state.norms,
             curvatures=state.curvatures,
             start=state.start,
             point=point,
-            pull=new_pull,
+            pull=pull,
             duals=tuple(duals),
             images=tuple(images),
             spare=state.spare,
         )
+
+    def _next_ratio(
+        self,
+        objective: Objective,
+        splitting: Splitting,
+        state: PDHGState,
+        u: Tensor,
+        duals: list[Tensor],
+    ) -> Tensor:
+        """Return the ratio of primal to dual step for the next iteration; it changes at milestones alone."""
+        if not (self.adaptive and splitting.dual and _is_milestone(objective.iteration + 1)):
+            return state.ratio
+        # A start that is nearly the answer must not stop the image from moving.
+        away = item_norm(subtract(u, state.start, out=state.spare[0]))
+        distance = torch.maximum(away, 0.02 * item_norm(u))
+        balance = _balance(splitting, state, distance, [item_norm(p) for p in duals])
+        return (state.ratio * balance).sqrt().detach()
 
     def fixed_point(self, state: PDHGState) -> tuple[Tensor, ...]:
         return (state.point, *state.duals)
@@ -249,21 +253,21 @@ class PDHG(Solver):
         self, objective: Objective, state: PDHGState, point: tuple[Tensor, ...]
     ) -> PDHGState:
         x, *duals = point
-        pieces = self._parts(objective, state.target).all
+        summands = self._split(objective, state.target).all
         # At the fixed point the relaxed iterate and the one before relaxation agree.
         return replace(
             state,
             x=x,
             point=x,
-            pull=_pull(pieces, tuple(duals), x)[0],
+            pull=_apply_adjoints(summands, tuple(duals), x)[0],
             duals=tuple(duals),
-            images=tuple(piece.apply(x) for piece in pieces),
+            images=tuple(summand.apply(x) for summand in summands),
         )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulate(objective)
         reason = nonconvex_reason(objective) or inexact_prox_reason(
-            piece.function for piece in prior_pieces(objective)
+            summand.function for summand in prior_summands(objective)
         )
         if reason is not None:
             return False, reason
@@ -273,39 +277,39 @@ class PDHG(Solver):
         )
 
     def _first_ratio(
-        self, objective: Objective, parts: Parts, state: PDHGState, start: Tensor
+        self, objective: Objective, splitting: Splitting, state: PDHGState, start: Tensor
     ) -> Tensor:
         """The balance for a guess: half the bound of a norm, 2 % of noise, an image that moves by a fifth."""
         if self.ratio is not None:
             return torch.ones_like(state.ratio) * self.ratio
-        if not parts.dual:
+        if not splitting.dual:
             return (
                 1 / (10 * state.curvatures[:, 0])
-                if isinstance(parts.primal, DataPiece)
+                if isinstance(splitting.primal, DataSummand)
                 else state.ratio
             )
         sizes = []
-        for piece in parts.dual:
-            if isinstance(piece, PriorPiece):
-                sizes.append(0.5 * math.sqrt(start[0].numel()) * piece.weight)
-            elif isinstance(piece, DataPiece):
-                sizes.append(item_norm(piece.grad(0.98 * piece.y)))
+        for summand in splitting.dual:
+            if isinstance(summand, PriorSummand):
+                sizes.append(0.5 * math.sqrt(start[0].numel()) * summand.weight)
+            elif isinstance(summand, DataSummand):
+                sizes.append(item_norm(summand.grad(0.98 * summand.y)))
             else:
                 sizes.append(
-                    piece.radius / (first_weight(objective, start) * piece.noise_std.square())
+                    summand.radius / (first_weight(objective, start) * summand.noise_std.square())
                 )
-        return _balance(parts, state, 0.2 * item_norm(start), sizes).detach()
+        return _balance(splitting, state, 0.2 * item_norm(start), sizes).detach()
 
-    # -- pieces -------------------------------------------------------------------------------------------------------
+    # -- summands -------------------------------------------------------------------------------------------------------
 
-    def _parts(self, objective: Objective, target: Tensor) -> Parts:
-        data, priors = data_pieces(objective), prior_pieces(objective)
+    def _split(self, objective: Objective, target: Tensor) -> Splitting:
+        data, priors = data_summands(objective), prior_summands(objective)
         if self.meets_target(objective):
             D = objective.problem.data_term
             assert isinstance(D, LeastSquares)
             ball = _Ball(data[0].operator, data[0].y, target * _unit(D, target), _unit(D, target))
             primal, others = take_primal(priors)
-            return Parts(primal, (ball, *others), ())
+            return Splitting(primal, (ball, *others), ())
         primal, others = take_primal(priors)
         if (
             primal is None
@@ -313,12 +317,12 @@ class PDHG(Solver):
             and isinstance(data[0].operator, Identity)
             and "prox" in data[0].data_term.offers
         ):
-            return Parts(data[0], others, ())
-        proximable = tuple(piece for piece in data if "prox" in piece.data_term.offers)
-        return Parts(
+            return Splitting(data[0], others, ())
+        proximable = tuple(summand for summand in data if "prox" in summand.data_term.offers)
+        return Splitting(
             primal,
             (*proximable, *others),
-            tuple(piece for piece in data if piece not in proximable),
+            tuple(summand for summand in data if summand not in proximable),
         )
 
 
@@ -353,15 +357,15 @@ class _Ball:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Splitting:
     """``primal`` has a prox at the image itself, ``dual`` one behind an operator each, ``smooth`` a gradient only."""
 
-    primal: Piece | None
-    dual: tuple[Piece | _Ball, ...]
-    smooth: tuple[DataPiece, ...]
+    primal: Summand | None
+    dual: tuple[Summand | _Ball, ...]
+    smooth: tuple[DataSummand, ...]
 
     @property
-    def all(self) -> tuple[Piece | _Ball, ...]:
+    def all(self) -> tuple[Summand | _Ball, ...]:
         return (*self.dual, *self.smooth)
 
     @property
@@ -369,47 +373,85 @@ class Parts:
         return self.dual[0] if self.dual and isinstance(self.dual[0], _Ball) else None
 
 
-def take_primal(priors: tuple[PriorPiece, ...]) -> tuple[PriorPiece | None, tuple[PriorPiece, ...]]:
+def take_primal(
+    priors: tuple[PriorSummand, ...],
+) -> tuple[PriorSummand | None, tuple[PriorSummand, ...]]:
     """The prior that acts on the image itself, a constraint before any other, so that the answer meets it; and the rest."""
-    free = [piece for piece in priors if piece.operator is None]
+    free = [summand for summand in priors if summand.operator is None]
     if not free:
         return None, priors
-    chosen = next((piece for piece in free if piece.function.is_constraint), free[0])
-    return chosen, tuple(piece for piece in priors if piece is not chosen)
+    chosen = next((summand for summand in free if summand.function.is_constraint), free[0])
+    return chosen, tuple(summand for summand in priors if summand is not chosen)
 
 
-def _steps(parts: Parts, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _primal_update(splitting: Splitting, state: PDHGState, tau: Tensor) -> Tensor:
+    """``u = prox_{tau G}(x - tau sum_j K_j^T p_j)`` (Condat 2013, algorithm 3.1)."""
+    u = torch.addcmul(state.point, expand(-tau, state.point), state.pull)
+    return u if splitting.primal is None else splitting.primal.prox(u, tau)
+
+
+def _dual_update(
+    summand: Summand | _Ball,
+    p: Tensor,
+    image: Tensor,
+    change: Tensor,
+    sigma: Tensor,
+    relaxation: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the relaxed dual, and the norm of the dual residual, ``(batch,)`` (Goldstein et al. 2013).
+
+    ``q = prox_{sigma F*}(p + sigma K (2 u - x))`` (Condat 2013, algorithm 3.1), from ``image = K u`` and
+    ``change = K (u - x)``; both ``p`` and ``change`` are overwritten.
+    """
+    step = expand(sigma, p)
+    v = torch.addcmul(p, step, image).addcmul_(step, change)
+    q = add(summand.prox_conjugate(v, sigma), p, -1.0)
+    change = add_product(change, q, -1 / step)
+    return add(p, q, relaxation), item_norm(change)
+
+
+def _primal_residual(
+    state: PDHGState, pull: Tensor, moved: Tensor, tau: Tensor, relaxation: float
+) -> Tensor:
+    """The norm of ``sum_j K_j^T (q_j - p_j) - (u - x) / tau``, ``(batch,)``; overwrites the pull of the state."""
+    missing = subtract(pull, state.pull, out=state.pull).div_(relaxation)
+    return item_norm(add_product(missing, moved, expand(-1 / tau, moved)))
+
+
+def _steps(splitting: Splitting, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]:
     """tau and every sigma, each ``(batch,)``."""
-    count = len(parts.dual)
+    count = len(splitting.dual)
     squares = state.norms[:, :count].square().clamp_min(torch.finfo(state.norms.dtype).tiny)
     sigmas = (1 / (count * state.ratio.unsqueeze(1) * squares)).unbind(1) if count else ()
-    if not parts.smooth:
+    if not splitting.smooth:
         return state.ratio, sigmas
     bounds = zip(
-        parts.smooth,
+        splitting.smooth,
         state.norms[:, count:].unbind(1),
-        state.curvatures[:, -len(parts.smooth) :].unbind(1),
+        state.curvatures[:, -len(splitting.smooth) :].unbind(1),
     )
     lipschitz = _total([L * norm.square() for _, norm, L in bounds])
     return 1 / (1 / state.ratio + lipschitz / 2 if count else lipschitz), sigmas
 
 
-def _curvatures(parts: Parts, like: Tensor) -> Tensor:
+def _curvatures(splitting: Splitting, like: Tensor) -> Tensor:
     """Of every misfit, ``(batch, misfits)``."""
     columns = []
-    for piece in (*parts.all, parts.primal):
-        if not isinstance(piece, DataPiece):
+    for summand in (*splitting.all, splitting.primal):
+        if not isinstance(summand, DataSummand):
             continue
-        bound = piece.data_term.curvature(piece.y)
+        bound = summand.data_term.curvature(summand.y)
         columns.append(
             torch.full_like(like, torch.inf)
             if bound is None
-            else (piece.weight * bound.to(like)).expand_as(like)
+            else (summand.weight * bound.to(like)).expand_as(like)
         )
     return torch.stack(columns, 1) if columns else like.new_zeros(len(like), 0)
 
 
-def _balance(parts: Parts, state: PDHGState, distance: Tensor, sizes: list[Tensor]) -> Tensor:
+def _balance(
+    splitting: Splitting, state: PDHGState, distance: Tensor, sizes: list[Tensor]
+) -> Tensor:
     r"""The ratio of primal to dual step that suits these sizes of ``x - start`` and of every dual.
 
     The geometric mean of two rules. The worst case: the bound of Chambolle and Pock (2011, theorem 1) is least where
@@ -417,13 +459,17 @@ def _balance(parts: Parts, state: PDHGState, distance: Tensor, sizes: list[Tenso
     a misfit of curvature L forgets its start at the rate ``sigma / L``, and its image at ``tau L``, which should not be
     small. Over three decades of the weight this was within 3 of the best ratio on CT, deblurring and denoising.
     """
-    count, norms = len(parts.dual), state.norms.unbind(1)
+    count, norms = len(splitting.dual), state.norms.unbind(1)
     squares = [count * (size * norm).square() for size, norm in zip(sizes, norms)]
-    priors = [square for piece, square in zip(parts.dual, squares) if isinstance(piece, PriorPiece)]
+    priors = [
+        square
+        for summand, square in zip(splitting.dual, squares)
+        if isinstance(summand, PriorSummand)
+    ]
     curvatures = state.curvatures.unbind(1)
-    if parts.ball is not None:  # its dual is worth that of a misfit with this curvature
-        curvatures = (sizes[0] / parts.ball.radius,)
-    if isinstance(parts.primal, DataPiece):
+    if splitting.ball is not None:  # its dual is worth that of a misfit with this curvature
+        curvatures = (sizes[0] / splitting.ball.radius,)
+    if isinstance(splitting.primal, DataSummand):
         rates = [10 * curvatures[0]]
     else:
         rates = [
@@ -440,7 +486,7 @@ def _balance(parts: Parts, state: PDHGState, distance: Tensor, sizes: list[Tenso
     return torch.where(ratio.isfinite() & (ratio > 0), ratio, state.ratio)
 
 
-def _corrected(norm: Tensor, image: Tensor, moved: Tensor) -> Tensor:
+def _raise_norm(norm: Tensor, image: Tensor, moved: Tensor) -> Tensor:
     """The norm of an operator, raised where ``|K d| > norm |d|``: a power method ends below, by much where it is slow.
 
     Over-relaxed steps that are too long let exactly those directions grow that the estimate has missed, so they show.
@@ -449,8 +495,8 @@ def _corrected(norm: Tensor, image: Tensor, moved: Tensor) -> Tensor:
     return torch.where((seen > norm) & seen.isfinite(), 1.01 * seen, norm).detach()
 
 
-def _total(parts: list[Tensor]) -> Tensor:
-    return torch.stack(parts).sum(0)
+def _total(splitting: list[Tensor]) -> Tensor:
+    return torch.stack(splitting).sum(0)
 
 
 def _is_milestone(iteration: int) -> bool:
@@ -458,13 +504,13 @@ def _is_milestone(iteration: int) -> bool:
     return rest == 0 and count & (count - 1) == 0
 
 
-def _pull(
-    pieces: tuple[Piece | _Ball, ...], duals: tuple[Tensor, ...], like: Tensor
+def _apply_adjoints(
+    summands: tuple[Summand | _Ball, ...], duals: tuple[Tensor, ...], like: Tensor
 ) -> tuple[Tensor, Tensor]:
     """``sum_j K_j^T p_j``, a tensor of its own, and the largest ``|K_j^T p_j|`` of each item."""
     total, largest = None, None
-    for piece, p in zip(pieces, duals):
-        part = piece.adjoint(p)
+    for summand, p in zip(summands, duals):
+        part = summand.adjoint(p)
         size = item_norm(part)
         largest = size if largest is None else largest.maximum(size)
         total = part if total is None else total + part
@@ -484,25 +530,33 @@ def _unit(D: LeastSquares, like: Tensor) -> Tensor:
     return torch.ones_like(like) if D.noise_std is None else D.noise_std.to(like).expand_as(like)
 
 
-def _worth(ball: _Ball, dual: Tensor) -> Tensor:
+def _ball_weight(ball: _Ball, dual: Tensor) -> Tensor:
     """The weight at which the problem with the misfit has the same solution: ``radius / (|p| noise_std^2)``."""
     length = item_norm(dual) * ball.noise_std.square()
     return ball.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
 
 
 def _values(
-    objective: Objective, parts: Parts, u: Tensor, seen: list[Tensor], regularization: Tensor
+    objective: Objective,
+    splitting: Splitting,
+    u: Tensor,
+    seen: list[Tensor],
+    regularization: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The objective and the discrepancy at ``u``, from the images that the step has made."""
     D, y = objective.problem.data_term, objective.problem.y
-    data = [z for piece, z in zip(parts.all, seen) if not isinstance(piece, PriorPiece)]
-    if isinstance(parts.primal, DataPiece):
+    data = [z for summand, z in zip(splitting.all, seen) if not isinstance(summand, PriorSummand)]
+    if isinstance(splitting.primal, DataSummand):
         data = [u]
     prediction = tuple(data) if isinstance(y, tuple) else data[0]
-    priors = [piece.value(z) for piece, z in zip(parts.all, seen) if isinstance(piece, PriorPiece)]
-    if isinstance(parts.primal, PriorPiece):
-        priors.append(parts.primal.value(u))
+    priors = [
+        summand.value(z)
+        for summand, z in zip(splitting.all, seen)
+        if isinstance(summand, PriorSummand)
+    ]
+    if isinstance(splitting.primal, PriorSummand):
+        priors.append(splitting.primal.value(u))
     value = D.value(prediction, y)
     for part in priors:
-        value = value + (part if parts.ball is None else regularization * part)
+        value = value + (part if splitting.ball is None else regularization * part)
     return value, D.discrepancy(prediction, y)

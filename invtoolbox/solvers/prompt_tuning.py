@@ -107,20 +107,20 @@ class PromptTuning(DiffusionSampler):
             level = self.levels[0] * ratio**k
             below = level * ratio if k < self.steps - 1 else 0.0
             for j in range(self.tuning_steps):
-                condition, moments = self._tuned(
+                condition, moments = self._tune(
                     repeated, prior, x, level, condition, moments, k * self.tuning_steps + j + 1
                 )
-            clean, slope = _denoised_and_slope(repeated, prior, x, level, condition)
+            clean, slope = _denoise_and_slope(repeated, prior, x, level, condition)
             remaining = (x - clean) / level
             if k % self.projection_every == 0:
-                clean, slope = _projected(repeated, clean, self.strength / level**2), None
+                clean, slope = _project(repeated, clean, self.strength / level**2), None
             added = math.sqrt(1 - self.fresh) * remaining + math.sqrt(self.fresh) * noise()
             x = clean + below * added
             if slope is not None:
                 x = x - self.guidance * slope
         return clean.unflatten(0, (count, -1)), condition.unflatten(0, (count, -1))
 
-    def _tuned(
+    def _tune(
         self,
         objective: Objective,
         prior: ConditionalPrior,
@@ -160,7 +160,7 @@ class PromptPosterior(DiffusionPosterior):
             return self.solver.draws_and_conditions(self.objective, split(generator, n))[1]
 
 
-def _denoised_and_slope(
+def _denoise_and_slope(
     objective: Objective, prior: ConditionalPrior, x: Tensor, level: float, condition: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """``x_0`` and the gradient of the norm of its misfit in x."""
@@ -172,7 +172,7 @@ def _denoised_and_slope(
     return clean.detach(), slope
 
 
-def _projected(objective: Objective, clean: Tensor, penalty: float) -> Tensor:
+def _project(objective: Objective, clean: Tensor, penalty: float) -> Tensor:
     """``argmin_x D(A(x), y) + penalty / 2 |x - clean|^2``."""
     problem: Any = objective.problem
     right = -cast(LinearOperator, problem.operator).adjoint(

@@ -168,7 +168,7 @@ class _Parts(NamedTuple):
     residual: Tensor  # A x - y
     terms: tuple[_Term | _Above, ...]
 
-    def _weighted(self, residual: Tensor) -> Tensor:
+    def _weigh(self, residual: Tensor) -> Tensor:
         return (
             self.objective.problem.data_term.weighted(residual)
             if self.weights is None
@@ -177,14 +177,14 @@ class _Parts(NamedTuple):
 
     def gradient(self) -> Tensor:
         A = cast(LinearOperator, self.objective.problem.operator)
-        total = A.adjoint(self._weighted(self.residual))
+        total = A.adjoint(self._weigh(self.residual))
         for term in self.terms:
             total = total + term.gradient()
         return total
 
     def product(self, u: Tensor) -> Tensor:
         A = cast(LinearOperator, self.objective.problem.operator)
-        total = A.adjoint(self._weighted(A(u)))
+        total = A.adjoint(self._weigh(A(u)))
         for term in self.terms:
             total = total + term.product(u)
         return total

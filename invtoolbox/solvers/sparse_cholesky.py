@@ -42,7 +42,7 @@ class Factors:
     """
 
     def __init__(self, systems: list[Graph]) -> None:
-        self._factors = [_factored(system) for system in systems]
+        self._factors = [_factorize(system) for system in systems]
 
     def solve(self, right: Tensor, which: Tensor) -> Tensor:
         """``M^-1 right`` for right-hand sides ``(batch, N, c)``, 0 at the points that are held."""
@@ -69,7 +69,7 @@ class Factors:
         return out
 
 
-def grouped(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
+def group_equal(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
     """The different ones among systems, and the number of each."""
     different: list[Graph] = []
     which = []
@@ -84,7 +84,7 @@ def grouped(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
     return different, which
 
 
-def _factored(system: Graph) -> tuple[Any, Tensor]:
+def _factorize(system: Graph) -> tuple[Any, Tensor]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     from scipy.sparse.linalg import splu

@@ -1,6 +1,6 @@
 """The penalty of a splitting method: a first guess, and what a denoiser asks for.
 
-How an objective falls into pieces for splitting methods: ``sum_i weight_i F_i(K_i x)``, every F with a prox.
+How an objective falls into summands for splitting methods: ``sum_i weight_i F_i(K_i x)``, every F with a prox.
 
 What a splitting method can do with a prior is decided here once: a prior that splits gives its linear operator and its
 simple part, a quadratic one its operator and half a square, any other its own prox with the identity.
@@ -93,7 +93,7 @@ def _noise_variance(objective: Objective) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PriorPiece:
+class PriorSummand:
     """``weight * function(operator x)``; no operator is the identity."""
 
     weight: Tensor  # (batch,)
@@ -125,7 +125,7 @@ class PriorPiece:
 
 
 @dataclass(frozen=True)
-class DataPiece:
+class DataSummand:
     """``weight * data_term(operator x, y)``: the misfit, or one of several that are stacked."""
 
     weight: float
@@ -156,45 +156,45 @@ class DataPiece:
         return add(v, factor * self.prox(v / factor, 1 / step), -1.0)
 
 
-Piece = PriorPiece | DataPiece
+Summand = PriorSummand | DataSummand
 
 
-def data_pieces(objective: Objective) -> tuple[DataPiece, ...]:
-    """The misfit in pieces: stacked operators with stacked data terms give one piece each."""
+def data_summands(objective: Objective) -> tuple[DataSummand, ...]:
+    """The misfit in summands: stacked operators with stacked data terms give one summand each."""
     problem = objective.problem
     A, D, y = problem.operator, problem.data_term, problem.y
     if isinstance(A, LinearStack) and isinstance(D, Stack):
         return tuple(
-            DataPiece(w, d, part, m) for w, d, part, m in zip(D.weights, D.terms, A.parts, y)
+            DataSummand(w, d, part, m) for w, d, part, m in zip(D.weights, D.terms, A.parts, y)
         )
-    return (DataPiece(1.0, D, cast(LinearOperator, A), y),)
+    return (DataSummand(1.0, D, cast(LinearOperator, A), y),)
 
 
-def prior_pieces(objective: Objective) -> tuple[PriorPiece, ...]:
-    """Every explicit prior as a piece; `pieces_reason` says where one is not."""
-    pieces = []
+def prior_summands(objective: Objective) -> tuple[PriorSummand, ...]:
+    """Every explicit prior as a summand; `unsplittable_reason` says where one is not."""
+    summands = []
     for weight, prior in objective.terms:
         if "split" in prior.offers:
             K, F = prior.split()
-            pieces.append(PriorPiece(weight, F, K))
+            summands.append(PriorSummand(weight, F, K))
         elif "prox" in prior.offers:
-            pieces.append(PriorPiece(weight, prior, None))
+            summands.append(PriorSummand(weight, prior, None))
         else:
             L, b = prior.quadratic()
-            pieces.append(PriorPiece(weight, Tikhonov(reference=b), L))
-    return tuple(pieces)
+            summands.append(PriorSummand(weight, Tikhonov(reference=b), L))
+    return tuple(summands)
 
 
-def copy_of_image(pieces: tuple[PriorPiece, ...], splits: Sequence[Tensor]) -> Tensor | None:
+def copy_of_image(summands: tuple[PriorSummand, ...], splits: Sequence[Tensor]) -> Tensor | None:
     """Of the copies ``z_i`` of ``K_i x`` the one to answer with: a constraint's on the image itself, so that it holds, else the first."""
-    free = [(piece, z) for piece, z in zip(pieces, splits) if piece.operator is None]
+    free = [(summand, z) for summand, z in zip(summands, splits) if summand.operator is None]
     return next(
-        (z for piece, z in free if piece.function.is_constraint), free[0][1] if free else None
+        (z for summand, z in free if summand.function.is_constraint), free[0][1] if free else None
     )
 
 
-def pieces_reason(objective: Objective, name: str) -> str | None:
-    """Why an objective does not fall into pieces, or ``None``."""
+def unsplittable_reason(objective: Objective, name: str) -> str | None:
+    """Why an objective does not fall into summands, or ``None``."""
     problem = objective.problem
     if not problem.is_linear:
         return f"{name} needs a linear operator, and {problem.operator} is not"
@@ -210,7 +210,7 @@ def pieces_reason(objective: Objective, name: str) -> str | None:
 
 def splitting_reason(objective: Objective, name: str) -> str | None:
     """Why a method that takes turns between a quadratic misfit and the priors does not fit, or ``None``."""
-    reason = implicit_reason(objective, name) or pieces_reason(objective, name)
+    reason = implicit_reason(objective, name) or unsplittable_reason(objective, name)
     if reason is not None:
         return reason
     if not objective.problem.data_term.is_quadratic:

@@ -22,12 +22,12 @@ from invtoolbox.solvers.base import (
 from invtoolbox.solvers.ordered_subsets import subset_indices, subset_reason
 from invtoolbox.solvers.pdhg import take_primal
 from invtoolbox.solvers.splitting import (
-    DataPiece,
-    Piece,
-    PriorPiece,
+    DataSummand,
+    PriorSummand,
+    Summand,
     operator_norm,
-    pieces_reason,
-    prior_pieces,
+    prior_summands,
+    unsplittable_reason,
 )
 
 
@@ -79,7 +79,7 @@ class StochasticPDHG(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "StochasticPDHG") or pieces_reason(
+        reason = implicit_reason(objective, "StochasticPDHG") or unsplittable_reason(
             objective, "StochasticPDHG"
         )
         if reason is not None:
@@ -101,16 +101,16 @@ class StochasticPDHG(Solver):
 
     def init(self, objective: Objective, start: Tensor) -> StochasticPDHGState:
         problem = objective.problem
-        subsets, (_, others) = self._subsets(objective), take_primal(prior_pieces(objective))
-        dual: list[Piece] = [*subsets, *others]
-        duals = tuple(torch.zeros_like(piece.apply(start)) for piece in dual)
+        subsets, (_, others) = self._subsets(objective), take_primal(prior_summands(objective))
+        dual: list[Summand] = [*subsets, *others]
+        duals = tuple(torch.zeros_like(summand.apply(start)) for summand in dual)
         # A few steps of the power method: the singular vectors of projections are smooth, and the margin below is 5 %.
         norms = torch.stack(
             [
-                1.05 * _rough_norm(piece.operator, start)
-                if isinstance(piece, DataPiece)
-                else operator_norm(piece.operator, start)
-                for piece in dual
+                1.05 * _rough_norm(summand.operator, start)
+                if isinstance(summand, DataSummand)
+                else operator_norm(summand.operator, start)
+                for summand in dual
             ],
             1,
         )
@@ -138,21 +138,21 @@ class StochasticPDHG(Solver):
         )
 
     def step(self, objective: Objective, state: StochasticPDHGState) -> StochasticPDHGState:
-        subsets, (primal, others) = self._subsets(objective), take_primal(prior_pieces(objective))
+        subsets, (primal, others) = self._subsets(objective), take_primal(prior_summands(objective))
         count, tau, x = len(subsets), state.tau, state.x
         duals, pulls, ahead = list(state.duals), list(state.pulls), state.ahead
         generator = objective.generator()
         for s in torch.randint(
             count, (count,), generator=generator, device=generator.device
         ).tolist():
-            x = _primal_step(primal, x, ahead, tau)
+            x = _primal_update(primal, x, ahead, tau)
             changes = []
-            for piece, place, slot in [
+            for summand, place, slot in [
                 (subsets[s], s, 0),
-                *((piece, count + j, 1 + j) for j, piece in enumerate(others)),
+                *((summand, count + j, 1 + j) for j, summand in enumerate(others)),
             ]:
-                new = _ascended(piece, duals[place], piece.apply(x), state.sigmas[:, place])
-                change = piece.adjoint(new - duals[place])
+                new = _dual_update(summand, duals[place], summand.apply(x), state.sigmas[:, place])
+                change = summand.adjoint(new - duals[place])
                 duals[place], pulls[slot] = new, pulls[slot] + change
                 changes.append(change if slot else count * change)
             ahead = _sum(pulls) + _sum(changes)
@@ -167,15 +167,15 @@ class StochasticPDHG(Solver):
             tau,
             state.sigmas,
         )
-        return self._measured(objective, new_state, subsets, primal, others)
+        return self._evaluate(objective, new_state, subsets, primal, others)
 
-    def _measured(
+    def _evaluate(
         self,
         objective: Objective,
         state: StochasticPDHGState,
-        subsets: list[DataPiece],
-        primal: PriorPiece | None,
-        others: tuple[PriorPiece, ...],
+        subsets: list[DataSummand],
+        primal: PriorSummand | None,
+        others: tuple[PriorSummand, ...],
     ) -> StochasticPDHGState:
         """The state with value, discrepancy and certificate: a full step of the deterministic method, but for the adjoint."""
         problem, x, tau = objective.problem, state.x, state.tau
@@ -183,21 +183,23 @@ class StochasticPDHG(Solver):
         indices = subset_indices(problem, self.subset_size)
         images = [prediction[:, :, index] for index in indices]
         missing = [
-            item_norm(_ascended(piece, p, image, sigma) - p) / sigma
-            for piece, p, image, sigma in zip(subsets, state.duals, images, state.sigmas.unbind(1))
+            item_norm(_dual_update(summand, p, image, sigma) - p) / sigma
+            for summand, p, image, sigma in zip(
+                subsets, state.duals, images, state.sigmas.unbind(1)
+            )
         ]
         tiny = torch.finfo(tau.dtype).tiny
         dual = torch.stack(missing).square().sum(0).sqrt() / item_norm(prediction).clamp_min(tiny)
-        for j, piece in enumerate(others, len(subsets)):
-            image, sigma = piece.apply(x), state.sigmas[:, j]
+        for j, summand in enumerate(others, len(subsets)):
+            image, sigma = summand.apply(x), state.sigmas[:, j]
             # An image without slopes is not far from optimal because its slopes are small.
             size = torch.maximum(item_norm(image), 1e-2 * item_norm(x)).clamp_min(tiny)
             dual = dual.maximum(
-                item_norm(_ascended(piece, state.duals[j], image, sigma) - state.duals[j])
+                item_norm(_dual_update(summand, state.duals[j], image, sigma) - state.duals[j])
                 / sigma
                 / size
             )
-        moved = item_norm(x - _primal_step(primal, x, _sum(list(state.pulls)), tau)) / tau
+        moved = item_norm(x - _primal_update(primal, x, _sum(list(state.pulls)), tau)) / tau
         pulled = torch.stack([item_norm(pull) for pull in state.pulls]).amax(0)
         state.certificate = torch.where(moved > 0, moved / pulled.clamp_min(tiny), moved).maximum(
             dual
@@ -209,7 +211,7 @@ class StochasticPDHG(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulate(objective)
         reason = nonconvex_reason(objective) or inexact_prox_reason(
-            piece.function for piece in prior_pieces(objective)
+            summand.function for summand in prior_summands(objective)
         )
         if reason is not None:
             return False, reason
@@ -218,19 +220,19 @@ class StochasticPDHG(Solver):
             "everything is convex, and tau sigma_s (1 + J) |A_s|^2 < p with norms from the power method: almost surely",
         )
 
-    def _subsets(self, objective: Objective) -> list[DataPiece]:
+    def _subsets(self, objective: Objective) -> list[DataSummand]:
         parts = [
             objective.problem.subset(index)
             for index in subset_indices(objective.problem, self.subset_size)
         ]
         return [
-            DataPiece(1.0, part.data_term, cast(LinearOperator, part.operator), part.y)
+            DataSummand(1.0, part.data_term, cast(LinearOperator, part.operator), part.y)
             for part in parts
         ]
 
 
 def _first_step(
-    objective: Objective, norms: Tensor, count: int, others: tuple[PriorPiece, ...], start: Tensor
+    objective: Objective, norms: Tensor, count: int, others: tuple[PriorSummand, ...], start: Tensor
 ) -> Tensor:
     """tau for a guess, the rule of `PDHG`: half the bound of a prior's dual, an image that moves by a fifth.
 
@@ -243,8 +245,8 @@ def _first_step(
         torch.ones_like(squared) if curvature is None else curvature.to(squared).expand_as(squared)
     )
     sizes = [
-        0.5 * math.sqrt(start[0].numel()) * piece.weight * norm
-        for piece, norm in zip(others, norms[:, count:].unbind(1))
+        0.5 * math.sqrt(start[0].numel()) * summand.weight * norm
+        for summand, norm in zip(others, norms[:, count:].unbind(1))
     ]
     if sizes:
         every = (weight * torch.stack(sizes).square().sum(0)).sqrt()
@@ -260,13 +262,13 @@ def _rough_norm(operator: LinearOperator, like: Tensor) -> Tensor:
     return norm.real.expand(len(like)) if norm.is_complex() else norm.expand(len(like))
 
 
-def _primal_step(primal: PriorPiece | None, x: Tensor, pull: Tensor, tau: Tensor) -> Tensor:
+def _primal_update(primal: PriorSummand | None, x: Tensor, pull: Tensor, tau: Tensor) -> Tensor:
     u = torch.addcmul(x, expand(-tau, x), pull)
     return u if primal is None else primal.prox(u, tau)
 
 
-def _ascended(piece: Piece, dual: Tensor, image: Tensor, sigma: Tensor) -> Tensor:
-    return piece.prox_conjugate(torch.addcmul(dual, expand(sigma, dual), image), sigma)
+def _dual_update(summand: Summand, dual: Tensor, image: Tensor, sigma: Tensor) -> Tensor:
+    return summand.prox_conjugate(torch.addcmul(dual, expand(sigma, dual), image), sigma)
 
 
 def _sum(parts: list[Tensor]) -> Tensor:

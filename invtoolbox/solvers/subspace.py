@@ -16,7 +16,7 @@ _ACCURACY = 1e-6  # of the discrepancy, relative
 
 
 @dataclass
-class Projected:
+class SubspaceProblem:
     """``1/2 r^2(y) + eta q(y)`` around the coefficients y, where r is the discrepancy and q the majorant of the prior.
 
     ``r^2(y + d) = squared + 2 <data_gradient, d> + <d, data_matrix d>``, and q likewise. In terms of the step
@@ -38,9 +38,9 @@ class Projected:
 
         return cls(new(size, size), new(size, size), new(size), new(size), new(), new(size))
 
-    def first(self, k: int) -> Projected:
+    def first(self, k: int) -> SubspaceProblem:
         """Views of the part that belongs to the first k vectors."""
-        return Projected(
+        return SubspaceProblem(
             self.data_matrix[:, :k, :k],
             self.prior_matrix[:, :k, :k],
             self.data_gradient[:, :k],
@@ -64,13 +64,13 @@ class Projected:
         self.coefficients[:, :m] = coefficients
 
 
-def minimise(small: Projected, eta: Tensor) -> Tensor:
+def minimise(small: SubspaceProblem, eta: Tensor) -> Tensor:
     """The step d that minimises data term plus ``eta`` times majorant, ``(batch, k)``."""
     return -_Factor(small, eta).solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
 
 
 def discrepancy_weight(
-    small: Projected, target: Tensor, start: Tensor, low: Tensor, high: Tensor
+    small: SubspaceProblem, target: Tensor, start: Tensor, low: Tensor, high: Tensor
 ) -> Tensor:
     """The ``eta`` between ``low`` and ``high`` at whose minimiser the discrepancy is ``target``; else the nearer end.
 
@@ -99,7 +99,7 @@ def discrepancy_weight(
     return t.exp()
 
 
-def _log_error(small: Projected, t: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def _log_error(small: SubspaceProblem, t: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """``log r - log target`` at ``eta = exp(t)`` and its derivative in t."""
     eta = t.exp()
     factor = _Factor(small, eta)
@@ -115,7 +115,7 @@ def _log_error(small: Projected, t: Tensor, target: Tensor) -> tuple[Tensor, Ten
 class _Factor:
     """The Cholesky factor of ``data_matrix + eta prior_matrix``, scaled to a unit diagonal."""
 
-    def __init__(self, small: Projected, eta: Tensor) -> None:
+    def __init__(self, small: SubspaceProblem, eta: Tensor) -> None:
         matrix = small.data_matrix + eta.view(-1, 1, 1) * small.prior_matrix
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         # A vector that was dropped has a row of zeros: it keeps the coefficient 0.

@@ -14,7 +14,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.posteriors.base import Posterior
 from invtoolbox.posteriors.running_moments import Chain, ChainPosterior
-from invtoolbox.solvers.base import Solver, State, implicit_reason, unfit_density
+from invtoolbox.solvers.base import Solver, State, implicit_reason, missing_density_reason
 
 
 @dataclass
@@ -88,7 +88,7 @@ class UnadjustedLangevin(Solver):
             (
                 why
                 for prior in objective.explicit_priors
-                if (why := unfit_density(prior, "UnadjustedLangevin")) is not None
+                if (why := missing_density_reason(prior, "UnadjustedLangevin")) is not None
             ),
             None,
         )

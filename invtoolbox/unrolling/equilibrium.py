@@ -37,7 +37,7 @@ class Settled:
 
     Attributes:
         x: the answers ``(batch, channel, *space)``, with the graph of the implicit function theorem where one is recorded.
-        start: the image that the iterations started from; with its own graph where it was predicted.
+        start: the image that the iterations start from; with its own graph where it was predicted.
         iterations: of every item, ``(batch,)``: each calls the networks of the prior once.
         residual: what the tolerance bounds, ``(batch,)``; see the solver's certificate.
         status: of every item, as `Solution.status`.
@@ -122,9 +122,9 @@ class Equilibrium(SolverNetwork):
         recorded = self.records(objective, initial)
         with torch.set_grad_enabled(recorded):
             start = (
-                self._predicted(objective, working, layered)
+                self._predict(objective, working, layered)
                 if initial is None
-                else self.started(objective, initial)
+                else self.start_of(objective, initial)
             )
         with torch.no_grad():
             loop, _ = Loop.start(layered, working, self.solver.start(working, start.detach()), None)
@@ -133,13 +133,13 @@ class Equilibrium(SolverNetwork):
         certificate: Tensor = loop.summary.certificate
         self._report(loop, certificate)
         if recorded:
-            x = self._attached(x, working, layered, loop)
+            x = self._attach(x, working, layered, loop)
         return Settled(
             x, start, loop.iterations, certificate, tuple(STATUS[int(k)] for k in loop.status)
         )
 
-    def _predicted(self, objective: Objective, working: Objective, layered: Layered) -> Tensor:
-        first = self.started(objective)
+    def _predict(self, objective: Objective, working: Objective, layered: Layered) -> Tensor:
+        first = self.start_of(objective)
         if self.skip is None:
             return first
         if isinstance(self.skip, nn.Module):
@@ -169,7 +169,7 @@ class Equilibrium(SolverNetwork):
 
     # -- the derivative ------------------------------------------------------------------------------------------------
 
-    def _attached(self, x: Tensor, working: Objective, layered: Layered, loop: Loop) -> Tensor:
+    def _attach(self, x: Tensor, working: Objective, layered: Layered, loop: Loop) -> Tensor:
         """The answers with a graph; those that are not finite stay numbers, so that they do not spoil what all items share."""
         kept = (loop.status != DIVERGED).nonzero().squeeze(1)
         if not len(kept):
@@ -180,10 +180,10 @@ class Equilibrium(SolverNetwork):
             objective, state = objective.select(kept), select_items(state, kept)
         solver, objective = layered.at(objective, 0)
         parts = [t.detach() for t in solver.fixed_point(state)]
-        free = _packed(parts).requires_grad_(True)
-        residual = free - _packed(solver.apply_map(objective, state, _unpacked(free, parts)))
+        free = _pack(parts).requires_grad_(True)
+        residual = free - _pack(solver.apply_map(objective, state, _unpack(free, parts)))
         root = attach_root(residual, free, self._adjoint)
-        settled = solver.at_point(objective, state, _unpacked(root, parts))
+        settled = solver.at_point(objective, state, _unpack(root, parts))
         check_differentiable(self.solver, objective, settled)
         answer = working.decode(solver.result(settled))
         # The value is the solver's own; the graph adds nothing to it.
@@ -204,14 +204,14 @@ class Equilibrium(SolverNetwork):
         return f"max_iterations={self.limits.max_iterations}, tolerance={self.limits.tolerance:g}, {super().extra_repr()}"
 
 
-def _packed(parts: Sequence[Tensor]) -> Tensor:
+def _pack(parts: Sequence[Tensor]) -> Tensor:
     """One real vector an item."""
     return torch.cat(
         [(torch.view_as_real(t) if t.is_complex() else t).flatten(1) for t in parts], 1
     )
 
 
-def _unpacked(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _unpack(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     sizes = [t[0].numel() * (2 if t.is_complex() else 1) for t in like]
     pieces = torch.split(vector, sizes, 1)
     return tuple(

@@ -54,7 +54,7 @@ class Learned(nn.Module):
         chosen = (
             usual
             if learn is None
-            else _checked(learn, everything, "learn", f"{solver!r} with {prior!r}")
+            else _check_names(learn, everything, "learn", f"{solver!r} with {prior!r}")
         )
         may_differ = tuple(
             n for n in chosen if n != WEIGHT or WEIGHT in (solver.per_iteration or ())
@@ -71,7 +71,7 @@ class Learned(nn.Module):
         elif per_iteration is None:
             own = tuple(name for name in may_differ if name != NETWORK)
         else:
-            own = _checked(
+            own = _check_names(
                 per_iteration,
                 may_differ,
                 "per_iteration",
@@ -192,7 +192,7 @@ def with_modules(value: Any, change: Callable[[nn.Module], nn.Module]) -> Any:
     return other
 
 
-def _checked(
+def _check_names(
     names: Sequence[str], known: Sequence[str], setting: str, what: str
 ) -> tuple[str, ...]:
     for name in (names,) if isinstance(names, str) else names:

@@ -185,7 +185,7 @@ class SolverNetwork(nn.Module):
         # A prox that is known at one step has a least weight, which binding knows; other automatic weights are no numbers.
         return objective if rule is None else bind(problem, self.prior, 1.0)[0]
 
-    def started(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
+    def start_of(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
         """The image that the solver starts from."""
         problem = objective.problem
         if initial is not None:

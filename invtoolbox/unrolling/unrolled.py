@@ -59,7 +59,7 @@ class Unrolled(SolverNetwork):
             solver=self.solver, learned=self.learned, base=self.prior, recomputed=self.recompute
         )
         with torch.set_grad_enabled(self.records(objective, initial)):
-            start = self.started(objective, initial)
+            start = self.start_of(objective, initial)
             if torch.is_grad_enabled() and not start.requires_grad:
                 # Priors record a graph where the image asks for one.
                 start = start.detach().requires_grad_(True)

@@ -127,8 +127,8 @@ class DefaultStrategy(Strategy):
         grow = keep & (pull > self.least_pull)
         grow = _best(grow, pull, self.most - keep.sum(1))
         copy, split = grow & (size <= self.small * extent), grow & (size > self.small * extent)
-        rows = _listed(keep & ~split, copy, split, split)
-        new, transfer = _picked(parameters, rows.source, rows.fresh)
+        rows = _list_rows(keep & ~split, copy, split, split)
+        new, transfer = _pick(parameters, rows.source, rows.fresh)
         noise = _normal(2 * size.shape[1], generator, size).view(-1, 2, 3)
         shift = torch.where(
             rows.part[..., None] < 2,
@@ -215,7 +215,7 @@ class MCMCStrategy(Strategy):
         homeless &= weight[:, -1:] > 0
         source = torch.where(homeless, home, source)
         shares = torch.ones_like(opacity).scatter_add(1, home, homeless.to(opacity))
-        new, transfer = _picked(
+        new, transfer = _pick(
             parameters, source, homeless | (shares.gather(1, source.clamp_min(0)) > 1)
         )
         together = torch.where(source >= 0, shares.gather(1, source.clamp_min(0)), 1.0)
@@ -282,7 +282,7 @@ class _Rows:
     fresh: Tensor
 
 
-def _listed(*masks: Tensor) -> _Rows:
+def _list_rows(*masks: Tensor) -> _Rows:
     """The rows of the masks, one mask after the other, filled up to the longest item."""
     joined = torch.cat(masks, 1)
     rows = int(joined.sum(1).max()) if joined.numel() else 0
@@ -294,23 +294,23 @@ def _listed(*masks: Tensor) -> _Rows:
     return _Rows(source, part, part > 0)
 
 
-def _picked(
+def _pick(
     parameters: dict[str, Tensor], source: Tensor, fresh: Tensor
 ) -> tuple[dict[str, Tensor], Transfer]:
     """Leaves of the rows ``source``, filling where that is -1; and what takes averages along, which are 0 for fresh rows."""
-    new = {name: _gathered(leaf, source) for name, leaf in parameters.items()}
+    new = {name: _gather(leaf, source) for name, leaf in parameters.items()}
     empty = source < 0
     new["logit_opacities"] = torch.where(empty, DEAD, new["logit_opacities"])
     keep = ~(empty | fresh)
 
     def transfer(name: str, tensor: Tensor) -> Tensor:
-        moved = _gathered(tensor, source)
+        moved = _gather(tensor, source)
         return moved * keep.view(*keep.shape, *[1] * (moved.ndim - 2))
 
     return new, transfer
 
 
-def _gathered(leaf: Tensor, source: Tensor) -> Tensor:
+def _gather(leaf: Tensor, source: Tensor) -> Tensor:
     index = source.clamp_min(0).view(*source.shape, *[1] * (leaf.ndim - 2))
     return leaf.gather(1, index.expand(*source.shape, *leaf.shape[2:]))
 
