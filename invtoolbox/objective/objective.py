@@ -155,6 +155,11 @@ class Objective:
     def data_value(self, x: Tensor) -> Tensor:
         return self.problem.data_term.value(self.problem.operator(x), self.problem.y)
 
+    def value_at(self, x: Tensor, prediction: Any) -> tuple[Tensor, Tensor]:
+        """Value and discrepancy at the image x, ``(batch,)`` each, given ``prediction = A(x)``."""
+        D, y = self.problem.data_term, self.problem.y
+        return D.value(prediction, y) + self.prior_value(x), D.discrepancy(prediction, y)
+
     def prior_value(self, x: Tensor) -> Tensor:
         """``regularization * sum_i w_i R_i(x)``, NaN where some prior has no energy."""
         if not self.has_value:

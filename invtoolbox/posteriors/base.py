@@ -98,13 +98,7 @@ class Posterior(ABC):
         self, x: Tensor, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal"
     ) -> Tensor:
         """The share of the pixels of ``x`` that lie within their interval, ``(batch,)``: ``level``, where the posterior is right."""
-        low, high = self.interval(level, shape)
-        if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
-            raise InputError(
-                f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}"
-            )
-        x = x.to(low)
-        return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
+        return share_within(x, *self.interval(level, shape))
 
     def _chunks(self, n: int, seed: int) -> Iterator[Tensor]:
         """The first n samples, as many at once as memory is meant for."""
@@ -151,6 +145,14 @@ class Posterior(ABC):
         ]
         low, high = torch.cat(bounds, 1).unflatten(1, first.shape)
         return low, high
+
+
+def share_within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return the share of the pixels of ``x`` that lie between the bounds, ``(batch,)``."""
+    if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
+        raise InputError(f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}")
+    x = x.to(low)
+    return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
 
 
 class MomentPosterior(Posterior):

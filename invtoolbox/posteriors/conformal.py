@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.posteriors.base import Posterior
+from invtoolbox.posteriors.base import Posterior, share_within
 
 #: Bins a power of ten, and the powers that they run over: a quantile is known to 0.06 %, in memory that no number of pictures changes.
 _A_DECADE, _LEAST, _LARGEST = 4000, -6, 6
@@ -112,13 +112,7 @@ class Calibration:
 
     def coverage(self, posterior: Posterior, x: Tensor, level: float | None = None) -> Tensor:
         """The share of the pixels of ``x`` that lie within their calibrated interval, ``(batch,)``."""
-        low, high = self.interval(posterior, level)
-        if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
-            raise InputError(
-                f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}"
-            )
-        x = x.to(low)
-        return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
+        return share_within(x, *self.interval(posterior, level))
 
     def _check_level(self, level: float | None) -> float:
         level = self.level if level is None else level

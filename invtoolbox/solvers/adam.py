@@ -95,8 +95,7 @@ class Adam(Solver):
         if self.subset_size is not None:
             if self.iterate == "best" or self.patience is not None:
                 return "Adam(iterate='best') and patience compare objectives, which different subsets do not allow; leave subset_size out"
-            reason = subset_reason(objective, "Adam", self.subset_size)
-            if reason is not None:
+            if reason := subset_reason(objective, "Adam", self.subset_size):
                 return reason
         return nonsmooth_reason(objective, "Adam")
 
@@ -211,17 +210,17 @@ def _clip(gradient: Tensor, longest: float) -> Tensor:
 
 
 def _statistics(objective: Objective, x: Tensor) -> dict[str, Tensor]:
-    if objective.adaptive_prior is None or objective.layout is None:
-        return {}
-    return objective.adaptive_prior.statistics(objective.layout.unpack(x))
+    prior, layout = objective.adaptive_prior, objective.layout
+    return {} if prior is None or layout is None else prior.statistics(layout.unpack(x))
 
 
 def _gather(
     objective: Objective, statistics: dict[str, Tensor], x: Tensor, info: dict[str, Intermediate]
 ) -> dict[str, Tensor]:
-    if objective.adaptive_prior is None or objective.layout is None:
+    prior, layout = objective.adaptive_prior, objective.layout
+    if prior is None or layout is None:
         return statistics
-    return objective.adaptive_prior.gather(statistics, objective.layout.unpack(x), info)
+    return prior.gather(statistics, layout.unpack(x), info)
 
 
 def _schedule(objective: Objective, rates: Tensor) -> Tensor:

@@ -91,8 +91,7 @@ class ADMM(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = splitting_reason(objective, "ADMM")
-        if reason is not None:
+        if reason := splitting_reason(objective, "ADMM"):
             return reason
         if self.rho is not None and not self.rho > 0:
             return f"ADMM needs a positive rho, got {self.rho}"
@@ -276,10 +275,9 @@ class ADMM(Solver):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulate(objective)
-        reason = nonconvex_reason(objective) or inexact_prox_reason(
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(
             summand.function for summand in prior_summands(objective)
-        )
-        if reason is not None:
+        ):
             return False, reason
         if not is_closed(
             objective,

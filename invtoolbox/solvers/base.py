@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -121,8 +121,11 @@ class Solver(ABC):
         )
 
     def at_point(self, objective: Objective, state: Any, point: tuple[Tensor, ...]) -> Any:
-        """The state with another `fixed_point`, and with what a step and the answer take from it; everything else stays."""
-        raise NotImplementedError
+        """Return the state with another `fixed_point`, and with the fields that a step and the answer derive from it.
+
+        Unless overridden, the fixed point is x alone and no other field depends on it.
+        """
+        return replace(state, x=point[0])
 
     def apply_map(
         self, objective: Objective, state: Any, point: tuple[Tensor, ...]

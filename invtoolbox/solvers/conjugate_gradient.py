@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -151,12 +151,9 @@ class ConjugateGradient(Solver):
         inverse: Preconditioner | None,
         recent: Recent,
     ) -> CGState:
-        D, y = objective.problem.data_term, objective.problem.y
-        value = D.value(prediction, y) + objective.prior_value(x)
         return CGState(
             x,
-            value,
-            D.discrepancy(prediction, y),
+            *objective.value_at(x, prediction),
             item_norm(residual) / scale,
             residual,
             direction,
@@ -169,9 +166,6 @@ class ConjugateGradient(Solver):
 
     def fixed_point(self, state: CGState) -> tuple[Tensor, ...]:
         return (state.x,)
-
-    def at_point(self, objective: Objective, state: CGState, point: tuple[Tensor, ...]) -> CGState:
-        return replace(state, x=point[0])
 
     def apply_map(
         self, objective: Objective, state: CGState, point: tuple[Tensor, ...]

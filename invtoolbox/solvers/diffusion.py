@@ -72,8 +72,7 @@ class DiffusionSampler(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         name = type(self).__name__
-        reason = implicit_reason(objective, name) or sampling_reason(objective, name)
-        if reason is not None:
+        if reason := implicit_reason(objective, name) or sampling_reason(objective, name):
             return reason
         if not isinstance(objective.problem.data_term, LeastSquares) or not isinstance(
             objective.problem.y, Tensor

@@ -69,8 +69,7 @@ class DouglasRachford(Solver):
     takes_unit_step: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "DouglasRachford")
-        if reason is not None:
+        if reason := implicit_reason(objective, "DouglasRachford"):
             return reason
         problem = objective.problem
         if not problem.is_linear:
@@ -166,8 +165,7 @@ class DouglasRachford(Solver):
         return replace(state, x=x, point=v, prediction=objective.problem.operator(x), answer=x)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective) or inexact_prox_reason(objective.explicit_priors)
-        if reason is not None:
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(objective.explicit_priors):
             return False, reason
         if not _is_direct(objective) and not is_closed(
             objective, [(torch.ones_like(objective.regularization), None)]

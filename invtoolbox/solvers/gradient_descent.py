@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -57,11 +57,7 @@ class GradientDescent(Solver):
         value, gradient, discrepancy = objective.evaluate(start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
-        trial = (
-            torch.ones_like(norm)
-            if self.step_size is None
-            else torch.ones_like(norm) * self.step_size
-        )
+        trial = torch.ones_like(norm) * (1.0 if self.step_size is None else self.step_size)
         return DescentState(start, value, discrepancy, norm / scale, gradient, trial, scale)
 
     def step(self, objective: Objective, state: DescentState) -> DescentState:
@@ -84,11 +80,6 @@ class GradientDescent(Solver):
     def fixed_point(self, state: DescentState) -> tuple[Tensor, ...]:
         return (state.x,)
 
-    def at_point(
-        self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]
-    ) -> DescentState:
-        return replace(state, x=point[0])
-
     def apply_map(
         self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
@@ -98,20 +89,17 @@ class GradientDescent(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if self.step_size is not None:
             return False, "whether step_size is below 2 / L is not checked"
-        reason = nonconvex_reason(objective)
-        if reason is not None:
+        if reason := nonconvex_reason(objective):
             return False, f"to a stationary point only: {reason}"
         return True, "everything is convex and differentiable, and the step is searched for"
 
 
 def gradient_scale(objective: Objective, start_norm: Tensor) -> Tensor:
     """What a gradient norm is measured against: the norm at the start or at 0, the larger (a warm start asks no more)."""
-    if objective.layout is not None:
-        scale = start_norm
-    else:
-        scale = torch.maximum(
-            start_norm, item_norm(objective.data(objective.problem.zeros()).gradient)
-        )
+    scale = start_norm
+    if objective.layout is None:
+        at_zero = objective.data(objective.problem.zeros()).gradient
+        scale = torch.maximum(start_norm, item_norm(at_zero))
     return scale.clamp_min(torch.finfo(scale.dtype).tiny)
 
 

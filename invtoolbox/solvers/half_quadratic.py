@@ -86,8 +86,7 @@ class HalfQuadratic(Solver):
     per_iteration: ClassVar[tuple[str, ...] | None] = ("penalty", "regularization")
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = splitting_reason(objective, "HalfQuadratic")
-        if reason is not None:
+        if reason := splitting_reason(objective, "HalfQuadratic"):
             return reason
         for name, value in (
             ("penalty", self.penalty),
@@ -195,10 +194,9 @@ class HalfQuadratic(Solver):
         )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective) or inexact_prox_reason(
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(
             summand.function for summand in prior_summands(objective)
-        )
-        if reason is not None:
+        ):
             return False, reason
         if not is_closed(
             objective,

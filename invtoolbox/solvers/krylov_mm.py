@@ -16,6 +16,7 @@ from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, smoothed
 from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimise
 
 #: The weight is sought up to this multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
@@ -97,8 +98,7 @@ class KrylovMM(Solver):
     certificate_name: ClassVar[str] = "relative gradient norm, preconditioned"
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "KrylovMM")
-        if reason is not None:
+        if reason := implicit_reason(objective, "KrylovMM"):
             return reason
         problem = objective.problem
         if not problem.is_linear or not problem.data_term.is_quadratic:
@@ -134,7 +134,7 @@ class KrylovMM(Solver):
         smoothing = self.smoothing * intensity_range(
             data_gradient
             * expand(
-                _ratio(inner(seen, D.weighted(problem.y)), inner(seen, D.weighted(seen))), start
+                quotient(inner(seen, D.weighted(problem.y)), inner(seen, D.weighted(seen))), start
             )
         )
         parts = _parts(objective, smoothing)
@@ -296,8 +296,8 @@ def _scales(
         inner(noisy, D.weighted(noisy)) / noise[0].numel(),
         inner(rough, rough) / noise[0].numel(),
     )
-    highest = _ratio(inner(seen, D.weighted(seen)), inner(data_gradient, data_gradient))
-    scale, largest = (mean * highest).clamp_min(0).sqrt(), _LARGEST * _ratio(highest, roughness)
+    highest = quotient(inner(seen, D.weighted(seen)), inner(data_gradient, data_gradient))
+    scale, largest = (mean * highest).clamp_min(0).sqrt(), _LARGEST * quotient(highest, roughness)
     one = torch.ones_like(scale)
     return torch.where(scale > 0, scale, one), torch.where(largest > 0, largest, one)
 
@@ -305,7 +305,7 @@ def _scales(
 def _strictness(target: Tensor, D: DataTerm, y: Tensor) -> Tensor:
     """Noise over signal in units of `_USUAL_NOISE`, at most 1; 1 where the weight is fixed, ``(batch,)``."""
     signal = D.discrepancy(torch.zeros_like(y), y)
-    noise = _ratio(target, _USUAL_NOISE * signal)
+    noise = quotient(target, _USUAL_NOISE * signal)
     return torch.where(noise > 0, noise, torch.ones_like(noise)).clamp(1e-3, 1.0)
 
 
@@ -427,7 +427,3 @@ def _combine(coefficients: Tensor, rows: Tensor) -> Tensor:
 def _against(rows: Tensor, vector: Tensor, k: int) -> Tensor:
     """``<rows_j, vector>`` for the first k rows, ``(batch, k)``."""
     return torch.stack([torch.mv(row[:k], v) for row, v in zip(rows, vector)])
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))

@@ -11,6 +11,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import inner, item_norm
 from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
+from invtoolbox.solvers.linear_systems import quotient
 
 
 @dataclass
@@ -119,27 +120,16 @@ class LBFGS(Solver):
         order = [(state.place - 1 - k) % self.memory for k in range(self.memory)]
         alphas = []
         for slot in order:
-            curvature = state.curvatures[rows, slot]
-            alpha = torch.where(
-                curvature > 0,
-                inner(state.moves[rows, slot], q) / _safe(curvature),
-                torch.zeros_like(curvature),
-            )
+            alpha = quotient(inner(state.moves[rows, slot], q), state.curvatures[rows, slot])
             q.sub_(state.changes[rows, slot] * alpha[:, None])
             alphas.append(alpha)
         latest = state.changes[rows, order[0]]
         curvature = state.curvatures[rows, order[0]]
-        gamma = torch.where(
-            curvature > 0, curvature / _safe(inner(latest, latest)), torch.ones_like(curvature)
-        )
+        squared = inner(latest, latest)
+        gamma = torch.where(curvature > 0, quotient(curvature, squared), torch.ones_like(curvature))
         q.mul_(gamma[:, None])
         for slot, alpha in zip(reversed(order), reversed(alphas)):
-            curvature = state.curvatures[rows, slot]
-            beta = torch.where(
-                curvature > 0,
-                inner(state.changes[rows, slot], q) / _safe(curvature),
-                torch.zeros_like(curvature),
-            )
+            beta = quotient(inner(state.changes[rows, slot], q), state.curvatures[rows, slot])
             q.add_(state.moves[rows, slot] * (alpha - beta)[:, None])
         return q
 
@@ -154,14 +144,9 @@ class LBFGS(Solver):
         state.place = state.place.index_copy(0, good, (slots + 1) % self.memory)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective)
-        if reason is not None:
+        if reason := nonconvex_reason(objective):
             return False, f"to a stationary point only: {reason}"
         return (
             True,
             "everything is convex and differentiable, and only pairs of positive curvature enter the metric",
         )
-
-
-def _safe(curvature: Tensor) -> Tensor:
-    return torch.where(curvature > 0, curvature, torch.ones_like(curvature))

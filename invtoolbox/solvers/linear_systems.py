@@ -46,19 +46,15 @@ def conjugate_gradients(
         bent = product(direction)
         curvature = inner(direction, bent)
         running = running & (curvature > 0)
-        alpha = _quotient(squared, curvature, running)
+        alpha = quotient(squared, curvature, running)
         x = torch.addcmul(x, expand(alpha, x), direction)
         residual = torch.addcmul(residual, expand(-alpha, x), bent)
         new = inner(residual, residual)
-        beta = _quotient(new, squared, running)
+        beta = quotient(new, squared, running)
         direction = torch.addcmul(residual, expand(beta, x), direction)
         squared = torch.where(running, new, squared)
         running = running & (squared > goal)
     return x, residual
-
-
-def _quotient(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
-    return torch.where(where, a / torch.where(where, b, torch.ones_like(b)), torch.zeros_like(a))
 
 
 def gmres(
@@ -254,6 +250,7 @@ def _conjugate_gradients(
     return x, item_norm(residual)
 
 
-def quotient(a: Tensor, b: Tensor) -> Tensor:
-    """``a / b`` where b is positive, and 0 elsewhere: there is nothing left to do."""
-    return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))
+def quotient(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
+    """Return ``a / b`` if b is positive, or at ``where``; elsewhere 0, a step that changes nothing."""
+    usable = b > 0 if where is None else where
+    return torch.where(usable, a / torch.where(usable, b, torch.ones_like(b)), torch.zeros_like(a))

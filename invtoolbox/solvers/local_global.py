@@ -76,8 +76,7 @@ class LocalGlobal(Solver):
     certificate_name: ClassVar[str] = "relative gradient norm of the free points"
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "LocalGlobal")
-        if reason is not None:
+        if reason := implicit_reason(objective, "LocalGlobal"):
             return reason
         problem = objective.problem
         if not problem.is_linear or not cast(LinearOperator, problem.operator).normal_is_diagonal:
@@ -187,9 +186,6 @@ class LocalGlobal(Solver):
             state.steps + 1,
             factors,
         )
-
-    def suits(self, objective: Objective) -> bool:
-        return True
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (

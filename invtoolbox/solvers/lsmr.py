@@ -16,6 +16,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.conjugate_gradient import quadratic_reason
+from invtoolbox.solvers.linear_systems import quotient
 
 
 @dataclass
@@ -77,20 +78,12 @@ class CGLS(Solver):
         assert isinstance(A, LinearOperator)
         forward = A(state.direction)
         curvature = inner(forward, D.weighted(forward))
-        alpha = torch.where(
-            curvature > 0,
-            state.squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)),
-            torch.zeros_like(curvature),
-        )
+        alpha = quotient(state.squared, curvature)
         x = torch.addcmul(state.x, expand(alpha, state.direction), state.direction)
         residual = torch.addcmul(state.residual, expand(-alpha, forward), forward)
         gradient = A.adjoint(D.weighted(residual))
         squared = inner(gradient, gradient)
-        beta = torch.where(
-            state.squared > 0,
-            squared / torch.where(state.squared > 0, state.squared, torch.ones_like(squared)),
-            torch.zeros_like(squared),
-        )
+        beta = quotient(squared, state.squared)
         direction = torch.addcmul(gradient, expand(beta, gradient), state.direction)
         return self._state(objective, x, residual, direction, squared, state.scale, state.target)
 

@@ -126,7 +126,7 @@ class OSSART(Solver):
         prediction = problem.operator(x)
         return OSSARTState(
             x,
-            *_seen(objective, x, prediction),
+            *objective.value_at(x, prediction),
             objective.nan().fill_(torch.inf),
             rows,
             inverse_or_zero(largest),
@@ -148,7 +148,7 @@ class OSSART(Solver):
         )
         return OSSARTState(
             x,
-            *_seen(objective, x, problem.operator(x)),
+            *objective.value_at(x, problem.operator(x)),
             moved,
             state.rows,
             state.columns,
@@ -163,8 +163,7 @@ class OSSART(Solver):
                 False,
                 "with a constant relaxation it ends in a cycle, unless the measurements are consistent; give a decay",
             )
-        reason = metric_reason(objective)
-        if reason is not None:
+        if reason := metric_reason(objective):
             return False, reason
         return True, "the misfit is convex, and the relaxations fall as 1 / k"
 
@@ -229,7 +228,7 @@ class OSEM(Solver):
         )
         return OSEMState(
             x,
-            *_seen(objective, x, problem.operator(x)),
+            *objective.value_at(x, problem.operator(x)),
             objective.nan().fill_(torch.inf),
             sensitivities,
         )
@@ -247,7 +246,7 @@ class OSEM(Solver):
                 inverse > 0, _linear(part).adjoint(ratio) * inverse, 1.0
             ).clamp_min_(0)
         moved = item_norm(x - state.x) / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
-        return OSEMState(x, *_seen(objective, x, problem.operator(x)), moved, state.sensitivities)
+        return OSEMState(x, *objective.value_at(x, problem.operator(x)), moved, state.sensitivities)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if len(list(self._subsets(objective.problem))) > 1:
@@ -267,9 +266,3 @@ class OSEM(Solver):
 
 def _linear(problem: Problem) -> LinearOperator:
     return cast(LinearOperator, problem.operator)
-
-
-def _seen(objective: Objective, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
-    """The objective and the discrepancy at x."""
-    D, y = objective.problem.data_term, objective.problem.y
-    return D.value(prediction, y) + objective.prior_value(x), D.discrepancy(prediction, y)

@@ -101,8 +101,7 @@ class PDHG(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "PDHG") or unsplittable_reason(objective, "PDHG")
-        if reason is not None:
+        if reason := implicit_reason(objective, "PDHG") or unsplittable_reason(objective, "PDHG"):
             return reason
         if not 0 < self.relaxation < 2:
             return f"PDHG needs a relaxation between 0 and 2, got {self.relaxation}"
@@ -266,10 +265,9 @@ class PDHG(Solver):
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulate(objective)
-        reason = nonconvex_reason(objective) or inexact_prox_reason(
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(
             summand.function for summand in prior_summands(objective)
-        )
-        if reason is not None:
+        ):
             return False, reason
         return (
             True,

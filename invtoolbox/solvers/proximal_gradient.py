@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -189,11 +189,6 @@ class ProximalGradient(Solver):
     def fixed_point(self, state: ProximalState) -> tuple[Tensor, ...]:
         return (state.x,)
 
-    def at_point(
-        self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]
-    ) -> ProximalState:
-        return replace(state, x=point[0])
-
     def apply_map(
         self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
@@ -207,10 +202,9 @@ class ProximalGradient(Solver):
         return (x,)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective) or inexact_prox_reason(
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(
             prior for _, prior in _rough(objective)
-        )
-        if reason is not None:
+        ):
             return False, reason
         if self.step_size is not None:
             return False, "whether step_size is below the inverse curvature is not checked"

@@ -58,8 +58,7 @@ class Reweighted(Solver):
     inner_tolerance: float = 0.1
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "Reweighted")
-        if reason is not None:
+        if reason := implicit_reason(objective, "Reweighted"):
             return reason
         problem = objective.problem
         if not problem.is_linear or isinstance(problem.y, tuple):
@@ -106,10 +105,8 @@ class Reweighted(Solver):
         certificate: Tensor,
         scale: Tensor,
     ) -> ReweightedState:
-        D, y = objective.problem.data_term, objective.problem.y
-        value = D.value(prediction, y) + objective.prior_value(x)
         kept = prediction.clone() if prediction is x else prediction
-        return ReweightedState(x, value, D.discrepancy(prediction, y), certificate, kept, scale)
+        return ReweightedState(x, *objective.value_at(x, prediction), certificate, kept, scale)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         D = objective.problem.data_term

@@ -87,8 +87,7 @@ class SIRT(Solver):
         prediction = A(x)
         return SIRTState(
             x,
-            D.value(prediction, problem.y) + objective.prior_value(x),
-            D.discrepancy(prediction, problem.y),
+            *objective.value_at(x, prediction),
             torch.full_like(target, torch.inf),
             prediction,
             rows,
@@ -108,8 +107,7 @@ class SIRT(Solver):
         certificate = moved / state.scale.clamp_min(torch.finfo(moved.dtype).tiny)
         return SIRTState(
             x,
-            D.value(prediction, y) + objective.prior_value(x),
-            D.discrepancy(prediction, y),
+            *objective.value_at(x, prediction),
             certificate,
             prediction,
             state.rows,
@@ -122,8 +120,7 @@ class SIRT(Solver):
         return (state.certificate <= tolerance) | (state.discrepancy <= state.target)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = metric_reason(objective)
-        if reason is not None:
+        if reason := metric_reason(objective):
             return False, reason
         largest = self._largest_eigenvalue(objective)
         if self.relaxation * largest >= 2:

@@ -210,8 +210,7 @@ def unsplittable_reason(objective: Objective, name: str) -> str | None:
 
 def splitting_reason(objective: Objective, name: str) -> str | None:
     """Why a method that takes turns between a quadratic misfit and the priors does not fit, or ``None``."""
-    reason = implicit_reason(objective, name) or unsplittable_reason(objective, name)
-    if reason is not None:
+    if reason := implicit_reason(objective, name) or unsplittable_reason(objective, name):
         return reason
     if not objective.problem.data_term.is_quadratic:
         return f"{name} needs a quadratic data term, and {objective.problem.data_term!r} is not"

@@ -127,8 +127,7 @@ class StochasticPDHG(Solver):
         zero = torch.zeros_like(start)
         return StochasticPDHGState(
             start,
-            problem.data_term.value(prediction, problem.y) + objective.prior_value(start),
-            problem.data_term.discrepancy(prediction, problem.y),
+            *objective.value_at(start, prediction),
             torch.full_like(tau, torch.inf),
             duals,
             (zero, *(torch.zeros_like(start) for _ in others)),
@@ -155,7 +154,7 @@ class StochasticPDHG(Solver):
                 change = summand.adjoint(new - duals[place])
                 duals[place], pulls[slot] = new, pulls[slot] + change
                 changes.append(change if slot else count * change)
-            ahead = _sum(pulls) + _sum(changes)
+            ahead = sum(pulls[1:], pulls[0]) + sum(changes[1:], changes[0])
         new_state = StochasticPDHGState(
             x,
             state.value,
@@ -199,21 +198,22 @@ class StochasticPDHG(Solver):
                 / sigma
                 / size
             )
-        moved = item_norm(x - _primal_update(primal, x, _sum(list(state.pulls)), tau)) / tau
+        moved = (
+            item_norm(x - _primal_update(primal, x, sum(state.pulls[1:], state.pulls[0]), tau))
+            / tau
+        )
         pulled = torch.stack([item_norm(pull) for pull in state.pulls]).amax(0)
         state.certificate = torch.where(moved > 0, moved / pulled.clamp_min(tiny), moved).maximum(
             dual
         )
-        state.value = problem.data_term.value(prediction, problem.y) + objective.prior_value(x)
-        state.discrepancy = problem.data_term.discrepancy(prediction, problem.y)
+        state.value, state.discrepancy = objective.value_at(x, prediction)
         return state
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulate(objective)
-        reason = nonconvex_reason(objective) or inexact_prox_reason(
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(
             summand.function for summand in prior_summands(objective)
-        )
-        if reason is not None:
+        ):
             return False, reason
         return (
             True,
@@ -269,10 +269,3 @@ def _primal_update(primal: PriorSummand | None, x: Tensor, pull: Tensor, tau: Te
 
 def _dual_update(summand: Summand, dual: Tensor, image: Tensor, sigma: Tensor) -> Tensor:
     return summand.prox_conjugate(torch.addcmul(dual, expand(sigma, dual), image), sigma)
-
-
-def _sum(parts: list[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
