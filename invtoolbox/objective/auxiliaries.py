@@ -1,9 +1,10 @@
-r"""Priors that are minima over auxiliary variables, ``R(x) = min_w sum_i c_i F_i(K_i (x, w))``, written out.
+r"""Write out priors that are minima over auxiliary variables.
 
-Total generalized variation has no prox in closed form, because w is minimised over inside of it. Minimising over x and w together
-is the same problem, and there every piece is closed. `with_auxiliaries` makes that objective: its variable has the channels of the
-image and behind them those of every w, and `Objective.decode` takes the image out at the end. A solver that wants it says so in
-`Solver.reformulate`.
+Such a prior is ``R(x) = min_w sum_i c_i F_i(K_i (x, w))``. Total generalized variation has no prox
+in closed form, because w is minimized inside of it. Minimizing over x and w together is the same
+problem, and there every summand is closed. `with_auxiliaries` makes that objective: its variable
+has the channels of the image, followed by the channels of every w, and `Objective.decode` returns
+the image at the end. A solver that needs it calls it in `Solver.reformulate`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from invtoolbox.priors.composed import PriorWrapper
 
 
 def with_auxiliaries(objective: Objective) -> Objective:
-    """The objective with the auxiliary variables of its priors as further channels; itself where there are none, or no image.
+    """Return the objective with the auxiliary variables of its priors as further channels.
 
-    Its value is that of the original at the best auxiliary variables, and lies above it elsewhere.
+    It is the objective itself if there are no such variables, or no image. Its value equals the
+    original one at the best auxiliary variables, and lies above it elsewhere.
     """
     if objective.layout is not None or not any(
         "joint" in term.prior.offers for term in objective.prior.terms
@@ -66,7 +68,10 @@ def with_auxiliaries(objective: Objective) -> Objective:
 
 
 def with_auxiliary_variables(objective: Objective, image: Tensor) -> Tensor:
-    """The variable of an objective that starts from an image: auxiliary variables start at 0."""
+    """Return the variable of an objective that starts from an image.
+
+    Auxiliary variables start at 0.
+    """
     if objective.image_channels is None:
         return image
     shape = objective.problem.image_shape
@@ -76,7 +81,10 @@ def with_auxiliary_variables(objective: Objective, image: Tensor) -> Tensor:
 
 
 class _OfTheImage(PriorWrapper, ExplicitPrior):
-    """A prior of the image, seen as one of image and auxiliary variables: its prox leaves the latter as they are."""
+    """A prior of the image as a prior of image and auxiliary variables.
+
+    Its prox leaves the auxiliary variables unchanged.
+    """
 
     def __init__(self, prior: ExplicitPrior, image: ChannelSlices) -> None:
         self.prior, self.image = prior, image

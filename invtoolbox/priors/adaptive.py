@@ -27,10 +27,13 @@ Transfer = Callable[[str, Tensor], Tensor]
 
 
 class AdaptivePrior(ImplicitPrior):
-    """An implicit prior that replaces its parameters by others, maybe of another shape, between two steps.
+    """An implicit prior that replaces its parameters by others between two steps.
 
-    Only solvers that implement `Solver.adapt` accept it (`Adam`). The loop calls `adapt` after the steps at which
-    ``adapts`` is true. In between, the solver collects statistics of every evaluation by `gather`.
+    The new parameters may have another shape.
+
+    Only solvers that implement `Solver.adapt` accept it (`Adam`). The loop calls `adapt` after the
+    steps at which ``adapts`` is true. In between, the solver collects statistics of every
+    evaluation by `gather`.
     """
 
     @property
@@ -51,7 +54,10 @@ class AdaptivePrior(ImplicitPrior):
         parameters: dict[str, Tensor],
         info: dict[str, Intermediate],
     ) -> dict[str, Tensor]:
-        """Return the statistics after one more evaluation; ``info`` comes from the operator's `with_info`."""
+        """Return the statistics after one more evaluation.
+
+        ``info`` comes from the operator's `with_info`.
+        """
         return statistics
 
     def adapts(self, iteration: int) -> bool:
@@ -68,9 +74,9 @@ class AdaptivePrior(ImplicitPrior):
     ) -> tuple[dict[str, Tensor], Transfer]:
         """Return the new parameters, and a function that carries tensors over to their shapes.
 
-        ``transfer(name, tensor)`` maps a tensor of the shape of the old leaf (a running mean of its gradient, say) to
-        the shape of the new leaf; entries of new parameters are 0. The statistics start anew. Random draws come from
-        ``generator`` and are the same for every item.
+        ``transfer(name, tensor)`` maps a tensor of the shape of the old leaf (a running mean of its
+        gradient, say) to the shape of the new leaf; entries of new parameters are 0. The statistics
+        start anew. Random draws come from ``generator`` and are the same for every item.
         """
 
     def resize(
@@ -90,6 +96,7 @@ class AdaptivePrior(ImplicitPrior):
     ) -> dict[str, Tensor]:
         """Add noise to the parameters, for priors that explore by noise; `Adam` calls it after every step.
 
-        Unless overridden it returns ``parameters`` itself. ``rate`` is the solver's step for a leaf whose factor is 1.
+        Unless overridden it returns ``parameters`` itself. ``rate`` is the solver's step for a leaf
+        whose factor is 1.
         """
         return parameters

@@ -23,6 +23,7 @@ from invtoolbox.solvers.ordered_subsets import subset_reason
 
 @dataclass
 class AdamState(State):
+    """Running moments of the gradient, the answer so far, and the patience of each item."""
     gradient: Tensor
     mean: Tensor  # running mean of the gradient
     square: Tensor  # running mean of its square
@@ -38,23 +39,30 @@ class AdamState(State):
 
 @dataclass(frozen=True)
 class Adam(Solver):
-    r"""Adam (Kingma and Ba 2015, algorithm 1), the same for an item alone and in a batch.
+    r"""Adam (Kingma and Ba 2015, algorithm 1); an item gives the same result alone and in a batch.
 
-    An implicit prior's ``learning_rates`` multiply ``learning_rate`` leaf by leaf, and parameters that it constrains are projected
-    after every step. There is no promise of a monotone objective, nor of convergence (Reddi, Kale and Kumar 2018 give a
-    convex objective on which Adam does not converge); with ``decay`` the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
-    Certificate: ``|grad F|`` relative to that at the start.
+    An implicit prior's ``learning_rates`` multiply ``learning_rate`` leaf by leaf, and constrained
+    parameters are projected after every step. There is no promise of a monotone objective, nor of
+    convergence (Reddi, Kale and Kumar 2018 give a convex objective on which Adam does not
+    converge). With ``decay`` the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
+    Certificate: ``|grad F|`` relative to its value at the start.
 
     Args:
         learning_rate: the step in units of the variable.
-        iterate: which iterate is the answer: the ``"last"`` one, the ``"best"``, of least objective, or the ``"average"``, weighted by the
-            eighth power of the step (Shamir and Zhang 2013): about the last tenth of them, which takes the noise out of noisy gradients.
-        patience: steps without an improvement after which an item gives up, with the status ``stopped``; None for never. Under an
-            implicit prior that learns what is smooth first, it is a regulariser.
-        min_delta: by how much, in the unit of the objective, the objective must fall below the last improvement to be a new one.
-        subset_size: how many blocks of the measurements (views of a scan, sweeps of a sequence) a step looks at, drawn anew each time;
-            the history then holds the objectives of these. All of them by default.
-        clip: gradients of an item that are longer are shortened to this norm before they are averaged.
+        iterate: which iterate is the answer: the ``"last"`` one, the ``"best"`` one, of least
+            objective, or the ``"average"``, weighted by the eighth power of the step (Shamir and
+            Zhang 2013). The average covers about the last tenth of the iterates and takes the noise
+            out of noisy gradients.
+        patience: number of steps without an improvement after which an item gives up, with the
+            status ``stopped``; None for never. Under an implicit prior that learns smooth content
+            first, it is a regularizer.
+        min_delta: the objective, in its own unit, must fall by this much below the last improvement
+            to count as a new one.
+        subset_size: number of blocks of the measurements (views of a scan, sweeps of a sequence)
+            per step, drawn anew each time; the history then holds the objectives of these blocks.
+            All of them by default.
+        clip: gradients of an item that are longer are shortened to this norm before they are
+            averaged.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -144,7 +152,8 @@ class Adam(Solver):
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
         if self.iterate == "average":
-            # Not torch.lerp, which rounds the last few entries of a tensor in another way, so by the size of the batch.
+            # Not torch.lerp, which rounds the last few entries of a tensor in another way, so by
+            # the size of the batch.
             best = state.best + (x - state.best).mul_((9 / (steps + 8)).view(shape))
         improved = value < state.reference - self.min_delta
         return AdamState(
@@ -172,7 +181,8 @@ class Adam(Solver):
         variable: Tensor,
         move: Callable[[Tensor], Tensor],
     ) -> AdamState:
-        # What is new has no gradient yet, so the next step leaves it where it is; averages and the best iterate begin again from here.
+        # What is new has no gradient yet, so the next step leaves it where it is; averages and the
+        # best iterate begin again from here.
         return dataclasses.replace(
             state,
             x=variable,
@@ -224,7 +234,10 @@ def _gather(
 
 
 def _schedule(objective: Objective, rates: Tensor) -> Tensor:
-    """The rates of this iteration, written over those of the last one where the implicit prior follows a schedule."""
+    """Return the rates of this iteration.
+
+    If the implicit prior follows a schedule, they are written over the last ones.
+    """
     implicit, layout = objective.prior.implicit, objective.layout
     if implicit is None or layout is None or type(implicit).at is Prior.at:
         return rates

@@ -29,52 +29,66 @@ from invtoolbox.solvers.splitting import (
 
 @dataclass
 class ADMMState(State):
+    """Splits, scaled duals and penalty of ADMM."""
+
     splits: tuple[Tensor, ...]  # z_i, the copies of K_i x
     duals: tuple[Tensor, ...]  # u_i, scaled by 1 / rho
     rho: Tensor  # (batch,)
     steps: Tensor  # (batch,)
     prediction: Tensor  # A x
-    answer: Tensor  # the copy z of a constraint, else of the first prior that is not behind an operator, or x
+    answer: Tensor  # the z of a constraint, else of the first prior without an operator, or x
 
 
 @dataclass(frozen=True)
 class ADMM(Solver):
-    r"""ADMM (Boyd et al. 2011, section 3) for a quadratic misfit and any number of priors with a prox::
+    r"""ADMM (Boyd et al. 2011, section 3) for a quadratic misfit and priors with a prox.
+
+    Any number of priors may be given::
 
         x   = argmin D(A x, y) + rho/2 sum_i |K_i x - z_i + u_i|^2
         z_i = prox_{w_i R_i / rho}(K_i x + u_i)
         u_i = u_i + K_i x - z_i
 
-    The first line is closed where the operator knows ``(A^T A + rho)^{-1}`` (a periodic blur, a mask) and every K_i is the
-    identity, and where everything in it is a periodic convolution, as total variation and the Sobolev misfit can be: then
-    one FFT divides. Elsewhere it is a few warm-started conjugate gradients,
-    preconditioned by the periodic convolution next to the system where there is one (a blur that reflects).
+    The first line is closed if the operator knows ``(A^T A + rho)^{-1}`` (a periodic blur, a mask)
+    and every K_i is the identity. It is also closed if everything in it is a periodic convolution,
+    as total variation and the Sobolev misfit can be: then one FFT divides. Otherwise it takes a few
+    warm-started conjugate gradient steps, preconditioned by the periodic convolution next to the
+    system if there is such a convolution (a blur that reflects).
 
-    A prior that is a denoiser makes this plug-and-play (Venkatakrishnan et al. 2013). The penalty decides how strongly it
-    acts. Where ``rho`` is not given it is the weight of the denoiser, so that the denoiser always works at its own
-    ``sigma`` and the weight is the strength; a denoiser of one level, which takes no weight, gets ``rho = 1 / sigma^2`` in
-    units of the noise, as the prox of a density would (with the noise level of the data term, or one estimated from y).
+    A prior that is a denoiser makes this plug-and-play (Venkatakrishnan et al. 2013). The penalty
+    decides how strongly it acts. If ``rho`` is not given, it is the weight of the denoiser: the
+    denoiser then always works at its own ``sigma``, and the weight is the strength. A denoiser of
+    one level, which takes no weight, gets ``rho = 1 / sigma^2`` in units of the noise, as the prox
+    of a density would (with the noise level of the data term, or one estimated from y).
 
-    Converges for convex priors and any fixed ``rho > 0`` where the first line is closed; where it is not, the theorem needs
-    errors of a finite sum, which a fixed number of inner steps does not promise, so what they leave is part of the
-    certificate. ``rho`` is balanced (Boyd et al., 3.4.1) at iterations
-    5, 10, 20, 40 and 80 only. With a denoiser it converges where that is a prox or averaged, which cannot be checked.
-    A learned proximal operator belongs to a prior that need not be convex: then u is moved before z, the order for which Fang, Buchanan
-    and Sulam (ICLR 2024) prove convergence, for weights above ``|A^T A|``. The objective of the history then is the augmented Lagrangian,
-    ``D(A x) + w R(z) + rho <u, x - z> + rho/2 |x - z|^2``: it does not increase where the first line is closed, lies above the objective
-    at z, and ends as that.
-    The answer is z of a constraint, else of the first prior that is not behind an operator: constraints hold, and it has the prior's look;
-    where there is none, x. Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
+    Converges for convex priors and any fixed ``rho > 0`` if the first line is closed. Otherwise the
+    theorem needs errors of a finite sum, which a fixed number of inner steps does not promise, so
+    the residual of the inner system is part of the certificate. ``rho`` is balanced (Boyd et al.,
+    3.4.1) at iterations 5, 10, 20, 40 and 80 only. With a denoiser ADMM converges if the denoiser
+    is a prox or averaged, which cannot be checked.
+
+    A learned proximal operator belongs to a prior that need not be convex. Then u is updated before
+    z, the order for which Fang, Buchanan and Sulam (ICLR 2024) prove convergence, for weights above
+    ``|A^T A|``. The objective of the history then is the augmented Lagrangian,
+    ``D(A x) + w R(z) + rho <u, x - z> + rho/2 |x - z|^2``. It does not increase if the first line
+    is closed, lies above the objective at z, and has the same limit.
+
+    The answer is the z of a constraint, else of the first prior that is not behind an operator, so
+    that constraints hold and the answer has the look of the prior; without such a prior it is x.
+    Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
 
     Args:
         rho: the penalty, in the units of the objective; see above.
         relaxation: over-relaxation (ibid., 3.4.3) in (0, 2); not used with a denoiser.
-        inner_iterations: conjugate gradient steps an iteration; what they leave is part of the certificate.
-        iterate: ``"x"`` returns the side of the misfit in any case.
+        inner_iterations: conjugate gradient steps per iteration; their residual is part of the
+            certificate.
+        iterate: ``"x"`` returns the iterate of the misfit in any case.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
-    >>> it.solve(problem, it.priors.L1(), ADMM(tolerance=1e-6), regularization=1.0, progress=False).x.round(decimals=4)
+    >>> it.solve(
+    ...     problem, it.priors.L1(), ADMM(tolerance=1e-6), regularization=1.0, progress=False
+    ... ).x.round(decimals=4)
     tensor([[[ 2.,  0., -1.]]])
     """
 
@@ -98,7 +112,7 @@ class ADMM(Solver):
         return unit_step_reason(objective, "ADMM", None if self.rho is None else 1 / self.rho)
 
     def reformulate(self, objective: Objective) -> Objective:
-        """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
+        """Write out auxiliary variables, which leaves no inner minimization in a prox."""
         return with_auxiliaries(objective)
 
     def suits(self, objective: Objective) -> bool:
@@ -189,14 +203,14 @@ class ADMM(Solver):
         own = copy_of_image(summands, splits)
         return own if own is not None and self.iterate == "auto" else x
 
-    # -- the penalty ---------------------------------------------------------------------------------------------------
+    # -- the penalty -------------------------------------------------------------------------------
 
     def _first_rho(self, objective: Objective, start: Tensor) -> Tensor:
         one = torch.ones_like(objective.regularization)
         return one * self.rho if self.rho is not None else first_penalty(objective, start).detach()
 
     def _follow_weight(self, objective: Objective, rho: Tensor) -> Tensor:
-        """A denoiser's weight may change by a rule, and then its penalty does."""
+        """Return the penalty for the weight of this iteration, which a rule may change."""
         if self.rho is not None:
             return torch.ones_like(rho) * self.rho
         denoising = denoising_term(objective)
@@ -229,7 +243,7 @@ class ADMM(Solver):
         duals: tuple[Tensor, ...],
         rho: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Return x (Boyd et al., equation 3.5), and the norm of the residual of its system, ``(batch,)``."""
+        """Return x (Boyd et al., equation 3.5), and the norm of the residual, ``(batch,)``."""
         problem = objective.problem
         A, D = cast(LinearOperator, problem.operator), problem.data_term
         right = A.adjoint(D.weighted(problem.y - state.prediction))
@@ -253,11 +267,9 @@ class ADMM(Solver):
         u: Tensor,
         rho: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the next z and u (equations 3.6 and 3.7), and the energy of the summand, ``(batch,)``.
+        """Return the next z and u (equations 3.6 and 3.7), and the summand's energy, ``(batch,)``.
 
-        Args:
-            image: ``K x``.
-            u: the scaled dual, which is overwritten.
+        ``image`` is ``K x``; the scaled dual u is overwritten.
         """
         # Over-relaxation (3.4.3): relaxation K x + (1 - relaxation) z takes the place of K x.
         relaxation = 1.0 if denoising_term(objective) is not None else self.relaxation
@@ -292,7 +304,7 @@ class ADMM(Solver):
 
 @dataclass
 class _Residuals:
-    """Primal and dual residual (Boyd et al., section 3.3) and their scales, summed over the splits."""
+    """Primal and dual residual (Boyd et al., 3.3) and their scales, summed over the splits."""
 
     primal: Tensor  # (batch,) sum_i |K_i x - z_i|^2
     size: Tensor  # (batch,) sum_i max(|K_i x|, |z_i|)^2
@@ -308,7 +320,7 @@ class _Residuals:
     def add(
         self, summand: PriorSummand, image: Tensor, z: Tensor, new: Tensor, u: Tensor
     ) -> Tensor:
-        """Add one split; returns ``K x - z``."""
+        """Add one split and return ``K x - z``."""
         self.dual = add(self.dual, summand.adjoint(new - z))
         self.pull = add(self.pull, summand.adjoint(u))
         gap = image - new
@@ -317,7 +329,11 @@ class _Residuals:
         return gap
 
     def relative(self, rho: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the relative primal and dual residual, and the larger with the inner residual ``left``."""
+        """Return the relative primal and dual residual, and the certificate.
+
+        The certificate is the larger of the two; ``left``, the residual of the inner system, adds
+        to the dual residual.
+        """
         tiny = torch.finfo(self.size.dtype).tiny
         primal = (self.primal / self.size.clamp_min(tiny)).sqrt()
         pulled = item_norm(self.pull).clamp_min(tiny)

@@ -1,4 +1,4 @@
-"""Which solver fits an objective, and which is chosen where none is named."""
+"""Choose the solver of an objective, and check that a named solver fits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from invtoolbox.solvers.base import Solver
 
 
 def candidates() -> tuple[tuple[Solver, str], ...]:
-    """Every solver in the order of preference, with what speaks for it where it fits."""
+    """Return every solver in the order of preference, with the reason to choose it if it fits."""
     from invtoolbox import solvers
 
     return (
@@ -50,7 +50,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
 
 
 def unsupported_reason(solver: Solver, objective: Objective) -> str | None:
-    """Why a solver cannot minimise an objective, or ``None``."""
+    """Return why a solver cannot minimize an objective, or ``None``."""
     fixed = next((prior for _, prior in objective.terms if prior.unit_step), None)
     if fixed is not None and not solver.takes_unit_step:
         return f"{type(solver).__name__} chooses its proximal steps, and {fixed!r} knows the prox at one alone, 1 / weight"
@@ -63,7 +63,7 @@ def unsupported_reason(solver: Solver, objective: Objective) -> str | None:
 
 
 def choose(objective: Objective) -> tuple[Solver, str]:
-    """The first solver that fits and is at home here, and why."""
+    """Return the first solver that fits and suits the objective, and the reason."""
     for solver, reason in candidates():
         if unsupported_reason(solver, objective) is None and solver.suits(objective):
             return solver, f"{type(solver).__name__} was chosen: {reason}"
@@ -77,7 +77,7 @@ def choose(objective: Objective) -> tuple[Solver, str]:
 
 
 def check_fits(solver: Solver, objective: Objective) -> None:
-    """Raise an `InputError` that names the solvers that would work."""
+    """Raise an `InputError` that names the solvers that would work, if a solver does not fit."""
     reason = unsupported_reason(solver, objective)
     if reason is None:
         return

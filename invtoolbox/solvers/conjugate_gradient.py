@@ -1,4 +1,4 @@
-"""Conjugate gradients for problems in which everything is quadratic."""
+"""Conjugate gradients for quadratic problems."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from invtoolbox.solvers.preconditioner import Kind, Preconditioner, precondition
 
 @dataclass
 class CGState(State):
+    """Residual and direction of the normal equations ``H x = b``."""
     residual: Tensor  # b - H x
     direction: Tensor
     weight: Tensor  # (batch,) the regularisation the residual belongs to
@@ -30,19 +31,22 @@ class CGState(State):
 
 @dataclass(frozen=True)
 class ConjugateGradient(Solver):
-    r"""Conjugate gradients (Hestenes and Stiefel 1952) on the normal equations
+    r"""Conjugate gradients (Hestenes and Stiefel 1952) on the normal equations.
 
     ``(A^T W A + sum_i w_i L_i^T L_i) x = A^T W y + sum_i w_i L_i^T b_i``
 
-    of a quadratic data term and quadratic priors ``w_i / 2 |L_i x - b_i|^2``. Each item has its own step lengths, and
-    restarts where its weight changes. Converges to the minimiser (of least norm from 0) for every linear A; the error
-    decreases monotonically in the norm of the system. Certificate: ``|b - H x| / |b|``, b the right-hand side.
+    of a quadratic data term and quadratic priors ``w_i / 2 |L_i x - b_i|^2``. Each item has its own
+    step lengths, and restarts when its weight changes. Converges to the minimizer (of least norm
+    from 0) for every linear A; the error decreases monotonically in the norm of the system.
+    Certificate: ``|b - H x| / |b|``, b the right-hand side.
 
     Args:
-        preconditioner: ``"fourier"`` for systems next to a convolution (a blur of any boundary), ``"diagonal"`` for weights that differ
-            much from pixel to pixel or ray to ray, ``"auto"`` for the first of these that exists; none by default. See `preconditioner`.
-        direction: what proposes the next direction in place of the (preconditioned) residual: a network that was trained for systems of
-            this kind, see `LearnedDirection`. The error still decreases monotonically, whatever it proposes.
+        preconditioner: ``"fourier"`` for systems next to a convolution (a blur of any boundary),
+            ``"diagonal"`` for weights that differ much from pixel to pixel or ray to ray,
+            ``"auto"`` for the first of these that exists; none by default. See `preconditioner`.
+        direction: network that proposes the next direction in place of the (preconditioned)
+            residual, trained for systems of this kind; see `LearnedDirection`. The error still
+            decreases monotonically for every proposal.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -119,7 +123,8 @@ class ConjugateGradient(Solver):
             direction = self.direction.next(residual, recent)
         forward = objective.problem.operator(direction)
         product = apply_hessian(objective, direction, forward)
-        # Where the direction is that of conjugate gradients, <residual, direction> is <residual, inverse residual>, and this rounds less.
+        # Where the direction is that of conjugate gradients, <residual, direction> is <residual,
+        # inverse residual>, and this rounds less.
         squared = inner(
             residual, _precondition(inverse, residual) if self.direction is None else direction
         )
@@ -170,7 +175,8 @@ class ConjugateGradient(Solver):
     def apply_map(
         self, objective: Objective, state: CGState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        # At the solution a step of conjugate gradients is 0 / 0; that of Richardson has the same fixed point.
+        # At the solution a step of conjugate gradients is 0 / 0; that of Richardson has the same
+        # fixed point.
         (x,) = point
         return (
             x + right_side(objective) - apply_hessian(objective, x, objective.problem.operator(x)),
@@ -185,7 +191,7 @@ def _precondition(inverse: Preconditioner | None, residual: Tensor) -> Tensor:
 
 
 def quadratic_reason(objective: Objective, name: str) -> str | None:
-    """Why the normal equations do not exist, or ``None``."""
+    """Return why the normal equations do not exist, or ``None``."""
     problem = objective.problem
     if not problem.is_linear:
         return f"{name} needs a linear operator, and {problem.operator} is not"
@@ -198,7 +204,7 @@ def quadratic_reason(objective: Objective, name: str) -> str | None:
 
 
 def apply_hessian(objective: Objective, x: Tensor, prediction: Tensor) -> Tensor:
-    """``(A^T W A + sum_i w_i L_i^T L_i) x``, given ``prediction = A x``."""
+    """Return ``(A^T W A + sum_i w_i L_i^T L_i) x``, given ``prediction = A x``."""
     problem = objective.problem
     assert isinstance(problem.operator, LinearOperator)
     result = problem.operator.adjoint(problem.data_term.weighted(prediction))
@@ -210,7 +216,7 @@ def apply_hessian(objective: Objective, x: Tensor, prediction: Tensor) -> Tensor
 
 
 def right_side(objective: Objective) -> Tensor:
-    """``A^T W y + sum_i w_i L_i^T b_i``."""
+    """Return ``A^T W y + sum_i w_i L_i^T b_i``."""
     problem = objective.problem
     assert isinstance(problem.operator, LinearOperator)
     result = problem.operator.adjoint(problem.data_term.weighted(problem.y))

@@ -15,6 +15,7 @@ from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_r
 
 @dataclass
 class DescentState(State):
+    """Gradient and trial step of gradient descent."""
     gradient: Tensor
     trial: Tensor  # (batch,) the step to try first
     scale: Tensor  # (batch,) what the gradient norm is measured against
@@ -22,17 +23,20 @@ class DescentState(State):
 
 @dataclass(frozen=True)
 class GradientDescent(Solver):
-    r"""Gradient descent, ``x <- x - t grad F(x)``, with steps of Barzilai and Borwein (1988) and an Armijo line search.
+    r"""Gradient descent, ``x <- x - t grad F(x)``, with Barzilai-Borwein steps and a line search.
 
-    Each item has its own step. A step t is accepted once ``F(x - t g) <= F(x) - sufficient_decrease t |g|^2``
-    (Armijo 1966), so the objective never increases. Where some prior has no energy (RED), ``step_size`` must be given
-    and is used as it is.
+    The first trial of a step is the step of Barzilai and Borwein (1988). Each item has its own
+    step. A step t is accepted once ``F(x - t g) <= F(x) - sufficient_decrease t |g|^2`` (Armijo
+    1966), so the objective never increases. If some prior has no energy (RED), ``step_size`` must
+    be given and is used as it is.
 
-    Converges to a stationary point for any continuously differentiable objective that is bounded below; to a
-    minimiser where it is convex. Certificate: ``|grad F(x)|`` relative to that at the start or at 0, the larger.
+    Converges to a stationary point for any continuously differentiable objective that is bounded
+    below, and to a minimizer if it is convex. Certificate: ``|grad F(x)|`` relative to its value at
+    the start or at 0, the larger.
 
     Args:
-        step_size: a fixed step in place of the line search; converges for ``step_size < 2 / L``, L the Lipschitz constant.
+        step_size: a fixed step in place of the line search; converges for ``step_size < 2 / L``, L
+            the Lipschitz constant.
         sufficient_decrease: the constant of Armijo's condition.
 
     >>> import invtoolbox as it
@@ -95,7 +99,10 @@ class GradientDescent(Solver):
 
 
 def gradient_scale(objective: Objective, start_norm: Tensor) -> Tensor:
-    """What a gradient norm is measured against: the norm at the start or at 0, the larger (a warm start asks no more)."""
+    """Return the scale of a gradient norm: the norm at the start or at 0, the larger.
+
+    With it a warm start does not require more accuracy.
+    """
     scale = start_norm
     if objective.layout is None:
         at_zero = objective.data(objective.problem.zeros()).gradient
@@ -113,10 +120,11 @@ def backtrack(
     sufficient_decrease: float,
     halvings: int = 40,
 ) -> tuple[Tensor, Evaluation, Tensor]:
-    """The first step among ``trial, trial / 2, ...`` that meets Armijo's condition, per item; and the point there.
+    """Return the first point of the steps ``trial, trial / 2, ...`` that meets Armijo's condition.
 
-    An item that no step improves stays where it is (its step is 0). Rounding is allowed for: near the minimiser the
-    objective cannot be told to decrease.
+    Each item has its own step. Returns the point, the evaluation there, and the step, which is 0
+    for an item that no step improves. Rounding is allowed for: near the minimizer a decrease of the
+    objective cannot be measured.
     """
     rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
     step, accepted = trial.clone(), torch.zeros_like(trial, dtype=torch.bool)
@@ -133,7 +141,10 @@ def backtrack(
 
 
 def _barzilai_borwein(moved: Tensor, change: Tensor, taken: Tensor) -> Tensor:
-    """``<s, s> / <s, d>``, the inverse of the mean curvature along the last step; where it is not positive, twice the last step."""
+    """Return ``<s, s> / <s, d>``, the inverse of the mean curvature along the last step.
+
+    If the curvature is not positive, return twice the last step.
+    """
     curvature = inner(moved, change)
     length = inner(moved, moved)
     usable = (curvature > 1e-12 * length) & (length > 0)

@@ -24,6 +24,8 @@ from invtoolbox.solvers.splitting import (
 
 @dataclass
 class HalfQuadraticState(State):
+    """Splits and penalty of half-quadratic splitting."""
+
     splits: tuple[Tensor, ...]  # z_i
     penalty: Tensor  # (batch,) the fixed one; with a schedule, the largest noise level
     steps: Tensor  # (batch,)
@@ -34,42 +36,54 @@ class HalfQuadraticState(State):
 
 @dataclass(frozen=True)
 class HalfQuadratic(Solver):
-    r"""Half-quadratic splitting (Geman and Yang 1995; Wang, Yang, Yin and Zhang 2008) for a quadratic misfit::
+    r"""Half-quadratic splitting for a quadratic misfit.
+
+    Geman and Yang 1995; Wang, Yang, Yin and Zhang 2008::
 
         x   = argmin D(A x, y) + mu/2 sum_i |K_i x - z_i|^2
         z_i = prox_{w_i R_i / mu}(K_i x)
 
-    With a fixed penalty ``mu`` it minimises ``D(A x, y) + sum_i (w_i R_i)_mu(K_i x)``, every prior in place of its Moreau envelope
-    (the modulus becomes Huber's function with a corner of ``w / mu``): the objective itself as mu grows, ever more slowly.
+    With a fixed penalty ``mu`` it minimizes ``D(A x, y) + sum_i (w_i R_i)_mu(K_i x)``, every prior
+    replaced by its Moreau envelope (the modulus becomes Huber's function with a corner of
+    ``w / mu``). As mu grows this approaches the objective itself, ever more slowly.
 
-    With a denoiser that knows noise levels (plug-and-play; DPIR of Zhang et al., IEEE TPAMI 44, 2022) the level falls geometrically
-    from ``sigma_start`` to ``sigma_end`` in ``schedule`` steps, and ``mu_k = w sigma^2 / sigma_k^2`` with the prior's own
-    ``sigma`` and weight w: the product ``w sigma^2`` is their lambda, 0.23 with a data term that knows its noise level. Run it for
-    ``max_iterations=schedule`` to do as they do; later steps stay at ``sigma_end``.
+    With a denoiser that supports several noise levels (plug-and-play; DPIR of Zhang et al., IEEE
+    TPAMI 44, 2022) the level falls geometrically from ``sigma_start`` to ``sigma_end`` in
+    ``schedule`` steps, and ``mu_k = w sigma^2 / sigma_k^2`` with the prior's own ``sigma`` and
+    weight w. The product ``w sigma^2`` is their lambda, 0.23 with a data term that knows its noise
+    level. Run it for ``max_iterations=schedule`` to reproduce their method; later steps stay at
+    ``sigma_end``.
 
-    With a denoiser of one level and a fixed penalty it is the fixed-point method of regularisation by denoising (RED; Romano, Elad and
-    Milanfar, SIAM J. Imaging Sci. 10, 2017): where it settles, x, which ``iterate="x"`` returns, solves
-    ``A^T W (A x - y) + mu (x - denoise(x)) = 0``. The gradient steps that `GradientDescent` takes for this equation, with
-    ``regularization=mu``, need many times as many calls of the denoiser.
+    With a denoiser of one level and a fixed penalty it is the fixed-point method of regularization
+    by denoising (RED; Romano, Elad and Milanfar, SIAM J. Imaging Sci. 10, 2017). Its limit x, which
+    ``iterate="x"`` returns, solves ``A^T W (A x - y) + mu (x - denoise(x)) = 0``. The gradient
+    steps of `GradientDescent` for this equation, with ``regularization=mu``, need many times as
+    many calls of the denoiser.
 
-    Converges to a minimiser of the half-quadratic objective for convex priors, a fixed ``mu > 0`` and a first line that is
-    closed; elsewhere the first line is ``inner_iterations`` warm-started conjugate gradients. With a denoiser
-    nothing is promised. The answer is z of a constraint, else of the first prior that is not behind an operator, so that constraints
-    hold and it has the prior's look; where there is none, x. Certificate: the gradient of the half-quadratic objective,
-    ``|mu sum_i K_i^T (z_i - z_i_before)|``, relative to ``|A^T W y|``; infinite while the schedule runs.
+    Converges to a minimizer of the half-quadratic objective for convex priors, a fixed ``mu > 0``
+    and a closed first line; otherwise the first line takes ``inner_iterations`` warm-started
+    conjugate gradient steps. With a denoiser nothing is promised. The answer is the z of a
+    constraint, else of the first prior that is not behind an operator, so that constraints hold and
+    the answer has the look of the prior; without such a prior it is x. Certificate: the gradient of
+    the half-quadratic objective, ``|mu sum_i K_i^T (z_i - z_i_before)|``, relative to
+    ``|A^T W y|``; infinite while the schedule runs.
 
     Args:
-        penalty: mu, in the units of the objective; by default such that thresholds are 1 % of the intensity range.
-        sigma_start: the first level of a denoiser, in the units of the image; 20 % of its intensity range by default.
-        sigma_end: the last one; the ``sigma`` of the prior by default.
-        schedule: steps from one to the other.
-        inner_iterations: conjugate gradient steps an iteration, where the first line is not closed.
-        iterate: ``"x"`` returns the side of the misfit in any case.
+        penalty: mu, in the units of the objective; by default such that thresholds are 1 % of the
+            intensity range.
+        sigma_start: the first level of a denoiser, in the units of the image; 20 % of its intensity
+            range by default.
+        sigma_end: the last level; the ``sigma`` of the prior by default.
+        schedule: number of steps from the first to the last level.
+        inner_iterations: conjugate gradient steps per iteration, if the first line is not closed.
+        iterate: ``"x"`` returns the iterate of the misfit in any case.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
     >>> solver = HalfQuadratic(penalty=1.0, tolerance=1e-6)
-    >>> it.solve(problem, it.priors.L1(), solver, regularization=1.0, progress=False).x.round(decimals=4)
+    >>> it.solve(problem, it.priors.L1(), solver, regularization=1.0, progress=False).x.round(
+    ...     decimals=4
+    ... )
     tensor([[[1., 0., -0.]]])
     """
 

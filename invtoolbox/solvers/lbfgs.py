@@ -16,6 +16,7 @@ from invtoolbox.solvers.linear_systems import quotient
 
 @dataclass
 class LBFGSState(State):
+    """Gradient and memory of L-BFGS: the last steps and changes of the gradient."""
     gradient: Tensor
     moves: Tensor  # (batch, memory, n) the last steps s
     changes: Tensor  # (batch, memory, n) the changes d of the gradient along them
@@ -28,14 +29,17 @@ class LBFGSState(State):
 class LBFGS(Solver):
     r"""L-BFGS (Nocedal 1980; Nocedal and Wright 2006, algorithm 7.4) with an Armijo line search.
 
-    Each item has its own memory and its own step, so the objective of no item ever increases. A pair is kept only
-    where ``<s, d> > 1e-8 |s| |d|``, so the metric stays positive definite without Wolfe's second condition.
+    Each item has its own memory and its own step, so the objective of no item ever increases. A
+    pair is kept only if ``<s, d> > 1e-8 |s| |d|``, so the metric stays positive definite without
+    Wolfe's second condition.
 
-    Converges to a stationary point of a continuously differentiable objective that is bounded below; linearly where
-    it is strongly convex. Certificate: ``|grad F(x)|`` relative to that at the start or at 0, the larger.
+    Converges to a stationary point of a continuously differentiable objective that is bounded
+    below; linearly if it is strongly convex. Certificate: ``|grad F(x)|`` relative to its value at
+    the start or at 0, the larger.
 
     Args:
-        memory: pairs kept of each item; they take ``2 * memory`` times the space of x.
+        memory: number of pairs kept per item; they take ``2 * memory`` times the space of x.
+        sufficient_decrease: the constant of Armijo's condition.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -87,7 +91,8 @@ class LBFGS(Solver):
             direction = torch.where(mask, -state.gradient, direction)
             slope = inner(state.gradient, direction)
         empty = (state.curvatures == 0).all(1)
-        # Without a pair the length of the gradient says nothing about x, so the first step is short.
+        # Without a pair the length of the gradient says nothing about x, so the first step is
+        # short.
         size = item_norm(state.x)
         first = (
             0.01
@@ -114,7 +119,7 @@ class LBFGS(Solver):
         )
 
     def _metric(self, state: LBFGSState) -> Tensor:
-        """The two-loop recursion: the inverse Hessian's estimate times the gradient."""
+        """Return the estimated inverse Hessian times the gradient (two-loop recursion, 7.4)."""
         rows = torch.arange(len(state.place), device=state.x.device)
         q = state.gradient.flatten(1).clone()
         order = [(state.place - 1 - k) % self.memory for k in range(self.memory)]
@@ -134,7 +139,7 @@ class LBFGS(Solver):
         return q
 
     def _remember(self, state: LBFGSState, move: Tensor, change: Tensor) -> None:
-        """Write the pair into each item's next slot where its curvature is positive enough."""
+        """Write the pair into each item's next slot, if its curvature is positive enough."""
         curvature = inner(move, change)
         good = (curvature > 1e-8 * item_norm(move) * item_norm(change)).nonzero().squeeze(1)
         slots = state.place[good]

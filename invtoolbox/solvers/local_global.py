@@ -1,4 +1,7 @@
-"""Local and global steps in turn: down the quadratic above every prior, with a matrix that is factored once."""
+"""Local and global steps in turn, down the quadratic above every prior.
+
+The matrix of the quadratic is factorized once.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ from invtoolbox.solvers.sparse_cholesky import Factors, Graph, group_equal
 
 @dataclass
 class LocalGlobalState(State):
+    """Gradient, factors of M, and the pairs of the L-BFGS metric."""
+
     gradient: Tensor
     target: Tensor  # (batch, n) M^-1 gradient
     moves: Tensor  # (batch, memory, n) the last steps s, the latest last; 0 where there is none yet
@@ -36,32 +41,40 @@ class LocalGlobalState(State):
 
 @dataclass(frozen=True)
 class LocalGlobal(Solver):
-    r"""Local-global optimisation of displacements of points: ``x <- x - M^-1 grad F(x)`` with a sparse, constant M.
+    r"""Local-global optimization of displacements of points: ``x <- x - M^-1 grad F(x)``, M sparse.
 
-    Every prior is a minimum over rotations (or directions) of a quadratic, `ExplicitPrior.majoriser`. Finding the rotations at x is the
-    local step; the global one goes to the minimum of misfit and quadratics, a sparse system M in the points that is the same at
-    every step and is factored once. Since the quadratics lie above the priors and touch them, **the objective never increases**
-    (majorisation-minimisation); with ``memory=0`` this is the algorithm of Sorkine and Alexa (SGP 2007), iterate by iterate.
+    Every prior is a minimum over rotations (or directions) of a quadratic,
+    `ExplicitPrior.majoriser`. Finding the rotations at x is the local step. The global step goes to
+    the minimum of misfit and quadratics, a sparse system M in the points that is the same at every
+    step and is factorized once. Since the quadratics lie above the priors and touch them, **the
+    objective never increases** (majorization-minimization); with ``memory=0`` this is the algorithm
+    of Sorkine and Alexa (SGP 2007), iterate by iterate.
 
-    It crawls in the end, so by default M is, after ``plain_steps``, the first metric of L-BFGS (Liu, Bouaziz and Kavan, "Quasi-Newton
-    methods for real-time simulation of hyperelastic materials", 2017): a step that does not decrease the objective is replaced by the plain
-    one, so that the promise holds, and a tenth of the steps is needed. The plain ones come first because they decide into which of
-    several minima a large motion falls, and long steps from a bad start may choose another. Measurements that are `data_terms.Exact` hold
-    exactly: handles.
+    It is slow near the end. By default M is therefore, after ``plain_steps``, the first metric of
+    L-BFGS (Liu, Bouaziz and Kavan, "Quasi-Newton methods for real-time simulation of hyperelastic
+    materials", 2017). A step that does not decrease the objective is replaced by the plain one, so
+    that the promise holds, and a tenth of the steps is needed. The plain steps come first because
+    they decide into which of several minima a large motion falls, and long steps from a bad start
+    may choose another. Measurements that are `data_terms.Exact` hold exactly: handles.
 
-    Takes a quadratic misfit, or `data_terms.Exact`, of an operator that picks points or voxels (`ObservedPoints`, `Sampling`,
-    `Inpainting`, `Identity`), and priors with a ``majoriser`` of springs (`ARAP`, `Isometry`, ...); one whose majoriser is not fixed has M
-    factored at every step. Converges to a stationary point where the quadratics are bounded along the way. Certificate: ``|grad F|``
-    over the points that are free, relative to that at the start or at 0, the larger. The factors live on the CPU.
+    Takes a quadratic misfit, or `data_terms.Exact`, of an operator that picks points or voxels
+    (`ObservedPoints`, `Sampling`, `Inpainting`, `Identity`), and priors with a ``majoriser`` of
+    springs (`ARAP`, `Isometry`, ...). If a majoriser is not fixed, M is factorized at every step.
+    Converges to a stationary point if the quadratics are bounded along the way. Certificate:
+    ``|grad F|`` over the points that are free, relative to its value at the start or at 0, the
+    larger. The factors live on the CPU.
 
     Args:
-        memory: pairs kept of each item; 0 for plain steps alone.
-        plain_steps: before the memory is used.
+        memory: number of pairs kept per item; 0 for plain steps only.
+        plain_steps: number of steps before the memory is used.
+        sufficient_decrease: the constant of Armijo's condition.
 
     >>> import invtoolbox as it
     >>> p = torch.rand(1, 30, 3, generator=torch.Generator().manual_seed(0))
     >>> A = it.operators.ObservedPoints(p, torch.tensor([0, 1, 2, 3]))
-    >>> problem = it.Problem(torch.ones(1, 4, 3), A, it.data_terms.Exact())  # four points are moved by (1, 1, 1)
+    >>> problem = it.Problem(
+    ...     torch.ones(1, 4, 3), A, it.data_terms.Exact()
+    ... )  # four points are moved by (1, 1, 1)
     >>> x = it.solve(problem, it.priors.ARAP(neighbours=6), LocalGlobal(), progress=False).x
     >>> bool((x - 1).abs().max() < 1e-3)
     True
@@ -194,7 +207,7 @@ class LocalGlobal(Solver):
         )
 
     def _evaluate(self, objective: Objective, x: Tensor, free: Tensor) -> Evaluation:
-        """Value and slope, the latter 0 at the points that are held."""
+        """Return value and gradient; the gradient is 0 at the points that are held."""
         if not isinstance(objective.problem.data_term, Exact):
             return objective.evaluate(x)
         value, gradient = torch.zeros_like(objective.regularization), torch.zeros_like(x)
@@ -210,7 +223,7 @@ class LocalGlobal(Solver):
 def _metric(
     gradient: Tensor, target: Tensor, moves: Tensor, changes: Tensor, solved: Tensor
 ) -> Tensor:
-    """The inverse Hessian of L-BFGS times the gradient, from products of all pairs at once.
+    """Return the inverse Hessian of L-BFGS times the gradient, from products of all pairs at once.
 
     Byrd, Nocedal and Schnabel, Math. Program. 63, 1994, theorem 2.2.
     """
@@ -228,17 +241,17 @@ def _metric(
 
 
 def _solve(factors: Factors, which: Tensor, gradient: Tensor) -> Tensor:
-    """``M^-1 gradient``, ``(batch, n)``."""
+    """Return ``M^-1 gradient``, ``(batch, n)``."""
     return like_points(factors.solve(as_points(gradient), which), gradient).flatten(1)
 
 
 def _mask(points: Tensor, x: Tensor) -> Tensor:
-    """Booleans ``(batch, N)`` of points shaped like displacements x."""
+    """Return booleans ``(batch, N)`` of points in the shape of displacements x."""
     return like_points(points[..., None].expand(*points.shape, 3), x)
 
 
 def _one_for_all(values: Tensor, objective: Objective) -> Tensor:
-    """Of values ``(batch, N, 3)`` that are the same in all three coordinates, those ``(batch, N)``."""
+    """Return ``(batch, N)`` of values ``(batch, N, 3)`` that are equal in all coordinates."""
     if not torch.equal(values, values[..., :1].expand_as(values)):
         raise InputError(
             f"LocalGlobal moves points as a whole, and {objective.problem.operator} with {objective.problem.data_term!r} "
@@ -248,7 +261,7 @@ def _one_for_all(values: Tensor, objective: Objective) -> Tensor:
 
 
 def _factors(objective: Objective, x: Tensor, free: Tensor) -> tuple[Factors, Tensor]:
-    """The factored M of every item, and the number of each."""
+    """Return the factorized M of every item, and the number of each item's factor."""
     problem, batch = objective.problem, len(x)
     diagonal = torch.zeros(1, free.shape[1], dtype=x.dtype, device=x.device)
     if not isinstance(problem.data_term, Exact):

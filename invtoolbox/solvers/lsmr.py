@@ -1,6 +1,6 @@
-"""Conjugate gradients for least squares, with early stopping as the regulariser.
+"""Krylov methods for least squares: CGLS, with early stopping as the regularizer, and LSMR.
 
-LSMR: least squares by Golub-Kahan bidiagonalisation.
+LSMR is based on Golub-Kahan bidiagonalization.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from invtoolbox.solvers.linear_systems import quotient
 
 @dataclass
 class CGLSState(State):
+    """Residual, direction and stopping discrepancy of CGLS."""
+
     residual: Tensor  # y - A x, in the space of the measurements
     direction: Tensor
     squared: Tensor  # (batch,) |A^T W residual|^2
@@ -32,11 +34,11 @@ class CGLSState(State):
 class CGLS(Solver):
     r"""CGLS (Bjorck 1996, algorithm 7.4.1) for ``min 1/2 <Ax - y, W (Ax - y)>``, started at 0.
 
-    It keeps the residual in the space of the measurements, which squares no condition number in finite precision.
-    Its iterates first approach the true image and then fit the noise (Hanke 1995), so where the data term knows the
-    noise level an item stops once its discrepancy is ``tau`` times the expected one.
-    Converges to the solution of least norm; the residual decreases monotonically.
-    Certificate: ``|A^T W (y - Ax)| / |A^T W y|``.
+    It keeps the residual in the space of the measurements, which squares no condition number in
+    finite precision. Its iterates first approach the true image and then fit the noise (Hanke
+    1995), so if the data term knows the noise level, an item stops once its discrepancy is ``tau``
+    times the expected one. Converges to the solution of least norm; the residual decreases
+    monotonically. Certificate: ``|A^T W (y - Ax)| / |A^T W y|``.
 
     Args:
         tau: stop at ``tau`` times the expected discrepancy; 0 never stops early.
@@ -124,6 +126,8 @@ Rows = tuple[Tensor, ...]
 
 @dataclass
 class LSMRState(State):
+    """The bidiagonalization and the two rotations of LSMR (Fong and Saunders, algorithm LSMR)."""
+
     residual: Rows  # b - K x
     left: Rows  # u of the bidiagonalisation
     right: Tensor  # v
@@ -146,22 +150,28 @@ class LSMRState(State):
 
 @dataclass(frozen=True)
 class LSMR(Solver):
-    r"""LSMR (Fong and Saunders, SIAM J. Sci. Comput. 33, 2011) for least squares, with quadratic priors as further rows.
+    r"""LSMR (Fong and Saunders, SIAM J. Sci. Comput. 33, 2011) for least squares, also with priors.
 
-    Minimises ``1/2 <Ax - y, W (Ax - y)> + sum_i w_i / 2 |L_i x - b_i|^2``, that is ``1/2 |K x - b|^2`` with
-    ``K = (A, L_1, L_2, ...)`` in the inner product ``<u, W u> + sum_i w_i |u_i|^2`` (Arioli 2013 for the weighted bidiagonalisation,
-    which needs no square root of W). Damping is the prior `Tikhonov`.
+    Quadratic priors are further rows: it minimizes
+    ``1/2 <Ax - y, W (Ax - y)> + sum_i w_i / 2 |L_i x - b_i|^2``, that is ``1/2 |K x - b|^2`` with
+    ``K = (A, L_1, L_2, ...)`` in the inner product ``<u, W u> + sum_i w_i |u_i|^2`` (Arioli 2013
+    for the weighted bidiagonalization, which needs no square root of W). Damping is the prior
+    `Tikhonov`.
 
-    In exact arithmetic the iterates are those of MINRES on the normal equations: ``|K^T r|`` decreases monotonically, where that
-    of conjugate gradients (CGLS, LSQR) oscillates, so it may be stopped early safely. Converges for every linear A, from 0 to the
-    solution of least norm. An item whose weight changes starts again from where it is.
+    In exact arithmetic the iterates are the iterates of MINRES on the normal equations: ``|K^T r|``
+    decreases monotonically, whereas it oscillates for conjugate gradients (CGLS, LSQR), so LSMR may
+    be stopped early safely. Converges for every linear A, from 0 to the solution of least norm. An
+    item whose weight changes starts again from its current iterate.
 
-    Certificate: the backward error ``|K^T r| / (|K| |r|)`` (ibid., 4.2; K in the norm of Frobenius, as far as it has been
-    seen), or ``|r| / (|b| + |K| |x|)`` where that is smaller: a system that has an exact solution leaves no residual to compare with.
+    Certificate: the backward error ``|K^T r| / (|K| |r|)`` (ibid., 4.2; K in the norm of Frobenius,
+    as far as it is known so far), or ``|r| / (|b| + |K| |x|)`` if that is smaller: a system that
+    has an exact solution leaves no residual to compare with.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
-    >>> it.solve(problem, it.priors.Tikhonov(), it.solvers.LSMR(), regularization=3.0, progress=False).x
+    >>> it.solve(
+    ...     problem, it.priors.Tikhonov(), it.solvers.LSMR(), regularization=3.0, progress=False
+    ... ).x
     tensor([[[0.2500, 0.2500, 0.2500, 0.2500]]])
     """
 
@@ -193,7 +203,8 @@ class LSMR(Solver):
         right = torch.addcmul(_adjoint(objective, left), expand(-beta, s.right), s.right)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
-        # Two rotations: of the bidiagonal matrix (rho, theta), and of its transpose (rho_bar, theta_bar).
+        # Two rotations: of the bidiagonal matrix (rho, theta), and of its transpose (rho_bar,
+        # theta_bar).
         cos, sin, rho = _rotation(s.alpha_bar, beta)
         theta = sin * alpha
         theta_bar = s.sine * rho
@@ -273,7 +284,7 @@ class LSMR(Solver):
         )
 
     def _evaluate(self, objective: Objective, state: LSMRState) -> LSMRState:
-        """The state with value, discrepancy and certificate."""
+        """Return the state with value, discrepancy and certificate."""
         D, y = objective.problem.data_term, objective.problem.y
         left = _norm(objective, state.residual)
         state.value = 0.5 * left.square()
@@ -289,7 +300,7 @@ class LSMR(Solver):
 
 
 def _residual(objective: Objective, x: Tensor) -> Rows:
-    """``b - K x``."""
+    """Return ``b - K x``."""
     problem = objective.problem
     rows = [problem.y - problem.operator(x)]
     for _, prior in objective.terms:
@@ -300,13 +311,13 @@ def _residual(objective: Objective, x: Tensor) -> Rows:
 
 
 def _forward(objective: Objective, x: Tensor) -> Rows:
-    """``K x``."""
+    """Return ``K x``."""
     operators = [prior.quadratic()[0] for _, prior in objective.terms]
     return (objective.problem.operator(x), *(x if L is None else L(x) for L in operators))
 
 
 def _adjoint(objective: Objective, rows: Rows) -> Tensor:
-    """``A^T W u_0 + sum_i w_i L_i^T u_i``."""
+    """Return ``A^T W u_0 + sum_i w_i L_i^T u_i``."""
     A, D = objective.problem.operator, objective.problem.data_term
     assert isinstance(A, LinearOperator)
     result = A.adjoint(D.weighted(rows[0]))
@@ -318,7 +329,7 @@ def _adjoint(objective: Objective, rows: Rows) -> Tensor:
 
 
 def _norm(objective: Objective, rows: Rows) -> Tensor:
-    """The norm of the inner product ``<u_0, W u_0> + sum_i w_i |u_i|^2``, ``(batch,)``."""
+    """Return the norm of the inner product ``<u_0, W u_0> + sum_i w_i |u_i|^2``, ``(batch,)``."""
     total = inner(rows[0], objective.problem.data_term.weighted(rows[0]))
     for (weight, _), row in zip(objective.terms, rows[1:]):
         total = total + weight * inner(row, row)
@@ -337,13 +348,16 @@ def _plus(rows: Rows, factor: Tensor, others: Rows) -> Rows:
 
 
 def _rotation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``(c, s, r)`` with ``c a + s b = r`` and ``c b - s a = 0``; the identity where both are 0."""
+    """Return ``(c, s, r)`` with ``c a + s b = r`` and ``c b - s a = 0``.
+
+    The identity if both are 0.
+    """
     r = torch.hypot(a, b)
     return torch.where(r > 0, a * _inverse(r), torch.ones_like(r)), b * _inverse(r), r
 
 
 def _inverse(value: Tensor) -> Tensor:
-    """``1 / value``, and 0 for 0: an item that has its solution moves no more."""
+    """Return ``1 / value``, and 0 for 0: an item that has its solution moves no more."""
     return torch.where(
         value != 0,
         1 / torch.where(value != 0, value, torch.ones_like(value)),

@@ -36,13 +36,15 @@ from invtoolbox.solvers.splitting import (
 
 @dataclass
 class PDHGState(State):
+    """Relaxed iterates and duals, their products with the operators, and the steps of PDHG."""
+
     regularization: (
         Tensor  # (batch,) the weight, or the one that the discrepancy constraint is worth
     )
     target: Tensor  # (batch,) the discrepancy to meet; NaN where the weight is given
     ratio: Tensor  # (batch,) primal over dual step
     norms: Tensor  # (batch, summands) of the operators of the dual summands
-    curvatures: Tensor  # (batch, misfits) of every misfit in its prediction; infinite where there is no bound
+    curvatures: Tensor  # (batch, misfits) of each misfit in its prediction; infinite if unbounded
     start: Tensor  # where x started
     point: Tensor  # the relaxed x
     pull: Tensor  # sum_j K_j^T p_j
@@ -53,40 +55,48 @@ class PDHGState(State):
 
 @dataclass(frozen=True)
 class PDHG(Solver):
-    r"""Primal-dual hybrid gradient (Chambolle and Pock 2011), over-relaxed (Condat 2013), with steps of each item's own.
+    r"""Primal-dual hybrid gradient (Chambolle and Pock 2011), over-relaxed (Condat 2013).
 
-    Minimises ``G(x) + sum_j F_j(K_j x)``: the misfit and every prior that splits (total variation) are summands behind a
-    linear operator, one prior with a prox alone is ``G``. One iteration applies every operator and adjoint once::
+    Minimizes ``G(x) + sum_j F_j(K_j x)``. The misfit and every prior that splits (total variation)
+    are summands behind a linear operator; one prior with a prox alone is ``G``. Each item has its
+    own steps. One iteration applies every operator and adjoint once::
 
         u   = prox_{tau G}(x - tau sum_j K_j^T p_j)
         q_j = prox_{sigma_j F_j*}(p_j + sigma_j K_j (2 u - x))
         (x, p) <- (x, p) + relaxation ((u, q) - (x, p))
 
-    Every summand has its own step, ``sigma_j = 1 / (tau J |K_j|^2)`` for J summands (block preconditioning, Pock and Chambolle
-    2011), so summands of very different scale (a projector and a gradient) do not slow each other. The ratio of primal
-    to dual steps follows the sizes of x and p at iterations 10, 20, 40, ... A data term with a gradient but no prox enters
-    by its gradient, without relaxation (Condat 2013, Vu 2013). For denoising the misfit itself is ``G`` where that is free.
-    Auxiliary variables of a prior (`TotalGeneralizedVariation`) are further channels of x here, and the objective in history is
-    the one of both, which lies above that of the image until they have settled.
+    Every summand has its own step, ``sigma_j = 1 / (tau J |K_j|^2)`` for J summands (block
+    preconditioning, Pock and Chambolle 2011), so summands of very different scale (a projector and
+    a gradient) do not slow each other. The ratio of primal to dual steps follows the sizes of x and
+    p at iterations 10, 20, 40, ... A data term with a gradient but no prox enters by its gradient,
+    without relaxation (Condat 2013, Vu 2013). For denoising the misfit itself is ``G`` if that is
+    free. Auxiliary variables of a prior (`TotalGeneralizedVariation`) are further channels of x
+    here. The objective in the history then is the joint objective, which lies above the objective
+    of the image until the auxiliary variables have settled.
 
-    Where the weight is to be chosen by the discrepancy principle and the data term is least squares, the problem
-    ``min sum_i w_i R_i(x)`` subject to ``discrepancy(A x, y) <= target`` is solved as it stands: the ball takes the place of
-    the data term, and the weight it is worth, ``target noise_std^-1 / |p|``, is what `Solution.regularization` reports.
+    If the weight is to be chosen by the discrepancy principle and the data term is least squares,
+    the problem ``min sum_i w_i R_i(x)`` subject to ``discrepancy(A x, y) <= target`` is solved
+    directly. The ball takes the place of the data term, and `Solution.regularization` reports the
+    weight that is equivalent to it, ``target noise_std^-1 / |p|``.
 
-    Converges to a minimiser for convex data terms and priors and every linear operator, because
-    ``tau sum_j sigma_j |K_j|^2 <= 1`` (with a data gradient of Lipschitz constant L, ``1 / tau - sum_j sigma_j |K_j|^2 >= L / 2``)
-    and the ratio changes finitely often. The objective need not decrease monotonically.
-    Certificate: the larger of the primal and the dual residual (Goldstein et al. 2013), i.e. of what is missing in
-    ``0 in dG(u) + sum_j K_j^T q_j``, relative to the largest ``K_j^T q_j``, and in ``K_j u in dF_j*(q_j)``, relative to the image.
+    Converges to a minimizer for convex data terms and priors and every linear operator, because
+    ``tau sum_j sigma_j |K_j|^2 <= 1`` (with a data gradient of Lipschitz constant L,
+    ``1 / tau - sum_j sigma_j |K_j|^2 >= L / 2``) and the ratio changes finitely often. The
+    objective need not decrease monotonically. Certificate: the larger of the primal and the dual
+    residual (Goldstein et al. 2013). The primal residual is the distance to
+    ``0 in dG(u) + sum_j K_j^T q_j``, relative to the largest ``K_j^T q_j``. The dual residual is
+    the distance to ``K_j u in dF_j*(q_j)``, relative to the image.
 
     Args:
-        relaxation: in (0, 2); 1 is none.
+        relaxation: over-relaxation in (0, 2); 1 is none.
         adaptive: whether the ratio of the steps follows the iterates.
         ratio: the first ``tau / sigma``-like ratio, a guess by default.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.tensor([[[0., 0., 9., 9.]]]), it.operators.Identity((1, 4)))
-    >>> it.solve(problem, it.priors.TotalVariation(), PDHG(), regularization=1.0, progress=False).x.round(decimals=2)
+    >>> problem = it.Problem(torch.tensor([[[0.0, 0.0, 9.0, 9.0]]]), it.operators.Identity((1, 4)))
+    >>> it.solve(
+    ...     problem, it.priors.TotalVariation(), PDHG(), regularization=1.0, progress=False
+    ... ).x.round(decimals=2)
     tensor([[[0.5000, 0.5000, 8.5000, 8.5000]]])
     """
 
@@ -114,7 +124,10 @@ class PDHG(Solver):
         return None
 
     def suits(self, objective: Objective) -> bool:
-        """Where misfit and priors are convex and their prox exact: not for denoisers, nor where all is smooth."""
+        """Whether misfit and priors are convex and their prox exact.
+
+        Denoisers and smooth objectives are left to other solvers.
+        """
         priors = [prior for _, prior in objective.terms]
         convex = objective.problem.data_term.is_convex and all(
             prior.is_convex is not False for prior in priors
@@ -122,7 +135,7 @@ class PDHG(Solver):
         return bool(priors) and convex and not any("denoise" in prior.offers for prior in priors)
 
     def reformulate(self, objective: Objective) -> Objective:
-        """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
+        """Write out auxiliary variables, which leaves no inner minimization in a prox."""
         return with_auxiliaries(objective)
 
     def meets_target(self, objective: Objective) -> bool:
@@ -130,7 +143,7 @@ class PDHG(Solver):
         plain = isinstance(D, LeastSquares) and D.weights is None and isinstance(y, Tensor)
         return plain and isinstance(objective.rule, DiscrepancyPrinciple)
 
-    # -- life ---------------------------------------------------------------------------------------------------------
+    # -- life --------------------------------------------------------------------------------------
 
     def init(self, objective: Objective, start: Tensor) -> PDHGState:
         target = objective.nan()
@@ -236,7 +249,10 @@ class PDHG(Solver):
         u: Tensor,
         duals: list[Tensor],
     ) -> Tensor:
-        """Return the ratio of primal to dual step for the next iteration; it changes at milestones alone."""
+        """Return the ratio of primal to dual step of the next iteration.
+
+        It changes at milestones only.
+        """
         if not (self.adaptive and splitting.dual and _is_milestone(objective.iteration + 1)):
             return state.ratio
         # A start that is nearly the answer must not stop the image from moving.
@@ -277,7 +293,10 @@ class PDHG(Solver):
     def _first_ratio(
         self, objective: Objective, splitting: Splitting, state: PDHGState, start: Tensor
     ) -> Tensor:
-        """The balance for a guess: half the bound of a norm, 2 % of noise, an image that moves by a fifth."""
+        """Return the balance for guessed sizes.
+
+        They are half the bound of a norm, 2 % of noise, and an image that moves by a fifth.
+        """
         if self.ratio is not None:
             return torch.ones_like(state.ratio) * self.ratio
         if not splitting.dual:
@@ -298,7 +317,7 @@ class PDHG(Solver):
                 )
         return _balance(splitting, state, 0.2 * item_norm(start), sizes).detach()
 
-    # -- summands -------------------------------------------------------------------------------------------------------
+    # -- summands ----------------------------------------------------------------------------------
 
     def _split(self, objective: Objective, target: Tensor) -> Splitting:
         data, priors = data_summands(objective), prior_summands(objective)
@@ -341,7 +360,10 @@ class _Ball:
         return self.operator.adjoint(z)
 
     def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
-        """``v - step P(v / step)``, P the projection onto the ball: ``v - step y``, shortened by ``step radius``."""
+        """Return ``v - step P(v / step)``, P the projection onto the ball.
+
+        It is ``v - step y``, shortened by ``step radius``.
+        """
         v.addcmul_(self.y, expand(-step, v))
         length = item_norm(v)
         return v.mul_(
@@ -356,7 +378,13 @@ class _Ball:
 
 @dataclass(frozen=True)
 class Splitting:
-    """``primal`` has a prox at the image itself, ``dual`` one behind an operator each, ``smooth`` a gradient only."""
+    """The summands of an objective, by how they enter.
+
+    Attributes:
+        primal: the summand with a prox at the image itself, if there is one.
+        dual: the summands with a prox behind an operator each.
+        smooth: the misfits with a gradient only.
+    """
 
     primal: Summand | None
     dual: tuple[Summand | _Ball, ...]
@@ -374,7 +402,10 @@ class Splitting:
 def take_primal(
     priors: tuple[PriorSummand, ...],
 ) -> tuple[PriorSummand | None, tuple[PriorSummand, ...]]:
-    """The prior that acts on the image itself, a constraint before any other, so that the answer meets it; and the rest."""
+    """Return the prior that acts on the image itself, and the other priors.
+
+    A constraint is taken before any other prior, so that the answer meets it.
+    """
     free = [summand for summand in priors if summand.operator is None]
     if not free:
         return None, priors
@@ -396,10 +427,11 @@ def _dual_update(
     sigma: Tensor,
     relaxation: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the relaxed dual, and the norm of the dual residual, ``(batch,)`` (Goldstein et al. 2013).
+    """Return the relaxed dual, and the norm of the dual residual, ``(batch,)``.
 
-    ``q = prox_{sigma F*}(p + sigma K (2 u - x))`` (Condat 2013, algorithm 3.1), from ``image = K u`` and
-    ``change = K (u - x)``; both ``p`` and ``change`` are overwritten.
+    ``q = prox_{sigma F*}(p + sigma K (2 u - x))`` (Condat 2013, algorithm 3.1), from
+    ``image = K u`` and ``change = K (u - x)``; the residual is that of Goldstein et al. (2013).
+    Both ``p`` and ``change`` are overwritten.
     """
     step = expand(sigma, p)
     v = torch.addcmul(p, step, image).addcmul_(step, change)
@@ -411,13 +443,16 @@ def _dual_update(
 def _primal_residual(
     state: PDHGState, pull: Tensor, moved: Tensor, tau: Tensor, relaxation: float
 ) -> Tensor:
-    """The norm of ``sum_j K_j^T (q_j - p_j) - (u - x) / tau``, ``(batch,)``; overwrites the pull of the state."""
+    """Return the norm of ``sum_j K_j^T (q_j - p_j) - (u - x) / tau``, ``(batch,)``.
+
+    The pull of the state is overwritten.
+    """
     missing = subtract(pull, state.pull, out=state.pull).div_(relaxation)
     return item_norm(add_product(missing, moved, expand(-1 / tau, moved)))
 
 
 def _steps(splitting: Splitting, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """tau and every sigma, each ``(batch,)``."""
+    """Return tau and every sigma, each ``(batch,)``."""
     count = len(splitting.dual)
     squares = state.norms[:, :count].square().clamp_min(torch.finfo(state.norms.dtype).tiny)
     sigmas = (1 / (count * state.ratio.unsqueeze(1) * squares)).unbind(1) if count else ()
@@ -433,7 +468,7 @@ def _steps(splitting: Splitting, state: PDHGState) -> tuple[Tensor, tuple[Tensor
 
 
 def _curvatures(splitting: Splitting, like: Tensor) -> Tensor:
-    """Of every misfit, ``(batch, misfits)``."""
+    """Return the curvature of every misfit, ``(batch, misfits)``."""
     columns = []
     for summand in (*splitting.all, splitting.primal):
         if not isinstance(summand, DataSummand):
@@ -450,12 +485,13 @@ def _curvatures(splitting: Splitting, like: Tensor) -> Tensor:
 def _balance(
     splitting: Splitting, state: PDHGState, distance: Tensor, sizes: list[Tensor]
 ) -> Tensor:
-    r"""The ratio of primal to dual step that suits these sizes of ``x - start`` and of every dual.
+    r"""Return the ratio of primal to dual step for these sizes of ``x - start`` and of every dual.
 
-    The geometric mean of two rules. The worst case: the bound of Chambolle and Pock (2011, theorem 1) is least where
-    ``x - start`` and the duals of the priors are of equal size in the metric of the method. Strong convexity: the dual of
-    a misfit of curvature L forgets its start at the rate ``sigma / L``, and its image at ``tau L``, which should not be
-    small. Over three decades of the weight this was within 3 of the best ratio on CT, deblurring and denoising.
+    It is the geometric mean of two rules. The worst case: the bound of Chambolle and Pock (2011,
+    theorem 1) is least if ``x - start`` and the duals of the priors are of equal size in the metric
+    of the method. Strong convexity: the dual of a misfit of curvature L forgets its start at the
+    rate ``sigma / L``, and its image at ``tau L``, which should not be small. Over three decades of
+    the weight this was within 3 of the best ratio on CT, deblurring and denoising.
     """
     count, norms = len(splitting.dual), state.norms.unbind(1)
     squares = [count * (size * norm).square() for size, norm in zip(sizes, norms)]
@@ -485,9 +521,10 @@ def _balance(
 
 
 def _raise_norm(norm: Tensor, image: Tensor, moved: Tensor) -> Tensor:
-    """The norm of an operator, raised where ``|K d| > norm |d|``: a power method ends below, by much where it is slow.
+    """Return the norm of an operator, raised if ``|K d| > norm |d|``.
 
-    Over-relaxed steps that are too long let exactly those directions grow that the estimate has missed, so they show.
+    A power method ends below the norm, by much if it is slow. Over-relaxed steps that are too long
+    let exactly those directions grow that the estimate has missed, so they show.
     """
     seen = image / moved.clamp_min(torch.finfo(moved.dtype).tiny)
     return torch.where((seen > norm) & seen.isfinite(), 1.01 * seen, norm).detach()
@@ -505,7 +542,10 @@ def _is_milestone(iteration: int) -> bool:
 def _apply_adjoints(
     summands: tuple[Summand | _Ball, ...], duals: tuple[Tensor, ...], like: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``sum_j K_j^T p_j``, a tensor of its own, and the largest ``|K_j^T p_j|`` of each item."""
+    """Return ``sum_j K_j^T p_j``, and the largest ``|K_j^T p_j|`` of each item.
+
+    The sum is a tensor of its own.
+    """
     total, largest = None, None
     for summand, p in zip(summands, duals):
         part = summand.adjoint(p)
@@ -529,7 +569,10 @@ def _unit(D: LeastSquares, like: Tensor) -> Tensor:
 
 
 def _ball_weight(ball: _Ball, dual: Tensor) -> Tensor:
-    """The weight at which the problem with the misfit has the same solution: ``radius / (|p| noise_std^2)``."""
+    """Return the weight for which the problem with the misfit has the same solution.
+
+    It is ``radius / (|p| noise_std^2)``.
+    """
     length = item_norm(dual) * ball.noise_std.square()
     return ball.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
 
@@ -541,7 +584,7 @@ def _values(
     seen: list[Tensor],
     regularization: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The objective and the discrepancy at ``u``, from the images that the step has made."""
+    """Return the objective and the discrepancy at ``u``, from the images of the step."""
     D, y = objective.problem.data_term, objective.problem.y
     data = [z for summand, z in zip(splitting.all, seen) if not isinstance(summand, PriorSummand)]
     if isinstance(splitting.primal, DataSummand):

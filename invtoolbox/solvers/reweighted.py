@@ -1,4 +1,4 @@
-"""Iteratively reweighted least squares: robust misfits and smooth norms as a sequence of weighted squares."""
+"""Iteratively reweighted least squares: robust misfits and norms as weighted squares."""
 
 from __future__ import annotations
 
@@ -18,30 +18,35 @@ from invtoolbox.solvers.linear_systems import conjugate_gradients
 
 @dataclass
 class ReweightedState(State):
+    """Prediction at x, and the scale of the gradient norm."""
     prediction: Tensor  # A x
     scale: Tensor  # (batch,) what the gradient norm is measured against
 
 
 @dataclass(frozen=True)
 class Reweighted(Solver):
-    r"""Iteratively reweighted least squares, or majorisation-minimisation with quadratic majorants.
+    r"""Iteratively reweighted least squares, or majorization-minimization with quadratic majorants.
 
-    A step finds the weights ``w`` of the misfit and of every prior at ``x``, with which ``1/2 <r, w r>`` has the same gradient
-    there, and goes towards the minimiser of
+    A step finds the weights ``w`` of the misfit and of every prior at ``x``, with which
+    ``1/2 <r, w r>`` has the same gradient there, and goes towards the minimizer of
 
     ``1/2 <A u - y, w (A u - y)> + sum_i w_i / 2 <K_i u, v_i K_i u>``
 
-    by conjugate gradients from ``x``. It takes every data term that is quadratic or offers ``residual_weights`` (`Huber`,
-    `Student`) and every prior that is quadratic or offers ``weights``, alone or behind its `split` (`SmoothedNorm`, `HuberNorm`,
-    `HuberTV`), or has a ``majoriser``, a quadratic above it (`ARAP`, `Isometry`).
+    by conjugate gradients from ``x``. It takes every data term that is quadratic or offers
+    ``residual_weights`` (`Huber`, `Student`). It takes every prior that is quadratic or offers
+    ``weights``, alone or behind its `split` (`SmoothedNorm`, `HuberNorm`, `HuberTV`), or has a
+    ``majoriser``, a quadratic above it (`ARAP`, `Isometry`).
 
-    Where all weights majorise (``is_majoriser``) the objective never increases, however early the conjugate gradients stop, and
-    the iterates converge to a stationary point, to the minimiser where the objective is convex (Hunter & Lange, Am. Stat. 58,
-    2004; Huber 1981 for the weights). Where some do not (BiNI's), nothing is promised, and the answer may depend on
-    ``inner_iterations``. Certificate: ``|grad F(x)|`` relative to that at the start or at 0, the larger.
+    If all weights majorize (``is_majoriser``) the objective never increases, however early the
+    conjugate gradients stop. The iterates then converge to a stationary point, which is the
+    minimizer if the objective is convex (Hunter & Lange, Am. Stat. 58, 2004; Huber 1981 for the
+    weights). If some weights do not majorize (BiNI's), nothing is promised, and the answer may
+    depend on ``inner_iterations``. Certificate: ``|grad F(x)|`` relative to its value at the start
+    or at 0, the larger.
 
     Args:
-        inner_iterations, inner_tolerance: of the conjugate gradients, which stop once their residual has fallen to this fraction.
+        inner_iterations, inner_tolerance: largest number of conjugate gradient steps, and the
+            fraction of their first residual at which they stop.
 
     >>> import torch
     >>> import invtoolbox as it
@@ -77,7 +82,10 @@ class Reweighted(Solver):
         return None
 
     def suits(self, objective: Objective) -> bool:
-        """For robust misfits; norms alone are for `KrylovMM`, and squares for `ConjugateGradient`."""
+        """Whether the misfit is robust.
+
+        Norms alone are left to `KrylovMM`, and squares to `ConjugateGradient`.
+        """
         return not objective.problem.data_term.is_quadratic
 
     def init(self, objective: Objective, start: Tensor) -> ReweightedState:
@@ -143,7 +151,7 @@ class _Term(NamedTuple):
 
 
 class _Above(NamedTuple):
-    """A prior by its slope and the curvature of the quadratic above it."""
+    """A prior by its gradient and the curvature of the quadratic above it."""
 
     slope: Tensor
     weight: Tensor  # (batch,)
@@ -213,7 +221,7 @@ def _parts(objective: Objective, x: Tensor, prediction: Tensor) -> _Parts:
 
 
 def _reweighable(prior: ExplicitPrior) -> tuple[LinearOperator | None, ExplicitPrior] | None:
-    """The operator and the function of which there are weights, or ``None``."""
+    """Return the operator and the function that offers weights, or ``None``."""
     if "quadratic" in prior.offers:
         return prior.quadratic()[0], prior
     if "weights" in prior.offers:

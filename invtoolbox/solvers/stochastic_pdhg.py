@@ -33,6 +33,8 @@ from invtoolbox.solvers.splitting import (
 
 @dataclass
 class StochasticPDHGState(State):
+    """Duals of the subsets and priors, their back-projections, and the steps."""
+
     duals: tuple[Tensor, ...]  # of every subset, then of every prior behind an operator
     pulls: tuple[Tensor, ...]  # A^T y, then K_j^T p_j
     ahead: Tensor  # the extrapolated sum of the pulls
@@ -44,29 +46,42 @@ class StochasticPDHGState(State):
 class StochasticPDHG(Solver):
     r"""Stochastic primal-dual hybrid gradient (Chambolle, Ehrhardt, Richtarik and Schoenlieb, SIAM J. Optim. 28, 2018, algorithm 1).
 
-    Minimises ``G(x) + sum_s D_s(A_s x) + sum_j F_j(K_j x)`` over subsets s of the measurements; G is one prior with a prox, every F_j is
-    behind a linear operator (total variation). One step draws a subset s, every one with the probability p = 1 / subsets::
+    Minimises ``G(x) + sum_s D_s(A_s x) + sum_j F_j(K_j x)`` over subsets s of the measurements; G
+    is one prior with a prox, every F_j is behind a linear operator (total variation). One step
+    draws a subset s, every one with the probability p = 1 / subsets::
 
         x   = prox_{tau G}(x - tau v)
         y_s = prox_{sigma_s D_s*}(y_s + sigma_s A_s x),         d_s = the change of A_s^T y_s
         p_j = prox_{sigma_j F_j*}(p_j + sigma_j K_j x),         d_j = the change of K_j^T p_j
         v   = sum_s A_s^T y_s + sum_j K_j^T p_j + d_s / p + sum_j d_j
 
-    and one iteration is as many steps as there are subsets, so that it costs what one of `PDHG` does (and a forward projection
-    more, for the objective and the certificate). The priors are cheap next to a projection and take part in every step.
+    and one iteration is as many steps as there are subsets, so that it costs what one of `PDHG`
+    does (and a forward projection more, for the objective and the certificate). The priors are
+    cheap next to a projection and take part in every step.
 
-    Converges almost surely for convex D, G and F_j (ibid., theorem 4.3; Gutierrez, Delplancke and Ehrhardt 2022), because with J priors
-    behind operators ``tau sigma_s (1 + J) |A_s|^2 < p`` and ``tau sigma_j (1 + J) |K_j|^2 < 1``, norms from the power method.
-    The draws are a function of seed and iteration, the same for every item; the objective need not decrease monotonically.
-    Certificate: the larger of the primal and the dual residual of the whole problem at the end of a pass, as for `PDHG`.
+    Converges almost surely for convex D, G and F_j (ibid., theorem 4.3; Gutierrez, Delplancke and
+    Ehrhardt 2022), because with J priors behind operators ``tau sigma_s (1 + J) |A_s|^2 < p`` and
+    ``tau sigma_j (1 + J) |K_j|^2 < 1``, norms from the power method. The draws are a function of
+    seed and iteration, the same for every item; the objective need not decrease monotonically.
+    Certificate: the larger of the primal and the dual residual of the whole problem at the end of a
+    pass, as for `PDHG`.
 
     Args:
         subset_size: views (blocks of the operator) in a subset, each spread evenly over all views.
         ratio: a factor on tau, against every sigma.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.tensor([[[3.0, 2.0]]]), it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]])))
-    >>> it.solve(problem, it.priors.NonNegative(), StochasticPDHG(subset_size=1), tolerance=1e-5, progress=False).x.round(decimals=3)
+    >>> problem = it.Problem(
+    ...     torch.tensor([[[3.0, 2.0]]]),
+    ...     it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]])),
+    ... )
+    >>> it.solve(
+    ...     problem,
+    ...     it.priors.NonNegative(),
+    ...     StochasticPDHG(subset_size=1),
+    ...     tolerance=1e-5,
+    ...     progress=False,
+    ... ).x.round(decimals=3)
     tensor([[[2., 1.]]])
     """
 
@@ -96,7 +111,7 @@ class StochasticPDHG(Solver):
         return subset_reason(objective, "StochasticPDHG", self.subset_size)
 
     def reformulate(self, objective: Objective) -> Objective:
-        """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
+        """Write out auxiliary variables, which leaves no inner minimization in a prox."""
         return with_auxiliaries(objective)
 
     def init(self, objective: Objective, start: Tensor) -> StochasticPDHGState:
@@ -104,7 +119,8 @@ class StochasticPDHG(Solver):
         subsets, (_, others) = self._subsets(objective), take_primal(prior_summands(objective))
         dual: list[Summand] = [*subsets, *others]
         duals = tuple(torch.zeros_like(summand.apply(start)) for summand in dual)
-        # A few steps of the power method: the singular vectors of projections are smooth, and the margin below is 5 %.
+        # A few steps of the power method: the singular vectors of projections are smooth, and the
+        # margin below is 5 %.
         norms = torch.stack(
             [
                 1.05 * _rough_norm(summand.operator, start)
@@ -176,7 +192,10 @@ class StochasticPDHG(Solver):
         primal: PriorSummand | None,
         others: tuple[PriorSummand, ...],
     ) -> StochasticPDHGState:
-        """The state with value, discrepancy and certificate: a full step of the deterministic method, but for the adjoint."""
+        """Return the state with value, discrepancy and certificate.
+
+        They take a full step of the deterministic method without its adjoint.
+        """
         problem, x, tau = objective.problem, state.x, state.tau
         prediction = problem.operator(x)
         indices = subset_indices(problem, self.subset_size)
@@ -234,9 +253,11 @@ class StochasticPDHG(Solver):
 def _first_step(
     objective: Objective, norms: Tensor, count: int, others: tuple[PriorSummand, ...], start: Tensor
 ) -> Tensor:
-    """tau for a guess, the rule of `PDHG`: half the bound of a prior's dual, an image that moves by a fifth.
+    """Return tau for guessed sizes, by the rule of `PDHG`.
 
-    Over two decades of the factor, 0.3 was the best on CT with Gaussian and with Poisson noise, for 3 and 10 views of 60 in a subset.
+    The sizes are half the bound of a prior's dual, and an image that moves by a fifth. Over two
+    decades of the factor, 0.3 was the best on CT with Gaussian and with Poisson noise, for 3 and 10
+    views of 60 per subset.
     """
     problem, weight = objective.problem, 1 + len(others)
     squared = weight * norms[:, :count].square().sum(1)
@@ -263,9 +284,11 @@ def _rough_norm(operator: LinearOperator, like: Tensor) -> Tensor:
 
 
 def _primal_update(primal: PriorSummand | None, x: Tensor, pull: Tensor, tau: Tensor) -> Tensor:
+    """``x = prox_{tau G}(x - tau pull)``."""
     u = torch.addcmul(x, expand(-tau, x), pull)
     return u if primal is None else primal.prox(u, tau)
 
 
 def _dual_update(summand: Summand, dual: Tensor, image: Tensor, sigma: Tensor) -> Tensor:
+    """``q = prox_{sigma F*}(p + sigma K x)``."""
     return summand.prox_conjugate(torch.addcmul(dual, expand(sigma, dual), image), sigma)

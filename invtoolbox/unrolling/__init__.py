@@ -1,4 +1,4 @@
-"""Solvers as networks: a number of their steps, or their fixed point, with what is learned in between."""
+"""Solvers as networks: a number of their steps, or their fixed point, with learned parameters."""
 
 from invtoolbox.unrolling.equilibrium import Equilibrium, Settled, equilibrium
 from invtoolbox.unrolling.unrolled import Unrolled, unroll
