@@ -56,14 +56,14 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
     )
 
 
-#: Takes products with ``J^T`` and a right-hand side, and gives the solution.
+#: Maps the product with ``J^T`` and a right-hand side to the solution.
 AdjointSolve = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 
 
 def attach_root(residual: Tensor, free: Tensor, solve: AdjointSolve) -> Tensor:
     """Return the value of ``free``, a root of ``residual``, with the implicit function's graph.
 
-    The graph is that of the solution of ``residual(free; theta) = 0``.
+    The graph belongs to the solution of ``residual(free; theta) = 0``.
 
     Args:
         residual: tensor shaped like ``free``, with a graph to it and to theta.

@@ -34,7 +34,7 @@ class ProgressBar:
         if enabled:
             from tqdm.auto import tqdm
 
-            # `disable=None` lets tqdm look whether the output is a terminal.
+            # With `disable=None` tqdm checks whether the output is a terminal.
             self._bar = tqdm(
                 total=total, initial=done, desc=name, unit="it", leave=False, disable=None
             )
@@ -61,11 +61,11 @@ class ProgressBar:
             self._bar.close()
 
 
-#: What the numbers in `Loop.status` mean.
+#: Meaning of the numbers in `Loop.status`.
 STATUS = ("running", "converged", "max_iterations", "diverged", "stopped")
 RUNNING, CONVERGED, MAX_ITERATIONS, DIVERGED, STOPPED = range(5)
 
-#: What is written down after every step, ``(batch,)`` each.
+#: Quantities recorded after every step, ``(batch,)`` each.
 RECORDED = ("objective", "certificate", "discrepancy", "regularization")
 
 
@@ -106,12 +106,12 @@ class Loop:
     state: Any
     rule_state: Any  # None without a rule
     x: Tensor  # (batch, ...) the answers of the items that are done
-    summary: Any  # of them too: what the solver makes a posterior from; None for most
+    summary: Any  # of these items: the data of the solver's posterior; None for most solvers
     status: Tensor  # (batch,)
     iterations: Tensor  # (batch,)
-    weight: Tensor  # (batch,) the weight each item ended with
-    layout: Layout | None  # of the variable, where it is parameters; an adaptation may change it
-    history: list[Tensor]  # one (4, batch) tensor a step, rows as RECORDED
+    weight: Tensor  # (batch,) the final weight of each item
+    layout: Layout | None  # of the variable if it is parameters; an adaptation may change it
+    history: list[Tensor]  # one (4, batch) tensor per step, rows as RECORDED
 
     @classmethod
     def start(
@@ -173,8 +173,7 @@ def run(
         objective = dataclasses.replace(objective, layout=loop.layout)
     if loop.rule_state is not None:
         objective = objective.with_regularization(loop.rule_state.weight)
-    # On a GPU the host does not wait for every step: what is done is looked at every few
-    # iterations.
+    # On a GPU the host does not wait for every step: it checks the items every few iterations.
     every = 1 if loop.x.device.type == "cpu" else 10
     if loop.iteration == 0:
         _finish(
@@ -196,7 +195,7 @@ def run(
             objective = objective.with_regularization(loop.rule_state.weight)
         _record(loop, solver, objective)
         if loop.iteration % every == 0 or loop.iteration >= limits.max_iterations:
-            # A sum is non-finite where an entry is; it needs no temporary of the size of x.
+            # A sum is non-finite if an entry is; it needs no temporary of the size of x.
             finite = torch.isfinite(loop.state.x.flatten(1).sum(1)) & ~torch.isnan(
                 loop.state.certificate
             )
@@ -214,7 +213,7 @@ def run(
         if adaptive is not None and adaptive.adapts(loop.iteration) and bool(loop.running.any()):
             objective = _adapt(loop, objective, solver)
             last_finite = loop.state.x
-        # Every callback is told, also after one of them has asked to stop.
+        # Every callback is called, also after one of them has stopped the run.
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
         after_step(loop, not bool(loop.running.any()))
     return loop

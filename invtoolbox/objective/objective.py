@@ -42,7 +42,7 @@ class Decoded(NamedTuple):
     """Image, parameters and operator of a variable."""
 
     x: Any
-    parameters: dict[str, Tensor]  # empty where the variable is the image
+    parameters: dict[str, Tensor]  # empty if the variable is the image
     operator: Operator
     energy: Tensor | None = None  # S(z) of the implicit prior, (batch,)
 
@@ -151,9 +151,8 @@ class Objective:
             value, slope = D.value_and_grad(prediction, y)
             gradient = A.adjoint(slope)
         else:
-            kept = (
-                torch.is_grad_enabled() and x.requires_grad
-            )  # somebody differentiates this in turn
+            # A caller may differentiate the gradient in turn.
+            kept = torch.is_grad_enabled() and x.requires_grad
             with torch.enable_grad():
                 free = x if kept else x.detach().requires_grad_(True)
                 tracked = A(free)
@@ -227,7 +226,7 @@ class Objective:
             value = misfit + self.parameter_energy(decoded)
             pull = torch.zeros_like(
                 value
-            )  # priors without an energy act through their gradient alone
+            )  # priors without an energy act through their gradient only
             for weight, prior in self.terms:
                 if "energy" in prior.offers:
                     value = value + weight * prior.energy(x)
@@ -317,7 +316,7 @@ class Objective:
     def subset(self, count: int) -> Objective:
         """Return the objective of ``count`` blocks of the measurements, drawn per iteration.
 
-        Everything else is scaled by the same share.
+        The terms other than the misfit are scaled by the same share.
         """
         blocks = self.problem.operator.blocks
         assert blocks is not None

@@ -31,7 +31,10 @@ class RuleState:
 
 @dataclass(frozen=True)
 class WeightRule(ABC):
-    """A rule for ``regularization``. The loop calls ``init`` once and ``update`` after every step."""
+    """A rule for ``regularization``.
+
+    The loop calls ``init`` once, and ``update`` after each step.
+    """
 
     @abstractmethod
     def init(self, objective: Objective, x: Tensor) -> Any:

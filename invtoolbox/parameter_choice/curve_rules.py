@@ -32,7 +32,7 @@ class GridSearch(WeightSearch):
     def __post_init__(self) -> None:
         if not (self.below >= 0 and self.above >= 0 and self.per_decade >= 1) or self.points < 5:
             raise InputError(
-                f"the grid of {self.name!r} needs at least 5 weights, got {self.per_decade} a decade from {self.below:g} "
+                f"the grid of {self.name!r} needs at least 5 weights, got {self.per_decade} per decade from {self.below:g} "
                 f"decades below a first guess to {self.above:g} above it"
             )
         if self.separate:

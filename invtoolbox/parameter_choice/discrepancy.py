@@ -15,8 +15,8 @@ from invtoolbox.parameter_choice.base import RuleState, WeightRule
 from invtoolbox.parameter_choice.noise import format_numbers, noise_std_of
 from invtoolbox.problem import fitted_back_projection
 
-#: A weight is judged once the solver has come this far with it, and the discrepancy moves by less
-#: than this fraction of what is missing.
+#: A weight is judged once the certificate is below the first number, and the discrepancy changes by
+#: less than the second, a fraction of its distance to the target.
 _CERTIFIED = 0.1
 _SETTLED = 0.05
 _LEAST_WAIT, _LONGEST_WAIT = 4, 60  # steps between two weights
@@ -27,12 +27,13 @@ _LARGEST_WEIGHT = math.log(1e10)  # relative to the first weight, either way
 @dataclass
 class DiscrepancyState(RuleState):
     """The bracket and the secant of the search for the weight, with the last judged weight."""
+
     target: Tensor  # (batch,)
     first: Tensor  # (batch,) log of the first weight
-    low: Tensor  # (batch,) log of the largest weight known to be too small; -inf where none is
+    low: Tensor  # (batch,) log of the largest weight known to be too small; -inf if none is
     high: Tensor  # (batch,) log of the smallest weight known to be too large
-    last_weight: Tensor  # (batch,) log of the weight looked at before; NaN at first
-    last_error: Tensor  # (batch,) log of discrepancy over target there
+    last_weight: Tensor  # (batch,) log of the last judged weight; NaN at first
+    last_error: Tensor  # (batch,) log of discrepancy over target for that weight
     slope: Tensor  # (batch,) d log discrepancy / d log weight
     discrepancy: Tensor  # (batch,) after the last step
     waited: Tensor  # (batch,) steps since the weight changed
@@ -114,7 +115,7 @@ class DiscrepancyPrinciple(WeightRule):
         slope = torch.where(slope.isfinite(), slope, state.slope).clamp(0.03, 2.0)
         low = torch.where(look & (error < 0), torch.maximum(state.low, weight), state.low)
         high = torch.where(look & (error > 0), torch.minimum(state.high, weight), state.high)
-        # A bracket that closed without meeting the target was judged too early on one side.
+        # If a bracket closes without meeting the target, one of its sides was judged too early.
         closed = look & (high - low < 1e-3)
         low, high = (
             torch.where(closed & (error > 0), -torch.inf, low),
@@ -175,8 +176,7 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
         else torch.as_tensor(noise_std, dtype=torch.float64, device=device)
     )
     bare: Tensor = D.with_noise_std(std).expected_discrepancy(y)
-    # A term without a noise level measures misfit in the units of y, one with a level in units of
-    # that level.
+    # Without a noise level the misfit is in the units of y, otherwise in units of that level.
     unit = getattr(D, "noise_std", None)
     return bare * (std if unit is None else std / unit.to(std))
 
@@ -195,7 +195,7 @@ def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -
         if noise is None:
             noise = rule.target(objective) if rule is not None else objective.data(x).discrepancy
         energy = objective.prior_value(x)
-        if bool((energy == 0).any()):  # a start of zeros, say, tells nothing of a total variation
+        if bool((energy == 0).any()):  # a start of zeros, for example, has no total variation
             energy = torch.where(
                 energy == 0,
                 objective.prior_value(fitted_back_projection(objective.problem)),

@@ -15,9 +15,9 @@ from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.priors.base import PriorSum
 from invtoolbox.problem import Problem
 
-#: The probe's size where the solution is affine in the measurements, and any size gives the same.
+#: Size of the probe if the solution is affine in the measurements, so that every size is exact.
 _LARGE = 1.0
-#: The noise, relative to the measurements, where it cannot be estimated.
+#: Noise relative to the measurements, if it cannot be estimated.
 _USUAL_NOISE = 0.02
 
 

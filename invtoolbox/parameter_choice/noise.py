@@ -16,15 +16,15 @@ _POLYNOMIALS: tuple[tuple[float, ...], ...] = tuple(
     tuple(tap * sum(t * t for t in taps) ** -0.5 for tap in taps)
     for taps in ((1, 1, 1, 1), (-3, -1, 1, 3), (1, -1, -1, 1), (-1, 3, -3, 1))
 )
-#: What tells a flat window from one with an edge: degrees along each axis, the degree of the noise
-#: not among them.
+#: Degrees along each axis that distinguish a flat window from one with an edge; the degree of the
+#: noise is not among them.
 _SHAPES = {1: ((1,), (2,)), 2: ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))}
-#: Strata of intensity, and the fraction of flattest windows in each, of pictures and of other
-#: measurements.
+#: Number of strata of intensity, and the fraction of flattest windows per stratum, for pictures and
+#: for other measurements.
 _PICTURE, _OTHER = (1, 0.25), (4, 0.1)
-_LEAST_WINDOWS = 256  # in a stratum
-#: Estimated noise is not taken to be below this fraction of the measurements: no rule can work with
-#: a level of 0.
+_LEAST_WINDOWS = 256  # per stratum
+#: Lower bound of estimated noise, as a fraction of the measurements: no rule can work with a level
+#: of 0.
 _LEAST_NOISE = 1e-4
 
 
@@ -92,7 +92,7 @@ def estimate_noise_std(
     used = used.expand_as(high) & ((rough > 0) | (high != 0))
     if not bool(_window(_select_used(y, operator, weights), axes[-1], width).any()):
         raise InputError(
-            "the noise level cannot be estimated where no two neighbouring measurements have a weight; "
+            "the noise level cannot be estimated if no two neighbouring measurements have a weight; "
             "give it with LeastSquares(noise_std=...)"
         )
     strata, fraction = _PICTURE if picture else _OTHER

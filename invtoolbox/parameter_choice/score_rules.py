@@ -27,8 +27,7 @@ from invtoolbox.parameter_choice.trials import Trials
 
 #: The fraction of an interval at which golden sections look: ``(3 - sqrt 5) / 2``.
 _FRACTION = 0.3819660112501051
-#: A grid is continued this many points beyond its end, this many times, where the best point lies
-#: there.
+#: Number of points by which a grid is continued if the best point lies at its end, and how often.
 _FURTHER, _EXTENSIONS = 2, 6
 
 #: ``(positions (k, n), items (n,)) -> values (k, n)``.
@@ -97,8 +96,7 @@ def refine(values: Values, line: Line, steps: int) -> Line:
         )
         found = _finite(values(new.unsqueeze(0), every)).squeeze(0).to(t.dtype)
         better = found < least
-        # The new position becomes the middle where it is better, and an end of the interval where
-        # it is not.
+        # The new position becomes the middle if it is better, otherwise an end of the interval.
         left = torch.where(better & ~down, middle, torch.where(~better & down, new, left))
         right = torch.where(better & down, middle, torch.where(~better & ~down, new, right))
         middle, least = torch.where(better, new, middle), torch.where(better, found, least)
@@ -122,9 +120,9 @@ def _sort(t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return t.gather(0, order), v.gather(0, order)
 
 
-#: Between two weights of a grid: half a decade.
+#: Distance between two weights of a grid: half a decade.
 _SPACING = 0.5 * math.log(10.0)
-#: Of the grid along one of several weights, around the best one so far.
+#: Number of points along one of several weights, around the best one so far.
 _POINTS_EACH = 5
 
 
@@ -255,8 +253,7 @@ class GCV(ScoreSearch):
 
     def score(self, trials: Trials, log_weight: Tensor, items: Tensor) -> Tensor:
         fit = fits(trials, log_weight, items, self.probes, self.step, self.seed)
-        # A trace of m and more is an error of its estimate: such a solution fits everything, and
-        # predicts nothing.
+        # A trace of m and more is an error of the estimate: such a solution would fit everything.
         left = (1 - fit.degrees / fit.measured).clamp_min(1e-6)
         return fit.residual / fit.measured / left.square()
 
@@ -328,7 +325,7 @@ class SURE(ScoreSearch):
         )
 
 
-#: An estimate of the degrees of freedom beyond this share of the measurements is not believed.
+#: Estimated degrees of freedom are limited to this share of the measurements.
 _LARGEST_SHARE = 0.95
 
 
@@ -411,7 +408,7 @@ class CompensatedDiscrepancy(WeightSearch):
                 "'discrepancy' or a number"
             )
         std = noise_std_of(trials.problem, self.noise_std)
-        share = torch.ones_like(std)  # of the noise that remains in the residual
+        share = torch.ones_like(std)  # share of the noise that remains in the residual
         weight, error = self._meet(trials, std, share)
         weights, scores = [weight], [error]
         for _ in range(self.rounds):
@@ -419,7 +416,7 @@ class CompensatedDiscrepancy(WeightSearch):
                 trials, weight.log().view(1, -1, 1), trials.every, self.probes, self.step, self.seed
             )
             found = (fit.degrees[0] / fit.measured[0]).nan_to_num(0.0).clamp(0.0, _LARGEST_SHARE)
-            # Of two targets the smaller: the weights only come down.
+            # Take the smaller of two targets: the weights only decrease.
             share = torch.minimum(share, 1 - found.to(share))
             lower, error = self._meet(trials, std, share)
             usable = lower.isfinite() & (lower > 0)
@@ -427,7 +424,7 @@ class CompensatedDiscrepancy(WeightSearch):
             weights.append(weight)
             scores[-1] = (
                 scores[-1] - share.log()
-            ).abs()  # how far the weight before was from this target
+            ).abs()  # distance of the previous weight from this target
             scores.append(error.abs())
         return WeightCurve(
             self.name,

@@ -20,16 +20,16 @@ from invtoolbox.parameter_choice.discrepancy import expected_discrepancy, first_
 from invtoolbox.priors.base import PriorSum, Term
 from invtoolbox.problem import Problem
 
-#: Values of one image (or its measurements) times the items that are solved in one batch: 16 MB a
+#: Number of values of one image (or its measurements) times the items of one batch: 16 MB per
 #: tensor.
 _AT_ONCE = 1 << 22
-#: The noise, relative to the measurements, where nothing tells how large it is.
+#: Noise relative to the measurements, if it is not known.
 _USUAL_NOISE = 0.02
 
 #: ``(problem, priors, weight (n,) or a rule, items (n,)) -> Solution`` of ``n`` items, whose places
 #: in the batch are ``items``.
 Attempt = Callable[[Problem, PriorSum, Tensor | WeightRule, Tensor], Any]
-#: What a rule wants to know: ``(objective of n items, Solution) -> (n, ...)``.
+#: Function that a rule evaluates: ``(objective of n items, Solution) -> (n, ...)``.
 Measure = Callable[[Objective, Any], Tensor]
 
 
@@ -97,7 +97,7 @@ class Trials:
                 for t, g in zip(one.prior.terms, self.groups)
                 if g == k and not t.prior.is_constraint
             )
-            # An energy that is itself a minimisation need not be exact here.
+            # An energy that is itself a minimization need not be exact here.
             part = with_auxiliaries(dataclasses.replace(one, prior=PriorSum(terms)))
             start = (
                 with_auxiliary_variables(part, self.start)

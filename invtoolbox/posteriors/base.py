@@ -13,8 +13,8 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 
-#: Values that are drawn at once: 16 MB in float32. Whatever is asked, no more than a few times this
-#: is held, besides the answer.
+#: Number of values that are drawn at once: 16 MB in float32. Memory never exceeds a few times this,
+#: in addition to the answer.
 _AT_ONCE = 1 << 22
 
 
@@ -70,7 +70,7 @@ class Posterior(ABC):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of every pixel, ``(batch, channel, *space)``: the estimate of least squared error."""
+        """The mean of every pixel, ``(batch, channel, *space)``; it has the least squared error."""
         return self._moments[0]
 
     @property

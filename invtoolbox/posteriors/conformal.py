@@ -14,8 +14,8 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.posteriors.base import Posterior, share_within
 
-#: Bins a power of ten, and the powers that they run over: a quantile is known to 0.06 %, in memory
-#: that no number of pictures changes.
+#: Bins per power of ten, and the range of powers: a quantile is known to 0.06 %, in memory that
+#: does not depend on the number of pictures.
 _A_DECADE, _LEAST, _LARGEST = 4000, -6, 6
 
 
@@ -130,9 +130,7 @@ class Calibration:
     def __repr__(self) -> str:
         try:
             factor = f"factor={self.factor():.4g}"
-        except (
-            InputError
-        ):  # what is printed while looking for the reason must not fail for the same reason
+        except InputError:  # repr() must work while a user looks for the reason of the error
             factor = "too few for a factor"
         return f"Calibration(level={self.level:g}, {factor}, {self.scores.pictures} pictures, unit={self.unit!r})"
 

@@ -24,7 +24,7 @@ from invtoolbox.priors.images.gaussian_mixture import GaussianMixture
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.problem import Problem
 
-#: Values of an image times the samples that are solved in one batch: 16 MB a tensor.
+#: Number of values of an image times the samples of one batch: 16 MB per tensor.
 _AT_ONCE = 1 << 22
 
 
@@ -181,7 +181,7 @@ def gaussian_posterior(objective: Objective, x: Any, solve: Any) -> GaussianPost
     return GaussianPosterior(x, objective, solve)
 
 
-#: Pixels of an image for which matrices are formed.
+#: Largest number of pixels for which matrices are formed.
 _LARGEST = 4096
 
 

@@ -1,4 +1,4 @@
-"""Implicit priors whose parameters change in number: Gaussians that split and vanish, grids that refine."""
+"""Implicit priors whose parameters change in number, such as Gaussians that split and vanish."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ class AdaptivePrior(ImplicitPrior):
     def perturb(
         self, parameters: dict[str, Tensor], rate: float, generator: Generator
     ) -> dict[str, Tensor]:
-        """Add noise to the parameters, for priors that explore by noise; `Adam` calls it after every step.
+        """Add noise to the parameters, for priors that explore by noise.
 
-        Unless overridden it returns ``parameters`` itself. ``rate`` is the solver's step for a leaf
-        whose factor is 1.
+        `Adam` calls it after every step. Unless overridden it returns ``parameters`` itself.
+        ``rate`` is the solver's step for a leaf whose factor is 1.
         """
         return parameters

@@ -243,7 +243,7 @@ class ExplicitPrior(Prior):
     def smooth(self) -> bool:
         if self.is_smooth is not None:
             return self.is_smooth
-        # A prox that follows from a denoiser says nothing against its gradient (RED).
+        # A prox that follows from a denoiser does not exclude its gradient (RED).
         return not {"split", "joint"} & self.offers and (
             "prox" not in self.offers or "denoise" in self.offers
         )
@@ -390,7 +390,7 @@ class PriorSum(Prior):
         values = torch.as_tensor(weight)
         if values.ndim > 1 or not bool((values.isfinite() & (values >= 0)).all()):
             raise InputError(
-                f"the weight of a prior is a nonnegative number, or one an item, got {weight}"
+                f"the weight of a prior is a nonnegative number, or one per item, got {weight}"
             )
         if self.implicit is not None:
             raise InputError(

@@ -16,7 +16,8 @@ class Majoriser(Settings, ABC):
 
     .. math::
 
-        R(u) \le R(x) + \langle \nabla R(x), u - x \rangle + \tfrac12 \langle u - x, H (u - x) \rangle.
+        R(u) \le R(x) + \langle \nabla R(x), u - x \rangle
+                 + \tfrac12 \langle u - x, H (u - x) \rangle.
 
     A step to the minimum of the right-hand side, or any step that decreases it, never increases R.
     """

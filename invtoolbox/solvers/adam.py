@@ -24,17 +24,18 @@ from invtoolbox.solvers.ordered_subsets import subset_reason
 @dataclass
 class AdamState(State):
     """Running moments of the gradient, the answer so far, and the patience of each item."""
+
     gradient: Tensor
     mean: Tensor  # running mean of the gradient
     square: Tensor  # running mean of its square
     steps: Tensor  # (batch,)
     rates: Tensor  # (1 or batch, n) factors on the learning rate, from the implicit prior
-    best: Tensor  # the iterate of least objective, or the average
+    best: Tensor  # the iterate with the least objective, or the average
     best_value: Tensor  # (batch,)
     scale: Tensor  # (batch,)
-    reference: Tensor  # (batch,) the objective that the next improvement is measured from
+    reference: Tensor  # (batch,) the objective at the last improvement
     waited: Tensor  # (batch,) steps since that improvement
-    statistics: dict[str, Tensor]  # of an implicit prior that adapts
+    statistics: dict[str, Tensor]  # statistics of an AdaptivePrior
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class Adam(Solver):
     def step(self, objective: Objective, state: AdamState) -> AdamState:
         gradient = state.gradient if self.clip is None else _clip(state.gradient, self.clip)
         mean = state.mean.mul_(self.beta_mean).add_(gradient, alpha=1 - self.beta_mean)
-        # Of complex values the squared modulus, so that the phase of the image does not matter.
+        # Complex values enter by their squared modulus, so that the phase of the image does not
+        # matter.
         square = state.square.mul_(self.beta_square).addcmul_(
             gradient, gradient.conj(), value=1 - self.beta_square
         )
@@ -152,8 +154,8 @@ class Adam(Solver):
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
         if self.iterate == "average":
-            # Not torch.lerp, which rounds the last few entries of a tensor in another way, so by
-            # the size of the batch.
+            # Not torch.lerp: it rounds the last few entries of a tensor differently, so depending
+            # on the batch.
             best = state.best + (x - state.best).mul_((9 / (steps + 8)).view(shape))
         improved = value < state.reference - self.min_delta
         return AdamState(
@@ -181,7 +183,7 @@ class Adam(Solver):
         variable: Tensor,
         move: Callable[[Tensor], Tensor],
     ) -> AdamState:
-        # What is new has no gradient yet, so the next step leaves it where it is; averages and the
+        # New entries have no gradient yet, so the next step does not move them; averages and the
         # best iterate begin again from here.
         return dataclasses.replace(
             state,
@@ -210,7 +212,7 @@ class Adam(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (
             False,
-            "Adam may cycle or diverge even where everything is convex (Reddi, Kale and Kumar 2018)",
+            "Adam may cycle or diverge even if everything is convex (Reddi, Kale and Kumar 2018)",
         )
 
 

@@ -185,7 +185,7 @@ class ADMM(Solver):
     ) -> ADMMState:
         x, count = point[0], len(state.splits)
         splits, duals = point[1 : 1 + count], point[1 + count :]
-        # The multipliers are measured in the penalty of now, and it is not balanced any more.
+        # The scaled duals belong to the current penalty, which is not balanced any more.
         return replace(
             state,
             x=x,
@@ -221,9 +221,9 @@ class ADMM(Solver):
     ) -> Tensor:
         if self.rho is not None or denoising_term(objective) is not None:
             return rho
-        # Without thresholds, on whose two sides rounding would send an item different ways.
+        # Equation (3.13) with a continuous factor: near a threshold rounding would decide the branch.
         now = torch.stack([steps == 5 * 2**k for k in range(5)]).any(0)
-        # Residuals of 1e-5 are rounding as much as anything else.
+        # Residuals below 1e-5 are mostly rounding.
         return torch.where(
             now,
             rho

@@ -27,9 +27,9 @@ class State:
     """
 
     x: Tensor  # the variable: the image, or the packed parameters of an implicit prior
-    value: Tensor  # (batch,) the objective at x; NaN where it is not defined or not computed
-    discrepancy: Tensor  # (batch,) the size of the misfit at x
-    certificate: Tensor  # (batch,) what the tolerance bounds; relative
+    value: Tensor  # (batch,) the objective at x; NaN if it is not defined or not computed
+    discrepancy: Tensor  # (batch,) the discrepancy at x
+    certificate: Tensor  # (batch,) the relative quantity that the tolerance bounds
 
 
 @dataclass(frozen=True)

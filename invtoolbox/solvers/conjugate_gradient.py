@@ -20,13 +20,14 @@ from invtoolbox.solvers.preconditioner import Kind, Preconditioner, precondition
 @dataclass
 class CGState(State):
     """Residual and direction of the normal equations ``H x = b``."""
+
     residual: Tensor  # b - H x
     direction: Tensor
-    weight: Tensor  # (batch,) the regularisation the residual belongs to
+    weight: Tensor  # (batch,) the regularization of the residual
     prediction: Tensor  # A x, carried along
     scale: Tensor  # (batch,) |b|
     inverse: Preconditioner | None
-    recent: Recent = ()  # the last directions, where a network proposes them
+    recent: Recent = ()  # the last directions, if a network proposes them
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ class ConjugateGradient(Solver):
             direction = self.direction.next(residual, recent)
         forward = objective.problem.operator(direction)
         product = apply_hessian(objective, direction, forward)
-        # Where the direction is that of conjugate gradients, <residual, direction> is <residual,
-        # inverse residual>, and this rounds less.
+        # For the direction of conjugate gradients <residual, direction> is <residual, inverse
+        # residual>, which rounds less.
         squared = inner(
             residual, _precondition(inverse, residual) if self.direction is None else direction
         )
@@ -175,8 +176,8 @@ class ConjugateGradient(Solver):
     def apply_map(
         self, objective: Objective, state: CGState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        # At the solution a step of conjugate gradients is 0 / 0; that of Richardson has the same
-        # fixed point.
+        # At the solution a step of conjugate gradients is 0 / 0; Richardson's has the same fixed
+        # point.
         (x,) = point
         return (
             x + right_side(objective) - apply_hessian(objective, x, objective.problem.operator(x)),

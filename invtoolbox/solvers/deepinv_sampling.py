@@ -15,7 +15,7 @@ from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.linear_systems import solve_quadratic
 
-#: Conjugate gradients of a data step where it has no closed form.
+#: Conjugate gradient steps of a data step without a closed form.
 _INNER = 30
 
 
@@ -127,7 +127,8 @@ class Measured:
     def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: Any) -> Tensor:
         """Return ``argmin_u gamma / 2 |A'(u) - y|^2 + |u - z|^2 / 2``, by a quadratic step."""
         step = float(gamma)
-        # The normal operator of A' is that of the data term, whose W is 1 / noise_std, times this.
+        # The normal operator of A' is the one of the data term, whose W is 1 / noise_std, times
+        # this.
         factor = (self.sigma * self.span) ** 2
         rho = torch.full_like(self.objective.regularization, 1 / (step * factor))
         right = self.A_adjoint(y - self.A(z)) / factor
@@ -214,7 +215,7 @@ def undecomposed_reason(objective: Objective) -> str | None:
     )
 
 
-#: Pixels of an image whose operator is decomposed as a matrix.
+#: Largest number of pixels for which the operator is decomposed as a matrix.
 _LARGEST = 1024
 
 
@@ -237,7 +238,7 @@ def _symbol(measured: Measured) -> tuple[Tensor | None, bool]:
     whole = known[0].to(measured.y)[:1]
     if (
         whole[0].numel() > whole.shape[1]
-    ):  # of a convolution: the other half of its spectrum is that of the opposite frequencies
+    ):  # the other half of a convolution's spectrum belongs to the opposite frequencies
         mirrored, columns = whole, measured.shape[-1]
         for axis in range(2, whole.ndim - 1):
             mirrored = mirrored.flip(axis).roll(1, axis)

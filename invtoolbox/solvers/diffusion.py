@@ -260,8 +260,8 @@ class DiffPIR(DiffusionSampler):
 
         low, high = self.intensity_range
         measured = Measured(objective, len(generators), low, high)
-        # In deepinv's units of noise, which are halved between images in [-1, 1] and [0, 1], and of
-        # the step, which counts |.|^2 twice.
+        # deepinv halves the unit of noise between images in [-1, 1] and [0, 1], and its step counts
+        # |.|^2 twice.
         sampler = Sampler(
             Network(the_prior(objective), measured.y, low, high),
             measured,
@@ -315,8 +315,8 @@ class DDRM(DiffusionSampler):
             eta=self.eta,
             etab=self.eta_measured,
         )
-        # deepinv divides every number by sqrt(2), which would be right for the real part of complex
-        # ones; these are real.
+        # deepinv divides every number by sqrt(2), which is right for the real part of complex
+        # numbers only.
         with RandomNumbers(generators, math.sqrt(2)):
             u = sampler(measured.y, Decomposed(measured))
         return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))

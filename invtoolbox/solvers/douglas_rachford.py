@@ -26,7 +26,7 @@ from invtoolbox.solvers.splitting import first_penalty, unit_step_reason, unit_s
 class DouglasRachfordState(State):
     """The point v that the iteration contracts, and the answer z."""
 
-    point: Tensor  # v, what the iteration contracts
+    point: Tensor  # v, which the iteration contracts
     answer: Tensor  # z
     step_size: Tensor  # (batch,)
     prediction: Tensor  # A x
@@ -86,7 +86,7 @@ class DouglasRachford(Solver):
             return f"DouglasRachford needs a linear operator, and {problem.operator} is not"
         if not problem.data_term.is_quadratic and not _is_direct(objective):
             return (
-                f"DouglasRachford needs a quadratic data term, or one with a proximal operator behind the identity, and "
+                f"DouglasRachford needs a quadratic data term, or the identity and a data term with a proximal operator, and "
                 f"{problem.data_term!r} behind {problem.operator} is neither"
             )
         if len(objective.terms) > 1:
@@ -138,10 +138,10 @@ class DouglasRachford(Solver):
             residual / torch.maximum(item_norm(x), item_norm(z)).clamp_min(tiny),
             (residual + t * left) / item_norm(v - x).clamp_min(tiny),
         )
-        # Where everything is 0 there is nothing to compare with.
+        # If everything is 0, there is nothing to compare with.
         certificate = torch.where(residual + left > 0, certificate, residual)
         prediction = problem.operator(x)
-        # The constraint holds at z; the misfit is seen at x.
+        # The constraint holds at z; the misfit is evaluated at x.
         value = D.value(prediction, y) + energy
         return DouglasRachfordState(
             x,

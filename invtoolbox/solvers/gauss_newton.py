@@ -25,8 +25,8 @@ class GaussNewtonState(State):
 
     gradient: Tensor
     damping: Tensor  # (batch,) mu; 0 for Gauss-Newton
-    growth: Tensor  # (batch,) what mu is multiplied by at the next step that fails
-    scale: Tensor  # (batch,) what the gradient norm is measured against
+    growth: Tensor  # (batch,) factor on mu at the next step that fails
+    scale: Tensor  # (batch,) scale of the gradient norm
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ class LevenbergMarquardt(GaussNewton):
             decrease / torch.where(predicted > 0, predicted, torch.ones_like(predicted)),
             torch.full_like(predicted, -1.0),
         )
-        # Near the minimiser a decrease is below rounding, and the model is right: such a step is
-        # good.
+        # Near the minimizer the decrease is below rounding although the model is right: take the
+        # step.
         taken = (ratio > 1e-4) | ((predicted <= rounding) & (decrease >= -rounding))
         ratio = torch.where(predicted <= rounding, torch.ones_like(ratio), ratio)
         smaller = mu * torch.maximum(torch.full_like(ratio, 1 / 3), 1 - (2 * ratio - 1) ** 3)

@@ -16,9 +16,10 @@ from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_r
 @dataclass
 class DescentState(State):
     """Gradient and trial step of gradient descent."""
+
     gradient: Tensor
     trial: Tensor  # (batch,) the step to try first
-    scale: Tensor  # (batch,) what the gradient norm is measured against
+    scale: Tensor  # (batch,) scale of the gradient norm
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class GradientDescent(Solver):
     def apply_map(
         self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        # Whatever the step is, the fixed point is where the gradient is 0.
+        # For every step size the fixed point is the point of zero gradient.
         return (point[0] - objective.evaluate(point[0]).gradient,)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:

@@ -27,7 +27,7 @@ class HalfQuadraticState(State):
     """Splits and penalty of half-quadratic splitting."""
 
     splits: tuple[Tensor, ...]  # z_i
-    penalty: Tensor  # (batch,) the fixed one; with a schedule, the largest noise level
+    penalty: Tensor  # (batch,) the fixed penalty; with a schedule, the largest noise level
     steps: Tensor  # (batch,)
     prediction: Tensor  # A x
     answer: Tensor
@@ -167,7 +167,8 @@ class HalfQuadratic(Solver):
             new = summand.prox(image, 1 / mu)
             moved = moved + summand.adjoint(new - z)
             splits.append(new)
-            # A summand behind an operator is seen at the image; a constraint holds at z alone.
+            # The value of a summand behind an operator is taken at the image; a constraint holds at
+            # z alone.
             value = value + summand.value(new if summand.operator is None else image)
         steps = state.steps + 1
         certificate = (mu * item_norm(moved) + left) / state.scale

@@ -19,14 +19,13 @@ from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimise
 
-#: The weight is sought up to this multiple of the largest eigenvalue of ``A^T W A`` over the mean
-#: one of ``L^T L``. At 10 % noise and a graph made from noise it was 1e4; where more is asked for,
-#: the prior agrees with all of the measurements, and no weight raises the discrepancy to its
-#: target.
+#: Largest weight, as a multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
+#: ``L^T L``. At 10 % noise and a graph made from noise the weight was 1e4; if more is needed, the
+#: prior agrees with all measurements, and no weight raises the discrepancy to its target.
 _LARGEST = 2e4
 _SMALLEST = 1e-13  # of the largest
-#: With less noise the certificate is measured against the noise: the gradient of the data term is
-#: then small long before the measurements are fitted as well as the discrepancy principle asks for.
+#: Below this noise level the certificate is relative to the noise: the gradient of the data term is
+#: then small long before the measurements are fitted to the discrepancy principle.
 _USUAL_NOISE = 0.02
 
 
@@ -35,8 +34,8 @@ class KrylovState(State):
     """The basis of the Krylov subspace, its products with A and L, and the problem in it."""
 
     regularization: Tensor  # (batch,)
-    target: Tensor  # (batch,) the discrepancy to meet; NaN where the weight is fixed
-    smoothing: Tensor  # (batch,) of a prior that is not smooth by itself
+    target: Tensor  # (batch,) the discrepancy to meet; NaN if the weight is fixed
+    smoothing: Tensor  # (batch,) smoothing of a prior that is not smooth by itself
     basis: Tensor  # (batch, basis_size, n) orthonormal rows V
     measured: Tensor  # (batch, basis_size, m) A V
     transformed: Tensor  # (batch, basis_size, l) L V
@@ -44,8 +43,8 @@ class KrylovState(State):
     previous: Tensor  # (batch, basis_size) the coefficients of the last iterate
     size: Tensor  # (batch,) vectors in the basis
     data_gradient: Tensor  # (batch, n) A^T W y
-    data_diagonal: Tensor  # (batch,) what stands for A^T W A in the preconditioner
-    strictness: Tensor  # (batch,) what the certificate is divided by, at most 1
+    data_diagonal: Tensor  # (batch,) the number for A^T W A in the preconditioner
+    strictness: Tensor  # (batch,) divisor of the certificate, at most 1
     largest: (
         Tensor  # (batch,) the weight of the majorant beyond which the prior is as good as exact
     )
@@ -246,7 +245,7 @@ class _Parts(NamedTuple):
     The curvature of phi is at most ``curvature``.
     """
 
-    weight: Tensor  # (batch,) in the sum of priors, without the regularisation
+    weight: Tensor  # (batch,) weight in the sum of priors, without the regularization
     operator: LinearOperator | None  # None for the identity
     norm: SmoothedNorm
     shift: Tensor | None
@@ -281,7 +280,7 @@ def _parts(objective: Objective, smoothing: Tensor) -> _Parts | None:
     if norm is None:
         return None
     if operator is not None:
-        # An operator that treats channels alike takes their number from the image.
+        # A channelwise operator takes the number of channels from the image.
         whole = cast(tuple[int, ...], operator.range_shape)
         shape = (shape[0], *whole[1:]) if operator.channelwise else whole
     return _Parts(weight, operator, norm, shift, norm.curvature(like).expand_as(like), shape)
@@ -452,8 +451,8 @@ def _restart(state: KrylovState) -> None:
 
 def _combine(coefficients: Tensor, rows: Tensor) -> Tensor:
     """Return ``sum_k coefficients_k rows_k``, ``(batch, n)``, over as many rows as coefficients."""
-    # Item by item: a batched product is many times slower for shapes this thin, and rounds an item
-    # by its company.
+    # Item by item: a batched product is many times slower for shapes this thin, and its rounding
+    # depends on the batch.
     k = coefficients.shape[1]
     return torch.stack(
         [torch.mv(row[:k].T, c) for row, c in zip(rows, coefficients.to(rows.dtype))]

@@ -17,6 +17,7 @@ from invtoolbox.solvers.linear_systems import quotient
 @dataclass
 class LBFGSState(State):
     """Gradient and memory of L-BFGS: the last steps and changes of the gradient."""
+
     gradient: Tensor
     moves: Tensor  # (batch, memory, n) the last steps s
     changes: Tensor  # (batch, memory, n) the changes d of the gradient along them
@@ -84,15 +85,14 @@ class LBFGS(Solver):
         value = objective.value(state.x)  # the weight may have changed since the last step
         direction = -self._metric(state).view_as(state.x)
         slope = inner(state.gradient, direction)
-        # Where rounding has spoiled the metric, go downhill instead.
+        # If rounding has spoiled the metric, follow the negative gradient instead.
         uphill = ~(slope < 0)
         if bool(uphill.any()):
             mask = uphill.view(-1, *[1] * (direction.ndim - 1))
             direction = torch.where(mask, -state.gradient, direction)
             slope = inner(state.gradient, direction)
         empty = (state.curvatures == 0).all(1)
-        # Without a pair the length of the gradient says nothing about x, so the first step is
-        # short.
+        # Without a pair the length of the gradient is unrelated to x, so the first step is short.
         size = item_norm(state.x)
         first = (
             0.01

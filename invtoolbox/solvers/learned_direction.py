@@ -15,7 +15,7 @@ from invtoolbox.networks.foreign_weights import read_weights
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.linear_systems import quotient
 
-#: Directions and what the system makes of them, the last one first.
+#: Directions and their products with the system, the last one first.
 Recent = tuple[tuple[Tensor, Tensor], ...]
 
 

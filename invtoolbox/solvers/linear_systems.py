@@ -97,14 +97,14 @@ def gmres(
         for k in range(steps):
             new = product(basis[k])
             taken += 1
-            for _ in range(2):  # a second time, because the first leaves rounding
+            for _ in range(2):  # twice, because the first pass leaves rounding
                 for i, old in enumerate(basis):
                     along = inner(new, old)
                     matrix[:, i, k] += along
                     new = torch.addcmul(new, expand(-along, new), old)
             height = item_norm(new)
             matrix[:, k + 1, k] = height
-            # Where everything has been found, no direction is left.
+            # If the solution is found, no direction is left.
             basis.append(
                 torch.where(
                     expand(height, new) > 0,
@@ -136,7 +136,7 @@ def _least_squares(matrix: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
 #: Pairs ``(rho_i, K_i)``, the weights ``(batch,)``; no operator is the identity.
 Penalties = Sequence[tuple[Tensor, LinearOperator | None]]
 
-#: Values in an image from which on a CPU transforms it by itself.
+#: Number of values from which on a CPU transforms an image by itself.
 _LARGE = 1 << 15
 
 
@@ -164,12 +164,12 @@ def solve_quadratic(
             part = v if K is None else K.adjoint(K(v))
             result = torch.addcmul(
                 result, expand(rho, part), part
-            )  # not in place: an operator may give its argument back
+            )  # not in place: an operator may return its argument
         return result
 
-    # A fixed number: a test of accuracy would send an item different ways on its two sides, for
-    # rounding that depends on the batch; and a long run of conjugate gradients in float32 amplifies
-    # that rounding itself.
+    # A fixed number of steps: rounding depends on the batch, and near the threshold of a test of
+    # accuracy it would change the result of an item. A long run of conjugate gradients in float32
+    # amplifies that rounding too.
     return _conjugate_gradients(system, right, iterations, None if symbol is None else 1 / symbol)
 
 
@@ -200,7 +200,7 @@ def system_symbol(
     (power, first), (weights, second) = known[0], known[1]
     half = (*like.shape[2:-1], like.shape[-1] // 2 + 1)
     if any(n not in (1, m) for n, m in zip(weights.shape[2:], half)):
-        return None, False  # measurements of another size than the image
+        return None, False  # the measurements have another size than the image
     exact = first and second
     symbol = power.to(like) * weights.to(like)
     for rho, K in penalties:
@@ -209,7 +209,7 @@ def system_symbol(
             return None, False
         symbol = symbol + expand(rho, symbol) * own[0].to(like)
         exact = exact and own[1]
-    # Frequencies that nothing sees leave the image as it is.
+    # Frequencies that no term depends on leave the image unchanged.
     floor = 1e-6 * symbol.flatten(1).amax(1)
     return symbol.maximum(expand(floor, symbol)), exact
 

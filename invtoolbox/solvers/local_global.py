@@ -28,10 +28,10 @@ class LocalGlobalState(State):
 
     gradient: Tensor
     target: Tensor  # (batch, n) M^-1 gradient
-    moves: Tensor  # (batch, memory, n) the last steps s, the latest last; 0 where there is none yet
+    moves: Tensor  # (batch, memory, n) the last steps s, the latest last; 0 in an empty place
     changes: Tensor  # (batch, memory, n) the changes y of the gradient along them
     solved: Tensor  # (batch, memory, n) M^-1 y
-    scale: Tensor  # (batch,) what the gradient norm is measured against
+    scale: Tensor  # (batch,) scale of the gradient norm
     free: Tensor  # (batch, N) the points that are not held
     which: Tensor  # (batch,) the factor of an item
     factored: Tensor  # (batch,) the weight of the priors in it
@@ -156,7 +156,7 @@ class LocalGlobal(Solver):
             target = _solve(factors, which, gradient)
             moves, changes, solved = (
                 torch.zeros_like(t) for t in (moves, changes, solved)
-            )  # pairs of another quadratic
+            )  # the pairs belong to another quadratic
         plain = -target.view_as(state.x)
         if self.memory == 0 or int(state.steps[0]) < self.plain_steps:
             x = state.x + plain
@@ -217,7 +217,7 @@ class LocalGlobal(Solver):
             value = value + weight * cast(Tensor, energy)
         return Evaluation(
             value, gradient * _mask(free, x), torch.zeros_like(value)
-        )  # the measurements hold since the start
+        )  # exact measurements hold from the start
 
 
 def _metric(
@@ -231,7 +231,7 @@ def _metric(
     own = products.diagonal(dim1=1, dim2=2)
     upper = products.triu() + torch.diag_embed(
         (own == 0).to(own.dtype)
-    )  # a pair that is not there yet says nothing
+    )  # an empty place has no influence
     first = torch.linalg.solve_triangular(upper, moves @ gradient[..., None], upper=True)
     middle = torch.diag_embed(own) + changes @ solved.transpose(1, 2)
     last = torch.linalg.solve_triangular(

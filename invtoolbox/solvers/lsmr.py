@@ -27,7 +27,7 @@ class CGLSState(State):
     direction: Tensor
     squared: Tensor  # (batch,) |A^T W residual|^2
     scale: Tensor  # (batch,) |A^T W y|
-    target: Tensor  # (batch,) the discrepancy to stop at; 0 where the noise level is unknown
+    target: Tensor  # (batch,) stop at this discrepancy; 0 if the noise level is unknown
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ class LSMRState(State):
     """The bidiagonalization and the two rotations of LSMR (Fong and Saunders, algorithm LSMR)."""
 
     residual: Rows  # b - K x
-    left: Rows  # u of the bidiagonalisation
+    left: Rows  # u of the bidiagonalization
     right: Tensor  # v
     image: Rows  # K h
     image_bar: Rows  # K hbar
     h: Tensor
     h_bar: Tensor
-    mix: Tensor  # (batch,) from here on; h is v - mix times the h before
+    mix: Tensor  # (batch,) like all fields below; h is v - mix times the previous h
     alpha: Tensor
     alpha_bar: Tensor
     zeta_bar: Tensor
@@ -143,8 +143,8 @@ class LSMRState(State):
     rho_bar: Tensor
     cosine: Tensor
     sine: Tensor
-    squared_norm: Tensor  # of K, as far as it has been seen
-    weight: Tensor  # the regularisation that the bidiagonalisation belongs to
+    squared_norm: Tensor  # squared Frobenius norm of K, as far as it is known
+    weight: Tensor  # regularization of the bidiagonalization
     scale: Tensor  # |b|
 
 
@@ -197,19 +197,21 @@ class LSMR(Solver):
                 state,
             )
         s = state
+        # Algorithm LSMR (Fong and Saunders, 2.8), step 3: continue the bidiagonalization.
         forward = _forward(objective, s.right)
         image = _plus(forward, -s.mix, s.image)
         left, beta = _normalise(objective, _plus(forward, -s.alpha, s.left))
         right = torch.addcmul(_adjoint(objective, left), expand(-beta, s.right), s.right)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
-        # Two rotations: of the bidiagonal matrix (rho, theta), and of its transpose (rho_bar,
-        # theta_bar).
+        # Steps 4 and 5, the rotations of the bidiagonal matrix (rho, theta) and of its transpose
+        # (rho_bar, theta_bar).
         cos, sin, rho = _rotation(s.alpha_bar, beta)
         theta = sin * alpha
         theta_bar = s.sine * rho
         cosine, sine, rho_bar = _rotation(s.cosine * rho, theta)
         zeta, zeta_bar = cosine * s.zeta_bar, -sine * s.zeta_bar
+        # Step 6: update h_bar, x and h.
         back = theta_bar * rho * _inverse(s.rho * s.rho_bar)
         h_bar = torch.addcmul(s.h, expand(-back, s.h), s.h_bar)
         image_bar = _plus(image, -back, s.image_bar)
@@ -290,7 +292,7 @@ class LSMR(Solver):
         state.value = 0.5 * left.square()
         state.discrepancy = D.discrepancy(y - state.residual[0], y)
         norm = state.squared_norm.sqrt()
-        # Before the first step the norm is not known: |K| >= alpha_1.
+        # Before the first step the norm of K is not known, but |K| >= alpha_1.
         norm = torch.where(norm > 0, norm, state.alpha)
         slope = state.zeta_bar.abs() * _inverse(norm * left)
         state.certificate = torch.minimum(

@@ -258,11 +258,10 @@ class OSEM(Solver):
         subsets = dict(self._subsets(problem))
         for k in shuffle(objective, len(subsets)):
             part = subsets[k]
-            # The gradient is 1 - y / mean, so this is the ratio, with the data term's own care for
-            # a mean of 0.
+            # The gradient is 1 - y / mean, so this is the ratio; the data term handles a mean of 0.
             ratio = 1 - part.data_term.grad(part.operator(x), part.y)
             inverse = inverse_or_zero(state.sensitivities[k])
-            # A pixel that no ray of the subset meets is left as it is.
+            # A pixel that no ray of the subset meets stays unchanged.
             x = x * torch.where(
                 inverse > 0, _linear(part).adjoint(ratio) * inverse, 1.0
             ).clamp_min_(0)

@@ -1,4 +1,4 @@
-"""PALM: alternating proximal steps in the image and in each unknown of the operator; blind deblurring."""
+"""PALM: alternating proximal steps in the image and in each unknown, as for blind deblurring."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PALMState(State):
     """The step of every block, and the scale of the certificate."""
 
     steps: Tensor  # (batch, blocks) the step to try first in each block, in the block's own unit
-    scale: Tensor  # (batch,) what the gradient mapping is measured against
+    scale: Tensor  # (batch,) scale of the gradient mapping
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _block_step(
         weight, prior = rough
         if name == "x":
             new = prior.prox(new, step * weight)
-        else:  # the prior is of theta = start + scale u
+        else:  # the prior acts on theta = start + scale u
             start, scale = objective.unknowns.starts[name], objective.unknowns.scales[name]
             theta = prior.prox(start + expand(scale, start) * new, step * weight * scale.square())
             new = ((theta - start) / expand(scale, start)).to(old.dtype)

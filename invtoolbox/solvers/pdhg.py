@@ -39,13 +39,13 @@ class PDHGState(State):
     """Relaxed iterates and duals, their products with the operators, and the steps of PDHG."""
 
     regularization: (
-        Tensor  # (batch,) the weight, or the one that the discrepancy constraint is worth
+        Tensor  # (batch,) the weight, or the one that is equivalent to the discrepancy constraint
     )
-    target: Tensor  # (batch,) the discrepancy to meet; NaN where the weight is given
+    target: Tensor  # (batch,) the discrepancy to meet; NaN if the weight is given
     ratio: Tensor  # (batch,) primal over dual step
-    norms: Tensor  # (batch, summands) of the operators of the dual summands
+    norms: Tensor  # (batch, summands) norms of the operators of the dual summands
     curvatures: Tensor  # (batch, misfits) of each misfit in its prediction; infinite if unbounded
-    start: Tensor  # where x started
+    start: Tensor  # the start of x
     point: Tensor  # the relaxed x
     pull: Tensor  # sum_j K_j^T p_j
     duals: tuple[Tensor, ...]  # p_j, relaxed
@@ -269,7 +269,7 @@ class PDHG(Solver):
     ) -> PDHGState:
         x, *duals = point
         summands = self._split(objective, state.target).all
-        # At the fixed point the relaxed iterate and the one before relaxation agree.
+        # At the fixed point the iterates before and after relaxation agree.
         return replace(
             state,
             x=x,
@@ -501,7 +501,9 @@ def _balance(
         if isinstance(summand, PriorSummand)
     ]
     curvatures = state.curvatures.unbind(1)
-    if splitting.ball is not None:  # its dual is worth that of a misfit with this curvature
+    if (
+        splitting.ball is not None
+    ):  # its dual is equivalent to the dual of a misfit with this curvature
         curvatures = (sizes[0] / splitting.ball.radius,)
     if isinstance(splitting.primal, DataSummand):
         rates = [10 * curvatures[0]]

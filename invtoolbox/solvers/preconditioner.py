@@ -70,7 +70,10 @@ _FLOOR = 1e-3
 
 @dataclass
 class Preconditioner:
-    """An approximate inverse of ``A^T W A + sum_i w_i L_i^T L_i``, symmetric and positive definite."""
+    """An approximate inverse of ``A^T W A + sum_i w_i L_i^T L_i``.
+
+    It is symmetric and positive definite.
+    """
 
     diagonal: Tensor | None = None  # shaped like x, multiplies it
     spectrum: Tensor | None = None  # multiplies its `torch.fft.rfftn`; the batch is the first axis
@@ -141,7 +144,7 @@ def _diagonal(L: LinearOperator, x: Tensor) -> Tensor | None:
         total = torch.zeros_like(x)
         for axis in range(2, x.ndim):
             n = x.shape[axis]
-            # A pixel is in the difference that it starts and in the one that it ends.
+            # A pixel belongs to the difference that starts at it and to the one that ends at it.
             count = torch.full([n], 2.0, dtype=x.dtype, device=x.device)
             if not L.periodic:
                 count[0] -= 1

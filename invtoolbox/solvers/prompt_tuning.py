@@ -18,7 +18,7 @@ from invtoolbox.priors.images.gaussian_mixture import ConditionalPrior
 from invtoolbox.solvers.diffusion import DiffusionPosterior, DiffusionSampler, split, the_prior
 from invtoolbox.solvers.linear_systems import solve_quadratic
 
-#: Conjugate gradients of a projection where it has no closed form.
+#: Conjugate gradient steps of a projection without a closed form.
 _INNER = 30
 
 

@@ -26,8 +26,9 @@ from invtoolbox.solvers.splitting import unit_step_reason, unit_step_term
 @dataclass
 class ProximalState(State):
     """The point of the next gradient, the momentum and the trial step."""
+
     prediction: Any  # A(x)
-    point: Tensor  # where the next gradient is taken; x itself without acceleration
+    point: Tensor  # point of the next gradient; x itself without acceleration
     ahead: Any  # A(point)
     momentum: Tensor  # (batch,) t of FISTA; 1 without acceleration
     trial: Tensor  # (batch,) the step to try first
@@ -96,7 +97,7 @@ class ProximalGradient(Solver):
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
         trial = self._first_step(objective, gradient)
-        # What a learned prox belongs to costs a solve where no prox has led to.
+        # The energy behind a learned prox costs a solve at a point that is no result of the prox.
         known = unit_step_term(objective) is None
         value = D.value(prediction, y) + objective.prior_value(start) if known else objective.nan()
         return ProximalState(
@@ -180,8 +181,8 @@ class ProximalGradient(Solver):
         for _ in range(60):
             if given is not None or not bool(rejected.any()):
                 break
-            # Only the items whose step was too long are tried again: a prox may be the better part
-            # of the work.
+            # Only the items whose step was too long are tried again, because a prox may be most of
+            # the work.
             again = rejected.nonzero().squeeze(1)
             point, ahead, slope, value = (
                 select_items(t, again) for t in (state.point, state.ahead, gradient, here)
@@ -306,7 +307,7 @@ def _trial(
     if bend is None:
         bend = data + _smooth_value(objective, x) - here - inner(gradient, moved)
         rounding = 32 * torch.finfo(here.dtype).eps * here.abs()
-    # Written so that an item that is not finite is not searched for ever.
+    # Written so that the search ends for an item that is not finite.
     return x, prediction, step, data, energy, bend > allowed + rounding
 
 

@@ -19,8 +19,9 @@ from invtoolbox.solvers.linear_systems import conjugate_gradients
 @dataclass
 class ReweightedState(State):
     """Prediction at x, and the scale of the gradient norm."""
+
     prediction: Tensor  # A x
-    scale: Tensor  # (batch,) what the gradient norm is measured against
+    scale: Tensor  # (batch,) scale of the gradient norm
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class _Parts(NamedTuple):
     """The quadratic majorant at a point."""
 
     objective: Objective
-    weights: Tensor | None  # of the misfit; None where it is quadratic by itself
+    weights: Tensor | None  # weights of the misfit; None if it is quadratic by itself
     residual: Tensor  # A x - y
     terms: tuple[_Term | _Above, ...]
 

@@ -24,7 +24,7 @@ class SIRTState(State):
     rows: Tensor  # R
     columns: Tensor  # C
     scale: Tensor  # (batch,) the length of the first step from 0
-    target: Tensor  # (batch,) the discrepancy to stop at; 0 where the noise level is unknown
+    target: Tensor  # (batch,) stop at this discrepancy; 0 if the noise level is unknown
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class SIRT(Solver):
         A, D = cast(LinearOperator, problem.operator), problem.data_term
         sums = row_sums(problem)
         rows = inverse_or_zero(sums)
-        # The column sums of what is applied: where a row sum is 0, so is its weight.
+        # A row whose sum is 0 has the weight 0, so the column sums leave it out.
         columns = inverse_or_zero(with_moduli(A).adjoint(D.weighted(rows * sums)))
         first = columns * A.adjoint(rows * D.weighted(problem.y))
         expected = D.expected_discrepancy(problem.y)

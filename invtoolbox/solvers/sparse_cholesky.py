@@ -58,7 +58,7 @@ class Factors:
             whole = len(items) == len(numbers)
             own = (right if whole else right[items]).index_select(1, free)
             columns = own.transpose(0, 1).flatten(1).double().cpu().numpy()
-            # Column by column, an item is rounded the same alone and in company.
+            # Column by column, the rounding of an item does not depend on the batch.
             solved = (
                 torch.from_numpy(factor.solve(np.asfortranarray(columns)))
                 .to(right)
@@ -107,8 +107,8 @@ def _factorize(system: Graph) -> tuple[Any, Tensor]:
         ),
         shape=(n, n),
     ).tocsr()
-    # What hangs on nothing that was seen may move as it likes: a little stiffness, which only slows
-    # it, makes the system definite.
+    # Parts without a connection to an observation are not determined. A little stiffness, which
+    # only slows them, makes the system definite.
     count, label = connected_components(matrix, directed=False)
     held = np.bincount(label[(diagonal > 0) | ~free], minlength=count) > 0
     loose = ~held[label]

@@ -45,7 +45,7 @@ def unit_step_reason(objective: Objective, name: str, step: float | None) -> str
     if fixed is None or step is None or bool(((step * fixed[0] - 1).abs() <= 1e-5).all()):
         return None
     return (
-        f"{fixed[1]!r} knows its prox where step times weight is 1 alone, and {name} was given the step {step:g} for the weight "
+        f"{fixed[1]!r} knows its prox only if step times weight is 1, and {name} was given the step {step:g} for the weight "
         f"{float(fixed[0].flatten()[0]):g}; leave the step out and choose the weight"
     )
 
@@ -238,7 +238,7 @@ def operator_norm(operator: LinearOperator | None, like: Tensor) -> Tensor:
     real = like.real.dtype if like.is_complex() else like.dtype
     if operator is None:
         return torch.ones(like.shape[0], dtype=real, device=like.device)
-    with torch.no_grad():  # a constant of whatever is differentiated
+    with torch.no_grad():  # constant under differentiation
         norm = operator.norm(tolerance=1e-3, dtype=like.dtype, device=like.device)
     norm = norm.real if norm.is_complex() else norm
     return (1.005 * norm.to(real)).expand(like.shape[0]).clone()

@@ -44,20 +44,21 @@ class StochasticPDHGState(State):
 
 @dataclass(frozen=True)
 class StochasticPDHG(Solver):
-    r"""Stochastic primal-dual hybrid gradient (Chambolle, Ehrhardt, Richtarik and Schoenlieb, SIAM J. Optim. 28, 2018, algorithm 1).
+    r"""Stochastic primal-dual hybrid gradient over subsets of the measurements.
 
-    Minimises ``G(x) + sum_s D_s(A_s x) + sum_j F_j(K_j x)`` over subsets s of the measurements; G
+    Chambolle, Ehrhardt, Richtarik and Schoenlieb, SIAM J. Optim. 28, 2018, algorithm 1. It
+    minimizes ``G(x) + sum_s D_s(A_s x) + sum_j F_j(K_j x)`` over subsets s of the measurements; G
     is one prior with a prox, every F_j is behind a linear operator (total variation). One step
-    draws a subset s, every one with the probability p = 1 / subsets::
+    draws a subset s, each with the probability p = 1 / subsets::
 
         x   = prox_{tau G}(x - tau v)
         y_s = prox_{sigma_s D_s*}(y_s + sigma_s A_s x),         d_s = the change of A_s^T y_s
         p_j = prox_{sigma_j F_j*}(p_j + sigma_j K_j x),         d_j = the change of K_j^T p_j
         v   = sum_s A_s^T y_s + sum_j K_j^T p_j + d_s / p + sum_j d_j
 
-    and one iteration is as many steps as there are subsets, so that it costs what one of `PDHG`
-    does (and a forward projection more, for the objective and the certificate). The priors are
-    cheap next to a projection and take part in every step.
+    One iteration has one step per subset, so that it costs as much as an iteration of `PDHG` (and a
+    forward projection more, for the objective and the certificate). The priors are cheap compared
+    with a projection and take part in every step.
 
     Converges almost surely for convex D, G and F_j (ibid., theorem 4.3; Gutierrez, Delplancke and
     Ehrhardt 2022), because with J priors behind operators ``tau sigma_s (1 + J) |A_s|^2 < p`` and
@@ -67,8 +68,9 @@ class StochasticPDHG(Solver):
     pass, as for `PDHG`.
 
     Args:
-        subset_size: views (blocks of the operator) in a subset, each spread evenly over all views.
-        ratio: a factor on tau, against every sigma.
+        subset_size: number of views (blocks of the operator) per subset, each subset spread evenly
+            over all views.
+        ratio: a factor on tau; every sigma is divided by it.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(
@@ -210,7 +212,7 @@ class StochasticPDHG(Solver):
         dual = torch.stack(missing).square().sum(0).sqrt() / item_norm(prediction).clamp_min(tiny)
         for j, summand in enumerate(others, len(subsets)):
             image, sigma = summand.apply(x), state.sigmas[:, j]
-            # An image without slopes is not far from optimal because its slopes are small.
+            # An image with small slopes is not far from optimal for that reason.
             size = torch.maximum(item_norm(image), 1e-2 * item_norm(x)).clamp_min(tiny)
             dual = dual.maximum(
                 item_norm(_dual_update(summand, state.duals[j], image, sigma) - state.duals[j])

@@ -8,8 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-#: What the diagonal of the scaled system is raised by: the matrices are inner products that were
-#: summed in float32.
+#: Added to the diagonal of the scaled system, because its inner products were summed in float32.
 _RIDGE = 1e-7
 _NEWTON_STEPS = 60
 _ACCURACY = 1e-6  # of the discrepancy, relative
@@ -82,7 +81,7 @@ def discrepancy_weight(
     low, high = low.log(), high.log()
     found = (
         _log_error(small, low, target)[0] >= 0
-    )  # even the smallest weight leaves more: nothing in the basis fits better
+    )  # even the smallest weight leaves more: the basis cannot fit better
     t = torch.where(
         found, low, start.clamp_min(torch.finfo(torch.float64).tiny).log().clamp(low, high)
     )

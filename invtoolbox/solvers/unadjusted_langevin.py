@@ -21,7 +21,7 @@ from invtoolbox.solvers.base import Solver, State, implicit_reason, missing_dens
 class LangevinState(State):
     """Gradient at the last state of the chain, step, and running moments."""
 
-    slope: Tensor  # of minus the logarithm of the posterior, at x
+    slope: Tensor  # gradient of minus the logarithm of the posterior, at x
     step_size: Tensor  # (batch,)
     chain: Chain
 
@@ -138,7 +138,7 @@ class UnadjustedLangevin(Solver):
         number = objective.iteration + 1 - self.burn_in
         if number == 1:
             chain = chain.recenter(x)
-        # A short chain does not know its own memory, so it is not believed about it.
+        # A short chain underestimates its memory, so its error estimate is not used.
         if number >= 1 and chain.add(x, number) and number >= max(4 * self.blocks, self.burn_in):
             certificate = chain.relative_error()
         return LangevinState(x, value, discrepancy, certificate, slope, state.step_size, chain)
@@ -196,7 +196,7 @@ def largest_curvature(
     direction = torch.randn(
         (1, *x.shape[1:]), generator=generator, dtype=x.dtype, device=x.device
     ).expand_as(x)
-    # A step in which a gradient in this precision still shows its change.
+    # A step long enough for the gradient to change in this precision.
     reach = (
         torch.finfo(x.dtype).eps ** 0.33
         * (1 + item_norm(x) / x[0].numel() ** 0.5)

@@ -114,7 +114,7 @@ class VariationalLatent(Solver):
         ):
             return (
                 f"VariationalLatent weighs the measurements against a density, and {objective.problem.data_term!r} does not know their "
-                "noise; give it noise_std, 0.004 of the range of the image where there is none"
+                "noise; give it noise_std, 0.004 of the range of the image if there is none"
             )
         if (
             type(prior).energy is ImplicitPrior.energy
@@ -128,7 +128,7 @@ class VariationalLatent(Solver):
         return self._adam(1).unsupported_reason(objective)
 
     def suits(self, objective: Objective) -> bool:
-        return False  # a distribution is what one asks for
+        return False  # the user has to request a distribution
 
     def reformulate(self, objective: Objective) -> Objective:
         """Return the objective whose variable also holds the widths.

@@ -165,7 +165,7 @@ class Equilibrium(SolverNetwork):
             warnings.warn(
                 f"the fixed point of {type(self.solver).__name__} was not reached for {int(short.sum())} of {len(short)} items "
                 f"in {self.limits.max_iterations} iterations: the {self.solver.certificate_name} is {worst:.2g} at the most, and "
-                f"{self.limits.tolerance:.2g} was asked for; the derivative is that of a fixed point, so give more "
+                f"{self.limits.tolerance:.2g} was asked for; the derivative assumes a fixed point, so give more "
                 "max_iterations=, a larger tolerance=, or unroll the solver",
                 stacklevel=3,
             )

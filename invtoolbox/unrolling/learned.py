@@ -94,7 +94,7 @@ class Learned(nn.Module):
         bases = list(modules_of(prior))
         for module in bases:
             module.requires_grad_(NETWORK in chosen)
-        # Where every iteration has the same networks, these are the prior's own.
+        # If every iteration has the same networks, these are the prior's own.
         layers = [copy.deepcopy(bases) for _ in range(iterations)] if NETWORK in own else [bases]
         self.networks = nn.ModuleList([nn.ModuleList(layer) for layer in layers])
 
@@ -139,8 +139,8 @@ class Learned(nn.Module):
         """
         factor = self.factor(WEIGHT, iteration)
         if factor is not None:
-            # Where a prior is known to converge above a weight alone, what is learned is by how
-            # much to exceed it.
+            # If a prior is known to converge above a least weight only, the excess over it is
+            # learned.
             floor = torch.zeros_like(objective.regularization)
             for term in objective.prior.terms:
                 if term.prior.least_weight is not None:
@@ -211,6 +211,6 @@ def _check_names(
         if name not in known:
             raise InputError(
                 f"{setting}= names {name!r}, which is none of what can be learned of {what}: {', '.join(known) or 'nothing'}; "
-                "a setting can where it was given as a number"
+                "a setting can be learned if it was given as a number"
             )
     return (names,) if isinstance(names, str) else tuple(names)

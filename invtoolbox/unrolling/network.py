@@ -61,8 +61,8 @@ class Layered(Solver):
     def step(self, objective: Objective, state: Any) -> Any:
         if not (self.recomputed and torch.is_grad_enabled()):
             return self._step(objective, state)
-        # By the time of the way back somebody may have put other parameters into the module
-        # (`torch.func.functional_call` does), so the step takes those of now along.
+        # Before the backward pass the parameters of the module may be replaced
+        # (`torch.func.functional_call` does so), so the step keeps the current ones.
         parameters: dict[str, Tensor] = dict(self.learned.named_parameters())
 
         def again(objective: Objective, state: Any) -> Any:
@@ -189,7 +189,7 @@ class SolverNetwork(nn.Module):
             term.prior.unit_step for term in self.prior.terms
         )
         objective, rule, _ = bind(problem, self.prior, 1.0 if unrestricted else self.regularization)  # type: ignore[arg-type]
-        # A prox that is known at one step has a least weight, which binding knows; other automatic
+        # Binding finds the least weight of a prox that is known at one step; other automatic
         # weights are no numbers.
         return objective if rule is None else bind(problem, self.prior, 1.0)[0]
 
@@ -233,7 +233,7 @@ class SolverNetwork(nn.Module):
         for module in networks:
             if id(module) not in known:
                 module._apply(fn, recurse)
-        # Settings are copied as they move, and a module must stay the one that is registered.
+        # Moving copies the settings, but a module must stay the registered one.
         places = {id(module): _Place(k) for k, module in enumerate(networks)}
         hollow = with_modules(self.prior, lambda module: places[id(module)]).to(
             device=moved.device, dtype=moved.dtype

@@ -63,7 +63,7 @@ class Unrolled(SolverNetwork):
         with torch.set_grad_enabled(self.records(objective, initial)):
             start = self.start_of(objective, initial)
             if torch.is_grad_enabled() and not start.requires_grad:
-                # Priors record a graph where the image asks for one.
+                # Priors record a graph if the image requires a gradient.
                 start = start.detach().requires_grad_(True)
             working = self.solver.reformulate(objective)
             loop, working = Loop.start(layered, working, self.solver.start(working, start), None)
