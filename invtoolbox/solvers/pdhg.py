@@ -501,9 +501,8 @@ def _balance(
         if isinstance(summand, PriorSummand)
     ]
     curvatures = state.curvatures.unbind(1)
-    if (
-        splitting.ball is not None
-    ):  # its dual is equivalent to the dual of a misfit with this curvature
+    if splitting.ball is not None:
+        # Its dual is equivalent to the dual of a misfit with this curvature.
         curvatures = (sizes[0] / splitting.ball.radius,)
     if isinstance(splitting.primal, DataSummand):
         rates = [10 * curvatures[0]]
