@@ -14,7 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor
@@ -117,6 +117,11 @@ class Objective:
         """The implicit prior if its parameters change in number, else None."""
         implicit = self.prior.implicit
         return implicit if isinstance(implicit, AdaptivePrior) and implicit.is_adaptive else None
+
+    @property
+    def linear_operator(self) -> LinearOperator:
+        """The operator of a linear problem, for solvers that have checked that it is linear."""
+        return cast(LinearOperator, self.problem.operator)
 
     @property
     def has_value(self) -> bool:

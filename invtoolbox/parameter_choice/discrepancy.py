@@ -12,7 +12,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice.base import RuleState, WeightRule
-from invtoolbox.parameter_choice.noise import format_numbers, noise_std_of
+from invtoolbox.parameter_choice.noise import describe_noise, noise_std_of
 from invtoolbox.problem import fitted_back_projection
 
 #: A weight is judged once the certificate is below the first number, and the discrepancy changes by
@@ -145,15 +145,12 @@ class DiscrepancyPrinciple(WeightRule):
         return near | ((state.weight.log() - state.first).abs() >= _LARGEST_WEIGHT)
 
     def describe(self, objective: Objective) -> str:
-        if self.noise_std is not None:
-            return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with the noise level that was given"
-        D = objective.problem.data_term
-        if D.expected_discrepancy(objective.problem.y) is not None:
-            return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with the noise level of {type(D).__name__}"
-        return (
-            f"the discrepancy principle chooses the weight, tau = {self.tau:g}, "
-            f"with noise_std = {format_numbers(noise_std_of(objective.problem))} estimated from the data"
-        )
+        problem = objective.problem
+        D = problem.data_term
+        own = self.noise_std is None and D.expected_discrepancy(problem.y) is not None
+        level = f"the noise level of {type(D).__name__}"
+        noise = level if own else describe_noise(problem, self.noise_std)
+        return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with {noise}"
 
 
 def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None = None) -> Tensor:

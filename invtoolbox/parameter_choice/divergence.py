@@ -70,8 +70,11 @@ def fits(
         )
         shift = shift.expand(trials.batch, *shift.shape[1:])
         moved = trials(
-            log_weight, lambda o, s, k=k: measure(o, s, slice(k, k + 1))[:, 1], items, shift
-        )  # type: ignore[misc]
+            log_weight,
+            lambda o, s, k=k: measure(o, s, slice(k, k + 1))[:, 1],  # type: ignore[misc]
+            items,
+            shift,
+        )
         degrees = degrees + (moved - base[..., 1 + k]) / (probes * h[items].double())
     return Fit(base[..., 0], degrees, number_of(problem)[items].double().expand_as(degrees))
 

@@ -140,10 +140,14 @@ def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tenso
     return torch.maximum(std, _LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))
 
 
-def format_numbers(values: Tensor, shown: int = 4) -> str:
-    """Format the first numbers of a tensor for a sentence."""
-    numbers = ", ".join(f"{float(s):.4g}" for s in values[:shown])
-    return f"{numbers}, ..." if len(values) > shown else numbers
+def describe_noise(problem: Problem, given: float | Tensor | None = None) -> str:
+    """Return words for the origin of the noise level, with the first values of an estimate."""
+    if given is not None or getattr(problem.data_term, "noise_std", None) is not None:
+        return "the noise level that was given"
+    values = noise_std_of(problem)
+    numbers = ", ".join(f"{float(s):.4g}" for s in values[:4])
+    shown = f"{numbers}, ..." if len(values) > 4 else numbers
+    return f"noise_std = {shown} estimated from the data"
 
 
 def _select_used(y: Tensor, operator: Operator | None, weights: Tensor | None) -> Tensor:

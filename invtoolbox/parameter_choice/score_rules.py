@@ -22,7 +22,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.parameter_choice.divergence import fits
-from invtoolbox.parameter_choice.noise import format_numbers, noise_std_of
+from invtoolbox.parameter_choice.noise import describe_noise, noise_std_of
 from invtoolbox.parameter_choice.trials import Trials
 
 #: The fraction of an interval at which golden sections look: ``(3 - sqrt 5) / 2``.
@@ -316,13 +316,8 @@ class SURE(ScoreSearch):
         return fit.residual / fit.measured - variance + 2 * variance * fit.degrees / fit.measured
 
     def describe(self, objective: Objective) -> str:
-        problem = objective.problem
-        if self.noise_std is not None or getattr(problem.data_term, "noise_std", None) is not None:
-            return "Stein's unbiased estimate of the predicted risk chooses the weight, with the noise level that was given"
-        return (
-            "Stein's unbiased estimate of the predicted risk chooses the weight, "
-            f"with noise_std = {format_numbers(noise_std_of(problem))} estimated from the data"
-        )
+        noise = describe_noise(objective.problem, self.noise_std)
+        return f"Stein's unbiased estimate of the predicted risk chooses the weight, with {noise}"
 
 
 #: Estimated degrees of freedom are limited to this share of the measurements.
@@ -452,16 +447,6 @@ class CompensatedDiscrepancy(WeightSearch):
         return torch.cat(weights), torch.cat(errors)
 
     def describe(self, objective: Objective) -> str:
-        known = (
-            self.noise_std is not None
-            or getattr(objective.problem.data_term, "noise_std", None) is not None
-        )
-        level = (
-            "the noise level that was given"
-            if known
-            else (
-                f"noise_std = {format_numbers(noise_std_of(objective.problem))} estimated from the data"
-            )
-        )
+        level = describe_noise(objective.problem, self.noise_std)
         times = "" if self.rounds == 1 else f" in {self.rounds} rounds"
         return f"the discrepancy principle chooses the weight, less the degrees of freedom of the image{times}, with {level}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Generator, Tensor
@@ -56,17 +56,12 @@ class ComposedPrior(PriorWrapper, ExplicitPrior):
         if "prox" in self.prior.offers:
             return self.operator, self.prior
         inner, simple = self.prior.split()
-        composed = inner @ self.operator
-        assert isinstance(composed, LinearOperator)
-        return composed, simple
+        return cast(LinearOperator, inner @ self.operator), simple
 
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
         inner, target = self.prior.quadratic()
-        if inner is None:
-            return self.operator, target
-        composed = inner @ self.operator
-        assert isinstance(composed, LinearOperator)
-        return composed, target
+        composed = self.operator if inner is None else inner @ self.operator
+        return cast(LinearOperator, composed), target
 
     @property
     def offers(self) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from invtoolbox.core.in_place import add, add_product, overwrite
 from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
 from invtoolbox.solvers.splitting import (
@@ -245,7 +245,7 @@ class ADMM(Solver):
     ) -> tuple[Tensor, Tensor]:
         """Return x (Boyd et al., equation 3.5), and the norm of the residual, ``(batch,)``."""
         problem = objective.problem
-        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        A, D = objective.linear_operator, problem.data_term
         right = A.adjoint(D.weighted(problem.y - state.prediction))
         for summand, z, u in zip(summands, state.splits, duals):
             missing = summand.adjoint(add(z - u, summand.apply(state.x), -1.0))

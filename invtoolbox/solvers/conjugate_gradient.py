@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invtoolbox.core.pytrees import where_items
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.learned_direction import LearnedDirection, Recent, mask_pairs
 from invtoolbox.solvers.linear_systems import quotient
@@ -207,8 +207,7 @@ def quadratic_reason(objective: Objective, name: str) -> str | None:
 def apply_hessian(objective: Objective, x: Tensor, prediction: Tensor) -> Tensor:
     """Return ``(A^T W A + sum_i w_i L_i^T L_i) x``, given ``prediction = A x``."""
     problem = objective.problem
-    assert isinstance(problem.operator, LinearOperator)
-    result = problem.operator.adjoint(problem.data_term.weighted(prediction))
+    result = objective.linear_operator.adjoint(problem.data_term.weighted(prediction))
     for weight, prior in objective.terms:
         operator, _ = prior.quadratic()
         part = x if operator is None else operator.normal(x)
@@ -219,8 +218,7 @@ def apply_hessian(objective: Objective, x: Tensor, prediction: Tensor) -> Tensor
 def right_side(objective: Objective) -> Tensor:
     """Return ``A^T W y + sum_i w_i L_i^T b_i``."""
     problem = objective.problem
-    assert isinstance(problem.operator, LinearOperator)
-    result = problem.operator.adjoint(problem.data_term.weighted(problem.y))
+    result = objective.linear_operator.adjoint(problem.data_term.weighted(problem.y))
     for weight, prior in objective.terms:
         operator, target = prior.quadratic()
         if target is not None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.solvers.base import (
     Solver,
@@ -193,7 +193,7 @@ class DouglasRachford(Solver):
         problem, t = objective.problem, state.step_size
         if _is_direct(objective):
             return problem.data_term.prox(state.point, problem.y, t), torch.zeros_like(t)
-        A = cast(LinearOperator, problem.operator)
+        A = objective.linear_operator
         missing = state.point - state.x
         right = torch.addcmul(
             A.adjoint(problem.data_term.weighted(problem.y - state.prediction)),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
@@ -117,7 +117,7 @@ class HalfQuadratic(Solver):
 
     def init(self, objective: Objective, start: Tensor) -> HalfQuadraticState:
         problem = objective.problem
-        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        A, D = objective.linear_operator, problem.data_term
         prediction = A(start)
         scale = item_norm(A.adjoint(D.weighted(problem.y)))
         if self._levels(objective):
@@ -146,7 +146,7 @@ class HalfQuadratic(Solver):
 
     def step(self, objective: Objective, state: HalfQuadraticState) -> HalfQuadraticState:
         problem, summands = objective.problem, prior_summands(objective)
-        A, D, y = cast(LinearOperator, problem.operator), problem.data_term, problem.y
+        A, D, y = objective.linear_operator, problem.data_term, problem.y
         mu = self._penalty(objective, state)
         right = A.adjoint(D.weighted(y - state.prediction))
         for summand, z in zip(summands, state.splits):

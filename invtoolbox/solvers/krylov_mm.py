@@ -136,8 +136,7 @@ class KrylovMM(Solver):
 
     def init(self, objective: Objective, start: Tensor) -> KrylovState:
         problem = objective.problem
-        A, D = problem.operator, problem.data_term
-        assert isinstance(A, LinearOperator)
+        A, D = objective.linear_operator, problem.data_term
         batch, device = start.shape[0], start.device
         data_gradient = A.adjoint(D.weighted(problem.y))
         seen = A(data_gradient)
@@ -190,8 +189,6 @@ class KrylovMM(Solver):
         return state
 
     def step(self, objective: Objective, state: KrylovState) -> KrylovState:
-        A = objective.problem.operator
-        assert isinstance(A, LinearOperator)
         parts = _parts(objective, state.smoothing)
         assert parts is not None
         k = int(state.size[0])  # the bases of all items grow together
@@ -206,7 +203,7 @@ class KrylovMM(Solver):
         weight = (eta / (parts.weight * parts.curvature).double()).to(x)
         new = dataclasses.replace(state, x=x, regularization=weight)
         residual, slope = _evaluate(objective, parts, new, prediction, u)
-        gradient = _gradient(A, parts, new, residual, slope)
+        gradient = _gradient(objective.linear_operator, parts, new, residual, slope)
         direction = _precondition(new, eta, gradient)
         if k == state.basis.shape[1]:
             _restart(new)

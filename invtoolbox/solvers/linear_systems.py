@@ -149,7 +149,7 @@ def solve_quadratic(
     small, and so is its rounding, which the system amplifies by its condition number.
     """
     problem = objective.problem
-    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    A, D = objective.linear_operator, problem.data_term
     if has_resolvent(objective, penalties):
         total = torch.stack([rho for rho, _ in penalties]).sum(0)
         precision = cast(Tensor, D.curvature(problem.y)).expand_as(total)
@@ -183,7 +183,7 @@ def is_closed(objective: Objective, penalties: Penalties) -> bool:
 
 def has_resolvent(objective: Objective, penalties: Penalties) -> bool:
     """Whether the operator solves the system by itself."""
-    A, D = cast(LinearOperator, objective.problem.operator), objective.problem.data_term
+    A, D = objective.linear_operator, objective.problem.data_term
     plain = isinstance(D, LeastSquares) and D.weights is None
     return plain and A.has_normal_resolvent and all(K is None for _, K in penalties)
 
@@ -193,7 +193,7 @@ def system_symbol(
 ) -> tuple[Tensor | None, bool]:
     """Return the system's eigenvalues under the FFT, or ``None``, and whether they are exact."""
     problem = objective.problem
-    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    A, D = objective.linear_operator, problem.data_term
     known = A.normal_symbol(), D.symbol(problem.y) if isinstance(problem.y, Tensor) else None
     if like.is_complex() or known[0] is None or known[1] is None:
         return None, False

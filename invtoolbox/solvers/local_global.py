@@ -14,7 +14,7 @@ from torch import Tensor
 from invtoolbox.data_terms.least_squares import Exact
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Evaluation, Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.majoriser import Springs
 from invtoolbox.priors.motion.flow_prior import as_points, like_points
 from invtoolbox.solvers.base import Solver, State, implicit_reason
@@ -92,7 +92,7 @@ class LocalGlobal(Solver):
         if reason := implicit_reason(objective, "LocalGlobal"):
             return reason
         problem = objective.problem
-        if not problem.is_linear or not cast(LinearOperator, problem.operator).normal_is_diagonal:
+        if not problem.is_linear or not objective.linear_operator.normal_is_diagonal:
             return f"LocalGlobal needs an operator that picks points or voxels, such as ObservedPoints, and {problem.operator} does not"
         if not (
             (problem.data_term.is_quadratic and "weighted" in problem.data_term.offers)
@@ -109,7 +109,7 @@ class LocalGlobal(Solver):
         return None
 
     def init(self, objective: Objective, start: Tensor) -> LocalGlobalState:
-        A, y = cast(LinearOperator, objective.problem.operator), objective.problem.y
+        A, y = objective.linear_operator, objective.problem.y
         points = as_points(start)
         free = torch.ones(points.shape[:2], dtype=torch.bool, device=start.device)
         if isinstance(objective.problem.data_term, Exact):
@@ -265,7 +265,7 @@ def _factors(objective: Objective, x: Tensor, free: Tensor) -> tuple[Factors, Te
     problem, batch = objective.problem, len(x)
     diagonal = torch.zeros(1, free.shape[1], dtype=x.dtype, device=x.device)
     if not isinstance(problem.data_term, Exact):
-        A = cast(LinearOperator, problem.operator)
+        A = objective.linear_operator
         diagonal = _one_for_all(
             as_points(A.adjoint(problem.data_term.weighted(A(torch.ones_like(x))))), objective
         )

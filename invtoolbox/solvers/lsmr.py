@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invtoolbox.core.pytrees import where_items
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.conjugate_gradient import quadratic_reason
 from invtoolbox.solvers.linear_systems import quotient
@@ -63,8 +63,7 @@ class CGLS(Solver):
 
     def init(self, objective: Objective, start: Tensor) -> CGLSState:
         problem = objective.problem
-        A, D = problem.operator, problem.data_term
-        assert isinstance(A, LinearOperator)
+        A, D = objective.linear_operator, problem.data_term
         residual = problem.y - A(start)
         gradient = A.adjoint(D.weighted(residual))
         scale = item_norm(A.adjoint(D.weighted(problem.y)))
@@ -76,8 +75,7 @@ class CGLS(Solver):
         )
 
     def step(self, objective: Objective, state: CGLSState) -> CGLSState:
-        A, D = objective.problem.operator, objective.problem.data_term
-        assert isinstance(A, LinearOperator)
+        A, D = objective.linear_operator, objective.problem.data_term
         forward = A(state.direction)
         curvature = inner(forward, D.weighted(forward))
         alpha = quotient(state.squared, curvature)
@@ -320,9 +318,8 @@ def _forward(objective: Objective, x: Tensor) -> Rows:
 
 def _adjoint(objective: Objective, rows: Rows) -> Tensor:
     """Return ``A^T W u_0 + sum_i w_i L_i^T u_i``."""
-    A, D = objective.problem.operator, objective.problem.data_term
-    assert isinstance(A, LinearOperator)
-    result = A.adjoint(D.weighted(rows[0]))
+    D = objective.problem.data_term
+    result = objective.linear_operator.adjoint(D.weighted(rows[0]))
     for (weight, prior), row in zip(objective.terms, rows[1:]):
         L, _ = prior.quadratic()
         part = row if L is None else L.adjoint(row)

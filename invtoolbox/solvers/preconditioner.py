@@ -126,7 +126,7 @@ def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | 
 def _data_diagonal(objective: Objective, x: Tensor) -> Tensor:
     """Return the diagonal of ``A^T W A``, or its row sums."""
     problem = objective.problem
-    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    A, D = objective.linear_operator, problem.data_term
     known = A.normal_diagonal()
     curvature = cast(Tensor, D.curvature(problem.y))
     if known is not None:

@@ -182,14 +182,14 @@ class _Parts(NamedTuple):
         )
 
     def gradient(self) -> Tensor:
-        A = cast(LinearOperator, self.objective.problem.operator)
+        A = self.objective.linear_operator
         total = A.adjoint(self._weigh(self.residual))
         for term in self.terms:
             total = total + term.gradient()
         return total
 
     def product(self, u: Tensor) -> Tensor:
-        A = cast(LinearOperator, self.objective.problem.operator)
+        A = self.objective.linear_operator
         total = A.adjoint(self._weigh(A(u)))
         for term in self.terms:
             total = total + term.product(u)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, inner, item_norm
+from invtoolbox.operators.base import inner, item_norm
 from invtoolbox.priors.images.constraints import Box
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
@@ -80,7 +80,7 @@ class SIRT(Solver):
 
     def init(self, objective: Objective, start: Tensor) -> SIRTState:
         problem = objective.problem
-        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        A, D = objective.linear_operator, problem.data_term
         sums = row_sums(problem)
         rows = inverse_or_zero(sums)
         # A row whose sum is 0 has the weight 0, so the column sums leave it out.
@@ -107,7 +107,7 @@ class SIRT(Solver):
 
     def step(self, objective: Objective, state: SIRTState) -> SIRTState:
         problem = objective.problem
-        A, D, y = cast(LinearOperator, problem.operator), problem.data_term, problem.y
+        A, D, y = objective.linear_operator, problem.data_term, problem.y
         residual = D.weighted(y - state.prediction)
         update = A.adjoint(state.rows * residual).mul_(state.columns)
         x = constrain(objective, torch.add(state.x, update, alpha=self.relaxation))
@@ -148,7 +148,7 @@ class SIRT(Solver):
         Operators with negative entries may have one above 1.
         """
         problem = objective.problem
-        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        A, D = objective.linear_operator, problem.data_term
         state = self.init(objective, problem.zeros())
         x = torch.rand(state.x.shape, generator=torch.Generator().manual_seed(0)).to(state.x)
         for _ in range(30):
