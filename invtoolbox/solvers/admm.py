@@ -221,7 +221,8 @@ class ADMM(Solver):
     ) -> Tensor:
         if self.rho is not None or denoising_term(objective) is not None:
             return rho
-        # Equation (3.13) with a continuous factor: near a threshold rounding would decide the branch.
+        # Equation (3.13) with a continuous factor: near a threshold rounding would decide the
+        # branch.
         now = torch.stack([steps == 5 * 2**k for k in range(5)]).any(0)
         # Residuals below 1e-5 are mostly rounding.
         return torch.where(

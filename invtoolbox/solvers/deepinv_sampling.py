@@ -71,7 +71,7 @@ class Network(nn.Module):
         return ((x - self.low) / self.span).to(u.dtype)
 
 
-class Measured:
+class UnitRangeProblem:
     """A problem of images in [0, 1] whose noise has one standard deviation.
 
     ``A'(u) = c W (A(low + span u) - A(low)) / span``. W divides by the noise level of the item and
@@ -136,14 +136,14 @@ class Measured:
         return (z.to(change) + change).to(z.dtype)
 
 
-class Decomposed:
-    """The singular value decomposition of `Measured`, if it is cheap.
+class SingularDecomposition:
+    """The singular value decomposition of `UnitRangeProblem`, if it is cheap.
 
     The decomposition of a mask is the mask itself. A periodic convolution has Hartley's right
     singular vectors, which are real. The matrix of anything small is decomposed.
     """
 
-    def __init__(self, measured: Measured) -> None:
+    def __init__(self, measured: UnitRangeProblem) -> None:
         self.measured, self.noise_model = measured, SimpleNamespace(sigma=measured.sigma)
         power, exact = _symbol(measured)
         n = torch.Size(measured.shape[1:]).numel()
@@ -223,11 +223,11 @@ def _has_mask(operator: Any) -> bool:
     return set(operator.parameters()) == {"mask"} and operator.domain_shape == operator.range_shape
 
 
-def _is_mask(measured: Measured) -> bool:
+def _is_mask(measured: UnitRangeProblem) -> bool:
     return _has_mask(measured.objective.problem.operator)
 
 
-def _symbol(measured: Measured) -> tuple[Tensor | None, bool]:
+def _symbol(measured: UnitRangeProblem) -> tuple[Tensor | None, bool]:
     """Return the squared singular values under Hartley's transform, and whether they are exact.
 
     Their shape is ``(1, channel or 1, rows, columns)``.
@@ -247,7 +247,7 @@ def _symbol(measured: Measured) -> tuple[Tensor | None, bool]:
     return whole * float(measured.whiten.flatten()[0]) ** 2, True
 
 
-def _one_item(measured: Measured, x: Tensor) -> Tensor:
+def _one_item(measured: UnitRangeProblem, x: Tensor) -> Tensor:
     """Apply the operator to images, with the weights of the measurements; one image per row."""
     operator = measured.objective.problem.operator
     return (measured.whiten.flatten()[0] * operator(x)).flatten(1)

@@ -23,10 +23,10 @@ from invtoolbox.posteriors.running_moments import Chain
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.deepinv_sampling import (
-    Decomposed,
-    Measured,
     Network,
     RandomNumbers,
+    SingularDecomposition,
+    UnitRangeProblem,
     undecomposed_reason,
 )
 from invtoolbox.solvers.unadjusted_langevin import sampling_reason
@@ -214,7 +214,7 @@ class DPS(DiffusionSampler):
         from deepinv.sampling import DPS as Sampler
 
         low, high = self.intensity_range
-        measured = Measured(objective, len(generators), low, high, normalised=True)
+        measured = UnitRangeProblem(objective, len(generators), low, high, normalised=True)
         device = measured.y.device
         sampler = Sampler(
             Network(the_prior(objective), measured.y, low, high),
@@ -259,7 +259,7 @@ class DiffPIR(DiffusionSampler):
         from deepinv.sampling import DiffPIR as Sampler
 
         low, high = self.intensity_range
-        measured = Measured(objective, len(generators), low, high)
+        measured = UnitRangeProblem(objective, len(generators), low, high)
         # deepinv halves the unit of noise between images in [-1, 1] and [0, 1], and its step counts
         # |.|^2 twice.
         sampler = Sampler(
@@ -308,7 +308,7 @@ class DDRM(DiffusionSampler):
         from deepinv.sampling import DDRM as Sampler
 
         low, high = self.intensity_range
-        measured = Measured(objective, len(generators), low, high)
+        measured = UnitRangeProblem(objective, len(generators), low, high)
         sampler = Sampler(
             Network(the_prior(objective), measured.y, low, high),
             sigmas=np.linspace(1, 0, self.steps),
@@ -318,5 +318,5 @@ class DDRM(DiffusionSampler):
         # deepinv divides every number by sqrt(2), which is right for the real part of complex
         # numbers only.
         with RandomNumbers(generators, math.sqrt(2)):
-            u = sampler(measured.y, Decomposed(measured))
+            u = sampler(measured.y, SingularDecomposition(measured))
         return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))

@@ -21,7 +21,7 @@ from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.linear_systems import gmres
 from invtoolbox.unrolling.network import (
-    Layered,
+    LayeredSolver,
     SolverNetwork,
     Weight,
     check_differentiable,
@@ -32,7 +32,7 @@ Skip = nn.Module | Literal["step"]
 
 
 @dataclass(frozen=True)
-class Settled:
+class FixedPoint:
     """The fixed point of a solver, and the run that found it.
 
     Attributes:
@@ -112,7 +112,7 @@ class Equilibrium(SolverNetwork):
         """Return the answer of the solver; a warning reports items that have not converged."""
         return self.settle(y, initial).x
 
-    def settle(self, y: Any, initial: Tensor | None = None) -> Settled:
+    def settle(self, y: Any, initial: Tensor | None = None) -> FixedPoint:
         """Return the answer with start, iterations, residual and status.
 
         Args:
@@ -120,7 +120,9 @@ class Equilibrium(SolverNetwork):
             initial: start of the iterations, in place of the prediction of `skip`.
         """
         objective = self.objective_of(y)
-        layered = Layered(solver=self.solver, learned=self.learned, base=self.prior, settles=True)
+        layered = LayeredSolver(
+            solver=self.solver, learned=self.learned, base=self.prior, settles=True
+        )
         working = self.solver.reformulate(objective)
         recorded = self.records(objective, initial)
         with torch.set_grad_enabled(recorded):
@@ -137,11 +139,11 @@ class Equilibrium(SolverNetwork):
         self._report(loop, certificate)
         if recorded:
             x = self._attach(x, working, layered, loop)
-        return Settled(
+        return FixedPoint(
             x, start, loop.iterations, certificate, tuple(STATUS[int(k)] for k in loop.status)
         )
 
-    def _predict(self, objective: Objective, working: Objective, layered: Layered) -> Tensor:
+    def _predict(self, objective: Objective, working: Objective, layered: LayeredSolver) -> Tensor:
         first = self.start_of(objective)
         if self.skip is None:
             return first
@@ -172,7 +174,7 @@ class Equilibrium(SolverNetwork):
 
     # -- the derivative ----------------------------------------------------------------------------
 
-    def _attach(self, x: Tensor, working: Objective, layered: Layered, loop: Loop) -> Tensor:
+    def _attach(self, x: Tensor, working: Objective, layered: LayeredSolver, loop: Loop) -> Tensor:
         """Return the answers with a graph.
 
         Answers that are not finite get none, so that they do not spoil tensors that all items

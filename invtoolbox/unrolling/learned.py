@@ -19,7 +19,7 @@ from invtoolbox.solvers.base import Solver
 NETWORK, WEIGHT = "network", "regularization"
 
 
-class Learned(nn.Module):
+class LearnedParameters(nn.Module):
     """Factors on the numbers of a solver, and networks.
 
     One for all iterations, or one per iteration.
@@ -46,10 +46,7 @@ class Learned(nn.Module):
         settings_too: bool,
     ) -> None:
         super().__init__()
-        self.fixed_step = (
-            next((term.prior for term in objective.prior.terms if term.prior.unit_step), None)
-            is not None
-        )
+        self.fixed_step = any(term.prior.unit_step for term in objective.prior.terms)
         everything = self._available(solver, prior, objective)
         usual = (
             everything

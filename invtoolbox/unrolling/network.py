@@ -1,7 +1,7 @@
 """Solvers as torch modules: learned settings per iteration, run by `invtoolbox.loop.run`.
 
-`Layered` is a solver whose settings are learned. `SolverNetwork` is the common base of an unrolled
-solver and its fixed point: its measurements come with each call.
+`LayeredSolver` is a solver whose settings are learned. `SolverNetwork` is the common base of an
+unrolled solver and its fixed point: its measurements come with each call.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from invtoolbox.problem import Problem
 from invtoolbox.solve import bind, first_guess
 from invtoolbox.solvers.base import Solver, implicit_reason
 from invtoolbox.solvers.choice import check_fits
-from invtoolbox.unrolling.learned import Learned, modules_of, with_modules
+from invtoolbox.unrolling.learned import LearnedParameters, modules_of, with_modules
 
 
 @dataclass(frozen=True)
-class Layered(Solver):
+class LayeredSolver(Solver):
     """A solver with the settings, the weight and the networks of every iteration.
 
     Args:
@@ -43,7 +43,7 @@ class Layered(Solver):
     """
 
     solver: Solver = dataclasses.field(kw_only=True)
-    learned: Learned = dataclasses.field(kw_only=True)
+    learned: LearnedParameters = dataclasses.field(kw_only=True)
     base: PriorSum = dataclasses.field(kw_only=True)
     recomputed: bool = False
     settles: bool = False
@@ -161,7 +161,7 @@ class SolverNetwork(nn.Module):
             self.prior: PriorSum = with_modules(own, copy.deepcopy)
             objective = self._bound(problem)
             self._check(objective)
-            self.learned = Learned(
+            self.learned = LearnedParameters(
                 self.solver, self.prior, objective, iterations, learn, per_iteration, settings_too
             )
 

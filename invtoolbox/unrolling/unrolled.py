@@ -14,7 +14,7 @@ from invtoolbox.loop.run import Limits, Loop, run
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver
-from invtoolbox.unrolling.network import Layered, SolverNetwork, Weight
+from invtoolbox.unrolling.network import LayeredSolver, SolverNetwork, Weight
 
 
 class Unrolled(SolverNetwork):
@@ -57,7 +57,7 @@ class Unrolled(SolverNetwork):
                 start of `solve`.
         """
         objective = self.objective_of(y)
-        layered = Layered(
+        layered = LayeredSolver(
             solver=self.solver, learned=self.learned, base=self.prior, recomputed=self.recompute
         )
         with torch.set_grad_enabled(self.records(objective, initial)):
