@@ -8,8 +8,14 @@ from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
 from invtoolbox.solvers.base import implicit_reason
-from invtoolbox.solvers.pdhg import PDHG, Splitting, take_primal
-from invtoolbox.solvers.splitting import data_summands, prior_summands, unsplittable_reason
+from invtoolbox.solvers.pdhg import PDHG
+from invtoolbox.solvers.splitting import (
+    Splitting,
+    data_summands,
+    prior_summands,
+    take_primal,
+    unsplittable_reason,
+)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from invtoolbox.core.in_place import add, add_product, overwrite, subtract
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, first_weight
 from invtoolbox.solvers.base import (
@@ -25,11 +25,14 @@ from invtoolbox.solvers.base import (
 )
 from invtoolbox.solvers.splitting import (
     DataSummand,
+    DiscrepancyBall,
     PriorSummand,
+    Splitting,
     Summand,
     data_summands,
     operator_norm,
     prior_summands,
+    take_primal,
     unsplittable_reason,
 )
 
@@ -324,7 +327,9 @@ class PDHG(Solver):
         if self.meets_target(objective):
             D = objective.problem.data_term
             assert isinstance(D, LeastSquares)
-            ball = _Ball(data[0].operator, data[0].y, target * _unit(D, target), _unit(D, target))
+            ball = DiscrepancyBall(
+                data[0].operator, data[0].y, target * _unit(D, target), _unit(D, target)
+            )
             primal, others = take_primal(priors)
             return Splitting(primal, (ball, *others), ())
         primal, others = take_primal(priors)
@@ -343,76 +348,6 @@ class PDHG(Solver):
         )
 
 
-@dataclass(frozen=True)
-class _Ball:
-    """The constraint ``|operator x - y| <= radius`` in place of a misfit."""
-
-    operator: LinearOperator
-    y: Tensor
-    radius: Tensor  # (batch,)
-    noise_std: Tensor  # (batch,)
-
-    def apply(self, x: Tensor) -> Tensor:
-        image: Tensor = self.operator(x)
-        return image
-
-    def adjoint(self, z: Tensor) -> Tensor:
-        return self.operator.adjoint(z)
-
-    def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
-        """Return ``v - step P(v / step)``, P the projection onto the ball.
-
-        It is ``v - step y``, shortened by ``step radius``.
-        """
-        v.addcmul_(self.y, expand(-step, v))
-        length = item_norm(v)
-        return v.mul_(
-            expand(
-                (
-                    1 - step * self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
-                ).clamp_min(0),
-                v,
-            )
-        )
-
-
-@dataclass(frozen=True)
-class Splitting:
-    """The summands of an objective, by how they enter.
-
-    Attributes:
-        primal: the summand with a prox at the image itself, if there is one.
-        dual: the summands with a prox behind an operator each.
-        smooth: the misfits with a gradient only.
-    """
-
-    primal: Summand | None
-    dual: tuple[Summand | _Ball, ...]
-    smooth: tuple[DataSummand, ...]
-
-    @property
-    def all(self) -> tuple[Summand | _Ball, ...]:
-        return (*self.dual, *self.smooth)
-
-    @property
-    def ball(self) -> _Ball | None:
-        return self.dual[0] if self.dual and isinstance(self.dual[0], _Ball) else None
-
-
-def take_primal(
-    priors: tuple[PriorSummand, ...],
-) -> tuple[PriorSummand | None, tuple[PriorSummand, ...]]:
-    """Return the prior that acts on the image itself, and the other priors.
-
-    A constraint is taken before any other prior, so that the answer meets it.
-    """
-    free = [summand for summand in priors if summand.operator is None]
-    if not free:
-        return None, priors
-    chosen = next((summand for summand in free if summand.function.is_constraint), free[0])
-    return chosen, tuple(summand for summand in priors if summand is not chosen)
-
-
 def _primal_update(splitting: Splitting, state: PDHGState, tau: Tensor) -> Tensor:
     """``u = prox_{tau G}(x - tau sum_j K_j^T p_j)`` (Condat 2013, algorithm 3.1)."""
     u = torch.addcmul(state.point, expand(-tau, state.point), state.pull)
@@ -420,7 +355,7 @@ def _primal_update(splitting: Splitting, state: PDHGState, tau: Tensor) -> Tenso
 
 
 def _dual_update(
-    summand: Summand | _Ball,
+    summand: Summand | DiscrepancyBall,
     p: Tensor,
     image: Tensor,
     change: Tensor,
@@ -541,7 +476,7 @@ def _is_milestone(iteration: int) -> bool:
 
 
 def _apply_adjoints(
-    summands: tuple[Summand | _Ball, ...], duals: tuple[Tensor, ...], like: Tensor
+    summands: tuple[Summand | DiscrepancyBall, ...], duals: tuple[Tensor, ...], like: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return ``sum_j K_j^T p_j``, and the largest ``|K_j^T p_j|`` of each item.
 
@@ -569,7 +504,7 @@ def _unit(D: LeastSquares, like: Tensor) -> Tensor:
     return torch.ones_like(like) if D.noise_std is None else D.noise_std.to(like).expand_as(like)
 
 
-def _ball_weight(ball: _Ball, dual: Tensor) -> Tensor:
+def _ball_weight(ball: DiscrepancyBall, dual: Tensor) -> Tensor:
     """Return the weight for which the problem with the misfit has the same solution.
 
     It is ``radius / (|p| noise_std^2)``.

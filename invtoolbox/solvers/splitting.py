@@ -18,7 +18,7 @@ from invtoolbox.core.in_place import add
 from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.algebra import LinearStack
-from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.solvers.base import implicit_reason
@@ -192,6 +192,76 @@ def prior_summands(objective: Objective) -> tuple[PriorSummand, ...]:
             L, b = prior.quadratic()
             summands.append(PriorSummand(weight, Tikhonov(reference=b), L))
     return tuple(summands)
+
+
+@dataclass(frozen=True)
+class DiscrepancyBall:
+    """The constraint ``|operator x - y| <= radius`` in place of a misfit."""
+
+    operator: LinearOperator
+    y: Tensor
+    radius: Tensor  # (batch,)
+    noise_std: Tensor  # (batch,)
+
+    def apply(self, x: Tensor) -> Tensor:
+        image: Tensor = self.operator(x)
+        return image
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        return self.operator.adjoint(z)
+
+    def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
+        """Return ``v - step P(v / step)``, P the projection onto the ball.
+
+        It is ``v - step y``, shortened by ``step radius``.
+        """
+        v.addcmul_(self.y, expand(-step, v))
+        length = item_norm(v)
+        return v.mul_(
+            expand(
+                (
+                    1 - step * self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
+                ).clamp_min(0),
+                v,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """The summands of an objective, by how they enter.
+
+    Attributes:
+        primal: the summand with a prox at the image itself, if there is one.
+        dual: the summands with a prox behind an operator each.
+        smooth: the misfits with a gradient only.
+    """
+
+    primal: Summand | None
+    dual: tuple[Summand | DiscrepancyBall, ...]
+    smooth: tuple[DataSummand, ...]
+
+    @property
+    def all(self) -> tuple[Summand | DiscrepancyBall, ...]:
+        return (*self.dual, *self.smooth)
+
+    @property
+    def ball(self) -> DiscrepancyBall | None:
+        return self.dual[0] if self.dual and isinstance(self.dual[0], DiscrepancyBall) else None
+
+
+def take_primal(
+    priors: tuple[PriorSummand, ...],
+) -> tuple[PriorSummand | None, tuple[PriorSummand, ...]]:
+    """Return the prior that acts on the image itself, and the other priors.
+
+    A constraint is taken before any other prior, so that the answer meets it.
+    """
+    free = [summand for summand in priors if summand.operator is None]
+    if not free:
+        return None, priors
+    chosen = next((summand for summand in free if summand.function.is_constraint), free[0])
+    return chosen, tuple(summand for summand in priors if summand is not chosen)
 
 
 def copy_of_image(summands: tuple[PriorSummand, ...], splits: Sequence[Tensor]) -> Tensor | None:

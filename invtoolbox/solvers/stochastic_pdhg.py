@@ -20,13 +20,13 @@ from invtoolbox.solvers.base import (
     nonconvex_reason,
 )
 from invtoolbox.solvers.ordered_subsets import subset_indices, subset_reason
-from invtoolbox.solvers.pdhg import take_primal
 from invtoolbox.solvers.splitting import (
     DataSummand,
     PriorSummand,
     Summand,
     operator_norm,
     prior_summands,
+    take_primal,
     unsplittable_reason,
 )
 
