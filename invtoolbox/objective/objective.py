@@ -229,9 +229,8 @@ class Objective:
             prediction, info = (A(x), {}) if self.adaptive_prior is None else A.with_info(x)
             misfit = D.value(prediction, y)
             value = misfit + self.parameter_energy(decoded)
-            pull = torch.zeros_like(
-                value
-            )  # priors without an energy act through their gradient only
+            # Priors without an energy act through their gradient only.
+            pull = torch.zeros_like(value)
             for weight, prior in self.terms:
                 if "energy" in prior.offers:
                     value = value + weight * prior.energy(x)

@@ -236,9 +236,8 @@ def _symbol(measured: UnitRangeProblem) -> tuple[Tensor | None, bool]:
     if known is None or not known[1]:
         return None, False
     whole = known[0].to(measured.y)[:1]
-    if (
-        whole[0].numel() > whole.shape[1]
-    ):  # the other half of a convolution's spectrum belongs to the opposite frequencies
+    # The other half of a convolution's spectrum belongs to the opposite frequencies.
+    if whole[0].numel() > whole.shape[1]:
         mirrored, columns = whole, measured.shape[-1]
         for axis in range(2, whole.ndim - 1):
             mirrored = mirrored.flip(axis).roll(1, axis)

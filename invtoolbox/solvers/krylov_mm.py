@@ -45,9 +45,7 @@ class KrylovState(State):
     data_gradient: Tensor  # (batch, n) A^T W y
     data_diagonal: Tensor  # (batch,) the number for A^T W A in the preconditioner
     strictness: Tensor  # (batch,) divisor of the certificate, at most 1
-    largest: (
-        Tensor  # (batch,) the weight of the majorant beyond which the prior is as good as exact
-    )
+    largest: Tensor  # (batch,) majorant's weight above which the prior holds almost exactly
     prior_diagonal: Tensor  # (batch, n) of L^T L, or (batch, 1) of zeros
 
 

@@ -162,9 +162,8 @@ def solve_quadratic(
         result = A.adjoint(D.weighted(A(v)))
         for rho, K in penalties:
             part = v if K is None else K.adjoint(K(v))
-            result = torch.addcmul(
-                result, expand(rho, part), part
-            )  # not in place: an operator may return its argument
+            # Not in place: an operator may return its argument.
+            result = torch.addcmul(result, expand(rho, part), part)
         return result
 
     # A fixed number of steps: rounding depends on the batch, and near the threshold of a test of

@@ -154,9 +154,8 @@ class LocalGlobal(Solver):
         if changed or not all(prior.majoriser_is_fixed for _, prior in objective.terms):
             factors, which = _factors(objective, state.x, state.free)
             target = _solve(factors, which, gradient)
-            moves, changes, solved = (
-                torch.zeros_like(t) for t in (moves, changes, solved)
-            )  # the pairs belong to another quadratic
+            # The pairs belong to another quadratic.
+            moves, changes, solved = (torch.zeros_like(t) for t in (moves, changes, solved))
         plain = -target.view_as(state.x)
         if self.memory == 0 or int(state.steps[0]) < self.plain_steps:
             x = state.x + plain
@@ -215,9 +214,8 @@ class LocalGlobal(Solver):
             energy, slope = prior.energy_and_gradient(x)
             gradient = torch.addcmul(gradient, slope, expand(weight, slope))
             value = value + weight * cast(Tensor, energy)
-        return Evaluation(
-            value, gradient * _mask(free, x), torch.zeros_like(value)
-        )  # exact measurements hold from the start
+        # Exact measurements hold from the start.
+        return Evaluation(value, gradient * _mask(free, x), torch.zeros_like(value))
 
 
 def _metric(
@@ -229,9 +227,8 @@ def _metric(
     """
     products = moves @ changes.transpose(1, 2)
     own = products.diagonal(dim1=1, dim2=2)
-    upper = products.triu() + torch.diag_embed(
-        (own == 0).to(own.dtype)
-    )  # an empty place has no influence
+    # An empty place has no influence.
+    upper = products.triu() + torch.diag_embed((own == 0).to(own.dtype))
     first = torch.linalg.solve_triangular(upper, moves @ gradient[..., None], upper=True)
     middle = torch.diag_embed(own) + changes @ solved.transpose(1, 2)
     last = torch.linalg.solve_triangular(

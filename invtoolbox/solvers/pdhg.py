@@ -41,9 +41,7 @@ from invtoolbox.solvers.splitting import (
 class PDHGState(State):
     """Relaxed iterates and duals, their products with the operators, and the steps of PDHG."""
 
-    regularization: (
-        Tensor  # (batch,) the weight, or the one that is equivalent to the discrepancy constraint
-    )
+    regularization: Tensor  # (batch,) given, or equivalent to the discrepancy constraint
     target: Tensor  # (batch,) the discrepancy to meet; NaN if the weight is given
     ratio: Tensor  # (batch,) primal over dual step
     norms: Tensor  # (batch, summands) norms of the operators of the dual summands

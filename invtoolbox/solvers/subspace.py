@@ -79,9 +79,8 @@ def discrepancy_weight(
     bisection. A finished item no longer changes, whatever its neighbours do.
     """
     low, high = low.log(), high.log()
-    found = (
-        _log_error(small, low, target)[0] >= 0
-    )  # even the smallest weight leaves more: the basis cannot fit better
+    # Even the smallest weight leaves more: the basis cannot fit better.
+    found = _log_error(small, low, target)[0] >= 0
     t = torch.where(
         found, low, start.clamp_min(torch.finfo(torch.float64).tiny).log().clamp(low, high)
     )
