@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint
-from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
+from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer
 
 
 class Watched(it.operators.Identity):
@@ -23,7 +23,7 @@ class Watched(it.operators.Identity):
         return own, {"entry": own}
 
 
-class Shares(ImplicitPrior):
+class Shares(AdaptivePrior):
     """x is the sum of the rows of a leaf; at set times every row gives half of itself to a new one, so that x stays as it is."""
 
     def __init__(self, times: tuple[int, ...] = (), forget: bool = False) -> None:
@@ -39,7 +39,10 @@ class Shares(ImplicitPrior):
         return {"pulled": torch.zeros(len(parameters["offset"]), 4)}
 
     def gather(
-        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
+        self,
+        statistics: dict[str, Tensor],
+        parameters: dict[str, Tensor],
+        info: dict[str, Intermediate],
     ) -> dict[str, Tensor]:
         slope = info["entry"].gradient
         assert slope is not None

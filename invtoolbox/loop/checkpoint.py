@@ -1,7 +1,7 @@
-"""Write a run to disk between two steps, and go on from there bitwise as if it had not stopped.
+"""Write a run to disk between two steps, and continue it bitwise as if it had not stopped.
 
-A checkpoint is one safetensors file (no pickle), written beside its place and moved there, so that a run killed at any
-moment leaves the last whole one.
+A checkpoint is one safetensors file (no pickle). It is written next to its final path and moved
+there, so that a run killed at any moment leaves the last complete file.
 """
 
 from __future__ import annotations
@@ -26,12 +26,15 @@ _FORMAT = "invtoolbox checkpoint 1"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Where and how often a run is written; ``checkpoint="run.ckpt"`` in `solve` means ``Checkpoint("run.ckpt")``.
+    """Path and period of checkpoints.
 
-    Where the file exists the run goes on from it; a file of another problem is refused, never overwritten.
+    ``checkpoint="run.ckpt"`` in `solve` means ``Checkpoint("run.ckpt")``.
+
+    If the file exists the run continues from it; a file of another problem is refused, never
+    overwritten.
 
     Args:
-        path: the file.
+        path: path of the file.
         every: seconds between two writes; 0 writes after every step.
     """
 
@@ -40,7 +43,7 @@ class Checkpoint:
 
 
 class Writer:
-    """Writes the loop every so many seconds."""
+    """Writes the loop to its file with a given period."""
 
     def __init__(self, settings: Checkpoint, fingerprint: str) -> None:
         self.path, self.every, self.fingerprint = Path(settings.path), settings.every, fingerprint
@@ -60,7 +63,8 @@ class Writer:
         }
         if loop.history:
             tensors["history"] = torch.stack(loop.history)
-        # safetensors refuses tensors that share memory, as an iterate and its average may at the start.
+        # safetensors refuses tensors that share memory, as an iterate and its average may at the
+        # start.
         tensors = {name: t.clone() for name, t in tensors.items()}
         meta = {
             "format": _FORMAT,
@@ -73,7 +77,7 @@ class Writer:
         write_bytes(self.path, save(tensors, metadata=meta), overwrite=True)
 
     def resume(self, loop: Loop) -> Loop:
-        """The loop as it was written, or ``loop`` where there is no file yet."""
+        """Return the loop of the file, or ``loop`` if there is no file yet."""
         if not self.path.exists():
             return loop
         from safetensors import SafetensorError, safe_open
@@ -107,7 +111,10 @@ class Writer:
 
 
 def fingerprint(tensors: Any, *settings: Any) -> str:
-    """A digest of what must be the same for a run to go on: measurements, start, the operator's parameters, and the settings' names."""
+    """Return a digest of everything that must be equal for a run to continue.
+
+    These are measurements, start, the operator's parameters, and the names of the settings.
+    """
     digest = hashlib.sha256()
     for _, part in tree_leaves(tensors):
         digest.update(str((part.dtype, tuple(part.shape))).encode())

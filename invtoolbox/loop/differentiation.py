@@ -1,10 +1,13 @@
-r"""Differentiate a solution in what the problem and the prior hold: measurements, geometry, weights of a network.
+r"""Differentiate a solution with respect to tensors of the problem and the prior.
 
-At a root of ``r(x; theta)``, by the implicit function theorem, ``dx/dtheta = -J^{-1} d_theta r`` with J the derivative of r in x. The
-vector-Jacobian product needs one solve with ``J^T``, on products with it: no iteration of the solver is stored.
+These are measurements, geometry, or weights of a network. At a root of ``r(x; theta)``, by the
+implicit function theorem, ``dx/dtheta = -J^{-1} d_theta r`` with J the derivative of r in x. The
+vector-Jacobian product needs one solve with ``J^T``, by products with it: no iteration of the
+solver is stored.
 
-At a minimiser of a smooth objective ``r = grad F`` and J is the Hessian, so conjugate gradients solve with it. At a fixed point of a
-solver's step T, ``r = x - T(x)`` and ``J = I - T'`` is not symmetric, so GMRES does (`unrolling.equilibrium`).
+At a minimizer of a smooth objective ``r = grad F`` and J is the Hessian, so conjugate gradients
+solve the system. At a fixed point of a solver's step T, ``r = x - T(x)`` and ``J = I - T'`` is not
+symmetric, so GMRES solves it (`unrolling.equilibrium`).
 """
 
 from __future__ import annotations
@@ -22,10 +25,10 @@ from invtoolbox.solvers.linear_systems import conjugate_gradients
 
 
 def differentiable(x: Tensor, objective: Objective) -> Tensor:
-    """``x`` with a graph to every tensor of the problem and the prior that requires a gradient.
+    """Return ``x`` with a graph to all tensors of problem and prior that require a gradient.
 
     Raises:
-        InputError: where the objective is not smooth, or has an implicit prior.
+        InputError: if the objective is not smooth, or has an implicit prior.
     """
     for _, prior in objective.terms:
         if "gradient" not in prior.offers or not prior.smooth:
@@ -53,24 +56,29 @@ def differentiable(x: Tensor, objective: Objective) -> Tensor:
     )
 
 
-#: Takes products with ``J^T`` and a right-hand side, and gives the solution.
+#: Maps the product with ``J^T`` and a right-hand side to the solution.
 AdjointSolve = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 
 
 def attach_root(residual: Tensor, free: Tensor, solve: AdjointSolve) -> Tensor:
-    """The value of ``free``, where ``residual`` is 0, with the graph that it has as the solution of ``residual(free; theta) = 0``.
+    """Return the value of ``free``, a root of ``residual``, with the implicit function's graph.
+
+    The graph belongs to the solution of ``residual(free; theta) = 0``.
 
     Args:
-        residual: shaped like ``free``, with a graph to it and to theta.
-        free: a leaf that stands for the root inside of the residual.
-        solve: of the adjoint equation.
+        residual: tensor shaped like ``free``, with a graph to it and to theta.
+        free: a leaf that represents the root inside of the residual.
+        solve: function that solves the adjoint equation.
     """
     attached: Tensor = _ImplicitFunction.apply(residual, free, solve)
     return attached
 
 
 class _ImplicitFunction(torch.autograd.Function):
-    """Forward: the root. Backward: ``-J^{-T} v`` goes into the graph of the residual, which carries it on to theta."""
+    """Forward: the root.
+
+    Backward: ``-J^{-T} v`` enters the graph of the residual, which leads to theta.
+    """
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, free: Tensor, solve: AdjointSolve) -> Tensor:
@@ -87,7 +95,7 @@ class _ImplicitFunction(torch.autograd.Function):
 
 
 def _gradient(objective: Objective, x: Tensor) -> Tensor:
-    """``grad F`` with a graph to x and to every tensor that requires a gradient."""
+    """Return ``grad F`` with a graph to x and to every tensor that requires a gradient."""
     problem = objective.problem
     value = problem.data_term.value(problem.operator(x), problem.y)
     without_energy = torch.zeros_like(x)

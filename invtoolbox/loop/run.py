@@ -1,10 +1,8 @@
-"""The progress bar: iterations, objective and how many items still run.
+"""The one loop, which runs the steps of every solver, and its progress bar.
 
-The one loop: every solver's steps are run here, and here only.
-
-An item of the batch stops by itself: once its certificate is within the tolerance, or once it turns non-finite. Its
-answer is written down at that moment; it goes on in the batch unread until half of the batch is done, and then the
-batch is compacted to those still running.
+An item of the batch stops by itself: once its certificate is within the tolerance, or once it turns
+non-finite. Its answer is stored at that moment. The item then stays in the batch unread until half
+of the batch is done, and the batch is compacted to the running items.
 """
 
 from __future__ import annotations
@@ -25,7 +23,10 @@ from invtoolbox.solvers.base import Solver
 
 
 class ProgressBar:
-    """A tqdm bar on a terminal, nothing elsewhere. It reads the device a few times a second, not every step."""
+    """A tqdm bar with iterations, objective and running items on a terminal; nothing elsewhere.
+
+    It reads the device a few times per second, not at every step.
+    """
 
     def __init__(self, total: int, done: int, name: str, enabled: bool) -> None:
         self._bar: Any = None
@@ -33,7 +34,7 @@ class ProgressBar:
         if enabled:
             from tqdm.auto import tqdm
 
-            # `disable=None` lets tqdm look whether the output is a terminal.
+            # With `disable=None` tqdm checks whether the output is a terminal.
             self._bar = tqdm(
                 total=total, initial=done, desc=name, unit="it", leave=False, disable=None
             )
@@ -60,23 +61,23 @@ class ProgressBar:
             self._bar.close()
 
 
-#: What the numbers in `Loop.status` mean.
+#: Meaning of the numbers in `Loop.status`.
 STATUS = ("running", "converged", "max_iterations", "diverged", "stopped")
 RUNNING, CONVERGED, MAX_ITERATIONS, DIVERGED, STOPPED = range(5)
 
-#: What is written down after every step, ``(batch,)`` each.
+#: Quantities recorded after every step, ``(batch,)`` each.
 RECORDED = ("objective", "certificate", "discrepancy", "regularization")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a callback is told after a step; a callback that returns True stops the run.
+    """Data that a callback receives after a step; a callback that returns True stops the run.
 
     Attributes:
-        iteration: steps done.
-        running: items of the original batch that are still in it, ``(n,)``; the tensors below have n items.
-        objective, certificate, discrepancy, regularization: ``(n,)``.
-        x: the iterates ``(n, channel, *space)``, decoded where there is an implicit prior.
+        iteration: number of steps done.
+        running: running items of the original batch, ``(n,)``; the tensors below have n items.
+        objective, certificate, discrepancy, regularization: current values, ``(n,)``.
+        x: the iterates ``(n, channel, *space)``, decoded if there is an implicit prior.
     """
 
     iteration: int
@@ -97,7 +98,7 @@ Callback = Callable[[Progress], Any]
 
 @dataclass
 class Loop:
-    """Everything that the run is, between two steps; all of it goes into a checkpoint."""
+    """The whole run between two steps; all of it goes into a checkpoint."""
 
     iteration: int
     active: Tensor  # (n,) which items of the original batch the state holds
@@ -105,18 +106,18 @@ class Loop:
     state: Any
     rule_state: Any  # None without a rule
     x: Tensor  # (batch, ...) the answers of the items that are done
-    summary: Any  # of them too: what the solver makes a posterior from; None for most
+    summary: Any  # of these items: the data of the solver's posterior; None for most solvers
     status: Tensor  # (batch,)
     iterations: Tensor  # (batch,)
-    weight: Tensor  # (batch,) the weight each item ended with
-    layout: Layout | None  # of the variable, where it is parameters; an adaptation may change it
-    history: list[Tensor]  # one (4, batch) tensor a step, rows as RECORDED
+    weight: Tensor  # (batch,) the final weight of each item
+    layout: Layout | None  # of the variable if it is parameters; an adaptation may change it
+    history: list[Tensor]  # one (4, batch) tensor per step, rows as RECORDED
 
     @classmethod
     def start(
         cls, solver: Solver, objective: Objective, variable: Tensor, rule: WeightRule | None
     ) -> tuple[Loop, Objective]:
-        """The loop before the first step, and the objective with the first weights."""
+        """Return the loop before the first step, and the objective with the first weights."""
         batch, device = objective.batch, variable.device
         rule_state = (
             rule.init(objective, variable)
@@ -145,7 +146,7 @@ class Loop:
 
 @dataclass(frozen=True)
 class Limits:
-    """When the loop stops besides convergence."""
+    """Limits at which the loop stops, in addition to convergence."""
 
     max_iterations: int
     tolerance: float
@@ -163,8 +164,8 @@ def run(
 ) -> Loop:
     """Step until every item is done.
 
-    ``after_step(loop, last)`` writes checkpoints and moves the progress bar. It sees the items that a budget ends as
-    still running, so that a later run with a larger budget goes on with them.
+    ``after_step(loop, last)`` writes checkpoints and advances the progress bar. For it, items that
+    a budget ends are still running, so that a later run with a larger budget continues them.
     """
     if len(loop.active) < objective.batch:  # resumed after a compaction
         objective = objective.select(loop.active)
@@ -172,7 +173,7 @@ def run(
         objective = dataclasses.replace(objective, layout=loop.layout)
     if loop.rule_state is not None:
         objective = objective.with_regularization(loop.rule_state.weight)
-    # On a GPU the host does not wait for every step: what is done is looked at every few iterations.
+    # On a GPU the host does not wait for every step: it checks the items every few iterations.
     every = 1 if loop.x.device.type == "cpu" else 10
     if loop.iteration == 0:
         _finish(
@@ -194,7 +195,7 @@ def run(
             objective = objective.with_regularization(loop.rule_state.weight)
         _record(loop, solver, objective)
         if loop.iteration % every == 0 or loop.iteration >= limits.max_iterations:
-            # A sum is non-finite where an entry is; it needs no temporary of the size of x.
+            # A sum is non-finite if an entry is; it needs no temporary of the size of x.
             finite = torch.isfinite(loop.state.x.flatten(1).sum(1)) & ~torch.isnan(
                 loop.state.certificate
             )
@@ -208,11 +209,11 @@ def run(
                 _finish(loop, solver, STOPPED, loop.running & given_up)
             objective = _compact(loop, objective)
             last_finite = loop.state.x
-        implicit = objective.prior.implicit
-        if implicit is not None and implicit.adapts(loop.iteration) and bool(loop.running.any()):
+        adaptive = objective.adaptive_prior
+        if adaptive is not None and adaptive.adapts(loop.iteration) and bool(loop.running.any()):
             objective = _adapt(loop, objective, solver)
             last_finite = loop.state.x
-        # Every callback is told, also after one of them has asked to stop.
+        # Every callback is called, also after one of them has stopped the run.
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
         after_step(loop, not bool(loop.running.any()))
     return loop
@@ -241,7 +242,7 @@ def _record(loop: Loop, solver: Solver, objective: Objective) -> None:
 def _finish(
     loop: Loop, solver: Solver, status: int, mask: Tensor, answer: Tensor | None = None
 ) -> None:
-    """Write down the answers of the items in ``mask`` and take them out of the running."""
+    """Store the answers of the items in ``mask`` and mark these items as done."""
     if not bool(mask.any()):
         return
     answer = solver.result(loop.state) if answer is None else answer
@@ -257,7 +258,7 @@ def _finish(
 
 
 def _compact(loop: Loop, objective: Objective) -> Objective:
-    """Drop the items that are done once they are half of the batch."""
+    """Drop the items that are done, once they are half of the batch."""
     left = int(loop.running.sum())
     if left == 0 or 2 * left > len(loop.running):
         return objective
@@ -269,7 +270,10 @@ def _compact(loop: Loop, objective: Objective) -> Objective:
 
 
 def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:
-    """Let the implicit prior put other parameters in the place of these; the answers of items that are done take their shape."""
+    """Let the implicit prior replace the parameters.
+
+    The answers of finished items take their shape.
+    """
     after, variable, move = objective.at(loop.iteration).adapt(loop.state.x, loop.state.statistics)
     assert after.layout is not None
     if after.layout != loop.layout:

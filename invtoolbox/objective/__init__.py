@@ -1,1 +1,1 @@
-"""The objective ``D(A(x), y) + R(x) + S(z)`` that a solver minimizes, and the variables it is minimized over."""
+"""The objective ``D(A(x), y) + R(x) + S(z)`` of a solver, and the variables of the minimization."""

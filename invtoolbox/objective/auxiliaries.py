@@ -1,30 +1,32 @@
-r"""Priors that are minima over auxiliary variables, ``R(x) = min_w sum_i c_i F_i(K_i (x, w))``, written out.
+r"""Write out priors that are minima over auxiliary variables.
 
-Total generalized variation has no prox in closed form, because w is minimised over inside of it. Minimising over x and w together
-is the same problem, and there every piece is closed. `with_auxiliaries` makes that objective: its variable has the channels of the
-image and behind them those of every w, and `Objective.decode` takes the image out at the end. A solver that wants it says so in
-`Solver.reformulate`.
+Such a prior is ``R(x) = min_w sum_i c_i F_i(K_i (x, w))``. Total generalized variation has no prox
+in closed form, because w is minimized inside of it. Minimizing over x and w together is the same
+problem, and there every summand is closed. `with_auxiliaries` makes that objective: its variable
+has the channels of the image, followed by the channels of every w, and `Objective.decode` returns
+the image at the end. A solver that needs it calls it in `Solver.reformulate`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import Self, cast
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.elementary import ChannelSlices, Identity
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
-from invtoolbox.priors.composed import PriorWrapper
+from invtoolbox.priors.composed import ComposedPrior
 
 
 def with_auxiliaries(objective: Objective) -> Objective:
-    """The objective with the auxiliary variables of its priors as further channels; itself where there are none, or no image.
+    """Return the objective with the auxiliary variables of its priors as further channels.
 
-    Its value is that of the original at the best auxiliary variables, and lies above it elsewhere.
+    It is the objective itself if there are no such variables, or no image. Its value equals the
+    original one at the best auxiliary variables, and lies above it elsewhere.
     """
     if objective.layout is not None or not any(
         "joint" in term.prior.offers for term in objective.prior.terms
@@ -66,7 +68,10 @@ def with_auxiliaries(objective: Objective) -> Objective:
 
 
 def with_auxiliary_variables(objective: Objective, image: Tensor) -> Tensor:
-    """The variable of an objective that starts from an image: auxiliary variables start at 0."""
+    """Return the variable of an objective that starts from an image.
+
+    Auxiliary variables start at 0.
+    """
     if objective.image_channels is None:
         return image
     shape = objective.problem.image_shape
@@ -75,45 +80,32 @@ def with_auxiliary_variables(objective: Objective, image: Tensor) -> Tensor:
     )
 
 
-class _OfTheImage(PriorWrapper, ExplicitPrior):
-    """A prior of the image, seen as one of image and auxiliary variables: its prox leaves the latter as they are."""
+class _OfTheImage(ComposedPrior):
+    """A prior of the image as a prior of image and auxiliary variables.
+
+    Its prox leaves the auxiliary variables unchanged.
+    """
+
+    operator: ChannelSlices
 
     def __init__(self, prior: ExplicitPrior, image: ChannelSlices) -> None:
-        self.prior, self.image = prior, image
-        self.is_convex, self.is_smooth, self.sigma = prior.is_convex, prior.smooth, prior.sigma
-        self.fixed_level, self.is_constraint, self.has_exact_prox = (
-            prior.fixed_level,
-            prior.is_constraint,
-            prior.has_exact_prox,
-        )
+        super().__init__(prior, image)
+        self.sigma, self.fixed_level = prior.sigma, prior.fixed_level
+        self.is_constraint, self.has_exact_prox = prior.is_constraint, prior.has_exact_prox
 
     @property
     def offers(self) -> frozenset[str]:
         return self.prior.offers & {"energy", "prox", "denoise", "gradient", "split", "quadratic"}
 
-    def energy(self, x: Tensor) -> Tensor:
-        return self.prior.energy(self.image(x))
-
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        return self.image.replace_blocks(x.clone(), self.prior.prox(self.image(x), step))
+        return self.operator.replace_blocks(x.clone(), self.prior.prox(self.operator(x), step))
 
     def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        return self.image.replace_blocks(x.clone(), self.prior.denoise(self.image(x), sigma))
-
-    def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        return self.image.adjoint(self.prior.gradient(self.image(x), generator))
+        return self.operator.replace_blocks(x.clone(), self.prior.denoise(self.operator(x), sigma))
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         K, F = self.prior.split()
-        composed = K @ self.image
-        assert isinstance(composed, LinearOperator)
-        return composed, F
-
-    def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
-        L, b = self.prior.quadratic()
-        composed = self.image if L is None else L @ self.image
-        assert isinstance(composed, LinearOperator)
-        return composed, b
+        return cast(LinearOperator, K @ self.operator), F
 
     def _with(self, prior: ExplicitPrior) -> Self:
         other = super()._with(prior)

@@ -1,4 +1,4 @@
-"""The objective around a point: the products with its generalised Gauss-Newton matrix."""
+"""The objective around a point: products with its generalized Gauss-Newton matrix."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from invtoolbox.objective.objective import Objective
 
 
 class Linearization:
-    r"""``F(u + v) ~ F(u) + <g, v> + 1/2 <v, H v>`` with the generalised Gauss-Newton matrix (Schraudolph 2002)
+    r"""``F(u + v) ~ F(u) + <g, v> + 1/2 <v, H v>`` with the generalized Gauss-Newton matrix H.
+
+    Schraudolph 2002:
 
     .. math:: H = J^T \, C'' \, J + S''
 
-    where ``J`` is the derivative of image and prediction in the variable, ``C`` the convex rest ``D + sum_i w_i R_i`` as a
-    function of the two (D's Hessian, or what `DataTerm.gauss_newton` gives in its place), and ``S`` the energy of parameters.
-    For a quadratic misfit of a linear operator it is the Hessian; for a nonlinear one it leaves out what the residual multiplies,
-    and stays positive semidefinite where C and S are convex.
+    ``J`` is the derivative of image and prediction in the variable. ``C`` is the convex rest
+    ``D + sum_i w_i R_i`` as a function of the two (with the Hessian of D, or its replacement
+    `DataTerm.gauss_newton`). ``S`` is the energy of parameters. For a quadratic misfit of a linear
+    operator H is the Hessian. For a nonlinear operator it leaves out the terms that the residual
+    multiplies, and stays positive semidefinite if C and S are convex.
 
-    Nothing is stored but the graph of one evaluation. ``J v`` is made by reverse mode twice, ``J^T w`` being linear in w,
-    because operators need a backward pass only.
+    Nothing is stored but the graph of one evaluation. ``J v`` is computed by reverse mode twice,
+    ``J^T w`` being linear in w, because operators need a backward pass only.
     """
 
     def __init__(self, objective: Objective, variable: Tensor) -> None:
@@ -59,7 +62,7 @@ class Linearization:
             )
 
     def product(self, v: Tensor) -> Tensor:
-        """``H v``."""
+        """Return ``H v``."""
         with torch.enable_grad():
             every = torch.autograd.grad(self._pulled, self._probe, v, retain_graph=True)
             moved, moved_images = every[: len(self._predictions)], every[len(self._predictions) :]
@@ -80,7 +83,10 @@ class Linearization:
 
 
 def _slopes(energy: Tensor, at: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """The gradients in every part, with their own graph, or ``None`` where the energy is constant or linear."""
+    """Return the gradients in every part, with their own graph.
+
+    None for a constant or linear energy.
+    """
     if not energy.requires_grad:
         return None
     found = torch.autograd.grad(energy.sum(), at, create_graph=True, allow_unused=True)

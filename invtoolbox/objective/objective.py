@@ -1,8 +1,11 @@
-"""What a solver minimises: ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, with ``x = g(z)``.
+"""The objective of a solver, ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``.
 
-The loop binds a problem, the prepared priors and the weight of each item into one `Objective`. Solvers of images work
-on ``x``. Where an implicit prior is present, or parameters of the operator are unknown, solvers work on parameters packed into
-one vector an item: those of the implicit prior (or the image), and the unknowns.
+``x = g(z)`` is the image.
+
+The loop binds a problem, the prepared priors and the weight of each item into one `Objective`.
+Solvers of images work on ``x``. If there is an implicit prior, or if parameters of the operator are
+unknown, solvers work on parameters packed into one vector per item: the parameters of the implicit
+prior (or the image), and the unknowns.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Generator, Tensor
@@ -19,7 +22,8 @@ from torch import Generator, Tensor
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.operators.base import LinearOperator, Operator, expand
-from invtoolbox.priors.base import ExplicitPrior, PriorSum, Seen
+from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate
+from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.problem import Problem
 
 if TYPE_CHECKING:
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Evaluation(NamedTuple):
-    """An objective at a point; ``value`` is NaN where some prior has no energy."""
+    """An objective at a point; ``value`` is NaN if some prior has no energy."""
 
     value: Tensor  # (batch,)
     gradient: Tensor  # like the variable
@@ -35,17 +39,17 @@ class Evaluation(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What a variable stands for."""
+    """Image, parameters and operator of a variable."""
 
     x: Any
-    parameters: dict[str, Tensor]  # empty where the variable is the image
+    parameters: dict[str, Tensor]  # empty if the variable is the image
     operator: Operator
     energy: Tensor | None = None  # S(z) of the implicit prior, (batch,)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How parameters lie in one vector an item."""
+    """The order of parameters in one vector per item."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -70,12 +74,14 @@ class Objective:
         problem: measurements, operator and data term.
         prior: the prepared priors.
         regularization: the weight of the explicit priors, ``(batch,)``.
-        rule: what chooses that weight, where something does.
-        layout: of the parameters, where there is an implicit prior or an unknown.
-        image_channels: how many of the variable's channels are the image, where others are auxiliary (see `with_auxiliaries`).
+        rule: rule that chooses the weight, if there is one.
+        layout: layout of the parameters, if there is an implicit prior or an unknown.
+        image_channels: number of the variable's channels that are the image, if others are
+            auxiliary (see `with_auxiliaries`).
         unknowns: parameters of the operator that are found with the image.
         seed, iteration: random draws are a function of these two.
-        share: of the measurements that the problem holds; what is not misfit counts by it.
+        share: share of the measurements that the problem holds; everything except the misfit is
+            scaled by it.
     """
 
     problem: Problem
@@ -89,7 +95,7 @@ class Objective:
     share: float = 1.0
     image_channels: int | None = None
 
-    # -- parts that solvers look at -----------------------------------------------------------------------------------
+    # -- parts that solvers look at ----------------------------------------------------------------
 
     @cached_property
     def terms(self) -> tuple[tuple[Tensor, ExplicitPrior], ...]:
@@ -102,9 +108,20 @@ class Objective:
 
     @property
     def explicit_priors(self) -> tuple[ExplicitPrior, ...]:
-        """Those of the image, and those of unknown parameters."""
+        """Explicit priors of the image and of unknown parameters."""
         own = self.unknowns.priors.values() if self.unknowns is not None else ()
         return tuple(term.prior for sum_ in (self.prior, *own) for term in sum_.terms)
+
+    @property
+    def adaptive_prior(self) -> AdaptivePrior | None:
+        """The implicit prior if its parameters change in number, else None."""
+        implicit = self.prior.implicit
+        return implicit if isinstance(implicit, AdaptivePrior) and implicit.is_adaptive else None
+
+    @property
+    def linear_operator(self) -> LinearOperator:
+        """The operator of a linear problem, for solvers that have checked that it is linear."""
+        return cast(LinearOperator, self.problem.operator)
 
     @property
     def has_value(self) -> bool:
@@ -118,24 +135,29 @@ class Objective:
         return torch.full_like(self.regularization, float("nan"))
 
     def generator(self) -> Generator:
-        """Draws of this iteration; the same whatever the batch is, and after a resume."""
+        """Return the generator of this iteration's draws.
+
+        It is the same for every batch, and after a resume.
+        """
         return torch.Generator(self.problem.y0.device).manual_seed(
             (self.seed * 1_000_003 + self.iteration) % (1 << 62)
         )
 
-    # -- the data part -------------------------------------------------------------------------------------------------
+    # -- the data part -----------------------------------------------------------------------------
 
     def data(self, x: Tensor) -> Evaluation:
-        """``D(A(x), y)``, its gradient ``A^T D'`` and the discrepancy, from one forward and one adjoint."""
+        """Return ``D(A(x), y)``, its gradient ``A^T D'`` and the discrepancy.
+
+        They take one forward and one adjoint product.
+        """
         A, D, y = self.problem.operator, self.problem.data_term, self.problem.y
         if isinstance(A, LinearOperator):
             prediction = A(x)
             value, slope = D.value_and_grad(prediction, y)
             gradient = A.adjoint(slope)
         else:
-            kept = (
-                torch.is_grad_enabled() and x.requires_grad
-            )  # somebody differentiates this in turn
+            # A caller may differentiate the gradient in turn.
+            kept = torch.is_grad_enabled() and x.requires_grad
             with torch.enable_grad():
                 free = x if kept else x.detach().requires_grad_(True)
                 tracked = A(free)
@@ -148,8 +170,16 @@ class Objective:
     def data_value(self, x: Tensor) -> Tensor:
         return self.problem.data_term.value(self.problem.operator(x), self.problem.y)
 
+    def value_at(self, x: Tensor, prediction: Any) -> tuple[Tensor, Tensor]:
+        """Return value and discrepancy at the image x, given ``prediction = A(x)``.
+
+        Both have the shape ``(batch,)``.
+        """
+        D, y = self.problem.data_term, self.problem.y
+        return D.value(prediction, y) + self.prior_value(x), D.discrepancy(prediction, y)
+
     def prior_value(self, x: Tensor) -> Tensor:
-        """``regularization * sum_i w_i R_i(x)``, NaN where some prior has no energy."""
+        """Return ``regularization * sum_i w_i R_i(x)``, NaN if some prior has no energy."""
         if not self.has_value:
             return self.nan()
         total = torch.zeros_like(self.regularization)
@@ -157,10 +187,13 @@ class Objective:
             total = total + weight * prior.energy(x)
         return total
 
-    # -- the whole, for solvers that follow gradients ---------------------------------------------------------------
+    # -- the whole, for solvers that follow gradients ----------------------------------------------
 
     def evaluate(self, variable: Tensor) -> Evaluation:
-        """Value and gradient in the variable: ``x``, or the packed parameters of the implicit prior."""
+        """Return value and gradient in the variable.
+
+        It is ``x``, or the packed parameters of the implicit prior.
+        """
         if self.layout is not None:
             return self.evaluate_parameters(variable)[0]
         value, gradient, discrepancy = self.data(variable)
@@ -175,7 +208,7 @@ class Objective:
         return Evaluation(value, gradient, discrepancy)
 
     def value(self, variable: Tensor) -> Tensor:
-        """The objective alone, ``(batch,)``; for line searches."""
+        """Return the objective alone, ``(batch,)``; for line searches."""
         if self.layout is None:
             return self.data_value(variable) + self.prior_value(variable)
         with torch.no_grad():
@@ -183,24 +216,21 @@ class Objective:
             misfit = self.problem.data_term.value(decoded.operator(decoded.x), self.problem.y)
             return misfit + self.prior_value(decoded.x) + self.parameter_energy(decoded)
 
-    def evaluate_parameters(self, vector: Tensor) -> tuple[Evaluation, dict[str, Seen]]:
-        """`evaluate` of packed parameters, and what the operator saw, where the implicit prior adapts."""
+    def evaluate_parameters(self, vector: Tensor) -> tuple[Evaluation, dict[str, Intermediate]]:
+        """Return `evaluate` of packed parameters, and the operator's intermediates.
+
+        The latter are empty unless the prior is an `AdaptivePrior`.
+        """
         D, y = self.problem.data_term, self.problem.y
         with torch.enable_grad():
             free = vector.detach().requires_grad_(True)
             decoded = self.decode_parameters(free)
-            x, adaptive = (
-                decoded.x,
-                self.prior.implicit is not None and self.prior.implicit.is_adaptive,
-            )
-            prediction, info = (
-                decoded.operator.with_info(x) if adaptive else (decoded.operator(x), {})
-            )
+            x, A = decoded.x, decoded.operator
+            prediction, info = (A(x), {}) if self.adaptive_prior is None else A.with_info(x)
             misfit = D.value(prediction, y)
             value = misfit + self.parameter_energy(decoded)
-            pull = torch.zeros_like(
-                value
-            )  # priors without an energy act through their gradient alone
+            # Priors without an energy act through their gradient only.
+            pull = torch.zeros_like(value)
             for weight, prior in self.terms:
                 if "energy" in prior.offers:
                     value = value + weight * prior.energy(x)
@@ -211,7 +241,10 @@ class Objective:
                 (value + pull).sum(), [free, *watched.values()], allow_unused=bool(watched)
             )
             found = dict(zip(watched, slopes))
-            seen = {name: Seen(tensor.detach(), found.get(name)) for name, tensor in info.items()}
+            seen = {
+                name: Intermediate(tensor.detach(), found.get(name))
+                for name, tensor in info.items()
+            }
         with torch.no_grad():
             fixed = tree_map(Tensor.detach, prediction)
             discrepancy = D.discrepancy_of(misfit.detach(), fixed, y)
@@ -220,7 +253,7 @@ class Objective:
             ), seen
 
     def decode_parameters(self, variable: Tensor) -> Decoded:
-        """The image, and the operator that predicts from it, as functions of the variable."""
+        """Return the image, and the operator that predicts from it, for a variable."""
         if self.layout is None:
             return Decoded(variable, {}, self.problem.operator)
         parameters = self.layout.unpack(variable)
@@ -238,7 +271,7 @@ class Objective:
         return Decoded(x, parameters, operator, energy)
 
     def project(self, variable: Tensor) -> Tensor:
-        """The nearest variable that the implicit prior allows."""
+        """Return the nearest variable that the implicit prior allows."""
         implicit = self.prior.implicit
         if self.layout is None or implicit is None or not implicit.has_projection:
             return variable
@@ -246,17 +279,15 @@ class Objective:
         return self.layout.pack({**parameters, **implicit.project(parameters)})
 
     def perturb(self, variable: Tensor, rate: float) -> Tensor:
-        """The variable with the noise that the implicit prior adds to a step of this length."""
-        implicit = self.prior.implicit
-        if self.layout is None or implicit is None or not implicit.has_perturbation:
+        """Return the variable with the noise of an `AdaptivePrior` for a step of this length."""
+        if self.layout is None or self.adaptive_prior is None:
             return variable
         parameters = self.layout.unpack(variable)
-        return self.layout.pack(
-            {**parameters, **implicit.perturb(parameters, rate, self.generator())}
-        )
+        moved = self.adaptive_prior.perturb(parameters, rate, self.generator())
+        return variable if moved is parameters else self.layout.pack({**parameters, **moved})
 
     def parameter_energy(self, decoded: Decoded) -> Tensor:
-        """``S(z)`` and the priors of the unknowns, ``(batch,)``."""
+        """Return ``S(z)`` and the priors of the unknowns, ``(batch,)``."""
         total = torch.zeros_like(self.regularization)
         if decoded.energy is not None:
             total = total + decoded.energy
@@ -265,7 +296,7 @@ class Objective:
         )
 
     def decode(self, variable: Tensor) -> Any:
-        """The image of a variable, without draws."""
+        """Return the image of a variable, without draws."""
         if self.image_channels is not None:
             return variable[:, : self.image_channels].contiguous()
         if self.layout is None:
@@ -278,7 +309,7 @@ class Objective:
                 else self.prior.implicit.decode(parameters)
             )
 
-    # -- the loop's changes ---------------------------------------------------------------------------------------------
+    # -- the loop's changes ------------------------------------------------------------------------
 
     def at(self, iteration: int) -> Objective:
         problem = self.problem.with_data_term(self.problem.data_term.at(iteration))
@@ -287,7 +318,10 @@ class Objective:
         )
 
     def subset(self, count: int) -> Objective:
-        """That of so many blocks of the measurements, drawn for the iteration, with the same share of everything else."""
+        """Return the objective of ``count`` blocks of the measurements, drawn per iteration.
+
+        The terms other than the misfit are scaled by the same share.
+        """
         blocks = self.problem.operator.blocks
         assert blocks is not None
         return dataclasses.replace(
@@ -299,16 +333,20 @@ class Objective:
     def adapt(
         self, variable: Tensor, statistics: dict[str, Tensor]
     ) -> tuple[Objective, Tensor, Callable[[Tensor], Tensor]]:
-        """What the implicit prior makes of a variable: the objective of the new one, the new one, and what maps tensors of its shape."""
-        implicit, layout = self.prior.implicit, self.layout
-        assert implicit is not None and layout is not None
+        """Adapt the parameters of the implicit prior.
+
+        Returns the objective of the new variable, the new variable, and the function that maps
+        tensors of the old shape to the new one.
+        """
+        prior, layout = self.adaptive_prior, self.layout
+        assert prior is not None and layout is not None
         old = layout.unpack(variable)
         own = {
             name: leaf
             for name, leaf in old.items()
             if self.unknowns is None or name not in self.unknowns.starts
         }
-        new, transfer = implicit.adapt(own, statistics, self.iteration, self.generator())
+        new, transfer = prior.adapt(own, statistics, self.iteration, self.generator())
         after = Layout(
             layout.names, tuple(tuple(new.get(name, old[name]).shape[1:]) for name in layout.names)
         )
@@ -324,15 +362,15 @@ class Objective:
         return dataclasses.replace(self, layout=after), after.pack({**old, **new}), move
 
     def resize(self, variable: Tensor, layout: Layout) -> Tensor:
-        """A variable of this objective in a larger layout, decoding to the same."""
-        implicit = self.prior.implicit
-        assert implicit is not None and self.layout is not None
+        """Return a variable of this objective in a larger layout, with the same decoded image."""
+        prior = self.adaptive_prior
+        assert prior is not None and self.layout is not None
         old = self.layout.unpack(variable)
         theirs = () if self.unknowns is None else self.unknowns.starts
         shapes = {
             name: shape for name, shape in zip(layout.names, layout.shapes) if name not in theirs
         }
-        return layout.pack({**old, **implicit.resize({name: old[name] for name in shapes}, shapes)})
+        return layout.pack({**old, **prior.resize({name: old[name] for name in shapes}, shapes)})
 
     def with_regularization(self, regularization: Tensor) -> Objective:
         return dataclasses.replace(self, regularization=regularization)

@@ -1,4 +1,7 @@
-"""Parameters of the operator that are found together with the image: angles, shifts, poses, a kernel, coil maps."""
+"""Parameters of the operator that are found together with the image.
+
+Examples are angles, shifts, poses, a kernel, coil maps.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,16 @@ from invtoolbox.problem import Problem
 
 @dataclass(frozen=True)
 class Unknowns:
-    """The parameters ``theta`` of an operator that are unknown, one set an item.
+    """The unknown parameters ``theta`` of an operator, one set per item.
 
-    A solver moves ``u`` in ``theta = start + scale * u``, so that a unit of ``u`` bends the misfit as much as a unit of
-    ``x`` does: angles in radians and images in attenuation differ by orders of magnitude, and a gradient method would
-    move only one of them. An operator may know the scale of a parameter itself (``fixed_scales``).
+    A solver optimizes ``u`` in ``theta = start + scale * u``, so that a unit of ``u`` changes the
+    misfit as much as a unit of ``x`` does. Angles in radians and images in attenuation differ by
+    orders of magnitude, and a gradient method would change only one of them. An operator may know
+    the scale of a parameter itself (``fixed_scales``).
 
     Attributes:
-        starts: where each parameter starts, ``(batch, ...)``.
-        scales: its scale, ``(batch,)``.
+        starts: start of each parameter, ``(batch, ...)``.
+        scales: scale of each parameter, ``(batch,)``.
         priors: explicit priors of the parameters, with the weights as they were written.
     """
 
@@ -32,7 +36,7 @@ class Unknowns:
 
     @classmethod
     def of(cls, problem: Problem, x: Tensor) -> Unknowns:
-        """The unknowns of a problem, with scales that fit near the image ``x``."""
+        """Return the unknowns of a problem, with scales that fit near the image ``x``."""
         every = problem.operator.item_parameters(problem.batch)
         starts = {name: every[name].detach() for name in problem.unknown}
         like = problem.y0.real if problem.y0.is_complex() else problem.y0
@@ -46,14 +50,14 @@ class Unknowns:
         return cls(starts, scales, dict(problem.unknown))
 
     def zeros(self, like: Tensor) -> dict[str, Tensor]:
-        """``u`` at the start."""
+        """Return ``u`` at the start."""
         return {
             name: torch.zeros_like(start, dtype=like.dtype, device=like.device)
             for name, start in self.starts.items()
         }
 
     def values(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``theta`` of ``u``."""
+        """Return ``theta`` of ``u``."""
         return {
             name: start + expand(self.scales[name], start) * _as_real(parameters[name], start)
             for name, start in self.starts.items()
@@ -63,7 +67,7 @@ class Unknowns:
         return operator.with_parameters(**self.values(parameters))
 
     def energy(self, parameters: dict[str, Tensor]) -> Tensor:
-        """The sum of the parameters' priors, ``(batch,)``."""
+        """Return the sum of the parameters' priors, ``(batch,)``."""
         values = self.values(parameters)
         first = next(iter(self.scales.values()))
         return sum(
@@ -83,12 +87,19 @@ class Unknowns:
 
 
 def _as_real(u: Tensor, start: Tensor) -> Tensor:
-    """Beside a complex image every parameter is packed as complex; of a real one the imaginary part moves nothing."""
+    """Return the real part of a parameter that is packed with a complex image.
+
+    Next to a complex image every parameter is packed as complex; the imaginary part of a real
+    parameter changes nothing.
+    """
     return u.real if u.is_complex() and not start.is_complex() else u
 
 
 def _scale(problem: Problem, starts: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    """``|A x| / |x|`` over ``|J v| / |v|``, with J the derivative of ``A x`` in the parameter and v a random direction."""
+    """Return ``|A x| / |x|`` over ``|J v| / |v|``, with a random direction v.
+
+    J is the derivative of ``A x`` in the parameter.
+    """
     operator, start = problem.operator, starts[name]
     v = (
         torch.randn(start.shape[1:], generator=Generator().manual_seed(0), dtype=torch.float64)
@@ -99,7 +110,8 @@ def _scale(problem: Problem, starts: dict[str, Tensor], name: str, x: Tensor) ->
         free = start.clone().requires_grad_(True)
         prediction = operator.with_parameters(**{**starts, name: free})(x)
         parts = prediction if isinstance(prediction, tuple) else (prediction,)
-        # Forward mode by reverse mode twice, as kernels have a backward pass only: J^T w is linear in w, and its derivative is J v.
+        # Forward mode by reverse mode twice, as kernels have a backward pass only: J^T w is linear
+        # in w, and its derivative is J v.
         w = tuple(torch.zeros_like(p, requires_grad=True) for p in parts)
         (pulled,) = torch.autograd.grad(parts, free, w, create_graph=True)
         moved = torch.autograd.grad(pulled, w, v)

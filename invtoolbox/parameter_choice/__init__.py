@@ -41,7 +41,11 @@ _RULES: dict[str, type[WeightRule | WeightSearch]] = {
 
 
 def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
-    """The rule where the user says nothing, and the first words of why: the discrepancy principle, if it can know the noise."""
+    """Return the default rule, and the first words of its reason.
+
+    It is the discrepancy principle if the noise level is known or can be estimated, else the
+    L-curve.
+    """
     try:
         expected_discrepancy(objective)
     except InputError as unknown:
@@ -50,7 +54,7 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
 
 
 def rule_named(name: str) -> WeightRule | WeightSearch:
-    """The rule of a name, with its default settings.
+    """Return the rule of a name, with its default settings.
 
     >>> rule_named("gcv").probes
     1

@@ -1,9 +1,4 @@
-"""A logarithmic grid of weights, for the rules that read a curve.
-
-The L-curve.
-
-The quasi-optimality principle.
-"""
+"""Rules that read a curve over a logarithmic grid of weights: the L-curve and quasi-optimality."""
 
 from __future__ import annotations
 
@@ -23,10 +18,11 @@ from invtoolbox.parameter_choice.trials import Trials
 
 @dataclass(frozen=True)
 class GridSearch(WeightSearch):
-    """Solves with the weights of a grid that reaches ``below`` and ``above`` a first guess, in decades.
+    """Solves with the weights of a grid from ``below`` to ``above`` a first guess, in decades.
 
-    The guess makes half the misfit of the noise (estimated, or 2 % of the measurements) equal to the energy of the
-    prior, which is too much more often than too little: images are rougher than the back-projection the energy is of.
+    The guess makes half the misfit of the noise (estimated, or 2 % of the measurements) equal to
+    the energy of the prior. It is too large more often than too small: images are rougher than the
+    back-projection whose energy is used.
     """
 
     below: float = 2.0
@@ -36,7 +32,7 @@ class GridSearch(WeightSearch):
     def __post_init__(self) -> None:
         if not (self.below >= 0 and self.above >= 0 and self.per_decade >= 1) or self.points < 5:
             raise InputError(
-                f"the grid of {self.name!r} needs at least 5 weights, got {self.per_decade} a decade from {self.below:g} "
+                f"the grid of {self.name!r} needs at least 5 weights, got {self.per_decade} per decade from {self.below:g} "
                 f"decades below a first guess to {self.above:g} above it"
             )
         if self.separate:
@@ -47,7 +43,7 @@ class GridSearch(WeightSearch):
         return round((self.below + self.above) * self.per_decade) + 1
 
     def grid(self, trials: Trials) -> Tensor:
-        """Logarithms of weights, ``(points, batch)``."""
+        """Return logarithms of weights, ``(points, batch)``."""
         centre = trials.centre()[:, 0]
         steps = (
             torch.arange(self.points, dtype=centre.dtype, device=centre.device) / self.per_decade
@@ -57,7 +53,10 @@ class GridSearch(WeightSearch):
 
 
 def lowest(t: Tensor, height: Tensor) -> Tensor:
-    """Where the parabola through the least value and its neighbours is lowest, ``(batch,)``; ``t`` is a regular grid."""
+    """Return the minimum of the parabola through the least value and its neighbours, ``(batch,)``.
+
+    ``t`` is a regular grid.
+    """
     height = torch.where(height.isnan(), torch.inf, height)
     k = height.argmin(0)
     inside = k.clamp(1, len(t) - 2)
@@ -71,7 +70,8 @@ def lowest(t: Tensor, height: Tensor) -> Tensor:
     return t.gather(0, k.unsqueeze(0)).squeeze(0) + offset.to(t) * (t[1] - t[0])
 
 
-#: Derivatives by least squares: a parabola through five neighbouring points (Savitzky & Golay 1964).
+#: Derivatives by least squares: a parabola through five neighbouring points (Savitzky & Golay
+#: 1964).
 _SLOPE = (-0.2, -0.1, 0.0, 0.1, 0.2)
 _BEND = (2 / 7, -1 / 7, -2 / 7, -1 / 7, 2 / 7)
 _REACH = len(_SLOPE) // 2
@@ -79,20 +79,22 @@ _REACH = len(_SLOPE) // 2
 
 @dataclass(frozen=True)
 class LCurve(GridSearch):
-    r"""The corner of the curve of misfit against the prior's energy, over a grid of weights (Hansen, SIAM Review 34, 1992).
+    r"""The corner of the curve of misfit against energy, over a grid of weights.
 
-    Above the corner more weight costs misfit and hardly lowers the energy; below it less weight lets in noise and hardly
-    lowers the misfit. Two corners are to be had:
+    Hansen, SIAM Review 34, 1992. Above the corner more weight costs misfit and hardly lowers the
+    energy; below it less weight lets in noise and hardly lowers the misfit. There are two
+    definitions of the corner:
 
-    - ``"chord"``: the point of ``(discrepancy, R)`` that lies furthest below the chord between the ends of the grid. For a
-      convex problem this curve is convex (the Pareto curve of van den Berg & Friedlander, SIAM J. Sci. Comput. 31,
-      2008), so it has one corner.
+    - ``"chord"``: the point of ``(discrepancy, R)`` that lies furthest below the chord between the
+      ends of the grid. For a convex problem this curve is convex (the Pareto curve of van den Berg
+      & Friedlander, SIAM J. Sci. Comput. 31, 2008), so it has one corner.
     - ``"curvature"``: the largest curvature of ``(log discrepancy, log R)``, Hansen's own.
 
-    In logarithms blurred pictures have several blunt corners: on the problems of ``benchmarks/parameter_choice.py`` the
-    curvature loses twice as many dB as the chord. The chord, in turn, depends on the ends of the grid: by about
-    a factor of 2 in the weight for half a decade. Needs no noise level (but a rough one for the first guess) and no white
-    noise, but an energy. A heuristic.
+    In logarithms blurred pictures have several blunt corners: on the problems of
+    ``benchmarks/parameter_choice.py`` the curvature loses twice as many dB as the chord. The chord,
+    in turn, depends on the ends of the grid: by about a factor of 2 in the weight for half a
+    decade. Needs no noise level (but a rough one for the first guess) and no white noise, but an
+    energy. A heuristic.
 
     Args:
         below, above, per_decade: the grid, in decades around a first guess.
@@ -103,7 +105,9 @@ class LCurve(GridSearch):
     >>> clean[..., 8:24, 8:24] = 1
     >>> A = it.operators.Identity((1, 32, 32))
     >>> problem = it.Problem(A.simulate(clean, 0.1, seed=0), A)
-    >>> solution = it.solve(problem, it.priors.TotalVariation(), regularization=LCurve(per_decade=2), progress=False)
+    >>> solution = it.solve(
+    ...     problem, it.priors.TotalVariation(), regularization=LCurve(per_decade=2), progress=False
+    ... )
     >>> solution.weight_search.scores.shape
     torch.Size([1, 7])
     """
@@ -146,7 +150,10 @@ def _misfit_and_energy(objective: Objective, solution: Any) -> Tensor:
 
 
 def _chord(x: Tensor, y: Tensor) -> Tensor:
-    """How far above the chord between the ends a curve lies, ``(k, batch)``; both axes scaled to the chord."""
+    """Return the height of a curve above the chord between its ends, ``(k, batch)``.
+
+    Both axes are scaled to the chord.
+    """
     along, up = (
         (v - v[-1]) / torch.where(v[0] != v[-1], v[0] - v[-1], torch.ones_like(v[0]))
         for v in (x, y)
@@ -155,7 +162,10 @@ def _chord(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _curvature(x: Tensor, y: Tensor, spacing: float) -> Tensor:
-    """Of a curve sampled at equal steps of its parameter, ``(k, batch)``; NaN at the two points at either end."""
+    """Return the curvature of a curve sampled at equal steps of its parameter, ``(k, batch)``.
+
+    It is NaN at the two points at either end.
+    """
 
     def derivative(values: Tensor, taps: tuple[float, ...]) -> Tensor:
         length = len(values) - 2 * _REACH
@@ -175,22 +185,29 @@ def _curvature(x: Tensor, y: Tensor, spacing: float) -> Tensor:
 
 @dataclass(frozen=True)
 class QuasiOptimality(GridSearch):
-    r"""The weight at which the solution changes least, ``min |x(q weight) - x(weight)|`` (Tikhonov & Glasko 1965).
+    r"""The weight at which the solution changes least, ``min |x(q weight) - x(weight)|``.
 
-    Too little weight, and the noise changes with it; too much, and the image does. It needs no noise level (but a rough
-    one for the first guess), no energy and no divergence, only solutions on a grid. A heuristic, and the least reliable
-    of the rules here: a solution may also hardly change because it is smooth already, or because so little weight does
-    nothing (denoising, where the rule fails).
+    Tikhonov & Glasko 1965. With too little weight the noise changes with it; with too much, the
+    image does. It needs no noise level (but a rough one for the first guess), no energy and no
+    divergence, only solutions on a grid. A heuristic, and the least reliable of the rules here: a
+    solution may also hardly change because it is smooth already, or because so little weight has no
+    effect (denoising, for which the rule fails).
 
     Args:
-        below, above, per_decade: the grid, in decades around a first guess; ``q = 10^(1 / per_decade)``.
+        below, above, per_decade: the grid, in decades around a first guess;
+            ``q = 10^(1 / per_decade)``.
 
     >>> import torch, invtoolbox as it
     >>> clean = torch.zeros(1, 1, 32, 32)
     >>> clean[..., 8:24, 8:24] = 1
     >>> A = it.operators.Blur(torch.ones(3, 3) / 9, (32, 32))
     >>> problem = it.Problem(A.simulate(clean, 0.1, seed=0), A)
-    >>> solution = it.solve(problem, it.priors.TotalVariation(), regularization=QuasiOptimality(per_decade=2), progress=False)
+    >>> solution = it.solve(
+    ...     problem,
+    ...     it.priors.TotalVariation(),
+    ...     regularization=QuasiOptimality(per_decade=2),
+    ...     progress=False,
+    ... )
     >>> bool((solution.x - clean).norm() < 0.5 * (problem.y - clean).norm())
     True
     """

@@ -1,7 +1,4 @@
-"""The discrepancy principle: as much regularisation as the noise allows.
-
-The discrepancy principle that allows for what the image itself fits of the noise.
-"""
+"""The discrepancy principle: as much regularization as the noise allows."""
 
 from __future__ import annotations
 
@@ -15,11 +12,11 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice.base import RuleState, WeightRule
-from invtoolbox.parameter_choice.noise import listed, noise_std_of
+from invtoolbox.parameter_choice.noise import describe_noise, noise_std_of
 from invtoolbox.problem import fitted_back_projection
 
-#: A weight is judged once the solver has come this far with it, and the discrepancy moves by less than this
-#: fraction of what is missing.
+#: A weight is judged once the certificate is below the first number, and the discrepancy changes by
+#: less than the second, a fraction of its distance to the target.
 _CERTIFIED = 0.1
 _SETTLED = 0.05
 _LEAST_WAIT, _LONGEST_WAIT = 4, 60  # steps between two weights
@@ -29,12 +26,14 @@ _LARGEST_WEIGHT = math.log(1e10)  # relative to the first weight, either way
 
 @dataclass
 class DiscrepancyState(RuleState):
+    """The bracket and the secant of the search for the weight, with the last judged weight."""
+
     target: Tensor  # (batch,)
     first: Tensor  # (batch,) log of the first weight
-    low: Tensor  # (batch,) log of the largest weight known to be too small; -inf where none is
+    low: Tensor  # (batch,) log of the largest weight known to be too small; -inf if none is
     high: Tensor  # (batch,) log of the smallest weight known to be too large
-    last_weight: Tensor  # (batch,) log of the weight looked at before; NaN at first
-    last_error: Tensor  # (batch,) log of discrepancy over target there
+    last_weight: Tensor  # (batch,) log of the last judged weight; NaN at first
+    last_error: Tensor  # (batch,) log of discrepancy over target for that weight
     slope: Tensor  # (batch,) d log discrepancy / d log weight
     discrepancy: Tensor  # (batch,) after the last step
     waited: Tensor  # (batch,) steps since the weight changed
@@ -42,23 +41,27 @@ class DiscrepancyState(RuleState):
 
 @dataclass(frozen=True)
 class DiscrepancyPrinciple(WeightRule):
-    r"""The weight at which ``discrepancy(A(x), y) = tau * expected discrepancy`` (Morozov 1966), an item at a time.
+    r"""The weight at which ``discrepancy(A(x), y) = tau * expected discrepancy`` (Morozov 1966).
 
-    For least squares the expected discrepancy is ``|noise|``, ``sqrt(m) noise_std`` for m measurements (in
-    units of ``noise_std`` where the data term has one). Solvers that can, find the weight inside their step;
-    for the others it is sought between steps, by the secant method in ``log discrepancy`` over ``log weight``
-    inside a bracket. A weight is judged only once solver and discrepancy have settled, and a bracket that the
-    still moving solver got wrong is opened again.
+    Each item has its own weight. For least squares the expected discrepancy is ``|noise|``,
+    ``sqrt(m) noise_std`` for m measurements (in units of ``noise_std`` if the data term has one).
+    Some solvers find the weight inside their step. For the others it is sought between steps, by
+    the secant method in ``log discrepancy`` over ``log weight`` inside a bracket. A weight is
+    judged only once solver and discrepancy have settled, and a bracket that was wrong because the
+    solver was still moving is opened again.
 
     Args:
-        tau: a little above 1, so that the noise is not fitted. The image that is closest to the truth fits the noise by as
-            much as it has degrees of freedom, so the weight comes out too large by a factor of about 2: on the problems
-            of ``benchmarks/parameter_choice.py`` that costs 0.8 dB in the median, and 0.5 dB with tau = 0.98. A fixed tau
-            below 1 is no mend: with many more measurements than unknowns its residual is below any there is, and the weight
-            runs to zero. `CompensatedDiscrepancy` finds how far below for the problem at hand, and loses 0.15 dB.
-        noise_std: of the measurements, ``(batch,)`` or a number; by default the data term's, and where that
-            has none, `estimate_noise_std` of the measurements.
-        tolerance: relative distance of the discrepancy from its target within which the weight is kept.
+        tau: a little above 1, so that the noise is not fitted. The image that is closest to the
+            truth fits as much of the noise as it has degrees of freedom, so the weight comes out
+            too large by a factor of about 2: on the problems of ``benchmarks/parameter_choice.py``
+            that costs 0.8 dB in the median, and 0.5 dB with tau = 0.98. A fixed tau below 1 is no
+            remedy: with many more measurements than unknowns the target lies below every residual,
+            and the weight runs to zero. `CompensatedDiscrepancy` finds the right distance below 1
+            for the problem at hand, and loses 0.15 dB.
+        noise_std: standard deviation of the noise, ``(batch,)`` or a number; by default the data
+            term's, and if it has none, `estimate_noise_std` of the measurements.
+        tolerance: relative distance of the discrepancy from its target within which the weight is
+            kept.
     """
 
     tau: float = 1.01
@@ -103,7 +106,8 @@ class DiscrepancyPrinciple(WeightRule):
         settled = still & (waited >= _LEAST_WAIT) | (waited >= _LONGEST_WAIT)
         look = settled & (error.abs() > self.tolerance) & discrepancy.isfinite()
         weight = state.weight.log()
-        # The slope between the last two weights that were judged; the discrepancy increases with the weight.
+        # The slope between the last two weights that were judged; the discrepancy increases with
+        # the weight.
         apart = weight - state.last_weight
         slope = torch.where(
             look & (apart.abs() > 1e-3), (error - state.last_error) / apart, state.slope
@@ -111,7 +115,7 @@ class DiscrepancyPrinciple(WeightRule):
         slope = torch.where(slope.isfinite(), slope, state.slope).clamp(0.03, 2.0)
         low = torch.where(look & (error < 0), torch.maximum(state.low, weight), state.low)
         high = torch.where(look & (error > 0), torch.minimum(state.high, weight), state.high)
-        # A bracket that closed without meeting the target was judged too early on one side.
+        # If a bracket closes without meeting the target, one of its sides was judged too early.
         closed = look & (high - low < 1e-3)
         low, high = (
             torch.where(closed & (error > 0), -torch.inf, low),
@@ -141,19 +145,19 @@ class DiscrepancyPrinciple(WeightRule):
         return near | ((state.weight.log() - state.first).abs() >= _LARGEST_WEIGHT)
 
     def describe(self, objective: Objective) -> str:
-        if self.noise_std is not None:
-            return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with the noise level that was given"
-        D = objective.problem.data_term
-        if D.expected_discrepancy(objective.problem.y) is not None:
-            return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with the noise level of {type(D).__name__}"
-        return (
-            f"the discrepancy principle chooses the weight, tau = {self.tau:g}, "
-            f"with noise_std = {listed(noise_std_of(objective.problem))} estimated from the data"
-        )
+        problem = objective.problem
+        D = problem.data_term
+        own = self.noise_std is None and D.expected_discrepancy(problem.y) is not None
+        level = f"the noise level of {type(D).__name__}"
+        noise = level if own else describe_noise(problem, self.noise_std)
+        return f"the discrepancy principle chooses the weight, tau = {self.tau:g}, with {noise}"
 
 
 def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None = None) -> Tensor:
-    """The discrepancy at the true image, ``(batch,)``: from ``noise_std``, the data term, or an estimate of the noise."""
+    """Return the discrepancy at the true image, ``(batch,)``.
+
+    It follows from ``noise_std``, the data term, or an estimate of the noise.
+    """
     D, y = objective.problem.data_term, objective.problem.y
     own = D.expected_discrepancy(y)
     if noise_std is None and own is not None:
@@ -169,17 +173,18 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
         else torch.as_tensor(noise_std, dtype=torch.float64, device=device)
     )
     bare: Tensor = D.with_noise_std(std).expected_discrepancy(y)
-    # A term without a noise level measures misfit in the units of y, one with a level in units of that level.
+    # Without a noise level the misfit is in the units of y, otherwise in units of that level.
     unit = getattr(D, "noise_std", None)
     return bare * (std if unit is None else std / unit.to(std))
 
 
 def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -> Tensor:
-    """A weight that changes with the units as the right one does, ``(batch,)``; ``objective.regularization`` is 1.
+    """Return a first weight, ``(batch,)``; ``objective.regularization`` is 1.
 
-    Where every prior has an energy, data term and priors are made alike at ``x`` (a back-projection, or the
-    user's start): half the misfit of the noise over the energy. Else their gradients are. The discrepancy that ``noise``
-    leaves is by default what the rule wants to see.
+    It changes with the units as the right weight does. If every prior has an energy, data term and
+    priors are balanced at ``x`` (a back-projection, or the user's start): half the misfit of the
+    noise over the energy. Otherwise their gradients are balanced. ``noise`` is the discrepancy of
+    the noise, by default the target of the rule.
     """
     one = torch.ones_like(objective.regularization)
     if objective.has_value:
@@ -187,7 +192,7 @@ def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -
         if noise is None:
             noise = rule.target(objective) if rule is not None else objective.data(x).discrepancy
         energy = objective.prior_value(x)
-        if bool((energy == 0).any()):  # a start of zeros, say, tells nothing of a total variation
+        if bool((energy == 0).any()):  # a start of zeros, for example, has no total variation
             energy = torch.where(
                 energy == 0,
                 objective.prior_value(fitted_back_projection(objective.problem)),

@@ -1,4 +1,4 @@
-"""How many degrees of freedom a reconstruction has: the divergence of its prediction in the measurements."""
+"""Degrees of freedom of a reconstruction: the divergence of its prediction in the measurements."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.priors.base import PriorSum
 from invtoolbox.problem import Problem
 
-#: The probe's size where the solution is affine in the measurements, and any size gives the same.
+#: Size of the probe if the solution is affine in the measurements, so that every size is exact.
 _LARGE = 1.0
-#: The noise, relative to the measurements, where it cannot be estimated.
+#: Noise relative to the measurements, if it cannot be estimated.
 _USUAL_NOISE = 0.02
 
 
 class Fit(NamedTuple):
-    """What the scores are made of, ``(k, n)`` each; measurements of weight w count as if their noise had variance ``1 / w``."""
+    """Residual and degrees of freedom, from which scores are computed, ``(k, n)`` each.
+
+    Measurements of weight w count as if their noise had variance ``1 / w``.
+    """
 
     residual: Tensor  # sum_i w_i (A x - y)_i^2
     degrees: Tensor  # the divergence of A x in y
@@ -32,12 +35,15 @@ class Fit(NamedTuple):
 def fits(
     trials: Trials, log_weight: Tensor, items: Tensor, probes: int, step: float, seed: int
 ) -> Fit:
-    r"""Residuals and degrees of freedom of the solutions ``x(y)`` for weights ``(k, n, weights)``.
+    r"""Return residuals and degrees of freedom of the solutions ``x(y)``.
 
-    ``div A x(y) ~ <b, A x(y + h b) - A x(y)> / h`` for a probe b of random signs, averaged over ``probes`` of them
-    (Hutchinson 1989; Girard 1989; Ramani, Blu & Unser 2008). The probes are the same for every item and weight. Where
-    everything is quadratic x(y) is affine and h is the size of the measurements, so that the difference is exact but
-    for rounding; else h is ``step`` times the noise.
+    The weights have the shape ``(k, n, weights)``.
+
+    ``div A x(y) ~ <b, A x(y + h b) - A x(y)> / h`` for a probe b of random signs, averaged over
+    ``probes`` of them (Hutchinson 1989; Girard 1989; Ramani, Blu & Unser 2008). The probes are the
+    same for every item and weight. If everything is quadratic, x(y) is affine and h is the size of
+    the measurements, so that the difference is exact but for rounding; else h is ``step`` times the
+    noise.
     """
     problem = trials.problem
     check_white_noise(problem)
@@ -46,7 +52,10 @@ def fits(
     h = _probe_size(trials, step)
 
     def measure(objective: Objective, solution: Any, which: slice = slice(None)) -> Tensor:
-        """The squared residual and the products with the probes, in float64: what is wanted is a small difference."""
+        """Return the squared residual and the products with the probes.
+
+        In float64, because a small difference of them is needed.
+        """
         prediction = solution.problem.operator(solution.x)
         scale = _root_weights(objective.problem)
         misfit = (scale * (prediction - objective.problem.y)).flatten(1)
@@ -70,7 +79,7 @@ def fits(
 
 
 def check_white_noise(problem: Problem) -> None:
-    """Raise an `InputError` where the rules for white noise say nothing."""
+    """Raise an `InputError` if the rules for white noise do not apply."""
     D = problem.data_term
     if isinstance(problem.y, tuple) or not hasattr(D, "with_noise_std"):
         raise InputError(
@@ -80,7 +89,10 @@ def check_white_noise(problem: Problem) -> None:
 
 
 def number_of(problem: Problem) -> Tensor:
-    """The measurements of positive weight, ``(batch,)``; complex ones count twice."""
+    """Return the number of measurements of positive weight, ``(batch,)``.
+
+    Complex ones count twice.
+    """
     y = problem.y0
     used = (_root_weights(problem) > 0).expand(y.shape).flatten(1).sum(1)
     return used * (2 if y.is_complex() else 1)
@@ -97,7 +109,7 @@ def _root_weights(problem: Problem) -> Tensor:
 
 
 def _signs(y: Tensor, seed: int) -> Tensor:
-    """Random signs, the same for every item: ``(1, *y.shape[1:])``."""
+    """Return random signs, the same for every item: ``(1, *y.shape[1:])``."""
     generator = torch.Generator().manual_seed(seed)
     shape = y.shape[1:]
 

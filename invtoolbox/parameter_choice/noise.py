@@ -1,4 +1,4 @@
-"""The noise level of measurements, estimated from them alone."""
+"""The noise level of measurements, estimated from the measurements alone."""
 
 from __future__ import annotations
 
@@ -16,42 +16,50 @@ _POLYNOMIALS: tuple[tuple[float, ...], ...] = tuple(
     tuple(tap * sum(t * t for t in taps) ** -0.5 for tap in taps)
     for taps in ((1, 1, 1, 1), (-3, -1, 1, 3), (1, -1, -1, 1), (-1, 3, -3, 1))
 )
-#: What tells a flat window from one with an edge: degrees along each axis, the degree of the noise not among them.
+#: Degrees along each axis that distinguish a flat window from one with an edge; the degree of the
+#: noise is not among them.
 _SHAPES = {1: ((1,), (2,)), 2: ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))}
-#: Strata of intensity, and the fraction of flattest windows in each, of pictures and of other measurements.
+#: Number of strata of intensity, and the fraction of flattest windows per stratum, for pictures and
+#: for other measurements.
 _PICTURE, _OTHER = (1, 0.25), (4, 0.1)
-_LEAST_WINDOWS = 256  # in a stratum
-#: Estimated noise is not taken to be below this fraction of the measurements: no rule can work with a level of 0.
+_LEAST_WINDOWS = 256  # per stratum
+#: Lower bound of estimated noise, as a fraction of the measurements: no rule can work with a level
+#: of 0.
 _LEAST_NOISE = 1e-4
 
 
 def estimate_noise_std(
     y: Tensor, operator: Operator | None = None, weights: Tensor | None = None
 ) -> Tensor:
-    r"""The standard deviation of white Gaussian noise in ``y (batch, channel, *space)``, ``(batch,)``.
+    r"""Estimate the standard deviation of white Gaussian noise in ``y (batch, channel, *space)``.
 
-    ``median(|H y|) / 0.6745`` over flat windows of 4 by 4 measurements, H the third difference along both of the last axes
-    (one axis where there is one, or too few of the other), of norm 1 (after Donoho & Johnstone 1994; Immerkaer 1996). A
-    window is flat where its slopes and curvatures are small; these are orthogonal to H, so for white noise the choice
-    does not depend on what is measured.
+    Returns ``(batch,)``, ``median(|H y|) / 0.6745`` over flat windows of 4 by 4 measurements. H is
+    the third difference along both of the last axes (along one axis if there is one, or if the
+    other is too short), of norm 1 (after Donoho & Johnstone 1994; Immerkaer 1996). A window is flat
+    if its slopes and curvatures are small; these are orthogonal to H, so for white noise the choice
+    does not depend on the measured noise.
 
-    - A picture (the measurements lie on the grid of the image, as for denoising, blur and inpainting): the flattest
-      quarter of the windows.
-    - Other measurements (a sinogram): the flattest tenth in each quarter of intensities, and the root mean square of the
-      four levels: behind an object there are fewer photons and more noise than beside it.
+    - A picture (the measurements lie on the grid of the image, as for denoising, blur and
+      inpainting): the flattest quarter of the windows.
+    - Other measurements (a sinogram): the flattest tenth in each quarter of intensities, and the
+      root mean square of the four levels: behind an object there are fewer photons and more noise
+      than next to it.
 
-    Windows that are exactly constant (saturated, clipped) are not looked at. Complex values count as two real ones, so
-    the result is that of their real and of their imaginary part.
+    Windows that are exactly constant (saturated, clipped) are left out. Complex values count as two
+    real ones, so the result applies to their real and to their imaginary part.
 
-    What it cannot do: noise that is correlated between neighbours (measurements that were interpolated, rebinned or
-    compressed) is underestimated, and fine texture is taken for noise, as are the pixels of an image that a sinogram was
-    simulated from. Bias and spread over pictures and draws, from ``benchmarks/parameter_choice.py --noise``: blurred
-    128x128 pictures +3 % (4 %) at noise 0.003, 0 % (3 %) at 0.01 and more; sharp ones +11 % (7 %) at 0.01, +3 % (4 %) at
-    0.02; simulated sinograms +7 % (5 %) at 2 % noise, +3 % (4 %) at 5 %, but +20 % at 1 % and more below.
+    Limits: noise that is correlated between neighbours (measurements that were interpolated,
+    rebinned or compressed) is underestimated. Fine texture is taken for noise, as are the pixels of
+    an image from which a sinogram was simulated. Bias and spread over pictures and draws, from
+    ``benchmarks/parameter_choice.py --noise``: blurred 128x128 pictures +3 % (4 %) at noise 0.003,
+    0 % (3 %) at 0.01 and more; sharp ones +11 % (7 %) at 0.01, +3 % (4 %) at 0.02; simulated
+    sinograms +7 % (5 %) at 2 % noise, +3 % (4 %) at 5 %, but +20 % at 1 % and more below.
 
     Args:
-        operator: tells a picture from other measurements, and which pixels an inpainting mask hides.
-        weights: measurements of weight 0 are not looked at.
+        y: the measurements.
+        operator: distinguishes a picture from other measurements, and defines the pixels that an
+            inpainting mask hides.
+        weights: measurements of weight 0 are left out.
 
     >>> clean = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
     >>> noisy = clean + 0.1 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -73,7 +81,7 @@ def estimate_noise_std(
             "give it with LeastSquares(noise_std=...)"
         )
     axes = tuple(k for k in (values.ndim - 2, values.ndim - 1) if k > 1 and values.shape[k] > width)
-    used = _used(y, operator, weights)
+    used = _select_used(y, operator, weights)
     for axis in axes:
         used = _window(used, axis, width)
     high = _component(values, axes, (3,) * len(axes))
@@ -82,9 +90,9 @@ def estimate_noise_std(
         rough.add_(_component(values, axes, degrees).square_())
     level = _component(values, axes, (0,) * len(axes)).abs_()
     used = used.expand_as(high) & ((rough > 0) | (high != 0))
-    if not bool(_window(_used(y, operator, weights), axes[-1], width).any()):
+    if not bool(_window(_select_used(y, operator, weights), axes[-1], width).any()):
         raise InputError(
-            "the noise level cannot be estimated where no two neighbouring measurements have a weight; "
+            "the noise level cannot be estimated if no two neighbouring measurements have a weight; "
             "give it with LeastSquares(noise_std=...)"
         )
     strata, fraction = _PICTURE if picture else _OTHER
@@ -94,7 +102,10 @@ def estimate_noise_std(
 
 
 def _level(high: Tensor, rough: Tensor, level: Tensor, strata: int, fraction: float) -> Tensor:
-    """The noise of one item from its windows: the root mean square over strata of intensity of what the flattest show."""
+    """Return the noise of one item from its windows.
+
+    It is the root mean square of the flattest windows over strata of intensity.
+    """
     if not high.numel():
         return high.new_zeros(())
     squares = []
@@ -107,14 +118,17 @@ def _level(high: Tensor, rough: Tensor, level: Tensor, strata: int, fraction: fl
 
 
 def _component(values: Tensor, axes: tuple[int, ...], degrees: tuple[int, ...]) -> Tensor:
-    """The coefficient of a product of polynomials in every window."""
+    """Return the coefficient of a product of polynomials in every window."""
     for axis, degree in zip(axes, degrees):
         values = _filter(values, axis, _POLYNOMIALS[degree])
     return values
 
 
 def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tensor:
-    """The noise level of a problem, ``(batch,)`` in float64: the given one, the data term's, or an estimate."""
+    """Return the noise level of a problem, ``(batch,)`` in float64.
+
+    It is the given level, the data term's, or an estimate.
+    """
     y = problem.y0
     known = given if given is not None else getattr(problem.data_term, "noise_std", None)
     if known is not None:
@@ -126,13 +140,17 @@ def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tenso
     return torch.maximum(std, _LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))
 
 
-def listed(values: Tensor, shown: int = 4) -> str:
-    """The first numbers of a tensor, for a sentence."""
-    numbers = ", ".join(f"{float(s):.4g}" for s in values[:shown])
-    return f"{numbers}, ..." if len(values) > shown else numbers
+def describe_noise(problem: Problem, given: float | Tensor | None = None) -> str:
+    """Return words for the origin of the noise level, with the first values of an estimate."""
+    if given is not None or getattr(problem.data_term, "noise_std", None) is not None:
+        return "the noise level that was given"
+    values = noise_std_of(problem)
+    numbers = ", ".join(f"{float(s):.4g}" for s in values[:4])
+    shown = f"{numbers}, ..." if len(values) > 4 else numbers
+    return f"noise_std = {shown} estimated from the data"
 
 
-def _used(y: Tensor, operator: Operator | None, weights: Tensor | None) -> Tensor:
+def _select_used(y: Tensor, operator: Operator | None, weights: Tensor | None) -> Tensor:
     used = torch.ones(1, 1, *[1] * (y.ndim - 2), dtype=torch.bool, device=y.device).expand(
         1, 1, *y.shape[2:]
     )
@@ -151,7 +169,7 @@ def _filter(values: Tensor, axis: int, taps: tuple[float, ...]) -> Tensor:
 
 
 def _window(used: Tensor, axis: int, width: int) -> Tensor:
-    """Where all ``width`` neighbours are used."""
+    """Return the windows in which all ``width`` neighbours are used."""
     length = used.shape[axis] - width + 1
     out = used.narrow(axis, 0, length)
     for k in range(1, width):

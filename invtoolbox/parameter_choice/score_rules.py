@@ -1,10 +1,8 @@
-"""The least value along a line, for every item: a grid first, then golden sections around its best point.
+"""Rules that minimize a score over the weight, or over several weights.
 
-Rules that minimise a score over the weight, or over several weights.
-
-Generalised cross-validation.
-
-Stein's unbiased estimate of the risk.
+A line search takes a grid first, then golden sections around its best point, for every item. The
+scores are generalized cross-validation and Stein's unbiased estimate of the risk; the compensated
+discrepancy principle, which allows for the noise that the image itself fits, is here too.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve, WeightSearch
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
 from invtoolbox.parameter_choice.divergence import fits
-from invtoolbox.parameter_choice.noise import listed, noise_std_of
+from invtoolbox.parameter_choice.noise import describe_noise, noise_std_of
 from invtoolbox.parameter_choice.trials import Trials
 
 #: The fraction of an interval at which golden sections look: ``(3 - sqrt 5) / 2``.
 _FRACTION = 0.3819660112501051
-#: A grid is continued this many points beyond its end, this many times, where the best point lies there.
+#: Number of points by which a grid is continued if the best point lies at its end, and how often.
 _FURTHER, _EXTENSIONS = 2, 6
 
 #: ``(positions (k, n), items (n,)) -> values (k, n)``.
@@ -38,7 +36,10 @@ Values = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Line:
-    """Positions that were looked at, increasing, ``(looked at, batch)``; infinite with value infinity where one was not."""
+    """Tried positions, increasing, ``(tried, batch)``.
+
+    An item with fewer positions has infinite ones, with value infinity.
+    """
 
     positions: Tensor
     values: Tensor
@@ -46,9 +47,10 @@ class Line:
 
 
 def grid(values: Values, centre: Tensor, spacing: float, points: int) -> Line:
-    """The values of ``points`` positions around ``centre (batch,)``, and of more where the least lies at an end.
+    """Return the values of ``points`` positions around ``centre (batch,)``.
 
-    An item goes on by itself, so what it looks at does not depend on its company.
+    If the least value lies at an end, the grid is continued there. An item continues by itself, so
+    its positions do not depend on the other items.
     """
     batch = len(centre)
     every = torch.arange(batch, device=centre.device)
@@ -72,12 +74,12 @@ def grid(values: Values, centre: Tensor, spacing: float, points: int) -> Line:
             for _ in range(2)
         )
         more_t[:, items], more_v[:, items] = new, _finite(values(new, items)).to(t.dtype)
-        t, v = _sorted(torch.cat([t, more_t]), torch.cat([v, more_v]))
+        t, v = _sort(torch.cat([t, more_t]), torch.cat([v, more_v]))
     return Line(t, v, _best(t, v, centre))
 
 
 def refine(values: Values, line: Line, steps: int) -> Line:
-    """Golden sections around the best position of a line, ``steps`` of them for every item."""
+    """Refine the best position of a line by ``steps`` golden sections for every item."""
     t, v = line.positions, line.values
     every = torch.arange(t.shape[1], device=t.device)
     last = t.isfinite().sum(0) - 1
@@ -94,12 +96,12 @@ def refine(values: Values, line: Line, steps: int) -> Line:
         )
         found = _finite(values(new.unsqueeze(0), every)).squeeze(0).to(t.dtype)
         better = found < least
-        # The new position becomes the middle where it is better, and an end of the interval where it is not.
+        # The new position becomes the middle if it is better, otherwise an end of the interval.
         left = torch.where(better & ~down, middle, torch.where(~better & down, new, left))
         right = torch.where(better & down, middle, torch.where(~better & ~down, new, right))
         middle, least = torch.where(better, new, middle), torch.where(better, found, least)
         t, v = torch.cat([t, new.unsqueeze(0)]), torch.cat([v, found.unsqueeze(0)])
-    t, v = _sorted(t, v)
+    t, v = _sort(t, v)
     return Line(t, v, _best(t, v, line.best))
 
 
@@ -108,34 +110,38 @@ def _finite(values: Tensor) -> Tensor:
 
 
 def _best(t: Tensor, v: Tensor, otherwise: Tensor) -> Tensor:
-    """The position of the least value; ``otherwise`` where none is finite."""
+    """Return the position of the least value; ``otherwise`` if none is finite."""
     best = t.gather(0, v.argmin(0, keepdim=True)).squeeze(0)
     return torch.where(v.isfinite().any(0), best, otherwise)
 
 
-def _sorted(t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+def _sort(t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     order = t.argsort(dim=0, stable=True)
     return t.gather(0, order), v.gather(0, order)
 
 
-#: Between two weights of a grid: half a decade.
+#: Distance between two weights of a grid: half a decade.
 _SPACING = 0.5 * math.log(10.0)
-#: Of the grid along one of several weights, around the best one so far.
+#: Number of points along one of several weights, around the best one so far.
 _POINTS_EACH = 5
 
 
 @dataclass(frozen=True)
 class ScoreSearch(WeightSearch):
-    """Minimises ``score`` over the logarithm of the weight: a grid of half decades, then golden sections.
+    """Minimizes ``score`` over the logarithm of the weight.
 
-    A grid whose best weight lies at an end is continued there, up to six decades. With ``separate`` every prior of a sum
-    has a weight of its own: all of them are moved together first, and then one after the other.
+    The search takes a grid of half decades, then golden sections.
+
+    A grid whose best weight lies at an end is continued there, up to six decades. With ``separate``
+    every prior of a sum has a weight of its own: all of them are changed together first, and then
+    one after the other.
 
     Args:
-        points: of the first grid; 9 are four decades.
-        sections: golden sections around the best point; 4 leave a bracket of 0.15 decades.
+        points: number of points of the first grid; 9 are four decades.
+        sections: number of golden sections around the best point; 4 leave a bracket of 0.15
+            decades.
         separate: find a weight for each prior of the sum, instead of one factor for all of them.
-        cycles: over the weights, where they are separate.
+        cycles: number of cycles over the weights, if they are separate.
     """
 
     points: int = 9
@@ -152,7 +158,13 @@ class ScoreSearch(WeightSearch):
 
     @abstractmethod
     def score(self, trials: Trials, log_weight: Tensor, items: Tensor) -> Tensor:
-        """What is to be small, for the logarithms of weights ``(k, n, weights)`` of the items ``(n,)``; shape ``(k, n)``."""
+        """Return the score to minimize, shape ``(k, n)``.
+
+        Args:
+            trials: solves the problem for given weights.
+            log_weight: logarithms of weights, ``(k, n, weights)``.
+            items: places of the items in the batch, ``(n,)``.
+        """
 
     def choose(self, trials: Trials) -> WeightCurve:
         number = trials.number
@@ -188,7 +200,7 @@ class ScoreSearch(WeightSearch):
         )
 
     def _along(self, trials: Trials, base: Tensor, direction: Tensor, points: int) -> Line:
-        """The line ``base + t * direction``; t is 0 in the middle of its grid."""
+        """Return the line ``base + t * direction``; t is 0 in the middle of its grid."""
 
         def values(t: Tensor, items: Tensor) -> Tensor:
             return self.score(trials, base[items] + t.unsqueeze(2) * direction, items)
@@ -200,20 +212,22 @@ class ScoreSearch(WeightSearch):
 
 @dataclass(frozen=True)
 class GCV(ScoreSearch):
-    r"""The weight that minimises ``(|A x - y|^2 / m) / (1 - df / m)^2``, m measurements, df degrees of freedom.
+    r"""The weight that minimizes ``(|A x - y|^2 / m) / (1 - df / m)^2``.
 
-    It asks how well the solution would predict a measurement that was left out (Golub, Heath & Wahba, Technometrics 21,
-    1979), and needs no noise level. For quadratic priors df is the trace of the influence matrix ``A H^-1 A^T W``,
-    estimated with random signs (Hutchinson 1989); for others it is the divergence of ``A x(y)``, by differences along
-    the same signs (Ramani et al., IEEE TIP 21, 2012). Every solution costs ``1 + probes`` solves.
+    There are m measurements and df degrees of freedom. The score measures the prediction of a
+    measurement that was left out (Golub, Heath & Wahba, Technometrics 21, 1979), and needs no noise
+    level. For quadratic priors df is the trace of the influence matrix ``A H^-1 A^T W``, estimated
+    with random signs (Hutchinson 1989); for others it is the divergence of ``A x(y)``, by
+    differences along the same signs (Ramani et al., IEEE TIP 21, 2012). Every solution costs
+    ``1 + probes`` solves.
 
-    With `LeastSquares(weights=w)` the score is that of noise with variance ``1 / w``. Noise that is correlated between
-    measurements is taken for signal, and the weight comes out too small.
+    With `LeastSquares(weights=w)` the score assumes noise with variance ``1 / w``. Noise that is
+    correlated between measurements is taken for signal, and the weight comes out too small.
 
     Args:
-        probes: random vectors of signs.
-        step: of the differences, in units of the noise; of no meaning for quadratic priors.
-        seed: of the probes.
+        probes: number of random vectors of signs.
+        step: step of the differences, in units of the noise; without effect for quadratic priors.
+        seed: seed of the probes.
 
     >>> import torch, invtoolbox as it
     >>> clean = torch.zeros(1, 1, 32, 32)
@@ -221,7 +235,9 @@ class GCV(ScoreSearch):
     >>> A = it.operators.Identity((1, 32, 32))
     >>> problem = it.Problem(A.simulate(clean, 0.1, seed=0), A)
     >>> rule = GCV(sections=0)
-    >>> solution = it.solve(problem, it.priors.TotalVariation(), regularization=rule, progress=False)
+    >>> solution = it.solve(
+    ...     problem, it.priors.TotalVariation(), regularization=rule, progress=False
+    ... )
     >>> bool((solution.x - clean).norm() < 0.5 * (problem.y - clean).norm())
     True
     """
@@ -237,7 +253,7 @@ class GCV(ScoreSearch):
 
     def score(self, trials: Trials, log_weight: Tensor, items: Tensor) -> Tensor:
         fit = fits(trials, log_weight, items, self.probes, self.step, self.seed)
-        # A trace of m and more is an error of its estimate: such a solution fits everything, and predicts nothing.
+        # A trace of m and more is an error of the estimate: such a solution would fit everything.
         left = (1 - fit.degrees / fit.measured).clamp_min(1e-6)
         return fit.residual / fit.measured / left.square()
 
@@ -246,35 +262,40 @@ class GCV(ScoreSearch):
 
 
 def check_probes(probes: int, step: float) -> None:
+    """Raise an `InputError` for less than one probe or a step that is not positive."""
     if probes < 1 or not step > 0:
         raise InputError(f"probes must be at least 1 and step positive, got {probes} and {step}")
 
 
 @dataclass(frozen=True)
 class SURE(ScoreSearch):
-    r"""The weight that minimises ``|A x - y|^2 - m sigma^2 + 2 sigma^2 div``, m measurements with noise sigma (Stein 1981).
+    r"""The weight that minimizes ``|A x - y|^2 - m sigma^2 + 2 sigma^2 div`` (Stein 1981).
 
-    ``div`` is the divergence of ``A x(y)`` in y, by differences along random signs (Monte-Carlo SURE; Ramani, Blu &
-    Unser, IEEE TIP 17, 2008; the trace of the influence matrix for quadratic priors). The score estimates, without
-    bias for white Gaussian noise, the *predicted* risk ``|A x - A x_true|^2``. It exists for every operator; what A
-    does not see (its null space) it does not judge, and where A damps strongly (deblurring) it asks for a little less
-    regularisation than the image itself would. Every solution costs ``1 + probes`` solves.
+    There are m measurements with noise sigma. ``div`` is the divergence of ``A x(y)`` in y, by
+    differences along random signs (Monte-Carlo SURE; Ramani, Blu & Unser, IEEE TIP 17, 2008; the
+    trace of the influence matrix for quadratic priors). The score estimates, without bias for white
+    Gaussian noise, the *predicted* risk ``|A x - A x_true|^2``. It exists for every operator. It
+    does not judge the null space of A, and if A damps strongly (deblurring) it prefers a little
+    less regularization than the image itself would need. Every solution costs ``1 + probes``
+    solves.
 
-    With `LeastSquares(weights=w)` the noise is taken to have the variance ``sigma^2 / w``.
+    With `LeastSquares(weights=w)` the noise is assumed to have the variance ``sigma^2 / w``.
 
     Args:
-        noise_std: sigma, ``(batch,)`` or a number; by default the data term's, and where that has none,
+        noise_std: sigma, ``(batch,)`` or a number; by default the data term's, and if it has none,
             `estimate_noise_std` of the measurements.
-        probes: random vectors of signs.
-        step: of the differences, in units of the noise; of no meaning for quadratic priors.
-        seed: of the probes.
+        probes: number of random vectors of signs.
+        step: step of the differences, in units of the noise; without effect for quadratic priors.
+        seed: seed of the probes.
 
     >>> import torch, invtoolbox as it
     >>> clean = torch.zeros(1, 1, 32, 32)
     >>> clean[..., 8:24, 8:24] = 1
     >>> A = it.operators.Identity((1, 32, 32))
     >>> problem = it.Problem(A.simulate(clean, 0.1, seed=0), A, it.data_terms.LeastSquares(0.1))
-    >>> solution = it.solve(problem, it.priors.TotalVariation(), regularization=SURE(sections=0), progress=False)
+    >>> solution = it.solve(
+    ...     problem, it.priors.TotalVariation(), regularization=SURE(sections=0), progress=False
+    ... )
     >>> bool((solution.x - clean).norm() < 0.5 * (problem.y - clean).norm())
     True
     """
@@ -295,46 +316,48 @@ class SURE(ScoreSearch):
         return fit.residual / fit.measured - variance + 2 * variance * fit.degrees / fit.measured
 
     def describe(self, objective: Objective) -> str:
-        problem = objective.problem
-        if self.noise_std is not None or getattr(problem.data_term, "noise_std", None) is not None:
-            return "Stein's unbiased estimate of the predicted risk chooses the weight, with the noise level that was given"
-        return (
-            "Stein's unbiased estimate of the predicted risk chooses the weight, "
-            f"with noise_std = {listed(noise_std_of(problem))} estimated from the data"
-        )
+        noise = describe_noise(objective.problem, self.noise_std)
+        return f"Stein's unbiased estimate of the predicted risk chooses the weight, with {noise}"
 
 
-#: An estimate of the degrees of freedom beyond this share of the measurements is not believed.
+#: Estimated degrees of freedom are limited to this share of the measurements.
 _LARGEST_SHARE = 0.95
 
 
 @dataclass(frozen=True)
 class CompensatedDiscrepancy(WeightSearch):
-    r"""The weight at which ``|A x - y|^2 = sigma^2 (m - df)``: m measurements with noise sigma, df degrees of freedom of the image.
+    r"""The weight at which ``|A x - y|^2 = sigma^2 (m - df)``.
 
-    The noise has the expected size ``sigma^2 m``, but an image with df degrees of freedom fits ``sigma^2 df`` of it (Wahba,
-    J. R. Statist. Soc. B 45, 1983; Hall & Titterington, J. R. Statist. Soc. B 49, 1987), so that Morozov's residual is too large and
-    his image too smooth. df is the divergence of ``A x(y)`` in y, by differences along random signs as in `SURE`.
+    There are m measurements with noise sigma, and the image has df degrees of freedom. The noise
+    has the expected size ``sigma^2 m``, but an image with df degrees of freedom fits ``sigma^2 df``
+    of it (Wahba, J. R. Statist. Soc. B 45, 1983; Hall & Titterington, J. R. Statist. Soc. B 49,
+    1987), so that Morozov's residual is too large and his image too smooth. df is the divergence of
+    ``A x(y)`` in y, by differences along random signs as in `SURE`.
 
-    The equation is solved by its fixed point, from the smooth side: the first weight is Morozov's (tau = 1), and every round takes
-    df of the image before it, which is smoother and has fewer. So the weights come down in steps, and the target of a round is one
-    that the noise alone would reach, whatever the number of measurements: where m is much larger than df, the exact equation
-    depends on the draw of the noise and may have no solution but the weight 0. One round takes most of the way and is the default.
+    The equation is solved by its fixed point, from the smooth side: the first weight is Morozov's
+    (tau = 1), and every round takes df of the previous image, which is smoother and has fewer. So
+    the weights decrease in steps, and the target of a round can be reached by the noise alone, for
+    every number of measurements. If m is much larger than df, the exact equation depends on the
+    draw of the noise and may have no solution but the weight 0. One round takes most of the way and
+    is the default.
 
-    Five solves altogether with one round (`DiscrepancyPrinciple` one, `SURE` about 27): Morozov's, two for df, the corrected one,
-    and the last with the weight found. On the 20 problems of ``benchmarks/parameter_choice.py`` the median loss to the best weight
-    falls from 0.82 dB to 0.15 dB, the worst from 1.79 to 0.55; with two rounds (eight solves) to 0.11 and 0.32 by interpolation.
+    Five solves altogether with one round (`DiscrepancyPrinciple` one, `SURE` about 27): Morozov's,
+    two for df, the corrected one, and the last with the weight found. On the 20 problems of
+    ``benchmarks/parameter_choice.py`` the median loss to the best weight falls from 0.82 dB to 0.15
+    dB, the worst from 1.79 to 0.55; with two rounds (eight solves) to 0.11 and 0.32 by
+    interpolation.
 
-    Give the noise level: where the image has few degrees of freedom, an estimate that is a few per cent too small takes the weight far
-    too low (7.7 dB in the worst of those problems). `SURE` and `GCV` do not depend on it like that.
+    Give the noise level: if the image has few degrees of freedom, an estimate that is a few per
+    cent too small makes the weight far too low (7.7 dB in the worst of those problems). `SURE` and
+    `GCV` do not depend on it like that.
 
     Args:
-        noise_std: sigma, ``(batch,)`` or a number; by default the data term's, and where that has none, `estimate_noise_std` of the
-            measurements.
-        rounds: how often df is looked at again.
-        probes: random vectors of signs.
-        step: of the differences, in units of the noise; of no meaning for quadratic priors.
-        seed: of the probes.
+        noise_std: sigma, ``(batch,)`` or a number; by default the data term's, and if it has none,
+            `estimate_noise_std` of the measurements.
+        rounds: number of times that df is computed.
+        probes: number of random vectors of signs.
+        step: step of the differences, in units of the noise; without effect for quadratic priors.
+        seed: seed of the probes.
 
     Raises:
         InputError: for other data terms than `LeastSquares`, and for priors that no rule can weigh.
@@ -344,8 +367,15 @@ class CompensatedDiscrepancy(WeightSearch):
     >>> clean[..., 8:24, 8:24] = 1
     >>> A = it.operators.Identity((1, 32, 32))
     >>> problem = it.Problem(A.simulate(clean, 0.1, seed=0), A, it.data_terms.LeastSquares(0.1))
-    >>> morozov = it.solve(problem, it.priors.TotalVariation(), regularization="discrepancy", progress=False)
-    >>> solution = it.solve(problem, it.priors.TotalVariation(), regularization=CompensatedDiscrepancy(), progress=False)
+    >>> morozov = it.solve(
+    ...     problem, it.priors.TotalVariation(), regularization="discrepancy", progress=False
+    ... )
+    >>> solution = it.solve(
+    ...     problem,
+    ...     it.priors.TotalVariation(),
+    ...     regularization=CompensatedDiscrepancy(),
+    ...     progress=False,
+    ... )
     >>> bool((solution.x - clean).norm() < (morozov.x - clean).norm())
     True
     """
@@ -373,7 +403,7 @@ class CompensatedDiscrepancy(WeightSearch):
                 "'discrepancy' or a number"
             )
         std = noise_std_of(trials.problem, self.noise_std)
-        share = torch.ones_like(std)  # of the noise that remains in the residual
+        share = torch.ones_like(std)  # share of the noise that remains in the residual
         weight, error = self._meet(trials, std, share)
         weights, scores = [weight], [error]
         for _ in range(self.rounds):
@@ -381,7 +411,7 @@ class CompensatedDiscrepancy(WeightSearch):
                 trials, weight.log().view(1, -1, 1), trials.every, self.probes, self.step, self.seed
             )
             found = (fit.degrees[0] / fit.measured[0]).nan_to_num(0.0).clamp(0.0, _LARGEST_SHARE)
-            # Of two targets the smaller: the weights only come down.
+            # Take the smaller of two targets: the weights only decrease.
             share = torch.minimum(share, 1 - found.to(share))
             lower, error = self._meet(trials, std, share)
             usable = lower.isfinite() & (lower > 0)
@@ -389,7 +419,7 @@ class CompensatedDiscrepancy(WeightSearch):
             weights.append(weight)
             scores[-1] = (
                 scores[-1] - share.log()
-            ).abs()  # how far the weight before was from this target
+            ).abs()  # distance of the previous weight from this target
             scores.append(error.abs())
         return WeightCurve(
             self.name,
@@ -399,7 +429,10 @@ class CompensatedDiscrepancy(WeightSearch):
         )
 
     def _meet(self, trials: Trials, std: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights at which the squared residual is ``share`` of the noise's, and the log of what it is instead, ``(batch,)``."""
+        """Return the weights at which the squared residual is ``share`` of the noise's.
+
+        The second tensor is the logarithm of the reached over the wanted value.
+        """
         weights, errors = [], []
         for items in trials.split():
             rule = DiscrepancyPrinciple(tau=1.0, noise_std=(std * share.sqrt())[items])
@@ -414,14 +447,6 @@ class CompensatedDiscrepancy(WeightSearch):
         return torch.cat(weights), torch.cat(errors)
 
     def describe(self, objective: Objective) -> str:
-        known = (
-            self.noise_std is not None
-            or getattr(objective.problem.data_term, "noise_std", None) is not None
-        )
-        level = (
-            "the noise level that was given"
-            if known
-            else (f"noise_std = {listed(noise_std_of(objective.problem))} estimated from the data")
-        )
+        level = describe_noise(objective.problem, self.noise_std)
         times = "" if self.rounds == 1 else f" in {self.rounds} rounds"
         return f"the discrepancy principle chooses the weight, less the degrees of freedom of the image{times}, with {level}"

@@ -20,27 +20,29 @@ from invtoolbox.parameter_choice.discrepancy import expected_discrepancy, first_
 from invtoolbox.priors.base import PriorSum, Term
 from invtoolbox.problem import Problem
 
-#: Values of one image (or its measurements) times the items that are solved in one batch: 16 MB a tensor.
+#: Number of values of one image (or its measurements) times the items of one batch: 16 MB per
+#: tensor.
 _AT_ONCE = 1 << 22
-#: The noise, relative to the measurements, where nothing tells how large it is.
+#: Noise relative to the measurements, if it is not known.
 _USUAL_NOISE = 0.02
 
-#: ``(problem, priors, weight (n,) or a rule, items (n,)) -> Solution`` of ``n`` items, whose places in the batch are ``items``.
+#: ``(problem, priors, weight (n,) or a rule, items (n,)) -> Solution`` of ``n`` items, whose places
+#: in the batch are ``items``.
 Attempt = Callable[[Problem, PriorSum, Tensor | WeightRule, Tensor], Any]
-#: What a rule wants to know: ``(objective of n items, Solution) -> (n, ...)``.
+#: Function that a rule evaluates: ``(objective of n items, Solution) -> (n, ...)``.
 Measure = Callable[[Objective, Any], Tensor]
 
 
 @dataclass(frozen=True)
 class Trials:
-    """Solutions of a problem for the weights that a rule asks for.
+    """Solutions of a problem for the weights that a rule tries.
 
     Attributes:
         objective: the problem with its prepared priors; its weight is 1.
-        problem, priors: the same before they were prepared.
-        start: an image to compare data term and priors at, ``(batch, channel, *space)``.
+        problem, priors: problem and priors before they were prepared.
+        start: an image at which data term and priors are compared, ``(batch, channel, *space)``.
         attempt: `invtoolbox.solve` with solver, start and budgets filled in.
-        separate: every prior has a weight of its own; else all of them share one factor.
+        separate: whether every prior has a weight of its own; else all of them share one factor.
     """
 
     objective: Objective
@@ -61,7 +63,7 @@ class Trials:
 
     @cached_property
     def groups(self) -> tuple[int, ...]:
-        """For every term of the sum, which of the weights it has; constraints do not care."""
+        """For every term of the sum, the number of its weight; irrelevant for constraints."""
         groups, free = [], 0
         for term in self.priors.terms:
             if term.prior.fixed_level:
@@ -80,11 +82,14 @@ class Trials:
 
     @property
     def number(self) -> int:
-        """How many weights there are."""
+        """The number of weights."""
         return max(self.groups) + 1
 
     def centre(self) -> Tensor:
-        """Logarithms of weights to start from, ``(batch, number)``: half the misfit of the noise over the prior's energy."""
+        """Return logarithms of weights to start from, ``(batch, number)``.
+
+        The weight is half the misfit of the noise over the prior's energy.
+        """
         one, columns = self.objective, []
         for k in range(self.number):
             terms = tuple(
@@ -92,7 +97,7 @@ class Trials:
                 for t, g in zip(one.prior.terms, self.groups)
                 if g == k and not t.prior.is_constraint
             )
-            # An energy that is itself a minimisation need not be exact here.
+            # An energy that is itself a minimization need not be exact here.
             part = with_auxiliaries(dataclasses.replace(one, prior=PriorSum(terms)))
             start = (
                 with_auxiliary_variables(part, self.start)
@@ -112,11 +117,11 @@ class Trials:
         """Solve ``n`` items of the batch with ``k`` weights each and measure the solutions.
 
         Args:
-            log_weight: ``(k, n, number)``.
-            measure: of the solutions; measured at once, so that they need not be kept.
-            items: their places in the batch, all of them by default.
-            shift: added to the measurements, ``(batch, *y.shape[1:])``; priors that look at the measurements are
-                prepared anew.
+            log_weight: logarithms of the weights, ``(k, n, number)``.
+            measure: function of the solutions; it is called at once, so that they need not be kept.
+            items: places of the items in the batch, all of them by default.
+            shift: added to the measurements, ``(batch, *y.shape[1:])``; priors that depend on the
+                measurements are prepared anew.
 
         Returns:
             ``(k, n, ...)``.
@@ -125,30 +130,33 @@ class Trials:
         k, n, number = log_weight.shape
         index, weight = items.repeat(k), log_weight.exp().reshape(k * n, number)
         parts = [
-            self._measured(i, w, measure, shift)
+            self._measure(i, w, measure, shift)
             for i, w in zip(index.split(self._together), weight.split(self._together))
         ]
         return torch.cat(parts).unflatten(0, (k, n))
 
     @property
     def _together(self) -> int:
-        """How many items are solved in one batch."""
+        """The number of items that are solved in one batch."""
         size = max(self.problem.y0[0].numel(), torch.Size(self.problem.image_shape).numel())
         return max(1, _AT_ONCE // size)
 
     def split(self) -> tuple[Tensor, ...]:
-        """The places of all items, in parts that are solved together."""
+        """Return the places of all items, in parts that are solved together."""
         return self.every.split(self._together)
 
     def follow(self, rule: WeightRule, items: Tensor) -> Any:
-        """Solve some items with one weight, which a rule finds on the way; the `Solution`."""
+        """Solve some items with one weight that a rule finds during the run.
+
+        Returns the `Solution`.
+        """
         if self.number != 1:
             raise InputError(f"{rule!r} finds one weight, and there are {self.number}")
         return self.attempt(
             self.problem.select(items), self.objective.prior.select(items), rule, items
         )
 
-    def _measured(
+    def _measure(
         self, index: Tensor, weight: Tensor, measure: Measure, shift: Tensor | None
     ) -> Tensor:
         problem, prior = self.problem.select(index), self.objective.prior
@@ -162,13 +170,16 @@ class Trials:
         return measure(dataclasses.replace(bound, prior=self.weigh(bound.prior, weight)), solution)
 
     def chosen(self, curve: WeightCurve) -> Objective:
-        """The objective with the weights that a rule chose."""
+        """Return the objective with the weights that a rule chose."""
         weight = curve.chosen.to(self.objective.regularization).reshape(self.batch, self.number)
         prior = self.weigh(self.objective.prior, weight)
         return dataclasses.replace(self.objective, regularization=weight[:, 0].clone(), prior=prior)
 
     def weigh(self, prior: PriorSum, weight: Tensor) -> PriorSum:
-        """The sum in which every prior has its own of the weights ``(n, number)``, relative to the first."""
+        """Return the sum in which every prior has its own of the weights ``(n, number)``.
+
+        They are relative to the first.
+        """
         if self.number == 1:
             return prior
         ratio = weight / weight[:, :1]
@@ -184,7 +195,10 @@ class Trials:
 
 
 def noise_size(objective: Objective) -> Tensor:
-    """The discrepancy that noise alone would leave, ``(batch,)``; a guess where nothing tells."""
+    """Return the discrepancy of the noise alone, ``(batch,)``.
+
+    A guess if the noise is not known.
+    """
     D, y = objective.problem.data_term, objective.problem.y
     try:
         noise = expected_discrepancy(objective)

@@ -1,4 +1,4 @@
-"""A posterior: a distribution over images, of which nothing is asked but draws."""
+"""A posterior: a distribution over images, defined by its draws."""
 
 from __future__ import annotations
 
@@ -13,22 +13,26 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 
-#: Values that are drawn at once: 16 MB in float32. Whatever is asked, no more than a few times this is held, besides the answer.
+#: Number of values that are drawn at once: 16 MB in float32. Memory never exceeds a few times this,
+#: in addition to the answer.
 _AT_ONCE = 1 << 22
 
 
 class Posterior(ABC):
-    """What `Solution.posterior` is, whatever the method: mean, standard deviation, samples, intervals, and whether these hold the truth.
+    """A distribution of images, `Solution.posterior`: mean, std, samples, intervals, coverage.
 
-    A subclass sets ``number`` and writes `draw`; the rest is streamed over draws of the seed 0, a few at a time, so that memory does not
-    grow with their number. One that knows a mean or a standard deviation in closed form overrides it.
+    A subclass sets ``number`` and writes `draw`. The rest is streamed over draws of the seed 0, a
+    few at a time, so that memory does not grow with their number. A subclass that knows a mean or a
+    standard deviation in closed form overrides it.
 
     Attributes:
-        number: samples behind `mean`, `std` and `interval`. The Monte-Carlo error of the mean is ``std / sqrt(number)``, that of
-            the standard deviation ``1 / sqrt(2 number)`` of it.
+        number: number of samples behind `mean`, `std` and `interval`. The Monte-Carlo error of the
+            mean is ``std / sqrt(number)``, the error of the standard deviation
+            ``1 / sqrt(2 number)`` of it.
 
     >>> class Uniform(Posterior):
     ...     number = 4000
+    ...
     ...     def draw(self, count, generator):
     ...         return torch.stack([torch.rand(1, 1, 3, generator=generator) for _ in range(count)])
     >>> posterior = Uniform()
@@ -47,26 +51,26 @@ class Posterior(ABC):
 
     @abstractmethod
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """``count`` samples, ``(count, batch, channel, *space)``.
+        """Return ``count`` samples, ``(count, batch, channel, *space)``.
 
-        Random numbers are taken from the generator sample after sample, so that draws of 2 and 3 are the draw of 5, and are the same for
-        every item of the batch.
+        Random numbers are taken from the generator sample after sample, so that draws of 2 and 3
+        are the draw of 5. They are the same for every item of the batch.
         """
 
     @property
     def device(self) -> torch.device:
-        """Where the generator has to be."""
+        """The device of the generator."""
         return torch.device("cpu")
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """The first n of the sequence of samples that the seed decides, ``(n, batch, channel, *space)``."""
+        """Return the first n samples of the seed's sequence, ``(n, batch, channel, *space)``."""
         if n < 1 or n != int(n):
             raise InputError(f"sample takes a whole number of at least 1, got {n}")
         return torch.cat(list(self._chunks(int(n), seed)))
 
     @property
     def mean(self) -> Tensor:
-        """The mean of every pixel, ``(batch, channel, *space)``: the estimate of least squared error."""
+        """The mean of every pixel, ``(batch, channel, *space)``; it has the least squared error."""
         return self._moments[0]
 
     @property
@@ -77,13 +81,15 @@ class Posterior(ABC):
     def interval(
         self, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal"
     ) -> tuple[Tensor, Tensor]:
-        """Bounds ``(low, high)`` between which every pixel, for itself, lies with probability ``level``.
+        """Return bounds ``(low, high)`` that contain each pixel with probability ``level``.
 
         Args:
-            level: between 0 and 1.
-            shape: ``"normal"`` takes ``mean -+ z std``, for which a hundred samples are enough; ``"quantile"`` those of the samples,
-                for what is skewed or has several modes. These want more of them: of n samples, no more than ``1 / n`` of the
-                probability lies beyond the outermost. They are found a block of pixels at a time, from the same samples drawn anew.
+            level: probability between 0 and 1.
+            shape: ``"normal"`` takes ``mean -+ z std``, for which a hundred samples are enough.
+                ``"quantile"`` takes the quantiles of the samples, for distributions that are skewed
+                or have several modes. These need more samples: of n samples, no more than ``1 / n``
+                of the probability lies beyond the outermost. They are found for one block of pixels
+                at a time, from the same samples drawn anew.
         """
         if not 0 < level < 1:
             raise InputError(f"the level of an interval lies between 0 and 1, got {level}")
@@ -97,17 +103,14 @@ class Posterior(ABC):
     def coverage(
         self, x: Tensor, level: float = 0.95, shape: Literal["normal", "quantile"] = "normal"
     ) -> Tensor:
-        """The share of the pixels of ``x`` that lie within their interval, ``(batch,)``: ``level``, where the posterior is right."""
-        low, high = self.interval(level, shape)
-        if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
-            raise InputError(
-                f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}"
-            )
-        x = x.to(low)
-        return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
+        """Return the share of the pixels of ``x`` that lie within their interval, ``(batch,)``.
+
+        It is ``level`` if the posterior is right.
+        """
+        return share_within(x, *self.interval(level, shape))
 
     def _chunks(self, n: int, seed: int) -> Iterator[Tensor]:
-        """The first n samples, as many at once as memory is meant for."""
+        """Return the first n samples in parts that fit the memory."""
         generator = torch.Generator(self.device).manual_seed(seed % (1 << 62))
         with torch.no_grad():
             first = self.draw(1, generator)
@@ -118,7 +121,10 @@ class Posterior(ABC):
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation in one pass (Chan, Golub and LeVeque 1983): no sum of squares that cancels."""
+        """Mean and standard deviation in one pass, without a sum of squares that cancels.
+
+        Chan, Golub and LeVeque 1983.
+        """
         seen, mean, squares = 0, torch.zeros(()), torch.zeros(())
         for part in self._chunks(self.number, 0):
             count, centre = len(part), part.mean(0)
@@ -133,7 +139,10 @@ class Posterior(ABC):
         return mean, (squares / max(1, seen - 1)).sqrt_()
 
     def _quantiles(self, level: float) -> tuple[Tensor, Tensor]:
-        """Of the samples, by pixel; blocks of pixels so large that all samples of one are held at once."""
+        """Return the quantiles of the samples, per pixel.
+
+        Blocks of pixels are so large that all samples of one block are held at once.
+        """
         first = self.sample(1)[0]
         block = max(1, 4 * _AT_ONCE // self.number)
         shares = torch.tensor(
@@ -153,8 +162,19 @@ class Posterior(ABC):
         return low, high
 
 
+def share_within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return the share of the pixels of ``x`` that lie between the bounds, ``(batch,)``."""
+    if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
+        raise InputError(f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}")
+    x = x.to(low)
+    return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
+
+
 class MomentPosterior(Posterior):
-    """A posterior of which mean and standard deviation are known, ``(batch, channel, *space)`` each; a subclass writes `draw`."""
+    """A posterior with known mean and standard deviation, ``(batch, channel, *space)`` each.
+
+    A subclass writes `draw`.
+    """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self._mean, self._std = mean, std
@@ -173,17 +193,18 @@ class MomentPosterior(Posterior):
 
 
 class MeanFieldPosterior(MomentPosterior):
-    """Pixels that are normal and independent: what is left of a posterior of which mean and standard deviation were kept.
+    """A posterior of independent normal pixels, from mean and standard deviation alone.
 
-    And what is known of one that came from elsewhere, an ensemble or a network that predicts both, say; `calibrate_posteriors` wants no
-    more.
+    It also serves for a posterior from elsewhere, such as an ensemble or a network that predicts
+    both; `calibrate_posteriors` needs no more.
 
     Args:
-        mean, std: of every pixel, ``(batch, channel, *space)``.
-        number: samples behind an interval of the shape ``"quantile"``; mean and standard deviation need none.
+        mean, std: mean and standard deviation of every pixel, ``(batch, channel, *space)``.
+        number: number of samples behind an interval of the shape ``"quantile"``; mean and standard
+            deviation need none.
 
     Raises:
-        InputError: for another shape of the two, and a negative standard deviation.
+        InputError: if the two have different shapes, or a standard deviation is negative.
 
     >>> posterior = MeanFieldPosterior(torch.zeros(2, 1, 3), torch.ones(2, 1, 3))
     >>> posterior.sample(4).shape, round(float(posterior.interval(0.95)[1].max()), 2)
@@ -200,7 +221,7 @@ class MeanFieldPosterior(MomentPosterior):
         self.number = number
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """The same random numbers for every item."""
+        """Return samples from the same random numbers for every item."""
         each = [
             torch.randn(
                 1,

@@ -1,4 +1,4 @@
-"""Intervals that hold what they say: split conformal prediction on pictures whose truth is known."""
+"""Intervals with guaranteed coverage: split conformal prediction on pictures with known truth."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.posteriors.base import Posterior
+from invtoolbox.posteriors.base import Posterior, share_within
 
-#: Bins a power of ten, and the powers that they run over: a quantile is known to 0.06 %, in memory that no number of pictures changes.
+#: Bins per power of ten, and the range of powers: a quantile is known to 0.06 %, in memory that
+#: does not depend on the number of pictures.
 _A_DECADE, _LEAST, _LARGEST = 4000, -6, 6
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How many standard deviations the truth lies from the mean, of every pixel of some pictures, as a histogram.
+    """Histogram of ``|truth - mean| / std`` over every pixel of some pictures.
 
     Attributes:
-        histogram: the share of the pixels in each bin, every picture counting alike; the last one is beyond all bounds.
-        pictures: how many.
-        pixels: of all of them.
+        histogram: the share of the pixels in each bin, with the same weight for every picture; the
+            last bin is beyond all bounds.
+        pictures: number of pictures.
+        pixels: number of pixels of all pictures.
         floor: added in quadrature to every standard deviation.
     """
 
@@ -41,7 +43,7 @@ class Scores:
         )
 
     def join(self, posterior: Posterior, truth: Tensor) -> Scores:
-        """These and the ones of another posterior, each item of which is a picture."""
+        """Return the scores with those of another posterior, each item of which is a picture."""
         mean, std = posterior.mean, posterior.std
         if truth.shape[1:] != mean.shape[1:] or len(truth) not in (1, len(mean)):
             raise InputError(
@@ -66,12 +68,12 @@ class Scores:
         return replace(self, histogram=share, pictures=total, pixels=self.pixels + scores.numel())
 
     def below(self, score: float) -> float:
-        """The share of the pixels with at most this score."""
+        """Return the share of the pixels with at most this score."""
         place = math.floor((math.log10(max(score, 10.0**_LEAST)) - _LEAST) * _A_DECADE + 1e-9)
         return float(self.histogram[: place + 1].sum())
 
     def quantile(self, share: float) -> float:
-        """The least score that such a share of the pixels does not exceed."""
+        """Return the least score that a share of the pixels does not exceed."""
         place = int((self.histogram.cumsum(0) < share - 1e-12).sum())
         return (
             math.inf if place >= len(self.histogram) - 1 else 10.0 ** (_LEAST + place / _A_DECADE)
@@ -80,12 +82,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A factor on standard deviations with which intervals hold the truth as often as they say; see `calibrate_posteriors`.
+    """A factor on standard deviations with which intervals have the promised coverage.
+
+    See `calibrate_posteriors`.
 
     Attributes:
-        scores: of the pictures it was learned from.
-        level: of the intervals, unless another is asked for.
-        unit: what is taken to be exchangeable, ``"picture"`` or ``"pixel"``.
+        scores: scores of the pictures from which the factor was learned.
+        level: default level of the intervals.
+        unit: the exchangeable unit, ``"picture"`` or ``"pixel"``.
     """
 
     scores: Scores
@@ -93,8 +97,11 @@ class Calibration:
     unit: Literal["picture", "pixel"] = "picture"
 
     def factor(self, level: float | None = None) -> float:
-        """What a standard deviation is multiplied by: 1.96 at 95 %, were it right and the truth normal."""
-        level = self._checked(level)
+        """Return the factor on a standard deviation.
+
+        It is 1.96 at 95 % if the standard deviation is right and the truth normal.
+        """
+        level = self._check_level(level)
         count = self.scores.pictures if self.unit == "picture" else self.scores.pixels
         share = level * (count + 1) / count
         if share > 1:
@@ -106,21 +113,15 @@ class Calibration:
         return self.scores.quantile(share)
 
     def interval(self, posterior: Posterior, level: float | None = None) -> tuple[Tensor, Tensor]:
-        """Bounds ``(low, high)`` like `Posterior.interval`, calibrated."""
+        """Return bounds ``(low, high)`` like `Posterior.interval`, calibrated."""
         half = self.factor(level) * (posterior.std.square() + self.scores.floor**2).sqrt()
         return posterior.mean - half, posterior.mean + half
 
     def coverage(self, posterior: Posterior, x: Tensor, level: float | None = None) -> Tensor:
-        """The share of the pixels of ``x`` that lie within their calibrated interval, ``(batch,)``."""
-        low, high = self.interval(posterior, level)
-        if x.shape[1:] != low.shape[1:] or x.shape[0] not in (1, low.shape[0]):
-            raise InputError(
-                f"the posterior is one of images {tuple(low.shape)}, got {tuple(x.shape)}"
-            )
-        x = x.to(low)
-        return ((x >= low) & (x <= high)).flatten(1).to(low.dtype).mean(1)
+        """Return the share of the pixels of ``x`` in their calibrated interval, ``(batch,)``."""
+        return share_within(x, *self.interval(posterior, level))
 
-    def _checked(self, level: float | None) -> float:
+    def _check_level(self, level: float | None) -> float:
         level = self.level if level is None else level
         if not 0 < level < 1:
             raise InputError(f"the level of an interval lies between 0 and 1, got {level}")
@@ -129,9 +130,7 @@ class Calibration:
     def __repr__(self) -> str:
         try:
             factor = f"factor={self.factor():.4g}"
-        except (
-            InputError
-        ):  # what is printed while looking for the reason must not fail for the same reason
+        except InputError:  # repr() must work while a user looks for the reason of the error
             factor = "too few for a factor"
         return f"Calibration(level={self.level:g}, {factor}, {self.scores.pictures} pictures, unit={self.unit!r})"
 
@@ -139,7 +138,10 @@ class Calibration:
 def residual_scores(
     posteriors: Iterable[Posterior], truths: Iterable[Tensor], floor: float = 0.0
 ) -> Scores:
-    """The scores of pictures whose truth is known; posteriors and truths are taken one at a time, so they may be made on the way."""
+    """Return the scores of pictures with known truth.
+
+    Posteriors and truths are taken one at a time, so they may be generated lazily.
+    """
     scores = Scores.empty(floor)
     try:
         for posterior, truth in zip(posteriors, truths, strict=True):
@@ -161,33 +163,45 @@ def calibrate_posteriors(
     unit: Literal["picture", "pixel"] = "picture",
     floor: float = 0.0,
 ) -> Calibration:
-    r"""Split conformal prediction: from pictures whose truth is known, the factor that makes intervals hold what they say.
+    r"""Find the factor that makes intervals hold what they promise, by split conformal prediction.
 
-    The score of a pixel is ``|truth - mean| / std``; the factor is the quantile of the scores, and the interval of a new picture is
-    ``mean -+ factor std``. Whatever the posterior gets wrong, a pixel of a new picture then lies in its interval with probability
-    ``level`` at least, on average over pictures, as long as the new picture is one like the others (exchangeable) and none of them
-    was used to make the posterior.
+    It needs pictures whose truth is known. The score of a pixel is ``|truth - mean| / std``; the
+    factor is the quantile of the scores, and the interval of a new picture is
+    ``mean -+ factor std``. For every error of the posterior, a pixel of a new picture then lies in
+    its interval with probability ``level`` at least, on average over pictures, as long as the new
+    picture is like the others (exchangeable) and none of them was used to make the posterior.
 
-    Pixels of one picture resemble each other, so what counts is the number of pictures K. With ``unit="picture"`` every picture has the
-    same weight and the quantile is taken at ``level (K + 1) / K`` (hierarchical conformal prediction: Lee, Barber and Willett 2023; with
-    pictures of one pixel it is the classical method, Papadopoulos et al. 2002, Lei et al. 2018). The bound is exact for any K, the
-    intervals are a little wide for few, and 95 % need 19. ``unit="pixel"`` takes every pixel for a draw of its own: right on average for
-    many pictures, without a guarantee.
+    Pixels of one picture resemble each other, so the number of pictures K matters. With
+    ``unit="picture"`` every picture has the same weight and the quantile is taken at
+    ``level (K + 1) / K`` (hierarchical conformal prediction: Lee, Barber and Willett 2023; with
+    pictures of one pixel it is the classical method, Papadopoulos et al. 2002, Lei et al. 2018).
+    The bound is exact for any K, the intervals are a little wide for few, and 95 % need 19.
+    ``unit="pixel"`` takes every pixel for a draw of its own: right on average for many pictures,
+    without a guarantee.
 
     Args:
-        posteriors, truths: one after the other, and as many of them; every item of a batch is a picture. Iterators will do: one pair is
-            held at a time.
-        level: of the intervals; `Calibration.interval` takes others.
+        posteriors: posteriors of the pictures; every item of a batch is a picture. Iterators are
+            allowed: one posterior and its truth are held at a time.
+        truths: the true pictures, one per posterior, in the same order.
+        level: level of the intervals; `Calibration.interval` takes others.
         unit: see above.
-        floor: added in quadrature to every standard deviation, in units of the image, where that may be 0.
+        floor: added in quadrature to every standard deviation, in units of the image, if that may
+            be 0.
 
     Raises:
-        InputError: where shapes or numbers do not fit. Too few pictures for the level are said where the factor is asked for.
+        InputError: if shapes or numbers do not fit. If there are too few pictures for the level,
+            the error comes when the factor is requested.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.zeros(40, 1, 60), it.operators.Identity((1, 60)), it.data_terms.LeastSquares(noise_std=1.0))
-    >>> posterior = it.exact_posterior(problem, it.priors.Gaussian(torch.zeros(1, 60), 1.0))  # of standard deviation 0.71
-    >>> truth = 3 * 0.5**0.5 * torch.randn(40, 1, 60, generator=torch.Generator().manual_seed(0))  # three times as wide
+    >>> problem = it.Problem(
+    ...     torch.zeros(40, 1, 60),
+    ...     it.operators.Identity((1, 60)),
+    ...     it.data_terms.LeastSquares(noise_std=1.0),
+    ... )
+    >>> prior = it.priors.Gaussian(torch.zeros(1, 60), 1.0)
+    >>> posterior = it.exact_posterior(problem, prior)  # of standard deviation 0.71
+    >>> noise = torch.randn(40, 1, 60, generator=torch.Generator().manual_seed(0))
+    >>> truth = 3 * 0.5**0.5 * noise  # three times as wide
     >>> calibration = calibrate_posteriors([posterior], [truth], level=0.9)
     >>> 4.9 < calibration.factor() < 5.6  # 3 times 1.64 and, as pictures are few, a little more
     True
@@ -195,19 +209,20 @@ def calibrate_posteriors(
     calibration = Calibration(residual_scores(posteriors, truths, floor), level, unit)
     if unit not in ("picture", "pixel"):
         raise InputError(f"the unit of a calibration is 'picture' or 'pixel', got {unit!r}")
-    calibration._checked(level)
+    calibration._check_level(level)
     return calibration
 
 
 def coverage_curve(
     scores: Scores, levels: Tensor | None = None, calibration: Calibration | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What intervals say, and how often they hold: nominal levels, and the share of the pixels within, ``(n,)`` each.
+    """Return nominal levels of intervals, and the share of the pixels within them, ``(n,)`` each.
 
     Args:
-        scores: of pictures to judge by, `residual_scores`.
-        levels: between 0 and 1; 0.05, 0.10, ..., 0.95 by default.
-        calibration: judge its intervals, rather than ``mean -+ z std``; NaN where it has too few pictures for a level.
+        scores: scores of pictures to judge by, from `residual_scores`.
+        levels: levels between 0 and 1; 0.05, 0.10, ..., 0.95 by default.
+        calibration: judge its intervals, rather than ``mean -+ z std``; NaN if it has too few
+            pictures for a level.
     """
     levels = torch.arange(1, 20, dtype=torch.float64) / 20 if levels is None else levels.double()
     actual = []

@@ -1,6 +1,7 @@
-"""The posterior of a linear problem with Gaussian noise and quadratic priors, sampled by perturbing and solving again.
+"""Exact posteriors of linear problems with Gaussian noise.
 
-The exact posterior of a linear problem under a Gaussian mixture: a mixture again.
+Under quadratic priors it is sampled by perturbing and solving again. Under a Gaussian mixture the
+posterior is a mixture again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from invtoolbox.priors.images.gaussian_mixture import GaussianMixture
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.problem import Problem
 
-#: Values of an image times the samples that are solved in one batch: 16 MB a tensor.
+#: Number of values of an image times the samples of one batch: 16 MB per tensor.
 _AT_ONCE = 1 << 22
 
 
@@ -31,17 +32,24 @@ _AT_ONCE = 1 << 22
 class GaussianPosterior(Posterior):
     r"""``x | y ~ N(mean, H^{-1})`` with ``H = A^T W A + sum_i w_i L_i^T L_i``.
 
-    That is the posterior where the noise is Gaussian with the precision W that the data term knows, and where
-    ``exp(-w_i / 2 |L_i x - b_i|^2)`` is believed as the prior density. No matrix is formed: a sample is the minimiser of the
-    same objective with ``y`` perturbed by a draw of the noise and every ``b_i`` by a draw of ``N(0, I / w_i)``, which has exactly that
-    distribution (perturb-and-MAP: Papandreou and Yuille 2010; Orieux, Feron and Giovannelli 2012), up to the accuracy of the solver.
+    This is the posterior if the noise is Gaussian with the precision W of the data term, and if
+    ``exp(-w_i / 2 |L_i x - b_i|^2)`` is the prior density. No matrix is formed: a sample is the
+    minimizer of the same objective with ``y`` perturbed by a draw of the noise and every ``b_i`` by
+    a draw of ``N(0, I / w_i)``, which has exactly that distribution (perturb-and-MAP: Papandreou
+    and Yuille 2010; Orieux, Feron and Giovannelli 2012), up to the accuracy of the solver.
 
     Attributes:
         x: the solution itself, ``(batch, channel, *space)``, which is the mean.
-        number: samples behind `std`.
+        objective: the objective of the solution.
+        solve: `invtoolbox.solve`.
+        number: number of samples behind `std`.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.zeros(1, 1, 4), it.operators.Identity((1, 4)), it.data_terms.LeastSquares(noise_std=0.5))
+    >>> problem = it.Problem(
+    ...     torch.zeros(1, 1, 4),
+    ...     it.operators.Identity((1, 4)),
+    ...     it.data_terms.LeastSquares(noise_std=0.5),
+    ... )
     >>> solution = it.solve(problem, it.priors.Tikhonov(), regularization=12.0, progress=False)
     >>> solution.posterior.sample(3).shape
     torch.Size([3, 1, 1, 4])
@@ -63,14 +71,14 @@ class GaussianPosterior(Posterior):
         return self.x.device
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """Samples whose numbers in the sequence the generator draws."""
+        """Return samples; the generator draws their numbers in the sequence."""
         numbers = torch.randint(1 << 40, (count,), generator=generator, device=generator.device)
         return self._solve(numbers.tolist(), 0)
 
     def sample(self, n: int, seed: int = 0, first: int = 0) -> Tensor:
-        """Samples number ``first`` to ``first + n`` of a sequence that the seed decides, ``(n, batch, channel, *space)``.
+        """Return samples number ``first`` to ``first + n`` of the seed's sequence.
 
-        Every item of the batch sees the same draws.
+        Their shape is ``(n, batch, channel, *space)``. Every item of the batch uses the same draws.
         """
         if n < 1:
             raise InputError(f"sample takes a whole number of at least 1, got {n}")
@@ -82,7 +90,10 @@ class GaussianPosterior(Posterior):
 
     @cached_property
     def std(self) -> Tensor:
-        """The standard deviation of every pixel from ``number`` samples, a few at a time; relative error ``1 / sqrt(2 number)``."""
+        """The standard deviation of every pixel from ``number`` samples, a few at a time.
+
+        Its relative error is ``1 / sqrt(2 number)``.
+        """
         at_once = max(1, _AT_ONCE // max(1, self.mean.numel()))
         squared = torch.zeros_like(self.mean)
         for k in range(0, self.number, at_once):
@@ -91,7 +102,7 @@ class GaussianPosterior(Posterior):
         return (squared / self.number).sqrt()
 
     def _solve(self, numbers: list[int], seed: int) -> Tensor:
-        """The samples of these numbers, solved as one batch."""
+        """Return the samples of these numbers, solved as one batch."""
         objective, batch = self.objective, self.objective.batch
         items = torch.arange(batch, device=self.mean.device).repeat(len(numbers))
         repeated = objective.select(items)
@@ -101,7 +112,7 @@ class GaussianPosterior(Posterior):
         ]
 
         def noise(shape: torch.Size, like: Tensor) -> Tensor:
-            """One draw a sample, shared by the items of the batch."""
+            """Return one draw per sample, shared by the items of the batch."""
             each = [
                 torch.randn(shape[1:], generator=g, dtype=like.dtype, device=like.device)
                 for g in draws
@@ -147,7 +158,7 @@ class GaussianPosterior(Posterior):
 
 
 def gaussian_posterior(objective: Objective, x: Any, solve: Any) -> GaussianPosterior | None:
-    """The posterior of a solution, where everything is quadratic and the noise level is known."""
+    """Return the posterior if everything is quadratic and the noise level known, else None."""
     D = objective.problem.data_term
     known = (
         isinstance(D, LeastSquares)
@@ -170,7 +181,7 @@ def gaussian_posterior(objective: Objective, x: Any, solve: Any) -> GaussianPost
     return GaussianPosterior(x, objective, solve)
 
 
-#: Pixels of an image for which matrices are formed.
+#: Largest number of pixels for which matrices are formed.
 _LARGEST = 4096
 
 
@@ -178,10 +189,11 @@ class MixturePosterior(Posterior):
     """``p(x | y) = sum_k w_k N(x; m_k, S_k)``, item by item, in closed form.
 
     Attributes:
-        shares: w_k, ``(batch, components)``: the probability that x came of a component.
+        shares: w_k, ``(batch, components)``: the probability that x belongs to a component.
         means: m_k, ``(batch, components, channel, *space)``.
         covariances: S_k, ``(batch, components, n, n)``.
-        number: samples behind an interval of the shape ``"quantile"``; mean and standard deviation need none.
+        number: number of samples behind an interval of the shape ``"quantile"``; mean and standard
+            deviation need none.
     """
 
     number = 1000
@@ -200,7 +212,7 @@ class MixturePosterior(Posterior):
 
     @property
     def covariance(self) -> Tensor:
-        """Of the whole, ``(batch, n, n)``."""
+        """The covariance of the whole mixture, ``(batch, n, n)``."""
         away = (self.means - self.mean.unsqueeze(1)).flatten(2)
         return torch.einsum(
             "bk,bkij->bij", self.shares, self.covariances + away.unsqueeze(3) * away.unsqueeze(2)
@@ -226,22 +238,31 @@ class MixturePosterior(Posterior):
 
 
 def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterior:
-    r"""The posterior of ``y = A x + noise``, x of a Gaussian mixture, in closed form.
+    r"""Return the posterior of ``y = A x + noise``, x of a Gaussian mixture, in closed form.
 
-    Of component k the mean is ``m_k + C_k A^T S^{-1} (y - A m_k)``, ``S = A C_k A^T + noise_std^2``, the covariance
-    ``C_k - C_k A^T S^{-1} A C_k``, and the share proportional to ``w_k N(y; A m_k, S)``. It is what samplers are tested with.
+    Component k has the mean ``m_k + C_k A^T S^{-1} (y - A m_k)``, ``S = A C_k A^T + noise_std^2``,
+    the covariance ``C_k - C_k A^T S^{-1} A C_k``, and a share proportional to
+    ``w_k N(y; A m_k, S)``. Samplers are tested with it.
 
     Args:
-        problem: a linear operator on images of at most 4096 pixels, under ``LeastSquares(noise_std=...)`` without weights.
+        problem: a linear operator on images of at most 4096 pixels, under
+            ``LeastSquares(noise_std=...)`` without weights.
         prior: the mixture.
 
     Raises:
-        InputError: what is no such problem.
+        InputError: for any other problem.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.tensor([[[0.6]]]), it.operators.Identity((1, 1)), it.data_terms.LeastSquares(noise_std=0.5))
-    >>> posterior = exact_posterior(problem, it.priors.GaussianMixture(torch.tensor([[[-1.0]], [[1.0]]]), 0.25))
-    >>> posterior.mean, posterior.shares  # the second component, halfway between 1 and 0.6, with probability 0.92
+    >>> problem = it.Problem(
+    ...     torch.tensor([[[0.6]]]),
+    ...     it.operators.Identity((1, 1)),
+    ...     it.data_terms.LeastSquares(noise_std=0.5),
+    ... )
+    >>> posterior = exact_posterior(
+    ...     problem, it.priors.GaussianMixture(torch.tensor([[[-1.0]], [[1.0]]]), 0.25)
+    ... )
+    >>> # The second component, halfway between 1 and 0.6, has the probability 0.92.
+    >>> posterior.mean, posterior.shares
     (tensor([[[0.7168]]]), tensor([[0.0832, 0.9168]]))
     """
     D, A = problem.data_term, problem.operator
@@ -272,7 +293,7 @@ def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterio
 
 
 def _of_item(problem: Problem, prior: GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:
-    """Shares, means and covariances of one item, in double precision."""
+    """Return shares, means and covariances of one item, in double precision."""
     shape = problem.image_shape
     n = torch.Size(shape).numel()
     identity = torch.eye(n, dtype=problem.y.dtype, device=problem.y.device).view(n, *shape)

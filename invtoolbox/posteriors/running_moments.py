@@ -1,4 +1,4 @@
-"""Running sums over the states of a chain: mean, standard deviation and how wrong they are, in memory that does not grow."""
+"""Running moments of a chain: mean, standard deviation and their errors, in constant memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from invtoolbox.posteriors.base import MomentPosterior
 
 @dataclass
 class Chain:
-    """Sums over a chain, in blocks of equal length; a block is twice as long whenever all of them are full.
+    """Sums over a chain, in blocks of equal length.
+
+    A block is twice as long whenever all of them are full.
 
     Attributes:
-        centre: what sums are relative to, so that a small spread about a large value is not lost, ``(batch, ...)``.
-        sums, squares: of every block, of ``x - centre``, ``(batch, blocks, ...)``.
+        centre: reference point of the sums, so that a small spread about a large value is not lost,
+            ``(batch, ...)``.
+        sums, squares: sums of ``x - centre`` and of its square in every block,
+            ``(batch, blocks, ...)``.
         kept: the last state of every block, ``(batch, blocks, ...)``.
-        number: states so far, ``(batch,)``; the same for every item.
+        number: number of states so far, ``(batch,)``; the same for every item.
     """
 
     centre: Tensor
@@ -31,7 +35,7 @@ class Chain:
 
     @classmethod
     def start(cls, x: Tensor, blocks: int) -> Chain:
-        """No state yet; ``blocks`` is even."""
+        """Return a chain without states; ``blocks`` is even."""
         zeros = x.new_zeros(x.shape[0], blocks, *x.shape[1:])
         return cls(
             x.clone(),
@@ -42,11 +46,14 @@ class Chain:
         )
 
     def recenter(self, x: Tensor) -> Chain:
-        """The same without any state, about another centre."""
+        """Return a chain without states about another centre."""
         return Chain(x.clone(), self.sums, self.squares, self.kept, self.number)
 
     def add(self, x: Tensor, number: int) -> bool:
-        """Take in the state with this number, counted from 1, in place; whether a block is full with it."""
+        """Add the state with this number, counted from 1, in place.
+
+        Returns whether it fills a block.
+        """
         blocks = self.sums.shape[1]
         length = block_length(number, blocks)
         if number > 1 and length > block_length(number - 1, blocks):
@@ -63,29 +70,30 @@ class Chain:
         return number % length == 0
 
     def full(self) -> tuple[int, int]:
-        """How many blocks are full, and how many states each of them holds."""
+        """Return the number of full blocks, and the number of states in each of them."""
         number = int(self.number[0])
         length = block_length(number, self.sums.shape[1])
         return number // length, length
 
     def mean(self) -> Tensor:
-        """Of all states, ``(batch, ...)``; the centre before the first one."""
+        """Return the mean of all states, ``(batch, ...)``; the centre before the first one."""
         return self.centre + self.sums.sum(1) / self._count()
 
     def std(self) -> Tensor:
-        """Of all states, ``(batch, ...)``."""
+        """Return the standard deviation of all states, ``(batch, ...)``."""
         return self._variance().sqrt()
 
     def mean_error(self) -> Tensor:
-        """The Monte-Carlo standard error of `mean`, ``(batch, ...)``."""
+        """Return the Monte-Carlo standard error of `mean`, ``(batch, ...)``."""
         full, length = self.full()
         return _error_of_mean(self.sums[:, :full] / length)
 
     def std_error(self) -> Tensor:
-        """The Monte-Carlo standard error of `std`, ``(batch, ...)``.
+        """Return the Monte-Carlo standard error of `std`, ``(batch, ...)``.
 
-        From the spread of the blocks' own second moments, with the covariance of neighbours where it is positive, so that blocks
-        shorter than the memory of the chain do not look like independent ones.
+        It follows from the spread of the blocks' own second moments. The covariance of neighbours
+        is added if it is positive, so that blocks shorter than the memory of the chain do not pass
+        for independent ones.
         """
         full, length = self.full()
         mean = (self.sums.sum(1) / self._count()).unsqueeze(1)
@@ -93,7 +101,10 @@ class Chain:
         return _error_of_mean(moments) / (2 * self.std()).clamp_min(torch.finfo(moments.dtype).tiny)
 
     def relative_error(self) -> Tensor:
-        """Root mean square of `std_error` over the pixels, relative to that of `std`, ``(batch,)``; infinite without two full blocks."""
+        """Return the root mean square of `std_error` over the pixels, relative to `std`.
+
+        Shape ``(batch,)``; infinite without two full blocks.
+        """
         if self.full()[0] < 2:
             return torch.full_like(self.number, torch.inf).to(self.sums.dtype)
         spread = self._variance().flatten(1).sum(1)
@@ -103,7 +114,10 @@ class Chain:
         ).sqrt()
 
     def effective_number(self) -> Tensor:
-        """How many independent states would know the mean as well, ``(batch,)``: total variance over the squared error of the mean."""
+        """Return the number of independent states with the same error of the mean, ``(batch,)``.
+
+        It is the total variance over the squared error of the mean.
+        """
         return self._variance().flatten(1).sum(1) / self.mean_error().square().flatten(1).sum(1)
 
     def _count(self) -> Tensor:
@@ -118,7 +132,7 @@ class Chain:
 
 
 def block_length(number: int, blocks: int) -> int:
-    """The least power of two for which so many states fit.
+    """Return the least power of two for which ``number`` states fit into the blocks.
 
     >>> [block_length(n, 4) for n in (1, 4, 5, 8, 9)]
     [1, 1, 2, 2, 4]
@@ -127,7 +141,10 @@ def block_length(number: int, blocks: int) -> int:
 
 
 def _error_of_mean(values: Tensor) -> Tensor:
-    """The standard error of the mean over axis 1 of values of which only neighbours may be correlated."""
+    """Return the standard error of the mean over axis 1.
+
+    Only neighbouring values may be correlated.
+    """
     count = values.shape[1]
     away = values - values.mean(1, keepdim=True)
     own = away.square().sum(1) / max(1, count - 1)
@@ -136,12 +153,13 @@ def _error_of_mean(values: Tensor) -> Tensor:
 
 
 class ChainPosterior(MomentPosterior):
-    """What a chain has seen: its mean and standard deviation over all states, and samples out of those that were kept.
+    """Mean and standard deviation over all states of a chain, and samples out of the kept states.
 
     Attributes:
-        number: samples that were kept, evenly along the chain; `sample` gives them in an order that the seed decides, and repeats itself
-            beyond so many.
-        effective_number: how many independent samples would know the mean as well, ``(batch,)``.
+        number: number of samples that were kept, evenly along the chain; `sample` returns them in
+            an order that the seed decides, and repeats itself beyond this number.
+        effective_number: number of independent samples with the same error of the mean,
+            ``(batch,)``.
         std_error: the Monte-Carlo standard error of `std`, like it.
     """
 
@@ -162,7 +180,7 @@ class ChainPosterior(MomentPosterior):
         ).transpose(0, 1)
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        """Kept states at random, with repetition."""
+        """Return random kept states, with repetition."""
         which = [
             int(torch.randint(self.number, (1,), generator=generator, device=generator.device))
             for _ in range(count)

@@ -8,6 +8,7 @@ from invtoolbox.networks.cosine_hyperprior import CosineHyperprior
 from invtoolbox.networks.deep_variation import DeepVariationNetwork
 from invtoolbox.networks.denoisers import Bottleneck, DnCNN, load_dncnn
 from invtoolbox.networks.hyperprior import MeanScaleHyperprior
+from invtoolbox.priors.adaptive import AdaptivePrior
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.composed import ThroughOperator
 from invtoolbox.priors.images.constraints import Box, NonNegative, Simplex
@@ -81,6 +82,7 @@ __all__ = [
     "ARAP",
     "L1",
     "AccelerationLimit",
+    "AdaptivePrior",
     "AlongField",
     "AsIsometricAsPossible",
     "AutoencoderNetwork",

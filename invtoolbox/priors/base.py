@@ -1,12 +1,11 @@
-"""What makes a problem well-posed: explicit priors ``R(x)``, implicit priors ``x = g(z)``, and their sums."""
+"""Base classes: explicit priors ``R(x)``, implicit priors ``x = g(z)``, and sums of priors."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -35,31 +34,33 @@ _METHODS = (
 
 
 class Prior(Settings):
-    """Anything that may stand in a sum of priors."""
+    """Base class of everything that may stand in a sum of priors."""
 
     def as_sum(self) -> PriorSum:
         raise InputError(f"{self!r} is not a prior")
 
     def __add__(self, other: Prior) -> PriorSum:
-        return self.as_sum()._joined(other.as_sum()) if isinstance(other, Prior) else NotImplemented
+        return self.as_sum()._join(other.as_sum()) if isinstance(other, Prior) else NotImplemented
 
     def __rmul__(self, weight: float | Tensor) -> PriorSum:
-        return self.as_sum()._scaled(weight)
+        return self.as_sum()._scale(weight)
 
     __mul__ = __rmul__
 
-    # -- life in the loop ------------------------------------------------------------------------------------------
+    # -- life in the loop --------------------------------------------------------------------------
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        """A frozen copy bound to the problem; the loop calls this once, before the first iteration.
+        """Return a frozen copy bound to the problem.
 
-        Graphs, trees and first reconstructions are made here; ``solve`` is the toolbox's own, so that no prior
-        imports a solver.
+        The loop calls this once, before the first iteration.
+
+        Graphs, trees and first reconstructions are made here. ``solve`` is `invtoolbox.solve`,
+        passed as an argument so that no prior imports a solver.
         """
         return self
 
     def at(self, iteration: int) -> Self:
-        """The prior at an iteration, where it follows a schedule."""
+        """Return the prior at an iteration, for priors that follow a schedule."""
         return self
 
 
@@ -69,15 +70,21 @@ class ExplicitPrior(Prior):
     A subclass writes at least one of
 
     * ``energy(x) -> (batch,)``; its gradient then comes from autograd,
-    * ``prox(x, step)``: ``argmin_u R(u) + |u - x|^2 / (2 step)``, ``step`` a number or one an item,
-    * ``denoise(x, sigma)``: a denoiser for noise of standard deviation ``sigma``; then ``prox(x, t)`` is
-      ``denoise(x, sqrt(t) * self.sigma)`` (plug-and-play) and ``gradient`` is ``x - denoise(x, self.sigma)`` (RED),
-    * ``gradient(x, generator)``, for a prior without an energy,
+    * ``prox(x, step)``: ``argmin_u R(u) + |u - x|^2 / (2 step)``, ``step`` a number or one value
+      per item,
+    * ``denoise(x, sigma)``: a denoiser for noise of standard deviation ``sigma``; then
+      ``prox(x, t)`` is ``denoise(x, sqrt(t) * self.sigma)`` (plug-and-play) and ``gradient`` is
+      ``x - denoise(x, self.sigma)`` (RED),
+    * ``gradient(x, generator)``, for a prior without an energy.
 
-    and may add ``split() -> (K, F)`` with ``R(x) = F(K x)``, K linear and F with a prox, ``joint(image_shape)`` where R is a minimum over
-    auxiliary variables, ``quadratic() -> (L, b)`` with ``R(x) = 1/2 |L x - b|^2``, ``weights(x)`` for iteratively reweighted least
-    squares, ``gradient(x) = weights(x) x``, or ``majoriser(x)`` where a quadratic with the same slope lies above R (a minimum of
-    squares over rotations).
+    It may add
+
+    * ``split() -> (K, F)`` with ``R(x) = F(K x)``, K linear and F with a prox,
+    * ``joint(image_shape)``, if R is a minimum over auxiliary variables,
+    * ``quadratic() -> (L, b)`` with ``R(x) = 1/2 |L x - b|^2``,
+    * ``weights(x)`` for iteratively reweighted least squares, ``gradient(x) = weights(x) x``,
+    * ``majoriser(x)``, if a quadratic with the same slope lies above R (a minimum of squares over
+      rotations).
 
     >>> class Ridge(ExplicitPrior):
     ...     def energy(self, x):
@@ -88,16 +95,22 @@ class ExplicitPrior(Prior):
     ['energy', 'gradient']
 
     Attributes:
-        is_convex: ``None`` where it is not known.
-        is_smooth: differentiable everywhere; ``None`` means: unless it has a ``prox`` or a ``split``.
+        is_convex: whether R is convex; ``None`` if it is not known.
+        is_smooth: whether R is differentiable everywhere; ``None`` means: unless it has a ``prox``
+            or a ``split``.
         sigma: the scale of a denoiser, see above.
-        fixed_level: the denoiser knows one noise level only, so it can be given no weight.
-        is_constraint: the energy is 0 or infinite, so a weight does not matter.
-        is_majoriser: ``1/2 <u, w u>`` with ``w = weights(x)`` plus a constant lies above R, and touches it at x.
-        majoriser_is_fixed: the curvature that ``majoriser`` gives is the same at every x.
-        has_exact_prox: the prox has a closed form; False where it is itself iterated to a tolerance.
-        unit_step: the prox is known where step times weight is 1, and nowhere else; solvers that can keep to it do.
-        least_weight: the weight must be larger, a number an item ``(batch,)``; ``None`` where every weight will do.
+        fixed_level: whether the denoiser supports one noise level only, so that the prior takes no
+            weight.
+        is_constraint: whether the energy is 0 or infinite, so that a weight does not matter.
+        is_majoriser: whether ``1/2 <u, w u>`` with ``w = weights(x)``, plus a constant, lies above
+            R and touches it at x.
+        majoriser_is_fixed: whether the curvature of ``majoriser(x)`` is the same at every x.
+        has_exact_prox: whether the prox has a closed form; False if it is itself iterated to a
+            tolerance.
+        unit_step: whether the prox is known only at steps whose product with the weight is 1;
+            solvers that support this keep to such steps.
+        least_weight: lower bound that the weight must exceed, one number per item ``(batch,)``;
+            ``None`` if every weight is allowed.
     """
 
     is_convex: bool | None = None
@@ -121,14 +134,19 @@ class ExplicitPrior(Prior):
         return self.denoise(x, self.sigma if self.fixed_level else step.sqrt() * self.sigma)
 
     def prox_and_energy(self, x: Tensor, step: float | Tensor) -> tuple[Tensor, Tensor]:
-        """`prox`, and the energy there, NaN where there is none; for priors that get the second on the way to the first."""
+        """Return `prox`, and the energy there, NaN if the prior has none.
+
+        For priors that compute the energy on the way to the prox.
+        """
         p = self.prox(x, step)
         return p, self.energy(p) if "energy" in self.offers else torch.full_like(
             p.flatten(1)[:, 0].real, torch.nan
         )
 
     def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
-        """The prox of the convex conjugate of ``weight * R``, for dual methods; may overwrite ``v``.
+        """Return the prox of the convex conjugate of ``weight * R``, for dual methods.
+
+        May overwrite ``v``.
 
         Moreau's identity unless overridden: ``v - step prox(v / step, weight / step)``.
         """
@@ -151,10 +169,11 @@ class ExplicitPrior(Prior):
         raise InputError(f"{self!r} has no gradient")
 
     def density_gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
-        """``-grad log p(x)`` of the density that this prior stands for, which samplers follow.
+        """Return ``-grad log p(x)`` of the prior's probability density p, for samplers.
 
-        ``exp(-R)`` where there is an energy. Of a denoiser, the density of images smoothed by noise of standard deviation ``sigma``, by
-        Tweedie's identity: ``(x - denoise(x, sigma)) / sigma^2``.
+        The density is ``exp(-R)`` if the prior has an energy. For a denoiser it is the density of
+        images smoothed by noise of standard deviation ``sigma``, and Tweedie's identity gives
+        ``(x - denoise(x, sigma)) / sigma^2``.
         """
         if "energy" in self.offers or "denoise" not in self.offers:
             return self.gradient(x, generator)
@@ -164,7 +183,10 @@ class ExplicitPrior(Prior):
     def energy_and_gradient(
         self, x: Any, generator: Generator | None = None
     ) -> tuple[Tensor | None, Any]:
-        """Both from one pass; the energy is None where there is none. For priors that need no automatic differentiation to override."""
+        """Return energy and gradient from one pass; the energy is None if the prior has none.
+
+        Priors that need no automatic differentiation override it.
+        """
         if "energy" not in self.offers:
             return None, self.gradient(x, generator)
         if type(self).gradient is not ExplicitPrior.gradient:
@@ -180,27 +202,36 @@ class ExplicitPrior(Prior):
         raise InputError(f"{self!r} does not split into a linear operator and a simple prior")
 
     def joint(self, image_shape: tuple[int, ...]) -> tuple[int, PriorSum]:
-        """``R(x) = min_w sum_i c_i F_i(K_i (x, w))``: the number of channels of w, and the sum, whose priors each split or have a prox.
+        """Return the number of channels of w, and the sum that is minimized over w.
 
-        Its operators take ``(channel, *space)`` with the channels of x, an image of ``image_shape``, and behind them those of w. Splitting
-        methods then find x and w together.
+        ``R(x) = min_w sum_i c_i F_i(K_i (x, w))``.
+
+        Each prior of the sum splits or has a prox. Its operators take ``(channel, *space)`` with
+        the channels of x, an image of ``image_shape``, followed by those of w. Splitting methods
+        then find x and w together.
         """
         raise InputError(f"{self!r} is no minimum over auxiliary variables")
 
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
-        """``(L, b)`` with ``R(x) = 1/2 |L x - b|^2``; ``None`` stands for the identity and for 0."""
+        """Return ``(L, b)`` with ``R(x) = 1/2 |L x - b|^2``.
+
+        ``None`` stands for the identity and for 0.
+        """
         raise InputError(f"{self!r} is not quadratic")
 
     def weights(self, x: Tensor) -> Tensor:
         raise InputError(f"{self!r} has no reweighting")
 
     def majoriser(self, x: Tensor) -> Majoriser:
-        """The curvature of a quadratic above R that touches it at x; see `priors.majoriser`."""
+        """Return the curvature of a quadratic above R that touches it at x.
+
+        See `priors.majoriser`.
+        """
         raise InputError(f"{self!r} has no quadratic above it")
 
     @property
     def offers(self) -> frozenset[str]:
-        """What this prior can do; what follows from what was written is included."""
+        """Names of the methods that this prior offers, with those that follow from them."""
         own = {n for n in _METHODS if getattr(type(self), n) is not getattr(ExplicitPrior, n)}
         if "energy" in own:
             own.add("gradient")
@@ -212,7 +243,7 @@ class ExplicitPrior(Prior):
     def smooth(self) -> bool:
         if self.is_smooth is not None:
             return self.is_smooth
-        # A prox that follows from a denoiser says nothing against its gradient (RED).
+        # A prox that follows from a denoiser does not exclude its gradient (RED).
         return not {"split", "joint"} & self.offers and (
             "prox" not in self.offers or "denoise" in self.offers
         )
@@ -226,16 +257,25 @@ class ExplicitPrior(Prior):
         return PriorSum((Term(1.0, self),))
 
     def pull(self, x: Any, generator: Generator | None = None) -> Tensor:
-        """``<x, gradient(x)>`` with the gradient held, ``(batch,)``: its derivative in x is the gradient. For solvers that differentiate
-        through what x is made of, where there is no energy to differentiate."""
+        """Return ``<x, gradient(x)>`` with the gradient held fixed, ``(batch,)``.
+
+        Its derivative in x is the gradient. Solvers that differentiate through the parameters of x
+        need it for priors without an energy.
+        """
         return inner(x, self.gradient(tree_map(Tensor.detach, x), generator))
 
     def subset(self, index: Any) -> Self:
-        """The prior of some blocks of what an operator predicts (see `Operator.subset`); itself unless parts of it belong to blocks."""
+        """Return the prior of some blocks of an operator's prediction (see `Operator.subset`).
+
+        It is the prior itself unless parts of it belong to blocks.
+        """
         return self
 
     def __matmul__(self, operator: Operator) -> ExplicitPrior:
-        """``R(A(x))``: `ComposedPrior` for a linear operator, `ThroughOperator` for any other."""
+        """Return the prior ``R(A(x))``.
+
+        It is a `ComposedPrior` for a linear operator and a `ThroughOperator` for any other.
+        """
         from invtoolbox.priors.composed import ComposedPrior, ThroughOperator
 
         if isinstance(operator, LinearOperator):
@@ -246,22 +286,12 @@ class ExplicitPrior(Prior):
         return f"{type(self).__name__}()"
 
 
-class Seen(NamedTuple):
-    """A tensor on the way to a prediction, and the derivative of the objective in it; None where it takes no part."""
-
-    value: Tensor
-    gradient: Tensor | None
-
-
-#: See `ImplicitPrior.adapt`.
-Transfer = Callable[[str, Tensor], Tensor]
-
-
 class ImplicitPrior(Prior, ABC):
-    """The variable that is optimised in place of ``x``: ``x = decode(z)``, with a term ``S(z)``.
+    """The variable that is optimized in place of ``x``: ``x = decode(z)``, with a term ``S(z)``.
 
-    ``initial()`` gives a dict of tensors with the batch as first axis (an axis of 1 is repeated for every item);
-    ``decode`` turns it into images. Parameters of different items do not mix.
+    ``initial()`` returns a dict of tensors with the batch as first axis (an axis of 1 is repeated
+    for every item); ``decode`` turns it into images. Parameters of different items do not mix.
+    Parameters whose number changes during a run need an `AdaptivePrior`.
     """
 
     @abstractmethod
@@ -271,86 +301,37 @@ class ImplicitPrior(Prior, ABC):
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Any: ...
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:
-        """``S(z)``, shape ``(batch,)``; 0 unless overridden."""
+        """Return ``S(z)``, shape ``(batch,)``; 0 unless overridden."""
         first = next(iter(parameters.values()))
         return torch.zeros(first.shape[0], dtype=first.dtype, device=first.device)
 
     def decode_and_energy(
         self, parameters: dict[str, Tensor], generator: Generator | None = None
     ) -> tuple[Any, Tensor]:
-        """Both, for priors that decode what they draw: the energy is that of the same draw."""
+        """Return `decode` and `energy` of the same random draw, for priors that decode draws."""
         x = self.decode(parameters, generator)
         return x, self.energy(parameters, x)
 
     def pixel_std(self, parameters: dict[str, Tensor]) -> Tensor | None:
-        """How far x lies around what decodes, like x, for priors that know it; ``None`` where x is what decodes."""
+        """Return the standard deviation of x around the decoded image, shaped like x.
+
+        None if x is the decoded image.
+        """
         return None
 
-    # -- parameters that change in number: Gaussians that split and vanish, grids that refine ---------------------------
-
-    @property
-    def is_adaptive(self) -> bool:
-        return type(self).adapt is not ImplicitPrior.adapt
-
-    def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What is gathered between two adaptations, at its start: tensors with the batch as first axis. They are part of a checkpoint."""
-        return {}
-
-    def gather(
-        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
-    ) -> dict[str, Tensor]:
-        """The statistics after one more evaluation, in which the operator's `with_info` saw ``info``."""
-        return statistics
-
-    def adapts(self, iteration: int) -> bool:
-        """Whether `adapt` is called after so many steps."""
-        return self.is_adaptive
-
-    def adapt(
-        self,
-        parameters: dict[str, Tensor],
-        statistics: dict[str, Tensor],
-        iteration: int,
-        generator: Generator,
-    ) -> tuple[dict[str, Tensor], Transfer]:
-        """Other parameters, maybe of another shape, in place of these, and what becomes of tensors that lie along them.
-
-        ``transfer(name, tensor)`` maps a tensor of the shape of the old leaf (a running mean of its gradient, say) to the shape of the
-        new one; what is new has 0. Statistics start anew. Draws are those of ``generator``, the same for every item.
-        """
-        raise InputError(f"{self!r} does not adapt")
-
-    def resize(
-        self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
-    ) -> dict[str, Tensor]:
-        """Parameters that decode to the same in leaves of these larger shapes: for items that ended before others grew."""
-        raise InputError(
-            f"{self!r} cannot be enlarged without a change, so an item may not end before others have grown; solve them alone"
-        )
-
     def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The nearest parameters that are allowed; itself unless overridden. `Adam` goes there after every step."""
-        return parameters
+        """Return the nearest allowed parameters; unless overridden, the parameters themselves.
 
-    def perturb(
-        self, parameters: dict[str, Tensor], rate: float, generator: Generator
-    ) -> dict[str, Tensor]:
-        """The parameters with noise, where the prior explores by it; itself unless overridden. `Adam` goes there after every step.
-
-        ``rate`` is the solver's step for a leaf whose factor is 1.
+        `Adam` calls it after every step.
         """
         return parameters
-
-    @property
-    def has_perturbation(self) -> bool:
-        return type(self).perturb is not ImplicitPrior.perturb
 
     @property
     def has_projection(self) -> bool:
         return type(self).project is not ImplicitPrior.project
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
-        """A factor on the solver's step for each leaf; 1 unless overridden."""
+        """Return a factor on the solver's step for each leaf; 1 unless overridden."""
         return dict.fromkeys(parameters, 1.0)
 
     def as_sum(self) -> PriorSum:
@@ -369,7 +350,10 @@ class ImplicitPrior(Prior, ABC):
 
 @dataclass(frozen=True)
 class Term:
-    """A prior and its weight in a sum: a number, or one number an item; ``chosen`` where somebody wrote it."""
+    """A prior and its weight in a sum: one number, or one number per item.
+
+    ``chosen`` is True if the user wrote the weight.
+    """
 
     weight: float | Tensor
     prior: ExplicitPrior
@@ -395,18 +379,18 @@ class PriorSum(Prior):
     def as_sum(self) -> PriorSum:
         return self
 
-    def _joined(self, other: PriorSum) -> PriorSum:
+    def _join(self, other: PriorSum) -> PriorSum:
         if self.implicit is not None and other.implicit is not None:
             raise InputError(
                 f"a sum holds at most one implicit prior, got {self.implicit!r} and {other.implicit!r}"
             )
         return PriorSum(self.terms + other.terms, self.implicit or other.implicit)
 
-    def _scaled(self, weight: float | Tensor) -> PriorSum:
+    def _scale(self, weight: float | Tensor) -> PriorSum:
         values = torch.as_tensor(weight)
         if values.ndim > 1 or not bool((values.isfinite() & (values >= 0)).all()):
             raise InputError(
-                f"the weight of a prior is a nonnegative number, or one an item, got {weight}"
+                f"the weight of a prior is a nonnegative number, or one per item, got {weight}"
             )
         if self.implicit is not None:
             raise InputError(
@@ -415,7 +399,7 @@ class PriorSum(Prior):
         return PriorSum(tuple(Term(weight * term.weight, term.prior, True) for term in self.terms))
 
     def energy(self, x: Tensor) -> Tensor:
-        """``sum_i w_i R_i(x)``, shape ``(batch,)``."""
+        """Return ``sum_i w_i R_i(x)``, shape ``(batch,)``."""
         total = x.new_zeros(x.shape[0], dtype=x.real.dtype if x.is_complex() else x.dtype)
         for term in self.terms:
             total = total + expand(term.weight, total) * term.prior.energy(x)

@@ -1,12 +1,9 @@
-"""What priors that are made of another prior have in common.
-
-The prior of what an operator makes of x: of a linear one, and of any other, such as a renderer.
-"""
+"""Priors that contain another prior, behind a linear operator or any other."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Generator, Tensor
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PriorWrapper(Prior):
-    """A prior made of another one, ``prior``: prepared with it, at the same iteration as it, and of the same items."""
+    """A prior around another one, ``prior``, that passes `prepare`, `at` and `select` on to it."""
 
     prior: Any
 
@@ -41,7 +38,7 @@ class PriorWrapper(Prior):
 
 
 class ComposedPrior(PriorWrapper, ExplicitPrior):
-    """``R(K x)``: the prior of what a linear operator makes of the image."""
+    """``R(K x)``: a prior of the image behind a linear operator."""
 
     item_fields: ClassVar[tuple[str, ...]] = ("operator",)
 
@@ -59,17 +56,12 @@ class ComposedPrior(PriorWrapper, ExplicitPrior):
         if "prox" in self.prior.offers:
             return self.operator, self.prior
         inner, simple = self.prior.split()
-        composed = inner @ self.operator
-        assert isinstance(composed, LinearOperator)
-        return composed, simple
+        return cast(LinearOperator, inner @ self.operator), simple
 
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
         inner, target = self.prior.quadratic()
-        if inner is None:
-            return self.operator, target
-        composed = inner @ self.operator
-        assert isinstance(composed, LinearOperator)
-        return composed, target
+        composed = self.operator if inner is None else inner @ self.operator
+        return cast(LinearOperator, composed), target
 
     @property
     def offers(self) -> frozenset[str]:
@@ -82,20 +74,23 @@ class ComposedPrior(PriorWrapper, ExplicitPrior):
 
 
 class ThroughOperator(PriorWrapper, ExplicitPrior):
-    r"""``R(A(x))`` for an operator that need not be linear: what is known about pictures that nobody took, of a scene x.
+    r"""``R(A(x))`` for an operator that need not be linear: a prior of pictures of a scene x.
 
-    With a renderer of further cameras, priors of pictures and of depths become priors of scenes: ``DepthSmoothness() @ A``,
-    ``ScoreDistillation(score) @ A``, ``Misfit(depths, term) @ A``. ``prior @ A`` makes one that looks at everything; with ``subset_size``
-    each step looks at so many blocks of A (rays, pictures, cameras), drawn from the seed and the iteration, the same for every item.
+    With a renderer of further cameras, priors of pictures and of depths become priors of scenes:
+    ``DepthSmoothness() @ A``, ``ScoreDistillation(score) @ A``, ``Misfit(depths, term) @ A``.
+    ``prior @ A`` makes a prior that evaluates the whole prediction. With ``subset_size`` each step
+    evaluates that number of blocks of A (rays, pictures, cameras), drawn from the seed and the
+    iteration, the same for every item.
 
     Args:
-        prior: of the prediction ``A(x)``. Those of pictures are means over pictures, so a subset stands for all of them.
-        operator: A; ``operator.blocks`` are what is drawn from.
-        subset_size: blocks of a step; None for all of them.
-        seed: of the draws.
+        prior: prior of the prediction ``A(x)``. Priors of pictures are means over pictures, so a
+            subset stands for all of them.
+        operator: A; the draws choose among ``operator.blocks``.
+        subset_size: number of blocks per step; None for all of them.
+        seed: seed of the draws.
 
     Raises:
-        InputError: for a subset of an operator that has no blocks, or not so many.
+        InputError: if the operator has no blocks, or fewer than ``subset_size``.
 
     >>> import invtoolbox as it
     >>> class Square(it.operators.Operator):
@@ -131,22 +126,26 @@ class ThroughOperator(PriorWrapper, ExplicitPrior):
         self.is_smooth = prior.smooth
         self.drawn: Tensor | None = None
 
-    def _seen(self) -> tuple[ExplicitPrior, Operator]:
-        """The parts that this iteration looks at."""
+    def _drawn_parts(self) -> tuple[ExplicitPrior, Operator]:
+        """Return prior and operator of the blocks that are drawn for this iteration."""
         if self.drawn is None:
             return self.prior, self.operator
         return self.prior.subset(self.drawn), self.operator.subset(self.drawn)
 
     def energy(self, x: Any) -> Tensor:
-        prior, operator = self._seen()
+        prior, operator = self._drawn_parts()
         return prior.energy(operator(x))
 
     def pull(self, x: Any, generator: Generator | None = None) -> Tensor:
-        prior, operator = self._seen()
+        prior, operator = self._drawn_parts()
         return prior.pull(operator(x), generator)
 
     def gradient(self, x: Any, generator: Generator | None = None) -> Any:
-        """In x, of its kind: in every floating-point tensor that a scene holds, zeros where it takes no part."""
+        """Return the gradient as an object of the type of x.
+
+        It holds one tensor for every floating-point tensor of a scene, zeros if the prior does not
+        depend on it.
+        """
         leaves = dict(tree_leaves(x))
         with torch.enable_grad():
             free = {

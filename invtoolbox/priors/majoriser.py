@@ -1,4 +1,4 @@
-"""Quadratics above a prior: what majorisation-minimisation goes down."""
+"""Quadratics above a prior, which majorization-minimization descends."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from invtoolbox.priors.motion.flow_prior import as_points, like_points
 
 
 class Majoriser(Settings, ABC):
-    r"""The curvature H of a quadratic that touches a prior R at x and lies above it,
+    r"""The curvature H of a quadratic that touches a prior R at x and lies above it.
 
-    .. math:: R(u) \le R(x) + \langle \nabla R(x), u - x \rangle + \tfrac12 \langle u - x, H (u - x) \rangle.
+    .. math::
 
-    Going to the minimum of the right-hand side, or only downhill on it, never increases R.
+        R(u) \le R(x) + \langle \nabla R(x), u - x \rangle
+                 + \tfrac12 \langle u - x, H (u - x) \rangle.
+
+    A step to the minimum of the right-hand side, or any step that decreases it, never increases R.
     """
 
     @abstractmethod
     def product(self, v: Tensor) -> Tensor:
-        """``H v``, for every item of the batch."""
+        """Return ``H v`` for every item of the batch."""
 
 
 class Springs(Majoriser):
-    r"""``<v, H v> = sum_e c_e |v_i - v_j|^2`` over edges e from i to j of points, or of voxels in the order of their grid.
+    r"""Springs along edges: ``<v, H v> = sum_e c_e |v_i - v_j|^2`` over edges e from i to j.
+
+    The nodes are points, or voxels in the order of their grid.
 
     Args:
-        edges: ``(2, E)`` for all items, or one an item.
-        strengths: as many: the c of the edges, ``(E,)``; ``(batch, E)`` where items share the edges alone.
+        edges: ``(2, E)``, one tensor for all items or one per item.
+        strengths: the c of the edges, ``(E,)`` for each tensor of edges; ``(batch, E)`` if items
+            share the edges only.
 
     >>> springs = Springs((torch.tensor([[0], [1]]),), (torch.tensor([2.0]),))
     >>> springs.product(torch.tensor([[[1.0, 0, 0], [0, 0, 0]]]))
@@ -42,11 +48,11 @@ class Springs(Majoriser):
 
     @property
     def is_shared(self) -> bool:
-        """Whether every item has the same."""
+        """Whether all items have the same edges and strengths."""
         return len(self.edges) == 1 and self.strengths[0].ndim == 1
 
     def item(self, k: int) -> tuple[Tensor, Tensor]:
-        """Edges and strengths of an item, ``(2, E)`` and ``(E,)``."""
+        """Return edges and strengths of an item, ``(2, E)`` and ``(E,)``."""
         place = k if len(self.edges) > 1 else 0
         strengths = self.strengths[place]
         return self.edges[place], strengths if strengths.ndim == 1 else strengths[k]

@@ -1,4 +1,7 @@
-"""Solvers: one algorithm a file, each a frozen record of settings; the loop is in `invtoolbox.loop.run`."""
+"""Solvers: one algorithm per file, each a frozen record of settings.
+
+The loop is in `invtoolbox.loop.run`.
+"""
 
 from invtoolbox.networks.direction_network import DirectionNetwork
 from invtoolbox.solvers.adam import Adam

@@ -14,7 +14,8 @@ from invtoolbox.core.pytrees import where_items
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import item_norm
-from invtoolbox.priors.base import Prior, Seen
+from invtoolbox.priors.adaptive import Intermediate
+from invtoolbox.priors.base import Prior
 from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.ordered_subsets import subset_reason
@@ -22,38 +23,47 @@ from invtoolbox.solvers.ordered_subsets import subset_reason
 
 @dataclass
 class AdamState(State):
+    """Running moments of the gradient, the answer so far, and the patience of each item."""
+
     gradient: Tensor
     mean: Tensor  # running mean of the gradient
     square: Tensor  # running mean of its square
     steps: Tensor  # (batch,)
     rates: Tensor  # (1 or batch, n) factors on the learning rate, from the implicit prior
-    best: Tensor  # the iterate of least objective, or the average
+    best: Tensor  # the iterate with the least objective, or the average
     best_value: Tensor  # (batch,)
     scale: Tensor  # (batch,)
-    reference: Tensor  # (batch,) the objective that the next improvement is measured from
+    reference: Tensor  # (batch,) the objective at the last improvement
     waited: Tensor  # (batch,) steps since that improvement
-    statistics: dict[str, Tensor]  # of an implicit prior that adapts
+    statistics: dict[str, Tensor]  # statistics of an AdaptivePrior
 
 
 @dataclass(frozen=True)
 class Adam(Solver):
-    r"""Adam (Kingma and Ba 2015, algorithm 1), the same for an item alone and in a batch.
+    r"""Adam (Kingma and Ba 2015, algorithm 1); an item gives the same result alone and in a batch.
 
-    An implicit prior's ``learning_rates`` multiply ``learning_rate`` leaf by leaf, and parameters that it constrains are projected
-    after every step. There is no promise of a monotone objective, nor of convergence (Reddi, Kale and Kumar 2018 give a
-    convex objective on which Adam does not converge); with ``decay`` the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
-    Certificate: ``|grad F|`` relative to that at the start.
+    An implicit prior's ``learning_rates`` multiply ``learning_rate`` leaf by leaf, and constrained
+    parameters are projected after every step. There is no promise of a monotone objective, nor of
+    convergence (Reddi, Kale and Kumar 2018 give a convex objective on which Adam does not
+    converge). With ``decay`` the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
+    Certificate: ``|grad F|`` relative to its value at the start.
 
     Args:
         learning_rate: the step in units of the variable.
-        iterate: which iterate is the answer: the ``"last"`` one, the ``"best"``, of least objective, or the ``"average"``, weighted by the
-            eighth power of the step (Shamir and Zhang 2013): about the last tenth of them, which takes the noise out of noisy gradients.
-        patience: steps without an improvement after which an item gives up, with the status ``stopped``; None for never. Under an
-            implicit prior that learns what is smooth first, it is a regulariser.
-        min_delta: by how much, in the unit of the objective, the objective must fall below the last improvement to be a new one.
-        subset_size: how many blocks of the measurements (views of a scan, sweeps of a sequence) a step looks at, drawn anew each time;
-            the history then holds the objectives of these. All of them by default.
-        clip: gradients of an item that are longer are shortened to this norm before they are averaged.
+        iterate: which iterate is the answer: the ``"last"`` one, the ``"best"`` one, of least
+            objective, or the ``"average"``, weighted by the eighth power of the step (Shamir and
+            Zhang 2013). The average covers about the last tenth of the iterates and takes the noise
+            out of noisy gradients.
+        patience: number of steps without an improvement after which an item gives up, with the
+            status ``stopped``; None for never. Under an implicit prior that learns smooth content
+            first, it is a regularizer.
+        min_delta: the objective, in its own unit, must fall by this much below the last improvement
+            to count as a new one.
+        subset_size: number of blocks of the measurements (views of a scan, sweeps of a sequence)
+            per step, drawn anew each time; the history then holds the objectives of these blocks.
+            All of them by default.
+        clip: gradients of an item that are longer are shortened to this norm before they are
+            averaged.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -76,7 +86,6 @@ class Adam(Solver):
     clip: float | None = None
 
     takes_projection: ClassVar[bool] = True
-    takes_adaptation: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if (self.patience is not None and self.patience < 1) or not self.min_delta >= 0:
@@ -95,8 +104,7 @@ class Adam(Solver):
         if self.subset_size is not None:
             if self.iterate == "best" or self.patience is not None:
                 return "Adam(iterate='best') and patience compare objectives, which different subsets do not allow; leave subset_size out"
-            reason = subset_reason(objective, "Adam", self.subset_size)
-            if reason is not None:
+            if reason := subset_reason(objective, "Adam", self.subset_size):
                 return reason
         return nonsmooth_reason(objective, "Adam")
 
@@ -122,13 +130,14 @@ class Adam(Solver):
             scale,
             value.clone(),
             torch.zeros_like(norm),
-            _gathered(objective, _statistics(objective, start), start, info),
+            _gather(objective, _statistics(objective, start), start, info),
         )
 
     def step(self, objective: Objective, state: AdamState) -> AdamState:
-        gradient = state.gradient if self.clip is None else _clipped(state.gradient, self.clip)
+        gradient = state.gradient if self.clip is None else _clip(state.gradient, self.clip)
         mean = state.mean.mul_(self.beta_mean).add_(gradient, alpha=1 - self.beta_mean)
-        # Of complex values the squared modulus, so that the phase of the image does not matter.
+        # Complex values enter by their squared modulus, so that the phase of the image does not
+        # matter.
         square = state.square.mul_(self.beta_square).addcmul_(
             gradient, gradient.conj(), value=1 - self.beta_square
         )
@@ -138,14 +147,15 @@ class Adam(Solver):
         denominator = (
             (square / (1 - self.beta_square**steps).view(shape)).sqrt_().add_(self.epsilon)
         )
-        rates = _scheduled(objective, state.rates)
+        rates = _schedule(objective, state.rates)
         moved = state.x - (mean * rates).div_(denominator).mul_(rate.view(shape))
         x = objective.project(objective.perturb(moved, self.learning_rate))
         (value, new, discrepancy), info = self._evaluate(objective, x)
         better = value < state.best_value
         best = where_items(better, x, state.best) if self.iterate == "best" else state.best
         if self.iterate == "average":
-            # Not torch.lerp, which rounds the last few entries of a tensor in another way, so by the size of the batch.
+            # Not torch.lerp: it rounds the last few entries of a tensor differently, so depending
+            # on the batch.
             best = state.best + (x - state.best).mul_((9 / (steps + 8)).view(shape))
         improved = value < state.reference - self.min_delta
         return AdamState(
@@ -163,7 +173,7 @@ class Adam(Solver):
             state.scale,
             torch.where(improved, value, state.reference),
             torch.where(improved, torch.zeros_like(state.waited), state.waited + 1),
-            _gathered(objective, state.statistics, x, info),
+            _gather(objective, state.statistics, x, info),
         )
 
     def adapt(
@@ -173,7 +183,8 @@ class Adam(Solver):
         variable: Tensor,
         move: Callable[[Tensor], Tensor],
     ) -> AdamState:
-        # What is new has no gradient yet, so the next step leaves it where it is; averages and the best iterate begin again from here.
+        # New entries have no gradient yet, so the next step does not move them; averages and the
+        # best iterate begin again from here.
         return dataclasses.replace(
             state,
             x=variable,
@@ -189,7 +200,9 @@ class Adam(Solver):
     def gives_up(self, state: AdamState) -> Tensor | None:
         return None if self.patience is None else state.waited >= self.patience
 
-    def _evaluate(self, objective: Objective, x: Tensor) -> tuple[Evaluation, dict[str, Seen]]:
+    def _evaluate(
+        self, objective: Objective, x: Tensor
+    ) -> tuple[Evaluation, dict[str, Intermediate]]:
         seen = objective if self.subset_size is None else objective.subset(self.subset_size)
         return seen.evaluate_parameters(x) if seen.layout is not None else (seen.evaluate(x), {})
 
@@ -199,33 +212,34 @@ class Adam(Solver):
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (
             False,
-            "Adam may cycle or diverge even where everything is convex (Reddi, Kale and Kumar 2018)",
+            "Adam may cycle or diverge even if everything is convex (Reddi, Kale and Kumar 2018)",
         )
 
 
-def _clipped(gradient: Tensor, longest: float) -> Tensor:
+def _clip(gradient: Tensor, longest: float) -> Tensor:
     norm = item_norm(gradient)
     return gradient * (longest / norm.clamp_min(longest)).view(-1, *[1] * (gradient.ndim - 1))
 
 
 def _statistics(objective: Objective, x: Tensor) -> dict[str, Tensor]:
-    implicit = objective.prior.implicit
-    if implicit is None or not implicit.is_adaptive or objective.layout is None:
-        return {}
-    return implicit.statistics(objective.layout.unpack(x))
+    prior, layout = objective.adaptive_prior, objective.layout
+    return {} if prior is None or layout is None else prior.statistics(layout.unpack(x))
 
 
-def _gathered(
-    objective: Objective, statistics: dict[str, Tensor], x: Tensor, info: dict[str, Seen]
+def _gather(
+    objective: Objective, statistics: dict[str, Tensor], x: Tensor, info: dict[str, Intermediate]
 ) -> dict[str, Tensor]:
-    implicit = objective.prior.implicit
-    if implicit is None or not implicit.is_adaptive or objective.layout is None:
+    prior, layout = objective.adaptive_prior, objective.layout
+    if prior is None or layout is None:
         return statistics
-    return implicit.gather(statistics, objective.layout.unpack(x), info)
+    return prior.gather(statistics, layout.unpack(x), info)
 
 
-def _scheduled(objective: Objective, rates: Tensor) -> Tensor:
-    """The rates of this iteration, written over those of the last one where the implicit prior follows a schedule."""
+def _schedule(objective: Objective, rates: Tensor) -> Tensor:
+    """Return the rates of this iteration.
+
+    If the implicit prior follows a schedule, they are written over the last ones.
+    """
     implicit, layout = objective.prior.implicit, objective.layout
     if implicit is None or layout is None or type(implicit).at is Prior.at:
         return rates

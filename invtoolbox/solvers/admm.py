@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -11,15 +12,15 @@ from torch import Tensor
 from invtoolbox.core.in_place import add, add_product, overwrite
 from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
 from invtoolbox.solvers.splitting import (
-    PriorPiece,
+    PriorSummand,
     copy_of_image,
     denoising_term,
     first_penalty,
-    prior_pieces,
+    prior_summands,
     splitting_reason,
     unit_step_reason,
     unit_step_term,
@@ -28,52 +29,66 @@ from invtoolbox.solvers.splitting import (
 
 @dataclass
 class ADMMState(State):
+    """Splits, scaled duals and penalty of ADMM."""
+
     splits: tuple[Tensor, ...]  # z_i, the copies of K_i x
     duals: tuple[Tensor, ...]  # u_i, scaled by 1 / rho
     rho: Tensor  # (batch,)
     steps: Tensor  # (batch,)
     prediction: Tensor  # A x
-    answer: Tensor  # the copy z of a constraint, else of the first prior that is not behind an operator, or x
+    answer: Tensor  # the z of a constraint, else of the first prior without an operator, or x
 
 
 @dataclass(frozen=True)
 class ADMM(Solver):
-    r"""ADMM (Boyd et al. 2011, section 3) for a quadratic misfit and any number of priors with a prox::
+    r"""ADMM (Boyd et al. 2011, section 3) for a quadratic misfit and priors with a prox.
+
+    Any number of priors may be given::
 
         x   = argmin D(A x, y) + rho/2 sum_i |K_i x - z_i + u_i|^2
         z_i = prox_{w_i R_i / rho}(K_i x + u_i)
         u_i = u_i + K_i x - z_i
 
-    The first line is closed where the operator knows ``(A^T A + rho)^{-1}`` (a periodic blur, a mask) and every K_i is the
-    identity, and where everything in it is a periodic convolution, as total variation and the Sobolev misfit can be: then
-    one FFT divides. Elsewhere it is a few warm-started conjugate gradients,
-    preconditioned by the periodic convolution next to the system where there is one (a blur that reflects).
+    The first line is closed if the operator knows ``(A^T A + rho)^{-1}`` (a periodic blur, a mask)
+    and every K_i is the identity. It is also closed if everything in it is a periodic convolution,
+    as total variation and the Sobolev misfit can be: then one FFT divides. Otherwise it takes a few
+    warm-started conjugate gradient steps, preconditioned by the periodic convolution next to the
+    system if there is such a convolution (a blur that reflects).
 
-    A prior that is a denoiser makes this plug-and-play (Venkatakrishnan et al. 2013). The penalty decides how strongly it
-    acts. Where ``rho`` is not given it is the weight of the denoiser, so that the denoiser always works at its own
-    ``sigma`` and the weight is the strength; a denoiser of one level, which takes no weight, gets ``rho = 1 / sigma^2`` in
-    units of the noise, as the prox of a density would (with the noise level of the data term, or one estimated from y).
+    A prior that is a denoiser makes this plug-and-play (Venkatakrishnan et al. 2013). The penalty
+    decides how strongly it acts. If ``rho`` is not given, it is the weight of the denoiser: the
+    denoiser then always works at its own ``sigma``, and the weight is the strength. A denoiser of
+    one level, which takes no weight, gets ``rho = 1 / sigma^2`` in units of the noise, as the prox
+    of a density would (with the noise level of the data term, or one estimated from y).
 
-    Converges for convex priors and any fixed ``rho > 0`` where the first line is closed; where it is not, the theorem needs
-    errors of a finite sum, which a fixed number of inner steps does not promise, so what they leave is part of the
-    certificate. ``rho`` is balanced (Boyd et al., 3.4.1) at iterations
-    5, 10, 20, 40 and 80 only. With a denoiser it converges where that is a prox or averaged, which cannot be checked.
-    A learned proximal operator belongs to a prior that need not be convex: then u is moved before z, the order for which Fang, Buchanan
-    and Sulam (ICLR 2024) prove convergence, for weights above ``|A^T A|``. The objective of the history then is the augmented Lagrangian,
-    ``D(A x) + w R(z) + rho <u, x - z> + rho/2 |x - z|^2``: it does not increase where the first line is closed, lies above the objective
-    at z, and ends as that.
-    The answer is z of a constraint, else of the first prior that is not behind an operator: constraints hold, and it has the prior's look;
-    where there is none, x. Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
+    Converges for convex priors and any fixed ``rho > 0`` if the first line is closed. Otherwise the
+    theorem needs errors of a finite sum, which a fixed number of inner steps does not promise, so
+    the residual of the inner system is part of the certificate. ``rho`` is balanced (Boyd et al.,
+    3.4.1) at iterations 5, 10, 20, 40 and 80 only. With a denoiser ADMM converges if the denoiser
+    is a prox or averaged, which cannot be checked.
+
+    A learned proximal operator belongs to a prior that need not be convex. Then u is updated before
+    z, the order for which Fang, Buchanan and Sulam (ICLR 2024) prove convergence, for weights above
+    ``|A^T A|``. The objective of the history then is the augmented Lagrangian,
+    ``D(A x) + w R(z) + rho <u, x - z> + rho/2 |x - z|^2``. It does not increase if the first line
+    is closed, lies above the objective at z, and has the same limit.
+
+    The answer is the z of a constraint, else of the first prior that is not behind an operator, so
+    that constraints hold and the answer has the look of the prior; without such a prior it is x.
+    Certificate: the larger of the relative primal and dual residual (ibid., 3.3).
 
     Args:
         rho: the penalty, in the units of the objective; see above.
         relaxation: over-relaxation (ibid., 3.4.3) in (0, 2); not used with a denoiser.
-        inner_iterations: conjugate gradient steps an iteration; what they leave is part of the certificate.
-        iterate: ``"x"`` returns the side of the misfit in any case.
+        inner_iterations: conjugate gradient steps per iteration; their residual is part of the
+            certificate.
+        iterate: ``"x"`` returns the iterate of the misfit in any case.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
-    >>> it.solve(problem, it.priors.L1(), ADMM(tolerance=1e-6), regularization=1.0, progress=False).x.round(decimals=4)
+    >>> it.solve(
+    ...     problem, it.priors.L1(), ADMM(tolerance=1e-6), regularization=1.0, progress=False
+    ... ).x.round(decimals=4)
     tensor([[[ 2.,  0., -1.]]])
     """
 
@@ -85,30 +100,28 @@ class ADMM(Solver):
     iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "larger of relative primal and dual residual"
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("rho",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("rho", "regularization")
     takes_unit_step: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = splitting_reason(objective, "ADMM")
-        if reason is not None:
+        if reason := splitting_reason(objective, "ADMM"):
             return reason
         if self.rho is not None and not self.rho > 0:
             return f"ADMM needs a positive rho, got {self.rho}"
         return unit_step_reason(objective, "ADMM", None if self.rho is None else 1 / self.rho)
 
     def reformulate(self, objective: Objective) -> Objective:
-        """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
+        """Write out auxiliary variables, which leaves no inner minimization in a prox."""
         return with_auxiliaries(objective)
 
     def suits(self, objective: Objective) -> bool:
         return any("denoise" in prior.offers for _, prior in objective.terms)
 
     def init(self, objective: Objective, start: Tensor) -> ADMMState:
-        problem, pieces = objective.problem, prior_pieces(objective)
+        problem, summands = objective.problem, prior_summands(objective)
         D, y = problem.data_term, problem.y
-        splits = tuple(piece.apply(start).clone() for piece in pieces)
+        splits = tuple(summand.apply(start).clone() for summand in summands)
         duals = tuple(torch.zeros_like(z) for z in splits)
         prediction = problem.operator(start)
         value = D.value(prediction, y)
@@ -126,67 +139,39 @@ class ADMM(Solver):
         )
 
     def step(self, objective: Objective, state: ADMMState) -> ADMMState:
-        problem, pieces = objective.problem, prior_pieces(objective)
+        problem, summands = objective.problem, prior_summands(objective)
         D, y = problem.data_term, problem.y
-        rho = self._followed(objective, state.rho)
-        # The multipliers are rho u: another rho is another u.
+        rho = self._follow_weight(objective, state.rho)
+        # The scaled duals are multipliers over rho: another rho is another u (Boyd et al., 3.4.1).
         duals = tuple(u * expand(state.rho / rho, u) for u in state.duals)
-        x, left = self._least_squares(objective, pieces, state, duals, rho)
+        x, left = self._primal_update(objective, summands, state, duals, rho)
         prediction = problem.operator(x)
-        value, primal = D.value(prediction, y), torch.zeros_like(rho)
-        relaxation = 1.0 if denoising_term(objective) is not None else self.relaxation
-        dual_first = unit_step_term(objective) is not None
-        multipliers: list[Tensor] = []
-        splits, moved, size, pull = (
-            [],
-            torch.zeros_like(x),
-            torch.zeros_like(rho),
-            torch.zeros_like(x),
-        )
-        for piece, z, u in zip(pieces, state.splits, duals):
-            image = piece.apply(x)
-            target = add(torch.lerp(z, image, relaxation), u)
-            if dual_first:
-                u = add(overwrite(u, target), z, -1.0)
-                target = image + u
-            # A piece behind an operator is seen at the image; a constraint holds at z alone.
-            if piece.operator is None:
-                new, seen = piece.prox_and_value(target, 1 / rho)
-            else:
-                new, seen = piece.prox(target, 1 / rho), piece.value(image)
-            if not dual_first:
-                u = add(overwrite(u, target), new, -1.0)
+        value, residuals = D.value(prediction, y), _Residuals.zeros(x, rho)
+        splits, multipliers = [], []
+        for summand, z, u in zip(summands, state.splits, duals):
+            image = summand.apply(x)
+            new, u, energy = self._split_update(objective, summand, image, z, u, rho)
             splits.append(new)
             multipliers.append(u)
-            moved = add(moved, piece.adjoint(new - z))
-            pull = add(pull, piece.adjoint(u))
-            apart = image - new
-            primal = primal + item_norm(apart).square()
-            if dual_first and piece.operator is None:
-                value = value + rho * (inner(u, apart) + 0.5 * inner(apart, apart))
-            size = size + torch.maximum(item_norm(image), item_norm(new)).square()
-            value = value + seen
-        tiny = torch.finfo(size.dtype).tiny
-        primal = (primal / size.clamp_min(tiny)).sqrt()
-        pulled = item_norm(pull).clamp_min(tiny)
-        dual_residual = item_norm(moved) / pulled
-        certificate = torch.maximum(primal, dual_residual + left / (rho * pulled))
+            gap = residuals.add(summand, image, z, new, u)
+            if unit_step_term(objective) is not None and summand.operator is None:
+                # The augmented Lagrangian of Fang, Buchanan and Sulam.
+                value = value + rho * (inner(u, gap) + 0.5 * inner(gap, gap))
+            value = value + energy
+        primal, dual, certificate = residuals.relative(rho, left)
         steps = state.steps + 1
-        rho_next = self._balanced(objective, rho, primal, dual_residual, steps)
-        duals = tuple(u * expand(rho / rho_next, u) for u in multipliers)
-        own = copy_of_image(pieces, splits)
-        answer = own if own is not None and self.iterate == "auto" else x
+        rho_next = self._balance(objective, rho, primal, dual, steps)
         return ADMMState(
             x,
             value,
             D.discrepancy(prediction, y),
             certificate,
             tuple(splits),
-            duals,
+            tuple(u * expand(rho / rho_next, u) for u in multipliers),
             rho_next,
             steps,
             prediction.clone() if prediction is x else prediction,
-            answer,
+            self._answer(summands, splits, x),
         )
 
     def result(self, state: ADMMState) -> Tensor:
@@ -200,40 +185,46 @@ class ADMM(Solver):
     ) -> ADMMState:
         x, count = point[0], len(state.splits)
         splits, duals = point[1 : 1 + count], point[1 + count :]
-        own = copy_of_image(prior_pieces(objective), splits)
-        # The multipliers are measured in the penalty of now, and it is not balanced any more.
+        # The scaled duals belong to the current penalty, which is not balanced any more.
         return replace(
             state,
             x=x,
             splits=splits,
             duals=duals,
             prediction=objective.problem.operator(x),
-            answer=own if own is not None and self.iterate == "auto" else x,
-            rho=self._followed(objective, state.rho),
+            answer=self._answer(prior_summands(objective), splits, x),
+            rho=self._follow_weight(objective, state.rho),
             steps=torch.full_like(state.steps, torch.inf),
         )
 
-    # -- the penalty ---------------------------------------------------------------------------------------------------
+    def _answer(
+        self, summands: tuple[PriorSummand, ...], splits: Sequence[Tensor], x: Tensor
+    ) -> Tensor:
+        own = copy_of_image(summands, splits)
+        return own if own is not None and self.iterate == "auto" else x
+
+    # -- the penalty -------------------------------------------------------------------------------
 
     def _first_rho(self, objective: Objective, start: Tensor) -> Tensor:
         one = torch.ones_like(objective.regularization)
         return one * self.rho if self.rho is not None else first_penalty(objective, start).detach()
 
-    def _followed(self, objective: Objective, rho: Tensor) -> Tensor:
-        """A denoiser's weight may change by a rule, and then its penalty does."""
+    def _follow_weight(self, objective: Objective, rho: Tensor) -> Tensor:
+        """Return the penalty for the weight of this iteration, which a rule may change."""
         if self.rho is not None:
             return torch.ones_like(rho) * self.rho
         denoising = denoising_term(objective)
         return denoising[0] if denoising is not None and not denoising[1].fixed_level else rho
 
-    def _balanced(
+    def _balance(
         self, objective: Objective, rho: Tensor, primal: Tensor, dual: Tensor, steps: Tensor
     ) -> Tensor:
         if self.rho is not None or denoising_term(objective) is not None:
             return rho
-        # Without thresholds, on whose two sides rounding would send an item different ways.
+        # Equation (3.13) with a continuous factor: near a threshold rounding would decide the
+        # branch.
         now = torch.stack([steps == 5 * 2**k for k in range(5)]).any(0)
-        # Residuals of 1e-5 are rounding as much as anything else.
+        # Residuals below 1e-5 are mostly rounding.
         return torch.where(
             now,
             rho
@@ -243,41 +234,109 @@ class ADMM(Solver):
             rho,
         )
 
-    # -- the first line -------------------------------------------------------------------------------------------------
+    # -- the updates -------------------------------------------------------------------------------
 
-    def _least_squares(
+    def _primal_update(
         self,
         objective: Objective,
-        pieces: tuple[PriorPiece, ...],
+        summands: tuple[PriorSummand, ...],
         state: ADMMState,
         duals: tuple[Tensor, ...],
         rho: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """x, and the norm of the residual that it leaves, ``(batch,)``."""
+        """Return x (Boyd et al., equation 3.5), and the norm of the residual, ``(batch,)``."""
         problem = objective.problem
-        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        A, D = objective.linear_operator, problem.data_term
         right = A.adjoint(D.weighted(problem.y - state.prediction))
-        for piece, z, u in zip(pieces, state.splits, duals):
-            missing = piece.adjoint(add(z - u, piece.apply(state.x), -1.0))
+        for summand, z, u in zip(summands, state.splits, duals):
+            missing = summand.adjoint(add(z - u, summand.apply(state.x), -1.0))
             right = add_product(right, missing, expand(rho, missing))
         change, left = solve_quadratic(
-            objective, [(rho, piece.operator) for piece in pieces], right, self.inner_iterations
+            objective,
+            [(rho, summand.operator) for summand in summands],
+            right,
+            self.inner_iterations,
         )
         return state.x + change, left
 
+    def _split_update(
+        self,
+        objective: Objective,
+        summand: PriorSummand,
+        image: Tensor,
+        z: Tensor,
+        u: Tensor,
+        rho: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the next z and u (equations 3.6 and 3.7), and the summand's energy, ``(batch,)``.
+
+        ``image`` is ``K x``; the scaled dual u is overwritten.
+        """
+        # Over-relaxation (3.4.3): relaxation K x + (1 - relaxation) z takes the place of K x.
+        relaxation = 1.0 if denoising_term(objective) is not None else self.relaxation
+        target = add(torch.lerp(z, image, relaxation), u)
+        dual_first = unit_step_term(objective) is not None
+        if dual_first:  # the order of Fang, Buchanan and Sulam
+            u = add(overwrite(u, target), z, -1.0)
+            target = image + u
+        # The energy of a prior behind an operator is taken at K x; a constraint holds at z alone.
+        if summand.operator is None:
+            new, energy = summand.prox_and_value(target, 1 / rho)
+        else:
+            new, energy = summand.prox(target, 1 / rho), summand.value(image)
+        return new, u if dual_first else add(overwrite(u, target), new, -1.0), energy
+
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulate(objective)
-        reason = nonconvex_reason(objective) or inexact_prox_reason(
-            piece.function for piece in prior_pieces(objective)
-        )
-        if reason is not None:
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(
+            summand.function for summand in prior_summands(objective)
+        ):
             return False, reason
         if not is_closed(
             objective,
             [
-                (weight, piece.operator)
-                for (weight, _), piece in zip(objective.terms, prior_pieces(objective))
+                (weight, summand.operator)
+                for (weight, _), summand in zip(objective.terms, prior_summands(objective))
             ],
         ):
             return False, "the first line is solved by a fixed number of inner steps"
         return True, "misfit and priors are convex, and rho is constant after 80 iterations"
+
+
+@dataclass
+class _Residuals:
+    """Primal and dual residual (Boyd et al., 3.3) and their scales, summed over the splits."""
+
+    primal: Tensor  # (batch,) sum_i |K_i x - z_i|^2
+    size: Tensor  # (batch,) sum_i max(|K_i x|, |z_i|)^2
+    dual: Tensor  # sum_i K_i^T (z_i - z_i_before)
+    pull: Tensor  # sum_i K_i^T u_i
+
+    @classmethod
+    def zeros(cls, x: Tensor, rho: Tensor) -> Self:
+        return cls(
+            torch.zeros_like(rho), torch.zeros_like(rho), torch.zeros_like(x), torch.zeros_like(x)
+        )
+
+    def add(
+        self, summand: PriorSummand, image: Tensor, z: Tensor, new: Tensor, u: Tensor
+    ) -> Tensor:
+        """Add one split and return ``K x - z``."""
+        self.dual = add(self.dual, summand.adjoint(new - z))
+        self.pull = add(self.pull, summand.adjoint(u))
+        gap = image - new
+        self.primal = self.primal + item_norm(gap).square()
+        self.size = self.size + torch.maximum(item_norm(image), item_norm(new)).square()
+        return gap
+
+    def relative(self, rho: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the relative primal and dual residual, and the certificate.
+
+        The certificate is the larger of the two; ``left``, the residual of the inner system, adds
+        to the dual residual.
+        """
+        tiny = torch.finfo(self.size.dtype).tiny
+        primal = (self.primal / self.size.clamp_min(tiny)).sqrt()
+        pulled = item_norm(self.pull).clamp_min(tiny)
+        dual = item_norm(self.dual) / pulled
+        return primal, dual, torch.maximum(primal, dual + left / (rho * pulled))

@@ -1,10 +1,10 @@
-"""The solver: a frozen record of settings, and one step."""
+"""Base class of solvers: settings, one step, and the reasons why a solver does not fit."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -18,150 +18,184 @@ from invtoolbox.priors.base import ExplicitPrior
 
 @dataclass
 class State:
-    """What a solver carries from step to step. A subclass adds fields.
+    """The data that a solver carries from step to step. A subclass adds fields.
 
-    Every tensor has the batch as its first axis, and every value that changes is a tensor (a counter too): the loop
-    drops finished items from all of them alike, and a checkpoint writes all of them. ``x`` is never written in place,
-    because the loop keeps the last finite one; other fields are buffers that a step may overwrite.
+    Every tensor has the batch as its first axis, and every value that changes is a tensor (a
+    counter too): the loop drops finished items from all of them, and a checkpoint writes all of
+    them. ``x`` is never written in place, because the loop keeps the last finite one; other fields
+    are buffers that a step may overwrite.
     """
 
     x: Tensor  # the variable: the image, or the packed parameters of an implicit prior
-    value: Tensor  # (batch,) the objective at x; NaN where it is not defined or not computed
-    discrepancy: Tensor  # (batch,) the size of the misfit at x
-    certificate: Tensor  # (batch,) what the tolerance bounds; relative
+    value: Tensor  # (batch,) the objective at x; NaN if it is not defined or not computed
+    discrepancy: Tensor  # (batch,) the discrepancy at x
+    certificate: Tensor  # (batch,) the relative quantity that the tolerance bounds
 
 
 @dataclass(frozen=True)
 class Solver(ABC):
-    """Settings of an algorithm. The loop in `solve` calls ``init`` once and ``step`` until every item is done.
+    """Settings of an algorithm.
+
+    The loop in `solve` calls ``init`` once, and ``step`` until every item is done.
 
     Attributes:
-        max_iterations, tolerance: defaults that ``solve`` uses where the caller gives none.
-        certificate_name: what the tolerance bounds, in words.
-        finds_weight: the solver meets the target of a discrepancy principle by itself, inside its step, and its state
-            has a field ``regularization``.
-        starts_at_zero: the solver regularises by where it starts, so it starts at 0 unless told otherwise.
-        takes_projection: parameters of an implicit prior that are constrained (``has_projection``) are projected after every step.
-        samples: the iterates are draws from ``exp(-D - sum_i w_i R_i)``, so a weight that nobody wrote is 1, and no rule chooses it.
-        takes_adaptation: parameters of an implicit prior may change in number between two steps (``is_adaptive``); see `adapt`.
-        unrolls: a step can be differentiated in whatever goes into it, where a graph is recorded; see `unrolling`.
-        per_iteration: settings, positive numbers, that may differ from step to step, so that they can be learned one by one.
-        weight_per_iteration: the same may be done with the weight of the priors.
-        takes_unit_step: a prior that asks for it (``unit_step``) is only ever given a step that times its weight is 1.
+        max_iterations, tolerance: defaults of ``solve``.
+        certificate_name: name of the quantity that the tolerance bounds.
+        starts_at_zero: whether the start regularizes, so that a run starts at 0 unless the caller
+            passes an initial guess.
+        samples: whether the iterates are draws from ``exp(-D - sum_i w_i R_i)``; a weight that the
+            user leaves out is then 1, and no rule chooses it.
+        takes_projection: whether parameters of a constrained implicit prior (``has_projection``)
+            are projected after every step.
+        takes_unit_step: whether, for a prior with ``unit_step``, the solver keeps to proximal steps
+            whose product with the weight is 1.
+        per_iteration: positive settings that may differ from step to step of an unrolled solver, so
+            that each can be learned; ``"regularization"`` is the weight of the priors. None if a
+            step cannot be differentiated; see `unrolling`.
     """
 
     max_iterations: int = 500
     tolerance: float = 1e-4
 
     certificate_name: ClassVar[str] = "relative gradient norm"
-    finds_weight: ClassVar[bool] = False
     starts_at_zero: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
     takes_projection: ClassVar[bool] = False
     takes_unit_step: ClassVar[bool] = False
-    samples: ClassVar[bool] = False
-    takes_adaptation: ClassVar[bool] = False
-    unrolls: ClassVar[bool] = False
-    per_iteration: ClassVar[tuple[str, ...]] = ()
-    weight_per_iteration: ClassVar[bool] = True
+    per_iteration: ClassVar[tuple[str, ...] | None] = None
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        """Why this solver cannot minimise the objective; ``None`` where it can."""
+        """Return why this solver cannot minimize the objective, or ``None`` if it can."""
         return None
 
     def reformulate(self, objective: Objective) -> Objective:
-        """The objective that the loop hands to ``init`` and ``step``: an equivalent one, where that is easier for this solver."""
+        """Return the objective that the loop passes to ``init`` and ``step``.
+
+        It is equivalent to the original one and easier for this solver.
+        """
         return objective
 
     def start(self, objective: Objective, variable: Tensor) -> Tensor:
-        """The variable of the reformulated objective that a variable of the original one stands for."""
+        """Return the variable of the reformulated objective for a variable of the original one."""
         return with_auxiliary_variables(objective, variable)
 
     def meets_target(self, objective: Objective) -> bool:
-        """Whether this solver meets the target of the objective's rule by itself, so that the loop leaves the weight to it."""
-        return self.finds_weight and objective.rule is not None
+        """Whether the solver itself meets the target of the objective's rule.
+
+        The loop then leaves the weight to the solver, which finds the weight of a discrepancy
+        principle inside its step and has a state with a field ``regularization``.
+        """
+        return False
 
     def suits(self, objective: Objective) -> bool:
-        """Whether this solver, where it fits, is also the one to choose; see `choice`."""
+        """Whether this solver, if it fits, is also a good choice; see `choice`."""
         return True
 
     @abstractmethod
     def init(self, objective: Objective, start: Tensor) -> Any:
-        """The state before the first step."""
+        """Return the state before the first step."""
 
     @abstractmethod
     def step(self, objective: Objective, state: Any) -> Any:
-        """One iteration, for every item of the batch."""
+        """Return the state after one iteration of every item of the batch."""
 
     def adapt(
         self, objective: Objective, state: Any, variable: Tensor, move: Callable[[Tensor], Tensor]
     ) -> Any:
-        """The state once the implicit prior has put another variable in the place of ``state.x``.
+        """Return the state after the implicit prior has replaced ``state.x`` by another variable.
 
-        Called by the loop between two steps, where this solver takes adaptations; ``state.statistics`` is then what its evaluations have
-        gathered. ``objective`` is that of the new variable, and ``move`` maps tensors of the shape of the old one to that of the new.
+        The loop calls it between two steps. A solver that overrides it accepts parameters that
+        change in number (`priors.AdaptivePrior`), and ``state.statistics`` holds what its
+        evaluations have gathered.
+
+        Args:
+            objective: the objective of the new variable.
+            state: the state before.
+            variable: the new variable.
+            move: function that maps tensors of the shape of the old variable to the shape of the
+                new one.
         """
         raise InputError(
             f"{type(self).__name__} does not know how to go on when parameters change in number"
         )
 
     def converged(self, state: Any, tolerance: float) -> Tensor:
-        """Which items have reached the tolerance, ``(batch,)`` booleans."""
+        """Return which items have reached the tolerance, ``(batch,)`` booleans."""
         certificate: Tensor = state.certificate
         return certificate <= tolerance
 
     def gives_up(self, state: Any) -> Tensor | None:
-        """Which items end here with the status ``stopped``, short of the tolerance, ``(batch,)`` booleans; ``None`` for none ever."""
+        """Return which items end with the status ``stopped``, short of the tolerance.
+
+        ``(batch,)`` booleans; ``None`` if the solver never gives up.
+        """
         return None
 
     def result(self, state: Any) -> Tensor:
-        """The iterate that is the answer: the last one unless a solver says otherwise."""
+        """Return the iterate that is the answer: the last one unless overridden."""
         x: Tensor = state.x
         return x
 
     def fixed_point(self, state: Any) -> tuple[Tensor, ...]:
-        """What of a state the next one follows from, once step sizes have settled; `apply_map` leaves it as it is at the answer."""
+        """Return the tensors of a state that determine the next one, once step sizes have settled.
+
+        At the answer `apply_map` leaves them unchanged.
+        """
         raise InputError(
             f"the iterates of {type(self).__name__} are not those of a map with a fixed point"
         )
 
     def at_point(self, objective: Objective, state: Any, point: tuple[Tensor, ...]) -> Any:
-        """The state with another `fixed_point`, and with what a step and the answer take from it; everything else stays."""
-        raise NotImplementedError
+        """Return the state with another `fixed_point`.
+
+        The fields that a step and the answer derive from it change too.
+
+        Unless overridden, the fixed point is x alone and no other field depends on it.
+        """
+        return replace(state, x=point[0])
 
     def apply_map(
         self, objective: Objective, state: Any, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        """The map of which `fixed_point` ends up at a fixed point, differentiable where the objective allows it."""
+        """Apply the map whose fixed point is `fixed_point`; differentiable if the objective is."""
         return self.fixed_point(self.step(objective, self.at_point(objective, state, point)))
 
     @property
     def adjustable(self) -> tuple[str, ...]:
-        """Those of `per_iteration` that this solver has a number for."""
-        return tuple(name for name in self.per_iteration if getattr(self, name) is not None)
+        """Names in `per_iteration` for which this solver has a number."""
+        return tuple(n for n in self.per_iteration or () if getattr(self, n, None) is not None)
 
     @classmethod
     def has_fixed_point(cls) -> bool:
         return cls.fixed_point is not Solver.fixed_point
 
     def summary(self, state: Any) -> Any:
-        """Tensors ``(batch, ...)`` that `posterior` needs besides the answer, written down with it when an item is done; or ``None``."""
+        """Return tensors ``(batch, ...)`` that `posterior` needs next to the answer, or ``None``.
+
+        The loop stores them with the answer when an item is done.
+        """
         return None
 
     def posterior(self, objective: Objective, answer: Tensor, summary: Any) -> Posterior | None:
-        """The distribution that the answers stand for, where the method finds one.
+        """Return the distribution of the answers, for methods that find one.
 
         Args:
-            answer, summary: what `result` and `summary` said of every item when it was done.
+            objective: the objective that was minimized.
+            answer: the `result` of every item when it was done.
+            summary: the `summary` of every item when it was done.
         """
         return None
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        """Whether the conditions of the convergence theorem hold, and which fails or cannot be checked."""
+        """Return whether the conditions of the convergence theorem hold.
+
+        The string names the condition that fails or that cannot be checked.
+        """
         return False, f"no condition is checked for {type(self).__name__}"
 
 
 def nonsmooth_reason(objective: Objective, name: str) -> str | None:
-    """Why a method that follows gradients does not fit, or ``None``."""
+    """Return why a method that follows gradients does not fit, or ``None``."""
     if not objective.problem.data_term.is_smooth:
         return (
             f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is not"
@@ -170,14 +204,14 @@ def nonsmooth_reason(objective: Objective, name: str) -> str | None:
         (
             reason
             for prior in objective.explicit_priors
-            if (reason := unfit_gradient(prior, name)) is not None
+            if (reason := missing_gradient_reason(prior, name)) is not None
         ),
         None,
     )
 
 
-def unfit_gradient(prior: ExplicitPrior, name: str) -> str | None:
-    """Why a prior has no gradient to follow, or ``None``."""
+def missing_gradient_reason(prior: ExplicitPrior, name: str) -> str | None:
+    """Return why a prior has no gradient to follow, or ``None``."""
     if "gradient" not in prior.offers:
         return f"{name} needs the gradient of every prior, and {prior!r} has none"
     if not prior.smooth:
@@ -185,15 +219,15 @@ def unfit_gradient(prior: ExplicitPrior, name: str) -> str | None:
     return None
 
 
-def unfit_density(prior: ExplicitPrior, name: str) -> str | None:
-    """Why a prior stands for no density whose logarithm has a gradient, or ``None``."""
+def missing_density_reason(prior: ExplicitPrior, name: str) -> str | None:
+    """Return why a prior has no density whose logarithm has a gradient, or ``None``."""
     if not {"energy", "denoise"} & prior.offers:
         return f"{name} draws from a density, and {prior!r} has neither an energy nor a denoiser"
-    return unfit_gradient(prior, name)
+    return missing_gradient_reason(prior, name)
 
 
 def implicit_reason(objective: Objective, name: str) -> str | None:
-    """Why a method that works on images alone does not fit, or ``None``."""
+    """Return why a method that works on images alone does not fit, or ``None``."""
     if objective.unknowns is not None:
         return f"{name} works on images, and here {', '.join(objective.unknowns.starts)} of the operator are unknown too"
     if objective.prior.implicit is not None:
@@ -202,7 +236,7 @@ def implicit_reason(objective: Objective, name: str) -> str | None:
 
 
 def nonconvex_reason(objective: Objective) -> str | None:
-    """What keeps the objective from being convex in x, as far as it is known, or ``None``."""
+    """Return why the objective is not known to be convex in x, or ``None``."""
     if objective.layout is not None:
         return "the image is a nonlinear function of the parameters"
     if not objective.problem.is_linear:
@@ -216,7 +250,7 @@ def nonconvex_reason(objective: Objective) -> str | None:
 
 
 def inexact_prox_reason(functions: Iterable[ExplicitPrior]) -> str | None:
-    """Which proximal operator is not known in closed form, or ``None``."""
+    """Return which proximal operator has no closed form, or ``None``."""
     return next(
         (
             f"the prox of {function!r} is itself iterated"

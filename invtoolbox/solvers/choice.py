@@ -1,4 +1,4 @@
-"""Which solver fits an objective, and which is chosen where none is named."""
+"""Choose the solver of an objective, and check that a named solver fits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from invtoolbox.solvers.base import Solver
 
 
 def candidates() -> tuple[tuple[Solver, str], ...]:
-    """Every solver in the order of preference, with what speaks for it where it fits."""
+    """Return every solver in the order of preference, with the reason to choose it if it fits."""
     from invtoolbox import solvers
 
     return (
@@ -49,38 +49,42 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
     )
 
 
-def unfit(solver: Solver, objective: Objective) -> str | None:
-    """Why a solver cannot minimise an objective, or ``None``."""
+def unsupported_reason(solver: Solver, objective: Objective) -> str | None:
+    """Return why a solver cannot minimize an objective, or ``None``."""
     fixed = next((prior for _, prior in objective.terms if prior.unit_step), None)
     if fixed is not None and not solver.takes_unit_step:
         return f"{type(solver).__name__} chooses its proximal steps, and {fixed!r} knows the prox at one alone, 1 / weight"
     implicit = objective.prior.implicit
     if implicit is not None and implicit.has_projection and not solver.takes_projection:
         return f"{type(solver).__name__} does not keep to the constraints on the parameters of {implicit!r}"
-    if implicit is not None and implicit.is_adaptive and not solver.takes_adaptation:
+    if objective.adaptive_prior is not None and type(solver).adapt is Solver.adapt:
         return f"{type(solver).__name__} does not go on when the parameters of {implicit!r} change in number"
     return solver.unsupported_reason(objective)
 
 
 def choose(objective: Objective) -> tuple[Solver, str]:
-    """The first solver that fits and is at home here, and why."""
+    """Return the first solver that fits and suits the objective, and the reason."""
     for solver, reason in candidates():
-        if unfit(solver, objective) is None and solver.suits(objective):
+        if unsupported_reason(solver, objective) is None and solver.suits(objective):
             return solver, f"{type(solver).__name__} was chosen: {reason}"
     for solver, reason in candidates():
-        if unfit(solver, objective) is None:
+        if unsupported_reason(solver, objective) is None:
             return solver, f"{type(solver).__name__} was chosen: {reason}"
-    reasons = "; ".join(dict.fromkeys(unfit(solver, objective) or "" for solver, _ in candidates()))
+    reasons = "; ".join(
+        dict.fromkeys(unsupported_reason(solver, objective) or "" for solver, _ in candidates())
+    )
     raise InputError(f"no solver fits this problem: {reasons}")
 
 
 def check_fits(solver: Solver, objective: Objective) -> None:
-    """Raise an `InputError` that names the solvers that would work."""
-    reason = unfit(solver, objective)
+    """Raise an `InputError` that names the solvers that would work, if a solver does not fit."""
+    reason = unsupported_reason(solver, objective)
     if reason is None:
         return
     fitting = dict.fromkeys(
-        type(other).__name__ for other, _ in candidates() if unfit(other, objective) is None
+        type(other).__name__
+        for other, _ in candidates()
+        if unsupported_reason(other, objective) is None
     )
     raise InputError(
         f"{reason}; {'these would work: ' + ', '.join(fitting) if fitting else 'no solver fits'}"

@@ -1,4 +1,4 @@
-"""Condat-Vu: the primal-dual method that takes the misfit by its gradient."""
+"""Condat-Vu: the primal-dual method in which the misfit enters by its gradient."""
 
 from __future__ import annotations
 
@@ -8,51 +8,68 @@ from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
 from invtoolbox.solvers.base import implicit_reason
-from invtoolbox.solvers.pdhg import PDHG, Parts, take_primal
-from invtoolbox.solvers.splitting import data_pieces, pieces_reason, prior_pieces
+from invtoolbox.solvers.pdhg import PDHG
+from invtoolbox.solvers.splitting import (
+    Splitting,
+    data_summands,
+    prior_summands,
+    take_primal,
+    unsplittable_reason,
+)
 
 
 @dataclass(frozen=True)
 class CondatVu(PDHG):
-    r"""The method of Condat (J. Optim. Theory Appl. 158, 2013, algorithm 3.1) and Vu (2013)::
+    r"""The method of Condat (J. Optim. Theory Appl. 158, 2013, algorithm 3.1) and Vu (2013).
+
+    One iteration is::
 
         u   = prox_{tau G}(x - tau (grad f(x) + sum_j K_j^T p_j))
         p_j = prox_{sigma_j F_j*}(p_j + sigma_j K_j (2 u - x))
         x   = u
 
-    f is the misfit, with a Lipschitz gradient; G one prior with a prox, and each F_j behind a linear operator K_j: any number of
-    them. It is `PDHG` with the misfit taken by its gradient even where it has a prox: no dual of the size of the
-    measurements is kept, and where the misfit is the stiff part the steps are shorter. Without a split prior it is
-    the proximal gradient method. ``relaxation`` is not used.
+    f is the misfit, with a Lipschitz gradient; G is one prior with a prox. Each F_j stands behind a
+    linear operator K_j, and there may be any number of them. It is `PDHG` with the misfit taken by
+    its gradient even if it has a prox: no dual of the size of the measurements is kept, but the
+    steps are shorter if the misfit is the stiff part. Without a split prior it is the proximal
+    gradient method. ``relaxation`` is not used.
 
-    Converges to a minimiser for convex f, G and F_j, because ``1 / tau - sum_j sigma_j |K_j|^2 >= L / 2`` (ibid., theorem 3.1),
-    L the Lipschitz constant ``curvature |A|^2``, with norms from the power method. Certificate: that of `PDHG`.
+    Converges to a minimizer for convex f, G and F_j, because
+    ``1 / tau - sum_j sigma_j |K_j|^2 >= L / 2`` (ibid., theorem 3.1), L the Lipschitz constant
+    ``curvature |A|^2``, with norms from the power method. Certificate: that of `PDHG`.
 
     >>> import torch
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.tensor([[[0., 0., 9., 9.]]]), it.operators.Identity((1, 4)))
-    >>> solution = it.solve(problem, it.priors.TotalVariation() + it.priors.NonNegative(), CondatVu(), regularization=1.0,
-    ...                     progress=False)
+    >>> problem = it.Problem(torch.tensor([[[0.0, 0.0, 9.0, 9.0]]]), it.operators.Identity((1, 4)))
+    >>> solution = it.solve(
+    ...     problem,
+    ...     it.priors.TotalVariation() + it.priors.NonNegative(),
+    ...     CondatVu(),
+    ...     regularization=1.0,
+    ...     progress=False,
+    ... )
     >>> solution.x.round(decimals=2)
     tensor([[[0.5000, 0.5000, 8.5000, 8.5000]]])
     """
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "CondatVu") or pieces_reason(objective, "CondatVu")
+        reason = implicit_reason(objective, "CondatVu") or unsplittable_reason(
+            objective, "CondatVu"
+        )
         if reason is not None:
             return reason
-        for piece in data_pieces(objective):
-            if piece.data_term.curvature(piece.y) is None:
-                return f"CondatVu needs a data term with a Lipschitz gradient, and that of {piece.data_term!r} has no bound"
+        for summand in data_summands(objective):
+            if summand.data_term.curvature(summand.y) is None:
+                return f"CondatVu needs a data term with a Lipschitz gradient, and that of {summand.data_term!r} has no bound"
         return None
 
     def meets_target(self, objective: Objective) -> bool:
         return False
 
-    def _parts(self, objective: Objective, target: Tensor) -> Parts:
-        primal, others = take_primal(prior_pieces(objective))
-        return Parts(primal, others, data_pieces(objective))
+    def _split(self, objective: Objective, target: Tensor) -> Splitting:
+        primal, others = take_primal(prior_summands(objective))
+        return Splitting(primal, others, data_summands(objective))
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         holds, why = super().is_provably_convergent(objective)

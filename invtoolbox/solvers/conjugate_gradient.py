@@ -1,8 +1,8 @@
-"""Conjugate gradients for problems in which everything is quadratic."""
+"""Conjugate gradients for quadratic problems."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,39 +10,44 @@ from torch import Tensor
 
 from invtoolbox.core.pytrees import where_items
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.learned_direction import LearnedDirection, Recent, masked
+from invtoolbox.solvers.learned_direction import LearnedDirection, Recent, mask_pairs
 from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.preconditioner import Kind, Preconditioner, preconditioner
 
 
 @dataclass
 class CGState(State):
+    """Residual and direction of the normal equations ``H x = b``."""
+
     residual: Tensor  # b - H x
     direction: Tensor
-    weight: Tensor  # (batch,) the regularisation the residual belongs to
+    weight: Tensor  # (batch,) the regularization of the residual
     prediction: Tensor  # A x, carried along
     scale: Tensor  # (batch,) |b|
     inverse: Preconditioner | None
-    recent: Recent = ()  # the last directions, where a network proposes them
+    recent: Recent = ()  # the last directions, if a network proposes them
 
 
 @dataclass(frozen=True)
 class ConjugateGradient(Solver):
-    r"""Conjugate gradients (Hestenes and Stiefel 1952) on the normal equations
+    r"""Conjugate gradients (Hestenes and Stiefel 1952) on the normal equations.
 
     ``(A^T W A + sum_i w_i L_i^T L_i) x = A^T W y + sum_i w_i L_i^T b_i``
 
-    of a quadratic data term and quadratic priors ``w_i / 2 |L_i x - b_i|^2``. Each item has its own step lengths, and
-    restarts where its weight changes. Converges to the minimiser (of least norm from 0) for every linear A; the error
-    decreases monotonically in the norm of the system. Certificate: ``|b - H x| / |b|``, b the right-hand side.
+    of a quadratic data term and quadratic priors ``w_i / 2 |L_i x - b_i|^2``. Each item has its own
+    step lengths, and restarts when its weight changes. Converges to the minimizer (of least norm
+    from 0) for every linear A; the error decreases monotonically in the norm of the system.
+    Certificate: ``|b - H x| / |b|``, b the right-hand side.
 
     Args:
-        preconditioner: ``"fourier"`` for systems next to a convolution (a blur of any boundary), ``"diagonal"`` for weights that differ
-            much from pixel to pixel or ray to ray, ``"auto"`` for the first of these that exists; none by default. See `preconditioner`.
-        direction: what proposes the next direction in place of the (preconditioned) residual: a network that was trained for systems of
-            this kind, see `LearnedDirection`. The error still decreases monotonically, whatever it proposes.
+        preconditioner: ``"fourier"`` for systems next to a convolution (a blur of any boundary),
+            ``"diagonal"`` for weights that differ much from pixel to pixel or ray to ray,
+            ``"auto"`` for the first of these that exists; none by default. See `preconditioner`.
+        direction: network that proposes the next direction in place of the (preconditioned)
+            residual, trained for systems of this kind; see `LearnedDirection`. The error still
+            decreases monotonically for every proposal.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -55,8 +60,7 @@ class ConjugateGradient(Solver):
     preconditioner: Kind | None = None
     direction: LearnedDirection | None = None
     certificate_name: ClassVar[str] = "relative residual of the normal equations"
-    unrolls: ClassVar[bool] = True
-    weight_per_iteration: ClassVar[bool] = False
+    per_iteration: ClassVar[tuple[str, ...] | None] = ()
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if self.preconditioner not in (None, "auto", "diagonal", "fourier"):
@@ -89,7 +93,7 @@ class ConjugateGradient(Solver):
             objective,
             start,
             residual,
-            _conditioned(inverse, residual),
+            _precondition(inverse, residual),
             prediction,
             scale,
             inverse,
@@ -113,25 +117,26 @@ class ConjugateGradient(Solver):
                 )
             residual, direction = (
                 torch.where(mask, fresh, residual),
-                torch.where(mask, _conditioned(inverse, fresh), direction),
+                torch.where(mask, _precondition(inverse, fresh), direction),
             )
-            recent = masked(recent, ~changed)
+            recent = mask_pairs(recent, ~changed)
         if self.direction is not None:
             direction = self.direction.next(residual, recent)
         forward = objective.problem.operator(direction)
         product = apply_hessian(objective, direction, forward)
-        # Where the direction is that of conjugate gradients, <residual, direction> is <residual, inverse residual>, and this rounds less.
+        # For the direction of conjugate gradients <residual, direction> is <residual, inverse
+        # residual>, which rounds less.
         squared = inner(
-            residual, _conditioned(inverse, residual) if self.direction is None else direction
+            residual, _precondition(inverse, residual) if self.direction is None else direction
         )
         alpha = quotient(squared, inner(direction, product))
         x = torch.addcmul(state.x, expand(alpha, direction), direction)
         prediction = torch.addcmul(state.prediction, expand(alpha, forward), forward)
         residual = torch.addcmul(residual, expand(-alpha, product), product)
         if self.direction is not None:
-            recent = self.direction.remembered(direction, product, recent)
+            recent = self.direction.remember(direction, product, recent)
         else:
-            conditioned = _conditioned(inverse, residual)
+            conditioned = _precondition(inverse, residual)
             direction = torch.addcmul(
                 conditioned,
                 expand(quotient(inner(residual, conditioned), squared), direction),
@@ -152,12 +157,9 @@ class ConjugateGradient(Solver):
         inverse: Preconditioner | None,
         recent: Recent,
     ) -> CGState:
-        D, y = objective.problem.data_term, objective.problem.y
-        value = D.value(prediction, y) + objective.prior_value(x)
         return CGState(
             x,
-            value,
-            D.discrepancy(prediction, y),
+            *objective.value_at(x, prediction),
             item_norm(residual) / scale,
             residual,
             direction,
@@ -171,13 +173,11 @@ class ConjugateGradient(Solver):
     def fixed_point(self, state: CGState) -> tuple[Tensor, ...]:
         return (state.x,)
 
-    def at_point(self, objective: Objective, state: CGState, point: tuple[Tensor, ...]) -> CGState:
-        return replace(state, x=point[0])
-
     def apply_map(
         self, objective: Objective, state: CGState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        # At the solution a step of conjugate gradients is 0 / 0; that of Richardson has the same fixed point.
+        # At the solution a step of conjugate gradients is 0 / 0; Richardson's has the same fixed
+        # point.
         (x,) = point
         return (
             x + right_side(objective) - apply_hessian(objective, x, objective.problem.operator(x)),
@@ -187,12 +187,12 @@ class ConjugateGradient(Solver):
         return True, "the system is symmetric and positive semidefinite"
 
 
-def _conditioned(inverse: Preconditioner | None, residual: Tensor) -> Tensor:
+def _precondition(inverse: Preconditioner | None, residual: Tensor) -> Tensor:
     return residual if inverse is None else inverse(residual)
 
 
 def quadratic_reason(objective: Objective, name: str) -> str | None:
-    """Why the normal equations do not exist, or ``None``."""
+    """Return why the normal equations do not exist, or ``None``."""
     problem = objective.problem
     if not problem.is_linear:
         return f"{name} needs a linear operator, and {problem.operator} is not"
@@ -205,10 +205,9 @@ def quadratic_reason(objective: Objective, name: str) -> str | None:
 
 
 def apply_hessian(objective: Objective, x: Tensor, prediction: Tensor) -> Tensor:
-    """``(A^T W A + sum_i w_i L_i^T L_i) x``, given ``prediction = A x``."""
+    """Return ``(A^T W A + sum_i w_i L_i^T L_i) x``, given ``prediction = A x``."""
     problem = objective.problem
-    assert isinstance(problem.operator, LinearOperator)
-    result = problem.operator.adjoint(problem.data_term.weighted(prediction))
+    result = objective.linear_operator.adjoint(problem.data_term.weighted(prediction))
     for weight, prior in objective.terms:
         operator, _ = prior.quadratic()
         part = x if operator is None else operator.normal(x)
@@ -217,10 +216,9 @@ def apply_hessian(objective: Objective, x: Tensor, prediction: Tensor) -> Tensor
 
 
 def right_side(objective: Objective) -> Tensor:
-    """``A^T W y + sum_i w_i L_i^T b_i``."""
+    """Return ``A^T W y + sum_i w_i L_i^T b_i``."""
     problem = objective.problem
-    assert isinstance(problem.operator, LinearOperator)
-    result = problem.operator.adjoint(problem.data_term.weighted(problem.y))
+    result = objective.linear_operator.adjoint(problem.data_term.weighted(problem.y))
     for weight, prior in objective.terms:
         operator, target = prior.quadratic()
         if target is not None:

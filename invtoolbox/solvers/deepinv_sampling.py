@@ -1,4 +1,4 @@
-"""What deepinv's samplers are given: a problem and a prior in their words, and random numbers of ours."""
+"""Adapters for deepinv's samplers: problem and prior in deepinv's terms, seeded draws."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.linear_systems import solve_quadratic
 
-#: Conjugate gradients of a data step where it has no closed form.
+#: Conjugate gradient steps of a data step without a closed form.
 _INNER = 30
 
 
 class RandomNumbers(TorchFunctionMode):
-    """Inside of it, normal numbers come from one generator a sample, the same for every item of the batch.
+    """Context in which normal random numbers come from one generator per sample.
 
-    deepinv's samplers draw from torch's global state, for all items at once. A draw would then depend on what was drawn before and on the
-    company that an item is in.
+    The numbers are the same for every item of the batch. deepinv's samplers draw from torch's
+    global state, for all items at once; a draw would then depend on earlier draws and on the other
+    items of the batch.
 
     Args:
-        generators: one a sample; tensors have samples times items as first axis, the items of a sample beside each other.
+        generators: one generator per sample; tensors have samples times items as first axis, the
+            items of a sample next to each other.
         scale: a factor on every number.
     """
 
@@ -69,11 +71,13 @@ class Network(nn.Module):
         return ((x - self.low) / self.span).to(u.dtype)
 
 
-class Measured:
-    """A problem of images in [0, 1] whose noise has one standard deviation: ``A'(u) = c W (A(low + span u) - A(low)) / span``.
+class UnitRangeProblem:
+    """A problem of images in [0, 1] whose noise has one standard deviation.
 
-    W divides by the noise level of the item and of the measurement, so that every one has the same, `sigma`. With
-    ``normalised``, c makes the norm of a linear A' about 1, for what compares levels of images with levels of measurements.
+    ``A'(u) = c W (A(low + span u) - A(low)) / span``. W divides by the noise level of the item and
+    of the measurement, so that all measurements have the same level, `sigma`. With ``normalised``,
+    c makes the norm of a linear A' about 1, for samplers that compare levels of images with levels
+    of measurements.
     """
 
     def __init__(
@@ -121,9 +125,10 @@ class Measured:
         )
 
     def prox(self, z: Tensor, y: Tensor, physics: Any, gamma: Any) -> Tensor:
-        """``argmin_u gamma / 2 |A'(u) - y|^2 + |u - z|^2 / 2``, by our own quadratic step."""
+        """Return ``argmin_u gamma / 2 |A'(u) - y|^2 + |u - z|^2 / 2``, by a quadratic step."""
         step = float(gamma)
-        # The normal operator of A' is that of the data term, whose W is 1 / noise_std, times this.
+        # The normal operator of A' is the one of the data term, whose W is 1 / noise_std, times
+        # this.
         factor = (self.sigma * self.span) ** 2
         rho = torch.full_like(self.objective.regularization, 1 / (step * factor))
         right = self.A_adjoint(y - self.A(z)) / factor
@@ -131,14 +136,14 @@ class Measured:
         return (z.to(change) + change).to(z.dtype)
 
 
-class Decomposed:
-    """The singular value decomposition of `Measured`, where one is to be had.
+class SingularDecomposition:
+    """The singular value decomposition of `UnitRangeProblem`, if it is cheap.
 
-    A mask is its own; of a periodic convolution the right singular vectors are Hartley's, which are real; the matrix of anything small is
-    decomposed.
+    The decomposition of a mask is the mask itself. A periodic convolution has Hartley's right
+    singular vectors, which are real. The matrix of anything small is decomposed.
     """
 
-    def __init__(self, measured: Measured) -> None:
+    def __init__(self, measured: UnitRangeProblem) -> None:
         self.measured, self.noise_model = measured, SimpleNamespace(sigma=measured.sigma)
         power, exact = _symbol(measured)
         n = torch.Size(measured.shape[1:]).numel()
@@ -165,7 +170,7 @@ class Decomposed:
         self.mask = singular.expand(measured.shape)[:1]
 
     def V(self, c: Tensor) -> Tensor:
-        """From coefficients to the image."""
+        """Return the image of coefficients."""
         if self.kind == "hartley":
             return _hartley(c)
         return c if self.matrix is None else (c.flatten(1) @ self.matrix.to(c)).view(c.shape)
@@ -176,7 +181,10 @@ class Decomposed:
         return u if self.matrix is None else (u.flatten(1) @ self.matrix.to(u).T).view(u.shape)
 
     def U_adjoint(self, y: Tensor) -> Tensor:
-        """``diag(1 / s) V^T A^T y``, which needs no left singular vectors; 0 where a singular value is."""
+        """Return ``diag(1 / s) V^T A^T y``, which needs no left singular vectors.
+
+        It is 0 if the singular value is 0.
+        """
         s = self.mask.to(y)
         seen = s > 1e-6 * s.max()
         return torch.where(
@@ -187,7 +195,7 @@ class Decomposed:
 
 
 def undecomposed_reason(objective: Objective) -> str | None:
-    """Why there is no cheap singular value decomposition, or ``None``."""
+    """Return why there is no cheap singular value decomposition, or ``None``."""
     problem = objective.problem
     n = torch.Size(problem.image_shape).numel()
     D = cast(LeastSquares, problem.data_term)
@@ -207,7 +215,7 @@ def undecomposed_reason(objective: Objective) -> str | None:
     )
 
 
-#: Pixels of an image whose operator is decomposed as a matrix.
+#: Largest number of pixels for which the operator is decomposed as a matrix.
 _LARGEST = 1024
 
 
@@ -215,19 +223,21 @@ def _has_mask(operator: Any) -> bool:
     return set(operator.parameters()) == {"mask"} and operator.domain_shape == operator.range_shape
 
 
-def _is_mask(measured: Measured) -> bool:
+def _is_mask(measured: UnitRangeProblem) -> bool:
     return _has_mask(measured.objective.problem.operator)
 
 
-def _symbol(measured: Measured) -> tuple[Tensor | None, bool]:
-    """The squared singular values under Hartley's transform, ``(1, channel or 1, rows, columns)``, and whether they are exact."""
+def _symbol(measured: UnitRangeProblem) -> tuple[Tensor | None, bool]:
+    """Return the squared singular values under Hartley's transform, and whether they are exact.
+
+    Their shape is ``(1, channel or 1, rows, columns)``.
+    """
     known = cast(LinearOperator, measured.objective.problem.operator).normal_symbol()
     if known is None or not known[1]:
         return None, False
     whole = known[0].to(measured.y)[:1]
-    if (
-        whole[0].numel() > whole.shape[1]
-    ):  # of a convolution: the other half of its spectrum is that of the opposite frequencies
+    # The other half of a convolution's spectrum belongs to the opposite frequencies.
+    if whole[0].numel() > whole.shape[1]:
         mirrored, columns = whole, measured.shape[-1]
         for axis in range(2, whole.ndim - 1):
             mirrored = mirrored.flip(axis).roll(1, axis)
@@ -236,13 +246,16 @@ def _symbol(measured: Measured) -> tuple[Tensor | None, bool]:
     return whole * float(measured.whiten.flatten()[0]) ** 2, True
 
 
-def _one_item(measured: Measured, x: Tensor) -> Tensor:
-    """What the operator makes of images, as measured; one image a row."""
+def _one_item(measured: UnitRangeProblem, x: Tensor) -> Tensor:
+    """Apply the operator to images, with the weights of the measurements; one image per row."""
     operator = measured.objective.problem.operator
     return (measured.whiten.flatten()[0] * operator(x)).flatten(1)
 
 
 def _hartley(u: Tensor) -> Tensor:
-    """Hartley's transform: real, symmetric and its own inverse; it diagonalises the normal operator of every real periodic convolution."""
+    """Apply Hartley's transform, which is real, symmetric and its own inverse.
+
+    It diagonalizes the normal operator of every real periodic convolution.
+    """
     spectrum = torch.fft.fftn(u, dim=tuple(range(2, u.ndim)), norm="ortho")
     return spectrum.real - spectrum.imag

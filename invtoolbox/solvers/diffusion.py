@@ -1,10 +1,6 @@
-"""What diffusion samplers share: a step is a few whole draws, and a posterior is more of them.
+"""Diffusion samplers: DPS, DiffPIR and DDRM, by deepinv, and their common base class.
 
-Diffusion posterior sampling (DPS), by deepinv.
-
-Diffusion as a plug-and-play prior (DiffPIR), by deepinv.
-
-Denoising diffusion restoration models (DDRM), by deepinv.
+A step makes a few whole draws, and a posterior makes more of them.
 """
 
 from __future__ import annotations
@@ -27,10 +23,10 @@ from invtoolbox.posteriors.running_moments import Chain
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.deepinv_sampling import (
-    Decomposed,
-    Measured,
     Network,
     RandomNumbers,
+    SingularDecomposition,
+    UnitRangeProblem,
     undecomposed_reason,
 )
 from invtoolbox.solvers.unadjusted_langevin import sampling_reason
@@ -38,18 +34,21 @@ from invtoolbox.solvers.unadjusted_langevin import sampling_reason
 
 @dataclass
 class DiffusionState(State):
+    """The running moments of the draws so far."""
+
     chain: Chain
 
 
 @dataclass(frozen=True)
 class DiffusionSampler(Solver):
-    """Draws from pure noise to an image, guided by the measurements, each independent of the others.
+    """Independent draws from pure noise to an image, guided by the measurements.
 
-    The solution is the mean of the draws, ``max_iterations`` times ``at_once`` of them; `Solution.posterior` holds mean and standard
-    deviation of these and makes new ones on demand. Certificate: the relative Monte-Carlo error of the standard deviation.
+    The solution is the mean of the draws, ``max_iterations`` times ``at_once`` of them.
+    `Solution.posterior` holds their mean and standard deviation and makes new draws on demand.
+    Certificate: the relative Monte-Carlo error of the standard deviation.
 
     Args:
-        at_once: draws of one step, which go through the network as one batch.
+        at_once: number of draws per step, which go through the network as one batch.
     """
 
     max_iterations: int = 100
@@ -68,12 +67,14 @@ class DiffusionSampler(Solver):
 
     @abstractmethod
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
-        """One draw a generator, ``(count, batch, channel, *space)``; every item of the batch sees the same random numbers."""
+        """Return one draw per generator, ``(count, batch, channel, *space)``.
+
+        Every item of the batch uses the same random numbers.
+        """
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         name = type(self).__name__
-        reason = implicit_reason(objective, name) or sampling_reason(objective, name)
-        if reason is not None:
+        if reason := implicit_reason(objective, name) or sampling_reason(objective, name):
             return reason
         if not isinstance(objective.problem.data_term, LeastSquares) or not isinstance(
             objective.problem.y, Tensor
@@ -84,7 +85,7 @@ class DiffusionSampler(Solver):
         return self.prior_reason(objective)
 
     def prior_reason(self, objective: Objective) -> str | None:
-        """Why the priors are none that a diffusion can follow, or ``None``."""
+        """Return why a diffusion cannot follow the priors, or ``None``."""
         name = type(self).__name__
         if (
             len(objective.terms) != 1
@@ -142,7 +143,7 @@ class DiffusionSampler(Solver):
 
 
 class DiffusionPosterior(MomentPosterior):
-    """Mean and standard deviation of the draws that `solve` made, and new draws."""
+    """Mean and standard deviation of the draws of `solve`, and new draws."""
 
     def __init__(self, solver: DiffusionSampler, objective: Objective, chain: Chain) -> None:
         super().__init__(chain.mean(), chain.std())
@@ -155,7 +156,10 @@ class DiffusionPosterior(MomentPosterior):
 
 
 def split(generator: Generator, count: int) -> list[Generator]:
-    """One generator a draw, so that a draw does not depend on how many are made at once."""
+    """Return one generator per draw.
+
+    A draw then does not depend on the number of draws at once.
+    """
     seeds = [
         int(torch.randint(1 << 62, (1,), generator=generator, device=generator.device))
         for _ in range(count)
@@ -164,29 +168,37 @@ def split(generator: Generator, count: int) -> list[Generator]:
 
 
 def the_prior(objective: Objective) -> ExplicitPrior:
-    """The one prior of an objective that `DiffusionSampler.unsupported_reason` let pass."""
+    """Return the one prior of an objective that `DiffusionSampler.unsupported_reason` accepted."""
     return objective.terms[0][1]
 
 
 @dataclass(frozen=True)
 class DPS(DiffusionSampler):
-    r"""The reverse diffusion, pulled towards the measurements through the denoiser: ``grad_{x_t} |A(denoise(x_t)) - y|^2``.
+    r"""The reverse diffusion with a gradient towards the measurements through the denoiser.
 
-    Chung, Kim, Mccann, Klasky and Ye, "Diffusion posterior sampling for general noisy inverse problems" (ICLR 2023); the sampling is
-    deepinv's, on the variance-preserving schedule with ancestral steps. The operator may be nonlinear; each step differentiates the
-    denoiser. Mean and spread are approximate even where the score is exact (benchmarks/samplers.py): what the denoiser is unsure about is
-    taken for known.
+    The gradient is ``grad_{x_t} |A(denoise(x_t)) - y|^2``. Chung, Kim, Mccann, Klasky and Ye,
+    "Diffusion posterior sampling for general noisy inverse problems" (ICLR 2023); the sampling is
+    deepinv's, on the variance-preserving schedule with ancestral steps. The operator may be
+    nonlinear; each step differentiates the denoiser. Mean and spread are approximate even if the
+    score is exact (benchmarks/samplers.py): the method treats the uncertain part of the denoised
+    image as known.
 
     Args:
-        steps: of the diffusion, each an evaluation of the denoiser and its derivative.
-        weight: of the pull.
-        guidance: ``"annealed"`` divides the squared misfit by twice the variance of noise and diffusion, so that a weight of 1 is about
-            the likelihood; on Gaussians the mean is nearest at 1.5. ``"norm"`` takes the norm of the misfit, as the paper, and wants
-            weights in the hundreds, by problem.
-        intensity_range: the values ``(low, high)`` of the image that the diffusion sees as 0 and 1; no denoised value above is believed.
+        steps: number of diffusion steps, each an evaluation of the denoiser and its derivative.
+        weight: weight of the gradient.
+        guidance: ``"annealed"`` divides the squared misfit by twice the variance of noise and
+            diffusion, so that a weight of 1 is about the likelihood; on Gaussians the mean is
+            nearest at 1.5. ``"norm"`` takes the norm of the misfit, as the paper, and needs weights
+            in the hundreds, depending on the problem.
+        intensity_range: the values ``(low, high)`` of the image that the diffusion maps to 0 and 1;
+            denoised values above are not believed.
 
     >>> import torch, invtoolbox as it
-    >>> problem = it.Problem(torch.full((1, 1, 50), 0.6), it.operators.Identity((1, 50)), it.data_terms.LeastSquares(noise_std=0.1))
+    >>> problem = it.Problem(
+    ...     torch.full((1, 1, 50), 0.6),
+    ...     it.operators.Identity((1, 50)),
+    ...     it.data_terms.LeastSquares(noise_std=0.1),
+    ... )
     >>> prior = it.priors.Gaussian(torch.full((1, 50), 0.4), 0.01)
     >>> solution = it.solve(problem, prior, DPS(steps=100, max_iterations=2), progress=False)
     >>> round(float(solution.x.mean()), 1)
@@ -202,7 +214,7 @@ class DPS(DiffusionSampler):
         from deepinv.sampling import DPS as Sampler
 
         low, high = self.intensity_range
-        measured = Measured(objective, len(generators), low, high, normalised=True)
+        measured = UnitRangeProblem(objective, len(generators), low, high, normalised=True)
         device = measured.y.device
         sampler = Sampler(
             Network(the_prior(objective), measured.y, low, high),
@@ -220,16 +232,20 @@ class DPS(DiffusionSampler):
 class DiffPIR(DiffusionSampler):
     r"""At every noise level: denoise, a proximal step on the misfit, noise again.
 
-    Zhu, Zhang, Liang, Cao, Wen, Timofte and Van Gool, "Denoising diffusion models for plug-and-play image restoration" (CVPR workshops
-    2023); the sampling is deepinv's, the proximal step ours. Linear operators; no derivative of the denoiser.
+    Zhu, Zhang, Liang, Cao, Wen, Timofte and Van Gool, "Denoising diffusion models for plug-and-play
+    image restoration" (CVPR workshops 2023); the sampling is deepinv's, the proximal step ours.
+    Linear operators; no derivative of the denoiser.
 
     Args:
-        steps: of the diffusion.
-        strength: lambda of the paper: the proximal step minimises ``D(A(u), y) + strength / (2 s^2) |u - x_0|^2`` at noise level s, so that
-            larger believes the denoiser more. 1 is right for a denoiser that is off by s; the paper takes 3 to 25, by network and problem.
-        fresh: zeta of the paper, the share of fresh noise in what is added back, 0 to 1. More of it brings the mean nearer, and makes the
-            draws more alike.
-        intensity_range: the values ``(low, high)`` of the image that the diffusion sees as 0 and 1; denoised ones are clipped to it.
+        steps: number of diffusion steps.
+        strength: lambda of the paper: the proximal step minimizes
+            ``D(A(u), y) + strength / (2 s^2) |u - x_0|^2`` at noise level s, so that a larger value
+            gives the denoiser more weight. 1 is right for a denoiser with an error of s; the paper
+            takes 3 to 25, depending on network and problem.
+        fresh: zeta of the paper, the share of fresh noise in the noise that is added back, 0 to 1.
+            More of it brings the mean nearer, and makes the draws more alike.
+        intensity_range: the values ``(low, high)`` of the image that the diffusion maps to 0 and 1;
+            denoised values are clipped to it.
     """
 
     steps: int = 100
@@ -243,8 +259,9 @@ class DiffPIR(DiffusionSampler):
         from deepinv.sampling import DiffPIR as Sampler
 
         low, high = self.intensity_range
-        measured = Measured(objective, len(generators), low, high)
-        # In deepinv's units of noise, which are halved between images in [-1, 1] and [0, 1], and of the step, which counts |.|^2 twice.
+        measured = UnitRangeProblem(objective, len(generators), low, high)
+        # deepinv halves the unit of noise between images in [-1, 1] and [0, 1], and its step counts
+        # |.|^2 twice.
         sampler = Sampler(
             Network(the_prior(objective), measured.y, low, high),
             measured,
@@ -262,16 +279,19 @@ class DiffPIR(DiffusionSampler):
 
 @dataclass(frozen=True)
 class DDRM(DiffusionSampler):
-    r"""Diffusion in the coordinates of the singular value decomposition, each pulled as far as its own noise allows.
+    r"""Diffusion in the coordinates of the singular value decomposition.
 
-    Kawar, Elad, Ermon and Song, "Denoising diffusion restoration models" (NeurIPS 2022); the sampling is deepinv's. For masks, periodic
-    convolutions and images of at most 1024 pixels.
+    Each coordinate moves towards its measurement as far as its own noise allows. Kawar, Elad, Ermon
+    and Song, "Denoising diffusion restoration models" (NeurIPS 2022); the sampling is deepinv's.
+    For masks, periodic convolutions and images of at most 1024 pixels.
 
     Args:
-        steps: noise levels, from 1 to 0 in equal steps; 20 as in the paper.
-        eta: the share of fresh noise in coordinates that are not measured, or less well than the level.
-        eta_measured: how far the others go to their measurement; eta_b of the paper.
-        intensity_range: the values ``(low, high)`` of the image that the diffusion sees as 0 and 1.
+        steps: number of noise levels, from 1 to 0 in equal steps; 20 as in the paper.
+        eta: the share of fresh noise in coordinates that are not measured, or measured less well
+            than the level.
+        eta_measured: the share of the way that the other coordinates go to their measurement; eta_b
+            of the paper.
+        intensity_range: the values ``(low, high)`` of the image that the diffusion maps to 0 and 1.
     """
 
     steps: int = 20
@@ -288,14 +308,15 @@ class DDRM(DiffusionSampler):
         from deepinv.sampling import DDRM as Sampler
 
         low, high = self.intensity_range
-        measured = Measured(objective, len(generators), low, high)
+        measured = UnitRangeProblem(objective, len(generators), low, high)
         sampler = Sampler(
             Network(the_prior(objective), measured.y, low, high),
             sigmas=np.linspace(1, 0, self.steps),
             eta=self.eta,
             etab=self.eta_measured,
         )
-        # deepinv divides every number by sqrt(2), which would be right for the real part of complex ones; these are real.
+        # deepinv divides every number by sqrt(2), which is right for the real part of complex
+        # numbers only.
         with RandomNumbers(generators, math.sqrt(2)):
-            u = sampler(measured.y, Decomposed(measured))
+            u = sampler(measured.y, SingularDecomposition(measured))
         return (low + (high - low) * u.to(measured.y)).unflatten(0, (len(generators), -1))

@@ -1,15 +1,15 @@
-"""Douglas-Rachford splitting: the prox of the misfit and that of one prior."""
+"""Douglas-Rachford splitting with the prox of the misfit and the prox of one prior."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.solvers.base import (
     Solver,
@@ -24,7 +24,9 @@ from invtoolbox.solvers.splitting import first_penalty, unit_step_reason, unit_s
 
 @dataclass
 class DouglasRachfordState(State):
-    point: Tensor  # v, what the iteration contracts
+    """The point v that the iteration contracts, and the answer z."""
+
+    point: Tensor  # v, which the iteration contracts
     answer: Tensor  # z
     step_size: Tensor  # (batch,)
     prediction: Tensor  # A x
@@ -32,29 +34,37 @@ class DouglasRachfordState(State):
 
 @dataclass(frozen=True)
 class DouglasRachford(Solver):
-    r"""Douglas-Rachford splitting (Lions and Mercier 1979; Combettes and Pesquet 2007, algorithm 17)::
+    r"""Douglas-Rachford splitting for the misfit f and one prior R, or none.
+
+    Lions and Mercier 1979; Combettes and Pesquet 2007, algorithm 17::
 
         x = prox_{t f}(v)
         z = prox_{t w R}(2 x - v)
         v = v + relaxation (z - x)
 
-    f is the misfit and R the one prior, or none. The first line solves ``(A^T W A + 1 / t) x = A^T W y + v / t`` as `ADMM` does: closed
-    where the operator knows how, elsewhere by ``inner_iterations`` warm-started conjugate gradients; a misfit that is not
-    quadratic needs a prox and the identity as operator. With a denoiser as the prior this is PnP-DRS (Ryu et al. 2019).
+    The first line solves ``(A^T W A + 1 / t) x = A^T W y + v / t`` like `ADMM`: closed if the
+    operator allows it, otherwise by ``inner_iterations`` warm-started conjugate gradient steps. A
+    misfit that is not quadratic needs a prox, and the identity as operator. With a denoiser as the
+    prior this is PnP-DRS (Ryu et al. 2019).
 
-    Converges to a minimiser for convex f and R, every ``t > 0`` and relaxation in (0, 2), where both lines are exact (it is the
-    proximal point method in v, Eckstein and Bertsekas 1992). The answer is z: it satisfies constraints and has the prior's look.
-    Certificate: the fixed-point residual ``|x - z|``, relative to x and to ``|v - x|``, the larger: ``(x - z) / t`` is what is missing
-    in ``0 in df(x) + d(w R)(z)``, of which ``(v - x) / t`` is one part.
+    Converges to a minimizer for convex f and R, every ``t > 0`` and relaxation in (0, 2), if both
+    lines are exact (it is the proximal point method in v, Eckstein and Bertsekas 1992). The answer
+    is z: it satisfies constraints and has the look of the prior. Certificate: the fixed-point
+    residual ``|x - z|``, relative to x and to ``|v - x|``, the larger. ``(x - z) / t`` is the
+    distance to ``0 in df(x) + d(w R)(z)``, and ``(v - x) / t`` is one part of that sum.
 
     Args:
-        step_size: t; by default thresholds ``t w`` are 10 % of the intensity range, and a denoiser works at its own level.
-        relaxation: in (0, 2); 1 is none.
+        step_size: t; by default thresholds ``t w`` are 10 % of the intensity range, and a denoiser
+            works at its own level.
+        relaxation: over-relaxation in (0, 2); 1 is none.
+        inner_iterations: conjugate gradient steps per iteration, if the first line is not closed.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
     >>> solver = it.solvers.DouglasRachford(tolerance=1e-6)
-    >>> it.solve(problem, it.priors.L1(), solver, regularization=1.0, progress=False).x.round(decimals=4)
+    >>> it.solve(problem, it.priors.L1(), solver, regularization=1.0, progress=False).x.round(
+    ...     decimals=4
+    ... )
     tensor([[[ 2.,  0., -1.]]])
     """
 
@@ -65,20 +75,18 @@ class DouglasRachford(Solver):
     inner_iterations: int = 5
 
     certificate_name: ClassVar[str] = "relative fixed-point residual"
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("step_size", "regularization")
     takes_unit_step: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "DouglasRachford")
-        if reason is not None:
+        if reason := implicit_reason(objective, "DouglasRachford"):
             return reason
         problem = objective.problem
         if not problem.is_linear:
             return f"DouglasRachford needs a linear operator, and {problem.operator} is not"
         if not problem.data_term.is_quadratic and not _is_direct(objective):
             return (
-                f"DouglasRachford needs a quadratic data term, or one with a proximal operator behind the identity, and "
+                f"DouglasRachford needs a quadratic data term, or the identity and a data term with a proximal operator, and "
                 f"{problem.data_term!r} behind {problem.operator} is neither"
             )
         if len(objective.terms) > 1:
@@ -130,10 +138,10 @@ class DouglasRachford(Solver):
             residual / torch.maximum(item_norm(x), item_norm(z)).clamp_min(tiny),
             (residual + t * left) / item_norm(v - x).clamp_min(tiny),
         )
-        # Where everything is 0 there is nothing to compare with.
+        # If everything is 0, there is nothing to compare with.
         certificate = torch.where(residual + left > 0, certificate, residual)
         prediction = problem.operator(x)
-        # The constraint holds at z; the misfit is seen at x.
+        # The constraint holds at z; the misfit is evaluated at x.
         value = D.value(prediction, y) + energy
         return DouglasRachfordState(
             x,
@@ -150,7 +158,7 @@ class DouglasRachford(Solver):
         return state.answer
 
     def _step_size(self, objective: Objective, found: Tensor) -> Tensor:
-        """The step that was given, or that follows from the weight of now; else the one found at the start."""
+        """Return the given step, or the step of the current weight, or else ``found``."""
         if self.step_size is not None:
             return torch.ones_like(found) * self.step_size
         fixed = unit_step_term(objective)
@@ -167,8 +175,7 @@ class DouglasRachford(Solver):
         return replace(state, x=x, point=v, prediction=objective.problem.operator(x), answer=x)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective) or inexact_prox_reason(objective.explicit_priors)
-        if reason is not None:
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(objective.explicit_priors):
             return False, reason
         if not _is_direct(objective) and not is_closed(
             objective, [(torch.ones_like(objective.regularization), None)]
@@ -179,11 +186,14 @@ class DouglasRachford(Solver):
     def _data_prox(
         self, objective: Objective, state: DouglasRachfordState
     ) -> tuple[Tensor, Tensor]:
-        """The prox of the misfit at v, and the norm of what it leaves of ``grad f(x) + (x - v) / t``."""
+        """Return the prox of the misfit at v, and the norm of its residual.
+
+        The residual is ``grad f(x) + (x - v) / t``.
+        """
         problem, t = objective.problem, state.step_size
         if _is_direct(objective):
             return problem.data_term.prox(state.point, problem.y, t), torch.zeros_like(t)
-        A = cast(LinearOperator, problem.operator)
+        A = objective.linear_operator
         missing = state.point - state.x
         right = torch.addcmul(
             A.adjoint(problem.data_term.weighted(problem.y - state.prediction)),
@@ -195,7 +205,7 @@ class DouglasRachford(Solver):
 
 
 def _is_direct(objective: Objective) -> bool:
-    """Whether the data term's own prox is that of the misfit."""
+    """Whether the data term's own prox is the prox of the misfit."""
     return (
         isinstance(objective.problem.operator, Identity)
         and "prox" in objective.problem.data_term.offers

@@ -1,4 +1,7 @@
-"""Gauss-Newton and Levenberg-Marquardt: for nonlinear operators, unknown geometry, and images that a network makes."""
+"""Gauss-Newton and Levenberg-Marquardt, for nonlinear problems.
+
+Operators may be nonlinear, geometry unknown, and images may come from networks.
+"""
 
 from __future__ import annotations
 
@@ -18,31 +21,39 @@ from invtoolbox.solvers.linear_systems import conjugate_gradients
 
 @dataclass
 class GaussNewtonState(State):
+    """Gradient and damping of a Gauss-Newton method."""
+
     gradient: Tensor
     damping: Tensor  # (batch,) mu; 0 for Gauss-Newton
-    growth: Tensor  # (batch,) what mu is multiplied by at the next step that fails
-    scale: Tensor  # (batch,) what the gradient norm is measured against
+    growth: Tensor  # (batch,) factor on mu at the next step that fails
+    scale: Tensor  # (batch,) scale of the gradient norm
 
 
 @dataclass(frozen=True)
 class GaussNewton(Solver):
     r"""Gauss-Newton with conjugate gradients inside and an Armijo line search.
 
-    Each step solves ``H d = -grad F`` with the generalised Gauss-Newton matrix H (see `Linearization`), by at most
-    ``inner_iterations`` conjugate gradients, stopped at ``inner_tolerance`` relative (a truncated Newton method; Nash 2000).
-    Truncated or not, d is a direction of descent where H is positive semidefinite, so the objective never increases.
+    Each step solves ``H d = -grad F`` with the generalized Gauss-Newton matrix H (see
+    `Linearization`), by at most ``inner_iterations`` conjugate gradient steps, stopped at
+    ``inner_tolerance`` relative (a truncated Newton method; Nash 2000). Truncated or not, d is a
+    direction of descent if H is positive semidefinite, so the objective never increases.
 
-    Converges to a stationary point of a smooth objective that is bounded below, given that H stays bounded and positive definite
-    along the way (Nocedal and Wright 2006, theorem 10.1); where it may lose rank, use `LevenbergMarquardt`.
-    Certificate: ``|grad F|`` relative to that at the start or at 0, the larger.
+    Converges to a stationary point of a smooth objective that is bounded below, given that H stays
+    bounded and positive definite along the way (Nocedal and Wright 2006, theorem 10.1); if it may
+    lose rank, use `LevenbergMarquardt`. Certificate: ``|grad F|`` relative to its value at the
+    start or at 0, the larger.
 
     Args:
-        inner_iterations, inner_tolerance: of the conjugate gradients.
+        inner_iterations, inner_tolerance: largest number and relative residual of the conjugate
+            gradient steps.
+        sufficient_decrease: the constant of Armijo's condition.
 
     >>> import invtoolbox as it
     >>> square = it.as_operator(lambda x: x**2, domain_shape=(1, 4), range_shape=(1, 4))
     >>> problem = it.Problem(torch.full((1, 1, 4), 9.0), square)
-    >>> solution = it.solve(problem, solver=it.solvers.GaussNewton(), initial=torch.ones(1, 1, 4), progress=False)
+    >>> solution = it.solve(
+    ...     problem, solver=it.solvers.GaussNewton(), initial=torch.ones(1, 1, 4), progress=False
+    ... )
     >>> round(float(solution.x.mean()), 4)
     3.0
     """
@@ -108,19 +119,26 @@ class GaussNewton(Solver):
 
 @dataclass(frozen=True)
 class LevenbergMarquardt(GaussNewton):
-    r"""Levenberg-Marquardt: Gauss-Newton with damping, ``(H + mu I) d = -grad F``, conjugate gradients inside.
+    r"""Levenberg-Marquardt: Gauss-Newton with damping, ``(H + mu I) d = -grad F``.
 
-    ``mu`` follows the ratio of the decrease to the predicted one (Nielsen 1999; Madsen, Nielsen and Tingleff 2004, algorithm
-    3.16), for each item: a step that does not decrease the objective is not taken, so the objective never increases.
-    ``damping`` is its first value in units of the mean curvature along the gradient, ``<g, H g> / |g|^2``.
+    Conjugate gradients solve the system. For each item ``mu`` follows the ratio of the decrease to
+    the predicted one (Nielsen 1999; Madsen, Nielsen and Tingleff 2004, algorithm 3.16). A step that
+    does not decrease the objective is not taken, so the objective never increases. ``damping`` is
+    the first value of ``mu`` in units of the mean curvature along the gradient,
+    ``<g, H g> / |g|^2``.
 
-    Converges to a stationary point of a smooth objective that is bounded below and has a bounded H (More 1978).
-    Certificate: ``|grad F|`` relative to that at the start or at 0, the larger.
+    Converges to a stationary point of a smooth objective that is bounded below and has a bounded H
+    (More 1978). Certificate: ``|grad F|`` relative to its value at the start or at 0, the larger.
 
     >>> import invtoolbox as it
     >>> square = it.as_operator(lambda x: x**2, domain_shape=(1, 4), range_shape=(1, 4))
     >>> problem = it.Problem(torch.full((1, 1, 4), 9.0), square)
-    >>> solution = it.solve(problem, solver=it.solvers.LevenbergMarquardt(), initial=torch.ones(1, 1, 4), progress=False)
+    >>> solution = it.solve(
+    ...     problem,
+    ...     solver=it.solvers.LevenbergMarquardt(),
+    ...     initial=torch.ones(1, 1, 4),
+    ...     progress=False,
+    ... )
     >>> round(float(solution.x.mean()), 4)
     3.0
     """
@@ -162,7 +180,8 @@ class LevenbergMarquardt(GaussNewton):
             decrease / torch.where(predicted > 0, predicted, torch.ones_like(predicted)),
             torch.full_like(predicted, -1.0),
         )
-        # Near the minimiser a decrease is below rounding, and the model is right: such a step is good.
+        # Near the minimizer the decrease is below rounding although the model is right: take the
+        # step.
         taken = (ratio > 1e-4) | ((predicted <= rounding) & (decrease >= -rounding))
         ratio = torch.where(predicted <= rounding, torch.ones_like(ratio), ratio)
         smaller = mu * torch.maximum(torch.full_like(ratio, 1 / 3), 1 - (2 * ratio - 1) ** 3)

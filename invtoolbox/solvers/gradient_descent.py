@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -15,24 +15,29 @@ from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_r
 
 @dataclass
 class DescentState(State):
+    """Gradient and trial step of gradient descent."""
+
     gradient: Tensor
     trial: Tensor  # (batch,) the step to try first
-    scale: Tensor  # (batch,) what the gradient norm is measured against
+    scale: Tensor  # (batch,) scale of the gradient norm
 
 
 @dataclass(frozen=True)
 class GradientDescent(Solver):
-    r"""Gradient descent, ``x <- x - t grad F(x)``, with steps of Barzilai and Borwein (1988) and an Armijo line search.
+    r"""Gradient descent, ``x <- x - t grad F(x)``, with Barzilai-Borwein steps and a line search.
 
-    Each item has its own step. A step t is accepted once ``F(x - t g) <= F(x) - sufficient_decrease t |g|^2``
-    (Armijo 1966), so the objective never increases. Where some prior has no energy (RED), ``step_size`` must be given
-    and is used as it is.
+    The first trial of a step is the step of Barzilai and Borwein (1988). Each item has its own
+    step. A step t is accepted once ``F(x - t g) <= F(x) - sufficient_decrease t |g|^2`` (Armijo
+    1966), so the objective never increases. If some prior has no energy (RED), ``step_size`` must
+    be given and is used as it is.
 
-    Converges to a stationary point for any continuously differentiable objective that is bounded below; to a
-    minimiser where it is convex. Certificate: ``|grad F(x)|`` relative to that at the start or at 0, the larger.
+    Converges to a stationary point for any continuously differentiable objective that is bounded
+    below, and to a minimizer if it is convex. Certificate: ``|grad F(x)|`` relative to its value at
+    the start or at 0, the larger.
 
     Args:
-        step_size: a fixed step in place of the line search; converges for ``step_size < 2 / L``, L the Lipschitz constant.
+        step_size: a fixed step in place of the line search; converges for ``step_size < 2 / L``, L
+            the Lipschitz constant.
         sufficient_decrease: the constant of Armijo's condition.
 
     >>> import invtoolbox as it
@@ -51,18 +56,13 @@ class GradientDescent(Solver):
             return "GradientDescent without a fixed step_size= needs an energy for its line search, and a prior here has none"
         return nonsmooth_reason(objective, "GradientDescent")
 
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("step_size", "regularization")
 
     def init(self, objective: Objective, start: Tensor) -> DescentState:
         value, gradient, discrepancy = objective.evaluate(start)
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
-        trial = (
-            torch.ones_like(norm)
-            if self.step_size is None
-            else torch.ones_like(norm) * self.step_size
-        )
+        trial = torch.ones_like(norm) * (1.0 if self.step_size is None else self.step_size)
         return DescentState(start, value, discrepancy, norm / scale, gradient, trial, scale)
 
     def step(self, objective: Objective, state: DescentState) -> DescentState:
@@ -85,34 +85,29 @@ class GradientDescent(Solver):
     def fixed_point(self, state: DescentState) -> tuple[Tensor, ...]:
         return (state.x,)
 
-    def at_point(
-        self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]
-    ) -> DescentState:
-        return replace(state, x=point[0])
-
     def apply_map(
         self, objective: Objective, state: DescentState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
-        # Whatever the step is, the fixed point is where the gradient is 0.
+        # For every step size the fixed point is the point of zero gradient.
         return (point[0] - objective.evaluate(point[0]).gradient,)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if self.step_size is not None:
             return False, "whether step_size is below 2 / L is not checked"
-        reason = nonconvex_reason(objective)
-        if reason is not None:
+        if reason := nonconvex_reason(objective):
             return False, f"to a stationary point only: {reason}"
         return True, "everything is convex and differentiable, and the step is searched for"
 
 
 def gradient_scale(objective: Objective, start_norm: Tensor) -> Tensor:
-    """What a gradient norm is measured against: the norm at the start or at 0, the larger (a warm start asks no more)."""
-    if objective.layout is not None:
-        scale = start_norm
-    else:
-        scale = torch.maximum(
-            start_norm, item_norm(objective.data(objective.problem.zeros()).gradient)
-        )
+    """Return the scale of a gradient norm: the norm at the start or at 0, the larger.
+
+    With it a warm start does not require more accuracy.
+    """
+    scale = start_norm
+    if objective.layout is None:
+        at_zero = objective.data(objective.problem.zeros()).gradient
+        scale = torch.maximum(start_norm, item_norm(at_zero))
     return scale.clamp_min(torch.finfo(scale.dtype).tiny)
 
 
@@ -126,10 +121,11 @@ def backtrack(
     sufficient_decrease: float,
     halvings: int = 40,
 ) -> tuple[Tensor, Evaluation, Tensor]:
-    """The first step among ``trial, trial / 2, ...`` that meets Armijo's condition, per item; and the point there.
+    """Return the first point of the steps ``trial, trial / 2, ...`` that meets Armijo's condition.
 
-    An item that no step improves stays where it is (its step is 0). Rounding is allowed for: near the minimiser the
-    objective cannot be told to decrease.
+    Each item has its own step. Returns the point, the evaluation there, and the step, which is 0
+    for an item that no step improves. Rounding is allowed for: near the minimizer a decrease of the
+    objective cannot be measured.
     """
     rounding = 4 * torch.finfo(value.dtype).eps * value.abs()
     step, accepted = trial.clone(), torch.zeros_like(trial, dtype=torch.bool)
@@ -146,7 +142,10 @@ def backtrack(
 
 
 def _barzilai_borwein(moved: Tensor, change: Tensor, taken: Tensor) -> Tensor:
-    """``<s, s> / <s, d>``, the inverse of the mean curvature along the last step; where it is not positive, twice the last step."""
+    """Return ``<s, s> / <s, d>``, the inverse of the mean curvature along the last step.
+
+    If the curvature is not positive, return twice the last step.
+    """
     curvature = inner(moved, change)
     length = inner(moved, moved)
     usable = (curvature > 1e-12 * length) & (length > 0)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, item_norm
+from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
 from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
@@ -17,15 +17,17 @@ from invtoolbox.solvers.splitting import (
     copy_of_image,
     denoising_term,
     first_penalty,
-    prior_pieces,
+    prior_summands,
     splitting_reason,
 )
 
 
 @dataclass
 class HalfQuadraticState(State):
+    """Splits and penalty of half-quadratic splitting."""
+
     splits: tuple[Tensor, ...]  # z_i
-    penalty: Tensor  # (batch,) the fixed one; with a schedule, the largest noise level
+    penalty: Tensor  # (batch,) the fixed penalty; with a schedule, the largest noise level
     steps: Tensor  # (batch,)
     prediction: Tensor  # A x
     answer: Tensor
@@ -34,42 +36,54 @@ class HalfQuadraticState(State):
 
 @dataclass(frozen=True)
 class HalfQuadratic(Solver):
-    r"""Half-quadratic splitting (Geman and Yang 1995; Wang, Yang, Yin and Zhang 2008) for a quadratic misfit::
+    r"""Half-quadratic splitting for a quadratic misfit.
+
+    Geman and Yang 1995; Wang, Yang, Yin and Zhang 2008::
 
         x   = argmin D(A x, y) + mu/2 sum_i |K_i x - z_i|^2
         z_i = prox_{w_i R_i / mu}(K_i x)
 
-    With a fixed penalty ``mu`` it minimises ``D(A x, y) + sum_i (w_i R_i)_mu(K_i x)``, every prior in place of its Moreau envelope
-    (the modulus becomes Huber's function with a corner of ``w / mu``): the objective itself as mu grows, ever more slowly.
+    With a fixed penalty ``mu`` it minimizes ``D(A x, y) + sum_i (w_i R_i)_mu(K_i x)``, every prior
+    replaced by its Moreau envelope (the modulus becomes Huber's function with a corner of
+    ``w / mu``). As mu grows this approaches the objective itself, ever more slowly.
 
-    With a denoiser that knows noise levels (plug-and-play; DPIR of Zhang et al., IEEE TPAMI 44, 2022) the level falls geometrically
-    from ``sigma_start`` to ``sigma_end`` in ``schedule`` steps, and ``mu_k = w sigma^2 / sigma_k^2`` with the prior's own
-    ``sigma`` and weight w: the product ``w sigma^2`` is their lambda, 0.23 with a data term that knows its noise level. Run it for
-    ``max_iterations=schedule`` to do as they do; later steps stay at ``sigma_end``.
+    With a denoiser that supports several noise levels (plug-and-play; DPIR of Zhang et al., IEEE
+    TPAMI 44, 2022) the level falls geometrically from ``sigma_start`` to ``sigma_end`` in
+    ``schedule`` steps, and ``mu_k = w sigma^2 / sigma_k^2`` with the prior's own ``sigma`` and
+    weight w. The product ``w sigma^2`` is their lambda, 0.23 with a data term that knows its noise
+    level. Run it for ``max_iterations=schedule`` to reproduce their method; later steps stay at
+    ``sigma_end``.
 
-    With a denoiser of one level and a fixed penalty it is the fixed-point method of regularisation by denoising (RED; Romano, Elad and
-    Milanfar, SIAM J. Imaging Sci. 10, 2017): where it settles, x, which ``iterate="x"`` returns, solves
-    ``A^T W (A x - y) + mu (x - denoise(x)) = 0``. The gradient steps that `GradientDescent` takes for this equation, with
-    ``regularization=mu``, need many times as many calls of the denoiser.
+    With a denoiser of one level and a fixed penalty it is the fixed-point method of regularization
+    by denoising (RED; Romano, Elad and Milanfar, SIAM J. Imaging Sci. 10, 2017). Its limit x, which
+    ``iterate="x"`` returns, solves ``A^T W (A x - y) + mu (x - denoise(x)) = 0``. The gradient
+    steps of `GradientDescent` for this equation, with ``regularization=mu``, need many times as
+    many calls of the denoiser.
 
-    Converges to a minimiser of the half-quadratic objective for convex priors, a fixed ``mu > 0`` and a first line that is
-    closed; elsewhere the first line is ``inner_iterations`` warm-started conjugate gradients. With a denoiser
-    nothing is promised. The answer is z of a constraint, else of the first prior that is not behind an operator, so that constraints
-    hold and it has the prior's look; where there is none, x. Certificate: the gradient of the half-quadratic objective,
-    ``|mu sum_i K_i^T (z_i - z_i_before)|``, relative to ``|A^T W y|``; infinite while the schedule runs.
+    Converges to a minimizer of the half-quadratic objective for convex priors, a fixed ``mu > 0``
+    and a closed first line; otherwise the first line takes ``inner_iterations`` warm-started
+    conjugate gradient steps. With a denoiser nothing is promised. The answer is the z of a
+    constraint, else of the first prior that is not behind an operator, so that constraints hold and
+    the answer has the look of the prior; without such a prior it is x. Certificate: the gradient of
+    the half-quadratic objective, ``|mu sum_i K_i^T (z_i - z_i_before)|``, relative to
+    ``|A^T W y|``; infinite while the schedule runs.
 
     Args:
-        penalty: mu, in the units of the objective; by default such that thresholds are 1 % of the intensity range.
-        sigma_start: the first level of a denoiser, in the units of the image; 20 % of its intensity range by default.
-        sigma_end: the last one; the ``sigma`` of the prior by default.
-        schedule: steps from one to the other.
-        inner_iterations: conjugate gradient steps an iteration, where the first line is not closed.
-        iterate: ``"x"`` returns the side of the misfit in any case.
+        penalty: mu, in the units of the objective; by default such that thresholds are 1 % of the
+            intensity range.
+        sigma_start: the first level of a denoiser, in the units of the image; 20 % of its intensity
+            range by default.
+        sigma_end: the last level; the ``sigma`` of the prior by default.
+        schedule: number of steps from the first to the last level.
+        inner_iterations: conjugate gradient steps per iteration, if the first line is not closed.
+        iterate: ``"x"`` returns the iterate of the misfit in any case.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
     >>> solver = HalfQuadratic(penalty=1.0, tolerance=1e-6)
-    >>> it.solve(problem, it.priors.L1(), solver, regularization=1.0, progress=False).x.round(decimals=4)
+    >>> it.solve(problem, it.priors.L1(), solver, regularization=1.0, progress=False).x.round(
+    ...     decimals=4
+    ... )
     tensor([[[1., 0., -0.]]])
     """
 
@@ -83,12 +97,10 @@ class HalfQuadratic(Solver):
     iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "relative gradient norm of the half-quadratic objective"
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("penalty",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("penalty", "regularization")
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = splitting_reason(objective, "HalfQuadratic")
-        if reason is not None:
+        if reason := splitting_reason(objective, "HalfQuadratic"):
             return reason
         for name, value in (
             ("penalty", self.penalty),
@@ -105,7 +117,7 @@ class HalfQuadratic(Solver):
 
     def init(self, objective: Objective, start: Tensor) -> HalfQuadraticState:
         problem = objective.problem
-        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        A, D = objective.linear_operator, problem.data_term
         prediction = A(start)
         scale = item_norm(A.adjoint(D.weighted(problem.y)))
         if self._levels(objective):
@@ -118,7 +130,7 @@ class HalfQuadratic(Solver):
                 if self.penalty is None
                 else one * self.penalty
             )
-        splits = tuple(piece.apply(start).clone() for piece in prior_pieces(objective))
+        splits = tuple(summand.apply(start).clone() for summand in prior_summands(objective))
         return HalfQuadraticState(
             start,
             D.value(prediction, problem.y),
@@ -133,32 +145,36 @@ class HalfQuadratic(Solver):
         )
 
     def step(self, objective: Objective, state: HalfQuadraticState) -> HalfQuadraticState:
-        problem, pieces = objective.problem, prior_pieces(objective)
-        A, D, y = cast(LinearOperator, problem.operator), problem.data_term, problem.y
+        problem, summands = objective.problem, prior_summands(objective)
+        A, D, y = objective.linear_operator, problem.data_term, problem.y
         mu = self._penalty(objective, state)
         right = A.adjoint(D.weighted(y - state.prediction))
-        for piece, z in zip(pieces, state.splits):
-            missing = piece.adjoint(z - piece.apply(state.x))
+        for summand, z in zip(summands, state.splits):
+            missing = summand.adjoint(z - summand.apply(state.x))
             right = torch.addcmul(right, expand(mu, missing), missing)
         change, left = solve_quadratic(
-            objective, [(mu, piece.operator) for piece in pieces], right, self.inner_iterations
+            objective,
+            [(mu, summand.operator) for summand in summands],
+            right,
+            self.inner_iterations,
         )
         x = state.x + change
         prediction = A(x)
         value, moved = D.value(prediction, y), torch.zeros_like(x)
         splits = []
-        for piece, z in zip(pieces, state.splits):
-            image = piece.apply(x)
-            new = piece.prox(image, 1 / mu)
-            moved = moved + piece.adjoint(new - z)
+        for summand, z in zip(summands, state.splits):
+            image = summand.apply(x)
+            new = summand.prox(image, 1 / mu)
+            moved = moved + summand.adjoint(new - z)
             splits.append(new)
-            # A piece behind an operator is seen at the image; a constraint holds at z alone.
-            value = value + piece.value(new if piece.operator is None else image)
+            # The value of a summand behind an operator is taken at the image; a constraint holds at
+            # z alone.
+            value = value + summand.value(new if summand.operator is None else image)
         steps = state.steps + 1
         certificate = (mu * item_norm(moved) + left) / state.scale
         if self._levels(objective):
             certificate = torch.where(steps < self.schedule, torch.inf, certificate)
-        own = copy_of_image(pieces, splits) if self.iterate == "auto" else None
+        own = copy_of_image(summands, splits) if self.iterate == "auto" else None
         return HalfQuadraticState(
             x,
             value,
@@ -182,7 +198,7 @@ class HalfQuadratic(Solver):
         self, objective: Objective, state: HalfQuadraticState, point: tuple[Tensor, ...]
     ) -> HalfQuadraticState:
         x, *splits = point
-        own = copy_of_image(prior_pieces(objective), splits) if self.iterate == "auto" else None
+        own = copy_of_image(prior_summands(objective), splits) if self.iterate == "auto" else None
         return replace(
             state,
             x=x,
@@ -193,14 +209,13 @@ class HalfQuadratic(Solver):
         )
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective) or inexact_prox_reason(
-            piece.function for piece in prior_pieces(objective)
-        )
-        if reason is not None:
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(
+            summand.function for summand in prior_summands(objective)
+        ):
             return False, reason
         if not is_closed(
             objective,
-            [(objective.regularization, piece.operator) for piece in prior_pieces(objective)],
+            [(objective.regularization, summand.operator) for summand in prior_summands(objective)],
         ):
             return False, "the first line is solved by a fixed number of inner steps"
         return (

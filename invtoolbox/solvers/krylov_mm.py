@@ -1,4 +1,4 @@
-"""Majorisation-minimisation in a generalised Krylov subspace."""
+"""Majorization-minimization in a generalized Krylov subspace."""
 
 from __future__ import annotations
 
@@ -16,76 +16,82 @@ from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, smoothed
 from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.subspace import Projected, discrepancy_weight, minimise
+from invtoolbox.solvers.linear_systems import quotient
+from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimise
 
-#: The weight is sought up to this multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
-#: ``L^T L``. At 10 % noise and a graph made from noise it was 1e4; where more is asked for, the prior agrees
-#: with all of the measurements, and no weight raises the discrepancy to its target.
+#: Largest weight, as a multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
+#: ``L^T L``. At 10 % noise and a graph made from noise the weight was 1e4; if more is needed, the
+#: prior agrees with all measurements, and no weight raises the discrepancy to its target.
 _LARGEST = 2e4
 _SMALLEST = 1e-13  # of the largest
-#: With less noise the certificate is measured against the noise: the gradient of the data term is then small
-#: long before the measurements are fitted as well as the discrepancy principle asks for.
+#: Below this noise level the certificate is relative to the noise: the gradient of the data term is
+#: then small long before the measurements are fitted to the discrepancy principle.
 _USUAL_NOISE = 0.02
 
 
 @dataclass
 class KrylovState(State):
+    """The basis of the Krylov subspace, its products with A and L, and the problem in it."""
+
     regularization: Tensor  # (batch,)
-    target: Tensor  # (batch,) the discrepancy to meet; NaN where the weight is fixed
-    smoothing: Tensor  # (batch,) of a prior that is not smooth by itself
+    target: Tensor  # (batch,) the discrepancy to meet; NaN if the weight is fixed
+    smoothing: Tensor  # (batch,) smoothing of a prior that is not smooth by itself
     basis: Tensor  # (batch, basis_size, n) orthonormal rows V
     measured: Tensor  # (batch, basis_size, m) A V
     transformed: Tensor  # (batch, basis_size, l) L V
-    subspace: Projected  # the problem in the basis, float64
+    subspace: SubspaceProblem  # the problem in the basis, float64
     previous: Tensor  # (batch, basis_size) the coefficients of the last iterate
     size: Tensor  # (batch,) vectors in the basis
     data_gradient: Tensor  # (batch, n) A^T W y
-    data_diagonal: Tensor  # (batch,) what stands for A^T W A in the preconditioner
-    strictness: Tensor  # (batch,) what the certificate is divided by, at most 1
-    largest: (
-        Tensor  # (batch,) the weight of the majorant beyond which the prior is as good as exact
-    )
+    data_diagonal: Tensor  # (batch,) the number for A^T W A in the preconditioner
+    strictness: Tensor  # (batch,) divisor of the certificate, at most 1
+    largest: Tensor  # (batch,) majorant's weight above which the prior holds almost exactly
     prior_diagonal: Tensor  # (batch, n) of L^T L, or (batch, 1) of zeros
 
 
 @dataclass(frozen=True)
 class KrylovMM(Solver):
-    r"""The l2-lq method: MM with a fixed quadratic majorant, in a generalised Krylov subspace.
+    r"""The l2-lq method: MM with a fixed quadratic majorant, in a generalized Krylov subspace.
 
-    Minimises ``1/2 <A x - y, W (A x - y)> + lambda sum_i phi((L x)_i)`` for a quadratic data term and one
-    prior that is a (smoothed) norm of a linear operator: total variation, `GraphLaplacian`, wavelet l1,
-    Tikhonov. With ``c >= phi''`` the majorant at ``u_k = L x_k`` is ``c/2 |L x - (u_k - phi'(u_k) / c)|^2``,
-    whose matrix never changes. A step
+    Minimizes ``1/2 <A x - y, W (A x - y)> + lambda sum_i phi((L x)_i)`` for a quadratic data term
+    and one prior that is a (smoothed) norm of a linear operator: total variation, `GraphLaplacian`,
+    wavelet l1, Tikhonov. With ``c >= phi''`` the majorant at ``u_k = L x_k`` is
+    ``c/2 |L x - (u_k - phi'(u_k) / c)|^2``, whose matrix never changes. A step
 
-    1. minimises data term plus majorant over the span of V exactly, a problem of ``basis_size`` unknowns
-       whose matrices ``(A V)^T W (A V)`` and ``(L V)^T (L V)`` grow by one column a step;
-    2. adds the preconditioned gradient at the new point to V, orthogonalised twice: one product with each of
-       A, A^T, L and L^T.
+    1. minimizes data term plus majorant over the span of V exactly, a problem of ``basis_size``
+       unknowns whose matrices ``(A V)^T W (A V)`` and ``(L V)^T (L V)`` grow by one column per
+       step;
+    2. adds the preconditioned gradient at the new point to V, orthogonalized twice: one product
+       with each of A, A^T, L and L^T.
 
-    Where the weight follows the discrepancy principle it is found inside step 1, by Newton's method on the
-    projected problem, so a solve costs no more than one with the weight known. The preconditioner is the
-    diagonal of ``A^T W A + lambda c L^T L``, which a `GraphLaplacian` knows (its pixels differ by orders of
-    magnitude); the published method has none, and needs several times as many products. A full basis is
-    restarted with ``x_k`` and ``x_k - x_{k-1}``, which for a quadratic objective loses nothing (it is what
-    conjugate gradients keep).
+    If the weight follows the discrepancy principle, it is found inside step 1, by Newton's method
+    on the problem in the subspace, so a solve costs no more than one with a known weight. The
+    preconditioner is the diagonal of ``A^T W A + lambda c L^T L``, which a `GraphLaplacian` knows
+    (its pixels differ by orders of magnitude); the published method has none, and needs several
+    times as many products. A full basis is restarted with ``x_k`` and ``x_k - x_{k-1}``, which for
+    a quadratic objective loses nothing (it is what conjugate gradients keep).
 
-    For a fixed weight the objective never increases, and the iterates converge to a stationary point for
-    every phi with bounded curvature; to the minimiser where it is convex, that is for ``q >= 1`` and null
-    spaces of A and L with nothing but 0 in common (Huang, Lanza, Morigi, Reichel & Sgallari, BIT Numer. Math.
-    57, 2017). Certificate: the gradient of the objective at the current weight, relative to that of the data
-    term at 0, both in the norm of the inverse preconditioner; where the weight follows a noise level n below
-    2 % of the measurements it is multiplied by 0.02 / n, so that it is measured against the noise.
+    For a fixed weight the objective never increases, and the iterates converge to a stationary
+    point for every phi with bounded curvature. They converge to the minimizer if it is convex, that
+    is for ``q >= 1`` and null spaces of A and L with nothing but 0 in common (Huang, Lanza, Morigi,
+    Reichel & Sgallari, BIT Numer. Math. 57, 2017). Certificate: the gradient of the objective at
+    the current weight, relative to the gradient of the data term at 0, both in the norm of the
+    inverse preconditioner. If the weight follows a noise level n below 2 % of the measurements, the
+    certificate is multiplied by 0.02 / n, so that it is measured against the noise.
 
     Source: Lanza, Morigi, Reichel & Sgallari, SIAM J. Sci. Comput. 37 (2015).
 
     Args:
-        basis_size: where the basis is restarted.
-        smoothing: of a prior that is not smooth (TV), as a fraction of the intensity range of the image; a
-            prior that brings its own smoothing (`GraphLaplacian`, `SmoothedNorm`) keeps it.
+        basis_size: size at which the basis is restarted.
+        smoothing: smoothing of a prior that is not smooth (TV), as a fraction of the intensity
+            range of the image; a prior with a smoothing of its own (`GraphLaplacian`,
+            `SmoothedNorm`) keeps it.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.tensor([[[0., 0., 9., 9.]]]), it.operators.Identity((1, 4)))
-    >>> it.solve(problem, it.priors.TotalVariation(), KrylovMM(smoothing=1e-2), 1.0, progress=False).x.round(decimals=1)
+    >>> problem = it.Problem(torch.tensor([[[0.0, 0.0, 9.0, 9.0]]]), it.operators.Identity((1, 4)))
+    >>> it.solve(
+    ...     problem, it.priors.TotalVariation(), KrylovMM(smoothing=1e-2), 1.0, progress=False
+    ... ).x.round(decimals=1)
     tensor([[[0.5000, 0.5000, 8.5000, 8.5000]]])
     """
 
@@ -95,11 +101,9 @@ class KrylovMM(Solver):
     smoothing: float = 0.1
 
     certificate_name: ClassVar[str] = "relative gradient norm, preconditioned"
-    finds_weight: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "KrylovMM")
-        if reason is not None:
+        if reason := implicit_reason(objective, "KrylovMM"):
             return reason
         problem = objective.problem
         if not problem.is_linear or not problem.data_term.is_quadratic:
@@ -116,23 +120,28 @@ class KrylovMM(Solver):
         return None
 
     def suits(self, objective: Objective) -> bool:
-        """Where the prior is smooth by itself: smoothing a prior changes the answer, which a user should ask for."""
+        """Whether the prior is smooth by itself.
+
+        Smoothing a prior changes the answer, so a user has to request it.
+        """
         prior = objective.terms[0][1]
         return prior.smooth and ("quadratic" not in prior.offers or objective.rule is not None)
 
-    # -- life ------------------------------------------------------------------------------------------------
+    def meets_target(self, objective: Objective) -> bool:
+        return objective.rule is not None
+
+    # -- life --------------------------------------------------------------------------------------
 
     def init(self, objective: Objective, start: Tensor) -> KrylovState:
         problem = objective.problem
-        A, D = problem.operator, problem.data_term
-        assert isinstance(A, LinearOperator)
+        A, D = objective.linear_operator, problem.data_term
         batch, device = start.shape[0], start.device
         data_gradient = A.adjoint(D.weighted(problem.y))
         seen = A(data_gradient)
         smoothing = self.smoothing * intensity_range(
             data_gradient
             * expand(
-                _ratio(inner(seen, D.weighted(problem.y)), inner(seen, D.weighted(seen))), start
+                quotient(inner(seen, D.weighted(problem.y)), inner(seen, D.weighted(seen))), start
             )
         )
         parts = _parts(objective, smoothing)
@@ -160,7 +169,7 @@ class KrylovMM(Solver):
             basis=start.new_zeros(batch, size, start[0].numel()),
             measured=start.new_zeros(batch, size, problem.y[0].numel()),
             transformed=start.new_zeros(batch, size, u[0].numel()),
-            subspace=Projected.zeros(batch, size, device),
+            subspace=SubspaceProblem.zeros(batch, size, device),
             previous=torch.zeros(batch, size, dtype=torch.float64, device=device),
             size=torch.zeros(batch, dtype=torch.long, device=device),
             data_gradient=data_gradient.flatten(1),
@@ -178,49 +187,40 @@ class KrylovMM(Solver):
         return state
 
     def step(self, objective: Objective, state: KrylovState) -> KrylovState:
-        A = objective.problem.operator
-        assert isinstance(A, LinearOperator)
         parts = _parts(objective, state.smoothing)
         assert parts is not None
         k = int(state.size[0])  # the bases of all items grow together
         small = state.subspace.first(k)
-        # The weight in front of the majorant's |L x - w|^2 / 2 is eta = lambda * weight * curvature.
-        unit = (parts.weight * parts.curvature).double()
-        if objective.rule is None:
-            eta = objective.regularization.double() * unit
-        else:
-            high = state.largest.double()
-            eta = discrepancy_weight(
-                small,
-                state.target.double(),
-                state.regularization.double() * unit,
-                _SMALLEST * high,
-                high,
-            )
+        eta = self._majorant_weight(objective, parts, state, small)
         step = minimise(small, eta)
         state.previous[:, :k] = small.coefficients
         small.coefficients += step
         x = _combine(small.coefficients, state.basis).view_as(state.x)
-        new = dataclasses.replace(state, x=x, regularization=(eta / unit).to(x))
         prediction = _combine(small.coefficients, state.measured).view_as(objective.problem.y)
         u = _combine(small.coefficients, state.transformed).view(-1, *parts.range_shape)
+        weight = (eta / (parts.weight * parts.curvature).double()).to(x)
+        new = dataclasses.replace(state, x=x, regularization=weight)
         residual, slope = _evaluate(objective, parts, new, prediction, u)
-        pull = parts.back(slope)
-        gradient = torch.addcmul(
-            A.adjoint(residual), expand(new.regularization * parts.weight, pull), pull
-        ).flatten(1)
-        inverse = 1 / torch.addcmul(
-            state.data_diagonal.view(-1, 1), eta.to(x).view(-1, 1), state.prior_diagonal
-        )
-        direction = gradient * inverse
-        reference = inner(state.data_gradient, state.data_gradient * inverse).clamp_min(
-            torch.finfo(x.dtype).tiny
-        )
-        new.certificate = (inner(gradient, direction) / reference).sqrt() / state.strictness
+        gradient = _gradient(objective.linear_operator, parts, new, residual, slope)
+        direction = _precondition(new, eta, gradient)
         if k == state.basis.shape[1]:
             _restart(new)
         _expand(objective, parts, new, direction, residual, slope)
         return new
+
+    def _majorant_weight(
+        self, objective: Objective, parts: _Parts, state: KrylovState, small: SubspaceProblem
+    ) -> Tensor:
+        """Return the weight of the majorant's ``|L x - w|^2 / 2``, ``(batch,)``.
+
+        It is ``eta = lambda * weight * curvature``.
+        """
+        unit = (parts.weight * parts.curvature).double()
+        if objective.rule is None:
+            return objective.regularization.double() * unit
+        target, high = state.target.double(), state.largest.double()
+        first = state.regularization.double() * unit
+        return discrepancy_weight(small, target, first, _SMALLEST * high, high)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if objective.rule is not None:
@@ -231,13 +231,16 @@ class KrylovMM(Solver):
         ), "for a convex norm" if prior.is_convex else f"{prior!r} is not known to be convex"
 
 
-# -- the prior -----------------------------------------------------------------------------------------------
+# -- the prior -------------------------------------------------------------------------------------
 
 
 class _Parts(NamedTuple):
-    """The prior as ``weight * sum_i phi((L x - shift)_i)``; the curvature of phi is at most ``curvature``."""
+    """The prior as ``weight * sum_i phi((L x - shift)_i)``.
 
-    weight: Tensor  # (batch,) in the sum of priors, without the regularisation
+    The curvature of phi is at most ``curvature``.
+    """
+
+    weight: Tensor  # (batch,) weight in the sum of priors, without the regularization
     operator: LinearOperator | None  # None for the identity
     norm: SmoothedNorm
     shift: Tensor | None
@@ -272,14 +275,17 @@ def _parts(objective: Objective, smoothing: Tensor) -> _Parts | None:
     if norm is None:
         return None
     if operator is not None:
-        # An operator that treats channels alike takes their number from the image.
+        # A channelwise operator takes the number of channels from the image.
         whole = cast(tuple[int, ...], operator.range_shape)
         shape = (shape[0], *whole[1:]) if operator.channelwise else whole
     return _Parts(weight, operator, norm, shift, norm.curvature(like).expand_as(like), shape)
 
 
 def _prior_diagonal(parts: _Parts, x: Tensor) -> Tensor:
-    """The diagonal of ``L^T L``, ``(batch, n)``; where it is unknown or constant, ``(batch, 1)`` of zeros."""
+    """Return the diagonal of ``L^T L``, ``(batch, n)``.
+
+    ``(batch, 1)`` of zeros if it is unknown or constant.
+    """
     diagonal = parts.operator.normal_diagonal() if parts.operator is not None else None
     return (
         x.new_zeros(x.shape[0], 1) if diagonal is None else diagonal.to(x).expand_as(x).flatten(1)
@@ -289,11 +295,14 @@ def _prior_diagonal(parts: _Parts, x: Tensor) -> Tensor:
 def _scales(
     A: LinearOperator, D: DataTerm, parts: _Parts, data_gradient: Tensor, seen: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The number that stands for ``A^T W A`` in the preconditioner, and the largest weight of the majorant, ``(batch,)``.
+    """Return the number for ``A^T W A`` in the preconditioner, and the largest weight.
 
-    The first is the geometric mean of the mean diagonal of ``A^T W A`` (seen by noise) and its largest
-    eigenvalue (seen by the back-projection): the middle of a spectrum that falls over orders of magnitude. On
-    CT either end alone is slower.
+    Both have the shape ``(batch,)``.
+
+    The first is the geometric mean of the mean diagonal of ``A^T W A`` (from products with noise)
+    and its largest eigenvalue (from the back-projection): the middle of a spectrum that falls over
+    orders of magnitude. On CT either end alone is slower. The second bounds the weight of the
+    majorant.
     """
     signs = torch.randint(
         0, 2, data_gradient.shape[1:], generator=torch.Generator().manual_seed(0), dtype=torch.int8
@@ -304,26 +313,29 @@ def _scales(
         inner(noisy, D.weighted(noisy)) / noise[0].numel(),
         inner(rough, rough) / noise[0].numel(),
     )
-    highest = _ratio(inner(seen, D.weighted(seen)), inner(data_gradient, data_gradient))
-    scale, largest = (mean * highest).clamp_min(0).sqrt(), _LARGEST * _ratio(highest, roughness)
+    highest = quotient(inner(seen, D.weighted(seen)), inner(data_gradient, data_gradient))
+    scale, largest = (mean * highest).clamp_min(0).sqrt(), _LARGEST * quotient(highest, roughness)
     one = torch.ones_like(scale)
     return torch.where(scale > 0, scale, one), torch.where(largest > 0, largest, one)
 
 
 def _strictness(target: Tensor, D: DataTerm, y: Tensor) -> Tensor:
-    """Noise over signal in units of `_USUAL_NOISE`, at most 1; 1 where the weight is fixed, ``(batch,)``."""
+    """Return noise over signal in units of `_USUAL_NOISE`, at most 1, ``(batch,)``.
+
+    1 for a fixed weight.
+    """
     signal = D.discrepancy(torch.zeros_like(y), y)
-    noise = _ratio(target, _USUAL_NOISE * signal)
+    noise = quotient(target, _USUAL_NOISE * signal)
     return torch.where(noise > 0, noise, torch.ones_like(noise)).clamp(1e-3, 1.0)
 
 
-# -- the basis -----------------------------------------------------------------------------------------------
+# -- the basis -------------------------------------------------------------------------------------
 
 
 def _evaluate(
     objective: Objective, parts: _Parts, state: KrylovState, prediction: Tensor, u: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Set the value and the discrepancy at ``state.x``; returns ``W (A x - y)`` and ``phi'(L x)``."""
+    """Set value and discrepancy at ``state.x``, and return ``W (A x - y)`` and ``phi'(L x)``."""
     D, y = objective.problem.data_term, objective.problem.y
     if parts.shift is not None:
         u = u - parts.shift
@@ -335,6 +347,31 @@ def _evaluate(
     return D.weighted(prediction - y), parts.norm.gradient(u)
 
 
+def _gradient(
+    A: LinearOperator, parts: _Parts, state: KrylovState, residual: Tensor, slope: Tensor
+) -> Tensor:
+    """Return the gradient of the objective at the current weight, ``(batch, n)``."""
+    pull = parts.back(slope)
+    weight = expand(state.regularization * parts.weight, pull)
+    return torch.addcmul(A.adjoint(residual), weight, pull).flatten(1)
+
+
+def _precondition(state: KrylovState, eta: Tensor, gradient: Tensor) -> Tensor:
+    """Return the preconditioned gradient, and set the certificate.
+
+    The certificate is the norm of the gradient relative to the norm of the data term's gradient at
+    0.
+    """
+    diagonal = state.data_diagonal.view(-1, 1)
+    inverse = 1 / torch.addcmul(diagonal, eta.to(gradient).view(-1, 1), state.prior_diagonal)
+    direction = gradient * inverse
+    reference = inner(state.data_gradient, state.data_gradient * inverse)
+    tiny = torch.finfo(gradient.dtype).tiny
+    relative = (inner(gradient, direction) / reference.clamp_min(tiny)).sqrt()
+    state.certificate = relative / state.strictness
+    return direction
+
+
 def _expand(
     objective: Objective,
     parts: _Parts,
@@ -343,7 +380,10 @@ def _expand(
     residual: Tensor,
     slope: Tensor,
 ) -> None:
-    """Append a direction, orthogonalised twice (one that depends on the basis becomes 0), and project everything again."""
+    """Append a direction, orthogonalized twice, and extend the subspace problem.
+
+    A direction that depends on the basis becomes 0.
+    """
     A, D = objective.problem.operator, objective.problem.data_term
     k = int(state.size[0])
     tiny = torch.finfo(direction.dtype).tiny
@@ -376,7 +416,10 @@ def _expand(
 
 
 def _restart(state: KrylovState) -> None:
-    """Keep the span of ``x_k`` and ``x_k - x_{k-1}``; their products with A and L are combinations of known ones."""
+    """Keep the span of ``x_k`` and ``x_k - x_{k-1}``.
+
+    Their products with A and L are combinations of known products.
+    """
     current, change = state.subspace.coefficients, state.subspace.coefficients - state.previous
     kept: list[Tensor] = []
     for vector in (current, change):
@@ -402,9 +445,9 @@ def _restart(state: KrylovState) -> None:
 
 
 def _combine(coefficients: Tensor, rows: Tensor) -> Tensor:
-    """``sum_k coefficients_k rows_k``, ``(batch, n)``, over as many rows as there are coefficients."""
-    # Item by item: a batched product is many times slower for shapes this thin, and rounds an item by its
-    # company.
+    """Return ``sum_k coefficients_k rows_k``, ``(batch, n)``, over as many rows as coefficients."""
+    # Item by item: a batched product is many times slower for shapes this thin, and its rounding
+    # depends on the batch.
     k = coefficients.shape[1]
     return torch.stack(
         [torch.mv(row[:k].T, c) for row, c in zip(rows, coefficients.to(rows.dtype))]
@@ -412,9 +455,5 @@ def _combine(coefficients: Tensor, rows: Tensor) -> Tensor:
 
 
 def _against(rows: Tensor, vector: Tensor, k: int) -> Tensor:
-    """``<rows_j, vector>`` for the first k rows, ``(batch, k)``."""
+    """Return ``<rows_j, vector>`` for the first k rows, ``(batch, k)``."""
     return torch.stack([torch.mv(row[:k], v) for row, v in zip(rows, vector)])
-
-
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))

@@ -11,10 +11,13 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import inner, item_norm
 from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
+from invtoolbox.solvers.linear_systems import quotient
 
 
 @dataclass
 class LBFGSState(State):
+    """Gradient and memory of L-BFGS: the last steps and changes of the gradient."""
+
     gradient: Tensor
     moves: Tensor  # (batch, memory, n) the last steps s
     changes: Tensor  # (batch, memory, n) the changes d of the gradient along them
@@ -27,14 +30,17 @@ class LBFGSState(State):
 class LBFGS(Solver):
     r"""L-BFGS (Nocedal 1980; Nocedal and Wright 2006, algorithm 7.4) with an Armijo line search.
 
-    Each item has its own memory and its own step, so the objective of no item ever increases. A pair is kept only
-    where ``<s, d> > 1e-8 |s| |d|``, so the metric stays positive definite without Wolfe's second condition.
+    Each item has its own memory and its own step, so the objective of no item ever increases. A
+    pair is kept only if ``<s, d> > 1e-8 |s| |d|``, so the metric stays positive definite without
+    Wolfe's second condition.
 
-    Converges to a stationary point of a continuously differentiable objective that is bounded below; linearly where
-    it is strongly convex. Certificate: ``|grad F(x)|`` relative to that at the start or at 0, the larger.
+    Converges to a stationary point of a continuously differentiable objective that is bounded
+    below; linearly if it is strongly convex. Certificate: ``|grad F(x)|`` relative to its value at
+    the start or at 0, the larger.
 
     Args:
-        memory: pairs kept of each item; they take ``2 * memory`` times the space of x.
+        memory: number of pairs kept per item; they take ``2 * memory`` times the space of x.
+        sufficient_decrease: the constant of Armijo's condition.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
@@ -79,14 +85,14 @@ class LBFGS(Solver):
         value = objective.value(state.x)  # the weight may have changed since the last step
         direction = -self._metric(state).view_as(state.x)
         slope = inner(state.gradient, direction)
-        # Where rounding has spoiled the metric, go downhill instead.
+        # If rounding has spoiled the metric, follow the negative gradient instead.
         uphill = ~(slope < 0)
         if bool(uphill.any()):
             mask = uphill.view(-1, *[1] * (direction.ndim - 1))
             direction = torch.where(mask, -state.gradient, direction)
             slope = inner(state.gradient, direction)
         empty = (state.curvatures == 0).all(1)
-        # Without a pair the length of the gradient says nothing about x, so the first step is short.
+        # Without a pair the length of the gradient is unrelated to x, so the first step is short.
         size = item_norm(state.x)
         first = (
             0.01
@@ -113,38 +119,27 @@ class LBFGS(Solver):
         )
 
     def _metric(self, state: LBFGSState) -> Tensor:
-        """The two-loop recursion: the inverse Hessian's estimate times the gradient."""
+        """Return the estimated inverse Hessian times the gradient (two-loop recursion, 7.4)."""
         rows = torch.arange(len(state.place), device=state.x.device)
         q = state.gradient.flatten(1).clone()
         order = [(state.place - 1 - k) % self.memory for k in range(self.memory)]
         alphas = []
         for slot in order:
-            curvature = state.curvatures[rows, slot]
-            alpha = torch.where(
-                curvature > 0,
-                inner(state.moves[rows, slot], q) / _safe(curvature),
-                torch.zeros_like(curvature),
-            )
+            alpha = quotient(inner(state.moves[rows, slot], q), state.curvatures[rows, slot])
             q.sub_(state.changes[rows, slot] * alpha[:, None])
             alphas.append(alpha)
         latest = state.changes[rows, order[0]]
         curvature = state.curvatures[rows, order[0]]
-        gamma = torch.where(
-            curvature > 0, curvature / _safe(inner(latest, latest)), torch.ones_like(curvature)
-        )
+        squared = inner(latest, latest)
+        gamma = torch.where(curvature > 0, quotient(curvature, squared), torch.ones_like(curvature))
         q.mul_(gamma[:, None])
         for slot, alpha in zip(reversed(order), reversed(alphas)):
-            curvature = state.curvatures[rows, slot]
-            beta = torch.where(
-                curvature > 0,
-                inner(state.changes[rows, slot], q) / _safe(curvature),
-                torch.zeros_like(curvature),
-            )
+            beta = quotient(inner(state.changes[rows, slot], q), state.curvatures[rows, slot])
             q.add_(state.moves[rows, slot] * (alpha - beta)[:, None])
         return q
 
     def _remember(self, state: LBFGSState, move: Tensor, change: Tensor) -> None:
-        """Write the pair into each item's next slot where its curvature is positive enough."""
+        """Write the pair into each item's next slot, if its curvature is positive enough."""
         curvature = inner(move, change)
         good = (curvature > 1e-8 * item_norm(move) * item_norm(change)).nonzero().squeeze(1)
         slots = state.place[good]
@@ -154,14 +149,9 @@ class LBFGS(Solver):
         state.place = state.place.index_copy(0, good, (slots + 1) % self.memory)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective)
-        if reason is not None:
+        if reason := nonconvex_reason(objective):
             return False, f"to a stationary point only: {reason}"
         return (
             True,
             "everything is convex and differentiable, and only pairs of positive curvature enter the metric",
         )
-
-
-def _safe(curvature: Tensor) -> Tensor:
-    return torch.where(curvature > 0, curvature, torch.ones_like(curvature))

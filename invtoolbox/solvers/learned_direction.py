@@ -15,30 +15,40 @@ from invtoolbox.networks.foreign_weights import read_weights
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.linear_systems import quotient
 
-#: Directions and what the system makes of them, the last one first.
+#: Directions and their products with the system, the last one first.
 Recent = tuple[tuple[Tensor, Tensor], ...]
 
 
 class LearnedDirection(Settings):
-    r"""What `ConjugateGradient` takes in place of the residual as its next direction: ``d = f(r / rms(r))``, f a network.
+    r"""Next direction of `ConjugateGradient` from a network f and the residual r.
 
-    The direction is made conjugate to the last ones, ``d - sum_i p_i <d, H p_i> / <p_i, H p_i>``, and the step along it is the exact
-    minimiser, so that the error decreases in the norm of the system H whatever f is; with ``f(r) = r`` the iterates are those of
-    conjugate gradients, with ``f(r) = H^-1 r`` there is one. After Kaneda et al., "A deep conjugate direction method for iteratively
-    solving linear systems", ICML 2023. `training.train_direction` makes such a network for a problem; being convolutional, it serves
-    other measurements, and images of other sizes, as they are. On Poisson's equation 4 iterations take the place of 67 (32x32 pixels),
-    and 5 that of 124 (64x64, with the same network).
+    ``d = f(r / rms(r))``.
 
-    A direction that is all but orthogonal to the residual would hardly lower anything, so the residual itself is taken there. That
-    makes the method convergent for every f, as each step then gains at least ``least_cosine^2`` of what steepest descent does.
+    The direction is made conjugate to the last ones, ``d - sum_i p_i <d, H p_i> / <p_i, H p_i>``,
+    and the step along it is the exact minimizer, so that the error decreases in the norm of the
+    system H for every f. With ``f(r) = r`` the iterates are those of conjugate gradients; with
+    ``f(r) = H^-1 r`` one iteration is enough. After Kaneda et al., "A deep conjugate direction
+    method for iteratively solving linear systems", ICML 2023. `training.train_direction` makes such
+    a network for a problem; being convolutional, it also serves other measurements, and images of
+    other sizes. On Poisson's equation 4 iterations replace 67 (32x32 pixels), and 5 replace 124
+    (64x64, with the same network).
+
+    A direction that is all but orthogonal to the residual would hardly lower anything, so the
+    residual itself replaces it. That makes the method convergent for every f, because each step
+    then gains at least ``least_cosine^2`` of the gain of steepest descent.
 
     Args:
-        network: called with residuals ``(batch, channel, *space)``; runs in evaluation mode, in its own precision and on its own device.
-        conjugations: to how many of the last directions a new one is made conjugate. f is not linear, so two do more than one.
-        least_cosine: of the angle between direction and residual.
+        network: called with residuals ``(batch, channel, *space)``; runs in evaluation mode, in its
+            own precision and on its own device.
+        conjugations: number of last directions to which a new one is made conjugate. f is not
+            linear, so two help more than one.
+        least_cosine: least cosine of the angle between direction and residual.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.tensor([[[1.0, 2.0]]]), it.operators.Matrix(torch.tensor([[2.0, 0.0], [1.0, 1.0]])))
+    >>> problem = it.Problem(
+    ...     torch.tensor([[[1.0, 2.0]]]),
+    ...     it.operators.Matrix(torch.tensor([[2.0, 0.0], [1.0, 1.0]])),
+    ... )
     >>> solver = it.solvers.ConjugateGradient(direction=LearnedDirection(torch.nn.Identity()))
     >>> solution = it.solve(problem, solver=solver, progress=False)
     >>> solution.x, int(solution.iterations[0])
@@ -61,7 +71,7 @@ class LearnedDirection(Settings):
 
     @classmethod
     def load(cls, path: str | Path, conjugations: int = 2) -> Self:
-        """With a `DirectionNetwork` from a file that `save` wrote."""
+        """Load a `DirectionNetwork` from a file that `save` wrote."""
         return cls(DirectionNetwork.from_weights(read_weights(path)), conjugations)
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
@@ -78,7 +88,10 @@ class LearnedDirection(Settings):
         return Path(path)
 
     def proposal(self, residual: Tensor) -> Tensor:
-        """The direction for a residual, like it; the residual itself where the network's hardly lowers anything."""
+        """Return the direction for a residual, shaped like it.
+
+        It is the residual itself if the direction of the network hardly lowers anything.
+        """
         reference = next(self.network.parameters(), residual)
         if reference.device != residual.device:
             raise InputError(
@@ -98,25 +111,28 @@ class LearnedDirection(Settings):
         return torch.where(useful.view(-1, *[1] * (residual.ndim - 1)), proposed, residual)
 
     def next(self, residual: Tensor, recent: Recent) -> Tensor:
-        """The proposal, conjugate to the recent directions."""
+        """Return the proposal, conjugate to the recent directions."""
         direction = self.proposal(residual)
         for past, product in recent:
             share = quotient(inner(direction, product), inner(past, product))
             direction = torch.addcmul(direction, expand(-share, past), past)
         return direction
 
-    def remembered(self, direction: Tensor, product: Tensor, recent: Recent) -> Recent:
-        """The last directions with one more, of as many as there are places for."""
+    def remember(self, direction: Tensor, product: Tensor, recent: Recent) -> Recent:
+        """Return the recent directions with one more; the oldest leaves if no place is free."""
         return ((direction, product), *recent)[: self.conjugations] if self.conjugations else ()
 
     def none_yet(self, like: Tensor) -> Recent:
-        """Places for the last directions, empty."""
+        """Return empty places for the recent directions."""
         return tuple(
             (torch.zeros_like(like), torch.zeros_like(like)) for _ in range(self.conjugations)
         )
 
     def __eq__(self, other: object) -> bool:
-        """The same network with the same weights, used in the same way: settings compare by what they hold."""
+        """Whether the other direction uses the same network with the same weights in the same way.
+
+        Settings compare by their contents.
+        """
         if (
             not isinstance(other, LearnedDirection)
             or repr(self) != repr(other)
@@ -136,8 +152,11 @@ class LearnedDirection(Settings):
         return f"LearnedDirection({type(self.network).__name__} of size {weights:.6g}, conjugations={self.conjugations})"
 
 
-def masked(recent: Recent, keep: Tensor) -> Recent:
-    """The recent directions of the items in ``keep``; the others' are forgotten."""
+def mask_pairs(recent: Recent, keep: Tensor) -> Recent:
+    """Return the recent directions of the items in ``keep``.
+
+    The directions of other items are forgotten.
+    """
 
     def one(t: Tensor) -> Tensor:
         return torch.where(keep.view(-1, *[1] * (t.ndim - 1)), t, torch.zeros_like(t))

@@ -1,11 +1,11 @@
-"""Conjugate gradients inside of another method: a few steps, item by item, without a loop of their own in `solve`.
+"""Linear systems inside of another method: conjugate gradients, GMRES, quadratic steps.
 
-GMRES inside of another method: for systems that are not symmetric, item by item.
-
-The quadratic step of splitting methods: ``(A^T W A + sum_i rho_i K_i^T K_i) d = r``.
-
-Closed where the operator knows its resolvent and every K is the identity, and where everything is a periodic convolution;
-elsewhere a fixed number of conjugate gradients, preconditioned by the periodic convolution next to the system where there is one.
+Every solver works item by item and has a fixed number of steps or its own stopping test, without a
+loop in `solve`. Conjugate gradients solve symmetric systems; GMRES solves systems that are not
+symmetric. The quadratic step of splitting methods is ``(A^T W A + sum_i rho_i K_i^T K_i) d = r``.
+It is closed if the operator knows its resolvent and every K is the identity, and if everything is a
+periodic convolution. Otherwise it takes a fixed number of conjugate gradient steps, preconditioned
+by the periodic convolution next to the system if there is such a convolution.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ def conjugate_gradients(
     tolerance: float | Tensor,
     max_iterations: int,
 ) -> tuple[Tensor, Tensor]:
-    """``H^-1 right`` from 0 for a symmetric ``H`` that is given by its product, and the residual ``right - H x``.
+    """Return ``H^-1 right`` by conjugate gradients from 0, and the residual ``right - H x``.
 
-    An item stops once its residual is within ``tolerance`` relative, or where ``H`` shows no positive curvature; it then
-    keeps its answer, whatever its neighbours do.
+    ``H`` is symmetric and given by its product. An item stops once its residual is within
+    ``tolerance`` relative, or if ``H`` shows no positive curvature; it then keeps its answer,
+    whatever its neighbours do.
 
     >>> conjugate_gradients(lambda v: 2 * v, torch.ones(1, 3), 1e-6, 10)[0]
     tensor([[0.5000, 0.5000, 0.5000]])
@@ -46,19 +47,15 @@ def conjugate_gradients(
         bent = product(direction)
         curvature = inner(direction, bent)
         running = running & (curvature > 0)
-        alpha = _quotient(squared, curvature, running)
+        alpha = quotient(squared, curvature, running)
         x = torch.addcmul(x, expand(alpha, x), direction)
         residual = torch.addcmul(residual, expand(-alpha, x), bent)
         new = inner(residual, residual)
-        beta = _quotient(new, squared, running)
+        beta = quotient(new, squared, running)
         direction = torch.addcmul(residual, expand(beta, x), direction)
         squared = torch.where(running, new, squared)
         running = running & (squared > goal)
     return x, residual
-
-
-def _quotient(a: Tensor, b: Tensor, where: Tensor) -> Tensor:
-    return torch.where(where, a / torch.where(where, b, torch.ones_like(b)), torch.zeros_like(a))
 
 
 def gmres(
@@ -68,16 +65,17 @@ def gmres(
     max_iterations: int,
     restart: int = 30,
 ) -> tuple[Tensor, Tensor]:
-    """``A^-1 right`` from 0 by GMRES (Saad and Schultz 1986), and the relative residual of every item, ``(batch,)``.
+    """Return ``A^-1 right`` by GMRES from 0 (Saad and Schultz 1986), and relative residuals.
 
-    An item that is within the tolerance takes no further directions, whatever its neighbours do.
+    The residuals have the shape ``(batch,)``. An item that is within the tolerance takes no further
+    directions, whatever its neighbours do.
 
     Args:
-        product: with A, any square real matrix.
-        right: ``(batch, n)``.
-        tolerance: of the residual, relative to the right-hand side.
-        max_iterations: products at most.
-        restart: directions that are kept before it starts again from where it is.
+        product: product with A, any square real matrix.
+        right: right-hand sides, ``(batch, n)``.
+        tolerance: bound of the residual, relative to the right-hand side.
+        max_iterations: largest number of products.
+        restart: number of directions that are kept before a restart from the current point.
 
     >>> rotation = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
     >>> x, residual = gmres(lambda v: v @ rotation.T, torch.tensor([[1.0, 0.0]]), 1e-6, 10)
@@ -99,14 +97,14 @@ def gmres(
         for k in range(steps):
             new = product(basis[k])
             taken += 1
-            for _ in range(2):  # a second time, because the first leaves rounding
+            for _ in range(2):  # twice, because the first pass leaves rounding
                 for i, old in enumerate(basis):
                     along = inner(new, old)
                     matrix[:, i, k] += along
                     new = torch.addcmul(new, expand(-along, new), old)
             height = item_norm(new)
             matrix[:, k + 1, k] = height
-            # Where everything has been found, no direction is left.
+            # If the solution is found, no direction is left.
             basis.append(
                 torch.where(
                     expand(height, new) > 0,
@@ -128,7 +126,7 @@ def gmres(
 
 
 def _least_squares(matrix: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """``argmin_c |length e_1 - matrix c|`` and the minimum."""
+    """Return ``argmin_c |length e_1 - matrix c|`` and the minimum."""
     goal = matrix.new_zeros(*matrix.shape[:2], 1)
     goal[:, 0, 0] = length.double()
     found = torch.linalg.pinv(matrix) @ goal
@@ -138,20 +136,20 @@ def _least_squares(matrix: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
 #: Pairs ``(rho_i, K_i)``, the weights ``(batch,)``; no operator is the identity.
 Penalties = Sequence[tuple[Tensor, LinearOperator | None]]
 
-#: Values in an image from which on a CPU transforms it by itself.
+#: Number of values from which on a CPU transforms an image by itself.
 _LARGE = 1 << 15
 
 
 def solve_quadratic(
     objective: Objective, penalties: Penalties, right: Tensor, iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """``d``, and the norm of the residual that it leaves, ``(batch,)``; ``right`` may be overwritten.
+    """Return ``d`` and the norm of its residual, ``(batch,)``; ``right`` may be overwritten.
 
-    Solve for the change of an iterate rather than for the next one: the right-hand side then is small, and so is its
-    rounding, which the system amplifies by its condition number.
+    Solve for the change of an iterate rather than for the next iterate: the right-hand side then is
+    small, and so is its rounding, which the system amplifies by its condition number.
     """
     problem = objective.problem
-    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    A, D = objective.linear_operator, problem.data_term
     if has_resolvent(objective, penalties):
         total = torch.stack([rho for rho, _ in penalties]).sum(0)
         precision = cast(Tensor, D.curvature(problem.y)).expand_as(total)
@@ -164,13 +162,13 @@ def solve_quadratic(
         result = A.adjoint(D.weighted(A(v)))
         for rho, K in penalties:
             part = v if K is None else K.adjoint(K(v))
-            result = torch.addcmul(
-                result, expand(rho, part), part
-            )  # not in place: an operator may give its argument back
+            # Not in place: an operator may return its argument.
+            result = torch.addcmul(result, expand(rho, part), part)
         return result
 
-    # A fixed number: a test of accuracy would send an item different ways on its two sides, for rounding that depends on
-    # the batch; and a long run of conjugate gradients in float32 amplifies that rounding itself.
+    # A fixed number of steps: rounding depends on the batch, and near the threshold of a test of
+    # accuracy it would change the result of an item. A long run of conjugate gradients in float32
+    # amplifies that rounding too.
     return _conjugate_gradients(system, right, iterations, None if symbol is None else 1 / symbol)
 
 
@@ -184,7 +182,7 @@ def is_closed(objective: Objective, penalties: Penalties) -> bool:
 
 def has_resolvent(objective: Objective, penalties: Penalties) -> bool:
     """Whether the operator solves the system by itself."""
-    A, D = cast(LinearOperator, objective.problem.operator), objective.problem.data_term
+    A, D = objective.linear_operator, objective.problem.data_term
     plain = isinstance(D, LeastSquares) and D.weights is None
     return plain and A.has_normal_resolvent and all(K is None for _, K in penalties)
 
@@ -192,16 +190,16 @@ def has_resolvent(objective: Objective, penalties: Penalties) -> bool:
 def system_symbol(
     objective: Objective, penalties: Penalties, like: Tensor
 ) -> tuple[Tensor | None, bool]:
-    """The eigenvalues of the system under the FFT, and whether they are exact; or ``None``."""
+    """Return the system's eigenvalues under the FFT, or ``None``, and whether they are exact."""
     problem = objective.problem
-    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    A, D = objective.linear_operator, problem.data_term
     known = A.normal_symbol(), D.symbol(problem.y) if isinstance(problem.y, Tensor) else None
     if like.is_complex() or known[0] is None or known[1] is None:
         return None, False
     (power, first), (weights, second) = known[0], known[1]
     half = (*like.shape[2:-1], like.shape[-1] // 2 + 1)
     if any(n not in (1, m) for n, m in zip(weights.shape[2:], half)):
-        return None, False  # measurements of another size than the image
+        return None, False  # the measurements have another size than the image
     exact = first and second
     symbol = power.to(like) * weights.to(like)
     for rho, K in penalties:
@@ -210,13 +208,16 @@ def system_symbol(
             return None, False
         symbol = symbol + expand(rho, symbol) * own[0].to(like)
         exact = exact and own[1]
-    # Frequencies that nothing sees leave the image as it is.
+    # Frequencies that no term depends on leave the image unchanged.
     floor = 1e-6 * symbol.flatten(1).amax(1)
     return symbol.maximum(expand(floor, symbol)), exact
 
 
 def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
-    """Multiply in the Fourier domain; large items one by one, because then they stay in the cache of a CPU."""
+    """Multiply in the Fourier domain.
+
+    Large items are transformed one by one, because then they stay in the cache of a CPU.
+    """
     axes = tuple(range(2, x.ndim))
     if x.is_cuda or x[0].numel() < _LARGE or len(x) == 1:
         return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * multiplier, s=x.shape[2:], dim=axes)
@@ -232,9 +233,10 @@ def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
 def _conjugate_gradients(
     system: Callable[[Tensor], Tensor], residual: Tensor, iterations: int, inverse: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Conjugate gradients from 0, and the norm of the residual.
+    """Return the result of conjugate gradients from 0, and the norm of the residual.
 
-    ``inverse`` preconditions in the Fourier domain; ``residual``, the right-hand side, is overwritten.
+    ``inverse`` preconditions in the Fourier domain; ``residual``, the right-hand side, is
+    overwritten.
     """
     x = torch.zeros_like(residual)
     conditioned = residual if inverse is None else apply_multiplier(residual, inverse)
@@ -254,6 +256,10 @@ def _conjugate_gradients(
     return x, item_norm(residual)
 
 
-def quotient(a: Tensor, b: Tensor) -> Tensor:
-    """``a / b`` where b is positive, and 0 elsewhere: there is nothing left to do."""
-    return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))
+def quotient(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
+    """Return ``a / b`` if b is positive, or at ``where``.
+
+    Elsewhere 0, a step that changes nothing.
+    """
+    usable = b > 0 if where is None else where
+    return torch.where(usable, a / torch.where(usable, b, torch.ones_like(b)), torch.zeros_like(a))

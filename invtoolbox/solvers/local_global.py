@@ -1,4 +1,7 @@
-"""Local and global steps in turn: down the quadratic above every prior, with a matrix that is factored once."""
+"""Local and global steps in turn, down the quadratic above every prior.
+
+The matrix of the quadratic is factorized once.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,24 @@ from torch import Tensor
 from invtoolbox.data_terms.least_squares import Exact
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Evaluation, Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.majoriser import Springs
 from invtoolbox.priors.motion.flow_prior import as_points, like_points
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
-from invtoolbox.solvers.sparse_cholesky import Factors, Graph, grouped
+from invtoolbox.solvers.sparse_cholesky import Factors, Graph, group_equal
 
 
 @dataclass
 class LocalGlobalState(State):
+    """Gradient, factors of M, and the pairs of the L-BFGS metric."""
+
     gradient: Tensor
     target: Tensor  # (batch, n) M^-1 gradient
-    moves: Tensor  # (batch, memory, n) the last steps s, the latest last; 0 where there is none yet
+    moves: Tensor  # (batch, memory, n) the last steps s, the latest last; 0 in an empty place
     changes: Tensor  # (batch, memory, n) the changes y of the gradient along them
     solved: Tensor  # (batch, memory, n) M^-1 y
-    scale: Tensor  # (batch,) what the gradient norm is measured against
+    scale: Tensor  # (batch,) scale of the gradient norm
     free: Tensor  # (batch, N) the points that are not held
     which: Tensor  # (batch,) the factor of an item
     factored: Tensor  # (batch,) the weight of the priors in it
@@ -36,32 +41,40 @@ class LocalGlobalState(State):
 
 @dataclass(frozen=True)
 class LocalGlobal(Solver):
-    r"""Local-global optimisation of displacements of points: ``x <- x - M^-1 grad F(x)`` with a sparse, constant M.
+    r"""Local-global optimization of displacements of points: ``x <- x - M^-1 grad F(x)``, M sparse.
 
-    Every prior is a minimum over rotations (or directions) of a quadratic, `ExplicitPrior.majoriser`. Finding the rotations at x is the
-    local step; the global one goes to the minimum of misfit and quadratics, a sparse system M in the points that is the same at
-    every step and is factored once. Since the quadratics lie above the priors and touch them, **the objective never increases**
-    (majorisation-minimisation); with ``memory=0`` this is the algorithm of Sorkine and Alexa (SGP 2007), iterate by iterate.
+    Every prior is a minimum over rotations (or directions) of a quadratic,
+    `ExplicitPrior.majoriser`. Finding the rotations at x is the local step. The global step goes to
+    the minimum of misfit and quadratics, a sparse system M in the points that is the same at every
+    step and is factorized once. Since the quadratics lie above the priors and touch them, **the
+    objective never increases** (majorization-minimization); with ``memory=0`` this is the algorithm
+    of Sorkine and Alexa (SGP 2007), iterate by iterate.
 
-    It crawls in the end, so by default M is, after ``plain_steps``, the first metric of L-BFGS (Liu, Bouaziz and Kavan, "Quasi-Newton
-    methods for real-time simulation of hyperelastic materials", 2017): a step that does not decrease the objective is replaced by the plain
-    one, so that the promise holds, and a tenth of the steps is needed. The plain ones come first because they decide into which of
-    several minima a large motion falls, and long steps from a bad start may choose another. Measurements that are `data_terms.Exact` hold
-    exactly: handles.
+    It is slow near the end. By default M is therefore, after ``plain_steps``, the first metric of
+    L-BFGS (Liu, Bouaziz and Kavan, "Quasi-Newton methods for real-time simulation of hyperelastic
+    materials", 2017). A step that does not decrease the objective is replaced by the plain one, so
+    that the promise holds, and a tenth of the steps is needed. The plain steps come first because
+    they decide into which of several minima a large motion falls, and long steps from a bad start
+    may choose another. Measurements that are `data_terms.Exact` hold exactly: handles.
 
-    Takes a quadratic misfit, or `data_terms.Exact`, of an operator that picks points or voxels (`ObservedPoints`, `Sampling`,
-    `Inpainting`, `Identity`), and priors with a ``majoriser`` of springs (`ARAP`, `Isometry`, ...); one whose majoriser is not fixed has M
-    factored at every step. Converges to a stationary point where the quadratics are bounded along the way. Certificate: ``|grad F|``
-    over the points that are free, relative to that at the start or at 0, the larger. The factors live on the CPU.
+    Takes a quadratic misfit, or `data_terms.Exact`, of an operator that picks points or voxels
+    (`ObservedPoints`, `Sampling`, `Inpainting`, `Identity`), and priors with a ``majoriser`` of
+    springs (`ARAP`, `Isometry`, ...). If a majoriser is not fixed, M is factorized at every step.
+    Converges to a stationary point if the quadratics are bounded along the way. Certificate:
+    ``|grad F|`` over the points that are free, relative to its value at the start or at 0, the
+    larger. The factors live on the CPU.
 
     Args:
-        memory: pairs kept of each item; 0 for plain steps alone.
-        plain_steps: before the memory is used.
+        memory: number of pairs kept per item; 0 for plain steps only.
+        plain_steps: number of steps before the memory is used.
+        sufficient_decrease: the constant of Armijo's condition.
 
     >>> import invtoolbox as it
     >>> p = torch.rand(1, 30, 3, generator=torch.Generator().manual_seed(0))
     >>> A = it.operators.ObservedPoints(p, torch.tensor([0, 1, 2, 3]))
-    >>> problem = it.Problem(torch.ones(1, 4, 3), A, it.data_terms.Exact())  # four points are moved by (1, 1, 1)
+    >>> problem = it.Problem(
+    ...     torch.ones(1, 4, 3), A, it.data_terms.Exact()
+    ... )  # four points are moved by (1, 1, 1)
     >>> x = it.solve(problem, it.priors.ARAP(neighbours=6), LocalGlobal(), progress=False).x
     >>> bool((x - 1).abs().max() < 1e-3)
     True
@@ -76,11 +89,10 @@ class LocalGlobal(Solver):
     certificate_name: ClassVar[str] = "relative gradient norm of the free points"
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "LocalGlobal")
-        if reason is not None:
+        if reason := implicit_reason(objective, "LocalGlobal"):
             return reason
         problem = objective.problem
-        if not problem.is_linear or not cast(LinearOperator, problem.operator).normal_is_diagonal:
+        if not problem.is_linear or not objective.linear_operator.normal_is_diagonal:
             return f"LocalGlobal needs an operator that picks points or voxels, such as ObservedPoints, and {problem.operator} does not"
         if not (
             (problem.data_term.is_quadratic and "weighted" in problem.data_term.offers)
@@ -97,7 +109,7 @@ class LocalGlobal(Solver):
         return None
 
     def init(self, objective: Objective, start: Tensor) -> LocalGlobalState:
-        A, y = cast(LinearOperator, objective.problem.operator), objective.problem.y
+        A, y = objective.linear_operator, objective.problem.y
         points = as_points(start)
         free = torch.ones(points.shape[:2], dtype=torch.bool, device=start.device)
         if isinstance(objective.problem.data_term, Exact):
@@ -115,7 +127,7 @@ class LocalGlobal(Solver):
             new.discrepancy,
             norm / scale,
             new.gradient,
-            _solved(factors, which, new.gradient),
+            _solve(factors, which, new.gradient),
             pairs,
             pairs.clone(),
             pairs.clone(),
@@ -141,10 +153,9 @@ class LocalGlobal(Solver):
             value, gradient, _ = self._evaluate(objective, state.x, state.free)
         if changed or not all(prior.majoriser_is_fixed for _, prior in objective.terms):
             factors, which = _factors(objective, state.x, state.free)
-            target = _solved(factors, which, gradient)
-            moves, changes, solved = (
-                torch.zeros_like(t) for t in (moves, changes, solved)
-            )  # pairs of another quadratic
+            target = _solve(factors, which, gradient)
+            # The pairs belong to another quadratic.
+            moves, changes, solved = (torch.zeros_like(t) for t in (moves, changes, solved))
         plain = -target.view_as(state.x)
         if self.memory == 0 or int(state.steps[0]) < self.plain_steps:
             x = state.x + plain
@@ -162,7 +173,7 @@ class LocalGlobal(Solver):
             if bool(worse.any()):
                 x = torch.where(worse.view(-1, *[1] * (x.ndim - 1)), state.x + plain, x)
                 new = self._evaluate(objective, x, state.free)
-        after = _solved(factors, which, new.gradient)
+        after = _solve(factors, which, new.gradient)
         if self.memory:
             s, y, z = (x - state.x).flatten(1), (new.gradient - gradient).flatten(1), after - target
             good = (inner(s, y) > 1e-8 * item_norm(s) * item_norm(y))[:, None, None]
@@ -188,9 +199,6 @@ class LocalGlobal(Solver):
             factors,
         )
 
-    def suits(self, objective: Objective) -> bool:
-        return True
-
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         return (
             True,
@@ -198,7 +206,7 @@ class LocalGlobal(Solver):
         )
 
     def _evaluate(self, objective: Objective, x: Tensor, free: Tensor) -> Evaluation:
-        """Value and slope, the latter 0 at the points that are held."""
+        """Return value and gradient; the gradient is 0 at the points that are held."""
         if not isinstance(objective.problem.data_term, Exact):
             return objective.evaluate(x)
         value, gradient = torch.zeros_like(objective.regularization), torch.zeros_like(x)
@@ -206,23 +214,21 @@ class LocalGlobal(Solver):
             energy, slope = prior.energy_and_gradient(x)
             gradient = torch.addcmul(gradient, slope, expand(weight, slope))
             value = value + weight * cast(Tensor, energy)
-        return Evaluation(
-            value, gradient * _mask(free, x), torch.zeros_like(value)
-        )  # the measurements hold since the start
+        # Exact measurements hold from the start.
+        return Evaluation(value, gradient * _mask(free, x), torch.zeros_like(value))
 
 
 def _metric(
     gradient: Tensor, target: Tensor, moves: Tensor, changes: Tensor, solved: Tensor
 ) -> Tensor:
-    """The inverse Hessian of L-BFGS times the gradient, from products of all pairs at once.
+    """Return the inverse Hessian of L-BFGS times the gradient, from products of all pairs at once.
 
     Byrd, Nocedal and Schnabel, Math. Program. 63, 1994, theorem 2.2.
     """
     products = moves @ changes.transpose(1, 2)
     own = products.diagonal(dim1=1, dim2=2)
-    upper = products.triu() + torch.diag_embed(
-        (own == 0).to(own.dtype)
-    )  # a pair that is not there yet says nothing
+    # An empty place has no influence.
+    upper = products.triu() + torch.diag_embed((own == 0).to(own.dtype))
     first = torch.linalg.solve_triangular(upper, moves @ gradient[..., None], upper=True)
     middle = torch.diag_embed(own) + changes @ solved.transpose(1, 2)
     last = torch.linalg.solve_triangular(
@@ -231,18 +237,18 @@ def _metric(
     return target + (moves.transpose(1, 2) @ last - solved.transpose(1, 2) @ first).squeeze(2)
 
 
-def _solved(factors: Factors, which: Tensor, gradient: Tensor) -> Tensor:
-    """``M^-1 gradient``, ``(batch, n)``."""
+def _solve(factors: Factors, which: Tensor, gradient: Tensor) -> Tensor:
+    """Return ``M^-1 gradient``, ``(batch, n)``."""
     return like_points(factors.solve(as_points(gradient), which), gradient).flatten(1)
 
 
 def _mask(points: Tensor, x: Tensor) -> Tensor:
-    """Booleans ``(batch, N)`` of points shaped like displacements x."""
+    """Return booleans ``(batch, N)`` of points in the shape of displacements x."""
     return like_points(points[..., None].expand(*points.shape, 3), x)
 
 
 def _one_for_all(values: Tensor, objective: Objective) -> Tensor:
-    """Of values ``(batch, N, 3)`` that are the same in all three coordinates, those ``(batch, N)``."""
+    """Return ``(batch, N)`` of values ``(batch, N, 3)`` that are equal in all coordinates."""
     if not torch.equal(values, values[..., :1].expand_as(values)):
         raise InputError(
             f"LocalGlobal moves points as a whole, and {objective.problem.operator} with {objective.problem.data_term!r} "
@@ -252,11 +258,11 @@ def _one_for_all(values: Tensor, objective: Objective) -> Tensor:
 
 
 def _factors(objective: Objective, x: Tensor, free: Tensor) -> tuple[Factors, Tensor]:
-    """The factored M of every item, and the number of each."""
+    """Return the factorized M of every item, and the number of each item's factor."""
     problem, batch = objective.problem, len(x)
     diagonal = torch.zeros(1, free.shape[1], dtype=x.dtype, device=x.device)
     if not isinstance(problem.data_term, Exact):
-        A = cast(LinearOperator, problem.operator)
+        A = objective.linear_operator
         diagonal = _one_for_all(
             as_points(A.adjoint(problem.data_term.weighted(A(torch.ones_like(x))))), objective
         )
@@ -273,5 +279,7 @@ def _factors(objective: Objective, x: Tensor, free: Tensor) -> tuple[Factors, Te
             free[k],
         )
 
-    different, which = grouped([system(0)] * batch if same else [system(k) for k in range(batch)])
+    different, which = group_equal(
+        [system(0)] * batch if same else [system(k) for k in range(batch)]
+    )
     return Factors(different), torch.tensor(which, device=x.device)

@@ -1,6 +1,6 @@
-"""Conjugate gradients for least squares, with early stopping as the regulariser.
+"""Krylov methods for least squares: CGLS, with early stopping as the regularizer, and LSMR.
 
-LSMR: least squares by Golub-Kahan bidiagonalisation.
+LSMR is based on Golub-Kahan bidiagonalization.
 """
 
 from __future__ import annotations
@@ -13,29 +13,32 @@ from torch import Tensor
 
 from invtoolbox.core.pytrees import where_items
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
+from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.conjugate_gradient import quadratic_reason
+from invtoolbox.solvers.linear_systems import quotient
 
 
 @dataclass
 class CGLSState(State):
+    """Residual, direction and stopping discrepancy of CGLS."""
+
     residual: Tensor  # y - A x, in the space of the measurements
     direction: Tensor
     squared: Tensor  # (batch,) |A^T W residual|^2
     scale: Tensor  # (batch,) |A^T W y|
-    target: Tensor  # (batch,) the discrepancy to stop at; 0 where the noise level is unknown
+    target: Tensor  # (batch,) stop at this discrepancy; 0 if the noise level is unknown
 
 
 @dataclass(frozen=True)
 class CGLS(Solver):
     r"""CGLS (Bjorck 1996, algorithm 7.4.1) for ``min 1/2 <Ax - y, W (Ax - y)>``, started at 0.
 
-    It keeps the residual in the space of the measurements, which squares no condition number in finite precision.
-    Its iterates first approach the true image and then fit the noise (Hanke 1995), so where the data term knows the
-    noise level an item stops once its discrepancy is ``tau`` times the expected one.
-    Converges to the solution of least norm; the residual decreases monotonically.
-    Certificate: ``|A^T W (y - Ax)| / |A^T W y|``.
+    It keeps the residual in the space of the measurements, which squares no condition number in
+    finite precision. Its iterates first approach the true image and then fit the noise (Hanke
+    1995), so if the data term knows the noise level, an item stops once its discrepancy is ``tau``
+    times the expected one. Converges to the solution of least norm; the residual decreases
+    monotonically. Certificate: ``|A^T W (y - Ax)| / |A^T W y|``.
 
     Args:
         tau: stop at ``tau`` times the expected discrepancy; 0 never stops early.
@@ -50,8 +53,7 @@ class CGLS(Solver):
     tolerance: float = 1e-5
     tau: float = 1.01
     certificate_name: ClassVar[str] = "relative residual of the normal equations"
-    unrolls: ClassVar[bool] = True
-    weight_per_iteration: ClassVar[bool] = False
+    per_iteration: ClassVar[tuple[str, ...] | None] = ()
     starts_at_zero: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
@@ -61,8 +63,7 @@ class CGLS(Solver):
 
     def init(self, objective: Objective, start: Tensor) -> CGLSState:
         problem = objective.problem
-        A, D = problem.operator, problem.data_term
-        assert isinstance(A, LinearOperator)
+        A, D = objective.linear_operator, problem.data_term
         residual = problem.y - A(start)
         gradient = A.adjoint(D.weighted(residual))
         scale = item_norm(A.adjoint(D.weighted(problem.y)))
@@ -74,24 +75,15 @@ class CGLS(Solver):
         )
 
     def step(self, objective: Objective, state: CGLSState) -> CGLSState:
-        A, D = objective.problem.operator, objective.problem.data_term
-        assert isinstance(A, LinearOperator)
+        A, D = objective.linear_operator, objective.problem.data_term
         forward = A(state.direction)
         curvature = inner(forward, D.weighted(forward))
-        alpha = torch.where(
-            curvature > 0,
-            state.squared / torch.where(curvature > 0, curvature, torch.ones_like(curvature)),
-            torch.zeros_like(curvature),
-        )
+        alpha = quotient(state.squared, curvature)
         x = torch.addcmul(state.x, expand(alpha, state.direction), state.direction)
         residual = torch.addcmul(state.residual, expand(-alpha, forward), forward)
         gradient = A.adjoint(D.weighted(residual))
         squared = inner(gradient, gradient)
-        beta = torch.where(
-            state.squared > 0,
-            squared / torch.where(state.squared > 0, state.squared, torch.ones_like(squared)),
-            torch.zeros_like(squared),
-        )
+        beta = quotient(squared, state.squared)
         direction = torch.addcmul(gradient, expand(beta, gradient), state.direction)
         return self._state(objective, x, residual, direction, squared, state.scale, state.target)
 
@@ -132,14 +124,16 @@ Rows = tuple[Tensor, ...]
 
 @dataclass
 class LSMRState(State):
+    """The bidiagonalization and the two rotations of LSMR (Fong and Saunders, algorithm LSMR)."""
+
     residual: Rows  # b - K x
-    left: Rows  # u of the bidiagonalisation
+    left: Rows  # u of the bidiagonalization
     right: Tensor  # v
     image: Rows  # K h
     image_bar: Rows  # K hbar
     h: Tensor
     h_bar: Tensor
-    mix: Tensor  # (batch,) from here on; h is v - mix times the h before
+    mix: Tensor  # (batch,) like all fields below; h is v - mix times the previous h
     alpha: Tensor
     alpha_bar: Tensor
     zeta_bar: Tensor
@@ -147,37 +141,42 @@ class LSMRState(State):
     rho_bar: Tensor
     cosine: Tensor
     sine: Tensor
-    squared_norm: Tensor  # of K, as far as it has been seen
-    weight: Tensor  # the regularisation that the bidiagonalisation belongs to
+    squared_norm: Tensor  # squared Frobenius norm of K, as far as it is known
+    weight: Tensor  # regularization of the bidiagonalization
     scale: Tensor  # |b|
 
 
 @dataclass(frozen=True)
 class LSMR(Solver):
-    r"""LSMR (Fong and Saunders, SIAM J. Sci. Comput. 33, 2011) for least squares, with quadratic priors as further rows.
+    r"""LSMR (Fong and Saunders, SIAM J. Sci. Comput. 33, 2011) for least squares, also with priors.
 
-    Minimises ``1/2 <Ax - y, W (Ax - y)> + sum_i w_i / 2 |L_i x - b_i|^2``, that is ``1/2 |K x - b|^2`` with
-    ``K = (A, L_1, L_2, ...)`` in the inner product ``<u, W u> + sum_i w_i |u_i|^2`` (Arioli 2013 for the weighted bidiagonalisation,
-    which needs no square root of W). Damping is the prior `Tikhonov`.
+    Quadratic priors are further rows: it minimizes
+    ``1/2 <Ax - y, W (Ax - y)> + sum_i w_i / 2 |L_i x - b_i|^2``, that is ``1/2 |K x - b|^2`` with
+    ``K = (A, L_1, L_2, ...)`` in the inner product ``<u, W u> + sum_i w_i |u_i|^2`` (Arioli 2013
+    for the weighted bidiagonalization, which needs no square root of W). Damping is the prior
+    `Tikhonov`.
 
-    In exact arithmetic the iterates are those of MINRES on the normal equations: ``|K^T r|`` decreases monotonically, where that
-    of conjugate gradients (CGLS, LSQR) oscillates, so it may be stopped early safely. Converges for every linear A, from 0 to the
-    solution of least norm. An item whose weight changes starts again from where it is.
+    In exact arithmetic the iterates are the iterates of MINRES on the normal equations: ``|K^T r|``
+    decreases monotonically, whereas it oscillates for conjugate gradients (CGLS, LSQR), so LSMR may
+    be stopped early safely. Converges for every linear A, from 0 to the solution of least norm. An
+    item whose weight changes starts again from its current iterate.
 
-    Certificate: the backward error ``|K^T r| / (|K| |r|)`` (ibid., 4.2; K in the norm of Frobenius, as far as it has been
-    seen), or ``|r| / (|b| + |K| |x|)`` where that is smaller: a system that has an exact solution leaves no residual to compare with.
+    Certificate: the backward error ``|K^T r| / (|K| |r|)`` (ibid., 4.2; K in the norm of Frobenius,
+    as far as it is known so far), or ``|r| / (|b| + |K| |x|)`` if that is smaller: a system that
+    has an exact solution leaves no residual to compare with.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
-    >>> it.solve(problem, it.priors.Tikhonov(), it.solvers.LSMR(), regularization=3.0, progress=False).x
+    >>> it.solve(
+    ...     problem, it.priors.Tikhonov(), it.solvers.LSMR(), regularization=3.0, progress=False
+    ... ).x
     tensor([[[0.2500, 0.2500, 0.2500, 0.2500]]])
     """
 
     max_iterations: int = 500
     tolerance: float = 1e-6
     certificate_name: ClassVar[str] = "backward error of the least-squares problem"
-    unrolls: ClassVar[bool] = True
-    weight_per_iteration: ClassVar[bool] = False
+    per_iteration: ClassVar[tuple[str, ...] | None] = ()
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         return implicit_reason(objective, "LSMR") or quadratic_reason(objective, "LSMR")
@@ -196,18 +195,21 @@ class LSMR(Solver):
                 state,
             )
         s = state
+        # Algorithm LSMR (Fong and Saunders, 2.8), step 3: continue the bidiagonalization.
         forward = _forward(objective, s.right)
         image = _plus(forward, -s.mix, s.image)
-        left, beta = _normalised(objective, _plus(forward, -s.alpha, s.left))
+        left, beta = _normalise(objective, _plus(forward, -s.alpha, s.left))
         right = torch.addcmul(_adjoint(objective, left), expand(-beta, s.right), s.right)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
-        # Two rotations: of the bidiagonal matrix (rho, theta), and of its transpose (rho_bar, theta_bar).
+        # Steps 4 and 5, the rotations of the bidiagonal matrix (rho, theta) and of its transpose
+        # (rho_bar, theta_bar).
         cos, sin, rho = _rotation(s.alpha_bar, beta)
         theta = sin * alpha
         theta_bar = s.sine * rho
         cosine, sine, rho_bar = _rotation(s.cosine * rho, theta)
         zeta, zeta_bar = cosine * s.zeta_bar, -sine * s.zeta_bar
+        # Step 6: update h_bar, x and h.
         back = theta_bar * rho * _inverse(s.rho * s.rho_bar)
         h_bar = torch.addcmul(s.h, expand(-back, s.h), s.h_bar)
         image_bar = _plus(image, -back, s.image_bar)
@@ -215,7 +217,7 @@ class LSMR(Solver):
         x = torch.addcmul(s.x, expand(along, h_bar), h_bar)
         mix = theta * _inverse(rho)
         h = torch.addcmul(right, expand(-mix, s.h), s.h)
-        return self._measured(
+        return self._evaluate(
             objective,
             LSMRState(
                 x,
@@ -247,13 +249,13 @@ class LSMR(Solver):
         return True, "the problem is a linear least-squares problem"
 
     def _begin(self, objective: Objective, x: Tensor, residual: Rows, scale: Tensor) -> LSMRState:
-        left, beta = _normalised(objective, residual)
+        left, beta = _normalise(objective, residual)
         right = _adjoint(objective, left)
         alpha = item_norm(right)
         right = right * expand(_inverse(alpha), right)
         zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
         empty = tuple(torch.zeros_like(r) for r in residual)
-        return self._measured(
+        return self._evaluate(
             objective,
             LSMRState(
                 x,
@@ -281,14 +283,14 @@ class LSMR(Solver):
             ),
         )
 
-    def _measured(self, objective: Objective, state: LSMRState) -> LSMRState:
-        """The state with value, discrepancy and certificate."""
+    def _evaluate(self, objective: Objective, state: LSMRState) -> LSMRState:
+        """Return the state with value, discrepancy and certificate."""
         D, y = objective.problem.data_term, objective.problem.y
         left = _norm(objective, state.residual)
         state.value = 0.5 * left.square()
         state.discrepancy = D.discrepancy(y - state.residual[0], y)
         norm = state.squared_norm.sqrt()
-        # Before the first step the norm is not known: |K| >= alpha_1.
+        # Before the first step the norm of K is not known, but |K| >= alpha_1.
         norm = torch.where(norm > 0, norm, state.alpha)
         slope = state.zeta_bar.abs() * _inverse(norm * left)
         state.certificate = torch.minimum(
@@ -298,7 +300,7 @@ class LSMR(Solver):
 
 
 def _residual(objective: Objective, x: Tensor) -> Rows:
-    """``b - K x``."""
+    """Return ``b - K x``."""
     problem = objective.problem
     rows = [problem.y - problem.operator(x)]
     for _, prior in objective.terms:
@@ -309,16 +311,15 @@ def _residual(objective: Objective, x: Tensor) -> Rows:
 
 
 def _forward(objective: Objective, x: Tensor) -> Rows:
-    """``K x``."""
+    """Return ``K x``."""
     operators = [prior.quadratic()[0] for _, prior in objective.terms]
     return (objective.problem.operator(x), *(x if L is None else L(x) for L in operators))
 
 
 def _adjoint(objective: Objective, rows: Rows) -> Tensor:
-    """``A^T W u_0 + sum_i w_i L_i^T u_i``."""
-    A, D = objective.problem.operator, objective.problem.data_term
-    assert isinstance(A, LinearOperator)
-    result = A.adjoint(D.weighted(rows[0]))
+    """Return ``A^T W u_0 + sum_i w_i L_i^T u_i``."""
+    D = objective.problem.data_term
+    result = objective.linear_operator.adjoint(D.weighted(rows[0]))
     for (weight, prior), row in zip(objective.terms, rows[1:]):
         L, _ = prior.quadratic()
         part = row if L is None else L.adjoint(row)
@@ -327,14 +328,14 @@ def _adjoint(objective: Objective, rows: Rows) -> Tensor:
 
 
 def _norm(objective: Objective, rows: Rows) -> Tensor:
-    """The norm of the inner product ``<u_0, W u_0> + sum_i w_i |u_i|^2``, ``(batch,)``."""
+    """Return the norm of the inner product ``<u_0, W u_0> + sum_i w_i |u_i|^2``, ``(batch,)``."""
     total = inner(rows[0], objective.problem.data_term.weighted(rows[0]))
     for (weight, _), row in zip(objective.terms, rows[1:]):
         total = total + weight * inner(row, row)
     return total.clamp_min(0).sqrt()
 
 
-def _normalised(objective: Objective, rows: Rows) -> tuple[Rows, Tensor]:
+def _normalise(objective: Objective, rows: Rows) -> tuple[Rows, Tensor]:
     size = _norm(objective, rows)
     return tuple(row * expand(_inverse(size), row) for row in rows), size
 
@@ -346,13 +347,16 @@ def _plus(rows: Rows, factor: Tensor, others: Rows) -> Rows:
 
 
 def _rotation(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``(c, s, r)`` with ``c a + s b = r`` and ``c b - s a = 0``; the identity where both are 0."""
+    """Return ``(c, s, r)`` with ``c a + s b = r`` and ``c b - s a = 0``.
+
+    The identity if both are 0.
+    """
     r = torch.hypot(a, b)
     return torch.where(r > 0, a * _inverse(r), torch.ones_like(r)), b * _inverse(r), r
 
 
 def _inverse(value: Tensor) -> Tensor:
-    """``1 / value``, and 0 for 0: an item that has its solution moves no more."""
+    """Return ``1 / value``, and 0 for 0: an item that has its solution moves no more."""
     return torch.where(
         value != 0,
         1 / torch.where(value != 0, value, torch.ones_like(value)),

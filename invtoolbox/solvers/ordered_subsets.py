@@ -20,7 +20,9 @@ from invtoolbox.solvers.sirt import SIRT, algebraic_reason, constrain, metric_re
 
 
 def subset_indices(problem: Problem, subset_size: int | None) -> list[Tensor]:
-    """The blocks of every subset: each spread evenly over all blocks, so that every subset sees the whole image.
+    """Return the blocks of every subset.
+
+    Each subset is spread evenly over all blocks, so that every subset covers the whole image.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.ones(1, 1, 5), it.operators.Matrix(torch.ones(5, 2)))
@@ -33,7 +35,7 @@ def subset_indices(problem: Problem, subset_size: int | None) -> list[Tensor]:
 
 
 def subset_reason(objective: Objective, name: str, subset_size: int | None) -> str | None:
-    """Why subsets of this size cannot be taken, or ``None``."""
+    """Return why subsets of this size cannot be taken, or ``None``."""
     blocks = objective.problem.operator.blocks
     if subset_size is None and name == "OSEM":
         return None
@@ -48,7 +50,7 @@ def subset_reason(objective: Objective, name: str, subset_size: int | None) -> s
 
 
 def shuffle(objective: Objective, count: int) -> list[int]:
-    """An order of the subsets that is a function of seed and iteration, the same for every item."""
+    """Return an order of the subsets, a function of seed and iteration, the same for every item."""
     generator = objective.generator()
     order: list[int] = torch.randperm(count, generator=generator, device=generator.device).tolist()
     return order
@@ -56,6 +58,8 @@ def shuffle(objective: Objective, count: int) -> list[int]:
 
 @dataclass
 class OSSARTState(State):
+    """Weights of rows and columns, and the number of passes."""
+
     rows: Tensor  # R
     columns: Tensor  # C
     passes: Tensor  # (batch,)
@@ -63,31 +67,39 @@ class OSSARTState(State):
 
 @dataclass(frozen=True)
 class OSSART(Solver):
-    r"""OS-SART (Andersen and Kak 1984 for one view a subset; Wang and Jiang 2004), with constraints. One iteration is one pass::
+    r"""OS-SART with constraints; one iteration is one pass over the subsets.
+
+    Andersen and Kak 1984 for one view per subset; Wang and Jiang 2004::
 
         for every subset s, in an order drawn anew for every pass:
             x = P(x + relaxation_k C A_s^T R_s W_s (y_s - A_s x))
 
-    R holds the inverse row sums of A and W the weights of the data term, as in `SIRT`. C is the same for all subsets, the inverse of the
-    largest column sum of any ``A_s^T W_s``: for a pixel that every view sees alike this is SART's own, and one that few views see
-    is not pushed too far. ``subset_size=1`` is SART; all views in one subset are SIRT. A pass costs what an iteration of SIRT
-    costs (a forward projection more than it must, for the objective at its end) and gains about as many of them as there are subsets.
+    R holds the inverse row sums of A and W the weights of the data term, as in `SIRT`. C is the
+    same for all subsets, the inverse of the largest column sum of any ``A_s^T W_s``: for a pixel
+    that has the same weight in every view this is the choice of SART, and a pixel that few views
+    meet is not changed too much. ``subset_size=1`` is SART; all views in one subset are SIRT. A
+    pass costs as much as an iteration of SIRT (plus one forward projection for the objective at its
+    end) and gains about as much as one such iteration per subset.
 
-    With ``decay > 0`` the relaxation is ``relaxation / (1 + decay k)`` in pass k, and it converges to a minimiser of
-    ``<Ax - y, R W (Ax - y)>`` over the box (Ahn and Fessler 2003; an incremental gradient method in the metric ``C^-1``). With a
-    constant relaxation in (0, 2) it does so where the measurements are consistent, and elsewhere ends in a cycle around it whose size
-    falls with the relaxation; stop it early.
-    Certificate: how far a pass moves x, over the relaxation and relative to x.
+    With ``decay > 0`` the relaxation is ``relaxation / (1 + decay k)`` in pass k, and the method
+    converges to a minimizer of ``<Ax - y, R W (Ax - y)>`` over the box (Ahn and Fessler 2003; an
+    incremental gradient method in the metric ``C^-1``). With a constant relaxation in (0, 2) it
+    converges if the measurements are consistent. Otherwise it ends in a cycle around the minimizer
+    whose size falls with the relaxation; stop it early. Certificate: the length by which a pass
+    changes x, over the relaxation and relative to x.
 
     Args:
-        subset_size: views (blocks of the operator) in a subset, each spread evenly over all views.
-        relaxation: in (0, 2).
+        subset_size: number of views (blocks of the operator) per subset, each subset spread evenly
+            over all views.
+        relaxation: relaxation in (0, 2).
         decay: see above.
 
     >>> import invtoolbox as it
     >>> A = it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
     >>> problem = it.Problem(torch.tensor([[[3.0, 2.0]]]), A)
-    >>> it.solve(problem, solver=OSSART(subset_size=1), tolerance=1e-6, progress=False).x.round(decimals=3)
+    >>> it.solve(problem, solver=OSSART(subset_size=1), tolerance=1e-6, progress=False).x.round(
+    ...     decimals=3
+    ... )
     tensor([[[2., 1.]]])
     """
 
@@ -126,7 +138,7 @@ class OSSART(Solver):
         prediction = problem.operator(x)
         return OSSARTState(
             x,
-            *_seen(objective, x, prediction),
+            *objective.value_at(x, prediction),
             objective.nan().fill_(torch.inf),
             rows,
             inverse_or_zero(largest),
@@ -148,7 +160,7 @@ class OSSART(Solver):
         )
         return OSSARTState(
             x,
-            *_seen(objective, x, problem.operator(x)),
+            *objective.value_at(x, problem.operator(x)),
             moved,
             state.rows,
             state.columns,
@@ -163,33 +175,40 @@ class OSSART(Solver):
                 False,
                 "with a constant relaxation it ends in a cycle, unless the measurements are consistent; give a decay",
             )
-        reason = metric_reason(objective)
-        if reason is not None:
+        if reason := metric_reason(objective):
             return False, reason
         return True, "the misfit is convex, and the relaxations fall as 1 / k"
 
 
 @dataclass
 class OSEMState(State):
+    """The sensitivity image of every subset."""
+
     sensitivities: tuple[Tensor, ...]  # A_s^T 1 of every subset
 
 
 @dataclass(frozen=True)
 class OSEM(Solver):
-    r"""Expectation maximisation for emission counts: MLEM (Shepp and Vardi 1982), and OSEM (Hudson and Larkin 1994) over subsets::
+    r"""Expectation maximization for emission counts: MLEM, and OSEM over subsets.
+
+    Shepp and Vardi 1982 for MLEM; Hudson and Larkin 1994 for OSEM::
 
         x = x / (A_s^T 1) * A_s^T (y_s / (A_s x + background_s))
 
-    for a `Poisson` data term and an operator without negative entries. ``subset_size=None`` is MLEM; else one iteration is one pass over
-    all subsets, in an order drawn anew for every pass. x stays nonnegative, and a pixel that starts at 0 stays there; a
-    start of zeros is replaced by a constant that explains the total of the counts.
+    for a `Poisson` data term and an operator without negative entries. ``subset_size=None`` is
+    MLEM; otherwise one iteration is one pass over all subsets, in an order drawn anew for every
+    pass. x stays nonnegative, and a pixel that starts at 0 stays there; a start of zeros is
+    replaced by a constant that explains the total of the counts.
 
-    MLEM never increases the objective and converges to a maximiser of the likelihood (Vardi, Shepp and Kaufman 1985). OSEM is about as
-    many times faster as there are subsets, and ends in a cycle. Both fit the noise in the end: stop early (`Solution.iterations`), or
-    use `PDHG` with a prior. Certificate: ``|x_new - x| / |x|``; for MLEM ``x_new - x`` is the scaled gradient, ``-x grad D / (A^T 1)``.
+    MLEM never increases the objective and converges to a maximizer of the likelihood (Vardi, Shepp
+    and Kaufman 1985). OSEM is faster by a factor of about the number of subsets, and ends in a
+    cycle. Both fit the noise in the end: stop early (`Solution.iterations`), or use `PDHG` with a
+    prior. Certificate: ``|x_new - x| / |x|``; for MLEM ``x_new - x`` is the scaled gradient,
+    ``-x grad D / (A^T 1)``.
 
     Args:
-        subset_size: views (blocks of the operator) in a subset, each spread evenly over all views.
+        subset_size: number of views (blocks of the operator) per subset, each subset spread evenly
+            over all views.
 
     >>> import invtoolbox as it
     >>> A = it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
@@ -229,7 +248,7 @@ class OSEM(Solver):
         )
         return OSEMState(
             x,
-            *_seen(objective, x, problem.operator(x)),
+            *objective.value_at(x, problem.operator(x)),
             objective.nan().fill_(torch.inf),
             sensitivities,
         )
@@ -239,15 +258,15 @@ class OSEM(Solver):
         subsets = dict(self._subsets(problem))
         for k in shuffle(objective, len(subsets)):
             part = subsets[k]
-            # The gradient is 1 - y / mean, so this is the ratio, with the data term's own care for a mean of 0.
+            # The gradient is 1 - y / mean, so this is the ratio; the data term handles a mean of 0.
             ratio = 1 - part.data_term.grad(part.operator(x), part.y)
             inverse = inverse_or_zero(state.sensitivities[k])
-            # A pixel that no ray of the subset meets is left as it is.
+            # A pixel that no ray of the subset meets stays unchanged.
             x = x * torch.where(
                 inverse > 0, _linear(part).adjoint(ratio) * inverse, 1.0
             ).clamp_min_(0)
         moved = item_norm(x - state.x) / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny)
-        return OSEMState(x, *_seen(objective, x, problem.operator(x)), moved, state.sensitivities)
+        return OSEMState(x, *objective.value_at(x, problem.operator(x)), moved, state.sensitivities)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         if len(list(self._subsets(objective.problem))) > 1:
@@ -267,9 +286,3 @@ class OSEM(Solver):
 
 def _linear(problem: Problem) -> LinearOperator:
     return cast(LinearOperator, problem.operator)
-
-
-def _seen(objective: Objective, x: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
-    """The objective and the discrepancy at x."""
-    D, y = objective.problem.data_term, objective.problem.y
-    return D.value(prediction, y) + objective.prior_value(x), D.discrepancy(prediction, y)

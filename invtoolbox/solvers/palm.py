@@ -1,4 +1,4 @@
-"""PALM: alternating proximal steps in the image and in each unknown of the operator; blind deblurring."""
+"""PALM: alternating proximal steps in the image and in each unknown, as for blind deblurring."""
 
 from __future__ import annotations
 
@@ -12,35 +12,42 @@ from torch import Tensor
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
-from invtoolbox.solvers.base import Solver, State, unfit_gradient
+from invtoolbox.solvers.base import Solver, State, missing_gradient_reason
 from invtoolbox.solvers.gradient_descent import gradient_scale
 
 
 @dataclass
 class PALMState(State):
+    """The step of every block, and the scale of the certificate."""
+
     steps: Tensor  # (batch, blocks) the step to try first in each block, in the block's own unit
-    scale: Tensor  # (batch,) what the gradient mapping is measured against
+    scale: Tensor  # (batch,) scale of the gradient mapping
 
 
 @dataclass(frozen=True)
 class PALM(Solver):
-    r"""Proximal alternating linearised minimisation (Bolte, Sabach and Teboulle, Math. Program. 146, 2014, section 3).
+    r"""Proximal alternating linearized minimization, in the image and in each unknown.
 
-    For the image and then for each unknown of the problem, ``b <- prox_{t R_b}(b - t grad_b f)``, f the misfit and the smooth priors
-    as a function of all blocks, with the other blocks where they are. Each item and block has its own step t, halved until f lies
-    below its quadratic model and lengthened a little afterwards, because the curvature of a block moves with the others.
+    Bolte, Sabach and Teboulle, Math. Program. 146, 2014, section 3. For the image and then for each
+    unknown of the problem, ``b <- prox_{t R_b}(b - t grad_b f)``, f the misfit and the smooth
+    priors as a function of all blocks, with the other blocks held fixed. Each item and block has
+    its own step t, halved until f lies below its quadratic model and lengthened a little
+    afterwards, because the curvature of a block changes with the others.
 
-    A block takes at most one prior by its prox; its other priors must be differentiable. The objective never increases.
-    Converges to a critical point where f and the priors are semi-algebraic and the iterates stay bounded (ibid., theorem 1),
-    which holds for least squares with TV, bounds and the simplex. As the problem is not convex, the start matters.
-    Certificate: the norm of the gradient mappings of all blocks, relative to the gradient of f at the start.
+    A block takes at most one prior by its prox; its other priors must be differentiable. The
+    objective never increases. Converges to a critical point if f and the priors are semi-algebraic
+    and the iterates stay bounded (ibid., theorem 1), which holds for least squares with TV, bounds
+    and the simplex. As the problem is not convex, the start matters. Certificate: the norm of the
+    gradient mappings of all blocks, relative to the gradient of f at the start.
 
     >>> import invtoolbox as it
     >>> x = torch.rand(1, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     >>> y = it.operators.Blur(torch.tensor([[0.2, 0.5, 0.3]]), (12, 12))(x)
-    >>> A = it.operators.Blur(torch.tensor([[0., 1., 0.]]), (12, 12))
+    >>> A = it.operators.Blur(torch.tensor([[0.0, 1.0, 0.0]]), (12, 12))
     >>> problem = it.Problem(y, A, unknown={"kernel": it.priors.Simplex()})
-    >>> solution = it.solve(problem, it.priors.Tikhonov(reference=x), PALM(), regularization=10.0, progress=False)
+    >>> solution = it.solve(
+    ...     problem, it.priors.Tikhonov(reference=x), PALM(), regularization=10.0, progress=False
+    ... )
     >>> solution.parameters["kernel"].flatten().round(decimals=2)
     tensor([0.2000, 0.5000, 0.3000])
     """
@@ -59,7 +66,7 @@ class PALM(Solver):
             if len(rough) > 1 or any("prox" not in prior.offers for prior in rough):
                 return f"PALM takes one prior of {name} by its proximal operator, and there is {' and '.join(map(repr, rough))}"
             for prior in (prior for _, prior in terms if prior.smooth):
-                reason = unfit_gradient(prior, "PALM")
+                reason = missing_gradient_reason(prior, "PALM")
                 if reason is not None or "energy" not in prior.offers:
                     return (
                         reason
@@ -87,7 +94,7 @@ class PALM(Solver):
             step = self.growth * steps[:, k]
             rounding = 8 * torch.finfo(here.dtype).eps * here.abs()
             for _ in range(60):
-                candidate, moved = _moved(objective, vector, name, slope, step, rough)
+                candidate, moved = _block_step(objective, vector, name, slope, step, rough)
                 bound = here + inner(slope, moved) + inner(moved, moved) / (2 * step) + rounding
                 too_long = ~(smooth.value(candidate) <= bound)
                 if not bool(too_long.any()):
@@ -117,7 +124,7 @@ class PALM(Solver):
 
 
 def _blocks(objective: Objective) -> dict[str, list[tuple[Tensor, ExplicitPrior]]]:
-    """The blocks of the variable, each with its priors and their whole weights, ``(batch,)``."""
+    """Return the blocks of the variable, each with its priors and their weights, ``(batch,)``."""
     assert objective.unknowns is not None
     one = torch.ones_like(objective.regularization)
     own = {
@@ -131,7 +138,7 @@ def _blocks(objective: Objective) -> dict[str, list[tuple[Tensor, ExplicitPrior]
 
 
 def _smooth_part(objective: Objective) -> Objective:
-    """Misfit and differentiable priors alone."""
+    """Return the objective of misfit and differentiable priors alone."""
 
     def smooth(priors: PriorSum) -> PriorSum:
         kept: tuple[Term, ...] = tuple(term for term in priors.terms if term.prior.smooth)
@@ -145,13 +152,13 @@ def _smooth_part(objective: Objective) -> Objective:
 
 
 def _block(objective: Objective, vector: Tensor, name: str) -> Tensor:
-    """The image, or a parameter in its own unit."""
+    """Return the image, or a parameter in its own unit."""
     assert objective.layout is not None and objective.unknowns is not None
     parameters = objective.layout.unpack(vector)
     return parameters["x"] if name == "x" else objective.unknowns.values(parameters)[name]
 
 
-def _moved(
+def _block_step(
     objective: Objective,
     vector: Tensor,
     name: str,
@@ -159,7 +166,7 @@ def _moved(
     step: Tensor,
     rough: tuple[Tensor, ExplicitPrior] | None,
 ) -> tuple[Tensor, Tensor]:
-    """The variable after a step of this length in one block, and how far the block moved."""
+    """Return the variable after a step of this length in one block, and the block's change."""
     assert objective.layout is not None and objective.unknowns is not None
     parameters = objective.layout.unpack(vector)
     old = parameters[name]
@@ -168,7 +175,7 @@ def _moved(
         weight, prior = rough
         if name == "x":
             new = prior.prox(new, step * weight)
-        else:  # the prior is of theta = start + scale u
+        else:  # the prior acts on theta = start + scale u
             start, scale = objective.unknowns.starts[name], objective.unknowns.scales[name]
             theta = prior.prox(start + expand(scale, start) * new, step * weight * scale.square())
             new = ((theta - start) / expand(scale, start)).to(old.dtype)

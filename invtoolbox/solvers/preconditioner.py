@@ -1,6 +1,7 @@
-"""Row and column sums of an operator: the weights of algebraic reconstruction and of diagonal preconditioners.
+"""Row and column sums of an operator, and preconditioners of the normal equations.
 
-Preconditioners of the normal equations: a diagonal, in the image or in the Fourier domain.
+The sums are the weights of algebraic reconstruction and of diagonal preconditioners. A
+preconditioner is a diagonal, in the image or in the Fourier domain.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _SMALLEST = 1e-6
 
 
 def with_moduli(operator: LinearOperator) -> LinearOperator:
-    """The operator whose entries are the moduli; only a matrix knows its entries, others are taken to have no negative ones."""
+    """Return the operator whose entries are the moduli.
+
+    Only a matrix knows its entries; other operators are assumed to have no negative ones.
+    """
     return (
         operator._replace({"matrix": operator.matrix.abs()})
         if isinstance(operator, Matrix)
@@ -33,10 +37,10 @@ def with_moduli(operator: LinearOperator) -> LinearOperator:
 
 
 def row_sums(problem: Problem) -> Tensor:
-    """``A 1`` of every item, shaped like the measurements.
+    """Return ``A 1`` of every item, shaped like the measurements.
 
     Raises:
-        InputError: where a sum is clearly negative: the operator has negative entries.
+        InputError: if a sum is clearly negative, because the operator has negative entries.
     """
     A = cast(LinearOperator, problem.operator)
     sums = with_moduli(A)(torch.ones_like(problem.zeros()))
@@ -50,7 +54,7 @@ def row_sums(problem: Problem) -> Tensor:
 
 
 def inverse_or_zero(sums: Tensor) -> Tensor:
-    """``1 / sums``, and 0 where a sum is 0."""
+    """Return ``1 / sums``, and 0 for a sum of 0."""
     least = _SMALLEST * sums.flatten(1).amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
     usable = sums > least.view(-1, *[1] * (sums.ndim - 1))
     return torch.where(
@@ -66,7 +70,10 @@ _FLOOR = 1e-3
 
 @dataclass
 class Preconditioner:
-    """An approximate inverse of ``A^T W A + sum_i w_i L_i^T L_i``, symmetric and positive definite."""
+    """An approximate inverse of ``A^T W A + sum_i w_i L_i^T L_i``.
+
+    It is symmetric and positive definite.
+    """
 
     diagonal: Tensor | None = None  # shaped like x, multiplies it
     spectrum: Tensor | None = None  # multiplies its `torch.fft.rfftn`; the batch is the first axis
@@ -78,15 +85,17 @@ class Preconditioner:
 
 
 def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | None:
-    """The preconditioner of a quadratic objective.
+    """Return the preconditioner of a quadratic objective.
 
-    ``"fourier"`` divides by the eigenvalues of the periodic convolution next to the system (Chan 1988), where operator, data term and
-    priors know theirs (`normal_symbol`). ``"diagonal"`` divides by the diagonal where operators know theirs (`normal_diagonal`), and by
-    the row sums ``A^T W A 1`` for an operator without negative entries, which bound the system from above (the separable
-    surrogate of Erdogan and Fessler 1999). ``"auto"`` takes the first of the two that exists.
+    ``"fourier"`` divides by the eigenvalues of the periodic convolution next to the system (Chan
+    1988), if operator, data term and priors know theirs (`normal_symbol`). ``"diagonal"`` divides
+    by the diagonal if operators know theirs (`normal_diagonal`). For an operator without negative
+    entries it divides by the row sums ``A^T W A 1``, which bound the system from above (the
+    separable surrogate of Erdogan and Fessler 1999). ``"auto"`` takes the first of the two that
+    exists.
 
     Raises:
-        InputError: where the kind that is asked for does not exist.
+        InputError: if the requested kind does not exist.
     """
     if kind is None:
         return None
@@ -115,9 +124,9 @@ def preconditioner(objective: Objective, kind: Kind | None) -> Preconditioner | 
 
 
 def _data_diagonal(objective: Objective, x: Tensor) -> Tensor:
-    """Of ``A^T W A``, or its row sums."""
+    """Return the diagonal of ``A^T W A``, or its row sums."""
     problem = objective.problem
-    A, D = cast(LinearOperator, problem.operator), problem.data_term
+    A, D = objective.linear_operator, problem.data_term
     known = A.normal_diagonal()
     curvature = cast(Tensor, D.curvature(problem.y))
     if known is not None:
@@ -127,7 +136,7 @@ def _data_diagonal(objective: Objective, x: Tensor) -> Tensor:
 
 
 def _diagonal(L: LinearOperator, x: Tensor) -> Tensor | None:
-    """Of ``L^T L``, where it is known."""
+    """Return the diagonal of ``L^T L``, or ``None`` if it is not known."""
     known = L.normal_diagonal()
     if known is not None:
         return known.to(x).expand_as(x)
@@ -135,7 +144,7 @@ def _diagonal(L: LinearOperator, x: Tensor) -> Tensor | None:
         total = torch.zeros_like(x)
         for axis in range(2, x.ndim):
             n = x.shape[axis]
-            # A pixel is in the difference that it starts and in the one that it ends.
+            # A pixel belongs to the difference that starts at it and to the one that ends at it.
             count = torch.full([n], 2.0, dtype=x.dtype, device=x.device)
             if not L.periodic:
                 count[0] -= 1

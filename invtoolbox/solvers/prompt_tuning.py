@@ -1,4 +1,4 @@
-"""Diffusion whose condition is tuned to the measurements on the way (P2L)."""
+"""Diffusion whose condition is tuned to the measurements during sampling (P2L)."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ from invtoolbox.priors.images.gaussian_mixture import ConditionalPrior
 from invtoolbox.solvers.diffusion import DiffusionPosterior, DiffusionSampler, split, the_prior
 from invtoolbox.solvers.linear_systems import solve_quadratic
 
-#: Conjugate gradients of a projection where it has no closed form.
+#: Conjugate gradient steps of a projection without a closed form.
 _INNER = 30
 
 
 @dataclass(frozen=True)
 class PromptTuning(DiffusionSampler):
-    r"""At every noise level: tune the condition, denoise under it, go towards the measurements, add noise again.
+    r"""Diffusion with a tuned condition: tune, denoise, fit the measurements, add noise again.
 
-    After Chung, Ye, Milanfar and Delbracio, "Prompt-tuning latent diffusion models for inverse problems" (P2L, ICML 2024), for any
-    `priors.ConditionalPrior`, every draw and item with a condition of its own. With ``x_t`` at noise level s and
-    ``x_0(c) = denoise_given(x_t, s, c)``:
+    After Chung, Ye, Milanfar and Delbracio, "Prompt-tuning latent diffusion models for inverse
+    problems" (P2L, ICML 2024), for any `priors.ConditionalPrior`; every draw and item has a
+    condition of its own. With ``x_t`` at noise level s and ``x_0(c) = denoise_given(x_t, s, c)``:
 
     1. ``tuning_steps`` steps of Adam on ``c -> D(A(x_0(c)), y)``;
-    2. every ``projection_every``-th time, ``x_0`` becomes ``argmin_x D(A(x), y) + strength / (2 s^2) |x - x_0|^2``;
-    3. ``x_t`` goes down to the next level (DDIM), and at the other times down the gradient of ``|A(x_0) - y|`` in it.
+    2. every ``projection_every``-th time, ``x_0`` becomes
+       ``argmin_x D(A(x), y) + strength / (2 s^2) |x - x_0|^2``;
+    3. ``x_t`` goes down to the next level (DDIM), and at the other times down the gradient of
+       ``|A(x_0) - y|`` in it.
 
     Args:
-        steps: noise levels, from ``levels[0]`` to ``levels[1]`` in equal ratios.
+        steps: number of noise levels, from ``levels[0]`` to ``levels[1]`` in equal ratios.
         levels: standard deviations, in units of the image.
-        tuning_steps, learning_rate: of Adam on the condition; 0 steps leave the null condition.
-        projection_every: 1 projects every time.
-        strength: how much the projection believes the denoiser.
+        tuning_steps, learning_rate: number of steps and learning rate of Adam on the condition; 0
+            steps leave the null condition.
+        projection_every: period of the projection; 1 projects every time.
+        strength: confidence of the projection in the denoiser.
         guidance: the step down the gradient, in units of the image.
-        fresh: the share of fresh noise in what is added back, 0 to 1.
+        fresh: the share of fresh noise in the noise that is added back, 0 to 1.
     """
 
     steps: int = 50
@@ -80,7 +83,7 @@ class PromptTuning(DiffusionSampler):
     def draws_and_conditions(
         self, objective: Objective, generators: list[Generator]
     ) -> tuple[Tensor, Tensor]:
-        """The draws, and the condition that each of them ended with, ``(count, batch, *shape)``."""
+        """Return the draws, and the final condition of each, ``(count, batch, *shape)``."""
         count, device = len(generators), objective.problem.y0.device
         repeated = objective.select(torch.arange(objective.batch, device=device).repeat(count))
         prior = cast(ConditionalPrior, the_prior(objective))
@@ -107,20 +110,20 @@ class PromptTuning(DiffusionSampler):
             level = self.levels[0] * ratio**k
             below = level * ratio if k < self.steps - 1 else 0.0
             for j in range(self.tuning_steps):
-                condition, moments = self._tuned(
+                condition, moments = self._tune(
                     repeated, prior, x, level, condition, moments, k * self.tuning_steps + j + 1
                 )
-            clean, slope = _denoised_and_slope(repeated, prior, x, level, condition)
+            clean, slope = _denoise_and_slope(repeated, prior, x, level, condition)
             remaining = (x - clean) / level
             if k % self.projection_every == 0:
-                clean, slope = _projected(repeated, clean, self.strength / level**2), None
+                clean, slope = _project(repeated, clean, self.strength / level**2), None
             added = math.sqrt(1 - self.fresh) * remaining + math.sqrt(self.fresh) * noise()
             x = clean + below * added
             if slope is not None:
                 x = x - self.guidance * slope
         return clean.unflatten(0, (count, -1)), condition.unflatten(0, (count, -1))
 
-    def _tuned(
+    def _tune(
         self,
         objective: Objective,
         prior: ConditionalPrior,
@@ -130,7 +133,7 @@ class PromptTuning(DiffusionSampler):
         moments: tuple[Tensor, Tensor],
         number: int,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One step of Adam (Kingma and Ba 2015) on the condition; every item has its own."""
+        """Take one step of Adam (Kingma and Ba 2015) on the condition; every item has its own."""
         with torch.enable_grad():
             free = condition.detach().requires_grad_(True)
             misfit = objective.data_value(prior.denoise_given(x, level, free))
@@ -149,21 +152,21 @@ class PromptTuning(DiffusionSampler):
 
 
 class PromptPosterior(DiffusionPosterior):
-    """Draws of which the conditions are known too."""
+    """Draws whose conditions are known too."""
 
     solver: PromptTuning
 
     def conditions(self, n: int, seed: int = 0) -> Tensor:
-        """The conditions of the first n samples of the seed, ``(n, batch, *shape)``."""
+        """Return the conditions of the first n samples of the seed, ``(n, batch, *shape)``."""
         generator = Generator(self.device).manual_seed(seed % (1 << 62))
         with torch.no_grad():
             return self.solver.draws_and_conditions(self.objective, split(generator, n))[1]
 
 
-def _denoised_and_slope(
+def _denoise_and_slope(
     objective: Objective, prior: ConditionalPrior, x: Tensor, level: float, condition: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """``x_0`` and the gradient of the norm of its misfit in x."""
+    """Return ``x_0``, and the gradient of the norm of its misfit in x."""
     with torch.enable_grad():
         free = x.detach().requires_grad_(True)
         clean = prior.denoise_given(free, level, condition)
@@ -172,8 +175,8 @@ def _denoised_and_slope(
     return clean.detach(), slope
 
 
-def _projected(objective: Objective, clean: Tensor, penalty: float) -> Tensor:
-    """``argmin_x D(A(x), y) + penalty / 2 |x - clean|^2``."""
+def _project(objective: Objective, clean: Tensor, penalty: float) -> Tensor:
+    """Return ``argmin_x D(A(x), y) + penalty / 2 |x - clean|^2``."""
     problem: Any = objective.problem
     right = -cast(LinearOperator, problem.operator).adjoint(
         problem.data_term.value_and_grad(problem.operator(clean), problem.y)[1]

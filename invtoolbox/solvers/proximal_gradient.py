@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -25,8 +25,10 @@ from invtoolbox.solvers.splitting import unit_step_reason, unit_step_term
 
 @dataclass
 class ProximalState(State):
+    """The point of the next gradient, the momentum and the trial step."""
+
     prediction: Any  # A(x)
-    point: Tensor  # where the next gradient is taken; x itself without acceleration
+    point: Tensor  # point of the next gradient; x itself without acceleration
     ahead: Any  # A(point)
     momentum: Tensor  # (batch,) t of FISTA; 1 without acceleration
     trial: Tensor  # (batch,) the step to try first
@@ -37,16 +39,19 @@ class ProximalState(State):
 class ProximalGradient(Solver):
     r"""Proximal gradient, ``x <- prox_{t R}(x - t grad f(x))``, f the misfit and the smooth priors.
 
-    At most one prior enters through its prox; every other must be differentiable. Each item has its own step, found by
-    halving until ``f(u) <= f(x) + <grad f(x), u - x> + |u - x|^2 / (2 t)`` (Beck and Teboulle, SIAM J. Imaging Sci. 2,
-    2009), so no norm is needed, and the operator may be nonlinear. A step costs one A and one adjoint.
+    At most one prior enters through its prox; every other must be differentiable. Each item has its
+    own step, found by halving until ``f(u) <= f(x) + <grad f(x), u - x> + |u - x|^2 / (2 t)`` (Beck
+    and Teboulle, SIAM J. Imaging Sci. 2, 2009), so no norm is needed, and the operator may be
+    nonlinear. A step costs one A and one adjoint.
 
-    The objective never increases. Converges to a minimiser for convex f and R; to a stationary point where R alone is
-    convex; with a denoiser in place of the prox (plug-and-play) where the denoiser is a prox or averaged, which cannot be
-    checked. Certificate: the gradient mapping ``|x - u| / t``, relative to ``|grad f|`` at the start or at 0.
+    The objective never increases. Converges to a minimizer for convex f and R, and to a stationary
+    point if R alone is convex. With a denoiser in place of the prox (plug-and-play) it converges if
+    the denoiser is a prox or averaged, which cannot be checked. Certificate: the gradient mapping
+    ``|x - u| / t``, relative to ``|grad f|`` at the start or at 0.
 
     Args:
-        step_size: a fixed step in place of the search; converges for steps below ``1 / |A|^2`` (times ``noise_std^2``).
+        step_size: a fixed step in place of the search; converges for steps below ``1 / |A|^2``
+            (times ``noise_std^2``).
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
@@ -60,8 +65,7 @@ class ProximalGradient(Solver):
 
     certificate_name: ClassVar[str] = "relative norm of the gradient mapping"
     takes_unit_step: ClassVar[bool] = True
-    unrolls: ClassVar[bool] = True
-    per_iteration: ClassVar[tuple[str, ...]] = ("step_size",)
+    per_iteration: ClassVar[tuple[str, ...] | None] = ("step_size", "regularization")
     accelerated: ClassVar[bool] = False
 
     def unsupported_reason(self, objective: Objective) -> str | None:
@@ -93,7 +97,7 @@ class ProximalGradient(Solver):
         norm = item_norm(gradient)
         scale = gradient_scale(objective, norm)
         trial = self._first_step(objective, gradient)
-        # What a learned prox belongs to costs a solve where no prox has led to.
+        # The energy behind a learned prox costs a solve at a point that is no result of the prox.
         known = unit_step_term(objective) is None
         value = D.value(prediction, y) + objective.prior_value(start) if known else objective.nan()
         return ProximalState(
@@ -110,7 +114,10 @@ class ProximalGradient(Solver):
         )
 
     def _first_step(self, objective: Objective, gradient: Tensor) -> Tensor:
-        """The inverse curvature along the first gradient: no step above it can pass, and few halvings lead to one that does."""
+        """Return the inverse curvature along the first gradient.
+
+        No step above it can pass, and few halvings lead to one that passes.
+        """
         norm = item_norm(gradient).detach()
         given = self._given_step(objective, norm)
         if given is not None:
@@ -127,7 +134,7 @@ class ProximalGradient(Solver):
         )
 
     def _given_step(self, objective: Objective, like: Tensor) -> Tensor | None:
-        """The step that is not searched for, ``(batch,)``."""
+        """Return the step if it is not searched for, ``(batch,)``, else ``None``."""
         if self.step_size is not None:
             return torch.ones_like(like) * self.step_size
         fixed = unit_step_term(objective)
@@ -159,7 +166,10 @@ class ProximalGradient(Solver):
     def _search(
         self, objective: Objective, state: ProximalState, gradient: Tensor
     ) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
-        """The point after a step that the quadratic model bounds, its prediction, the step, misfit and energy of the prox there."""
+        """Return the point after a step that the quadratic model bounds, and its values.
+
+        They are the prediction, the step, the misfit, and the energy of the prox there.
+        """
         here = objective.problem.data_term.value(state.ahead, objective.problem.y) + _smooth_value(
             objective, state.point
         )
@@ -171,7 +181,8 @@ class ProximalGradient(Solver):
         for _ in range(60):
             if given is not None or not bool(rejected.any()):
                 break
-            # Only the items whose step was too long are tried again: a prox may be the better part of the work.
+            # Only the items whose step was too long are tried again, because a prox may be most of
+            # the work.
             again = rejected.nonzero().squeeze(1)
             point, ahead, slope, value = (
                 select_items(t, again) for t in (state.point, state.ahead, gradient, here)
@@ -190,11 +201,6 @@ class ProximalGradient(Solver):
     def fixed_point(self, state: ProximalState) -> tuple[Tensor, ...]:
         return (state.x,)
 
-    def at_point(
-        self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]
-    ) -> ProximalState:
-        return replace(state, x=point[0])
-
     def apply_map(
         self, objective: Objective, state: ProximalState, point: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
@@ -208,10 +214,9 @@ class ProximalGradient(Solver):
         return (x,)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = nonconvex_reason(objective) or inexact_prox_reason(
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(
             prior for _, prior in _rough(objective)
-        )
-        if reason is not None:
+        ):
             return False, reason
         if self.step_size is not None:
             return False, "whether step_size is below the inverse curvature is not checked"
@@ -220,14 +225,16 @@ class ProximalGradient(Solver):
 
 @dataclass(frozen=True)
 class FISTA(ProximalGradient):
-    r"""Accelerated proximal gradient (Beck and Teboulle 2009) with adaptive restart (O'Donoghue and Candes 2015).
+    r"""Accelerated proximal gradient with adaptive restart.
 
-    The gradient is taken at ``z = x + (t - 1) / t_next (x - x_before)``. An item forgets its momentum where it points uphill,
-    ``<z - x, x - x_before> > 0`` (their gradient scheme), so that ill-chosen momentum costs a few steps at most.
-    The prediction ``A z`` follows from those of x by linearity: a step costs one A and one adjoint, as without acceleration.
+    Beck and Teboulle 2009; O'Donoghue and Candes 2015 for the restart. The gradient is taken at
+    ``z = x + (t - 1) / t_next (x - x_before)``. An item forgets its momentum if it points uphill,
+    ``<z - x, x - x_before> > 0`` (their gradient scheme), so that ill-chosen momentum costs a few
+    steps at most. The prediction ``A z`` follows from the predictions of x by linearity: a step
+    costs one A and one adjoint, as without acceleration.
 
-    Converges for convex f and R, the objective as ``O(1 / k^2)`` between restarts; it need not decrease monotonically.
-    The certificate is that of `ProximalGradient`, at z.
+    Converges for convex f and R, the objective as ``O(1 / k^2)`` between restarts; it need not
+    decrease monotonically. The certificate is the certificate of `ProximalGradient`, at z.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.tensor([[[3.0, 0.5, -2.0]]]), it.operators.Identity((1, 3)))
@@ -256,7 +263,10 @@ class FISTA(ProximalGradient):
 
 
 def _rough(objective: Objective) -> list[tuple[Tensor, ExplicitPrior]]:
-    """The priors that enter by their prox; a denoiser does so too (plug-and-play), though it has a gradient (RED)."""
+    """Return the priors that enter by their prox.
+
+    A denoiser is one of them (plug-and-play), although it has a gradient (RED).
+    """
     return [
         (w, prior) for w, prior in objective.terms if not prior.smooth or "denoise" in prior.offers
     ]
@@ -279,7 +289,11 @@ def _smooth_value(objective: Objective, x: Tensor) -> Tensor:
 def _trial(
     objective: Objective, point: Tensor, ahead: Any, gradient: Tensor, here: Tensor, step: Tensor
 ) -> tuple[Tensor, Any, Tensor, Tensor, Tensor, Tensor]:
-    """A step of this length: where it leads, the prediction, misfit and energy of the prox there, and which items must shorten it."""
+    """Take a step of this length.
+
+    Returns the new point, its prediction, the step, misfit and energy of the prox there, and which
+    items must shorten the step.
+    """
     x = torch.addcmul(point, expand(-step, gradient), gradient)
     energy = torch.zeros_like(step)
     for weight, prior in _rough(objective):
@@ -293,17 +307,17 @@ def _trial(
     if bend is None:
         bend = data + _smooth_value(objective, x) - here - inner(gradient, moved)
         rounding = 32 * torch.finfo(here.dtype).eps * here.abs()
-    # Written so that an item that is not finite is not searched for ever.
+    # Written so that the search ends for an item that is not finite.
     return x, prediction, step, data, energy, bend > allowed + rounding
 
 
 def _quadratic_bend(
     objective: Objective, moved: Tensor, prediction: Any, ahead: Any
 ) -> Tensor | None:
-    """``f(x) - f(z) - <grad f(z), x - z>`` where f is quadratic, ``None`` elsewhere.
+    """Return ``f(x) - f(z) - <grad f(z), x - z>`` if f is quadratic, else ``None``.
 
-    As half a square it has no cancellation: near the minimiser the difference of two values is nothing but rounding, which
-    made the search halve the step again and again until nothing moved.
+    As half a square it has no cancellation. Near the minimizer the difference of two values is
+    nothing but rounding, which made the search halve the step again and again until nothing moved.
     """
     D = objective.problem.data_term
     if not objective.problem.is_linear or not D.is_quadratic or not isinstance(prediction, Tensor):
@@ -321,7 +335,7 @@ def _quadratic_bend(
 
 
 def _gradient(objective: Objective, x: Tensor, prediction: Any) -> Tensor:
-    """Of the misfit and the smooth priors, given ``prediction = A(x)``."""
+    """Return the gradient of the misfit and the smooth priors, given ``prediction = A(x)``."""
     A, D, y = objective.problem.operator, objective.problem.data_term, objective.problem.y
     gradient = (
         A.adjoint(D.grad(prediction, y))

@@ -1,4 +1,4 @@
-"""Iteratively reweighted least squares: robust misfits and smooth norms as a sequence of weighted squares."""
+"""Iteratively reweighted least squares: robust misfits and norms as weighted squares."""
 
 from __future__ import annotations
 
@@ -18,30 +18,36 @@ from invtoolbox.solvers.linear_systems import conjugate_gradients
 
 @dataclass
 class ReweightedState(State):
+    """Prediction at x, and the scale of the gradient norm."""
+
     prediction: Tensor  # A x
-    scale: Tensor  # (batch,) what the gradient norm is measured against
+    scale: Tensor  # (batch,) scale of the gradient norm
 
 
 @dataclass(frozen=True)
 class Reweighted(Solver):
-    r"""Iteratively reweighted least squares, or majorisation-minimisation with quadratic majorants.
+    r"""Iteratively reweighted least squares, or majorization-minimization with quadratic majorants.
 
-    A step finds the weights ``w`` of the misfit and of every prior at ``x``, with which ``1/2 <r, w r>`` has the same gradient
-    there, and goes towards the minimiser of
+    A step finds the weights ``w`` of the misfit and of every prior at ``x``, with which
+    ``1/2 <r, w r>`` has the same gradient there, and goes towards the minimizer of
 
     ``1/2 <A u - y, w (A u - y)> + sum_i w_i / 2 <K_i u, v_i K_i u>``
 
-    by conjugate gradients from ``x``. It takes every data term that is quadratic or offers ``residual_weights`` (`Huber`,
-    `Student`) and every prior that is quadratic or offers ``weights``, alone or behind its `split` (`SmoothedNorm`, `HuberNorm`,
-    `HuberTV`), or has a ``majoriser``, a quadratic above it (`ARAP`, `Isometry`).
+    by conjugate gradients from ``x``. It takes every data term that is quadratic or offers
+    ``residual_weights`` (`Huber`, `Student`). It takes every prior that is quadratic or offers
+    ``weights``, alone or behind its `split` (`SmoothedNorm`, `HuberNorm`, `HuberTV`), or has a
+    ``majoriser``, a quadratic above it (`ARAP`, `Isometry`).
 
-    Where all weights majorise (``is_majoriser``) the objective never increases, however early the conjugate gradients stop, and
-    the iterates converge to a stationary point, to the minimiser where the objective is convex (Hunter & Lange, Am. Stat. 58,
-    2004; Huber 1981 for the weights). Where some do not (BiNI's), nothing is promised, and the answer may depend on
-    ``inner_iterations``. Certificate: ``|grad F(x)|`` relative to that at the start or at 0, the larger.
+    If all weights majorize (``is_majoriser``) the objective never increases, however early the
+    conjugate gradients stop. The iterates then converge to a stationary point, which is the
+    minimizer if the objective is convex (Hunter & Lange, Am. Stat. 58, 2004; Huber 1981 for the
+    weights). If some weights do not majorize (BiNI's), nothing is promised, and the answer may
+    depend on ``inner_iterations``. Certificate: ``|grad F(x)|`` relative to its value at the start
+    or at 0, the larger.
 
     Args:
-        inner_iterations, inner_tolerance: of the conjugate gradients, which stop once their residual has fallen to this fraction.
+        inner_iterations, inner_tolerance: largest number of conjugate gradient steps, and the
+            fraction of their first residual at which they stop.
 
     >>> import torch
     >>> import invtoolbox as it
@@ -58,8 +64,7 @@ class Reweighted(Solver):
     inner_tolerance: float = 0.1
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        reason = implicit_reason(objective, "Reweighted")
-        if reason is not None:
+        if reason := implicit_reason(objective, "Reweighted"):
             return reason
         problem = objective.problem
         if not problem.is_linear or isinstance(problem.y, tuple):
@@ -78,7 +83,10 @@ class Reweighted(Solver):
         return None
 
     def suits(self, objective: Objective) -> bool:
-        """For robust misfits; norms alone are for `KrylovMM`, and squares for `ConjugateGradient`."""
+        """Whether the misfit is robust.
+
+        Norms alone are left to `KrylovMM`, and squares to `ConjugateGradient`.
+        """
         return not objective.problem.data_term.is_quadratic
 
     def init(self, objective: Objective, start: Tensor) -> ReweightedState:
@@ -106,10 +114,8 @@ class Reweighted(Solver):
         certificate: Tensor,
         scale: Tensor,
     ) -> ReweightedState:
-        D, y = objective.problem.data_term, objective.problem.y
-        value = D.value(prediction, y) + objective.prior_value(x)
         kept = prediction.clone() if prediction is x else prediction
-        return ReweightedState(x, value, D.discrepancy(prediction, y), certificate, kept, scale)
+        return ReweightedState(x, *objective.value_at(x, prediction), certificate, kept, scale)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         D = objective.problem.data_term
@@ -146,7 +152,7 @@ class _Term(NamedTuple):
 
 
 class _Above(NamedTuple):
-    """A prior by its slope and the curvature of the quadratic above it."""
+    """A prior by its gradient and the curvature of the quadratic above it."""
 
     slope: Tensor
     weight: Tensor  # (batch,)
@@ -164,11 +170,11 @@ class _Parts(NamedTuple):
     """The quadratic majorant at a point."""
 
     objective: Objective
-    weights: Tensor | None  # of the misfit; None where it is quadratic by itself
+    weights: Tensor | None  # weights of the misfit; None if it is quadratic by itself
     residual: Tensor  # A x - y
     terms: tuple[_Term | _Above, ...]
 
-    def _weighted(self, residual: Tensor) -> Tensor:
+    def _weigh(self, residual: Tensor) -> Tensor:
         return (
             self.objective.problem.data_term.weighted(residual)
             if self.weights is None
@@ -176,15 +182,15 @@ class _Parts(NamedTuple):
         )
 
     def gradient(self) -> Tensor:
-        A = cast(LinearOperator, self.objective.problem.operator)
-        total = A.adjoint(self._weighted(self.residual))
+        A = self.objective.linear_operator
+        total = A.adjoint(self._weigh(self.residual))
         for term in self.terms:
             total = total + term.gradient()
         return total
 
     def product(self, u: Tensor) -> Tensor:
-        A = cast(LinearOperator, self.objective.problem.operator)
-        total = A.adjoint(self._weighted(A(u)))
+        A = self.objective.linear_operator
+        total = A.adjoint(self._weigh(A(u)))
         for term in self.terms:
             total = total + term.product(u)
         return total
@@ -216,7 +222,7 @@ def _parts(objective: Objective, x: Tensor, prediction: Tensor) -> _Parts:
 
 
 def _reweighable(prior: ExplicitPrior) -> tuple[LinearOperator | None, ExplicitPrior] | None:
-    """The operator and the function of which there are weights, or ``None``."""
+    """Return the operator and the function that offers weights, or ``None``."""
     if "quadratic" in prior.offers:
         return prior.quadratic()[0], prior
     if "weights" in prior.offers:

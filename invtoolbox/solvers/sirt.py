@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import LinearOperator, inner, item_norm
+from invtoolbox.operators.base import inner, item_norm
 from invtoolbox.priors.images.constraints import Box
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
@@ -18,40 +18,49 @@ from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_mo
 
 @dataclass
 class SIRTState(State):
+    """Weights of rows and columns, and the stopping discrepancy."""
+
     prediction: Tensor  # A x
     rows: Tensor  # R
     columns: Tensor  # C
     scale: Tensor  # (batch,) the length of the first step from 0
-    target: Tensor  # (batch,) the discrepancy to stop at; 0 where the noise level is unknown
+    target: Tensor  # (batch,) stop at this discrepancy; 0 if the noise level is unknown
 
 
 @dataclass(frozen=True)
 class SIRT(Solver):
-    r"""SIRT (Gilbert 1972; Gregor and Benson, IEEE TMI 27, 2008)::
+    r"""SIRT (Gilbert 1972; Gregor and Benson, IEEE TMI 27, 2008), with constraints.
+
+    The iteration is::
 
         x = P(x + relaxation C A^T R W (y - A x))
 
-    R holds the inverse row sums of A and C the inverse column sums of ``R W A``'s transpose, that is of ``A^T W``; W the weights of the
-    least squares data term (its noise level cancels), and P projects onto the constraints: `Box` or `NonNegative` as
-    priors. A ray that misses the image and a pixel that no ray meets get the weight 0. For an operator without negative entries; a
-    `Matrix` enters the sums by its moduli.
+    R holds the inverse row sums of A, and C the inverse column sums of the transpose of ``R W A``,
+    that is of ``A^T W``. W are the weights of the least squares data term (its noise level
+    cancels), and P projects onto the constraints: `Box` or `NonNegative` as priors. A ray that
+    misses the image and a pixel that no ray meets get the weight 0. For an operator without
+    negative entries; a `Matrix` enters the sums by its moduli.
 
-    It minimises ``<Ax - y, R W (Ax - y)>``, which is not the data term: every ray counts alike, whatever its length inside the
-    image. Its early iterates are smooth and the later ones fit the noise, so it starts at 0, and where the data term knows the noise
-    level an item stops once its discrepancy is ``tau`` times the expected one.
+    It minimizes ``<Ax - y, R W (Ax - y)>``, which is not the data term: every ray has the same
+    influence, whatever its length inside the image. Its early iterates are smooth and the later
+    ones fit the noise, so it starts at 0. If the data term knows the noise level, an item stops
+    once its discrepancy is ``tau`` times the expected one.
 
-    Converges for relaxations in (0, 2), because the eigenvalues of ``C A^T R W A`` are at most 1 (ibid., section 3), with bounds too
-    (projected Landweber in the metric ``C^-1``, in which a box keeps its projection).
-    Certificate: the length of the step over that of the first one from 0, in the metric ``C^-1``.
+    Converges for relaxations in (0, 2), because the eigenvalues of ``C A^T R W A`` are at most 1
+    (ibid., section 3). This includes bounds (projected Landweber in the metric ``C^-1``, in which a
+    box keeps its projection). Certificate: the length of the step over the length of the first step
+    from 0, in the metric ``C^-1``.
 
     Args:
-        relaxation: in (0, 2).
+        relaxation: relaxation in (0, 2).
         tau: stop at ``tau`` times the expected discrepancy; 0 never stops early.
 
     >>> import invtoolbox as it
     >>> A = it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
     >>> problem = it.Problem(torch.tensor([[[3.0, 2.0]]]), A)
-    >>> it.solve(problem, solver=it.solvers.SIRT(), tolerance=1e-6, progress=False).x.round(decimals=3)
+    >>> it.solve(problem, solver=it.solvers.SIRT(), tolerance=1e-6, progress=False).x.round(
+    ...     decimals=3
+    ... )
     tensor([[[2., 1.]]])
     """
 
@@ -61,8 +70,7 @@ class SIRT(Solver):
     tau: float = 1.01
 
     certificate_name: ClassVar[str] = "relative length of the step"
-    unrolls: ClassVar[bool] = True
-    weight_per_iteration: ClassVar[bool] = False
+    per_iteration: ClassVar[tuple[str, ...] | None] = ()
     starts_at_zero: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
@@ -72,10 +80,10 @@ class SIRT(Solver):
 
     def init(self, objective: Objective, start: Tensor) -> SIRTState:
         problem = objective.problem
-        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        A, D = objective.linear_operator, problem.data_term
         sums = row_sums(problem)
         rows = inverse_or_zero(sums)
-        # The column sums of what is applied: where a row sum is 0, so is its weight.
+        # A row whose sum is 0 has the weight 0, so the column sums leave it out.
         columns = inverse_or_zero(with_moduli(A).adjoint(D.weighted(rows * sums)))
         first = columns * A.adjoint(rows * D.weighted(problem.y))
         expected = D.expected_discrepancy(problem.y)
@@ -88,8 +96,7 @@ class SIRT(Solver):
         prediction = A(x)
         return SIRTState(
             x,
-            D.value(prediction, problem.y) + objective.prior_value(x),
-            D.discrepancy(prediction, problem.y),
+            *objective.value_at(x, prediction),
             torch.full_like(target, torch.inf),
             prediction,
             rows,
@@ -100,7 +107,7 @@ class SIRT(Solver):
 
     def step(self, objective: Objective, state: SIRTState) -> SIRTState:
         problem = objective.problem
-        A, D, y = cast(LinearOperator, problem.operator), problem.data_term, problem.y
+        A, D, y = objective.linear_operator, problem.data_term, problem.y
         residual = D.weighted(y - state.prediction)
         update = A.adjoint(state.rows * residual).mul_(state.columns)
         x = constrain(objective, torch.add(state.x, update, alpha=self.relaxation))
@@ -109,8 +116,7 @@ class SIRT(Solver):
         certificate = moved / state.scale.clamp_min(torch.finfo(moved.dtype).tiny)
         return SIRTState(
             x,
-            D.value(prediction, y) + objective.prior_value(x),
-            D.discrepancy(prediction, y),
+            *objective.value_at(x, prediction),
             certificate,
             prediction,
             state.rows,
@@ -123,8 +129,7 @@ class SIRT(Solver):
         return (state.certificate <= tolerance) | (state.discrepancy <= state.target)
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        reason = metric_reason(objective)
-        if reason is not None:
+        if reason := metric_reason(objective):
             return False, reason
         largest = self._largest_eigenvalue(objective)
         if self.relaxation * largest >= 2:
@@ -138,9 +143,12 @@ class SIRT(Solver):
         )
 
     def _largest_eigenvalue(self, objective: Objective) -> float:
-        """Of ``C A^T R W A``, by a power method; operators with negative entries may have one above 1."""
+        """Return the largest eigenvalue of ``C A^T R W A``, by a power method.
+
+        Operators with negative entries may have one above 1.
+        """
         problem = objective.problem
-        A, D = cast(LinearOperator, problem.operator), problem.data_term
+        A, D = objective.linear_operator, problem.data_term
         state = self.init(objective, problem.zeros())
         x = torch.rand(state.x.shape, generator=torch.Generator().manual_seed(0)).to(state.x)
         for _ in range(30):
@@ -150,7 +158,7 @@ class SIRT(Solver):
 
 
 def algebraic_reason(objective: Objective, name: str) -> str | None:
-    """Why an algebraic method (SIRT, SART) does not fit, or ``None``."""
+    """Return why an algebraic method (SIRT, SART) does not fit, or ``None``."""
     problem = objective.problem
     if not problem.is_linear:
         return f"{name} needs a linear operator, and {problem.operator} is not"
@@ -165,7 +173,7 @@ def algebraic_reason(objective: Objective, name: str) -> str | None:
 
 
 def metric_reason(objective: Objective) -> str | None:
-    """Why a constraint has another projection in the metric ``C^-1`` than its own, or ``None``."""
+    """Return why the projection of a constraint differs in the metric ``C^-1``, or ``None``."""
     other = next((prior for prior in objective.explicit_priors if not isinstance(prior, Box)), None)
     return (
         None
@@ -175,11 +183,12 @@ def metric_reason(objective: Objective) -> str | None:
 
 
 def constrain(objective: Objective, x: Tensor) -> Tensor:
+    """Project x onto the constraints of the objective."""
     for weight, prior in objective.terms:
         x = prior.prox(x, weight)
     return x
 
 
 def _length(step: Tensor, columns: Tensor) -> Tensor:
-    """The norm of a step in the metric ``C^-1``, ``(batch,)``."""
+    """Return the norm of a step in the metric ``C^-1``, ``(batch,)``."""
     return inner(step, step * inverse_or_zero(columns)).clamp_min(0).sqrt()

@@ -1,4 +1,4 @@
-"""Sparse systems of points, factored once and solved often."""
+"""Sparse systems of points that are factorized once and solved often."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A symmetric system ``(M v)_i = d_i v_i + sum_e c_e (v_i - v_j)`` of N points, where some are held at 0.
+    """A symmetric system ``(M v)_i = d_i v_i + sum_e c_e (v_i - v_j)`` of N points.
+
+    Some points are held at 0.
 
     Attributes:
         diagonal: the d, ``(N,)``.
-        edges: of each part of the sum, ``(2, E)``; an edge from i to j acts on both.
+        edges: edges of each part of the sum, ``(2, E)``; an edge from i to j acts on both.
         strengths: the c of each part, ``(E,)``.
         free: which points are not held, ``(N,)``.
     """
@@ -36,16 +38,18 @@ class Graph:
 
 
 class Factors:
-    """Sparse LU factors (SuperLU, in the order of the least degree, without pivoting, as the systems are positive definite), on the CPU.
+    """Sparse LU factors on the CPU.
 
-    Not a tensor: what depends on the item of a batch is the number of its factor, ``which`` in `solve`.
+    SuperLU factorizes in the order of the least degree, without pivoting, because the systems are
+    positive definite. This is not a tensor: each item of a batch has the number of its factor,
+    ``which`` in `solve`.
     """
 
     def __init__(self, systems: list[Graph]) -> None:
-        self._factors = [_factored(system) for system in systems]
+        self._factors = [_factorize(system) for system in systems]
 
     def solve(self, right: Tensor, which: Tensor) -> Tensor:
-        """``M^-1 right`` for right-hand sides ``(batch, N, c)``, 0 at the points that are held."""
+        """Return ``M^-1 right`` for right-hand sides ``(batch, N, c)``, 0 at held points."""
         out = torch.zeros_like(right)
         numbers = which.tolist()
         for number in dict.fromkeys(numbers):
@@ -54,7 +58,7 @@ class Factors:
             whole = len(items) == len(numbers)
             own = (right if whole else right[items]).index_select(1, free)
             columns = own.transpose(0, 1).flatten(1).double().cpu().numpy()
-            # Column by column, an item is rounded the same alone and in company.
+            # Column by column, the rounding of an item does not depend on the batch.
             solved = (
                 torch.from_numpy(factor.solve(np.asfortranarray(columns)))
                 .to(right)
@@ -69,8 +73,8 @@ class Factors:
         return out
 
 
-def grouped(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
-    """The different ones among systems, and the number of each."""
+def group_equal(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
+    """Return the distinct systems, and for each system the number of its equal among them."""
     different: list[Graph] = []
     which = []
     for system in systems:
@@ -84,7 +88,7 @@ def grouped(systems: list[Graph]) -> tuple[list[Graph], list[int]]:
     return different, which
 
 
-def _factored(system: Graph) -> tuple[Any, Tensor]:
+def _factorize(system: Graph) -> tuple[Any, Tensor]:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
     from scipy.sparse.linalg import splu
@@ -103,7 +107,8 @@ def _factored(system: Graph) -> tuple[Any, Tensor]:
         ),
         shape=(n, n),
     ).tocsr()
-    # What hangs on nothing that was seen may move as it likes: a little stiffness, which only slows it, makes the system definite.
+    # Parts without a connection to an observation are not determined. A little stiffness, which
+    # only slows them, makes the system definite.
     count, label = connected_components(matrix, directed=False)
     held = np.bincount(label[(diagonal > 0) | ~free], minlength=count) > 0
     loose = ~held[label]

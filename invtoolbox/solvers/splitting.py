@@ -1,9 +1,8 @@
-"""The penalty of a splitting method: a first guess, and what a denoiser asks for.
+"""Split an objective into summands ``sum_i weight_i F_i(K_i x)``, every F with a prox.
 
-How an objective falls into pieces for splitting methods: ``sum_i weight_i F_i(K_i x)``, every F with a prox.
-
-What a splitting method can do with a prior is decided here once: a prior that splits gives its linear operator and its
-simple part, a quadratic one its operator and half a square, any other its own prox with the identity.
+How a prior enters a splitting method is decided here once. A prior that splits contributes its
+linear operator and its simple part, a quadratic one its operator and half a square, any other its
+own prox with the identity. The first guess of the penalty, also for denoisers, is here too.
 """
 
 from __future__ import annotations
@@ -19,41 +18,45 @@ from invtoolbox.core.in_place import add
 from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.algebra import LinearStack
-from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.solvers.base import implicit_reason
 
 
 def denoising_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
-    """The first prior that is a denoiser, with its weight."""
+    """Return the first prior that is a denoiser, with its weight."""
     return next(
         ((weight, prior) for weight, prior in objective.terms if "denoise" in prior.offers), None
     )
 
 
 def unit_step_term(objective: Objective) -> tuple[Tensor, ExplicitPrior] | None:
-    """The first prior whose prox is known at the step ``1 / weight`` alone, with its weight."""
+    """Return the first prior whose prox is known at the step ``1 / weight`` alone.
+
+    Its weight comes first.
+    """
     return next(((weight, prior) for weight, prior in objective.terms if prior.unit_step), None)
 
 
 def unit_step_reason(objective: Objective, name: str, step: float | None) -> str | None:
-    """Why a step that somebody chose does not suit the priors, or ``None``."""
+    """Return why a step that the user chose does not suit the priors, or ``None``."""
     fixed = unit_step_term(objective)
     if fixed is None or step is None or bool(((step * fixed[0] - 1).abs() <= 1e-5).all()):
         return None
     return (
-        f"{fixed[1]!r} knows its prox where step times weight is 1 alone, and {name} was given the step {step:g} for the weight "
+        f"{fixed[1]!r} knows its prox only if step times weight is 1, and {name} was given the step {step:g} for the weight "
         f"{float(fixed[0].flatten()[0]):g}; leave the step out and choose the weight"
     )
 
 
 def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) -> Tensor:
-    """The penalty to start with, ``(batch,)``.
+    """Return the penalty to start with, ``(batch,)``.
 
-    Without a denoiser, thresholds of a fraction of the intensity range, ``weight / rho = fraction * range``. With one, its weight,
-    so that it works at its own level; with one that knows a single level, ``1 / sigma^2`` in units of the noise, as the
-    prox of a density would.
+    Without a denoiser, thresholds are a fraction of the intensity range,
+    ``weight / rho = fraction * range``. With a denoiser it is its weight, so that the denoiser
+    works at its own level. With a denoiser of a single level it is ``1 / sigma^2`` in units of the
+    noise, as the prox of a density would have.
     """
     one = torch.ones_like(objective.regularization)
     bound = objective.problem.data_term.curvature(objective.problem.y)
@@ -81,7 +84,7 @@ def first_penalty(objective: Objective, start: Tensor, fraction: float = 0.1) ->
 
 
 def _noise_variance(objective: Objective) -> Tensor:
-    """In units of the data term's own scale: 1 where it knows the noise level."""
+    """Return the variance in units of the data term's own scale: 1 if it knows the noise level."""
     from invtoolbox.parameter_choice.noise import estimate_noise_std
 
     problem = objective.problem
@@ -93,8 +96,8 @@ def _noise_variance(objective: Objective) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PriorPiece:
-    """``weight * function(operator x)``; no operator is the identity."""
+class PriorSummand:
+    """A prior as a summand, ``weight * function(operator x)``; no operator is the identity."""
 
     weight: Tensor  # (batch,)
     function: ExplicitPrior
@@ -115,18 +118,21 @@ class PriorPiece:
         return self.function.prox(v, step * self.weight)
 
     def prox_and_value(self, v: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-        """`prox`, and the value there."""
+        """Return `prox`, and the value there."""
         p, energy = self.function.prox_and_energy(v, step * self.weight)
         return p, self.weight * energy
 
     def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
-        """The prox of the convex conjugate; may overwrite ``v``."""
+        """Return the prox of the convex conjugate; may overwrite ``v``."""
         return self.function.prox_conjugate(v, step, self.weight)
 
 
 @dataclass(frozen=True)
-class DataPiece:
-    """``weight * data_term(operator x, y)``: the misfit, or one of several that are stacked."""
+class DataSummand:
+    """A misfit as a summand, ``weight * data_term(operator x, y)``.
+
+    One of several if they are stacked.
+    """
 
     weight: float
     data_term: DataTerm
@@ -151,50 +157,127 @@ class DataPiece:
         return result
 
     def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
-        """The prox of the convex conjugate, by Moreau's identity; may overwrite ``v``."""
+        """Return the prox of the convex conjugate, by Moreau's identity; may overwrite ``v``."""
         factor = expand(step, v)
         return add(v, factor * self.prox(v / factor, 1 / step), -1.0)
 
 
-Piece = PriorPiece | DataPiece
+Summand = PriorSummand | DataSummand
 
 
-def data_pieces(objective: Objective) -> tuple[DataPiece, ...]:
-    """The misfit in pieces: stacked operators with stacked data terms give one piece each."""
+def data_summands(objective: Objective) -> tuple[DataSummand, ...]:
+    """Return the misfit in summands: one per part of stacked operators and data terms."""
     problem = objective.problem
     A, D, y = problem.operator, problem.data_term, problem.y
     if isinstance(A, LinearStack) and isinstance(D, Stack):
         return tuple(
-            DataPiece(w, d, part, m) for w, d, part, m in zip(D.weights, D.terms, A.parts, y)
+            DataSummand(w, d, part, m) for w, d, part, m in zip(D.weights, D.terms, A.parts, y)
         )
-    return (DataPiece(1.0, D, cast(LinearOperator, A), y),)
+    return (DataSummand(1.0, D, cast(LinearOperator, A), y),)
 
 
-def prior_pieces(objective: Objective) -> tuple[PriorPiece, ...]:
-    """Every explicit prior as a piece; `pieces_reason` says where one is not."""
-    pieces = []
+def prior_summands(objective: Objective) -> tuple[PriorSummand, ...]:
+    """Return every explicit prior as a summand.
+
+    `unsplittable_reason` reports a prior that is none.
+    """
+    summands = []
     for weight, prior in objective.terms:
         if "split" in prior.offers:
             K, F = prior.split()
-            pieces.append(PriorPiece(weight, F, K))
+            summands.append(PriorSummand(weight, F, K))
         elif "prox" in prior.offers:
-            pieces.append(PriorPiece(weight, prior, None))
+            summands.append(PriorSummand(weight, prior, None))
         else:
             L, b = prior.quadratic()
-            pieces.append(PriorPiece(weight, Tikhonov(reference=b), L))
-    return tuple(pieces)
+            summands.append(PriorSummand(weight, Tikhonov(reference=b), L))
+    return tuple(summands)
 
 
-def copy_of_image(pieces: tuple[PriorPiece, ...], splits: Sequence[Tensor]) -> Tensor | None:
-    """Of the copies ``z_i`` of ``K_i x`` the one to answer with: a constraint's on the image itself, so that it holds, else the first."""
-    free = [(piece, z) for piece, z in zip(pieces, splits) if piece.operator is None]
+@dataclass(frozen=True)
+class DiscrepancyBall:
+    """The constraint ``|operator x - y| <= radius`` in place of a misfit."""
+
+    operator: LinearOperator
+    y: Tensor
+    radius: Tensor  # (batch,)
+    noise_std: Tensor  # (batch,)
+
+    def apply(self, x: Tensor) -> Tensor:
+        image: Tensor = self.operator(x)
+        return image
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        return self.operator.adjoint(z)
+
+    def prox_conjugate(self, v: Tensor, step: Tensor) -> Tensor:
+        """Return ``v - step P(v / step)``, P the projection onto the ball.
+
+        It is ``v - step y``, shortened by ``step radius``.
+        """
+        v.addcmul_(self.y, expand(-step, v))
+        length = item_norm(v)
+        return v.mul_(
+            expand(
+                (
+                    1 - step * self.radius / length.clamp_min(torch.finfo(length.dtype).tiny)
+                ).clamp_min(0),
+                v,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """The summands of an objective, by how they enter.
+
+    Attributes:
+        primal: the summand with a prox at the image itself, if there is one.
+        dual: the summands with a prox behind an operator each.
+        smooth: the misfits with a gradient only.
+    """
+
+    primal: Summand | None
+    dual: tuple[Summand | DiscrepancyBall, ...]
+    smooth: tuple[DataSummand, ...]
+
+    @property
+    def all(self) -> tuple[Summand | DiscrepancyBall, ...]:
+        return (*self.dual, *self.smooth)
+
+    @property
+    def ball(self) -> DiscrepancyBall | None:
+        return self.dual[0] if self.dual and isinstance(self.dual[0], DiscrepancyBall) else None
+
+
+def take_primal(
+    priors: tuple[PriorSummand, ...],
+) -> tuple[PriorSummand | None, tuple[PriorSummand, ...]]:
+    """Return the prior that acts on the image itself, and the other priors.
+
+    A constraint is taken before any other prior, so that the answer meets it.
+    """
+    free = [summand for summand in priors if summand.operator is None]
+    if not free:
+        return None, priors
+    chosen = next((summand for summand in free if summand.function.is_constraint), free[0])
+    return chosen, tuple(summand for summand in priors if summand is not chosen)
+
+
+def copy_of_image(summands: tuple[PriorSummand, ...], splits: Sequence[Tensor]) -> Tensor | None:
+    """Return the copy of the image that is the answer, among the copies ``z_i`` of ``K_i x``.
+
+    It is the copy of a constraint on the image itself, so that the constraint holds, else the first
+    one; None if every prior is behind an operator.
+    """
+    free = [(summand, z) for summand, z in zip(summands, splits) if summand.operator is None]
     return next(
-        (z for piece, z in free if piece.function.is_constraint), free[0][1] if free else None
+        (z for summand, z in free if summand.function.is_constraint), free[0][1] if free else None
     )
 
 
-def pieces_reason(objective: Objective, name: str) -> str | None:
-    """Why an objective does not fall into pieces, or ``None``."""
+def unsplittable_reason(objective: Objective, name: str) -> str | None:
+    """Return why an objective does not split into summands, or ``None``."""
     problem = objective.problem
     if not problem.is_linear:
         return f"{name} needs a linear operator, and {problem.operator} is not"
@@ -209,9 +292,8 @@ def pieces_reason(objective: Objective, name: str) -> str | None:
 
 
 def splitting_reason(objective: Objective, name: str) -> str | None:
-    """Why a method that takes turns between a quadratic misfit and the priors does not fit, or ``None``."""
-    reason = implicit_reason(objective, name) or pieces_reason(objective, name)
-    if reason is not None:
+    """Return why a splitting of a quadratic misfit and priors does not fit, or ``None``."""
+    if reason := implicit_reason(objective, name) or unsplittable_reason(objective, name):
         return reason
     if not objective.problem.data_term.is_quadratic:
         return f"{name} needs a quadratic data term, and {objective.problem.data_term!r} is not"
@@ -219,11 +301,14 @@ def splitting_reason(objective: Objective, name: str) -> str | None:
 
 
 def operator_norm(operator: LinearOperator | None, like: Tensor) -> Tensor:
-    """The norm of an operator for every item, ``(batch,)``; a little more than estimated, as estimates come from below."""
+    """Return the norm of an operator for every item, ``(batch,)``.
+
+    It is a little larger than the estimate, because estimates come from below.
+    """
     real = like.real.dtype if like.is_complex() else like.dtype
     if operator is None:
         return torch.ones(like.shape[0], dtype=real, device=like.device)
-    with torch.no_grad():  # a constant of whatever is differentiated
+    with torch.no_grad():  # constant under differentiation
         norm = operator.norm(tolerance=1e-3, dtype=like.dtype, device=like.device)
     norm = norm.real if norm.is_complex() else norm
     return (1.005 * norm.to(real)).expand(like.shape[0]).clone()

@@ -20,19 +20,21 @@ from invtoolbox.solvers.base import (
     nonconvex_reason,
 )
 from invtoolbox.solvers.ordered_subsets import subset_indices, subset_reason
-from invtoolbox.solvers.pdhg import take_primal
 from invtoolbox.solvers.splitting import (
-    DataPiece,
-    Piece,
-    PriorPiece,
+    DataSummand,
+    PriorSummand,
+    Summand,
     operator_norm,
-    pieces_reason,
-    prior_pieces,
+    prior_summands,
+    take_primal,
+    unsplittable_reason,
 )
 
 
 @dataclass
 class StochasticPDHGState(State):
+    """Duals of the subsets and priors, their back-projections, and the steps."""
+
     duals: tuple[Tensor, ...]  # of every subset, then of every prior behind an operator
     pulls: tuple[Tensor, ...]  # A^T y, then K_j^T p_j
     ahead: Tensor  # the extrapolated sum of the pulls
@@ -42,31 +44,46 @@ class StochasticPDHGState(State):
 
 @dataclass(frozen=True)
 class StochasticPDHG(Solver):
-    r"""Stochastic primal-dual hybrid gradient (Chambolle, Ehrhardt, Richtarik and Schoenlieb, SIAM J. Optim. 28, 2018, algorithm 1).
+    r"""Stochastic primal-dual hybrid gradient over subsets of the measurements.
 
-    Minimises ``G(x) + sum_s D_s(A_s x) + sum_j F_j(K_j x)`` over subsets s of the measurements; G is one prior with a prox, every F_j is
-    behind a linear operator (total variation). One step draws a subset s, every one with the probability p = 1 / subsets::
+    Chambolle, Ehrhardt, Richtarik and Schoenlieb, SIAM J. Optim. 28, 2018, algorithm 1. It
+    minimizes ``G(x) + sum_s D_s(A_s x) + sum_j F_j(K_j x)`` over subsets s of the measurements; G
+    is one prior with a prox, every F_j is behind a linear operator (total variation). One step
+    draws a subset s, each with the probability p = 1 / subsets::
 
         x   = prox_{tau G}(x - tau v)
         y_s = prox_{sigma_s D_s*}(y_s + sigma_s A_s x),         d_s = the change of A_s^T y_s
         p_j = prox_{sigma_j F_j*}(p_j + sigma_j K_j x),         d_j = the change of K_j^T p_j
         v   = sum_s A_s^T y_s + sum_j K_j^T p_j + d_s / p + sum_j d_j
 
-    and one iteration is as many steps as there are subsets, so that it costs what one of `PDHG` does (and a forward projection
-    more, for the objective and the certificate). The priors are cheap next to a projection and take part in every step.
+    One iteration has one step per subset, so that it costs as much as an iteration of `PDHG` (and a
+    forward projection more, for the objective and the certificate). The priors are cheap compared
+    with a projection and take part in every step.
 
-    Converges almost surely for convex D, G and F_j (ibid., theorem 4.3; Gutierrez, Delplancke and Ehrhardt 2022), because with J priors
-    behind operators ``tau sigma_s (1 + J) |A_s|^2 < p`` and ``tau sigma_j (1 + J) |K_j|^2 < 1``, norms from the power method.
-    The draws are a function of seed and iteration, the same for every item; the objective need not decrease monotonically.
-    Certificate: the larger of the primal and the dual residual of the whole problem at the end of a pass, as for `PDHG`.
+    Converges almost surely for convex D, G and F_j (ibid., theorem 4.3; Gutierrez, Delplancke and
+    Ehrhardt 2022), because with J priors behind operators ``tau sigma_s (1 + J) |A_s|^2 < p`` and
+    ``tau sigma_j (1 + J) |K_j|^2 < 1``, norms from the power method. The draws are a function of
+    seed and iteration, the same for every item; the objective need not decrease monotonically.
+    Certificate: the larger of the primal and the dual residual of the whole problem at the end of a
+    pass, as for `PDHG`.
 
     Args:
-        subset_size: views (blocks of the operator) in a subset, each spread evenly over all views.
-        ratio: a factor on tau, against every sigma.
+        subset_size: number of views (blocks of the operator) per subset, each subset spread evenly
+            over all views.
+        ratio: a factor on tau; every sigma is divided by it.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.tensor([[[3.0, 2.0]]]), it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]])))
-    >>> it.solve(problem, it.priors.NonNegative(), StochasticPDHG(subset_size=1), tolerance=1e-5, progress=False).x.round(decimals=3)
+    >>> problem = it.Problem(
+    ...     torch.tensor([[[3.0, 2.0]]]),
+    ...     it.operators.Matrix(torch.tensor([[1.0, 1.0], [0.0, 2.0]])),
+    ... )
+    >>> it.solve(
+    ...     problem,
+    ...     it.priors.NonNegative(),
+    ...     StochasticPDHG(subset_size=1),
+    ...     tolerance=1e-5,
+    ...     progress=False,
+    ... ).x.round(decimals=3)
     tensor([[[2., 1.]]])
     """
 
@@ -79,7 +96,7 @@ class StochasticPDHG(Solver):
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         objective = self.reformulate(objective)
-        reason = implicit_reason(objective, "StochasticPDHG") or pieces_reason(
+        reason = implicit_reason(objective, "StochasticPDHG") or unsplittable_reason(
             objective, "StochasticPDHG"
         )
         if reason is not None:
@@ -96,21 +113,22 @@ class StochasticPDHG(Solver):
         return subset_reason(objective, "StochasticPDHG", self.subset_size)
 
     def reformulate(self, objective: Objective) -> Objective:
-        """With auxiliary variables written out, which leaves no inner minimisation in a prox."""
+        """Write out auxiliary variables, which leaves no inner minimization in a prox."""
         return with_auxiliaries(objective)
 
     def init(self, objective: Objective, start: Tensor) -> StochasticPDHGState:
         problem = objective.problem
-        subsets, (_, others) = self._subsets(objective), take_primal(prior_pieces(objective))
-        dual: list[Piece] = [*subsets, *others]
-        duals = tuple(torch.zeros_like(piece.apply(start)) for piece in dual)
-        # A few steps of the power method: the singular vectors of projections are smooth, and the margin below is 5 %.
+        subsets, (_, others) = self._subsets(objective), take_primal(prior_summands(objective))
+        dual: list[Summand] = [*subsets, *others]
+        duals = tuple(torch.zeros_like(summand.apply(start)) for summand in dual)
+        # A few steps of the power method: the singular vectors of projections are smooth, and the
+        # margin below is 5 %.
         norms = torch.stack(
             [
-                1.05 * _rough_norm(piece.operator, start)
-                if isinstance(piece, DataPiece)
-                else operator_norm(piece.operator, start)
-                for piece in dual
+                1.05 * _rough_norm(summand.operator, start)
+                if isinstance(summand, DataSummand)
+                else operator_norm(summand.operator, start)
+                for summand in dual
             ],
             1,
         )
@@ -127,8 +145,7 @@ class StochasticPDHG(Solver):
         zero = torch.zeros_like(start)
         return StochasticPDHGState(
             start,
-            problem.data_term.value(prediction, problem.y) + objective.prior_value(start),
-            problem.data_term.discrepancy(prediction, problem.y),
+            *objective.value_at(start, prediction),
             torch.full_like(tau, torch.inf),
             duals,
             (zero, *(torch.zeros_like(start) for _ in others)),
@@ -138,24 +155,24 @@ class StochasticPDHG(Solver):
         )
 
     def step(self, objective: Objective, state: StochasticPDHGState) -> StochasticPDHGState:
-        subsets, (primal, others) = self._subsets(objective), take_primal(prior_pieces(objective))
+        subsets, (primal, others) = self._subsets(objective), take_primal(prior_summands(objective))
         count, tau, x = len(subsets), state.tau, state.x
         duals, pulls, ahead = list(state.duals), list(state.pulls), state.ahead
         generator = objective.generator()
         for s in torch.randint(
             count, (count,), generator=generator, device=generator.device
         ).tolist():
-            x = _primal_step(primal, x, ahead, tau)
+            x = _primal_update(primal, x, ahead, tau)
             changes = []
-            for piece, place, slot in [
+            for summand, place, slot in [
                 (subsets[s], s, 0),
-                *((piece, count + j, 1 + j) for j, piece in enumerate(others)),
+                *((summand, count + j, 1 + j) for j, summand in enumerate(others)),
             ]:
-                new = _ascended(piece, duals[place], piece.apply(x), state.sigmas[:, place])
-                change = piece.adjoint(new - duals[place])
+                new = _dual_update(summand, duals[place], summand.apply(x), state.sigmas[:, place])
+                change = summand.adjoint(new - duals[place])
                 duals[place], pulls[slot] = new, pulls[slot] + change
                 changes.append(change if slot else count * change)
-            ahead = _sum(pulls) + _sum(changes)
+            ahead = sum(pulls[1:], pulls[0]) + sum(changes[1:], changes[0])
         new_state = StochasticPDHGState(
             x,
             state.value,
@@ -167,74 +184,82 @@ class StochasticPDHG(Solver):
             tau,
             state.sigmas,
         )
-        return self._measured(objective, new_state, subsets, primal, others)
+        return self._evaluate(objective, new_state, subsets, primal, others)
 
-    def _measured(
+    def _evaluate(
         self,
         objective: Objective,
         state: StochasticPDHGState,
-        subsets: list[DataPiece],
-        primal: PriorPiece | None,
-        others: tuple[PriorPiece, ...],
+        subsets: list[DataSummand],
+        primal: PriorSummand | None,
+        others: tuple[PriorSummand, ...],
     ) -> StochasticPDHGState:
-        """The state with value, discrepancy and certificate: a full step of the deterministic method, but for the adjoint."""
+        """Return the state with value, discrepancy and certificate.
+
+        They take a full step of the deterministic method without its adjoint.
+        """
         problem, x, tau = objective.problem, state.x, state.tau
         prediction = problem.operator(x)
         indices = subset_indices(problem, self.subset_size)
         images = [prediction[:, :, index] for index in indices]
         missing = [
-            item_norm(_ascended(piece, p, image, sigma) - p) / sigma
-            for piece, p, image, sigma in zip(subsets, state.duals, images, state.sigmas.unbind(1))
+            item_norm(_dual_update(summand, p, image, sigma) - p) / sigma
+            for summand, p, image, sigma in zip(
+                subsets, state.duals, images, state.sigmas.unbind(1)
+            )
         ]
         tiny = torch.finfo(tau.dtype).tiny
         dual = torch.stack(missing).square().sum(0).sqrt() / item_norm(prediction).clamp_min(tiny)
-        for j, piece in enumerate(others, len(subsets)):
-            image, sigma = piece.apply(x), state.sigmas[:, j]
-            # An image without slopes is not far from optimal because its slopes are small.
+        for j, summand in enumerate(others, len(subsets)):
+            image, sigma = summand.apply(x), state.sigmas[:, j]
+            # An image with small slopes is not far from optimal for that reason.
             size = torch.maximum(item_norm(image), 1e-2 * item_norm(x)).clamp_min(tiny)
             dual = dual.maximum(
-                item_norm(_ascended(piece, state.duals[j], image, sigma) - state.duals[j])
+                item_norm(_dual_update(summand, state.duals[j], image, sigma) - state.duals[j])
                 / sigma
                 / size
             )
-        moved = item_norm(x - _primal_step(primal, x, _sum(list(state.pulls)), tau)) / tau
+        moved = (
+            item_norm(x - _primal_update(primal, x, sum(state.pulls[1:], state.pulls[0]), tau))
+            / tau
+        )
         pulled = torch.stack([item_norm(pull) for pull in state.pulls]).amax(0)
         state.certificate = torch.where(moved > 0, moved / pulled.clamp_min(tiny), moved).maximum(
             dual
         )
-        state.value = problem.data_term.value(prediction, problem.y) + objective.prior_value(x)
-        state.discrepancy = problem.data_term.discrepancy(prediction, problem.y)
+        state.value, state.discrepancy = objective.value_at(x, prediction)
         return state
 
     def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
         objective = self.reformulate(objective)
-        reason = nonconvex_reason(objective) or inexact_prox_reason(
-            piece.function for piece in prior_pieces(objective)
-        )
-        if reason is not None:
+        if reason := nonconvex_reason(objective) or inexact_prox_reason(
+            summand.function for summand in prior_summands(objective)
+        ):
             return False, reason
         return (
             True,
             "everything is convex, and tau sigma_s (1 + J) |A_s|^2 < p with norms from the power method: almost surely",
         )
 
-    def _subsets(self, objective: Objective) -> list[DataPiece]:
+    def _subsets(self, objective: Objective) -> list[DataSummand]:
         parts = [
             objective.problem.subset(index)
             for index in subset_indices(objective.problem, self.subset_size)
         ]
         return [
-            DataPiece(1.0, part.data_term, cast(LinearOperator, part.operator), part.y)
+            DataSummand(1.0, part.data_term, cast(LinearOperator, part.operator), part.y)
             for part in parts
         ]
 
 
 def _first_step(
-    objective: Objective, norms: Tensor, count: int, others: tuple[PriorPiece, ...], start: Tensor
+    objective: Objective, norms: Tensor, count: int, others: tuple[PriorSummand, ...], start: Tensor
 ) -> Tensor:
-    """tau for a guess, the rule of `PDHG`: half the bound of a prior's dual, an image that moves by a fifth.
+    """Return tau for guessed sizes, by the rule of `PDHG`.
 
-    Over two decades of the factor, 0.3 was the best on CT with Gaussian and with Poisson noise, for 3 and 10 views of 60 in a subset.
+    The sizes are half the bound of a prior's dual, and an image that moves by a fifth. Over two
+    decades of the factor, 0.3 was the best on CT with Gaussian and with Poisson noise, for 3 and 10
+    views of 60 per subset.
     """
     problem, weight = objective.problem, 1 + len(others)
     squared = weight * norms[:, :count].square().sum(1)
@@ -243,8 +268,8 @@ def _first_step(
         torch.ones_like(squared) if curvature is None else curvature.to(squared).expand_as(squared)
     )
     sizes = [
-        0.5 * math.sqrt(start[0].numel()) * piece.weight * norm
-        for piece, norm in zip(others, norms[:, count:].unbind(1))
+        0.5 * math.sqrt(start[0].numel()) * summand.weight * norm
+        for summand, norm in zip(others, norms[:, count:].unbind(1))
     ]
     if sizes:
         every = (weight * torch.stack(sizes).square().sum(0)).sqrt()
@@ -260,17 +285,12 @@ def _rough_norm(operator: LinearOperator, like: Tensor) -> Tensor:
     return norm.real.expand(len(like)) if norm.is_complex() else norm.expand(len(like))
 
 
-def _primal_step(primal: PriorPiece | None, x: Tensor, pull: Tensor, tau: Tensor) -> Tensor:
+def _primal_update(primal: PriorSummand | None, x: Tensor, pull: Tensor, tau: Tensor) -> Tensor:
+    """``x = prox_{tau G}(x - tau pull)``."""
     u = torch.addcmul(x, expand(-tau, x), pull)
     return u if primal is None else primal.prox(u, tau)
 
 
-def _ascended(piece: Piece, dual: Tensor, image: Tensor, sigma: Tensor) -> Tensor:
-    return piece.prox_conjugate(torch.addcmul(dual, expand(sigma, dual), image), sigma)
-
-
-def _sum(parts: list[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
+def _dual_update(summand: Summand, dual: Tensor, image: Tensor, sigma: Tensor) -> Tensor:
+    """``q = prox_{sigma F*}(p + sigma K x)``."""
+    return summand.prox_conjugate(torch.addcmul(dual, expand(sigma, dual), image), sigma)

@@ -1,4 +1,4 @@
-"""The small problem of a subspace method: a quadratic in the coefficients of a basis, one an item, in float64."""
+"""The problem of a subspace method: a quadratic in the coefficients of a basis, in float64."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Self
 import torch
 from torch import Tensor
 
-#: What the diagonal of the scaled system is raised by: the matrices are inner products that were summed in
-#: float32.
+#: Added to the diagonal of the scaled system, because its inner products were summed in float32.
 _RIDGE = 1e-7
 _NEWTON_STEPS = 60
 _ACCURACY = 1e-6  # of the discrepancy, relative
 
 
 @dataclass
-class Projected:
-    """``1/2 r^2(y) + eta q(y)`` around the coefficients y, where r is the discrepancy and q the majorant of the prior.
+class SubspaceProblem:
+    """``1/2 r^2(y) + eta q(y)`` around the coefficients y, one problem per item.
 
-    ``r^2(y + d) = squared + 2 <data_gradient, d> + <d, data_matrix d>``, and q likewise. In terms of the step
-    d nothing cancels: ``r`` is two orders of magnitude below the measurements, which ``<y, data_matrix y>``
-    would be as large as.
+    r is the discrepancy and q the majorant of the prior.
+    ``r^2(y + d) = squared + 2 <data_gradient, d> + <d, data_matrix d>``, and q has the same form.
+    In terms of the step d nothing cancels: ``r`` is two orders of magnitude below the measurements,
+    which ``<y, data_matrix y>`` would be as large as.
     """
 
     data_matrix: Tensor  # (batch, size, size) (A V)^T W (A V)
@@ -38,9 +38,9 @@ class Projected:
 
         return cls(new(size, size), new(size, size), new(size), new(size), new(), new(size))
 
-    def first(self, k: int) -> Projected:
-        """Views of the part that belongs to the first k vectors."""
-        return Projected(
+    def first(self, k: int) -> SubspaceProblem:
+        """Return views of the part that belongs to the first k vectors."""
+        return SubspaceProblem(
             self.data_matrix[:, :k, :k],
             self.prior_matrix[:, :k, :k],
             self.data_gradient[:, :k],
@@ -64,24 +64,23 @@ class Projected:
         self.coefficients[:, :m] = coefficients
 
 
-def minimise(small: Projected, eta: Tensor) -> Tensor:
-    """The step d that minimises data term plus ``eta`` times majorant, ``(batch, k)``."""
+def minimise(small: SubspaceProblem, eta: Tensor) -> Tensor:
+    """Return the step d that minimizes data term plus ``eta`` times majorant, ``(batch, k)``."""
     return -_Factor(small, eta).solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
 
 
 def discrepancy_weight(
-    small: Projected, target: Tensor, start: Tensor, low: Tensor, high: Tensor
+    small: SubspaceProblem, target: Tensor, start: Tensor, low: Tensor, high: Tensor
 ) -> Tensor:
-    """The ``eta`` between ``low`` and ``high`` at whose minimiser the discrepancy is ``target``; else the nearer end.
+    """Return the ``eta`` from ``low`` to ``high`` whose minimizer has the discrepancy ``target``.
 
-    The discrepancy increases with eta, so Newton's method on ``log r(eta) = log target`` in ``log eta`` is
-    kept inside a bracket; a step out of it becomes a bisection. An item that is done no longer moves,
-    whatever its neighbours do.
+    If none has, it is the nearer end. The discrepancy increases with eta, so Newton's method on
+    ``log r(eta) = log target`` in ``log eta`` is kept inside a bracket; a step out of it becomes a
+    bisection. A finished item no longer changes, whatever its neighbours do.
     """
     low, high = low.log(), high.log()
-    found = (
-        _log_error(small, low, target)[0] >= 0
-    )  # even the smallest weight leaves more: nothing in the basis fits better
+    # Even the smallest weight leaves more: the basis cannot fit better.
+    found = _log_error(small, low, target)[0] >= 0
     t = torch.where(
         found, low, start.clamp_min(torch.finfo(torch.float64).tiny).log().clamp(low, high)
     )
@@ -99,8 +98,8 @@ def discrepancy_weight(
     return t.exp()
 
 
-def _log_error(small: Projected, t: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """``log r - log target`` at ``eta = exp(t)`` and its derivative in t."""
+def _log_error(small: SubspaceProblem, t: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``log r - log target`` at ``eta = exp(t)`` and its derivative in t."""
     eta = t.exp()
     factor = _Factor(small, eta)
     step = -factor.solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
@@ -115,7 +114,7 @@ def _log_error(small: Projected, t: Tensor, target: Tensor) -> tuple[Tensor, Ten
 class _Factor:
     """The Cholesky factor of ``data_matrix + eta prior_matrix``, scaled to a unit diagonal."""
 
-    def __init__(self, small: Projected, eta: Tensor) -> None:
+    def __init__(self, small: SubspaceProblem, eta: Tensor) -> None:
         matrix = small.data_matrix + eta.view(-1, 1, 1) * small.prior_matrix
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         # A vector that was dropped has a row of zeros: it keeps the coefficient 0.

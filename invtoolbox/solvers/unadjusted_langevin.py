@@ -14,42 +14,59 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.posteriors.base import Posterior
 from invtoolbox.posteriors.running_moments import Chain, ChainPosterior
-from invtoolbox.solvers.base import Solver, State, implicit_reason, unfit_density
+from invtoolbox.solvers.base import Solver, State, implicit_reason, missing_density_reason
 
 
 @dataclass
 class LangevinState(State):
-    slope: Tensor  # of minus the logarithm of the posterior, at x
+    """Gradient at the last state of the chain, step, and running moments."""
+
+    slope: Tensor  # gradient of minus the logarithm of the posterior, at x
     step_size: Tensor  # (batch,)
     chain: Chain
 
 
 @dataclass(frozen=True)
 class UnadjustedLangevin(Solver):
-    r"""``x <- x - t grad U(x) + sqrt(2 t) n``, n of standard normal numbers, ``U = D + regularization * sum_i w_i R_i``.
+    r"""``x <- x - t grad U(x) + sqrt(2 t) n``, n of standard normal numbers.
 
-    The states are draws from a density close to ``exp(-U)``, and the solution is their mean. A prior with an energy enters by its
-    gradient. A denoiser enters by Tweedie's identity, ``grad R(x) = (x - denoise(x, sigma)) / sigma^2``, which makes it PnP-ULA (Laumont,
-    De Bortoli, Almansa, Delon, Durmus and Pereyra, SIAM J. Imaging Sci. 15, 2022, algorithm 1; with ``bounds``, algorithm 2): sigma
-    is how much the prior density is smoothed. A weight that nobody wrote is 1.
+    With ``U = D + regularization * sum_i w_i R_i`` the states are draws from a density close to
+    ``exp(-U)``, and the solution is their mean. A prior with an energy enters by its gradient. A
+    denoiser enters by Tweedie's identity, ``grad R(x) = (x - denoise(x, sigma)) / sigma^2``, which
+    makes it PnP-ULA (Laumont, De Bortoli, Almansa, Delon, Durmus and Pereyra, SIAM J. Imaging Sci.
+    15, 2022, algorithm 1; with ``bounds``, algorithm 2); sigma is the amount by which the prior
+    density is smoothed. A weight that the user leaves out is 1.
 
-    `Solution.posterior` holds mean and standard deviation of all states after the burn-in, streamed, and up to ``blocks`` of the states.
-    Certificate: the Monte-Carlo standard error of the standard deviation, relative (root mean square over the pixels), estimated from the
-    spread of blocks of the chain. It does not see the bias that a step of finite size leaves: along a direction in which U has the
-    curvature L the variance comes out larger by ``1 / (1 - t L / 2)``, by a fifth in the stiffest one at the default step; nor modes
-    that the chain has not been to.
+    `Solution.posterior` holds mean and standard deviation of all states after the burn-in,
+    streamed, and up to ``blocks`` of the states. Certificate: the Monte-Carlo standard error of the
+    standard deviation, relative (root mean square over the pixels), estimated from the spread of
+    blocks of the chain. It does not include the bias of a step of finite size. Along a direction in
+    which U has the curvature L the variance comes out larger by ``1 / (1 - t L / 2)``, by a fifth
+    in the stiffest direction at the default step. Nor does it include modes that the chain has not
+    visited.
 
     Args:
-        burn_in: states that are left out at the start.
-        step_size: t; by default ``1 / (3 L)``, L the largest curvature of U at the start, by a power method on its gradient.
-        bounds: ``(low, high)`` that every state is clipped to, where pixels are known to lie between.
-        blocks: how many sums, and kept states, are held; an even number. Memory is three images a block.
+        burn_in: number of states that are left out at the start.
+        step_size: t; by default ``1 / (3 L)``, L the largest curvature of U at the start, by a
+            power method on its gradient.
+        bounds: ``(low, high)`` to which every state is clipped, if pixels are known to lie between
+            them.
+        blocks: number of sums, and of kept states; an even number. Memory is three images per
+            block.
 
     >>> import invtoolbox as it
-    >>> problem = it.Problem(torch.ones(1, 1, 400), it.operators.Identity((1, 400)), it.data_terms.LeastSquares(noise_std=0.5))
+    >>> problem = it.Problem(
+    ...     torch.ones(1, 1, 400),
+    ...     it.operators.Identity((1, 400)),
+    ...     it.data_terms.LeastSquares(noise_std=0.5),
+    ... )
     >>> prior = it.priors.Gaussian(torch.zeros(1, 400), 0.25)
-    >>> solution = it.solve(problem, prior, UnadjustedLangevin(burn_in=50, max_iterations=1000), progress=False)
-    >>> [round(float(value.mean()), 1) for value in (solution.x, solution.posterior.std)]  # exactly 0.5 and 0.35
+    >>> solution = it.solve(
+    ...     problem, prior, UnadjustedLangevin(burn_in=50, max_iterations=1000), progress=False
+    ... )
+    >>> [
+    ...     round(float(value.mean()), 1) for value in (solution.x, solution.posterior.std)
+    ... ]  # exactly 0.5 and 0.35
     [0.5, 0.4]
     """
 
@@ -88,7 +105,7 @@ class UnadjustedLangevin(Solver):
             (
                 why
                 for prior in objective.explicit_priors
-                if (why := unfit_density(prior, "UnadjustedLangevin")) is not None
+                if (why := missing_density_reason(prior, "UnadjustedLangevin")) is not None
             ),
             None,
         )
@@ -121,13 +138,13 @@ class UnadjustedLangevin(Solver):
         number = objective.iteration + 1 - self.burn_in
         if number == 1:
             chain = chain.recenter(x)
-        # A short chain does not know its own memory, so it is not believed about it.
+        # A short chain underestimates its memory, so its error estimate is not used.
         if number >= 1 and chain.add(x, number) and number >= max(4 * self.blocks, self.burn_in):
             certificate = chain.relative_error()
         return LangevinState(x, value, discrepancy, certificate, slope, state.step_size, chain)
 
     def result(self, state: LangevinState) -> Tensor:
-        """The mean of the states after the burn-in; before its end, the last state."""
+        """Return the mean of the states after the burn-in; before its end, the last state."""
         return torch.where(
             (state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)),
             state.chain.mean(),
@@ -148,7 +165,7 @@ class UnadjustedLangevin(Solver):
 
 
 def sampling_reason(objective: Objective, name: str) -> str | None:
-    """Why an objective is no density that could be drawn from, or ``None``."""
+    """Return why an objective has no density to draw from, or ``None``."""
     if objective.rule is not None:
         return f"{name} draws from a density, whose weight no rule can choose; give a number"
     if objective.problem.image_dtype.is_complex:
@@ -160,7 +177,7 @@ def sampling_reason(objective: Objective, name: str) -> str | None:
 
 
 def _potential(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """``U``, NaN where some prior has no energy, its gradient, and the discrepancy."""
+    """Return ``U``, NaN if some prior has no energy, its gradient, and the discrepancy."""
     value, slope, discrepancy = objective.data(x)
     generator = objective.generator()
     for weight, prior in objective.terms:
@@ -171,12 +188,15 @@ def _potential(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def largest_curvature(
     objective: Objective, x: Tensor, slope: Tensor, iterations: int = 30
 ) -> Tensor:
-    """The largest eigenvalue of the Hessian of U at x, ``(batch,)``, by a power method on differences of its gradient."""
+    """Return the largest eigenvalue of the Hessian of U at x, ``(batch,)``.
+
+    It comes from a power method on differences of the gradient.
+    """
     generator = Generator(x.device).manual_seed(0)
     direction = torch.randn(
         (1, *x.shape[1:]), generator=generator, dtype=x.dtype, device=x.device
     ).expand_as(x)
-    # A step in which a gradient in this precision still shows its change.
+    # A step long enough for the gradient to change in this precision.
     reach = (
         torch.finfo(x.dtype).eps ** 0.33
         * (1 + item_norm(x) / x[0].numel() ** 0.5)

@@ -1,4 +1,4 @@
-"""Variational inference over the latents of an implicit prior: not one image, but a distribution of them."""
+"""Variational inference over the latents of an implicit prior: a distribution of images."""
 
 from __future__ import annotations
 
@@ -20,38 +20,57 @@ from invtoolbox.solvers.base import Solver
 
 @dataclass(frozen=True)
 class VariationalLatent(Solver):
-    r"""``min_q E_q[D(A g(z), y)] + regularization * KL(q | p)``: VBLE, and VBLE-xz with ``pixels=True``.
+    r"""``min_q E_q[D(A g(z), y)] + regularization * KL(q | p)``: VBLE.
 
-    Biquard, Chabert, Genin, Latry and Oberlin, "Variational Bayes image restoration with compressive autoencoders" (IEEE TIP 34, 2025) and
-    "Deep priors for satellite image restoration with accurate uncertainties" (2024). The latents of an implicit prior with an energy
-    ``-log p(z)`` in nats get a distribution q, a product over all of them, whose means and widths Adam finds from one draw a step. The
-    draws are a function of the seed and the iteration, the same for every item.
+    With ``pixels=True`` it is VBLE-xz.
 
-    ``regularization=1`` (the default) is Bayes' rule; a bit below is better where the noise is known and real, one number an item where
-    items are different problems. The data term must know the noise. ``Solution.x`` is what the means decode to (MMSE-z);
-    ``Solution.posterior`` has the mean over samples (MMSE-x), their standard deviation, samples and intervals.
+    Biquard, Chabert, Genin, Latry and Oberlin, "Variational Bayes image restoration with
+    compressive autoencoders" (IEEE TIP 34, 2025) and "Deep priors for satellite image restoration
+    with accurate uncertainties" (2024). The latents of an implicit prior with an energy
+    ``-log p(z)`` in nats get a distribution q, a product over all of them. Adam finds its means and
+    widths from one draw per step. The draws are a function of the seed and the iteration, the same
+    for every item.
 
-    The optimum is stationary only in expectation, so no tolerance is met: every item takes all ``max_iterations``. Certificate:
-    ``|grad F|`` of the draw, relative to that at the start.
+    ``regularization=1`` (the default) is Bayes' rule. A slightly smaller value is better if the
+    noise is known and real; give one number per item if items are different problems. The data term
+    must know the noise. ``Solution.x`` is the decoded image of the means (MMSE-z);
+    ``Solution.posterior`` has the mean over samples (MMSE-x), their standard deviation, samples and
+    intervals.
 
-    The paper takes the last of 300 steps of one size. What single draws leave of their noise in it costs photographs 0.2 to 0.3 dB and
-    makes the posterior too wide; half as many steps that shrink, averaged at the end, have the larger bound (`vble.py --part steps`).
+    The optimum is stationary only in expectation, so no tolerance is met: every item takes all
+    ``max_iterations``. Certificate: ``|grad F|`` of the draw, relative to its value at the start.
+
+    The paper takes the last of 300 steps of one size. The noise of single draws that remains in it
+    costs photographs 0.2 to 0.3 dB and makes the posterior too wide; half as many steps that
+    shrink, averaged at the end, have the larger bound (`vble.py --part steps`).
 
     Args:
-        family: ``"uniform"`` with learned widths, which start at 1, that of rounding; ``"gaussian"``, whose standard deviations start
-            at ``e^-3``, for latents with a Gaussian density; ``"dirac"`` is a point: the mode of the latents (MAP-z), and no posterior.
-        pixels: every pixel also lies around what decodes as far as the prior's second decoder says, times a factor that is found with the
-            latents. Without, uncertainty is that of the latents alone, which is too little.
-        number: of samples behind the posterior's mean and standard deviation.
-        learning_rate: of Adam.
+        family: ``"uniform"`` with learned widths, which start at 1, the width of rounding;
+            ``"gaussian"``, whose standard deviations start at ``e^-3``, for latents with a Gaussian
+            density; ``"dirac"`` is a point: the mode of the latents (MAP-z), and no posterior.
+        pixels: whether every pixel also varies around the decoded image, with the standard
+            deviation of the prior's second decoder times a factor that is found with the latents.
+            Without it the uncertainty is the uncertainty of the latents alone, which is too small.
+        number: number of samples behind the posterior's mean and standard deviation.
+        learning_rate: learning rate of Adam.
         clip: gradients whose norm is larger than this times the number of pixels are shortened.
-        iterate: the ``"last"`` parameters, those of the ``"best"`` draw, or the ``"average"`` of about the last tenth.
+        iterate: the ``"last"`` parameters, the parameters of the ``"best"`` draw, or the
+            ``"average"`` of about the last tenth.
         decay: the learning rate falls as ``1 / sqrt(1 + decay * steps)``.
 
     >>> import invtoolbox as it
     >>> network = it.priors.MeanScaleHyperprior(widths=(4, 4, 8), latents=6, hyper=4)
-    >>> problem = it.Problem(torch.rand(1, 1, 32, 32), it.operators.Identity((1, 32, 32)), it.data_terms.LeastSquares(noise_std=0.1))
-    >>> solution = it.solve(problem, it.priors.CompressiveAutoencoder(network), VariationalLatent(max_iterations=3), progress=False)
+    >>> problem = it.Problem(
+    ...     torch.rand(1, 1, 32, 32),
+    ...     it.operators.Identity((1, 32, 32)),
+    ...     it.data_terms.LeastSquares(noise_std=0.1),
+    ... )
+    >>> solution = it.solve(
+    ...     problem,
+    ...     it.priors.CompressiveAutoencoder(network),
+    ...     VariationalLatent(max_iterations=3),
+    ...     progress=False,
+    ... )
     >>> solution.posterior.std.shape, solution.posterior.sample(4).shape
     (torch.Size([1, 1, 32, 32]), torch.Size([4, 1, 1, 32, 32]))
     """
@@ -95,7 +114,7 @@ class VariationalLatent(Solver):
         ):
             return (
                 f"VariationalLatent weighs the measurements against a density, and {objective.problem.data_term!r} does not know their "
-                "noise; give it noise_std, 0.004 of the range of the image where there is none"
+                "noise; give it noise_std, 0.004 of the range of the image if there is none"
             )
         if (
             type(prior).energy is ImplicitPrior.energy
@@ -109,10 +128,13 @@ class VariationalLatent(Solver):
         return self._adam(1).unsupported_reason(objective)
 
     def suits(self, objective: Objective) -> bool:
-        return False  # a distribution is what one asks for
+        return False  # the user has to request a distribution
 
     def reformulate(self, objective: Objective) -> Objective:
-        """The objective whose variable holds the widths too, behind the latents and the unknowns."""
+        """Return the objective whose variable also holds the widths.
+
+        They follow the latents and the unknowns.
+        """
         prior, old = objective.prior.implicit, objective.layout
         assert prior is not None and old is not None
         start = 1.0 if self.family == "uniform" else 0.04978706836786395
@@ -148,7 +170,10 @@ class VariationalLatent(Solver):
         return self._adam(self._pixels(objective)).step(objective, state)
 
     def converged(self, state: Any, tolerance: float) -> Tensor:
-        """Never at the start: the gradient of one draw says little."""
+        """Return the items within the tolerance, but none at the start.
+
+        There the gradient of one draw is no measure of convergence.
+        """
         return (state.certificate <= tolerance) & (state.steps > 0)
 
     def result(self, state: Any) -> Tensor:

@@ -1,6 +1,6 @@
-"""Solvers as networks: a number of their steps, or their fixed point, with what is learned in between."""
+"""Solvers as networks: a number of their steps, or their fixed point, with learned parameters."""
 
-from invtoolbox.unrolling.equilibrium import Equilibrium, Settled, equilibrium
+from invtoolbox.unrolling.equilibrium import Equilibrium, FixedPoint, equilibrium
 from invtoolbox.unrolling.unrolled import Unrolled, unroll
 
-__all__ = ["Equilibrium", "Settled", "Unrolled", "equilibrium", "unroll"]
+__all__ = ["Equilibrium", "FixedPoint", "Unrolled", "equilibrium", "unroll"]

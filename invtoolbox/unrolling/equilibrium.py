@@ -1,4 +1,4 @@
-"""The fixed point of a solver as a network, with the derivative of the implicit function theorem."""
+"""The fixed point of a solver as a network, differentiated by the implicit function theorem."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.linear_systems import gmres
 from invtoolbox.unrolling.network import (
-    Layered,
+    LayeredSolver,
     SolverNetwork,
     Weight,
     check_differentiable,
@@ -32,15 +32,18 @@ Skip = nn.Module | Literal["step"]
 
 
 @dataclass(frozen=True)
-class Settled:
-    """Where a solver came to rest.
+class FixedPoint:
+    """The fixed point of a solver, and the run that found it.
 
     Attributes:
-        x: the answers ``(batch, channel, *space)``, with the graph of the implicit function theorem where one is recorded.
-        start: the image that the iterations started from; with its own graph where it was predicted.
-        iterations: of every item, ``(batch,)``: each calls the networks of the prior once.
-        residual: what the tolerance bounds, ``(batch,)``; see the solver's certificate.
-        status: of every item, as `Solution.status`.
+        x: the answers ``(batch, channel, *space)``, with the graph of the implicit function theorem
+            if one is recorded.
+        start: the image at which the iterations start; with its own graph if it was predicted.
+        iterations: iterations of every item, ``(batch,)``: each calls the networks of the prior
+            once.
+        residual: the quantity that the tolerance bounds, ``(batch,)``; see the solver's
+            certificate.
+        status: status of every item, as `Solution.status`.
     """
 
     x: Tensor
@@ -54,9 +57,9 @@ class Equilibrium(SolverNetwork):
     """The fixed point of a solver as a module, ``network(y) -> x``; `equilibrium` makes one.
 
     Attributes:
-        prior: with the networks that learn.
+        prior: the prior, with the networks that learn.
         learned: the parameters.
-        skip: what predicts the start, where something does.
+        skip: module that predicts the start, if there is one.
     """
 
     def __init__(
@@ -106,25 +109,27 @@ class Equilibrium(SolverNetwork):
         super()._check(objective)
 
     def forward(self, y: Any, initial: Tensor | None = None) -> Tensor:
-        """The answer of the solver, where it has converged; a warning says where it has not."""
+        """Return the answer of the solver; a warning reports items that have not converged."""
         return self.settle(y, initial).x
 
-    def settle(self, y: Any, initial: Tensor | None = None) -> Settled:
-        """The answer, and how it came about.
+    def settle(self, y: Any, initial: Tensor | None = None) -> FixedPoint:
+        """Return the answer with start, iterations, residual and status.
 
         Args:
             y: measurements ``(batch, *range_shape)``; any batch.
-            initial: where to start, in place of what `skip` predicts.
+            initial: start of the iterations, in place of the prediction of `skip`.
         """
-        objective = self.bound(y)
-        layered = Layered(solver=self.solver, learned=self.learned, base=self.prior, settles=True)
+        objective = self.objective_of(y)
+        layered = LayeredSolver(
+            solver=self.solver, learned=self.learned, base=self.prior, settles=True
+        )
         working = self.solver.reformulate(objective)
         recorded = self.records(objective, initial)
         with torch.set_grad_enabled(recorded):
             start = (
-                self._predicted(objective, working, layered)
+                self._predict(objective, working, layered)
                 if initial is None
-                else self.started(objective, initial)
+                else self.start_of(objective, initial)
             )
         with torch.no_grad():
             loop, _ = Loop.start(layered, working, self.solver.start(working, start.detach()), None)
@@ -133,13 +138,13 @@ class Equilibrium(SolverNetwork):
         certificate: Tensor = loop.summary.certificate
         self._report(loop, certificate)
         if recorded:
-            x = self._attached(x, working, layered, loop)
-        return Settled(
+            x = self._attach(x, working, layered, loop)
+        return FixedPoint(
             x, start, loop.iterations, certificate, tuple(STATUS[int(k)] for k in loop.status)
         )
 
-    def _predicted(self, objective: Objective, working: Objective, layered: Layered) -> Tensor:
-        first = self.started(objective)
+    def _predict(self, objective: Objective, working: Objective, layered: LayeredSolver) -> Tensor:
+        first = self.start_of(objective)
         if self.skip is None:
             return first
         if isinstance(self.skip, nn.Module):
@@ -162,15 +167,19 @@ class Equilibrium(SolverNetwork):
             warnings.warn(
                 f"the fixed point of {type(self.solver).__name__} was not reached for {int(short.sum())} of {len(short)} items "
                 f"in {self.limits.max_iterations} iterations: the {self.solver.certificate_name} is {worst:.2g} at the most, and "
-                f"{self.limits.tolerance:.2g} was asked for; the derivative is that of a fixed point, so give more "
+                f"{self.limits.tolerance:.2g} was asked for; the derivative assumes a fixed point, so give more "
                 "max_iterations=, a larger tolerance=, or unroll the solver",
                 stacklevel=3,
             )
 
-    # -- the derivative ------------------------------------------------------------------------------------------------
+    # -- the derivative ----------------------------------------------------------------------------
 
-    def _attached(self, x: Tensor, working: Objective, layered: Layered, loop: Loop) -> Tensor:
-        """The answers with a graph; those that are not finite stay numbers, so that they do not spoil what all items share."""
+    def _attach(self, x: Tensor, working: Objective, layered: LayeredSolver, loop: Loop) -> Tensor:
+        """Return the answers with a graph.
+
+        Answers that are not finite get none, so that they do not spoil tensors that all items
+        share.
+        """
         kept = (loop.status != DIVERGED).nonzero().squeeze(1)
         if not len(kept):
             return x
@@ -180,10 +189,10 @@ class Equilibrium(SolverNetwork):
             objective, state = objective.select(kept), select_items(state, kept)
         solver, objective = layered.at(objective, 0)
         parts = [t.detach() for t in solver.fixed_point(state)]
-        free = _packed(parts).requires_grad_(True)
-        residual = free - _packed(solver.apply_map(objective, state, _unpacked(free, parts)))
+        free = _pack(parts).requires_grad_(True)
+        residual = free - _pack(solver.apply_map(objective, state, _unpack(free, parts)))
         root = attach_root(residual, free, self._adjoint)
-        settled = solver.at_point(objective, state, _unpacked(root, parts))
+        settled = solver.at_point(objective, state, _unpack(root, parts))
         check_differentiable(self.solver, objective, settled)
         answer = working.decode(solver.result(settled))
         # The value is the solver's own; the graph adds nothing to it.
@@ -204,14 +213,14 @@ class Equilibrium(SolverNetwork):
         return f"max_iterations={self.limits.max_iterations}, tolerance={self.limits.tolerance:g}, {super().extra_repr()}"
 
 
-def _packed(parts: Sequence[Tensor]) -> Tensor:
-    """One real vector an item."""
+def _pack(parts: Sequence[Tensor]) -> Tensor:
+    """Return one real vector per item."""
     return torch.cat(
         [(torch.view_as_real(t) if t.is_complex() else t).flatten(1) for t in parts], 1
     )
 
 
-def _unpacked(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _unpack(vector: Tensor, like: Sequence[Tensor]) -> tuple[Tensor, ...]:
     sizes = [t[0].numel() * (2 if t.is_complex() else 1) for t in like]
     pieces = torch.split(vector, sizes, 1)
     return tuple(
@@ -235,32 +244,41 @@ def equilibrium(
     adjoint_tolerance: float = 1e-5,
     adjoint_iterations: int = 100,
 ) -> Equilibrium:
-    r"""The fixed point of a solver as a network ``y -> x`` (deep equilibrium; Bai, Kolter and Koltun 2019; Gilton, Ongie and Willett 2021).
+    r"""Return the fixed point of a solver as a network ``y -> x`` (deep equilibrium).
 
-    The fixed point is found by the loop of `solve` and is the same answer; nothing is remembered on the way. With ``z = T(z; theta)``
-    the solver's step, the derivative is that of the implicit function theorem: the way back solves ``w = v + (dT/dz)^T w`` by GMRES,
-    which costs products with one step, and ``(dT/dtheta)^T w`` is what arrives at the parameters. So the memory is that of one step,
-    whatever the number of iterations; and the derivative is right only as far as the solver has converged.
+    Bai, Kolter and Koltun 2019; Gilton, Ongie and Willett 2021. The loop of `solve` finds the fixed
+    point, so it is the same answer; nothing is stored during the iterations. With
+    ``z = T(z; theta)`` the solver's step, the derivative follows from the implicit function
+    theorem. The backward pass solves ``w = v + (dT/dz)^T w`` by GMRES, which costs products with
+    one step, and ``(dT/dtheta)^T w`` is the gradient of the parameters. So the memory is that of
+    one step, for any number of iterations, and the derivative is right only as far as the solver
+    has converged.
 
-    A good start spares iterations: ``skip`` predicts one, and `training.SkipLoss` teaches it to (Pal, Edelman and Rackauckas, HPEC 2023).
+    A good start saves iterations: ``skip`` predicts one, and `training.SkipLoss` trains it (Pal,
+    Edelman and Rackauckas, HPEC 2023).
 
     Args:
-        solver: gradient descent, proximal gradient, FISTA, ADMM, half-quadratic or Douglas-Rachford splitting, PDHG, Condat-Vu or conjugate
-            gradients.
-        problem: operator and data term; its measurements show what is to come, and are not used.
+        solver: gradient descent, proximal gradient, FISTA, ADMM, half-quadratic or Douglas-Rachford
+            splitting, PDHG, Condat-Vu or conjugate gradients.
+        problem: operator and data term; its measurements only define shapes, and are not used.
         prior: explicit priors, as in `solve`; their networks are copied.
-        regularization: the weight to start from, a number, or one an item; by default 1, or what is known to converge.
-        learn: what is learned, out of ``"network"``, ``"regularization"`` and the settings of the solver that were given as numbers;
-            networks and weight by default. A step size has no influence on where a proximal operator comes to rest, but a denoiser in its
-            place rests elsewhere.
-        skip: a module that takes the image where `solve` would start and gives a better one; or ``"step"``: the first step of the solver
-            itself, which is taught to go as far as it can.
-        max_iterations, tolerance: of the solver; its own by default.
-        adjoint_tolerance, adjoint_iterations: of the equation of the way back: its relative residual, and products at most.
+        regularization: the weight to start from, a number, or one number per item; by default 1, or
+            a weight that is known to converge.
+        learn: names of the learned parts, out of ``"network"``, ``"regularization"`` and the
+            settings of the solver that were given as numbers; networks and weight by default. A
+            step size has no influence on the fixed point of a proximal operator, but it has with a
+            denoiser in its place.
+        skip: a module that maps the image at which `solve` would start to a better one; or
+            ``"step"``: the first step of the solver itself, which is trained to go as far as it
+            can.
+        max_iterations: largest number of iterations; the solver's own by default.
+        tolerance: tolerance of the certificate; the solver's own by default.
+        adjoint_tolerance: relative residual of the adjoint equation.
+        adjoint_iterations: largest number of products in the adjoint equation.
 
     Raises:
-        InputError: where the solver has no fixed point to differentiate (it names those that have), the prior is an implicit one, or
-            nothing is there to be learned.
+        InputError: if the solver has no fixed point to differentiate (the error names solvers that
+            have one), the prior is an implicit one, or there is nothing to learn.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.zeros(1, 1, 4), it.operators.Identity((1, 4)))
@@ -268,7 +286,7 @@ def equilibrium(
     >>> x = network(torch.tensor([[[3.0, 0.5, -2.0, 0.0]]]))
     >>> x.detach().round(decimals=4)
     tensor([[[ 2.,  0., -1.,  0.]]])
-    >>> x.sum().backward()                                  # d/dw of (3 - w) + (w - 2) is 0, and d/dw of its parts is not
+    >>> x.sum().backward()  # d/dw of (3 - w) + (w - 2) is 0, and d/dw of its parts is not
     >>> network.learned.logarithms["regularization"].grad.abs() < 1e-4
     tensor([True])
     """

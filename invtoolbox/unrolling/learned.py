@@ -1,4 +1,4 @@
-"""What is learned of a solver: networks of the priors, the weight, and settings such as step sizes."""
+"""The learned parts of a solver: networks of the priors, weight, and settings such as steps."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from invtoolbox.solvers.base import Solver
 NETWORK, WEIGHT = "network", "regularization"
 
 
-class Learned(nn.Module):
-    """Factors on the numbers that a solver was given, and networks; the same for every iteration, or one for each.
+class LearnedParameters(nn.Module):
+    """Factors on the numbers of a solver, and networks.
 
-    By default everything there is is learned; the settings of the solver where ``settings_too``. A factor is the exponential of a
-    parameter that starts at 0: what is learned starts where the user put it and stays positive.
+    One for all iterations, or one per iteration.
+
+    By default everything available is learned, including the settings of the solver if
+    ``settings_too``. A factor is the exponential of a parameter that starts at 0: a learned number
+    starts at the user's value and stays positive.
 
     Attributes:
-        logarithms: of the factors, ``(iterations,)``, or ``(1,)`` where every iteration has the same; by the name of the setting.
-        networks: of the priors, in the order in which `modules_of` finds them; one list an iteration, or one list for all.
+        logarithms: logarithms of the factors by the name of the setting, ``(iterations,)``, or
+            ``(1,)`` if all iterations share one.
+        networks: networks of the priors, in the order of `modules_of`; one list per iteration, or
+            one list for all.
     """
 
     def __init__(
@@ -41,10 +46,7 @@ class Learned(nn.Module):
         settings_too: bool,
     ) -> None:
         super().__init__()
-        self.fixed_step = (
-            next((term.prior for term in objective.prior.terms if term.prior.unit_step), None)
-            is not None
-        )
+        self.fixed_step = any(term.prior.unit_step for term in objective.prior.terms)
         everything = self._available(solver, prior, objective)
         usual = (
             everything
@@ -54,21 +56,24 @@ class Learned(nn.Module):
         chosen = (
             usual
             if learn is None
-            else _checked(learn, everything, "learn", f"{solver!r} with {prior!r}")
+            else _check_names(learn, everything, "learn", f"{solver!r} with {prior!r}")
         )
+        may_differ = tuple(
+            n for n in chosen if n != WEIGHT or WEIGHT in (solver.per_iteration or ())
+        )
+        settings = [name for name in solver.per_iteration or () if name != WEIGHT]
         if learn is None and not chosen:
             raise InputError(
                 f"there is nothing to learn: {prior!r} holds no network and takes no weight, and {type(solver).__name__} was "
-                f"given none of {', '.join(solver.per_iteration) or 'its settings'} as a number; learn=() makes a layer "
+                f"given none of {', '.join(settings) or 'its settings'} as a number; learn=() makes a layer "
                 "without weights of its own"
             )
-        may_differ = tuple(name for name in chosen if name != WEIGHT or solver.weight_per_iteration)
         if isinstance(per_iteration, bool):
             own = may_differ if per_iteration else ()
         elif per_iteration is None:
             own = tuple(name for name in may_differ if name != NETWORK)
         else:
-            own = _checked(
+            own = _check_names(
                 per_iteration,
                 may_differ,
                 "per_iteration",
@@ -86,7 +91,7 @@ class Learned(nn.Module):
         bases = list(modules_of(prior))
         for module in bases:
             module.requires_grad_(NETWORK in chosen)
-        # Where every iteration has the same networks, these are the prior's own.
+        # If every iteration has the same networks, these are the prior's own.
         layers = [copy.deepcopy(bases) for _ in range(iterations)] if NETWORK in own else [bases]
         self.networks = nn.ModuleList([nn.ModuleList(layer) for layer in layers])
 
@@ -105,18 +110,18 @@ class Learned(nn.Module):
         return (*names, *(() if self.fixed_step else solver.adjustable))
 
     def forward(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """``work(*arguments)``, with the parameters that this module has been given for the call."""
+        """Return ``work(*arguments)``, with the parameters that this module has during the call."""
         return work(*arguments)
 
     def factor(self, name: str, iteration: int) -> Tensor | None:
-        """What multiplies a number at an iteration; ``None`` where it is not learned."""
+        """Return the factor on a number at an iteration; ``None`` if it is not learned."""
         if name not in self.logarithms:
             return None
         values = self.logarithms[name].exp()
         return values[iteration if len(values) > 1 else 0]
 
     def solver_at(self, solver: Solver, iteration: int) -> Solver:
-        """The solver with the settings of an iteration."""
+        """Return the solver with the settings of an iteration."""
         changes: dict[str, Any] = dict.fromkeys(solver.adjustable) if self.fixed_step else {}
         for name in solver.adjustable:
             factor = self.factor(name, iteration)
@@ -125,10 +130,14 @@ class Learned(nn.Module):
         return dataclasses.replace(solver, **changes) if changes else solver
 
     def objective_at(self, objective: Objective, base: PriorSum, iteration: int) -> Objective:
-        """The objective with weight and networks of an iteration; ``base`` holds the networks that those stand for."""
+        """Return the objective with weight and networks of an iteration.
+
+        ``base`` holds the networks that they replace.
+        """
         factor = self.factor(WEIGHT, iteration)
         if factor is not None:
-            # Where a prior is known to converge above a weight alone, what is learned is by how much to exceed it.
+            # If a prior is known to converge above a least weight only, the excess over it is
+            # learned.
             floor = torch.zeros_like(objective.regularization)
             for term in objective.prior.terms:
                 if term.prior.least_weight is not None:
@@ -154,7 +163,7 @@ class Learned(nn.Module):
 
 
 def modules_of(settings: Any) -> Iterator[nn.Module]:
-    """Every module that priors hold, once each."""
+    """Return every module that priors hold, once each."""
     found: dict[int, nn.Module] = {}
 
     def note(module: nn.Module) -> nn.Module:
@@ -166,7 +175,10 @@ def modules_of(settings: Any) -> Iterator[nn.Module]:
 
 
 def with_modules(value: Any, change: Callable[[nn.Module], nn.Module]) -> Any:
-    """A copy of priors, sums and their terms with other modules; everything else is shared."""
+    """Return a copy of priors, sums and their terms with other modules.
+
+    Everything else is shared.
+    """
     if isinstance(value, nn.Module):
         return change(value)
     if isinstance(value, (tuple, list)):
@@ -189,13 +201,13 @@ def with_modules(value: Any, change: Callable[[nn.Module], nn.Module]) -> Any:
     return other
 
 
-def _checked(
+def _check_names(
     names: Sequence[str], known: Sequence[str], setting: str, what: str
 ) -> tuple[str, ...]:
     for name in (names,) if isinstance(names, str) else names:
         if name not in known:
             raise InputError(
                 f"{setting}= names {name!r}, which is none of what can be learned of {what}: {', '.join(known) or 'nothing'}; "
-                "a setting can where it was given as a number"
+                "a setting can be learned if it was given as a number"
             )
     return (names,) if isinstance(names, str) else tuple(names)

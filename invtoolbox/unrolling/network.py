@@ -1,6 +1,7 @@
-"""A solver whose settings come from what is learned, so that the one loop of `invtoolbox.loop.run` runs it.
+"""Solvers as torch modules: learned settings per iteration, run by `invtoolbox.loop.run`.
 
-What an unrolled solver and its fixed point have in common: a problem whose measurements come later, and what is learned.
+`LayeredSolver` is a solver whose settings are learned. `SolverNetwork` is the common base of an
+unrolled solver and its fixed point: its measurements come with each call.
 """
 
 from __future__ import annotations
@@ -26,28 +27,30 @@ from invtoolbox.problem import Problem
 from invtoolbox.solve import bind
 from invtoolbox.solvers.base import Solver, implicit_reason
 from invtoolbox.solvers.choice import check_fits
-from invtoolbox.unrolling.learned import Learned, modules_of, with_modules
+from invtoolbox.unrolling.learned import LearnedParameters, modules_of, with_modules
 
 
 @dataclass(frozen=True)
-class Layered(Solver):
+class LayeredSolver(Solver):
     """A solver with the settings, the weight and the networks of every iteration.
 
     Args:
-        solver: what is run.
+        solver: the solver that runs.
+        learned: the learned parameters.
         base: the priors before they were prepared.
-        recomputed: a step keeps nothing but its state, and is run again on the way back.
-        settles: items end once they have converged, and their whole state is written down then.
+        recomputed: whether a step keeps nothing but its state, and is run again in the backward
+            pass.
+        settles: whether items end once they have converged, with their whole state stored then.
     """
 
     solver: Solver = dataclasses.field(kw_only=True)
-    learned: Learned = dataclasses.field(kw_only=True)
+    learned: LearnedParameters = dataclasses.field(kw_only=True)
     base: PriorSum = dataclasses.field(kw_only=True)
     recomputed: bool = False
     settles: bool = False
 
     def at(self, objective: Objective, iteration: int) -> tuple[Solver, Objective]:
-        """Both of an iteration."""
+        """Return solver and objective of an iteration."""
         return self.learned.solver_at(self.solver, iteration), self.learned.objective_at(
             objective, self.base, iteration
         )
@@ -59,8 +62,8 @@ class Layered(Solver):
     def step(self, objective: Objective, state: Any) -> Any:
         if not (self.recomputed and torch.is_grad_enabled()):
             return self._step(objective, state)
-        # By the time of the way back somebody may have put other parameters into the module (`torch.func.functional_call` does), so the
-        # step takes those of now along.
+        # Before the backward pass the parameters of the module may be replaced
+        # (`torch.func.functional_call` does so), so the step keeps the current ones.
         parameters: dict[str, Tensor] = dict(self.learned.named_parameters())
 
         def again(objective: Objective, state: Any) -> Any:
@@ -95,7 +98,10 @@ class Layered(Solver):
 
 
 def check_differentiable(solver: Solver, objective: Objective, state: Any) -> None:
-    """Raise an `InputError` where the graph ends inside of a step: a prox that is itself iterated gives numbers, not a function."""
+    """Raise an `InputError` if the graph ends inside of a step.
+
+    A prox that is itself iterated gives numbers, not a function.
+    """
     if all(
         tensor.requires_grad
         for name, tensor in tree_leaves(state)
@@ -120,7 +126,8 @@ Weight = float | Tensor | str
 class SolverNetwork(nn.Module):
     """A solver as a module: ``network(y) -> x``. Abstract; see `Unrolled` and `Equilibrium`.
 
-    The networks of the prior are copied, so that training leaves those of the caller as they are; `prior` is the one that learns.
+    The networks of the prior are copied, so that training leaves the caller's networks unchanged;
+    `prior` holds the copies that learn.
     """
 
     def __init__(
@@ -155,24 +162,24 @@ class SolverNetwork(nn.Module):
             self.prior: PriorSum = with_modules(own, copy.deepcopy)
             objective = self._bound(problem)
             self._check(objective)
-            self.learned = Learned(
+            self.learned = LearnedParameters(
                 self.solver, self.prior, objective, iterations, learn, per_iteration, settings_too
             )
 
     def _check(self, objective: Objective) -> None:
-        """Raise an `InputError` where solver or objective cannot be differentiated."""
+        """Raise an `InputError` if solver or objective cannot be differentiated."""
         name = type(self.solver).__name__
         reason = implicit_reason(objective, f"a solver as a network ({name})")
         if reason is not None:
             raise InputError(reason)
-        if not self.solver.unrolls:
+        if self.solver.per_iteration is None:
             raise InputError(
-                f"the steps of {name} cannot be differentiated; those of {solver_names(lambda kind: kind.unrolls)} can"
+                f"the steps of {name} cannot be differentiated; those of {solver_names(lambda kind: kind.per_iteration is not None)} can"
             )
         check_fits(self.solver, objective)
 
-    def bound(self, y: Any) -> Objective:
-        """The objective of some measurements, before anything that is learned."""
+    def objective_of(self, y: Any) -> Objective:
+        """Return the objective of measurements, before anything that is learned."""
         problem = Problem(y, self.problem.operator, self.problem.data_term)
         _check_batch(problem, self.prior)
         with torch.no_grad():
@@ -183,11 +190,12 @@ class SolverNetwork(nn.Module):
             term.prior.unit_step for term in self.prior.terms
         )
         objective, rule, _ = bind(problem, self.prior, 1.0 if unrestricted else self.regularization)  # type: ignore[arg-type]
-        # A prox that is known at one step has a least weight, which binding knows; other automatic weights are no numbers.
+        # Binding finds the least weight of a prox that is known at one step; other automatic
+        # weights are no numbers.
         return objective if rule is None else bind(problem, self.prior, 1.0)[0]
 
-    def started(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
-        """The image that the solver starts from."""
+    def start_of(self, objective: Objective, initial: Tensor | None = None) -> Tensor:
+        """Return the image at which the solver starts."""
         problem = objective.problem
         if initial is not None:
             if (
@@ -201,7 +209,7 @@ class SolverNetwork(nn.Module):
         return problem.zeros() if self.solver.starts_at_zero else first_guess(problem)
 
     def records(self, objective: Objective, *inputs: Tensor | None) -> bool:
-        """Whether a graph is asked for, by what is learned, what was given, or the operator."""
+        """Whether learned parameters, inputs, measurements or the operator require a graph."""
         y = objective.problem.y
         tensors = [
             *self.parameters(),
@@ -212,7 +220,7 @@ class SolverNetwork(nn.Module):
         return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Problem and prior go where the parameters go."""
+        """Move problem and prior together with the parameters."""
         super()._apply(fn, recurse)
         first = self.problem.y0
         moved = fn(
@@ -226,7 +234,7 @@ class SolverNetwork(nn.Module):
         for module in networks:
             if id(module) not in known:
                 module._apply(fn, recurse)
-        # Settings are copied as they move, and a module must stay the one that is registered.
+        # Moving copies the settings, but a module must stay the registered one.
         places = {id(module): _Place(k) for k, module in enumerate(networks)}
         hollow = with_modules(self.prior, lambda module: places[id(module)]).to(
             device=moved.device, dtype=moved.dtype
@@ -240,7 +248,7 @@ class SolverNetwork(nn.Module):
 
 
 class _Place(nn.Module):
-    """Where a network stands in a prior, while the prior is copied."""
+    """Place of a network in a prior, while the prior is copied."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -248,7 +256,7 @@ class _Place(nn.Module):
 
 
 def solver_names(holds: Callable[[type[Solver]], bool]) -> str:
-    """The solvers that something holds for, for a sentence."""
+    """Return the names of the solvers with a property, for a sentence."""
     from invtoolbox import solvers
 
     every = [getattr(solvers, name) for name in solvers.__all__]
@@ -261,7 +269,7 @@ def solver_names(holds: Callable[[type[Solver]], bool]) -> str:
 
 
 def _check_batch(problem: Problem, prior: PriorSum) -> None:
-    """Raise an `InputError` where something belongs to other items than those that are measured."""
+    """Raise an `InputError` if a tensor belongs to other items than the measured ones."""
 
     def check(owner: Any) -> None:
         for name in owner.item_fields:

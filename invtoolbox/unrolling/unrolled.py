@@ -1,4 +1,4 @@
-"""So many steps of a solver as a network."""
+"""The first n steps of a solver as a network."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from invtoolbox.loop.run import Limits, Loop, run
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver
-from invtoolbox.unrolling.network import Layered, SolverNetwork, Weight
+from invtoolbox.unrolling.network import LayeredSolver, SolverNetwork, Weight
 
 
 class Unrolled(SolverNetwork):
     """A solver's first n iterations as a module, ``network(y) -> x``; `unroll` makes one.
 
     Attributes:
-        prior: with the networks that learn; of no use by itself where every iteration has its own.
+        prior: the prior, with the networks that learn; not used if every iteration has its own
+            networks.
         learned: the parameters.
         iterations: n.
-        recompute: whether iterations are computed again on the way back.
+        recompute: whether iterations are computed again in the backward pass.
     """
 
     def __init__(
@@ -48,20 +49,21 @@ class Unrolled(SolverNetwork):
         self.iterations, self.recompute = n, recompute
 
     def forward(self, y: Any, initial: Tensor | None = None) -> Tensor:
-        """The iterate after n steps.
+        """Return the iterate after n steps.
 
         Args:
             y: measurements ``(batch, *range_shape)``; any batch.
-            initial: where to start, ``(batch or 1, channel, *space)``; by default where `solve` does.
+            initial: start of the iterations, ``(batch or 1, channel, *space)``; by default the
+                start of `solve`.
         """
-        objective = self.bound(y)
-        layered = Layered(
+        objective = self.objective_of(y)
+        layered = LayeredSolver(
             solver=self.solver, learned=self.learned, base=self.prior, recomputed=self.recompute
         )
         with torch.set_grad_enabled(self.records(objective, initial)):
-            start = self.started(objective, initial)
+            start = self.start_of(objective, initial)
             if torch.is_grad_enabled() and not start.requires_grad:
-                # Priors record a graph where the image asks for one.
+                # Priors record a graph if the image requires a gradient.
                 start = start.detach().requires_grad_(True)
             working = self.solver.reformulate(objective)
             loop, working = Loop.start(layered, working, self.solver.start(working, start), None)
@@ -85,29 +87,35 @@ def unroll(
     per_iteration: Sequence[str] | bool | None = None,
     recompute: bool = False,
 ) -> Unrolled:
-    r"""The first n iterations of a solver as a network ``y -> x`` with parameters to learn (Gregor and LeCun, ICML 2010).
+    r"""Return the first n iterations of a solver as a network ``y -> x`` with parameters to learn.
 
-    It gives what ``solve(..., max_iterations=n, tolerance=0)`` gives until something is learned: the start, the steps and the loop are
-    the same. Its derivatives are exact in the networks of the prior, the weight, the settings that were given, the measurements, and
-    whatever tensor of the operator asks for a gradient. What a solver finds by itself (a step by line search, a penalty that is balanced,
-    the norm of an operator) is a constant of the derivative. Train it by `training.train`, on pairs of measurements and images.
+    Gregor and LeCun, ICML 2010. Until something is learned it returns the result of
+    ``solve(..., max_iterations=n, tolerance=0)``: the start, the steps and the loop are the same.
+    Its derivatives are exact in the networks of the prior, the weight, the given settings, the
+    measurements, and every tensor of the operator that requires a gradient. Values that a solver
+    finds by itself (a step by line search, a balanced penalty, the norm of an operator) are
+    constants of the derivative. Train it by `training.train`, on pairs of measurements and images.
 
     Args:
-        solver: gradient descent, proximal gradient, FISTA, ADMM, half-quadratic or Douglas-Rachford splitting, PDHG, Condat-Vu, conjugate
-            gradients, CGLS, LSMR or SIRT.
-        problem: operator and data term; its measurements show what is to come, and are not used.
-        n: iterations.
+        solver: gradient descent, proximal gradient, FISTA, ADMM, half-quadratic or Douglas-Rachford
+            splitting, PDHG, Condat-Vu, conjugate gradients, CGLS, LSMR or SIRT.
+        problem: operator and data term; its measurements only define shapes, and are not used.
+        n: number of iterations.
         prior: explicit priors, as in `solve`; their networks are copied.
-        regularization: the weight to start from, a number, or one an item; by default 1, or what is known to converge.
-        learn: what is learned, out of ``"network"``, ``"regularization"`` and the settings of the solver that were given as numbers
-            (``"step_size"``, ``"rho"``, ``"penalty"``, ``"ratio"``); everything there is by default.
-        per_iteration: which of these each iteration has for itself; True for all, False for none, by default all but the networks.
-        recompute: keep only the state after each iteration and compute the iteration again on the way back: the memory of a state in
-            place of that of every layer of the networks, for one more pass of each.
+        regularization: the weight to start from, a number, or one number per item; by default 1, or
+            a weight that is known to converge.
+        learn: names of the learned parts, out of ``"network"``, ``"regularization"`` and the
+            settings of the solver that were given as numbers (``"step_size"``, ``"rho"``,
+            ``"penalty"``, ``"ratio"``); all available ones by default.
+        per_iteration: names of the learned parts that every iteration has for itself; True for all,
+            False for none, by default all but the networks.
+        recompute: keep only the state after each iteration and compute the iteration again in the
+            backward pass: the memory of a state instead of every layer of the networks, for one
+            more pass of each.
 
     Raises:
-        InputError: where the solver has no steps to differentiate (it names those that have), the prior is an implicit one, or
-            nothing is there to be learned.
+        InputError: if the solver has no steps to differentiate (the error names solvers that have),
+            the prior is an implicit one, or there is nothing to learn.
 
     >>> import invtoolbox as it
     >>> A = it.operators.Identity((1, 4))

@@ -48,7 +48,7 @@ def test_a_detector_shift_is_found(solver: it.solvers.Solver | None) -> None:
     )
     objective = solution.history["objective"][:, 0]
     assert bool((objective.diff() <= 1e-5 * objective[:-1].abs()).all())
-    # What was given is left as it is, and the picture is as good as with the right geometry.
+    # Given settings stay unchanged, and the picture is as good as with the right geometry.
     given = problem()
     assert float(given.operator.parameters()["detector_shift"]) == 1.5
     right = it.solve(

@@ -56,7 +56,7 @@ def test_the_pixels_of_a_simulated_object_are_hardly_taken_for_noise() -> None:
 
 
 def test_more_noise_behind_the_object_is_seen() -> None:
-    """Counts: the level is the root mean square over all measurements, not that of the quiet air."""
+    """Counts: the level is the root mean square over all measurements, not only over quiet air."""
     A = it.operators.ParallelBeam((1, 96, 96), torch.arange(90) * torch.pi / 90, 181)
     grid = torch.linspace(-1, 1, 96)
     clean = A(

@@ -1,4 +1,4 @@
-"""Ordered subsets: SIRT's iterates where there is one subset, formulas by hand, answers of other methods."""
+"""Ordered subsets: SIRT's iterates with one subset, formulas by hand, answers of other methods."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def test_a_misfit_without_a_prox_enters_by_its_gradient() -> None:
     )
 
 
-def test_stacked_measurements_are_pieces_of_their_own() -> None:
+def test_stacked_measurements_are_summands_of_their_own() -> None:
     problem, _ = blurred()
     A, y = problem.operator, problem.y
     mean = it.operators.FiniteDifference((1, 24, 20))

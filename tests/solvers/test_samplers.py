@@ -72,7 +72,7 @@ def test_langevin_finds_mean_and_spread_and_knows_how_well() -> None:
     assert float((solution.x - exact.mean).norm() / exact.mean.norm()) < 0.05
     spread = (posterior.std / exact.std)[0]
     assert 0.85 < float(spread.mean()) < 1.15
-    # What it says of its error is about the error that it has, of which a step of finite size is a part.
+    # Its error estimate is close to its error, which includes the bias of a finite step.
     claimed, real = (
         float((posterior.std_error / posterior.std).mean()),
         float((spread / spread.mean() - 1).abs().mean() / 0.8),

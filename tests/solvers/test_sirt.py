@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_said() -> None:
         it.solve(
             it.Problem(torch.ones(1, 1, 5), -1.0 * it.operators.Identity((1, 5))), solver=SIRT()
         )
-    # What has negative entries and row sums of 0 moves nothing, and says so.
+    # An operator with negative entries and row sums of 0 moves nothing, and is reported.
     assert (
         it.solve(it.Problem(torch.ones(1, 1, 5), gradient), solver=SIRT(), max_iterations=3)
         .x.abs()

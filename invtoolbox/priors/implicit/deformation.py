@@ -26,6 +26,7 @@ from invtoolbox.geometry.moving_shapes import (
 )
 from invtoolbox.geometry.rotations import of_rotation_vector, rotation_matrices
 from invtoolbox.geometry.voxels import Voxels
+from invtoolbox.priors.adaptive import AdaptivePrior
 from invtoolbox.priors.base import ImplicitPrior, Prior
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ class Deformation(ImplicitPrior):
             raise InputError(
                 f"Deformation moves Splats, Voxels or an implicit prior of such, got {type(shape).__name__}"
             )
-        if isinstance(shape, ImplicitPrior) and shape.is_adaptive:
+        if isinstance(shape, AdaptivePrior) and shape.is_adaptive:
             raise InputError(
                 f"what Deformation moves keeps its number of points, and {shape!r} does not; give it strategy=None"
             )

@@ -13,7 +13,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.operators.rendering.combined import OnBoth
-from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
+from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD
 from invtoolbox.priors.implicit.gaussians import Gaussians
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _NAMES = ("first", "second")
 
 
-class GaussianPair(ImplicitPrior):
+class GaussianPair(AdaptivePrior):
     r"""x is two `geometry.Splats`, of which each has the parameters of its own `Gaussians`; under ``operators.OnBoth(renderer)``.
 
     Both are fitted to the same pictures from other starts and with other draws (of the strategy, of its noise, of dropout), so where the
@@ -93,15 +93,15 @@ class GaussianPair(ImplicitPrior):
         return other
 
     def initial(self) -> dict[str, Tensor]:
-        return _joined([member.initial() for member in self.members])
+        return _join([member.initial() for member in self.members])
 
     def decode(
         self, parameters: dict[str, Tensor], generator: Generator | None = None
     ) -> tuple[Splats, Splats]:
-        draws = (None, None) if generator is None else _forked(generator)
+        draws = (None, None) if generator is None else _fork(generator)
         first, second = (
             member.decode(own, drawn)
-            for member, own, drawn in zip(self.members, _parted(parameters), draws)
+            for member, own, drawn in zip(self.members, _split(parameters), draws)
         )
         return first, second
 
@@ -109,13 +109,13 @@ class GaussianPair(ImplicitPrior):
         # The mean, as the misfit of pictures is one over the channels of both.
         first, second = (
             member.energy(own, part)
-            for member, own, part in zip(self.members, _parted(parameters), x)
+            for member, own, part in zip(self.members, _split(parameters), x)
         )
         return 0.5 * (first + second)
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
         rates = [
-            member.learning_rates(own) for member, own in zip(self.members, _parted(parameters))
+            member.learning_rates(own) for member, own in zip(self.members, _split(parameters))
         ]
         return {
             f"{which}.{name}": rate
@@ -142,20 +142,23 @@ class GaussianPair(ImplicitPrior):
         )
 
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        return _joined(
-            [member.statistics(own) for member, own in zip(self.members, _parted(parameters))]
+        return _join(
+            [member.statistics(own) for member, own in zip(self.members, _split(parameters))]
         )
 
     def gather(
-        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
+        self,
+        statistics: dict[str, Tensor],
+        parameters: dict[str, Tensor],
+        info: dict[str, Intermediate],
     ) -> dict[str, Tensor]:
         # The misfit is a mean over the channels of both, so each is pulled half as hard as it would be alone.
         pulled = {
-            name: Seen(seen.value, None if seen.gradient is None else 2 * seen.gradient)
-            for name, seen in info.items()
+            name: Intermediate(t.value, None if t.gradient is None else 2 * t.gradient)
+            for name, t in info.items()
         }
-        parts = zip(self.members, _parted(statistics), _parted(parameters), _parted(pulled))
-        return _joined([member.gather(own, leaves, seen) for member, own, leaves, seen in parts])
+        parts = zip(self.members, _split(statistics), _split(parameters), _split(pulled))
+        return _join([member.gather(own, leaves, seen) for member, own, leaves, seen in parts])
 
     def adapt(
         self,
@@ -164,11 +167,11 @@ class GaussianPair(ImplicitPrior):
         iteration: int,
         generator: Generator,
     ) -> tuple[dict[str, Tensor], Transfer]:
-        new: list[dict[str, Tensor]] = _parted(parameters)
-        transfers: list[Transfer] = [_unmoved, _unmoved]
+        new: list[dict[str, Tensor]] = _split(parameters)
+        transfers: list[Transfer] = [_keep, _keep]
         if self.members[0].adapts(iteration):
             for k, (member, own, draws) in enumerate(
-                zip(self.members, _parted(statistics), _forked(generator))
+                zip(self.members, _split(statistics), _fork(generator))
             ):
                 new[k], transfers[k] = member.adapt(new[k], own, iteration, draws)
         alone = [torch.zeros_like(own["logit_opacities"], dtype=torch.bool) for own in new]
@@ -184,27 +187,25 @@ class GaussianPair(ImplicitPrior):
             moved = transfers[k](leaf, tensor)
             return moved.masked_fill(alone[k].view(*alone[k].shape, *[1] * (moved.ndim - 2)), 0.0)
 
-        return _joined(new), transfer
+        return _join(new), transfer
 
     def resize(
         self, parameters: dict[str, Tensor], shapes: dict[str, tuple[int, ...]]
     ) -> dict[str, Tensor]:
-        return _joined(
+        return _join(
             [
                 member.resize(own, wanted)
-                for member, own, wanted in zip(self.members, _parted(parameters), _parted(shapes))
+                for member, own, wanted in zip(self.members, _split(parameters), _split(shapes))
             ]
         )
-
-    @property
-    def has_perturbation(self) -> bool:
-        return self.members[0].has_perturbation
 
     def perturb(
         self, parameters: dict[str, Tensor], rate: float, generator: Generator
     ) -> dict[str, Tensor]:
-        parts = zip(self.members, _parted(parameters), _forked(generator))
-        return _joined([member.perturb(own, rate, draws) for member, own, draws in parts])
+        parts = list(zip(self.members, _split(parameters), _fork(generator)))
+        moved = [member.perturb(own, rate, draws) for member, own, draws in parts]
+        unchanged = all(new is own for new, (_, own, _) in zip(moved, parts))
+        return parameters if unchanged else _join(moved)
 
     def __repr__(self) -> str:
         pruned = (
@@ -213,7 +214,7 @@ class GaussianPair(ImplicitPrior):
         return f"GaussianPair({self.members[0]!r}, {self.members[1]!r}{pruned})"
 
 
-def _parted(leaves: dict[str, Any]) -> list[dict[str, Any]]:
+def _split(leaves: dict[str, Any]) -> list[dict[str, Any]]:
     """Those of the first and those of the second, by their own names."""
     return [
         {
@@ -225,13 +226,13 @@ def _parted(leaves: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
         f"{which}.{name}": leaf for which, own in zip(_NAMES, parts) for name, leaf in own.items()
     }
 
 
-def _forked(generator: Generator) -> tuple[Generator, Generator]:
+def _fork(generator: Generator) -> tuple[Generator, Generator]:
     """Draws of each of them."""
     first, second = torch.randint(
         1 << 62, (2,), generator=generator, device=generator.device
@@ -241,7 +242,7 @@ def _forked(generator: Generator) -> tuple[Generator, Generator]:
     ).manual_seed(second)
 
 
-def _unmoved(name: str, tensor: Tensor) -> Tensor:
+def _keep(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rotations import rotation_matrices
-from invtoolbox.priors.base import Seen, Transfer
+from invtoolbox.priors.adaptive import Intermediate, Transfer
 
 #: The logit that stands for an opacity of 0: far below what is ever drawn, and finite.
 DEAD = -20.0
@@ -49,7 +49,9 @@ class Strategy(ABC):
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         return {}
 
-    def gather(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gather(
+        self, statistics: dict[str, Tensor], info: dict[str, Intermediate]
+    ) -> dict[str, Tensor]:
         return statistics
 
     @abstractmethod
@@ -61,7 +63,7 @@ class Strategy(ABC):
         generator: Generator,
         extent: float,
     ) -> tuple[dict[str, Tensor], Transfer]:
-        """See `ImplicitPrior.adapt`; ``extent`` is the size of the scene."""
+        """See `AdaptivePrior.adapt`; ``extent`` is the size of the scene."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ class DefaultStrategy(Strategy):
         like = parameters["logit_opacities"]
         return {"pull": torch.zeros_like(like), "views": torch.zeros_like(like)}
 
-    def gather(self, statistics: dict[str, Tensor], info: dict[str, Seen]) -> dict[str, Tensor]:
+    def gather(
+        self, statistics: dict[str, Tensor], info: dict[str, Intermediate]
+    ) -> dict[str, Tensor]:
         if "splats" not in info or info["splats"].gradient is None:
             raise InputError(
                 "DefaultStrategy needs an operator that says where Gaussians are pulled: operators.GaussianRenderer with "
@@ -123,8 +127,8 @@ class DefaultStrategy(Strategy):
         grow = keep & (pull > self.least_pull)
         grow = _best(grow, pull, self.most - keep.sum(1))
         copy, split = grow & (size <= self.small * extent), grow & (size > self.small * extent)
-        rows = _listed(keep & ~split, copy, split, split)
-        new, transfer = _picked(parameters, rows.source, rows.fresh)
+        rows = _list_rows(keep & ~split, copy, split, split)
+        new, transfer = _pick(parameters, rows.source, rows.fresh)
         noise = _normal(2 * size.shape[1], generator, size).view(-1, 2, 3)
         shift = torch.where(
             rows.part[..., None] < 2,
@@ -211,7 +215,7 @@ class MCMCStrategy(Strategy):
         homeless &= weight[:, -1:] > 0
         source = torch.where(homeless, home, source)
         shares = torch.ones_like(opacity).scatter_add(1, home, homeless.to(opacity))
-        new, transfer = _picked(
+        new, transfer = _pick(
             parameters, source, homeless | (shares.gather(1, source.clamp_min(0)) > 1)
         )
         together = torch.where(source >= 0, shares.gather(1, source.clamp_min(0)), 1.0)
@@ -278,7 +282,7 @@ class _Rows:
     fresh: Tensor
 
 
-def _listed(*masks: Tensor) -> _Rows:
+def _list_rows(*masks: Tensor) -> _Rows:
     """The rows of the masks, one mask after the other, filled up to the longest item."""
     joined = torch.cat(masks, 1)
     rows = int(joined.sum(1).max()) if joined.numel() else 0
@@ -290,23 +294,23 @@ def _listed(*masks: Tensor) -> _Rows:
     return _Rows(source, part, part > 0)
 
 
-def _picked(
+def _pick(
     parameters: dict[str, Tensor], source: Tensor, fresh: Tensor
 ) -> tuple[dict[str, Tensor], Transfer]:
     """Leaves of the rows ``source``, filling where that is -1; and what takes averages along, which are 0 for fresh rows."""
-    new = {name: _gathered(leaf, source) for name, leaf in parameters.items()}
+    new = {name: _gather(leaf, source) for name, leaf in parameters.items()}
     empty = source < 0
     new["logit_opacities"] = torch.where(empty, DEAD, new["logit_opacities"])
     keep = ~(empty | fresh)
 
     def transfer(name: str, tensor: Tensor) -> Tensor:
-        moved = _gathered(tensor, source)
+        moved = _gather(tensor, source)
         return moved * keep.view(*keep.shape, *[1] * (moved.ndim - 2))
 
     return new, transfer
 
 
-def _gathered(leaf: Tensor, source: Tensor) -> Tensor:
+def _gather(leaf: Tensor, source: Tensor) -> Tensor:
     index = source.clamp_min(0).view(*source.shape, *[1] * (leaf.ndim - 2))
     return leaf.gather(1, index.expand(*source.shape, *leaf.shape[2:]))
 

@@ -13,7 +13,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.carving import carved_surface
 from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
-from invtoolbox.priors.base import ImplicitPrior, Seen, Transfer
+from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer
 from invtoolbox.priors.implicit.gaussian_strategies import (
     DEAD,
     DefaultStrategy,
@@ -39,7 +39,7 @@ _RATES = {
 _DEFAULT = DefaultStrategy()
 
 
-class Gaussians(ImplicitPrior):
+class Gaussians(AdaptivePrior):
     r"""x is `geometry.Splats`; the parameters are their means, quaternions, logarithms of scales, logits of opacities and harmonics.
 
     Kerbl et al., "3D Gaussian splatting for real-time radiance field rendering" (ACM TOG 42, 2023). Under `operators.GaussianRenderer` and
@@ -335,7 +335,10 @@ class Gaussians(ImplicitPrior):
         return {} if self.strategy is None else self.strategy.statistics(parameters)
 
     def gather(
-        self, statistics: dict[str, Tensor], parameters: dict[str, Tensor], info: dict[str, Seen]
+        self,
+        statistics: dict[str, Tensor],
+        parameters: dict[str, Tensor],
+        info: dict[str, Intermediate],
     ) -> dict[str, Tensor]:
         return statistics if self.strategy is None else self.strategy.gather(statistics, info)
 
@@ -376,14 +379,11 @@ class Gaussians(ImplicitPrior):
             }
         return grown
 
-    @property
-    def has_perturbation(self) -> bool:
-        return isinstance(self.strategy, MCMCStrategy) and self.strategy.noise > 0
-
     def perturb(
         self, parameters: dict[str, Tensor], rate: float, generator: Generator
     ) -> dict[str, Tensor]:
-        assert isinstance(self.strategy, MCMCStrategy)
+        if not isinstance(self.strategy, MCMCStrategy) or not self.strategy.noise > 0:
+            return parameters
         step = rate * self.learning_rates(parameters)["means"]
         return {**parameters, "means": self.strategy.perturb(parameters, step, generator)}
 
