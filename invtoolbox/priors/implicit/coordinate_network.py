@@ -1,4 +1,4 @@
-"""A coordinate network: the image is a function of position, and its weights are the unknown."""
+"""A coordinate network: the image is a function of position, and the weights are the unknown."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
 
 class CoordinateNetwork(ImplicitPrior):
-    r"""``x(p) = offset + scale * MLP([cos 2 pi B p, sin 2 pi B p])``, with p in ``[-1/2, 1/2]`` along the longest axis.
+    """Network of position: ``x(p) = offset + scale * MLP([cos 2 pi B p, sin 2 pi B p])``.
 
-    Random Fourier features (Tancik et al. 2020) with ``B ~ N(0, bandwidth^2)`` and a ReLU network, one network an item.
-    The bandwidth, in cycles across the image, is the strength of the prior: what oscillates faster is learned late.
-    Offset and scale are the mean and the standard deviation of a few CGLS steps, so that the weights are of order 1
-    whatever the units of ``x`` are.
+    p lies in ``[-1/2, 1/2]`` along the longest axis. The inputs are random Fourier features (Tancik
+    et al. 2020) with ``B ~ N(0, bandwidth^2)``, followed by a ReLU network, one per item. The
+    bandwidth, in cycles across the image, is the strength of the prior: faster oscillations are
+    learned late. Offset and scale are the mean and the standard deviation of a few CGLS steps, so
+    that the weights are of order 1 for any unit of ``x``.
 
     Args:
         features: number of frequencies.
-        width, depth: of the hidden layers.
+        width: width of the hidden layers.
+        depth: number of hidden layers.
         bandwidth: standard deviation of the frequencies, in cycles across the image.
-        seed: of the frequencies and of the first weights; they are the same for every item.
+        seed: seed of the frequencies and of the first weights, which are the same for every item.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.rand(2, 1, 8, 8), it.operators.Identity((1, 8, 8)))
@@ -92,7 +94,10 @@ class CoordinateNetwork(ImplicitPrior):
         return bound
 
     def initial(self) -> dict[str, Tensor]:
-        """He initialisation; the last layer starts near 0, so that the image starts at its offset."""
+        """Draw the weights by He initialisation.
+
+        The last layer starts near 0, so that the image starts at its offset.
+        """
         if self.inputs is None:
             raise InputError(
                 "CoordinateNetwork must be prepared with a problem first; it.solve does so"

@@ -52,7 +52,7 @@ class Score(Settings):
         return self
 
     def at_steps(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``sqrt(alpha_bar_t)`` and ``sqrt(1 - alpha_bar_t)``, shaped as factors of ``like``."""
+        """Return ``sqrt(alpha_bar_t)`` and ``sqrt(1 - alpha_bar_t)`` as factors of ``like``."""
         chosen = self.alphas.to(like.device)[t]
         return expand(chosen.sqrt().to(like), like), expand((1 - chosen).sqrt().to(like), like)
 

@@ -15,7 +15,7 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.kernels.points.sparse_product import SparseProduct
-from invtoolbox.priors.motion.flow_prior import FlowPrior, check_labels, labels_of, smoothed_norm
+from invtoolbox.priors.motion.flow_prior import FlowPrior, check_labels, labels_of, smooth_norm
 
 
 class ClusterConsistency(FlowPrior):
@@ -73,7 +73,7 @@ class ClusterConsistency(FlowPrior):
         return (
             0.5 * strayed.square().sum(-1).mean()
             if self.squared
-            else smoothed_norm(strayed, self.smoothing).mean()
+            else smooth_norm(strayed, self.smoothing).mean()
         )
 
     def __repr__(self) -> str:

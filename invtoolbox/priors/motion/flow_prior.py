@@ -184,7 +184,7 @@ def labels_of(labels: Tensor | None, item: int) -> Tensor | None:
     return labels[item if len(labels) > 1 else 0]
 
 
-def smoothed_norm(vectors: Tensor, smoothing: float | Tensor) -> Tensor:
+def smooth_norm(vectors: Tensor, smoothing: float | Tensor) -> Tensor:
     """Return ``sqrt(|v|^2 + smoothing^2) - smoothing`` of vectors along the last axis.
 
     It has a derivative at 0.

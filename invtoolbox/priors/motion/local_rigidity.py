@@ -16,7 +16,7 @@ from invtoolbox.geometry.moving_shapes import Moving
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph, Weights
 from invtoolbox.geometry.rotations import fitted_rotation, rotation_matrices
 from invtoolbox.kernels.points.sparse_product import SparseProduct
-from invtoolbox.priors.motion.flow_prior import first_flow, is_over_time, smoothed_norm
+from invtoolbox.priors.motion.flow_prior import first_flow, is_over_time, smooth_norm
 from invtoolbox.priors.motion.rigidity import Edges, GraphPrior, Graphs
 
 
@@ -134,7 +134,7 @@ class LocalRigidity(_RotationPrior):
     def _cost(self, piece: _RotatedEdges, moved: Tensor, turns: Tensor) -> Tensor:
         return (
             piece.weights
-            * smoothed_norm(moved - piece.rotate(turns), self.smoothing * piece.mean_length)
+            * smooth_norm(moved - piece.rotate(turns), self.smoothing * piece.mean_length)
         ).sum(1)
 
 
@@ -158,7 +158,7 @@ class LocalRotation(_RotationPrior):
     def _cost(self, piece: _RotatedEdges, moved: Tensor, turns: Tensor) -> Tensor:
         return (
             piece.weights
-            * smoothed_norm(piece.differences(turns.flatten(2)) / 8**0.5, self.smoothing)
+            * smooth_norm(piece.differences(turns.flatten(2)) / 8**0.5, self.smoothing)
         ).sum(1)
 
 
@@ -281,15 +281,15 @@ class AsIsometricAsPossible(GraphPrior):
         """
         length = piece.mean_length
         change = piece.move(flow).norm(dim=2) - piece.lengths
-        total = self.position_weight * smoothed_norm(change[..., None], self.smoothing * length)
-        spread = smoothed_norm(
+        total = self.position_weight * smooth_norm(change[..., None], self.smoothing * length)
+        spread = smooth_norm(
             (piece.distances(covariances) - before)[..., None], self.smoothing * length**2
         )
         return (piece.weights * (total + self.covariance_weight * spread)).sum(1)
 
 
 class _RotatedEdges(Edges):
-    """Graph at rest, with the sums ``sum_j v_ij e_ij^T`` over the edges of a point and ``R_i e_ij``.
+    """Graph at rest, with ``sum_j v_ij e_ij^T`` over the edges of a point, and ``R_i e_ij``.
 
     The second map is the transpose of the first. Both are products with one sparse matrix of the
     edges e at rest, so no tensor of size ``(E, 3, 3)`` is made.

@@ -25,7 +25,7 @@ from invtoolbox.priors.motion.flow_prior import (
     first_flow,
     labels_of,
     like_points,
-    smoothed_norm,
+    smooth_norm,
 )
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class Isometry(GraphPrior):
         cost = (
             change.square()
             if self.norm == "l2"
-            else smoothed_norm(change[..., None], self.smoothing * piece.mean_length)
+            else smooth_norm(change[..., None], self.smoothing * piece.mean_length)
         )
         return (piece.weights * cost).sum(1)
 
