@@ -171,7 +171,7 @@ def test_what_only_one_of_them_has_is_pruned() -> None:
 
 def test_what_does_not_fit_is_said() -> None:
     first, second = two()
-    with pytest.raises(InputError, match="by one strategy"):
+    with pytest.raises(InputError, match="the same strategy"):
         GaussianPair(first, two(DefaultStrategy())[1])
     with pytest.raises(InputError, match="multiple of the 100 steps"):
         GaussianPair(*two(DefaultStrategy()), apart=0.1, prune_every=150)

@@ -100,7 +100,7 @@ class GroupL1(ExplicitPrior):
     ) -> None:
         if size is not None and size < 1:
             raise InputError(f"the size of a group is a positive number of channels, got {size}")
-        self.size, self.interleave, self.nonnegative = size, interleaved, nonnegative
+        self.size, self.interleaved, self.nonnegative = size, interleaved, nonnegative
 
     def _group(self, x: Tensor) -> tuple[Tensor, int]:
         """Return a view with one axis for groups and one for members, and the members' axis."""
@@ -110,7 +110,7 @@ class GroupL1(ExplicitPrior):
                 f"groups of {size} channels do not fit an image of {x.shape[1]} channels"
             )
         groups = x.shape[1] // size
-        if self.interleave:
+        if self.interleaved:
             return x.unflatten(1, (size, groups)), 1
         return x.unflatten(1, (groups, size)), 2
 

@@ -69,7 +69,8 @@ class SpaceTimeFlow(ImplicitPrior):
     def initial(self) -> dict[str, Tensor]:
         if not self.duration:
             raise InputError(
-                f"{self!r} knows no sequence yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
+                f"{self!r} has no sequence yet: it.solve binds it, "
+                "or call prior.prepare(problem, it.solve)"
             )
         generator = torch.Generator().manual_seed(self.seed)
         parameters: dict[str, Tensor] = {}
@@ -149,7 +150,8 @@ class SpaceTimeVoxels(ImplicitPrior):
         """
         if not self.grids:
             raise InputError(
-                f"{self!r} knows no sequence yet: it.solve tells it, or call prior.prepare(problem, it.solve)"
+                f"{self!r} has no sequence yet: it.solve binds it, "
+                "or call prior.prepare(problem, it.solve)"
             )
         return {
             f"{name}{level}": self.like.new_zeros(1, grid.count, grid.knots, 3)

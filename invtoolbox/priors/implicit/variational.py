@@ -18,7 +18,6 @@ from invtoolbox.posteriors.base import Posterior
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.composed import PriorWrapper
 
-
 Family = Literal["uniform", "gaussian", "dirac"]
 
 #: Bounds of a width, and of the factor on a pixel's own standard deviation (Biquard et al. 2025 and

@@ -41,7 +41,8 @@ class VoxelGrid(ImplicitPrior):
     >>> camera = look_at(torch.tensor([[0.0, 0.0, -4.0]]), size=(4, 4), field_of_view=20.0)
     >>> A = it.operators.VoxelRenderer(camera)
     >>> grid = VoxelGrid(VoxelSpace.box(5, (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0)))
-    >>> problem, solver = it.Problem(0.3 * torch.ones(1, *A.range_shape), A), it.solvers.Adam(0.1)
+    >>> problem = it.Problem(0.3 * torch.ones(1, *A.range_shape), A)
+    >>> solver = it.solvers.Adam(learning_rate=0.1)
     >>> found = it.solve(problem, grid, solver, max_iterations=100, progress=False)
     >>> bool((A(found.x) - 0.3).abs().max() < 0.05)
     True
