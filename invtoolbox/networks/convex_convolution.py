@@ -98,8 +98,8 @@ class ConvexConvolution(ConvexNetwork):
             ]
         )
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n)) for n in widths])
-        # Means of the inputs: with weights of order 1 the values would grow like width * places from
-        # layer to layer.
+        # Means of the inputs: with weights of order 1 the values would grow like width * places in
+        # every layer.
         self.weights = nn.ParameterList(
             [
                 nn.Parameter(2 * draw(widths[k], widths[k - 1]) / (widths[k - 1] * places))

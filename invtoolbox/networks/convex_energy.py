@@ -152,8 +152,8 @@ class ConvexEnergy(ConvexNetwork):
             ]
         )
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(n)) for n in widths])
-        # Small weights are stored larger, see `_mean` and `_share`, because a step of Adam has the same
-        # size for all parameters.
+        # Small weights are stored larger, see `_mean` and `_share`, because a step of Adam has the
+        # same size for all parameters.
         self.pooling = nn.ParameterList(
             [
                 nn.Parameter(

@@ -85,7 +85,7 @@ def _to_mask(seen: Tensor) -> Tensor:
     return seen[..., None, None].float()
 
 
-#: Norm of a cosine's first weights. Steps of Adam all have one size, and must not destroy the basis.
+#: Norm of a cosine's first weights. Steps of Adam all have one size and must not destroy the basis.
 _AT_FIRST = 4.0
 
 
@@ -140,8 +140,8 @@ class CosineHyperprior(nn.Module):
         super().__init__()
         if len(widths) != 2 or min(channels, *widths, latents, hyper) < 1 or not step > 0:
             raise InputError(
-                "CosineHyperprior needs positive channels, two widths, latents, hyper and step, got "
-                f"{channels}, {tuple(widths)}, {latents}, {hyper} and {step}"
+                "CosineHyperprior needs positive channels, two widths, latents, hyper and step, "
+                f"got {channels}, {tuple(widths)}, {latents}, {hyper} and {step}"
             )
         self.channels, self.latents, self.step = channels, latents, step
         fine, coarse = widths
@@ -202,8 +202,8 @@ class CosineHyperprior(nn.Module):
             self.context = ChannelContext(_groups(order), max(12, coarse), 2 * latents)
         self.density = FactorizedDensity(hyper, seed=seed)
         _begin_as(self.blocks, self.pixels, _AT_FIRST * cosines(latents, channels))
-        # Photographs have half of the standard deviation at one and a half times the frequency. This
-        # is only the start of the training.
+        # Photographs have half of the standard deviation at one and a half times the frequency.
+        # This is only the start of the training.
         self.register_buffer(
             "spread",
             (0.4 / (step * order.clamp_min(0.35) ** 1.5)).clamp_min(0.3).view(1, -1, 1, 1),

@@ -100,7 +100,8 @@ class CompressaiModel(nn.Module):
         hyper = [name for name in ("h_a", "h_s", "gaussian_conditional") if hasattr(model, name)]
         if hyper and len(hyper) < 3:
             raise InputError(
-                f"{type(model).__name__} has {hyper[0]}, but not all of h_a, h_s and gaussian_conditional"
+                f"{type(model).__name__} has {hyper[0]}, "
+                "but not all of h_a, h_s and gaussian_conditional"
             )
         self.has_hyper = bool(hyper)
         self.autoregressive = hasattr(model, "context_prediction") and hasattr(

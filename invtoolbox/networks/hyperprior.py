@@ -98,7 +98,8 @@ class FactorizedDensity(nn.Module):
 LEAST_STD = 0.1
 
 #: Share of latents that are not normal but Laplace distributed, and the scale of that distribution.
-#: They cost nats in proportion to their distance; a normal tail costs hundreds and disturbs training.
+#: They cost nats in proportion to their distance; a normal tail costs hundreds and disturbs the
+#: training.
 _ODD, _FAR = 1e-4, 2.0
 
 

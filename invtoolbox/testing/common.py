@@ -142,6 +142,7 @@ def precision(x: Tensor) -> torch.dtype:
 
 
 def parts(value: Any) -> tuple[Tensor, ...]:
+    """Return the parts of a tuple or list, or a single value as a tuple."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 

@@ -165,7 +165,8 @@ def _check_forms(
             "weighted makes the value",
             gap(half, term.value(p, y)),
             1e-10,
-            "1/2 <r, W r> with W r = weighted(r) is not value: they differ by {figure:.1e} relative",
+            "1/2 <r, W r> with W r = weighted(r) is not value: "
+            "they differ by {figure:.1e} relative",
         )
         left, right = (
             inner(term.weighted(direction), residual),

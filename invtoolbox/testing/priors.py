@@ -300,7 +300,7 @@ def _check_consistent(
 ) -> None:
     """Compare the methods of a prior with each other, in float64."""
     offers = prior.offers
-    # A little noise moves the image off the kinks of a nonsmooth energy, where no gradient is right.
+    # A little noise moves the image off the kinks of a nonsmooth energy, which have no gradient.
     rough = x + 0.05 * x.abs().mean() * randn_like(x, seed + 1)
     if {"energy", "gradient"} <= offers and not prior.is_constraint:
         _check_gradient(check, prior, rough, seed)

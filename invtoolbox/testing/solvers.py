@@ -53,7 +53,9 @@ def check_solver(
         prior: prior of the problem.
         regularization: weight of the prior.
         iterations: fixed number of iterations.
-        tolerance, max_iterations: settings of the run to convergence; the solver's own by default.
+        tolerance: tolerance of the run to convergence; the solver's own by default.
+        max_iterations: largest number of iterations of the run to convergence; the solver's own by
+            default.
         raise_error: whether a fault raises an `AssertionError` with one sentence; otherwise it is
             only reported.
 

@@ -194,15 +194,19 @@ def train_direction(
 
     Args:
         problem: problem of one item; its measurements do not count.
-        prior, regularization: quadratic prior and the weight that will be used.
+        prior: quadratic prior.
+        regularization: weight of the prior that will be used.
         network: network that is trained; a `DirectionNetwork` for the image by default.
         stages: number of steps and learning rate of each stage.
         count: number of right-hand sides per step.
-        vectors, boost, share: settings of `RitzVectors`.
+        vectors: see `RitzVectors`.
+        boost: see `RitzVectors`.
+        share: see `RitzVectors`.
         conjugations: setting of the `LearnedDirection` that is returned.
         seed: seed of all draws.
         folder: folder of checkpoints, from which an interrupted training continues.
-        device, progress: as in `train`.
+        device: as in `train`.
+        progress: as in `train`.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(torch.zeros(1, 1, 16), it.operators.Identity((1, 16)))
@@ -236,7 +240,7 @@ def _ritz(system: NormalEquations, count: int, seed: int) -> tuple[Tensor, Tenso
     count = min(count, like.numel())
     generator = torch.Generator().manual_seed(seed)
     basis = torch.zeros(count, like.numel(), dtype=torch.float64, device=like.device)
-    diagonal, beside = (
+    diagonal, off_diagonal = (
         torch.zeros(count, dtype=torch.float64),
         torch.zeros(count, dtype=torch.float64),
     )
@@ -254,13 +258,13 @@ def _ritz(system: NormalEquations, count: int, seed: int) -> tuple[Tensor, Tenso
                 v = v - basis[:k].T @ (basis[:k] @ v)
             norm = 0.0
         if k > 0:
-            beside[k - 1] = norm
+            off_diagonal[k - 1] = norm
         basis[k] = v / v.norm()
         product = precise(basis[k].view_as(like)).flatten()
         diagonal[k] = float(basis[k] @ product)
         largest, v = max(largest, float(product.norm())), product
-    values, mixed = torch.linalg.eigh(
-        torch.diag(diagonal) + torch.diag(beside[:-1], 1) + torch.diag(beside[:-1], -1)
+    values, rotation = torch.linalg.eigh(
+        torch.diag(diagonal) + torch.diag(off_diagonal[:-1], 1) + torch.diag(off_diagonal[:-1], -1)
     )
-    vectors = (mixed.T.to(like.device) @ basis).view(count, *like.shape[1:])
+    vectors = (rotation.T.to(like.device) @ basis).view(count, *like.shape[1:])
     return values, vectors.to(system.problem.y0.dtype)

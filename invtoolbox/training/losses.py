@@ -78,7 +78,7 @@ class ProximalMatching(Loss):
             raise InputError(f"ProximalMatching needs a positive gamma, got {self.gamma}")
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        # The loss is one of the item as a whole: a product over pixels, not a sum.
+        # The loss is a product over the pixels of an item, not a sum.
         return -torch.expm1(-(result - wanted).flatten(1).square().mean(1) / self.gamma**2)
 
 

@@ -319,8 +319,8 @@ def _model_card(
         return ("gamma", t.gamma), ("bitrate", t.bitrate), ("nuclear norm", t.nuclear_norm)
 
     rows = "\n".join(
-        f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in named(t) if value)} | {t.steps} "
-        f"| {t.learning_rate:g} | {t.count} |"
+        f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in named(t) if value)} "
+        f"| {t.steps} | {t.learning_rate:g} | {t.count} |"
         for t in recipe.stage
     )
     what = (
@@ -334,7 +334,8 @@ def _model_card(
         f"# {recipe.name}\n\n{summary}\n\n"
         f"- network: {type(trained.network).__name__}, {count} weights, {size / 1e6:.2f} MB\n"
         f"- trained on: {images}; {what}, crops of {recipe.data.crop} pixels; seed {recipe.seed}\n"
-        f"- {quality:.2f} dB on 64 crops of {'the validation images' if apart else 'the images it learned from'}\n"
+        f"- {quality:.2f} dB on 64 crops of "
+        f"{'the validation images' if apart else 'the images it learned from'}\n"
         f"- {trained.seconds:.0f} s of training in the last run\n{licence}\n"
         f"| loss | steps | learning rate | pairs a step |\n|---|---|---|---|\n{rows}\n\n"
         "Trained again by `invtoolbox train recipe.toml`.\n"

@@ -162,8 +162,8 @@ class GraphLaplacian(ExplicitPrior):
         solver = None
         if isinstance(first, str):
             differences = FiniteDifference(problem.image_shape)
-            # The paper's TV is anisotropic and smoothed; the Krylov method does this if the misfit is
-            # quadratic.
+            # The paper's TV is anisotropic and smoothed; the Krylov method does this if the misfit
+            # is quadratic.
             if problem.is_linear and problem.data_term.is_quadratic:
                 solver = "krylov-mm"
             first = (

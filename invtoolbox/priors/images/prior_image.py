@@ -134,9 +134,10 @@ class PriorImage(PriorWrapper, ExplicitPrior):
             1,
             problem.batch,
         ):
+            items = f"{'1 or ' if problem.batch > 1 else ''}{problem.batch}"
             raise InputError(
-                f"the reference of PriorImage has the shape {tuple(self.reference.shape)}, expected "
-                f"({'1 or ' if problem.batch > 1 else ''}{problem.batch}, {', '.join(map(str, shape))})"
+                f"the reference of PriorImage has the shape {tuple(self.reference.shape)}, "
+                f"expected ({items}, {', '.join(map(str, shape))})"
             )
         return super().prepare(problem, solve)
 

@@ -171,7 +171,7 @@ class HuberNorm(SmoothedNorm):
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         modulus = self._modulus(x, squared=False)
         t, threshold = expand(step, modulus), expand(self.smoothing, modulus)
-        # The two branches meet at a modulus of threshold + step, and each is the larger on its side.
+        # The two branches meet at a modulus of threshold + step; each is the larger on its side.
         factor = torch.maximum(threshold / (threshold + t), 1 - t / modulus.maximum(threshold))
         return x * factor if self.groups is None else self._scale(x, factor)
 

@@ -89,8 +89,8 @@ class TotalGeneralizedVariation(ExplicitPrior):
 
     @property
     def offers(self) -> frozenset[str]:
-        # The energy is accurate to the tolerance only, which is too rough for finite differences, and
-        # it has kinks.
+        # The energy is accurate to the tolerance only, which is too rough for finite differences,
+        # and it has kinks.
         return frozenset({"energy", "prox", "joint"})
 
     def energy(self, x: Tensor) -> Tensor:
@@ -133,7 +133,8 @@ class TotalGeneralizedVariation(ExplicitPrior):
         dimensions, channels = x.ndim - 2, x.shape[1]
         if self.spacing is not None and len(self.spacing) != dimensions:
             raise InputError(
-                f"{self!r} has a spacing for {len(self.spacing)} axes, and the image has {dimensions}"
+                f"{self!r} has a spacing for {len(self.spacing)} axes, "
+                f"and the image has {dimensions}"
             )
         return TGVPrimalDual(x, self.ratio, self.spacing, channels if self.coupled else 1, fixed)
 
@@ -145,13 +146,13 @@ class TotalGeneralizedVariation(ExplicitPrior):
 _RELAXATION = 1.8
 
 
-#: Factor of the balance of primal to dual steps if u is free. The primal is strongly convex then, and
-#: on photographs and affine pieces small primal steps halved the iterations to a gap of 1e-3.
+#: Factor of the balance of primal to dual steps if u is free. The primal is strongly convex then,
+#: and on photographs and affine pieces small primal steps halved the iterations to a gap of 1e-3.
 _SHORT = 0.2
 
 
-#: Fraction of the total variation of x below which an energy counts as 0: the gap of an affine picture
-#: is never small relative to its own energy.
+#: Fraction of the total variation of x below which an energy counts as 0: the gap of an affine
+#: picture is never small relative to its own energy.
 _FLOOR = 1e-3
 
 

@@ -209,7 +209,8 @@ class TotalVariation(ExplicitPrior):
         """Return the slopes ``1 / spacing``, one per axis."""
         if self.spacing is not None and len(self.spacing) != dimensions:
             raise InputError(
-                f"{self!r} has a spacing for {len(self.spacing)} axes, and the image has {dimensions}"
+                f"{self!r} has a spacing for {len(self.spacing)} axes, "
+                f"and the image has {dimensions}"
             )
         return (
             tuple(1 / h for h in self.spacing) if self.spacing is not None else (1.0,) * dimensions
@@ -297,14 +298,14 @@ class HuberTV(TotalVariation):
         return f"HuberTV({format_setting(self.threshold)}{', ' if changes else ''}{changes})"
 
 
-# A CPU is fastest while all buffers of the iteration fit in its cache. A large batch is therefore cut
-# into pieces.
+# A CPU is fastest while all buffers of the iteration fit in its cache, so a large batch is cut into
+# pieces of this many values.
 _CACHE_ELEMENTS = 1 << 17
 
 
-# The momentum of an accelerated gradient method is (k - 1) / (k + MOMENTUM). Any value above 2 makes
-# the iterates converge (Chambolle & Dossal 2015); 6 reached a small gap in the fewest iterations on
-# photographs.
+# The momentum of an accelerated gradient method is (k - 1) / (k + MOMENTUM). Any value above 2
+# makes the iterates converge (Chambolle & Dossal 2015); 6 reached a small gap in the fewest
+# iterations on photographs.
 _MOMENTUM = 6.0
 
 

@@ -309,7 +309,7 @@ def _listed(*masks: Tensor) -> _Rows:
 def _picked(
     parameters: dict[str, Tensor], source: Tensor, fresh: Tensor
 ) -> tuple[dict[str, Tensor], Transfer]:
-    """Return the leaves of the rows ``source``, filled where it is -1, and their transfer.
+    """Return the leaves of the rows ``source`` and their transfer; rows of source -1 are filling.
 
     The transfer moves averages along; they are 0 for fresh rows.
     """

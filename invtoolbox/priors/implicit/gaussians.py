@@ -174,13 +174,20 @@ class Gaussians(ImplicitPrior):
 
         Args:
             count: number of Gaussians.
-            low, high: opposite corners of the box.
-            degree, strategy, opacity, decay_over, degree_every, rates, dropout: see `Gaussians`.
+            low: lower corner of the box.
+            high: upper corner of the box.
+            degree: see `Gaussians`.
+            strategy: see `Gaussians`.
             seed: seed of the draws.
+            opacity: see `Gaussians`.
+            decay_over: see `Gaussians`.
+            degree_every: see `Gaussians`.
+            rates: see `Gaussians`.
             carve: whether to start, once the pictures are known, on the visual hull of what they
                 show before the renderer's background, in the colors of their pixels
                 (`geometry.carved_surface`). This is for one object before a plain background;
                 without it the first thousands of steps are spent on finding the object.
+            dropout: see `Gaussians`.
         """
         generator = torch.Generator().manual_seed(seed)
         corner, end = torch.tensor(low), torch.tensor(high)

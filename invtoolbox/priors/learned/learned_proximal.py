@@ -73,7 +73,8 @@ class LearnedProximal(ExplicitPrior):
         if not isinstance(network, ConvexNetwork):
             raise InputError(
                 "LearnedProximal takes a ConvexNetwork, whose output is the gradient of a convex "
-                f"function, got {network if isinstance(network, type) else type(network).__name__}; "
+                "function, got "
+                f"{network if isinstance(network, type) else type(network).__name__}; "
                 "Denoiser takes any network"
             )
         if not _is_positive(sigma) or not _is_range(intensity_range):
@@ -258,7 +259,8 @@ def invert(network: ConvexNetwork, x: Tensor, tolerance: float, max_iterations: 
     y = solution.x
     with torch.no_grad():
         psi, reached = precise.potential_and_gradient(y)
-    # This is a lower bound of psi* for any y, so rounding and early stops make R smaller, never larger.
+    # This is a lower bound of psi* for any y, so rounding and early stops make R smaller, never
+    # larger.
     energy = item_sum(target * y) - psi - 0.5 * item_sum(target.square())
     converged = torch.tensor([status == "converged" for status in solution.status], device=x.device)
     return Inversion(

@@ -235,8 +235,8 @@ class _Cost(torch.autograd.Function):
                 v = v / v.norm(dim=-2, keepdim=True)
             score = (v * (A @ v)).sum((-1, -2), keepdim=True) / size
             total += -score.log().sum()
-            # The derivative of -log(v A v / n) in the distances, divided by the distances, gives the
-            # weights of springs between the points.
+            # The derivative of -log(v A v / n) in the distances, divided by the distances, gives
+            # the weights of springs between the points.
             springs = torch.where((A > 0) & (distance > 0), change / distance.clamp_min(1e-12), 0.0)
             springs *= (2 / (tau * size)) * (v / score) * v.transpose(-1, -2)
             slopes.append(2 * (springs.sum(-1, keepdim=True) * p - springs @ p))

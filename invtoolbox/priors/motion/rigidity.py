@@ -144,7 +144,7 @@ class ARAP(GraphPrior):
             `GraphPrior`. For meshes give ``graph=NeighbourGraph.of_mesh(vertices, faces)``, for
             displacements of voxels ``graph=NeighbourGraph.of_grid(shape, ...)``. With the paper's
             signed cotangents, ``of_mesh(..., "cotangent")``, the energy is negative for some shapes
-            of a mesh with obtuse triangles, and is least for one of these, not for the shape at
+            of a mesh with obtuse triangles, and is least for one of these shapes, not for the shape at
             rest.
 
     >>> import invtoolbox as it
@@ -338,8 +338,8 @@ class Edges(Settings):
         self.lengths = self.vectors.norm(dim=1)
         self.weights = graph.weights / graph.weights.sum().clamp_min(1e-30)
         self.mean_length = self.lengths.mean() if len(self.lengths) else self.lengths.new_ones(())
-        # A product with a fixed matrix: the derivative of index_select adds edge by edge, which would
-        # take most of the time of a gradient.
+        # A product with a fixed matrix: the derivative of index_select adds edge by edge, which
+        # would take most of the time of a gradient.
         self.differences = graph.differences
 
     def __len__(self) -> int:

@@ -99,7 +99,8 @@ class _Limit(ExplicitPrior):
     """Mean of ``r + r^2 / 2`` over vectors, r the excess of their length over the limit."""
 
     is_convex = True
-    # Except for the corner at the limit, where the slope jumps to 1; descent reaches it from one side.
+    # Except for the corner at the limit, where the slope jumps to 1; descent reaches it from one
+    # side only.
     is_smooth = True
 
     def __init__(self, limit: float) -> None:

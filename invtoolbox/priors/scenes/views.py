@@ -240,7 +240,7 @@ class NormalConsistency(ExplicitPrior):
         tolerance: relative difference of neighbouring depths beyond which there is an edge.
 
     Raises:
-        InputError: The predictions have other channels, or other pictures than those of the
+        InputError: The predictions have other channels, or other pictures than the pictures of the
             cameras.
 
     >>> from invtoolbox.geometry import look_at
@@ -331,7 +331,7 @@ class NormalConsistency(ExplicitPrior):
 class OcclusionPenalty(ThroughOperator):
     """Mean over rays of the optical thickness within ``distance`` of the cameras.
 
-    Few views are explained best by walls of fog right before each of them, where no other view sees
+    ``R(x) = mean over rays of tau``. Few views are explained best by walls of fog right before each of them, where no other view sees
     anything. A penalty on the density along the first part of every ray removes them.
 
     Source: Yang, Pavone and Wang, "FreeNeRF", CVPR 2023, equation 7, with a distance in place of a

@@ -152,7 +152,8 @@ class DensityCorrelation(ExplicitPrior):
                 f"{voxels.density.shape[1]}; give it a reference at the same nodes"
             )
         f, g = self._centre(voxels.density), self._centre(reference.density.to(voxels.density))
-        # Sums instead of means, as the factor cancels; a flat density has no direction and no correlation.
+        # Sums instead of means, as the factor cancels; a flat density has no direction and no
+        # correlation.
         flat, squares = (
             (f.square().sum(1) == 0) | (g.square().sum(1) == 0),
             f.square().sum(1) * g.square().sum(1),
