@@ -127,16 +127,16 @@ class ConvexConvolution(ConvexNetwork):
         pull = self.readout * slopes[-1]
         coarse: Tensor | None = None
         for k in range(len(slopes) - 1, 0, -1):
-            own = self._transpose(pull, self.skips[k], 1, sizes[k])
+            own = transpose_convolution(pull, self.skips[k], 1, sizes[k])
             coarse = own if coarse is None else own + coarse
-            coarse = self._spread(coarse, self.strides[k], sizes[k - 1])
+            coarse = spread(coarse, self.strides[k], sizes[k - 1])
             pull = (
-                self._transpose(pull, self.weights[k - 1], self.strides[k], sizes[k - 1])
+                transpose_convolution(pull, self.weights[k - 1], self.strides[k], sizes[k - 1])
                 * slopes[k - 1]
             )
-        gradient = self._transpose(pull, self.skips[0], self.strides[0], x.shape[2:])
+        gradient = transpose_convolution(pull, self.skips[0], self.strides[0], x.shape[2:])
         if coarse is not None:
-            gradient = gradient + self._spread(coarse, self.strides[0], x.shape[2:])
+            gradient = gradient + spread(coarse, self.strides[0], x.shape[2:])
         return gradient + self.strong_convexity * x if self.strong_convexity else gradient
 
     def _layers(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -150,7 +150,7 @@ class ConvexConvolution(ConvexNetwork):
         slopes: list[Tensor] = []
         image = z = x
         for k, (skip, bias, stride) in enumerate(zip(self.skips, self.biases, self.strides)):
-            image = self._average(image, stride)
+            image = average(image, stride)
             if k == 0:
                 before = convolve(x, skip, bias, stride, self.padding)
             else:
@@ -174,30 +174,6 @@ class ConvexConvolution(ConvexNetwork):
             f"channels={self.channels}, strides={self.strides}, beta={self.beta:g}, "
             f"strong_convexity={self.strong_convexity:g}, dimension={self.dimension}"
         )
-
-    def _average(self, image: Tensor, stride: int) -> Tensor:
-        """Return means over blocks; zeros fill the last block of an axis."""
-        if stride == 1:
-            return image
-        missing = [(0, -n % stride) for n in reversed(image.shape[2:])]
-        return _POOLING[self.dimension](F.pad(image, [n for pair in missing for n in pair]), stride)
-
-    def _spread(self, image: Tensor, stride: int, size: Sequence[int]) -> Tensor:
-        """Apply the transpose of `_average`."""
-        if stride == 1:
-            return image
-        for axis, n in enumerate(size, start=2):
-            image = image.repeat_interleave(stride, axis).narrow(axis, 0, n)
-        return image / stride**self.dimension
-
-    def _transpose(self, v: Tensor, kernel: Tensor, stride: int, size: Sequence[int]) -> Tensor:
-        """Apply the transpose of a convolution of images of this size."""
-        reach = kernel.shape[-1] - 2 * self.padding
-        more = [n - (m - 1) * stride - reach for n, m in zip(size, v.shape[2:])]
-        transposed: Tensor = _TRANSPOSED[self.dimension](
-            v, kernel, None, stride, self.padding, more
-        )
-        return transposed
 
 
 class ConvexPatches(ConvexNetwork):
@@ -289,3 +265,29 @@ class ConvexPatches(ConvexNetwork):
 
     def extra_repr(self) -> str:
         return f"patch={self.patch}, stride={self.stride}"
+
+
+def average(image: Tensor, stride: int) -> Tensor:
+    """Return means over blocks; zeros fill the last block of an axis."""
+    if stride == 1:
+        return image
+    missing = [(0, -n % stride) for n in reversed(image.shape[2:])]
+    padded = F.pad(image, [n for pair in missing for n in pair])
+    return _POOLING[image.ndim - 2](padded, stride)
+
+
+def spread(image: Tensor, stride: int, size: Sequence[int]) -> Tensor:
+    """Apply the transpose of `average`; ``size`` is the size of space before it."""
+    if stride == 1:
+        return image
+    for axis, n in enumerate(size, start=2):
+        image = image.repeat_interleave(stride, axis).narrow(axis, 0, n)
+    return image / stride ** len(size)
+
+
+def transpose_convolution(v: Tensor, kernel: Tensor, stride: int, size: Sequence[int]) -> Tensor:
+    """Apply the transpose of a convolution of images whose size of space is ``size``."""
+    more = [n - (m - 1) * stride - 1 for n, m in zip(size, v.shape[2:])]
+    apply = _TRANSPOSED[v.ndim - 2]
+    result: Tensor = apply(v, kernel, None, stride, kernel.shape[-1] // 2, more)
+    return result

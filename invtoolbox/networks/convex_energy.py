@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
+from invtoolbox.networks.convex_convolution import average, spread, transpose_convolution
 from invtoolbox.networks.convex_network import ConvexNetwork, item_sum, smooth_ramp
 
 
@@ -56,8 +57,8 @@ class _Level(NamedTuple):
     Attributes:
         filtered: filtered image.
         slope: slope of the softplus.
-        fine: shape of the level's input image.
-        before: shape of the last level's z; of the image at the first level.
+        fine: size of the level's input image, rows and columns.
+        before: size of the last level's z; of the image at the first level.
     """
 
     filtered: Tensor
@@ -214,8 +215,8 @@ class ConvexEnergy(ConvexNetwork):
                     stride,
                     self.weights[k - 1].shape[-1] // 2,
                 )
-            fine, last = image.shape, z.shape
-            image = _average(image, stride)
+            fine, last = image.shape[2:], z.shape[2:]
+            image = average(image, stride)
             before = before + F.conv2d(
                 mirror(image, self.skips[k].shape[-1] // 2), self.skips[k], self.biases[k]
             )
@@ -236,14 +237,16 @@ class ConvexEnergy(ConvexNetwork):
             level, stride = levels[k], self.strides[k]
             weight = level.slope * (self._readout(k) if pull is None else self._readout(k) + pull)
             own = mirror_transpose(_synthesis(weight, self.skips[k]), self.skips[k].shape[-1] // 2)
-            coarse = _spread(own if coarse is None else own + coarse, stride, level.fine)
-            gain = self._share(self.floors[k]) + _transpose(
+            coarse = spread(own if coarse is None else own + coarse, stride, level.fine)
+            gain = self._share(self.floors[k]) + transpose_convolution(
                 weight, self._mean(self.pooling[k]), stride, level.fine
             )
             passed = _synthesis(gain * level.filtered, self.filters[k])
             coarse = coarse + mirror_transpose(passed, self.filters[k].shape[-1] // 2)
             if k > 0:
-                pull = _transpose(weight, self._mean(self.weights[k - 1]), stride, level.before)
+                pull = transpose_convolution(
+                    weight, self._mean(self.weights[k - 1]), stride, level.before
+                )
         assert coarse is not None
         return coarse + self.strong_convexity * x if self.strong_convexity else coarse
 
@@ -300,26 +303,3 @@ def _synthesis(v: Tensor, filters: Tensor) -> Tensor:
     side = filters.shape[-1]
     parts = filters.flatten(1).T @ v.flatten(2)
     return F.fold(parts, (v.shape[2] + side - 1, v.shape[3] + side - 1), side)
-
-
-def _average(image: Tensor, stride: int) -> Tensor:
-    """Return means over blocks; zeros fill the last block of an axis."""
-    if stride == 1:
-        return image
-    rows, columns = image.shape[2:]
-    return F.avg_pool2d(F.pad(image, (0, -columns % stride, 0, -rows % stride)), stride)
-
-
-def _spread(image: Tensor, stride: int, size: torch.Size) -> Tensor:
-    """Apply the transpose of `_average`."""
-    if stride == 1:
-        return image
-    wide = image.repeat_interleave(stride, 2).repeat_interleave(stride, 3)
-    return wide[..., : size[2], : size[3]] / stride**2
-
-
-def _transpose(v: Tensor, kernel: Tensor, stride: int, size: torch.Size) -> Tensor:
-    """Apply the transpose of a convolution of images of this size."""
-    padding = kernel.shape[-1] // 2
-    more = [n - (m - 1) * stride - 1 for n, m in zip(size[2:], v.shape[2:])]
-    return F.conv_transpose2d(v, kernel, None, stride, padding, more)

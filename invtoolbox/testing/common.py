@@ -146,6 +146,18 @@ def parts(value: Any) -> tuple[Tensor, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
+def map_parts(function: Callable[..., Tensor], *values: Any) -> Any:
+    """Apply a function to the parts of values; the result has the structure of the first value."""
+    mapped = tuple(map(function, *map(parts, values)))
+    return mapped if isinstance(values[0], (tuple, list)) else mapped[0]
+
+
+def rerun_gap(a: Any, b: Any) -> float:
+    """Return 0 if two results are bitwise equal, and their `gap`, at least 1e-30, if not."""
+    equal = all(torch.equal(p, q) for p, q in zip(parts(a), parts(b)))
+    return 0.0 if equal else max(gap(a, b), 1e-30)
+
+
 def gap(a: Any, b: Any) -> float:
     """Return the largest `distance` of the parts of two results."""
     return max(distance(p, q) for p, q in zip(parts(a), parts(b)))
@@ -153,9 +165,7 @@ def gap(a: Any, b: Any) -> float:
 
 def item(value: Any, k: int) -> Any:
     """Return item ``k`` of every part, with its batch axis."""
-    return (
-        tuple(p[k : k + 1] for p in value) if isinstance(value, (tuple, list)) else value[k : k + 1]
-    )
+    return map_parts(lambda p: p[k : k + 1], value)
 
 
 def randn_like(value: Any, seed: int) -> Any:
@@ -165,18 +175,17 @@ def randn_like(value: Any, seed: int) -> Any:
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def one(like: Tensor) -> Tensor:
+    def draw(like: Tensor) -> Tensor:
         shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
         drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
         return (torch.view_as_complex(drawn) if like.is_complex() else drawn).to(like)
 
-    return tuple(map(one, value)) if isinstance(value, (tuple, list)) else one(value)
+    return map_parts(draw, value)
 
 
 def in_precision(value: Any, dtype: torch.dtype) -> Any:
     """Return a copy of every part in another precision; complex stays complex."""
-    moved = tuple(p.to(cast_dtype(p.dtype, dtype)) for p in parts(value))
-    return moved if isinstance(value, (tuple, list)) else moved[0]
+    return map_parts(lambda p: p.to(cast_dtype(p.dtype, dtype)), value)
 
 
 def tensors_of(subject: Any, path: str = "") -> dict[str, Tensor]:
@@ -249,11 +258,10 @@ def check_purity(
     )
     first = kept if isinstance(first, (tuple, list)) else kept[0]
     second = call(*arguments)
-    equal = all(torch.equal(p, q) for p, q in zip(parts(first), parts(second)))
     on_gpu = parts(first)[0].is_cuda  # sums by atomics have no fixed order there
     check.at_most(
         f"{what} twice",
-        0.0 if equal else max(gap(first, second), 1e-30),
+        rerun_gap(first, second),
         1e-6 if on_gpu else 0.0,
         f"{what} called twice on the same input gives results that differ by {{figure:.1e}} "
         "relative; it must not depend on earlier calls or on unseeded draws",

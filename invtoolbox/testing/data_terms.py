@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from invtoolbox.testing.common import (
     gap,
     in_precision,
     item,
+    map_parts,
     parts,
     precision,
     randn_like,
@@ -81,7 +82,7 @@ def check_data_term(
 
 def _check_in(check: Checklist, term: DataTerm, p: Any, y: Any, dtype: torch.dtype) -> None:
     name, batch = f"({str(dtype).removeprefix('torch.')})", len(parts(p)[0])
-    other = _scale(p, 1.25)
+    other = map_parts(lambda q: 1.25 * q, p)
     value = check_purity(check, term, f"value {name}", term.value, (p, y), (other, y))
     if not check.holds(
         f"value has shape (batch,) {name}",
@@ -139,12 +140,11 @@ def _check_forms(
     direction = randn_like(p, seed)
     if term.is_for_nonnegative:
         # A multiple of the prediction in every entry, so that short steps change no sign.
-        direction = _each(lambda d, q: d * q.abs(), direction, p)
+        direction = map_parts(lambda d, q: d * q.abs(), direction, p)
     step = 1e-4 * max(float(q.abs().mean()) for q in parts(p)) + 1e-12
 
     def along(t: Tensor) -> Tensor:
-        moved = tuple(q + t * d for q, d in zip(parts(p), parts(direction)))
-        return term.value(moved if isinstance(p, (tuple, list)) else moved[0], y)
+        return term.value(_move(p, direction, t), y)
 
     slope = derivative(
         along, torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64), step
@@ -186,9 +186,9 @@ def _check_forms(
             _move(p, direction, -0.3),
         ):
             if term.is_for_nonnegative:
-                other = _each(lambda q, _: q.abs(), other, p)
-            change = item_norm(_minus(term.grad(other, y), grad)) / item_norm(
-                _minus(other, p)
+                other = map_parts(torch.abs, other)
+            change = item_norm(_move(term.grad(other, y), grad, -1.0)) / item_norm(
+                _move(other, p, -1.0)
             ).clamp_min(1e-300)
             check.at_most(
                 "curvature bounds grad",
@@ -259,25 +259,10 @@ def _check_weights(
         )
 
 
-def _each(change: Callable[[Tensor, Tensor], Tensor], value: Any, other: Any) -> Any:
-    changed = tuple(change(a, b) for a, b in zip(parts(value), parts(other)))
-    return changed if isinstance(value, (tuple, list)) else changed[0]
-
-
 def _size(a: Any, b: Any) -> Tensor:
     size: Tensor = (item_norm(a) * item_norm(b)).clamp_min(1e-300)
     return size
 
 
-def _scale(value: Any, factor: float) -> Any:
-    scaled = tuple(factor * p for p in parts(value))
-    return scaled if isinstance(value, (tuple, list)) else scaled[0]
-
-
 def _move(value: Any, direction: Any, t: float) -> Any:
-    moved = tuple(p + t * d for p, d in zip(parts(value), parts(direction)))
-    return moved if isinstance(value, (tuple, list)) else moved[0]
-
-
-def _minus(a: Any, b: Any) -> Any:
-    return _move(a, b, -1.0)
+    return map_parts(lambda p, d: p + t * d, value, direction)

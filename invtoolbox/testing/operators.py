@@ -19,6 +19,7 @@ from invtoolbox.testing.common import (
     gap,
     in_precision,
     item,
+    map_parts,
     parts,
     randn_like,
 )
@@ -139,7 +140,7 @@ def _check_linear(
         "relative to |Ax| |y|",
     )
     other = randn_like(x, seed + 3)
-    together, apart = A(x - 2 * other), _combine(Ax, A(other), -2)
+    together, apart = A(x - 2 * other), map_parts(lambda p, q: p - 2 * q, Ax, A(other))
     check.at_most(
         f"linearity {name}",
         gap(together, apart),
@@ -255,11 +256,6 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
     product = a.detach().to(wide).flatten(1) * b.detach().to(wide).flatten(1).conj()
     return product.sum(1).real
-
-
-def _combine(a: Any, b: Any, factor: float) -> Any:
-    combined = tuple(p + factor * q for p, q in zip(parts(a), parts(b)))
-    return combined if isinstance(a, (tuple, list)) else combined[0]
 
 
 def _channels(shape: tuple[int, ...], x: Tensor, A: Operator) -> tuple[int, ...]:

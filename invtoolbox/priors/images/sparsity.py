@@ -246,10 +246,10 @@ class GroupSparsity(ExplicitPrior):
 class WaveletL1(ExplicitPrior):
     """Sum of the moduli of the wavelet details of x; the coarse approximation is free.
 
-    ``R(x) = sum of |wavelet coefficients|``, of the details only. The transform ``W`` is `invtoolbox.operators.wavelet.OrthogonalWavelet`: the periodized,
-    separable discrete wavelet transform along every spatial axis (Mallat 1989). It is exactly
-    orthogonal at every size, so the prox is ``W^T soft(W x, step)``. Complex coefficients count by
-    their modulus.
+    ``R(x) = sum of |wavelet coefficients|``, of the details only. The transform ``W`` is
+    `invtoolbox.operators.wavelet.OrthogonalWavelet`: the periodized, separable discrete wavelet
+    transform along every spatial axis (Mallat 1989). It is exactly orthogonal at every size, so the
+    prox is ``W^T soft(W x, step)``. Complex coefficients count by their modulus.
 
     Args:
         wavelet: name of an orthogonal wavelet in PyWavelets: ``"haar"``, ``"db4"``, ``"sym8"``,

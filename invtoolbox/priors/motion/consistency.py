@@ -15,7 +15,7 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.kernels.points.sparse_product import SparseProduct
-from invtoolbox.priors.motion.flow_prior import FlowPrior, check_labels, labels_of, smooth_norm
+from invtoolbox.priors.motion.flow_prior import FlowPrior, check_labels, smooth_norm
 
 
 class ClusterConsistency(FlowPrior):
@@ -57,13 +57,8 @@ class ClusterConsistency(FlowPrior):
         self.pieces = tuple(_Clusters(row, torch.float32) for row in rows)
 
     def _piece(self, points: Tensor, item: int) -> _Clusters:
-        labels = labels_of(self.labels, item)
+        labels = self._labels_for(points, item)
         assert labels is not None
-        if len(labels) != len(points):
-            raise InputError(
-                f"ClusterConsistency has labels of {len(labels)} points, "
-                f"and the problem moves {len(points)}"
-            )
         return _Clusters(labels.to(points.device), points.dtype)
 
     def _item_energy(self, piece: _Clusters, flow: Tensor) -> Tensor:
@@ -81,9 +76,9 @@ class ClusterConsistency(FlowPrior):
 
 
 class SpatialConsistency(FlowPrior):
-    r"""Mean over groups of points of ``-log(lambda / n)``, which keeps distances within a group.
+    r"""Mean over groups of points of a cost that keeps the distances within a group.
 
-    lambda is the largest eigenvalue of the n by n matrix
+    ``R(x) = mean over groups of -log(lambda / n)``, where lambda is the largest eigenvalue of the n by n matrix
 
     .. math:: A_{ij} = \max\left(0,\ 1 - (|p_i - p_j| - |p'_i - p'_j|)^2 / \tau^2\right), \qquad p'
     = p + x.
@@ -139,18 +134,13 @@ class SpatialConsistency(FlowPrior):
         self.iterations, self.seed = iterations, seed
 
     def _piece(self, points: Tensor, item: int) -> _Groups:
-        labels = labels_of(self.labels, item)
+        labels = self._labels_for(points, item)
         if labels is None:
             # If there are fewer other points than neighbours, every group contains all points.
             k = min(self.neighbours, len(points) - 1)
             near = NeighbourGraph.of_points(points, max(k, 1)).edges[1].view(-1, max(k, 1))
             own = torch.arange(len(points), device=points.device)[: len(near), None]
             return _Groups(points, [torch.cat([own, near], dim=1)] if k else [])
-        if len(labels) != len(points):
-            raise InputError(
-                f"SpatialConsistency has labels of {len(labels)} points, "
-                f"and the problem moves {len(points)}"
-            )
         generator = torch.Generator().manual_seed(self.seed)
         members = []
         for label in labels[labels >= 0].unique().tolist():

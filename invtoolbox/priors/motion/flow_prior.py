@@ -43,6 +43,22 @@ class FlowPrior(ExplicitPrior):
     def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
         """Return the energy, a number, of the flow ``(N, 3)``."""
 
+    def _labels_for(self, points: Tensor, item: int) -> Tensor | None:
+        """Return the labels of an item, one per point."""
+        labels = labels_of(self.labels, item)
+        if labels is not None and len(labels) != len(points):
+            raise InputError(
+                f"{type(self).__name__} has labels of {len(labels)} points, "
+                f"and the problem moves {len(points)}"
+            )
+        return labels
+
+    def _pieces_with_items(self) -> list[tuple[Any, slice]]:
+        """Return every piece with the items of the batch that it serves."""
+        if len(self.pieces) == 1:
+            return [(self.pieces[0], slice(None))]
+        return [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
+
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.bind(flow_points(problem, repr(self)))
 

@@ -69,13 +69,11 @@ class _RotationPrior(GraphPrior):
             )
         before = rotation_matrices(self.orientations.to(quaternions)).expand(*flow.shape, 3)
         turns = rotation_matrices(quaternions) @ before.transpose(-1, -2)
-        groups = (
-            [(self.pieces[0], slice(None))]
-            if len(self.pieces) == 1
-            else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
-        )
         return torch.cat(
-            [self._cost(piece, piece.move(flow[items]), turns[items]) for piece, items in groups]
+            [
+                self._cost(piece, piece.move(flow[items]), turns[items])
+                for piece, items in self._pieces_with_items()
+            ]
         )
 
     def _at(self, x: Any, time: int) -> Any:
@@ -84,9 +82,6 @@ class _RotationPrior(GraphPrior):
             if isinstance(x, Moving) and self.orientations is not None
             else super()._at(x, time)
         )
-
-    def _item_energy(self, piece: _RotatedEdges, flow: Tensor) -> Tensor:
-        return self._shared_energy(piece, flow[None])[0]
 
     def _shared_energy(self, piece: _RotatedEdges, flow: Tensor) -> Tensor:
         moved = piece.move(flow)
@@ -246,16 +241,10 @@ class AsIsometricAsPossible(GraphPrior):
                 f"{(*flow.shape, 3)}, got {tuple(covariances.shape)}"
             )
         rest = self.covariances.to(covariances).expand(covariances.shape)
-        shared = len(self.pieces) == 1
-        groups = (
-            [(self.pieces[0], slice(None))]
-            if shared
-            else [(piece, slice(k, k + 1)) for k, piece in enumerate(self.pieces)]
-        )
         return torch.cat(
             [
                 self._cost(piece, flow[items], piece.distances(rest[items]), covariances[items])
-                for piece, items in groups
+                for piece, items in self._pieces_with_items()
             ]
         )
 
@@ -265,9 +254,6 @@ class AsIsometricAsPossible(GraphPrior):
             if isinstance(x, Moving) and self.covariances is not None
             else super()._at(x, time)
         )
-
-    def _item_energy(self, piece: _Neighbourhoods, flow: Tensor) -> Tensor:
-        return self._shared_energy(piece, flow[None])[0]
 
     def _shared_energy(self, piece: _Neighbourhoods, flow: Tensor) -> Tensor:
         return self._cost(piece, flow, piece.spreads, piece.moments(piece.move(flow)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
@@ -68,14 +68,6 @@ class NodeARAP(GraphPrior):
 
     def majoriser(self, x: Any) -> Majoriser:
         return _FixedRotations(self, self._fit_rotations(x))
-
-    def gradient(self, x: Any, generator: Generator | None = None) -> Tensor:
-        with torch.enable_grad():
-            free = x if x.requires_grad else x.detach().requires_grad_(True)
-            (slope,) = torch.autograd.grad(
-                self.energy(free).sum(), free, create_graph=x.requires_grad
-            )
-        return slope
 
     def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
         raise InputError(f"{self!r} has the energy of motions, not of one flow")

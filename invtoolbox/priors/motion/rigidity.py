@@ -85,6 +85,9 @@ class GraphPrior(FlowPrior):
             return self.bind(torch.stack([graph.positions.to(problem.y0) for graph in self.graphs]))
         return super().prepare(problem, solve)
 
+    def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:
+        return self._shared_energy(piece, flow[None])[0]
+
     def _own_items(self) -> int:
         return max(super()._own_items(), len(self.graphs))
 
@@ -144,8 +147,8 @@ class ARAP(GraphPrior):
             `GraphPrior`. For meshes give ``graph=NeighbourGraph.of_mesh(vertices, faces)``, for
             displacements of voxels ``graph=NeighbourGraph.of_grid(shape, ...)``. With the paper's
             signed cotangents, ``of_mesh(..., "cotangent")``, the energy is negative for some shapes
-            of a mesh with obtuse triangles, and is least for one of these shapes, not for the shape at
-            rest.
+            of a mesh with obtuse triangles, and is least for one of these shapes, not for the
+            shape at rest.
 
     >>> import invtoolbox as it
     >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
@@ -160,9 +163,6 @@ class ARAP(GraphPrior):
 
     def _rest(self, graph: NeighbourGraph) -> _Rest:
         return _Rest(graph)
-
-    def _item_energy(self, piece: _Rest, flow: Tensor) -> Tensor:
-        return piece.energy(flow[None])[0]
 
     def _shared_energy(self, piece: _Rest, flow: Tensor) -> Tensor:
         return piece.energy(flow)
@@ -229,9 +229,6 @@ class Isometry(GraphPrior):
 
     def _rest(self, graph: NeighbourGraph) -> Edges:
         return Edges(graph)
-
-    def _item_energy(self, piece: Edges, flow: Tensor) -> Tensor:
-        return self._shared_energy(piece, flow[None])[0]
 
     def _shared_energy(self, piece: Edges, flow: Tensor) -> Tensor:
         change = piece.move(flow).norm(dim=2) - piece.lengths

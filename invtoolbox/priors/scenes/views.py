@@ -91,7 +91,23 @@ class DepthSmoothness(ExplicitPrior):
         return f"DepthSmoothness(power={self.power}{edges})"
 
 
-class DepthConsistency(ExplicitPrior):
+class _CameraPrior(ExplicitPrior):
+    """Base class of priors of the pictures of some cameras, with a tolerance of depths."""
+
+    is_smooth = True
+    cameras: Cameras
+    tolerance: float
+
+    def subset(self, index: Any) -> Self:
+        other = copy.copy(self)
+        other.cameras = self.cameras[index]
+        return other
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.cameras)} cameras, tolerance={self.tolerance:g})"
+
+
+class DepthConsistency(_CameraPrior):
     """Consistency of the depths of several views.
 
     ``R(d) = mean of rho((z_ij(p) - d_j(q)) / d_j(q))`` over pairs of views i and j and the pixels p
@@ -127,8 +143,6 @@ class DepthConsistency(ExplicitPrior):
     >>> [round(e, 3) for e in energies.tolist()]
     [0.0, 0.086]
     """
-
-    is_smooth = True
 
     def __init__(
         self,
@@ -204,16 +218,8 @@ class DepthConsistency(ExplicitPrior):
         known = (inside & (apart.detach().abs() < self.tolerance)).to(other)
         return (apart.square() + self.smoothing**2).sqrt() - self.smoothing, known
 
-    def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.cameras = self.cameras[index]
-        return other
 
-    def __repr__(self) -> str:
-        return f"DepthConsistency({len(self.cameras)} cameras, tolerance={self.tolerance:g})"
-
-
-class NormalConsistency(ExplicitPrior):
+class NormalConsistency(_CameraPrior):
     """Consistency of rendered normals with the surface of the rendered depths.
 
     ``R(p) = mean over pixels of alpha - n . N``, n the rendered normal and N the normal of the
@@ -252,8 +258,6 @@ class NormalConsistency(ExplicitPrior):
     >>> [round(float(NormalConsistency(camera).energy(p)), 4) + 0.0 for p in (wall, turned)]
     [0.0, 0.18]
     """
-
-    is_smooth = True
 
     def __init__(self, cameras: Cameras, tolerance: float = 0.1) -> None:
         if not tolerance > 0:
@@ -319,20 +323,13 @@ class NormalConsistency(ExplicitPrior):
         )
         return after - before, on.to(points)
 
-    def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.cameras = self.cameras[index]
-        return other
-
-    def __repr__(self) -> str:
-        return f"NormalConsistency({len(self.cameras)} cameras, tolerance={self.tolerance:g})"
-
 
 class OcclusionPenalty(ThroughOperator):
     """Mean over rays of the optical thickness within ``distance`` of the cameras.
 
-    ``R(x) = mean over rays of tau``. Few views are explained best by walls of fog right before each of them, where no other view sees
-    anything. A penalty on the density along the first part of every ray removes them.
+    ``R(x) = mean over rays of tau``. Few views are explained best by walls of fog right before each
+    of them, where no other view sees anything. A penalty on the density along the first part of
+    every ray removes them.
 
     Source: Yang, Pavone and Wang, "FreeNeRF", CVPR 2023, equation 7, with a distance in place of a
     number of samples.
