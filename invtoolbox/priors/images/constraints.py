@@ -14,6 +14,7 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_real, format_setting
 
 
 class Box(ExplicitPrior):
@@ -172,25 +173,6 @@ def intensity_range(image: Tensor, pooling: int = 4, tail: float = 0.005) -> Ten
     largest = image.detach().abs().flatten(1).amax(1)
     spread = torch.where(spread > 1e-6 * largest, spread, largest)
     return torch.where(spread > 0, spread, torch.ones_like(spread))
-
-
-def format_setting(value: Tensor | None) -> str:
-    """Return a setting for a ``repr``: its number, or the shape of a tensor of several."""
-    if value is None:
-        return "None"
-    return f"{float(value):g}" if value.numel() == 1 else f"{tuple(value.shape)}"
-
-
-def format_changes(settings: object, **defaults: object) -> str:
-    """Return ``name=value, ...`` of the attributes that differ from their defaults."""
-    values = {name: getattr(settings, name) for name in defaults}
-    return ", ".join(f"{k}={v}" for k, v in values.items() if v != defaults[k])
-
-
-def check_real(x: Tensor) -> None:
-    """Raise `InputError` for complex values."""
-    if x.is_complex():
-        raise InputError("bounds need real images; complex numbers have no order")
 
 
 def _bound(value: float | Tensor | None) -> Tensor | None:

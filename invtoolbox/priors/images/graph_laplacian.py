@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,6 +16,7 @@ from invtoolbox.priors.base import ExplicitPrior, Prior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm
 from invtoolbox.priors.images.total_variation import TotalVariation
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.parameter_choice.base import WeightRule
@@ -114,13 +114,14 @@ class GraphLaplacian(ExplicitPrior):
             if self.intensity_range is None
             else image.new_full(image.shape[:1], self.intensity_range)
         )
-        other = copy.copy(self)
-        other.guess = image
-        other._laplacian = PixelGraphLaplacian.from_image(
-            image, self.radius, self.intensity_scale * spread.square()
+        return replace(
+            self,
+            guess=image,
+            _laplacian=PixelGraphLaplacian.from_image(
+                image, self.radius, self.intensity_scale * spread.square()
+            ),
+            _norm=SmoothedNorm(self.power, self.smoothing * spread),
         )
-        other._norm = SmoothedNorm(self.power, self.smoothing * spread)
-        return other
 
     def _first_image(self, problem: Problem, solve: Any) -> Tensor:
         first = self.first

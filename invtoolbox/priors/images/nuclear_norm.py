@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.images.constraints import format_changes
+from invtoolbox.priors.settings import format_changes
 
 
 class NuclearNorm(ExplicitPrior):

@@ -6,7 +6,6 @@ the difference from a reference image.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Generator, Tensor
@@ -16,6 +15,7 @@ from invtoolbox.operators.base import LinearOperator
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.composed import PriorWrapper
 from invtoolbox.priors.images.total_variation import TotalVariation
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.data_terms.base import DataTerm
@@ -56,15 +56,12 @@ class Misfit(ExplicitPrior):
         return self.data_term.value(x, self.y.expand(len(x), *self.y.shape[1:])) / self.share
 
     def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.y, other.data_term = self.y[:, :, index], self.data_term.subset(index, self.y)
-        other.share = self.share * other.y.shape[2] / self.y.shape[2]
-        return other
+        y, data_term = self.y[:, :, index], self.data_term.subset(index, self.y)
+        share = self.share * y.shape[2] / self.y.shape[2]
+        return replace(self, y=y, data_term=data_term, share=share)
 
     def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other.data_term = self.data_term.at(iteration)
-        return other
+        return replace(self, data_term=self.data_term.at(iteration))
 
     def __repr__(self) -> str:
         return f"Misfit({tuple(self.y.shape)}, {self.data_term!r})"

@@ -14,8 +14,8 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.images.constraints import format_setting
 from invtoolbox.priors.images.sparsity import L1, GroupL1, group_norm
+from invtoolbox.priors.settings import format_setting
 
 
 class SmoothedNorm(ExplicitPrior):

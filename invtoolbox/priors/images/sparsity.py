@@ -17,7 +17,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.wavelet import OrthogonalWavelet
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.images.constraints import Box, NonNegative, check_real
+from invtoolbox.priors.images.constraints import Box, NonNegative
+from invtoolbox.priors.settings import check_real
 
 
 class L1(ExplicitPrior):

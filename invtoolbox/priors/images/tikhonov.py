@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from torch import Generator, Tensor
@@ -11,6 +10,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand, inner
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -98,9 +98,7 @@ class Tikhonov(ExplicitPrior):
 
     def bind(self, shape: tuple[int, ...]) -> Self:
         """Return a copy for images of shape ``(channel, *space)``."""
-        other = copy.copy(self)
-        other.shape = tuple(shape)
-        return other
+        return replace(self, shape=tuple(shape))
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.bind(problem.image_shape)

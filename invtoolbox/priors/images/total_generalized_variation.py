@@ -17,8 +17,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.operators.finite_difference import FiniteDifference, SymmetrisedGradient
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
-from invtoolbox.priors.images.constraints import format_changes
 from invtoolbox.priors.images.sparsity import GroupL1, group_norm
+from invtoolbox.priors.settings import check_inner_solve, check_spacing, format_changes
 
 
 class TotalGeneralizedVariation(ExplicitPrior):
@@ -78,11 +78,7 @@ class TotalGeneralizedVariation(ExplicitPrior):
             raise InputError(
                 f"the ratio of TotalGeneralizedVariation is positive and finite, got {ratio}"
             )
-        if not tolerance > 0 or max_iterations < 1:
-            raise InputError(
-                "TotalGeneralizedVariation needs a positive tolerance and at least one iteration, "
-                f"got {tolerance} and {max_iterations}"
-            )
+        check_inner_solve("TotalGeneralizedVariation", tolerance, max_iterations)
         self.ratio, self.coupled = float(ratio), coupled
         self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
         self.tolerance, self.max_iterations = tolerance, max_iterations
@@ -131,11 +127,7 @@ class TotalGeneralizedVariation(ExplicitPrior):
 
     def _inner(self, x: Tensor, fixed: bool) -> TGVPrimalDual:
         dimensions, channels = x.ndim - 2, x.shape[1]
-        if self.spacing is not None and len(self.spacing) != dimensions:
-            raise InputError(
-                f"{self!r} has a spacing for {len(self.spacing)} axes, "
-                f"and the image has {dimensions}"
-            )
+        check_spacing(self, self.spacing, dimensions)
         return TGVPrimalDual(x, self.ratio, self.spacing, channels if self.coupled else 1, fixed)
 
     def __repr__(self) -> str:

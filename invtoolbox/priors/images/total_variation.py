@@ -6,7 +6,6 @@ their proximal operator and computes its duality gap.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,9 +17,15 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.images.constraints import format_changes, format_setting
 from invtoolbox.priors.images.smoothed_norm import HuberNorm, huber
 from invtoolbox.priors.images.sparsity import L1, GroupL1, group_norm
+from invtoolbox.priors.settings import (
+    check_inner_solve,
+    check_spacing,
+    format_changes,
+    format_setting,
+    replace,
+)
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -81,11 +86,7 @@ class TotalVariation(ExplicitPrior):
         upper: float | None = None,
         spacing: Sequence[float] | None = None,
     ) -> None:
-        if not tolerance > 0 or max_iterations < 1:
-            raise InputError(
-                "TotalVariation needs a positive tolerance and at least one iteration, "
-                f"got {tolerance} and {max_iterations}"
-            )
+        check_inner_solve("TotalVariation", tolerance, max_iterations)
         self.isotropic, self.periodic, self.coupled = isotropic, periodic, coupled
         self.tolerance, self.max_iterations = tolerance, max_iterations
         if lower is not None and upper is not None and not lower < upper:
@@ -207,20 +208,14 @@ class TotalVariation(ExplicitPrior):
 
     def _slopes(self, dimensions: int) -> tuple[float, ...]:
         """Return the slopes ``1 / spacing``, one per axis."""
-        if self.spacing is not None and len(self.spacing) != dimensions:
-            raise InputError(
-                f"{self!r} has a spacing for {len(self.spacing)} axes, "
-                f"and the image has {dimensions}"
-            )
+        check_spacing(self, self.spacing, dimensions)
         return (
             tuple(1 / h for h in self.spacing) if self.spacing is not None else (1.0,) * dimensions
         )
 
     def bind(self, shape: tuple[int, ...]) -> Self:
         """Return a copy for images of shape ``(channel, *space)``, which `split` needs."""
-        other = copy.copy(self)
-        other.shape = tuple(shape)
-        return other
+        return replace(self, shape=tuple(shape))
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self.bind(problem.image_shape)

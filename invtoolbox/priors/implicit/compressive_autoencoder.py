@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -17,6 +16,7 @@ from invtoolbox.networks.foreign_weights import CompressaiModel, is_compressai
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.images.tikhonov import Tikhonov
+from invtoolbox.priors.settings import check_intensity_range, replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -82,10 +82,7 @@ class CompressiveAutoencoder(ImplicitPrior):
             bitrate is not None and not bitrate > 0
         ):
             raise InputError(f"rate_scale and bitrate are positive, got {rate_scale} and {bitrate}")
-        if not intensity_range[1] > intensity_range[0]:
-            raise InputError(
-                f"intensity_range is (low, high) with low < high, got {intensity_range}"
-            )
+        check_intensity_range(intensity_range)
         self.network, self.rate_scale, self.bitrate = network, rate_scale, bitrate
         self.intensity_range = (float(intensity_range[0]), float(intensity_range[1]))
         self.image_shape: tuple[int, ...] = ()
@@ -93,11 +90,9 @@ class CompressiveAutoencoder(ImplicitPrior):
         self.start_h: Tensor | None = None
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
-        bound.image_shape = self._check(problem.image_shape)
+        bound = replace(self, image_shape=self._check(problem.image_shape))
         code = bound.encode(starting_picture(problem, solve, self.intensity_range))
-        bound.start_z, bound.start_h = code["z"], code.get("h")
-        return bound
+        return replace(bound, start_z=code["z"], start_h=code.get("h"))
 
     def initial(self) -> dict[str, Tensor]:
         """Return the code of the first reconstruction."""

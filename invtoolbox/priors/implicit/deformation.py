@@ -6,8 +6,6 @@ by a network of place and time.
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -28,6 +26,8 @@ from invtoolbox.geometry.moving_shapes import (
 from invtoolbox.geometry.rotations import of_rotation_vector, rotation_matrices
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.priors.base import ImplicitPrior, Prior
+from invtoolbox.priors.implicit.coordinate_network import apply_layers, draw_layers
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -81,23 +81,19 @@ class Deformation(ImplicitPrior):
         self.shape, self.motion, self.rate = shape, motion, float(rate)
 
     def prepare(self, problem: Problem | None, solve: Any) -> Self:
-        other = copy.copy(self)
-        shape = self.shape
+        shape = rest = self.shape
         if isinstance(shape, ImplicitPrior):
             assert problem is not None
-            shape = other.shape = shape.prepare(problem, solve)
-            shape = shape.decode(shape.initial())
+            shape = shape.prepare(problem, solve)
+            rest = shape.decode(shape.initial())
         elif problem is not None:
-            shape = other.shape = map_tensors(shape, lambda t: t.to(problem.y0))
-        other.motion = self.motion.bind(places_of(shape).detach())
-        return other
+            shape = rest = map_tensors(shape, lambda t: t.to(problem.y0))
+        return replace(self, shape=shape, motion=self.motion.bind(places_of(rest).detach()))
 
     def at(self, iteration: int) -> Self:
         if not isinstance(self.shape, ImplicitPrior):
             return self
-        other = copy.copy(self)
-        other.shape = self.shape.at(iteration)
-        return other
+        return replace(self, shape=self.shape.at(iteration))
 
     def initial(self) -> dict[str, Tensor]:
         """Return the leaves ``motion.NAME`` of the motion and ``shape.NAME`` of a free shape."""
@@ -144,15 +140,11 @@ class Deformation(ImplicitPrior):
         }
 
     def select(self, index: Tensor) -> Self:
-        other = copy.copy(self)
-        other.motion = self.motion.select(index)
         if isinstance(self.shape, ImplicitPrior):
-            other.shape = self.shape.select(index)
+            shape = self.shape.select(index)
         else:
-            other.shape = map_tensors(
-                self.shape, lambda t: t.index_select(0, index) if len(t) > 1 else t
-            )
-        return other
+            shape = map_tensors(self.shape, lambda t: t.index_select(0, index) if len(t) > 1 else t)
+        return replace(self, motion=self.motion.select(index), shape=shape)
 
     def __repr__(self) -> str:
         return f"Deformation({self.shape!r}, {self.motion!r})"
@@ -172,9 +164,7 @@ class Motion(Settings, ABC):
 
     def bind(self, points: Tensor) -> Self:
         """Return a copy for the points at rest ``(1 or batch, N, 3)``."""
-        other = copy.copy(self)
-        other.size = float((points[0].amax(0) - points[0].amin(0)).norm())
-        return other
+        return replace(self, size=float((points[0].amax(0) - points[0].amin(0)).norm()))
 
     @abstractmethod
     def initial(self) -> dict[str, Tensor]: ...
@@ -374,16 +364,8 @@ class NetworkMotion(Motion):
 
     def initial(self) -> dict[str, Tensor]:
         """Draw the weights by He initialisation; the last layer is 0."""
-        generator = torch.Generator().manual_seed(self.seed + 1)
         sizes = [2 * self.features, *[self.width] * self.depth, 6]
-        parameters: dict[str, Tensor] = {}
-        for k, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-            gain = 0.0 if k == self.depth else math.sqrt(2.0 / n_in)
-            parameters[f"weight{k}"] = (gain * torch.randn(1, n_in, n_out, generator=generator)).to(
-                self.centre
-            )
-            parameters[f"bias{k}"] = torch.zeros(1, 1, n_out).to(self.centre)
-        return parameters
+        return draw_layers(sizes, 0.0, self.seed + 1, self.centre)
 
     def move(self, parameters: dict[str, Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
         batch, n = parameters["weight0"].shape[0], points.shape[1]
@@ -403,12 +385,10 @@ class NetworkMotion(Motion):
         generator = torch.Generator().manual_seed(self.seed)
         frequencies = self.bandwidth * torch.randn(4, self.features, generator=generator).to(points)
         phase = 2 * math.pi * inputs @ frequencies
-        hidden = torch.cat([phase.cos(), phase.sin()], dim=-1)
-        for k in range(self.depth + 1):
-            hidden = torch.baddbmm(parameters[f"bias{k}"], hidden, parameters[f"weight{k}"])
-            if k < self.depth:
-                hidden = torch.nn.functional.silu(hidden)
-        out = hidden.unflatten(1, (self.times, n))
+        features = torch.cat([phase.cos(), phase.sin()], dim=-1)
+        out = apply_layers(parameters, features, torch.nn.functional.silu).unflatten(
+            1, (self.times, n)
+        )
         return self.size * out[..., :3], of_rotation_vector(out[..., 3:])
 
     def __repr__(self) -> str:

@@ -7,7 +7,6 @@ class.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -18,6 +17,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import flow_points
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -34,12 +34,11 @@ class PointFlow(ImplicitPrior):
     both_ways: bool = False
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        bound = copy.copy(self)
-        bound.points, bound.both_ways = (
-            flow_points(problem, repr(self)),
-            isinstance(problem.operator.domain_shape[0], tuple),
+        return replace(
+            self,
+            points=flow_points(problem, repr(self)),
+            both_ways=isinstance(problem.operator.domain_shape[0], tuple),
         )
-        return bound
 
     def _ways(self) -> tuple[str, ...]:
         return ("forward", "backward") if self.both_ways else ("forward",)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -14,6 +13,7 @@ from invtoolbox.geometry.rigid import rigid, rotation, rotation_vector
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import check_labels, flow_points, labels_of
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -61,17 +61,16 @@ class RigidMotion(ImplicitPrior):
                 "RigidMotion moves the points of a PointWarp, "
                 f"and the operator is {problem.operator}"
             )
-        bound = copy.copy(self)
         weights = (
             points.new_ones(points.shape[:2])
             if self.weights is None
             else self.weights.to(points).expand(points.shape[:2])
         )
         shares = (weights / weights.sum(1, keepdim=True).clamp_min(1e-12))[..., None]
-        bound.centre = (shares * points).sum(1)
-        bound.around = points - bound.centre[:, None]
-        bound.radius = (shares * bound.around.square()).sum((1, 2)).sqrt().clamp_min(0.1)
-        return bound
+        centre = (shares * points).sum(1)
+        around = points - centre[:, None]
+        radius = (shares * around.square()).sum((1, 2)).sqrt().clamp_min(0.1)
+        return replace(self, centre=centre, around=around, radius=radius)
 
     def initial(self) -> dict[str, Tensor]:
         """Return the parameters of no motion."""
@@ -165,7 +164,6 @@ class RigidClusters(ImplicitPrior):
                 f"and the problem moves {points.shape[1]}"
             )
         items = max(len(points), len(self.labels) if self.labels.ndim == 2 else 1)
-        other = copy.copy(self)
         bodies = []
         for k in range(items):
             labels = labels_of(self.labels, k)
@@ -173,8 +171,7 @@ class RigidClusters(ImplicitPrior):
             bodies.append(
                 _Bodies(points[k if len(points) > 1 else 0], labels.to(points.device), self.count)
             )
-        other.bodies = tuple(bodies)
-        return other
+        return replace(self, bodies=tuple(bodies))
 
     def initial(self) -> dict[str, Tensor]:
         """Return ``rotation`` and ``translation``, ``(1 or batch, K, 3)`` each."""

@@ -6,7 +6,6 @@ voxels and needs no network.
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import FlowField
 from invtoolbox.kernels.points.sparse_product import weighted_rows
 from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.implicit.coordinate_network import apply_layers
 from invtoolbox.priors.motion.flow_prior import sequence_of
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -58,13 +59,12 @@ class SpaceTimeFlow(ImplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         sweeps, times = sequence_of(problem, repr(self))
-        other = copy.copy(self)
-        other.first, other.duration, other.like = (
-            times[0],
-            max(times[-1] - times[0], 1.0),
-            sweeps[0].new_zeros(1),
+        return replace(
+            self,
+            first=times[0],
+            duration=max(times[-1] - times[0], 1.0),
+            like=sweeps[0].new_zeros(1),
         )
-        return other
 
     def initial(self) -> dict[str, Tensor]:
         if not self.duration:
@@ -134,14 +134,15 @@ class SpaceTimeVoxels(ImplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         sweeps, times = sequence_of(problem, repr(self))
-        other = copy.copy(self)
         factors = [2.0 ** (self.levels - 1 - level) for level in range(self.levels)]
-        other.grids = tuple(
-            _Grid(sweeps, self.cell * f, self.span * f, times[0], times[-1] - times[0])
-            for f in factors
+        return replace(
+            self,
+            grids=tuple(
+                _Grid(sweeps, self.cell * f, self.span * f, times[0], times[-1] - times[0])
+                for f in factors
+            ),
+            like=sweeps[0].new_zeros(1),
         )
-        other.like = sweeps[0].new_zeros(1)
-        return other
 
     def initial(self) -> dict[str, Tensor]:
         """Return ``velocity`` and ``asymmetry`` of each level, the coarsest first; all at rest.
@@ -190,15 +191,8 @@ class NetworkField(FlowField):
         batch, n, _ = points.shape
         place = torch.stack([(time - self.first) / self.duration - 0.5, direction], dim=-1)
         hidden = torch.cat([points, place.expand(batch, n, 2)], dim=-1)
-        layers = len(self.parameters) // 2
         hidden = hidden.expand(self.parameters["weight0"].shape[0], -1, -1)
-        for k in range(layers):
-            hidden = torch.baddbmm(
-                self.parameters[f"bias{k}"], hidden, self.parameters[f"weight{k}"]
-            )
-            if k < layers - 1:
-                hidden = torch.relu(hidden)
-        return hidden
+        return apply_layers(self.parameters, hidden, torch.relu)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -13,6 +12,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import flow_points
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -59,11 +59,14 @@ class VoxelFlow(ImplicitPrior):
 
     def bind(self, points: Tensor) -> Self:
         """Return a copy for the points ``(1 or batch, N, 3)``."""
-        other = copy.copy(self)
-        other.touched = tuple(
-            _Touched(cloud, self._cell(level)) for level in range(self.levels) for cloud in points
+        return replace(
+            self,
+            touched=tuple(
+                _Touched(cloud, self._cell(level))
+                for level in range(self.levels)
+                for cloud in points
+            ),
         )
-        return other
 
     def _cell(self, level: int) -> float:
         """Return the edge of the voxels; level 0 is the coarsest."""
@@ -120,9 +123,9 @@ class VoxelFlow(ImplicitPrior):
     def select(self, index: Tensor) -> Self:
         if len(self.touched) <= self.levels:
             return self
-        other = copy.copy(self)
-        other.touched = tuple(items[k] for items in self._by_level() for k in index.tolist())
-        return other
+        return replace(
+            self, touched=tuple(items[k] for items in self._by_level() for k in index.tolist())
+        )
 
     def _by_level(self) -> list[tuple[_Touched, ...]]:
         if not self.touched:

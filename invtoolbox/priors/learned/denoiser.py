@@ -19,7 +19,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import load_dncnn
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.images.constraints import format_setting
+from invtoolbox.priors.settings import check_intensity_range, format_setting
 
 LevelArgument = Literal["batch", "number", "none"]
 _LEVEL_NAMES = {"sigma", "noise_level", "noise_std", "level", "std"}
@@ -87,10 +87,7 @@ class Denoiser(ExplicitPrior):
             )
         if not bool((torch.as_tensor(sigma) > 0).all()):
             raise InputError(f"sigma of a Denoiser must be positive, got {sigma}")
-        if not intensity_range[1] > intensity_range[0]:
-            raise InputError(
-                f"intensity_range is (low, high) with low < high, got {intensity_range}"
-            )
+        check_intensity_range(intensity_range)
         if level not in (None, "batch", "number", "none"):
             raise InputError(f"level is 'batch', 'number', 'none' or None, got {level!r}")
         self.network, self.sigma = network, sigma  # type: ignore[assignment]

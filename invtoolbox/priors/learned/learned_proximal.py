@@ -19,6 +19,7 @@ from invtoolbox.networks.convex_network import ConvexNetwork, item_sum
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_placement, replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -104,12 +105,12 @@ class LearnedProximal(ExplicitPrior):
                 f"{self!r} is known to converge for linear operators and misfits of bounded "
                 f"curvature, and {what}; give within_theorem=False"
             )
-        bound = copy.copy(self)
         real = problem.y0.real if problem.y0.is_complex() else problem.y0
         norm = A.norm(dtype=problem.y0.dtype, device=problem.y0.device).real.to(real)
         # The estimate approaches the norm from below.
-        bound.least_weight = ((1.002 * norm).square() * curvature.to(real)).reshape(-1)
-        return bound
+        return replace(
+            self, least_weight=((1.002 * norm).square() * curvature.to(real)).reshape(-1)
+        )
 
     def prox(self, x: Tensor, step: float | Tensor = 1.0) -> Tensor:
         self._check_step(step)
@@ -178,13 +179,7 @@ class LearnedProximal(ExplicitPrior):
         """Return x in the network's intensities, with channels as items if ``channelwise``."""
         if not x.is_floating_point():
             raise InputError(f"{self!r} takes real images of floating point, got {x.dtype}")
-        like = next(iter(self.network.parameters()), x)
-        if like.device != x.device or like.dtype != x.dtype:
-            raise InputError(
-                f"the network of {self!r} is {like.dtype} on {like.device} and the image "
-                f"{x.dtype} on {x.device}; move the prior with "
-                f"prior.to(dtype={x.dtype}, device={str(x.device)!r})"
-            )
+        check_placement(self, self.network, x)
         low, high = self.intensity_range
         inside = x if (low, high) == (0, 1) else (x - low) / (high - low)
         return inside.reshape(-1, 1, *x.shape[2:]) if self.channelwise else inside

@@ -6,7 +6,6 @@ and `DenoiserScore` are exact or cheap, `DiffusersScore` wraps a diffusion pipel
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -18,6 +17,7 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import replace
 
 
 class Score(Settings):
@@ -175,22 +175,16 @@ class ScoreDistillation(ExplicitPrior):
         if self.shrink is None or iteration < self.shrink[0]:
             return self
         after, every, factor, floor = self.shrink
-        other = copy.copy(self)
         low, high = self.steps
-        other.steps = (
-            low,
-            max(low, min(high, max(floor, high * factor ** ((iteration - after) // every + 1)))),
-        )
-        other.shrink = None
-        return other
+        largest = max(floor, high * factor ** ((iteration - after) // every + 1))
+        return replace(self, steps=(low, max(low, min(high, largest))), shrink=None)
 
     def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.score = self.score.subset(index)
-        other.reference = None if self.reference is None else self.reference.subset(index)
-        if isinstance(self.noise, Tensor) and self.noise.ndim == 4 and len(self.noise) > 1:
-            other.noise = self.noise[index]
-        return other
+        score = self.score.subset(index)
+        reference = None if self.reference is None else self.reference.subset(index)
+        own = isinstance(self.noise, Tensor) and self.noise.ndim == 4 and len(self.noise) > 1
+        noise = self.noise[index] if own else self.noise
+        return replace(self, score=score, reference=reference, noise=noise)
 
     def __repr__(self) -> str:
         less = "" if self.reference is None else f", reference={type(self.reference).__name__}"
@@ -235,12 +229,7 @@ class GaussianScore(Score):
         )
 
     def subset(self, index: Any) -> Self:
-        return self._with_mean(self.mean if len(self.mean) == 1 else self.mean[index])
-
-    def _with_mean(self, mean: Tensor) -> Self:
-        other = copy.copy(self)
-        other.mean = mean
-        return other
+        return replace(self, mean=self.mean if len(self.mean) == 1 else self.mean[index])
 
 
 class DenoiserScore(Score):
@@ -283,9 +272,7 @@ class DenoiserScore(Score):
     def subset(self, index: Any) -> Self:
         if self.condition is None or len(self.condition) == 1:
             return self
-        other = copy.copy(self)
-        other.condition = self.condition[index]
-        return other
+        return replace(self, condition=self.condition[index])
 
 
 class DiffusersScore(Score):
@@ -363,9 +350,7 @@ class DiffusersScore(Score):
     def subset(self, index: Any) -> Self:
         if len(self.given) == 1:
             return self
-        other = copy.copy(self)
-        other.given, other.free = self.given[index], self.free[index]
-        return other
+        return replace(self, given=self.given[index], free=self.free[index])
 
 
 def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 2e-2) -> Tensor:

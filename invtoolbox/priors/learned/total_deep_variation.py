@@ -14,8 +14,8 @@ from invtoolbox.networks.deep_variation import DeepVariationNetwork
 from invtoolbox.networks.foreign_weights import read_weights
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.images.constraints import format_setting
 from invtoolbox.priors.learned.denoiser import find_trained_level
+from invtoolbox.priors.settings import check_intensity_range, check_placement, format_setting
 
 
 class TotalDeepVariation(ExplicitPrior):
@@ -64,10 +64,7 @@ class TotalDeepVariation(ExplicitPrior):
         intensity_range: tuple[float, float] = (0.0, 1.0),
         channelwise: bool = False,
     ) -> None:
-        if not intensity_range[1] > intensity_range[0]:
-            raise InputError(
-                f"intensity_range is (low, high) with low < high, got {intensity_range}"
-            )
+        check_intensity_range(intensity_range)
         sigma = (
             trained_level * (intensity_range[1] - intensity_range[0]) if sigma is None else sigma
         )
@@ -128,13 +125,7 @@ class TotalDeepVariation(ExplicitPrior):
         seen = (x - low) / width if (low, high) != (0, 1) else x
         ratio = self.trained_level / level
         scaled = seen * (expand(ratio, seen) if ratio.ndim else ratio)
-        weight = next(self.network.parameters())
-        if weight.device != x.device or weight.dtype != x.dtype:
-            raise InputError(
-                f"the network of {self!r} is {weight.dtype} on {weight.device} and the image "
-                f"{x.dtype} on {x.device}; move the prior with "
-                f"prior.to(dtype={x.dtype}, device={str(x.device)!r})"
-            )
+        check_placement(self, self.network, x)
         if self.channelwise and x.shape[1] > 1:
             scaled = scaled.reshape(-1, 1, *x.shape[2:])
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -70,11 +70,10 @@ class FlowPrior(ExplicitPrior):
                 f"{self!r} has labels for {items} items, and the problem moves points of "
                 f"{len(points)}"
             )
-        other = copy.copy(self)
-        other.pieces = tuple(
-            self._piece(points[k if len(points) > 1 else 0], k) for k in range(items)
+        return replace(
+            self,
+            pieces=tuple(self._piece(points[k if len(points) > 1 else 0], k) for k in range(items)),
         )
-        return other
 
     def _own_items(self) -> int:
         """Return the number of items for which the prior holds labels or graphs."""

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -18,6 +17,7 @@ from invtoolbox.geometry.sweeps import FlowField
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.smoothed_norm import huber
 from invtoolbox.priors.motion.flow_prior import FlowPrior, first_flow, sequence_of
+from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -87,9 +87,9 @@ class StaticWorld(ExplicitPrior):
     def at(self, iteration: int) -> Self:
         if not self.fade_over:
             return self
-        other = copy.copy(self)
-        other.share = 1.0 + (self.fade_to - 1.0) * min(iteration / self.fade_over, 1.0)
-        return other
+        return replace(
+            self, share=1.0 + (self.fade_to - 1.0) * min(iteration / self.fade_over, 1.0)
+        )
 
     def __repr__(self) -> str:
         return f"StaticWorld(threshold={self.threshold:g})"
@@ -195,19 +195,22 @@ class AlongField(ExplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         points, times = sequence_of(problem, repr(self))
-        other = copy.copy(self)
-        other.points, other.times = points, times
-        other.priors = tuple(
-            self.prior.bind(cloud) if isinstance(self.prior, FlowPrior) else self.prior
-            for cloud in points
+        return replace(
+            self,
+            points=points,
+            times=times,
+            priors=tuple(
+                self.prior.bind(cloud) if isinstance(self.prior, FlowPrior) else self.prior
+                for cloud in points
+            ),
         )
-        return other
 
     def at(self, iteration: int) -> Self:
-        other = copy.copy(self)
-        other.first = iteration * self.sweeps
-        other.priors = tuple(prior.at(iteration) for prior in self.priors)
-        return other
+        return replace(
+            self,
+            first=iteration * self.sweeps,
+            priors=tuple(prior.at(iteration) for prior in self.priors),
+        )
 
     def energy(self, x: Any) -> Tensor:
         if not self.points:

@@ -7,7 +7,6 @@ one scene.
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal, Self
 
 import torch
@@ -19,6 +18,7 @@ from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.composed import ThroughOperator
+from invtoolbox.priors.settings import replace
 
 
 class DepthSmoothness(ExplicitPrior):
@@ -99,9 +99,7 @@ class _CameraPrior(ExplicitPrior):
     tolerance: float
 
     def subset(self, index: Any) -> Self:
-        other = copy.copy(self)
-        other.cameras = self.cameras[index]
-        return other
+        return replace(self, cameras=self.cameras[index])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.cameras)} cameras, tolerance={self.tolerance:g})"
