@@ -19,54 +19,6 @@ from invtoolbox.networks.convex_convolution import average, spread, transpose_co
 from invtoolbox.networks.convex_network import ConvexNetwork, item_sum, smooth_ramp
 
 
-def mirror(image: Tensor, reach: int) -> Tensor:
-    """Extend an image by ``reach`` pixels on every side, by reflection.
-
-    The outermost pixels are repeated in reverse order. Beyond an image smaller than ``reach``, the
-    values are 0.
-    """
-    for axis in (2, 3):
-        n = image.shape[axis]
-        m = min(reach, n)
-        image = torch.cat(
-            [image.narrow(axis, 0, m).flip(axis), image, image.narrow(axis, n - m, m).flip(axis)],
-            axis,
-        )
-        if m < reach:
-            image = F.pad(
-                image, (reach - m, reach - m) if axis == 3 else (0, 0, reach - m, reach - m)
-            )
-    return image
-
-
-def mirror_transpose(padded: Tensor, reach: int) -> Tensor:
-    """Apply the transpose of `mirror`."""
-    for axis in (3, 2):
-        n = padded.shape[axis] - 2 * reach
-        m = min(reach, n)
-        inside = padded.narrow(axis, reach, n).clone()
-        inside.narrow(axis, 0, m).add_(padded.narrow(axis, reach - m, m).flip(axis))
-        inside.narrow(axis, n - m, m).add_(padded.narrow(axis, reach + n, m).flip(axis))
-        padded = inside
-    return padded
-
-
-class _Level(NamedTuple):
-    """Results of a level of the forward pass that the backward pass needs.
-
-    Attributes:
-        filtered: filtered image.
-        slope: slope of the softplus.
-        fine: size of the level's input image, rows and columns.
-        before: size of the last level's z; of the image at the first level.
-    """
-
-    filtered: Tensor
-    slope: Tensor
-    fine: torch.Size
-    before: torch.Size
-
-
 class ConvexEnergy(ConvexNetwork):
     """Convex network of the energies of filters, on several levels of resolution.
 
@@ -268,6 +220,54 @@ class ConvexEnergy(ConvexNetwork):
             f"channels={self.channels}, strides={self.strides}, beta={self.beta:g}, "
             f"strong_convexity={self.strong_convexity:g}"
         )
+
+
+class _Level(NamedTuple):
+    """Results of a level of the forward pass that the backward pass needs.
+
+    Attributes:
+        filtered: filtered image.
+        slope: slope of the softplus.
+        fine: size of the level's input image, rows and columns.
+        before: size of the last level's z; of the image at the first level.
+    """
+
+    filtered: Tensor
+    slope: Tensor
+    fine: torch.Size
+    before: torch.Size
+
+
+def mirror(image: Tensor, reach: int) -> Tensor:
+    """Extend an image by ``reach`` pixels on every side, by reflection.
+
+    The outermost pixels are repeated in reverse order. Beyond an image smaller than ``reach``, the
+    values are 0.
+    """
+    for axis in (2, 3):
+        n = image.shape[axis]
+        m = min(reach, n)
+        image = torch.cat(
+            [image.narrow(axis, 0, m).flip(axis), image, image.narrow(axis, n - m, m).flip(axis)],
+            axis,
+        )
+        if m < reach:
+            image = F.pad(
+                image, (reach - m, reach - m) if axis == 3 else (0, 0, reach - m, reach - m)
+            )
+    return image
+
+
+def mirror_transpose(padded: Tensor, reach: int) -> Tensor:
+    """Apply the transpose of `mirror`."""
+    for axis in (3, 2):
+        n = padded.shape[axis] - 2 * reach
+        m = min(reach, n)
+        inside = padded.narrow(axis, reach, n).clone()
+        inside.narrow(axis, 0, m).add_(padded.narrow(axis, reach - m, m).flip(axis))
+        inside.narrow(axis, n - m, m).add_(padded.narrow(axis, reach + n, m).flip(axis))
+        padded = inside
+    return padded
 
 
 def _cosines(count: int, channels: int, side: int, generator: torch.Generator) -> Tensor:

@@ -84,38 +84,6 @@ class ConvexNetwork(nn.Module, ABC):
                 )
 
 
-def smooth_ramp(x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """Return the softplus ``log(1 + exp(beta x)) / beta``, and its derivative."""
-    value, slope = _SmoothRamp.apply(x, beta)
-    return value, slope
-
-
-class _SmoothRamp(torch.autograd.Function):
-    """Softplus and derivative from one exponential, with one backward pass for both."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-        slope = (beta * x).sigmoid_()
-        ctx.save_for_backward(slope)
-        ctx.beta = beta
-        # Beyond 40 the softplus equals its argument to the precision of float64.
-        return F.softplus(x, beta, 40.0), slope
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (slope,) = ctx.saved_tensors
-        of_value, of_slope = gradients
-        return torch.addcmul(of_value, of_slope, 1 - slope, value=ctx.beta).mul_(slope), None
-
-
-def item_sum(x: Tensor) -> Tensor:
-    """Return the sum over each item in float64.
-
-    Potentials of whole pictures differ by less than float32 resolves at their size.
-    """
-    return x.flatten(1).sum(1, dtype=torch.float64)
-
-
 class ConvexDense(ConvexNetwork):
     """Convex network of fully connected layers.
 
@@ -225,3 +193,35 @@ class ConvexDense(ConvexNetwork):
                 f"got a batch of shape {tuple(x.shape)}"
             )
         return x.flatten(1)
+
+
+def smooth_ramp(x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Return the softplus ``log(1 + exp(beta x)) / beta``, and its derivative."""
+    value, slope = _SmoothRamp.apply(x, beta)
+    return value, slope
+
+
+class _SmoothRamp(torch.autograd.Function):
+    """Softplus and derivative from one exponential, with one backward pass for both."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        slope = (beta * x).sigmoid_()
+        ctx.save_for_backward(slope)
+        ctx.beta = beta
+        # Beyond 40 the softplus equals its argument to the precision of float64.
+        return F.softplus(x, beta, 40.0), slope
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        of_value, of_slope = gradients
+        return torch.addcmul(of_value, of_slope, 1 - slope, value=ctx.beta).mul_(slope), None
+
+
+def item_sum(x: Tensor) -> Tensor:
+    """Return the sum over each item in float64.
+
+    Potentials of whole pictures differ by less than float32 resolves at their size.
+    """
+    return x.flatten(1).sum(1, dtype=torch.float64)

@@ -11,85 +11,25 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
 from invtoolbox.networks.hyperprior import (
     LEAST_STD,
-    Coded,
     FactorizedDensity,
+    HyperpriorNetwork,
     Residual,
     down,
     extend,
     log_box_normal_or_odd,
     up,
-    with_uniform_noise,
 )
-
-
-class ChannelContext(nn.Module):
-    """Prediction of groups of channels from the groups before, in one pass.
-
-    ``p(z) = prod_g p(z_g | z_1, ..., z_{g-1})`` (Minnen and Singh, "Channel-wise autoregressive
-    entropy models for learned image compression", ICIP 2020). The following groups depend on all of
-    a group, at a place and around it; the channels of a group are independent given the groups
-    before. Two convolutions with masks (Germain, Gregor, Murray and Larochelle, "MADE", ICML 2015)
-    compute all groups at once.
-
-    The call takes latents ``(batch, sum(groups), *space)`` and known values
-    ``(batch, known, *space)``, and returns two numbers per latent:
-    ``(batch, 2 sum(groups), *space)``, 0 at first.
-
-    Args:
-        groups: number of channels of each group.
-        hidden: number of hidden channels, shared among the groups.
-        known: number of channels of the other values that are known at every place.
-
-    >>> context = ChannelContext((1, 2), hidden=4, known=3)
-    >>> context(torch.zeros(1, 3, 5, 5), torch.zeros(1, 3, 5, 5)).shape
-    torch.Size([1, 6, 5, 5])
-    """
-
-    first_mask: Tensor
-    second_mask: Tensor
-
-    def __init__(self, groups: Sequence[int], hidden: int, known: int) -> None:
-        super().__init__()
-        channels = sum(groups)
-        of_channel = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(tuple(groups)))
-        of_hidden = torch.arange(hidden) * len(groups) // hidden
-        self.known = nn.Conv2d(known, hidden, 1)
-        self.first = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
-        for parameter in self.second.parameters():
-            nn.init.zeros_(parameter)
-        self.register_buffer(
-            "first_mask", _to_mask(of_hidden[:, None] > of_channel), persistent=False
-        )
-        self.register_buffer(
-            "second_mask", _to_mask(of_channel.repeat(2)[:, None] >= of_hidden), persistent=False
-        )
-
-    def forward(self, z: Tensor, known: Tensor) -> Tensor:
-        inside = F.conv2d(z, self.first.weight * self.first_mask, padding=1) + self.known(known)
-        result: Tensor = F.conv2d(
-            F.leaky_relu(inside, 0.1),
-            self.second.weight * self.second_mask,
-            self.second.bias,
-            padding=1,
-        )
-        return result
-
-
-def _to_mask(seen: Tensor) -> Tensor:
-    return seen[..., None, None].float()
-
 
 #: Norm of a cosine's first weights. Steps of Adam all have one size and must not destroy the basis.
 _AT_FIRST = 4.0
 
 
-class CosineHyperprior(nn.Module):
+class CosineHyperprior(HyperpriorNetwork):
     """Compressive autoencoder: encoder, decoder and the density ``p(z, h) = p(z | h) p(h)``.
 
     Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image
@@ -125,7 +65,6 @@ class CosineHyperprior(nn.Module):
     (torch.Size([1, 1, 40, 70]), torch.Size([1]))
     """
 
-    stride = 32
     spread: Tensor
 
     def __init__(
@@ -224,15 +163,6 @@ class CosineHyperprior(nn.Module):
         x = x + 0.1 * self.fine(features) + 0.5
         return x[..., : size[0], : size[1]]
 
-    def log_std(self, z: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the log standard deviation of every pixel around `decode`.
-
-        The second decoder computes it.
-        """
-        # It is near e^-4 = 0.02 at first, and never so small that one pixel outweighs all others.
-        result: Tensor = -4 + 3 * torch.tanh(self.deviation(self._squash(z)) / 3)
-        return result[..., : size[0], : size[1]]
-
     def energy(self, z: Tensor, h: Tensor) -> Tensor:
         """Return ``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
         known = self.hyper_synthesis(h / 4)
@@ -241,15 +171,63 @@ class CosineHyperprior(nn.Module):
         own: Tensor = self.density(h)
         return own - log_box_normal_or_odd(z, mean, std).flatten(1).sum(1)
 
-    def forward(self, x: Tensor, generator: Generator | None = None) -> Coded:
-        """Encode, blur by uniform noise as wide as rounding, and decode."""
-        z, h = (with_uniform_noise(latent, generator) for latent in self.encode(x))
-        size = (x.shape[-2], x.shape[-1])
-        return Coded(self.decode(z, size), self.energy(z, h), self.log_std(z.detach(), size))
-
     def _squash(self, z: Tensor) -> Tensor:
         """Return latents as the networks take them: near 1, with few that are far larger."""
         return torch.asinh(z / self.spread)
+
+
+class ChannelContext(nn.Module):
+    """Prediction of groups of channels from the groups before, in one pass.
+
+    ``p(z) = prod_g p(z_g | z_1, ..., z_{g-1})`` (Minnen and Singh, "Channel-wise autoregressive
+    entropy models for learned image compression", ICIP 2020). The following groups depend on all of
+    a group, at a place and around it; the channels of a group are independent given the groups
+    before. Two convolutions with masks (Germain, Gregor, Murray and Larochelle, "MADE", ICML 2015)
+    compute all groups at once.
+
+    The call takes latents ``(batch, sum(groups), *space)`` and known values
+    ``(batch, known, *space)``, and returns two numbers per latent:
+    ``(batch, 2 sum(groups), *space)``, 0 at first.
+
+    Args:
+        groups: number of channels of each group.
+        hidden: number of hidden channels, shared among the groups.
+        known: number of channels of the other values that are known at every place.
+
+    >>> context = ChannelContext((1, 2), hidden=4, known=3)
+    >>> context(torch.zeros(1, 3, 5, 5), torch.zeros(1, 3, 5, 5)).shape
+    torch.Size([1, 6, 5, 5])
+    """
+
+    first_mask: Tensor
+    second_mask: Tensor
+
+    def __init__(self, groups: Sequence[int], hidden: int, known: int) -> None:
+        super().__init__()
+        channels = sum(groups)
+        of_channel = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(tuple(groups)))
+        of_hidden = torch.arange(hidden) * len(groups) // hidden
+        self.known = nn.Conv2d(known, hidden, 1)
+        self.first = nn.Conv2d(channels, hidden, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(hidden, 2 * channels, 3, padding=1)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
+        self.register_buffer(
+            "first_mask", _to_mask(of_hidden[:, None] > of_channel), persistent=False
+        )
+        self.register_buffer(
+            "second_mask", _to_mask(of_channel.repeat(2)[:, None] >= of_hidden), persistent=False
+        )
+
+    def forward(self, z: Tensor, known: Tensor) -> Tensor:
+        inside = F.conv2d(z, self.first.weight * self.first_mask, padding=1) + self.known(known)
+        result: Tensor = F.conv2d(
+            F.leaky_relu(inside, 0.1),
+            self.second.weight * self.second_mask,
+            self.second.bias,
+            padding=1,
+        )
+        return result
 
 
 def cosines(count: int, channels: int = 1) -> Tensor:
@@ -278,6 +256,10 @@ def frequencies(count: int, channels: int = 1) -> Tensor:
     u, v = torch.arange(8.0)[:, None], torch.arange(8.0)
     each = (u.square() + v.square()).sqrt().flatten()[_by_frequency()].repeat_interleave(channels)
     return torch.cat([each, each[-1:].expand(max(0, count - len(each)))])[:count]
+
+
+def _to_mask(seen: Tensor) -> Tensor:
+    return seen[..., None, None].float()
 
 
 def _by_frequency() -> Tensor:

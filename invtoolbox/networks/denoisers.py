@@ -91,15 +91,6 @@ class Bottleneck(nn.Module):
         return f"channels={self.channels}, factor={self.factor}"
 
 
-def _level(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, padding=1),
-        nn.ELU(),
-        nn.Conv2d(after, after, 3, padding=1),
-        nn.ELU(),
-    )
-
-
 class DnCNN(nn.Module):
     """Denoiser ``x - F(x)``, F a chain of 3x3 convolutions and ReLUs that predicts the noise.
 
@@ -152,3 +143,12 @@ def load_dncnn(path: str | Path) -> DnCNN:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{path} holds another network than DnCNN: {reason}") from error
     return network.eval().requires_grad_(False)
+
+
+def _level(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1),
+        nn.ELU(),
+        nn.Conv2d(after, after, 3, padding=1),
+        nn.ELU(),
+    )

@@ -10,89 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from invtoolbox.errors import InputError
-
-
-def log_box_normal(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return ``log(Phi((z - mean + 1/2) / std) - Phi((z - mean - 1/2) / std))``, shaped as ``z``.
-
-    >>> round(float(log_box_normal(torch.zeros(1), torch.zeros(1), torch.tensor([0.01])).exp()), 3)
-    1.0
-    """
-    away = (z - mean).abs()  # the density is even, and its lower tail has no cancellation
-    upper = torch.special.log_ndtr((0.5 - away) / std)
-    return upper + _log_one_minus_exp(torch.special.log_ndtr((-0.5 - away) / std) - upper)
-
-
-def _log_one_minus_exp(x: Tensor) -> Tensor:
-    """Return ``log(1 - exp(x))`` for negative x.
-
-    If two numbers have rounded to one, x is 0; it counts as the smallest negative number.
-    """
-    return torch.log(-torch.expm1(x.clamp_max(-1e-7)))
-
-
-class FactorizedDensity(nn.Module):
-    """Density of every channel, learned without a parametric form and convolved with the box.
-
-    It is the derivative of a monotone network (Balle, Minnen, Singh, Hwang and Johnston,
-    "Variational image compression with a scale hyperprior", ICLR 2018, appendix 6.1). The
-    cumulative distribution is ``sigmoid(f(x))``, f a chain of ``x -> g(softplus(H) x + b)`` with
-    ``g(x) = x + tanh(a) tanh(x)`` in all but the last one, so that it rises everywhere.
-
-    Args:
-        channels: number of channels of the latents.
-        widths: widths of the layers within the chain.
-        scale: first range of the density.
-        seed: seed of the first weights.
-
-    >>> FactorizedDensity(2)(torch.zeros(3, 2, 4, 4)).shape
-    torch.Size([3])
-    """
-
-    def __init__(
-        self, channels: int, widths: Sequence[int] = (3, 3, 3), scale: float = 10.0, seed: int = 0
-    ) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        sizes = [1, *widths, 1]
-        step = scale ** (1 / (len(sizes) - 1))
-        raw = [math.log(math.expm1(1 / (step * n))) for n in sizes[1:]]
-        self.matrices = nn.ParameterList(
-            [
-                nn.Parameter(torch.full((channels, n_out, n_in), value))
-                for n_in, n_out, value in zip(sizes, sizes[1:], raw)
-            ]
-        )
-        self.offsets = nn.ParameterList(
-            [nn.Parameter(torch.rand(channels, n, 1, generator=generator) - 0.5) for n in sizes[1:]]
-        )
-        self.bends = nn.ParameterList(
-            [nn.Parameter(torch.zeros(channels, n, 1)) for n in sizes[1:-1]]
-        )
-
-    def forward(self, h: Tensor) -> Tensor:
-        """Return ``-log p(h)`` in nats, latents ``(batch, channel, *space) -> (batch,)``."""
-        rows = h.transpose(0, 1).flatten(1)[:, None]  # (channel, 1, batch * places)
-        upper, lower = self._logits(rows + 0.5), self._logits(rows - 0.5)
-        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u))
-        log_p = F.logsigmoid(upper) + F.logsigmoid(-lower) + _log_one_minus_exp(lower - upper)
-        total: Tensor = -log_p.view(h.shape[1], h.shape[0], -1).sum((0, 2))
-        return total
-
-    def _logits(self, x: Tensor) -> Tensor:
-        last = len(self.matrices) - 1
-        for k, (matrix, offset) in enumerate(zip(self.matrices, self.offsets)):
-            x = torch.baddbmm(offset, F.softplus(matrix), x)
-            if k < last:
-                x = x + self.bends[k].tanh() * x.tanh()
-        return x
-
 
 #: Least standard deviation of a latent; below it the latent is determined up to its rounding.
 LEAST_STD = 0.1
@@ -103,22 +27,38 @@ LEAST_STD = 0.1
 _ODD, _FAR = 1e-4, 2.0
 
 
-@dataclass(frozen=True)
-class Coded:
-    """Result of an autoencoder in training.
+class HyperpriorNetwork(nn.Module):
+    """Base class of compressive autoencoders with latents z and h.
 
-    Attributes:
-        x: decoded pictures.
-        nats: ``-log p(z, h)`` of the blurred latents, ``(batch,)``.
-        log_std: log standard deviation of every pixel, from the second decoder.
+    A subclass writes ``encode``, ``decode`` and ``energy``, and has a second decoder ``deviation``.
     """
 
-    x: Tensor
-    nats: Tensor
-    log_std: Tensor
+    stride = 32
+    deviation: nn.Module
+
+    def log_std(self, z: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the log standard deviation of every pixel around `decode`.
+
+        The second decoder computes it.
+        """
+        # It is near e^-4 = 0.02 at first, and never so small that one pixel outweighs all others.
+        result: Tensor = -4 + 3 * torch.tanh(self.deviation(self._squash(z)) / 3)
+        return result[..., : size[0], : size[1]]
+
+    def forward(self, x: Tensor, generator: Generator | None = None) -> Coded:
+        """Encode, blur by uniform noise as wide as rounding, and decode."""
+        network: Any = self
+        z, h = (with_uniform_noise(latent, generator) for latent in network.encode(x))
+        size = (x.shape[-2], x.shape[-1])
+        x = network.decode(z, size)
+        return Coded(x, network.energy(z, h), self.log_std(z.detach(), size))
+
+    def _squash(self, z: Tensor) -> Tensor:
+        """Return latents as the networks take them."""
+        return z
 
 
-class MeanScaleHyperprior(nn.Module):
+class MeanScaleHyperprior(HyperpriorNetwork):
     """Compressive autoencoder: encoder, decoder and the density ``p(z, h) = p(z | h) p(h)``.
 
     Minnen, Balle and Toderici, "Joint autoregressive and hierarchical priors for learned image
@@ -149,8 +89,6 @@ class MeanScaleHyperprior(nn.Module):
     >>> network.decode(z, (40, 70)).shape, network.energy(z, h).shape
     (torch.Size([1, 1, 40, 70]), torch.Size([1]))
     """
-
-    stride = 32
 
     def __init__(
         self,
@@ -226,26 +164,83 @@ class MeanScaleHyperprior(nn.Module):
         x: Tensor = (self.synthesis(z) + 1) / 2
         return x[..., : size[0], : size[1]]
 
-    def log_std(self, z: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the log standard deviation of every pixel around `decode`.
-
-        The second decoder computes it.
-        """
-        # It is near e^-4 = 0.02 at first, and never so small that one pixel outweighs all others.
-        result: Tensor = -4 + 3 * torch.tanh(self.deviation(z) / 3)
-        return result[..., : size[0], : size[1]]
-
     def energy(self, z: Tensor, h: Tensor) -> Tensor:
         """Return ``-log p(z | h) - log p(h)`` in nats, ``(batch,)``."""
         mean, raw = self.hyper_synthesis(h).chunk(2, 1)
         own: Tensor = self.density(h)
         return own - log_box_normal_or_odd(z, mean, LEAST_STD + F.softplus(raw)).flatten(1).sum(1)
 
-    def forward(self, x: Tensor, generator: Generator | None = None) -> Coded:
-        """Encode, blur by uniform noise as wide as rounding, and decode."""
-        z, h = (with_uniform_noise(latent, generator) for latent in self.encode(x))
-        size = (x.shape[-2], x.shape[-1])
-        return Coded(self.decode(z, size), self.energy(z, h), self.log_std(z.detach(), size))
+
+@dataclass(frozen=True)
+class Coded:
+    """Result of an autoencoder in training.
+
+    Attributes:
+        x: decoded pictures.
+        nats: ``-log p(z, h)`` of the blurred latents, ``(batch,)``.
+        log_std: log standard deviation of every pixel, from the second decoder.
+    """
+
+    x: Tensor
+    nats: Tensor
+    log_std: Tensor
+
+
+class FactorizedDensity(nn.Module):
+    """Density of every channel, learned without a parametric form and convolved with the box.
+
+    It is the derivative of a monotone network (Balle, Minnen, Singh, Hwang and Johnston,
+    "Variational image compression with a scale hyperprior", ICLR 2018, appendix 6.1). The
+    cumulative distribution is ``sigmoid(f(x))``, f a chain of ``x -> g(softplus(H) x + b)`` with
+    ``g(x) = x + tanh(a) tanh(x)`` in all but the last one, so that it rises everywhere.
+
+    Args:
+        channels: number of channels of the latents.
+        widths: widths of the layers within the chain.
+        scale: first range of the density.
+        seed: seed of the first weights.
+
+    >>> FactorizedDensity(2)(torch.zeros(3, 2, 4, 4)).shape
+    torch.Size([3])
+    """
+
+    def __init__(
+        self, channels: int, widths: Sequence[int] = (3, 3, 3), scale: float = 10.0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        sizes = [1, *widths, 1]
+        step = scale ** (1 / (len(sizes) - 1))
+        raw = [math.log(math.expm1(1 / (step * n))) for n in sizes[1:]]
+        self.matrices = nn.ParameterList(
+            [
+                nn.Parameter(torch.full((channels, n_out, n_in), value))
+                for n_in, n_out, value in zip(sizes, sizes[1:], raw)
+            ]
+        )
+        self.offsets = nn.ParameterList(
+            [nn.Parameter(torch.rand(channels, n, 1, generator=generator) - 0.5) for n in sizes[1:]]
+        )
+        self.bends = nn.ParameterList(
+            [nn.Parameter(torch.zeros(channels, n, 1)) for n in sizes[1:-1]]
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return ``-log p(h)`` in nats, latents ``(batch, channel, *space) -> (batch,)``."""
+        rows = h.transpose(0, 1).flatten(1)[:, None]  # (channel, 1, batch * places)
+        upper, lower = self._logits(rows + 0.5), self._logits(rows - 0.5)
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u))
+        log_p = F.logsigmoid(upper) + F.logsigmoid(-lower) + _log_one_minus_exp(lower - upper)
+        total: Tensor = -log_p.view(h.shape[1], h.shape[0], -1).sum((0, 2))
+        return total
+
+    def _logits(self, x: Tensor) -> Tensor:
+        last = len(self.matrices) - 1
+        for k, (matrix, offset) in enumerate(zip(self.matrices, self.offsets)):
+            x = torch.baddbmm(offset, F.softplus(matrix), x)
+            if k < last:
+                x = x + self.bends[k].tanh() * x.tanh()
+        return x
 
 
 class DivisiveNormalization(nn.Module):
@@ -286,11 +281,30 @@ def up(into: int, out: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(into, out, 5, stride=2, padding=2, output_padding=1)
 
 
+def log_box_normal(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return ``log(Phi((z - mean + 1/2) / std) - Phi((z - mean - 1/2) / std))``, shaped as ``z``.
+
+    >>> round(float(log_box_normal(torch.zeros(1), torch.zeros(1), torch.tensor([0.01])).exp()), 3)
+    1.0
+    """
+    away = (z - mean).abs()  # the density is even, and its lower tail has no cancellation
+    upper = torch.special.log_ndtr((0.5 - away) / std)
+    return upper + _log_one_minus_exp(torch.special.log_ndtr((-0.5 - away) / std) - upper)
+
+
 def log_box_normal_or_odd(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Return `log_box_normal` of a mixture with one odd latent in ten thousand, shaped as ``z``."""
     normal = log_box_normal(z, mean, std) + math.log1p(-_ODD)
     odd = math.log(_ODD / (2 * _FAR)) - (z - mean).abs() / _FAR
     return torch.logaddexp(normal, odd)
+
+
+def _log_one_minus_exp(x: Tensor) -> Tensor:
+    """Return ``log(1 - exp(x))`` for negative x.
+
+    If two numbers have rounded to one, x is 0; it counts as the smallest negative number.
+    """
+    return torch.log(-torch.expm1(x.clamp_max(-1e-7)))
 
 
 def with_uniform_noise(z: Tensor, generator: Generator | None) -> Tensor:

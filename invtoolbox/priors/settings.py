@@ -11,6 +11,7 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 
 S = TypeVar("S", bound=Settings)
+T = TypeVar("T")
 
 
 def replace(settings: S, **changes: Any) -> S:
@@ -47,6 +48,22 @@ def check_real(x: Tensor) -> None:
     """Raise `InputError` for complex values."""
     if x.is_complex():
         raise InputError("bounds need real images; complex numbers have no order")
+
+
+def require_bound(prior: object, value: T | None) -> T:
+    """Return what a prior made of its problem, or raise `InputError` if it has no problem yet."""
+    if value is None or (isinstance(value, tuple) and not value):
+        raise InputError(
+            f"{prior!r} must be prepared with a problem first: it.solve does so, "
+            "or call prior.prepare(problem, it.solve)"
+        )
+    return value
+
+
+def check_positive(what: str, value: float) -> None:
+    """Raise `InputError` for a setting that is not positive."""
+    if not value > 0:
+        raise InputError(f"{what} must be positive, got {value}")
 
 
 def check_intensity_range(intensity_range: tuple[float, float]) -> None:

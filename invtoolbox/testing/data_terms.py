@@ -264,5 +264,5 @@ def _size(a: Any, b: Any) -> Tensor:
     return size
 
 
-def _move(value: Any, direction: Any, t: float) -> Any:
+def _move(value: Any, direction: Any, t: float | Tensor) -> Any:
     return map_parts(lambda p, d: p + t * d, value, direction)

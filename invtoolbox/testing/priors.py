@@ -31,65 +31,6 @@ from invtoolbox.testing.implicit_priors import check_implicit
 from invtoolbox.testing.operators import PRECISIONS
 
 
-def check_minimises(
-    check: Checklist,
-    what: str,
-    energy: Callable[[Tensor], Tensor],
-    p: Tensor,
-    x: Tensor,
-    step: Tensor,
-    convex: bool | None,
-    tolerance: float,
-    seed: int,
-    gradient: Callable[[Tensor], Tensor] | None = None,
-) -> None:
-    r"""Compare ``p`` with other candidates for ``argmin_u phi(u)``.
-
-    ``phi(u) = R(u) + |u - x|^2 / (2 step)``. For a convex R, phi is strongly convex and every u
-    satisfies :math:`\phi(u) \ge \phi(p) + |u - p|^2 / (2\,step)`. This is sharper than
-    :math:`\phi(u) \ge \phi(p)`, the condition for any other R. Candidates lie on the line to ``x``,
-    in random directions of several lengths, at a scaled ``p``, and along the negative gradient of
-    phi if there is one. The figure is the violation of the condition, relative to the size of phi.
-    """
-
-    def phi(u: Tensor) -> Tensor:
-        misfit = u - x
-        return energy(u) + inner(misfit, misfit) / (2 * step)
-
-    at_p, length = phi(p), item_norm(p - x)
-    # If p is x, the image itself sets the scale.
-    reach = torch.maximum(length, 1e-3 * item_norm(x))
-    candidates = [p + t * (x - p) for t in (1.0, 0.1, 0.01, -0.1, -0.01)] + [
-        p * (1 + t) for t in (0.01, -0.01)
-    ]
-    for k, size in enumerate((1e-3, 1e-1, 1.0)):
-        direction = randn_like(x, seed + 10 + k)
-        candidates.append(p + expand(size * reach / item_norm(direction), direction) * direction)
-    if gradient is not None:
-        slope = gradient(p) + (p - x) / expand(step, x)
-        candidates += [p - expand(t * step, slope) * slope for t in (1.0, 0.1, 0.01)]
-    violation = torch.full_like(at_p, -torch.inf)
-    for u in candidates:
-        excess = at_p - phi(u)
-        if convex:
-            moved = u - p
-            excess = excess + inner(moved, moved) / (2 * step)
-        # The energy of a constraint is infinite outside: such a candidate is no better.
-        violation = torch.maximum(
-            violation, torch.where(torch.isfinite(phi(u)), excess, -torch.inf)
-        )
-    scale = torch.maximum(at_p.abs(), reach.square() / (2 * step)).clamp_min(
-        torch.finfo(x.dtype).tiny
-    )
-    check.at_most(
-        f"{what} minimises",
-        violation / scale,
-        tolerance,
-        f"{what} does not minimise R(u) + |u - x|^2 / (2 step): "
-        "another image is better by {figure:.1e} of it",
-    )
-
-
 def check_prior(
     prior: Prior,
     x: Tensor,
@@ -172,6 +113,65 @@ def check_prior(
     if prepared.implicit is not None:
         check_implicit(check, prepared.implicit, precisions, seed)
     return check.finish(raise_error)
+
+
+def check_minimises(
+    check: Checklist,
+    what: str,
+    energy: Callable[[Tensor], Tensor],
+    p: Tensor,
+    x: Tensor,
+    step: Tensor,
+    convex: bool | None,
+    tolerance: float,
+    seed: int,
+    gradient: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    r"""Compare ``p`` with other candidates for ``argmin_u phi(u)``.
+
+    ``phi(u) = R(u) + |u - x|^2 / (2 step)``. For a convex R, phi is strongly convex and every u
+    satisfies :math:`\phi(u) \ge \phi(p) + |u - p|^2 / (2\,step)`. This is sharper than
+    :math:`\phi(u) \ge \phi(p)`, the condition for any other R. Candidates lie on the line to ``x``,
+    in random directions of several lengths, at a scaled ``p``, and along the negative gradient of
+    phi if there is one. The figure is the violation of the condition, relative to the size of phi.
+    """
+
+    def phi(u: Tensor) -> Tensor:
+        misfit = u - x
+        return energy(u) + inner(misfit, misfit) / (2 * step)
+
+    at_p, length = phi(p), item_norm(p - x)
+    # If p is x, the image itself sets the scale.
+    reach = torch.maximum(length, 1e-3 * item_norm(x))
+    candidates = [p + t * (x - p) for t in (1.0, 0.1, 0.01, -0.1, -0.01)] + [
+        p * (1 + t) for t in (0.01, -0.01)
+    ]
+    for k, size in enumerate((1e-3, 1e-1, 1.0)):
+        direction = randn_like(x, seed + 10 + k)
+        candidates.append(p + expand(size * reach / item_norm(direction), direction) * direction)
+    if gradient is not None:
+        slope = gradient(p) + (p - x) / expand(step, x)
+        candidates += [p - expand(t * step, slope) * slope for t in (1.0, 0.1, 0.01)]
+    violation = torch.full_like(at_p, -torch.inf)
+    for u in candidates:
+        excess = at_p - phi(u)
+        if convex:
+            moved = u - p
+            excess = excess + inner(moved, moved) / (2 * step)
+        # The energy of a constraint is infinite outside: such a candidate is no better.
+        violation = torch.maximum(
+            violation, torch.where(torch.isfinite(phi(u)), excess, -torch.inf)
+        )
+    scale = torch.maximum(at_p.abs(), reach.square() / (2 * step)).clamp_min(
+        torch.finfo(x.dtype).tiny
+    )
+    check.at_most(
+        f"{what} minimises",
+        violation / scale,
+        tolerance,
+        f"{what} does not minimise R(u) + |u - x|^2 / (2 step): "
+        "another image is better by {figure:.1e} of it",
+    )
 
 
 def _check_explicit(
@@ -353,46 +353,6 @@ def _check_consistent(
         _check_majoriser(check, prior, rough, seed)
 
 
-def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
-    weights = prior.weights(x)
-    check.at_most(
-        "weights make the gradient",
-        gap(weights * x, prior.gradient(x, Generator(x.device).manual_seed(0))),
-        1e-9,
-        "weights(x) * x is not gradient(x): they differ by {figure:.1e} relative",
-    )
-    if not prior.is_majoriser:
-        return
-    for k, size in enumerate((1e-2, 1.0, 30.0)):
-        other = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
-        bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
-        check.at_most(
-            "weights majorise",
-            (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300),
-            1e-9,
-            "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of "
-            "it; so is_majoriser is wrong",
-        )
-
-
-def _check_majoriser(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
-    energy, slope, majoriser = (
-        prior.energy(x),
-        prior.gradient(x, Generator(x.device).manual_seed(0)),
-        prior.majoriser(x),
-    )
-    for k, size in enumerate((1e-3, 1.0, 30.0)):
-        change = size * x.abs().mean() * randn_like(x, seed + 30 + k)
-        bound = energy + inner(slope, change) + 0.5 * inner(change, majoriser.product(change))
-        check.at_most(
-            "the majoriser lies above",
-            (prior.energy(x + change) - bound) / bound.abs().clamp_min(1e-300),
-            1e-9,
-            "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majoriser(x) is below energy(x + v) "
-            "somewhere, by {figure:.1e} of it",
-        )
-
-
 def _check_gradient(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
     if not bool(torch.isfinite(prior.energy(x)).all()):
         return
@@ -469,3 +429,43 @@ def _check_prox(
                     "prox_conjugate is not v - step * prox(v / step, weight / step): "
                     "they differ by {figure:.1e} relative",
                 )
+
+
+def _check_weights(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    weights = prior.weights(x)
+    check.at_most(
+        "weights make the gradient",
+        gap(weights * x, prior.gradient(x, Generator(x.device).manual_seed(0))),
+        1e-9,
+        "weights(x) * x is not gradient(x): they differ by {figure:.1e} relative",
+    )
+    if not prior.is_majoriser:
+        return
+    for k, size in enumerate((1e-2, 1.0, 30.0)):
+        other = x + size * x.abs().mean() * randn_like(x, seed + 20 + k)
+        bound = prior.energy(x) + 0.5 * (inner(other, weights * other) - inner(x, weights * x))
+        check.at_most(
+            "weights majorise",
+            (prior.energy(other) - bound) / bound.abs().clamp_min(1e-300),
+            1e-9,
+            "1/2 <u, w u> with w = weights(x) is below the energy somewhere, by {figure:.1e} of "
+            "it; so is_majoriser is wrong",
+        )
+
+
+def _check_majoriser(check: Checklist, prior: ExplicitPrior, x: Tensor, seed: int) -> None:
+    energy, slope, majoriser = (
+        prior.energy(x),
+        prior.gradient(x, Generator(x.device).manual_seed(0)),
+        prior.majoriser(x),
+    )
+    for k, size in enumerate((1e-3, 1.0, 30.0)):
+        change = size * x.abs().mean() * randn_like(x, seed + 30 + k)
+        bound = energy + inner(slope, change) + 0.5 * inner(change, majoriser.product(change))
+        check.at_most(
+            "the majoriser lies above",
+            (prior.energy(x + change) - bound) / bound.abs().clamp_min(1e-300),
+            1e-9,
+            "energy(x) + <gradient, v> + 1/2 <v, H v> with H = majoriser(x) is below energy(x + v) "
+            "somewhere, by {figure:.1e} of it",
+        )

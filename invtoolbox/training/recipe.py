@@ -52,6 +52,83 @@ from invtoolbox.training.stages import Stage, Trained, train
 _LUMA = (0.299, 0.587, 0.114)
 
 
+def run_recipe(
+    recipe: str | Path,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    device: str | None = None,
+    mixed_precision: bool = False,
+    progress: bool = True,
+) -> Outcome:
+    """Train a prior from a recipe, and write it to ``priors/NAME``, where `priors.load` finds it.
+
+    An interrupted training continues from its checkpoints when it is started again.
+
+    Args:
+        recipe: a TOML file.
+        overrides: keys of the recipe to change, such as ``"stage.0.steps=100"``.
+        output: folder of the prior, in place of ``priors/NAME`` in the current directory.
+        overwrite: whether to train anew if the folder holds a prior already.
+        device: device of the training.
+        mixed_precision: whether the network runs in bfloat16 on a GPU.
+        progress: whether to show a progress bar.
+
+    Raises:
+        InputError: The recipe is wrong; the message contains the file and the key.
+    """
+    if not Path(recipe).expanduser().is_file():
+        raise InputError(
+            f"there is no recipe {recipe}; it is a TOML file, see `invtoolbox train --help`"
+        )
+    path, content = content_of(recipe, overrides)
+    checked = check(Recipe, path, content)
+    folder = Path(output) if output is not None else Path("priors") / checked.name
+    if (folder / "card.toml").exists() and not overwrite:
+        return Outcome(folder, None, None)
+    network = build_network(
+        {**checked.network.settings, "name": content["network"].get("name")}, None
+    ).requires_grad_(True)
+    build(
+        "priors",
+        str(content["prior"].get("name")),
+        {**_settings(content["prior"]), "network": network},
+    )  # wrong settings raise an error before the training
+    pairs = checked.data.pairs(path)
+    validation = checked.validation.pairs(path) if checked.validation is not None else None
+    checkpoints = folder / "checkpoints"
+    trained = train(
+        network,
+        pairs,
+        [table.stage() for table in checked.stage],
+        validation=validation,
+        seed=checked.seed,
+        folder=checkpoints,
+        device=device,
+        mixed_precision=mixed_precision,
+        progress=progress,
+    )
+    quality = _psnr(trained, validation or pairs)
+    _write(folder, path, content, checked, trained, quality, validation is not None)
+    shutil.rmtree(checkpoints)
+    return Outcome(folder, trained, quality)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a recipe.
+
+    Attributes:
+        folder: folder of the trained prior.
+        trained: result of the training; None if the folder was complete already.
+        psnr: quality on the validation pairs, in decibels.
+    """
+
+    folder: Path
+    trained: Trained | None
+    psnr: float | None
+
+
 class Data(Table):
     """Images and the noise that is added to them, or the range of contrast of coded pictures.
 
@@ -164,83 +241,6 @@ class Recipe(Table):
     data: Data
     validation: Data | None = None
     stage: list[StageTable] = Field(min_length=1)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a recipe.
-
-    Attributes:
-        folder: folder of the trained prior.
-        trained: result of the training; None if the folder was complete already.
-        psnr: quality on the validation pairs, in decibels.
-    """
-
-    folder: Path
-    trained: Trained | None
-    psnr: float | None
-
-
-def run_recipe(
-    recipe: str | Path,
-    overrides: Mapping[str, Any] | Iterable[str] = (),
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    device: str | None = None,
-    mixed_precision: bool = False,
-    progress: bool = True,
-) -> Outcome:
-    """Train a prior from a recipe, and write it to ``priors/NAME``, where `priors.load` finds it.
-
-    An interrupted training continues from its checkpoints when it is started again.
-
-    Args:
-        recipe: a TOML file.
-        overrides: keys of the recipe to change, such as ``"stage.0.steps=100"``.
-        output: folder of the prior, in place of ``priors/NAME`` in the current directory.
-        overwrite: whether to train anew if the folder holds a prior already.
-        device: device of the training.
-        mixed_precision: whether the network runs in bfloat16 on a GPU.
-        progress: whether to show a progress bar.
-
-    Raises:
-        InputError: The recipe is wrong; the message contains the file and the key.
-    """
-    if not Path(recipe).expanduser().is_file():
-        raise InputError(
-            f"there is no recipe {recipe}; it is a TOML file, see `invtoolbox train --help`"
-        )
-    path, content = content_of(recipe, overrides)
-    checked = check(Recipe, path, content)
-    folder = Path(output) if output is not None else Path("priors") / checked.name
-    if (folder / "card.toml").exists() and not overwrite:
-        return Outcome(folder, None, None)
-    network = build_network(
-        {**checked.network.settings, "name": content["network"].get("name")}, None
-    ).requires_grad_(True)
-    build(
-        "priors",
-        str(content["prior"].get("name")),
-        {**_settings(content["prior"]), "network": network},
-    )  # wrong settings raise an error before the training
-    pairs = checked.data.pairs(path)
-    validation = checked.validation.pairs(path) if checked.validation is not None else None
-    checkpoints = folder / "checkpoints"
-    trained = train(
-        network,
-        pairs,
-        [table.stage() for table in checked.stage],
-        validation=validation,
-        seed=checked.seed,
-        folder=checkpoints,
-        device=device,
-        mixed_precision=mixed_precision,
-        progress=progress,
-    )
-    quality = _psnr(trained, validation or pairs)
-    _write(folder, path, content, checked, trained, quality, validation is not None)
-    shutil.rmtree(checkpoints)
-    return Outcome(folder, trained, quality)
 
 
 def _settings(table: Mapping[str, Any]) -> dict[str, Any]:

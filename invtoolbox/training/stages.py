@@ -29,184 +29,6 @@ from invtoolbox.training.losses import L1, Loss, ProximalMatching
 from invtoolbox.training.pairs import Pairs
 
 
-class NetworkWeights(ImplicitPrior):
-    """Weights of a network as parameters, decoded to the losses of a draw of pairs, ``(1, count)``.
-
-    The network itself is never written to. Without a generator, the draw is always the same one, of
-    ``validation``.
-
-    Args:
-        network: a module without running statistics (batch normalisation), which would be state in
-            addition to the weights.
-        pairs: training pairs.
-        loss: loss of a pair.
-        count: number of pairs of a draw.
-        validation: validation pairs; the training pairs by default.
-        mixed_precision: whether the network runs in bfloat16 on a GPU; weights and loss stay in
-            float32.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        pairs: Pairs,
-        loss: Loss,
-        count: int,
-        validation: Pairs | None = None,
-        mixed_precision: bool = False,
-    ) -> None:
-        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
-            raise InputError(
-                f"{type(network).__name__} has batch normalisation, whose running statistics are "
-                "no weights; train it without"
-            )
-        if count < 1:
-            raise InputError(f"a draw needs at least one pair, got {count}")
-        self.network, self.pairs, self.loss, self.count = network, pairs, loss, count
-        self.validation, self.mixed_precision = validation, mixed_precision
-
-    def initial(self) -> dict[str, Tensor]:
-        return {name: value.detach()[None] for name, value in self.network.named_parameters()}
-
-    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        weights = {f"network.{name}": value[0] for name, value in parameters.items()}
-        device = next(iter(weights.values())).device
-        drawing = torch.Generator(device).manual_seed(0) if generator is None else generator
-        pairs = self.pairs if generator is not None or self.validation is None else self.validation
-        shown, wanted = pairs.draw(self.count, drawing)
-        with torch.autocast(
-            device.type, torch.bfloat16, enabled=self.mixed_precision and device.type == "cuda"
-        ):
-            losses: Tensor = torch.func.functional_call(
-                _LossOfNetwork(self.network, self.loss), weights, (shown, wanted, drawing)
-            )
-        return losses[None]
-
-    def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Project the parameters of convex networks, alone or as parts of a larger one."""
-        for prefix, part in self.network.named_modules():
-            if isinstance(part, ConvexNetwork):
-                place = f"{prefix}." if prefix else ""
-                own = {
-                    name.removeprefix(place): value
-                    for name, value in parameters.items()
-                    if name.startswith(place)
-                }
-                parameters = {
-                    **parameters,
-                    **{place + name: value for name, value in part.project(own).items()},
-                }
-        return parameters
-
-    @property
-    def has_projection(self) -> bool:
-        return any(isinstance(part, ConvexNetwork) for part in self.network.modules())
-
-    def __repr__(self) -> str:
-        shapes = ", ".join(str(tuple(p.shape)) for p in self.network.parameters())
-        name = f"{type(self.network).__name__}({self.network.extra_repr()})"
-        return f"NetworkWeights({name} {shapes}; {self.pairs!r}, {self.loss!r}, count={self.count})"
-
-
-class _LossOfNetwork(nn.Module):
-    """Network and loss as one module, so that the loss uses the weights that are being tried."""
-
-    def __init__(self, network: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.network, self.loss = network, loss
-
-    def forward(self, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
-        return self.loss.of_network(self.network, shown, wanted, generator)
-
-
-class MeanLoss(DataTerm):
-    """Mean of predicted losses; the measurements, 0, are their ideal values."""
-
-    def value(self, prediction: Any, y: Any) -> Tensor:
-        mean: Tensor = prediction.mean(1)
-        return mean
-
-    def __repr__(self) -> str:
-        return "MeanLoss()"
-
-
-def training_problem(count: int, like: Tensor) -> Problem:
-    """Return the problem whose unknown is the weights: ``count`` losses that should be 0."""
-    return Problem(like.new_zeros(1, count), Identity((count,)), MeanLoss())
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Stage of a training: a number of steps of Adam.
-
-    Args:
-        loss: loss that is minimized.
-        steps: number of steps.
-        learning_rate: learning rate of Adam.
-        count: number of pairs per step.
-        iterate: ``"average"`` ends a stage with the weighted mean of its steps, ``"last"`` with the
-            last one, see `solvers.Adam`.
-        clip: norm to which longer gradients are shortened, see `solvers.Adam`; it prevents jumps of
-            a training whose pairs differ much.
-    """
-
-    loss: Loss
-    steps: int
-    learning_rate: float = 1e-3
-    count: int = 64
-    iterate: Literal["average", "last"] = "average"
-    clip: float | None = None
-
-
-@dataclass(frozen=True)
-class Trained:
-    """Result of a training.
-
-    Attributes:
-        network: trained copy in evaluation mode; the given network is unchanged.
-        losses: loss of every step, ``(steps,)``; a stage with another loss starts on another scale.
-        validation: rows ``(step, loss)`` on the validation pairs, ``(n, 2)``.
-        seconds: duration of all stages in this run.
-    """
-
-    network: nn.Module
-    losses: Tensor
-    validation: Tensor
-    seconds: float
-
-
-def proximal_matching_stages(
-    gamma: float = 0.08,
-    steps: int = 40_000,
-    count: int = 64,
-    warm_rate: float = 1e-3,
-    rate: float = 1e-4,
-) -> tuple[Stage, ...]:
-    """Return the schedule of Fang, Buchanan and Sulam for images.
-
-    The l1 loss takes half of the steps, and proximal matching the rest, with gamma 8, 4, 2 and 1
-    times its last value for an eighth each.
-
-    Args:
-        gamma: last value of gamma.
-        steps: number of steps of all stages.
-        count: number of pairs per step.
-        warm_rate: learning rate of the l1 stage.
-        rate: learning rate of the other stages.
-
-    >>> [stage.steps for stage in proximal_matching_stages(steps=800)]
-    [400, 100, 100, 100, 100]
-    """
-    warm = Stage(L1(), steps // 2, warm_rate, count)
-    return (
-        warm,
-        *(
-            Stage(ProximalMatching(gamma * factor), steps // 8, rate, count)
-            for factor in (8, 4, 2, 1)
-        ),
-    )
-
-
 def train(
     network: nn.Module,
     pairs: Pairs,
@@ -318,3 +140,181 @@ def train(
         torch.tensor(validated).reshape(-1, 2),
         seconds,
     )
+
+
+def proximal_matching_stages(
+    gamma: float = 0.08,
+    steps: int = 40_000,
+    count: int = 64,
+    warm_rate: float = 1e-3,
+    rate: float = 1e-4,
+) -> tuple[Stage, ...]:
+    """Return the schedule of Fang, Buchanan and Sulam for images.
+
+    The l1 loss takes half of the steps, and proximal matching the rest, with gamma 8, 4, 2 and 1
+    times its last value for an eighth each.
+
+    Args:
+        gamma: last value of gamma.
+        steps: number of steps of all stages.
+        count: number of pairs per step.
+        warm_rate: learning rate of the l1 stage.
+        rate: learning rate of the other stages.
+
+    >>> [stage.steps for stage in proximal_matching_stages(steps=800)]
+    [400, 100, 100, 100, 100]
+    """
+    warm = Stage(L1(), steps // 2, warm_rate, count)
+    return (
+        warm,
+        *(
+            Stage(ProximalMatching(gamma * factor), steps // 8, rate, count)
+            for factor in (8, 4, 2, 1)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Stage of a training: a number of steps of Adam.
+
+    Args:
+        loss: loss that is minimized.
+        steps: number of steps.
+        learning_rate: learning rate of Adam.
+        count: number of pairs per step.
+        iterate: ``"average"`` ends a stage with the weighted mean of its steps, ``"last"`` with the
+            last one, see `solvers.Adam`.
+        clip: norm to which longer gradients are shortened, see `solvers.Adam`; it prevents jumps of
+            a training whose pairs differ much.
+    """
+
+    loss: Loss
+    steps: int
+    learning_rate: float = 1e-3
+    count: int = 64
+    iterate: Literal["average", "last"] = "average"
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of a training.
+
+    Attributes:
+        network: trained copy in evaluation mode; the given network is unchanged.
+        losses: loss of every step, ``(steps,)``; a stage with another loss starts on another scale.
+        validation: rows ``(step, loss)`` on the validation pairs, ``(n, 2)``.
+        seconds: duration of all stages in this run.
+    """
+
+    network: nn.Module
+    losses: Tensor
+    validation: Tensor
+    seconds: float
+
+
+class NetworkWeights(ImplicitPrior):
+    """Weights of a network as parameters, decoded to the losses of a draw of pairs, ``(1, count)``.
+
+    The network itself is never written to. Without a generator, the draw is always the same one, of
+    ``validation``.
+
+    Args:
+        network: a module without running statistics (batch normalisation), which would be state in
+            addition to the weights.
+        pairs: training pairs.
+        loss: loss of a pair.
+        count: number of pairs of a draw.
+        validation: validation pairs; the training pairs by default.
+        mixed_precision: whether the network runs in bfloat16 on a GPU; weights and loss stay in
+            float32.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        pairs: Pairs,
+        loss: Loss,
+        count: int,
+        validation: Pairs | None = None,
+        mixed_precision: bool = False,
+    ) -> None:
+        if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules()):
+            raise InputError(
+                f"{type(network).__name__} has batch normalisation, whose running statistics are "
+                "no weights; train it without"
+            )
+        if count < 1:
+            raise InputError(f"a draw needs at least one pair, got {count}")
+        self.network, self.pairs, self.loss, self.count = network, pairs, loss, count
+        self.validation, self.mixed_precision = validation, mixed_precision
+
+    def initial(self) -> dict[str, Tensor]:
+        return {name: value.detach()[None] for name, value in self.network.named_parameters()}
+
+    def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
+        weights = {f"network.{name}": value[0] for name, value in parameters.items()}
+        device = next(iter(weights.values())).device
+        drawing = torch.Generator(device).manual_seed(0) if generator is None else generator
+        pairs = self.pairs if generator is not None or self.validation is None else self.validation
+        shown, wanted = pairs.draw(self.count, drawing)
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=self.mixed_precision and device.type == "cuda"
+        ):
+            losses: Tensor = torch.func.functional_call(
+                _LossOfNetwork(self.network, self.loss), weights, (shown, wanted, drawing)
+            )
+        return losses[None]
+
+    def project(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Project the parameters of convex networks, alone or as parts of a larger one."""
+        for prefix, part in self.network.named_modules():
+            if isinstance(part, ConvexNetwork):
+                place = f"{prefix}." if prefix else ""
+                own = {
+                    name.removeprefix(place): value
+                    for name, value in parameters.items()
+                    if name.startswith(place)
+                }
+                parameters = {
+                    **parameters,
+                    **{place + name: value for name, value in part.project(own).items()},
+                }
+        return parameters
+
+    @property
+    def has_projection(self) -> bool:
+        return any(isinstance(part, ConvexNetwork) for part in self.network.modules())
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(tuple(p.shape)) for p in self.network.parameters())
+        name = f"{type(self.network).__name__}({self.network.extra_repr()})"
+        return f"NetworkWeights({name} {shapes}; {self.pairs!r}, {self.loss!r}, count={self.count})"
+
+
+class MeanLoss(DataTerm):
+    """Mean of predicted losses; the measurements, 0, are their ideal values."""
+
+    def value(self, prediction: Any, y: Any) -> Tensor:
+        mean: Tensor = prediction.mean(1)
+        return mean
+
+    def __repr__(self) -> str:
+        return "MeanLoss()"
+
+
+def training_problem(count: int, like: Tensor) -> Problem:
+    """Return the problem whose unknown is the weights: ``count`` losses that should be 0."""
+    return Problem(like.new_zeros(1, count), Identity((count,)), MeanLoss())
+
+
+class _LossOfNetwork(nn.Module):
+    """Network and loss as one module, so that the loss uses the weights that are being tried."""
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
+        return self.loss.of_network(self.network, shown, wanted, generator)

@@ -198,7 +198,7 @@ def test_has_a_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ARAP().energy(flow()), "has no points"),
+        (lambda: ARAP().energy(flow()), "must be prepared"),
         (lambda: ARAP().bind(points()).energy(flow(n=7)), "takes a flow"),
         (
             lambda: ARAP(graph=NeighbourGraph.of_points(points()[0], 3)).bind(points(n=7)),

@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(InputError, match="positive distance"):
         GaussianPair(first, second, apart=0.0)
     A, y, _ = target()
-    with pytest.raises(InputError, match=r"under operators\.OnBoth"):
+    with pytest.raises(InputError, match=r"operators\.OnBoth"):
         solved(y, A, GaussianPair(first, second))
     with pytest.raises(InputError, match="two halves"):
         Disagreement().energy(torch.zeros(1, 3, 1, 4, 4))

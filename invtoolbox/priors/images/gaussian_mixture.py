@@ -16,6 +16,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.matrix import Matrix
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_positive
 
 
 class GaussianMixture(ExplicitPrior):
@@ -274,8 +275,7 @@ class ConditionalMixture(ConditionalPrior):
                 f"embeddings are ({len(mixture.means)}, d), one per component, "
                 f"got {tuple(embeddings.shape)}"
             )
-        if not temperature > 0:
-            raise InputError(f"the temperature must be positive, got {temperature}")
+        check_positive("the temperature", temperature)
         self.mixture, self.embeddings, self.temperature = mixture, embeddings, temperature
 
     def denoise_given(self, x: Tensor, sigma: float | Tensor, condition: Tensor) -> Tensor:

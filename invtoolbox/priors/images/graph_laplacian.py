@@ -16,7 +16,7 @@ from invtoolbox.priors.base import ExplicitPrior, Prior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm
 from invtoolbox.priors.images.total_variation import TotalVariation
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.parameter_choice.base import WeightRule
@@ -180,12 +180,7 @@ class GraphLaplacian(ExplicitPrior):
     @property
     def laplacian(self) -> PixelGraphLaplacian:
         """The operator Delta of a prior that is bound to a problem."""
-        if self._laplacian is None:
-            raise InputError(
-                "GraphLaplacian has no graph yet: it.solve makes it, "
-                "or call prior.prepare(problem, it.solve)"
-            )
-        return self._laplacian
+        return require_bound(self, self._laplacian)
 
     def energy(self, x: Tensor) -> Tensor:
         return self._norm.energy(self.laplacian(x))

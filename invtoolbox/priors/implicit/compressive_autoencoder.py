@@ -16,7 +16,7 @@ from invtoolbox.networks.foreign_weights import CompressaiModel, is_compressai
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.images.tikhonov import Tikhonov
-from invtoolbox.priors.settings import check_intensity_range, replace
+from invtoolbox.priors.settings import check_intensity_range, replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -96,13 +96,8 @@ class CompressiveAutoencoder(ImplicitPrior):
 
     def initial(self) -> dict[str, Tensor]:
         """Return the code of the first reconstruction."""
-        if self.start_z is None:
-            raise InputError(
-                "CompressiveAutoencoder must be prepared with a problem first; it.solve does so"
-            )
-        return (
-            {"z": self.start_z} if self.start_h is None else {"z": self.start_z, "h": self.start_h}
-        )
+        z = require_bound(self, self.start_z)
+        return {"z": z} if self.start_h is None else {"z": z, "h": self.start_h}
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Return the latents of images, as ``it.solve(..., initial=)`` takes them.
@@ -135,8 +130,9 @@ class CompressiveAutoencoder(ImplicitPrior):
             )
         else:
             (std,) = _each_item(
-                lambda z: (self.network.log_std(z, size).exp(),), self._split(parameters["z"])
-            )  # type: ignore[operator]
+                lambda z: (self.network.log_std(z, size).exp(),),  # type: ignore[operator]
+                self._split(parameters["z"]),
+            )
             std = self._unfold(std)
         return (high - low) * std / self._scale(std)
 
@@ -160,11 +156,8 @@ class CompressiveAutoencoder(ImplicitPrior):
         return int(getattr(self.network, "channels", 3))
 
     def _size(self) -> tuple[int, int]:
-        if not self.image_shape:
-            raise InputError(
-                "CompressiveAutoencoder must be prepared with a problem first; it.solve does so"
-            )
-        return self.image_shape[-2], self.image_shape[-1]
+        shape = require_bound(self, self.image_shape)
+        return shape[-2], shape[-1]
 
     def _scale(self, like: Tensor) -> Tensor:
         return expand(torch.as_tensor(self.rate_scale, dtype=like.dtype, device=like.device), like)

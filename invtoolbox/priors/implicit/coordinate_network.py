@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -94,12 +94,9 @@ class CoordinateNetwork(ImplicitPrior):
 
         The last layer starts near 0, so that the image starts at its offset.
         """
-        if self.inputs is None:
-            raise InputError(
-                "CoordinateNetwork must be prepared with a problem first; it.solve does so"
-            )
+        inputs = require_bound(self, self.inputs)
         sizes = [2 * self.features, *[self.width] * self.depth, self.image_shape[0]]
-        return draw_layers(sizes, 0.1, self.seed + 1, self.inputs)
+        return draw_layers(sizes, 0.1, self.seed + 1, inputs)
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
         assert self.inputs is not None

@@ -27,7 +27,7 @@ from invtoolbox.geometry.rotations import of_rotation_vector, rotation_matrices
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.priors.implicit.coordinate_network import apply_layers, draw_layers
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import check_positive, replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -76,8 +76,7 @@ class Deformation(ImplicitPrior):
             raise InputError(
                 f"Deformation moves by a Motion such as ControlNodes(), got {type(motion).__name__}"
             )
-        if not rate > 0:
-            raise InputError(f"the rate of Deformation is positive, got {rate}")
+        check_positive("the rate of Deformation", rate)
         self.shape, self.motion, self.rate = shape, motion, float(rate)
 
     def prepare(self, problem: Problem | None, solve: Any) -> Self:
@@ -97,8 +96,7 @@ class Deformation(ImplicitPrior):
 
     def initial(self) -> dict[str, Tensor]:
         """Return the leaves ``motion.NAME`` of the motion and ``shape.NAME`` of a free shape."""
-        if not self.motion.size:
-            raise InputError(f"{self!r} must be prepared with a problem first; it.solve does so")
+        require_bound(self, self.motion.size or None)
         own = self.shape.initial() if isinstance(self.shape, ImplicitPrior) else {}
         return {
             **{f"motion.{name}": leaf for name, leaf in self.motion.initial().items()},

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import flow_points
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -44,9 +44,7 @@ class PointFlow(ImplicitPrior):
         return ("forward", "backward") if self.both_ways else ("forward",)
 
     def _points(self) -> Tensor:
-        if self.points is None:
-            raise InputError(f"{self!r} must be prepared with a problem first; it.solve does so")
-        return self.points
+        return require_bound(self, self.points)
 
 
 class NeuralSceneFlow(PointFlow):

@@ -13,7 +13,7 @@ from invtoolbox.geometry.rigid import rigid, rotation, rotation_vector
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import check_labels, flow_points, labels_of
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import check_positive, replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -78,10 +78,9 @@ class RigidMotion(ImplicitPrior):
         return {"turn": zeros, "translation": zeros.clone()}
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        if self.around is None:
-            raise InputError("RigidMotion must be prepared with a problem first; it.solve does so")
-        turned = rotation(parameters["turn"] / self.radius[:, None]) - torch.eye(3).to(self.around)
-        return self.around @ turned.transpose(1, 2) + parameters["translation"][:, None]
+        around = require_bound(self, self.around)
+        turned = rotation(parameters["turn"] / self.radius[:, None]) - torch.eye(3).to(around)
+        return around @ turned.transpose(1, 2) + parameters["translation"][:, None]
 
     def motions(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return the motion of each item as a matrix, ``(batch, 4, 4)``.
@@ -140,8 +139,7 @@ class RigidClusters(ImplicitPrior):
         if not bool((self.labels >= 0).any()):
             raise InputError("RigidClusters needs at least one cluster: every label is negative")
         self.count = int(self.labels.max()) + 1
-        if not rotation_rate > 0:
-            raise InputError(f"the rotation_rate of RigidClusters is positive, got {rotation_rate}")
+        check_positive("the rotation_rate of RigidClusters", rotation_rate)
         if initial_motions is not None and (
             initial_motions.ndim not in (3, 4) or initial_motions.shape[-3:] != (self.count, 4, 4)
         ):
@@ -207,11 +205,7 @@ class RigidClusters(ImplicitPrior):
         return rigid(R, centres + parameters["translation"] - (R @ centres[..., None]).squeeze(-1))
 
     def _centres(self) -> Tensor:
-        if not self.bodies:
-            raise InputError(
-                f"{self!r} has no points yet: it.solve binds them, "
-                "or call prior.prepare(problem, it.solve)"
-            )
+        require_bound(self, self.bodies)
         return torch.stack([body.centres for body in self.bodies])
 
     def __repr__(self) -> str:

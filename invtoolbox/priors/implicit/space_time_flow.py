@@ -21,7 +21,7 @@ from invtoolbox.kernels.points.sparse_product import weighted_rows
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.implicit.coordinate_network import apply_layers
 from invtoolbox.priors.motion.flow_prior import sequence_of
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -67,11 +67,7 @@ class SpaceTimeFlow(ImplicitPrior):
         )
 
     def initial(self) -> dict[str, Tensor]:
-        if not self.duration:
-            raise InputError(
-                f"{self!r} has no sequence yet: it.solve binds it, "
-                "or call prior.prepare(problem, it.solve)"
-            )
+        require_bound(self, self.duration or None)
         generator = torch.Generator().manual_seed(self.seed)
         parameters: dict[str, Tensor] = {}
         for k, (n_in, n_out) in enumerate(itertools.pairwise([5, *[self.width] * self.depth, 3])):
@@ -149,11 +145,7 @@ class SpaceTimeVoxels(ImplicitPrior):
 
         They are ``(1, corners, knots, 3)`` each.
         """
-        if not self.grids:
-            raise InputError(
-                f"{self!r} has no sequence yet: it.solve binds it, "
-                "or call prior.prepare(problem, it.solve)"
-            )
+        require_bound(self, self.grids)
         return {
             f"{name}{level}": self.like.new_zeros(1, grid.count, grid.knots, 3)
             for level, grid in enumerate(self.grids)

@@ -12,7 +12,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.motion.flow_prior import flow_points
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -128,11 +128,7 @@ class VoxelFlow(ImplicitPrior):
         )
 
     def _by_level(self) -> list[tuple[_Touched, ...]]:
-        if not self.touched:
-            raise InputError(
-                f"{self!r} has no points yet: it.solve binds them, "
-                "or call prior.prepare(problem, it.solve)"
-            )
+        require_bound(self, self.touched)
         items = len(self.touched) // self.levels
         return [self.touched[level * items : (level + 1) * items] for level in range(self.levels)]
 

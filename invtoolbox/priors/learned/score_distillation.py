@@ -182,8 +182,9 @@ class ScoreDistillation(ExplicitPrior):
     def subset(self, index: Any) -> Self:
         score = self.score.subset(index)
         reference = None if self.reference is None else self.reference.subset(index)
-        own = isinstance(self.noise, Tensor) and self.noise.ndim == 4 and len(self.noise) > 1
-        noise = self.noise[index] if own else self.noise
+        noise = self.noise
+        if isinstance(noise, Tensor) and noise.ndim == 4 and len(noise) > 1:
+            noise = noise[index]
         return replace(self, score=score, reference=reference, noise=noise)
 
     def __repr__(self) -> str:

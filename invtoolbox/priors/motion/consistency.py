@@ -16,6 +16,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.motion.flow_prior import FlowPrior, check_labels, smooth_norm
+from invtoolbox.priors.settings import check_positive
 
 
 class ClusterConsistency(FlowPrior):
@@ -46,8 +47,7 @@ class ClusterConsistency(FlowPrior):
 
     def __init__(self, labels: Tensor, squared: bool = False, smoothing: float = 1e-3) -> None:
         super().__init__()
-        if not smoothing > 0:
-            raise InputError(f"the smoothing of ClusterConsistency is positive, got {smoothing}")
+        check_positive("the smoothing of ClusterConsistency", smoothing)
         self.labels, self.squared, self.smoothing = (
             check_labels(labels, "ClusterConsistency"),
             squared,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -80,11 +80,7 @@ class FlowPrior(ExplicitPrior):
         return len(self.labels) if self.labels is not None and self.labels.ndim == 2 else 1
 
     def energy(self, x: Any) -> Tensor:
-        if not self.pieces:
-            raise InputError(
-                f"{self!r} has no points yet: it.solve binds them, "
-                "or call prior.prepare(problem, it.solve)"
-            )
+        require_bound(self, self.pieces)
         if is_over_time(x):
             return self._over_time(x)
         flow = first_flow(x, len(self.pieces[0]), repr(self))

@@ -18,6 +18,7 @@ from invtoolbox.geometry.rotations import fitted_rotation, rotation_matrices
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.priors.motion.flow_prior import first_flow, is_over_time, smooth_norm
 from invtoolbox.priors.motion.rigidity import Edges, GraphPrior, Graphs
+from invtoolbox.priors.settings import check_positive
 
 
 class _RotationPrior(GraphPrior):
@@ -48,8 +49,7 @@ class _RotationPrior(GraphPrior):
                 "orientations at rest are quaternions (N, 4) or (batch, N, 4), "
                 f"got {tuple(orientations.shape)}"
             )
-        if not smoothing > 0:
-            raise InputError(f"the smoothing of {type(self).__name__} is positive, got {smoothing}")
+        check_positive(f"the smoothing of {type(self).__name__}", smoothing)
         self.orientations = (
             orientations if orientations is None or orientations.ndim == 3 else orientations[None]
         )

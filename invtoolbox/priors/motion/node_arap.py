@@ -13,6 +13,7 @@ from invtoolbox.geometry.rotations import best_rotation
 from invtoolbox.kernels.points.rotations import Neighbourhoods
 from invtoolbox.priors.majoriser import Majoriser
 from invtoolbox.priors.motion.rigidity import GraphPrior
+from invtoolbox.priors.settings import require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -73,10 +74,7 @@ class NodeARAP(GraphPrior):
         raise InputError(f"{self!r} has the energy of motions, not of one flow")
 
     def _check(self, x: Any) -> Neighbourhoods:
-        if not self.pieces:
-            raise InputError(
-                f"{self!r} has no points yet: it.solve binds them, or call prior.bind(points)"
-            )
+        require_bound(self, self.pieces)
         if len(self.pieces) > 1:
             raise InputError(
                 f"the nodes of {self!r} are shared by every item of the batch, "

@@ -27,6 +27,7 @@ from invtoolbox.priors.motion.flow_prior import (
     like_points,
     smooth_norm,
 )
+from invtoolbox.priors.settings import check_positive
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -222,8 +223,7 @@ class Isometry(GraphPrior):
         super().__init__(neighbours, radius, labels, weights, scale, symmetric, graph)
         if norm not in ("l1", "l2"):
             raise unknown_name("norm", norm, ("l1", "l2"))
-        if not smoothing > 0:
-            raise InputError(f"the smoothing of {type(self).__name__} is positive, got {smoothing}")
+        check_positive(f"the smoothing of {type(self).__name__}", smoothing)
         self.norm, self.smoothing = norm, float(smoothing)
         self.majoriser_is_fixed = norm == "l2"
 

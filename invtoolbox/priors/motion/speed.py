@@ -17,7 +17,7 @@ from invtoolbox.geometry.sweeps import FlowField
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.smoothed_norm import huber
 from invtoolbox.priors.motion.flow_prior import FlowPrior, first_flow, sequence_of
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -213,11 +213,7 @@ class AlongField(ExplicitPrior):
         )
 
     def energy(self, x: Any) -> Tensor:
-        if not self.points:
-            raise InputError(
-                f"{self!r} has no sweeps yet: it.solve binds them, "
-                "or call prior.prepare(problem, it.solve)"
-            )
+        require_bound(self, self.points)
         if not isinstance(x, FlowField):
             raise InputError(
                 f"{self!r} takes a field of flow, as priors.SpaceTimeFlow() makes it, "

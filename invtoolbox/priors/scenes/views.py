@@ -18,7 +18,7 @@ from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.composed import ThroughOperator
-from invtoolbox.priors.settings import replace
+from invtoolbox.priors.settings import check_positive, replace
 
 
 class DepthSmoothness(ExplicitPrior):
@@ -258,8 +258,7 @@ class NormalConsistency(_CameraPrior):
     """
 
     def __init__(self, cameras: Cameras, tolerance: float = 0.1) -> None:
-        if not tolerance > 0:
-            raise InputError(f"the tolerance of NormalConsistency is positive, got {tolerance}")
+        check_positive("the tolerance of NormalConsistency", tolerance)
         self.cameras, self.tolerance = cameras, tolerance
 
     def energy(self, x: Tensor) -> Tensor:
@@ -360,8 +359,7 @@ class OcclusionPenalty(ThroughOperator):
                 "OcclusionPenalty takes a VoxelRenderer or a GaussianRenderer, "
                 f"got {type(operator).__name__}"
             )
-        if not distance > 0:
-            raise InputError(f"the distance of OcclusionPenalty is positive, got {distance}")
+        check_positive("the distance of OcclusionPenalty", distance)
         self.distance = distance
         super().__init__(_Mean(), operator.nearby(distance), subset_size, seed)
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.settings import check_positive
 
 Field = Literal["density", "color"]
 
@@ -90,8 +91,7 @@ class VoxelSparsity(ExplicitPrior):
     is_smooth = True
 
     def __init__(self, scale: float = 2**-0.5) -> None:
-        if not scale > 0:
-            raise InputError(f"the scale of VoxelSparsity is positive, got {scale}")
+        check_positive("the scale of VoxelSparsity", scale)
         self.scale = scale
 
     def energy(self, x: Any) -> Tensor:
