@@ -18,6 +18,7 @@ from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.operators.finite_difference import FiniteDifference, SymmetrisedGradient
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
 from invtoolbox.priors.images.sparsity import GroupL1, group_norm
+from invtoolbox.priors.images.total_variation import ItemwiseIteration
 from invtoolbox.priors.settings import check_inner_solve, check_spacing, format_changes
 
 
@@ -162,7 +163,7 @@ class TGVAnswer(NamedTuple):
     gap: Tensor
 
 
-class TGVPrimalDual:
+class TGVPrimalDual(ItemwiseIteration):
     """Over-relaxed primal-dual method (Chambolle & Pock 2011; Condat 2013) for TGV.
 
     It minimizes ``1/2 |u - x|^2 + sum |D u - w| + ratio sum |E w|`` over u and w, or over w alone
@@ -198,37 +199,14 @@ class TGVPrimalDual:
         )
 
     def solve(self, tolerance: float, max_iterations: int) -> TGVAnswer:
-        """Minimize until every item has reached the tolerance; finished items leave the batch.
-
-        The iterations that are checked do not depend on the batch, nor does an item's result.
-        """
+        """Minimize until every item has reached the tolerance."""
         answer = TGVAnswer(
             torch.empty_like(self.x), torch.zeros_like(self.balance), torch.zeros_like(self.balance)
         )
-        active, check, k = torch.arange(len(self.x), device=self.x.device), 0, 0
-        while len(active):
-            if k >= check or k >= max_iterations:
-                check = max(k + 10, int(1.15 * k))
-                u, value, gap = self._certify()
-                going = (gap > tolerance) & (
-                    k < max_iterations
-                )  # false for values that are not finite
-                done = (~going).nonzero().flatten()
-                for kept, new in zip(answer, (u, value, gap)):
-                    kept[active[done]] = new[done]
-                index = going.nonzero().flatten()
-                if len(index) < len(active):
-                    active = active[index]
-                    self._keep(index)
-                    if not len(active):
-                        break
-            k += 1
-            self._step()
-            if k % 10 == 0 and (k // 10) & (k // 10 - 1) == 0:
-                self._rebalance()
+        self.run(answer, tolerance, max_iterations)
         return answer
 
-    def _step(self) -> None:
+    def _step(self, k: int) -> None:
         balance = expand(self.balance, self.x)
         u, w = self._primal(balance)
         du, dw = u - self.u, w - self.w
@@ -239,6 +217,8 @@ class TGVPrimalDual:
         self.w.add_(dw, alpha=_RELAXATION)
         self.p.add_(p.sub_(self.p), alpha=_RELAXATION)
         self.q.add_(q.sub_(self.q), alpha=_RELAXATION)
+        if k % 10 == 0 and (k // 10) & (k // 10 - 1) == 0:
+            self._rebalance()
 
     def _primal(self, balance: Tensor) -> tuple[Tensor, Tensor]:
         w = self.w - (self.tau_w * balance) * (self.E.adjoint(self.q) - self.p)
@@ -254,7 +234,7 @@ class TGVPrimalDual:
             q, one, self.ratio * one
         )
 
-    def _certify(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _measure(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the primal point, its objective, and its relative gap.
 
         For dual variables with ``p = E^T q`` the gap is

@@ -7,6 +7,7 @@ their proximal operator and computes its duality gap.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -304,7 +305,49 @@ _CACHE_ELEMENTS = 1 << 17
 _MOMENTUM = 6.0
 
 
-class TotalVariationDual:
+class ItemwiseIteration(ABC):
+    """Iteration on a batch whose items leave as soon as their gap is within the tolerance.
+
+    The iterations that are checked do not depend on the batch, nor does an item's result.
+    """
+
+    first_check: int = 0
+
+    def run(self, results: Sequence[Tensor], tolerance: float, max_iterations: int) -> None:
+        """Iterate, and write what `_measure` returns of the finished items into ``results``."""
+        active = torch.arange(len(results[0]), device=results[0].device)
+        check, k = self.first_check, 0
+        while len(active):
+            if k >= check or k >= max_iterations:
+                check = max(k + 10, int(1.15 * k))
+                measured = self._measure()
+                # The comparison is false for NaN, so an item that is not finite counts as finished.
+                going = (measured[-1] > tolerance) & (k < max_iterations)
+                done, index = (~going).nonzero().flatten(), going.nonzero().flatten()
+                for result, new in zip(results, measured):
+                    result[active[done]] = new[done]
+                if not len(index):
+                    break
+                if len(index) < len(active):
+                    active = active[index]
+                    self._keep(index)
+            k += 1
+            self._step(k)
+
+    @abstractmethod
+    def _step(self, k: int) -> None:
+        """Take the iteration of number k, from 1 on."""
+
+    @abstractmethod
+    def _measure(self) -> tuple[Tensor, ...]:
+        """Return the current results, the last of which is the gap, ``(items,)``."""
+
+    @abstractmethod
+    def _keep(self, index: Tensor) -> None:
+        """Restrict the state to some items."""
+
+
+class TotalVariationDual(ItemwiseIteration):
     """Accelerated projected gradient method for the dual problem of the prox of total variation.
 
     It minimizes ``1/2 |x - D^T p|^2 + smoothing/2 |p|^2`` over the unit ball of the dual norm. This
@@ -321,6 +364,8 @@ class TotalVariationDual:
         lower, upper: bounds of u, which broadcast against x.
         smoothing: threshold of Huber's function, ``(items, 1, ...)``, or ``None``.
     """
+
+    first_check = 10
 
     def __init__(
         self,
@@ -340,33 +385,14 @@ class TotalVariationDual:
         self.u, self.norm, self.difference = (torch.empty_like(self.x) for _ in range(3))
 
     def solve(self, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
-        """Return ``(u, relative gap)`` of every item; finished items leave the batch."""
-        result = torch.empty_like(self.x)
-        reached = torch.zeros(self.x.shape[0], dtype=self.x.dtype, device=self.x.device)
-        active = torch.arange(self.x.shape[0], device=self.x.device)
-        check = 10
-        for k in range(1, max_iterations + 1):
-            self._step(k)
-            if k < check and k < max_iterations:
-                continue
-            # The iterations that are checked do not depend on the batch, nor does an item's result.
-            check = max(k + 10, int(1.15 * k))
-            self._primal(self.p)
-            gap = self._relative_gap()
-            # The comparison is false for NaN, so an item that is not finite counts as finished.
-            going = (gap > tolerance) & (k < max_iterations)
-            left = int(going.sum())
-            if left == len(active):
-                continue
-            done = (~going).nonzero().flatten()
-            result[active[done]] = self.u[done]
-            reached[active[done]] = gap[done]
-            if not left:
-                break
-            index = going.nonzero().flatten()
-            active = active[index]
-            self._keep(index)
-        return result, reached
+        """Return ``(u, relative gap)`` of every item."""
+        u, gap = torch.empty_like(self.x), self.x.new_zeros(len(self.x))
+        self.run((u, gap), tolerance, max_iterations)
+        return u, gap
+
+    def _measure(self) -> tuple[Tensor, Tensor]:
+        self._primal(self.p)
+        return self.u, self._relative_gap()
 
     def _step(self, k: int) -> None:
         """Update ``p = project(q + (D u - smoothing q) / L)`` and ``q = p + beta (p - p_before)``.
