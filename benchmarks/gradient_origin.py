@@ -158,7 +158,7 @@ def main() -> None:
 
 def _posterior(network: GradientOriginNetwork, learned: Tensor, held: Tensor) -> None:
     """Fifty digits with noise, and with two rows missing."""
-    prior = it.priors.GradientOrigin.fitted(network, learned)
+    prior = it.priors.GradientOrigin.fit(network, learned)
     mask = torch.ones(1, 8, 8)
     mask[..., 3:5, :] = 0
     A = it.operators.Inpainting(mask, (1, 8, 8))

@@ -75,7 +75,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
 
 def is_compressai(network: nn.Module) -> bool:
-    """Return whether a network has the parts of a compressai model, whatever its class.
+    """Return whether a network of any class has the parts of a compressai model.
 
     The parts are the transforms ``g_a`` and ``g_s``, and an ``entropy_bottleneck``.
     """

@@ -1,4 +1,4 @@
-"""Training pairs of a network: its input and the wanted output, drawn as they are needed.
+"""Training pairs of a network: its input and the wanted output, drawn on demand.
 
 `Crops`, `NoisyPairs` and `RecorruptedPairs` are for coders and denoisers, `MeasuredPairs` is for
 networks that reconstruct an image from measurements.

@@ -202,7 +202,7 @@ class StageTable(Table):
     clip: float | None = Field(None, gt=0)
 
     @model_validator(mode="after")
-    def _settings_where_they_are_used(self) -> StageTable:
+    def _check_losses(self) -> StageTable:
         if (self.loss == "proximal-matching") != (self.gamma is not None):
             raise ValueError("gamma belongs to the loss proximal-matching, which needs one")
         if (self.loss == "rate-distortion") != (self.bitrate is not None):
@@ -315,11 +315,11 @@ def _model_card(
 ) -> str:
     count = sum(p.numel() for p in trained.network.parameters())
 
-    def named(t: StageTable) -> tuple[tuple[str, float | None], ...]:
+    def settings_of(t: StageTable) -> tuple[tuple[str, float | None], ...]:
         return ("gamma", t.gamma), ("bitrate", t.bitrate), ("nuclear norm", t.nuclear_norm)
 
     rows = "\n".join(
-        f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in named(t) if value)} "
+        f"| {t.loss}{''.join(f', {name} {value:g}' for name, value in settings_of(t) if value)} "
         f"| {t.steps} | {t.learning_rate:g} | {t.count} |"
         for t in recipe.stage
     )

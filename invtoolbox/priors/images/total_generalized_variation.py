@@ -244,7 +244,7 @@ class TGVPrimalDual(ItemwiseIteration):
 
         If u is free, the dual variables are ``(s E^T q, s q)``, where s makes them feasible, and
         the gap is a bound. If u is fixed, this bound is a hundred times the error. Then the
-        variables are used as they are, and ``<w - w*, E^T q - p>``, by which the gap may be too
+        variables are used directly, and ``<w - w*, E^T q - p>``, by which the gap may be too
         small, is counted as ``sum |w| |E^T q - p|``.
         """
         p, q = self._project(self.p.clone(), self.q.clone())

@@ -99,17 +99,17 @@ class TotalVariation(ExplicitPrior):
         self.shape: tuple[int, ...] | None = None
 
     @property
-    def _bounded(self) -> bool:
+    def _has_bounds(self) -> bool:
         return self.lower is not None or self.upper is not None
 
     @property
     def offers(self) -> frozenset[str]:
         # With bounds the energy is no function of the differences alone.
-        return super().offers - {"split"} if self._bounded else super().offers
+        return super().offers - {"split"} if self._has_bounds else super().offers
 
     def energy(self, x: Tensor) -> Tensor:
         variation = self._variation(x)
-        if not self._bounded:
+        if not self._has_bounds:
             return variation
         inside = (x.clamp(self.lower, self.upper) == x).flatten(1).all(1)
         return torch.where(inside, variation, torch.full_like(variation, float("inf")))
@@ -165,7 +165,9 @@ class TotalVariation(ExplicitPrior):
                 )
                 u, gap = dual.solve(tolerance, self.max_iterations)
                 u = torch.where(expand(scale, image) > 0, u.mul_(unit), image)
-                if self._bounded:  # the change of unit may violate the bounds by a rounding error
+                if (
+                    self._has_bounds
+                ):  # the change of unit may violate the bounds by a rounding error
                     u = u.clamp_(self.lower, self.upper)
                 result[part] = self._image(u, x)
                 reached[part] = torch.where(scale > 0, gap, torch.zeros_like(gap))
@@ -182,13 +184,13 @@ class TotalVariation(ExplicitPrior):
         return u.flatten(1, 2)
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
-        if self._bounded:
+        if self._has_bounds:
             raise InputError(
                 f"{self!r} does not split; add it.priors.Box(lower, upper) instead of bounds"
             )
         if self.shape is None:
             raise InputError(
-                f"{type(self).__name__} splits once it knows the shape of the image; "
+                f"{type(self).__name__} needs the shape of the image to split; "
                 "it.solve binds it, or call prior.bind(image_shape)"
             )
         return self._split(self.shape)
@@ -314,7 +316,10 @@ class ItemwiseIteration(ABC):
     first_check: int = 0
 
     def run(self, results: Sequence[Tensor], tolerance: float, max_iterations: int) -> None:
-        """Iterate, and write what `_measure` returns of the finished items into ``results``."""
+        """Iterate until every item has finished.
+
+        The tensors that `_measure` returns are written into ``results`` when an item finishes.
+        """
         active = torch.arange(len(results[0]), device=results[0].device)
         check, k = self.first_check, 0
         while len(active):

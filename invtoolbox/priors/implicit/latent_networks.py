@@ -210,11 +210,11 @@ class GradientOrigin(GaussianLatents):
 
     Args:
         network: trained network.
-        mean, covariance: moments of the latents of images like the unknown one; `fitted` measures
+        mean, covariance: moments of the latents of images like the unknown one; `fit` measures
             them.
 
     >>> decoder = nn.Sequential(nn.Linear(2, 12), nn.Unflatten(1, (1, 3, 4)))
-    >>> prior = GradientOrigin.fitted(GradientOriginNetwork(decoder, 2), torch.rand(50, 1, 3, 4))
+    >>> prior = GradientOrigin.fit(GradientOriginNetwork(decoder, 2), torch.rand(50, 1, 3, 4))
     >>> prior.encode(torch.rand(5, 1, 3, 4))["w"].shape
     torch.Size([5, 2])
     """
@@ -226,7 +226,7 @@ class GradientOrigin(GaussianLatents):
         self.network = network
 
     @classmethod
-    def fitted(cls, network: GradientOriginNetwork, images: Tensor) -> GradientOrigin:
+    def fit(cls, network: GradientOriginNetwork, images: Tensor) -> GradientOrigin:
         """Create the prior with the mean and the covariance of the latents of some images.
 
         Args:

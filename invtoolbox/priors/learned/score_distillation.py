@@ -68,8 +68,8 @@ class ScoreDistillation(ExplicitPrior):
 
     With a ``reference`` the gradient is the difference of two scores,
     ``w(t) (score.noise(z, t) - reference.noise(z, t))``. It is free of the drawn noise and vanishes
-    where the models agree. What remains is what one of them has learned and the other has not (a
-    motion, an edit).
+    where the models agree. Only the part remains that one of them has learned and the other has not
+    (a motion, an edit).
 
     Sources: Poole et al., "DreamFusion", ICLR 2023, equation 3; Sella et al., "Vox-E", ICCV 2023
     (steps and their schedule); Animus3D, 2025, and Hertz et al., "Delta denoising score", ICCV 2023

@@ -37,7 +37,7 @@ class FlowPrior(ExplicitPrior):
 
     @abstractmethod
     def _piece(self, points: Tensor, item: int) -> Any:
-        """Return what is kept of the points ``(N, 3)`` of an item: an object of length N."""
+        """Return the data kept of the points ``(N, 3)`` of an item, an object of length N."""
 
     @abstractmethod
     def _item_energy(self, piece: Any, flow: Tensor) -> Tensor:

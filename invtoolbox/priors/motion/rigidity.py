@@ -79,7 +79,7 @@ class GraphPrior(FlowPrior):
 
     @abstractmethod
     def _rest(self, graph: NeighbourGraph) -> Any:
-        """Return what is kept of an item's points at rest: an object of length N."""
+        """Return the data that is kept of an item's points at rest, an object of length N."""
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         if self.graphs and getattr(problem.operator, "points", None) is None:
