@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_energy import mirror, mirror_transpose
+from invtoolbox.networks.denoisers import draw_weights
 
 #: Binomial window that blurs the filters between scales, against aliasing.
 _WINDOW = (1.0, 4.0, 6.0, 4.0, 1.0)
@@ -51,10 +51,8 @@ class DeepVariationNetwork(nn.Module):
         self.K1 = _Filters(channels, features, 3)
         self.mb = nn.ModuleList([_UNet(features, scales) for _ in range(blocks)])
         self.KN = _Filters(features, 1, 1)
-        generator = torch.Generator().manual_seed(seed)
+        draw_weights(self, seed)
         with torch.no_grad():
-            for weight in self.parameters():
-                weight.normal_(0, 1 / math.sqrt(weight[0].numel()), generator=generator)
             self.K1.weight.sub_(self.K1.weight.mean((1, 2, 3), keepdim=True))
             self.K1.weight.div_(self.K1.weight.square().sum((1, 2, 3), keepdim=True).sqrt())
 

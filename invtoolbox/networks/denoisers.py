@@ -53,12 +53,7 @@ class Bottleneck(nn.Module):
         )
         self.up = nn.ModuleList([_level(before, after) for before, after in itertools.pairwise(up)])
         self.last = nn.Conv2d(widths[0], channels, 3, padding=1)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, value in self.named_parameters():
-                value.zero_() if name.endswith("bias") else value.normal_(
-                    0, 1 / math.sqrt(value[0].numel()), generator=generator
-                )
+        draw_weights(self, seed)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the middle features of images whose sides are multiples of ``2^k``.
@@ -143,6 +138,16 @@ def load_dncnn(path: str | Path) -> DnCNN:
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"{path} holds another network than DnCNN: {reason}") from error
     return network.eval().requires_grad_(False)
+
+
+def draw_weights(network: nn.Module, seed: int) -> None:
+    """Draw normal weights whose variance is the reciprocal of the inputs; biases are 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in network.named_parameters():
+            value.zero_() if name.endswith("bias") else value.normal_(
+                0, 1 / math.sqrt(value[0].numel()), generator=generator
+            )
 
 
 def _level(before: int, after: int) -> nn.Sequential:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from invtoolbox.errors import InputError
+from invtoolbox.networks.denoisers import draw_weights
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _AVERAGES = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -58,10 +58,7 @@ class DirectionNetwork(nn.Module):
         self.first, self.last = filters(channels, width), filters(width, channels)
         self.inner = nn.ModuleList([filters(width, width) for _ in range(2 * levels - 1)])
         self.outer = nn.ModuleList([filters(width, width) for _ in range(2 * levels - 1)])
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for weight in self.parameters():
-                weight.normal_(0, 1 / math.sqrt(weight[0].numel()), generator=generator)
+        draw_weights(self, seed)
 
     @classmethod
     def from_weights(cls, weights: Mapping[str, Tensor]) -> Self:

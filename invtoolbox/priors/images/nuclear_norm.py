@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.images.sparsity import shrinkage
 from invtoolbox.priors.settings import format_changes
 
 
@@ -96,12 +97,7 @@ class NuclearNorm(ExplicitPrior):
         return self._filter(x, inverse)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        def shrink(values: Tensor) -> Tensor:
-            return (values - expand(step, values)).clamp_min(0) / values.clamp_min(
-                torch.finfo(values.dtype).tiny
-            )
-
-        return self._filter(x, shrink)
+        return self._filter(x, lambda values: shrinkage(values, expand(step, values)))
 
     def _filter(self, x: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
         """Return ``U f(S) S V^H`` of every matrix ``M = U S V^H``.

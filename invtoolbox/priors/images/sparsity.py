@@ -54,7 +54,7 @@ class L1(ExplicitPrior):
         if self.bounds is not None:
             check_real(x)
         if x.is_complex():
-            return x * _shrinkage(x.abs(), step)
+            return x * shrinkage(x.abs(), step)
         # x minus its projection onto [-step, step] takes two passes and is exactly 0 inside.
         if self.bounds is None:
             return x - x.maximum(-step).minimum(step)
@@ -123,7 +123,7 @@ class GroupL1(ExplicitPrior):
         if self.nonnegative:
             x = NonNegative().prox(x, step)
         grouped, axis = self._group(x)
-        factor = _shrinkage(group_norm(grouped, axis), expand(step, grouped))
+        factor = shrinkage(group_norm(grouped, axis), expand(step, grouped))
         return (grouped * factor).flatten(1, 2)
 
     def prox_conjugate(self, v: Tensor, step: Tensor, weight: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class GroupSparsity(ExplicitPrior):
         threshold = expand(step, norms) * (
             1.0 if self.group_weights is None else self.group_weights.to(norms)
         )
-        kept = (norms - threshold).clamp_min(0) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+        kept = shrinkage(norms, threshold)
         # Values in no group take their factor from a last column of ones.
         factor = torch.cat([kept, torch.ones_like(kept[:, :1])], 1).index_select(
             1, self._columns(x)
@@ -316,7 +316,7 @@ def group_norm(x: Tensor, axis: int) -> Tensor:
     return total.sqrt_()
 
 
-def _shrinkage(norm: Tensor, step: Tensor) -> Tensor:
+def shrinkage(norm: Tensor, step: Tensor) -> Tensor:
     """Return ``max(1 - step / norm, 0)``, and 0 where the norm is 0."""
     size = norm.clamp_min(torch.finfo(norm.dtype).tiny)
     if torch.is_grad_enabled():

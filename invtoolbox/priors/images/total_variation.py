@@ -165,9 +165,7 @@ class TotalVariation(ExplicitPrior):
                 )
                 u, gap = dual.solve(tolerance, self.max_iterations)
                 u = torch.where(expand(scale, image) > 0, u.mul_(unit), image)
-                if (
-                    self._has_bounds
-                ):  # the change of unit may violate the bounds by a rounding error
+                if self._has_bounds:  # the change of unit may violate the bounds by rounding
                     u = u.clamp_(self.lower, self.upper)
                 result[part] = self._image(u, x)
                 reached[part] = torch.where(scale > 0, gap, torch.zeros_like(gap))

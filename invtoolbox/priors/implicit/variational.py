@@ -195,11 +195,8 @@ class LatentPosterior(Posterior):
         return next(iter(self.parameters.values())).device
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        batch = next(iter(self.parameters.values())).shape[0]
         noise = [self.distribution.noise(self.parameters, generator) for _ in range(count)]
         # Sample after sample: one batch of samples would need count times the decoder's memory.
         with torch.no_grad():
             samples = [self.distribution.image_of(self.parameters, each)[0] for each in noise]
-        stacked = torch.stack(samples)
-        assert stacked.shape[1] == batch
-        return stacked
+        return torch.stack(samples)

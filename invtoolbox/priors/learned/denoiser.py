@@ -6,6 +6,7 @@ Its prox gives plug-and-play methods, its gradient gives regularization by denoi
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -180,7 +181,9 @@ class Denoiser(ExplicitPrior):
 
     def _call(self, x: Tensor, levels: Tensor) -> Tensor:
         """Call the network on its own intensity scale, in its own precision."""
-        reference = next((p for p in _tensors(self.network) if p.is_floating_point()), None)
+        module = self.network if isinstance(self.network, nn.Module) else nn.Module()
+        tensors = itertools.chain(module.parameters(), module.buffers())
+        reference = next((p for p in tensors if p.is_floating_point()), None)
         if reference is not None:
             if reference.device != x.device:
                 raise InputError(
@@ -247,12 +250,6 @@ def _level_argument(network: Callable[..., Tensor]) -> LevelArgument:
     second = positional[1]
     required = second.default is second.empty
     return ("batch" if module else "number") if required or second.name in _LEVEL_NAMES else "none"
-
-
-def _tensors(network: Any) -> Iterator[Tensor]:
-    if isinstance(network, nn.Module):
-        yield from network.parameters()
-        yield from network.buffers()
 
 
 @contextmanager

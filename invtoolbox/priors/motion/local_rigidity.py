@@ -104,7 +104,7 @@ class LocalRigidity(_RotationPrior):
     W the sum of the weights. If x is ``(displacements, quaternions)``, ``(batch, N, 3)`` and
     ``(batch, N, 4)``, ``D_i`` is the rotation of Gaussian i since rest. For displacements alone it
     is the rotation that fits the neighbourhood best (in the squares, as in `ARAP`), and the
-    derivative passes through it. The corner of the norm is rounded. Distances enter by their modulus
+    derivative includes it. The corner of the norm is rounded. Distances enter by their modulus
     and not by their square, so few large strains cost less than in `ARAP`. A rigid motion costs
     nothing; a uniform scale c costs ``|c - 1|`` times the weighted mean edge. The energy is not
     convex.
