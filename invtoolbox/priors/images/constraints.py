@@ -119,7 +119,7 @@ class Simplex(ExplicitPrior):
 
     def __init__(self, total: float = 1.0) -> None:
         if not (0 < total < float("inf")):
-            raise InputError(f"the total of a Simplex is positive and finite, got {total}")
+            raise InputError(f"the total of a Simplex must be positive and finite, got {total}")
         self.total = float(total)
 
     def energy(self, x: Tensor) -> Tensor:

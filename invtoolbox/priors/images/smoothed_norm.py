@@ -45,10 +45,12 @@ class SmoothedNorm(ExplicitPrior):
         self, power: float = 1.0, smoothing: float | Tensor = 0.1, groups: GroupL1 | None = None
     ) -> None:
         if not 0 < power <= 2:
-            raise InputError(f"the power of a smoothed norm lies in (0, 2], got {power}")
+            raise InputError(f"the power of a smoothed norm must lie in (0, 2], got {power}")
         self.smoothing = torch.as_tensor(smoothing, dtype=torch.float64)
         if not bool(((self.smoothing > 0) & self.smoothing.isfinite()).all()):
-            raise InputError(f"the smoothing of a norm is positive and finite, got {smoothing}")
+            raise InputError(
+                f"the smoothing of a norm must be positive and finite, got {smoothing}"
+            )
         self.power, self.groups = float(power), groups
         self.is_convex = self.power >= 1
 

@@ -77,7 +77,7 @@ class TotalGeneralizedVariation(ExplicitPrior):
     ) -> None:
         if not (ratio > 0 and math.isfinite(ratio)):
             raise InputError(
-                f"the ratio of TotalGeneralizedVariation is positive and finite, got {ratio}"
+                f"the ratio of TotalGeneralizedVariation must be positive and finite, got {ratio}"
             )
         check_inner_solve("TotalGeneralizedVariation", tolerance, max_iterations)
         self.ratio, self.coupled = float(ratio), coupled

@@ -95,7 +95,9 @@ class TotalVariation(ExplicitPrior):
         self.lower, self.upper = lower, upper
         self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
         if self.spacing is not None and not all(h > 0 and math.isfinite(h) for h in self.spacing):
-            raise InputError(f"the spacing of TotalVariation is positive and finite, got {spacing}")
+            raise InputError(
+                f"the spacing of TotalVariation must be positive and finite, got {spacing}"
+            )
         self.shape: tuple[int, ...] | None = None
 
     @property
@@ -271,7 +273,9 @@ class HuberTV(TotalVariation):
         super().__init__(isotropic, periodic, coupled, tolerance, max_iterations, spacing=spacing)
         self.threshold = torch.as_tensor(threshold, dtype=torch.float64)
         if not bool(((self.threshold > 0) & self.threshold.isfinite()).all()):
-            raise InputError(f"the threshold of HuberTV is positive and finite, got {threshold}")
+            raise InputError(
+                f"the threshold of HuberTV must be positive and finite, got {threshold}"
+            )
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """Return ``D^T (D x / max(|D x|, threshold))``, in closed form."""

@@ -78,10 +78,11 @@ class ClusterConsistency(FlowPrior):
 class SpatialConsistency(FlowPrior):
     r"""Mean over groups of points of a cost that keeps the distances within a group.
 
-    ``R(x) = mean over groups of -log(lambda / n)``, where lambda is the largest eigenvalue of the n by n matrix
+    ``R(x) = mean over groups of -log(lambda / n)``, where lambda is the largest eigenvalue of the n
+    by n matrix
 
-    .. math:: A_{ij} = \max\left(0,\ 1 - (|p_i - p_j| - |p'_i - p'_j|)^2 / \tau^2\right), \qquad p'
-    = p + x.
+    .. math:: A_{ij} = \max\left(0,\ 1 - (|p_i - p_j| - |p'_i - p'_j|)^2 / \tau^2\right),
+              \qquad p' = p + x.
 
     ``lambda / n`` is 1 if every distance within the group is kept. Otherwise it is near the share
     of the points that keep their distances among each other: points that do not belong to the body

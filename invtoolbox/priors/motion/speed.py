@@ -105,7 +105,9 @@ class _Limit(ExplicitPrior):
 
     def __init__(self, limit: float) -> None:
         if not limit >= 0:
-            raise InputError(f"the limit of {type(self).__name__} is not negative, got {limit}")
+            raise InputError(
+                f"the limit of {type(self).__name__} must not be negative, got {limit}"
+            )
         self.limit = float(limit)
 
     def _cost(self, vectors: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class DepthSmoothness(ExplicitPrior):
         if power not in (1, 2):
             raise unknown_name("power of DepthSmoothness", str(power), ("1", "2"))
         if edges is not None and not edges >= 0:
-            raise InputError(f"edges of DepthSmoothness is not negative, got {edges}")
+            raise InputError(f"edges of DepthSmoothness must not be negative, got {edges}")
         self.power, self.edges = power, edges
         self.is_smooth = power == 2
 

@@ -48,7 +48,9 @@ class VoxelVariation(ExplicitPrior):
         if of not in ("density", "color"):
             raise unknown_name("field of VoxelVariation", of, ("density", "color"))
         if not smoothing >= 0:
-            raise InputError(f"the smoothing of VoxelVariation is not negative, got {smoothing}")
+            raise InputError(
+                f"the smoothing of VoxelVariation must not be negative, got {smoothing}"
+            )
         self.of, self.smoothing = of, smoothing
 
     def energy(self, x: Any) -> Tensor:
