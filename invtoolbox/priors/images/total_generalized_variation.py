@@ -238,9 +238,8 @@ class TGVPrimalDual(ItemwiseIteration):
         """Return the primal point, its objective, and its relative gap.
 
         For dual variables with ``p = E^T q`` the gap is
-        ``sum (|r| - <r, p>) + sum (ratio |E w| - <E w, q>) + 1/2 |u - x + D^T p|^2``, ``r = D u -
-        w``.
-        Every part is nonnegative, so no large terms cancel.
+        ``sum (|r| - <r, p>) + sum (ratio |E w| - <E w, q>) + 1/2 |u - x + D^T p|^2``, with
+        ``r = D u - w``. Every part is nonnegative, so no large terms cancel.
 
         If u is free, the dual variables are ``(s E^T q, s q)``, where s makes them feasible, and
         the gap is a bound. If u is fixed, this bound is a hundred times the error. Then the

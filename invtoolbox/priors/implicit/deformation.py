@@ -38,9 +38,10 @@ class Deformation(ImplicitPrior):
 
     `Moving` is the shape at rest, and the displacements and rotations of its points at T times. The
     prior is used under `operators.OverTime`, which renders each time with its own cameras, and with
-    any prior of rigidity, which is evaluated on the displacements: ``Deformation(splats,
-    PointMotion()) + 10.0 * ARAP(graph=NeighbourGraph.of_points(splats.means[0]))``. A prior of one
-    flow takes the mean over the times. The shape is known, or is found together with its motion.
+    any prior of rigidity, which is evaluated on the displacements:
+    ``Deformation(splats, PointMotion()) + 10.0 * ARAP(graph=graph)`` with
+    ``graph = NeighbourGraph.of_points(splats.means[0])``. A prior of one flow takes the mean over
+    the times. The shape is known, or is found together with its motion.
 
     Args:
         shape: known `Splats` or `Voxels`, or an implicit prior of such: `VoxelGrid`, `Gaussians`

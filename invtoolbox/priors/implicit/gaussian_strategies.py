@@ -256,8 +256,8 @@ def shared_opacity(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return the opacity and the scale factor of ``count`` Gaussians that replace one.
 
     .. math:: o' = 1 - (1 - o)^{1/n}, \qquad
-              s' / s = o \Big/ \sum_{i=1}^n \sum_{k=0}^{i-1} \binom{i-1}{k} \frac{(-1)^k
-              o'^{k+1}}{\sqrt{k+1}}
+              s' / s = o \Big/ \sum_{i=1}^n \sum_{k=0}^{i-1}
+              \binom{i-1}{k} \frac{(-1)^k o'^{k+1}}{\sqrt{k+1}}
 
     >>> shared_opacity(torch.tensor([0.75]), torch.tensor([2]))
     (tensor([0.5000]), tensor([0.9111]))

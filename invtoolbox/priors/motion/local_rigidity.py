@@ -160,8 +160,8 @@ class LocalRotation(_RotationPrior):
 class AsIsometricAsPossible(GraphPrior):
     """Penalty on changes of the distances between neighbours' means and covariances.
 
-    ``R(x) = 1/W sum_ij w_ij (lambda_p | |m'_i - m'_j| - |m_i - m_j| | + lambda_c | |S'_i - S'_j| -
-    |S_i - S_j| |)``.
+    ``R(x) = 1/W sum_ij w_ij (lambda_p |a_ij| + lambda_c |b_ij|)`` with the changes of the distances
+    ``a_ij = |m'_i - m'_j| - |m_i - m_j|`` and ``b_ij = |S'_i - S'_j| - |S_i - S_j|``.
 
     Neighbours keep their distance, and so do their covariances S in the Frobenius norm, which a
     rotation does not change (a norm of the six numbers of the upper triangle changes by several per

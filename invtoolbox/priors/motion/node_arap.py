@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class NodeARAP(GraphPrior):
     """As-rigid-as-possible energy between consecutive times.
 
-    ``R(x) = 1/((T-1) W) sum_t sum_ij w_ij |(p^{t+1}_i - p^{t+1}_j) - R^t_i (p^t_i -
-    p^t_j)|^2`` with ``p^t = p + x^t``, x of shape ``(batch, T, N, 3)``.
+    ``R(x) = 1/((T-1) W) sum_t sum_ij w_ij |e^{t+1}_ij - R^t_i e^t_ij|^2`` with the edges
+    ``e^t_ij = p^t_i - p^t_j`` of the positions ``p^t = p + x^t``, x of shape ``(batch, T, N, 3)``.
 
     It is `ARAP` with the previous time as the state at rest: the body may change a little at a
     time, and its rotation is free. ``R^t_i`` is the rotation that fits best. It is held fixed in

@@ -223,9 +223,9 @@ class NormalConsistency(_CameraPrior):
     ``R(p) = mean over pixels of alpha - n . N``, n the rendered normal and N the normal of the
     surface that the rendered depths make. Predictions are ``(batch, 5, picture, row, column)``:
     normals in the world weighted by alpha, alpha, and depths along z, as
-    ``GaussianRenderer(cameras, outputs=("normal", "alpha",
-    "depth"))`` gives them. ``NormalConsistency(cameras) @ A`` is a prior of the scene, on the
-    cameras of the pictures or on any others.
+    ``GaussianRenderer(cameras, outputs=("normal", "alpha", "depth"))`` gives them.
+    ``NormalConsistency(cameras) @ A`` is a prior of the scene, on the cameras of the pictures or on
+    any others.
 
     With the weights w_i of the Gaussians of a pixel, n is ``sum w_i n_i``, so the pixel costs
     ``sum w_i (1 - n_i . N)``: 0 if every Gaussian in it lies along the surface, up to 2 alpha if
@@ -372,8 +372,8 @@ class Disagreement(ExplicitPrior):
 
     p_1 is the first half of the channels and p_2 the second, as `operators.OnBoth` predicts them.
     Two models of few views differ most where both are wrong. So pictures of further poses on which
-    they agree are more likely right: ``ThroughOperator(Disagreement(), OnBoth(renderer of such
-    poses), subset_size=1)``.
+    they agree are more likely right:
+    ``ThroughOperator(Disagreement(), OnBoth(renderer of such poses), subset_size=1)``.
 
     Source: Zhang et al., "CoR-GS: sparse-view 3D Gaussian splatting via co-regularization", ECCV
     2024, which adds structural similarity.
