@@ -17,8 +17,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.operators.finite_difference import FiniteDifference, SymmetrisedGradient
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
+from invtoolbox.priors.images.itemwise_iteration import ItemwiseIteration
 from invtoolbox.priors.images.sparsity import GroupL1, group_norm
-from invtoolbox.priors.images.total_variation import ItemwiseIteration
 from invtoolbox.priors.settings import check_inner_solve, check_spacing, format_changes
 
 
